@@ -1,0 +1,95 @@
+# /// script
+# dependencies = ["nox>=2025.2.9"]
+# ///
+"""Every task that a person or CI runs. `nox -l` lists them; what stands after `--` goes to the tool."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+# pip, not uv: its own variables (an index of CPU wheels, a mirror) then work everywhere.
+nox.options.default_venv_backend = "virtualenv"
+nox.options.sessions = ["validate", "tests", "lint"]
+nox.options.reuse_existing_virtualenvs = True
+
+PYPROJECT: dict[str, Any] = nox.project.load_toml("pyproject.toml")
+SETTINGS: dict[str, str] = PYPROJECT["tool"]["fused-moe-configs"]
+
+
+@nox.session
+def validate(session: nox.Session) -> None:
+    """Prove every tuned file without a GPU."""
+    install_group(session, "validate")
+    session.run("python", "-m", "tools.validate", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the test suite; kernels run under Triton's interpreter where there is no GPU."""
+    install_group(session, "tests")
+    install_torch_and_triton(session)
+    arguments = session.posargs or ["-n", "auto", "--benchmark-disable"]
+    session.run("python", "-m", "pytest", *arguments)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, types and the directions of imports."""
+    install_group(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("lint-imports")
+
+
+@nox.session(default=False)
+def benchmarks(session: nox.Session) -> None:
+    """Time the validator and the loader (pytest-benchmark)."""
+    install_group(session, "tests")
+    session.run("python", "-m", "pytest", "tests/benchmarks", "-p", "no:xdist", *session.posargs)
+
+
+@nox.session(default=False)
+def convert(session: nox.Session) -> None:
+    """Take over an engine's tuned files: nox -s convert -- PATH --layout vllm --to DIR."""
+    install_group(session, "validate")
+    session.run("python", "-m", "tools.convert", *session.posargs)
+
+
+@nox.session(default=False)
+def registry(session: nox.Session) -> None:
+    """Say which model explains the E and N of every tuned file."""
+    install_group(session, "validate")
+    session.run("python", "-m", "tools.registry", *session.posargs)
+
+
+@nox.session(default=False)
+def build(session: nox.Session) -> None:
+    """Build the wheel and the source archive into dist/."""
+    install_group(session, "build")
+    session.run("python", "-m", "build", "--no-isolation", *session.posargs)
+
+
+def install_group(session: nox.Session, group: str) -> None:
+    """Installs a dependency group of pyproject.toml; with `nox --no-venv`, uses what is installed."""
+    if sys.version_info < (3, 11):
+        found = ".".join(map(str, sys.version_info[:3]))
+        session.error(f"expected Python 3.11 or newer for the tools, found {found}. Fix: make .venv with a newer one")
+    if session.venv_backend != "none":
+        session.install(*nox.project.dependency_groups(PYPROJECT, group))
+
+
+def install_torch_and_triton(session: nox.Session) -> None:
+    """Installs torch, and the reference Triton over whatever torch pins. Triton has Linux wheels only."""
+    if session.venv_backend == "none" or sys.platform != "linux":
+        return
+    session.install(SETTINGS["torch"], "numpy")
+    session.install("--no-deps", f"triton=={SETTINGS['reference-triton']}")
+
+
+if __name__ == "__main__":
+    nox.main()
