@@ -1,0 +1,59 @@
+"""A configs folder of the tests' own, at a path with spaces and letters outside ASCII."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fused_moe_configs
+
+ENTRY = {
+    "BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3,
+}  # fmt: skip
+H100 = "NVIDIA_H100_80GB_HBM3"
+DEVICES = [
+    {"name": "NVIDIA_H200", "aliases": ["NVIDIA_H200_NVL", "NVIDIA_H200_X"]},
+    {"name": H100, "aliases": ["NVIDIA_H100_OEM"]},
+]
+
+
+class Store:
+    """Writes tuned files below one folder; `mark` tells them apart when they are read again."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def add(self, name: str, mark: int = 1, tier: str = "", **keys: Any) -> Path:
+        return self.write(name, {"1": ENTRY | {"num_warps": mark} | keys}, tier)
+
+    def write(self, name: str, document: object, tier: str = "") -> Path:
+        path = self.root / tier / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(document if isinstance(document, bytes) else json.dumps(document).encode())
+        return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The shipped folder, with a registry; no user's folder."""
+    store = Store(tmp_path / "tuned ünd dateien")
+    store.write("devices.json", {"schema_version": 1, "devices": DEVICES}, "registry")
+    monkeypatch.setattr(fused_moe_configs, "_configs", str(store.root))
+    monkeypatch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)
+    monkeypatch.delenv("SGLANG_MOE_CONFIG_DIR", raising=False)
+    fused_moe_configs.cache_clear()
+    yield store
+    fused_moe_configs.cache_clear()
+
+
+@pytest.fixture
+def user(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The user's own folder, in front of the shipped one."""
+    folder = tmp_path / "méine eigenen"
+    folder.mkdir()
+    monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", str(folder))
+    fused_moe_configs.cache_clear()
+    return Store(folder)

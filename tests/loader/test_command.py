@@ -1,0 +1,132 @@
+"""The published command: where, explain, export, doctor; exit 0 good, 1 negative verdict, 2 bad use."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fused_moe_configs
+from fused_moe_configs.__main__ import main
+
+NAME = "E=8,N=1,device_name=D.json"
+WORKLOAD = ["8", "1", "--device-name", "D", "--triton-version", "3.8.0"]
+
+
+def bad_use(arguments):
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    return raised.value.code
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+def test_where(store, capsys):
+    assert main(["where"]) == 0
+    assert capsys.readouterr().out == f"{store.root}\n"
+
+
+def test_explain_is_0_where_a_file_serves_and_1_where_none_does(store, capsys):
+    assert main(["explain", *WORKLOAD]) == 1
+    assert "No tier has a file" in capsys.readouterr().out
+    path = store.add(NAME)
+    fused_moe_configs.cache_clear()
+    assert main(["explain", *WORKLOAD]) == 0
+    assert f"found  {path}\nServed by the default tier." in capsys.readouterr().out
+
+
+def test_explain_takes_the_whole_workload(store, capsys):
+    arguments = [*WORKLOAD, "--dtype", "fp8_w8a8", "--block-shape", "128,128", "--per-channel-quant", "--down"]
+    store.add(NAME.replace(".json", ",dtype=fp8_w8a8,block_shape=[128,128],per_channel_quant=True.json"))
+    assert main(["explain", *arguments]) == 0
+    assert "no _down file" in capsys.readouterr().out
+
+
+def test_a_broken_file_is_a_negative_verdict(store, capsys):
+    store.write(NAME, b"{")
+    assert main(["explain", *WORKLOAD]) == 1
+    assert "line 1, column 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["unknown"], ["explain"], ["explain", "8", "x"], ["explain", *WORKLOAD, "--block-shape", "x"],
+     ["export", "d"], ["export", "d", "--engine", "trt"], ["where", "x"]],
+)  # fmt: skip
+def test_bad_arguments_exit_2(store, arguments, capsys):
+    assert bad_use(arguments) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["explain", "8", "0", "--device-name", "D"], ["explain", "8", "1"], ["explain", "8", "1", "--device-name", "../x"],
+     ["explain", *WORKLOAD, "--dtype", "float8"], ["explain", "8", "1", "--device-name", "D", "--triton-version", "x"],
+     ["export", "/dev/null/x", "--engine", "vllm"], ["export", "d", "--engine", "vllm", "--overlay", "/none"],
+     ["doctor", "--model-like", "8", "1", "--device-name", "a\nb"]],
+)  # fmt: skip
+def test_impossible_use_exits_2_and_says_why(store, arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store.add(NAME)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_export_writes_and_says_what_it_left_out(store, tmp_path, capsys):
+    store.add(NAME)
+    store.add(NAME.replace(".json", ",dtype=int8_w8a8.json"))
+    assert main(["export", str(tmp_path / "zu vllm"), "--engine", "vllm", "--triton-version", "3.8.0"]) == 0
+    output = capsys.readouterr()
+    assert "1 file written to " in output.out
+    assert "left out: vllm never asks for dtype=int8_w8a8" in output.err
+    assert (tmp_path / "zu vllm" / NAME).is_file()
+
+
+def test_doctor_is_good_on_a_machine_with_nothing(store, capsys, monkeypatch):
+    monkeypatch.setattr("fused_moe_configs._environment.version_of", lambda package: None)
+    assert main(["doctor"]) == 0
+    output = capsys.readouterr().out
+    for package in ("triton", "torch", "vllm", "sglang"):
+        assert f"{package}: not installed" in output
+    assert "GPU: none" in output
+    assert "VLLM_TUNED_CONFIG_FOLDER: not set" in output
+    assert "SGLANG_MOE_CONFIG_DIR: not set" in output
+
+
+def test_doctor_says_what_the_variables_point_at(store, user, capsys, monkeypatch):
+    user.add(NAME)
+    monkeypatch.setenv("SGLANG_MOE_CONFIG_DIR", str(user.root / "nothing"))
+    assert main(["doctor"]) == 0
+    output = capsys.readouterr().out
+    assert f"{user.root}: 1 files *.json" in output
+    assert "nothing: no folder" in output
+
+
+def test_doctor_says_which_file_a_workload_gets_and_whether_vllm_reads_it(store, capsys):
+    path = store.add(NAME.replace(".json", ",dtype=fp8_w8a8.json"))
+    assert main(["doctor", "--model-like", *WORKLOAD, "--dtype", "fp8_w8a8"]) == 0
+    output = capsys.readouterr().out
+    assert f"found  {path}" in output
+    assert "per-tensor or per-channel fp8: not read unless the Triton backend is chosen" in output
+
+
+@pytest.mark.parametrize("layout", ["checkout", "wheel"])
+def test_the_package_finds_its_folder_in_a_checkout_and_in_a_wheel(tmp_path, layout):
+    root = tmp_path / "ein pfad ü"
+    package = shutil.copytree(Path(fused_moe_configs.__file__).parent, root / "fused_moe_configs")
+    configs = (root if layout == "checkout" else package) / "configs"
+    configs.mkdir()
+    command = [sys.executable, "-m", "fused_moe_configs"]
+    run = {"cwd": root, "capture_output": True, "encoding": "utf-8"}
+    assert subprocess.run([*command, "where"], check=True, **run).stdout == f"{configs}\n"
+    assert subprocess.run([*command, "explain", *WORKLOAD], check=False, **run).returncode == 1
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback():
+    command = f"{sys.executable} -m fused_moe_configs doctor | true"
+    assert subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stderr == ""
