@@ -1,0 +1,246 @@
+"""A whole MoE layer: align -> up -> activation -> down -> sum (torch host half).
+
+At most seven launches; five where nothing is aligned or quantised per tensor.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import torch
+
+from kernels.activation import check_activation, moe_sum
+from kernels.checks import (
+    COMPUTE,
+    Scales,
+    check_inputs,
+    check_optional,
+    check_tensor,
+    weight_dtypes,
+    weight_scale_shape,
+)
+from kernels.fused_moe_kernel import fused_moe_kernel
+from kernels.launch import LaunchConfig, Pointers, Strides, check_launch, plan_launch
+from kernels.moe_align import Alignment, align
+from kernels.problem import Projection, QuantMode, Routing, cdiv, up_and_down
+from kernels.quantization import quantize
+
+Config = Mapping[str, int]
+
+BF16 = QuantMode()
+NO_SCALES = Scales()
+
+
+@functools.cache
+def device_arch(device: torch.device) -> str:
+    """What `kernels.launch` calls arch: "sm90", "gfx942"; "cpu" under the interpreter."""
+    if device.type != "cuda":
+        return str(device.type)
+    if torch.version.hip is not None:
+        return str(torch.cuda.get_device_properties(device).gcnArchName).partition(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm{major}{minor}"
+
+
+def invoke_fused_moe_kernel(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor,
+    *,
+    projection: Projection,
+    routing: Routing,
+    quant: QuantMode,
+    config: LaunchConfig,
+    alignment: Alignment,
+    topk_weights: torch.Tensor,
+    a_scale: torch.Tensor | None = None,
+    b_scale: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    arch: str | None = None,
+) -> None:
+    """One launch of `fused_moe_kernel`: c [pairs, n] = a [pairs // top_k, k] x b [num_experts, n, k].
+
+    a_scale as `quantize` returns it, b_scale as `Scales` says, bias [num_experts, n] of c's dtype, topk_weights
+    fp32 [num_tokens, top_k]. Every pair's row of c is written, zeros for experts that aren't on this rank.
+    ValueError, before any launch: what disagrees in shape, dtype, device, strides or launch config.
+    """
+    device = a.device
+    arch = arch or device_arch(device)
+    check_launch(quant, config, arch)
+    if alignment.block_size_m != config.block_size_m:
+        raise ValueError(
+            f"alignment: expected BLOCK_SIZE_M {config.block_size_m} of the launch config, found "
+            f"{alignment.block_size_m}. Fix: one BLOCK_SIZE_M for both projections."
+        )
+    if (alignment.sorted_token_ids is None) != routing.is_naive:
+        raise ValueError(
+            f"alignment: expected the naive mode to be {routing.is_naive}, found "
+            f"{alignment.sorted_token_ids is None}. Fix: `align` with the same routing."
+        )
+    compute = COMPUTE[quant.compute_type]
+    weights = weight_dtypes(quant)
+    pairs, n, k = routing.num_pairs, projection.n, projection.k
+    rows = cdiv(pairs, projection.top_k)
+    check_tensor("b", b, (projection.num_experts, n, k), weights, device)
+    check_tensor("a", a, (rows, k), (b.dtype if quant.quantizes_activations else compute,), device)
+    check_tensor("c", c, (pairs, n), (compute,), device)
+    check_tensor(
+        "topk_weights", topk_weights, (routing.num_tokens, routing.top_k), (torch.float32,), device, contiguous=True
+    )
+    a_scale_shape = {
+        "tensor": (1,),
+        "channel": (rows, 1),
+        "block": (rows, cdiv(k, quant.block_shape[1] if quant.block_shape else 1)),
+    }.get(quant.scaling)
+    check_optional("a_scale", a_scale, a_scale_shape, torch.float32, device)
+    check_optional("b_scale", b_scale, weight_scale_shape(projection, quant), torch.float32, device)
+    check_optional("bias", bias, (projection.num_experts, n) if projection.has_bias else None, compute, device)
+
+    pointers = Pointers(
+        a,
+        b,
+        c,
+        bias,
+        a_scale,
+        b_scale,
+        topk_weights,
+        alignment.sorted_token_ids,
+        alignment.expert_ids,
+        alignment.num_tokens_post_padded,
+    )
+    launch = plan_launch(projection, routing, quant, config, arch, pointers, _strides(pointers, quant))
+    if launch.grid[0]:
+        fused_moe_kernel[launch.grid](*launch.args, **launch.kwargs)
+
+
+def _strides(pointers: Pointers, quant: QuantMode) -> Strides:
+    """The tensors' own strides, which may be wider than the contiguous ones (padded weights)."""
+    a, b, c, bias, a_scale, b_scale = (
+        pointers.a,
+        pointers.b,
+        pointers.c,
+        pointers.b_bias,
+        pointers.a_scale,
+        pointers.b_scale,
+    )
+    asm, ask = (a_scale.stride(0), a_scale.stride(1)) if a_scale is not None and a_scale.dim() == 2 else (0, 0)
+    if quant.scaling == "channel":
+        ask = 0
+    scale = tuple(b_scale.stride()) if b_scale is not None else ()
+    bse, bsn, bsk = (*scale, 0, 0, 0)[:3]
+    bias_e = bias.stride(0) if bias is not None else 0
+    return Strides(a.stride(0), b.stride(0), b.stride(1), c.stride(0), bias_e, asm, ask, bse, bsn, bsk)
+
+
+def fused_experts(
+    hidden_states: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    *,
+    config: Config | tuple[Config, Config],
+    quant: QuantMode = BF16,
+    scales: Scales = NO_SCALES,
+    activation: str = "silu",
+    w1_bias: torch.Tensor | None = None,
+    w2_bias: torch.Tensor | None = None,
+    expert_map: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+    allow_naive: bool = True,
+    arch: str | None = None,
+) -> torch.Tensor:
+    """One MoE layer on this rank: [num_tokens, K] -> [num_tokens, K] of hidden_states' dtype.
+
+    hidden_states: 16-bit [num_tokens, K]; w1: [E, 2N, K] (gate and up); w2: [E, K, N]; topk_weights: fp32,
+    topk_ids: int32 or int64, [num_tokens, top_k], ids of the whole layer; expert_map: int32 [global experts],
+    local expert or -1. config: one entry of a tuned file, or a pair for up and down with one BLOCK_SIZE_M.
+    quant and scales: `QuantMode`, `Scales`. out: where to write, else allocated. arch: for tests; the device's own
+    otherwise. No host synchronisation. ValueError, before any launch: anything that disagrees.
+    """
+    check_activation(activation)
+    device = hidden_states.device
+    up, down, routing = _problem(hidden_states, w1, w2, topk_ids, expert_map, w1_bias is not None, allow_naive)
+    if (w1_bias is None) != (w2_bias is None):
+        found = ["none" if bias is None else "a tensor" for bias in (w1_bias, w2_bias)]
+        raise ValueError(f"bias: expected both or neither of w1_bias and w2_bias, found {found[0]} and {found[1]}.")
+    up_entry, down_entry = config if isinstance(config, tuple) else (config, config)
+    up_config, down_config = LaunchConfig.of(up_entry), LaunchConfig.of(down_entry)
+    arch = arch or device_arch(device)
+    check_inputs(hidden_states, w1, w2, topk_weights, topk_ids, up, down, routing, quant, scales, w1_bias, w2_bias)
+    for entry in (up_config, down_config):
+        check_launch(quant, entry, arch)
+    if up_config.block_size_m != down_config.block_size_m:
+        raise ValueError(
+            f"config: expected one BLOCK_SIZE_M for up and down, found {up_config.block_size_m} and "
+            f"{down_config.block_size_m}. Fix: they share one alignment."
+        )
+    if expert_map is not None:
+        check_tensor("expert_map", expert_map, (routing.num_experts,), (torch.int32,), device, contiguous=True)
+    if out is None:
+        out = torch.empty_like(hidden_states)
+    check_tensor("out", out, hidden_states.shape, (hidden_states.dtype,), device, contiguous=True)
+    if not routing.num_pairs:
+        return out.zero_()
+
+    def product(
+        a: torch.Tensor,
+        a_scale: torch.Tensor | None,
+        b: torch.Tensor,
+        b_scale: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        projection: Projection,
+        entry: LaunchConfig,
+        c: torch.Tensor,
+    ) -> torch.Tensor:
+        invoke_fused_moe_kernel(
+            a,
+            b,
+            c,
+            projection=projection,
+            routing=routing,
+            quant=quant,
+            config=entry,
+            alignment=alignment,
+            topk_weights=topk_weights,
+            a_scale=a_scale,
+            b_scale=b_scale,
+            bias=bias,
+            arch=arch,
+        )
+        return c
+
+    def pair_rows(width: int) -> torch.Tensor:
+        return torch.empty((routing.num_pairs, width), dtype=hidden_states.dtype, device=device)
+
+    alignment = align(topk_ids, routing, up_config.block_size_m, expert_map)
+    a1, a1_scale = quantize(hidden_states, quant, w1.dtype, scales.a1)
+    gate_up = product(a1, a1_scale, w1, scales.w1, w1_bias, up, up_config, pair_rows(up.n))
+    a2, a2_scale = quantize(gate_up, quant, w2.dtype, scales.a2, activation)
+    # One expert a token has nothing to sum.
+    c2 = out if routing.top_k == 1 else pair_rows(down.n)
+    product(a2, a2_scale, w2, scales.w2, w2_bias, down, down_config, c2)
+    if routing.top_k > 1:
+        moe_sum(c2.view(routing.num_tokens, routing.top_k, down.n), out)
+    return out
+
+
+def _problem(
+    hidden_states: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    topk_ids: torch.Tensor,
+    expert_map: torch.Tensor | None,
+    has_bias: bool,
+    allow_naive: bool,
+) -> tuple[Projection, Projection, Routing]:
+    dims = {"hidden_states": (hidden_states, 2), "w1": (w1, 3), "w2": (w2, 3), "topk_ids": (topk_ids, 2)}
+    for name, (tensor, dim) in dims.items():
+        if tensor.dim() != dim:
+            raise ValueError(f"{name}, shape: expected {dim} dimensions, found {tuple(tensor.shape)}.")
+    experts, _, intermediate_size = w2.shape
+    num_tokens, top_k = topk_ids.shape
+    up, down = up_and_down(experts, intermediate_size, hidden_states.shape[1], top_k, has_bias=has_bias)
+    global_experts = experts if expert_map is None else expert_map.numel()
+    return up, down, Routing(num_tokens, top_k, global_experts, expert_map is not None, allow_naive)

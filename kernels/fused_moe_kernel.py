@@ -1,0 +1,197 @@
+# mypy: ignore-errors
+"""The kernel that is tuned: one grouped matrix product over the experts' weights (JIT, imports triton only).
+
+C[pair, :] = (A[pair // top_k, :] @ B[expert(pair)].T) * scales + bias) * routed weight
+
+A *pair* is one (token, chosen expert). Pairs are sorted by expert and padded so that a tile of BLOCK_SIZE_M
+rows belongs to one expert (`kernels.moe_align`). `kernels.launch` makes the argument list; nothing else should.
+
+Index arrays
+    sorted_token_ids        int32 [capacity]   pair of each padded row; num_valid_tokens marks padding
+    expert_ids              int32 [blocks]     local expert of each tile of rows; -1: not on this rank
+    num_tokens_post_padded  int32 [1]          rows in use of sorted_token_ids
+    topk_weights            fp32  [pairs]
+
+SCALING is how operands were quantised (`kernels.launch.QuantMode.scaling`):
+    none     16-bit weights
+    tensor   a_scale [1], b_scale [E]
+    channel  a_scale [rows of A], b_scale [E, N]
+    weight   16-bit A, 8-bit B: b_scale [E, N]
+    block    a_scale [rows of A, cdiv(K, group_k)], b_scale [E, cdiv(N, group_n), cdiv(K, group_k)]
+
+The loop follows the shape of the engines' kernel on purpose: whatever moves the ranking of launch configs
+makes the tuned files wrong for the engines. Group size, counts and the routed-weight switch vary without
+shaping the loop, so they are ordinary arguments that don't specialise: one binary serves them all. `top_k`
+does shape it (a division in the prologue), so it is constant.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _store_zeros(c_ptr, offs_token, token_mask, offs_cn, N, stride_cm):
+    c_ptrs = c_ptr + offs_token[:, None] * stride_cm + offs_cn[None, :]
+    c_mask = token_mask[:, None] & (offs_cn[None, :] < N)
+    tl.store(c_ptrs, tl.zeros(c_mask.shape, dtype=c_ptr.dtype.element_ty), mask=c_mask)
+
+
+@triton.jit(
+    do_not_specialize=["EM", "num_valid_tokens", "GROUP_SIZE_M", "mul_routed_weight"],
+    # Read one scalar or one gathered element at a time: alignment could only multiply the binaries.
+    do_not_specialize_on_alignment=["topk_weights_ptr", "expert_ids_ptr", "num_tokens_post_padded_ptr"],
+)
+def fused_moe_kernel(
+    # Pointers; those a launch doesn't use are None
+    a_ptr,  # [rows, K]
+    b_ptr,  # [E, N, K]
+    c_ptr,  # [pairs, N], 16-bit: its element type is the compute type
+    b_bias_ptr,  # [E, N] or None
+    a_scale_ptr,  # fp32, see SCALING
+    b_scale_ptr,  # fp32, see SCALING
+    topk_weights_ptr,
+    sorted_token_ids_ptr,  # None in the naive mode
+    expert_ids_ptr,
+    num_tokens_post_padded_ptr,  # None in the naive mode
+    # Sizes
+    N,
+    K,
+    EM,  # rows that the grid covers
+    num_valid_tokens,  # pairs
+    GROUP_SIZE_M,
+    mul_routed_weight,  # 0 or 1
+    # Strides in elements; K is contiguous in A and B, N in C and bias
+    stride_am,
+    stride_be,
+    stride_bn,
+    stride_cm,
+    stride_bias_e,
+    stride_asm,
+    stride_ask,
+    stride_bse,
+    stride_bsn,
+    stride_bsk,
+    # What shapes the generated code
+    group_n: tl.constexpr,
+    group_k: tl.constexpr,
+    SCALING: tl.constexpr,
+    top_k: tl.constexpr,
+    naive_block_assignment: tl.constexpr,
+    SWAP_AB: tl.constexpr,
+    BLOCK_SIZE_M: tl.constexpr,
+    BLOCK_SIZE_N: tl.constexpr,
+    BLOCK_SIZE_K: tl.constexpr,
+):
+    """One program a tile of BLOCK_SIZE_M x BLOCK_SIZE_N; grid (cdiv(EM, BLOCK_SIZE_M) * cdiv(N, BLOCK_SIZE_N),)."""
+    # -----------------------------------------------------------
+    # Program -> tile, in groups of rows so that B's columns are reused from L2
+    pid = tl.program_id(axis=0)
+    num_pid_m = tl.cdiv(EM, BLOCK_SIZE_M)
+    num_pid_n = tl.cdiv(N, BLOCK_SIZE_N)
+    num_pid_in_group = GROUP_SIZE_M * num_pid_n
+    group_id = pid // num_pid_in_group
+    first_pid_m = group_id * GROUP_SIZE_M
+    group_size_m = min(num_pid_m - first_pid_m, GROUP_SIZE_M)
+    pid_m = first_pid_m + ((pid % num_pid_in_group) % group_size_m)
+    pid_n = (pid % num_pid_in_group) // group_size_m
+
+    # -----------------------------------------------------------
+    # The tile's pairs and its expert
+    offs_m = tl.arange(0, BLOCK_SIZE_M)
+    if naive_block_assignment:
+        # One pair a tile: its row is row 0, the others count as padding.
+        offs_token = tl.where(offs_m == 0, pid_m, num_valid_tokens)
+    else:
+        num_tokens_post_padded = tl.load(num_tokens_post_padded_ptr)
+        if pid_m * BLOCK_SIZE_M >= num_tokens_post_padded:
+            return
+        offs_token = tl.load(sorted_token_ids_ptr + pid_m.to(tl.int64) * BLOCK_SIZE_M + offs_m)
+    # Pairs x N passes 2^31 at 65536 tokens.
+    offs_token = offs_token.to(tl.int64)
+    token_mask = offs_token < num_valid_tokens
+
+    off_experts = tl.load(expert_ids_ptr + pid_m).to(tl.int64)
+    offs_cn = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
+    if off_experts == -1:
+        _store_zeros(c_ptr, offs_token, token_mask, offs_cn, N, stride_cm)
+        return
+
+    # -----------------------------------------------------------
+    # First pointers and what is loaded once
+    offs_bn = offs_cn.to(tl.int64) % N
+    offs_k = tl.arange(0, BLOCK_SIZE_K)
+    a_rows = offs_token // top_k
+    b_base = b_ptr + off_experts * stride_be
+    if SWAP_AB:
+        # N on the tensor core's M side: its 64 rows are then full at small BLOCK_SIZE_M.
+        a_ptrs = a_ptr + (a_rows[None, :] * stride_am + offs_k[:, None])
+        b_ptrs = b_base + (offs_bn[:, None] * stride_bn + offs_k[None, :])
+        accumulator = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=tl.float32)
+    else:
+        a_ptrs = a_ptr + (a_rows[:, None] * stride_am + offs_k[None, :])
+        b_ptrs = b_base + (offs_k[:, None] + offs_bn[None, :] * stride_bn)
+        accumulator = tl.zeros((BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=tl.float32)
+
+    if SCALING == "tensor":
+        a_scale = tl.load(a_scale_ptr)
+        b_scale = tl.load(b_scale_ptr + off_experts * stride_bse)
+    elif SCALING == "channel":
+        a_scale = tl.load(a_scale_ptr + a_rows * stride_asm, mask=token_mask, other=0.0)
+        b_scale = tl.load(b_scale_ptr + off_experts * stride_bse + offs_bn * stride_bsn)
+    elif SCALING == "weight":
+        b_scale = tl.load(b_scale_ptr + off_experts * stride_bse + offs_bn * stride_bsn)
+    elif SCALING == "block":
+        a_scale_ptrs = a_scale_ptr + a_rows * stride_asm
+        b_scale_ptrs = b_scale_ptr + off_experts * stride_bse + (offs_bn // group_n) * stride_bsn
+
+    # -----------------------------------------------------------
+    # Along K
+    for k in range(tl.cdiv(K, BLOCK_SIZE_K)):
+        k_remaining = K - k * BLOCK_SIZE_K
+        if SWAP_AB:
+            a = tl.load(a_ptrs, mask=token_mask[None, :] & (offs_k[:, None] < k_remaining), other=0.0)
+            b = tl.load(b_ptrs, mask=offs_k[None, :] < k_remaining, other=0.0)
+        else:
+            a = tl.load(a_ptrs, mask=token_mask[:, None] & (offs_k[None, :] < k_remaining), other=0.0)
+            b = tl.load(b_ptrs, mask=offs_k[:, None] < k_remaining, other=0.0)
+
+        if SCALING == "block":
+            offs_group = k * BLOCK_SIZE_K // group_k
+            a_scale = tl.load(a_scale_ptrs + offs_group * stride_ask, mask=token_mask, other=0.0)
+            b_scale = tl.load(b_scale_ptrs + offs_group * stride_bsk)
+            if SWAP_AB:
+                accumulator += tl.dot(b, a).to(tl.float32) * b_scale[:, None] * a_scale[None, :]
+            else:
+                accumulator += tl.dot(a, b).to(tl.float32) * a_scale[:, None] * b_scale[None, :]
+        elif SWAP_AB:
+            accumulator = tl.dot(b, a, acc=accumulator)
+        elif SCALING == "weight":
+            accumulator = tl.dot(a, b.to(a.dtype), acc=accumulator)
+        elif a.dtype == tl.int8:
+            accumulator += tl.dot(a, b).to(tl.float32)
+        else:
+            accumulator = tl.dot(a, b, acc=accumulator)
+
+        a_ptrs += BLOCK_SIZE_K
+        b_ptrs += BLOCK_SIZE_K
+
+    # -----------------------------------------------------------
+    # Dequantise, bias, routed weight (all fp32), masked store
+    if SWAP_AB:
+        accumulator = tl.trans(accumulator)
+    if SCALING == "tensor":
+        accumulator = accumulator * a_scale * b_scale
+    elif SCALING == "channel":
+        accumulator = accumulator * a_scale[:, None] * b_scale[None, :]
+    elif SCALING == "weight":
+        accumulator = accumulator * b_scale[None, :]
+    if b_bias_ptr is not None:
+        bias = tl.load(b_bias_ptr + off_experts * stride_bias_e + offs_bn)
+        accumulator += bias.to(tl.float32)[None, :]
+    # Switched by the load's mask, not by a branch: the accumulator would have to pass through it.
+    weight = tl.load(topk_weights_ptr + offs_token, mask=token_mask & (mul_routed_weight != 0), other=1.0)
+    accumulator = accumulator * weight[:, None]
+
+    c_ptrs = c_ptr + offs_token[:, None] * stride_cm + offs_cn[None, :]
+    c_mask = token_mask[:, None] & (offs_cn[None, :] < N)
+    tl.store(c_ptrs, accumulator.to(c_ptr.dtype.element_ty), mask=c_mask)

@@ -1,0 +1,30 @@
+"""Runs the kernels on a GPU where there is one, else under Triton's interpreter on the CPU."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+# Triton decides at import, of itself and of each JIT function, so this comes first.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+from kernels.testing import repair_interpreter
+
+repair_interpreter()
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a GPU: torch.cuda.is_available() is False here")
+    for item in items:
+        if item.get_closest_marker("gpu") and "tests/kernels" in item.path.as_posix():
+            item.add_marker(skip)

@@ -1,0 +1,251 @@
+"""What `kernels.launch` decides without torch or triton, and how many kernels the usual space needs."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+
+from kernels.fused_moe_kernel import fused_moe_kernel
+from kernels.launch import (
+    DO_NOT_SPECIALIZE,
+    LaunchConfig,
+    Pointers,
+    QuantMode,
+    Routing,
+    Strides,
+    binary_key,
+    check_launch,
+    plan_launch,
+    pointer_types,
+    swaps_operands,
+    up_and_down,
+)
+
+ENTRY = {
+    "BLOCK_SIZE_M": 64,
+    "BLOCK_SIZE_N": 128,
+    "BLOCK_SIZE_K": 64,
+    "GROUP_SIZE_M": 1,
+    "num_warps": 4,
+    "num_stages": 3,
+}
+SMEM_LIMIT_BYTES = 227 * 1024
+FP8_BLOCK = QuantMode("fp8_w8a8", block_shape=(128, 128))
+
+
+def usual_space(block_k: int | None) -> list[LaunchConfig]:
+    """The tuner's space. In block modes a tile along K is one scale group: narrower loads each scale twice."""
+    axes = itertools.product(
+        (16, 32, 64, 128, 256),
+        (32, 64, 128, 256),
+        (64, 128, 256) if block_k is None else (block_k,),
+        (1, 8, 16, 32, 64),
+        (4, 8),
+        (2, 3, 4, 5),
+    )
+    keys = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "num_warps", "num_stages")
+    return [LaunchConfig.of(dict(zip(keys, values, strict=True))) for values in axes]
+
+
+def smem_bytes(config: LaunchConfig, item_bytes: int, is_block_quantized: bool) -> int:
+    """Shared memory on sm90: the tiles of every stage that is in flight, and the scales' of block quantisation."""
+    options = dict(config.options)
+    m, n = config.block_size_m, config.block_size_n
+    stages = options["num_stages"] if m >= 64 else max(1, options["num_stages"] - 1)
+    sides = [side for side in (m, n) if side >= 32 * options["num_warps"]]
+    extra = 4 * max(sides, default=0) if is_block_quantized else 0
+    return (m + n) * config.block_size_k * item_bytes * stages + extra
+
+
+@pytest.mark.parametrize(
+    ("quant", "layer", "most"),
+    [(QuantMode(), (8, 7168, 4096, 2), 326), (FP8_BLOCK, (256, 128, 7168, 8), 152)],
+    ids=["bf16", "fp8-block128"],
+)
+@pytest.mark.parametrize("which", [0, 1], ids=["up", "down"])
+def test_kernels_that_the_usual_space_needs(quant: QuantMode, layer: tuple, most: int, which: int) -> None:
+    projection = up_and_down(*layer)[which]
+    item_bytes = 2 if quant.dtype is None else 1
+    fitting = [
+        config
+        for config in usual_space(quant.block_shape and quant.block_shape[1])
+        if smem_bytes(config, item_bytes, quant.block_shape is not None) <= SMEM_LIMIT_BYTES
+    ]
+    routings = [Routing(m, layer[3], layer[0], allow_naive=False) for m in (1, 2, 7, 16, 64, 1000, 4096, 65536)]
+    keys = {binary_key(projection, routing, quant, config, "sm90") for routing in routings for config in fitting}
+    assert len(fitting) > 4 * most, "the group sizes alone are five"
+    assert len(keys) <= most
+
+
+BF16 = QuantMode()
+
+
+def key(num_tokens: int = 64, which: int = 0, quant: QuantMode = BF16, arch: str = "sm90", **entry: int):
+    projection = up_and_down(64, 768, 2048, 8)[which]
+    return binary_key(projection, Routing(num_tokens, 8, 64), quant, LaunchConfig.of(ENTRY | entry), arch)
+
+
+def test_the_key_ignores_what_varies_at_run_time() -> None:
+    assert key(16) == key(17) == key(4096) == key(64, GROUP_SIZE_M=16) == key(64, num_ctas=1)
+
+
+def test_the_key_sees_what_shapes_the_code() -> None:
+    others = [
+        key(),
+        key(which=1),
+        key(num_stages=4),
+        key(num_warps=8),
+        key(BLOCK_SIZE_N=64),
+        key(num_tokens=1),
+        key(quant=QuantMode(compute_type="fp16")),
+        key(quant=QuantMode("fp8_w8a8")),
+        key(arch="sm80"),
+        key(arch="gfx942"),
+    ]
+    assert len(set(others)) == len(others)
+
+
+def test_a_buffer_over_two_gibibytes_counts_on_amd_only() -> None:
+    few, many = up_and_down(8, 14336, 4096, 2)[0], up_and_down(16, 14336, 4096, 2)[0]
+    config = LaunchConfig.of(ENTRY)
+    for arch, same in (("gfx942", False), ("sm90", True)):
+        keys = {binary_key(p, Routing(64, 2, p.num_experts), QuantMode(), config, arch) for p in (few, many)}
+        assert (len(keys) == 1) is same
+
+
+def test_arguments_come_in_the_kernels_order() -> None:
+    names = list(fused_moe_kernel.arg_names)
+    projection = up_and_down(4, 100, 200, 2, has_bias=True)[0]
+    routing = Routing(10, 2, 4)
+    pointers = Pointers(*(f"{name}_ptr" for name in pointer_types(projection, routing, FP8_BLOCK, config_of(), "sm90")))
+    launch = plan_launch(projection, routing, FP8_BLOCK, config_of(), "sm90", pointers)
+    bound = dict(zip(names, launch.args, strict=False)) | launch.constexprs
+    assert list(bound) == names
+    assert all(value == name for name, value in bound.items() if name.endswith("_ptr"))
+    assert (bound["N"], bound["K"], bound["num_valid_tokens"], bound["GROUP_SIZE_M"]) == (200, 200, 20, 1)
+    assert {name: bound[f"stride_{name}"] for name in vars(Strides.contiguous(projection, FP8_BLOCK))} == {
+        "am": 200,
+        "be": 40000,
+        "bn": 200,
+        "cm": 200,
+        "bias_e": 200,
+        "asm": 2,
+        "ask": 1,
+        "bse": 4,
+        "bsn": 2,
+        "bsk": 1,
+    }
+    # EM: 20 pairs + 4 experts * 63, but no more than 20 tiles of 64 and, as 10 < 64, as many as pairs.
+    assert bound["EM"] == 20 + 4 * 63
+    assert launch.grid == (5 * 2,)
+
+
+def config_of(**entry: int) -> LaunchConfig:
+    return LaunchConfig.of(ENTRY | entry)
+
+
+@pytest.mark.parametrize(
+    ("routing", "block_size_m", "rows"),
+    [
+        (Routing(1, 2, 8), 16, 32),
+        (Routing(1, 2, 8, has_expert_map=True), 16, 32),
+        (Routing(2, 2, 8), 16, 64),
+        (Routing(100, 2, 8), 16, 200 + 8 * 15),
+        (Routing(100, 2, 8), 128, 200 + 8 * 127),
+        (Routing(20, 2, 64), 64, 40 * 64),
+    ],
+    ids=["naive", "few-pairs", "few-tokens", "many", "tile-over-tokens", "pairs-under-experts"],
+)
+def test_rows_that_the_grid_covers(routing: Routing, block_size_m: int, rows: int) -> None:
+    assert routing.rows(block_size_m) == rows
+
+
+@pytest.mark.parametrize(
+    ("routing", "naive"),
+    [
+        (Routing(8, 8, 256), True),
+        (Routing(9, 8, 256), False),
+        (Routing(4, 8, 128), True),
+        (Routing(1, 2, 8), True),
+        (Routing(2, 2, 8), False),
+        (Routing(1, 2, 8, has_expert_map=True), False),
+        (Routing(1, 2, 8, allow_naive=False), False),
+    ],
+)
+def test_naive_mode_condition(routing: Routing, naive: bool) -> None:
+    assert routing.is_naive is naive
+
+
+@pytest.mark.parametrize(
+    ("quant", "m", "n", "arch", "swaps"),
+    [
+        (FP8_BLOCK, 32, 64, "sm90", True),
+        (QuantMode("fp8_w8a8"), 16, 128, "sm90", True),
+        (FP8_BLOCK, 64, 64, "sm90", False),
+        (FP8_BLOCK, 32, 32, "sm90", False),
+        (FP8_BLOCK, 32, 64, "sm100", False),
+        (QuantMode(), 32, 64, "sm90", False),
+        (QuantMode("int8_w8a8", per_channel=True), 32, 64, "sm90", False),
+    ],
+)
+def test_operand_swap_rule(quant: QuantMode, m: int, n: int, arch: str, swaps: bool) -> None:
+    assert swaps_operands(quant, config_of(BLOCK_SIZE_M=m, BLOCK_SIZE_N=n), arch) is swaps
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (ENTRY | {"USE_TMA": True}, r"found \['USE_TMA'\]"),
+        (ENTRY | {"SPLIT_K": 2}, r"found \['SPLIT_K'\]"),
+        (ENTRY | {"BLOCK_SIZE_N": 48}, r"BLOCK_SIZE_N: expected a power of two, found 48"),
+        (ENTRY | {"num_stages": 0}, r"num_stages: expected an integer >= 1, found 0"),
+        (ENTRY | {"num_warps": "4"}, r"num_warps: expected an integer >= 1, found '4'"),
+        ({"BLOCK_SIZE_M": 16}, r"found no \['BLOCK_SIZE_N', 'BLOCK_SIZE_K', 'GROUP_SIZE_M'\]"),
+    ],
+)
+def test_a_bad_entry_is_named(entry: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LaunchConfig.of(entry)
+
+
+def test_an_old_split_k_of_one_says_nothing() -> None:
+    assert LaunchConfig.of(ENTRY | {"SPLIT_K": 1}) == LaunchConfig.of(ENTRY)
+
+
+def test_amd_keys_pass_through_on_amd() -> None:
+    config = config_of(waves_per_eu=0, matrix_instr_nonkdim=16, kpack=2)
+    check_launch(QuantMode(), config, "gfx942")
+    assert dict(config.options)["matrix_instr_nonkdim"] == 16
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dtype": "fp8"}, "found 'fp8'"),
+        ({"compute_type": "fp32"}, "found 'fp32'"),
+        ({"dtype": "int8_w8a16"}, "expected per_channel=True for int8_w8a16"),
+        ({"block_shape": (128, 128)}, "expected fp8_w8a8 or int8_w8a8"),
+        ({"dtype": "fp8_w8a8", "block_shape": (0, 128)}, r"found \(0, 128\)"),
+    ],
+)
+def test_a_bad_mode_is_named(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        QuantMode(**fields)
+
+
+def test_the_kernels_decorator_and_the_key_agree() -> None:
+    # Under the interpreter the decorator's arguments are gone; the source still has them.
+    import inspect
+
+    from kernels import fused_moe_kernel as module
+
+    line = next(line for line in inspect.getsource(module).splitlines() if "do_not_specialize=[" in line)
+    assert {name for name in DO_NOT_SPECIALIZE if f'"{name}"' in line} == DO_NOT_SPECIALIZE
+
+
+def test_needs_neither_torch_nor_triton() -> None:
+    code = "import sys, kernels.launch; sys.exit(any(name in sys.modules for name in ('torch', 'triton')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=".").returncode == 0
