@@ -1,0 +1,95 @@
+"""The built wheel, installed into an empty environment: every shipped file is found and loaded through it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tools import store
+from tools.store import Role
+from tools.workload import Layout, parse_file_name
+
+LOAD_EVERYTHING = """
+import json, sys
+import fused_moe_configs as loader
+for wanted in json.load(sys.stdin):
+    config = loader.get_moe_configs(**wanted["call"])
+    found = {str(key): dict(value) for key, value in config.items()}
+    assert found == wanted["entries"], wanted["call"]
+    assert str(loader.explain(**wanted["call"]).winner).startswith(str(loader.where())), wanted["call"]
+    print(wanted["call"])
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(store.CHECKOUT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment, in a folder with a space and an umlaut, that holds nothing but the wheel."""
+    folder = tmp_path_factory.mktemp("leere Umgebung für den Lader")
+    venv.create(folder, with_pip=False)
+    interpreter = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(interpreter), "install", "--no-index", "--no-deps"]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    return interpreter
+
+
+def run(python: Path, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    command = [str(python), "-I", *arguments]
+    return subprocess.run(command, input=given, capture_output=True, text=True, cwd=python.parent, check=False)
+
+
+def shipped_files() -> list[store.Found]:
+    return [found for found in store.discover([store.CONFIGS], Layout.REPO) if found.role is Role.CONFIG]
+
+
+def call_for(found: store.Found) -> dict[str, object]:
+    workload = parse_file_name(found.path.name).workload
+    assert workload is not None
+    version = store.version_of_folder(found.folder) or (0, 0, 1)
+    return {**asdict(workload), "triton_version": ".".join(map(str, version))}
+
+
+def test_every_shipped_file_loads_through_the_installed_wheel(python: Path) -> None:
+    files = shipped_files()
+    wanted = [{"call": call_for(found), "entries": json.loads(found.path.read_bytes())} for found in files]
+    result = run(python, "-c", LOAD_EVERYTHING, given=json.dumps(wanted))
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == len(files) > 0
+
+
+def test_wheel_holds_the_data_and_leaves_the_evidence_at_home(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    inside = {name.removeprefix("fused_moe_configs/configs/") for name in names if "/configs/" in name}
+    expected = {found.relative.as_posix() for found in shipped_files()} | {"registry/devices.json"}
+    assert inside == expected
+    assert "fused_moe_configs/py.typed" in names
+
+
+def test_wheel_needs_nothing(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    text = archive.read(metadata).decode()
+    assert "Requires-Dist" not in text
+    assert "Requires-Python: >=3.10" in text
+
+
+def test_installed_command_runs(python: Path) -> None:
+    command = [str(python.parent / "fused-moe-configs"), "where"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert Path(result.stdout.strip()).is_dir()

@@ -1,0 +1,272 @@
+"""The registries: what is stored, how it is found, and what a broken one says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from tools.registry import (
+    REGISTRY_FOLDER,
+    DeviceRegistry,
+    ModelRegistry,
+    RegistryError,
+    Target,
+    load_devices,
+    load_models,
+    normalise_device_name,
+)
+from tools.registry_report import main, report
+from tools.sharding import Explanation
+from tools.workload import Layout
+
+ROOT = REGISTRY_FOLDER.parent.parent
+FIXTURES = ROOT / "tests" / "schema" / "fixtures"
+
+
+@pytest.fixture(scope="module")
+def devices() -> DeviceRegistry:
+    return load_devices()
+
+
+@pytest.fixture(scope="module")
+def models() -> ModelRegistry:
+    return load_models()
+
+
+def validator(kind: str) -> jsonschema_rs.Draft202012Validator:
+    schema = json.loads((ROOT / "schema" / f"{kind}.schema.json").read_text(encoding="utf-8"))
+    return jsonschema_rs.Draft202012Validator(schema)
+
+
+def fixtures(kind: str) -> list[Any]:
+    paths = sorted(path for registry in ("devices", "models") for path in (FIXTURES / registry / kind).glob("*.json"))
+    assert paths
+    return [pytest.param(path, id=f"{path.parent.parent.name}-{path.stem}") for path in paths]
+
+
+class TestSchemas:
+    @pytest.mark.parametrize("kind", ["devices", "models"])
+    def test_the_registry_follows_its_schema(self, kind: str) -> None:
+        registry = json.loads((REGISTRY_FOLDER / f"{kind}.json").read_text(encoding="utf-8"))
+        assert [str(error) for error in validator(kind).iter_errors(registry)] == []
+
+    @pytest.mark.parametrize("path", fixtures("valid"))
+    def test_a_valid_fixture_is_accepted(self, path: Path) -> None:
+        assert validator(path.parent.parent.name).is_valid(json.loads(path.read_text(encoding="utf-8")))
+
+    @pytest.mark.parametrize("path", fixtures("invalid"))
+    def test_an_invalid_fixture_has_one_violation(self, path: Path) -> None:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        errors = list(validator(path.parent.parent.name).iter_errors(document))
+        assert len(errors) == 1, [str(error) for error in errors]
+
+    @pytest.mark.parametrize("path", fixtures("valid"))
+    def test_the_reader_takes_what_the_schema_takes(self, path: Path, tmp_path: Path) -> None:
+        load = load_devices if path.parent.parent.name == "devices" else load_models
+        document = json.loads(path.read_text(encoding="utf-8"))
+        (key,) = document.keys() - {"schema_version"}
+        first = "name" if key == "devices" else "id"
+        document[key].sort(key=lambda row: row[first].casefold())
+        copy = tmp_path / path.name
+        copy.write_text(json.dumps(document), encoding="utf-8")
+        assert len(list(load(copy))) == len(document[key])
+
+
+class TestDevices:
+    @pytest.mark.parametrize(
+        ("reported", "name"),
+        [
+            ("NVIDIA H100 80GB HBM3", "NVIDIA_H100_80GB_HBM3"),
+            ("NVIDIA_H200", "NVIDIA_H200"),
+            ("NVIDIA H200 NVL", "NVIDIA_H200"),
+            ("AMD Instinct MI300X VF", "AMD_Instinct_MI300X"),
+        ],
+    )
+    def test_a_device_is_found_by_any_name_a_driver_reports(
+        self, devices: DeviceRegistry, reported: str, name: str
+    ) -> None:
+        assert devices.find(reported).name == name
+
+    @pytest.mark.parametrize(
+        "other", ["NVIDIA_H100_PCIe", "NVIDIA_H100_NVL", "NVIDIA_H100", "NVIDIA_H800", "NVIDIA_L20Y"]
+    )
+    def test_relatives_of_the_h100_share_its_family_and_no_name(self, devices: DeviceRegistry, other: str) -> None:
+        h100 = devices.find("NVIDIA_H100_80GB_HBM3")
+        assert devices.find(other) != h100
+        assert devices.find(other).family == h100.family
+
+    def test_an_unknown_device_is_told_the_nearest(self, devices: DeviceRegistry) -> None:
+        assert devices.get("NVIDIA_H100_80GB_HBM4") is None
+        with pytest.raises(RegistryError, match=r"'NVIDIA_H100_80GB_HBM4'\. Did you mean NVIDIA_H100_80GB_HBM3"):
+            devices.find("NVIDIA_H100_80GB_HBM4")
+
+    @pytest.mark.parametrize(
+        ("name", "target"),
+        [
+            ("NVIDIA_A100-SXM4-80GB", Target("cuda", 80, 32)),
+            ("NVIDIA_B200", Target("cuda", 100, 32)),
+            ("AMD_Instinct_MI355X", Target("hip", "gfx950", 64)),
+            ("AMD_Radeon_Graphics", None),
+            ("Intel(R)_Arc(TM)_Pro_B60_Graphics", None),
+        ],
+    )
+    def test_the_compile_target_follows_the_architecture(
+        self, devices: DeviceRegistry, name: str, target: Target | None
+    ) -> None:
+        assert devices.find(name).target == target
+
+    @pytest.mark.parametrize(
+        ("arch", "kib"),
+        [
+            *[("sm_80", 163), ("sm_86", 99), ("sm_89", 99), ("sm_90", 227), ("sm_100", 227), ("sm_103", 227)],
+            *[("sm_120", 99), ("sm_121", 99), ("gfx942", 64), ("gfx950", 160)],
+        ],
+    )
+    def test_shared_memory_is_the_architectures(self, devices: DeviceRegistry, arch: str, kib: int) -> None:
+        limits = {device.smem_bytes_per_block for device in devices if device.arch == arch}
+        assert limits == {kib * 1024}
+
+    def test_names_are_spelt_as_in_file_names(self, devices: DeviceRegistry) -> None:
+        names = [name for device in devices for name in device.names]
+        assert names == [normalise_device_name(name) for name in names]
+
+    def test_white_space_runs_and_slashes_become_one_underscore_each(self) -> None:
+        assert normalise_device_name(" AMD  Radeon/Pro\tX ") == "AMD_Radeon_Pro_X"
+
+
+class TestModels:
+    @pytest.mark.parametrize(
+        "name", ["deepseek-ai/DeepSeek-V3", "DEEPSEEK-AI/deepseek-r1", "deepseek-ai/DeepSeek-V3.1"]
+    )
+    def test_a_model_is_found_by_any_of_its_ids_in_any_case(self, models: ModelRegistry, name: str) -> None:
+        model = models.find(name)
+        assert (model.E, model.N, model.K, model.top_k) == (256, 2048, 7168, 8)
+        assert model.quantisation.block_shape == (128, 128)
+
+    @pytest.mark.parametrize("name", ["Qwen/Qwen3-30B-A3B-FP", "Qwen3-30B-A3B-FP"])
+    def test_an_unknown_model_is_told_the_nearest_with_or_without_owner(self, models: ModelRegistry, name: str) -> None:
+        assert models.get(name) is None
+        with pytest.raises(RegistryError, match="Did you mean Qwen/Qwen3-30B-A3B-FP8"):
+            models.find(name)
+
+    def test_a_name_like_no_other_gets_no_hint(self, models: ModelRegistry) -> None:
+        with pytest.raises(RegistryError) as raised:
+            models.find("zzz/§§§§§")
+        assert "Did you mean" not in str(raised.value)
+
+
+def _devices(*rows: dict[str, Any]) -> str:
+    base = {"vendor": "nvidia", "family": "f", "aliases": []}
+    return json.dumps({"schema_version": 1, "devices": [base | row for row in rows]})
+
+
+def _models(*rows: dict[str, Any]) -> str:
+    base = {"E": 8, "N": 64, "K": 64, "top_k": 2, "dtype": "bf16", "source": "s"}
+    return json.dumps({"schema_version": 1, "models": [base | row for row in rows]})
+
+
+class TestBrokenRegistry:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("{", "can't be read"),
+            ("[" * 100_000, "can't be read"),
+            ("[]", "schema_version: expected 1, found None"),
+            ('{"schema_version": 2}', "schema_version: expected 1, found 2"),
+            ('{"schema_version": 1, "devices": {}}', "devices: expected a list, found {}"),
+            ('{"schema_version": 1, "devices": [3]}', r"devices\[0\]: expected an object, found 3"),
+            (_devices({}), "name: expected a text, found nothing"),
+            (_devices({"name": "A", "aliases": "B"}), "aliases: expected a list of texts, found 'B'"),
+            (_devices({"name": "A", "vendor": "ati"}), "vendor: expected nvidia, amd or intel, found 'ati'"),
+            (_devices({"name": "A", "arch": "gfx942"}), "arch: expected .* for nvidia, found 'gfx942'"),
+            (_devices({"name": "A", "memory_gib": True}), "memory_gib: expected a whole number .*found True"),
+            (_devices({"name": "B"}, {"name": "A"}), "sorted entries, found 'A' after 'B'"),
+            (_devices({"name": "A"}, {"name": "B", "aliases": ["A"]}), "each name once, found 'A' twice"),
+        ],
+    )
+    def test_a_fault_in_devices_is_named_with_its_place(self, tmp_path: Path, text: str, message: str) -> None:
+        path = tmp_path / "devices.json"
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(RegistryError, match=message) as raised:
+            load_devices(path)
+        assert str(raised.value).startswith(str(path))
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (_models({"id": "o/a", "E": 0}), r"models\[0\]: E: expected a whole number of at least 1, found 0"),
+            (_models({"id": "o/a", "block_shape": [128]}), "block_shape: expected two numbers"),
+            (_models({"id": "o/a", "block_shape": [0, 1]}), "block_shape: expected a list of whole numbers"),
+            (_models({"id": "o/a", "gated": 1}), "gated: expected true or false, found 1"),
+            (_models({"id": "o/a"}, {"id": "o/b", "also": ["O/A"]}), "each name once, found 'o/a' twice"),
+        ],
+    )
+    def test_a_fault_in_models_is_named_with_its_place(self, tmp_path: Path, text: str, message: str) -> None:
+        path = tmp_path / "models.json"
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(RegistryError, match=message) as raised:
+            load_models(path)
+        assert str(raised.value).startswith(str(path))
+
+    def test_a_missing_registry_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(RegistryError, match=r"none\.json: can't be read: No such file"):
+            load_devices(tmp_path / "none.json")
+
+
+class TestReport:
+    def test_pairs_are_counted_and_explained_and_other_names_left_out(self, models: ModelRegistry) -> None:
+        names = ["E=8,N=3584,device_name=A.json", "E=8,N=3584,device_name=B_down.json", "E=7,N=7,device_name=A.json"]
+        unexplained, mixtral = report([*names, "README.md", "E=0,N=1,device_name=A.json"], models)
+        assert (unexplained.E, unexplained.N, unexplained.explanations) == (7, 7, ())
+        assert mixtral.files == 2
+        assert Explanation(1, 4, "mistralai/Mixtral-8x7B-v0.1") in mixtral.explanations
+
+    @pytest.mark.parametrize(("layout", "N"), [(Layout.REPO, 256), (Layout.VLLM, 256), (Layout.SGLANG, 128)])
+    def test_int4_names_are_read_as_their_layout_doubles_them(
+        self, models: ModelRegistry, layout: Layout, N: int
+    ) -> None:
+        (row,) = report([f"E=384,N={N},device_name=A,dtype=int4_w4a16.json"], models, layout)
+        assert Explanation(1, 16, "moonshotai/Kimi-K2-Thinking") in row.explanations
+
+    def test_the_command_prints_a_table_and_ends_well(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "legacy_configs").mkdir()
+        (tmp_path / "legacy_configs" / "E=8,N=3584,device_name=A.json").touch()
+        (tmp_path / "E=7,N=7,device_name=A.json").touch()
+        (tmp_path / "records").mkdir()
+        (tmp_path / "records" / "E=9,N=9,device_name=A.json").touch()
+        assert main([str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert "E=7,N=7  (1 files)  UNEXPLAINED" in out
+        assert "2 pairs, 1 explained, 1 unexplained" in out
+
+    def test_json_output_is_json_alone(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "E=7,N=7,device_name=A.json").touch()
+        assert main([str(tmp_path), "--format", "json"]) == 0
+        assert json.loads(capsys.readouterr().out) == {
+            "pairs": [{"E": 7, "N": 7, "files": 1, "explanations": []}],
+            "unexplained": 1,
+        }
+
+    def test_one_models_shard_is_named(self, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "4", "--device-name", "NVIDIA_L40S"]
+        assert main(arguments) == 0
+        assert capsys.readouterr().out == "E=8,N=3584,device_name=NVIDIA_L40S.json\nK=4096, top_k=2\n"
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["/no/such/folder"],
+            ["--model", "no/such-model"],
+            ["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "3"],
+            ["--model", "mistralai/Mixtral-8x7B-v0.1", "--device-name", "NVIDIA_H100_80GB"],
+        ],
+    )
+    def test_bad_use_ends_with_2_and_a_sentence(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(arguments) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "Fix:" in captured.err

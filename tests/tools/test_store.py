@@ -1,0 +1,286 @@
+"""Where files lie, what they are for, how they are read, and the one way in which they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tools.validate.builder import NAME, entry, table
+from tools import store
+from tools.launch_config import KEY_VENDOR, LaunchConfig
+from tools.store import Role
+from tools.workload import Layout
+
+SPACED = "größe und 形"
+
+
+def tree(root: Path, *files: str) -> Path:
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(b"{}")
+    return root
+
+
+def roles(root: Path, layout: Layout, *paths: Path) -> dict[str, Role]:
+    return {found.relative.as_posix(): found.role for found in store.discover(paths or [root], layout)}
+
+
+class TestDiscover:
+    def test_this_stores_layout(self, tmp_path: Path) -> None:
+        root = tree(
+            tmp_path / SPACED / "configs",
+            *("a.json", "triton_3_6_0/a.json", "legacy_configs/a.json"),
+            *("records/a.json", "records/triton_3_6_0/a.json", "records/legacy_configs/a.json"),
+            *("README.md", "registry/devices.json", "registry/models.json"),
+            *("x.py", "other/a.json", "triton_3_6/a.json", "registry/x.json", "records/x.txt", "triton_3_6_0/d/a.json"),
+        )
+        assert roles(root, Layout.REPO) == {
+            **dict.fromkeys(("a.json", "triton_3_6_0/a.json", "legacy_configs/a.json"), Role.CONFIG),
+            **dict.fromkeys(
+                ("records/a.json", "records/triton_3_6_0/a.json", "records/legacy_configs/a.json"), Role.RECORD
+            ),
+            **dict.fromkeys(("README.md", "registry/devices.json", "registry/models.json"), Role.KNOWN),
+            **dict.fromkeys(("x.py", "other/a.json", "triton_3_6/a.json", "registry/x.json"), Role.FOREIGN),
+            **dict.fromkeys(("records/x.txt", "triton_3_6_0/d/a.json"), Role.FOREIGN),
+        }
+
+    def test_vllms_folder_is_flat(self, tmp_path: Path) -> None:
+        root = tree(tmp_path, "a.json", "README", "deeper/a.json")
+        assert roles(root, Layout.VLLM) == {"a.json": Role.CONFIG, "README": Role.KNOWN, "deeper/a.json": Role.KNOWN}
+
+    @pytest.mark.parametrize("named", ["", "configs", "configs/triton_3_6_0", "configs/triton_3_6_0/a.json"])
+    def test_sglangs_tree_is_found_from_any_place_in_it(self, tmp_path: Path, named: str) -> None:
+        root = tree(tmp_path, "configs/triton_3_6_0/a.json")
+        assert roles(root, Layout.SGLANG, root / named) == {"triton_3_6_0/a.json": Role.CONFIG}
+
+    @pytest.mark.parametrize(
+        "file", ["a.json", "triton_3_6_0/a.json", "legacy_configs/a.json", "records/triton_3_6_0/a.json"]
+    )
+    def test_a_file_has_the_same_place_whether_it_or_its_folder_is_named(self, tmp_path: Path, file: str) -> None:
+        root = tree(tmp_path / "configs", file)
+        for named in (root, root / file, (root / file).parent):
+            (found,) = store.discover([named], Layout.REPO)
+            assert (found.root, found.relative) == (root, PurePosixPath(file))
+
+    def test_each_file_once_and_sorted(self, tmp_path: Path) -> None:
+        root = tree(tmp_path, "b.json", "a.json")
+        found = store.discover([root / "b.json", root, root], Layout.REPO)
+        assert [file.path.name for file in found] == ["a.json", "b.json"]
+
+    def test_relative_paths_mean_the_working_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tree(tmp_path / "configs", "legacy_configs/a.json")
+        monkeypatch.chdir(tmp_path / "configs" / "legacy_configs")
+        for named in (".", "..", "a.json"):
+            (found,) = store.discover([Path(named)], Layout.REPO)
+            assert found.relative == PurePosixPath("legacy_configs/a.json")
+
+    def test_a_missing_path_raises(self, tmp_path: Path) -> None:
+        for name in ("nothing", "x" * 300):
+            with pytest.raises(FileNotFoundError):
+                store.discover([tmp_path / name], Layout.REPO)
+
+    def test_links_inside_are_listed_not_followed(self, tmp_path: Path) -> None:
+        root = tree(tmp_path / "configs")
+        outside = tree(tmp_path / "outside", "a.json")
+        root.mkdir()
+        (root / "folder").symlink_to(outside)
+        (root / "loop").symlink_to(root)
+        (root / "file.json").symlink_to(outside / "a.json")
+        assert roles(root, Layout.REPO) == dict.fromkeys(("folder", "loop", "file.json"), Role.FOREIGN)
+
+    def test_a_link_that_is_named_is_followed(self, tmp_path: Path) -> None:
+        root = tree(tmp_path / "configs", "a.json")
+        (tmp_path / "link").symlink_to(root)
+        assert roles(root, Layout.REPO, tmp_path / "link") == {"a.json": Role.CONFIG}
+
+
+class TestRead:
+    def test_a_document_and_its_bytes(self, tmp_path: Path) -> None:
+        path = tmp_path / f"{SPACED}.json"
+        path.write_bytes(b'{"1": 2}')
+        assert store.read(path) == store.Content(b'{"1": 2}', {"1": 2}, ())
+
+    @pytest.mark.parametrize(("size", "faults"), [(store.MAX_BYTES, 0), (store.MAX_BYTES + 1, 1), (50 * 1024**2, 1)])
+    def test_up_to_a_megabyte(self, tmp_path: Path, size: int, faults: int) -> None:
+        path = tmp_path / "a.json"
+        path.write_bytes(b"{}".ljust(min(size, store.MAX_BYTES + 1)))
+        os.truncate(path, size)
+        content = store.read(path)
+        assert len(content.faults) == faults
+        if faults:
+            assert content.data is None
+            assert content.faults[0].message == f"expected at most {store.MAX_BYTES} bytes, found {size}"
+
+    def test_whatever_is_no_file_is_a_fault(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "link").symlink_to("nothing")
+        (tmp_path / "loop").symlink_to("loop")
+        for name in (".", "pipe", "link", "loop", "missing", "x" * 300):
+            content = store.read(tmp_path / name)
+            assert (content.data, content.document, len(content.faults)) == (None, None, 1)
+
+
+class TestWrite:
+    def test_folders_are_made_and_nothing_else_is_left(self, tmp_path: Path) -> None:
+        path = tmp_path / SPACED / "deeper" / NAME
+        store.write(path, b"1")
+        store.write(path, b"22")
+        assert path.read_bytes() == b"22"
+        assert list(path.parent.iterdir()) == [path]
+
+    @pytest.mark.parametrize("step", ["fsync", "fdopen"])
+    def test_a_failure_leaves_the_old_bytes_and_no_rest(
+        self, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / NAME
+        store.write(path, b"old")
+
+        def fail(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, step, fail)
+        with pytest.raises(OSError, match="No space left"):
+            store.write(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_readers_see_whole_files_only(self, tmp_path: Path) -> None:
+        path = tmp_path / NAME
+        texts = [bytes([letter]) * 200_000 for letter in b"ab"]
+        store.write(path, texts[0])
+        seen: set[bytes] = set()
+        done = threading.Event()
+
+        def look() -> None:
+            while not done.is_set():
+                seen.add(path.read_bytes())
+
+        reader = threading.Thread(target=look)
+        reader.start()
+        for turn in range(60):
+            store.write(path, texts[turn % 2])
+        done.set()
+        reader.join()
+        assert seen
+        assert seen <= set(texts)
+
+    def test_a_new_file_is_readable_by_all_and_an_old_one_keeps_its_mode(self, tmp_path: Path) -> None:
+        path = tmp_path / NAME
+        store.write(path, b"1")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        path.chmod(0o600)
+        store.write(path, b"2")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+values = (
+    st.integers() | st.booleans() | st.text(max_size=4) | st.none() | st.floats(allow_nan=False, allow_infinity=False)
+)
+configs = st.dictionaries(
+    st.integers(1, 9_999_999).map(str),
+    st.dictionaries(st.sampled_from([*KEY_VENDOR, "other"]), values, max_size=8),
+    max_size=6,
+)
+
+
+class TestCanonicalBytes:
+    @given(configs)
+    def test_they_are_idempotent_and_change_no_value(self, config: dict[str, dict[str, Any]]) -> None:
+        data = store.canonical_config(config)
+        read = json.loads(data)
+        assert read == config
+        assert repr(sorted((k, sorted(v.items())) for k, v in read.items())) == repr(
+            sorted((k, sorted(v.items())) for k, v in config.items())
+        )
+        assert store.canonical_config(read) == data
+
+    @given(configs, st.randoms())
+    def test_the_order_at_the_start_does_not_matter(self, config: dict[str, dict[str, Any]], random: Any) -> None:
+        keys = list(config)
+        random.shuffle(keys)
+        shuffled = {key: dict(reversed(config[key].items())) for key in keys}
+        assert store.canonical_config(shuffled) == store.canonical_config(config)
+
+    def test_batch_sizes_ascend_as_numbers_and_keys_have_their_order(self) -> None:
+        data = store.canonical_config({"16": dict(reversed(entry(SPLIT_K=1, num_ctas=1).items())), "9": entry()})
+        assert data.decode().splitlines()[:9] == [
+            "{",
+            '    "9": {',
+            '        "BLOCK_SIZE_M": 16,',
+            '        "BLOCK_SIZE_N": 64,',
+            '        "BLOCK_SIZE_K": 64,',
+            '        "GROUP_SIZE_M": 1,',
+            '        "num_warps": 4,',
+            '        "num_stages": 3',
+            "    },",
+        ]
+        assert list(json.loads(data)["16"])[-2:] == ["num_ctas", "SPLIT_K"]
+        assert data.endswith(b"    }\n}\n")
+
+    def test_launch_configs_are_written_the_same_way(self) -> None:
+        entries = {int(key): LaunchConfig.from_entry(row) for key, row in table().items()}
+        assert store.canonical_entries(entries) == store.canonical_config(table())
+
+    def test_a_record_keeps_its_order_and_letters_and_refuses_what_is_no_json(self) -> None:
+        assert store.canonical_record({"b": "é", "a": 1}) == '{\n    "b": "é",\n    "a": 1\n}\n'.encode()
+        with pytest.raises(ValueError, match="JSON"):
+            store.canonical_record({"a": float("nan")})
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("version", "folder"),
+        [
+            ("3.8.0", "triton_3_8_0"),
+            ("3.8.0+git1a2b", "triton_3_8_0"),
+            ("3.8.0rc1", "triton_3_8_0"),
+            ("3.10.12.post1", "triton_3_10_12"),
+            ("03.08.00", "triton_3_8_0"),
+        ],
+    )
+    def test_a_versions_folder(self, version: str, folder: str) -> None:
+        assert store.version_folder(version) == folder
+        assert store.version_of_folder(folder) is not None
+
+    @pytest.mark.parametrize("version", ["", "3", "3.8", "v3.8.0", "3.8.x", "٣.8.0", "12345.0.0", "3.8.12345"])
+    def test_what_is_no_version_raises_with_the_text(self, version: str) -> None:
+        with pytest.raises(ValueError, match=r"expected X\.Y\.Z, found"):
+            store.version_folder(version)
+
+    @pytest.mark.parametrize(
+        "folder",
+        ["", "triton_3_8", "triton_3_8_0_rc1", "triton_3_8_0\n", "Triton_3_8_0", "triton_٣_8_0", "triton_3_8_-1"],
+    )
+    def test_other_folders_have_no_version(self, folder: str) -> None:
+        assert store.version_of_folder(folder) is None
+
+    def test_the_reference_is_a_version(self) -> None:
+        assert store.version_of_folder(store.version_folder(store.reference_triton()))
+
+    def test_a_records_place_mirrors_its_files(self) -> None:
+        root = Path("configs")
+        assert store.record_path(root, PurePosixPath("triton_3_6_0/a.json")) == root / "records/triton_3_6_0/a.json"
+
+    def test_paths_are_shown_from_the_working_directory_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert store.shown(tmp_path / SPACED / "a.json") == f"{SPACED}/a.json"
+        assert store.shown(Path("a.json")) == "a.json"
+        assert store.shown(Path("/elsewhere/a.json")) == "/elsewhere/a.json"
+
+    @given(st.text() | st.binary().map(os.fsdecode))
+    def test_shown_text_is_printable(self, text: str) -> None:
+        assert store.printable(text).isprintable()
+
+    def test_letters_stay_as_they_are(self) -> None:
+        assert store.printable(SPACED) == SPACED
+        assert store.printable("a\n\udcff\u202e") == r"a\n\udcff\u202e"

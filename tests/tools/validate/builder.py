@@ -1,0 +1,153 @@
+"""Tiny stores for the tests of the rules: one call makes a sound store, the test breaks one thing in it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.findings import Finding
+from tools.kernel_hash import kernel_sha256
+from tools.launch_config import USUAL_BATCH_SIZES
+from tools.registry import DeviceRegistry, load_devices
+from tools.store import canonical_config, canonical_record, reference_triton
+from tools.validate import runner
+from tools.validate.exceptions import Exceptions
+from tools.validate.model import Rule
+from tools.validate.rules import RULES
+from tools.workload import Layout, Workload, parse_file_name
+
+H100 = "NVIDIA_H100_80GB_HBM3"
+NAME = f"E=8,N=1024,device_name={H100}.json"
+ENTRY: Mapping[str, Any] = {
+    "BLOCK_SIZE_M": 16,
+    "BLOCK_SIZE_N": 64,
+    "BLOCK_SIZE_K": 64,
+    "GROUP_SIZE_M": 1,
+    "num_warps": 4,
+    "num_stages": 3,
+}
+NO_EXCEPTIONS = Exceptions(frozenset())
+
+
+@functools.cache
+def devices() -> DeviceRegistry:
+    """The real registry, read once."""
+    return load_devices()
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    """A sound launch config with these keys changed; None takes a key out."""
+    return {key: value for key, value in {**ENTRY, **changes}.items() if value is not None}
+
+
+def table(batch_sizes: Iterable[int] = USUAL_BATCH_SIZES, **changes: Any) -> dict[str, Any]:
+    """A sound tuned file's document."""
+    return {str(num_tokens): entry(**changes) for num_tokens in batch_sizes}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of tuned files below tmp_path."""
+
+    root: Path
+
+    def config(self, document: Any = None, name: str = NAME, *, folder: str = "", record: bool = True) -> Path:
+        """Writes a tuned file with canonical bytes where it has any, and its record; returns its path."""
+        document = table() if document is None else document
+        try:
+            data = canonical_config(document)
+        except (AttributeError, TypeError, ValueError):
+            data = json.dumps(document).encode()
+        path = self.file(data, name, folder=folder)
+        if record and parse_file_name(name).workload is not None:
+            self.record(path)
+        return path
+
+    def file(self, data: bytes, name: str = NAME, *, folder: str = "") -> Path:
+        """Writes any bytes anywhere below the root."""
+        path = self.root / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+    def record_of(self, path: Path) -> Path:
+        """Where a tuned file's record lies."""
+        return self.root / "records" / path.relative_to(self.root)
+
+    def record(self, path: Path, **changes: Any) -> Path:
+        """Writes a published record of the file at `path`, with these keys changed."""
+        workload = parse_file_name(path.name).workload
+        assert workload is not None
+        record = {
+            "schema_version": 1,
+            "workload": described(workload),
+            "shapes": [],
+            "source": "published",
+            "attribution": "Somebody, Apache-2.0",
+            "config_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "date": "2026-01-01",
+            **changes,
+        }
+        target = self.record_of(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(canonical_record(record))
+        return target
+
+    def measured(self, path: Path, triton: str | None = None, **changes: Any) -> Path:
+        """Writes a record as the tuner does, measured with `triton` (default: the reference)."""
+        latency = {"median": 10.0, "p10": 9.0, "p90": 11.0, "samples": 20}
+        row = {"latency_us": latency, "baseline_us": latency, "decision": "promote"}
+        environment = {
+            "device_name": "NVIDIA H100 80GB HBM3",
+            "compute_capability": "9.0",
+            "sm_count": 132,
+            "driver": None,
+            "cuda": "12.9",
+            "torch": "2.13.0",
+            "triton": triton or reference_triton(),
+            "python": "3.12.0",
+        }
+        tuner = {"settings": {}, "seconds": 1.0, "kernels_compiled": 1, "measurements": 1, "outcomes": {"ok": 1}}
+        fields = {
+            "source": "measured",
+            "shapes": [{"K": 4096, "top_k": 2, "models": []}],
+            "environment": environment,
+            "kernel_sha256": kernel_sha256(),
+            "tuner": tuner,
+            "rows": dict.fromkeys(json.loads(path.read_bytes()), row),
+        }
+        return self.record(path, **{**fields, **changes})
+
+    def findings(
+        self,
+        *rules: Rule,
+        layout: Layout = Layout.REPO,
+        paths: Iterable[Path] = (),
+        exceptions: Exceptions = NO_EXCEPTIONS,
+    ) -> list[Finding]:
+        """What the rules (default: all of them) find in the store."""
+        report = runner.validate(list(paths) or [self.root], layout, devices(), exceptions, rules or RULES)
+        return list(report.findings)
+
+    def messages(self, *rules: Rule, layout: Layout = Layout.REPO) -> list[str]:
+        """As `findings`, the messages alone."""
+        return [finding.message for finding in self.findings(*rules, layout=layout)]
+
+
+def described(workload: Workload) -> dict[str, Any]:
+    """The workload as a record tells it."""
+    shape = workload.block_shape
+    return {
+        "E": workload.E,
+        "N": workload.N,
+        "dtype": workload.dtype,
+        "block_shape": None if shape is None else list(shape),
+        "device_name": workload.device_name,
+        "per_channel_quant": workload.per_channel_quant,
+        "down": workload.down,
+    }

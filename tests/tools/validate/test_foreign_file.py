@@ -1,0 +1,57 @@
+"""Nothing but tuned files, records, the registry and README.md lies in configs/."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tools.validate.builder import NAME, Store
+from tools.validate.rules.foreign_file import RULE
+from tools.workload import Layout
+
+
+def test_what_belongs_there_is_fine(store: Store) -> None:
+    for folder in ("", "triton_3_6_0", "legacy_configs"):
+        store.config(folder=folder)
+    store.file(b"", "README.md")
+    for name in ("devices.json", "models.json"):
+        store.file(b"", name, folder="registry")
+    assert store.findings(RULE) == []
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "run.py",
+        "notes.md",
+        "legacy_configs/README.md",
+        ".hidden.json.tmp",
+        "registry/other.json",
+        "triton_3_8/" + NAME,
+        "triton_3_8_0_rc1/" + NAME,
+        "other/" + NAME,
+        "triton_3_8_0/deeper/" + NAME,
+        "records/registry/devices.json",
+        "records/notes.txt",
+        NAME.replace(".json", ".JSON"),
+        NAME + ".bak",
+    ],
+)
+def test_everything_else_is_an_error_at_its_place(store: Store, place: str) -> None:
+    store.file(b"{}", place)
+    (finding,) = store.findings(RULE)
+    assert finding.path.endswith(place)
+    assert "found a file of another kind or in another place" in finding.message
+
+
+@pytest.mark.parametrize("target", ["../secret", "nothing", "."])
+def test_a_symbolic_link_is_foreign_and_not_followed(store: Store, target: str) -> None:
+    store.config()
+    (store.root / "E=8,N=2,device_name=NVIDIA_H200.json").symlink_to(target)
+    (finding,) = store.findings(RULE)
+    assert "found a symbolic link" in finding.message
+
+
+def test_engines_folders_may_hold_anything(store: Store) -> None:
+    store.file(b"", "run.py")
+    store.file(b"", "run.py", folder="triton_3_8_0")
+    assert store.findings(RULE, layout=Layout.VLLM) == store.findings(RULE, layout=Layout.SGLANG) == []

@@ -1,0 +1,24 @@
+"""A record whose file is gone is evidence of nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tools.validate.builder import Store
+from tools.validate.rules.orphan_record import RULE
+
+
+@pytest.mark.parametrize("folder", ["", "triton_3_6_0", "legacy_configs"])
+def test_a_record_with_its_file_is_fine_and_without_it_an_error(store: Store, folder: str) -> None:
+    path = store.config(folder=folder)
+    assert store.findings(RULE) == []
+    path.unlink()
+    (finding,) = store.findings(RULE)
+    assert finding.path.endswith(store.record_of(path).relative_to(store.root).as_posix())
+    assert finding.message == f"expected its tuned file at {path.relative_to(store.root)}, found none"
+
+
+def test_a_file_in_another_tier_does_not_count(store: Store) -> None:
+    path = store.config()
+    path.rename(store.file(b"", folder="legacy_configs"))
+    assert len(store.findings(RULE)) == 1

@@ -1,0 +1,148 @@
+"""A tuned file has a record, the record is valid, and it speaks of exactly this file."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.tools.validate.builder import H100, NAME, Store, described, table
+from tools.findings import Severity
+from tools.store import reference_triton
+from tools.validate.rules.record import RULE
+from tools.workload import Layout, Workload
+
+
+def test_a_matching_record_is_fine(store: Store) -> None:
+    store.config()
+    store.measured(store.config(name=NAME.replace("8", "16", 1)))
+    assert store.findings(RULE) == []
+
+
+def test_a_file_without_a_record_is_an_error_that_says_where_it_belongs(store: Store) -> None:
+    store.config(folder="legacy_configs", record=False)
+    (finding,) = store.findings(RULE)
+    assert finding.severity is Severity.ERROR
+    assert finding.message == f"expected a record at records/legacy_configs/{NAME}, found none"
+
+
+def test_a_record_of_another_tier_does_not_count(store: Store) -> None:
+    store.config()
+    store.config(folder="triton_3_6_0", record=False)
+    assert len(store.findings(RULE)) == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"a": NaN}'])
+def test_a_broken_record_is_an_error_on_the_record(store: Store, data: bytes) -> None:
+    record = store.record_of(store.config())
+    record.write_bytes(data)
+    findings = store.findings(RULE)
+    assert findings
+    assert {finding.path for finding in findings} == {findings[0].path}
+    assert findings[0].path.endswith(f"records/{NAME}")
+
+
+def test_a_dangling_link_is_no_record(store: Store) -> None:
+    record = store.record_of(store.config())
+    record.unlink()
+    record.symlink_to("nothing")
+    (finding,) = store.findings(RULE)
+    assert "broken link" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"E": 16}, "workload.E: expected 8 as in the name, found 16"),
+        ({"N": 14}, "workload.N: expected 1024 as in the name, found 14"),
+        ({"dtype": "fp8_w8a8"}, "workload.dtype: expected None as in the name, found 'fp8_w8a8'"),
+        ({"block_shape": (64, 128)}, "workload.block_shape: expected None as in the name, found (64, 128)"),
+        (
+            {"device_name": "NVIDIA_H200"},
+            f"workload.device_name: expected '{H100}' as in the name, found 'NVIDIA_H200'",
+        ),
+        ({"per_channel_quant": True}, "workload.per_channel_quant: expected False as in the name, found True"),
+        ({"down": True}, "workload.down: expected False as in the name, found True"),
+    ],
+)
+def test_a_record_of_another_workload_is_an_error(store: Store, changes: dict[str, Any], message: str) -> None:
+    path = store.config()
+    store.record(path, workload=described(Workload(**{"E": 8, "N": 1024, "device_name": H100, **changes})))
+    assert store.messages(RULE) == [message]
+
+
+def test_absent_flags_mean_false(store: Store) -> None:
+    path = store.config()
+    workload = described(Workload(8, 1024, H100))
+    store.record(path, workload={key: value for key, value in workload.items() if value is not False})
+    assert store.findings(RULE) == []
+
+
+def test_changed_bytes_no_longer_match_the_hash(store: Store) -> None:
+    path = store.config()
+    path.write_bytes(path.read_bytes().replace(b"64", b"128", 1))
+    (message,) = store.messages(RULE)
+    assert message.startswith("config_sha256: expected ")
+
+
+def test_rows_are_the_files_batch_sizes(store: Store) -> None:
+    path = store.config(table([1, 2, 16]))
+    record = json.loads(store.measured(path).read_bytes())
+    rows = record["rows"]
+    rows["10"], rows["9"] = rows.pop("2"), rows.pop("16")
+    store.measured(path, rows=rows)
+    assert store.messages(RULE) == [
+        "rows: expected the file's batch sizes, missing ['2', '16'], not in the file ['9', '10']"
+    ]
+
+
+@pytest.mark.parametrize(("triton", "count"), [("3.6.0", 0), ("3.6.0+git1a2b", 0), ("3.8.0", 1), ("3.6.1", 1)])
+def test_a_version_file_was_measured_with_its_version(store: Store, triton: str, count: int) -> None:
+    store.measured(store.config(folder="triton_3_6_0"), triton=triton)
+    findings = store.findings(RULE)
+    assert [finding.severity for finding in findings] == [Severity.ERROR] * count
+
+
+@pytest.mark.parametrize("verified_with", [[], ["3.7.0"]])
+def test_a_default_file_of_another_triton_is_a_warning(store: Store, verified_with: list[str]) -> None:
+    lines = [{"triton": triton, "date": "2026-01-01", "worst_loss_pct": 0} for triton in verified_with]
+    store.measured(store.config(), triton="3.6.0", verified_with=lines)
+    (finding,) = store.findings(RULE)
+    assert finding.severity is Severity.WARNING
+    assert finding.message == f"environment.triton: measured with 3.6.0, the reference is {reference_triton()}"
+
+
+def test_unless_it_was_verified_with_the_reference(store: Store) -> None:
+    line = {"triton": reference_triton(), "date": "2026-01-01", "worst_loss_pct": 0.5}
+    store.measured(store.config(), triton="3.6.0", verified_with=[line])
+    assert store.findings(RULE) == []
+
+
+def test_legacy_files_are_tied_to_no_triton(store: Store) -> None:
+    store.measured(store.config(folder="legacy_configs"), triton="3.1.0")
+    assert store.findings(RULE) == []
+
+
+def test_an_older_kernel_is_an_info(store: Store) -> None:
+    store.measured(store.config(), kernel_sha256="0" * 64)
+    (finding,) = store.findings(RULE)
+    assert (finding.severity, finding.message) == (Severity.INFO, "measured on an older kernel")
+
+
+def test_a_triton_version_of_five_digits_is_a_finding_and_no_crash(store: Store) -> None:
+    store.measured(store.config(), triton="12345.0.0")
+    (message,) = store.messages(RULE)
+    assert message.startswith("environment / triton: ")
+
+
+def test_engines_folders_have_no_records(store: Store) -> None:
+    store.config(record=False)
+    assert store.findings(RULE, layout=Layout.VLLM) == []
+
+
+def test_a_broken_file_does_not_hide_its_records_faults(store: Store) -> None:
+    path = store.config()
+    path.write_bytes(b"{")
+    (message,) = store.messages(RULE)
+    assert message.startswith("config_sha256")

@@ -1,0 +1,49 @@
+"""The registries of a store are proved like its files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.tools.validate.builder import Store
+from tools.store import CONFIGS
+from tools.validate.rules.registry import RULE
+
+KINDS = ("devices", "models")
+
+
+def copied(store: Store) -> None:
+    shutil.copytree(CONFIGS / "registry", store.root / "registry")
+
+
+def test_this_stores_registries_are_fine(store: Store) -> None:
+    copied(store)
+    assert store.findings(RULE) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b'{"schema_version": 1, "schema_version": 1}'])
+def test_a_broken_one_is_an_error(store: Store, kind: str, data: bytes) -> None:
+    store.file(data, f"{kind}.json", folder="registry")
+    findings = store.findings(RULE)
+    assert findings
+    assert all(finding.path.endswith(f"registry/{kind}.json") for finding in findings)
+    assert not any("rule itself failed" in finding.message for finding in findings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_schema_can_not_say_is_checked_too(store: Store, kind: str) -> None:
+    copied(store)
+    path = store.root / "registry" / f"{kind}.json"
+    registry = json.loads(path.read_text("utf-8"))
+    registry[kind].append(registry[kind][0])
+    path.write_text(json.dumps(registry), "utf-8")
+    assert len(store.findings(RULE)) == 1
+
+
+def test_files_that_are_no_registry_are_foreign_and_not_read_as_one(store: Store) -> None:
+    store.file(b"{", "other.json", folder="registry")
+    store.file(b"{", "devices.json", folder="registry/deeper")
+    assert store.findings(RULE) == []

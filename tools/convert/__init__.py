@@ -1,0 +1,1 @@
+"""Takes over tuned files of other layouts: `python -m tools.convert --help`."""

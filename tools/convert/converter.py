@@ -1,0 +1,166 @@
+"""From an engine's folder of tuned files to this store: names, keys, canonical bytes, and a record for each.
+
+No value changes. A file whose name no engine looks up is taken all the same, under the name that its parts give, so
+that nothing is lost and `validate` can say what is wrong with it. What can't be taken, a name with further parts
+(`backend=`) among it, is a finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path, PurePosixPath
+
+from tools import schemas, store
+from tools.findings import Finding, Severity
+from tools.registry import ModelRegistry
+from tools.sharding import explain_pair
+from tools.store import Found, Role
+from tools.strict_json import Json
+from tools.workload import Layout, Workload, parse_file_name
+
+RULE = "convert"
+
+ATTRIBUTION = {
+    Layout.VLLM: "vLLM contributors, Apache-2.0",
+    Layout.SGLANG: "SGLang contributors, Apache-2.0",
+}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A file ready to be written: where below the configs folder, its bytes, its record."""
+
+    source: Path
+    relative: PurePosixPath
+    config: bytes
+    record: bytes
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where files come from and whom their records name."""
+
+    layout: Layout
+    attribution: str
+    day: date
+
+
+def convert(
+    found: Iterable[Found], source: Source, models: ModelRegistry
+) -> tuple[tuple[Taken, ...], tuple[Finding, ...]]:
+    """Every file that can be taken over, and a finding for each that can't. Pure but for reading the files."""
+    taken: dict[PurePosixPath, Taken] = {}
+    findings: list[Finding] = []
+    for file in found:
+        if file.role is Role.UNREADABLE:
+            findings.append(_refused(file.path, "a folder that can't be listed", "make it readable"))
+        if file.role is not Role.CONFIG:
+            continue
+        result = _convert_file(file, source, models)
+        if isinstance(result, Finding):
+            findings.append(result)
+        elif (earlier := taken.get(result.relative)) is not None and earlier.config != result.config:
+            other = store.shown(earlier.source)
+            findings.append(_refused(file.path, f"stands for the same workload as {other!r}", "keep one of them"))
+        else:
+            taken[result.relative] = result
+    return tuple(taken.values()), tuple(findings)
+
+
+def write(taken: Iterable[Taken], destination: Path) -> tuple[int, tuple[Finding, ...]]:
+    """Writes configs and records below `destination`. Files that are there with other bytes are left alone."""
+    written = 0
+    findings: list[Finding] = []
+    for file in taken:
+        path = destination / file.relative
+        if path.exists() and store.read(path).data != file.config:
+            where = store.shown(path)
+            findings.append(_refused(file.source, f"{where} is there with other figures", "remove one of them first"))
+            continue
+        store.write(path, file.config)
+        record = store.record_path(destination, file.relative)
+        if not record.exists():
+            store.write(record, file.record)
+        written += 1
+    return written, tuple(findings)
+
+
+def _convert_file(file: Found, source: Source, models: ModelRegistry) -> Taken | Finding:
+    content = store.read(file.path)
+    for fault in content.faults:
+        return _refused(file.path, str(fault), fault.fix)
+    workload = parse_file_name(file.path.name, source.layout).workload
+    if workload is None:
+        return _refused(file.path, "the name stands for no workload", "rename it to the grammar")
+    if _spelling(workload.file_name(source.layout)) != _spelling(file.path.name):
+        expected = workload.file_name(source.layout)
+        return _refused(
+            file.path, f"the name says more than {expected!r}, which would be lost", "see file-name's findings"
+        )
+    if not isinstance(content.document, dict):
+        return _refused(file.path, "expected an object at the top level", "write {batch size: launch config}")
+    version = content.document.get("triton_version")
+    rows = {key: value for key, value in content.document.items() if key != "triton_version"}
+    for schema_fault in schemas.faults("tuned_config", rows):
+        return _refused(file.path, f"{schema_fault.where}: {schema_fault.message}", "see schema/README.md")
+    if any(isinstance(value, float) for entry in rows.values() for value in entry.values()):
+        return _refused(file.path, "expected integers, found a number with a fraction", "write it without a fraction")
+    try:
+        folder = _folder(file, source.layout, version)
+    except ValueError as error:
+        return _refused(file.path, str(error), "name the Triton release by its three numbers")
+    data = store.canonical_config(rows)
+    record = _record(workload, data, source, models)
+    relative = PurePosixPath(folder, workload.file_name())
+    return Taken(file.path, relative, data, store.canonical_record(record))
+
+
+def _spelling(name: str) -> str:
+    """A name without the space that the engines disagree on."""
+    return name.replace(" ", "")
+
+
+def _folder(file: Found, layout: Layout, version: Json) -> str:
+    """The tier's folder. vLLM's files without a version are older figures, so they go to the legacy tier."""
+    if layout is Layout.SGLANG:
+        if store.version_of_folder(file.folder) is None:
+            raise ValueError(f"expected a folder named triton_X_Y_Z, found {file.folder!r}")
+        return file.folder
+    if version is None:
+        return store.LEGACY
+    if not isinstance(version, str):
+        raise ValueError(f"triton_version: expected a string, found {version!r}")
+    folder = store.version_folder(version)
+    return "" if folder == store.version_folder(store.reference_triton()) else folder
+
+
+def _record(workload: Workload, data: bytes, source: Source, models: ModelRegistry) -> dict[str, Json]:
+    described = asdict(workload)
+    return {
+        "schema_version": 1,
+        "workload": described,
+        "shapes": list(_shapes(workload, models)),
+        "source": "published",
+        "attribution": source.attribution,
+        "config_sha256": store.sha256(data),
+        "date": source.day.isoformat(),
+        "verified": None,
+    }
+
+
+def _shapes(workload: Workload, models: ModelRegistry) -> Iterator[Json]:
+    """The shapes of every registered model with this E and N, each with the models that have it."""
+    N = workload.N // 2 if workload.dtype == "int4_w4a16" else workload.N
+    by_shape: dict[tuple[int, int], list[str]] = {}
+    for explanation in explain_pair(workload.E, N, models):
+        model = models.find(explanation.model_id)
+        shape = (model.K, model.top_k + explanation.fused_shared_experts)
+        by_shape.setdefault(shape, []).append(str(explanation))
+    for (K, top_k), names in sorted(by_shape.items()):
+        yield {"K": K, "top_k": top_k, "models": names}
+
+
+def _refused(path: Path, message: str, fix: str) -> Finding:
+    return Finding(store.shown(path), RULE, Severity.ERROR, message, fix)

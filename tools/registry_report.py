@@ -1,0 +1,117 @@
+"""`python -m tools.registry`: which model explains each (E, N) of a folder's files, or one model's shard."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tools.registry import ModelRegistry, Quantisation, RegistryError, load_devices, load_models
+from tools.sharding import Engine, Explanation, ShardError, explain_pair, shard
+from tools.workload import Layout
+
+CONFIGS_FOLDER = Path(__file__).resolve().parent.parent / "configs"
+SHOWN = 3
+"""Explanations shown in a line of text; JSON has all."""
+
+_PAIR = re.compile(r"E=([1-9][0-9]{0,9}),N=([1-9][0-9]{0,9}),.*\.json", re.ASCII | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One (E, N) as files name it, how many files have it, and what explains it (nothing: unexplained)."""
+
+    E: int
+    N: int
+    files: int
+    explanations: tuple[Explanation, ...]
+
+
+def report(names: Iterable[str], models: ModelRegistry, layout: Layout = Layout.REPO) -> list[Row]:
+    """A row for each (E, N) of the file names, ascending. Names without one are the validator's business."""
+    counts: dict[tuple[int, int], int] = {}
+    unpacked: dict[tuple[int, int], set[int]] = {}
+    for name in names:
+        match = _PAIR.fullmatch(name)
+        if match is None:
+            continue
+        E, N = int(match[1]), int(match[2])
+        # Only SGLang's int4 names have the N of the model; elsewhere it is doubled.
+        packed = "dtype=int4_w4a16" in name and layout is not Layout.SGLANG and N % 2 == 0
+        counts[E, N] = counts.get((E, N), 0) + 1
+        unpacked.setdefault((E, N), set()).add(N // 2 if packed else N)
+    return [
+        Row(E, N, files, tuple(sorted({e for n in unpacked[E, N] for e in explain_pair(E, n, models)})))
+        for (E, N), files in sorted(counts.items())
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 after a report, 2 for bad use, a broken registry or a model that can't be sharded so."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        text = _shard_text(options) if options.model else _report_text(options)
+    except (RegistryError, ShardError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.registry", description=__doc__)
+    add = parser.add_argument
+    add("folder", nargs="?", type=Path, default=CONFIGS_FOLDER, help="files to explain (configs/)")
+    add("--layout", choices=[*Layout], type=Layout, default=Layout.REPO, help="whose int4 names")
+    add("--format", choices=["text", "json"], default="text")
+    one = parser.add_argument_group("one model's shard, instead of the report")
+    one.add_argument("--model", metavar="NAME", help="Hugging Face id")
+    one.add_argument("--engine", choices=[*Engine], type=Engine, default=Engine.VLLM)
+    one.add_argument("--tp", type=int, default=1, help="tensor parallel size")
+    one.add_argument("--ep", type=int, default=1, help="expert parallel size, a divisor of tp")
+    one.add_argument("--dtype", help="instead of the checkpoint's own; then without block or channel scales")
+    one.add_argument("--device-name", default="NVIDIA_H100_80GB_HBM3", help="as the driver or a file name says")
+    return parser
+
+
+def _shard_text(options: argparse.Namespace) -> str:
+    load_devices().find(options.device_name)
+    found = shard(
+        load_models().find(options.model),
+        options.engine,
+        device_name=options.device_name,
+        tp=options.tp,
+        ep=options.ep,
+        quantisation=Quantisation(options.dtype) if options.dtype else None,
+    )
+    if options.format == "json":
+        return json.dumps({"workload": asdict(found.workload), "shape": asdict(found.shape)}, indent=4)
+    name = found.workload.file_name(Layout(options.engine.value))
+    return f"{name}\nK={found.shape.K}, top_k={found.shape.top_k}"
+
+
+def _report_text(options: argparse.Namespace) -> str:
+    folder: Path = options.folder
+    if not folder.is_dir():
+        raise RegistryError(f"{folder}: expected a folder of tuned files. Fix: name one that exists.")
+    files = (path for path in folder.rglob("E=*.json") if "records" not in path.relative_to(folder).parts)
+    names = (path.name for path in files)
+    rows = report(names, load_models(), options.layout)
+    unexplained = sum(not row.explanations for row in rows)
+    if options.format == "json":
+        return json.dumps({"pairs": [asdict(row) for row in rows], "unexplained": unexplained}, indent=4)
+    lines = [f"E={row.E},N={row.N}  ({row.files} files)  {_shown(row.explanations)}" for row in rows]
+    summary = f"{len(rows)} pairs, {len(rows) - unexplained} explained, {unexplained} unexplained"
+    return "\n".join([*lines, summary])
+
+
+def _shown(explanations: tuple[Explanation, ...]) -> str:
+    if not explanations:
+        return "UNEXPLAINED"
+    more = f"; and {len(explanations) - SHOWN} more" if len(explanations) > SHOWN else ""
+    return "; ".join(map(str, explanations[:SHOWN])) + more

@@ -1,0 +1,104 @@
+"""How the registries' JSON is read: field by field, with errors that name the entry and both values."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+class RegistryError(ValueError):
+    """A registry that can't be read, or a name that it doesn't hold. The message is for people."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry of a registry; each fault names the entry, the field and both values."""
+
+    fields: Any
+    where: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.fields, Mapping):
+            raise RegistryError(f"{self.where}: expected an object, found {self.fields!r}.")
+
+    def error(self, key: str, expected: str, found: object) -> RegistryError:
+        shown = "nothing" if found is None else repr(found)
+        return RegistryError(f"{self.where}: {key}: expected {expected}, found {shown}.")
+
+    def text(self, key: str) -> str:
+        value = self.fields.get(key)
+        if not isinstance(value, str) or not value:
+            raise self.error(key, "a text", value)
+        return value
+
+    def optional_text(self, key: str) -> str | None:
+        return self.text(key) if key in self.fields else None
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self.fields.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+            raise self.error(key, "a list of texts", value)
+        return tuple(value)
+
+    def count(self, key: str) -> int:
+        value = self.fields.get(key)
+        if not _is_count(value):
+            raise self.error(key, "a whole number of at least 1", value)
+        return int(value)
+
+    def optional_count(self, key: str) -> int | None:
+        return self.count(key) if key in self.fields else None
+
+    def counts(self, key: str) -> tuple[int, ...]:
+        value = self.fields.get(key, [])
+        if not isinstance(value, list) or not all(map(_is_count, value)):
+            raise self.error(key, "a list of whole numbers of at least 1", value)
+        return tuple(value)
+
+    def flag(self, key: str, *, absent: bool) -> bool:
+        value = self.fields.get(key, absent)
+        if not isinstance(value, bool):
+            raise self.error(key, "true or false", value)
+        return value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def read_rows(path: Path, key: str) -> list[Any]:
+    """The entries under `key`. RegistryError: no such file, no JSON, another version, no list."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise RegistryError(f"{path}: can't be read: {reason}. Fix: restore the file.") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RegistryError(f"{path}: schema_version: expected {SCHEMA_VERSION}, found {version!r}.")
+    rows = document.get(key)
+    if not isinstance(rows, list):
+        raise RegistryError(f"{path}: {key}: expected a list, found {rows!r}.")
+    return rows
+
+
+def check_order(path: Path, names: list[str]) -> None:
+    """RegistryError unless the names ascend."""
+    for before, after in itertools.pairwise(names):
+        if after < before:
+            raise RegistryError(f"{path}: expected sorted entries, found {after!r} after {before!r}. Fix: sort them.")
+
+
+def check_unique(path: Path, names: list[str]) -> None:
+    """RegistryError where a name stands twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise RegistryError(f"{path}: expected each name once, found {name!r} twice. Fix: keep one.")
+        seen.add(name)

@@ -1,0 +1,118 @@
+"""JSON as strictly as a tuned file must be: what parses here parses the same in every engine and language."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+Json = Any
+"""A parsed document: dict, list, str, int, float, bool or None."""
+
+_BOM = b"\xef\xbb\xbf"
+_MAX_DEPTH = 32
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why bytes are not strict JSON. line and column count from 1, where the parser knows them."""
+
+    message: str
+    fix: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        where = "" if self.line is None else f"line {self.line}, column {self.column}: "
+        return where + self.message
+
+
+class _NonFiniteError(ValueError):
+    pass
+
+
+def parse(data: bytes) -> tuple[Json, tuple[Fault, ...]]:
+    """Parses UTF-8 JSON and lists every fault. The document is None where nothing could be read. Never raises.
+
+    Faults beyond broken syntax: a byte order mark, duplicate keys, NaN and infinities, numbers too
+    large for a float, half a surrogate pair, nesting over 32 levels.
+    """
+    faults: list[Fault] = []
+    if not data.strip():
+        return None, (Fault("expected a JSON object, found an empty file", "restore the file or remove it"),)
+    if data.startswith(_BOM):
+        faults.append(Fault("starts with a UTF-8 byte order mark", "save it without one", 1, 1))
+        data = data.removeprefix(_BOM)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        byte = f"byte 0x{data[error.start]:02x}"
+        faults.append(Fault(f"expected UTF-8, found {byte}", "save the file as UTF-8", line, column))
+        return None, tuple(faults)
+    if _depth_exceeds(text, _MAX_DEPTH):
+        faults.append(Fault(f"nested over {_MAX_DEPTH} levels", "a tuned file has two levels"))
+        return None, tuple(faults)
+
+    def pairs(items: list[tuple[str, Json]]) -> dict[str, Json]:
+        document = dict(items)
+        if len(document) < len(items):
+            repeated = sorted(key for key, count in Counter(key for key, _ in items).items() if count > 1)
+            shown = ", ".join(repr(key[:40]) for key in repeated[:5])
+            faults.append(Fault(f"duplicate keys: {shown}", "keep one of each: parsers take the last silently"))
+        return document
+
+    def constant(name: str) -> float:
+        raise _NonFiniteError(name)
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if math.isinf(value):
+            raise _NonFiniteError(digits if len(digits) <= 40 else f"{digits[:40]}…")
+        return value
+
+    try:
+        document = json.loads(text, object_pairs_hook=pairs, parse_constant=constant, parse_float=number)
+        if _SURROGATE.search(text):
+            json.dumps(document, ensure_ascii=False).encode()
+        return document, tuple(faults)
+    except json.JSONDecodeError as error:
+        fix = "correct the syntax at that place"
+        faults.append(Fault(f"not JSON: {error.msg}", fix, error.lineno, error.colno))
+    except _NonFiniteError as error:
+        faults.append(Fault(f"{error} is no finite number", "write a finite number"))
+    except UnicodeEncodeError:
+        faults.append(Fault("holds half a surrogate pair (\\ud800 to \\udfff)", "write the character itself"))
+    except (ValueError, RecursionError) as error:  # an integer of over 4300 digits
+        faults.append(Fault(f"cannot be read: {str(error).split(';')[0]}", "write the numbers that the engine takes"))
+    return None, tuple(faults)
+
+
+def _depth_exceeds(text: str, limit: int) -> bool:
+    """Whether brackets outside strings nest deeper than `limit`."""
+    if text.count("[") + text.count("{") <= limit:
+        return False
+    depth = 0
+    in_string = escaped = False
+    for character in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = True
+            elif character == '"':
+                in_string = False
+        elif character == '"':
+            in_string = True
+        elif character in "[{":
+            depth += 1
+            if depth > limit:
+                return True
+        elif character in "]}":
+            depth -= 1
+    return False

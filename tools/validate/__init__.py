@@ -1,0 +1,1 @@
+"""Proves tuned files without a GPU: `python -m tools.validate --help`."""

@@ -1,0 +1,63 @@
+"""What a rule is, and what it gets to see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.config_file import ConfigFile, Tree
+from tools.findings import Severity
+from tools.registry import Device, DeviceRegistry
+from tools.workload import Layout
+
+EVERY_LAYOUT = frozenset(Layout)
+REPO_ONLY = frozenset({Layout.REPO})
+
+
+@dataclass(frozen=True)
+class Issue:
+    """What a rule says about the file at hand; the runner adds the rule's name and the path.
+
+    `path` names another file where the fault lies there.
+    """
+
+    message: str
+    fix: str
+    severity: Severity = Severity.ERROR
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is the same for every file of a run."""
+
+    layout: Layout
+    devices: DeviceRegistry
+
+    def device_of(self, file: ConfigFile) -> Device | None:
+        """The registry's entry for the device that the file names."""
+        return None if file.workload is None else self.devices.get(file.workload.device_name)
+
+
+@dataclass(frozen=True)
+class FileRule:
+    """A rule that looks at one tuned file at a time."""
+
+    name: str
+    description: str
+    check: Callable[[ConfigFile, Context], Iterable[Issue]]
+    layouts: frozenset[Layout] = EVERY_LAYOUT
+
+
+@dataclass(frozen=True)
+class TreeRule:
+    """A rule that looks at the whole tree; its issues name their own path."""
+
+    name: str
+    description: str
+    check: Callable[[Tree, Context], Iterable[Issue]]
+    layouts: frozenset[Layout] = EVERY_LAYOUT
+
+
+Rule = FileRule | TreeRule

@@ -1,0 +1,34 @@
+"""One way to write a file, so that a diff shows what changed and a record's hash signs the bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tools import schemas
+from tools.config_file import ConfigFile
+from tools.store import canonical_config
+from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
+
+
+def fixed(file: ConfigFile) -> bytes | None:
+    """The canonical bytes of the file, None where they can't be known or would change a value."""
+    document = file.content.document
+    if file.content.faults or not isinstance(document, dict) or schemas.faults("tuned_config", document):
+        return None
+    if any(isinstance(value, float) for entry in document.values() for value in entry.values()):
+        return None
+    return canonical_config(document)
+
+
+def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
+    """The bytes are those that the store writes."""
+    expected, found = fixed(file), file.content.data
+    if expected is None or found is None or expected == found:
+        return
+    lines = zip(expected.splitlines(), found.splitlines(), strict=False)
+    line = next((number for number, (a, b) in enumerate(lines, 1) if a != b), None)
+    where = "line ends or the end of the file" if line is None else f"line {line}"
+    yield Issue(f"expected the store's canonical bytes, found a difference at {where}", "run with --fix")
+
+
+RULE = FileRule("canonical-bytes", "The bytes are the ones the store writes.", check, layouts=REPO_ONLY)

@@ -1,0 +1,106 @@
+"""A tuned file without its evidence is a rumour: the record says who measured what, where and against what."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from tools import schemas
+from tools.config_file import ConfigFile
+from tools.findings import Severity
+from tools.kernel_hash import kernel_sha256
+from tools.store import read, record_path, reference_triton, sha256, version_folder
+from tools.strict_json import Json
+from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
+from tools.workload import Workload
+
+
+def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
+    """The record exists, is valid, and speaks of exactly this file."""
+    path = record_path(file.found.root, file.found.relative)
+    if not os.path.lexists(path):
+        yield Issue(
+            f"expected a record at records/{file.found.relative}, found none",
+            "`nox -s tune` writes it; for figures from elsewhere `python -m tools.convert` does",
+        )
+        return
+    content = read(path)
+    for fault in content.faults:
+        yield Issue(str(fault), fault.fix, path=path)
+    if content.faults:
+        return
+    faults = schemas.faults("record", content.document)
+    for schema_fault in faults:
+        fix = "see schema/record.schema.json; the tuner writes valid records"
+        yield Issue(f"{schema_fault.where}: {schema_fault.message}", fix, path=path)
+    if not faults:
+        yield from _mismatches(content.document, path, file)
+
+
+def _mismatches(record: Mapping[str, Json], path: Path, file: ConfigFile) -> Iterator[Issue]:
+    if file.workload is not None:
+        expected, found = _described(file.workload), _described(_workload(record["workload"]))
+        for key in expected:
+            if expected[key] != found[key]:
+                yield Issue(
+                    f"workload.{key}: expected {expected[key]!r} as in the name, found {found[key]!r}",
+                    "the record is of another file: tune again, or restore its own",
+                    path=path,
+                )
+    if file.content.data is not None and record["config_sha256"] != sha256(file.content.data):
+        yield Issue(
+            f"config_sha256: expected {sha256(file.content.data)}, the hash of the file's bytes, "
+            f"found {record['config_sha256']}",
+            "the file was changed after it was recorded: tune again, or restore the bytes",
+            path=path,
+        )
+    if record["source"] == "measured":
+        yield from _measured_mismatches(record, path, file)
+
+
+def _measured_mismatches(record: Mapping[str, Json], path: Path, file: ConfigFile) -> Iterator[Issue]:
+    rows, keys = list(record["rows"]), [str(num_tokens) for num_tokens in file.launch_configs]
+    if file.document is not None and set(rows) != set(keys):
+        missing, extra = sorted(set(keys) - set(rows), key=int), sorted(set(rows) - set(keys), key=int)
+        yield Issue(
+            f"rows: expected the file's batch sizes, missing {missing or 'none'}, not in the file {extra or 'none'}",
+            "tune the missing batch sizes",
+            path=path,
+        )
+    triton = record["environment"]["triton"]
+    folder = file.found.folder
+    if folder.startswith("triton_") and version_folder(triton) != folder:
+        yield Issue(
+            f"environment.triton: expected the version of {folder}, found {triton}",
+            "move the file to its version's folder, or tune with that version",
+            path=path,
+        )
+    held = {version_folder(entry["triton"]) for entry in record.get("verified_with", [])}
+    if folder == "" and version_folder(reference_triton()) not in held | {version_folder(triton)}:
+        yield Issue(
+            f"environment.triton: measured with {triton}, the reference is {reference_triton()}",
+            "bench the file with the reference Triton",
+            Severity.WARNING,
+            path=path,
+        )
+    if record["kernel_sha256"] != kernel_sha256():
+        yield Issue(
+            "measured on an older kernel",
+            "nothing to do until the bench shows a difference",
+            Severity.INFO,
+            path=path,
+        )
+
+
+def _workload(document: Mapping[str, Json]) -> Workload:
+    block_shape = document["block_shape"]
+    return Workload(**{**document, "block_shape": block_shape and tuple(block_shape)})
+
+
+def _described(workload: Workload) -> dict[str, object]:
+    return asdict(workload)
+
+
+RULE = FileRule("record", "The file's record exists, is valid and matches.", check, layouts=REPO_ONLY)

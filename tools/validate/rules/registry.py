@@ -1,0 +1,34 @@
+"""The registries decide what is a known device and a known shape, so they are proved like the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tools import schemas
+from tools.config_file import Tree
+from tools.registry import RegistryError, load_devices, load_models
+from tools.store import REGISTRY, Role, read
+from tools.validate.model import REPO_ONLY, Context, Issue, TreeRule
+
+
+def check(tree: Tree, context: Context) -> Iterator[Issue]:
+    """devices.json and models.json are strict, valid and sorted, with no name twice."""
+    for found in tree.others:
+        if found.role is not Role.KNOWN or found.relative.parts[0] != REGISTRY:
+            continue
+        content = read(found.path)
+        kind = found.path.stem
+        for fault in content.faults:
+            yield Issue(str(fault), fault.fix, path=found.path)
+        faults = [] if content.faults else schemas.faults(kind, content.document)
+        for schema_fault in faults:
+            where = f"{schema_fault.where}: {schema_fault.message}"
+            yield Issue(where, f"see schema/{kind}.schema.json", path=found.path)
+        if not content.faults and not faults:
+            try:
+                (load_devices if kind == "devices" else load_models)(found.path)
+            except RegistryError as error:
+                yield Issue(str(error), "keep names unique and entries sorted", path=found.path)
+
+
+RULE = TreeRule("registry", "The registries are valid and name nothing twice.", check, layouts=REPO_ONLY)

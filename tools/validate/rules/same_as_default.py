@@ -1,0 +1,26 @@
+"""A version file that says what the default says only makes the store larger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tools.config_file import ConfigFile
+from tools.findings import Severity
+from tools.store import read, version_of_folder
+from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
+
+
+def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
+    """A file in triton_X_Y_Z/ differs from the default tier's."""
+    if version_of_folder(file.found.folder) is None or file.content.document is None:
+        return
+    default = file.found.root / file.found.path.name
+    if read(default).document == file.content.document:
+        yield Issue(
+            "expected a version file to differ from the default file, found the same launch configs",
+            "remove it: the chain falls back to the default; note the version in the record's verified_with",
+            Severity.WARNING,
+        )
+
+
+RULE = FileRule("same-as-default", "A version file differs from the default.", check, layouts=REPO_ONLY)

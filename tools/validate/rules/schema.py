@@ -1,0 +1,24 @@
+"""The shape of the file: batch sizes to launch configs, each with its six keys, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tools import schemas
+from tools.config_file import ConfigFile
+from tools.validate.model import Context, FileRule, Issue
+
+
+def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
+    """The document validates against schema/tuned_config.schema.json."""
+    if file.document is None:
+        return
+    for fault in schemas.faults("tuned_config", file.document):
+        yield Issue(f"{fault.where}: {fault.message}", "see schema/README.md; engines put every key through int()")
+    for key, entry in file.document.items():
+        for name, value in entry.items() if isinstance(entry, dict) else ():
+            if isinstance(value, float):  # JSON Schema counts 64.0 as an integer, Triton does not
+                yield Issue(f"{key} / {name}: expected an integer, found {value!r}", "write it without a fraction")
+
+
+RULE = FileRule("schema", "The document has the shape of a tuned config.", check)

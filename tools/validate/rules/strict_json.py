@@ -1,0 +1,20 @@
+"""Lenient parsers disagree about duplicate keys, NaN and byte order marks; a strict file reads the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tools.config_file import ConfigFile
+from tools.validate.model import Context, FileRule, Issue
+
+
+def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
+    """The bytes are one strict JSON object of a sane size."""
+    for fault in file.content.faults:
+        yield Issue(str(fault), fault.fix)
+    if not file.content.faults and not isinstance(file.content.document, dict):
+        found = type(file.content.document).__name__
+        yield Issue(f"expected an object at the top level, found {found}", "write {batch size: launch config}")
+
+
+RULE = FileRule("strict-json", "The file is readable, strict JSON with an object at the top.", check)

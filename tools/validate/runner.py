@@ -1,0 +1,67 @@
+"""Runs every rule over a tree of tuned files. A rule that crashes is a finding too, and the rest goes on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from tools import store
+from tools.config_file import Tree, load
+from tools.findings import Finding, Report, Severity, ordered
+from tools.registry import DeviceRegistry
+from tools.validate.exceptions import Exceptions
+from tools.validate.model import Context, FileRule, Issue, Rule
+from tools.validate.rules import RULES, canonical_bytes
+from tools.workload import Layout
+
+
+def validate(
+    paths: Iterable[Path],
+    layout: Layout,
+    devices: DeviceRegistry,
+    exceptions: Exceptions,
+    rules: Iterable[Rule] = RULES,
+) -> Report:
+    """Every finding on every tuned file at or below the paths. Raises FileNotFoundError for a missing path."""
+    found = store.discover(paths, layout)
+    tree = load(found, layout)
+    context = Context(layout, devices)
+    findings = [finding for rule in rules if layout in rule.layouts for finding in _findings(rule, tree, context)]
+    if layout is Layout.REPO:
+        findings = exceptions.apply(findings, found)
+    return Report(len(tree.configs), ordered(findings))
+
+
+def fix(paths: Iterable[Path], layout: Layout) -> list[Path]:
+    """Rewrites what differs from canonical bytes in form alone; returns what was rewritten."""
+    rewritten = []
+    for file in load(store.discover(paths, layout), layout).configs:
+        data = canonical_bytes.fixed(file)
+        if data is not None and data != file.content.data:
+            store.write(file.found.path, data)
+            rewritten.append(file.found.path)
+    return rewritten
+
+
+def _findings(rule: Rule, tree: Tree, context: Context) -> Iterator[Finding]:
+    if isinstance(rule, FileRule):
+        for file in tree.configs:
+            yield from _guarded(rule, file.found.path, functools.partial(rule.check, file, context))
+    else:
+        yield from _guarded(rule, Path(), functools.partial(rule.check, tree, context))
+
+
+def _guarded(rule: Rule, path: Path, check: Callable[[], Iterable[Issue]]) -> Iterator[Finding]:
+    try:
+        for issue in check():
+            shown = store.shown(issue.path or path)
+            yield Finding(shown, rule.name, issue.severity, _shorten(issue.message), _shorten(issue.fix))
+    except Exception as error:  # a defect of ours must not hide the other rules' findings
+        message = f"the rule itself failed: {type(error).__name__}: {error}"
+        yield Finding(store.shown(path), rule.name, Severity.ERROR, _shorten(message), "report it with this file")
+
+
+def _shorten(text: str, limit: int = 2000) -> str:
+    """Messages quote the file, and a file may hold a number of thousands of digits or a key of a megabyte."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
