@@ -20,9 +20,11 @@ SCALING is how operands were quantised (`kernels.launch.QuantMode.scaling`):
     block    a_scale [rows of A, cdiv(K, group_k)], b_scale [E, cdiv(N, group_n), cdiv(K, group_k)]
 
 The loop follows the shape of the engines' kernel on purpose: whatever moves the ranking of launch configs
-makes the tuned files wrong for the engines. Group size, counts and the routed-weight switch vary without
-shaping the loop, so they are ordinary arguments that don't specialise: one binary serves them all. `top_k`
-does shape it (a division in the prologue), so it is constant.
+makes the tuned files wrong for the engines. Group size and counts vary without shaping the code, so they are
+ordinary arguments that don't specialise: one binary serves them all. `top_k` does shape it (a division in the
+prologue), so it is constant. So does the routed weight: switched at run time, its epilogue took up to 32 registers
+more in the up projection and up to 17 % of its time (docs/measurements), and a projection has it always or never,
+so that a constant compiles not one kernel more.
 """
 
 import triton
@@ -37,7 +39,7 @@ def _store_zeros(c_ptr, offs_token, token_mask, offs_cn, N, stride_cm):
 
 
 @triton.jit(
-    do_not_specialize=["EM", "num_valid_tokens", "GROUP_SIZE_M", "mul_routed_weight"],
+    do_not_specialize=["EM", "num_valid_tokens", "GROUP_SIZE_M"],
     # Read one scalar or one gathered element at a time: alignment could only multiply the binaries.
     do_not_specialize_on_alignment=["topk_weights_ptr", "expert_ids_ptr", "num_tokens_post_padded_ptr"],
 )
@@ -52,14 +54,13 @@ def fused_moe_kernel(
     topk_weights_ptr,
     sorted_token_ids_ptr,  # None in the naive mode
     expert_ids_ptr,
-    num_tokens_post_padded_ptr,  # None in the naive mode
+    num_tokens_post_padded_ptr,
     # Sizes
     N,
     K,
     EM,  # rows that the grid covers
     num_valid_tokens,  # pairs
     GROUP_SIZE_M,
-    mul_routed_weight,  # 0 or 1
     # Strides in elements; K is contiguous in A and B, N in C and bias
     stride_am,
     stride_be,
@@ -76,6 +77,7 @@ def fused_moe_kernel(
     group_k: tl.constexpr,
     SCALING: tl.constexpr,
     top_k: tl.constexpr,
+    MUL_ROUTED_WEIGHT: tl.constexpr,
     naive_block_assignment: tl.constexpr,
     SWAP_AB: tl.constexpr,
     BLOCK_SIZE_M: tl.constexpr,
@@ -98,13 +100,15 @@ def fused_moe_kernel(
     # -----------------------------------------------------------
     # The tile's pairs and its expert
     offs_m = tl.arange(0, BLOCK_SIZE_M)
+    # The naive mode needs no count, but the engines read it there too: without this load decode ran up to 4 % faster
+    # than theirs, by launch config.
+    num_tokens_post_padded = tl.load(num_tokens_post_padded_ptr)
+    if pid_m * BLOCK_SIZE_M >= num_tokens_post_padded:
+        return
     if naive_block_assignment:
         # One pair a tile: its row is row 0, the others count as padding.
         offs_token = tl.where(offs_m == 0, pid_m, num_valid_tokens)
     else:
-        num_tokens_post_padded = tl.load(num_tokens_post_padded_ptr)
-        if pid_m * BLOCK_SIZE_M >= num_tokens_post_padded:
-            return
         offs_token = tl.load(sorted_token_ids_ptr + pid_m.to(tl.int64) * BLOCK_SIZE_M + offs_m)
     # Pairs x N passes 2^31 at 65536 tokens.
     offs_token = offs_token.to(tl.int64)
@@ -118,7 +122,8 @@ def fused_moe_kernel(
 
     # -----------------------------------------------------------
     # First pointers and what is loaded once
-    offs_bn = offs_cn.to(tl.int64) % N
+    # Widened before the sum: LLVM then tests for a 32-bit remainder, which is several times faster than a 64-bit one.
+    offs_bn = (pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N).to(tl.int64)) % N
     offs_k = tl.arange(0, BLOCK_SIZE_K)
     a_rows = offs_token // top_k
     b_base = b_ptr + off_experts * stride_be
@@ -188,9 +193,9 @@ def fused_moe_kernel(
     if b_bias_ptr is not None:
         bias = tl.load(b_bias_ptr + off_experts * stride_bias_e + offs_bn)
         accumulator += bias.to(tl.float32)[None, :]
-    # Switched by the load's mask, not by a branch: the accumulator would have to pass through it.
-    weight = tl.load(topk_weights_ptr + offs_token, mask=token_mask & (mul_routed_weight != 0), other=1.0)
-    accumulator = accumulator * weight[:, None]
+    if MUL_ROUTED_WEIGHT:
+        weight = tl.load(topk_weights_ptr + offs_token, mask=token_mask, other=0.0)
+        accumulator = accumulator * weight[:, None]
 
     c_ptrs = c_ptr + offs_token[:, None] * stride_cm + offs_cn[None, :]
     c_mask = token_mask[:, None] & (offs_cn[None, :] < N)

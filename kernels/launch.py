@@ -199,7 +199,6 @@ def _scalars(
         "EM": rows,
         "num_valid_tokens": routing.num_pairs,
         "GROUP_SIZE_M": config.group_size_m,
-        "mul_routed_weight": int(projection.mul_routed_weight),
     }
     group_n, group_k = quant.block_shape or (0, 0)
     constexprs = {
@@ -207,6 +206,7 @@ def _scalars(
         "group_k": group_k,
         "SCALING": quant.scaling,
         "top_k": projection.top_k,
+        "MUL_ROUTED_WEIGHT": projection.mul_routed_weight,
         "naive_block_assignment": routing.is_naive,
         "SWAP_AB": swaps_operands(quant, config, arch),
         "BLOCK_SIZE_M": config.block_size_m,
@@ -221,7 +221,7 @@ def _scalars(
 
 
 # Arguments that the kernel keeps from specialising, as its decorator says (tests compare the two).
-DO_NOT_SPECIALIZE = frozenset({"EM", "num_valid_tokens", "GROUP_SIZE_M", "mul_routed_weight"})
+DO_NOT_SPECIALIZE = frozenset({"EM", "num_valid_tokens", "GROUP_SIZE_M"})
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def pointer_types(
         "topk_weights": ("float32", pairs),
         "sorted_token_ids": ("int32", capacity),
         "expert_ids": ("int32", blocks),
-        "num_tokens_post_padded": ("int32", 0 if naive else 1),
+        "num_tokens_post_padded": ("int32", 1),
     }
     return {name: (dtype, count * _ITEM_BYTES[dtype]) if count else None for name, (dtype, count) in counts.items()}
 

@@ -18,7 +18,7 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Alignment:
-    """The kernel's index arrays for one BLOCK_SIZE_M; both None in the naive mode, where a tile is one pair.
+    """The kernel's index arrays for one BLOCK_SIZE_M. In the naive mode a tile is one pair, and nothing is sorted.
 
     sorted_token_ids: int32 [capacity]; expert_ids: int32 [tiles]; num_tokens_post_padded: int32 [1]. What lies
     past num_tokens_post_padded is undefined.
@@ -27,15 +27,16 @@ class Alignment:
     block_size_m: int
     sorted_token_ids: torch.Tensor | None
     expert_ids: torch.Tensor
-    num_tokens_post_padded: torch.Tensor | None
+    num_tokens_post_padded: torch.Tensor
 
 
 def align(
     topk_ids: torch.Tensor, routing: Routing, block_size_m: int, expert_map: torch.Tensor | None = None
 ) -> Alignment:
-    """What the kernel needs for this routing: `moe_align_block_size`, or nothing in the naive mode."""
+    """What the kernel needs for this routing: `moe_align_block_size`, or the ids themselves in the naive mode."""
     if routing.is_naive:
-        return Alignment(block_size_m, None, topk_ids.view(-1), None)
+        rows = torch.full((1,), routing.num_pairs * block_size_m, dtype=torch.int32, device=topk_ids.device)
+        return Alignment(block_size_m, None, topk_ids.view(-1), rows)
     return moe_align_block_size(topk_ids, block_size_m, routing.num_experts, expert_map)
 
 

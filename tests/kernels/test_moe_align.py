@@ -64,7 +64,7 @@ def test_the_naive_mode_aligns_nothing(device: str) -> None:
     ids = torch.tensor([[5, 2]], dtype=torch.int32, device=device)
     alignment = align(ids, Routing(1, 2, 8), 16)
     assert alignment.sorted_token_ids is None
-    assert alignment.num_tokens_post_padded is None
+    assert alignment.num_tokens_post_padded.tolist() == [2 * 16]
     assert alignment.expert_ids.tolist() == [5, 2]
 
 
