@@ -13,7 +13,7 @@ import nox
 nox.needs_version = ">=2025.2.9"
 # pip, not uv: its own variables (an index of CPU wheels, a mirror) then work everywhere.
 nox.options.default_venv_backend = "virtualenv"
-nox.options.sessions = ["validate", "tests", "lint"]
+nox.options.sessions = ["validate", "compile", "tests", "lint"]
 nox.options.reuse_existing_virtualenvs = True
 
 PYPROJECT: dict[str, Any] = nox.project.load_toml("pyproject.toml")
@@ -25,6 +25,15 @@ def validate(session: nox.Session) -> None:
     """Prove every tuned file without a GPU."""
     install_group(session, "validate")
     session.run("python", "-m", "tools.validate", *session.posargs)
+
+
+@nox.session(name="compile")
+def compile_configs(session: nox.Session) -> None:
+    """Prove without a GPU that every launch config compiles and fits its device (--triton X: another Triton)."""
+    version, arguments = take_option(session.posargs, "--triton", SETTINGS["reference-triton"])
+    install_group(session, "compile")
+    install_triton(session, version)
+    session.run("python", "-m", "tools.compile", *arguments)
 
 
 @nox.session
@@ -51,6 +60,14 @@ def benchmarks(session: nox.Session) -> None:
     """Time the validator and the loader (pytest-benchmark)."""
     install_group(session, "tests")
     session.run("python", "-m", "pytest", "tests/benchmarks", "-p", "no:xdist", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Time the kernel beside an engine's own, on a GPU."""
+    install_group(session, "bench")
+    install_torch_and_triton(session)
+    session.run("python", "-m", "tools.bench", *session.posargs)
 
 
 @nox.session(default=False)
@@ -85,10 +102,23 @@ def install_group(session: nox.Session, group: str) -> None:
 
 def install_torch_and_triton(session: nox.Session) -> None:
     """Installs torch, and the reference Triton over whatever torch pins. Triton has Linux wheels only."""
-    if session.venv_backend == "none" or sys.platform != "linux":
-        return
-    session.install(SETTINGS["torch"], "numpy")
-    session.install("--no-deps", f"triton=={SETTINGS['reference-triton']}")
+    if session.venv_backend != "none" and sys.platform == "linux":
+        session.install(SETTINGS["torch"], "numpy")
+        install_triton(session, SETTINGS["reference-triton"])
+
+
+def install_triton(session: nox.Session, version: str) -> None:
+    """Installs one version of Triton by itself, without the dependencies that torch would have it bring."""
+    if session.venv_backend != "none":
+        session.install("--no-deps", f"triton=={version}")
+
+
+def take_option(arguments: list[str], name: str, default: str) -> tuple[str, list[str]]:
+    """The value of an option that the session itself takes, and the arguments that are left for the tool."""
+    if name not in arguments:
+        return default, arguments
+    at = arguments.index(name)
+    return (arguments[at + 1 : at + 2] or [default])[0], arguments[:at] + arguments[at + 2 :]
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_python_example_prints_what_it_says() -> None:
 @pytest.mark.parametrize("session", sorted(set(re.findall(r"nox -s (\w+)", README))))
 def test_every_session_that_the_readme_names_exists(session: str) -> None:
     noxfile = (CHECKOUT / "noxfile.py").read_text("utf-8")
-    assert re.search(rf"^def {session}\(session", noxfile, re.MULTILINE)
+    assert re.search(rf'^def {session}\(session|name="{session}"', noxfile, re.MULTILINE)
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))

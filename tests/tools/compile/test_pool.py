@@ -1,0 +1,130 @@
+"""A task that misbehaves costs itself its status and nobody else anything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fake_tasks import FakeTask
+
+from tools.compile.outcome import Outcome, Resources, Status
+from tools.compile.pool import CompilePool
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def run(*tasks: FakeTask, jobs: int = 1, timeout_s: float = 60.0) -> list[Outcome]:
+    with CompilePool(jobs, timeout_s=timeout_s) as pool:
+        found = dict(pool.run(tasks))
+    assert sorted(found) == list(range(len(tasks)))
+    return [found[i] for i in range(len(tasks))]
+
+
+def is_alive(pid: int) -> bool:
+    """Zombies don't count: nobody but their parent can remove them."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text("utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until_dead(pids: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < deadline, f"still alive: {[pid for pid in pids if is_alive(pid)]}"
+        time.sleep(0.05)
+
+
+def test_what_compiles_is_ok_with_its_resources() -> None:
+    (outcome,) = run(FakeTask("ok"))
+    assert (outcome.status, outcome.resources) == (Status.OK, Resources(98304))
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "message"),
+    [
+        ("refuse", Status.COMPILE, "RuntimeError: PassManager::run failed"),
+        ("forbid", Status.CONSTRAINTS, "BLOCK_SIZE_K: expected at most 128, found 256."),
+        ("exit", Status.CRASH, "the compiler's process ended: exit code 7."),
+        ("segfault", Status.CRASH, "the compiler's process ended: killed by signal 11."),
+    ],
+)
+def test_a_failure_has_its_status_and_the_next_task_runs(kind: str, status: Status, message: str) -> None:
+    failed, following = run(FakeTask(kind), FakeTask("ok"))
+    assert (failed.status, failed.message) == (status, message)
+    assert following.status is Status.OK
+
+
+def test_what_fills_the_screen_is_kept_off_it_but_for_its_end(capfd: pytest.CaptureFixture[str]) -> None:
+    (outcome,) = run(FakeTask("print"))
+    assert outcome.status is Status.CRASH
+    assert outcome.message.endswith("the last words")
+    assert len(outcome.message) < 3000
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_hang_ends_at_the_limit_with_the_compilers_own_children(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    hung, following = run(FakeTask("hang", pids), FakeTask("ok"), timeout_s=10.0)
+    assert (hung.status, following.status) == (Status.TIMEOUT, Status.OK)
+    assert hung.message.startswith("no answer within 10 s.")
+    wait_until_dead([int(pid) for pid in pids.read_text("utf-8").split()])
+
+
+def test_children_work_side_by_side_and_are_used_again(tmp_path: Path) -> None:
+    tasks = [FakeTask("ok", tmp_path / str(i)) for i in range(12)]
+    assert {outcome.status for outcome in run(*tasks, jobs=2)} == {Status.OK}
+    assert 1 <= len({(tmp_path / str(i)).read_text("utf-8") for i in range(12)}) <= 2
+
+
+def test_leaving_in_the_middle_leaves_no_child(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    with CompilePool(2) as pool:
+        for index, _ in pool.run([FakeTask("hang", pids), FakeTask("ok")]):
+            assert index == 1
+            while not pids.exists() or len(pids.read_text("utf-8").split()) < 2:
+                time.sleep(0.05)
+            break
+    wait_until_dead([int(pid) for pid in pids.read_text("utf-8").split()])
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
+def test_a_stopped_parent_leaves_no_worker(tmp_path: Path, how: str) -> None:
+    pid = tmp_path / "pid"
+    code = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n"
+        "from pathlib import Path\nfrom fake_tasks import FakeTask\nfrom tools.compile.pool import CompilePool\n"
+        f"with CompilePool(1) as pool: list(pool.run([FakeTask('hang', Path({str(pid)!r}))]))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    while not pid.exists() or len(pid.read_text("utf-8").split()) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    worker, compiler = map(int, pid.read_text("utf-8").split())
+    parent.send_signal(getattr(signal, how))
+    parent.wait(30)
+    # The compiler's own child outlives a parent that had no chance to act; it is the test's to remove.
+    wait_until_dead([worker] if how == "SIGKILL" else [worker, compiler])
+    if how == "SIGKILL" and is_alive(compiler):
+        os.kill(compiler, signal.SIGKILL)
+
+
+def test_no_jobs_are_refused() -> None:
+    with pytest.raises(ValueError, match="jobs: expected at least 1, found 0"):
+        CompilePool(0)
+
+
+def test_the_pool_imports_neither_torch_nor_triton() -> None:
+    code = "import sys, tools.compile.pool; print({'torch', 'triton'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"

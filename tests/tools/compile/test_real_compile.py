@@ -1,0 +1,81 @@
+"""Our kernel compiled for an H100 through the pool, and found again in Triton's cache by another process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+from kernels.launch import LaunchConfig, QuantMode, Routing, up_and_down
+from tools.bench.contenders import CompileLaunch, OwnKernel, Problem
+from tools.compile.outcome import Status
+from tools.compile.pool import CompilePool
+from tools.registry import Target
+
+ROOT = Path(__file__).resolve().parents[3]
+TARGET = Target("cuda", 90, 32)
+CONFIG = LaunchConfig.of(
+    {"BLOCK_SIZE_M": 64, "BLOCK_SIZE_N": 128, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 4}
+)
+
+# The launch with tensors as a process with the GPU makes it; the driver stands in for the GPU's.
+SECOND_PROCESS = """
+import torch
+from kernels.fused_moe_kernel import fused_moe_kernel
+from kernels.launch import LaunchConfig, Pointers, QuantMode, Routing, plan_launch, up_and_down
+from tools.compile.no_gpu import activate
+from tools.registry import Target
+activate(Target("cuda", 90, 32))
+up, _ = up_and_down(8, 256, 512, 2)
+tile = dict(BLOCK_SIZE_M=64, BLOCK_SIZE_N=128, BLOCK_SIZE_K=64)
+config = LaunchConfig.of(dict(tile, GROUP_SIZE_M=8, num_warps=4, num_stages=4))
+bf16, ints = (lambda *shape: torch.empty(shape, dtype=torch.bfloat16)), (lambda n: torch.empty(n, dtype=torch.int32))
+pointers = Pointers(bf16(1024, 512), bf16(8, 512, 512), bf16(2048, 512), None, None, None, torch.empty(1024, 2),
+                    ints(4096), ints(64), ints(1))
+launch = plan_launch(up, Routing(1024, 2, 8), QuantMode(), config, "sm90", pointers)
+print(fused_moe_kernel.warmup(*launch.args, grid=launch.grid, **launch.kwargs).hash)
+"""
+
+
+def environment(cache: Path) -> dict[str, str]:
+    without = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    return {**without, "TRITON_CACHE_DIR": str(cache)}
+
+
+def test_what_the_pool_compiled_is_found_in_the_cache_by_a_launch_with_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    up, _ = up_and_down(8, 256, 512, 2)
+    problem = Problem(up, Routing(64, 2, 8), QuantMode(), CONFIG, "sm90")
+    with CompilePool(1) as pool:
+        ((_, outcome),) = pool.run([CompileLaunch(OwnKernel(), problem, TARGET)])
+    assert outcome.status is Status.OK, outcome.message
+    assert outcome.resources is not None
+    assert outcome.resources.smem_bytes == (64 + 128) * 64 * 2 * 4
+    assert outcome.resources.registers in range(32, 256)
+    assert outcome.resources.frame_bytes == 0
+
+    before = {path.name for path in tmp_path.iterdir()}
+    pytest.importorskip("torch")
+    subprocess.run(
+        [sys.executable, "-c", SECOND_PROCESS], cwd=ROOT, env=environment(tmp_path), check=True, capture_output=True
+    )
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_config_that_breaks_a_rule_is_not_compiled() -> None:
+    quant = QuantMode("fp8_w8a8", block_shape=(64, 64))
+    entry = {"BLOCK_SIZE_M": 64, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 1}
+    up, _ = up_and_down(8, 256, 512, 2)
+    problem = Problem(up, Routing(64, 2, 8), quant, LaunchConfig.of(entry), "sm90")
+    with CompilePool(1) as pool:
+        ((_, outcome),) = pool.run([CompileLaunch(OwnKernel(), problem, TARGET)])
+    assert outcome.status is Status.CONSTRAINTS
+    assert "BLOCK_SIZE_K" in outcome.message

@@ -1,0 +1,246 @@
+"""Our kernel against an engine's: the same inputs and launch configs, timed in turn. Needs a GPU."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from kernels.launch import LaunchConfig as KernelConfig
+from kernels.launch import Routing
+from kernels.reference import product_reference
+from kernels.testing import assert_close, product_bound
+from tools.bench.ceilings import Ceilings
+from tools.bench.contenders import CompileLaunch, Contender, Problem, compile_key
+from tools.bench.figures import floor_us
+from tools.bench.inputs import (
+    DOWN,
+    UP,
+    LayerShape,
+    RowInputs,
+    Weights,
+    checked_tokens,
+    make_weights,
+    num_routings,
+    row_bytes,
+    row_operations,
+)
+from tools.bench.peers import grouped_mm_us, layer_overhead
+from tools.bench.results import LayerFigures, Pair, Row, WorkloadResult
+from tools.bench.timing import Launch, Policy, capture, measure
+from tools.compile.outcome import Status
+from tools.compile.pool import CompilePool
+from tools.launch_config import LaunchConfig
+from tools.registry import Target
+
+FINALISTS = 5
+CONFIRM = Policy(min_rounds=6, max_rounds=16, budget_ms=1000.0)
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What stays the same for all workloads of a run. arch as `kernels.launch` spells it."""
+
+    own: Contender
+    engine: Contender
+    target: Target
+    arch: str
+    ceilings: Ceilings
+    l2_bytes: int
+    device: torch.device
+
+    @property
+    def contenders(self) -> tuple[Contender, Contender]:
+        return self.own, self.engine
+
+
+def compare(
+    setting: Setting,
+    shape: LayerShape,
+    configs: Sequence[LaunchConfig],
+    batch_sizes: Sequence[int],
+    pool: CompilePool,
+    blank: WorkloadResult,
+    progress: Progress,
+) -> Iterator[WorkloadResult]:
+    """Compiles everything, then yields the result so far after each batch size. On a stream that isn't the default."""
+    started = time.monotonic()
+    outcomes, failures = _compile_all(setting, shape, configs, batch_sizes, pool, progress)
+    compiled_s = time.monotonic() - started
+    result = replace(blank, compile_outcomes=outcomes, compile_seconds=compiled_s, seconds=compiled_s)
+    progress(f"compiled {dict(outcomes)} in {compiled_s:.0f} s")
+    yield result
+    weights = make_weights(shape, setting.device)
+    for num_tokens in batch_sizes:
+        count = num_routings(shape, num_tokens, setting.l2_bytes)
+        bench = _RowBench(setting, shape, weights, RowInputs(shape, weights, num_tokens, count, seed=num_tokens))
+        row = bench.run(configs, failures)
+        if not row.finalists:
+            raise RuntimeError(f"M={num_tokens}: no launch config ran; the first: {row.pairs[0].message}")
+        result = result.with_row(row)
+        if num_tokens == 1:
+            result = replace(result, layer=bench.layer(row.own_winner.config))
+        result = replace(result, seconds=time.monotonic() - started)
+        progress(
+            f"M={num_tokens}: {len(row.timed)} of {len(row.pairs)} timed, ratio {row.geomean_ratio:.3f}, best "
+            f"{row.own_winner.own_us:.1f} µs, {row.floor_us / row.own_winner.own_us:.0%} of the floor, "
+            f"{result.seconds:.0f} s"
+        )
+        yield result
+
+
+Failures = dict[LaunchConfig, tuple[str, str]]
+"""(status, message) of what is not timed."""
+
+
+def _compile_all(
+    setting: Setting,
+    shape: LayerShape,
+    configs: Sequence[LaunchConfig],
+    batch_sizes: Sequence[int],
+    pool: CompilePool,
+    progress: Progress,
+) -> tuple[Counter[str], Failures]:
+    tasks: dict[object, tuple[LaunchConfig, CompileLaunch]] = {}
+    failures: Failures = {}
+    for config in configs:
+        for contender in setting.contenders:
+            for num_tokens in batch_sizes:
+                routing = Routing(num_tokens, shape.top_k, shape.num_experts)
+                for projection in shape.projections:
+                    entry = KernelConfig.of(config.to_entry())  # type: ignore[arg-type]  # integers only here
+                    problem = Problem(projection, routing, shape.quant, entry, setting.arch)
+                    key = (contender.name, compile_key(contender, problem))
+                    tasks.setdefault(key, (config, CompileLaunch(contender, problem, setting.target)))
+    planned = list(tasks.values())
+    progress(f"compiling {len(planned)} kernels")
+    outcomes: Counter[str] = Counter()
+    for index, outcome in pool.run(task for _, task in planned):
+        outcomes[outcome.status.value] += 1
+        if outcome.status is not Status.OK:
+            config, task = planned[index]
+            failures[config] = outcome.status.value, f"{task.contender.name}: {outcome.message}"
+        elif outcome.resources is not None and outcome.resources.spills:
+            # The tuner drops it as well: where a kernel spills, its time is the register allocator's.
+            config, task = planned[index]
+            frame = outcome.resources.frame_bytes
+            failures.setdefault(config, ("spills", f"{task.contender.name}: {frame} bytes of stack a thread"))
+    return outcomes, failures
+
+
+class _RowBench:
+    """One batch size: checks, times, confirms."""
+
+    def __init__(self, setting: Setting, shape: LayerShape, weights: Weights, inputs: RowInputs) -> None:
+        self._setting, self._shape, self._weights, self._inputs = setting, shape, weights, inputs
+        self._expected = [self._reference(projection) for projection in (UP, DOWN)]
+
+    def run(self, configs: Sequence[LaunchConfig], failures: Failures) -> Row:
+        inputs, ceilings = self._inputs, self._setting.ceilings
+        num_tokens = inputs.routing.num_tokens
+        pairs = tuple(
+            Pair(config, failures[config][0], message=failures[config][1]) if config in failures else self._pair(config)
+            for config in configs
+        )
+        num_bytes = row_bytes(self._shape, num_tokens, inputs.active_experts)
+        operations = row_operations(self._shape, num_tokens)
+        operand_bits = 8 if self._shape.quant.quantizes_activations else 16
+        floor, bound = floor_us(num_bytes, operations, ceilings.copy_bytes_per_s, ceilings.dense_per_s(operand_bits))
+        return Row(
+            num_tokens,
+            inputs.routing.is_naive,
+            inputs.num_routings,
+            inputs.active_experts,
+            num_bytes,
+            operations,
+            floor,
+            bound,
+            grouped_mm_us(inputs),
+            pairs,
+            self._confirm([pair for pair in pairs if pair.status == "ok"]),
+        )
+
+    def layer(self, config: LaunchConfig) -> LayerFigures:
+        own = self._setting.own
+        products = (self._launches(own, config, UP), self._launches(own, config, DOWN))
+        return layer_overhead(self._inputs, config.to_entry(), products)  # type: ignore[arg-type]  # as above
+
+    def _pair(self, config: LaunchConfig) -> Pair:
+        try:
+            for contender in self._setting.contenders:
+                for projection in (UP, DOWN):
+                    self._check(contender, config, projection)
+            return self._timed([config], Policy())[0]
+        except AssertionError as error:
+            return Pair(config, "correctness", message=str(error))
+        except torch.OutOfMemoryError:
+            raise
+        # Triton raises what it likes at launch; an illegal address makes every later launch fail too, and shows.
+        except Exception as error:
+            return Pair(config, "runtime", message=f"{type(error).__name__}: {error}")
+
+    def _confirm(self, pairs: list[Pair]) -> tuple[Pair, ...]:
+        best = [sorted(pairs, key=key)[:FINALISTS] for key in (lambda p: p.own_us, lambda p: p.engine_us)]
+        configs = list(dict.fromkeys(pair.config for pair in (*best[0], *best[1])))
+        return self._timed(configs, CONFIRM) if configs else ()
+
+    def _timed(self, configs: Sequence[LaunchConfig], policy: Policy) -> tuple[Pair, ...]:
+        replays = [
+            capture(self._launches(contender, config, projection))
+            for config in configs
+            for contender in self._setting.contenders
+            for projection in (UP, DOWN)
+        ]
+        medians = [samples.median_us for samples in measure(replays, policy)]
+        return tuple(Pair.of_times(config, medians[4 * i : 4 * i + 4]) for i, config in enumerate(configs))
+
+    def _launches(self, contender: Contender, config: LaunchConfig, projection: int) -> list[Launch]:
+        return [self._launch(contender, config, projection, i) for i in range(self._inputs.num_routings)]
+
+    def _launch(self, contender: Contender, config: LaunchConfig, projection: int, routing: int) -> Launch:
+        entry = KernelConfig.of(config.to_entry())  # type: ignore[arg-type]  # as above
+        shape, inputs = self._shape, self._inputs
+        problem = Problem(shape.projections[projection], inputs.routing, shape.quant, entry, self._setting.arch)
+        bound = contender.bind(problem, inputs.pointers(projection, entry, routing))
+        kernel = contender.load()[bound.grid]
+        return lambda: kernel(*bound.args, **bound.kwargs)
+
+    def _check(self, contender: Contender, config: LaunchConfig, projection: int) -> None:
+        """AssertionError: an output isn't written, or is beyond the derived bound of the fp64 reference."""
+        where = f"{contender.name}, {('up', 'down')[projection]}"
+        c = self._inputs.c[projection]
+        c.fill_(torch.nan)
+        self._launch(contender, config, projection, 0)()
+        if bool(c.isnan().any()):
+            raise AssertionError(f"{where}: expected every output written, found NaN.")
+        pairs, expected, magnitude = self._expected[projection]
+        k = self._shape.projections[projection].k
+        assert_close(c[pairs], expected, magnitude, product_bound(k, self._shape.quant, c.dtype), where)
+
+    def _reference(self, projection: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(indexes of the checked pairs, expected, magnitude) of the first routing."""
+        inputs, top_k = self._inputs, self._shape.top_k
+        a, a_scale = inputs.a[projection], inputs.a_scales[projection]
+        tokens = torch.tensor(checked_tokens(inputs.routing.num_tokens), device=a.device)
+        pairs = (tokens[:, None] * top_k + torch.arange(top_k, device=a.device)).flatten()
+        rows = tokens if projection == UP else pairs
+        if a_scale is not None and a_scale.dim() == 2:
+            a_scale = a_scale[rows]
+        expected, magnitude = (
+            product_reference(
+                a[rows],
+                self._weights.w[projection],
+                inputs.topk_ids[0][tokens],
+                None if projection == UP else inputs.topk_weights[0][tokens],
+                quant=self._shape.quant,
+                a_scale=a_scale,
+                b_scale=self._weights.scales[projection],
+                magnitude=magnitude,
+            )
+            for magnitude in (False, True)
+        )
+        return pairs, expected, magnitude

@@ -1,0 +1,143 @@
+"""An engine's fused MoE kernel, cut out of its installed source without importing the engine.
+
+The JIT function and those that it calls are found by syntax tree and written to a module of their own, because Triton
+reads the source of what it compiles from a file. The engine's code is never kept in this repository.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import functools
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+KERNEL_NAME = "fused_moe_kernel"
+_HEADER = "import triton\nimport triton.language as tl\n"
+_PROVIDED = {"triton", "tl"}
+
+
+class EngineKernelError(ValueError):
+    """The file holds no kernel that can be cut out. The message says what was expected and found."""
+
+
+@dataclass(frozen=True)
+class EngineSource:
+    """A cut kernel: source text of its module, parameter names in order, those with a default."""
+
+    text: str
+    parameters: tuple[str, ...]
+    optional: frozenset[str]
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def cut(path: Path, name: str = KERNEL_NAME) -> EngineSource:
+    """Cuts the JIT function `name` and every JIT function that it needs. EngineKernelError: it can't be done."""
+    try:
+        source = path.read_text("utf-8")
+        tree = ast.parse(source)
+    except OSError as error:
+        raise EngineKernelError(
+            f"{path}: expected the engine's fused_moe.py, found none ({error.strerror}). Fix: give its full path."
+        ) from error
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise EngineKernelError(f"{path}: expected Python source, found {error}.") from error
+    jit = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and _is_jit(node)}
+    if name not in jit:
+        found = ", ".join(sorted(jit)) or "none"
+        raise EngineKernelError(
+            f"{path}: expected a JIT function {name}, found {found}. Fix: give the engine's fused_moe.py."
+        )
+    needed = _closure(path, jit, name)
+    lines = source.splitlines()
+    functions = [node for node in jit.values() if node.name in needed]
+    text = "\n\n\n".join([_HEADER, *("\n".join(lines[_first_line(node) - 1 : node.end_lineno]) for node in functions)])
+    arguments = jit[name].args
+    parameters = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
+    defaults = parameters[len(parameters) - len(arguments.defaults) :]
+    keyword_defaults = [a.arg for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d]
+    parameters += [argument.arg for argument in arguments.kwonlyargs]
+    return EngineSource(text + "\n", tuple(parameters), frozenset(defaults + keyword_defaults))
+
+
+def load(source: EngineSource, folder: Path | None = None) -> ModuleType:
+    """Writes the module below `folder` (default: a folder for temporary files) and imports it, once a process."""
+    name = f"engine_kernel_{source.sha256[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    folder = folder or Path(tempfile.gettempdir()) / f"fused-moe-engine-kernels-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{name}.py"
+    if not path.exists() or path.read_text("utf-8") != source.text:
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(source.text, "utf-8")
+        partial.replace(path)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def load_kernel(path: Path) -> Any:
+    """The JIT function of the engine's file, ready to launch."""
+    return getattr(load(cut(path)), KERNEL_NAME)
+
+
+def engine_version(path: Path) -> str | None:
+    """The version that the package's metadata states beside an installed or unpacked package. None: there is none."""
+    for folder in path.resolve().parents:
+        for metadata in sorted(folder.glob("vllm-*.dist-info/METADATA")):
+            for line in metadata.read_text("utf-8").splitlines():
+                if line.startswith("Version:"):
+                    return line.partition(":")[2].strip()
+    return None
+
+
+def _is_jit(function: ast.FunctionDef) -> bool:
+    return any("jit" in ast.unparse(decorator).split("(")[0].split(".") for decorator in function.decorator_list)
+
+
+def _first_line(function: ast.FunctionDef) -> int:
+    return min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+
+
+def _closure(path: Path, jit: dict[str, ast.FunctionDef], name: str) -> set[str]:
+    """Names of the JIT functions that `name` reaches, itself included."""
+    needed: set[str] = set()
+    waiting = [name]
+    while waiting:
+        current = waiting.pop()
+        if current in needed:
+            continue
+        needed.add(current)
+        for free in sorted(_free_names(jit[current])):
+            if free not in jit:
+                raise EngineKernelError(
+                    f"{path}: expected {current} to use triton, tl and JIT functions of the same file only, "
+                    f"found {free}. Fix: use a version of the engine that this project knows."
+                )
+            waiting.append(free)
+    return needed
+
+
+def _free_names(function: ast.FunctionDef) -> set[str]:
+    names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+    arguments = function.args
+    bound = {argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+    bound |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    return used - bound - _PROVIDED - set(dir(builtins))

@@ -1,0 +1,187 @@
+"""From a workload to tensors: random weights, several routings, alignments, pointers. Needs torch.
+
+Several routings a row, rotated, so that no launch finds its weights in L2: at least 8 for up to 128 tokens, 2 for
+more, and as many as it takes to touch four times the L2's size. Routing is uniform: softmax of random logits.
+Activations and outputs are shared by all routings: in serving the previous kernel has just written them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kernels.checks import Scales, weight_dtypes
+from kernels.launch import LaunchConfig, Pointers
+from kernels.problem import Projection, QuantMode, Routing, cdiv, up_and_down
+from kernels.reference import quantize_reference
+from kernels.testing import make_routing, make_weight
+
+MAX_ROUTINGS = 32
+L2_MULTIPLE = 4
+UP, DOWN = 0, 1
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What a rank computes: E experts, N per shard, K, top_k, and how it is quantised."""
+
+    num_experts: int
+    intermediate_size: int
+    hidden_size: int
+    top_k: int
+    quant: QuantMode
+
+    @property
+    def projections(self) -> tuple[Projection, Projection]:
+        return up_and_down(self.num_experts, self.intermediate_size, self.hidden_size, self.top_k)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of one value. 1 or 2."""
+        return 2 if self.quant.dtype is None else 1
+
+    def expert_bytes(self, projection: int) -> int:
+        """One expert's weights of one projection."""
+        p = self.projections[projection]
+        return p.n * p.k * self.weight_bytes
+
+    def memory_bytes(self, num_tokens: int) -> int:
+        """What the bench takes at most: weights, twice w1 in fp32 while it is made, rows in and out."""
+        up, down = self.projections
+        weights = sum(p.num_experts * p.n * p.k for p in (up, down)) * self.weight_bytes
+        making = 8 * up.num_experts * up.n * up.k
+        rows = num_tokens * self.top_k * (up.n + up.k + down.n + down.k) * 2
+        # Twice the rows: the peer has its own, the layer as a whole too.
+        return weights + max(making, 2 * rows) + (2 << 30)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """w: up [E, 2N, K] and down [E, K, N]; scales as `kernels.fused_experts.Scales` has them."""
+
+    w: tuple[torch.Tensor, torch.Tensor]
+    scales: tuple[torch.Tensor | None, torch.Tensor | None]
+
+    @property
+    def as_scales(self) -> Scales:
+        return Scales(self.scales[UP], self.scales[DOWN])
+
+
+def make_weights(shape: LayerShape, device: torch.device, seed: int = 0) -> Weights:
+    generator = torch.Generator(device).manual_seed(seed)
+    up, down = (make_weight(p, shape.quant, generator, device) for p in shape.projections)
+    return Weights((up[0], down[0]), (up[1], down[1]))
+
+
+def num_routings(shape: LayerShape, num_tokens: int, l2_bytes: int) -> int:
+    """How many routings keep the smaller projection's weights cold."""
+    usual = 8 if num_tokens <= 128 else 2
+    active = min(shape.num_experts, num_tokens * shape.top_k)
+    touched = active * min(shape.expert_bytes(UP), shape.expert_bytes(DOWN))
+    return min(MAX_ROUTINGS, max(usual, math.ceil(L2_MULTIPLE * l2_bytes / touched)))
+
+
+class RowInputs:
+    """Tensors of one batch size. Alignments are made once for each BLOCK_SIZE_M."""
+
+    def __init__(self, shape: LayerShape, weights: Weights, num_tokens: int, count: int, seed: int = 0) -> None:
+        device = weights.w[UP].device
+        self.shape, self.weights = shape, weights
+        self.routing = Routing(num_tokens, shape.top_k, shape.num_experts)
+        on_cpu = torch.Generator().manual_seed(seed)
+        drawn = [make_routing(num_tokens, shape.num_experts, shape.top_k, "uniform", on_cpu) for _ in range(count)]
+        self.topk_weights = [weight.to(device) for weight, _ in drawn]
+        self.topk_ids = [ids.to(device) for _, ids in drawn]
+        self.active_experts = sum(ids.unique().numel() for _, ids in drawn) / count
+        generator = torch.Generator(device).manual_seed(seed)
+        dtype = torch.bfloat16 if shape.quant.compute_type == "bf16" else torch.float16
+        pairs = self.routing.num_pairs
+
+        def rows(count: int, width: int) -> torch.Tensor:
+            return torch.randn((count, width), generator=generator, device=device).to(dtype)
+
+        up, down = shape.projections
+        self.hidden_states = rows(num_tokens, up.k)
+        kind = weight_dtypes(shape.quant)[0]
+        quantised = [quantize_reference(x, shape.quant, kind) for x in (self.hidden_states, rows(pairs, down.k))]
+        self.a = [a for a, _ in quantised]
+        self.a_scales = [scale for _, scale in quantised]
+        self.c = [torch.empty((pairs, p.n), dtype=dtype, device=device) for p in (up, down)]
+        self._aligned: dict[int, list[tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]]] = {}
+
+    @property
+    def num_routings(self) -> int:
+        return len(self.topk_ids)
+
+    def pointers(self, projection: int, config: LaunchConfig, routing: int) -> Pointers:
+        """Of one launch."""
+        block_size_m = config.block_size_m
+        if block_size_m not in self._aligned:
+            self._aligned[block_size_m] = [align(ids, self.routing, block_size_m) for ids in self.topk_ids]
+        return Pointers(
+            self.a[projection],
+            self.weights.w[projection],
+            self.c[projection],
+            None,
+            self.a_scales[projection],
+            self.weights.scales[projection],
+            self.topk_weights[routing],
+            *self._aligned[block_size_m][routing],
+        )
+
+
+def align(
+    topk_ids: torch.Tensor, routing: Routing, block_size_m: int
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """(sorted_token_ids, expert_ids, num_tokens_post_padded), all int32, in plain torch.
+
+    Not the project's own kernel: that would have to be compiled once for each BLOCK_SIZE_M and count of pairs.
+    """
+    device = topk_ids.device
+    pairs, experts = routing.num_pairs, routing.num_experts
+    if routing.is_naive:
+        rows_in_use = torch.tensor([pairs * block_size_m], dtype=torch.int32, device=device)
+        return None, topk_ids.reshape(-1).int(), rows_in_use
+    chosen = topk_ids.reshape(-1).long()
+    order = chosen.argsort(stable=True)
+    counts = chosen.bincount(minlength=experts)
+    tiles = (counts + block_size_m - 1) // block_size_m
+    starts = (tiles.cumsum(0) - tiles) * block_size_m
+    before = counts.cumsum(0) - counts
+    by_expert = chosen[order]
+    places = starts[by_expert] + torch.arange(pairs, device=device) - before[by_expert]
+    capacity = routing.capacity(block_size_m)
+    sorted_token_ids = torch.full((capacity,), pairs, dtype=torch.int32, device=device)
+    sorted_token_ids[places] = order.int()
+    expert_ids = torch.zeros(cdiv(capacity, block_size_m), dtype=torch.int32, device=device)
+    used = torch.arange(experts, device=device).repeat_interleave(tiles)
+    expert_ids[: len(used)] = used.int()
+    return sorted_token_ids, expert_ids, (tiles.sum() * block_size_m).reshape(1).int()
+
+
+def sorted_rows(topk_ids: torch.Tensor, num_experts: int) -> torch.Tensor:
+    """Where each expert's rows end once pairs are sorted by expert, int32 [E]."""
+    return topk_ids.reshape(-1).long().bincount(minlength=num_experts).cumsum(0).int()
+
+
+def row_bytes(shape: LayerShape, num_tokens: int, active_experts: float) -> float:
+    """Least bytes of up and down: active experts' weights, activations in and out once each."""
+    pairs = num_tokens * shape.top_k
+    up, down = shape.projections
+    weights = active_experts * (shape.expert_bytes(UP) + shape.expert_bytes(DOWN))
+    bytes_in = 1 if shape.quant.quantizes_activations else 2
+    return weights + (num_tokens * up.k + pairs * down.k) * bytes_in + pairs * (up.n + down.n) * 2
+
+
+def row_operations(shape: LayerShape, num_tokens: int) -> float:
+    """Multiplications and additions of up and down."""
+    return float(sum(2 * num_tokens * shape.top_k * p.n * p.k for p in shape.projections))
+
+
+def checked_tokens(num_tokens: int, limit: int = 64) -> Sequence[int]:
+    """Evenly spread tokens, the last among them: the highest offsets are where indexing breaks."""
+    count = min(num_tokens, limit)
+    return [(i + 1) * num_tokens // count - 1 for i in range(count)]

@@ -1,0 +1,103 @@
+"""Which launch configs to compare kernels on: a deterministic spread over the tuner's space. Standard library only."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable, Iterator
+
+from tools.launch_config import LaunchConfig
+from tools.shared_memory import loop_bytes
+
+BLOCK_SIZES_M = (16, 32, 64, 128, 256)
+BLOCK_SIZES_N = (32, 64, 128, 256)
+BLOCK_SIZES_K = (64, 128, 256)
+GROUP_SIZES_M = (1, 8, 16, 32, 64)
+NUM_WARPS = (4, 8)
+NUM_STAGES = (2, 3, 4, 5)
+
+# Of each hundred drawn configs; narrow tiles serve decode, the widest hardly ever wins.
+_SHARE_PERCENT = {16: 30, 32: 20, 64: 20, 128: 20, 256: 10}
+
+# Published winners and vLLM's heuristic on an H100: so that a row has several near its best.
+_LIKELY = {
+    False: (
+        (16, 32, 128, 1, 4, 5),
+        (16, 64, 128, 1, 4, 4),
+        (16, 64, 256, 1, 4, 3),
+        (16, 128, 128, 16, 8, 2),
+        (32, 64, 128, 1, 4, 3),
+        (64, 64, 128, 1, 8, 3),
+        (64, 128, 64, 1, 8, 3),
+        (64, 128, 128, 1, 8, 2),
+        (128, 128, 64, 1, 8, 3),
+        (128, 128, 128, 1, 8, 3),
+        (128, 256, 64, 1, 8, 4),
+        (128, 256, 64, 16, 8, 3),
+    ),
+    True: (
+        (16, 64, 128, 1, 4, 4),
+        (16, 64, 128, 16, 4, 3),
+        (16, 128, 128, 1, 4, 3),
+        (16, 128, 128, 16, 4, 2),
+        (16, 256, 128, 64, 4, 2),
+        (32, 128, 128, 64, 4, 3),
+        (64, 64, 128, 16, 4, 3),
+        (64, 128, 128, 16, 4, 3),
+        (64, 128, 128, 32, 4, 3),
+        (128, 128, 128, 16, 8, 3),
+    ),
+}
+
+
+def spread(
+    count: int,
+    *,
+    arch: str,
+    dtype: str | None,
+    block_shape: tuple[int, int] | None,
+    smem_limit_bytes: int,
+    seed: int = 0,
+) -> tuple[LaunchConfig, ...]:
+    """`count` launch configs that fit: likely winners, then draws from every BLOCK_SIZE_M by a fixed share.
+
+    Draws are uniform within a BLOCK_SIZE_M; those that spill are dropped once compiled. arch as in
+    devices.json, dtype as in file names. The same arguments give the same configs. ValueError: the space is too small.
+    """
+
+    def fits(config: LaunchConfig) -> bool:
+        if block_shape is not None and min(block_shape) < config.BLOCK_SIZE_K:
+            return False
+        smem = loop_bytes(config, arch=arch, dtype=dtype, block_quantised=block_shape is not None)
+        return smem is None or smem.total_bytes <= smem_limit_bytes
+
+    space = [config for config in _space() if fits(config)]
+    if count > len(space):
+        raise ValueError(f"launch configs: expected at most {len(space)}, the space that fits, found {count}.")
+    likely = [config for config in (LaunchConfig(*values) for values in _LIKELY[dtype is not None]) if fits(config)]
+    drawn = _draws(space, random.Random(seed))
+    chosen = itertools.islice(dict.fromkeys(itertools.chain(likely, drawn)), count)
+    return tuple(sorted(chosen, key=lambda config: tuple(config.to_entry().values())))
+
+
+def _space() -> Iterator[LaunchConfig]:
+    axes = (BLOCK_SIZES_M, BLOCK_SIZES_N, BLOCK_SIZES_K, GROUP_SIZES_M, NUM_WARPS, NUM_STAGES)
+    return (LaunchConfig(*values) for values in itertools.product(*axes))
+
+
+def _draws(space: Iterable[LaunchConfig], chance: random.Random) -> Iterator[LaunchConfig]:
+    """The whole space without repetition, each BLOCK_SIZE_M as often as its share until it runs out."""
+    strata: dict[int, list[LaunchConfig]] = {size: [] for size in BLOCK_SIZES_M}
+    for config in space:
+        strata[config.BLOCK_SIZE_M].append(config)
+    for stratum in strata.values():
+        chance.shuffle(stratum)
+    # Largest remainder first: after n draws each stratum has had its share of n, to within one.
+    taken = dict.fromkeys(BLOCK_SIZES_M, 0)
+    while any(strata.values()):
+        size = min(
+            (size for size in BLOCK_SIZES_M if strata[size]),
+            key=lambda size: ((taken[size] + 1) / _SHARE_PERCENT[size], size),
+        )
+        taken[size] += 1
+        yield strata[size].pop()

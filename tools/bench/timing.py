@@ -1,0 +1,93 @@
+"""Timing launches so that the figures can be trusted: CUDA graphs, interleaved, medians. Needs a GPU.
+
+A launch from Python takes as long as a decode kernel runs, so launches are captured into a graph, one for each
+routing, and whole replays are timed. Graphs that are compared are replayed in turn, forwards and backwards
+(A B B A), so that drifting clocks meet all of them alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tools.bench.figures import Samples
+
+Launch = Callable[[], Any]
+
+MIN_SAMPLE_US = 200.0
+"""Shorter samples are repeated: an event resolves 0.5 µs."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How many rounds: as many as fit the budget, within limits. A round replays every graph once or more."""
+
+    min_rounds: int = 4
+    max_rounds: int = 10
+    budget_ms: float = 60.0
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A captured sequence of launches. A sample is the time of one of them, on average."""
+
+    graph: Any
+    num_launches: int
+
+
+def capture(launches: Sequence[Launch]) -> Replay:
+    """Captures the launches on the current stream, which must not be the default one.
+
+    Each runs once before: the first loads the module and is no measurement. `torch.cuda.graph` is not used: it
+    collects garbage and empties the allocator's cache at each capture.
+    """
+    for launch in launches:
+        launch()
+    torch.cuda.current_stream().synchronize()
+    graph = torch.cuda.CUDAGraph()
+    graph.capture_begin(capture_error_mode="thread_local")
+    try:
+        for launch in launches:
+            launch()
+    except BaseException:
+        # The stream would go on capturing; the launch's own error is the one to report.
+        with contextlib.suppress(RuntimeError):
+            graph.capture_end()
+        raise
+    graph.capture_end()
+    return Replay(graph, len(launches))
+
+
+def measure(replays: Sequence[Replay], policy: Policy = Policy()) -> list[Samples]:
+    """Times of one launch of each, in µs."""
+    rough_us = _sample_all([(replay, 1) for replay in replays for _ in range(2)])[1::2]
+    repeats = [max(1, math.ceil(MIN_SAMPLE_US / max(us, 1.0))) for us in rough_us]
+    round_ms = sum(us * repeat for us, repeat in zip(rough_us, repeats, strict=True)) / 1000
+    rounds = min(policy.max_rounds, max(policy.min_rounds, int(policy.budget_ms / round_ms)))
+    # Whole ABBA blocks, so that each graph is as often early as late.
+    rounds += rounds % 2
+    forward = list(zip(range(len(replays)), repeats, strict=True))
+    order = [turn for i in range(rounds) for turn in (forward if i % 2 == 0 else forward[::-1])]
+    totals_us = _sample_all([(replays[index], repeat) for index, repeat in order])
+    times: list[list[float]] = [[] for _ in replays]
+    for (index, repeat), total_us in zip(order, totals_us, strict=True):
+        times[index].append(total_us / repeat / replays[index].num_launches)
+    return [Samples.of(series) for series in times]
+
+
+def _sample_all(turns: Sequence[tuple[Replay, int]]) -> list[float]:
+    """µs of each turn, enqueued together behind a short wait so that the host never holds the GPU up."""
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in turns]
+    torch.cuda._sleep(1_000_000)
+    for (replay, repeat), (start, end) in zip(turns, events, strict=True):
+        start.record()
+        for _ in range(repeat):
+            replay.graph.replay()
+        end.record()
+    torch.cuda.current_stream().synchronize()
+    return [start.elapsed_time(end) * 1000 for start, end in events]

@@ -1,0 +1,1 @@
+"""Compiling launch configs for any GPU on a machine that has none. Never imports torch."""

@@ -1,0 +1,105 @@
+"""`python -m tools.compile`: proves without a GPU that every launch config compiles and fits its device."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tools import store
+from tools.compile import check
+from tools.compile.pool import DEFAULT_TIMEOUT_S, CompilePool
+from tools.config_file import load
+from tools.console import run
+from tools.findings import FORMATS, Report, ordered
+from tools.registry import RegistryError, load_devices, load_models
+from tools.workload import Layout
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.compile",
+        description="Compiles each distinct launch config of tuned files for its device's architecture, without a GPU.",
+        epilog="Exit 0: everything compiles and fits. 1: errors found. 2: bad use, or no Triton here.",
+    )
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="files or folders; default: configs/")
+    parser.add_argument(
+        "--layout", type=Layout, choices=list(Layout), default=Layout.REPO, metavar="{repo,vllm,sglang}"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; default: cores")
+    parser.add_argument(
+        "--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S", help="seconds a kernel may take"
+    )
+    parser.add_argument("--format", choices=list(FORMATS), default="text", help="default: text")
+    parser.add_argument(
+        "--every-version",
+        action="store_true",
+        help="compile files of other Triton versions too, as an engine that falls back to them would",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parsed = parser()
+    args = parsed.parse_args(arguments)
+    if args.jobs < 1 or args.timeout <= 0:
+        parsed.error(f"--jobs and --timeout: expected positive numbers, found {args.jobs} and {args.timeout}")
+    try:
+        triton = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        print("compile: expected Triton, found none. Fix: run `nox -s compile`, which installs it", file=sys.stderr)
+        return 2
+    try:
+        registries = check.Registries(load_devices(), load_models())
+        files = list(load(store.discover(args.paths or [store.CONFIGS], args.layout), args.layout).configs)
+    except FileNotFoundError as error:
+        print(f"compile: no such file or folder: {store.printable(str(error))}", file=sys.stderr)
+        return 2
+    except (RegistryError, OSError) as error:
+        print(f"compile: {store.printable(str(error))}", file=sys.stderr)
+        return 2
+    own, others = (files, []) if args.every_version else check.split_by_triton(files, triton)
+    with CompilePool(args.jobs, timeout_s=args.timeout) as pool, _progress() as on_progress:
+        result = check.check(own, registries, pool, on_progress)
+    report = Report(len(files), ordered([*result.report.findings, *check.unchecked(others, triton)]))
+    print(FORMATS[args.format](report))
+    if args.format != "json":
+        print(_table(result.summary, triton))
+    return 1 if report.failed else 0
+
+
+def _table(summary: check.Summary, triton: str) -> str:
+    outcomes = ", ".join(f"{count} {status}" for status, count in summary.outcomes.items()) or "none"
+    rows = {
+        "Triton": triton,
+        "files compiled": str(summary.files),
+        "distinct kernels": str(summary.kernels),
+        "seconds": f"{summary.seconds:.1f}",
+        "outcomes": outcomes,
+    }
+    return "\n".join(f"{name:<17} {value}" for name, value in rows.items())
+
+
+@contextmanager
+def _progress() -> Iterator[check.Progress]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("compiling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("compiling", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+if __name__ == "__main__":
+    run(main)

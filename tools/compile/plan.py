@@ -1,0 +1,178 @@
+"""From tuned files to distinct kernels: which binaries the rows of a file need, and which rows share one.
+
+Imports neither torch nor triton. K and top_k come from the file's record, else from a registered model with that E
+and N, else they are assumed; the name doesn't say them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from kernels.launch import LaunchConfig, QuantMode, Routing, up_and_down
+from tools import store
+from tools.compile.kernel_task import KernelTask
+from tools.config_file import ConfigFile
+from tools.registry import DeviceRegistry, ModelRegistry, Target
+from tools.sharding import explain_pair
+from tools.workload import Shape, Workload
+
+ASSUMED_SHAPE = Shape(K=4096, top_k=2)
+"""Mixtral 8x7B's, where neither a record nor a model says it."""
+
+COMPILABLE = frozenset(
+    {
+        *(("cuda", arch) for arch in (80, 86, 89, 90, 100, 103, 120, 121)),
+        ("hip", "gfx942"),
+        ("hip", "gfx950"),
+    }
+)
+"""(backend, architecture) that Triton's wheel builds for on a machine without a GPU, 3.6.0 to 3.9.0."""
+
+# SGLang's USE_TMA chooses another load path, which this kernel doesn't have; the tile is checked without it.
+_NOT_OURS = frozenset({"USE_TMA", "grf_mode"})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One projection of one row of a file. Many rows share a kernel."""
+
+    file: ConfigFile
+    num_tokens: int
+    projection: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """Why a file, or a part of it, is not compiled, or on which assumption it is."""
+
+    file: ConfigFile
+    message: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Rows of a file that a rule forbids before anything is compiled."""
+
+    row: Row
+    message: str
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A distinct binary and the rows that run it."""
+
+    task: KernelTask
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The distinct kernels of a set of files, and what can't be compiled at all."""
+
+    kernels: tuple[Kernel, ...]
+    rejected: tuple[Rejected, ...]
+    notes: tuple[Note, ...]
+
+
+def make_plan(files: Iterable[ConfigFile], devices: DeviceRegistry, models: ModelRegistry) -> Plan:
+    """Every file's kernels, each binary once."""
+    tasks: dict[Hashable, KernelTask] = {}
+    rows: dict[Hashable, list[Row]] = {}
+    rejected: list[Rejected] = []
+    notes: list[Note] = []
+    for file in files:
+        for item in _items(file, devices, models):
+            if isinstance(item, Note):
+                notes.append(item)
+            elif isinstance(item, Rejected):
+                rejected.append(item)
+            else:
+                row, task = item
+                tasks.setdefault(task.key, task)
+                rows.setdefault(task.key, []).append(row)
+    kernels = tuple(Kernel(task, tuple(rows[key])) for key, task in tasks.items())
+    return Plan(kernels, tuple(rejected), tuple(notes))
+
+
+_Item = tuple[Row, KernelTask] | Rejected | Note
+
+
+def _items(file: ConfigFile, devices: DeviceRegistry, models: ModelRegistry) -> Iterator[_Item]:
+    workload = file.workload
+    if workload is None or not file.launch_configs:
+        yield Note(file, "not compiled: no launch config could be read from it", "see what `validate` says of it")
+        return
+    target = _target(file, workload, devices)
+    quant = _quant_mode(file, workload)
+    if isinstance(target, Note) or isinstance(quant, Note):
+        yield from (item for item in (target, quant) if isinstance(item, Note))
+        return
+    shapes = _recorded_shapes(file) or _registered_shapes(workload, models)
+    if not shapes:
+        message = f"assumed K={ASSUMED_SHAPE.K}, top_k={ASSUMED_SHAPE.top_k}: no registered model has this E and N"
+        yield Note(file, message, "add the model to configs/registry/models.json")
+    for shape in shapes or (ASSUMED_SHAPE,):
+        yield from _launches(file, workload, shape, quant, target)
+
+
+def _target(file: ConfigFile, workload: Workload, devices: DeviceRegistry) -> Target | Note:
+    device = devices.get(workload.device_name)
+    fix = "add its architecture to configs/registry/devices.json once you are sure of it"
+    if device is None:
+        return Note(file, f"not compiled: unknown device {workload.device_name!r}", fix)
+    if device.target is None:
+        return Note(file, f"not compiled: no architecture that Triton compiles for is known of {device.name}", fix)
+    if device.target[:2] not in COMPILABLE:
+        message = f"not compiled: Triton doesn't build for {device.arch} without its GPU"
+        return Note(file, message, "bench the file on the device")
+    return device.target
+
+
+def _quant_mode(file: ConfigFile, workload: Workload) -> QuantMode | Note:
+    # A plain fp8 name serves per-tensor and per-channel scales; int8 without blocks is per channel in both engines.
+    per_channel = workload.block_shape is None and (
+        workload.per_channel_quant or workload.dtype in ("int8_w8a8", "int8_w8a16")
+    )
+    try:
+        return QuantMode(workload.dtype, per_channel=per_channel, block_shape=workload.block_shape)
+    except ValueError:
+        message = f"not compiled: this project has no kernel for {workload.dtype or 'bf16'} as the name gives it"
+        return Note(file, message, "engines run another kernel for it: bench the file there")
+
+
+def _recorded_shapes(file: ConfigFile) -> tuple[Shape, ...]:
+    record = store.read(store.record_path(file.found.root, file.found.relative)).document
+    shapes = record.get("shapes") if isinstance(record, Mapping) else None
+    try:
+        return tuple(Shape(int(shape["K"]), int(shape["top_k"])) for shape in shapes or ())
+    except (KeyError, TypeError, ValueError):
+        return ()  # the validator reports a broken record
+
+
+def _registered_shapes(workload: Workload, models: ModelRegistry) -> tuple[Shape, ...]:
+    """The shape of the model that needs the fewest ranks for this E and N."""
+    for explanation in explain_pair(workload.E, workload.N, models):
+        model = models.find(explanation.model_id)
+        return (Shape(model.K, model.top_k + explanation.fused_shared_experts),)
+    return ()
+
+
+def _launches(file: ConfigFile, workload: Workload, shape: Shape, quant: QuantMode, target: Target) -> Iterator[_Item]:
+    up, down = up_and_down(workload.E, workload.N, shape.K, shape.top_k)
+    projections = (("down", down),) if workload.down else (("up", up), ("down", down))
+    for num_tokens, config in file.launch_configs.items():
+        routing = Routing(num_tokens, shape.top_k, workload.E)
+        entry = {
+            key: value for key, value in config.to_entry().items() if isinstance(value, int) and key not in _NOT_OURS
+        }
+        for name, projection in projections:
+            row = Row(file, num_tokens, name)
+            try:
+                task = KernelTask(projection, routing, quant, LaunchConfig.of(entry), target)
+                task.key  # noqa: B018  # checks the launch
+            except ValueError as error:
+                yield Rejected(row, str(error))
+            else:
+                yield row, task

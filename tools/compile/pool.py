@@ -1,0 +1,178 @@
+"""A pool of child processes that compile without a GPU. Imports neither torch nor triton, and holds no GPU context.
+
+A task that hangs, crashes its process or fills the screen costs only itself. What compiles lands in Triton's cache
+(TRITON_CACHE_DIR), where the process with the GPU finds it.
+
+    with CompilePool(jobs=16) as pool:
+        for index, outcome in pool.run(tasks):
+            ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from tools.compile.outcome import Outcome, Status
+from tools.compile.worker import main, read_log
+from tools.registry import Target
+
+DEFAULT_TIMEOUT_S = 60.0
+MAX_TASKS_PER_WORKER = 250
+"""Triton keeps every compiled kernel's intermediate code: about 1 MB each. Then a fresh process takes over."""
+
+
+class CompileTask(Protocol):
+    """Anything that pickles, imports in a fresh process, and compiles there."""
+
+    @property
+    def target(self) -> Target:
+        """What to compile for: the driver without a GPU is made active before `compile`."""
+
+    def compile(self) -> Any:
+        """Triton's `CompiledKernel`. ConstraintError: a rule forbids this launch config."""
+
+
+class CompilePool:
+    """`jobs` children, each with one task at a time. Children start when there is work for them."""
+
+    def __init__(self, jobs: int, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        if jobs < 1:
+            raise ValueError(f"jobs: expected at least 1, found {jobs}.")
+        self._jobs = jobs
+        self._timeout_s = timeout_s
+        self._workers: list[_Worker] = []
+        self._logs = tempfile.TemporaryDirectory(prefix="compile-pool-")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kills every child, busy or not. Finished results stay in the cache."""
+        while self._workers:
+            self._workers.pop().kill()
+        self._logs.cleanup()
+
+    def run(self, tasks: Iterable[CompileTask]) -> Iterator[tuple[int, Outcome]]:
+        """(index of the task, its outcome) as they finish. Tasks are drawn as children become free."""
+        queue = enumerate(tasks)
+        try:
+            while True:
+                self._hand_out(queue)
+                busy = [worker for worker in self._workers if worker.index is not None]
+                if not busy:
+                    return
+                yield from self._collect(busy)
+        finally:
+            # Left in the middle: what is still running would answer to the next run.
+            for worker in [worker for worker in self._workers if worker.index is not None]:
+                self._remove(worker)
+
+    def _hand_out(self, queue: Iterator[tuple[int, CompileTask]]) -> None:
+        for worker in [worker for worker in self._workers if worker.tasks_done >= MAX_TASKS_PER_WORKER]:
+            if worker.index is None:
+                self._remove(worker)
+        idle = [worker for worker in self._workers if worker.index is None]
+        while idle or len(self._workers) < self._jobs:
+            item = next(queue, None)
+            if item is None:
+                return
+            worker = idle.pop() if idle else self._start()
+            worker.give(*item, self._timeout_s)
+
+    def _collect(self, busy: list[_Worker]) -> Iterator[tuple[int, Outcome]]:
+        now = time.monotonic()
+        next_deadline = min(worker.deadline for worker in busy)
+        ready = set(wait([worker.connection for worker in busy], max(0.0, next_deadline - now)))
+        for worker in busy:
+            index = worker.index
+            assert index is not None
+            if worker.connection in ready:
+                outcome = worker.answer()
+                if outcome.status is Status.CRASH:
+                    self._remove(worker)
+                yield index, outcome
+            elif time.monotonic() >= worker.deadline:
+                self._remove(worker)
+                message = f"no answer within {self._timeout_s:g} s. {worker.log()}".strip()
+                yield index, Outcome(Status.TIMEOUT, self._timeout_s, message=message)
+
+    def _start(self) -> _Worker:
+        worker = _Worker(Path(self._logs.name) / f"{time.monotonic_ns()}.log")
+        self._workers.append(worker)
+        return worker
+
+    def _remove(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        worker.kill()
+
+
+class _Worker:
+    """One child. index: of the task it works on, None while idle."""
+
+    def __init__(self, log_path: Path) -> None:
+        self._log_path = log_path
+        # spawn: a fork of a process with threads or a GPU context is not safe.
+        context = multiprocessing.get_context("spawn")
+        self.connection: Connection
+        self.connection, theirs = context.Pipe()
+        self._process: SpawnProcess = context.Process(target=main, args=(theirs, str(log_path)), daemon=True)
+        # Ctrl-C reaches the terminal's whole group, and children inherit the mask: the parent alone answers it.
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        theirs.close()
+        self.index: int | None = None
+        self.tasks_done = 0
+        self.deadline = float("inf")
+        self._given_at = 0.0
+
+    def give(self, index: int, task: CompileTask, timeout_s: float) -> None:
+        self._given_at = time.monotonic()
+        self.index, self.deadline = index, self._given_at + timeout_s
+        # A child that died while idle shows when its answer is read.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(task)
+
+    def answer(self) -> Outcome:
+        self.index = None
+        self.tasks_done += 1
+        try:
+            outcome: Outcome = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            code = self._process.exitcode or 0
+            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            message = f"the compiler's process ended: {how}. {self.log()}".strip()
+            return Outcome(Status.CRASH, time.monotonic() - self._given_at, message=message)
+        return outcome
+
+    def log(self) -> str:
+        return read_log(str(self._log_path))
+
+    def kill(self) -> None:
+        pid = self._process.pid
+        if pid is not None:
+            # The group exists once the child has made it; the child itself is killed either way.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            self._process.kill()
+            self._process.join()
+        self.connection.close()

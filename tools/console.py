@@ -1,0 +1,61 @@
+"""What every command of tools/ does alike at its edge: its arguments, and how it ends when it can't go on."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Ends the process with the exit code of `main`; a closed pipe, a full disk or Ctrl-C is no traceback.
+
+    0 where the reader has seen enough, 2 and a line on stderr where the output can't be written, 130 for Ctrl-C.
+    """
+    if sys.stderr is None:  # `2>&-`
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (for the process's life)
+    if sys.stdout is None:  # `>&-`: nobody would learn the result, and a file that is opened would become stdout
+        _complain("expected a standard output to write to, found it closed")
+        sys.exit(2)
+    try:
+        code = _exit_code(main)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head`: whoever reads has seen enough
+        _drop_output()
+        code = 0
+    except OSError as error:
+        _drop_output()
+        _complain(f"can't write {error.filename or 'the output'}: {error.strerror or error}")
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def path_argument(text: str) -> Path:
+    """A path on the command line, for argparse. An empty one would mean the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, found an empty text")
+    return Path(text)
+
+
+def _exit_code(main: Callable[[], int]) -> int:
+    try:
+        return main()
+    except SystemExit as end:  # argparse's --help and bad use, whose text is still to be flushed
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
+def _drop_output() -> None:
+    """What is still buffered goes nowhere, or Python would try once more at its end and complain itself."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(message: str) -> None:
+    with contextlib.suppress(OSError):
+        sys.stderr.write(message + "\n")
