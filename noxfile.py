@@ -72,7 +72,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def convert(session: nox.Session) -> None:
-    """Take over an engine's tuned files: nox -s convert -- PATH --layout vllm --to DIR."""
+    """Take over an engine's tuned files: nox -s convert -- PATH --layout vllm --to DIR --attribution WHO."""
     install_group(session, "validate")
     session.run("python", "-m", "tools.convert", *session.posargs)
 

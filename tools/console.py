@@ -46,7 +46,7 @@ def path_argument(text: str) -> Path:
 def _exit_code(main: Callable[[], int]) -> int:
     try:
         return main()
-    except SystemExit as end:  # argparse's --help and bad use, whose text is still to be flushed
+    except SystemExit as end:  # argparse's --help and bad use
         return end.code if isinstance(end.code, int) else int(end.code is not None)
 
 

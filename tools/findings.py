@@ -66,8 +66,12 @@ def as_text(report: Report) -> str:
 def summary(report: Report) -> str:
     """One line: files, errors, warnings, infos."""
     counts = [(severity, sum(f.severity is severity for f in report.findings)) for severity in Severity]
-    found = ", ".join(f"{count} {severity}{'s' if count != 1 else ''}" for severity, count in counts)
-    return f"{report.files} file{'s' if report.files != 1 else ''}: {found}"
+    return f"{counted(report.files, 'file')}: {', '.join(counted(count, severity) for severity, count in counts)}"
+
+
+def counted(count: int, noun: str) -> str:
+    """«1 file», «2 files»."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def as_github(report: Report) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,7 +167,7 @@ def normalise_device_name(name: str) -> str:
 def load_devices(path: Path = REGISTRY_FOLDER / "devices.json") -> DeviceRegistry:
     """Reads the device registry. RegistryError: it is missing, broken, unsorted, or a name stands twice."""
     rows = read_rows(path, "devices")
-    devices = tuple(_device(Row(row, f"{path}: devices[{i}]")) for i, row in enumerate(rows))
+    devices = tuple(_device(Row(row, path, f"devices[{i}]")) for i, row in enumerate(rows))
     check_order(path, [device.name for device in devices])
     check_unique(path, [name for device in devices for name in device.names])
     return DeviceRegistry(devices)
@@ -177,7 +176,7 @@ def load_devices(path: Path = REGISTRY_FOLDER / "devices.json") -> DeviceRegistr
 def load_models(path: Path = REGISTRY_FOLDER / "models.json") -> ModelRegistry:
     """Reads the model registry. RegistryError: it is missing, broken, unsorted, or an id stands twice."""
     rows = read_rows(path, "models")
-    models = tuple(_model(Row(row, f"{path}: models[{i}]")) for i, row in enumerate(rows))
+    models = tuple(_model(Row(row, path, f"models[{i}]")) for i, row in enumerate(rows))
     check_order(path, [model.id.casefold() for model in models])
     check_unique(path, [name.casefold() for model in models for name in model.ids])
     return ModelRegistry(models)
@@ -241,6 +240,7 @@ def _unknown(kind: str, name: str, near: list[str], where: str) -> str:
 
 if __name__ == "__main__":
     # Imported here, not above: the report imports this module under its own name.
+    from tools.console import run
     from tools.registry_report import main
 
-    sys.exit(main())
+    run(main)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tools.console import path_argument
+from tools.findings import counted, emit
 from tools.registry import ModelRegistry, Quantisation, RegistryError, load_devices, load_models
 from tools.sharding import Engine, Explanation, ShardError, explain_pair, shard
+from tools.store import RECORDS, REGISTRY, printable, shown, walk
 from tools.workload import Layout
 
 CONFIGS_FOLDER = Path(__file__).resolve().parent.parent / "configs"
@@ -29,6 +33,15 @@ class Row:
     N: int
     files: int
     explanations: tuple[Explanation, ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Names of tuned files below a folder; what looks like one and isn't counted; folders that can't be read."""
+
+    names: tuple[str, ...]
+    unread: tuple[Path, ...]
+    closed: tuple[Path, ...]
 
 
 def report(names: Iterable[str], models: ModelRegistry, layout: Layout = Layout.REPO) -> list[Row]:
@@ -51,22 +64,30 @@ def report(names: Iterable[str], models: ModelRegistry, layout: Layout = Layout.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 after a report, 2 for bad use, a broken registry or a model that can't be sharded so."""
+    """Exit status: 0 after a report, 1 if folders in it can't be read, 2 for bad use or a broken registry."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        text = _shard_text(options) if options.model else _report_text(options)
+        if options.model is not None:
+            emit(_shard_text(options))
+            return 0
+        listing = list_names(options.folder)
+        text = _report_text(listing.names, options)
     except (RegistryError, ShardError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{printable(str(error))}\n")
         return 2
-    sys.stdout.write(text + "\n")
-    return 0
+    for path in listing.unread:
+        sys.stderr.write(f"not counted, since its name has no E=…,N=… or it is no file: {shown(path)}\n")
+    for path in listing.closed:
+        sys.stderr.write(f"not counted, since the folder can't be read: {shown(path)}\n")
+    emit(text)
+    return 1 if listing.closed else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.registry", description=__doc__)
     add = parser.add_argument
-    add("folder", nargs="?", type=Path, default=CONFIGS_FOLDER, help="files to explain (configs/)")
+    add("folder", nargs="?", type=path_argument, default=CONFIGS_FOLDER, help="files to explain (configs/)")
     add("--layout", choices=[*Layout], type=Layout, default=Layout.REPO, help="whose int4 names")
     add("--format", choices=["text", "json"], default="text")
     one = parser.add_argument_group("one model's shard, instead of the report")
@@ -95,18 +116,33 @@ def _shard_text(options: argparse.Namespace) -> str:
     return f"{name}\nK={found.shape.K}, top_k={found.shape.top_k}"
 
 
-def _report_text(options: argparse.Namespace) -> str:
-    folder: Path = options.folder
-    if not folder.is_dir():
-        raise RegistryError(f"{folder}: expected a folder of tuned files. Fix: name one that exists.")
-    files = (path for path in folder.rglob("E=*.json") if "records" not in path.relative_to(folder).parts)
-    names = (path.name for path in files)
+def list_names(folder: Path) -> Listing:
+    """What lies below a folder, at any depth, records and registries left out. RegistryError: no tuned file does."""
+    if not os.path.isdir(folder):  # noqa: PTH112 (never raises)
+        raise RegistryError("expected a folder of tuned files that can be read", "name one that exists", folder)
+    names, unread, closed = [], [], []
+    for path in sorted(walk(folder)):
+        is_folder = os.path.isdir(path) and not path.is_symlink()  # noqa: PTH112
+        if {RECORDS, REGISTRY} & set(path.relative_to(folder).parts[:-1]):
+            continue
+        if is_folder and path.suffix != ".json":
+            closed.append(path)
+        elif _PAIR.fullmatch(path.name) and not is_folder:
+            names.append(path.name)
+        elif path.suffix.lower() == ".json":
+            unread.append(path)
+    if not names and not closed:
+        raise RegistryError("expected tuned files, found none", "name a folder that holds some", folder)
+    return Listing(tuple(names), tuple(unread), tuple(closed))
+
+
+def _report_text(names: Iterable[str], options: argparse.Namespace) -> str:
     rows = report(names, load_models(), options.layout)
     unexplained = sum(not row.explanations for row in rows)
     if options.format == "json":
         return json.dumps({"pairs": [asdict(row) for row in rows], "unexplained": unexplained}, indent=4)
-    lines = [f"E={row.E},N={row.N}  ({row.files} files)  {_shown(row.explanations)}" for row in rows]
-    summary = f"{len(rows)} pairs, {len(rows) - unexplained} explained, {unexplained} unexplained"
+    lines = [f"E={row.E},N={row.N}  ({counted(row.files, 'file')})  {_shown(row.explanations)}" for row in rows]
+    summary = f"{counted(len(rows), 'pair')}, {len(rows) - unexplained} explained, {unexplained} unexplained"
     return "\n".join([*lines, summary])
 
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.store import read
+
 SCHEMA_VERSION = 1
+_CORRECT = "correct it as the schema in schema/ says"
 
 
 class RegistryError(ValueError):
-    """A registry that can't be read, or a name that it doesn't hold. The message is for people."""
+    """A registry that can't be read, or a name that it doesn't hold. The message is for people.
+
+    `reason` and `fix` are the message's parts, for findings that name the file themselves.
+    """
+
+    def __init__(self, reason: str, fix: str = "", path: Path | None = None) -> None:
+        self.reason, self.fix = reason, fix
+        where = "" if path is None else f"{path}: "
+        super().__init__(f"{where}{reason}. Fix: {fix}." if fix else f"{where}{reason}")
 
 
 @dataclass(frozen=True)
@@ -21,15 +31,16 @@ class Row:
     """One entry of a registry; each fault names the entry, the field and both values."""
 
     fields: Any
+    path: Path
     where: str
 
     def __post_init__(self) -> None:
         if not isinstance(self.fields, Mapping):
-            raise RegistryError(f"{self.where}: expected an object, found {self.fields!r}.")
+            raise RegistryError(f"{self.where}: expected an object, found {self.fields!r}", _CORRECT, self.path)
 
     def error(self, key: str, expected: str, found: object) -> RegistryError:
         shown = "nothing" if found is None else repr(found)
-        return RegistryError(f"{self.where}: {key}: expected {expected}, found {shown}.")
+        return RegistryError(f"{self.where}: {key}: expected {expected}, found {shown}", _CORRECT, self.path)
 
     def text(self, key: str) -> str:
         value = self.fields.get(key)
@@ -73,18 +84,17 @@ def _is_count(value: Any) -> bool:
 
 
 def read_rows(path: Path, key: str) -> list[Any]:
-    """The entries under `key`. RegistryError: no such file, no JSON, another version, no list."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise RegistryError(f"{path}: can't be read: {reason}. Fix: restore the file.") from error
+    """The entries under `key`. RegistryError: no regular file, no strict JSON, another version, no list."""
+    content = read(path)
+    for fault in content.faults:
+        raise RegistryError(f"can't be read: {fault}", fault.fix, path)
+    document = content.document
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
-        raise RegistryError(f"{path}: schema_version: expected {SCHEMA_VERSION}, found {version!r}.")
+        raise RegistryError(f"schema_version: expected {SCHEMA_VERSION}, found {version!r}", _CORRECT, path)
     rows = document.get(key)
     if not isinstance(rows, list):
-        raise RegistryError(f"{path}: {key}: expected a list, found {rows!r}.")
+        raise RegistryError(f"{key}: expected a list, found {rows!r}", _CORRECT, path)
     return rows
 
 
@@ -92,7 +102,7 @@ def check_order(path: Path, names: list[str]) -> None:
     """RegistryError unless the names ascend."""
     for before, after in itertools.pairwise(names):
         if after < before:
-            raise RegistryError(f"{path}: expected sorted entries, found {after!r} after {before!r}. Fix: sort them.")
+            raise RegistryError(f"expected sorted entries, found {after!r} after {before!r}", "sort them", path)
 
 
 def check_unique(path: Path, names: list[str]) -> None:
@@ -100,5 +110,5 @@ def check_unique(path: Path, names: list[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise RegistryError(f"{path}: expected each name once, found {name!r} twice. Fix: keep one.")
+            raise RegistryError(f"expected each name once, found {name!r} twice", "keep one", path)
         seen.add(name)

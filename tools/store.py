@@ -7,7 +7,7 @@ vLLM's layout is a flat folder; SGLang's is a tree of `triton_X_Y_Z/` folders.
 
 from __future__ import annotations
 
-import enum
+import errno
 import functools
 import hashlib
 import json
@@ -23,44 +23,20 @@ import tomllib
 
 from tools.launch_config import KEY_VENDOR, LaunchConfig
 from tools.strict_json import Fault, Json, parse
+from tools.tiers import LEGACY as LEGACY
+from tools.tiers import RECORDS as RECORDS
+from tools.tiers import REGISTRY as REGISTRY
+from tools.tiers import Found as Found
+from tools.tiers import Role as Role
+from tools.tiers import role_of, root_of
+from tools.tiers import version_of_folder as version_of_folder
 from tools.workload import Layout
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CONFIGS = CHECKOUT / "configs"
-LEGACY = "legacy_configs"
-RECORDS = "records"
-REGISTRY = "registry"
 
 MAX_BYTES = 1024 * 1024
-"""A tuned file has a few kilobytes; whatever is larger than this is not read."""
-
-_VERSION_FOLDER = re.compile(r"triton_([0-9]{1,4})_([0-9]{1,4})_([0-9]{1,4})", re.ASCII)
-
-
-class Role(enum.Enum):
-    """What a file in the tree is for."""
-
-    CONFIG = "config"
-    RECORD = "record"
-    KNOWN = "known"
-    FOREIGN = "foreign"
-    UNREADABLE = "unreadable"  # a folder that can't be listed
-
-
-@dataclass(frozen=True)
-class Found:
-    """A file of the tree; `relative` is its path below `root`."""
-
-    path: Path
-    root: Path
-    relative: PurePosixPath
-    role: Role
-
-    @property
-    def folder(self) -> str:
-        """The tier's folder: empty for the default tier and for flat layouts."""
-        parent = self.relative.parent.as_posix()
-        return "" if parent == "." else parent
+"""The store's files have a few kilobytes; whatever is larger than this is not read."""
 
 
 def shown(path: Path) -> str:
@@ -73,12 +49,6 @@ def shown(path: Path) -> str:
 def printable(text: str) -> str:
     """Text with control characters and undecodable bytes escaped, so that a name cannot forge output lines."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
-
-
-def version_of_folder(folder: str) -> tuple[int, int, int] | None:
-    """(3, 8, 0) for `triton_3_8_0`, None for every other folder name."""
-    match = _VERSION_FOLDER.fullmatch(folder)
-    return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
 def version_folder(triton_version: str) -> str:
@@ -100,36 +70,50 @@ def reference_triton() -> str:
 
 
 def discover(paths: Iterable[Path], layout: Layout) -> list[Found]:
-    """Every file at or below the paths, each once, sorted. Raises FileNotFoundError for a path that isn't there."""
+    """Every file at or below the paths, each once, sorted.
+
+    FileNotFoundError: a path isn't there. PermissionError: a folder on the way to it can't be entered.
+    """
     found: dict[Path, Found] = {}
-    for path in paths:
-        if not os.path.lexists(path):
-            raise FileNotFoundError(path)
-        root = _root_of(path.absolute(), layout)  # a link that the user names is followed, one inside the tree is not
-        for file in _walk(path.absolute()):
+    for named in paths:
+        if not os.path.lexists(named):
+            if (closed := closed_folder(named.absolute())) is not None:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(closed))
+            raise FileNotFoundError(named)
+        path = _plain(named)
+        root = root_of(path, layout)  # a link that the user names is followed, one inside the tree is not
+        for file in walk(root if path in root.parents else path):
             relative = PurePosixPath(file.relative_to(root).as_posix())
-            found[file] = Found(file, root, relative, _role(file, relative, layout))
+            found[file] = Found(file, root, relative, role_of(file, relative, layout))
     return [found[path] for path in sorted(found)]
 
 
-def _root_of(path: Path, layout: Layout) -> Path:
-    """The folder that holds the tiers, seen from any file or folder in it."""
-    folder = path if path.is_dir() and path.suffix != ".json" else path.parent
-    if layout is Layout.VLLM:
-        return folder
-    if layout is Layout.SGLANG:
-        if folder.name.startswith("triton_"):
-            return folder.parent
-        # SGLANG_MOE_CONFIG_DIR is the folder above configs/
-        return folder / "configs" if (folder / "configs").is_dir() else folder
-    while folder.name in (LEGACY, RECORDS, REGISTRY) or version_of_folder(folder.name) is not None:
-        folder = folder.parent
-    return folder
+def tuned_files_of_records(found: Iterable[Found]) -> list[Found]:
+    """The tuned files that the records among `found` speak of, as far as they are there and not among `found`."""
+    files = list(found)
+    present = {file.path for file in files}
+    configs = [(file.root, PurePosixPath(*file.relative.parts[1:])) for file in files if file.role is Role.RECORD]
+    return [
+        Found(root / relative, root, relative, Role.CONFIG)
+        for root, relative in configs
+        if root / relative not in present and os.path.lexists(root / relative)
+    ]
 
 
-def _walk(path: Path) -> Iterator[Path]:
+def closed_folder(path: Path) -> Path | None:
+    """The outermost folder on the way to `path` that can't be entered; None where it can be asked for."""
+    try:
+        path.lstat()
+    except PermissionError:
+        return closed_folder(path.parent) or path.parent
+    except OSError:
+        return None
+    return None
+
+
+def walk(path: Path) -> Iterator[Path]:
     """Files below a path. Links, odd file types, folders named like a tuned file or unreadable come as they are."""
-    if not path.is_dir() or path.suffix == ".json":
+    if path.suffix == ".json" or not os.path.isdir(path):  # noqa: PTH112 (never raises)
         yield path
         return
     folders = [path]  # a stack: folders can nest deeper than calls
@@ -149,40 +133,11 @@ def _walk(path: Path) -> Iterator[Path]:
                 yield child
 
 
-def _role(path: Path, relative: PurePosixPath, layout: Layout) -> Role:
-    parts = relative.parts
-    looks_tuned = path.suffix == ".json"
-    if not looks_tuned and (_file_type(path) == stat.S_IFDIR or not parts):
-        return Role.UNREADABLE
-    if layout is Layout.VLLM:
-        return Role.CONFIG if looks_tuned and len(parts) == 1 else Role.KNOWN
-    if layout is Layout.SGLANG:
-        return Role.CONFIG if looks_tuned and len(parts) == 2 else Role.KNOWN
-    kind = _file_type(path)
-    if kind != stat.S_IFREG:
-        is_folder_like_file = looks_tuned and len(parts) == 1 and kind == stat.S_IFDIR
-        return Role.CONFIG if is_folder_like_file else Role.FOREIGN
-    if parts in (("README.md",), (REGISTRY, "devices.json"), (REGISTRY, "models.json")):
-        return Role.KNOWN
-    if parts[0] == RECORDS and _in_tier(parts[1:]) and looks_tuned:
-        return Role.RECORD
-    if _in_tier(parts) and looks_tuned:
-        return Role.CONFIG
-    return Role.FOREIGN
-
-
-def _file_type(path: Path) -> int:
-    """The type bits of a path, links not followed. What can't be asked counts as a file: reading it says why."""
-    try:
-        return stat.S_IFMT(path.lstat().st_mode)
-    except OSError:
-        return stat.S_IFREG
-
-
-def _in_tier(parts: tuple[str, ...]) -> bool:
-    if len(parts) == 1:
-        return True
-    return len(parts) == 2 and (parts[0] == LEGACY or version_of_folder(parts[0]) is not None)
+def _plain(path: Path) -> Path:
+    """The absolute path without `..`, so that a file has one path; a link that is named itself stays one."""
+    if ".." not in path.parts:
+        return path.absolute()
+    return path.resolve() if path.name == ".." else path.parent.resolve() / path.name
 
 
 # Reading
@@ -200,17 +155,22 @@ class Content:
 def read(path: Path) -> Content:
     """Reads a JSON file of the store. Never raises: whatever goes wrong is a fault."""
     try:
-        if path.is_dir():
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode) and os.path.exists(path):  # noqa: PTH110 (never raises)
+            mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             return _unread("a directory named like a file", "remove it")
-        if not path.is_file():
+        if not stat.S_ISREG(mode):
             return _unread("not a regular file (a broken link, a device or a pipe)", "replace it by a file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
             size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return _unread("not found", "restore it")
     except OSError as error:
         return _unread(f"cannot be read: {error.strerror or error}", "make it readable")
     if len(data) > MAX_BYTES:
-        return _unread(f"expected at most {MAX_BYTES} bytes, found {size}", "a tuned file has a few kilobytes")
+        return _unread(f"expected at most {MAX_BYTES} bytes, found {size}", "make it smaller: nothing larger is read")
     document, faults = parse(data)
     return Content(data, document, faults)
 
@@ -257,8 +217,20 @@ def sha256(data: bytes) -> str:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Writes a whole file or nothing: readers see the old bytes or the new ones, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a whole file or nothing: readers see the old bytes or the new ones, never a part.
+
+    OSError: it can't be written; its `filename` is `path`, whatever step failed.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, data)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is needed", str(path)) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:

@@ -56,7 +56,7 @@ def parse(data: bytes) -> tuple[Json, tuple[Fault, ...]]:
         faults.append(Fault(f"expected UTF-8, found {byte}", "save the file as UTF-8", line, column))
         return None, tuple(faults)
     if _depth_exceeds(text, _MAX_DEPTH):
-        faults.append(Fault(f"nested over {_MAX_DEPTH} levels", "a tuned file has two levels"))
+        faults.append(Fault(f"nested over {_MAX_DEPTH} levels", "write it flatter: the store's files have few levels"))
         return None, tuple(faults)
 
     def pairs(items: list[tuple[str, Json]]) -> dict[str, Json]:
@@ -89,7 +89,7 @@ def parse(data: bytes) -> tuple[Json, tuple[Fault, ...]]:
     except UnicodeEncodeError:
         faults.append(Fault("holds half a surrogate pair (\\ud800 to \\udfff)", "write the character itself"))
     except (ValueError, RecursionError) as error:  # an integer of over 4300 digits
-        faults.append(Fault(f"cannot be read: {str(error).split(';')[0]}", "write the numbers that the engine takes"))
+        faults.append(Fault(f"cannot be read: {str(error).split(';')[0]}", "write numbers of fewer digits"))
     return None, tuple(faults)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tools.console import run
+from tools.console import path_argument, run
 from tools.store import CHECKOUT
 
 
@@ -32,3 +34,39 @@ def test_closed_pipe_is_no_traceback() -> None:
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=CHECKOUT, check=False)
     assert result.stdout == "x"
     assert result.stderr == ""
+
+
+def shell(code: str, redirection: str) -> subprocess.CompletedProcess[str]:
+    program = f"from tools.console import run; run(lambda: {code})"
+    command = ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, program]
+    return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+@pytest.mark.parametrize("size", [1, 200_000], ids=["flushed at the end", "written at once"])
+def test_output_that_can_not_be_written_is_one_line_and_2(redirection: str, size: int) -> None:
+    result = shell(f"print('x' * {size}) or 0", redirection)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "output" in result.stderr
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_a_closed_stderr_leaves_the_output_alone(redirection: str) -> None:
+    result = shell("print('x') or print('y', file=__import__('sys').stderr) or 0", redirection)
+    assert result.stderr == ""
+    assert "x" in result.stdout
+    assert "y" not in result.stdout
+
+
+@pytest.mark.parametrize("module", ["tools.validate", "tools.registry"])
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+def test_the_commands_end_so_too(module: str, redirection: str) -> None:
+    command = ["bash", "-c", f'"$0" -m {module} {redirection}', sys.executable]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+
+
+def test_an_empty_path_is_refused() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a path"):
+        path_argument("")
+    assert path_argument("a b") == Path("a b")

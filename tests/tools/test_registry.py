@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tools.registry import (
 )
 from tools.registry_report import main, report
 from tools.sharding import Explanation
+from tools.store import MAX_BYTES
 from tools.workload import Layout
 
 ROOT = REGISTRY_FOLDER.parent.parent
@@ -174,6 +176,8 @@ class TestBrokenRegistry:
         ("text", "message"),
         [
             ("{", "can't be read"),
+            ('{"schema_version": 1, "schema_version": 1}', "can't be read: duplicate keys: 'schema_version'"),
+            ('{"schema_version": NaN}', "can't be read: NaN is no finite number"),
             ("[" * 100_000, "can't be read"),
             ("[]", "schema_version: expected 1, found None"),
             ('{"schema_version": 2}', "schema_version: expected 1, found 2"),
@@ -212,8 +216,24 @@ class TestBrokenRegistry:
             load_models(path)
         assert str(raised.value).startswith(str(path))
 
+    @pytest.mark.parametrize("load", [load_devices, load_models])
+    def test_a_pipe_or_a_giant_is_refused_and_nobody_waits(self, tmp_path: Path, load: Any) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "giant").write_bytes(b" " * (MAX_BYTES + 1))
+        for name, message in (("pipe", "not a regular file"), ("giant", "expected at most 1048576 bytes")):
+            with pytest.raises(RegistryError, match=message) as raised:
+                load(tmp_path / name)
+            assert "tuned" not in str(raised.value)
+
+    def test_an_error_has_its_parts_for_findings(self, tmp_path: Path) -> None:
+        with pytest.raises(RegistryError) as raised:
+            load_devices(tmp_path / "none.json")
+        error = raised.value
+        assert (error.reason, error.fix) == ("can't be read: not found", "restore it")
+        assert str(error) == f"{tmp_path / 'none.json'}: {error.reason}. Fix: {error.fix}."
+
     def test_a_missing_registry_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(RegistryError, match=r"none\.json: can't be read: No such file"):
+        with pytest.raises(RegistryError, match=r"none\.json: can't be read: not found"):
             load_devices(tmp_path / "none.json")
 
 
@@ -240,7 +260,7 @@ class TestReport:
         (tmp_path / "records" / "E=9,N=9,device_name=A.json").touch()
         assert main([str(tmp_path)]) == 0
         out = capsys.readouterr().out
-        assert "E=7,N=7  (1 files)  UNEXPLAINED" in out
+        assert "E=7,N=7  (1 file)  UNEXPLAINED" in out
         assert "2 pairs, 1 explained, 1 unexplained" in out
 
     def test_json_output_is_json_alone(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,6 +280,8 @@ class TestReport:
         "arguments",
         [
             ["/no/such/folder"],
+            ["x" * 300],
+            ["--model", ""],
             ["--model", "no/such-model"],
             ["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "3"],
             ["--model", "mistralai/Mixtral-8x7B-v0.1", "--device-name", "NVIDIA_H100_80GB"],
@@ -270,3 +292,43 @@ class TestReport:
         captured = capsys.readouterr()
         assert captured.out == ""
         assert "Fix:" in captured.err
+
+    def test_an_empty_folder_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([str(tmp_path)]) == 2
+        assert capsys.readouterr().err.endswith(
+            "expected tuned files, found none. Fix: name a folder that holds some.\n"
+        )
+
+    def test_what_is_not_counted_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for name in ("E=7,N=7,device_name=A.json", "E=0,N=7,device_name=A.json", "x.json"):
+            (tmp_path / name).touch()
+        (tmp_path / "E=7,N=7,device_name=B.json").mkdir()
+        (tmp_path / "registry").mkdir()
+        (tmp_path / "registry" / "devices.json").touch()
+        assert main([str(tmp_path)]) == 0
+        captured = capsys.readouterr()
+        assert captured.out == "E=7,N=7  (1 file)  UNEXPLAINED\n1 pair, 0 explained, 1 unexplained\n"
+        lines = captured.err.splitlines()
+        assert [line.rpartition("/")[2] for line in lines] == [
+            *("E=0,N=7,device_name=A.json", "E=7,N=7,device_name=B.json", "x.json")
+        ]
+        assert all(line.startswith("not counted, ") for line in lines)
+
+    def test_1_where_a_folder_can_not_be_read(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "E=7,N=7,device_name=A.json").touch()
+        closed = tmp_path / "legacy_configs"
+        closed.mkdir()
+        scandir = os.scandir
+
+        def refuse(path: os.PathLike[str]) -> object:  # root may list everything, so chmod can't show it
+            if os.fspath(path) == os.fspath(closed):
+                raise PermissionError(13, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        assert main([str(tmp_path)]) == 1
+        captured = capsys.readouterr()
+        assert captured.err == f"not counted, since the folder can't be read: {closed}\n"
+        assert "1 pair" in captured.out

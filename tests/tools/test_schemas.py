@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from tests.tools.validate.builder import entry, table
@@ -40,3 +43,32 @@ def test_a_document_of_nothing_but_faults_is_cut_short_and_counted(keys: int) ->
     # a wrong key, a wrong value for each, and too many of them
     assert found[-1] == schemas.SchemaFault("top level", f"{2 * keys + 1 - 100} further violations")
     assert any(fault.where.startswith("a/b~c") for fault in found)
+
+
+class TestFloatsForIntegers:
+    """JSON Schema lets 8.0 pass for an integer; the store doesn't."""
+
+    def record(self, **changes: Any) -> dict[str, Any]:
+        path = schemas.SCHEMA_FOLDER.parent / "tests/schema/fixtures/record/valid/all_keys.json"
+        return {**json.loads(path.read_text("utf-8")), **changes}
+
+    def test_each_is_a_fault_with_its_place(self) -> None:
+        document = self.record(schema_version=1.0)
+        document["workload"]["E"] = 8.0
+        document["workload"]["block_shape"] = [128, 64.0]
+        assert schemas.faults("record", document) == [
+            schemas.SchemaFault("schema_version", "expected an integer, found 1.0"),
+            schemas.SchemaFault("workload / E", "expected an integer, found 8.0"),
+            schemas.SchemaFault("workload / block_shape / 1", "expected an integer, found 64.0"),
+        ]
+
+    def test_times_and_ratios_may_be_whole(self) -> None:
+        document = self.record()
+        latency = {"median": 10.0, "p10": 9.0, "p90": 11.0, "samples": 20}
+        document["rows"] = {"1": {"latency_us": latency, "baseline_us": latency, "decision": "promote"}}
+        document["tuner"]["seconds"] = 3.0
+        assert schemas.faults("record", document) == []
+
+    def test_other_faults_are_listed_too_and_none_twice(self) -> None:
+        found = schemas.faults("tuned_config", {"64": entry(num_warps=4.0, num_stages=-1.0, GROUP_SIZE_M="1")})
+        assert [fault.where for fault in found] == ["64 / GROUP_SIZE_M", "64 / num_stages", "64 / num_warps"]

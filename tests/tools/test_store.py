@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tempfile
 import threading
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tools.validate.builder import NAME, entry, table
+from tests.tools.validate.builder import NAME, as_nobody, entry, table
 from tools import store
 from tools.launch_config import KEY_VENDOR, LaunchConfig
 from tools.store import Role
@@ -87,6 +88,37 @@ class TestDiscover:
             with pytest.raises(FileNotFoundError):
                 store.discover([tmp_path / name], Layout.REPO)
 
+    @pytest.mark.parametrize("named", ["..", "../configs", "../configs/a.json", "../configs/../configs/a.json"])
+    def test_a_file_has_one_path_whatever_the_way_to_it(self, tmp_path: Path, named: str) -> None:
+        root = tree(tmp_path / "configs", "a.json")
+        (found,) = store.discover([root / named, root], Layout.REPO)
+        assert found.path == root / "a.json"
+
+    def test_two_dots_after_a_link_mean_what_they_mean_to_the_system(self, tmp_path: Path) -> None:
+        root = tree(tmp_path / "elsewhere" / "configs", "a.json")
+        (tmp_path / "link").symlink_to(root)
+        (found,) = store.discover([tmp_path / "link" / ".." / "configs"], Layout.REPO)
+        assert found.path == root / "a.json"
+
+    def test_the_tuned_files_of_records_are_found(self, tmp_path: Path) -> None:
+        root = tree(tmp_path / "configs", "a.json", "records/a.json", "records/legacy_configs/gone.json")
+        (found,) = store.tuned_files_of_records(store.discover([root / "records"], Layout.REPO))
+        assert (found.path, found.role) == (root / "a.json", Role.CONFIG)
+        assert store.tuned_files_of_records(store.discover([root], Layout.REPO)) == []
+
+    def test_a_folder_that_can_not_be_entered_is_named(self) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            root = tree(Path(name), "closed/deeper/a.json")
+            root.chmod(0o755)
+            (root / "closed").chmod(0)
+            with as_nobody():
+                assert store.closed_folder(root / "closed" / "deeper" / "a.json") == root / "closed"
+                assert store.closed_folder(root / "closed") is None
+                with pytest.raises(PermissionError) as raised:
+                    store.discover([root / "closed" / "deeper"], Layout.REPO)
+            (root / "closed").chmod(0o755)
+        assert raised.value.filename == str(root / "closed")
+
     def test_links_inside_are_listed_not_followed(self, tmp_path: Path) -> None:
         root = tree(tmp_path / "configs")
         outside = tree(tmp_path / "outside", "a.json")
@@ -118,6 +150,7 @@ class TestRead:
         if faults:
             assert content.data is None
             assert content.faults[0].message == f"expected at most {store.MAX_BYTES} bytes, found {size}"
+            assert "tuned" not in content.faults[0].fix  # registries and records are read so too
 
     def test_whatever_is_no_file_is_a_fault(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
@@ -126,6 +159,7 @@ class TestRead:
         for name in (".", "pipe", "link", "loop", "missing", "x" * 300):
             content = store.read(tmp_path / name)
             assert (content.data, content.document, len(content.faults)) == (None, None, 1)
+        assert store.read(tmp_path / "missing").faults[0].message == "not found"
 
 
 class TestWrite:
@@ -147,10 +181,17 @@ class TestWrite:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, step, fail)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="No space left") as raised:
             store.write(path, b"new")
+        assert raised.value.filename == str(path)
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_file_in_the_way_of_a_folder_is_said(self, tmp_path: Path) -> None:
+        (tmp_path / "a").touch()
+        for name in ("a/b.json", "a/b/c.json"):
+            with pytest.raises(NotADirectoryError, match="a file stands where a folder is needed"):
+                store.write(tmp_path / name, b"1")
 
     def test_readers_see_whole_files_only(self, tmp_path: Path) -> None:
         path = tmp_path / NAME

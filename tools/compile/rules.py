@@ -42,7 +42,7 @@ def judge(kernel: Kernel, outcome: Outcome, devices: DeviceRegistry) -> Iterator
 def _verdicts(outcome: Outcome, device: Device | None) -> Iterator[Verdict]:
     if outcome.status is not Status.OK or outcome.resources is None:
         yield Verdict(
-            f"does-not-compile-{outcome.status}" if outcome.status is not Status.COMPILE else "does-not-compile",
+            "does-not-compile" if outcome.status is Status.COMPILE else outcome.status.value,
             Severity.ERROR,
             f"expected a kernel, found {outcome.status}: {_first_line(outcome.message)}",
             "tune the entry again; the tuner never writes what doesn't compile",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from tools import store
+from tools.console import path_argument, run
 from tools.convert import converter
-from tools.findings import Report, as_text, emit
+from tools.findings import Finding, Report, as_text, counted, emit
 from tools.registry import RegistryError, load_models
+from tools.tiers import Role
 from tools.workload import Layout
 
 
@@ -22,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         description="Takes over tuned files: names, keys and bytes as in this store, a record with source: published.",
         epilog="Exit 0: all taken over. 1: some were not, each with its reason. 2: bad use.",
     )
-    parser.add_argument("path", type=Path, metavar="PATH", help="a tuned file, or a folder of them")
+    parser.add_argument("path", type=path_argument, metavar="PATH", help="a tuned file, or a folder of them")
     parser.add_argument(
         "--layout",
         type=Layout,
@@ -31,33 +33,52 @@ def parser() -> argparse.ArgumentParser:
         metavar="{vllm,sglang}",
         help="vllm: a flat folder; sglang: a tree of triton_X_Y_Z/",
     )
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a configs folder; made if missing")
-    parser.add_argument("--attribution", help="whose figures they are and their licence; default: the engine's own")
+    parser.add_argument(
+        "--to", type=path_argument, required=True, metavar="DIR", help="a configs folder; made if missing"
+    )
+    parser.add_argument(
+        "--attribution",
+        required=True,
+        metavar="TEXT",
+        help="who measured the figures, and their licence: 'vLLM contributors, Apache-2.0' for vLLM's own files",
+    )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = parser().parse_args(arguments)
-    source = converter.Source(
-        args.layout, args.attribution or converter.ATTRIBUTION[args.layout], datetime.now(UTC).date()
-    )
+    if not args.attribution.strip() or not args.attribution.isprintable():
+        return _refuse(f"--attribution: expected one line of readable text, found {args.attribution!a}")
+    if os.path.lexists(args.to) and not os.path.isdir(args.to):  # noqa: PTH112 (never raises)
+        return _refuse(f"--to: expected a folder, found a file: {args.to}")
+    source = converter.Source(args.layout, args.attribution.strip(), datetime.now(UTC).date())
     try:
         found = store.discover([args.path], args.layout)
         taken, refused = converter.convert(found, source, load_models())
-        written, clashes = converter.write(taken, args.to)
     except FileNotFoundError as error:
-        print(f"convert: no such file or folder: {store.printable(str(error))}", file=sys.stderr)
-        return 2
-    except (RegistryError, OSError, UnicodeError) as error:
-        print(f"convert: {store.printable(str(error))}", file=sys.stderr)
-        return 2
+        return _refuse(f"no such file or folder: {error}")
+    except (RegistryError, OSError) as error:
+        return _refuse(str(error))
+    if not any(file.role in (Role.CONFIG, Role.UNREADABLE) for file in found):
+        _print_findings(0, refused)
+        return _refuse(f"found no tuned file in the {args.layout} layout below {args.path}; is it another --layout?")
+    written, clashes = converter.write(taken, args.to)
     findings = (*refused, *clashes)
-    if findings:
-        print(as_text(Report(written + len(findings), findings)), file=sys.stderr)
-    emit(f"{written} files taken over into {store.printable(str(args.to))}, {len(findings)} not")
+    _print_findings(written, findings)
+    emit(f"{counted(written, 'file')} taken over into {store.printable(str(args.to))}, {len(findings)} not")
     return 1 if findings else 0
 
 
+def _print_findings(written: int, findings: tuple[Finding, ...]) -> None:
+    if findings:
+        print(as_text(Report(written + len(findings), findings)), file=sys.stderr)
+
+
+def _refuse(message: str) -> int:
+    print(f"convert: {store.printable(message)}", file=sys.stderr)
+    return 2
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -18,14 +18,10 @@ from tools.registry import ModelRegistry
 from tools.sharding import explain_pair
 from tools.store import Found, Role
 from tools.strict_json import Json
+from tools.tiers import why_skipped
 from tools.workload import Layout, Workload, parse_file_name
 
 RULE = "convert"
-
-ATTRIBUTION = {
-    Layout.VLLM: "vLLM contributors, Apache-2.0",
-    Layout.SGLANG: "SGLang contributors, Apache-2.0",
-}
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,9 @@ def convert(
     findings: list[Finding] = []
     for file in found:
         if file.role is Role.UNREADABLE:
-            findings.append(_refused(file.path, "a folder that can't be listed", "make it readable"))
+            findings.append(_refused(file.path, "a folder that can't be read", "make it readable"))
+        if file.role is Role.SKIPPED:
+            findings.append(_refused(file.path, *why_skipped(file, source.layout), Severity.WARNING))
         if file.role is not Role.CONFIG:
             continue
         result = _convert_file(file, source, models)
@@ -70,43 +68,70 @@ def convert(
 
 
 def write(taken: Iterable[Taken], destination: Path) -> tuple[int, tuple[Finding, ...]]:
-    """Writes configs and records below `destination`. Files that are there with other bytes are left alone."""
+    """Writes records and configs below `destination`; returns how many, and a finding for each that could not be.
+
+    Files that are there with other bytes are left alone.
+    """
     written = 0
     findings: list[Finding] = []
     for file in taken:
-        path = destination / file.relative
-        if path.exists() and store.read(path).data != file.config:
-            where = store.shown(path)
-            findings.append(_refused(file.source, f"{where} is there with other figures", "remove one of them first"))
-            continue
-        store.write(path, file.config)
-        record = store.record_path(destination, file.relative)
-        if not record.exists():
-            store.write(record, file.record)
-        written += 1
+        try:
+            clash = _write_one(file, destination)
+        except OSError as error:
+            where = store.shown(Path(error.filename or destination))
+            clash = _refused(file.source, f"{where} can't be written: {error.strerror}", "make room for it there")
+        if clash is None:
+            written += 1
+        else:
+            findings.append(clash)
     return written, tuple(findings)
+
+
+def _write_one(file: Taken, destination: Path) -> Finding | None:
+    """The record first, so that no config is ever without one; it goes again where the config can't be written."""
+    path, record = destination / file.relative, store.record_path(destination, file.relative)
+    if path.exists() and store.read(path).data != file.config:
+        return _refused(file.source, f"{store.shown(path)} is there with other figures", "remove one of them first")
+    if record.exists() and not _signs(record, file.config):
+        where = store.shown(record)
+        return _refused(file.source, f"{where} is there and speaks of other figures", "remove it first")
+    is_new = not record.exists()
+    if is_new:
+        store.write(record, file.record)
+    try:
+        if not path.exists():
+            store.write(path, file.config)
+    except OSError:
+        if is_new:
+            record.unlink()
+        raise
+    return None
+
+
+def _signs(record: Path, config: bytes) -> bool:
+    document = store.read(record).document
+    return isinstance(document, dict) and document.get("config_sha256") == store.sha256(config)
 
 
 def _convert_file(file: Found, source: Source, models: ModelRegistry) -> Taken | Finding:
     content = store.read(file.path)
     for fault in content.faults:
         return _refused(file.path, str(fault), fault.fix)
-    workload = parse_file_name(file.path.name, source.layout).workload
+    name = parse_file_name(file.path.name, source.layout)
+    workload = name.workload
+    reasons = "; ".join(fault.message for fault in name.faults)
+    fixes = "; ".join(fault.fix for fault in name.faults)
     if workload is None:
-        return _refused(file.path, "the name stands for no workload", "rename it to the grammar")
+        return _refused(file.path, f"the name stands for no workload: {reasons}", fixes)
     if _spelling(workload.file_name(source.layout)) != _spelling(file.path.name):
         expected = workload.file_name(source.layout)
-        return _refused(
-            file.path, f"the name says more than {expected!r}, which would be lost", "see file-name's findings"
-        )
+        return _refused(file.path, f"the name says more than {expected!r}, which would be lost: {reasons}", fixes)
     if not isinstance(content.document, dict):
         return _refused(file.path, "expected an object at the top level", "write {batch size: launch config}")
     version = content.document.get("triton_version")
     rows = {key: value for key, value in content.document.items() if key != "triton_version"}
     for schema_fault in schemas.faults("tuned_config", rows):
         return _refused(file.path, f"{schema_fault.where}: {schema_fault.message}", "see schema/README.md")
-    if any(isinstance(value, float) for entry in rows.values() for value in entry.values()):
-        return _refused(file.path, "expected integers, found a number with a fraction", "write it without a fraction")
     try:
         folder = _folder(file, source.layout, version)
     except ValueError as error:
@@ -162,5 +187,5 @@ def _shapes(workload: Workload, models: ModelRegistry) -> Iterator[Json]:
         yield {"K": K, "top_k": top_k, "models": names}
 
 
-def _refused(path: Path, message: str, fix: str) -> Finding:
-    return Finding(store.shown(path), RULE, Severity.ERROR, message, fix)
+def _refused(path: Path, message: str, fix: str, severity: Severity = Severity.ERROR) -> Finding:
+    return Finding(store.shown(path), RULE, severity, message, fix)

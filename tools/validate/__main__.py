@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools import store
+from tools.console import path_argument, run
 from tools.findings import FORMATS, Finding, Report, Severity, emit
 from tools.registry import RegistryError, load_devices
-from tools.validate import runner
+from tools.tiers import Role
+from tools.validate import fixer, runner
 from tools.validate.exceptions import Exceptions, ExceptionsError
 from tools.workload import Layout
 
@@ -22,7 +24,9 @@ def parser() -> argparse.ArgumentParser:
         description="Proves tuned files without a GPU: names, JSON, schema, coverage, values, memory, records.",
         epilog="Exit 0: no errors (warnings and infos may be printed). 1: errors found. 2: bad use.",
     )
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="files or folders; default: configs/")
+    parser.add_argument(
+        "paths", nargs="*", type=path_argument, metavar="PATH", help="files or folders; default: configs/"
+    )
     parser.add_argument(
         "--layout",
         type=Layout,
@@ -44,20 +48,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("validate: --fix writes this store's canonical bytes and needs --layout repo", file=sys.stderr)
         return 2
     try:
-        if args.fix:
-            for path in runner.fix(paths, args.layout):
-                print(f"fixed {store.shown(path)}", file=sys.stderr)
-        report = _report(paths, args.layout)
+        fixed = fixer.fix(paths, args.layout) if args.fix else fixer.Fixed((), ())
+        for path in fixed.rewritten:
+            print(f"fixed {store.shown(path)}", file=sys.stderr)
+        report = fixed.add_to(_report(paths, args.layout))
+        nothing_there = args.paths and not report.failed and not _anything_to_prove(paths, args.layout)
     except FileNotFoundError as error:
         print(f"validate: no such file or folder: {store.printable(str(error))}", file=sys.stderr)
         return 2
     except (ExceptionsError, OSError) as error:
-        print(f"validate: {store.printable(str(error))}", file=sys.stderr)
+        print(f"validate: {store.printable(_told(error))}", file=sys.stderr)
         return 2
-    if not report.files:
-        print(f"validate: found no tuned file in the {args.layout} layout there", file=sys.stderr)
-    emit(FORMATS[args.format](report))
+    if report.findings or not nothing_there:
+        emit(FORMATS[args.format](report))
+    if nothing_there:
+        below = ", ".join(map(store.shown, paths))
+        hint = "is it another --layout?"
+        print(f"validate: found no tuned file in the {args.layout} layout below {below}; {hint}", file=sys.stderr)
+        return 2
     return 1 if report.failed else 0
+
+
+def _anything_to_prove(paths: Sequence[Path], layout: Layout) -> bool:
+    """Whether a tuned file, a record or a registry lies there; a README alone is nothing that could be proved."""
+    found = store.discover(paths, layout)
+    roles = {file.role for file in found}
+    in_registry = any(file.role is Role.KNOWN and file.folder == store.REGISTRY for file in found)
+    return bool(roles & {Role.CONFIG, Role.RECORD}) or (layout is Layout.REPO and in_registry)
+
+
+def _told(error: Exception) -> str:
+    """A system's error without its number."""
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
 
 
 def _report(paths: Sequence[Path], layout: Layout) -> Report:
@@ -66,9 +88,10 @@ def _report(paths: Sequence[Path], layout: Layout) -> Report:
         devices = load_devices()
     except RegistryError as error:
         path = store.shown(store.CONFIGS / store.REGISTRY / "devices.json")
-        return Report(0, (Finding(path, "registry", Severity.ERROR, str(error), "repair it first; nothing else ran"),))
+        fix = f"{error.fix or 'repair it'}; nothing else was checked"
+        return Report(0, (Finding(path, "registry", Severity.ERROR, error.reason, fix),))
     return runner.validate(paths, layout, devices, Exceptions.load())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

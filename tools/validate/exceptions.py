@@ -28,11 +28,11 @@ class Exceptions:
     def load(cls, path: Path = EXCEPTIONS_FILE) -> Exceptions:
         """Reads the list. Raises ExceptionsError for a broken one."""
         content = store.read(path)
-        faults = [str(fault) for fault in content.faults]
-        if not faults:
-            faults = [f"{fault.where}: {fault.message}" for fault in schemas.faults("exceptions", content.document)]
-        if faults:
-            raise ExceptionsError(f"{path}: {faults[0]}. Fix: see schema/exceptions.schema.json")
+        for fault in content.faults:
+            raise ExceptionsError(f"{path}: {fault}. Fix: {fault.fix}")
+        for schema_fault in schemas.faults("exceptions", content.document):
+            where = f"{path}: {schema_fault.where}"
+            raise ExceptionsError(f"{where}: {schema_fault.message}. Fix: see schema/exceptions.schema.json")
         return cls(frozenset((e["path"], e["rule"]) for e in content.document["exceptions"]), path)
 
     def apply(self, findings: Iterable[Finding], files: Sequence[Found]) -> list[Finding]:

@@ -12,7 +12,7 @@ from tools.findings import Finding, Report, Severity, ordered
 from tools.registry import DeviceRegistry
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Context, FileRule, Issue, Rule
-from tools.validate.rules import RULES, canonical_bytes
+from tools.validate.rules import RULES, record
 from tools.workload import Layout
 
 
@@ -27,21 +27,14 @@ def validate(
     found = store.discover(paths, layout)
     tree = load(found, layout)
     context = Context(layout, devices)
-    findings = [finding for rule in rules if layout in rule.layouts for finding in _findings(rule, tree, context)]
+    chosen = [rule for rule in rules if layout in rule.layouts]
+    findings = [finding for rule in chosen for finding in _findings(rule, tree, context)]
+    # records named without their tuned files: what is said about them is said through the files
+    recorded = load(store.tuned_files_of_records(found), layout)
+    findings += [f for rule in chosen if rule is record.RULE for f in _findings(rule, recorded, context)]
     if layout is Layout.REPO:
         findings = exceptions.apply(findings, found)
-    return Report(len(tree.configs), ordered(findings))
-
-
-def fix(paths: Iterable[Path], layout: Layout) -> list[Path]:
-    """Rewrites what differs from canonical bytes in form alone; returns what was rewritten."""
-    rewritten = []
-    for file in load(store.discover(paths, layout), layout).configs:
-        data = canonical_bytes.fixed(file)
-        if data is not None and data != file.content.data:
-            store.write(file.found.path, data)
-            rewritten.append(file.found.path)
-    return rewritten
+    return Report(len(tree.configs) + len(recorded.configs), ordered(findings))
 
 
 def _findings(rule: Rule, tree: Tree, context: Context) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from tests.tools.validate.builder import NAME, entry, table
 from tools import schemas, store
 from tools.convert import converter
 from tools.convert.converter import Source, Taken
-from tools.findings import Finding
+from tools.findings import Finding, Severity
 from tools.registry import ModelRegistry, load_models
 from tools.workload import Layout, Workload, parse_file_name
 
@@ -160,18 +160,18 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "data", "reason"),
         [
-            ("x.json", None, "the name stands for no workload"),
-            ("E=0,N=1,device_name=A.json", None, "the name stands for no workload"),
-            (f"{STEM},backend=cutlass.json", None, "the name says more than"),
+            ("x.json", None, "the name stands for no workload: expected E=…,N=…,device_name=…"),
+            ("E=0,N=1,device_name=A.json", None, "the name stands for no workload: E: expected a decimal number"),
+            (f"{STEM},backend=cutlass.json", None, "lost: backend=: a file of another kernel"),
             (f"{STEM},dtype=fp8_w8a8,block_shape=[128x128].json", None, "the name says more than"),
-            (f"{STEM},per_channel_quant=False.json", None, "the name says more than"),
+            (f"{STEM},per_channel_quant=False.json", None, "lost: per_channel_quant: expected True"),
             (NAME, b"", "found an empty file"),
             (NAME, b"{", "not JSON"),
             (NAME, b"[]", "expected an object"),
             (NAME, b"{}", "top level: "),
             (NAME, b"\xff", "expected UTF-8"),
             (NAME, b'{"1": {"BLOCK_SIZE_M": 1e999}}', "no finite number"),
-            (NAME, json.dumps(table(num_warps=4.0)).encode(), "expected integers"),
+            (NAME, json.dumps(table(num_warps=4.0)).encode(), "expected an integer, found 4.0"),
             (NAME, json.dumps(table(num_warps=None)).encode(), '"num_warps" is a required property'),
             (NAME, json.dumps({**table(), "note": "x"}).encode(), "note"),
         ],
@@ -223,6 +223,15 @@ class TestRefusals:
         taken, findings = convert(folder, SGLANG, models)
         assert (len(taken), len(findings)) == (0, 4)
 
+    @pytest.mark.parametrize("name", [NAME, f"triton_3_6_0/deeper/{NAME}", f"triton_3_6_0/{NAME}.bak"])
+    def test_what_the_engine_does_not_read_is_a_warning(self, folder: Path, models: ModelRegistry, name: str) -> None:
+        put(folder, name)
+        put(folder, "triton_3_6_0/README")
+        taken, (finding,) = convert(folder, SGLANG, models)
+        assert taken == ()
+        assert finding.severity is Severity.WARNING
+        assert finding.message.startswith("not read by SGLang ")
+
 
 class TestWrite:
     def test_files_and_records_lie_where_the_store_keeps_them(self, folder: Path, models: ModelRegistry) -> None:
@@ -251,3 +260,34 @@ class TestWrite:
         later = Source(Layout.SGLANG, "Somebody else", date(2027, 1, 1))
         assert converter.write(convert(folder / "from", later, models)[0], folder / "to") == (1, ())
         assert record.read_bytes() == before
+
+    def test_one_that_can_not_be_written_stops_no_other(self, folder: Path, models: ModelRegistry) -> None:
+        for version in ("3_6_0", "3_7_0"):
+            put(folder / "from", f"triton_{version}/{NAME}")
+        put(folder / "to", "triton_3_6_0", data=b"a file in the way")
+        taken, _ = convert(folder / "from", SGLANG, models)
+        written, (finding,) = converter.write(taken, folder / "to")
+        assert written == 1
+        assert finding.path.endswith(f"from/triton_3_6_0/{NAME}")
+        assert f"to/triton_3_6_0/{NAME} can't be written: a file stands where a folder is needed" in finding.message
+        records = [path.parent.name for path in (folder / "to" / "records").rglob("*.json")]
+        assert records == ["triton_3_7_0"]
+
+    def test_no_config_is_ever_without_its_record(self, folder: Path, models: ModelRegistry) -> None:
+        put(folder / "from", f"triton_3_6_0/{NAME}")
+        put(folder / "to", "records", data=b"a file in the way")
+        taken, _ = convert(folder / "from", SGLANG, models)
+        written, (finding,) = converter.write(taken, folder / "to")
+        assert written == 0
+        assert "a file stands where a folder is needed" in finding.message
+        assert [path.name for path in (folder / "to").rglob("*")] == ["records"]
+
+    def test_a_record_of_other_figures_stays(self, folder: Path, models: ModelRegistry) -> None:
+        put(folder / "from", f"triton_3_6_0/{NAME}")
+        old = put(folder / "to", f"records/triton_3_6_0/{NAME}", {"config_sha256": "0" * 64})
+        before = old.read_bytes()
+        written, (finding,) = converter.write(convert(folder / "from", SGLANG, models)[0], folder / "to")
+        assert written == 0
+        assert "speaks of other figures" in finding.message
+        assert old.read_bytes() == before
+        assert not (folder / "to" / "triton_3_6_0").exists()

@@ -27,7 +27,7 @@ def sglang(tmp_path: Path) -> Store:
 
 
 def arguments(source: Path, destination: Path, layout: str = "sglang") -> list[str]:
-    return [str(source), "--layout", layout, "--to", str(destination)]
+    return [str(source), "--layout", layout, "--to", str(destination), "--attribution", "Somebody, MIT"]
 
 
 def test_0_and_a_sound_store_where_all_is_taken(
@@ -38,7 +38,7 @@ def test_0_and_a_sound_store_where_all_is_taken(
     findings = Store(tmp_path / "to").findings()
     assert [f for f in findings if f.severity is Severity.ERROR] == []
     (record, *_) = (tmp_path / "to" / "records").rglob("*.json")
-    assert json.loads(record.read_bytes())["attribution"] == "SGLang contributors, Apache-2.0"
+    assert json.loads(record.read_bytes())["attribution"] == "Somebody, MIT"
 
 
 def test_the_attribution_can_be_given(sglang: Store, tmp_path: Path) -> None:
@@ -55,6 +55,7 @@ def test_1_where_some_are_not_with_each_reason_on_stderr(
     captured = capsys.readouterr()
     assert captured.out.startswith("2 files taken over into ")
     assert captured.out.endswith(", 1 not\n")
+    assert captured.err.endswith("3 files: 1 error, 0 warnings, 0 infos\n")
     assert "E=1,N=1,device_name=NVIDIA_H200.json: line 1, column 2: not JSON" in captured.err
 
 
@@ -91,3 +92,58 @@ def test_no_encoding_stops_it(sglang: Store, tmp_path: Path, attribution: str) -
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=60, check=False)
     assert done.returncode == (0 if attribution.isprintable() else 2)
     assert b"Traceback" not in done.stderr
+
+
+def test_one_file_is_said_in_the_singular(sglang: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path, *_) = sglang.root.rglob("*.json")
+    assert main(arguments(path, tmp_path / "to")) == 0
+    assert capsys.readouterr().out.startswith("1 file taken over into ")
+
+
+def test_1_and_every_reason_where_some_can_not_be_written(
+    sglang: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sglang.file(b"{", "E=1,N=1,device_name=NVIDIA_H200.json", folder="triton_3_7_0")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "records").write_text("")
+    assert main(arguments(sglang.root, tmp_path / "to")) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith("0 files taken over into ")
+    assert captured.out.endswith(", 3 not\n")
+    assert captured.err.count("a file stands where a folder is needed") == 2
+    assert "not JSON" in captured.err
+
+
+def test_2_where_there_is_nothing_to_take(sglang: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(sglang.root, tmp_path / "to", "vllm")) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "convert: found no tuned file in the vllm layout below " in captured.err
+    assert captured.err.endswith("; is it another --layout?\n")
+    assert captured.err.count("not read by vLLM in this place") == 2
+    assert not (tmp_path / "to").exists()
+
+
+def test_2_without_an_attribution(sglang: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(arguments(sglang.root, tmp_path / "to")[:-2])
+    assert raised.value.code == 2
+    assert "--attribution" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("attribution", ["", " ", "two\nlines", os.fsdecode(b"M\xfcller")])
+def test_2_and_one_line_for_an_attribution_that_no_record_can_hold(
+    sglang: Store, tmp_path: Path, attribution: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(sglang.root, tmp_path / "to"), "--attribution", attribution]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("convert: --attribution: expected one line of readable text, found ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("place", [0, 4])
+def test_2_for_an_empty_path(sglang: Store, tmp_path: Path, place: int) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["" if i == place else text for i, text in enumerate(arguments(sglang.root, tmp_path / "to"))])
+    assert raised.value.code == 2

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tools import schemas
 from tools.findings import Finding
 from tools.kernel_hash import kernel_sha256
 from tools.launch_config import USUAL_BATCH_SIZES
@@ -151,3 +154,41 @@ def described(workload: Workload) -> dict[str, Any]:
         "per_channel_quant": workload.per_channel_quant,
         "down": workload.down,
     }
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, who may read and write everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    devices(), schemas.validator("tuned_config"), schemas.validator("record")  # read while we may
+    kernel_sha256(), reference_triton()
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+BAD_INPUT: dict[str, Any] = {
+    "empty": b"",
+    "binary": bytes(range(256)) * 64,
+    "bom": b"\xef\xbb\xbf{}",
+    "utf16": json.dumps(table()).encode("utf-16"),
+    "array": b"[]",
+    "nan": b'{"1": {"BLOCK_SIZE_M": NaN}}',
+    "infinite": b'{"1": {"BLOCK_SIZE_M": 1e999}}',
+    "deep": b'{"1":' * 50_000,
+    "digits": b'{"1": {"BLOCK_SIZE_M": ' + b"9" * 5000 + b"}}",
+    "huge numbers": json.dumps({"1": dict.fromkeys(entry(), 10**4000)}).encode(),
+    "negative numbers": json.dumps({"1": dict.fromkeys(entry(), -(10**4000))}).encode(),
+    "zeros": json.dumps(table(**dict.fromkeys(entry(), 0))).encode(),
+    "key zero": json.dumps({"0": entry(), **table()}).encode(),
+    "duplicates": b'{"1": 1, "1": 2}',
+    "half a pair": b'{"\\ud800": {"grf_mode": "\\udfff"}}',
+    "null": b'{"\\u0000": null}',
+    "odd types": b'{"1": null, "2": [], "4": "x", "8": {"BLOCK_SIZE_M": {}}, "triton_version": []}',
+    "wide": json.dumps({f"k{i}": 0 for i in range(80_000)}).encode(),
+    "lines": b'{"a\\n::error::b": "\\u001b[31m"}',
+}

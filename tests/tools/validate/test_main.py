@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.tools.validate.builder import H100, NAME, Store, table
-from tools.registry import RegistryError
+from tools.registry import RegistryError, load_devices
 from tools.store import canonical_config
 from tools.validate import __main__ as command
 
 ROOT = Path(__file__).resolve().parents[3]
+load_exceptions = command.Exceptions.load
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -89,10 +90,64 @@ class TestExitCodes:
         (finding,) = json.loads(capsys.readouterr().out)["findings"]
         assert (finding["rule"], finding["message"]) == ("registry", "devices[3]: no name")
 
-    def test_a_folder_without_tuned_files_is_said(self, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    @pytest.mark.parametrize("layout", ["repo", "vllm", "sglang"])
+    @pytest.mark.parametrize("name", ["empty", "README.md"])
+    def test_2_and_one_line_where_there_is_no_tuned_file(
+        self, store: Store, name: str, layout: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (store.root / "empty").mkdir()
+        store.file(b"", "README.md")
+        assert command.main([str(store.root / name), "--layout", layout]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith(f"validate: found no tuned file in the {layout} layout below ")
+        assert captured.err.endswith(f"{name}; is it another --layout?\n")
+
+    def test_2_with_a_warning_each_where_the_layout_is_another(
+        self, store: Store, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         store.config(record=False)
-        assert command.main([str(store.root), "--layout", "sglang"]) == 0
-        assert capsys.readouterr().err == "validate: found no tuned file in the sglang layout there\n"
+        assert command.main([str(store.root), "--layout", "sglang"]) == 2
+        assert "skipped-file (1)" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("name", ["records", f"records/{NAME}"])
+    def test_a_named_record_is_checked_through_its_file(
+        self, store: Store, name: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = store.config(table([1]))
+        assert command.main([str(store.root / name)]) == 0
+        assert capsys.readouterr().out == "1 file: 0 errors, 0 warnings, 0 infos\n"
+        store.record(path, config_sha256="0" * 64)
+        assert command.main([str(store.root / name), "--format", "json"]) == 1
+        (finding,) = json.loads(capsys.readouterr().out)["findings"]
+        assert (finding["rule"], finding["path"]) == ("record", str(store.record_of(path)))
+
+    def test_2_for_an_empty_path(self) -> None:
+        with pytest.raises(SystemExit) as raised:
+            command.main([""])
+        assert raised.value.code == 2
+
+    def test_a_file_named_in_two_ways_counts_once(self, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+        store.config()
+        assert command.main([str(store.root), str(store.root / ".." / store.root.name)]) == 0
+        assert capsys.readouterr().out.startswith("1 file: ")
+
+    def test_a_registry_that_is_a_pipe_is_one_finding_and_nobody_waits(
+        self, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        os.mkfifo(tmp_path / "devices.json")
+        monkeypatch.setattr(command, "load_devices", lambda: load_devices(tmp_path / "devices.json"))
+        assert command.main([str(store.root)]) == 1
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "devices.json" in line]
+        assert line.count("devices.json") == line.count("Fix: ") == 1
+        assert "not a regular file" in line
+
+    def test_2_and_a_line_where_the_exceptions_are_gone(
+        self, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(command.Exceptions, "load", lambda: load_exceptions(tmp_path / "exceptions.json"))
+        assert command.main([str(store.root)]) == 2
+        assert capsys.readouterr().err.endswith("exceptions.json: not found. Fix: restore it\n")
 
 
 class TestFormats:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 
-from tests.tools.validate.builder import Store
+from tests.tools.validate.builder import Store, as_nobody
 from tools.validate.rules.orphan_record import RULE
 
 
@@ -22,3 +25,20 @@ def test_a_file_in_another_tier_does_not_count(store: Store) -> None:
     path = store.config()
     path.rename(store.file(b"", folder="legacy_configs"))
     assert len(store.findings(RULE)) == 1
+
+
+def test_a_folder_that_can_not_be_read_is_said_once() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        store = Store(Path(name))
+        store.root.chmod(0o755)
+        for E in (8, 16):
+            store.config(name=f"E={E},N=1024,device_name=NVIDIA_H200.json", folder="legacy_configs")
+        closed = store.root / "legacy_configs"
+        closed.chmod(0)
+        paths = [store.root / "records"]
+        with as_nobody():
+            (finding,) = store.findings(RULE, paths=paths)
+        closed.chmod(0o755)
+    assert finding.path == str(closed)
+    assert finding.message.startswith("the folder can't be read")
+    assert finding.fix == "make it readable"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.tools.validate.builder import H100, NAME, Store, described, table
+from tests.tools.validate.builder import H100, NAME, Store, as_nobody, described, table
 from tools.findings import Severity
 from tools.store import reference_triton
 from tools.validate.rules.record import RULE
@@ -25,6 +27,7 @@ def test_a_file_without_a_record_is_an_error_that_says_where_it_belongs(store: S
     (finding,) = store.findings(RULE)
     assert finding.severity is Severity.ERROR
     assert finding.message == f"expected a record at records/legacy_configs/{NAME}, found none"
+    assert "`nox -s convert` writes it" in finding.fix
 
 
 def test_a_record_of_another_tier_does_not_count(store: Store) -> None:
@@ -146,3 +149,20 @@ def test_a_broken_file_does_not_hide_its_records_faults(store: Store) -> None:
     path.write_bytes(b"{")
     (message,) = store.messages(RULE)
     assert message.startswith("config_sha256")
+
+
+def test_a_folder_that_can_not_be_read_is_said_once() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        store = Store(Path(name))
+        store.root.chmod(0o755)
+        for E in (8, 16):
+            store.config(name=f"E={E},N=1024,device_name=NVIDIA_H200.json", folder="legacy_configs")
+        closed = store.root / "records"
+        closed.chmod(0)
+        paths = [store.root / "legacy_configs"]
+        with as_nobody():
+            (finding,) = store.findings(RULE, paths=paths)
+        closed.chmod(0o755)
+    assert finding.path == str(closed)
+    assert finding.message.startswith("the folder can't be read")
+    assert finding.fix == "make it readable"

@@ -9,6 +9,7 @@ import pytest
 
 from tests.tools.validate.builder import Store
 from tools.store import CONFIGS
+from tools.validate.rules import registry
 from tools.validate.rules.registry import RULE
 
 KINDS = ("devices", "models")
@@ -37,13 +38,25 @@ def test_a_broken_one_is_an_error(store: Store, kind: str, data: bytes) -> None:
 def test_what_a_schema_can_not_say_is_checked_too(store: Store, kind: str) -> None:
     copied(store)
     path = store.root / "registry" / f"{kind}.json"
-    registry = json.loads(path.read_text("utf-8"))
-    registry[kind].append(registry[kind][0])
-    path.write_text(json.dumps(registry), "utf-8")
-    assert len(store.findings(RULE)) == 1
+    document = json.loads(path.read_text("utf-8"))
+    document[kind].append(document[kind][0])
+    path.write_text(json.dumps(document), "utf-8")
+    (finding,) = store.findings(RULE)
+    assert finding.message.startswith("expected ")  # without the path, which the finding names itself
 
 
 def test_files_that_are_no_registry_are_foreign_and_not_read_as_one(store: Store) -> None:
     store.file(b"{", "other.json", folder="registry")
     store.file(b"{", "devices.json", folder="registry/deeper")
     assert store.findings(RULE) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkout_without_one_is_an_error(store: Store, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied(store)
+    monkeypatch.setattr(registry, "REGISTRY_FOLDER", store.root / "registry")
+    assert store.findings(RULE) == []
+    (store.root / "registry" / f"{kind}.json").unlink()
+    (finding,) = store.findings(RULE)
+    assert finding.path.endswith(f"registry/{kind}.json")
+    assert finding.message == "expected this registry in the checkout, found none"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.tools.validate.builder import NAME, NO_EXCEPTIONS, Store, devices, entry, table
-from tools import schemas
+from tests.tools.validate.builder import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, devices, table
 from tools.findings import Severity
-from tools.store import canonical_config, discover
+from tools.store import discover
 from tools.validate import runner
 from tools.validate.model import FileRule, Issue, TreeRule
 from tools.validate.rules import coverage
@@ -74,29 +70,6 @@ class TestValidate:
         report = runner.validate([link], Layout.VLLM, devices(), NO_EXCEPTIONS)
         assert report.files == 1
         assert report.failed
-
-
-BAD_INPUT: dict[str, Any] = {
-    "empty": b"",
-    "binary": bytes(range(256)) * 64,
-    "bom": b"\xef\xbb\xbf{}",
-    "utf16": json.dumps(table()).encode("utf-16"),
-    "array": b"[]",
-    "nan": b'{"1": {"BLOCK_SIZE_M": NaN}}',
-    "infinite": b'{"1": {"BLOCK_SIZE_M": 1e999}}',
-    "deep": b'{"1":' * 50_000,
-    "digits": b'{"1": {"BLOCK_SIZE_M": ' + b"9" * 5000 + b"}}",
-    "huge numbers": json.dumps({"1": dict.fromkeys(entry(), 10**4000)}).encode(),
-    "negative numbers": json.dumps({"1": dict.fromkeys(entry(), -(10**4000))}).encode(),
-    "zeros": json.dumps(table(**dict.fromkeys(entry(), 0))).encode(),
-    "key zero": json.dumps({"0": entry(), **table()}).encode(),
-    "duplicates": b'{"1": 1, "1": 2}',
-    "half a pair": b'{"\\ud800": {"grf_mode": "\\udfff"}}',
-    "null": b'{"\\u0000": null}',
-    "odd types": b'{"1": null, "2": [], "4": "x", "8": {"BLOCK_SIZE_M": {}}, "triton_version": []}',
-    "wide": json.dumps({f"k{i}": 0 for i in range(80_000)}).encode(),
-    "lines": b'{"a\\n::error::b": "\\u001b[31m"}',
-}
 
 
 class TestBadInput:
@@ -177,7 +150,7 @@ class TestBadInput:
             file.chmod(0)
             no_entry.chmod(0o744)
             no_list.chmod(0o711)
-            with _as_nobody():
+            with as_nobody():
                 findings = store.findings(layout=layout)
         found = {(finding.path.partition("triton_")[2][:5], finding.rule) for finding in findings}
         assert {("3_6_0", "strict-json"), ("3_7_0", "strict-json")} <= found
@@ -207,19 +180,6 @@ def _folder(layout: Layout) -> str:
     return "triton_3_8_0" if layout is Layout.SGLANG else ""
 
 
-@contextlib.contextmanager
-def _as_nobody() -> Iterator[None]:
-    if os.geteuid() != 0:
-        yield
-        return
-    devices(), schemas.validator("tuned_config")  # read while we may
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 def _refuse_to_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a test run as root, who may read what nobody may."""
     plain_open = Path.open
@@ -230,57 +190,3 @@ def _refuse_to_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return plain_open(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", refuse)
-
-
-class TestFix:
-    def test_form_is_rewritten_and_values_stay(self, store: Store) -> None:
-        document = table([2, 1])
-        path = store.file(json.dumps(document).encode())
-        assert runner.fix([store.root], Layout.REPO) == [path]
-        assert path.read_bytes() == canonical_config(table([1, 2]))
-        assert json.loads(path.read_bytes()) == document
-        assert runner.fix([store.root], Layout.REPO) == []
-
-    @pytest.mark.parametrize("data", BAD_INPUT.values(), ids=BAD_INPUT)
-    def test_what_is_broken_is_left_alone(self, store: Store, data: bytes) -> None:
-        path = store.file(data)
-        before = path.stat()
-        runner.fix([store.root], Layout.REPO)
-        if data != BAD_INPUT["huge numbers"]:
-            assert path.read_bytes() == data
-            assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-        else:
-            assert json.loads(path.read_bytes()) == json.loads(data)
-
-    def test_a_version_key_is_not_thrown_away(self, store: Store) -> None:
-        path = store.file(json.dumps({"triton_version": "3.6.0", **table()}).encode())
-        assert runner.fix([store.root], Layout.REPO) == []
-        assert json.loads(path.read_bytes())["triton_version"] == "3.6.0"
-
-    def test_links_and_foreign_files_are_not_touched(self, store: Store, tmp_path: Path) -> None:
-        outside = tmp_path / "outside.json"
-        outside.write_text(json.dumps(table()))
-        (store.root / NAME).symlink_to(outside)
-        store.file(json.dumps(table()).encode(), NAME, folder="other")
-        assert runner.fix([store.root], Layout.REPO) == []
-        assert outside.read_text() == json.dumps(table())
-
-    def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path = store.file(json.dumps(table()).encode())
-
-        def full(_: int) -> None:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
-            runner.fix([store.root], Layout.REPO)
-        assert path.read_bytes() == json.dumps(table()).encode()
-        assert list(store.root.iterdir()) == [path]
-
-    def test_the_files_mode_stays(self, store: Store) -> None:
-        path = store.file(json.dumps(table()).encode())
-        path.chmod(0o640)
-        runner.fix([store.root], Layout.REPO)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o640

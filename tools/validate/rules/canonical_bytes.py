@@ -15,8 +15,6 @@ def fixed(file: ConfigFile) -> bytes | None:
     document = file.content.document
     if file.content.faults or not isinstance(document, dict) or schemas.faults("tuned_config", document):
         return None
-    if any(isinstance(value, float) for entry in document.values() for value in entry.values()):
-        return None
     return canonical_config(document)
 
 

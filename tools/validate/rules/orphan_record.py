@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from tools.config_file import Tree
-from tools.store import RECORDS, Role
+from tools.store import Role, closed_folder
 from tools.validate.model import REPO_ONLY, Context, Issue, TreeRule
 
 
@@ -16,7 +16,10 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
     for found in tree.others:
         if found.role is Role.RECORD:
             config = PurePosixPath(*found.relative.parts[1:])
-            if found.relative.parts[0] == RECORDS and not os.path.lexists(found.root / config):
+            closed = closed_folder(found.root / config)
+            if closed is not None:
+                yield Issue("the folder can't be read, so its records have no file", "make it readable", path=closed)
+            elif not os.path.lexists(found.root / config):
                 yield Issue(f"expected its tuned file at {config}, found none", "remove the record", path=found.path)
 
 

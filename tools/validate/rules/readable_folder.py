@@ -13,7 +13,11 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
     """Every folder on the way can be listed."""
     for found in tree.others:
         if found.role is Role.UNREADABLE:
-            yield Issue("expected a folder that can be listed, found none", "make it readable", path=found.path)
+            yield Issue(
+                "expected a folder that can be listed, found one that can't be read",
+                "make it readable",
+                path=found.path,
+            )
 
 
 RULE = TreeRule("readable-folder", "Every folder can be listed.", check)

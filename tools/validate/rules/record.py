@@ -11,7 +11,7 @@ from tools import schemas
 from tools.config_file import ConfigFile
 from tools.findings import Severity
 from tools.kernel_hash import kernel_sha256
-from tools.store import read, record_path, reference_triton, sha256, version_folder
+from tools.store import closed_folder, read, record_path, reference_triton, sha256, version_folder
 from tools.strict_json import Json
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
 from tools.workload import Workload
@@ -20,10 +20,13 @@ from tools.workload import Workload
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     """The record exists, is valid, and speaks of exactly this file."""
     path = record_path(file.found.root, file.found.relative)
+    if (closed := closed_folder(path)) is not None:
+        yield Issue("the folder can't be read, so its files have no record", "make it readable", path=closed)
+        return
     if not os.path.lexists(path):
         yield Issue(
             f"expected a record at records/{file.found.relative}, found none",
-            "`nox -s tune` writes it; for figures from elsewhere `python -m tools.convert` does",
+            "a measured file comes with its record; for figures from elsewhere `nox -s convert` writes it",
         )
         return
     content = read(path)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from tools import schemas
 from tools.config_file import Tree
-from tools.registry import RegistryError, load_devices, load_models
+from tools.registry import REGISTRY_FOLDER, RegistryError, load_devices, load_models
 from tools.store import REGISTRY, Role, read
 from tools.validate.model import REPO_ONLY, Context, Issue, TreeRule
 
 
 def check(tree: Tree, context: Context) -> Iterator[Issue]:
-    """devices.json and models.json are strict, valid and sorted, with no name twice."""
+    """devices.json and models.json are strict, valid and sorted, with no name twice, and this checkout has both."""
+    for name in ("devices.json", "models.json"):
+        if not os.path.lexists(REGISTRY_FOLDER / name):
+            yield Issue("expected this registry in the checkout, found none", "restore it", path=REGISTRY_FOLDER / name)
     for found in tree.others:
         if found.role is not Role.KNOWN or found.relative.parts[0] != REGISTRY:
             continue
@@ -28,7 +32,7 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
             try:
                 (load_devices if kind == "devices" else load_models)(found.path)
             except RegistryError as error:
-                yield Issue(str(error), "keep names unique and entries sorted", path=found.path)
+                yield Issue(error.reason, error.fix, path=found.path)
 
 
 RULE = TreeRule("registry", "The registries are valid and name nothing twice.", check, layouts=REPO_ONLY)

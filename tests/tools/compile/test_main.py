@@ -1,0 +1,52 @@
+"""The command: exit codes, formats, and what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+from tests.tools.compile.tuned_files import MIXTRAL, SOUND, tuned
+from tools.compile.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache of the command"))
+
+
+def test_a_sound_file_ends_with_0_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tuned(tmp_path, {64: SOUND})
+    assert main([str(path)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    table = {line[:17].strip(): line[17:].strip() for line in printed[-5:]}
+    assert table["files compiled"] == "1"
+    assert table["distinct kernels"] == "2"
+    assert table["outcomes"] == "2 ok"
+
+
+def test_an_error_ends_with_1_and_json_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tuned(tmp_path, {64: (128, 256, 128, 1, 8, 3)})
+    assert main([str(path), "--format", "json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["files"] == 1
+    assert {finding["rule"] for finding in report["findings"]} == {"over-shared-memory"}
+
+
+def test_files_of_another_triton_are_said_unless_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tuned(tmp_path / "triton_3_1_0", {64: SOUND})
+    assert main([str(tmp_path)]) == 0
+    assert "it is for Triton 3.1.0" in capsys.readouterr().out
+    assert main([str(tmp_path), "--every-version"]) == 0
+    assert "2 ok" in capsys.readouterr().out
+
+
+def test_missing_paths_and_odd_numbers_are_bad_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / MIXTRAL)]) == 2
+    assert "no such file" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        main(["--jobs", "0"])
+    assert end.value.code == 2

@@ -1,0 +1,56 @@
+"""What lies where: the root of a tree, the role of each file, and why an engine passes one by."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from tools import store
+from tools.tiers import Role, role_of, root_of, why_skipped
+from tools.workload import Layout
+
+NAME = "E=8,N=1,device_name=A.json"
+
+
+def put(root: Path, name: str) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"{}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "role"),
+    [
+        (Layout.VLLM, NAME, Role.CONFIG),
+        (Layout.VLLM, f"sub/{NAME}", Role.SKIPPED),
+        (Layout.VLLM, "sub/package.json", Role.KNOWN),
+        (Layout.VLLM, f"{NAME}.bak", Role.SKIPPED),
+        (Layout.VLLM, "README", Role.KNOWN),
+        (Layout.SGLANG, f"triton_3_8_0/{NAME}", Role.CONFIG),
+        (Layout.SGLANG, "x.json", Role.SKIPPED),
+        (Layout.SGLANG, f"triton_3_8_0/deeper/{NAME}", Role.SKIPPED),
+        (Layout.SGLANG, "README.md", Role.KNOWN),
+        (Layout.REPO, f"triton_3_8_0/{NAME}", Role.CONFIG),
+        (Layout.REPO, f"{NAME}.bak", Role.FOREIGN),
+    ],
+)
+def test_a_files_role_follows_from_its_place_and_name(tmp_path: Path, layout: Layout, name: str, role: Role) -> None:
+    assert role_of(put(tmp_path, name), PurePosixPath(name), layout) is role
+
+
+def test_sglangs_root_is_below_the_folder_of_its_variable_and_what_lies_beside_it_is_left_out(tmp_path: Path) -> None:
+    path = put(tmp_path, f"configs/triton_3_8_0/{NAME}")
+    put(tmp_path, "layer.py")
+    assert root_of(tmp_path, Layout.SGLANG) == tmp_path / "configs"
+    assert [found.path for found in store.discover([tmp_path], Layout.SGLANG)] == [path]
+    (found,) = store.discover([put(tmp_path, NAME)], Layout.SGLANG)
+    assert (found.root, found.role) == (tmp_path, Role.SKIPPED)
+
+
+@pytest.mark.parametrize(("name", "reason"), [(f"sub/{NAME}", "in this place"), (f"{NAME}.bak", "under this name")])
+def test_the_reason_is_the_place_or_the_name(tmp_path: Path, name: str, reason: str) -> None:
+    put(tmp_path, name)
+    (found,) = store.discover([tmp_path], Layout.VLLM)
+    assert why_skipped(found, Layout.VLLM)[0] == f"not read by vLLM {reason}"

@@ -1,0 +1,123 @@
+"""What lies where in a tree of tuned files: the root that holds its tiers, and what each file in it is for."""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tools.workload import Layout
+
+LEGACY = "legacy_configs"
+RECORDS = "records"
+REGISTRY = "registry"
+
+_VERSION_FOLDER = re.compile(r"triton_([0-9]{1,4})_([0-9]{1,4})_([0-9]{1,4})", re.ASCII)
+
+
+class Role(enum.Enum):
+    """What a file in the tree is for."""
+
+    CONFIG = "config"
+    RECORD = "record"
+    KNOWN = "known"
+    FOREIGN = "foreign"
+    SKIPPED = "skipped"  # meant as a tuned file, where the layout's engine doesn't look or under no name of its own
+    UNREADABLE = "unreadable"  # a folder that can't be listed
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file of the tree; `relative` is its path below `root`."""
+
+    path: Path
+    root: Path
+    relative: PurePosixPath
+    role: Role
+
+    @property
+    def folder(self) -> str:
+        """The tier's folder: empty for the default tier and for flat layouts."""
+        parent = self.relative.parent.as_posix()
+        return "" if parent == "." else parent
+
+
+def version_of_folder(folder: str) -> tuple[int, int, int] | None:
+    """(3, 8, 0) for `triton_3_8_0`, None for every other folder name."""
+    match = _VERSION_FOLDER.fullmatch(folder)
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
+
+
+def root_of(path: Path, layout: Layout) -> Path:
+    """The folder that holds the tiers, seen from any file or folder in it."""
+    folder = path if path.suffix != ".json" and os.path.isdir(path) else path.parent  # noqa: PTH112 (never raises)
+    if layout is Layout.VLLM:
+        return folder
+    if layout is Layout.SGLANG:
+        if folder.name.startswith("triton_"):
+            return folder.parent
+        # SGLANG_MOE_CONFIG_DIR is the folder above configs/
+        inner = folder / "configs"
+        return inner if folder == path and os.path.isdir(inner) else folder  # noqa: PTH112
+    while folder.name in (LEGACY, RECORDS, REGISTRY) or version_of_folder(folder.name) is not None:
+        folder = folder.parent
+    return folder
+
+
+def role_of(path: Path, relative: PurePosixPath, layout: Layout) -> Role:
+    """What the file at `root/relative` is for. A folder is only asked about where it can't be listed."""
+    parts = relative.parts
+    is_json = path.suffix == ".json"
+    kind = _file_type(path)
+    if not is_json and (kind == stat.S_IFDIR or not parts):
+        return Role.UNREADABLE
+    if layout is not Layout.REPO:
+        if is_json and len(parts) == (1 if layout is Layout.VLLM else 2):
+            return Role.CONFIG
+        return Role.SKIPPED if _is_meant_as_tuned(path, layout) else Role.KNOWN
+    if kind != stat.S_IFREG:
+        return Role.CONFIG if is_json and len(parts) == 1 and kind == stat.S_IFDIR else Role.FOREIGN
+    if parts in (("README.md",), (REGISTRY, "devices.json"), (REGISTRY, "models.json")):
+        return Role.KNOWN
+    if parts[0] == RECORDS and _in_tier(parts[1:]) and is_json:
+        return Role.RECORD
+    return Role.CONFIG if _in_tier(parts) and is_json else Role.FOREIGN
+
+
+def why_skipped(found: Found, layout: Layout) -> tuple[str, str]:
+    """For a file of role SKIPPED: why the layout's engine doesn't read it, and the way out."""
+    engine, place = ("vLLM", "the flat folder") if layout is Layout.VLLM else ("SGLang", "a folder triton_X_Y_Z/")
+    if _is_linked_folder(found.path):
+        return "a link to a folder is not followed here: its files are not looked at", "name the folder itself"
+    if found.path.suffix == ".json":
+        return f"not read by {engine} in this place", f"move it into {place}, or name its own folder or --layout"
+    return f"not read by {engine} under this name", "rename it to E=…,N=…,device_name=….json, or remove it"
+
+
+def _is_meant_as_tuned(path: Path, layout: Layout) -> bool:
+    """Engines' folders hold a README and the like; those are none of our business."""
+    name = path.name.lower()
+    if layout is Layout.SGLANG and (name.endswith(".json") or _is_linked_folder(path)):
+        return True
+    return name == ".json" or ("e=" in name and ".json" in name)
+
+
+def _is_linked_folder(path: Path) -> bool:
+    return path.name.startswith("triton_") and path.is_symlink() and os.path.isdir(path)  # noqa: PTH112
+
+
+def _file_type(path: Path) -> int:
+    """The type bits of a path, links not followed. What can't be asked counts as a file: reading it says why."""
+    try:
+        return stat.S_IFMT(path.lstat().st_mode)
+    except OSError:
+        return stat.S_IFREG
+
+
+def _in_tier(parts: tuple[str, ...]) -> bool:
+    if len(parts) == 1:
+        return True
+    return len(parts) == 2 and (parts[0] == LEGACY or version_of_folder(parts[0]) is not None)

@@ -1,0 +1,74 @@
+"""`--fix`: rewrites what differs from the store's canonical bytes in form alone, and the hash that signs the bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools import store
+from tools.config_file import ConfigFile, load
+from tools.findings import Finding, Report, Severity, ordered
+from tools.validate.rules import canonical_bytes
+from tools.workload import Layout
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What was rewritten, and a finding for each file that could not be."""
+
+    rewritten: tuple[Path, ...]
+    failures: tuple[Finding, ...]
+
+    def add_to(self, report: Report) -> Report:
+        """The report with the failures in place of the findings that they explain."""
+        explained = {(finding.path, finding.rule) for finding in self.failures}
+        others = [finding for finding in report.findings if (finding.path, finding.rule) not in explained]
+        return dataclasses.replace(report, findings=ordered([*others, *self.failures]))
+
+
+def fix(paths: Iterable[Path], layout: Layout) -> Fixed:
+    """Rewrites every tuned file that needs it. No value changes, and a file that can't be written stops no other."""
+    rewritten: list[Path] = []
+    failures: list[Finding] = []
+    for file in load(store.discover(paths, layout), layout).configs:
+        data = canonical_bytes.fixed(file)
+        if data is None or file.content.data is None or data == file.content.data:
+            continue
+        try:
+            _rewrite(file, file.content.data, data)
+            rewritten.append(file.found.path)
+        except OSError as error:
+            failures.append(_failure(file.found.path, error))
+    return Fixed(tuple(rewritten), tuple(failures))
+
+
+def _rewrite(file: ConfigFile, old: bytes, new: bytes) -> None:
+    """Both the file and the record that signs its bytes, or neither."""
+    record = store.record_path(file.found.root, file.found.relative)
+    signed = _signed_anew(record, old, new)
+    store.write(file.found.path, new)
+    if signed is not None:
+        try:
+            store.write(record, signed)
+        except OSError:
+            store.write(file.found.path, old)
+            raise
+
+
+def _signed_anew(record: Path, old: bytes, new: bytes) -> bytes | None:
+    """The record with the hash of the new bytes; None where it doesn't sign the old ones, which stays to be said."""
+    content = store.read(record)
+    document = content.document
+    if content.faults or record.is_symlink() or not isinstance(document, dict):
+        return None
+    if document.get("config_sha256") != store.sha256(old):
+        return None
+    return store.canonical_record({**document, "config_sha256": store.sha256(new)})
+
+
+def _failure(path: Path, error: OSError) -> Finding:
+    where = store.shown(Path(error.filename or path))
+    message = f"expected the store's canonical bytes, and --fix can't write {where}: {error.strerror}"
+    return Finding(store.shown(path), canonical_bytes.RULE.name, Severity.ERROR, message, "make it writable")
