@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import os
 from _thread import RLock
+from bisect import bisect_left
 
 from ._chain import USER_FOLDER, Chain, Lookup, get_config_file_name, positive
-from ._read import ConfigError, Entries
+from ._read import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Any
+
+    Found = tuple[Mapping[int, Mapping[str, int | str]], list[int], list[dict[str, int | str]]] | None
 
 __all__ = [
     "ConfigError", "Lookup", "__version__", "cache_clear", "explain", "export", "get_config",
@@ -31,8 +35,7 @@ _beside = os.path.join(os.path.dirname(_here), "configs")  # in a checkout; a wh
 _configs = _beside if os.path.isdir(_beside) and not os.path.isdir(_here + "/configs") else _here + "/configs"
 _lock = RLock()
 _chain: Chain | None = None
-_results: dict[object, Mapping[int, Mapping[str, int | str]] | None] = {}
-_nearest: dict[object, dict[str, int | str]] = {}
+_results: dict[object, Found] = {}
 
 
 def get_moe_configs(
@@ -46,19 +49,8 @@ def get_moe_configs(
     ConfigError for a file that is there and broken, ValueError for what can name no file or version, RuntimeError
     where no GPU can be asked for its name.
     """
-    shape = tuple(block_shape) if isinstance(block_shape, list) else block_shape
-    workload = (E, N, dtype, shape, per_channel_quant, down, device_name, triton_version)
-    if (known := _results.get(workload, ...)) is not ...:
-        return known
-    with _lock:
-        lookup, entries = _look_up(*workload)
-        if workload not in _results:
-            _results[workload] = _read_only(entries)
-            if entries is None:
-                import logging
-
-                logging.getLogger(__name__).warning("%s (E=%s, N=%s, dtype=%s)", lookup.reason, E, N, dtype)
-        return _results[workload]
+    found = _cached(E, N, block_shape, (dtype, bool(per_channel_quant), bool(down), device_name, triton_version))
+    return found and found[0]
 
 
 def get_config(
@@ -70,20 +62,10 @@ def get_config(
 
     None and errors as in `get_moe_configs`.
     """
-    shape = tuple(block_shape) if isinstance(block_shape, list) else block_shape
-    workload = (M, E, N, dtype, shape, per_channel_quant, down, device_name, triton_version)
-    if (known := _nearest.get(workload)) is not None:
-        return known.copy()
-    positive("M", M)
-    options = {"device_name": device_name, "triton_version": triton_version}
-    with _lock:
-        configs = get_moe_configs(E, N, dtype, shape, per_channel_quant=per_channel_quant, down=down, **options)
-        if configs is None:
-            return None
-        if len(_nearest) >= 10_000:
-            _nearest.clear()
-        _nearest[workload] = dict(configs[min(configs, key=lambda size: abs(size - M))])
-        return _nearest[workload].copy()
+    if type(M) is not int or not 0 < M < 2**31:
+        positive("M", M)
+    found = _cached(E, N, block_shape, (dtype, bool(per_channel_quant), bool(down), device_name, triton_version))
+    return found and found[2][bisect_left(found[1], M)].copy()
 
 
 def explain(
@@ -92,7 +74,7 @@ def explain(
     device_name: str | None = None, triton_version: str | None = None,
 ) -> Lookup:  # fmt: skip
     """Every place where `get_moe_configs` looks for the workload, what is there, and why the winner wins."""
-    return _look_up(E, N, dtype, block_shape, per_channel_quant, down, device_name, triton_version)[0]
+    return _look_up(E, N, block_shape, dtype, per_channel_quant, down, device_name, triton_version)[0]
 
 
 def where() -> Path:
@@ -110,8 +92,9 @@ def export(
 
     destination: what the engine's variable is set to. engine: "vllm" or "sglang". triton_version: write the
     chain's answer for it; else every tier that the engine's layout can hold. device_name: only this device.
-    overlay: the engine's own configs folder, copied first. Only files that an export wrote are ever replaced or
-    removed, and only while unchanged. What was left out is logged.
+    overlay: the engine's own configs folder, copied first. Only files that an export wrote, or would write
+    alike, are ever replaced or removed, and only while unchanged; where no file serves, none is. Exports to one
+    folder take turns. What was left out is logged.
     """
     from ._export import write_export
 
@@ -129,27 +112,45 @@ def cache_clear() -> None:
     with _lock:
         _chain = None
         _results.clear()
-        _nearest.clear()
+
+
+def _cached(E: int, N: int, block_shape: Any, rest: tuple[Any, ...]) -> Found:
+    """The entries by batch size, the last M that each but the last one serves, and the entries in order; or None."""
+    try:
+        shape = tuple(block_shape) if type(block_shape) is list else block_shape
+        workload = (E, N, shape, rest)
+        # 64.0 and True equal sizes without being any.
+        if type(E) is int and type(N) is int and (shape is None or {*map(type, shape)} == {int}):
+            return _results[workload]
+    except (KeyError, TypeError):  # not known yet; or not hashable, which the look-up names
+        pass
+    with _lock:
+        lookup, entries = _look_up(E, N, block_shape, *rest)
+        if workload not in _results and entries is None:
+            import logging
+
+            logging.getLogger(__name__).warning("%s (E=%s, N=%s, dtype=%s)", lookup.reason, E, N, rest[0])
+            _results[workload] = None
+        elif workload not in _results:
+            from itertools import pairwise
+            from types import MappingProxyType
+
+            frozen = MappingProxyType({size: MappingProxyType(entry) for size, entry in entries.items()})
+            _results[workload] = (frozen, [sum(pair) // 2 for pair in pairwise(entries)], [*entries.values()])
+        return _results[workload]
 
 
 def _look_up(
-    E: int, N: int, dtype: str | None, block_shape: Sequence[int] | None, per_channel_quant: bool, down: bool,
-    device_name: str | None, triton_version: str | None,
-) -> tuple[Lookup, Entries | None]:  # fmt: skip
+    E: int, N: int, block_shape: Any, dtype: Any, per_channel_quant: bool, down: bool, device_name: Any, version: Any
+) -> tuple[Lookup, Any]:
     global _chain
     with _lock:
         _chain = chain = _chain or Chain(_configs, os.environ.get(USER_FOLDER))
-    if device_name is None or triton_version is None:
+    if device_name is None or version is None:
         from . import _environment
 
         device_name = _environment.device_name() if device_name is None else device_name
-        triton_version = _environment.version_of("triton") if triton_version is None else triton_version
+        version = _environment.version_of("triton") if version is None else version
     options = {"per_channel_quant": per_channel_quant, "down": down}
     name = get_config_file_name(E, N, device_name, dtype, block_shape, **options)
-    return chain.look_up(chain.tiers(triton_version), name)
-
-
-def _read_only(entries: Entries | None) -> Mapping[int, Mapping[str, int | str]] | None:
-    from types import MappingProxyType
-
-    return entries and MappingProxyType({size: MappingProxyType(entry) for size, entry in entries.items()})
+    return chain.look_up(chain.tiers(version), name)

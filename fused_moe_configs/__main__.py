@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import ConfigError, __version__, _environment, explain, where
-from ._chain import DTYPES, USER_FOLDER
+from . import ConfigError, __version__, _environment, explain, get_config_file_name, where
+from ._chain import DTYPES, USER_FOLDER, release
 from ._export import write_export
+from ._read import printable
 from ._reference import REFERENCE_TRITON
 
 BACKENDS = {
@@ -24,22 +25,19 @@ BACKENDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 good, 1 nothing found or a broken file, 2 bad use or impossible on this machine."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
+        stream.reconfigure(errors="backslashreplace")
     options = vars(_parser().parse_args(arguments))
     try:
         code = int(options.pop("run")(**options))
-        sys.stdout.flush()
+        print(end="", flush=True)
         return code
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, ConfigError) else 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,23 +54,26 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("where", help="print the configs folder")
     command.set_defaults(run=_where)
     command = commands.add_parser("explain", help="every place looked at", parents=[workload, machine])
+    command.set_defaults(run=_explain)
     command.add_argument("E", type=int, help="experts on the rank")
     command.add_argument("N", type=int, help="intermediate size per shard")
-    command.set_defaults(run=_explain)
     command = commands.add_parser("export", help="write an engine's own layout", parents=[machine])
+    command.set_defaults(run=_export)
     command.add_argument("destination", metavar="DEST", help="what the engine's variable is set to")
     command.add_argument("--engine", required=True, choices=("vllm", "sglang"))
     command.add_argument("--overlay", metavar="DIR", help="the engine's own configs folder, copied first")
-    command.set_defaults(run=_export)
     command = commands.add_parser("doctor", help="what is installed and used here", parents=[workload, machine])
-    command.add_argument("--model-like", nargs=2, type=int, metavar=("E", "N"), help="explain such a workload too")
     command.set_defaults(run=_doctor)
+    command.add_argument("--model-like", nargs=2, type=int, metavar=("E", "N"), help="explain such a workload too")
     return parser
 
 
 def _block_shape(text: str) -> tuple[int, int]:
-    block_n, block_k = text.strip("[]").split(",")
-    return int(block_n), int(block_k)
+    try:
+        block_n, block_k = text.strip("[]").split(",")
+        return int(block_n), int(block_k)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected n,k such as 128,128, found {text!r}") from None
 
 
 def _where() -> int:
@@ -90,29 +91,38 @@ def _export(**options: Any) -> int:
     written, notes = write_export(str(where()), **options)
     print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
     print(f"{len(written)} file{'s' * (len(written) != 1)} written to {options['destination']}")
-    return 0
+    return 0 if written else 1
 
 
-def _doctor(model_like: list[int] | None, **workload: Any) -> int:
-    versions = {package: _environment.version_of(package) for package in ("triton", "torch", "vllm", "sglang")}
-    facts = {"fused_moe_configs": f"{__version__}, {len([*where().rglob('E=*.json')])} tuned files in {where()}"}
+def _doctor(model_like: list[int] | None, device_name: str | None, triton_version: str | None, **workload: Any) -> int:
+    E, N = model_like or (1, 1)
+    # Refused even where nothing here would come to use it.
+    get_config_file_name(E, N, "any" if device_name is None else device_name, **workload)
+    release(REFERENCE_TRITON if triton_version is None else triton_version)
+    tuned = [path for pattern in ("E=*.json", "*_*/E=*.json") for path in where().glob(pattern)]
+    facts = {"fused_moe_configs": f"{__version__}, {len(tuned)} tuned files in {where()}"}
     try:
-        gpu = workload["device_name"] = workload["device_name"] or _environment.device_name()
-        facts["GPU"] = gpu
+        facts["GPU"] = device_name = _environment.device_name() if device_name is None else device_name
     except RuntimeError as error:
+        if model_like:
+            raise
         facts["GPU"] = f"none. {error}"
-    facts |= {package: version or "not installed" for package, version in versions.items()}
+    for package in ("triton", "torch", "vllm", "sglang"):
+        facts[package] = _environment.version_of(package) or "not installed"
     facts["reference Triton"] = REFERENCE_TRITON
     for variable, pattern in ((USER_FOLDER, "*.json"), ("SGLANG_MOE_CONFIG_DIR", "configs/triton_*/*.json")):
-        folder = os.environ.get(variable)
-        count = (
-            f"{len([*Path(folder).glob(pattern)])} files {pattern}" if folder and Path(folder).is_dir() else "no folder"
-        )
-        facts[variable] = f"{folder}: {count}" if folder else "not set"
+        facts[variable] = "not set"
+        if folder := os.environ.get(variable):
+            try:
+                os.listdir(f"{folder}/.")  # noqa: PTH208 (glob finds nothing where nothing can be read)
+                count = f"{len([*Path(folder).glob(pattern)])} files {pattern}"
+            except OSError as error:
+                count = f"cannot be read: {error.strerror}"
+            facts[variable] = f"{printable(folder)}: {count}"
     facts |= {f"vLLM on Hopper, {kind}": reads for kind, reads in BACKENDS.items()}
     print(*(f"{what}: {fact}" for what, fact in facts.items()), sep="\n")
-    if model_like and workload["device_name"]:
-        print(explain(model_like[0], model_like[1], **workload))
+    if model_like:
+        print(explain(E, N, device_name=device_name, triton_version=triton_version, **workload))
     return 0
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from ._read import ConfigError, Entries, read_config, read_json, shown
+from ._read import ConfigError, Entries, printable, read_config, read_json, shown, size_fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,18 +17,18 @@ USER_FOLDER = "VLLM_TUNED_CONFIG_FOLDER"
 DTYPES = ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "int8_w8a8", "float32")
 
 
-def positive(what: str, value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
-        return int(value)
-    raise ValueError(f"{what}: expected an integer from 1 to {2**31 - 1}, found {shown(value)}")
+def positive(what: str, value: int) -> int:
+    if fault := size_fault(value):
+        raise ValueError(f"{what}: {fault}")
+    return int(value)
 
 
 def device_part(device_name: object) -> str:
-    """The driver's name as a file name holds it: each run of white space and slashes is one `_`."""
+    """The driver's name as a file name holds it: trimmed, each run of white space and each slash a `_`."""
     import re
 
-    if isinstance(device_name, str) and device_name.isprintable():
-        part = re.sub(r"[\s/]+", "_", device_name)
+    if isinstance(device_name, str) and (trimmed := device_name.strip()).isprintable():
+        part = re.sub(r"\s+|/", "_", trimmed)
         if part.strip("_.") and not any(bad in f"{part}$" for bad in ("..", "\\", ",", "=", "_down$", ".$")):
             return part
     wish = "expected the driver's printable name, without '..', '\\', ',' and '=', not ending in '.' or '_down'"
@@ -101,7 +101,7 @@ class Lookup:
         self.tried, self.winner, self.reason = tried, winner, reason
 
     def __str__(self) -> str:
-        return "\n".join([*(f"{found:>7}  {path}" for path, found in self.tried), self.reason])
+        return "\n".join([*(f"{found:>7}  {printable(path)}" for path, found in self.tried), self.reason])
 
 
 class Chain:
@@ -110,11 +110,11 @@ class Chain:
     def __init__(self, configs: str, user_folder: str | None = None) -> None:
         self.configs, self.user_folder = configs, user_folder
         self._devices: list[list[str]] | None = None
-        if user_folder and not os.access(os.path.join(user_folder, ""), os.X_OK):
+        if user_folder and not os.path.isdir(user_folder):
             import logging
 
-            message = "%s: expected a folder that can be read, found none at %s. Fix: correct or unset it"
-            logging.getLogger("fused_moe_configs").warning(message, USER_FOLDER, user_folder)
+            message = "%s: expected a folder, found none at %s. Fix: correct or unset it"
+            logging.getLogger("fused_moe_configs").warning(message, USER_FOLDER, printable(user_folder))
 
     def tiers(self, triton_version: str | None) -> dict[str, str]:
         """Folder → what it is, in order. Without a Triton version no version folder counts."""
@@ -142,7 +142,7 @@ class Chain:
         tried: list[tuple[Path, str]] = []
 
         def there(path: str) -> bool:
-            tried.append((Path(path), "found" if os.path.lexists(path) else "no file"))
+            tried.append((Path(path), "found" if exists(path) else "no file"))
             return tried[-1][1] == "found"
 
         own = device_in(name)
@@ -171,8 +171,19 @@ class Chain:
         return Lookup(tuple(tried), None, reason), None
 
 
+def exists(path: str) -> bool:
+    """Whether anything has this name, a broken link included. ConfigError: the folder does not let itself be asked."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(path, f"cannot be looked for: {error.strerror}") from error
+    return True
+
+
 def _read_devices(path: str) -> list[list[str]]:
-    if not os.path.lexists(path):
+    if not exists(path):
         return []
     document = read_json(path)[1]
     try:

@@ -6,13 +6,18 @@ import hashlib
 import json
 import os
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ._chain import Chain, device_in, device_part, release, renamed, version_folders
-from ._read import ConfigError
+from ._read import ConfigError, read_json, shown
 from ._reference import REFERENCE_TRITON
 
 MANIFEST = ".fused_moe_configs.json"
+LOCK = ".fused_moe_configs.lock"
+WAIT_S = 30.0
 _WRITTEN = re.compile(r"(configs/triton_\d+_\d+_\d+/)?[^/\\]+\.json")
 
 
@@ -23,11 +28,12 @@ def write_export(
     """The paths written; what was left out or left alone, and why. Nothing is written if any file is broken."""
     if engine not in ("vllm", "sglang"):
         raise ValueError(f"engine: expected vllm or sglang, found {engine!r}")
+    target, files = _folder("destination", destination), dict[str, bytes]()
     chain, notes = Chain(configs), list[str]()
     only = _driver_name(engine, device_part(device_name)) if device_name is not None else None
-    files = _engines_own(engine, Path(overlay), notes) if overlay is not None else {}
+    own = _engines_own(engine, _folder("overlay", overlay), target, notes) if overlay is not None else {}
     for folder, tiers in _folders(chain, engine, triton_version, notes).items():
-        names = {path.name for tier in tiers for path in Path(tier).glob("E=*,N=*,device_name=*.json")}
+        names = {path.name for tier in tiers for path in Path(tier).glob("[!.]*.json")}
         for name in sorted(names):
             spelled = _spelled(engine, name, notes)
             for alias in chain.names(device_in(name)) if spelled else ():
@@ -42,25 +48,32 @@ def write_export(
                     files[folder + renamed(spelled, asked)] = _content(engine, name, entries, notes)
                 else:
                     notes.append(f"{name}: left out: no up file wins beside it")
-    return _write(Path(destination), engine, files, notes), list(dict.fromkeys(notes))
+    if device_name is not None and not files:
+        notes.append(f"no shipped file serves {device_name} in {engine}")
+    written = _write(target, engine, own | files, notes) if own or files else []
+    return written, list(dict.fromkeys(notes))
+
+
+def _folder(what: str, path: object) -> Path:
+    if isinstance(path, (str, os.PathLike)) and os.fspath(path):
+        return Path(path)
+    raise ValueError(f"{what}: expected a folder, found {'an empty string' if path == '' else shown(path)}")
 
 
 def _folders(chain: Chain, engine: str, triton_version: str | None, notes: list[str]) -> dict[str, dict[str, str]]:
     """Folder below the destination → the tiers whose answers it holds."""
-    path = "configs/triton_{}_{}_{}/"
+    below = "configs/triton_{}_{}_{}/"
     if triton_version is not None:
-        return {path.format(*release(triton_version)) if engine == "sglang" else "": chain.tiers(triton_version)}
+        return {below.format(*release(triton_version)) if engine == "sglang" else "": chain.tiers(triton_version)}
     versions = version_folders(chain.configs)
     if engine == "vllm":
-        notes += [
-            f"{folder}: left out: vLLM's folder is flat. Fix: pass a Triton version" for folder in versions.values()
-        ]
+        notes += [f"{path}: left out: vLLM's folder is flat. Fix: pass a Triton version" for path in versions.values()]
         return {"": chain.tiers(None)}
     default, legacy = ({folder: tier} for folder, tier in chain.tiers(None).items())
     folders = {(0, 0, 0): legacy} | {version: {folder: "a version folder"} for version, folder in versions.items()}
     reference = release(REFERENCE_TRITON)
     folders[reference] = folders.get(reference, {}) | default
-    return {path.format(*version): tiers for version, tiers in folders.items()}
+    return {below.format(*version): tiers for version, tiers in folders.items()}
 
 
 def _driver_name(engine: str, device: str) -> str:
@@ -72,8 +85,10 @@ def _spelled(engine: str, name: str, notes: list[str]) -> str:
     """The engine's own spelling of a name; empty, with a note, where the engine never asks for it."""
     dead = {"vllm": ("dtype=int8_w8a8", "per_channel_quant=True", "_down.json"), "sglang": ("dtype=fp8_w8a16",)}
     faults = [f"{engine} never asks for {part}" for part in dead[engine] if part in name]
-    if engine == "sglang":
-        name, N = re.sub(r"\[(\d+),(\d+)\]", r"[\1, \2]", name), re.findall(r"N=(\d+)", name)[0]
+    if not (match := re.match(r"E=[1-9]\d*,N=([1-9]\d*),device_name=[^,=]", name, re.ASCII)):
+        faults = ["no workload has this name"]
+    elif engine == "sglang":
+        name, N = re.sub(r"\[(\d+),(\d+)\]", r"[\1, \2]", name), match[1]
         if "dtype=int4_w4a16" in name:  # vLLM's N is doubled, because the weight is packed
             faults += [f"int4's N is doubled in our names, found the odd {N}"] if int(N) % 2 else []
             name = name.replace(f"N={N}", f"N={int(N) // 2}", 1)
@@ -88,7 +103,7 @@ def _content(engine: str, name: str, entries: dict[int, dict[str, int | str]], n
     return f"{json.dumps(entries, indent=4)}\n".encode()
 
 
-def _engines_own(engine: str, overlay: Path, notes: list[str]) -> dict[str, bytes]:
+def _engines_own(engine: str, overlay: Path, target: Path, notes: list[str]) -> dict[str, bytes]:
     """The engine's own files as they are, but for `triton_version`, over which SGLang stumbles."""
     folders = {"": str(overlay)}
     if engine == "sglang":
@@ -96,15 +111,17 @@ def _engines_own(engine: str, overlay: Path, notes: list[str]) -> dict[str, byte
         folders = {"configs/triton_{}_{}_{}/".format(*v): path for v, path in version_folders(parent).items()}
     files = {}
     for folder, source in folders.items():
-        for path in sorted(Path(source).glob("*.json")):
-            data = path.read_bytes()
+        if os.path.realpath(source) == os.path.realpath(target / folder):
+            raise ValueError(f"overlay: expected another folder than the one written to, found {source}")
+        for path in sorted(Path(source).glob("[!.]*.json")):
             try:
-                if b'"triton_version"' in data and isinstance(document := json.loads(data), dict):
-                    document.pop("triton_version", None)
-                    data = f"{json.dumps(document, indent=4)}\n".encode()
-                files[folder + path.name] = data
-            except (ValueError, RecursionError) as error:
-                notes.append(f"{path}: left out: not JSON: {error}")
+                text, pairs = read_json(str(path))
+                if any(key == "triton_version" for key, _ in pairs):
+                    kept = {key: value for key, value in json.loads(text).items() if key != "triton_version"}
+                    text = f"{json.dumps(kept, indent=4)}\n"
+                files[folder + path.name] = text.encode()
+            except (ConfigError, RecursionError) as error:
+                notes.append(f"{path}: left out: {getattr(error, 'reason', 'nested too deeply')}")
     if not files:
         raise ValueError(f"overlay: expected the configs folder of {engine}, found no tuned file in {overlay}")
     return files
@@ -112,38 +129,60 @@ def _engines_own(engine: str, overlay: Path, notes: list[str]) -> dict[str, byte
 
 def _write(destination: Path, engine: str, files: dict[str, bytes], notes: list[str]) -> list[Path]:
     """Replaces and removes only what the manifest says an export wrote, and only while it is unchanged."""
-    manifest = _manifest(destination / MANIFEST)
-    owned = manifest.setdefault(engine, {})
     written = []
-    try:
+    with _owned(destination, engine) as owned:
         for name in sorted({*files, *owned}):
-            path = destination / name
-            if os.path.lexists(path) and owned.pop(name, None) != _sha256(path):
+            path, data = destination / name, files.get(name)
+            wanted = data is not None and hashlib.sha256(data).hexdigest()
+            # What has our bytes already is ours, whoever wrote it.
+            if os.path.lexists(path) and _sha256(path) not in (owned.get(name), wanted):
                 notes.append(f"{path}: left alone: another hand wrote or changed it")
-            elif name in files:
-                _replace(path, files[name])
-                owned[name] = _sha256(path)
+            elif data is not None:
+                _replace(path, data)
                 written.append(path)
+                owned[name] = str(wanted)
+                continue
             else:
                 path.unlink(missing_ok=True)
-                owned.pop(name, None)
-    finally:
-        if any(manifest.values()) or (destination / MANIFEST).exists():
-            _replace(destination / MANIFEST, f"{json.dumps(manifest, indent=4)}\n".encode())
+            owned.pop(name, None)
     return written
+
+
+@contextmanager
+def _owned(destination: Path, engine: str) -> Iterator[dict[str, str]]:
+    """Name → SHA-256 of what exports for the engine wrote, while no other export writes to the folder."""
+    path, lock, deadline = destination / MANIFEST, destination / LOCK, time.monotonic() + WAIT_S
+    destination.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+            break
+        except FileExistsError:
+            if time.monotonic() > deadline:
+                fix = "Fix: try again, or remove the file if no export runs"
+                raise TimeoutError(f"{lock}: expected no other export here, found one at work. {fix}") from None
+            time.sleep(0.05)
+    try:
+        manifest = _manifest(path)
+        try:
+            yield manifest.setdefault(engine, {})
+        finally:
+            if any(manifest.values()) or path.exists():
+                _replace(path, f"{json.dumps(manifest, indent=4)}\n".encode())
+    finally:
+        lock.unlink(missing_ok=True)
 
 
 def _manifest(path: Path) -> dict[str, dict[str, str]]:
     try:
-        manifest = {engine: dict(names) for engine, names in json.loads(path.read_bytes()).items()}
+        document = read_json(str(path), max_bytes=2**26)[1] if os.path.lexists(path) else ()
+        manifest = {engine: dict(names) for engine, names in document}
         if all(_WRITTEN.fullmatch(name) for names in manifest.values() for name in names):
             return manifest
         reason = "a name that no export writes"
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = str(error)
-    raise ConfigError(str(path), f"expected the list of exported files, found {reason}. Fix: export to a new folder")
+    except (ValueError, TypeError) as error:
+        reason = str(getattr(error, "reason", error))
+    raise ConfigError(str(path), f"expected the list of exported files, found: {reason}. Fix: export to a new folder")
 
 
 def _sha256(path: Path) -> str:

@@ -24,7 +24,8 @@ class ConfigError(ValueError):
         self.path, self.reason, self.line, self.column = path, reason, line, column
 
     def __str__(self) -> str:
-        return f"{self.path}: {f'line {self.line}, column {self.column}: ' if self.line else ''}{self.reason}"
+        at = f"line {self.line}, column {self.column}: " if self.line else ""
+        return f"{printable(self.path)}: {at}{self.reason}"
 
 
 class Pairs(tuple):  # type: ignore[type-arg]
@@ -40,8 +41,19 @@ def shown(value: object) -> str:
     return text if len(text) <= 90 else text[:87] + "..."
 
 
-def read_json(path: str) -> tuple[str, Any]:
-    """Text and document of a UTF-8 JSON file of at most 1 MiB. Objects are `Pairs`."""
+def printable(path: object) -> str:
+    """The path on one line: quoted where a newline or the like is in it."""
+    return text if (text := str(path)).isprintable() else ascii(text)
+
+
+def size_fault(value: object) -> str:
+    """What keeps the value from being a size; empty where nothing does."""
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+    return "" if good else f"expected an integer from 1 to {2**31 - 1}, found {shown(value)}"
+
+
+def read_json(path: str, max_bytes: int = MAX_BYTES) -> tuple[str, Any]:
+    """Text and document of a regular UTF-8 file that holds one JSON object. Objects are `Pairs`."""
     import json
     import re
 
@@ -49,17 +61,20 @@ def read_json(path: str) -> tuple[str, Any]:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ConfigError(path, "expected a file, found a directory or a device. Fix: remove or rename it")
         with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(max_bytes + 1)
     except OSError as error:
         raise ConfigError(path, f"cannot be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise ConfigError(path, "expected at most 1 MiB, found more")
+    if len(data) > max_bytes:
+        raise ConfigError(path, f"expected at most {max_bytes // 2**20} MiB, found more")
     before = ""
     try:
         text = data.decode()
-        if not text.startswith("\ufeff"):
-            return text, json.loads(text, object_pairs_hook=Pairs)
         reason = "expected JSON, found a byte order mark. Fix: save the file without one"
+        if not text.startswith("\ufeff"):
+            document = json.loads(text, object_pairs_hook=Pairs)
+            if isinstance(document, Pairs):
+                return text, document
+            reason = f"expected a JSON object, found {shown(document)}"
     except UnicodeDecodeError as error:
         reason, before = f"expected UTF-8, found byte {data[error.start]:#x}", data[: error.start].decode()
     except json.JSONDecodeError as error:
@@ -73,8 +88,6 @@ def read_json(path: str) -> tuple[str, Any]:
 def read_config(path: str, accept_version: bool = False) -> Entries:
     """Entries by batch size, ascending. accept_version: drop a `triton_version` string, as vLLM does."""
     text, document = read_json(path)
-    if not isinstance(document, Pairs):
-        raise ConfigError(path, f"expected an object of batch sizes, found {shown(document)}", 1, 1)
     configs: dict[str, dict[str, int | str]] = {}
     key_count, fault = 0, ""
     for size, entry in document:
@@ -94,6 +107,8 @@ def read_config(path: str, accept_version: bool = False) -> Entries:
             at = key_count = key_count + 1
             if key in config:
                 fault = f"duplicate key {shown(key)}"
+            elif key in REQUIRED and (wrong := size_fault(value)):
+                fault = f"{shown(key)}: {wrong}"
             elif not isinstance(value, (int, str)):
                 fault = f"{shown(key)}: expected integer, true, false or string, found {shown(value)}"
             if fault:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import logging
 import os
 
@@ -180,6 +182,65 @@ def test_a_users_folder_that_is_none_is_warned_of_once_and_the_chain_goes_on(sto
     warnings = [record.message for record in caplog.records if "expected a folder" in record.message]
     assert len(warnings) == 1
     assert str(folder) in warnings[0]
+
+
+def test_a_newline_in_the_variable_does_not_split_the_warning(store, monkeypatch, caplog):
+    monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", "/none\nFATAL: forged")
+    mark()
+    assert caplog.records
+    assert not any("\n" in record.message for record in caplog.records)
+    assert all(" file  " in line for line in str(explain(8, 1, **MACHINE)).splitlines()[:-1])
+
+
+def test_a_folder_that_does_not_let_itself_be_asked_is_no_missing_file(store, user, monkeypatch):
+    store.add(NAME, 1)
+
+    def lstat(path, lstat=os.lstat):
+        if str(path).startswith(str(user.root)):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    with pytest.raises(ConfigError, match="cannot be looked for: Permission denied") as raised:
+        mark()
+    assert raised.value.path == str(user.root / NAME)
+
+
+ODD = [[1], {"a": 1}, {1}]
+
+
+@pytest.mark.parametrize("odd", [*ODD, ([1], 2)])
+@pytest.mark.parametrize("what", ["E", "N", "device_name", "triton_version", "dtype", "block_shape"])
+@pytest.mark.parametrize("call", [get_moe_configs, explain, functools.partial(get_config, 64)])
+def test_what_cannot_be_hashed_is_named(store, call, what, odd):
+    with pytest.raises(ValueError, match=f"^{what}: expected"):
+        call(**{"E": 8, "N": 1} | MACHINE | {what: odd})
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_number_of_tokens_that_cannot_be_hashed_is_named(store, odd):
+    with pytest.raises(ValueError, match=r"^M: expected"):
+        get_config(odd, 8, 1, **MACHINE)
+
+
+@pytest.mark.parametrize("flag", [[], {}, [1]])
+def test_a_flag_is_as_true_as_python_says(store, flag):
+    store.add(NAME)
+    assert get_moe_configs(8, 1, down=flag, **MACHINE)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"M": 1.0}, {"M": True}, {"E": 8.0}, {"N": 1.0}, {"N": True}, {"block_shape": (128.0, 1)},
+            {"block_shape": [128, True]}, {"block_shape": {128, 1}}, {"block_shape": ()}],
+)  # fmt: skip
+def test_what_only_equals_a_size_is_refused_though_the_size_is_cached(store, odd):
+    good = {"M": 1, "E": 8, "N": 1, "block_shape": (128, 1), "dtype": "fp8_w8a8"} | MACHINE
+    store.add(FP8.replace(".json", ",block_shape=[128,1].json"))
+    store.add(FP8)
+    assert get_config(**good)
+    assert get_config(**good | {"block_shape": None})
+    with pytest.raises(ValueError, match=r"expected .* found"):
+        get_config(**good | odd)
 
 
 def test_nothing_found_is_logged_once_a_workload(store, caplog):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -68,6 +70,7 @@ def test_bad_arguments_exit_2(store, arguments, capsys):
     [["explain", "8", "0", "--device-name", "D"], ["explain", "8", "1"], ["explain", "8", "1", "--device-name", "../x"],
      ["explain", *WORKLOAD, "--dtype", "float8"], ["explain", "8", "1", "--device-name", "D", "--triton-version", "x"],
      ["export", "/dev/null/x", "--engine", "vllm"], ["export", "d", "--engine", "vllm", "--overlay", "/none"],
+     ["export", "", "--engine", "vllm"],
      ["doctor", "--model-like", "8", "1", "--device-name", "a\nb"]],
 )  # fmt: skip
 def test_impossible_use_exits_2_and_says_why(store, arguments, capsys, tmp_path, monkeypatch):
@@ -104,7 +107,62 @@ def test_doctor_says_what_the_variables_point_at(store, user, capsys, monkeypatc
     assert main(["doctor"]) == 0
     output = capsys.readouterr().out
     assert f"{user.root}: 1 files *.json" in output
-    assert "nothing: no folder" in output
+    assert "nothing: cannot be read: No such file or directory" in output
+
+
+def test_doctor_says_that_a_folder_cannot_be_read(store, user, capsys, monkeypatch):
+    def listdir(path, listdir=os.listdir):
+        if str(path).startswith(str(user.root)):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert main(["doctor"]) == 0
+    assert f"{user.root}: cannot be read: Permission denied" in capsys.readouterr().out
+
+
+def test_doctor_counts_tuned_files_and_not_their_records(store, capsys):
+    for tier in ("", "legacy_configs", "triton_3_8_0", "records", "records/legacy_configs"):
+        store.add(NAME, 1, tier)
+    assert main(["doctor"]) == 0
+    assert ", 3 tuned files in " in capsys.readouterr().out
+
+
+def test_doctor_without_a_gpu_needs_a_device_name_for_a_workload(store, capsys):
+    assert main(["doctor", "--model-like", "8", "1"]) == 2
+    output = capsys.readouterr()
+    assert "--device-name" in output.err
+    assert output.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--dtype", "zzz"], "dtype"), (["--triton-version", "zzz"], "triton_version"),
+     (["--device-name", "../x"], "device_name"), (["--device-name", ""], "device_name"),
+     (["--block-shape", "-1,1"], "block_shape")],
+)  # fmt: skip
+def test_doctor_refuses_what_explain_refuses(store, arguments, named, capsys):
+    assert main(["doctor", "=".join(arguments)]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"error: {named}: expected")
+    assert (output.err.count("\n"), output.out) == (1, "")
+
+
+def test_a_block_shape_says_how_it_is_written(store, capsys):
+    assert bad_use(["explain", *WORKLOAD, "--block-shape", "x"]) == 2
+    assert "expected n,k such as 128,128, found 'x'" in capsys.readouterr().err
+
+
+def test_a_device_that_no_file_serves_is_a_negative_verdict(store, tmp_path, capsys):
+    store.add(NAME)
+    assert main(["export", str(tmp_path / "d"), "--engine", "vllm", "--device-name", "nosuch"]) == 1
+    assert "no shipped file serves nosuch" in capsys.readouterr().err
+
+
+def test_a_closed_output_is_no_traceback():
+    command = f"{sys.executable} -m fused_moe_configs where >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_doctor_says_which_file_a_workload_gets_and_whether_vllm_reads_it(store, capsys):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import fused_moe_configs
 from fused_moe_configs import ConfigError, export
-from fused_moe_configs._export import MANIFEST, write_export
+from fused_moe_configs._export import LOCK, MANIFEST, write_export
 
 from .conftest import ENTRY
 
@@ -219,6 +221,69 @@ def test_stale_files_go_only_while_unchanged_and_only_the_engines_own(store, des
     assert len(list((destination / SGLANG).iterdir())) == 3
 
 
+def test_a_file_that_has_our_bytes_already_is_taken_over(store, destination):
+    store.add(D, 1)
+    export(destination, "vllm")
+    (destination / MANIFEST).unlink()
+    assert export(destination, "vllm") == [destination / D]
+    store.add(D, 2)
+    export(destination, "vllm")
+    assert tree(destination) == {D: 2}
+
+
+@pytest.mark.parametrize("name", [MANIFEST, D])
+def test_a_pipe_in_the_destination_is_not_waited_for(store, destination, name):
+    destination.mkdir()
+    os.mkfifo(destination / name)
+    store.add(D, 1)
+    if name == D:
+        assert "left alone" in notes(store, destination, "vllm")
+    else:
+        with pytest.raises(ConfigError, match="list of exported files"):
+            export(destination, "vllm")
+
+
+def test_exports_at_one_time_take_turns(store, destination):
+    for N in range(1, 401):
+        store.add(name(N=N), 1)
+    code = "import sys; from fused_moe_configs._export import write_export as w; w(*sys.argv[1:4], *[None] * 3)"
+    command = [sys.executable, "-c", code, store.root, destination]
+    runs = [subprocess.Popen([*command, engine]) for engine in ("vllm", "vllm", "sglang")]
+    assert [run.wait(60) for run in runs] == [0, 0, 0]
+    for N in range(1, 401):
+        store.add(name(N=N), 2)
+    assert [notes(store, destination, engine) for engine in ("vllm", "sglang")] == ["", ""]
+    assert {*tree(destination).values()} == {2}
+    assert len(tree(destination)) == 800
+    assert not (destination / LOCK).exists()
+
+
+def test_a_lock_that_nobody_lifts_is_named(store, destination, monkeypatch):
+    monkeypatch.setattr("fused_moe_configs._export.WAIT_S", 0)
+    store.add(D, 1)
+    destination.mkdir()
+    (destination / LOCK).touch()
+    with pytest.raises(TimeoutError, match=r"lock: expected no other export .* remove the file"):
+        export(destination, "vllm")
+    assert [path.name for path in destination.iterdir()] == [LOCK]
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+@pytest.mark.parametrize("junk", ["E=a,N=b,device_name=D.json", "E=8,N=0,device_name=D.json", "E=8,device_name=D.json"])
+def test_a_name_of_no_workload_is_left_out_and_said(store, destination, engine, junk):
+    store.add(D, 1)
+    store.add(junk, 2)
+    assert f"{junk}: left out: no workload has this name" in notes(store, destination, engine)
+    assert [*tree(destination).values()] == [1]
+
+
+def test_a_device_that_no_file_serves_is_said_and_what_was_exported_stays(store, destination):
+    store.add(D, 1)
+    export(destination, "vllm")
+    assert "no shipped file serves nosuch" in notes(store, destination, "vllm", device_name="nosuch")
+    assert tree(destination) == {D: 1}
+
+
 def test_a_directory_named_like_a_file_is_left_alone(store, destination):
     (destination / D).mkdir(parents=True)
     store.add(D, 1)
@@ -260,13 +325,42 @@ def test_an_overlay_comes_first_and_ours_over_it(store, destination, tmp_path):
     (overlay / D).write_text('{"triton_version": "3.6.0", "1": {"num_warps": 7}}')
     (overlay / name(N=7)).write_text('{"triton_version": "3.6.0", "1": {"num_warps": 7}}')
     (overlay / name(N=8)).write_text('{"1":{"num_warps":8}}')
-    (overlay / "broken.json").write_text('{"triton_version')
     store.add(D, 1)
     export(destination, "vllm", overlay=overlay)
-    (destination / "broken.json").unlink()
     assert tree(destination) == {D: 1, name(N=7): 7, name(N=8): 8}
     assert (destination / name(N=8)).read_text() == '{"1":{"num_warps":8}}'
     assert "triton_version" not in (destination / name(N=7)).read_text()
+
+
+def test_an_overlay_gives_regular_json_objects_only_and_what_else_it_holds_is_said(store, destination, tmp_path):
+    overlay = tmp_path / "overlay"
+    (overlay / "folder.json").mkdir(parents=True)
+    (overlay / D).write_text('{"1":{"num_warps":7}}')
+    (overlay / "gone.json").symlink_to(overlay / "nothing")
+    os.mkfifo(overlay / "pipe.json")
+    (overlay / "garbage.json").write_bytes(os.urandom(8) + b"\xff")
+    (overlay / "cut.json").write_text('{"triton_version')
+    (overlay / "list.json").write_text("[1]")
+    (overlay / "deep.json").write_text('{"triton_version": "3", "1": ' + "[" * 100_000)
+    (overlay / "large.json").write_bytes(b"{}".ljust(2**20 + 1))
+    said = notes(store, destination, "vllm", overlay=overlay)
+    assert tree(destination) == {D: 7}
+    for other in ("folder", "gone", "pipe", "garbage", "cut", "list", "deep", "large"):
+        assert f"{other}.json: left out: " in said
+
+
+def test_an_overlay_that_is_an_export_does_not_give_its_manifest(store, destination, tmp_path):
+    store.add(D, 1)
+    export(tmp_path / "first", "vllm")
+    assert export(destination, "vllm", overlay=tmp_path / "first") == [destination / D]
+
+
+@pytest.mark.parametrize(("engine", "below"), [("vllm", ""), ("sglang", ""), ("sglang", "configs")])
+def test_an_overlay_cannot_be_the_folder_written_to(store, destination, engine, below):
+    store.add(D, 1)
+    export(destination, engine)
+    with pytest.raises(ValueError, match="overlay: expected another folder"):
+        export(destination, engine, overlay=destination / below)
 
 
 @pytest.mark.parametrize("below", ["", "configs"])
@@ -286,7 +380,27 @@ def test_an_overlay_without_files_is_bad_use(store, destination, tmp_path):
         export(destination, "vllm", overlay=tmp_path / "none")
 
 
-@pytest.mark.parametrize("options", [{"engine": "trt"}, {"triton_version": "x"}, {"device_name": "../x"}])
+@pytest.mark.parametrize("what", ["destination", "overlay"])
+@pytest.mark.parametrize(("folder", "found"), [("", "an empty string"), (None, "None"), (3, "3"), ([], r"\[\]")])
+def test_a_folder_is_a_path(store, destination, what, folder, found):
+    store.add(D, 1)
+    if what == "overlay" and folder is None:
+        folder, found = False, "False"
+    with pytest.raises(ValueError, match=f"{what}: expected a folder, found {found}"):
+        export(**{"destination": destination, "engine": "vllm", what: folder})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"engine": "trt"},
+        {"engine": []},
+        {"triton_version": []},
+        {"device_name": []},
+        {"triton_version": "x"},
+        {"device_name": "../x"},
+    ],
+)
 def test_bad_use_is_named(store, destination, options):
     with pytest.raises(ValueError, match=r"expected .* found"):
         export(destination, **{"engine": "vllm"} | options)

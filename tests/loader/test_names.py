@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fused_moe_configs import get_config_file_name
+from tools.registry import normalise_device_name
 
 
 @pytest.mark.parametrize(
     ("arguments", "options", "name"),
     [
         ((8, 3584, "NVIDIA A100-SXM4-80GB"), {}, "E=8,N=3584,device_name=NVIDIA_A100-SXM4-80GB.json"),
-        ((8, 1, "AMD  Instinct / MI300X"), {}, "E=8,N=1,device_name=AMD_Instinct_MI300X.json"),
+        ((8, 1, " AMD  Instinct / MI300X\n"), {}, "E=8,N=1,device_name=AMD_Instinct___MI300X.json"),
         ((8, 1, "NVIDIA_H200_NVL"), {}, "E=8,N=1,device_name=NVIDIA_H200_NVL.json"),
         ((8, 1, "D", "fp8_w8a8", [128, 128]), {}, "E=8,N=1,device_name=D,dtype=fp8_w8a8,block_shape=[128,128].json"),
         ((8, 1, "D", "fp8_w8a8", (0, 128)), {}, "E=8,N=1,device_name=D,dtype=fp8_w8a8.json"),
@@ -56,6 +57,15 @@ def test_a_device_that_no_file_name_can_hold_is_named(device):
     with pytest.raises(ValueError, match=r"device_name: expected .* found") as raised:
         get_config_file_name(8, 1, device)
     assert ascii(device) in str(raised.value)
+
+
+@given(st.text("aZ9-_ /\u3000\t\n"))
+def test_a_device_is_spelt_as_in_the_registry(device):
+    try:
+        name = get_config_file_name(8, 1, device)
+    except ValueError:
+        return
+    assert name == f"E=8,N=1,device_name={normalise_device_name(device)}.json"
 
 
 def test_a_name_is_at_most_255_bytes():

@@ -37,7 +37,7 @@ def read():
         (b"[" * 200_000, 1, 1, "nested too deeply"),
         (b'{"1": {"a": ' + b'{"a": ' * 100_000, 1, 1, "nested too deeply"),
         (b'{"1":' + b"9" * 5000 + b"}", 1, 6, "too many digits"),
-        (b"[]", 1, 1, "expected an object of batch sizes, found []"),
+        (b"[]", 1, 1, "expected a JSON object, found []"),
         (b"null", 1, 1, "found None"),
         (b"{}", 1, 1, "at least one batch size"),
         (b'{"01": {}}', 1, 2, "positive decimal integer"),
@@ -54,6 +54,12 @@ def read():
         (f'{{"1":\n{GOOD[:-1]},\n "x": null}}}}'.encode(), 3, 2, "found None"),
         (f'{{"1":\n{GOOD[:-1]},\n "x": [1]}}}}'.encode(), 3, 2, "found [1]"),
         (f'{{"1":\n{GOOD[:-1]},\n ":": "\\":", "x": {{}}}}}}'.encode(), 3, 14, "found an object"),
+        *(
+            (json.dumps({"1": ENTRY | {key: value}}).encode(), 1, None, f"'{key}': expected an integer from 1 to")
+            for key in ENTRY
+            for value in (0, -1, True, "4", 2**31)
+        ),
+        (f'{{"1":\n{GOOD[:-1]}000000000000}}}}'.encode(), 2, GOOD.index('"num_stages"') + 1, "'num_stages': expected"),
         (f'{{"1": {GOOD},\n"2": {{"num_warps": 4}}}}'.encode(), 2, 1, "expected BLOCK_SIZE_K, BLOCK_SIZE_M"),
     ],
 )  # fmt: skip
@@ -64,6 +70,7 @@ def test_a_broken_file_is_refused_at_its_place(store, data, line, column, reason
     assert reason in raised.value.reason
     assert raised.value.path == str(path)
     if reason != "nested too deeply":
+        column = column or raised.value.column
         assert (raised.value.line, raised.value.column) == (line, column)
         assert str(raised.value).startswith(f"{path}: line {line}, column {column}: ")
 
@@ -86,6 +93,17 @@ def test_a_pipe_named_like_a_file_is_refused_without_waiting(store):
     os.mkfifo(store.root / NAME)
     with pytest.raises(ConfigError, match="device"):
         read()
+
+
+def test_a_pipe_for_a_registry_is_refused_without_waiting(store):
+    (store.root / "registry/devices.json").unlink()
+    os.mkfifo(store.root / "registry/devices.json")
+    with pytest.raises(ConfigError, match="device"):
+        read()
+
+
+def test_a_path_with_a_newline_keeps_a_message_on_one_line():
+    assert "\n" not in str(ConfigError("a\nb", "reason", 3, 4))
 
 
 def test_a_link_to_nothing_is_refused(store):
