@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tools import store
-from tools.compile.outcome import Status
-from tools.compile.plan import Note, Plan, Rejected, make_plan
+from tools.compile.outcome import Outcome, Status
+from tools.compile.plan import Kernel, Note, Plan, Rejected, make_plan
 from tools.compile.pool import CompilePool
 from tools.compile.rules import judge, rows_text
 from tools.config_file import ConfigFile
@@ -82,10 +82,12 @@ def check(
     if plan.rejected:
         outcomes[Status.CONSTRAINTS] = len({(r.row.file.found.path, r.message) for r in plan.rejected})
     on_progress(0, len(plan.kernels))
-    for done, (index, outcome) in enumerate(pool.run(kernel.task for kernel in plan.kernels), 1):
+    judged: list[tuple[Kernel, Outcome]] = []
+    for index, outcome in pool.run(kernel.task for kernel in plan.kernels):
         outcomes[outcome.status] += 1
-        findings += judge(plan.kernels[index], outcome, registries.devices)
-        on_progress(done, len(plan.kernels))
+        judged.append((plan.kernels[index], outcome))
+        on_progress(len(judged), len(plan.kernels))
+    findings += judge(judged, registries.devices)
     summary = Summary(len(files), len(plan.kernels), time.monotonic() - started, dict(sorted(outcomes.items())))
     return Result(Report(len(files), ordered(findings)), summary)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tools.compile.outcome import SPILL_LIMIT_BYTES, Outcome, Resources, Status
@@ -18,7 +18,7 @@ GAVE_UP_FRAME_BYTES = 1024
 
 @dataclass(frozen=True)
 class Verdict:
-    """One fault of a kernel, to be said once for each file that needs it."""
+    """One fault of a kernel, to be said once for each file that runs it."""
 
     rule: str
     severity: Severity
@@ -26,17 +26,18 @@ class Verdict:
     fix: str
 
 
-def judge(kernel: Kernel, outcome: Outcome, devices: DeviceRegistry) -> Iterator[Finding]:
-    """The findings of one kernel, one for each file, naming the batch sizes and projections that run it."""
-    rows_by_path: dict[str, list[Row]] = {}
-    for row in kernel.rows:
-        rows_by_path.setdefault(shown(row.file.found.path), []).append(row)
-    for path, rows in rows_by_path.items():
-        workload = rows[0].file.workload
-        device = None if workload is None else devices.get(workload.device_name)
-        for verdict in _verdicts(outcome, device):
-            message = f"{rows_text(rows)} ({_config(kernel)}): {verdict.message}"
-            yield Finding(path, verdict.rule, verdict.severity, message, verdict.fix)
+def judge(judged: Iterable[tuple[Kernel, Outcome]], devices: DeviceRegistry) -> Iterator[Finding]:
+    """The findings of compiled kernels: one a file and fault, naming every batch size and projection that runs it."""
+    groups: dict[tuple[str, str, Verdict], list[Row]] = {}
+    for kernel, outcome in judged:
+        for row in kernel.rows:
+            workload = row.file.workload
+            device = None if workload is None else devices.get(workload.device_name)
+            for verdict in _verdicts(outcome, device):
+                groups.setdefault((shown(row.file.found.path), _config(kernel), verdict), []).append(row)
+    for (path, config, verdict), rows in groups.items():
+        message = f"{rows_text(rows)} ({config}): {verdict.message}"
+        yield Finding(path, verdict.rule, verdict.severity, message, verdict.fix)
 
 
 def _verdicts(outcome: Outcome, device: Device | None) -> Iterator[Verdict]:
@@ -80,6 +81,7 @@ def _spills(resources: Resources) -> Iterator[Verdict]:
 
 
 def rows_text(rows: list[Row]) -> str:
+    """The batch sizes of the rows by projection."""
     by_projection: dict[str, list[int]] = {}
     for row in rows:
         by_projection.setdefault(row.projection, []).append(row.num_tokens)
