@@ -11,8 +11,6 @@ import torch
 
 from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch import Routing
-from kernels.reference import product_reference
-from kernels.testing import assert_close, product_bound
 from tools.bench.ceilings import Ceilings
 from tools.bench.contenders import CompileLaunch, Contender, Problem, compile_key
 from tools.bench.figures import floor_us
@@ -22,7 +20,6 @@ from tools.bench.inputs import (
     LayerShape,
     RowInputs,
     Weights,
-    checked_tokens,
     make_weights,
     num_routings,
     row_bytes,
@@ -30,7 +27,8 @@ from tools.bench.inputs import (
 )
 from tools.bench.peers import grouped_mm_us, layer_overhead
 from tools.bench.results import LayerFigures, Pair, Row, WorkloadResult
-from tools.bench.timing import Launch, Policy, capture, measure
+from tools.bench.row import RowBench
+from tools.bench.timing import Policy, capture, measure
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
 from tools.launch_config import LaunchConfig
@@ -136,8 +134,8 @@ class _RowBench:
     """One batch size: checks, times, confirms."""
 
     def __init__(self, setting: Setting, shape: LayerShape, weights: Weights, inputs: RowInputs) -> None:
-        self._setting, self._shape, self._weights, self._inputs = setting, shape, weights, inputs
-        self._expected = [self._reference(projection) for projection in (UP, DOWN)]
+        self._setting, self._shape, self._inputs = setting, shape, inputs
+        self._bench = RowBench(shape, weights, inputs, setting.arch)
 
     def run(self, configs: Sequence[LaunchConfig], failures: Failures) -> Row:
         inputs, ceilings = self._inputs, self._setting.ceilings
@@ -166,14 +164,14 @@ class _RowBench:
 
     def layer(self, config: LaunchConfig) -> LayerFigures:
         own = self._setting.own
-        products = (self._launches(own, config, UP), self._launches(own, config, DOWN))
+        products = (self._bench.launches(own, config, UP), self._bench.launches(own, config, DOWN))
         return layer_overhead(self._inputs, config.to_entry(), products)  # type: ignore[arg-type]  # as above
 
     def _pair(self, config: LaunchConfig) -> Pair:
         try:
             for contender in self._setting.contenders:
                 for projection in (UP, DOWN):
-                    self._check(contender, config, projection)
+                    self._bench.check(contender, config, projection)
             return self._timed([config], Policy())[0]
         except AssertionError as error:
             return Pair(config, "correctness", message=str(error))
@@ -190,57 +188,10 @@ class _RowBench:
 
     def _timed(self, configs: Sequence[LaunchConfig], policy: Policy) -> tuple[Pair, ...]:
         replays = [
-            capture(self._launches(contender, config, projection))
+            capture(self._bench.launches(contender, config, projection))
             for config in configs
             for contender in self._setting.contenders
             for projection in (UP, DOWN)
         ]
         medians = [samples.median_us for samples in measure(replays, policy)]
         return tuple(Pair.of_times(config, medians[4 * i : 4 * i + 4]) for i, config in enumerate(configs))
-
-    def _launches(self, contender: Contender, config: LaunchConfig, projection: int) -> list[Launch]:
-        return [self._launch(contender, config, projection, i) for i in range(self._inputs.num_routings)]
-
-    def _launch(self, contender: Contender, config: LaunchConfig, projection: int, routing: int) -> Launch:
-        entry = KernelConfig.of(config.to_entry())  # type: ignore[arg-type]  # as above
-        shape, inputs = self._shape, self._inputs
-        problem = Problem(shape.projections[projection], inputs.routing, shape.quant, entry, self._setting.arch)
-        bound = contender.bind(problem, inputs.pointers(projection, entry, routing))
-        kernel = contender.load()[bound.grid]
-        return lambda: kernel(*bound.args, **bound.kwargs)
-
-    def _check(self, contender: Contender, config: LaunchConfig, projection: int) -> None:
-        """AssertionError: an output isn't written, or is beyond the derived bound of the fp64 reference."""
-        where = f"{contender.name}, {('up', 'down')[projection]}"
-        c = self._inputs.c[projection]
-        c.fill_(torch.nan)
-        self._launch(contender, config, projection, 0)()
-        if bool(c.isnan().any()):
-            raise AssertionError(f"{where}: expected every output written, found NaN.")
-        pairs, expected, magnitude = self._expected[projection]
-        k = self._shape.projections[projection].k
-        assert_close(c[pairs], expected, magnitude, product_bound(k, self._shape.quant, c.dtype), where)
-
-    def _reference(self, projection: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(indexes of the checked pairs, expected, magnitude) of the first routing."""
-        inputs, top_k = self._inputs, self._shape.top_k
-        a, a_scale = inputs.a[projection], inputs.a_scales[projection]
-        tokens = torch.tensor(checked_tokens(inputs.routing.num_tokens), device=a.device)
-        pairs = (tokens[:, None] * top_k + torch.arange(top_k, device=a.device)).flatten()
-        rows = tokens if projection == UP else pairs
-        if a_scale is not None and a_scale.dim() == 2:
-            a_scale = a_scale[rows]
-        expected, magnitude = (
-            product_reference(
-                a[rows],
-                self._weights.w[projection],
-                inputs.topk_ids[0][tokens],
-                None if projection == UP else inputs.topk_weights[0][tokens],
-                quant=self._shape.quant,
-                a_scale=a_scale,
-                b_scale=self._weights.scales[projection],
-                magnitude=magnitude,
-            )
-            for magnitude in (False, True)
-        )
-        return pairs, expected, magnitude

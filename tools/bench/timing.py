@@ -65,6 +65,11 @@ def capture(launches: Sequence[Launch]) -> Replay:
 
 def measure(replays: Sequence[Replay], policy: Policy = Policy()) -> list[Samples]:
     """Times of one launch of each, in µs."""
+    return [Samples.of(series) for series in measure_series(replays, policy)]
+
+
+def measure_series(replays: Sequence[Replay], policy: Policy = Policy()) -> list[list[float]]:
+    """Times of one launch of each, in µs, a sample a round: the i-th of all series were taken together."""
     rough_us = _sample_all([(replay, 1) for replay in replays for _ in range(2)])[1::2]
     repeats = [max(1, math.ceil(MIN_SAMPLE_US / max(us, 1.0))) for us in rough_us]
     round_ms = sum(us * repeat for us, repeat in zip(rough_us, repeats, strict=True)) / 1000
@@ -77,7 +82,7 @@ def measure(replays: Sequence[Replay], policy: Policy = Policy()) -> list[Sample
     times: list[list[float]] = [[] for _ in replays]
     for (index, repeat), total_us in zip(order, totals_us, strict=True):
         times[index].append(total_us / repeat / replays[index].num_launches)
-    return [Samples.of(series) for series in times]
+    return times
 
 
 def _sample_all(turns: Sequence[tuple[Replay, int]]) -> list[float]:

@@ -1,0 +1,76 @@
+"""One batch size of one workload on the GPU: launches of any contender, checked against the reference. Needs a GPU."""
+
+from __future__ import annotations
+
+import torch
+
+from kernels.launch import LaunchConfig as KernelConfig
+from kernels.reference import product_reference
+from kernels.testing import assert_close, product_bound
+from tools.bench.contenders import Contender, Problem
+from tools.bench.inputs import UP, LayerShape, RowInputs, Weights, checked_tokens
+from tools.bench.timing import Launch
+from tools.launch_config import LaunchConfig
+
+NUM_CHECKED_TOKENS = 64
+
+
+class RowBench:
+    """Launches over a row's inputs. arch as `kernels.launch` spells it. num_checked: tokens compared in a check."""
+
+    def __init__(
+        self, shape: LayerShape, weights: Weights, inputs: RowInputs, arch: str, num_checked: int = NUM_CHECKED_TOKENS
+    ) -> None:
+        self.shape, self.inputs = shape, inputs
+        self._weights, self._arch, self._num_checked = weights, arch, num_checked
+        self._expected: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+
+    def launches(self, contender: Contender, config: LaunchConfig, projection: int) -> list[Launch]:
+        """One for each routing."""
+        return [self.launch(contender, config, projection, i) for i in range(self.inputs.num_routings)]
+
+    def launch(self, contender: Contender, config: LaunchConfig, projection: int, routing: int) -> Launch:
+        """ValueError: a rule forbids this launch config."""
+        entry = KernelConfig.of(config.to_entry())  # type: ignore[arg-type]  # integers only here
+        problem = Problem(self.shape.projections[projection], self.inputs.routing, self.shape.quant, entry, self._arch)
+        bound = contender.bind(problem, self.inputs.pointers(projection, entry, routing))
+        kernel = contender.load()[bound.grid]
+        return lambda: kernel(*bound.args, **bound.kwargs)
+
+    def check(self, contender: Contender, config: LaunchConfig, projection: int) -> None:
+        """AssertionError: an output isn't written, or is beyond the derived bound of the fp64 reference."""
+        where = f"{contender.name}, {('up', 'down')[projection]}"
+        c = self.inputs.c[projection]
+        c.fill_(torch.nan)
+        self.launch(contender, config, projection, 0)()
+        if bool(c.isnan().any()):
+            raise AssertionError(f"{where}: expected every output written, found NaN.")
+        if projection not in self._expected:
+            self._expected[projection] = self._reference(projection)
+        pairs, expected, magnitude = self._expected[projection]
+        k = self.shape.projections[projection].k
+        assert_close(c[pairs], expected, magnitude, product_bound(k, self.shape.quant, c.dtype), where)
+
+    def _reference(self, projection: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(indexes of the checked pairs, expected, magnitude) of the first routing."""
+        inputs, top_k = self.inputs, self.shape.top_k
+        a, a_scale = inputs.a[projection], inputs.a_scales[projection]
+        tokens = torch.tensor(checked_tokens(inputs.routing.num_tokens, self._num_checked), device=a.device)
+        pairs = (tokens[:, None] * top_k + torch.arange(top_k, device=a.device)).flatten()
+        rows = tokens if projection == UP else pairs
+        if a_scale is not None and a_scale.dim() == 2:
+            a_scale = a_scale[rows]
+        expected, magnitude = (
+            product_reference(
+                a[rows],
+                self._weights.w[projection],
+                inputs.topk_ids[0][tokens],
+                None if projection == UP else inputs.topk_weights[0][tokens],
+                quant=self.shape.quant,
+                a_scale=a_scale,
+                b_scale=self._weights.scales[projection],
+                magnitude=magnitude,
+            )
+            for magnitude in (False, True)
+        )
+        return pairs, expected, magnitude

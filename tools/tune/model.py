@@ -1,0 +1,168 @@
+"""What the tuner's parts say to each other: the subject, jobs, events, and the runner that turns one into the other.
+
+A strategy sees only these. Whether a GPU or a recorded landscape stands behind a `Runner` it can't tell. Standard
+library only; every event is journaled as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from kernels.problem import QuantMode, Routing
+from tools.compile.outcome import Status
+from tools.launch_config import LaunchConfig
+from tools.registry import Target
+from tools.workload import Shape, Workload
+
+
+@dataclass(frozen=True)
+class NamedShape:
+    """One shape behind a file's name, and the models that have it, as in «mistralai/Mixtral-8x7B-v0.1 tp=2»."""
+
+    shape: Shape
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is tuned: the workload that names the file, every shape behind the name, and the GPU it runs on.
+
+    arch as in devices.json (`sm_90`, `gfx942`). smem_bytes: shared memory that one block may have.
+    """
+
+    workload: Workload
+    shapes: tuple[NamedShape, ...]
+    quant: QuantMode
+    target: Target
+    arch: str
+    smem_bytes: int
+
+    def routing(self, num_tokens: int, shape: int = 0) -> Routing:
+        """Of a batch size under one of the shapes."""
+        return Routing(num_tokens, self.shapes[shape].shape.top_k, self.workload.E)
+
+    @property
+    def kernel_arch(self) -> str:
+        """As `kernels.launch` spells it: sm90, gfx942."""
+        return self.arch.replace("_", "")
+
+    @property
+    def is_rocm(self) -> bool:
+        return self.target.backend == "hip"
+
+
+# ---------------------------------------------------------------
+# Jobs: what a strategy asks for. shape: index into Subject.shapes.
+
+
+@dataclass(frozen=True)
+class CompileJob:
+    """Both projections of one launch config. Group size shapes no code: configs that differ in it share binaries."""
+
+    config: LaunchConfig
+    shape: int
+    is_naive: bool
+
+
+@dataclass(frozen=True)
+class ScreenJob:
+    """A coarse time. Above give_up_us (up and down together) one sample is enough."""
+
+    num_tokens: int
+    shape: int
+    config: LaunchConfig
+    give_up_us: float | None = None
+
+
+@dataclass(frozen=True)
+class ConfirmJob:
+    """Exact times of a few configs, interleaved round by round and each checked against the reference."""
+
+    num_tokens: int
+    shape: int
+    configs: tuple[LaunchConfig, ...]
+    rounds: int
+
+
+Job = CompileJob | ScreenJob | ConfirmJob
+
+
+# ---------------------------------------------------------------
+# Events: what became of a job. seconds: what it cost.
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """status OK: both projections compile, fit, and don't spill. kernels: how many were compiled for it just now."""
+
+    job: CompileJob
+    status: Status
+    seconds: float
+    kernels: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Times of one launch in µs; 0 unless status is OK."""
+
+    job: ScreenJob
+    status: Status
+    seconds: float
+    up_us: float = 0.0
+    down_us: float = 0.0
+    message: str = ""
+
+    @property
+    def total_us(self) -> float:
+        return self.up_us + self.down_us
+
+
+@dataclass(frozen=True)
+class Series:
+    """One config's samples of a confirmation: a pair of times for every round. Empty unless status is OK."""
+
+    config: LaunchConfig
+    status: Status
+    up_us: tuple[float, ...] = ()
+    down_us: tuple[float, ...] = ()
+    message: str = ""
+
+    @property
+    def total_us(self) -> tuple[float, ...]:
+        return tuple(up + down for up, down in zip(self.up_us, self.down_us, strict=True))
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The series in the job's order."""
+
+    job: ConfirmJob
+    series: tuple[Series, ...]
+    seconds: float
+
+
+Event = Compiled | Screened | Confirmed
+
+
+class Runner(Protocol):
+    """Turns jobs into events. Compiling goes on beside measuring; measuring is one job after the other."""
+
+    @property
+    def clock_s(self) -> float:
+        """Seconds since the run began. A replay's clock runs on recorded seconds."""
+
+    @property
+    def compile_slots(self) -> int:
+        """How many compile jobs it can work on at once: handing out more only fixes their order too early."""
+
+    def submit(self, job: Job) -> None:
+        """Queues a job. Jobs of one kind are done in the order they came."""
+
+    def wait(self) -> Event:
+        """The next event. LookupError: nothing is outstanding. RunnerError: the device is lost for good."""
+
+
+class RunnerError(RuntimeError):
+    """Nothing more can be measured: no worker comes up. One line for a person."""
