@@ -14,17 +14,8 @@ from kernels.launch import Routing
 from tools.bench.ceilings import Ceilings
 from tools.bench.contenders import CompileLaunch, Contender, Problem, compile_key
 from tools.bench.figures import floor_us
-from tools.bench.inputs import (
-    DOWN,
-    UP,
-    LayerShape,
-    RowInputs,
-    Weights,
-    make_weights,
-    num_routings,
-    row_bytes,
-    row_operations,
-)
+from tools.bench.inputs import RowInputs, Weights, make_weights, num_routings
+from tools.bench.layer import DOWN, UP, LayerShape, row_bytes, row_operations
 from tools.bench.peers import grouped_mm_us, layer_overhead
 from tools.bench.results import LayerFigures, Pair, Row, WorkloadResult
 from tools.bench.row import RowBench

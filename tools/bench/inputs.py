@@ -1,7 +1,8 @@
 """From a workload to tensors: random weights, several routings, alignments, pointers. Needs torch.
 
 Several routings a row, rotated, so that no launch finds its weights in L2: at least 8 for up to 128 tokens, 2 for
-more, and as many as it takes to touch four times the L2's size. Routing is uniform: softmax of random logits.
+more, and as many as it takes to touch four times the L2's size. Routing is uniform (softmax of random logits) or
+skewed (`skewed_routing`).
 Activations and outputs are shared by all routings: in serving the previous kernel has just written them.
 """
 
@@ -15,47 +16,39 @@ import torch
 
 from kernels.checks import Scales, weight_dtypes
 from kernels.launch import LaunchConfig, Pointers
-from kernels.problem import Projection, QuantMode, Routing, cdiv, up_and_down
+from kernels.problem import Routing, cdiv
 from kernels.reference import quantize_reference
 from kernels.testing import make_routing, make_weight
+from tools.bench.layer import DOWN, UP, LayerShape
 
 MAX_ROUTINGS = 32
 L2_MULTIPLE = 4
-UP, DOWN = 0, 1
+DIRICHLET_CONCENTRATION = 1.0
+"""At 128 experts the busiest has five times its even share, and hardly one is idle."""
 
 
-@dataclass(frozen=True)
-class LayerShape:
-    """What a rank computes: E experts, N per shard, K, top_k, and how it is quantised."""
+def uniform_routing(
+    num_tokens: int, num_experts: int, top_k: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(topk_weights fp32, topk_ids int32), [num_tokens, top_k], on the CPU: every expert is as likely."""
+    return make_routing(num_tokens, num_experts, top_k, "uniform", generator)
 
-    num_experts: int
-    intermediate_size: int
-    hidden_size: int
-    top_k: int
-    quant: QuantMode
 
-    @property
-    def projections(self) -> tuple[Projection, Projection]:
-        return up_and_down(self.num_experts, self.intermediate_size, self.hidden_size, self.top_k)
+def skewed_routing(
+    num_tokens: int, num_experts: int, top_k: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `uniform_routing`, but popular experts and idle ones: popularity is drawn from a symmetric Dirichlet.
 
-    @property
-    def weight_bytes(self) -> int:
-        """Of one value. 1 or 2."""
-        return 2 if self.quant.dtype is None else 1
+    Tokens choose top_k distinct experts by it (Gumbel's trick).
+    """
+    draws = torch._standard_gamma(torch.full((num_experts,), DIRICHLET_CONCENTRATION), generator=generator)
+    noise = torch.rand((num_tokens, num_experts), generator=generator).clamp(1e-20, 1 - 1e-7)
+    logits = draws.clamp_min(1e-20).log() - (-noise.log()).log()
+    weights, ids = logits.softmax(-1).topk(top_k, dim=-1)
+    return (weights / weights.sum(-1, keepdim=True)).contiguous(), ids.int().contiguous()
 
-    def expert_bytes(self, projection: int) -> int:
-        """One expert's weights of one projection."""
-        p = self.projections[projection]
-        return p.n * p.k * self.weight_bytes
 
-    def memory_bytes(self, num_tokens: int) -> int:
-        """What the bench takes at most: weights, twice w1 in fp32 while it is made, rows in and out."""
-        up, down = self.projections
-        weights = sum(p.num_experts * p.n * p.k for p in (up, down)) * self.weight_bytes
-        making = 8 * up.num_experts * up.n * up.k
-        rows = num_tokens * self.top_k * (up.n + up.k + down.n + down.k) * 2
-        # Twice the rows: the peer has its own, the layer as a whole too.
-        return weights + max(making, 2 * rows) + (2 << 30)
+ROUTING_KINDS = {"uniform": uniform_routing, "skew": skewed_routing}
 
 
 @dataclass(frozen=True)
@@ -87,12 +80,21 @@ def num_routings(shape: LayerShape, num_tokens: int, l2_bytes: int) -> int:
 class RowInputs:
     """Tensors of one batch size. Alignments are made once for each BLOCK_SIZE_M."""
 
-    def __init__(self, shape: LayerShape, weights: Weights, num_tokens: int, count: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        shape: LayerShape,
+        weights: Weights,
+        num_tokens: int,
+        count: int,
+        seed: int = 0,
+        routing_kind: str = "uniform",
+    ) -> None:
         device = weights.w[UP].device
         self.shape, self.weights = shape, weights
         self.routing = Routing(num_tokens, shape.top_k, shape.num_experts)
         on_cpu = torch.Generator().manual_seed(seed)
-        drawn = [make_routing(num_tokens, shape.num_experts, shape.top_k, "uniform", on_cpu) for _ in range(count)]
+        draw = ROUTING_KINDS[routing_kind]
+        drawn = [draw(num_tokens, shape.num_experts, shape.top_k, on_cpu) for _ in range(count)]
         self.topk_weights = [weight.to(device) for weight, _ in drawn]
         self.topk_ids = [ids.to(device) for _, ids in drawn]
         self.active_experts = sum(ids.unique().numel() for _, ids in drawn) / count
@@ -165,20 +167,6 @@ def align(
 def sorted_rows(topk_ids: torch.Tensor, num_experts: int) -> torch.Tensor:
     """Where each expert's rows end once pairs are sorted by expert, int32 [E]."""
     return topk_ids.reshape(-1).long().bincount(minlength=num_experts).cumsum(0).int()
-
-
-def row_bytes(shape: LayerShape, num_tokens: int, active_experts: float) -> float:
-    """Least bytes of up and down: active experts' weights, activations in and out once each."""
-    pairs = num_tokens * shape.top_k
-    up, down = shape.projections
-    weights = active_experts * (shape.expert_bytes(UP) + shape.expert_bytes(DOWN))
-    bytes_in = 1 if shape.quant.quantizes_activations else 2
-    return weights + (num_tokens * up.k + pairs * down.k) * bytes_in + pairs * (up.n + down.n) * 2
-
-
-def row_operations(shape: LayerShape, num_tokens: int) -> float:
-    """Multiplications and additions of up and down."""
-    return float(sum(2 * num_tokens * shape.top_k * p.n * p.k for p in shape.projections))
 
 
 def checked_tokens(num_tokens: int, limit: int = 64) -> Sequence[int]:

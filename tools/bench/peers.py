@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from kernels.fused_experts import fused_experts
-from tools.bench.inputs import DOWN, UP, RowInputs, sorted_rows
+from tools.bench.inputs import RowInputs, sorted_rows
+from tools.bench.layer import DOWN, UP
 from tools.bench.results import LayerFigures
 from tools.bench.timing import Launch, Policy, capture, measure
 

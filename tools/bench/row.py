@@ -8,7 +8,8 @@ from kernels.launch import LaunchConfig as KernelConfig
 from kernels.reference import product_reference
 from kernels.testing import assert_close, product_bound
 from tools.bench.contenders import Contender, Problem
-from tools.bench.inputs import UP, LayerShape, RowInputs, Weights, checked_tokens
+from tools.bench.inputs import RowInputs, Weights, checked_tokens
+from tools.bench.layer import UP, LayerShape
 from tools.bench.timing import Launch
 from tools.launch_config import LaunchConfig
 
@@ -25,9 +26,12 @@ class RowBench:
         self._weights, self._arch, self._num_checked = weights, arch, num_checked
         self._expected: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
-    def launches(self, contender: Contender, config: LaunchConfig, projection: int) -> list[Launch]:
-        """One for each routing."""
-        return [self.launch(contender, config, projection, i) for i in range(self.inputs.num_routings)]
+    def launches(
+        self, contender: Contender, config: LaunchConfig, projection: int, count: int | None = None
+    ) -> list[Launch]:
+        """One for each routing, or for the first `count`."""
+        routings = range(self.inputs.num_routings)[:count]
+        return [self.launch(contender, config, projection, i) for i in routings]
 
     def launch(self, contender: Contender, config: LaunchConfig, projection: int, routing: int) -> Launch:
         """ValueError: a rule forbids this launch config."""

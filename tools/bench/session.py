@@ -81,7 +81,7 @@ def _compare(
     progress: Callable[[str], None],
 ) -> Any:
     from tools.bench.engine_comparison import Setting, compare
-    from tools.bench.inputs import LayerShape
+    from tools.bench.layer import LayerShape
 
     assert device.target is not None
     assert device.arch is not None
@@ -128,7 +128,7 @@ def _torch_with_gpu() -> Any:
 
 
 def _check_memory(torch: Any, wanted: Sequence[WorkloadRequest], num_tokens: int) -> tuple[str, ...]:
-    from tools.bench.inputs import LayerShape
+    from tools.bench.layer import LayerShape
 
     free, total = torch.cuda.mem_get_info()
     for work in wanted:

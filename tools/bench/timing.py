@@ -40,13 +40,13 @@ class Replay:
     num_launches: int
 
 
-def capture(launches: Sequence[Launch]) -> Replay:
+def capture(launches: Sequence[Launch], num_warm: int | None = None) -> Replay:
     """Captures the launches on the current stream, which must not be the default one.
 
-    Each runs once before: the first loads the module and is no measurement. `torch.cuda.graph` is not used: it
-    collects garbage and empties the allocator's cache at each capture.
+    Each (or the first `num_warm`, where all run one kernel) runs once before: the first loads the module and is no
+    measurement. `torch.cuda.graph` is not used: it collects garbage and empties the allocator's cache at each capture.
     """
-    for launch in launches:
+    for launch in launches[:num_warm]:
         launch()
     torch.cuda.current_stream().synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -85,10 +85,18 @@ def measure_series(replays: Sequence[Replay], policy: Policy = Policy()) -> list
     return times
 
 
-def _sample_all(turns: Sequence[tuple[Replay, int]]) -> list[float]:
+def sample_once(replays: Sequence[Replay], times: int) -> list[list[float]]:
+    """Coarse times of one launch of each, in µs: so many replays of each, in turn, without repeating short ones."""
+    totals_us = _sample_all([(replay, 1) for _ in range(times) for replay in replays], wait_cycles=60_000 * times)
+    return [
+        [us / replay.num_launches for us in totals_us[place :: len(replays)]] for place, replay in enumerate(replays)
+    ]
+
+
+def _sample_all(turns: Sequence[tuple[Replay, int]], wait_cycles: int = 1_000_000) -> list[float]:
     """µs of each turn, enqueued together behind a short wait so that the host never holds the GPU up."""
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in turns]
-    torch.cuda._sleep(1_000_000)
+    torch.cuda._sleep(wait_cycles)
     for (replay, repeat), (start, end) in zip(turns, events, strict=True):
         start.record()
         for _ in range(repeat):

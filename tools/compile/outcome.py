@@ -16,7 +16,11 @@ class Status(enum.StrEnum):
     """The compiler refused it."""
     TIMEOUT = "timeout"
     CRASH = "crash"
-    """The compiler took its process down."""
+    """A process was taken down: the compiler's, or the one with the GPU."""
+    RUNTIME = "runtime"
+    """The launch failed."""
+    CORRECTNESS = "correctness"
+    """The launch computed wrong numbers."""
 
 
 class ConstraintError(ValueError):

@@ -11,20 +11,18 @@ A task that hangs, crashes its process or fills the screen costs only itself. Wh
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
-import signal
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from tools import child_process
 from tools.compile.outcome import Outcome, Status
-from tools.compile.worker import main, read_log
+from tools.compile.worker import main
 from tools.registry import Target
 
 DEFAULT_TIMEOUT_S = 60.0
@@ -52,6 +50,8 @@ class CompilePool:
         self._jobs = jobs
         self._timeout_s = timeout_s
         self._workers: list[_Worker] = []
+        self._queue: deque[tuple[int, CompileTask]] = deque()
+        self._submitted = 0
         self._logs = tempfile.TemporaryDirectory(prefix="compile-pool-")
 
     def __enter__(self) -> Self:
@@ -83,6 +83,33 @@ class CompilePool:
             for worker in [worker for worker in self._workers if worker.index is not None]:
                 self._remove(worker)
 
+    def submit(self, task: CompileTask) -> int:
+        """Queues a task for `collect` and returns its index. Not to be mixed with `run`."""
+        self._queue.append((self._submitted, task))
+        self._submitted += 1
+        return self._submitted - 1
+
+    def collect(self) -> list[tuple[int, Outcome]]:
+        """What has finished of what was submitted; hands out what is queued. Doesn't wait."""
+        done = list(self._collect([worker for worker in self._workers if worker.index is not None], wait_s=0.0))
+        self._hand_out(self._queued())
+        return done
+
+    @property
+    def busy_connections(self) -> list[Connection]:
+        """What to wait for before the next `collect`, and no longer than `seconds_left`."""
+        return [worker.connection for worker in self._workers if worker.index is not None]
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the next task runs out of time. Infinite: none is running."""
+        deadlines = [worker.deadline for worker in self._workers if worker.index is not None]
+        return max(0.0, min(deadlines, default=float("inf")) - time.monotonic())
+
+    def _queued(self) -> Iterator[tuple[int, CompileTask]]:
+        while self._queue:
+            yield self._queue.popleft()
+
     def _hand_out(self, queue: Iterator[tuple[int, CompileTask]]) -> None:
         for worker in [worker for worker in self._workers if worker.tasks_done >= MAX_TASKS_PER_WORKER]:
             if worker.index is None:
@@ -95,10 +122,9 @@ class CompilePool:
             worker = idle.pop() if idle else self._start()
             worker.give(*item, self._timeout_s)
 
-    def _collect(self, busy: list[_Worker]) -> Iterator[tuple[int, Outcome]]:
-        now = time.monotonic()
-        next_deadline = min(worker.deadline for worker in busy)
-        ready = set(wait([worker.connection for worker in busy], max(0.0, next_deadline - now)))
+    def _collect(self, busy: list[_Worker], wait_s: float | None = None) -> Iterator[tuple[int, Outcome]]:
+        """wait_s: at most so long for the first answer; None: until one comes or a task runs out of time."""
+        ready = set(wait([worker.connection for worker in busy], self.seconds_left if wait_s is None else wait_s))
         for worker in busy:
             index = worker.index
             assert index is not None
@@ -127,18 +153,8 @@ class _Worker:
 
     def __init__(self, log_path: Path) -> None:
         self._log_path = log_path
-        # spawn: a fork of a process with threads or a GPU context is not safe.
-        context = multiprocessing.get_context("spawn")
-        self.connection: Connection
-        self.connection, theirs = context.Pipe()
-        self._process: SpawnProcess = context.Process(target=main, args=(theirs, str(log_path)), daemon=True)
-        # Ctrl-C reaches the terminal's whole group, and children inherit the mask: the parent alone answers it.
-        previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-        theirs.close()
+        self._child = child_process.start(main, str(log_path))
+        self.connection = self._child.connection
         self.index: int | None = None
         self.tasks_done = 0
         self.deadline = float("inf")
@@ -157,22 +173,12 @@ class _Worker:
         try:
             outcome: Outcome = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            self._process.join()
-            code = self._process.exitcode or 0
-            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            message = f"the compiler's process ended: {how}. {self.log()}".strip()
+            message = f"the compiler's process ended: {self._child.how_it_ended()}. {self.log()}".strip()
             return Outcome(Status.CRASH, time.monotonic() - self._given_at, message=message)
         return outcome
 
     def log(self) -> str:
-        return read_log(str(self._log_path))
+        return child_process.read_log(str(self._log_path))
 
     def kill(self) -> None:
-        pid = self._process.pid
-        if pid is not None:
-            # The group exists once the child has made it; the child itself is killed either way.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            self._process.kill()
-            self._process.join()
-        self.connection.close()
+        self._child.kill()

@@ -6,7 +6,7 @@ library only; every event is journaled as it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kernels.problem import QuantMode, Routing
@@ -166,3 +166,8 @@ class Runner(Protocol):
 
 class RunnerError(RuntimeError):
     """Nothing more can be measured: no worker comes up. One line for a person."""
+
+
+def kernel_of(config: LaunchConfig) -> LaunchConfig:
+    """What stands for every launch config that shares its binaries: the one with group size 1."""
+    return replace(config, GROUP_SIZE_M=1)

@@ -8,7 +8,8 @@ import torch
 from kernels.problem import QuantMode, Routing
 from kernels.reference import align_reference
 from kernels.testing import make_routing
-from tools.bench.inputs import DOWN, LayerShape, align, checked_tokens, num_routings, row_bytes, sorted_rows
+from tools.bench.inputs import align, checked_tokens, num_routings, sorted_rows
+from tools.bench.layer import DOWN, LayerShape, row_bytes
 
 DEEPSEEK = LayerShape(256, 128, 7168, 8, QuantMode("fp8_w8a8", block_shape=(128, 128)))
 MIXTRAL = LayerShape(8, 7168, 4096, 2, QuantMode())

@@ -1,0 +1,155 @@
+"""Compiles without a GPU while a worker measures; here the worker is a stand-in that needs no GPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+
+import pytest
+
+from tools.compile.outcome import Status
+from tools.compile.pool import CompilePool
+from tools.launch_config import LaunchConfig
+from tools.tune.gpu_worker import Answer, DeviceReport, Refusal, WorkerSpec, failed
+from tools.tune.live_runner import LiveRunner
+from tools.tune.model import (
+    Compiled,
+    CompileJob,
+    Confirmed,
+    ConfirmJob,
+    RunnerError,
+    ScreenJob,
+    Screened,
+    Series,
+    Subject,
+)
+from tools.tune.supervisor import DeviceRefused, Limits, Supervisor
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton has Linux wheels only")
+
+GOOD = LaunchConfig(16, 64, 128, 1, 4, 3)
+ALSO_GOOD = LaunchConfig(16, 64, 128, 8, 4, 3)
+CRASHES = LaunchConfig(16, 64, 128, 1, 4, 5)
+HANGS = LaunchConfig(16, 64, 128, 1, 8, 5)
+LOSES_CONTEXT = LaunchConfig(16, 32, 128, 1, 4, 5)
+HUGE = LaunchConfig(256, 256, 256, 1, 8, 5)
+
+QUICK = Limits(start_s=20.0, screen_s=0.5, confirm_s=0.5, max_failed_starts=2)
+
+
+def stand_in(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
+    """Answers like a worker with a GPU; some configs make it crash, hang or lose its context."""
+    connection.send(DeviceReport({"triton": "3.8.0"}, 3e12, 7e14))
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        configs = (job.config,) if isinstance(job, ScreenJob) else job.configs
+        if CRASHES in configs:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if HANGS in configs:
+            time.sleep(60)
+        if LOSES_CONTEXT in configs:
+            connection.send(Answer(failed(job, "runtime", "illegal address"), is_last=True))
+            return
+        if isinstance(job, ScreenJob):
+            connection.send(Answer(Screened(job, Status.OK, 0.0, float(job.num_tokens), 1.0)))
+        else:
+            series = tuple(Series(c, Status.OK, (2.0,) * job.rounds, (1.0,) * job.rounds) for c in configs)
+            connection.send(Answer(Confirmed(job, series, 0.0)))
+
+
+def refuses(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
+    connection.send(Refusal("expected 9.0 GiB of free GPU memory, found 1.0."))
+
+
+def never_up(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
+    raise SystemExit(3)
+
+
+@pytest.fixture
+def supervisor(subject: Subject) -> Iterator[Supervisor]:
+    with Supervisor(WorkerSpec(subject, 64), QUICK, stand_in) as one:
+        yield one
+
+
+@pytest.fixture
+def runner(subject: Subject, supervisor: Supervisor) -> Iterator[LiveRunner]:
+    with CompilePool(1) as pool:
+        yield LiveRunner(subject, pool, supervisor, 1)
+
+
+def test_answers_in_order(runner: LiveRunner) -> None:
+    for num_tokens in (1, 2, 3):
+        runner.submit(ScreenJob(num_tokens, 0, GOOD))
+    events = [runner.wait() for _ in range(3)]
+    assert [event.up_us for event in events if isinstance(event, Screened)] == [1.0, 2.0, 3.0]
+    with pytest.raises(LookupError):
+        runner.wait()
+
+
+@pytest.mark.parametrize(
+    ("config", "status", "told"),
+    [
+        (CRASHES, Status.CRASH, "killed by signal 11"),
+        (HANGS, Status.TIMEOUT, "no answer within 0.5 s"),
+        (LOSES_CONTEXT, Status.RUNTIME, "illegal address"),
+    ],
+    ids=["crash", "hang", "illegal address"],
+)
+def test_what_takes_the_worker_down_is_a_status_and_a_fresh_one_goes_on(
+    runner: LiveRunner, config: LaunchConfig, status: Status, told: str
+) -> None:
+    for one in (GOOD, config, ALSO_GOOD):
+        runner.submit(ScreenJob(64, 0, one))
+    events = [runner.wait() for _ in range(3)]
+    assert [event.status for event in events if isinstance(event, Screened)] == [Status.OK, status, Status.OK]
+    assert isinstance(events[1], Screened)
+    assert told in events[1].message
+
+
+def test_a_crash_in_a_confirmation_blames_the_one_that_crashes(runner: LiveRunner) -> None:
+    runner.submit(ConfirmJob(64, 0, (GOOD, CRASHES, ALSO_GOOD), 4))
+    event = runner.wait()
+    assert isinstance(event, Confirmed)
+    assert [series.status for series in event.series] == [Status.OK, Status.CRASH, Status.OK]
+    assert [len(series.up_us) for series in event.series] == [4, 0, 4]
+
+
+def test_a_refusal_is_one_line(subject: Subject) -> None:
+    with (
+        Supervisor(WorkerSpec(subject, 64), QUICK, refuses) as supervisor,
+        pytest.raises(DeviceRefused, match=r"expected 9\.0 GiB of free GPU memory, found 1\.0"),
+    ):
+        _ = supervisor.report
+
+
+def test_a_worker_that_never_comes_up_ends_the_run(subject: Subject) -> None:
+    with (
+        Supervisor(WorkerSpec(subject, 64), QUICK, never_up) as supervisor,
+        pytest.raises(RunnerError, match="exit code 3"),
+    ):
+        _ = supervisor.report
+
+
+def test_compiles_both_projections_once_for_all_group_sizes(runner: LiveRunner) -> None:
+    for config in (GOOD, ALSO_GOOD):
+        runner.submit(CompileJob(config, 0, False))
+    first, second = runner.wait(), runner.wait()
+    assert isinstance(first, Compiled)
+    assert isinstance(second, Compiled)
+    assert [first.status, second.status] == [Status.OK, Status.OK]
+    assert [first.kernels, second.kernels] == [2, 0]
+
+
+def test_what_does_not_fit_the_gpu_is_out_with_its_figures(runner: LiveRunner) -> None:
+    runner.submit(CompileJob(HUGE, 0, False))
+    event = runner.wait()
+    assert isinstance(event, Compiled)
+    assert event.status is Status.CONSTRAINTS
+    assert event.message.startswith("shared memory: expected at most 232448 bytes, found ")

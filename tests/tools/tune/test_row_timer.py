@@ -1,0 +1,155 @@
+"""Times on a fake clock what really computes: a stand-in kernel in plain torch, for the naive mode on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from kernels.launch import Pointers  # noqa: E402
+from kernels.problem import QuantMode  # noqa: E402
+from tools.bench.contenders import BoundLaunch, Problem  # noqa: E402
+from tools.compile.outcome import Status  # noqa: E402
+from tools.launch_config import LaunchConfig  # noqa: E402
+from tools.tune.model import ConfirmJob, NamedShape, ScreenJob, Subject  # noqa: E402
+from tools.tune.row_timer import Clock, ContextLost, RowTimer  # noqa: E402
+from tools.workload import Shape, Workload  # noqa: E402
+
+GOOD = LaunchConfig(16, 32, 64, 1, 4, 3)
+GROUPED = replace(GOOD, GROUP_SIZE_M=8)
+WRONG = LaunchConfig(16, 32, 64, 1, 8, 3)
+SILENT = LaunchConfig(16, 64, 64, 1, 4, 3)
+RAISES = LaunchConfig(32, 32, 64, 1, 4, 3)
+FORBIDDEN = LaunchConfig(32, 64, 64, 1, 4, 3)
+
+
+@dataclass(frozen=True)
+class TorchKernel:
+    """Counts its launches; some configs compute wrong numbers, write nothing, or fail."""
+
+    launched: list[tuple[int, int]] = field(default_factory=list)
+    name: str = "stand-in"
+
+    def load(self) -> Any:
+        return _Grid()
+
+    def bind(self, problem: Problem, pointers: Pointers) -> BoundLaunch:
+        if problem.config.block_size_m == 32 and problem.config.block_size_n == 64:
+            raise ValueError("BLOCK_SIZE_M: expected another one")
+        return BoundLaunch((self, problem, pointers), {}, (1,))
+
+    def run(self, problem: Problem, pointers: Pointers) -> None:
+        self.launched.append((problem.config.block_size_m, problem.config.block_size_n))
+        options = dict(problem.config.options)
+        if problem.config.block_size_m == 32:
+            raise RuntimeError("illegal address")
+        if problem.config.block_size_n == 64:
+            return
+        weight = pointers.b[pointers.expert_ids.long()].double()
+        rows = pointers.a.double().repeat_interleave(len(weight) // len(pointers.a), dim=0)
+        c = torch.einsum("pnk,pk->pn", weight, rows)
+        if problem.projection.mul_routed_weight:
+            c = c * pointers.topk_weights.double().reshape(-1, 1)
+        pointers.c.copy_(c * (1.5 if options["num_warps"] == 8 else 1.0))
+
+
+class _Grid:
+    def __getitem__(self, grid: object) -> Callable[..., None]:
+        return lambda kernel, problem, pointers: kernel.run(problem, pointers)
+
+
+@pytest.fixture
+def small() -> Subject:
+    workload = Workload(64, 32, "NVIDIA_H100_80GB_HBM3")
+    target = ("cuda", 90, 32)
+    return Subject(workload, (NamedShape(Shape(64, 2)),), QuantMode(), target, "sm_90", 232448)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def kernel() -> TorchKernel:
+    return TorchKernel()
+
+
+@pytest.fixture
+def samples() -> list[int]:
+    return []
+
+
+@pytest.fixture
+def timer(small: Subject, kernel: TorchKernel, samples: list[int]) -> Iterator[RowTimer]:
+    def sample(replays: Sequence[Any], times: int) -> list[list[float]]:
+        samples.append(times)
+        return [[10.0 * (place + 1)] * times for place in range(len(replays))]
+
+    clock = Clock(
+        capture=lambda launches, num_warm: SimpleNamespace(num_launches=len(launches), graph=launches),
+        measure=lambda replays, policy: [[float(i)] * policy.max_rounds for i, _ in enumerate(replays)],
+        sample=sample,
+        synchronize=lambda: None,
+    )
+    yield RowTimer(small, torch.device("cpu"), 1 << 20, clock=clock, contender=kernel)
+
+
+def test_screens_up_and_down(timer: RowTimer) -> None:
+    event = timer.screen(ScreenJob(4, 0, GOOD))
+    assert (event.status, event.up_us, event.down_us) == (Status.OK, 10.0, 20.0)
+
+
+def test_a_kernel_is_checked_once_in_screening(timer: RowTimer, kernel: TorchKernel) -> None:
+    timer.screen(ScreenJob(4, 0, GOOD))
+    checked = len(kernel.launched)
+    timer.screen(ScreenJob(4, 0, GROUPED))
+    timer.screen(ScreenJob(2, 0, GOOD))
+    assert (checked, len(kernel.launched)) == (2, 2)
+
+
+def test_far_from_the_best_one_sample_is_enough(timer: RowTimer, samples: list[int]) -> None:
+    timer.screen(ScreenJob(4, 0, GOOD, give_up_us=29.0))
+    assert samples == [1]
+    timer.screen(ScreenJob(4, 0, GOOD, give_up_us=31.0))
+    assert samples[1] == 1
+    assert samples[2] > 1
+
+
+@pytest.mark.parametrize(
+    ("config", "status", "told"),
+    [
+        (WRONG, Status.CORRECTNESS, "AssertionError"),
+        (SILENT, Status.CORRECTNESS, "found NaN"),
+        (RAISES, Status.RUNTIME, "illegal address"),
+        (FORBIDDEN, Status.CONSTRAINTS, "BLOCK_SIZE_M"),
+    ],
+    ids=["wrong numbers", "nothing written", "fails", "a rule forbids it"],
+)
+def test_what_is_wrong_is_a_status_and_has_no_time(
+    timer: RowTimer, config: LaunchConfig, status: Status, told: str
+) -> None:
+    event = timer.screen(ScreenJob(4, 0, config))
+    assert (event.status, event.up_us) == (status, 0.0)
+    assert told in event.message
+
+    confirmed = timer.confirm(ConfirmJob(4, 0, (config, GOOD), 3))
+    assert [series.status for series in confirmed.series] == [status, Status.OK]
+    assert confirmed.series[1].up_us == (0.0, 0.0, 0.0)
+    assert confirmed.series[1].down_us == (1.0, 1.0, 1.0)
+
+
+def test_a_lost_context_ends_the_worker(small: Subject, kernel: TorchKernel) -> None:
+    def broken() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    timer = RowTimer(small, torch.device("cpu"), 1 << 20, clock=Clock(synchronize=broken), contender=kernel)
+    with pytest.raises(ContextLost, match="illegal address"):
+        timer.screen(ScreenJob(4, 0, RAISES))
+
+
+def test_each_shape_has_inputs_of_its_own(small: Subject, kernel: TorchKernel) -> None:
+    two = replace(small, shapes=(*small.shapes, NamedShape(Shape(128, 4))))
+    clock = Clock(capture=lambda launches, _: SimpleNamespace(), sample=lambda r, n: [[1.0] * n] * 2)  # type: ignore[arg-type,return-value]
+    timer = RowTimer(two, torch.device("cpu"), 1 << 20, clock=clock, contender=kernel)
+    assert [timer.screen(ScreenJob(4, shape, GOOD)).status for shape in (0, 1)] == [Status.OK, Status.OK]

@@ -1,0 +1,97 @@
+"""Child processes that may hang, crash or be killed without harm to their parent, and never outlive it.
+
+Ctrl-C reaches the terminal's whole group: children ignore it, the parent alone answers it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+MAX_LOG_BYTES = 64 << 20
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Child:
+    """A running child and the parent's end of its pipe."""
+
+    process: SpawnProcess
+    connection: Connection
+
+    def how_it_ended(self) -> str:
+        """Waits for the end: «killed by signal 9», «exit code 1»."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+    def kill(self) -> None:
+        """With every process that it started itself."""
+        pid = self.process.pid
+        if pid is not None:
+            # The group exists once the child has made it; the child itself is killed either way.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            self.process.kill()
+            self.process.join()
+        self.connection.close()
+
+
+def start(main: Callable[..., None], *arguments: Any) -> Child:
+    """Runs `main(connection, *arguments)` in a fresh process; `main` calls `settle` first."""
+    # spawn: a fork of a process with threads or a GPU context is not safe.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=main, args=(theirs, *arguments), daemon=True)
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+    theirs.close()
+    return Child(process, ours)
+
+
+def settle(log_path: str) -> None:
+    """In the child: a group of its own, an end with the parent's, and all output into `log_path`."""
+    # The parent kills what the child starts (ptxas) with it.
+    os.setpgrp()
+    if sys.platform == "linux":
+        # Even a hanging child ends when the parent is killed.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    # Output without end must not fill the disk; its writes then fail.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_LOG_BYTES, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    # A core file of a process with LLVM in it is hundreds of megabytes.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def read_log(log_path: str) -> str:
+    """The end of what the child printed."""
+    path = Path(log_path)
+    if not path.exists():
+        return ""
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - 4096))
+        return tail(log.read().decode("utf-8", "replace"))
+
+
+def tail(text: str, limit: int = 2000) -> str:
+    """The end of a text that may be long."""
+    text = text.strip()
+    return text if len(text) <= limit else f"… {text[-limit:]}"

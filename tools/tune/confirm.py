@@ -1,0 +1,137 @@
+"""The last word on a row: its best few, the incumbent and the heuristics, interleaved until their intervals part."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from tools.compile.outcome import Status
+from tools.launch_config import LaunchConfig
+from tools.tune.model import Confirmed, ConfirmJob, Event, Runner, Subject
+from tools.tune.policy import ConfirmPolicy, paired_ratio
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One config's times at one row under one shape, a sample a round, in µs."""
+
+    up_us: tuple[float, ...]
+    down_us: tuple[float, ...]
+
+    @property
+    def total_us(self) -> tuple[float, ...]:
+        return tuple(up + down for up, down in zip(self.up_us, self.down_us, strict=True))
+
+    def __add__(self, other: Samples) -> Samples:
+        return Samples(self.up_us + other.up_us, self.down_us + other.down_us)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What confirming a row gave. samples: by config, one `Samples` a shape; only configs that passed under all."""
+
+    num_tokens: int
+    samples: dict[LaunchConfig, tuple[Samples, ...]]
+    failures: dict[LaunchConfig, tuple[Status, str]]
+
+    def loss(self, config: LaunchConfig) -> float:
+        """Median over the best median, the worst of all shapes. Infinite where it failed."""
+        if config not in self.samples:
+            return math.inf
+        return max(
+            statistics.median(own.total_us) / min(statistics.median(s[shape].total_us) for s in self.samples.values())
+            for shape, own in enumerate(self.samples[config])
+        )
+
+    def best_of(self, configs: Iterable[LaunchConfig]) -> LaunchConfig | None:
+        """The one with the least worst-case loss. None: all of them failed."""
+        passed = [config for config in configs if config in self.samples]
+        return min(passed, key=self.loss, default=None)
+
+    def worst_shape(self, config: LaunchConfig) -> int:
+        """The shape where it loses most."""
+        return max(range(len(self.samples[config])), key=lambda shape: self._loss_under(config, shape))
+
+    def _loss_under(self, config: LaunchConfig, shape: int) -> float:
+        best = min(statistics.median(s[shape].total_us) for s in self.samples.values())
+        return statistics.median(self.samples[config][shape].total_us) / best
+
+
+def confirm(
+    subject: Subject,
+    runner: Runner,
+    num_tokens: int,
+    finalists: Sequence[LaunchConfig],
+    always: Sequence[LaunchConfig],
+    policy: ConfirmPolicy,
+    observe: Callable[[Event], None],
+    deadline_s: float = math.inf,
+) -> Contest:
+    """Measures until the best finalist is told from the others, or the policy's jobs or the clock are used up.
+
+    always: what stays in to the end, since its figures are written down. A finalist that is slower than the best one
+    beyond doubt is not measured further.
+    """
+    configs = list(dict.fromkeys([*finalists, *always]))
+    contest = Contest(num_tokens, {}, {})
+    for job in range(policy.max_jobs):
+        contest = _measure(subject, runner, contest, configs, policy.rounds, observe)
+        left = [config for config in configs if config in contest.samples]
+        rivals = [config for config in left if config in finalists and not _is_beaten(contest, config, left, policy)]
+        configs = list(dict.fromkeys([*rivals, *(config for config in always if config in contest.samples)]))
+        if (job > 0 and len(rivals) < 2) or runner.clock_s >= deadline_s:
+            break
+    return contest
+
+
+def _measure(
+    subject: Subject,
+    runner: Runner,
+    contest: Contest,
+    configs: Sequence[LaunchConfig],
+    rounds: int,
+    observe: Callable[[Event], None],
+) -> Contest:
+    """The contest with another job's samples. Who is left out keeps what it has."""
+    found: dict[LaunchConfig, tuple[Samples, ...]] = {}
+    failures = dict(contest.failures)
+    for shape in range(len(subject.shapes)):
+        runner.submit(ConfirmJob(contest.num_tokens, shape, tuple(configs), rounds))
+        event = _next_confirmed(runner, observe)
+        for series in event.series:
+            if series.status is Status.OK:
+                found[series.config] = (*found.get(series.config, ()), Samples(series.up_us, series.down_us))
+            else:
+                failures[series.config] = series.status, series.message
+    samples = dict(contest.samples)
+    for config, new in found.items():
+        if config in failures:
+            samples.pop(config, None)
+        elif config in samples:
+            samples[config] = tuple(old + more for old, more in zip(samples[config], new, strict=True))
+        else:
+            samples[config] = new
+    return Contest(contest.num_tokens, samples, failures)
+
+
+def _next_confirmed(runner: Runner, observe: Callable[[Event], None]) -> Confirmed:
+    """Compilations that the search no longer waited for may still come in between."""
+    while True:
+        event = runner.wait()
+        observe(event)
+        if isinstance(event, Confirmed):
+            return event
+
+
+def _is_beaten(contest: Contest, config: LaunchConfig, among: Sequence[LaunchConfig], policy: ConfirmPolicy) -> bool:
+    """Whether another is faster under its worst shape by more than noise, in rounds that both took part in."""
+    best = contest.best_of(among)
+    assert best is not None
+    if config == best:
+        return False
+    shape = contest.worst_shape(config)
+    own, rival = contest.samples[config][shape].total_us, contest.samples[best][shape].total_us
+    common = min(len(own), len(rival))
+    return paired_ratio(own[:common], rival[:common]).low > 1.0 + policy.noise_pct / 100.0

@@ -1,0 +1,142 @@
+"""What the tuner is allowed to spend, and by which rules it decides. Frozen data and pure functions.
+
+The gate, in this order: (1) where the heuristic's median is lower than the challenger's, the heuristic's own entry is
+written, without margin: a row never is slower than no file. (2) A challenger replaces an incumbent only by a margin
+that noise can't explain. `Interval` is the 95 % interval of a median by order statistics.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class SearchPolicy:
+    """How far the search looks.
+
+    anchor_factor: anchors, where every kernel is screened, lie this factor apart. carried: candidates that a row
+    takes over from each neighbouring anchor. survivors: kernels of a row whose other group sizes are tried.
+    give_up_ratio: above this multiple of the row's best one sample is enough. promise_limit: a kernel is compiled
+    only if one that differs from it in one step came within this ratio of the best at some anchor.
+    """
+
+    anchor_factor: float = 4.0
+    carried: int = 8
+    survivors: int = 5
+    give_up_ratio: float = 1.5
+    promise_limit: float = 1.25
+
+    @classmethod
+    def exhaustive(cls) -> SearchPolicy:
+        """Everything everywhere: the oracle."""
+        return cls(1.0, 1_000_000, 1_000_000, 1.5, math.inf)
+
+
+@dataclass(frozen=True)
+class ConfirmPolicy:
+    """How a row's best few are measured.
+
+    finalists: how many besides baselines and incumbent. rounds: of a job; jobs are repeated while the best aren't told
+    apart. noise_pct: what a finalist may lose and still be measured further.
+    """
+
+    finalists: int = 5
+    rounds: int = 8
+    max_jobs: int = 4
+    noise_pct: float = 0.3
+
+
+@dataclass(frozen=True)
+class PromotionPolicy:
+    """A challenger must be this much faster than the incumbent."""
+
+    min_improvement_pct: float = 1.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Wall time from the command to the written file; the search ends early enough to confirm every row."""
+
+    total_s: float = 60.0
+    confirm_share: float = 0.35
+
+    @property
+    def search_s(self) -> float:
+        return self.total_s * (1.0 - self.confirm_share)
+
+
+@dataclass(frozen=True)
+class Policies:
+    """All of them."""
+
+    search: SearchPolicy = field(default_factory=SearchPolicy)
+    confirm: ConfirmPolicy = field(default_factory=ConfirmPolicy)
+    promotion: PromotionPolicy = field(default_factory=PromotionPolicy)
+    budget: Budget = field(default_factory=Budget)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Median and its 95 % interval, in the unit of the samples."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Interval:
+        """The median lies between the order statistics n/2 ± 0.98·√n (normal approximation of the binomial).
+
+        Under six samples that is the whole range. ValueError: no samples.
+        """
+        ordered = sorted(samples)
+        half_width = 0.98 * math.sqrt(len(ordered))
+        low = max(0, math.floor(len(ordered) / 2 - half_width))
+        high = min(len(ordered) - 1, math.ceil(len(ordered) / 2 + half_width) - 1)
+        return cls(ordered[low], statistics.median(ordered), ordered[max(low, high)])
+
+
+def paired_ratio(samples: Sequence[float], others: Sequence[float]) -> Interval:
+    """samples over others round by round: what both share in a round, a clock that drifts, cancels out."""
+    return Interval.of([a / b for a, b in zip(samples, others, strict=True)])
+
+
+class Decision(enum.StrEnum):
+    """Why a row holds its entry."""
+
+    PROMOTE = "promote"
+    """A challenger, faster than what was there."""
+    RETAIN = "retain"
+    """The incumbent: no challenger was faster by the margin."""
+    BASELINE = "baseline"
+    """The heuristic's own entry: nothing was faster."""
+
+
+def decide(
+    challenger: Sequence[float] | None,
+    incumbent: Sequence[float] | None,
+    baseline: Sequence[float],
+    policy: PromotionPolicy,
+) -> Decision:
+    """The gate for one row, from samples of one interleaved measurement, in µs. None: there is none, or it failed."""
+    best = _against_incumbent(challenger, incumbent, policy)
+    if best is None:
+        return Decision.BASELINE
+    decision, samples = best
+    return Decision.BASELINE if statistics.median(baseline) < statistics.median(samples) else decision
+
+
+def _against_incumbent(
+    challenger: Sequence[float] | None, incumbent: Sequence[float] | None, policy: PromotionPolicy
+) -> tuple[Decision, Sequence[float]] | None:
+    if challenger is None:
+        return None if incumbent is None else (Decision.RETAIN, incumbent)
+    if incumbent is None:
+        return Decision.PROMOTE, challenger
+    ratio = paired_ratio(challenger, incumbent)
+    wins = ratio.median <= 1.0 - policy.min_improvement_pct / 100.0 and ratio.high < 1.0
+    return (Decision.PROMOTE, challenger) if wins else (Decision.RETAIN, incumbent)

@@ -1,0 +1,210 @@
+"""The command line of `python -m tools.tune`, checked before anything runs. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools import store
+from tools.console import path_argument
+from tools.launch_config import USUAL_BATCH_SIZES
+from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
+
+MAX_NUM_TOKENS = 65536
+ROUTINGS = ("uniform", "skew")
+
+
+class RequestError(ValueError):
+    """Bad use. One line for a person."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is read and written. output None: configs/ (a replay writes nothing then)."""
+
+    output: Path | None = None
+    record_landscape: Path | None = None
+    replay: Path | None = None
+    force_version_file: bool = False
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to try."""
+
+    time_budget_s: float = 60.0
+    exhaustive: bool = False
+    resume: bool = False
+    jobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked command line, but for what only the machine can tell. sources: empty for a replay."""
+
+    sources: tuple[Source, ...]
+    batch_sizes: tuple[int, ...]
+    files: Files
+    effort: Effort
+    routing: str
+    separate_down: bool
+    all_shapes: bool
+    ray: str | None
+    as_json: bool
+
+    @property
+    def is_partial(self) -> bool:
+        """Only some of the usual rows were asked for."""
+        return not set(USUAL_BATCH_SIZES) <= set(self.batch_sizes)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.tune",
+        description="Finds the best launch config for every batch size of a workload, on this machine's GPU.",
+        epilog="Exit 0: tuned. 1: a row could not be decided. 2: bad use, or impossible here; nothing was written.",
+    )
+    what = parser.add_argument_group("the workload, in one of four ways")
+    what.add_argument("--model", metavar="NAME", help="a model of configs/registry/models.json")
+    what.add_argument("--config-json", type=path_argument, metavar="FILE", help="a checkpoint's config.json")
+    for flag in ("E", "N", "K", "top-k"):
+        what.add_argument(f"--{flag}", type=int, metavar=flag[0].upper(), help="a size as one rank sees it")
+    what.add_argument("--workloads", type=path_argument, metavar="FILE", help="lines «MODEL tp=N [ep=N] [dtype=D]»")
+    what.add_argument("--tp", type=int, default=1, metavar="N", help="tensor parallel size (1)")
+    what.add_argument("--ep", type=int, default=1, metavar="N", help="expert parallel size (1)")
+    what.add_argument("--dtype", metavar="D", help="instead of the checkpoint's: bf16, fp16, fp8_w8a8, int8_w8a16, …")
+    what.add_argument("--block-shape", metavar="n,k", help="block of the weights' scales, with sizes")
+    what.add_argument("--per-channel-quant", action="store_true", help="channel scales, with sizes")
+    what.add_argument("--all-shapes", action="store_true", help="every (K, top_k) of registered models behind the name")
+    how = parser.add_argument_group("how")
+    how.add_argument("--num-tokens", type=int, nargs="+", metavar="M", help="batch sizes; default: the 18 usual ones")
+    how.add_argument("--routing", choices=ROUTINGS, default="uniform", help="how tokens choose experts (uniform)")
+    how.add_argument("--separate-down", action="store_true", help="write a _down file too where it gains")
+    how.add_argument("--time-budget", type=float, default=60.0, metavar="S", help="seconds in all (60)")
+    how.add_argument("--exhaustive", action="store_true", help="measure everything, however long it takes")
+    how.add_argument("--jobs", type=int, metavar="N", help="compiling processes (one a core)")
+    how.add_argument("--ray", metavar="ADDRESS", help="tune --workloads on a Ray cluster, one a GPU")
+    files = parser.add_argument_group("files")
+    files.add_argument("--output", type=path_argument, metavar="DIR", help="default: configs/")
+    files.add_argument("--resume", action="store_true", help="go on with a run that was killed")
+    files.add_argument("--record-landscape", type=path_argument, metavar="FILE", help="keep every measurement")
+    files.add_argument("--replay", type=path_argument, metavar="FILE", help="tune on a kept landscape, without a GPU")
+    files.add_argument("--force-version-file", action="store_true", help="a triton_X_Y_Z/ file even without gain")
+    files.add_argument("--format", choices=("text", "json"), default="text")
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """SystemExit(2) with a usage line, or RequestError."""
+    options = parser().parse_args(arguments)
+    sources = _sources(options)
+    batch_sizes = tuple(sorted(set(options.num_tokens or USUAL_BATCH_SIZES)))
+    for name, value, least, most in (
+        ("--num-tokens", batch_sizes[0], 1, MAX_NUM_TOKENS),
+        ("--num-tokens", batch_sizes[-1], 1, MAX_NUM_TOKENS),
+        ("--time-budget", options.time_budget, 1, 7 * 24 * 3600),
+        ("--jobs", options.jobs or 1, 1, 1024),
+        ("--tp", options.tp, 1, 4096),
+        ("--ep", options.ep, 1, 4096),
+    ):
+        if not least <= value <= most:
+            raise RequestError(f"{name}: expected from {least} to {most}, found {value}.")
+    if options.replay and options.resume:
+        raise RequestError("--resume: expected without --replay, which measures nothing that could be lost.")
+    if options.ray is not None and options.workloads is None:
+        raise RequestError("--ray: expected with --workloads FILE, found without.")
+    if options.record_landscape and len(sources) > 1:
+        raise RequestError("--record-landscape: expected one workload, found several.")
+    return Request(
+        sources,
+        batch_sizes,
+        Files(options.output, options.record_landscape, options.replay, options.force_version_file),
+        Effort(options.time_budget, options.exhaustive, options.resume, options.jobs),
+        options.routing,
+        options.separate_down,
+        options.all_shapes,
+        options.ray,
+        options.format == "json",
+    )
+
+
+def _sources(options: argparse.Namespace) -> tuple[Source, ...]:
+    parallel = Parallel(options.tp, options.ep)
+    sizes = {"--E": options.E, "--N": options.N, "--K": options.K, "--top-k": options.top_k}
+    given = [flag for flag, value in sizes.items() if value is not None]
+    ways = {
+        "--model": options.model is not None,
+        "--config-json": options.config_json is not None,
+        "--E --N --K --top-k": bool(given),
+        "--workloads": options.workloads is not None,
+        "--replay": options.replay is not None,
+    }
+    chosen = [way for way, is_given in ways.items() if is_given]
+    if len(chosen) != 1:
+        found = " and ".join(chosen) or "none of them"
+        raise RequestError(f"the workload: expected one of {', '.join(ways)}, found {found}.")
+    if options.replay is not None:
+        return ()
+    if options.workloads is not None:
+        return read_workloads(options.workloads)
+    if options.model is not None:
+        return (ModelSource(options.model, parallel, options.dtype),)
+    if options.config_json is not None:
+        return (ConfigJsonSource(options.config_json, parallel, options.dtype),)
+    missing = [flag for flag in sizes if flag not in given]
+    if missing:
+        raise RequestError(f"sizes: expected all of --E --N --K --top-k, found no {' '.join(missing)}.")
+    return (
+        SizesSource(
+            options.E,
+            options.N,
+            options.K,
+            options.top_k,
+            options.dtype,
+            _block_shape(options.block_shape),
+            options.per_channel_quant,
+        ),
+    )
+
+
+def _block_shape(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"\[?([1-9][0-9]{0,4}), ?([1-9][0-9]{0,4})\]?", text)
+    if match is None:
+        raise RequestError(f"--block-shape: expected two numbers as in 128,128, found {text!r}.")
+    return int(match[1]), int(match[2])
+
+
+def read_workloads(path: Path) -> tuple[ModelSource, ...]:
+    """`MODEL tp=N [ep=N] [dtype=D]` a line; empty lines and what follows # are skipped. RequestError names the line."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"--workloads: expected a readable file, found: {store.printable(str(error))}") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        words = line.partition("#")[0].split()
+        if words:
+            found.append(_workload(f"{store.shown(path)}, line {number}", words))
+    if not found:
+        raise RequestError(f"--workloads: expected a workload a line, found none in {store.shown(path)}.")
+    return tuple(found)
+
+
+def _workload(where: str, words: list[str]) -> ModelSource:
+    name, *settings = words
+    values: dict[str, str] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        is_number = re.fullmatch("[1-9][0-9]{0,3}", value)
+        if key not in ("tp", "ep", "dtype") or not equals or not (is_number or key == "dtype") or key in values:
+            raise RequestError(
+                f"{where}: expected «MODEL tp=N [ep=N] [dtype=D]», found {store.printable(' '.join(words))!r}."
+            )
+        values[key] = value
+    return ModelSource(name, Parallel(int(values.get("tp", 1)), int(values.get("ep", 1))), values.get("dtype"))

@@ -1,0 +1,213 @@
+"""From what a person names to what is tuned: a registered model, a checkpoint's config.json, or plain sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kernels.problem import QuantMode
+from tools.heuristics import UnknownHeuristicError, vllm_heuristic
+from tools.registry import DeviceRegistry, Model, ModelRegistry, Quantisation, RegistryError, normalise_device_name
+from tools.sharding import Engine, ShardError, explain_pair, shard
+from tools.store import printable
+from tools.tune.model import NamedShape, Subject
+from tools.workload import MAX_DIMENSION, Shape, Workload
+
+_FLAGS = "give the sizes themselves: --E --N --K --top-k [--dtype] [--block-shape n,k]"
+
+
+class SubjectError(ValueError):
+    """What was named can't be tuned. One line for a person."""
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """How a model is split over ranks."""
+
+    tp: int = 1
+    ep: int = 1
+
+    def __str__(self) -> str:
+        return f"tp={self.tp}" + (f" ep={self.ep}" if self.ep > 1 else "")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A registered model. dtype None: the checkpoint's own."""
+
+    name: str
+    parallel: Parallel = Parallel()
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class ConfigJsonSource:
+    """A Hugging Face config.json on disk."""
+
+    path: Path
+    parallel: Parallel = Parallel()
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class SizesSource:
+    """E experts and N per shard as the rank sees them."""
+
+    E: int
+    N: int
+    K: int
+    top_k: int
+    dtype: str | None = None
+    block_shape: tuple[int, int] | None = None
+    per_channel_quant: bool = False
+
+
+Source = ModelSource | ConfigJsonSource | SizesSource
+
+
+@dataclass(frozen=True)
+class Registries:
+    """What is known of models and devices."""
+
+    models: ModelRegistry
+    devices: DeviceRegistry
+
+
+def make_subject(source: Source, device_name: str, registries: Registries, *, all_shapes: bool = False) -> Subject:
+    """The subject on the device that reports `device_name`.
+
+    all_shapes: every shape that registered models have behind the same file name, instead of the one asked for.
+    SubjectError: unknown, indivisible, or nothing that this kernel and the engines' heuristics cover.
+    """
+    device = registries.devices.get(device_name)
+    if device is None or device.arch is None or device.target is None or device.smem_bytes_per_block is None:
+        found = f"{printable(device_name)!r}" + ("" if device is None else " without architecture or shared memory")
+        raise SubjectError(
+            f"GPU: expected one of configs/registry/devices.json, found {found}. Fix: add "
+            f'"{printable(normalise_device_name(device_name))}" there, with arch and smem_bytes_per_block.'
+        )
+    try:
+        workload, named, quant = _read(source, device_name, registries.models)
+        vllm_heuristic(workload, 1)
+    except (RegistryError, ShardError, UnknownHeuristicError) as error:
+        hint = f" Or {_FLAGS}." if isinstance(error, RegistryError) else ""
+        raise SubjectError(f"{printable(str(error))}{hint}") from error
+    shapes = _shapes(workload, named, registries.models, every=all_shapes)
+    return Subject(workload, shapes, quant, device.target, device.arch, device.smem_bytes_per_block)
+
+
+def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Workload, NamedShape, QuantMode]:
+    match source:
+        case SizesSource():
+            return _of_sizes(source, device_name)
+        case ModelSource(name, parallel, dtype):
+            return _of_model(models.find(name), name, parallel, dtype, device_name)
+        case ConfigJsonSource(path, parallel, dtype):
+            return _of_model(read_config_json(path), path.parent.name or str(path), parallel, dtype, device_name)
+
+
+def _of_sizes(source: SizesSource, device_name: str) -> tuple[Workload, NamedShape, QuantMode]:
+    for name in ("E", "N", "K", "top_k"):
+        value = getattr(source, name)
+        if not 1 <= value <= MAX_DIMENSION:
+            raise SubjectError(f"--{name.replace('_', '-')}: expected from 1 to {MAX_DIMENSION}, found {value}.")
+    if source.top_k > source.E:
+        raise SubjectError(f"--top-k: expected at most --E {source.E}, found {source.top_k}.")
+    dtype = None if source.dtype in ("bf16", "fp16") else source.dtype
+    device = normalise_device_name(device_name)
+    workload = Workload(source.E, source.N, device, dtype, source.block_shape, source.per_channel_quant)
+    # int8 without blocks has channel scales only.
+    per_channel = source.per_channel_quant or (dtype in ("int8_w8a8", "int8_w8a16") and source.block_shape is None)
+    quant = _quant(dtype, source.dtype, source.block_shape, per_channel)
+    if dtype == "int8_w8a16":
+        workload = replace(workload, per_channel_quant=False)
+    return workload, NamedShape(Shape(source.K, source.top_k)), quant
+
+
+def _of_model(
+    model: Model, title: str, parallel: Parallel, dtype: str | None, device_name: str
+) -> tuple[Workload, NamedShape, QuantMode]:
+    if not model.gated:
+        raise SubjectError(f"{title}: expected gated experts, found a model without a gate, which is another kernel.")
+    stored = model.quantisation if dtype in (None, model.quantisation.dtype) else Quantisation(str(dtype))
+    found = shard(model, Engine.VLLM, device_name=device_name, tp=parallel.tp, ep=parallel.ep, quantisation=stored)
+    named = NamedShape(found.shape, (f"{title} {parallel}",))
+    workload = found.workload
+    per_channel = stored.per_channel_quant or (
+        workload.dtype in ("int8_w8a8", "int8_w8a16") and not workload.block_shape
+    )
+    return workload, named, _quant(workload.dtype, stored.dtype, workload.block_shape, per_channel)
+
+
+def _quant(dtype: str | None, stored: str | None, block_shape: tuple[int, int] | None, per_channel: bool) -> QuantMode:
+    try:
+        return QuantMode(dtype, "fp16" if stored == "fp16" else "bf16", per_channel, block_shape)
+    except ValueError as error:
+        raise SubjectError(f"dtype: {error} Fix: tune it with the engine's own tool.") from error
+
+
+def _shapes(workload: Workload, named: NamedShape, models: ModelRegistry, *, every: bool) -> tuple[NamedShape, ...]:
+    """The one asked for first, with every registered model that has it; with `every` the others behind the name too."""
+    by_shape: dict[Shape, dict[str, None]] = {named.shape: dict.fromkeys(named.models)}
+    for found in explain_pair(workload.E, workload.N, models):
+        model = models.find(found.model_id)
+        shape = Shape(model.K, model.top_k + found.fused_shared_experts)
+        if shape == named.shape or every:
+            by_shape.setdefault(shape, {})[str(found)] = None
+    return tuple(NamedShape(shape, tuple(names)) for shape, names in by_shape.items())
+
+
+# ---------------------------------------------------------------
+# A checkpoint's own config.json
+
+_FIELDS = {
+    "E": ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts"),
+    "N": ("moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size"),
+    "K": ("hidden_size",),
+    "top_k": ("num_experts_per_tok", "moe_topk", "moe_k", "num_experts_per_token", "experts_per_token"),
+}
+
+
+def read_config_json(path: Path) -> Model:
+    """Expert sizes and quantisation. SubjectError: unreadable, or without what an MoE model has."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SubjectError(f"{printable(str(path))}: expected a model's config.json, found: {error}") from error
+    if not isinstance(document, dict):
+        raise SubjectError(f"{printable(str(path))}: expected an object, found {type(document).__name__}.")
+    text = document.get("text_config")
+    fields = {**document, **text} if isinstance(text, dict) else document
+    sizes = {size: _first_number(fields, names) for size, names in _FIELDS.items()}
+    missing = [f"{size} ({' or '.join(_FIELDS[size])})" for size, value in sizes.items() if value is None]
+    if missing:
+        raise SubjectError(
+            f"{printable(str(path))}: expected the sizes of an MoE model, found no {', no '.join(missing)}. "
+            f"Fix: {_FLAGS}."
+        )
+    E, N, K, top_k = (int(sizes[size] or 0) for size in ("E", "N", "K", "top_k"))
+    return Model(path.parent.name or "config.json", E, N, K, top_k, _quantisation(path, document), str(path))
+
+
+def _first_number(fields: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    found = (fields.get(name) for name in names)
+    return next((n for n in found if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
+
+
+def _quantisation(path: Path, document: Mapping[str, Any]) -> Quantisation:
+    stored = document.get("quantization_config")
+    if not isinstance(stored, dict):
+        return Quantisation("fp16" if document.get("torch_dtype") == "float16" else "bf16")
+    block = stored.get("weight_block_size")
+    method = str(stored.get("quant_method"))
+    if method == "fp8" and block is None:
+        return Quantisation("fp8_w8a8")
+    if method == "fp8" and isinstance(block, list) and len(block) == 2 and all(isinstance(n, int) for n in block):
+        return Quantisation("fp8_w8a8", (block[0], block[1]))
+    raise SubjectError(
+        f"{printable(str(path))}: quantization_config: expected fp8 with or without weight_block_size, found "
+        f"quant_method {printable(method)!r}. Fix: name the dtype: --dtype, or {_FLAGS}."
+    )

@@ -1,0 +1,245 @@
+"""One workload from start to end: search, confirm row by row, decide. Knows neither files nor GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tools.heuristics import sglang_heuristic, vllm_heuristic
+from tools.launch_config import LaunchConfig
+from tools.tune.confirm import Contest, Samples, confirm
+from tools.tune.desk import Desk, Landscape
+from tools.tune.model import Compiled, Confirmed, Event, Runner, Subject
+from tools.tune.policy import (
+    Decision,
+    Policies,
+    decide,
+    paired_ratio,
+)
+from tools.tune.search import search
+from tools.tune.space import Space
+from tools.tune.strategy import Strategy
+
+DOWN_FINALISTS = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to tune and by which rules. incumbent: what an engine would run today, by batch size; empty: no file."""
+
+    subject: Subject
+    space: Space
+    batch_sizes: tuple[int, ...]
+    strategy: Strategy
+    incumbent: Mapping[int, LaunchConfig] = field(default_factory=dict)
+    separate_down: bool = False
+    policies: Policies = field(default_factory=Policies)
+
+
+@dataclass(frozen=True)
+class SeparateDown:
+    """Another entry for the down projection alone, and the whole row's time over that with one entry for both."""
+
+    entry: LaunchConfig
+    samples: tuple[Samples, ...]
+    ratio: float
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """One batch size, decided. Each tuple of samples has one `Samples` a shape.
+
+    shape: index of the shape where the entry loses most; with one shape 0.
+    """
+
+    num_tokens: int
+    entry: LaunchConfig
+    decision: Decision
+    shape: int
+    chosen: tuple[Samples, ...]
+    baseline: tuple[Samples, ...]
+    sglang: tuple[Samples, ...] | None = None
+    incumbent: tuple[Samples, ...] | None = None
+    down: SeparateDown | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a run did. outcomes: launch configs by status, those that the space's constraints reject included."""
+
+    kernels_compiled: int
+    measurements: int
+    outcomes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A tuned workload."""
+
+    rows: tuple[RowResult, ...]
+    counts: Counts
+    landscape: Landscape
+
+
+class TuneError(RuntimeError):
+    """A row can't be decided. One line for a person."""
+
+
+OnRow = Callable[[RowResult], None]
+
+
+def tune(task: Task, runner: Runner, observe: Callable[[Event], None], on_row: OnRow) -> Result:
+    """Searches, then confirms every row; on_row sees each as it is decided.
+
+    TuneError: a row's heuristic doesn't run, so that nothing can be compared with having no file.
+    """
+    counter = _Counter(observe)
+    desk = Desk(task.subject, runner, task.policies.search.give_up_ratio, counter)
+    search(task.subject, task.space, task.batch_sizes, wanted_by_row(task), task.strategy, task.policies, desk)
+    rows: list[RowResult] = []
+    for done, num_tokens in enumerate(task.batch_sizes):
+        left_s = max(0.0, task.policies.budget.total_s - runner.clock_s)
+        deadline_s = runner.clock_s + left_s / (len(task.batch_sizes) - done)
+        row = _row(task, runner, desk.landscape, num_tokens, counter, deadline_s)
+        rows.append(row)
+        on_row(row)
+    outcomes = desk.outcomes()
+    outcomes["constraints"] += len(task.space.rejected)
+    return Result(tuple(rows), Counts(counter.kernels, counter.measurements, dict(outcomes)), desk.landscape)
+
+
+def baselines(subject: Subject, num_tokens: int) -> tuple[LaunchConfig, LaunchConfig]:
+    """vLLM's and SGLang's heuristics. UnknownHeuristicError: a dtype that they don't run on this kernel."""
+    workload = subject.workload
+    return (
+        vllm_heuristic(workload, num_tokens, is_rocm=subject.is_rocm),
+        sglang_heuristic(workload, num_tokens, is_rocm=subject.is_rocm, smem_bytes=subject.smem_bytes),
+    )
+
+
+def wanted_by_row(task: Task) -> dict[int, tuple[LaunchConfig, ...]]:
+    """What is measured in any case: both heuristics and the incumbent."""
+    incumbent = {m: (entry,) for m, entry in task.incumbent.items()}
+    return {m: (*baselines(task.subject, m), *incumbent.get(m, ())) for m in task.batch_sizes}
+
+
+def _row(
+    task: Task,
+    runner: Runner,
+    landscape: Landscape,
+    num_tokens: int,
+    observe: Callable[[Event], None],
+    deadline_s: float,
+) -> RowResult:
+    vllm, sglang = baselines(task.subject, num_tokens)
+    incumbent = task.incumbent.get(num_tokens)
+    always = [vllm, sglang, *([incumbent] if incumbent else [])]
+    finalists = landscape.ranking(num_tokens)[: task.policies.confirm.finalists]
+    contest = confirm(task.subject, runner, num_tokens, finalists, always, task.policies.confirm, observe, deadline_s)
+    if vllm not in contest.samples:
+        status, message = contest.failures[vllm]
+        raise TuneError(f"M={num_tokens}: expected vLLM's heuristic to run, found {status.value}: {message}")
+    challenger = contest.best_of(config for config in [*finalists, sglang] if config not in (vllm, incumbent))
+    entry, decision = _decide(task, contest, challenger, incumbent, vllm)
+    down = _separate_down(task, runner, landscape, num_tokens, entry, observe) if task.separate_down else None
+    return RowResult(
+        num_tokens,
+        entry,
+        decision,
+        contest.worst_shape(entry),
+        contest.samples[entry],
+        contest.samples[vllm],
+        contest.samples.get(sglang),
+        contest.samples.get(incumbent) if incumbent else None,
+        down,
+    )
+
+
+def _decide(
+    task: Task, contest: Contest, challenger: LaunchConfig | None, incumbent: LaunchConfig | None, vllm: LaunchConfig
+) -> tuple[LaunchConfig, Decision]:
+    """The gate must hold under every shape: the entry that passes it with the least worst-case loss."""
+
+    def total_us(config: LaunchConfig | None, shape: int) -> tuple[float, ...] | None:
+        return contest.samples[config][shape].total_us if config in contest.samples else None
+
+    by_decision = {Decision.PROMOTE: challenger, Decision.RETAIN: incumbent, Decision.BASELINE: vllm}
+    decisions = []
+    for shape in range(len(task.subject.shapes)):
+        baseline = total_us(vllm, shape)
+        assert baseline is not None
+        decisions.append(
+            decide(*_common(total_us(challenger, shape), total_us(incumbent, shape)), baseline, task.policies.promotion)
+        )
+    # With several shapes the most careful answer counts.
+    order = (Decision.BASELINE, Decision.RETAIN, Decision.PROMOTE)
+    decision = min(decisions, key=order.index)
+    entry = by_decision[decision]
+    assert entry is not None
+    if entry == vllm:
+        return vllm, Decision.BASELINE
+    return entry, decision
+
+
+def _common(
+    challenger: tuple[float, ...] | None, incumbent: tuple[float, ...] | None
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """The rounds that both took part in: all jobs start with all configs."""
+    if challenger is None or incumbent is None:
+        return challenger, incumbent
+    rounds = min(len(challenger), len(incumbent))
+    return challenger[:rounds], incumbent[:rounds]
+
+
+def _separate_down(
+    task: Task,
+    runner: Runner,
+    landscape: Landscape,
+    num_tokens: int,
+    entry: LaunchConfig,
+    observe: Callable[[Event], None],
+) -> SeparateDown | None:
+    """The best entry of the same BLOCK_SIZE_M for down alone, where the row gains more than the margin by it."""
+    shapes = range(len(task.subject.shapes))
+
+    def down_us(config: LaunchConfig) -> float:
+        return max(t.down_us if (t := landscape.times(num_tokens, s, config)) else float("inf") for s in shapes)
+
+    same_tile = [c for c in landscape.ranking(num_tokens) if c.BLOCK_SIZE_M == entry.BLOCK_SIZE_M and c != entry]
+    rivals = sorted(same_tile, key=down_us)[:DOWN_FINALISTS]
+    if not rivals:
+        return None
+    contest = confirm(task.subject, runner, num_tokens, rivals, [entry, *rivals], task.policies.confirm, observe)
+    found = [
+        _with_down(contest, entry, rival) for rival in rivals if rival in contest.samples and entry in contest.samples
+    ]
+    best = min(found, key=lambda down: down.ratio, default=None)
+    return best if best and best.ratio <= 1.0 - task.policies.promotion.min_improvement_pct / 100.0 else None
+
+
+def _with_down(contest: Contest, entry: LaunchConfig, rival: LaunchConfig) -> SeparateDown:
+    """The row's time with the rival for down over that with the entry for both, under the shape that gains least."""
+    ratios = []
+    for own, other in zip(contest.samples[entry], contest.samples[rival], strict=True):
+        rounds = min(len(own.up_us), len(other.down_us))
+        mixed = [up + down for up, down in zip(own.up_us[:rounds], other.down_us[:rounds], strict=True)]
+        ratio = paired_ratio(mixed, own.total_us[:rounds])
+        ratios.append(ratio.median if ratio.high < 1.0 else 1.0)
+    return SeparateDown(rival, contest.samples[rival], max(ratios))
+
+
+class _Counter:
+    """Counts events on their way to the observer."""
+
+    def __init__(self, observe: Callable[[Event], None]) -> None:
+        self._observe = observe
+        self.kernels = self.measurements = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Compiled):
+            self.kernels += event.kernels
+        elif isinstance(event, Confirmed):
+            self.measurements += len(event.series)
+        else:
+            self.measurements += 1
+        self._observe(event)
