@@ -122,8 +122,8 @@ class LiveSession:
     def __init__(self, spec: WorkerSpec, jobs: int | None = None) -> None:
         self._jobs = jobs or os.cpu_count() or 1
         self._pool = CompilePool(self._jobs)
-        self._supervisor = Supervisor(spec)
-        self.runner = LiveRunner(spec.subject, self._pool, self._supervisor, self._jobs)
+        self.supervisor = Supervisor(spec)
+        self.runner = LiveRunner(spec.subject, self._pool, self.supervisor, self._jobs)
 
     def __enter__(self) -> Self:
         return self
@@ -131,7 +131,7 @@ class LiveSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._supervisor.__exit__(kind, error, trace)
+        self.supervisor.__exit__(kind, error, trace)
         self._pool.close()
 
 
