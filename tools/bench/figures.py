@@ -49,3 +49,29 @@ def floor_us(num_bytes: float, operations: float, bytes_per_s: float, operations
     """The least time, and what sets it: memory or compute."""
     memory_us, compute_us = num_bytes / bytes_per_s * 1e6, operations / operations_per_s * 1e6
     return (memory_us, "memory") if memory_us >= compute_us else (compute_us, "compute")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Median and its 95 % interval, in the unit of the samples."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Interval:
+        """The median lies between the order statistics n/2 ± 0.98·√n (normal approximation of the binomial).
+
+        Under six samples that is the whole range. ValueError: no samples.
+        """
+        ordered = sorted(samples)
+        half_width = 0.98 * math.sqrt(len(ordered))
+        low = max(0, math.floor(len(ordered) / 2 - half_width))
+        high = min(len(ordered) - 1, math.ceil(len(ordered) / 2 + half_width) - 1)
+        return cls(ordered[low], statistics.median(ordered), ordered[max(low, high)])
+
+
+def paired_ratio(samples: Sequence[float], others: Sequence[float]) -> Interval:
+    """samples over others round by round: what both share in a round, a clock that drifts, cancels out."""
+    return Interval.of([a / b for a, b in zip(samples, others, strict=True)])

@@ -5,40 +5,37 @@ from __future__ import annotations
 import datetime
 import platform
 import shlex
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tools.bench.contenders import EngineKernel, OwnKernel
+from tools.bench.device import check_memory, driver, find_device, torch_with_gpu
 from tools.bench.engine_kernel import EngineKernelError, cut, engine_version
+from tools.bench.layer import LayerShape
 from tools.bench.report import CeilingFigures, Environment, Report, to_json, to_markdown
 from tools.bench.request import Request, RequestError, WorkloadRequest, read_workload
 from tools.bench.results import WorkloadResult
 from tools.bench.spread import spread
 from tools.compile.pool import CompilePool
 from tools.kernel_hash import kernel_sha256
-from tools.registry import Device, load_devices, load_models, normalise_device_name
-
-BUSY_BYTES = 2 << 30
+from tools.registry import Device, load_models, normalise_device_name
 
 
 def run(request: Request, argv: Sequence[str], progress: Callable[[str], None]) -> tuple[Report, str]:
     """(report, what goes to stdout). RequestError: nothing was run."""
-    torch = _torch_with_gpu()
+    torch = torch_with_gpu()
     engine = EngineKernel(request.engine_path.resolve())
     try:
         engine.check()
     except EngineKernelError as error:
         raise RequestError(str(error)) from error
-    reported = torch.cuda.get_device_name()
-    device = load_devices().get(reported)
-    if device is None or device.target is None or device.target.backend != "cuda" or not device.smem_bytes_per_block:
-        raise RequestError(f"device: expected an NVIDIA GPU of configs/registry/devices.json, found {reported!r}.")
+    reported, device = find_device(torch)
     models = load_models()
     wanted = [read_workload(text, models, reported) for text in request.workloads]
-    notes = _check_memory(torch, wanted, max(request.batch_sizes))
+    largest = max(request.batch_sizes)
+    notes = check_memory(torch, [(work.title, _layer_shape(work), largest) for work in wanted])
 
     from tools.bench.ceilings import measure_ceilings
 
@@ -81,13 +78,12 @@ def _compare(
     progress: Callable[[str], None],
 ) -> Any:
     from tools.bench.engine_comparison import Setting, compare
-    from tools.bench.layer import LayerShape
 
     assert device.target is not None
     assert device.arch is not None
     assert device.smem_bytes_per_block is not None
     workload, sizes = work.shard.workload, work.shard.shape
-    shape = LayerShape(workload.E, workload.N, sizes.K, sizes.top_k, work.quant)
+    shape = _layer_shape(work)
     try:
         configs = spread(
             request.launch_configs,
@@ -115,34 +111,9 @@ def _compare(
     )
 
 
-def _torch_with_gpu() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise RequestError(
-            f"expected torch, found none ({error}). Fix: run on a machine with torch and a GPU."
-        ) from error
-    if not torch.cuda.is_available() or torch.version.hip is not None:
-        raise RequestError("expected an NVIDIA GPU, found none that torch can use. Fix: run where there is one.")
-    return torch
-
-
-def _check_memory(torch: Any, wanted: Sequence[WorkloadRequest], num_tokens: int) -> tuple[str, ...]:
-    from tools.bench.layer import LayerShape
-
-    free, total = torch.cuda.mem_get_info()
-    for work in wanted:
-        workload, sizes = work.shard.workload, work.shard.shape
-        shape = LayerShape(workload.E, workload.N, sizes.K, sizes.top_k, work.quant)
-        need = shape.memory_bytes(num_tokens)
-        if need > free:
-            raise RequestError(
-                f"{work.title}: expected {need / 2**30:.1f} GiB of free GPU memory, found {free / 2**30:.1f}. "
-                "Fix: a larger tp or ep, or fewer tokens."
-            )
-    if total - free > BUSY_BYTES:
-        return (f"{(total - free) / 2**30:.1f} GiB of the GPU were in use at the start: somebody else may disturb.",)
-    return ()
+def _layer_shape(work: WorkloadRequest) -> LayerShape:
+    workload, sizes = work.shard.workload, work.shard.shape
+    return LayerShape(workload.E, workload.N, sizes.K, sizes.top_k, work.quant)
 
 
 def _environment(torch: Any, device: str, engine_path: Path) -> Environment:
@@ -151,7 +122,7 @@ def _environment(torch: Any, device: str, engine_path: Path) -> Environment:
     return Environment(
         datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         device,
-        _driver(),
+        driver(),
         str(torch.version.cuda),
         str(torch.__version__),
         str(triton.__version__),
@@ -160,14 +131,6 @@ def _environment(torch: Any, device: str, engine_path: Path) -> Environment:
         cut(engine_path).sha256,
         kernel_sha256(),
     )
-
-
-def _driver() -> str:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")[0]
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 def _shown(arguments: Sequence[str], request: Request) -> list[str]:

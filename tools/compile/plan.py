@@ -6,19 +6,15 @@ and N, else they are assumed; the name doesn't say them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 from kernels.launch import LaunchConfig, QuantMode, Routing, up_and_down
-from tools import store
 from tools.compile.kernel_task import KernelTask
 from tools.config_file import ConfigFile
 from tools.registry import DeviceRegistry, ModelRegistry, Target
-from tools.sharding import explain_pair
+from tools.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
 from tools.workload import Shape, Workload
-
-ASSUMED_SHAPE = Shape(K=4096, top_k=2)
-"""Mixtral 8x7B's, where neither a record nor a model says it."""
 
 COMPILABLE = frozenset(
     {
@@ -105,11 +101,12 @@ def _items(file: ConfigFile, devices: DeviceRegistry, models: ModelRegistry) -> 
         yield Note(file, "not compiled: no launch config could be read from it", "see what `validate` says of it")
         return
     target = _target(file, workload, devices)
-    quant = _quant_mode(file, workload)
-    if isinstance(target, Note) or isinstance(quant, Note):
-        yield from (item for item in (target, quant) if isinstance(item, Note))
+    quant = quant_mode_of(workload)
+    if isinstance(target, Note) or quant is None:
+        yield from [target] if isinstance(target, Note) else []
+        yield from [_no_kernel(file, workload)] if quant is None else []
         return
-    shapes = _recorded_shapes(file) or _registered_shapes(workload, models)
+    shapes = shapes_of(file, models)
     if not shapes:
         message = f"assumed K={ASSUMED_SHAPE.K}, top_k={ASSUMED_SHAPE.top_k}: no registered model has this E and N"
         yield Note(file, message, "add the model to configs/registry/models.json")
@@ -130,33 +127,9 @@ def _target(file: ConfigFile, workload: Workload, devices: DeviceRegistry) -> Ta
     return device.target
 
 
-def _quant_mode(file: ConfigFile, workload: Workload) -> QuantMode | Note:
-    # A plain fp8 name serves per-tensor and per-channel scales; int8 without blocks is per channel in both engines.
-    per_channel = workload.block_shape is None and (
-        workload.per_channel_quant or workload.dtype in ("int8_w8a8", "int8_w8a16")
-    )
-    try:
-        return QuantMode(workload.dtype, per_channel=per_channel, block_shape=workload.block_shape)
-    except ValueError:
-        message = f"not compiled: this project has no kernel for {workload.dtype or 'bf16'} as the name gives it"
-        return Note(file, message, "engines run another kernel for it: bench the file there")
-
-
-def _recorded_shapes(file: ConfigFile) -> tuple[Shape, ...]:
-    record = store.read(store.record_path(file.found.root, file.found.relative)).document
-    shapes = record.get("shapes") if isinstance(record, Mapping) else None
-    try:
-        return tuple(Shape(int(shape["K"]), int(shape["top_k"])) for shape in shapes or ())
-    except (KeyError, TypeError, ValueError):
-        return ()  # the validator reports a broken record
-
-
-def _registered_shapes(workload: Workload, models: ModelRegistry) -> tuple[Shape, ...]:
-    """The shape of the model that needs the fewest ranks for this E and N."""
-    for explanation in explain_pair(workload.E, workload.N, models):
-        model = models.find(explanation.model_id)
-        return (Shape(model.K, model.top_k + explanation.fused_shared_experts),)
-    return ()
+def _no_kernel(file: ConfigFile, workload: Workload) -> Note:
+    message = f"not compiled: this project has no kernel for {workload.dtype or 'bf16'} as the name gives it"
+    return Note(file, message, "engines run another kernel for it: bench the file there")
 
 
 def _launches(file: ConfigFile, workload: Workload, shape: Shape, quant: QuantMode, target: Target) -> Iterator[_Item]:

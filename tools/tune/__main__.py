@@ -6,20 +6,22 @@ import json
 import sys
 from collections.abc import Sequence
 
+from tools import store
 from tools.console import run
 from tools.registry import RegistryError, load_devices, load_models
 from tools.tune import session
+from tools.tune.cluster import ClusterError, Job, tune_on_cluster
 from tools.tune.device import find_gpu
 from tools.tune.journal import JournalError
 from tools.tune.model import RunnerError
 from tools.tune.output import OutputError
 from tools.tune.report import Summary, to_json, to_text
-from tools.tune.request import Request, RequestError, parse
-from tools.tune.subject import Registries, SubjectError, make_subject
+from tools.tune.request import Request, RequestError, arguments_of, arguments_of_effort, parse
+from tools.tune.subject import ModelSource, Registries, SubjectError, make_subject
 from tools.tune.supervisor import DeviceRefused
 from tools.tune.tuner import TuneError
 
-IMPOSSIBLE = (RequestError, SubjectError, OutputError, JournalError, DeviceRefused, RegistryError)
+IMPOSSIBLE = (RequestError, SubjectError, OutputError, JournalError, DeviceRefused, RegistryError, ClusterError)
 ENDED_EARLY = (RunnerError, TuneError)
 
 
@@ -27,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     try:
         request = parse(sys.argv[1:] if arguments is None else arguments)
+        if request.ray is not None:
+            return _on_cluster(request, request.ray)
         summaries = _tune(request)
     except IMPOSSIBLE as error:
         print(f"tune: {error}", file=sys.stderr)
@@ -44,11 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _tune(request: Request) -> list[Summary]:
     if request.files.replay is not None:
-        return [session.replay(request)]
-    if request.ray is not None:
-        from tools.tune.cluster import tune_on_cluster
-
-        return tune_on_cluster(request)
+        return [session.replay(request, request.files.replay)]
     device_name = find_gpu()
     if device_name is None:
         raise RequestError(
@@ -59,6 +59,16 @@ def _tune(request: Request) -> list[Summary]:
     # All of them first: a mistyped line of --workloads shouldn't show after an hour.
     subjects = [make_subject(s, device_name, registries, all_shapes=request.all_shapes) for s in request.sources]
     return [session.tune_here(request, subject) for subject in subjects]
+
+
+def _on_cluster(request: Request, address: str) -> int:
+    jobs = [
+        Job(f"{source.name} {source.parallel}", (*arguments_of(source), *arguments_of_effort(request)))
+        for source in request.sources
+        if isinstance(source, ModelSource)
+    ]
+    output = request.files.output or store.CONFIGS
+    return tune_on_cluster(address, jobs, output, lambda line: print(f"tune: {line}", file=sys.stderr, flush=True))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from tools.bench.figures import paired_ratio
 from tools.compile.outcome import Status
 from tools.launch_config import LaunchConfig
 from tools.tune.model import Confirmed, ConfirmJob, Event, Runner, Subject
-from tools.tune.policy import ConfirmPolicy, paired_ratio
+from tools.tune.policy import ConfirmPolicy
 
 
 @dataclass(frozen=True)

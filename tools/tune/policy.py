@@ -2,7 +2,7 @@
 
 The gate, in this order: (1) where the heuristic's median is lower than the challenger's, the heuristic's own entry is
 written, without margin: a row never is slower than no file. (2) A challenger replaces an incumbent only by a margin
-that noise can't explain. `Interval` is the 95 % interval of a median by order statistics.
+that noise can't explain.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from tools.bench.figures import paired_ratio
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,12 @@ class SearchPolicy:
     carried: int = 8
     survivors: int = 5
     give_up_ratio: float = 1.5
-    promise_limit: float = 1.25
+    promise_limit: float = 1.15
 
     @classmethod
     def exhaustive(cls) -> SearchPolicy:
         """Everything everywhere: the oracle."""
-        return cls(1.0, 1_000_000, 1_000_000, 1.5, math.inf)
+        return cls(1.0, 1_000_000, 1_000_000, promise_limit=math.inf)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class ConfirmPolicy:
     apart. noise_pct: what a finalist may lose and still be measured further.
     """
 
-    finalists: int = 5
+    finalists: int = 6
     rounds: int = 8
     max_jobs: int = 4
     noise_pct: float = 0.3
@@ -61,8 +63,8 @@ class PromotionPolicy:
 class Budget:
     """Wall time from the command to the written file; the search ends early enough to confirm every row."""
 
-    total_s: float = 60.0
-    confirm_share: float = 0.35
+    total_s: float = 45.0
+    confirm_share: float = 0.4
 
     @property
     def search_s(self) -> float:
@@ -77,32 +79,6 @@ class Policies:
     confirm: ConfirmPolicy = field(default_factory=ConfirmPolicy)
     promotion: PromotionPolicy = field(default_factory=PromotionPolicy)
     budget: Budget = field(default_factory=Budget)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Median and its 95 % interval, in the unit of the samples."""
-
-    low: float
-    median: float
-    high: float
-
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> Interval:
-        """The median lies between the order statistics n/2 ± 0.98·√n (normal approximation of the binomial).
-
-        Under six samples that is the whole range. ValueError: no samples.
-        """
-        ordered = sorted(samples)
-        half_width = 0.98 * math.sqrt(len(ordered))
-        low = max(0, math.floor(len(ordered) / 2 - half_width))
-        high = min(len(ordered) - 1, math.ceil(len(ordered) / 2 + half_width) - 1)
-        return cls(ordered[low], statistics.median(ordered), ordered[max(low, high)])
-
-
-def paired_ratio(samples: Sequence[float], others: Sequence[float]) -> Interval:
-    """samples over others round by round: what both share in a round, a clock that drifts, cancels out."""
-    return Interval.of([a / b for a, b in zip(samples, others, strict=True)])
 
 
 class Decision(enum.StrEnum):

@@ -35,7 +35,7 @@ class Files:
 class Effort:
     """How hard to try."""
 
-    time_budget_s: float = 60.0
+    time_budget_s: float = 45.0
     exhaustive: bool = False
     resume: bool = False
     jobs: int | None = None
@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--num-tokens", type=int, nargs="+", metavar="M", help="batch sizes; default: the 18 usual ones")
     how.add_argument("--routing", choices=ROUTINGS, default="uniform", help="how tokens choose experts (uniform)")
     how.add_argument("--separate-down", action="store_true", help="write a _down file too where it gains")
-    how.add_argument("--time-budget", type=float, default=60.0, metavar="S", help="seconds in all (60)")
+    how.add_argument("--time-budget", type=float, default=Effort.time_budget_s, metavar="S", help="seconds in all (45)")
     how.add_argument("--exhaustive", action="store_true", help="measure everything, however long it takes")
     how.add_argument("--jobs", type=int, metavar="N", help="compiling processes (one a core)")
     how.add_argument("--ray", metavar="ADDRESS", help="tune --workloads on a Ray cluster, one a GPU")
@@ -208,3 +208,24 @@ def _workload(where: str, words: list[str]) -> ModelSource:
             )
         values[key] = value
     return ModelSource(name, Parallel(int(values.get("tp", 1)), int(values.get("ep", 1))), values.get("dtype"))
+
+
+def arguments_of(source: ModelSource) -> tuple[str, ...]:
+    """The flags that name a registered model: what a node of a cluster is started with."""
+    sizes = ("--tp", str(source.parallel.tp), "--ep", str(source.parallel.ep))
+    return ("--model", source.name, *sizes, *(("--dtype", source.dtype) if source.dtype else ()))
+
+
+def arguments_of_effort(request: Request) -> tuple[str, ...]:
+    """The flags that say how to tune."""
+    flags = {
+        "--exhaustive": request.effort.exhaustive,
+        "--separate-down": request.separate_down,
+        "--all-shapes": request.all_shapes,
+        "--force-version-file": request.files.force_version_file,
+    }
+    return (
+        *("--num-tokens", *map(str, request.batch_sizes)),
+        *("--time-budget", str(request.effort.time_budget_s), "--routing", request.routing),
+        *(flag for flag, is_given in flags.items() if is_given),
+    )

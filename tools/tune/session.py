@@ -77,10 +77,9 @@ def tune_here(request: Request, subject: Subject) -> Summary:
     return summary
 
 
-def replay(request: Request) -> Summary:
+def replay(request: Request, landscape_path: Path) -> Summary:
     """Tunes on a kept landscape. Writes only where --output says so. JournalError: it can't be used."""
-    assert request.files.replay is not None
-    landscape = read_journal(request.files.replay)
+    landscape = read_journal(landscape_path)
     subject, device = landscape.header.subject, landscape.device or {}
     environment = device.get("environment") or landscape.header.environment
     batch_sizes = _recorded(request, landscape)
@@ -92,7 +91,7 @@ def replay(request: Request) -> Summary:
     with reporter(len(batch_sizes), task.policies.budget.search_s) as tell:
         result = tune(task, runner, tell.event, tell.row)
     rates = Rates(device["copy_bytes_per_s"], device["dense_per_s"]) if "dense_per_s" in device else None
-    notes = (f"replayed from {request.files.replay.name}: nothing was measured, seconds are the landscape's",)
+    notes = (f"replayed from {landscape_path.name}: nothing was measured, seconds are the landscape's",)
     measured = Measured(result, environment, rates, runner.clock_s, notes)
     if place is None:
         return summarise(subject, measured, ())

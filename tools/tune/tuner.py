@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from tools.bench.figures import paired_ratio
 from tools.heuristics import sglang_heuristic, vllm_heuristic
 from tools.launch_config import LaunchConfig
 from tools.tune.confirm import Contest, Samples, confirm
@@ -14,7 +15,6 @@ from tools.tune.policy import (
     Decision,
     Policies,
     decide,
-    paired_ratio,
 )
 from tools.tune.search import search
 from tools.tune.space import Space

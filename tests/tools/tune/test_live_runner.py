@@ -22,8 +22,8 @@ from tools.tune.model import (
     Confirmed,
     ConfirmJob,
     RunnerError,
-    ScreenJob,
     Screened,
+    ScreenJob,
     Series,
     Subject,
 )

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from tools.tune.policy import Decision, Interval, PromotionPolicy, decide, paired_ratio
+from tools.bench.figures import Interval, paired_ratio
+from tools.tune.policy import Decision, PromotionPolicy, decide
 
 RULES = PromotionPolicy(min_improvement_pct=1.0)
 

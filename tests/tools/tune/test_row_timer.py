@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -81,7 +81,7 @@ def samples() -> list[int]:
 
 
 @pytest.fixture
-def timer(small: Subject, kernel: TorchKernel, samples: list[int]) -> Iterator[RowTimer]:
+def timer(small: Subject, kernel: TorchKernel, samples: list[int]) -> RowTimer:
     def sample(replays: Sequence[Any], times: int) -> list[list[float]]:
         samples.append(times)
         return [[10.0 * (place + 1)] * times for place in range(len(replays))]
@@ -92,7 +92,7 @@ def timer(small: Subject, kernel: TorchKernel, samples: list[int]) -> Iterator[R
         sample=sample,
         synchronize=lambda: None,
     )
-    yield RowTimer(small, torch.device("cpu"), 1 << 20, clock=clock, contender=kernel)
+    return RowTimer(small, torch.device("cpu"), 1 << 20, clock=clock, contender=kernel)
 
 
 def test_screens_up_and_down(timer: RowTimer) -> None:

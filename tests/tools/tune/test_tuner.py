@@ -1,0 +1,206 @@
+"""A whole run on a landscape: rows are decided by the gate, several shapes by their worst, and a kill loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tools.compile.outcome import Status
+from tools.launch_config import LaunchConfig
+from tools.tune.journal import Header, Journal, JournalWriter, read_journal
+from tools.tune.model import ConfirmJob, Event, Job, NamedShape, Runner, Screened, ScreenJob, Subject, kernel_of
+from tools.tune.policy import Decision, Policies
+from tools.tune.recording import RecordingRunner
+from tools.tune.replay import ReplayRunner
+from tools.tune.search import usual_strategy
+from tools.tune.space import Space
+from tools.tune.strategy import InOrder
+from tools.tune.tuner import Result, RowResult, Task, TuneError, baselines, tune, wanted_by_row
+from tools.workload import Shape
+
+Make = Callable[..., Journal]
+
+
+def make_task(subject: Subject, space: Space, batch_sizes: tuple[int, ...], **changes: object) -> Task:
+    blank = replace(Task(subject, space, batch_sizes, InOrder({})), **changes)  # type: ignore[arg-type]
+    wanted = [config for row in wanted_by_row(blank).values() for config in row]
+    return replace(blank, strategy=usual_strategy(space, wanted, Policies().search))
+
+
+def run(task: Task, runner: Runner) -> tuple[Result, list[RowResult]]:
+    seen: list[RowResult] = []
+    return tune(task, runner, lambda event: None, seen.append), seen
+
+
+def test_every_row_is_promoted_where_the_best_beats_the_heuristic(
+    make_landscape: Make, subject: Subject, space: Space, batch_sizes: tuple[int, ...]
+) -> None:
+    result, seen = run(make_task(subject, space, batch_sizes), ReplayRunner(make_landscape()))
+    assert [row.num_tokens for row in result.rows] == list(batch_sizes)
+    assert tuple(seen) == result.rows
+    assert {row.decision for row in result.rows} == {Decision.PROMOTE}
+    assert result.counts.measurements > 0
+    assert result.counts.outcomes["constraints"] == len(space.rejected)
+
+
+def test_where_nothing_beats_the_heuristic_its_own_entry_is_written(
+    make_landscape: Make, subject: Subject, space: Space
+) -> None:
+    vllm = baselines(subject, 64)[0]
+
+    def times(num_tokens: int, shape: int, config: LaunchConfig) -> tuple[float, float]:
+        return (50.0, 25.0) if config == vllm else (60.0, 30.0)
+
+    (row,) = run(make_task(subject, space, (64,)), ReplayRunner(make_landscape((64,), times=times)))[0].rows
+    assert (row.entry, row.decision) == (vllm, Decision.BASELINE)
+    assert row.chosen == row.baseline
+
+
+@pytest.mark.parametrize(
+    ("incumbent_us", "expected"), [(60.5, Decision.RETAIN), (62.0, Decision.PROMOTE), (200.0, Decision.PROMOTE)]
+)
+def test_the_incumbent_stays_unless_it_is_beaten_by_the_margin(
+    make_landscape: Make, subject: Subject, space: Space, incumbent_us: float, expected: Decision
+) -> None:
+    incumbent = LaunchConfig(32, 64, 128, 8, 4, 3)
+    best = LaunchConfig(16, 64, 128, 8, 4, 3)
+
+    def times(num_tokens: int, shape: int, config: LaunchConfig) -> tuple[float, float]:
+        known = {incumbent: (incumbent_us - 20.0, 20.0), best: (40.2, 20.0)}
+        return known.get(replace(config, GROUP_SIZE_M=8), (80.0, 20.0))
+
+    task = make_task(subject, space, (64,), incumbent={64: incumbent})
+    (row,) = run(task, ReplayRunner(make_landscape((64,), times=times)))[0].rows
+    assert row.decision is expected
+    assert kernel_of(row.entry) == kernel_of(incumbent if expected is Decision.RETAIN else best)
+    assert row.incumbent is not None
+
+
+def test_a_winner_that_computes_wrong_numbers_when_it_counts_is_out(
+    make_landscape: Make, subject: Subject, space: Space
+) -> None:
+    def spoil(event: Screened) -> Screened:
+        is_best = event.job.config.BLOCK_SIZE_N == 128 and event.job.config.num_stages == 4
+        return replace(event, status=Status.CORRECTNESS) if is_best else event
+
+    (row,) = run(make_task(subject, space, (64,)), ReplayRunner(make_landscape((64,), spoil=spoil)))[0].rows
+    assert (row.entry.BLOCK_SIZE_N, row.entry.num_stages) != (128, 4)
+
+
+def test_without_a_running_heuristic_nothing_can_be_judged(
+    make_landscape: Make, subject: Subject, space: Space
+) -> None:
+    vllm = baselines(subject, 64)[0]
+
+    def spoil(event: Screened) -> Screened:
+        return replace(event, status=Status.RUNTIME, message="no") if event.job.config == vllm else event
+
+    with pytest.raises(TuneError, match="M=64: expected vLLM's heuristic to run"):
+        run(make_task(subject, space, (64,)), ReplayRunner(make_landscape((64,), spoil=spoil)))
+
+
+def test_several_shapes_are_decided_by_the_one_that_loses_most(
+    make_landscape: Make, subject: Subject, space: Space
+) -> None:
+    two = replace(subject, shapes=(*subject.shapes, NamedShape(Shape(2048, 4))))
+    good_for = (LaunchConfig(16, 64, 128, 8, 4, 2), LaunchConfig(16, 64, 128, 8, 4, 4))
+    fair = LaunchConfig(16, 64, 128, 8, 4, 3)
+
+    def times(num_tokens: int, shape: int, config: LaunchConfig) -> tuple[float, float]:
+        known = {fair: (44.0, 20.0), good_for[shape]: (40.0, 20.0)}
+        return known.get(replace(config, GROUP_SIZE_M=8), (70.0, 20.0))
+
+    (row,) = run(make_task(two, space, (64,)), ReplayRunner(make_landscape((64,), of=two, times=times)))[0].rows
+    assert kernel_of(row.entry) == kernel_of(fair)
+    assert len(row.chosen) == len(row.baseline) == 2
+
+
+def test_down_gets_an_entry_of_its_own_where_that_gains_more_than_the_margin(
+    make_landscape: Make, subject: Subject, space: Space
+) -> None:
+    best = LaunchConfig(16, 64, 128, 8, 4, 3)
+    for_down = LaunchConfig(16, 128, 128, 8, 4, 3)
+    other_tile = LaunchConfig(32, 64, 128, 8, 4, 3)
+
+    def times(num_tokens: int, shape: int, config: LaunchConfig) -> tuple[float, float]:
+        known = {best: (40.0, 20.0), for_down: (52.0, 15.0), other_tile: (60.0, 5.0)}
+        return known.get(replace(config, GROUP_SIZE_M=8), (60.0, 30.0))
+
+    task = make_task(subject, space, (64,), separate_down=True)
+    (row,) = run(task, ReplayRunner(make_landscape((64,), times=times)))[0].rows
+    assert kernel_of(row.entry) == kernel_of(best)
+    assert row.down is not None
+    assert kernel_of(row.down.entry) == kernel_of(for_down)
+    assert row.down.ratio == pytest.approx(55 / 60)
+
+
+# ---------------------------------------------------------------
+# Killed and resumed
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it."""
+
+
+class Dying:
+    """A runner that dies at its n-th event, and counts what it is asked to measure."""
+
+    def __init__(self, inner: ReplayRunner, after: int) -> None:
+        self._inner, self._left = inner, after
+        self.asked: list[Job] = []
+
+    @property
+    def clock_s(self) -> float:
+        return self._inner.clock_s
+
+    @property
+    def compile_slots(self) -> int:
+        return self._inner.compile_slots
+
+    def submit(self, job: Job) -> None:
+        self.asked.append(job)
+        self._inner.submit(job)
+
+    def wait(self) -> Event:
+        self._left -= 1
+        if self._left < 0:
+            raise Killed
+        return self._inner.wait()
+
+
+@pytest.fixture
+def small(make_landscape: Make) -> Journal:
+    return make_landscape((1, 64))
+
+
+@pytest.mark.parametrize("after", [1, 50, 400, 600])
+def test_a_killed_run_resumes_and_measures_nothing_twice(
+    small: Journal, subject: Subject, space: Space, tmp_path: Path, after: int
+) -> None:
+    task = make_task(subject, space, (1, 64))
+    whole, _ = run(task, ReplayRunner(small))
+    path = tmp_path / "journal.jsonl"
+    header = Header(subject, {}, {})
+
+    with pytest.raises(Killed):
+        run(task, RecordingRunner(Dying(ReplayRunner(small), after), [JournalWriter(path, header)]))
+    # What kill -9 leaves may end in half a line.
+    path.write_bytes(path.read_bytes() + b'{"screened":{"BLOCK')
+
+    earlier = read_journal(path).entries
+    again = Dying(ReplayRunner(small), 10**9)
+    resumed, _ = run(task, RecordingRunner(again, [JournalWriter(path, None)], earlier))
+
+    assert [row.entry for row in resumed.rows] == [row.entry for row in whole.rows]
+    done = {_key(entry.event.job) for entry in earlier} - {None}
+    assert len(done) > 0 or after == 1
+    assert not done & {_key(job) for job in again.asked}
+
+
+def _key(job: object) -> object:
+    if isinstance(job, ScreenJob):
+        return job.num_tokens, job.shape, job.config
+    return job if isinstance(job, ConfirmJob) else None

@@ -1,0 +1,117 @@
+"""Who is measured against whom: a tuned file, another file of the same workload, a git revision, the heuristics."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tools import store
+from tools.config_file import ConfigFile
+from tools.heuristics import UnknownHeuristicError, sglang_heuristic, vllm_heuristic
+from tools.launch_config import LaunchConfig
+from tools.registry import Device
+from tools.store import Content
+from tools.strict_json import parse
+from tools.workload import Layout, Workload, parse_file_name
+
+HEURISTIC = "heuristic"
+NO_FILE = "vLLM's heuristic"
+SGLANG_NO_FILE = "SGLang's heuristic"
+
+
+class ContestantError(ValueError):
+    """A contestant that can't take part. One line for a person."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """entries: by batch size; where one is asked for that isn't there, the nearest serves it, as in both engines."""
+
+    name: str
+    entries: Mapping[int, LaunchConfig]
+
+    def entry(self, num_tokens: int) -> LaunchConfig:
+        return self.entries[min(self.entries, key=lambda m: (abs(m - num_tokens), m))]
+
+
+def of_file(name: str, file: ConfigFile) -> Contestant:
+    """ContestantError: no launch config can be read from it."""
+    if file.workload is None or file.content.faults or not file.launch_configs:
+        faults = [*(f.message for f in file.content.faults), *(f.message for f in file.name.faults)]
+        raise ContestantError(f"{name}: expected a tuned file, found {(faults or ['no launch config in it'])[0]}.")
+    return Contestant(name, file.launch_configs)
+
+
+def heuristics(workload: Workload, batch_sizes: tuple[int, ...], device: Device) -> tuple[Contestant, Contestant]:
+    """vLLM's and SGLang's. ContestantError: neither is known for the dtype."""
+    is_rocm = device.vendor == "amd"
+    smem_bytes = device.smem_bytes_per_block
+    try:
+        vllm = {m: vllm_heuristic(workload, m, is_rocm=is_rocm) for m in batch_sizes}
+        sglang = {m: sglang_heuristic(workload, m, is_rocm=is_rocm, smem_bytes=smem_bytes) for m in batch_sizes}
+    except UnknownHeuristicError as error:
+        raise ContestantError(str(error)) from error
+    return Contestant(NO_FILE, vllm), Contestant(SGLANG_NO_FILE, sglang)
+
+
+def against(what: str, file: ConfigFile) -> Contestant:
+    """The contestant that `--against` names: a path that exists, else a git revision of the file's own path.
+
+    ContestantError: another workload, no such file or revision.
+    """
+    path = Path(what)
+    if path.is_file():
+        other = read(path)
+        if _essence(other.workload) != _essence(file.workload):
+            found = store.printable(path.name)
+            raise ContestantError(f"--against: expected a file of {file.found.path.name}'s workload, found {found}.")
+        # The folder says whose file it is; its name is the workload's.
+        return of_file(store.printable(path.absolute().parent.name), other)
+    data = at_revision(what, file.found.path)
+    document, faults = parse(data)
+    content = Content(data, document, tuple(faults))
+    return of_file(store.printable(what), replace(file, content=content))
+
+
+def read(path: Path) -> ConfigFile:
+    """A tuned file of any layout."""
+    found = store.discover([path], Layout.VLLM)[0]
+    return ConfigFile(found, parse_file_name(path.name, layout_of(path.name)), store.read(path))
+
+
+def layout_of(name: str) -> Layout:
+    """SGLang writes a space into block_shape, and spellings of its own; vLLM's names are canonical."""
+    return Layout.SGLANG if ", " in name else Layout.REPO
+
+
+def at_revision(revision: str, path: Path) -> bytes:
+    """The file's bytes at a git revision, read as data. ContestantError: git knows neither."""
+    shown = store.printable(revision)
+    if not revision or revision.startswith("-") or ":" in revision:
+        raise ContestantError(f"--against: expected heuristic, a file or a git revision, found {shown!r}.")
+    command = ["git", "-C", str(path.parent), "show", "--end-of-options", f"{revision}:./{path.name}"]
+    try:
+        answer = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise ContestantError(f"--against {shown}: expected git to run, found: {error}") from error
+    if answer.returncode:
+        reason = store.printable(answer.stderr.decode("utf-8", "replace").strip().split("\n")[0])
+        raise ContestantError(
+            f"--against: expected heuristic, an existing file or a git revision with {path.name}, found {shown!r} "
+            f"({reason})."
+        )
+    return answer.stdout
+
+
+def clamped(config: LaunchConfig, workload: Workload) -> LaunchConfig:
+    """With BLOCK_SIZE_K as vLLM launches it: at most the smaller side of the scales' block."""
+    if workload.block_shape is None:
+        return config
+    return replace(config, BLOCK_SIZE_K=min(config.BLOCK_SIZE_K, *workload.block_shape))
+
+
+def _essence(workload: Workload | None) -> Workload | None:
+    """What two names must share to be compared: engines spell channel scales differently."""
+    return workload and replace(workload, per_channel_quant=False, down=False)

@@ -1,0 +1,122 @@
+"""What a bench of tuned files found, as markdown for people and JSON for programs. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tools.bench.figures import Interval
+from tools.bench.verdict import Duel, Measured, RowVerdict, Verdict, score
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """One tuned file and its contestants, in order; the file is the first."""
+
+    name: str
+    shapes: tuple[str, ...]
+    contestants: tuple[str, ...]
+    rows: tuple[RowVerdict, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """environment: what ran where, by name, in the order shown."""
+
+    environment: Mapping[str, str]
+    files: tuple[FileReport, ...]
+
+    @property
+    def is_slower(self) -> bool:
+        """Whether a file loses a row beyond noise, or can't run one."""
+        rows = [(file, row) for file in self.files for row in file.rows]
+        fails = any(row.measured[file.contestants[0]].us is None for file, row in rows)
+        return fails or any(duel.verdict is Verdict.SLOWER for _, row in rows for duel in row.duels.values())
+
+
+def to_markdown(report: BenchReport) -> str:
+    head = ["# Bench of tuned files", "", *(f"- {name}: {value}" for name, value in report.environment.items())]
+    return "\n".join([*head, *(line for file in report.files for line in ("", *_file_lines(file)))]) + "\n"
+
+
+def to_json(report: BenchReport) -> str:
+    document = {
+        "environment": dict(report.environment),
+        "is_slower": report.is_slower,
+        "files": [_file_json(file) for file in report.files],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _file_lines(file: FileReport) -> list[str]:
+    own, *others = file.contestants
+    header = ["M", f"{own} µs", "of floor", *(cell for name in others for cell in (f"{name} µs", "ratio", "verdict"))]
+    lines = [
+        f"## {file.name}",
+        "",
+        f"{'; '.join(file.shapes)}. Up and down together, median and its 95 % interval; ratio: this file's time over "
+        "the other's, round by round.",
+        "",
+        f"| {' | '.join(header)} |",
+        f"|{' --- |' * len(header)}",
+        *(f"| {' | '.join(_cells(own, others, row))} |" for row in file.rows),
+        "",
+    ]
+    for name in others:
+        total = score(file.rows, name)
+        if total:
+            lines.append(
+                f"- Against {name}: geomean ratio {total.geomean_ratio:.3f}, median row {total.median_ratio:.3f}, "
+                f"worst row {total.worst_ratio:.3f}; {total.faster} faster, {total.same} same, {total.slower} slower, "
+                f"{total.failed} failed."
+            )
+    return [*lines, *(f"- {note}" for note in file.notes)]
+
+
+def _cells(own: str, others: Sequence[str], row: RowVerdict) -> list[str]:
+    mine = row.measured[own]
+    cells = [str(row.num_tokens), _time(mine), f"{row.floor_us / mine.us.median:.0%}" if mine.us else "–"]
+    for name in others:
+        cells += [_time(row.measured[name]), *_duel(row.duels[name])]
+    return cells
+
+
+def _time(measured: Measured) -> str:
+    if measured.us is None:
+        return f"failed: {measured.message[:60]}"
+    return f"{measured.us.median:.1f} ({measured.us.low:.1f} to {measured.us.high:.1f})"
+
+
+def _duel(duel: Duel) -> tuple[str, str]:
+    return (f"{duel.ratio.median:.3f}" if duel.ratio else "–"), duel.verdict.value
+
+
+def _file_json(file: FileReport) -> dict[str, Any]:
+    scores = {name: score(file.rows, name) for name in file.contestants[1:]}
+    return {
+        "name": file.name,
+        "shapes": list(file.shapes),
+        "notes": list(file.notes),
+        "against": {name: vars(total) for name, total in scores.items() if total},
+        "rows": [_row_json(row) for row in file.rows],
+    }
+
+
+def _row_json(row: RowVerdict) -> dict[str, Any]:
+    return {
+        "num_tokens": row.num_tokens,
+        "floor_us": row.floor_us,
+        "bound": row.bound,
+        "measured": {
+            name: {"config": m.config.to_entry(), "us": _interval(m.us), "message": m.message}
+            for name, m in row.measured.items()
+        },
+        "duels": {name: {"ratio": _interval(d.ratio), "verdict": d.verdict.value} for name, d in row.duels.items()},
+    }
+
+
+def _interval(interval: Interval | None) -> dict[str, float] | None:
+    return None if interval is None else {key: round(value, 4) for key, value in vars(interval).items()}

@@ -1,0 +1,80 @@
+"""The command line `python -m tools.bench PATH…`, checked before anything runs. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.bench.contestants import HEURISTIC
+from tools.bench.request import MAX_NUM_TOKENS, RequestError
+from tools.console import path_argument
+from tools.workload import Layout
+
+
+@dataclass(frozen=True)
+class FilesRequest:
+    """engine_path None: our own kernel. batch_sizes empty: each file's own. output None: only printed."""
+
+    paths: tuple[Path, ...]
+    layout: Layout
+    against: tuple[str, ...]
+    engine_path: Path | None
+    batch_sizes: tuple[int, ...]
+    routing: str
+    jobs: int
+    output: Path | None
+    writes_record: bool
+    as_json: bool
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.bench",
+        description="Measures tuned files side by side with what would run without them.",
+        epilog="Exit 0: no row slower. 1: a row is slower beyond noise, or fails. 2: bad use, or impossible here. "
+        "With --workload instead of PATH: our kernel against the engine's own (see --workload X --help).",
+    )
+    parser.add_argument("paths", nargs="+", type=path_argument, metavar="PATH", help="tuned files, or folders of them")
+    parser.add_argument(
+        "--layout", type=Layout, choices=list(Layout), default=Layout.REPO, metavar="{repo,vllm,sglang}"
+    )
+    parser.add_argument(
+        "--against", action="append", metavar="heuristic|FILE|GIT-REV", help="may be given several times (heuristic)"
+    )
+    parser.add_argument("--kernel", default="own", metavar="own|vllm=FILE", help="on whose kernel (own)")
+    parser.add_argument("--num-tokens", type=int, nargs="+", default=[], metavar="M", help="default: the file's keys")
+    parser.add_argument("--routing", choices=("uniform", "skew"), default="uniform")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compiling processes (one a core)")
+    parser.add_argument("--output", type=path_argument, metavar="DIR", help="write markdown and JSON there as well")
+    parser.add_argument("--write-record", action="store_true", help="note the outcome in the files' records")
+    parser.add_argument("--format", choices=("markdown", "json"), default="markdown")
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> FilesRequest:
+    """SystemExit(2) with a usage line, or RequestError."""
+    options = parser().parse_args(arguments)
+    engine, _, path = options.kernel.partition("=")
+    if options.kernel != "own" and (engine != "vllm" or not path):
+        raise RequestError(f"--kernel: expected own or vllm=PATH/fused_moe.py, found {options.kernel!r}.")
+    for name, values, most in (("--num-tokens", options.num_tokens, MAX_NUM_TOKENS), ("--jobs", [options.jobs], 1024)):
+        wrong = [value for value in values if not 1 <= value <= most]
+        if wrong:
+            raise RequestError(f"{name}: expected from 1 to {most}, found {wrong[0]}.")
+    against = tuple(dict.fromkeys(options.against or [HEURISTIC]))
+    return FilesRequest(
+        tuple(options.paths),
+        options.layout,
+        against,
+        Path(path) if path else None,
+        tuple(sorted(set(options.num_tokens))),
+        options.routing,
+        options.jobs,
+        options.output,
+        options.write_record,
+        options.format == "json",
+    )
