@@ -28,7 +28,7 @@ class SearchPolicy:
 
     anchor_factor: float = 4.0
     carried: int = 8
-    survivors: int = 5
+    survivors: int = 8
     give_up_ratio: float = 1.5
     promise_limit: float = 1.15
 
@@ -46,7 +46,7 @@ class ConfirmPolicy:
     apart. noise_pct: what a finalist may lose and still be measured further.
     """
 
-    finalists: int = 6
+    finalists: int = 8
     rounds: int = 8
     max_jobs: int = 4
     noise_pct: float = 0.3
@@ -63,7 +63,7 @@ class PromotionPolicy:
 class Budget:
     """Wall time from the command to the written file; the search ends early enough to confirm every row."""
 
-    total_s: float = 45.0
+    total_s: float = 50.0
     confirm_share: float = 0.4
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from tools import store
 from tools.console import path_argument
 from tools.launch_config import USUAL_BATCH_SIZES
+from tools.tune.policy import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
 
 MAX_NUM_TOKENS = 65536
@@ -35,7 +36,7 @@ class Files:
 class Effort:
     """How hard to try."""
 
-    time_budget_s: float = 45.0
+    time_budget_s: float = Budget.total_s
     exhaustive: bool = False
     resume: bool = False
     jobs: int | None = None
@@ -84,7 +85,13 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--num-tokens", type=int, nargs="+", metavar="M", help="batch sizes; default: the 18 usual ones")
     how.add_argument("--routing", choices=ROUTINGS, default="uniform", help="how tokens choose experts (uniform)")
     how.add_argument("--separate-down", action="store_true", help="write a _down file too where it gains")
-    how.add_argument("--time-budget", type=float, default=Effort.time_budget_s, metavar="S", help="seconds in all (45)")
+    how.add_argument(
+        "--time-budget",
+        type=float,
+        default=Effort.time_budget_s,
+        metavar="S",
+        help=f"seconds in all ({Effort.time_budget_s:.0f})",
+    )
     how.add_argument("--exhaustive", action="store_true", help="measure everything, however long it takes")
     how.add_argument("--jobs", type=int, metavar="N", help="compiling processes (one a core)")
     how.add_argument("--ray", metavar="ADDRESS", help="tune --workloads on a Ray cluster, one a GPU")

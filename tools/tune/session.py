@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -21,10 +21,10 @@ from tools.tune.evidence import Rates, Run
 from tools.tune.gpu_worker import WorkerSpec
 from tools.tune.journal import Entry, Header, Journal, JournalError, JournalWriter, read_journal
 from tools.tune.live_runner import LiveSession
-from tools.tune.model import Subject
+from tools.tune.model import Event, Screened, Subject
 from tools.tune.output import Existing, Place
 from tools.tune.policy import Budget, Policies, PromotionPolicy, SearchPolicy
-from tools.tune.progress import reporter
+from tools.tune.progress import Reporter, reporter
 from tools.tune.recording import RecordingRunner
 from tools.tune.replay import ReplayRunner
 from tools.tune.report import Summary, lines
@@ -32,7 +32,8 @@ from tools.tune.request import Request, RequestError
 from tools.tune.search import usual_strategy
 from tools.tune.space import Space, candidates
 from tools.tune.strategy import InOrder, Strategy
-from tools.tune.tuner import Result, Task, tune, wanted_by_row
+from tools.tune.supervisor import Supervisor
+from tools.tune.tuner import Result, RowResult, Task, tune, wanted_by_row
 
 JOURNALS = store.CHECKOUT / ".tune"
 """Where journals of unfinished runs lie; ignored by git."""
@@ -66,14 +67,15 @@ def tune_here(request: Request, subject: Subject) -> Summary:
         )
         runner = stack.enter_context(RecordingRunner(live.runner, writers, earlier))
         tell = stack.enter_context(reporter(len(task.batch_sizes), task.policies.budget.search_s))
-        result = tune(task, runner, tell.event, tell.row)
+        result = tune(task, runner, _observer(tell, live.supervisor), _row_keeper(tell, partial_path(subject)))
         report = live.supervisor.report
         for writer in writers:
             writer.report({**vars(report), "environment": dict(report.environment)})
         rates = Rates(report.copy_bytes_per_s, report.dense_per_s)
         measured = Measured(result, report.environment, rates, runner.seconds_in_all, report.notes)
     summary = write(request, subject, measured, place, existing)
-    _journal_path(subject).unlink(missing_ok=True)
+    for leftover in (_journal_path(subject), partial_path(subject)):
+        leftover.unlink(missing_ok=True)
     return summary
 
 
@@ -244,6 +246,37 @@ def _recorded(request: Request, landscape: Journal) -> tuple[int, ...]:
         asked = list(request.batch_sizes)
         raise JournalError(f"--replay: expected one of the batch sizes {sorted(known)}, found {asked}.")
     return both
+
+
+def partial_path(subject: Subject) -> Path:
+    """The rows decided so far, as a file that engines can read: its folder can be the loader's user folder."""
+    return JOURNALS / "partial" / subject.workload.file_name()
+
+
+def _row_keeper(tell: Reporter, path: Path) -> Callable[[RowResult], None]:
+    rows: list[RowResult] = []
+
+    def keep(row: RowResult) -> None:
+        rows.append(row)
+        store.write(path, store.canonical_entries(evidence.entries(rows)))
+        tell.row(row)
+
+    return keep
+
+
+def _observer(tell: Reporter, supervisor: Supervisor) -> Callable[[Event], None]:
+    """Tells what the GPU's process noticed (a busy GPU) as soon as it has reported, not with the results."""
+    is_told = False
+
+    def observe(event: Event) -> None:
+        nonlocal is_told
+        if not is_told and isinstance(event, Screened):
+            is_told = True
+            for note in supervisor.report.notes:
+                tell.say(note)
+        tell.event(event)
+
+    return observe
 
 
 def _worst_loss_pct(result: Result) -> float:
