@@ -63,8 +63,17 @@ def benchmarks(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def tune(session: nox.Session) -> None:
+    """Find the best launch configs of a workload, on a GPU: nox -s tune -- --model NAME --tp N."""
+    install_group(session, "bench")
+    if "--replay" not in session.posargs:  # a recorded landscape needs no GPU, and so no torch
+        install_torch_and_triton(session)
+    session.run("python", "-m", "tools.tune", *session.posargs)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Time the kernel beside an engine's own, on a GPU."""
+    """Measure tuned files side by side (PATH…), or our kernel beside an engine's own (--workload …), on a GPU."""
     install_group(session, "bench")
     install_torch_and_triton(session)
     session.run("python", "-m", "tools.bench", *session.posargs)
