@@ -154,10 +154,19 @@ def _shapes(workload: Workload, named: NamedShape, models: ModelRegistry, *, eve
     by_shape: dict[Shape, dict[str, None]] = {named.shape: dict.fromkeys(named.models)}
     for found in explain_pair(workload.E, workload.N, models):
         model = models.find(found.model_id)
+        if not _may_read(model.quantisation, workload):
+            continue
         shape = Shape(model.K, model.top_k + found.fused_shared_experts)
         if shape == named.shape or every:
             by_shape.setdefault(shape, {})[str(found)] = None
     return tuple(NamedShape(shape, tuple(names)) for shape, names in by_shape.items())
+
+
+def _may_read(stored: Quantisation, workload: Workload) -> bool:
+    """Whether a checkpoint stored so can run in the workload's dtype: quantised while loading, or stored in it."""
+    if stored.dtype in ("bf16", "fp16"):
+        return True
+    return stored.dtype == workload.dtype and (stored.block_shape is None) == (workload.block_shape is None)
 
 
 # ---------------------------------------------------------------
