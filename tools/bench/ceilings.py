@@ -1,4 +1,4 @@
-"""What the card reaches at best, measured in the same run: copying and dense products. Needs a GPU."""
+"""What the card reaches at best, measured in the same run: memory traffic and dense products. Needs a GPU."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import torch
 
 from tools.bench.timing import Launch, capture, measure
 
-_COPY_BYTES = 2 << 30
+_TRAFFIC_BYTES = 2 << 30
+_READ_ROW = 4096
 _DENSE = 8192
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """copy: bytes read plus written. dense: products of 8192x8192x8192 on random data. fp8 may be twice bf16's."""
+    """memory: the faster of copying (bytes read plus written) and reading, which is what decode does.
 
-    copy_bytes_per_s: float
+    dense: products of 8192x8192x8192 on random data. fp8 may be twice bf16's.
+    """
+
+    memory_bytes_per_s: float
     dense_bf16_per_s: float
     dense_8bit_per_s: float
     dense_8bit_measured: bool
@@ -26,7 +30,7 @@ class Ceilings:
 
 
 def measure_ceilings(device: torch.device) -> Ceilings:
-    copy_us = _copy_us(device)
+    memory_bytes_per_s = max(2 * _TRAFFIC_BYTES / _copy_us(device), _TRAFFIC_BYTES / _read_us(device)) * 1e6
     a, b = (torch.randn((_DENSE, _DENSE), device=device).bfloat16() for _ in range(2))
     out = torch.empty_like(a)
     bf16_us = _time_us(lambda: torch.mm(a, b, out=out))
@@ -34,13 +38,19 @@ def measure_ceilings(device: torch.device) -> Ceilings:
     bf16_per_s = operations / bf16_us * 1e6
     fp8_us = _fp8_us(a, b)
     fp8_per_s = operations / fp8_us * 1e6 if fp8_us else 2 * bf16_per_s
-    return Ceilings(2 * _COPY_BYTES / copy_us * 1e6, bf16_per_s, fp8_per_s, fp8_us is not None)
+    return Ceilings(memory_bytes_per_s, bf16_per_s, fp8_per_s, fp8_us is not None)
 
 
 def _copy_us(device: torch.device) -> float:
-    source = torch.randint(0, 255, (_COPY_BYTES,), dtype=torch.uint8, device=device)
+    source = torch.randint(0, 255, (_TRAFFIC_BYTES,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return _time_us(lambda: target.copy_(source))
+
+
+def _read_us(device: torch.device) -> float:
+    source = torch.ones((_TRAFFIC_BYTES // 4 // _READ_ROW, _READ_ROW), dtype=torch.float32, device=device)
+    sums = torch.empty(source.shape[0], dtype=torch.float32, device=device)
+    return _time_us(lambda: torch.sum(source, dim=1, out=sums))
 
 
 def _fp8_us(a: torch.Tensor, b: torch.Tensor) -> float | None:

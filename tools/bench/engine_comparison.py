@@ -138,7 +138,7 @@ class _RowBench:
         num_bytes = row_bytes(self._shape, num_tokens, inputs.active_experts)
         operations = row_operations(self._shape, num_tokens)
         operand_bits = 8 if self._shape.quant.quantizes_activations else 16
-        floor, bound = floor_us(num_bytes, operations, ceilings.copy_bytes_per_s, ceilings.dense_per_s(operand_bits))
+        floor, bound = floor_us(num_bytes, operations, ceilings.memory_bytes_per_s, ceilings.dense_per_s(operand_bits))
         return Row(
             num_tokens,
             inputs.routing.is_naive,

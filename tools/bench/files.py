@@ -91,7 +91,9 @@ def measure(match: Match, arena: Arena, failures: Failures) -> Iterator[RowVerdi
             samples, row_failures = _time(row, arena, list(dict.fromkeys(entries.values())), failures)
             num_bytes = row_bytes(shape, num_tokens, inputs.active_experts)
             dense_per_s = arena.ceilings.dense_per_s(8 if shape.quant.quantizes_activations else 16)
-            floor = floor_us(num_bytes, row_operations(shape, num_tokens), arena.ceilings.copy_bytes_per_s, dense_per_s)
+            floor = floor_us(
+                num_bytes, row_operations(shape, num_tokens), arena.ceilings.memory_bytes_per_s, dense_per_s
+            )
             found.append(verdict(num_tokens, floor, entries, samples, row_failures))
         yield max(found, key=_worst)
 

@@ -46,7 +46,7 @@ def run(request: Request, argv: Sequence[str], progress: Callable[[str], None]) 
             _environment(torch, reported, engine.path),
             f"python -m tools.bench {shlex.join(_shown(argv[1:], request))}",
             CeilingFigures(
-                ceilings.copy_bytes_per_s / 1e9,
+                ceilings.memory_bytes_per_s / 1e9,
                 ceilings.dense_bf16_per_s / 1e12,
                 ceilings.dense_8bit_per_s / 1e12,
                 ceilings.dense_8bit_measured,

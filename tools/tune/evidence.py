@@ -21,7 +21,7 @@ _DIGITS = 3
 class Rates:
     """What the device can do at most: bytes and operations a second, measured."""
 
-    copy_bytes_per_s: float
+    memory_bytes_per_s: float
     dense_per_s: float
 
 
@@ -73,7 +73,7 @@ def floor_of(subject: Subject, row: RowResult, rates: Rates) -> tuple[float, str
     layer = LayerShape(workload.E, workload.N, shape.K, shape.top_k, subject.quant)
     active = expected_active_experts(workload.E, shape.top_k, row.num_tokens)
     num_bytes = row_bytes(layer, row.num_tokens, active)
-    return floor_us(num_bytes, row_operations(layer, row.num_tokens), rates.copy_bytes_per_s, rates.dense_per_s)
+    return floor_us(num_bytes, row_operations(layer, row.num_tokens), rates.memory_bytes_per_s, rates.dense_per_s)
 
 
 def _document(subject: Subject, counts: Counts, run: Run, config: bytes, rows: Mapping[str, Json]) -> dict[str, Json]:

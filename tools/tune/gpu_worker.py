@@ -34,7 +34,7 @@ class DeviceReport:
     """What a worker found when it came up. environment: as a record has it. Rates are measured."""
 
     environment: Mapping[str, Any]
-    copy_bytes_per_s: float
+    memory_bytes_per_s: float
     dense_per_s: float
     notes: tuple[str, ...] = ()
 
@@ -73,7 +73,7 @@ def main(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
         environment, notes = found
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
         timer = RowTimer(spec.subject, device, l2_bytes, spec.routing_kind)
-        connection.send(DeviceReport(environment, ceilings.copy_bytes_per_s, ceilings.dense_per_s(bits), notes))
+        connection.send(DeviceReport(environment, ceilings.memory_bytes_per_s, ceilings.dense_per_s(bits), notes))
         _serve(connection, timer)
 
 

@@ -71,7 +71,7 @@ def tune_here(request: Request, subject: Subject) -> Summary:
         report = live.supervisor.report
         for writer in writers:
             writer.report({**vars(report), "environment": dict(report.environment)})
-        rates = Rates(report.copy_bytes_per_s, report.dense_per_s)
+        rates = Rates(report.memory_bytes_per_s, report.dense_per_s)
         measured = Measured(result, report.environment, rates, runner.seconds_in_all, report.notes)
     summary = write(request, subject, measured, place, existing)
     for leftover in (_journal_path(subject), partial_path(subject)):
@@ -92,7 +92,7 @@ def replay(request: Request, landscape_path: Path) -> Summary:
     runner = ReplayRunner(landscape)
     with reporter(len(batch_sizes), task.policies.budget.search_s) as tell:
         result = tune(task, runner, tell.event, tell.row)
-    rates = Rates(device["copy_bytes_per_s"], device["dense_per_s"]) if "dense_per_s" in device else None
+    rates = _recorded_rates(device)
     notes = (f"replayed from {landscape_path.name}: nothing was measured, seconds are the landscape's",)
     measured = Measured(result, environment, rates, runner.clock_s, notes)
     if place is None:
@@ -236,6 +236,12 @@ def _open_journals(request: Request, header: Header) -> tuple[tuple[Entry, ...],
 
 def _journal_path(subject: Subject) -> Path:
     return JOURNALS / f"{Path(subject.workload.file_name()).stem}.jsonl"
+
+
+def _recorded_rates(device: Mapping[str, Any]) -> Rates | None:
+    """None: the run was killed before its end. Older landscapes call the first what it was: a copy's."""
+    memory = device.get("memory_bytes_per_s", device.get("copy_bytes_per_s"))
+    return Rates(memory, device["dense_per_s"]) if memory is not None else None
 
 
 def _recorded(request: Request, landscape: Journal) -> tuple[int, ...]:
