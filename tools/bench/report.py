@@ -74,8 +74,9 @@ def to_markdown(report: Report) -> str:
             ],
         ),
         "",
-        f"Ceilings measured in this run: memory {ceilings.memory_gb_per_s:.0f} GB/s (the faster of copying and reading), "
-        f"dense bf16 {ceilings.dense_bf16_tflop_per_s:.0f} TFLOP/s, dense fp8 {ceilings.dense_8bit_tflop_per_s:.0f} TFLOP/s"
+        f"Ceilings measured in this run: memory {ceilings.memory_gb_per_s:.0f} GB/s (the faster of copying and "
+        f"reading), dense bf16 {ceilings.dense_bf16_tflop_per_s:.0f} TFLOP/s, "
+        f"dense fp8 {ceilings.dense_8bit_tflop_per_s:.0f} TFLOP/s"
         f"{'' if ceilings.dense_8bit_measured else ' (twice bf16, not measured)'}. Times are medians in µs of up plus "
         "down, CUDA graph replays, kernels interleaved, weights cold, uniform softmax routing. Each config is checked "
         "against an fp64 reference before it is timed.",
