@@ -53,7 +53,10 @@ def test_the_usual_time_is_the_policys() -> None:
         ),
         (["--config-json", "a/config.json", "--tp", "2"], ConfigJsonSource(Path("a/config.json"), Parallel(2))),
         (SIZES, SizesSource(8, 7168, 4096, 2)),
-        ([*SIZES, "--dtype", "fp8_w8a8", "--block-shape", "128,64"], SizesSource(8, 7168, 4096, 2, "fp8_w8a8", (128, 64))),
+        (
+            [*SIZES, "--dtype", "fp8_w8a8", "--block-shape", "128,64"],
+            SizesSource(8, 7168, 4096, 2, "fp8_w8a8", (128, 64)),
+        ),
         ([*SIZES, "--block-shape", "[128, 64]"], SizesSource(8, 7168, 4096, 2, None, (128, 64))),
         ([*SIZES, "--per-channel-quant"], SizesSource(8, 7168, 4096, 2, per_channel_quant=True)),
     ],
