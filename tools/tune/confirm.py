@@ -106,13 +106,11 @@ def _measure(
                 found[series.config] = (*found.get(series.config, ()), Samples(series.up_us, series.down_us))
             else:
                 failures[series.config] = series.status, series.message
-    samples = dict(contest.samples)
+    samples = {config: old for config, old in contest.samples.items() if config not in failures}
     for config, new in found.items():
-        if config in failures:
-            samples.pop(config, None)
-        elif config in samples:
+        if config in samples:
             samples[config] = tuple(old + more for old, more in zip(samples[config], new, strict=True))
-        else:
+        elif config not in failures:
             samples[config] = new
     return Contest(contest.num_tokens, samples, failures)
 

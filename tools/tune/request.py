@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,22 +108,20 @@ def parser() -> argparse.ArgumentParser:
 def parse(arguments: Sequence[str]) -> Request:
     """SystemExit(2) with a usage line, or RequestError."""
     options = parser().parse_args(arguments)
-    sources = _sources(options)
+    way = _way(options)
+    _check_effects(options, way)
+    sources = _sources(options, way)
     batch_sizes = tuple(sorted(set(options.num_tokens or USUAL_BATCH_SIZES)))
     for name, value, least, most in (
         ("--num-tokens", batch_sizes[0], 1, MAX_NUM_TOKENS),
         ("--num-tokens", batch_sizes[-1], 1, MAX_NUM_TOKENS),
         ("--time-budget", options.time_budget, 1, 7 * 24 * 3600),
-        ("--jobs", options.jobs or 1, 1, 1024),
+        ("--jobs", 1 if options.jobs is None else options.jobs, 1, 1024),
         ("--tp", options.tp, 1, 4096),
         ("--ep", options.ep, 1, 4096),
     ):
         if not least <= value <= most:
             raise RequestError(f"{name}: expected from {least} to {most}, found {value}.")
-    if options.replay and options.resume:
-        raise RequestError("--resume: expected without --replay, which measures nothing that could be lost.")
-    if options.ray is not None and options.workloads is None:
-        raise RequestError("--ray: expected with --workloads FILE, found without.")
     if options.record_landscape and len(sources) > 1:
         raise RequestError("--record-landscape: expected one workload, found several.")
     return Request(
@@ -139,32 +137,62 @@ def parse(arguments: Sequence[str]) -> Request:
     )
 
 
-def _sources(options: argparse.Namespace) -> tuple[Source, ...]:
-    parallel = Parallel(options.tp, options.ep)
-    sizes = {"--E": options.E, "--N": options.N, "--K": options.K, "--top-k": options.top_k}
-    given = [flag for flag, value in sizes.items() if value is not None]
-    ways = {
-        "--model": options.model is not None,
-        "--config-json": options.config_json is not None,
-        "--E --N --K --top-k": bool(given),
-        "--workloads": options.workloads is not None,
-        "--replay": options.replay is not None,
+_SIZES = {"--E": "E", "--N": "N", "--K": "K", "--top-k": "top_k"}
+_BY_SIZES = " ".join(_SIZES)
+_WAYS = {"--model": "model", "--config-json": "config_json", "--workloads": "workloads", "--replay": "replay"}
+_ON_A_GPU = ("--model", "--config-json", _BY_SIZES, "--workloads")
+_COUNTS_WITH: Mapping[str, tuple[str, ...]] = {
+    "--tp": ("--model", "--config-json"),
+    "--ep": ("--model", "--config-json"),
+    "--dtype": ("--model", "--config-json", _BY_SIZES),
+    "--block-shape": (_BY_SIZES,),
+    "--per-channel-quant": (_BY_SIZES,),
+    "--ray": ("--workloads",),
+    **dict.fromkeys(("--all-shapes", "--routing", "--jobs", "--resume", "--record-landscape"), _ON_A_GPU),
+}
+"""A flag that would change nothing is a mistake of whoever gives it."""
+_NOT_ON_A_CLUSTER = ("--jobs", "--resume", "--record-landscape", "--format")
+
+
+def _way(options: argparse.Namespace) -> str:
+    """The one flag that names the workload."""
+    found = [flag for flag, name in _WAYS.items() if getattr(options, name) is not None]
+    if any(getattr(options, name) is not None for name in _SIZES.values()):
+        found.append(_BY_SIZES)
+    if len(found) != 1:
+        expected = ", ".join((*_ON_A_GPU, "--replay"))
+        raise RequestError(f"the workload: expected one of {expected}, found {' and '.join(found) or 'none of them'}.")
+    return found[0]
+
+
+def _check_effects(options: argparse.Namespace, way: str) -> None:
+    unsaid = parser()
+    given = {
+        flag
+        for flag in (*_COUNTS_WITH, *_NOT_ON_A_CLUSTER)
+        if getattr(options, name := flag.lstrip("-").replace("-", "_")) != unsaid.get_default(name)
     }
-    chosen = [way for way, is_given in ways.items() if is_given]
-    if len(chosen) != 1:
-        found = " and ".join(chosen) or "none of them"
-        raise RequestError(f"the workload: expected one of {', '.join(ways)}, found {found}.")
-    if options.replay is not None:
+    for flag, ways in _COUNTS_WITH.items():
+        if flag in given and way not in ways:
+            raise RequestError(f"{flag}: expected with {' or '.join(ways)}, found with {way}: it would change nothing.")
+    for flag in _NOT_ON_A_CLUSTER:
+        if flag in given and options.ray is not None:
+            raise RequestError(f"{flag}: expected without --ray, found both: it would change nothing there.")
+
+
+def _sources(options: argparse.Namespace, way: str) -> tuple[Source, ...]:
+    parallel = Parallel(options.tp, options.ep)
+    if way == "--replay":
         return ()
-    if options.workloads is not None:
+    if way == "--workloads":
         return read_workloads(options.workloads)
-    if options.model is not None:
+    if way == "--model":
         return (ModelSource(options.model, parallel, options.dtype),)
-    if options.config_json is not None:
+    if way == "--config-json":
         return (ConfigJsonSource(options.config_json, parallel, options.dtype),)
-    missing = [flag for flag in sizes if flag not in given]
+    missing = [flag for flag, name in _SIZES.items() if getattr(options, name) is None]
     if missing:
-        raise RequestError(f"sizes: expected all of --E --N --K --top-k, found no {' '.join(missing)}.")
+        raise RequestError(f"sizes: expected all of {_BY_SIZES}, found no {' '.join(missing)}.")
     return (
         SizesSource(
             options.E,
@@ -207,9 +235,9 @@ def _workload(where: str, words: list[str]) -> ModelSource:
     name, *settings = words
     values: dict[str, str] = {}
     for setting in settings:
-        key, equals, value = setting.partition("=")
-        is_number = re.fullmatch("[1-9][0-9]{0,3}", value)
-        if key not in ("tp", "ep", "dtype") or not equals or not (is_number or key == "dtype") or key in values:
+        key, _, value = setting.partition("=")
+        is_sound = value if key == "dtype" else key in ("tp", "ep") and re.fullmatch("[1-9][0-9]{0,3}", value)
+        if not is_sound or key in values:
             raise RequestError(
                 f"{where}: expected «MODEL tp=N [ep=N] [dtype=D]», found {store.printable(' '.join(words))!r}."
             )

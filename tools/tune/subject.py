@@ -84,13 +84,14 @@ def make_subject(source: Source, device_name: str, registries: Registries, *, al
     """
     device = registries.devices.get(device_name)
     if device is None or device.arch is None or device.target is None or device.smem_bytes_per_block is None:
-        found = f"{printable(device_name)!r}" + ("" if device is None else " without architecture or shared memory")
+        found = f"{device_name!r}" + ("" if device is None else " without architecture or shared memory")
         raise SubjectError(
             f"GPU: expected one of configs/registry/devices.json, found {found}. Fix: add "
             f'"{printable(normalise_device_name(device_name))}" there, with arch and smem_bytes_per_block.'
         )
     try:
         workload, named, quant = _read(source, device_name, registries.models)
+        _check_sizes(workload, named.shape)
         vllm_heuristic(workload, 1)
     except (RegistryError, ShardError, UnknownHeuristicError) as error:
         hint = f" Or {_FLAGS}." if isinstance(error, RegistryError) else ""
@@ -106,16 +107,11 @@ def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Work
         case ModelSource(name, parallel, dtype):
             return _of_model(models.find(name), name, parallel, dtype, device_name)
         case ConfigJsonSource(path, parallel, dtype):
-            return _of_model(read_config_json(path), path.parent.name or str(path), parallel, dtype, device_name)
+            model = read_config_json(path, dtype)
+            return _of_model(model, path.parent.name or str(path), parallel, dtype, device_name)
 
 
 def _of_sizes(source: SizesSource, device_name: str) -> tuple[Workload, NamedShape, QuantMode]:
-    for name in ("E", "N", "K", "top_k"):
-        value = getattr(source, name)
-        if not 1 <= value <= MAX_DIMENSION:
-            raise SubjectError(f"--{name.replace('_', '-')}: expected from 1 to {MAX_DIMENSION}, found {value}.")
-    if source.top_k > source.E:
-        raise SubjectError(f"--top-k: expected at most --E {source.E}, found {source.top_k}.")
     dtype = None if source.dtype in ("bf16", "fp16") else source.dtype
     device = normalise_device_name(device_name)
     workload = Workload(source.E, source.N, device, dtype, source.block_shape, source.per_channel_quant)
@@ -142,11 +138,21 @@ def _of_model(
     return workload, named, _quant(workload.dtype, stored.dtype, workload.block_shape, per_channel)
 
 
+def _check_sizes(workload: Workload, shape: Shape) -> None:
+    """Of one rank, from wherever they come."""
+    for name, value in (("E", workload.E), ("N", workload.N), ("K", shape.K), ("top_k", shape.top_k)):
+        if not 1 <= value <= MAX_DIMENSION:
+            raise SubjectError(f"{name}: expected from 1 to {MAX_DIMENSION}, found {value}.")
+    if shape.top_k > workload.E:
+        raise SubjectError(f"top_k: expected at most E={workload.E}, the experts of a rank, found {shape.top_k}.")
+
+
 def _quant(dtype: str | None, stored: str | None, block_shape: tuple[int, int] | None, per_channel: bool) -> QuantMode:
     try:
         return QuantMode(dtype, "fp16" if stored == "fp16" else "bf16", per_channel, block_shape)
     except ValueError as error:
-        raise SubjectError(f"dtype: {error} Fix: tune it with the engine's own tool.") from error
+        fix = "" if "Fix:" in str(error) else " Fix: tune it with the engine's own tool."
+        raise SubjectError(f"dtype: {error}{fix}") from error
 
 
 def _shapes(workload: Workload, named: NamedShape, models: ModelRegistry, *, every: bool) -> tuple[NamedShape, ...]:
@@ -180,8 +186,11 @@ _FIELDS = {
 }
 
 
-def read_config_json(path: Path) -> Model:
-    """Expert sizes and quantisation. SubjectError: unreadable, or without what an MoE model has."""
+def read_config_json(path: Path, dtype: str | None = None) -> Model:
+    """Expert sizes and quantisation. dtype: counts where the checkpoint's own quantisation can't be read.
+
+    SubjectError: unreadable, or without what an MoE model has.
+    """
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -198,25 +207,36 @@ def read_config_json(path: Path) -> Model:
             f"Fix: {_FLAGS}."
         )
     E, N, K, top_k = (int(sizes[size] or 0) for size in ("E", "N", "K", "top_k"))
-    return Model(path.parent.name or "config.json", E, N, K, top_k, _quantisation(path, document), str(path))
+    quantisation = _quantisation(fields)
+    if quantisation is None and dtype is None:
+        found = {key: fields["quantization_config"].get(key) for key in ("quant_method", "weight_block_size")}
+        raise SubjectError(
+            f"{printable(str(path))}: quantization_config: expected fp8 with or without weight_block_size [n,k], found "
+            f"{printable(str(found))}. Fix: name the dtype: --dtype, or {_FLAGS}."
+        )
+    stored = quantisation or Quantisation(str(dtype))
+    return Model(path.parent.name or "config.json", E, N, K, top_k, stored, str(path))
 
 
 def _first_number(fields: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    found = (fields.get(name) for name in names)
-    return next((n for n in found if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
+    return next((number for name in names if _is_size(number := fields.get(name))), None)
 
 
-def _quantisation(path: Path, document: Mapping[str, Any]) -> Quantisation:
-    stored = document.get("quantization_config")
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _quantisation(fields: Mapping[str, Any]) -> Quantisation | None:
+    """None: something that names alone don't tell how to run."""
+    stored = fields.get("quantization_config")
     if not isinstance(stored, dict):
-        return Quantisation("fp16" if document.get("torch_dtype") == "float16" else "bf16")
+        # Renamed in Transformers 5.
+        return Quantisation("fp16" if "float16" in (fields.get("dtype"), fields.get("torch_dtype")) else "bf16")
     block = stored.get("weight_block_size")
-    method = str(stored.get("quant_method"))
-    if method == "fp8" and block is None:
+    if stored.get("quant_method") != "fp8":
+        return None
+    if block is None:
         return Quantisation("fp8_w8a8")
-    if method == "fp8" and isinstance(block, list) and len(block) == 2 and all(isinstance(n, int) for n in block):
+    if isinstance(block, list) and len(block) == 2 and all(map(_is_size, block)):
         return Quantisation("fp8_w8a8", (block[0], block[1]))
-    raise SubjectError(
-        f"{printable(str(path))}: quantization_config: expected fp8 with or without weight_block_size, found "
-        f"quant_method {printable(method)!r}. Fix: name the dtype: --dtype, or {_FLAGS}."
-    )
+    return None

@@ -1,0 +1,52 @@
+"""Decided rows, as the tuner hands them to what writes and tells them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tools.launch_config import LaunchConfig
+from tools.tune.confirm import Samples
+from tools.tune.evidence import Rates, Run
+from tools.tune.policy import Decision
+from tools.tune.tuner import Counts, RowResult, SeparateDown
+
+ENTRY = LaunchConfig(16, 64, 128, 8, 4, 4)
+DOWN_ENTRY = LaunchConfig(16, 128, 128, 1, 4, 3)
+COUNTS = Counts(120, 640, {"ok": 100, "constraints": 20, "correctness": 0})
+H100_RATES = Rates(2.4e12, 7.0e14)
+ENVIRONMENT = {
+    "device_name": "NVIDIA H100 80GB HBM3",
+    "compute_capability": "9.0",
+    "sm_count": 132,
+    "driver": "580.159.04",
+    "cuda": "13.0",
+    "torch": "2.13.0+cu130",
+    "triton": "3.8.0",
+    "python": "3.12.3",
+}
+RUN = Run(ENVIRONMENT, {"routing": "uniform"}, 28.73, "2026-01-31", "ab" * 32, H100_RATES)
+
+
+def samples(total_us: float, count: int = 5) -> Samples:
+    """Around the median by up to 2 %; two thirds are up's."""
+    spread = [0.98 + 0.04 * i / (count - 1) for i in range(count)]
+    return Samples(tuple(total_us * s * 2 / 3 for s in spread), tuple(total_us * s / 3 for s in spread))
+
+
+def row(num_tokens: int, chosen_us: float, baseline_us: float, **changes: Any) -> RowResult:
+    """A promoted row of one shape; changes as `RowResult` has them."""
+    fields: dict[str, Any] = {
+        "entry": ENTRY,
+        "decision": Decision.PROMOTE,
+        "shape": 0,
+        "chosen": (samples(chosen_us),),
+        "baseline": (samples(baseline_us),),
+        **changes,
+    }
+    return RowResult(num_tokens, **fields)
+
+
+def with_down(num_tokens: int, chosen_us: float, baseline_us: float) -> RowResult:
+    """A row where down gains by an entry of its own."""
+    down = SeparateDown(DOWN_ENTRY, (samples(0.9 * chosen_us),), 0.96)
+    return row(num_tokens, chosen_us, baseline_us, down=down)

@@ -1,0 +1,54 @@
+"""A runner that answers from a script, one job after the other, and keeps what it was asked."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tools.compile.outcome import Status
+from tools.launch_config import LaunchConfig
+from tools.tune.model import Compiled, CompileJob, Confirmed, ConfirmJob, Event, Job, Screened, ScreenJob, Series
+
+Times = Callable[[ConfirmJob, LaunchConfig], tuple[float, ...]]
+
+
+@dataclass
+class ScriptedRunner:
+    """times: the samples of a config in a confirmation. refused: what doesn't compile. failing: what doesn't run."""
+
+    times: Times = lambda job, config: (10.0,) * job.rounds
+    refused: Mapping[LaunchConfig, Status] = field(default_factory=dict)
+    failing: Mapping[LaunchConfig, Status] = field(default_factory=dict)
+    compile_slots: int = 2
+    asked: list[Job] = field(default_factory=list)
+    _events: deque[Event] = field(default_factory=deque)
+
+    @property
+    def clock_s(self) -> float:
+        """A second a job."""
+        return float(len(self.asked))
+
+    def submit(self, job: Job) -> None:
+        self.asked.append(job)
+        self._events.append(self._answer(job))
+
+    def wait(self) -> Event:
+        if not self._events:
+            raise LookupError("nothing is outstanding")
+        return self._events.popleft()
+
+    def _answer(self, job: Job) -> Event:
+        if isinstance(job, CompileJob):
+            return Compiled(job, self.refused.get(job.config, Status.OK), 1.0, 2)
+        if isinstance(job, ScreenJob):
+            status = self.failing.get(job.config, Status.OK)
+            us = float(job.config.num_stages) if status is Status.OK else 0.0
+            return Screened(job, status, 0.01, us, us)
+        return Confirmed(job, tuple(self._series(job, config) for config in job.configs), 0.1)
+
+    def _series(self, job: ConfirmJob, config: LaunchConfig) -> Series:
+        if config in self.failing:
+            return Series(config, self.failing[config], message="no")
+        times = self.times(job, config)
+        return Series(config, Status.OK, times, tuple(0.5 * us for us in times))

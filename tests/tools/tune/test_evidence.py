@@ -1,0 +1,148 @@
+"""The record beside a tuned file: valid by its schema, and every figure where the schema says it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.tools.tune.decided import COUNTS, DOWN_ENTRY, ENTRY, RUN, row, samples, with_down
+from tools import schemas, store
+from tools.tune import evidence
+from tools.tune.model import NamedShape, Subject
+from tools.tune.policy import Decision
+from tools.tune.tuner import RowResult
+from tools.workload import Shape
+
+CONFIG = b"{}\n"
+
+
+def record(subject: Subject, *rows: RowResult, **kept: Any) -> dict[str, Any]:
+    document = evidence.record(subject, rows, COUNTS, RUN, CONFIG, kept)
+    assert schemas.faults("record", document) == []
+    return document
+
+
+def test_says_what_was_measured_where_and_how(subject: Subject) -> None:
+    document = record(subject, row(64, 100.0, 120.0))
+    rows = document.pop("rows")
+    assert document == {
+        "schema_version": 1,
+        "workload": {
+            "E": 8,
+            "N": 7168,
+            "device_name": "NVIDIA_H100_80GB_HBM3",
+            "dtype": None,
+            "block_shape": None,
+            "per_channel_quant": False,
+            "down": False,
+        },
+        "shapes": [{"K": 4096, "top_k": 2, "models": ["mistralai/Mixtral-8x7B-v0.1 tp=2"]}],
+        "source": "measured",
+        "environment": RUN.environment,
+        "kernel_sha256": "ab" * 32,
+        "config_sha256": store.sha256(CONFIG),
+        "tuner": {
+            "settings": {"routing": "uniform"},
+            "seconds": 28.7,
+            "kernels_compiled": 120,
+            "measurements": 640,
+            "outcomes": {"ok": 100, "constraints": 20},
+        },
+        "date": "2026-01-31",
+        "verified": None,
+    }
+    assert list(rows) == ["64"]
+
+
+def test_a_row_holds_medians_and_their_spread(subject: Subject) -> None:
+    decided = row(64, 100.0, 120.0, sglang=(samples(150.0),), incumbent=(samples(110.0),))
+    found = record(subject, decided)["rows"]["64"]
+    assert found["latency_us"] == {"median": 100.0, "p10": 98.4, "p90": 101.6, "samples": 5}
+    assert (found["up_us"], found["down_us"]) == (66.667, 33.333)
+    assert found["baseline_us"]["median"] == 120.0
+    assert found["baselines"]["sglang"]["median"] == 150.0
+    assert found["incumbent_us"]["median"] == 110.0
+    assert found["decision"] == "promote"
+    assert "by_shape" not in found
+
+
+def test_what_was_not_there_is_null_or_left_out(subject: Subject) -> None:
+    found = record(subject, row(64, 100.0, 120.0))["rows"]["64"]
+    assert found["incumbent_us"] is None
+    assert "baselines" not in found
+
+
+def test_with_decision_baseline_latency_and_baseline_are_one_measurement(subject: Subject) -> None:
+    heuristic = (samples(120.0),)
+    decided = row(64, 0.0, 0.0, decision=Decision.BASELINE, chosen=heuristic, baseline=heuristic)
+    found = record(subject, decided)["rows"]["64"]
+    assert found["latency_us"] == found["baseline_us"]
+    assert found["decision"] == "baseline"
+
+
+@pytest.mark.parametrize(("num_tokens", "bound"), [(1, "memory"), (65536, "compute")])
+def test_the_floor_is_what_the_gpu_cannot_beat(subject: Subject, num_tokens: int, bound: str) -> None:
+    found = record(subject, row(num_tokens, 1e6, 1e6))["rows"][str(num_tokens)]
+    assert found["bound"] == bound
+    assert found["floor_us"] > 0
+    if num_tokens == 1:
+        # Two experts' weights, 2 · N · K up and N · K down in bf16, at the rate of a copy; activations are next to it.
+        assert found["floor_us"] == pytest.approx(2 * 3 * 7168 * 4096 * 2 / 2.4e12 * 1e6, rel=0.01)
+
+
+def test_without_rates_there_is_no_floor(subject: Subject) -> None:
+    run = replace(RUN, rates=None)
+    document = evidence.record(subject, [row(64, 100.0, 120.0)], COUNTS, run, CONFIG, {})
+    assert schemas.faults("record", document) == []
+    assert not {"floor_us", "bound"} & set(document["rows"]["64"])  # type: ignore[call-overload,index,arg-type]
+
+
+def test_several_shapes_show_their_worst_at_the_top_and_each_below(subject: Subject) -> None:
+    two = replace(subject, shapes=(*subject.shapes, NamedShape(Shape(2048, 4))))
+    both = (samples(100.0), samples(60.0))
+    decided = row(64, 0.0, 0.0, shape=1, chosen=both, baseline=(samples(130.0), samples(61.0)))
+    document = record(two, decided)
+    found = document["rows"]["64"]
+    assert found["latency_us"]["median"] == 60.0
+    assert found["baseline_us"]["median"] == 61.0
+    assert [(s["K"], s["top_k"], s["latency_us"]["median"]) for s in found["by_shape"]] == [
+        (4096, 2, 100.0),
+        (2048, 4, 60.0),
+    ]
+    assert document["shapes"][1] == {"K": 2048, "top_k": 4, "models": []}
+
+
+def test_rows_ascend_as_numbers_and_kept_ones_stay(subject: Subject) -> None:
+    old = record(subject, row(8, 50.0, 60.0), row(64, 999.0, 999.0))["rows"]
+    document = evidence.record(subject, [row(64, 100.0, 120.0), row(512, 1.0, 2.0)], COUNTS, RUN, CONFIG, old)
+    rows: Any = document["rows"]
+    assert list(rows) == ["8", "64", "512"]
+    assert rows["8"] == old["8"]
+    assert rows["64"]["latency_us"]["median"] == 100.0
+
+
+def test_a_down_record_holds_downs_own_figures(subject: Subject) -> None:
+    rows = [with_down(64, 90.0, 120.0), row(512, 300.0, 330.0, decision=Decision.RETAIN)]
+    document: Any = evidence.down_record(subject, rows, COUNTS, RUN, CONFIG)
+    assert schemas.faults("record", document) == []
+    assert document["workload"]["down"] is True
+    gaining, other = document["rows"]["64"], document["rows"]["512"]
+    assert (gaining["latency_us"]["median"], gaining["baseline_us"]["median"]) == (27.0, 40.0)
+    assert (other["latency_us"]["median"], other["baseline_us"]["median"]) == (100.0, 110.0)
+    assert (gaining["decision"], other["decision"]) == ("promote", "retain")
+
+
+def test_entries_are_the_files() -> None:
+    rows = [with_down(64, 90.0, 120.0), row(512, 300.0, 330.0)]
+    assert evidence.entries(rows) == {64: ENTRY, 512: ENTRY}
+    assert evidence.down_entries(rows) == {64: DOWN_ENTRY, 512: ENTRY}
+    assert evidence.down_entries(rows[1:]) is None
+
+
+def test_more_tokens_never_have_a_lower_floor(subject: Subject) -> None:
+    floors = [evidence.floor_of(subject, row(m, 1.0, 1.0), RUN.rates)[0] for m in (1, 2, 16, 256, 4096) if RUN.rates]
+    assert floors == sorted(floors)
+    assert all(math.isfinite(floor) for floor in floors)

@@ -1,0 +1,216 @@
+"""The command line: what is asked for, and one line for what can't be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.launch_config import USUAL_BATCH_SIZES
+from tools.store import CHECKOUT
+from tools.tune.policy import Budget
+from tools.tune.request import (
+    Effort,
+    Files,
+    RequestError,
+    arguments_of,
+    arguments_of_effort,
+    parse,
+    read_workloads,
+)
+from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
+
+MODEL = ["--model", "mistralai/Mixtral-8x7B-v0.1"]
+SIZES = ["--E", "8", "--N", "7168", "--K", "4096", "--top-k", "2"]
+
+
+def test_a_model_is_all_it_takes() -> None:
+    request = parse(MODEL)
+    assert request.sources == (ModelSource("mistralai/Mixtral-8x7B-v0.1"),)
+    assert request.batch_sizes == USUAL_BATCH_SIZES
+    assert (request.files, request.effort) == (Files(), Effort())
+    assert (request.routing, request.separate_down, request.all_shapes, request.as_json) == (
+        "uniform",
+        False,
+        False,
+        False,
+    )
+    assert not request.is_partial
+
+
+def test_the_usual_time_is_the_policys() -> None:
+    assert Effort().time_budget_s == Budget().total_s
+
+
+@pytest.mark.parametrize(
+    ("arguments", "source"),
+    [
+        (
+            [*MODEL, "--tp", "4", "--ep", "2", "--dtype", "fp8_w8a8"],
+            ModelSource("mistralai/Mixtral-8x7B-v0.1", Parallel(4, 2), "fp8_w8a8"),
+        ),
+        (["--config-json", "a/config.json", "--tp", "2"], ConfigJsonSource(Path("a/config.json"), Parallel(2))),
+        (SIZES, SizesSource(8, 7168, 4096, 2)),
+        (
+            [*SIZES, "--dtype", "fp8_w8a8", "--block-shape", "128,64"],
+            SizesSource(8, 7168, 4096, 2, "fp8_w8a8", (128, 64)),
+        ),
+        ([*SIZES, "--block-shape", "[128, 64]"], SizesSource(8, 7168, 4096, 2, None, (128, 64))),
+        ([*SIZES, "--per-channel-quant"], SizesSource(8, 7168, 4096, 2, per_channel_quant=True)),
+    ],
+)
+def test_four_ways_to_name_a_workload(arguments: list[str], source: Source) -> None:
+    assert parse(arguments).sources == (source,)
+
+
+def test_a_replay_brings_its_workload_along() -> None:
+    request = parse(["--replay", "a.jsonl.gz", "--output", "out", "--format", "json"])
+    assert request.sources == ()
+    assert request.files == Files(output=Path("out"), replay=Path("a.jsonl.gz"))
+    assert request.as_json
+
+
+def test_batch_sizes_are_sorted_and_tuned_once() -> None:
+    request = parse([*MODEL, "--num-tokens", "64", "1", "64"])
+    assert request.batch_sizes == (1, 64)
+    assert request.is_partial
+
+
+def test_more_than_the_usual_batch_sizes_make_a_whole_file() -> None:
+    assert not parse([*MODEL, "--num-tokens", *map(str, (*USUAL_BATCH_SIZES, 8192))]).is_partial
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "the workload: expected one of --model, .*, --replay, found none of them"),
+        ([*MODEL, *SIZES], "found --model and --E --N --K --top-k"),
+        ([*MODEL, "--replay", "a.gz"], "found --model and --replay"),
+        (SIZES[:-2], "sizes: expected all of --E --N --K --top-k, found no --top-k"),
+        (["--E", "8"], "found no --N --K --top-k"),
+        ([*SIZES, "--block-shape", "128"], "--block-shape: expected two numbers as in 128,128, found '128'"),
+        ([*SIZES, "--block-shape", "0,128"], "found '0,128'"),
+        ([*MODEL, "--num-tokens", "0"], "--num-tokens: expected from 1 to 65536, found 0"),
+        ([*MODEL, "--num-tokens", "1", "65537"], "--num-tokens: expected from 1 to 65536, found 65537"),
+        ([*MODEL, "--time-budget", "0.5"], "--time-budget: expected from 1 to 604800, found 0.5"),
+        ([*MODEL, "--time-budget", "nan"], "--time-budget: .* found nan"),
+        ([*MODEL, "--jobs", "0"], "--jobs: expected from 1 to 1024, found 0"),
+        ([*MODEL, "--jobs", "-1"], "--jobs: expected from 1 to 1024, found -1"),
+        ([*MODEL, "--tp", "0"], "--tp: expected from 1 to 4096, found 0"),
+        ([*MODEL, "--ep", "5000"], "--ep: expected from 1 to 4096, found 5000"),
+        ([*MODEL, "--ray", "auto"], "--ray: expected with --workloads, found with --model"),
+    ],
+)
+def test_bad_values_are_refused_by_name(arguments: list[str], told: str) -> None:
+    with pytest.raises(RequestError, match=told):
+        parse(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        ([*SIZES, "--tp", "2"], "--tp"),
+        ([*SIZES, "--ep", "2"], "--ep"),
+        ([*MODEL, "--block-shape", "128,128"], "--block-shape"),
+        ([*MODEL, "--per-channel-quant"], "--per-channel-quant"),
+        (["--workloads", "w.txt", "--dtype", "fp8_w8a8"], "--dtype"),
+        (["--replay", "a.gz", "--tp", "2"], "--tp"),
+        (["--replay", "a.gz", "--resume"], "--resume"),
+        (["--replay", "a.gz", "--record-landscape", "b.gz"], "--record-landscape"),
+        (["--replay", "a.gz", "--routing", "skew"], "--routing"),
+        (["--replay", "a.gz", "--all-shapes"], "--all-shapes"),
+        (["--workloads", "w.txt", "--ray", "auto", "--resume"], "--resume"),
+        (["--workloads", "w.txt", "--ray", "auto", "--jobs", "4"], "--jobs"),
+        (["--workloads", "w.txt", "--ray", "auto", "--format", "json"], "--format"),
+    ],
+)
+def test_a_flag_that_would_change_nothing_is_refused(arguments: list[str], flag: str) -> None:
+    with pytest.raises(RequestError, match=f"^{flag}: expected with.* it would change nothing"):
+        parse(arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--routing", "zipf"], ["--format", "yaml"], ["--output", ""], ["--tp", "two"]])
+def test_what_is_no_value_of_its_flag_is_bad_use(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse([*MODEL, *arguments])
+    assert end.value.code == 2
+
+
+# ---------------------------------------------------------------
+# A file of workloads
+
+
+def test_a_file_of_workloads(tmp_path: Path) -> None:
+    path = tmp_path / "workloads.txt"
+    path.write_text("# three\n\na/A tp=2 # the usual\nb/B  ep=4 tp=8 dtype=fp8_w8a8\nc/C\n", "utf-8")
+    sources = (
+        ModelSource("a/A", Parallel(2)),
+        ModelSource("b/B", Parallel(8, 4), "fp8_w8a8"),
+        ModelSource("c/C"),
+    )
+    assert read_workloads(path) == sources
+    assert parse(["--workloads", str(path)]).sources == sources
+
+
+@pytest.mark.parametrize(
+    "line", ["a/A pp=2", "a/A tp", "a/A tp=", "a/A tp=0", "a/A tp=-1", "a/A tp=2 tp=4", "a/A dtype=", "a/A 2", "a/A =2"]
+)
+def test_a_line_that_cannot_be_read_is_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "workloads.txt"
+    path.write_text(f"b/B tp=2\n{line}\n", "utf-8")
+    with pytest.raises(RequestError, match=rf"workloads\.txt, line 2: expected «MODEL tp=N .*», found '{line}'"):
+        read_workloads(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (None, "expected a readable file, found: .*No such file"),
+        (b"\xff\xfe", "expected a readable file, found: "),
+        (b"# nothing\n", "expected a workload a line, found none in "),
+    ],
+    ids=["missing", "binary", "empty"],
+)
+def test_a_file_that_holds_no_workload(data: bytes | None, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "workloads.txt"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(RequestError, match=f"--workloads: {told}"):
+        read_workloads(path)
+
+
+def test_landscapes_of_several_workloads_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "workloads.txt"
+    path.write_text("a/A\nb/B\n", "utf-8")
+    with pytest.raises(RequestError, match="--record-landscape: expected one workload, found several"):
+        parse(["--workloads", str(path), "--record-landscape", "a.gz"])
+
+
+def test_a_node_of_a_cluster_is_asked_for_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "workloads.txt"
+    path.write_text("b/B tp=8 ep=4 dtype=fp8_w8a8\n", "utf-8")
+    effort = ["--exhaustive", "--separate-down", "--all-shapes", "--force-version-file", "--routing", "skew"]
+    asked = parse(["--workloads", str(path), "--num-tokens", "1", "64", "--time-budget", "9", *effort])
+    (source,) = asked.sources
+    assert isinstance(source, ModelSource)
+
+    assert parse([*arguments_of(source), *arguments_of_effort(asked)]) == asked
+
+
+# ---------------------------------------------------------------
+# The process
+
+
+def test_the_command_ends_with_two_and_one_line() -> None:
+    command = [sys.executable, "-m", "tools.tune", *MODEL, "--num-tokens", "0"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "tune: --num-tokens: expected from 1 to 65536, found 0.\n"
+
+
+def test_the_tuners_own_process_imports_neither_torch_nor_ray() -> None:
+    code = "import sys, tools.tune.__main__\nprint({'torch', 'ray'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

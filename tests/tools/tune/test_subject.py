@@ -1,0 +1,267 @@
+"""From what a person names to what is tuned, and one line with the way out for what can't be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernels.problem import QuantMode
+from tools.registry import Target, load_devices, load_models
+from tools.tune.subject import (
+    ConfigJsonSource,
+    ModelSource,
+    Parallel,
+    Registries,
+    SizesSource,
+    Source,
+    SubjectError,
+    make_subject,
+)
+from tools.workload import Shape
+
+H100 = "NVIDIA H100 80GB HBM3"
+MIXTRAL = "mistralai/Mixtral-8x7B-v0.1"
+CONFIG_JSON = {"num_local_experts": 8, "intermediate_size": 14336, "hidden_size": 4096, "num_experts_per_tok": 2}
+
+
+@pytest.fixture(scope="module")
+def registries() -> Registries:
+    return Registries(load_models(), load_devices())
+
+
+def config_json(folder: Path, document: Any) -> Path:
+    path = folder / "a-model" / "config.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document), "utf-8")
+    return path
+
+
+# ---------------------------------------------------------------
+# What can be tuned
+
+
+@pytest.mark.parametrize(
+    ("source", "file_name", "shape", "quant"),
+    [
+        (
+            ModelSource(MIXTRAL, Parallel(2)),
+            "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json",
+            Shape(4096, 2),
+            QuantMode(),
+        ),
+        (
+            ModelSource(MIXTRAL, Parallel(2), "fp16"),
+            "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json",
+            Shape(4096, 2),
+            QuantMode(None, "fp16"),
+        ),
+        (
+            ModelSource(MIXTRAL, Parallel(4, 4), "fp8_w8a8"),
+            "E=2,N=14336,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8.json",
+            Shape(4096, 2),
+            QuantMode("fp8_w8a8"),
+        ),
+        (
+            ModelSource(MIXTRAL, Parallel(2), "int8_w8a16"),
+            "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3,dtype=int8_w8a16.json",
+            Shape(4096, 2),
+            QuantMode("int8_w8a16", per_channel=True),
+        ),
+        (
+            ModelSource("deepseek-ai/DeepSeek-V3", Parallel(16)),
+            "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json",
+            Shape(7168, 8),
+            QuantMode("fp8_w8a8", block_shape=(128, 128)),
+        ),
+        (
+            ModelSource("deepseek-ai/DeepSeek-V3", Parallel(32)),  # vLLM refines the blocks
+            "E=256,N=64,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[64,64].json",
+            Shape(7168, 8),
+            QuantMode("fp8_w8a8", block_shape=(64, 64)),
+        ),
+        (
+            SizesSource(64, 1408, 2048, 6, "fp8_w8a8", None, per_channel_quant=True),
+            "E=64,N=1408,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,per_channel_quant=True.json",
+            Shape(2048, 6),
+            QuantMode("fp8_w8a8", per_channel=True),
+        ),
+        (
+            SizesSource(64, 1408, 2048, 6, "int8_w8a8"),
+            "E=64,N=1408,device_name=NVIDIA_H100_80GB_HBM3,dtype=int8_w8a8.json",
+            Shape(2048, 6),
+            QuantMode("int8_w8a8", per_channel=True),
+        ),
+        (
+            SizesSource(64, 1408, 2048, 6, "int8_w8a16", None, per_channel_quant=True),  # no name of its own
+            "E=64,N=1408,device_name=NVIDIA_H100_80GB_HBM3,dtype=int8_w8a16.json",
+            Shape(2048, 6),
+            QuantMode("int8_w8a16", per_channel=True),
+        ),
+    ],
+)
+def test_a_source_is_one_ranks_workload(
+    source: Source, file_name: str, shape: Shape, quant: QuantMode, registries: Registries
+) -> None:
+    subject = make_subject(source, H100, registries)
+    assert subject.workload.file_name() == file_name
+    assert [named.shape for named in subject.shapes] == [shape]
+    assert subject.quant == quant
+    assert (subject.target, subject.arch, subject.smem_bytes) == (Target("cuda", 90, 32), "sm_90", 232448)
+
+
+def test_the_devices_facts_come_from_the_registry(registries: Registries) -> None:
+    subject = make_subject(ModelSource(MIXTRAL, Parallel(2)), "AMD Instinct MI300X", registries)
+    assert (subject.target, subject.kernel_arch, subject.smem_bytes) == (Target("hip", "gfx942", 64), "gfx942", 65536)
+    assert subject.is_rocm
+
+
+def test_every_registered_model_with_the_shape_is_named(registries: Registries) -> None:
+    (named,) = make_subject(ModelSource("deepseek-ai/DeepSeek-V3", Parallel(16)), H100, registries).shapes
+    assert named.models == ("deepseek-ai/DeepSeek-V3 tp=16", "deepseek-ai/DeepSeek-V3.2 tp=16")
+
+
+def test_all_shapes_are_those_behind_the_name_the_one_asked_for_first(registries: Registries) -> None:
+    source = ModelSource("deepseek-ai/DeepSeek-V3", Parallel(16))
+    first, *others = make_subject(source, H100, registries, all_shapes=True).shapes
+    assert first.shape == Shape(7168, 8)
+    assert Shape(2048, 8) in [named.shape for named in others]
+    assert len({named.shape for named in others} | {first.shape}) == len(others) + 1
+
+
+# ---------------------------------------------------------------
+# A checkpoint's config.json
+
+
+@pytest.mark.parametrize(
+    ("document", "quant"),
+    [
+        (CONFIG_JSON, QuantMode()),
+        ({**CONFIG_JSON, "torch_dtype": "float16"}, QuantMode(None, "fp16")),
+        ({**CONFIG_JSON, "dtype": "float16"}, QuantMode(None, "fp16")),
+        ({"text_config": {**CONFIG_JSON, "torch_dtype": "float16"}, "hidden_size": 1}, QuantMode(None, "fp16")),
+        ({**CONFIG_JSON, "moe_intermediate_size": 14336, "intermediate_size": 5}, QuantMode()),
+        ({**CONFIG_JSON, "quantization_config": {"quant_method": "fp8"}}, QuantMode("fp8_w8a8")),
+        (
+            {**CONFIG_JSON, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}},
+            QuantMode("fp8_w8a8", block_shape=(128, 128)),
+        ),
+    ],
+    ids=[
+        "bf16",
+        "fp16",
+        "as Transformers 5",
+        "of several modalities",
+        "experts of a width of their own",
+        "fp8",
+        "blocks",
+    ],
+)
+def test_a_config_json_is_read(document: Any, quant: QuantMode, registries: Registries, tmp_path: Path) -> None:
+    source = ConfigJsonSource(config_json(tmp_path, document), Parallel(2))
+    subject = make_subject(source, H100, registries)
+    assert (subject.workload.E, subject.workload.N, subject.shapes[0].shape) == (8, 7168, Shape(4096, 2))
+    assert subject.shapes[0].models == ("a-model tp=2", f"{MIXTRAL} tp=2", "ai21labs/AI21-Jamba-Mini-1.5 tp=4 ep=2")
+    assert subject.quant == quant
+
+
+def test_a_named_dtype_helps_where_the_checkpoints_own_is_unknown(registries: Registries, tmp_path: Path) -> None:
+    path = config_json(tmp_path, {**CONFIG_JSON, "quantization_config": {"quant_method": "awq"}})
+    with pytest.raises(SubjectError, match=r"expected fp8 .* 'awq'.* Fix: name the dtype: --dtype, or give the sizes"):
+        make_subject(ConfigJsonSource(path), H100, registries)
+    assert make_subject(ConfigJsonSource(path, dtype="fp8_w8a8"), H100, registries).quant == QuantMode("fp8_w8a8")
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ([], "expected an object, found list"),
+        (
+            {"hidden_size": 4096, "intermediate_size": 11008},
+            r"found no E \(num_local_experts or .*\), no top_k .*--E --N",
+        ),
+        ({**CONFIG_JSON, "num_local_experts": True}, "found no E"),
+        ({**CONFIG_JSON, "hidden_size": 0}, "found no K"),
+        ({**CONFIG_JSON, "num_local_experts": 10**12}, "E: expected from 1 to 2147483647, found 1000000000000"),
+        ({**CONFIG_JSON, "num_experts_per_tok": 9}, "top_k: expected at most E=8, the experts of a rank, found 9"),
+        (
+            {**CONFIG_JSON, "quantization_config": {"quant_method": "fp8", "weight_block_size": [0, 128]}},
+            r"weight_block_size \[n,k\], found .*\[0, 128\]",
+        ),
+    ],
+    ids=["no object", "dense", "a flag for a number", "zero", "too large", "more chosen than there are", "zero blocks"],
+)
+def test_a_config_json_that_cannot_be_used(document: Any, told: str, registries: Registries, tmp_path: Path) -> None:
+    with pytest.raises(SubjectError, match=told):
+        make_subject(ConfigJsonSource(config_json(tmp_path, document)), H100, registries)
+
+
+@pytest.mark.parametrize("data", [None, b"{", b"\xff", b'{"a":' * 50_000], ids=["missing", "torn", "binary", "deep"])
+def test_a_file_that_is_no_config_json_is_named(data: bytes | None, registries: Registries, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(SubjectError, match=r"config\.json: expected a model's config\.json, found: ") as refused:
+        make_subject(ConfigJsonSource(path), H100, registries)
+    assert str(refused.value).isprintable()
+
+
+# ---------------------------------------------------------------
+# What can't be tuned
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (ModelSource("mistralai/Mixtral-8x7B"), f"Did you mean {MIXTRAL} or .*--E --N --K --top-k"),
+        (ModelSource("mixtral-8x7b-v0.1"), f"Did you mean {MIXTRAL}"),
+        (ModelSource("nobody/Nothing-1T"), "found 'nobody/Nothing-1T'. Fix: .*--E --N --K --top-k"),
+        (ModelSource("a\n::error::b"), r"found 'a\\n::error::b'"),
+        (ModelSource(MIXTRAL, Parallel(3)), "N: expected a multiple of tp=3, found 14336. Fix: choose a divisor"),
+        (ModelSource(MIXTRAL, Parallel(2, 4)), "ep: expected a divisor of tp=2, found 4"),
+        (ModelSource(MIXTRAL, Parallel(3, 3)), "E: expected a multiple of ep=3, found 8"),
+        (ModelSource(MIXTRAL, Parallel(8, 8)), "top_k: expected at most E=1, the experts of a rank, found 2"),
+        (ModelSource("deepseek-ai/DeepSeek-V3", Parallel(128)), "under its least of 32. Fix: use a smaller tp"),
+        (ModelSource("openai/gpt-oss-120b"), "expected a dtype that vllm has tuned files for .*found mxfp4"),
+        (ModelSource("moonshotai/Kimi-K2-Thinking", Parallel(8)), "found 'int4_w4a16'. Fix: .*the engine's own tool"),
+        (ModelSource(MIXTRAL, dtype="fp8_w8a16"), "found 'fp8_w8a16'. Fix: tune it with the engine's own tool"),
+        (ModelSource(MIXTRAL, dtype="bf61"), "found bf61. Fix: name the dtype"),
+        (ModelSource("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"), "expected gated experts, found a model without"),
+        (SizesSource(0, 7168, 4096, 2), "E: expected from 1 to 2147483647, found 0"),
+        (SizesSource(8, -1, 4096, 2), "N: expected from 1 to 2147483647, found -1"),
+        (SizesSource(8, 7168, 1 << 31, 2), "K: expected from 1 to 2147483647, found 2147483648"),
+        (SizesSource(8, 7168, 4096, 0), "top_k: expected from 1 to 2147483647, found 0"),
+        (SizesSource(8, 7168, 4096, 9), "top_k: expected at most E=8, the experts of a rank, found 9"),
+        (SizesSource(8, 7168, 4096, 2, "mxfp4"), "found 'mxfp4'. Fix: tune it with the engine's own tool"),
+        (SizesSource(8, 7168, 4096, 2, "float32"), "found 'float32'"),
+        (
+            SizesSource(8, 7168, 4096, 2, None, (128, 128)),
+            "block_shape: expected fp8_w8a8 or int8_w8a8 .*leave block_shape",
+        ),
+        (SizesSource(8, 7168, 4096, 2, "fp8_w8a8", (128, 128), True), "without per_channel, found .*True"),
+        (SizesSource(8, 7168, 4096, 2, None, None, True), "expected False for 16-bit weights, found True"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_line_with_a_way_out(source: Source, told: str, registries: Registries) -> None:
+    with pytest.raises(SubjectError, match=told) as refused:
+        make_subject(source, H100, registries)
+    assert str(refused.value).isprintable()
+    assert str(refused.value).count("Fix:") <= 1
+
+
+@pytest.mark.parametrize(
+    ("device_name", "told"),
+    [
+        ("NVIDIA GeForce RTX 9999", "found 'NVIDIA GeForce RTX 9999'. Fix: add \"NVIDIA_GeForce_RTX_9999\" there"),
+        ("Intel(R) Arc(TM) Pro B60 Graphics", "without architecture or shared memory"),
+        ("", "found ''"),
+        ("a\x1b[31mb", r"found 'a\\x1b\[31mb'"),
+    ],
+)
+def test_an_unknown_gpu_is_named_as_the_registry_would_have_it(
+    device_name: str, told: str, registries: Registries
+) -> None:
+    with pytest.raises(SubjectError, match=rf"^GPU: expected one of configs/registry/devices\.json, .*{told}"):
+        make_subject(ModelSource(MIXTRAL), device_name, registries)
