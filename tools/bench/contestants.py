@@ -105,13 +105,6 @@ def at_revision(revision: str, path: Path) -> bytes:
     return answer.stdout
 
 
-def clamped(config: LaunchConfig, workload: Workload) -> LaunchConfig:
-    """With BLOCK_SIZE_K as vLLM launches it: at most the smaller side of the scales' block."""
-    if workload.block_shape is None:
-        return config
-    return replace(config, BLOCK_SIZE_K=min(config.BLOCK_SIZE_K, *workload.block_shape))
-
-
 def _essence(workload: Workload | None) -> Workload | None:
     """What two names must share to be compared: engines spell channel scales differently."""
     return workload and replace(workload, per_channel_quant=False, down=False)

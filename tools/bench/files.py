@@ -11,7 +11,7 @@ from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch import Routing
 from tools.bench.ceilings import Ceilings
 from tools.bench.contenders import CompileLaunch, Contender, Problem, compile_key
-from tools.bench.contestants import Contestant, clamped
+from tools.bench.contestants import Contestant
 from tools.bench.figures import Interval, floor_us
 from tools.bench.inputs import RowInputs, make_weights, num_routings
 from tools.bench.layer import DOWN, UP, LayerShape, row_bytes, row_operations
@@ -20,6 +20,7 @@ from tools.bench.timing import Policy, capture, measure_series
 from tools.bench.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, duel
 from tools.compile.outcome import ConstraintError, Status
 from tools.compile.pool import CompilePool
+from tools.heuristics import clamped
 from tools.launch_config import LaunchConfig
 from tools.registry import Target
 from tools.workload import Workload

@@ -17,7 +17,6 @@ from tools.bench.contestants import (
     Contestant,
     ContestantError,
     against,
-    clamped,
     heuristics,
     of_file,
 )
@@ -30,6 +29,7 @@ from tools.bench.request import RequestError
 from tools.bench.verdict import score
 from tools.compile.pool import CompilePool
 from tools.config_file import ConfigFile, load
+from tools.heuristics import clamped
 from tools.kernel_hash import kernel_sha256
 from tools.registry import Device, load_models
 from tools.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
