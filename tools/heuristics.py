@@ -2,9 +2,12 @@
 
 As read from vLLM 0.33 (`get_default_config`) and SGLang 0.5.23, for their fused MoE Triton kernel. Batch size is
 num_tokens (M), E the experts on the rank. Where an engine leaves warps and stages to Triton, its defaults are written.
+Both know block scales for fp8 only: int8_w8a8 with blocks runs what 16-bit weights run.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from tools.launch_config import LaunchConfig
 from tools.workload import Workload
@@ -18,12 +21,12 @@ class UnknownHeuristicError(ValueError):
 
 
 def vllm_heuristic(workload: Workload, num_tokens: int, *, is_rocm: bool = False) -> LaunchConfig:
-    """vLLM's launch config. UnknownHeuristicError: its Triton kernel doesn't run this dtype."""
+    """vLLM's launch config, `clamped`. UnknownHeuristicError: its Triton kernel doesn't run this dtype."""
     _check(workload)
-    if workload.block_shape is not None:
-        return _vllm_block(workload.block_shape, num_tokens, is_rocm)
     is_fp8 = workload.dtype == "fp8_w8a8"
-    return LaunchConfig(
+    if workload.block_shape is not None and is_fp8:
+        return clamped(_vllm_block(workload.block_shape, num_tokens, is_rocm), workload)
+    config = LaunchConfig(
         BLOCK_SIZE_M=_band(num_tokens, ((32, 16), (96, 32), (512, 64)), 128),
         BLOCK_SIZE_N=64 if num_tokens <= 64 else 128,
         BLOCK_SIZE_K=128 if is_fp8 or num_tokens <= 64 else 64,
@@ -31,6 +34,7 @@ def vllm_heuristic(workload: Workload, num_tokens: int, *, is_rocm: bool = False
         num_warps=4 if num_tokens <= 128 else 8,
         num_stages=2 if is_rocm else 4 if num_tokens <= 32 else 3,
     )
+    return clamped(config, workload)
 
 
 def sglang_heuristic(
@@ -39,10 +43,11 @@ def sglang_heuristic(
     """SGLang's launch config. smem_bytes: shared memory of a block. UnknownHeuristicError as `vllm_heuristic`."""
     _check(workload)
     is_decode = num_tokens <= workload.E
-    if workload.block_shape is not None:
+    is_fp8 = workload.dtype == "fp8_w8a8"
+    if workload.block_shape is not None and is_fp8:
         block_n, block_k = workload.block_shape
         return LaunchConfig(64, block_n, block_k, 32, 4, 2 if is_rocm else 3)
-    if workload.dtype == "fp8_w8a8":
+    if is_fp8:
         if smem_bytes is not None and smem_bytes < _SMALL_SMEM_BYTES:
             return LaunchConfig(32, 64, 256, 1, 4, 4) if is_decode else LaunchConfig(64, 128, 256, 64, 4, 2)
         stages = 2 if is_rocm else 4
@@ -50,6 +55,13 @@ def sglang_heuristic(
     if is_decode:
         return LaunchConfig(16, 32, 64, 1, _TRITON_WARPS, _TRITON_STAGES)
     return LaunchConfig(64, 64, 32, 8, _TRITON_WARPS, _TRITON_STAGES)
+
+
+def clamped(config: LaunchConfig, workload: Workload) -> LaunchConfig:
+    """With BLOCK_SIZE_K as vLLM launches it: at most the smaller side of the scales' block."""
+    if workload.block_shape is None:
+        return config
+    return replace(config, BLOCK_SIZE_K=min(config.BLOCK_SIZE_K, *workload.block_shape))
 
 
 def _vllm_block(block_shape: tuple[int, int], num_tokens: int, is_rocm: bool) -> LaunchConfig:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from tools.strict_json import parse
 from tools.workload import Layout, Workload, parse_file_name
 
 HEURISTIC = "heuristic"
+THIS_FILE = "this file"
 NO_FILE = "vLLM's heuristic"
 SGLANG_NO_FILE = "SGLang's heuristic"
 
@@ -62,7 +65,7 @@ def against(what: str, file: ConfigFile) -> Contestant:
     ContestantError: another workload, no such file or revision.
     """
     path = Path(what)
-    if path.is_file():
+    if os.path.isfile(what):  # noqa: PTH113 (never raises)
         other = read(path)
         if _essence(other.workload) != _essence(file.workload):
             found = store.printable(path.name)
@@ -73,6 +76,16 @@ def against(what: str, file: ConfigFile) -> Contestant:
     document, faults = parse(data)
     content = Content(data, document, tuple(faults))
     return of_file(store.printable(what), replace(file, content=content))
+
+
+def told_apart(rivals: Mapping[str, tuple[Contestant, ...]]) -> tuple[Contestant, ...]:
+    """All rivals, by what `--against` named; those of one name, or of the file's own, under what named them."""
+    names = Counter([THIS_FILE, *(contestant.name for named in rivals.values() for contestant in named)])
+    return tuple(
+        contestant if names[contestant.name] == 1 else replace(contestant, name=store.printable(what))
+        for what, named in rivals.items()
+        for contestant in named
+    )
 
 
 def read(path: Path) -> ConfigFile:
@@ -91,7 +104,8 @@ def at_revision(revision: str, path: Path) -> bytes:
     shown = store.printable(revision)
     if not revision or revision.startswith("-") or ":" in revision:
         raise ContestantError(f"--against: expected heuristic, a file or a git revision, found {shown!r}.")
-    command = ["git", "-C", str(path.parent), "show", "--end-of-options", f"{revision}:./{path.name}"]
+    # Not `git show`: it takes a range for an answer without a line in it.
+    command = ["git", "-C", str(path.parent), "cat-file", "blob", f"{revision}:./{path.name}"]
     try:
         answer = subprocess.run(command, capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
@@ -103,13 +117,6 @@ def at_revision(revision: str, path: Path) -> bytes:
             f"({reason})."
         )
     return answer.stdout
-
-
-def clamped(config: LaunchConfig, workload: Workload) -> LaunchConfig:
-    """With BLOCK_SIZE_K as vLLM launches it: at most the smaller side of the scales' block."""
-    if workload.block_shape is None:
-        return config
-    return replace(config, BLOCK_SIZE_K=min(config.BLOCK_SIZE_K, *workload.block_shape))
 
 
 def _essence(workload: Workload | None) -> Workload | None:

@@ -66,10 +66,11 @@ class Interval:
         Under six samples that is the whole range. ValueError: no samples.
         """
         ordered = sorted(samples)
+        median = statistics.median(ordered)
         half_width = 0.98 * math.sqrt(len(ordered))
         low = max(0, math.floor(len(ordered) / 2 - half_width))
         high = min(len(ordered) - 1, math.ceil(len(ordered) / 2 + half_width) - 1)
-        return cls(ordered[low], statistics.median(ordered), ordered[max(low, high)])
+        return cls(ordered[low], median, ordered[max(low, high)])
 
 
 def paired_ratio(samples: Sequence[float], others: Sequence[float]) -> Interval:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch import Routing
 from tools.bench.ceilings import Ceilings
 from tools.bench.contenders import CompileLaunch, Contender, Problem, compile_key
-from tools.bench.contestants import Contestant, clamped
+from tools.bench.contestants import Contestant
 from tools.bench.figures import Interval, floor_us
 from tools.bench.inputs import RowInputs, make_weights, num_routings
 from tools.bench.layer import DOWN, UP, LayerShape, row_bytes, row_operations
@@ -20,6 +21,7 @@ from tools.bench.timing import Policy, capture, measure_series
 from tools.bench.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, duel
 from tools.compile.outcome import ConstraintError, Status
 from tools.compile.pool import CompilePool
+from tools.heuristics import clamped
 from tools.launch_config import LaunchConfig
 from tools.registry import Target
 from tools.workload import Workload
@@ -56,7 +58,8 @@ Failures = dict[LaunchConfig, str]
 
 def compile_all(match: Match, arena: Arena, pool: CompilePool) -> Failures:
     """Every kernel of the match, on all cores. What doesn't compile, and why."""
-    tasks: dict[object, tuple[LaunchConfig, CompileLaunch]] = {}
+    tasks: dict[Hashable, CompileLaunch] = {}
+    sharing: dict[Hashable, set[LaunchConfig]] = {}
     failures: Failures = {}
     for num_tokens in match.batch_sizes:
         for config in dict.fromkeys(_entries(match, num_tokens).values()):
@@ -70,11 +73,13 @@ def compile_all(match: Match, arena: Arena, pool: CompilePool) -> Failures:
                     except (ConstraintError, ValueError) as error:
                         failures[config] = str(error)
                         continue
-                    tasks.setdefault(key, (config, CompileLaunch(arena.contender, problem, arena.target)))
-    planned = list(tasks.values())
-    for index, outcome in pool.run(task for _, task in planned):
+                    tasks.setdefault(key, CompileLaunch(arena.contender, problem, arena.target))
+                    sharing.setdefault(key, set()).add(config)
+    keys = list(tasks)
+    for index, outcome in pool.run(tasks.values()):
         if outcome.status is not Status.OK:
-            failures[planned[index][0]] = f"{outcome.status.value}: {outcome.message}"
+            # All that run this kernel: one left out would be compiled in this process, which a crash takes down.
+            failures |= dict.fromkeys(sharing[keys[index]], f"{outcome.status.value}: {outcome.message}")
     return failures
 
 
@@ -88,14 +93,14 @@ def measure(match: Match, arena: Arena, failures: Failures) -> Iterator[RowVerdi
             inputs = RowInputs(shape, weight, num_tokens, count, seed=num_tokens, routing_kind=arena.routing_kind)
             row = RowBench(shape, weight, inputs, arena.arch)
             entries = _entries(match, num_tokens)
-            samples, row_failures = _time(row, arena, list(dict.fromkeys(entries.values())), failures)
+            samples, row_failures = time_entries(row, arena, list(dict.fromkeys(entries.values())), failures)
             num_bytes = row_bytes(shape, num_tokens, inputs.active_experts)
             dense_per_s = arena.ceilings.dense_per_s(8 if shape.quant.quantizes_activations else 16)
             floor = floor_us(
                 num_bytes, row_operations(shape, num_tokens), arena.ceilings.memory_bytes_per_s, dense_per_s
             )
             found.append(verdict(num_tokens, floor, entries, samples, row_failures))
-        yield max(found, key=_worst)
+        yield worst(found)
 
 
 def verdict(
@@ -110,9 +115,8 @@ def verdict(
         name: Measured(config, Interval.of(samples[config]) if config in samples else None, failures.get(config, ""))
         for name, config in entries.items()
     }
-    (own, own_config), *others = entries.items()
-    duels = {name: _duel(own_config, config, samples) for name, config in others}
-    assert own in measured
+    own = next(iter(entries.values()))
+    duels = {name: _duel(own, config, samples) for name, config in itertools.islice(entries.items(), 1, None)}
     return RowVerdict(num_tokens, *floor, measured, duels)
 
 
@@ -122,16 +126,24 @@ def _duel(own: LaunchConfig, other: LaunchConfig, samples: Samples) -> Duel:
     return SAME_ENTRY if own == other else duel(samples[own], samples[other])
 
 
-def _worst(row: RowVerdict) -> float:
-    """The largest ratio; a file that fails is worse than any."""
-    return max((duel.ratio.median if duel.ratio else float("inf") for duel in row.duels.values()), default=1.0)
+def worst(rows: Sequence[RowVerdict]) -> RowVerdict:
+    """Of one batch size under several shapes, where the file does worst."""
+    return max(rows, key=_loss)
+
+
+def _loss(row: RowVerdict) -> float:
+    """The largest ratio; a file that fails is worse than any. A contestant that fails says nothing of the file."""
+    own = next(iter(row.measured.values()))
+    if own.us is None:
+        return float("inf")
+    return max((duel.ratio.median for duel in row.duels.values() if duel.ratio), default=1.0)
 
 
 def _entries(match: Match, num_tokens: int) -> dict[str, LaunchConfig]:
     return {c.name: clamped(c.entry(num_tokens), match.workload) for c in match.contestants}
 
 
-def _time(
+def time_entries(
     row: RowBench, arena: Arena, configs: Sequence[LaunchConfig], failures: Failures
 ) -> tuple[dict[LaunchConfig, tuple[float, ...]], Failures]:
     """Up and down together, in µs, a sample a round; and what failed."""

@@ -13,7 +13,7 @@ from tools.bench.verdict import Duel, Measured, RowVerdict, Verdict, score
 
 @dataclass(frozen=True)
 class FileReport:
-    """One tuned file and its contestants, in order; the file is the first."""
+    """One tuned file and its contestants, in order; the file is the first. name: its path below the tiers' root."""
 
     name: str
     shapes: tuple[str, ...]
@@ -53,7 +53,8 @@ def to_json(report: BenchReport) -> str:
 
 def _file_lines(file: FileReport) -> list[str]:
     own, *others = file.contestants
-    header = ["M", f"{own} µs", "of floor", *(cell for name in others for cell in (f"{name} µs", "ratio", "verdict"))]
+    rivals = (cell for name in others for cell in (f"{_cell(name)} µs", "ratio", "verdict"))
+    header = ["M", f"{own} µs", "of floor", *rivals]
     lines = [
         f"## {file.name}",
         "",
@@ -86,8 +87,13 @@ def _cells(own: str, others: Sequence[str], row: RowVerdict) -> list[str]:
 
 def _time(measured: Measured) -> str:
     if measured.us is None:
-        return f"failed: {measured.message[:60]}"
+        return f"failed: {_cell(measured.message[:60])}"
     return f"{measured.us.median:.1f} ({measured.us.low:.1f} to {measured.us.high:.1f})"
+
+
+def _cell(text: str) -> str:
+    """Text that can't end a table's cell or row; a compiler's messages have many lines."""
+    return " ".join(text.split()).replace("|", r"\|")
 
 
 def _duel(duel: Duel) -> tuple[str, str]:

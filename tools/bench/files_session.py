@@ -14,12 +14,13 @@ from tools import store
 from tools.bench.contestants import (
     HEURISTIC,
     NO_FILE,
+    THIS_FILE,
     Contestant,
     ContestantError,
     against,
-    clamped,
     heuristics,
     of_file,
+    told_apart,
 )
 from tools.bench.device import check_memory, driver, find_device, torch_with_gpu
 from tools.bench.engine_kernel import EngineKernelError, engine_version
@@ -30,6 +31,7 @@ from tools.bench.request import RequestError
 from tools.bench.verdict import score
 from tools.compile.pool import CompilePool
 from tools.config_file import ConfigFile, load
+from tools.heuristics import clamped
 from tools.kernel_hash import kernel_sha256
 from tools.registry import Device, load_models
 from tools.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
@@ -101,10 +103,10 @@ def make_plan(file: ConfigFile, request: FilesRequest, device: Device) -> Plan:
     if quant is None:
         raise ContestantError(f"{own.name}: expected a dtype that this kernel runs, found {workload.dtype}.")
     batch_sizes = request.batch_sizes or tuple(file.launch_configs)
-    rivals = [c for what in request.against for c in _rivals(what, file, batch_sizes, device)]
+    rivals = told_apart({what: _rivals(what, file, batch_sizes, device) for what in request.against})
     shapes = shapes_of(file, load_models())
     notes = [] if shapes else [f"assumed K={ASSUMED_SHAPE.K}, top_k={ASSUMED_SHAPE.top_k}: nobody says them"]
-    contestants = (replace(own, name="this file"), *rivals)
+    contestants = (replace(own, name=THIS_FILE), *rivals)
     notes += [
         f"{contestant.name}, M={m}: BLOCK_SIZE_K clamped to {clamped(entry, workload).BLOCK_SIZE_K}, as vLLM does"
         for contestant in contestants

@@ -6,15 +6,9 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 
-from tools.launch_config import LaunchConfig
+from tools.axes import NVIDIA
+from tools.launch_config import REQUIRED_KEYS, LaunchConfig
 from tools.shared_memory import loop_bytes
-
-BLOCK_SIZES_M = (16, 32, 64, 128, 256)
-BLOCK_SIZES_N = (32, 64, 128, 256)
-BLOCK_SIZES_K = (64, 128, 256)
-GROUP_SIZES_M = (1, 8, 16, 32, 64)
-NUM_WARPS = (4, 8)
-NUM_STAGES = (2, 3, 4, 5)
 
 # Of each hundred drawn configs; narrow tiles serve decode, the widest hardly ever wins.
 _SHARE_PERCENT = {16: 30, 32: 20, 64: 20, 128: 20, 256: 10}
@@ -81,22 +75,22 @@ def spread(
 
 
 def _space() -> Iterator[LaunchConfig]:
-    axes = (BLOCK_SIZES_M, BLOCK_SIZES_N, BLOCK_SIZES_K, GROUP_SIZES_M, NUM_WARPS, NUM_STAGES)
+    axes = (getattr(NVIDIA, key) for key in REQUIRED_KEYS)
     return (LaunchConfig(*values) for values in itertools.product(*axes))
 
 
 def _draws(space: Iterable[LaunchConfig], chance: random.Random) -> Iterator[LaunchConfig]:
     """The whole space without repetition, each BLOCK_SIZE_M as often as its share until it runs out."""
-    strata: dict[int, list[LaunchConfig]] = {size: [] for size in BLOCK_SIZES_M}
+    strata: dict[int, list[LaunchConfig]] = {size: [] for size in NVIDIA.BLOCK_SIZE_M}
     for config in space:
         strata[config.BLOCK_SIZE_M].append(config)
     for stratum in strata.values():
         chance.shuffle(stratum)
     # Largest remainder first: after n draws each stratum has had its share of n, to within one.
-    taken = dict.fromkeys(BLOCK_SIZES_M, 0)
+    taken = dict.fromkeys(NVIDIA.BLOCK_SIZE_M, 0)
     while any(strata.values()):
         size = min(
-            (size for size in BLOCK_SIZES_M if strata[size]),
+            (size for size in NVIDIA.BLOCK_SIZE_M if strata[size]),
             key=lambda size: ((taken[size] + 1) / _SHARE_PERCENT[size], size),
         )
         taken[size] += 1

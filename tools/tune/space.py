@@ -1,53 +1,16 @@
-"""The space a tuner searches: axes as data, and named constraints that say why a candidate is out. Pure."""
+"""The space a tuner searches: `tools.axes` and named constraints that say why a candidate is out. Pure."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch import check_launch
+from tools.axes import AMD, NVIDIA, Axes
 from tools.launch_config import LaunchConfig
 from tools.shared_memory import loop_bytes
 from tools.tune.model import Subject
-
-
-@dataclass(frozen=True)
-class Axes:
-    """Values of each launch key. extra: keys of one vendor, as (key, values)."""
-
-    BLOCK_SIZE_M: tuple[int, ...] = (16, 32, 64, 128, 256)
-    BLOCK_SIZE_N: tuple[int, ...] = (32, 64, 128, 256)
-    BLOCK_SIZE_K: tuple[int, ...] = (64, 128, 256)
-    GROUP_SIZE_M: tuple[int, ...] = (1, 8, 16, 32, 64)
-    num_warps: tuple[int, ...] = (4, 8)
-    num_stages: tuple[int, ...] = (2, 3, 4, 5)
-    extra: tuple[tuple[str, tuple[int, ...]], ...] = ()
-
-    def kernels(self) -> Iterator[LaunchConfig]:
-        """Every distinct kernel, with group size 1: group sizes share their binaries."""
-        tiles = itertools.product(self.BLOCK_SIZE_M, self.BLOCK_SIZE_N, self.BLOCK_SIZE_K)
-        options = list(itertools.product(self.num_warps, self.num_stages))
-        names = [name for name, _ in self.extra]
-        extras: list[dict[str, Any]] = [
-            dict(zip(names, values, strict=True)) for values in itertools.product(*(v for _, v in self.extra))
-        ]
-        for (m, n, k), (warps, stages), extra in itertools.product(list(tiles), options, extras):
-            yield replace(LaunchConfig(m, n, k, 1, warps, stages), **extra)
-
-
-NVIDIA = Axes()
-
-# A wavefront has 64 lanes, so half as many are needed; the software pipeline of two stages is what the compiler
-# makes well there. kpack and matrix_instr_nonkdim choose the matrix instruction, waves_per_eu how many wavefronts the
-# register allocator makes room for (0: it chooses).
-AMD = Axes(
-    num_warps=(2, 4, 8),
-    num_stages=(2,),
-    extra=(("waves_per_eu", (0, 1, 2)), ("matrix_instr_nonkdim", (16, 32)), ("kpack", (1, 2))),
-)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tools.bench.figures import Samples, floor_us, geomean, quantile, share_within
+from tools.bench.figures import Interval, Samples, floor_us, geomean, paired_ratio, quantile, share_within
 
 
 def test_samples_give_median_and_spread() -> None:
@@ -36,3 +36,18 @@ def test_share_within_counts_around_the_median_not_around_one() -> None:
 def test_the_larger_of_bytes_and_operations_is_the_floor() -> None:
     assert floor_us(3e9, 7e11, 3e12, 7e14) == (pytest.approx(1000.0), "memory")
     assert floor_us(3e9, 14e11, 3e12, 7e14) == (pytest.approx(2000.0), "compute")
+
+
+@pytest.mark.parametrize(("count", "low", "high"), [(1, 0, 0), (5, 0, 4), (16, 4, 11), (20, 5, 14), (100, 40, 59)])
+def test_the_interval_of_the_median_is_between_order_statistics(count: int, low: int, high: int) -> None:
+    values = [float(i) for i in range(count)]
+    assert Interval.of(values[::-1]) == Interval(low, (count - 1) / 2, high)
+
+
+def test_an_interval_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError):
+        Interval.of([])
+
+
+def test_a_paired_ratio_is_taken_round_by_round() -> None:
+    assert paired_ratio([1.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == Interval(1.0, 2.0, 3.0)

@@ -1,0 +1,112 @@
+"""What a bench of tuned files tells people and programs, held against a golden text (rewrite it on purpose)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE, THIS_FILE
+from tools.bench.figures import Interval
+from tools.bench.files_report import BenchReport, FileReport, to_json, to_markdown
+from tools.bench.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, Verdict, duel
+from tools.launch_config import LaunchConfig
+
+MARKDOWN, JSON = (Path(__file__).with_name(f"files_report.golden.{kind}") for kind in ("md", "json"))
+
+OWN, OTHER, THIRD = (LaunchConfig(16, 64, 128, 1, 4, stages) for stages in (3, 4, 5))
+OWN_US, FASTER_US, SLOWER_US = ([us + i % 3 for i in range(16)] for us in (100.0, 80.0, 120.0))
+
+
+def of(config: LaunchConfig, us: list[float]) -> Measured:
+    return Measured(config, Interval.of(us))
+
+
+WINS = RowVerdict(
+    1,
+    40.0,
+    "memory",
+    {THIS_FILE: of(OWN, OWN_US), NO_FILE: of(OTHER, SLOWER_US), SGLANG_NO_FILE: of(OWN, OWN_US)},
+    {NO_FILE: duel(OWN_US, SLOWER_US), SGLANG_NO_FILE: SAME_ENTRY},
+)
+LOSES = RowVerdict(
+    64,
+    90.0,
+    "compute",
+    {
+        THIS_FILE: of(OWN, OWN_US),
+        NO_FILE: of(OTHER, FASTER_US),
+        SGLANG_NO_FILE: Measured(
+            THIRD, None, "compile: out of resource | shared memory,\n147456 needed, hardware limit 1"
+        ),
+    },
+    {NO_FILE: duel(OWN_US, FASTER_US), SGLANG_NO_FILE: FAILED},
+)
+FAILS = RowVerdict(
+    128,
+    90.0,
+    "compute",
+    {
+        THIS_FILE: Measured(OWN, None, "AssertionError: wrong"),
+        NO_FILE: of(OTHER, OWN_US),
+        SGLANG_NO_FILE: of(THIRD, OWN_US),
+    },
+    {NO_FILE: FAILED, SGLANG_NO_FILE: FAILED},
+)
+
+
+def report(*rows: RowVerdict, notes: tuple[str, ...] = ()) -> BenchReport:
+    file = FileReport(
+        "E=8,N=7168,device_name=D.json", ("K=4096, top_k=2",), (THIS_FILE, NO_FILE, SGLANG_NO_FILE), rows, notes
+    )
+    return BenchReport({"date": "2026-11-24", "device": "D", "kernel": "own, 0123456789ab"}, (file,))
+
+
+FULL = report(WINS, LOSES, FAILS, notes=("assumed K=4096, top_k=2: nobody says them",))
+
+
+def test_markdown_is_the_golden_text() -> None:
+    assert to_markdown(FULL) == MARKDOWN.read_text("utf-8")
+
+
+def test_json_is_the_golden_text() -> None:
+    assert to_json(FULL) == JSON.read_text("utf-8")
+
+
+def test_every_row_of_the_table_has_the_headers_cells() -> None:
+    rows = [line for line in to_markdown(FULL).splitlines() if line.startswith("|")]
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {10}
+    assert len(rows) == 2 + 3
+
+
+@pytest.mark.parametrize(
+    ("row", "is_slower"), [(WINS, False), (LOSES, True), (FAILS, True)], ids=["wins", "loses", "fails"]
+)
+def test_a_lost_row_or_one_that_fails_is_slower(row: RowVerdict, is_slower: bool) -> None:
+    assert report(WINS, row).is_slower is is_slower
+    assert json.loads(to_json(report(WINS, row)))["is_slower"] is is_slower
+
+
+def test_a_contestant_that_fails_is_none_of_the_files_fault() -> None:
+    only = RowVerdict(1, 1.0, "memory", {THIS_FILE: of(OWN, OWN_US), NO_FILE: Measured(OTHER, None)}, {NO_FILE: FAILED})
+    file = FileReport("a.json", (), (THIS_FILE, NO_FILE), (only,))
+    assert not BenchReport({}, (file,)).is_slower
+    assert "failed" in to_markdown(BenchReport({}, (file,)))
+    assert json.loads(to_json(BenchReport({}, (file,))))["files"][0]["against"] == {}
+
+
+def test_a_name_cannot_break_the_table() -> None:
+    names = (THIS_FILE, "a | b\nc")
+    row = RowVerdict(1, 1.0, "memory", dict.fromkeys(names, of(OWN, OWN_US)), {names[1]: Duel(None, Verdict.SAME)})
+    lines = to_markdown(BenchReport({}, (FileReport("a.json", (), names, (row,)),))).splitlines()
+    assert (
+        next(line for line in lines if line.startswith("| M "))
+        == r"| M | this file µs | of floor | a \| b c µs | ratio | verdict |"
+    )
+
+
+def test_several_files_come_in_order() -> None:
+    files = tuple(FileReport(name, (), (THIS_FILE,), ()) for name in ("b.json", "triton_3_7_0/a.json"))
+    headings = [line for line in to_markdown(BenchReport({}, files)).splitlines() if line.startswith("## ")]
+    assert headings == ["## b.json", "## triton_3_7_0/a.json"]
