@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tools import store
 from tools.console import run
+from tools.findings import emit
 from tools.registry import RegistryError, load_devices, load_models
 from tools.tune import session
 from tools.tune.cluster import ClusterError, Job, tune_on_cluster
+from tools.tune.destination import find_destination
 from tools.tune.device import find_gpu
 from tools.tune.journal import JournalError
-from tools.tune.model import RunnerError
+from tools.tune.model import RunnerError, Subject
 from tools.tune.output import OutputError
 from tools.tune.report import Summary, to_json, to_text
 from tools.tune.request import Request, RequestError, arguments_of, arguments_of_effort, parse
@@ -22,7 +25,6 @@ from tools.tune.supervisor import DeviceRefused
 from tools.tune.tuner import TuneError
 
 IMPOSSIBLE = (RequestError, SubjectError, OutputError, JournalError, DeviceRefused, RegistryError, ClusterError)
-ENDED_EARLY = (RunnerError, TuneError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,34 +33,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
         request = parse(sys.argv[1:] if arguments is None else arguments)
         if request.ray is not None:
             return _on_cluster(request, request.ray)
-        summaries = _tune(request)
+        if request.files.replay is not None:
+            runs = [functools.partial(session.replay, request, request.files.replay)]
+        else:
+            runs = [functools.partial(session.tune_here, request, subject) for subject in _subjects(request)]
+        summaries, code = _tune(request, runs)
     except IMPOSSIBLE as error:
-        print(f"tune: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
-    except ENDED_EARLY as error:
-        print(f"tune: {error} What was measured is kept: --resume goes on with it.", file=sys.stderr)
-        return 1
-    if request.as_json:
+    if request.as_json and summaries:
         documents = [to_json(summary) for summary in summaries]
-        print(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2, ensure_ascii=False))
-    else:
-        print("\n\n".join(map(to_text, summaries)))
-    return 0
+        emit(json.dumps(documents if len(runs) > 1 else documents[0], indent=2))
+    elif summaries:
+        emit("\n\n".join(map(to_text, summaries)))
+    return code
 
 
-def _tune(request: Request) -> list[Summary]:
-    if request.files.replay is not None:
-        return [session.replay(request, request.files.replay)]
+def _subjects(request: Request) -> list[Subject]:
+    """All of them first, and where their files go: a mistyped line of --workloads shouldn't show after an hour."""
     device_name = find_gpu()
     if device_name is None:
         raise RequestError(
             "expected a GPU, found none. Fix: run where there is one, or see the tuner work on a recorded landscape: "
             "nox -s tune -- --replay tests/tools/tune/landscape.jsonl.gz"
         )
-    registries = Registries(load_models(), load_devices())
-    # All of them first: a mistyped line of --workloads shouldn't show after an hour.
+    registries, triton = Registries(load_models(), load_devices()), session.installed_triton()
     subjects = [make_subject(s, device_name, registries, all_shapes=request.all_shapes) for s in request.sources]
-    return [session.tune_here(request, subject) for subject in subjects]
+    for subject in subjects:
+        find_destination(request, subject, triton)
+    return subjects
+
+
+def _tune(request: Request, runs: Sequence[Callable[[], Summary]]) -> tuple[list[Summary], int]:
+    """(what was tuned, exit code). A workload that can't be tuned is told, and the others go on."""
+    summaries: list[Summary] = []
+    code = 0
+    for run_one in runs:
+        try:
+            summaries.append(run_one())
+        except DeviceRefused as error:
+            code = 2
+            _say(str(error))
+        except (RunnerError, TuneError) as error:
+            code = max(code, 1)
+            way_on = "" if request.files.replay else " What was measured is kept: --resume goes on with it."
+            _say(f"{error}{way_on}")
+            if isinstance(error, RunnerError):
+                break
+    return summaries, code
+
+
+def _say(line: str) -> None:
+    print(f"tune: {line}", file=sys.stderr, flush=True)
 
 
 def _on_cluster(request: Request, address: str) -> int:
@@ -68,7 +94,7 @@ def _on_cluster(request: Request, address: str) -> int:
         if isinstance(source, ModelSource)
     ]
     output = request.files.output or store.CONFIGS
-    return tune_on_cluster(address, jobs, output, lambda line: print(f"tune: {line}", file=sys.stderr, flush=True))
+    return tune_on_cluster(address, jobs, output, _say)
 
 
 if __name__ == "__main__":

@@ -46,12 +46,12 @@ def record(
 
 
 def down_record(
-    subject: Subject, rows: Sequence[RowResult], counts: Counts, run: Run, config: bytes
+    subject: Subject, rows: Sequence[RowResult], counts: Counts, run: Run, config: bytes, kept: Mapping[str, Json]
 ) -> dict[str, Json]:
-    """The record of a `_down` file: the down projection's own figures."""
+    """The record of a `_down` file: the down projection's own figures. kept: as in `record`."""
     measured = {str(row.num_tokens): _down_row(row) for row in rows}
     down = replace(subject, workload=replace(subject.workload, down=True))
-    return _document(down, counts, run, config, measured)
+    return _document(down, counts, run, config, {**kept, **measured})
 
 
 def entries(rows: Iterable[RowResult]) -> dict[int, LaunchConfig]:

@@ -90,11 +90,19 @@ def _read(place: Place) -> Existing:
     file = ConfigFile(
         Found(place.path, place.root, place.relative, Role.CONFIG), parse_file_name(place.path.name), content
     )
-    if content.faults or not file.launch_configs:
-        fault = content.faults[0].message if content.faults else "no launch config in it"
+    if (fault := _fault(file)) is not None:
         raise OutputError(
             f"{store.shown(place.path)}: expected a tuned file to start from, found {fault}. "
             "Fix: mend it (nox -s validate says more), or move it away."
         )
     record = store.read(place.record_path).document if place.record_path.exists() else None
     return Existing(place, file.launch_configs, record if isinstance(record, dict) else {})
+
+
+def _fault(file: ConfigFile) -> str | None:
+    if file.content.faults:
+        return file.content.faults[0].message
+    broken = [key for key in file.document or {} if key not in map(str, file.launch_configs)]
+    if broken:
+        return f"no launch config at {', '.join(map(repr, broken))}"
+    return None if file.launch_configs else "no launch config in it"

@@ -6,17 +6,19 @@ import contextlib
 import datetime
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from tools import store
 from tools.bench.figures import quantile
+from tools.heuristics import clamped
 from tools.kernel_hash import kernel_sha256
 from tools.launch_config import LaunchConfig
 from tools.strict_json import Json
 from tools.tune import evidence, output
+from tools.tune.destination import find_destination
 from tools.tune.evidence import Rates, Run
 from tools.tune.gpu_worker import WorkerSpec
 from tools.tune.journal import Entry, Header, Journal, JournalError, JournalWriter, read_journal
@@ -32,7 +34,7 @@ from tools.tune.request import Request, RequestError
 from tools.tune.search import usual_strategy
 from tools.tune.space import Space, candidates
 from tools.tune.strategy import InOrder, Strategy
-from tools.tune.supervisor import Supervisor
+from tools.tune.supervisor import DeviceRefused, Supervisor
 from tools.tune.tuner import Result, RowResult, Task, tune, wanted_by_row
 
 JOURNALS = store.CHECKOUT / ".tune"
@@ -41,13 +43,14 @@ JOURNALS = store.CHECKOUT / ".tune"
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run measured, and where."""
+    """What a run measured, where, and on which kernel."""
 
     result: Result
     environment: Mapping[str, Any]
     rates: Rates | None
     seconds: float
     notes: tuple[str, ...] = ()
+    kernel_sha256: str = field(default_factory=kernel_sha256)
 
 
 def tune_here(request: Request, subject: Subject) -> Summary:
@@ -57,10 +60,11 @@ def tune_here(request: Request, subject: Subject) -> Summary:
     the run ended early; its journal is there to resume.
     """
     triton = installed_triton()
-    place, existing = _find_place(request, subject, triton)
+    place, existing = find_destination(request, subject, triton)
     task = make_task(request, subject, existing)
     header = Header(subject, _settings(request), {"triton": triton, "kernel_sha256": kernel_sha256()})
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_undone_if_refused(request, subject))
         earlier, writers = _open_journals(request, header)
         live = stack.enter_context(
             LiveSession(WorkerSpec(subject, max(task.batch_sizes), request.routing), request.effort.jobs)
@@ -82,28 +86,42 @@ def tune_here(request: Request, subject: Subject) -> Summary:
 def replay(request: Request, landscape_path: Path) -> Summary:
     """Tunes on a kept landscape. Writes only where --output says so. JournalError: it can't be used."""
     landscape = read_journal(landscape_path)
-    subject, device = landscape.header.subject, landscape.device or {}
-    environment = device.get("environment") or landscape.header.environment
+    header, device = landscape.header, landscape.device or {}
+    subject, environment = header.subject, device.get("environment") or header.environment
+    if request.files.output and "environment" not in device:
+        raise JournalError(
+            f"{store.shown(landscape_path)}: expected the landscape of a run that came to its end, found one without "
+            "the GPU's own report, which a record needs. Fix: without --output."
+        )
     batch_sizes = _recorded(request, landscape)
-    request = replace(request, batch_sizes=batch_sizes)
+    missing = [m for m in request.batch_sizes if m not in batch_sizes]
+    # What was measured under another routing stays so.
+    request = replace(request, batch_sizes=batch_sizes, routing=header.settings.get("routing", request.routing))
     triton = str(environment.get("triton", store.reference_triton()))
-    place, existing = _find_place(request, subject, triton) if request.files.output else (None, None)
+    place, existing = find_destination(request, subject, triton) if request.files.output else (None, None)
     task = make_task(request, subject, existing)
     runner = ReplayRunner(landscape)
     with reporter(len(batch_sizes), task.policies.budget.search_s) as tell:
         result = tune(task, runner, tell.event, tell.row)
     rates = _recorded_rates(device)
-    notes = (f"replayed from {landscape_path.name}: nothing was measured, seconds are the landscape's",)
-    measured = Measured(result, environment, rates, runner.clock_s, notes)
+    notes = (
+        f"replayed from {landscape_path.name}: nothing was measured, seconds are the landscape's",
+        *([f"not in the landscape: batch sizes {', '.join(map(str, missing))}"] if missing else []),
+    )
+    kernel = header.environment.get("kernel_sha256", kernel_sha256())
+    measured = Measured(result, environment, rates, runner.clock_s, notes, kernel)
     if place is None:
         return summarise(subject, measured, ())
     return write(request, subject, measured, place, existing)
 
 
 def make_task(request: Request, subject: Subject, existing: Existing | None) -> Task:
-    """What to tune, by the request's effort."""
+    """What to tune, by the request's effort. RequestError: no launch config passes the constraints."""
     space = candidates(subject)
-    incumbent = {m: existing.nearest(m) for m in request.batch_sizes} if existing else {}
+    if not space.kernels:
+        raise RequestError(f"the workload: expected launch configs to try, found none. {space.rejected[0].message}")
+    # As vLLM launches it: that is what an engine runs today.
+    incumbent = {m: clamped(existing.nearest(m), subject.workload) for m in request.batch_sizes} if existing else {}
     if request.effort.exhaustive:
         policies = Policies(search=SearchPolicy.exhaustive(), budget=Budget(math.inf))
     else:
@@ -132,18 +150,39 @@ def write(request: Request, subject: Subject, measured: Measured, place: Place, 
         store.write(existing.place.record_path, store.canonical_record(_verified(existing.record, line)))
         note = f"the default file holds under Triton {triton}: no version file is written"
         return summarise(subject, replace(measured, notes=(*measured.notes, note)), (existing.place.record_path,))
-    run = Run(measured.environment, _settings(request), measured.seconds, _today(), kernel_sha256(), measured.rates)
+    run = Run(
+        measured.environment, _settings(request), measured.seconds, _today(), measured.kernel_sha256, measured.rates
+    )
     kept = existing if existing is not None and existing.place == place and request.is_partial else None
     entries = {**(kept.entries if kept else {}), **evidence.entries(result.rows)}
     config = store.canonical_entries(entries)
     record = evidence.record(subject, result.rows, result.counts, run, config, kept.rows if kept else {})
     files: tuple[Path, ...] = output.write(place, config, record)
-    down = evidence.down_entries(result.rows) if request.separate_down else None
-    if down is not None:
-        down_config = store.canonical_entries(down)
-        document = evidence.down_record(subject, result.rows, result.counts, run, down_config)
-        files = (*files, *output.write(place.down, down_config, document))
+    if request.separate_down:
+        down_files, notes = _write_down(subject, measured, run, place.down, is_whole=kept is None)
+        files, measured = (*files, *down_files), replace(measured, notes=(*measured.notes, *notes))
     return summarise(subject, measured, files)
+
+
+def _write_down(
+    subject: Subject, measured: Measured, run: Run, place: Place, *, is_whole: bool
+) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """(files, notes). Where no row gains by it there is no `_down` file, and one that was there goes.
+
+    Not is_whole: only some rows of the file were tuned; the others stay as they are.
+    """
+    rows = measured.result.rows
+    gaining = evidence.down_entries(rows)
+    if gaining is None and is_whole:
+        stale = [path for path in (place.path, place.record_path) if path.exists()]
+        for path in stale:
+            path.unlink()
+        return (), tuple(f"removed: {store.shown(path)}: no row gains by it" for path in stale)
+    kept = None if is_whole else output.find_existing((place,))
+    entries = {**(kept.entries if kept else {}), **(gaining or evidence.entries(rows))}
+    config = store.canonical_entries(entries)
+    document = evidence.down_record(subject, rows, measured.result.counts, run, config, kept.rows if kept else {})
+    return output.write(place, config, document), ()
 
 
 def _is_needless(request: Request, result: Result, place: Place, existing: Existing) -> bool:
@@ -184,36 +223,34 @@ def _settings(request: Request) -> dict[str, Json]:
     }
 
 
-def _find_place(request: Request, subject: Subject, triton: str) -> tuple[Place, Existing | None]:
-    """Where the file goes, and what an engine would read today. RequestError: the folder is of another Triton."""
-    folder = (request.files.output or store.CONFIGS).absolute()
-    version = store.version_of_folder(folder.name)
-    if folder.name in (store.LEGACY, store.RECORDS, store.REGISTRY):
-        raise RequestError(f"--output: expected a folder that holds tiers, found {store.shown(folder)}.")
-    if version is not None and folder.name != store.version_folder(triton):
-        raise RequestError(
-            f"--output: expected {store.version_folder(triton)}/, the folder of the Triton that runs here ({triton}), "
-            f"found {store.shown(folder)}. Fix: name the folder above it, or run that Triton."
-        )
-    root = folder.parent if version is not None else folder
-    place = output.place_of(root, subject.workload, triton, store.reference_triton())
-    if version is not None:
-        place = Place(root, PurePosixPath(folder.name, place.relative.name))
-    existing = output.find_existing(output.chain(root, subject.workload, triton))
-    is_there = existing is not None and existing.place == place
-    if request.is_partial and not is_there and root == store.CONFIGS:
-        raise RequestError(
-            f"--num-tokens: expected an existing {store.shown(place.path)} to replace rows of, found none. "
-            "Fix: tune all batch sizes, or give --output DIR outside configs/."
-        )
-    return place, existing
+@contextlib.contextmanager
+def _undone_if_refused(request: Request, subject: Subject) -> Iterator[None]:
+    """A GPU that can't do it shows only once its process is up: then nothing was measured, and nothing is left."""
+    try:
+        yield
+    except DeviceRefused:
+        path = _journal_path(subject)
+        if not request.effort.resume:
+            path.unlink(missing_ok=True)
+            if (previous := _previous(path)).exists():
+                previous.replace(path)
+        if request.files.record_landscape:
+            request.files.record_landscape.unlink(missing_ok=True)
+        raise
 
 
 def _open_journals(request: Request, header: Header) -> tuple[tuple[Entry, ...], list[JournalWriter]]:
     """(what an earlier run measured, where to write). JournalError: what is to be resumed is another run."""
-    path = _journal_path(header.subject)
+    path, landscape_path = _journal_path(header.subject), request.files.record_landscape
+    if landscape_path and landscape_path.exists() and not request.effort.resume:
+        raise JournalError(
+            f"--record-landscape: expected a new file, found {store.shown(landscape_path)}. "
+            "Fix: name another, or remove it."
+        )
     earlier: Journal | None = None
     if request.effort.resume:
+        if not path.exists():
+            raise JournalError(f"--resume: expected a killed run's journal, found no {store.shown(path)}.")
         earlier = read_journal(path)
         for name, expected, found in (
             ("the workload", header.subject, earlier.header.subject),
@@ -224,14 +261,19 @@ def _open_journals(request: Request, header: Header) -> tuple[tuple[Entry, ...],
                 told = f"{name}: expected {expected}, found {found}"
                 raise JournalError(f"{store.shown(path)}: {told}. Fix: without --resume.")
     elif path.exists():
-        path.replace(path.with_suffix(".previous.jsonl"))
+        path.replace(_previous(path))
     writers = [JournalWriter(path, None if earlier else header)]
-    if request.files.record_landscape:
-        landscape = JournalWriter(request.files.record_landscape, header)
+    if landscape_path:
+        landscape = JournalWriter(landscape_path, header)
         for entry in earlier.entries if earlier else ():
             landscape.append(entry.event, entry.clock_s)
         writers.append(landscape)
     return earlier.entries if earlier else (), writers
+
+
+def _previous(path: Path) -> Path:
+    """Where the journal of the run before is kept."""
+    return path.with_suffix(".previous.jsonl")
 
 
 def _journal_path(subject: Subject) -> Path:

@@ -138,7 +138,7 @@ def _row(
     contest = confirm(task.subject, runner, num_tokens, finalists, always, task.policies.confirm, observe, deadline_s)
     if vllm not in contest.samples:
         status, message = contest.failures[vllm]
-        raise TuneError(f"M={num_tokens}: expected vLLM's heuristic to run, found {status.value}: {message}")
+        raise TuneError(f"M={num_tokens}: expected vLLM's heuristic to run, found {status.value}: {message}.")
     challenger = contest.best_of(config for config in [*finalists, sglang] if config not in (vllm, incumbent))
     entry, decision = _decide(task, contest, challenger, incumbent, vllm)
     down = _separate_down(task, runner, landscape, num_tokens, entry, observe) if task.separate_down else None

@@ -126,7 +126,7 @@ def test_rows_ascend_as_numbers_and_kept_ones_stay(subject: Subject) -> None:
 
 def test_a_down_record_holds_downs_own_figures(subject: Subject) -> None:
     rows = [with_down(64, 90.0, 120.0), row(512, 300.0, 330.0, decision=Decision.RETAIN)]
-    document: Any = evidence.down_record(subject, rows, COUNTS, RUN, CONFIG)
+    document: Any = evidence.down_record(subject, rows, COUNTS, RUN, CONFIG, {})
     assert schemas.faults("record", document) == []
     assert document["workload"]["down"] is True
     gaining, other = document["rows"]["64"], document["rows"]["512"]

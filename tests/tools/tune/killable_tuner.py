@@ -1,0 +1,79 @@
+"""The tuner's own command, with a recorded landscape for a GPU: a process that a test may kill at any moment.
+
+    python killable_tuner.py JOURNALS ASKED SECONDS LANDSCAPE FLAG…
+
+Everything but the measuring is real: command line, search, journal, files. Each answer takes SECONDS, and each job
+that reaches the GPU is written down in ASKED.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+
+from tools.tune import __main__ as command
+from tools.tune import session
+from tools.tune.gpu_worker import DeviceReport
+from tools.tune.journal import Journal, read_journal
+from tools.tune.model import CompileJob, Event, Job, ScreenJob
+from tools.tune.replay import ReplayRunner
+
+
+class SlowReplay(ReplayRunner):
+    """As slow as its tester wants, and one that keeps what it is asked to measure."""
+
+    def __init__(self, landscape: Journal, seconds: float, asked: Path) -> None:
+        super().__init__(landscape)
+        self._seconds = seconds
+        self._asked = asked.open("a", encoding="utf-8")
+
+    def submit(self, job: Job) -> None:
+        if not isinstance(job, CompileJob):
+            self._asked.write(json.dumps(described(job)) + "\n")
+            self._asked.flush()
+        super().submit(job)
+
+    def wait(self) -> Event:
+        time.sleep(self._seconds)
+        return super().wait()
+
+
+def described(job: Job) -> list[Any]:
+    """What makes a measurement that one and no other. When to give up doesn't."""
+    if isinstance(job, ScreenJob):
+        return ["screen", job.num_tokens, job.shape, job.config.to_entry()]
+    assert not isinstance(job, CompileJob)
+    return ["confirm", job.num_tokens, job.shape, [config.to_entry() for config in job.configs], job.rounds]
+
+
+class ReplaySession:
+    """In the place of `LiveSession`."""
+
+    def __init__(self, landscape: Journal, seconds: float, asked: Path) -> None:
+        device = dict(landscape.device or {})
+        report = DeviceReport(device["environment"], device["copy_bytes_per_s"], device["dense_per_s"])
+        self.supervisor = SimpleNamespace(report=report)
+        self.runner = SlowReplay(landscape, seconds, asked)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def main(journals: str, asked: str, seconds: str, landscape_path: str, *flags: str) -> int:
+    landscape = read_journal(Path(landscape_path))
+    device_name = str(dict(landscape.device or {})["environment"]["device_name"])
+    session.JOURNALS = Path(journals)
+    session.LiveSession = lambda spec, jobs: ReplaySession(landscape, float(seconds), Path(asked))  # type: ignore[assignment,misc]
+    command.find_gpu = lambda: device_name  # type: ignore[attr-defined]
+    return command.main(flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

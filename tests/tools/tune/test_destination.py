@@ -1,0 +1,143 @@
+"""What is refused before anything is measured: folders that can't take the file, rows without what they need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tools import store
+from tools.launch_config import USUAL_BATCH_SIZES, LaunchConfig
+from tools.tune.destination import find_destination
+from tools.tune.model import Subject
+from tools.tune.output import OutputError
+from tools.tune.request import RequestError, parse
+
+NAME = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json"
+DOWN = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
+ENTRIES = dict.fromkeys(USUAL_BATCH_SIZES, LaunchConfig(16, 64, 128, 1, 4, 4))
+
+Find = Callable[..., tuple[Path, Path | None]]
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty configs/."""
+    monkeypatch.setattr(store, "CONFIGS", tmp_path / "configs")
+    return tmp_path / "configs"
+
+
+@pytest.fixture
+def find(subject: Subject, configs: Path) -> Find:
+    """(where the file goes, what an engine would read today) for these flags."""
+
+    def find(*flags: str, output: Path | None = None, triton: str = "3.8.0") -> tuple[Path, Path | None]:
+        to = () if output is None else ("--output", str(output))
+        request = parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2", *flags, *to])
+        place, existing = find_destination(request, subject, triton)
+        return place.path, existing.place.path if existing else None
+
+    return find
+
+
+def put(folder: Path, name: str = NAME, rows: tuple[int, ...] | None = None) -> Path:
+    """A tuned file; rows: those that its record holds, None: it has no record."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(store.canonical_entries(ENTRIES))
+    if rows is not None:
+        record = folder / "records" / name
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps({"rows": {str(m): {} for m in rows}}), "utf-8")
+    return path
+
+
+def test_a_whole_file_goes_into_configs(find: Find, configs: Path) -> None:
+    assert find() == (configs / NAME, None)
+
+
+def test_another_triton_has_a_folder_of_its_own_and_starts_from_the_default_file(find: Find, configs: Path) -> None:
+    default = put(configs)
+    assert find(triton="3.6.0") == (configs / "triton_3_6_0" / NAME, default)
+
+
+def test_a_version_folder_can_be_named_itself(find: Find, tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "triton_3_8_0"
+    assert find(output=folder) == (folder / NAME, None)
+
+
+def test_the_folder_of_another_triton_is_refused(find: Find, tmp_path: Path) -> None:
+    with pytest.raises(
+        RequestError, match=r"--output: expected triton_3_8_0/, .*\(3\.8\.0\), found .*/triton_3_6_0\. Fix"
+    ):
+        find(output=tmp_path / "triton_3_6_0")
+
+
+@pytest.mark.parametrize("name", ["legacy_configs", "records", "registry"])
+def test_what_holds_no_tiers_is_refused(name: str, find: Find, configs: Path) -> None:
+    with pytest.raises(RequestError, match=f"--output: expected a folder that holds tiers, found .*/{name}"):
+        find(output=configs / name)
+
+
+def test_a_file_is_no_folder(find: Find, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(RequestError, match=r"--output: expected a folder that holds tiers, found .*/out"):
+        find(output=tmp_path / "out")
+
+
+def test_a_broken_file_in_the_chain_is_refused(find: Find, configs: Path) -> None:
+    put(configs / "legacy_configs").write_text("{")
+    with pytest.raises(OutputError, match="expected a tuned file to start from"):
+        find()
+
+
+# ---------------------------------------------------------------
+# Some rows only
+
+
+def test_rows_of_a_measured_file_are_replaced_where_it_stands(find: Find, configs: Path) -> None:
+    path = put(configs, rows=USUAL_BATCH_SIZES)
+    assert find("--num-tokens", "1", "64") == (path, path)
+
+
+def test_rows_alone_make_no_file_of_configs(find: Find, configs: Path) -> None:
+    put(configs / "legacy_configs")
+    with pytest.raises(RequestError, match=r"--num-tokens: expected an existing .* Fix: tune all .* outside configs/"):
+        find("--num-tokens", "1", "64")
+
+
+def test_rows_alone_are_fine_elsewhere(find: Find, tmp_path: Path) -> None:
+    assert find("--num-tokens", "1", output=tmp_path / "out") == (tmp_path / "out" / NAME, None)
+
+
+@pytest.mark.parametrize("rows", [None, (1, 2)], ids=["no record", "a record without them"])
+def test_rows_that_stay_need_their_evidence(rows: tuple[int, ...] | None, find: Find, configs: Path) -> None:
+    """A file of another project has none: its other rows would pass as measured here."""
+    put(configs, rows=rows)
+    with pytest.raises(
+        RequestError, match=r"--num-tokens: expected measured rows in .*, found none for .*96.*would stay"
+    ):
+        find("--num-tokens", "1", "64")
+
+
+# ---------------------------------------------------------------
+# A file for down beside it
+
+
+def test_a_down_file_must_not_be_left_behind(find: Find, configs: Path) -> None:
+    put(configs), put(configs, DOWN)
+    with pytest.raises(
+        RequestError, match=rf"{DOWN}: expected --separate-down, .* Fix: give --separate-down, or remove"
+    ):
+        find()
+    assert find("--separate-down")[0] == configs / NAME
+
+
+def test_rows_alone_make_no_down_file(find: Find, configs: Path) -> None:
+    put(configs, rows=USUAL_BATCH_SIZES)
+    with pytest.raises(RequestError, match=r"--separate-down: expected an existing .*_down\.json to replace rows of"):
+        find("--separate-down", "--num-tokens", "1")
+    put(configs, DOWN)
+    assert find("--separate-down", "--num-tokens", "1")[0] == configs / NAME

@@ -1,0 +1,163 @@
+"""kill -9 in mid-run, then --resume: nothing is measured twice, and the file is the one of a run that nobody killed.
+
+A real process is killed, at moments from the first line of its journal to the last row; only the GPU is a recording.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tools.tune.killable_tuner import described
+from tools import store
+from tools.tune.journal import Entry, read_journal
+from tools.tune.model import Compiled
+
+LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
+NAME = "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"
+FLAGS = ["--model", "deepseek-ai/DeepSeek-V3", "--tp", "16", "--num-tokens", "1", "64", "4096"]
+PATIENCE_S = 60.0
+SHARES = (0.0, 0.1, 0.4, 0.7, 0.9, 0.99)
+"""Of the journal's lines, when a run is killed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A tuner in a folder of its own."""
+
+    folder: Path
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journals" / f"{Path(NAME).stem}.jsonl"
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out"
+
+    def start(self, *flags: str, seconds: float = 0.0, asked: str = "asked") -> subprocess.Popen[bytes]:
+        program = Path(__file__).with_name("killable_tuner.py")
+        arguments = [self.journal.parent, self.folder / asked, seconds, LANDSCAPE, *FLAGS, "--output", self.output]
+        return subprocess.Popen(
+            [sys.executable, program, *map(str, arguments), *flags],
+            cwd=store.CHECKOUT,
+            env={**os.environ, "PYTHONPATH": str(store.CHECKOUT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    def finish(self, *flags: str, asked: str = "asked") -> None:
+        process = self.start(*flags, asked=asked)
+        told = process.communicate(timeout=PATIENCE_S)[1].decode()
+        assert process.returncode == 0, told
+
+    def asked(self, name: str = "asked") -> Counter[str]:
+        """What reached the GPU, as often as it did."""
+        path = self.folder / name
+        return Counter(path.read_text("utf-8").splitlines() if path.exists() else [])
+
+    def measured(self) -> Counter[str]:
+        """What the journal holds."""
+        return Counter(json.dumps(described(entry.event.job)) for entry in self.entries() if is_measured(entry))
+
+    def entries(self) -> tuple[Entry, ...]:
+        return read_journal(self.journal).entries
+
+    def written(self) -> Any:
+        return json.loads((self.output / NAME).read_bytes())
+
+    def rows(self) -> Any:
+        return json.loads((self.output / "records" / NAME).read_bytes())["rows"]
+
+
+def is_measured(entry: Entry) -> bool:
+    return not isinstance(entry.event, Compiled)
+
+
+def kill_after(process: subprocess.Popen[bytes], journal: Path, lines: int) -> None:
+    """kill -9 once the journal has as many lines."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
+        assert process.poll() is None, f"ended before line {lines}: {process.communicate()[1].decode()}"
+        assert time.monotonic() < give_up_at
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a run that nobody kills comes to. journal: a copy of it."""
+
+    file: Any
+    rows: Any
+    asked: Counter[str]
+    journal: Path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    run = Run(tmp_path_factory.mktemp("whole"))
+    copy = run.folder / "landscape.jsonl"
+    run.finish("--record-landscape", str(copy))
+    assert not run.journal.exists()
+    return Whole(run.written(), run.rows(), run.asked(), copy)
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_a_killed_run_resumes_and_measures_nothing_twice(share: float, whole: Whole, tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    num_lines = len(whole.journal.read_bytes().splitlines())
+    kill_after(run.start(seconds=0.002), run.journal, 1 + int(share * (num_lines - 2)))
+    before = run.measured()
+    assert not run.output.exists()
+    assert before <= run.asked()
+
+    run.finish("--resume", asked="asked again")
+
+    assert (run.written(), run.rows()) == (whole.file, whole.rows)
+    assert before + run.asked("asked again") == whole.asked
+    assert not run.journal.exists()
+
+
+def test_the_last_of_these_moments_lies_among_the_confirmations(whole: Whole) -> None:
+    lines = whole.journal.read_text("utf-8").splitlines()
+    assert '"confirmed"' in lines[1 + int(SHARES[-1] * (len(lines) - 2))]
+
+
+def test_a_run_that_is_killed_again_and_again_comes_to_its_end(whole: Whole, tmp_path: Path) -> None:
+    run, chance = Run(tmp_path), random.Random(7)
+    flags: tuple[str, ...] = ()
+    lines = 1
+    for _ in range(4):
+        lines += chance.randrange(10, 40)
+        kill_after(run.start(*flags, seconds=0.002), run.journal, lines)
+        # What was being written when the power went.
+        with run.journal.open("ab") as file:
+            file.write(b'{"screened":{"BLOCK')
+        flags = ("--resume",)
+        lines = run.journal.read_bytes().count(b"\n")
+    assert run.measured() <= whole.asked
+    run.finish(*flags)
+    assert (run.written(), run.rows()) == (whole.file, whole.rows)
+
+
+def test_a_kill_between_the_last_row_and_the_file_costs_no_gpu_time(whole: Whole, tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.journal.parent.mkdir()
+    run.journal.write_bytes(whole.journal.read_bytes())
+    run.finish("--resume")
+    assert (run.written(), run.rows()) == (whole.file, whole.rows)
+    assert run.asked().total() == 0

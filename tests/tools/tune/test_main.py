@@ -1,0 +1,248 @@
+"""The command, on a landscape that was recorded on an H100: what it prints and writes, and how it ends."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools import store
+from tools.launch_config import USUAL_BATCH_SIZES
+from tools.tune import __main__ as command
+from tools.tune import session
+from tools.validate.__main__ import main as validate
+
+LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
+NAME = "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"
+REPLAY = ["--replay", str(LANDSCAPE)]
+
+
+def tune(*arguments: object) -> int:
+    return command.main([str(argument) for argument in arguments])
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def document(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def test_a_whole_replay_writes_what_validate_finds_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune(*REPLAY, "--output", tmp_path) == 0
+    told = capsys.readouterr()
+    assert set(files(tmp_path)) == {NAME, f"records/{NAME}"}
+    assert list(document(tmp_path / NAME)) == [str(m) for m in USUAL_BATCH_SIZES]
+
+    lines = told.out.splitlines()
+    assert lines[0].startswith(NAME)
+    assert [line.split()[0] for line in lines[2:20]] == [str(m) for m in USUAL_BATCH_SIZES]
+    assert lines[-2:] == [f"written: {tmp_path / NAME}", f"written: {tmp_path / 'records' / NAME}"]
+    assert len(told.err.splitlines()) == 18
+
+    assert validate([str(tmp_path)]) == 0
+    assert "1 file: 0 errors, 0 warnings" in capsys.readouterr().out
+
+
+def test_no_row_is_slower_than_the_heuristic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune(*REPLAY, "--format", "json") == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert len(rows) == 18
+    assert all(row["new_us"] <= row["heuristic_us"] for row in rows)
+    assert max(row["gain_pct"] for row in rows) > 20.0
+
+
+def test_json_stands_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune(*REPLAY, "--num-tokens", 1, 64, "--output", tmp_path, "--format", "json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["workload"] == NAME
+    assert report["files"] == [str(tmp_path / NAME), str(tmp_path / "records" / NAME)]
+    assert [row["num_tokens"] for row in report["rows"]] == [1, 64]
+
+
+def test_only_the_rows_asked_for_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune(*REPLAY, "--output", tmp_path) == 0
+    path, record_path = tmp_path / NAME, tmp_path / "records" / NAME
+    # Entries that nobody would choose, in the row that is tuned again and in one that isn't.
+    slow = {**document(path)["64"], "num_stages": 5, "BLOCK_SIZE_N": 32}
+    before = {**document(path), "64": slow, "512": slow}
+    path.write_bytes(store.canonical_config(before))
+    old_rows = document(record_path)["rows"]
+
+    assert tune(*REPLAY, "--output", tmp_path, "--num-tokens", 1, 64, 4096) == 0
+    after = document(path)
+    assert list(after) == list(before)
+    assert after["512"] == slow
+    assert after["64"] != slow
+    rows = document(record_path)["rows"]
+    assert {key for key in rows if rows[key] != old_rows[key]} == {"1", "64", "4096"}
+    capsys.readouterr()
+    assert validate([str(tmp_path)]) == 0
+
+
+def test_without_output_a_replay_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(store, "CONFIGS", tmp_path)
+    monkeypatch.setattr(session, "JOURNALS", tmp_path)
+    assert tune(*REPLAY, "--num-tokens", 64) == 0
+    assert files(tmp_path) == {}
+    assert "written:" not in capsys.readouterr().out
+
+
+def test_text_that_stdout_cannot_carry_is_escaped() -> None:
+    arguments = [sys.executable, "-m", "tools.tune", *REPLAY, "--num-tokens", "64"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(arguments, cwd=store.CHECKOUT, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0
+    assert rb"(\xb5s, up + down)" in done.stdout
+
+
+# ---------------------------------------------------------------
+# Exit code 1: a row that can't be decided
+
+
+def spoilt(path: Path, spoil: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """The landscape with other events."""
+    lines = gzip.decompress(LANDSCAPE.read_bytes()).decode().splitlines()
+    events = [json.dumps(spoil(json.loads(line))) for line in lines[1:]]
+    path.write_text("\n".join([lines[0], *events, ""]), "utf-8")
+    return path
+
+
+def test_where_the_heuristic_does_not_run_the_run_ends_with_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vllm = {"BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 128, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 32, "num_stages": 3}
+
+    def spoil(event: dict[str, Any]) -> dict[str, Any]:
+        config = event.get("screened", {})
+        is_heuristic = config.items() >= vllm.items() and config["num_warps"] == 4
+        return {**event, "status": "runtime", "message": "illegal address"} if is_heuristic else event
+
+    path = spoilt(tmp_path / "spoilt.jsonl", spoil)
+    assert tune("--replay", path, "--num-tokens", 64, "--output", tmp_path / "out") == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == "tune: M=64: expected vLLM's heuristic to run, found runtime: illegal address.\n"
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------
+# Exit code 2: bad use, or impossible here
+
+
+@pytest.fixture
+def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without one, whatever this one has."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu_a_replay_is_offered_that_works() -> None:
+    arguments = [sys.executable, "-m", "tools.tune", "--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2"]
+    done = subprocess.run(arguments, cwd=store.CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("tune: expected a GPU, found none. Fix: ")
+    assert done.stderr.count("\n") == 1
+
+    offered = shlex.split(done.stderr.partition("nox -s tune -- ")[2])
+    assert (store.CHECKOUT / offered[1]).samefile(LANDSCAPE)
+    again = [sys.executable, "-m", "tools.tune", *offered, "--num-tokens", "64"]
+    assert subprocess.run(again, cwd=store.CHECKOUT, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--replay", "no such file"], "no such file: expected a journal of the tuner, found: .*No such file"),
+        (["--replay", __file__], "test_main.py, line 1: expected the header of a tuner's journal"),
+        ([*REPLAY, "--num-tokens", "5"], "--replay: expected one of the batch sizes .*, found "),
+        ([*REPLAY, "--num-tokens", "0"], "--num-tokens: expected from 1 to 65536, found 0"),
+        ([*REPLAY, "--output", "{out}/triton_3_6_0"], "--output: expected triton_3_8_0/"),
+        ([*REPLAY, "--output", __file__], "--output: expected a folder that holds tiers"),
+        ([*REPLAY, "--model", "x"], "found --model and --replay"),
+    ],
+)
+def test_bad_use_is_one_line_and_nothing_is_written(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    flags = [argument.replace("{out}", str(out)) for argument in arguments]
+    assert tune(*flags, *([] if "--output" in flags else ["--output", out])) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("tune: ")
+    assert printed.err.count("\n") == 1
+    assert re.search(told, printed.err)
+    assert not out.exists()
+
+
+# ---------------------------------------------------------------
+# A GPU that is there, and can't be used: the real process finds out. (A program that answers as nvidia-smi stands for
+# the driver; torch sees no GPU.)
+
+
+@pytest.fixture
+def unusable_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the journals."""
+    if sys.platform != "linux":
+        pytest.skip("Triton has Linux wheels only")
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho NVIDIA H100 80GB HBM3\n", "utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(session, "JOURNALS", tmp_path / "journals")
+    return tmp_path / "journals"
+
+
+MIXTRAL = ["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2", "--jobs", "1", "--num-tokens", "64"]
+
+
+def test_a_refusal_of_the_gpus_process_leaves_nothing(
+    unusable_gpu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    landscape = tmp_path / "landscape.jsonl"
+    journal = unusable_gpu / "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.jsonl"
+    journal.parent.mkdir()
+    journal.write_bytes(b"of a run that was killed")
+
+    assert tune(*MIXTRAL, "--output", tmp_path / "out", "--record-landscape", landscape) == 2
+    expected = "tune: expected a GPU that torch can use, found none. Fix: run where there is one.\n"
+    assert capsys.readouterr().err == expected
+    assert not landscape.exists()
+    assert not (tmp_path / "out").exists()
+    assert files(unusable_gpu) == {journal.name: b"of a run that was killed"}
+
+
+def test_all_workloads_are_checked_before_the_first_is_tuned(
+    unusable_gpu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workloads = tmp_path / "workloads.txt"
+    workloads.write_text("mistralai/Mixtral-8x7B-v0.1 tp=2\nmistralai/Mixtral-8x7B-v0.1 tp=3\n", "utf-8")
+    assert tune("--workloads", workloads, "--output", tmp_path / "out") == 2
+    assert "N: expected a multiple of tp=3, found 14336" in capsys.readouterr().err
+    assert not unusable_gpu.exists()
+
+
+def test_a_gpu_that_nobody_knows(unusable_gpu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA X1\n", "utf-8")
+    assert tune(*MIXTRAL, "--output", tmp_path / "out") == 2
+    assert "GPU: expected one of configs/registry/devices.json, found 'NVIDIA X1'" in capsys.readouterr().err
+    assert not unusable_gpu.exists()

@@ -1,0 +1,363 @@
+"""One run at its edge: what is written where, what is kept, and what a run may go on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tools.tune.decided import COUNTS, ENVIRONMENT, row, with_down
+from tools import store
+from tools.kernel_hash import kernel_sha256
+from tools.launch_config import LaunchConfig
+from tools.registry import load_devices, load_models
+from tools.tune import session
+from tools.tune.desk import Landscape
+from tools.tune.destination import find_destination
+from tools.tune.journal import Header, Journal, JournalError, JournalWriter, read_journal
+from tools.tune.model import Subject
+from tools.tune.output import Existing, Place
+from tools.tune.report import Summary
+from tools.tune.request import Request, RequestError, parse
+from tools.tune.session import Measured
+from tools.tune.subject import Registries, SizesSource, make_subject
+from tools.tune.tuner import Result, RowResult
+from tools.validate.exceptions import Exceptions
+from tools.validate.rules import down_twin, record
+from tools.validate.runner import validate
+from tools.workload import Layout
+
+Make = Callable[..., Journal]
+Times = Callable[[int, int, LaunchConfig], tuple[float, float]]
+
+NAME = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json"
+DOWN = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
+REPORT = {"environment": ENVIRONMENT, "copy_bytes_per_s": 2.4e12, "dense_per_s": 7e14, "notes": []}
+BEST = LaunchConfig(16, 64, 128, 8, 4, 3)
+FOR_DOWN = LaunchConfig(16, 128, 128, 8, 4, 3)
+
+
+def save(path: Path, journal: Journal) -> Path:
+    writer = JournalWriter(path, journal.header)
+    for entry in journal.entries:
+        writer.append(entry.event, entry.clock_s)
+    if journal.device is not None:
+        writer.report(journal.device)
+    writer.close()
+    return path
+
+
+def flat(us: dict[LaunchConfig, tuple[float, float]]) -> Times:
+    """The same times at every batch size and group size; (60, 30) for whoever isn't named."""
+    return lambda num_tokens, shape, config: us.get(replace(config, GROUP_SIZE_M=8), (60.0, 30.0))
+
+
+DOWN_GAINS = flat({BEST: (40.0, 20.0), FOR_DOWN: (52.0, 15.0)})
+DOWN_GAINS_NOTHING = flat({BEST: (40.0, 20.0)})
+
+
+@pytest.fixture
+def tune(make_landscape: Make, tmp_path: Path) -> Callable[..., Summary]:
+    """Replays a made landscape with these flags into tmp_path/out."""
+
+    def tune(*flags: str, triton: str = "3.8.0", times: Times | None = None, **changes: Any) -> Summary:
+        made = make_landscape((1, 64), **({"times": times} if times else {}))
+        device = {**REPORT, "environment": {**ENVIRONMENT, "triton": triton}}
+        path = save(tmp_path / "landscape.jsonl", replace(made, device=device, **changes))
+        request = parse(["--replay", str(path), "--output", str(tmp_path / "out"), *flags])
+        return session.replay(request, path)
+
+    return tune
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def document(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def put(
+    folder: Path, entries: dict[int, LaunchConfig], name: str = NAME, with_record: dict[str, Any] | None = None
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(store.canonical_entries(entries))
+    if with_record is not None:
+        (folder / "records").mkdir(exist_ok=True)
+        (folder / "records" / name).write_bytes(store.canonical_record(with_record))
+
+
+def findings(folder: Path) -> list[str]:
+    rules = (record.RULE, down_twin.RULE)
+    report = validate([folder], Layout.REPO, load_devices(), Exceptions(frozenset()), rules)
+    return [str(finding) for finding in report.findings if finding.rule in ("record", "down-twin")]
+
+
+# ---------------------------------------------------------------
+# What a replay writes
+
+
+def test_writes_file_and_record_of_what_was_recorded(tune: Callable[..., Summary], out: Path) -> None:
+    summary = tune()
+    assert [Path(name).relative_to(out).as_posix() for name in summary.files] == [NAME, f"records/{NAME}"]
+    assert list(document(out / NAME)) == ["1", "64"]
+    assert findings(out) == []
+
+
+def test_the_record_is_of_the_landscapes_kernel_routing_and_machine(
+    tune: Callable[..., Summary], subject: Subject, out: Path
+) -> None:
+    tune(header=Header(subject, {"routing": "skew"}, {"triton": "3.8.0", "kernel_sha256": "cd" * 32}))
+    found = document(out / "records" / NAME)
+    assert found["kernel_sha256"] == "cd" * 32
+    assert found["tuner"]["settings"]["routing"] == "skew"
+    assert found["environment"] == ENVIRONMENT
+
+
+def test_without_output_nothing_is_written(
+    make_landscape: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "CONFIGS", tmp_path / "configs")
+    path = save(tmp_path / "landscape.jsonl", make_landscape((1,)))
+    summary = session.replay(parse(["--replay", str(path)]), path)
+    assert summary.files == ()
+    assert [file.name for file in tmp_path.iterdir()] == ["landscape.jsonl"]
+
+
+def test_a_landscape_whose_machine_is_unknown_makes_no_record(make_landscape: Make, tmp_path: Path) -> None:
+    path = save(tmp_path / "landscape.jsonl", make_landscape((1,)))
+    with pytest.raises(
+        JournalError, match=r"without the GPU's own report, which a record needs\. Fix: without --output"
+    ):
+        session.replay(parse(["--replay", str(path), "--output", str(tmp_path / "out")]), path)
+
+
+def test_batch_sizes_that_were_not_recorded_are_told(tune: Callable[..., Summary], out: Path) -> None:
+    summary = tune("--num-tokens", "1", "5", "64", "7")
+    assert "not in the landscape: batch sizes 5, 7" in summary.notes
+    assert [line.num_tokens for line in summary.lines] == [1, 64]
+
+
+def test_none_of_the_batch_sizes_was_recorded(tune: Callable[..., Summary]) -> None:
+    with pytest.raises(JournalError, match=r"--replay: expected one of the batch sizes \[1, 64\], found \[5\]"):
+        tune("--num-tokens", "5")
+
+
+# ---------------------------------------------------------------
+# Some rows of a file that is there
+
+
+def test_only_the_rows_asked_for_are_replaced(tune: Callable[..., Summary], out: Path) -> None:
+    others = {m: LaunchConfig(32, 32, 64, 64, 8, 2) for m in (4, 64, 4096)}
+    put(out, others, with_record={"rows": {"4": {"decision": "promote"}, "64": {}, "4096": {}}})
+    tune("--num-tokens", "64")
+    after = document(out / NAME)
+    assert list(after) == ["4", "64", "4096"]
+    assert (after["4"], after["4096"]) == (others[4].to_entry(), others[4096].to_entry())
+    assert after["64"] != others[64].to_entry()
+    rows = document(out / "records" / NAME)["rows"]
+    assert rows["4"] == {"decision": "promote"}
+    assert rows["64"]["incumbent_us"] is not None
+
+
+def test_a_whole_run_replaces_the_file(subject: Subject, out: Path) -> None:
+    put(out, {4096: BEST}, with_record={"rows": {"4096": {}}})
+    write_whole(subject, out, row(1, 10.0, 20.0), row(64, 100.0, 120.0))
+    assert list(document(out / NAME)) == ["1", "64"]
+    assert list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
+
+
+def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str, ...] = ()) -> Summary:
+    """What a run of all usual batch sizes writes that came to these rows."""
+    asked = request("--output", str(out), *flags)
+    place, existing = find_destination(asked, subject, "3.8.0")
+    measured = Measured(Result(rows, COUNTS, Landscape(1)), ENVIRONMENT, None, 1.0)
+    return session.write(asked, subject, measured, place, existing)
+
+
+# ---------------------------------------------------------------
+# Other versions of Triton
+
+
+TUNED = {1: LaunchConfig(16, 64, 128, 8, 4, 4), 64: LaunchConfig(16, 128, 128, 8, 4, 4)}
+"""What is best on the made landscape."""
+
+DEFAULT = {
+    "source": "measured",
+    "rows": {},
+    "verified_with": [{"triton": "3.6.0", "date": "2025-01-01"}],
+    "verified": None,
+}
+
+
+def test_a_version_file_that_gains_nothing_is_a_line_in_the_default_files_record(
+    tune: Callable[..., Summary], out: Path
+) -> None:
+    put(out, TUNED, with_record=DEFAULT)
+    before = (out / NAME).read_bytes()
+    summary = tune(triton="3.6.0")
+    assert "the default file holds under Triton 3.6.0: no version file is written" in summary.notes
+    assert not (out / "triton_3_6_0").exists()
+    assert (out / NAME).read_bytes() == before
+    found = document(out / "records" / NAME)
+    (line,) = found["verified_with"]
+    assert (line["triton"], line["worst_loss_pct"]) == ("3.6.0", 0.0)
+    assert list(found)[-2:] == ["verified_with", "verified"]
+
+
+def test_a_version_file_that_gains_is_written_beside(tune: Callable[..., Summary], out: Path) -> None:
+    put(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=DEFAULT)
+    tune(triton="3.6.0")
+    assert list(document(out / "triton_3_6_0" / NAME)) == ["1", "64"]
+    assert findings(out / "triton_3_6_0") == []
+    assert document(out / "records" / NAME) == DEFAULT
+
+
+@pytest.mark.parametrize("forced", [True, False], ids=["asked for", "the default file has no record"])
+def test_a_version_file_all_the_same(tune: Callable[..., Summary], out: Path, forced: bool) -> None:
+    put(out, TUNED, with_record=DEFAULT if forced else None)
+    tune(*(["--force-version-file"] if forced else []), triton="3.6.0")
+    assert (out / "triton_3_6_0" / NAME).exists()
+
+
+# ---------------------------------------------------------------
+# A file for down
+
+
+def test_down_has_its_own_file_where_it_gains(tune: Callable[..., Summary], out: Path) -> None:
+    summary = tune("--separate-down", times=DOWN_GAINS)
+    assert len(summary.files) == 4
+    assert {entry["BLOCK_SIZE_N"] for entry in document(out / DOWN).values()} == {128}
+    assert findings(out) == []
+
+
+def test_where_no_row_gains_there_is_none_and_a_stale_one_goes(subject: Subject, out: Path) -> None:
+    flags = ("--separate-down",)
+    assert len(write_whole(subject, out, with_down(64, 90.0, 120.0), flags=flags).files) == 4
+    summary = write_whole(subject, out, row(64, 90.0, 120.0), flags=flags)
+    assert len(summary.files) == 2
+    assert [note.startswith("removed: ") for note in summary.notes] == [True, True]
+    assert not (out / DOWN).exists()
+    assert not (out / "records" / DOWN).exists()
+
+
+def test_rows_alone_leave_the_other_rows_of_both_files(tune: Callable[..., Summary], out: Path) -> None:
+    tune("--separate-down", times=DOWN_GAINS)
+    before = document(out / "records" / DOWN)["rows"]
+    tune("--separate-down", "--num-tokens", "64", times=DOWN_GAINS)
+    assert list(document(out / DOWN)) == ["1", "64"]
+    assert document(out / "records" / DOWN)["rows"]["1"] == before["1"]
+    assert findings(out) == []
+
+
+# ---------------------------------------------------------------
+# What to tune
+
+
+def test_an_incumbent_is_what_an_engine_would_launch(tmp_path: Path) -> None:
+    """vLLM clamps BLOCK_SIZE_K to the scales' block."""
+    source = SizesSource(8, 1024, 4096, 2, "fp8_w8a8", (128, 128))
+    subject = make_subject(source, "NVIDIA H100 80GB HBM3", Registries(load_models(), load_devices()))
+    place = Place(tmp_path, Path(subject.workload.file_name()))  # type: ignore[arg-type]
+    existing = Existing(place, {64: LaunchConfig(64, 128, 256, 1, 4, 3)}, {})
+    task = session.make_task(request("--num-tokens", "1", "64"), subject, existing)
+    assert task.incumbent == dict.fromkeys((1, 64), LaunchConfig(64, 128, 128, 1, 4, 3))
+
+
+def test_a_workload_that_no_launch_config_runs_is_refused() -> None:
+    source = SizesSource(8, 1024, 4096, 2, "fp8_w8a8", (128, 48))
+    subject = make_subject(source, "NVIDIA H100 80GB HBM3", Registries(load_models(), load_devices()))
+    with pytest.raises(RequestError, match=r"expected launch configs to try, found none\. .*power of two, found 48"):
+        session.make_task(request(), subject, None)
+
+
+def request(*flags: str) -> Request:
+    return parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2", *flags])
+
+
+# ---------------------------------------------------------------
+# Journals
+
+
+@pytest.fixture
+def journals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(session, "JOURNALS", tmp_path / "journals")
+    return tmp_path / "journals"
+
+
+def header(subject: Subject, **settings: Any) -> Header:
+    return Header(subject, settings, {"triton": "3.8.0", "kernel_sha256": kernel_sha256()})
+
+
+def open_journals(flags: list[str], header: Header) -> int:
+    """How many events an earlier run left."""
+    earlier, writers = session._open_journals(request(*flags), header)
+    for writer in writers:
+        writer.close()
+    return len(earlier)
+
+
+def journal_of(journals: Path) -> Path:
+    return journals / f"{Path(NAME).stem}.jsonl"
+
+
+def test_a_run_that_starts_anew_keeps_the_journal_before(
+    journals: Path, subject: Subject, make_landscape: Make
+) -> None:
+    save(journal_of(journals), make_landscape((1,)))
+    assert open_journals([], header(subject)) == 0
+    assert read_journal(journal_of(journals)).entries == ()
+    (previous,) = journals.glob("*.previous.jsonl")
+    assert len(read_journal(previous).entries) > 0
+
+
+def test_resume_goes_on_with_the_journal_and_its_landscape(
+    journals: Path, subject: Subject, make_landscape: Make, tmp_path: Path
+) -> None:
+    kept = replace(make_landscape((1,)), header=header(subject))
+    save(journal_of(journals), kept)
+    landscape = tmp_path / "landscape.jsonl.gz"
+    landscape.write_bytes(b"cut short")
+    assert open_journals(["--resume", "--record-landscape", str(landscape)], header(subject)) == len(kept.entries)
+    assert read_journal(landscape).entries == kept.entries
+    assert read_journal(journal_of(journals)).entries == kept.entries
+
+
+def test_there_is_nothing_to_resume(journals: Path, subject: Subject) -> None:
+    with pytest.raises(JournalError, match=r"--resume: expected a killed run's journal, found no .*\.jsonl"):
+        open_journals(["--resume"], header(subject))
+    assert not journals.exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (lambda h: replace(h, settings={"num_tokens": [1]}), r"the settings: expected .* found .*\[1\]"),
+        (lambda h: replace(h, environment={"triton": "3.6.0"}), r"Triton and kernel: expected .* found .*3\.6\.0"),
+        (
+            lambda h: replace(h, subject=replace(h.subject, smem_bytes=1)),
+            r"the workload: expected .* found .*smem_bytes=1",
+        ),
+    ],
+)
+def test_another_run_is_not_resumed(
+    other: Callable[[Header], Header], told: str, journals: Path, subject: Subject, make_landscape: Make
+) -> None:
+    save(journal_of(journals), replace(make_landscape((1,)), header=other(header(subject))))
+    with pytest.raises(JournalError, match=rf"{told}.* Fix: without --resume"):
+        open_journals(["--resume"], header(subject))
+
+
+def test_a_landscape_is_not_written_over(journals: Path, subject: Subject, tmp_path: Path) -> None:
+    landscape = tmp_path / "landscape.jsonl.gz"
+    landscape.write_bytes(b"hours of work")
+    with pytest.raises(JournalError, match="--record-landscape: expected a new file, found"):
+        open_journals(["--record-landscape", str(landscape)], header(subject))
+    assert landscape.read_bytes() == b"hours of work"
+    assert not journals.exists()
