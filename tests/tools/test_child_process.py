@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.tools import children
+from tests.tools.processes import wait_until_dead
 from tools.child_process import MAX_LOG_BYTES, Child, read_log, start, tail
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,19 +38,6 @@ def begin() -> Iterator[Start]:
 @pytest.fixture
 def log(tmp_path: Path) -> str:
     return str(tmp_path / "child.log")
-
-
-def is_alive(pid: int) -> bool:
-    """Zombies don't count: nobody but their parent can remove them."""
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
-    return state.strip() != "" and not state.startswith("Z")
-
-
-def wait_until_dead(*pids: int) -> None:
-    deadline = time.monotonic() + 30
-    while alive := [pid for pid in pids if is_alive(pid)]:
-        assert time.monotonic() < deadline, f"still alive: {alive}"
-        time.sleep(0.05)
 
 
 def test_a_child_answers_over_its_pipe_and_ends_with_it(begin: Start, log: str) -> None:
@@ -106,7 +93,7 @@ class TestKill:
         child = begin(children.hang, log)
         pids = child.connection.recv()
         child.kill()
-        wait_until_dead(*pids)
+        wait_until_dead(pids)
         assert child.connection.closed
 
     def test_before_the_child_has_a_group(self, begin: Start) -> None:
@@ -134,7 +121,7 @@ def test_a_hanging_child_does_not_outlive_a_killed_parent(tmp_path: Path, log: s
     parent.kill()
     parent.wait(30)
     parent.stdout.close()
-    wait_until_dead(child)
+    wait_until_dead([child])
     # Its own children had nobody left to kill them.
     os.kill(grandchild, signal.SIGKILL)
 

@@ -11,8 +11,8 @@ from kernels.problem import QuantMode
 from tests.tools.compile.tuned_files import MIXTRAL, SOUND, read, tuned
 from tests.tools.validate.builder import Store
 from tools.config_file import ConfigFile
-from tools.registry import Model, ModelRegistry, Quantisation
-from tools.shapes import quant_mode_of, shapes_of
+from tools.registry import Model, ModelRegistry, Quantisation, load_models
+from tools.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
 from tools.workload import Shape, Workload
 
 BF16 = Quantisation("bf16")
@@ -75,6 +75,11 @@ class TestShapesOf:
         found = recorded(tmp_path, [])
         (tmp_path / "records" / MIXTRAL).write_text(text, "utf-8")
         assert shapes_of(found, MODELS) == (Shape(2048, 4),)
+
+
+def test_what_is_assumed_is_mixtrals() -> None:
+    mixtral = load_models().find("mistralai/Mixtral-8x7B-v0.1")
+    assert Shape(mixtral.K, mixtral.top_k) == ASSUMED_SHAPE
 
 
 @pytest.mark.parametrize(
