@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from tools.bench import files_request, request
 from tools.bench.request import RequestError
 from tools.console import run
+from tools.registry import RegistryError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         is_good, text = _compare_kernels(given) if _names_a_workload(given) else _bench_files(given)
-    except RequestError as error:
+    except (RequestError, RegistryError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     print(text, end="")
@@ -42,8 +43,7 @@ def _bench_files(arguments: Sequence[str]) -> tuple[bool, str]:
     wanted = files_request.parse(arguments)
     from tools.bench.files_session import run as bench
 
-    report, text = bench(wanted, _say)
-    return not report.is_slower, text
+    return bench(wanted, _say)
 
 
 def _say(line: str) -> None:

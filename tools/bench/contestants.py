@@ -40,10 +40,19 @@ class Contestant:
 
 
 def of_file(name: str, file: ConfigFile) -> Contestant:
-    """ContestantError: no launch config can be read from it."""
-    if file.workload is None or file.content.faults or not file.launch_configs:
-        faults = [*(f.message for f in file.content.faults), *(f.message for f in file.name.faults)]
-        raise ContestantError(f"{name}: expected a tuned file, found {(faults or ['no launch config in it'])[0]}.")
+    """ContestantError: no launch config can be read from it, or not all of them."""
+    if file.workload is None:
+        fault = file.name.faults[0]
+        raise ContestantError(f"{name}: {fault.message}. Fix: {fault.fix}.")
+    if file.content.faults or not file.launch_configs:
+        faults = [fault.message for fault in file.content.faults] or ["no launch config in it"]
+        raise ContestantError(f"{name}: expected a tuned file, found {faults[0]}.")
+    unread = [key for key in file.document or {} if key not in map(str, file.launch_configs)]
+    if unread:
+        raise ContestantError(
+            f"{name}: expected a launch config at every batch size, found none at {store.printable(unread[0])!r}. "
+            "Fix: mend the entry; nox -s validate says more."
+        )
     return Contestant(name, file.launch_configs)
 
 

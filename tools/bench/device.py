@@ -54,6 +54,7 @@ def driver() -> str:
     """The driver's version, or «unknown»."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")[0]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+    return answer.stdout.split("\n")[0].strip() or "unknown"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.bench.contestants import HEURISTIC
-from tools.bench.request import MAX_NUM_TOKENS, RequestError
+from tools.bench.request import MAX_JOBS, MAX_NUM_TOKENS, RequestError, check_counts
 from tools.console import path_argument
 from tools.workload import Layout
 
@@ -61,11 +61,11 @@ def parse(arguments: Sequence[str]) -> FilesRequest:
     engine, _, path = options.kernel.partition("=")
     if options.kernel != "own" and (engine != "vllm" or not path):
         raise RequestError(f"--kernel: expected own or vllm=PATH/fused_moe.py, found {options.kernel!r}.")
-    for name, values, most in (("--num-tokens", options.num_tokens, MAX_NUM_TOKENS), ("--jobs", [options.jobs], 1024)):
-        wrong = [value for value in values if not 1 <= value <= most]
-        if wrong:
-            raise RequestError(f"{name}: expected from 1 to {most}, found {wrong[0]}.")
+    check_counts("--num-tokens", options.num_tokens, MAX_NUM_TOKENS)
+    check_counts("--jobs", [options.jobs], MAX_JOBS)
     against = tuple(dict.fromkeys(options.against or [HEURISTIC]))
+    if options.write_record:
+        _check_evidence(options.num_tokens, against, options.kernel)
     return FilesRequest(
         tuple(options.paths),
         options.layout,
@@ -78,3 +78,14 @@ def parse(arguments: Sequence[str]) -> FilesRequest:
         options.write_record,
         options.format == "json",
     )
+
+
+def _check_evidence(num_tokens: Sequence[int], against: Sequence[str], kernel: str) -> None:
+    """A record speaks of the whole file, and of an engine only beside that engine's own answer."""
+    if num_tokens:
+        raise RequestError("--write-record: expected every batch size of the file, found --num-tokens. Fix: drop one.")
+    if kernel != "own" and HEURISTIC not in against:
+        raise RequestError(
+            f"--write-record with --kernel {kernel}: expected --against heuristic among what it meets, found "
+            f"{', '.join(against)}. Fix: add --against heuristic."
+        )

@@ -15,6 +15,7 @@ from tools.sharding import Engine, Shard, ShardError, shard
 
 BATCH_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)
 MAX_NUM_TOKENS = 65536
+MAX_JOBS = 1024
 
 
 class RequestError(ValueError):
@@ -64,14 +65,9 @@ def parse(arguments: Sequence[str]) -> Request:
     engine, _, path = options.kernel.partition("=")
     if engine != "vllm" or not path:
         raise RequestError(f"--kernel: expected vllm=PATH/fused_moe.py, found {options.kernel!r}.")
-    for name, values, most in (
-        ("--num-tokens", options.num_tokens, MAX_NUM_TOKENS),
-        ("--launch-configs", [options.launch_configs], 10_000),
-        ("--jobs", [options.jobs], 1024),
-    ):
-        wrong = [value for value in values if not 1 <= value <= most]
-        if wrong:
-            raise RequestError(f"{name}: expected from 1 to {most}, found {wrong[0]}.")
+    check_counts("--num-tokens", options.num_tokens, MAX_NUM_TOKENS)
+    check_counts("--launch-configs", [options.launch_configs], 10_000)
+    check_counts("--jobs", [options.jobs], MAX_JOBS)
     return Request(
         engine,
         Path(path),
@@ -82,6 +78,13 @@ def parse(arguments: Sequence[str]) -> Request:
         options.output,
         options.format == "json",
     )
+
+
+def check_counts(name: str, values: Sequence[int], most: int) -> None:
+    """RequestError: one of them is not from 1 to `most`."""
+    wrong = [value for value in values if not 1 <= value <= most]
+    if wrong:
+        raise RequestError(f"{name}: expected from 1 to {most}, found {wrong[0]}.")
 
 
 def read_workload(text: str, models: ModelRegistry, device_name: str) -> WorkloadRequest:

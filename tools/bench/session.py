@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tools import store
 from tools.bench.contenders import EngineKernel, OwnKernel
 from tools.bench.device import check_memory, driver, find_device, torch_with_gpu
 from tools.bench.engine_kernel import EngineKernelError, cut, engine_version
@@ -145,12 +146,9 @@ def _shown(arguments: Sequence[str], request: Request) -> list[str]:
 
 def _write(report: Report, folder: Path) -> tuple[Path, Path]:
     """Replaces both files whole, so that a run that is cut off leaves what it finished."""
-    folder.mkdir(parents=True, exist_ok=True)
     device = normalise_device_name(report.environment.device)
     stem = f"{report.environment.date}-engine-comparison-{device}-triton-{report.environment.triton}"
     paths = folder / f"{stem}.md", folder / f"{stem}.json"
     for path, text in zip(paths, (to_markdown(report), to_json(report)), strict=True):
-        partial = path.with_suffix(f"{path.suffix}.partial")
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
+        store.write(path, text.encode())
     return paths

@@ -16,6 +16,7 @@ from tools.bench.figures import quantile
 from tools.heuristics import clamped
 from tools.kernel_hash import kernel_sha256
 from tools.launch_config import LaunchConfig
+from tools.record_lines import with_line
 from tools.strict_json import Json
 from tools.tune import evidence, output
 from tools.tune.destination import find_destination
@@ -147,7 +148,10 @@ def write(request: Request, subject: Subject, measured: Measured, place: Place, 
             "date": _today(),
             "worst_loss_pct": round(_worst_loss_pct(result), 2),
         }
-        store.write(existing.place.record_path, store.canonical_record(_verified(existing.record, line)))
+        store.write(
+            existing.place.record_path,
+            store.canonical_record(with_line(existing.record, "verified_with", line, ("triton",))),
+        )
         note = f"the default file holds under Triton {triton}: no version file is written"
         return summarise(subject, replace(measured, notes=(*measured.notes, note)), (existing.place.record_path,))
     run = Run(
@@ -340,16 +344,6 @@ def _worst_loss_pct(result: Result) -> float:
 
 def _median(samples: tuple[float, ...]) -> float:
     return quantile(samples, 0.5)
-
-
-def _verified(record: Mapping[str, Json], line: dict[str, Json]) -> dict[str, Json]:
-    """The record with a line for this Triton instead of an older one."""
-    lines = record.get("verified_with")
-    known = [old for old in lines if isinstance(old, dict)] if isinstance(lines, list) else []
-    kept = [old for old in known if old.get("triton") != line["triton"]]
-    verified = record.get("verified")
-    rest = {key: value for key, value in record.items() if key not in ("verified", "verified_with")}
-    return {**rest, "verified_with": [*kept, line], "verified": verified}
 
 
 def _today() -> str:

@@ -93,7 +93,7 @@ class TestOfFile:
             (MIXTRAL, "{", "not JSON"),
             (MIXTRAL, "{}", "no launch config in it"),
             (MIXTRAL, '{"64": {"BLOCK_SIZE_M": 16}}', "no launch config in it"),
-            ("notes.json", "{}", "expected E=…"),
+            (MIXTRAL, "[]", "no launch config in it"),
         ],
     )
     def test_what_is_no_tuned_file_is_one_line(self, tmp_path: Path, name: str, text: str, found: str) -> None:
@@ -104,6 +104,24 @@ class TestOfFile:
         assert str(raised.value).startswith("it: expected a tuned file, found ")
         assert found in str(raised.value)
         assert "\n" not in str(raised.value)
+
+    def test_a_name_that_stands_for_no_workload_is_the_fault(self, tmp_path: Path) -> None:
+        path = tuned(tmp_path, {1: OLD}, "notes.json")
+        with pytest.raises(ContestantError, match=r"^it: expected E=….*, found 'notes\.json'\. Fix: rename the file"):
+            of_file("it", read(path))
+
+    def test_an_entry_that_cannot_be_read_is_not_passed_over(self, tmp_path: Path) -> None:
+        path = tuned(tmp_path, {1: OLD, 64: NEW})
+        path.write_text(path.read_text("utf-8").replace('"64": {"BLOCK_SIZE_M": 32,', '"64": {'), "utf-8")
+        with pytest.raises(
+            ContestantError, match="it: expected a launch config at every batch size, found none at '64'"
+        ):
+            of_file("it", read(path))
+
+    def test_the_string_that_vllm_writes_beside_the_entries_is_none(self, tmp_path: Path) -> None:
+        path = tuned(tmp_path, {1: OLD})
+        path.write_text(path.read_text("utf-8").replace("{", '{"triton_version": "3.4.0", ', 1), "utf-8")
+        assert of_file("it", read(path)).entries == {1: LaunchConfig(*OLD)}
 
     def test_sglangs_spelling_is_read_as_sglangs(self, tmp_path: Path) -> None:
         name = DEEPSEEK.replace("[128,128]", "[128, 128]")

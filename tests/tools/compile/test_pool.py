@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_tasks import FakeTask
 
+from tests.tools.processes import is_alive, wait_until_dead
 from tools.compile.outcome import Outcome, Resources, Status
 from tools.compile.pool import CompilePool
 
@@ -28,21 +29,6 @@ def run(*tasks: FakeTask, jobs: int = 1, timeout_s: float = 60.0) -> list[Outcom
         found = dict(pool.run(tasks))
     assert sorted(found) == list(range(len(tasks)))
     return [found[i] for i in range(len(tasks))]
-
-
-def is_alive(pid: int) -> bool:
-    """Zombies don't count: nobody but their parent can remove them."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text("utf-8")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def wait_until_dead(pids: list[int]) -> None:
-    deadline = time.monotonic() + 20
-    while any(map(is_alive, pids)):
-        assert time.monotonic() < deadline, f"still alive: {[pid for pid in pids if is_alive(pid)]}"
-        time.sleep(0.05)
 
 
 def test_what_compiles_is_ok_with_its_resources() -> None:

@@ -1,0 +1,74 @@
+"""A GPU that isn't there: what a bench asks torch for, and times made up by launch config."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tools.bench import ceilings, files, files_session
+from tools.bench.files import Arena, Match, verdict
+from tools.bench.verdict import RowVerdict
+from tools.heuristics import clamped
+from tools.launch_config import LaunchConfig
+
+H100 = "NVIDIA H100 80GB HBM3"
+JITTER_US = (0.0, 0.1, -0.1, 0.0)
+
+
+def fake_torch(name: str = H100, *, free_gib: int = 79, total_gib: int = 80, **cuda: Any) -> Any:
+    """torch, as far as the bench's edge asks it; `cuda` replaces what `torch.cuda` answers."""
+    answers = {
+        "is_available": lambda: True,
+        "get_device_name": lambda: name,
+        "mem_get_info": lambda: (free_gib << 30, total_gib << 30),
+        "current_device": lambda: 0,
+        "get_device_properties": lambda index: SimpleNamespace(L2_cache_size=50 << 20),
+        "empty_cache": lambda: None,
+        "Stream": object,
+        "stream": contextlib.nullcontext,
+    }
+    return SimpleNamespace(
+        __version__="2.13.0+cu129",
+        version=SimpleNamespace(cuda="12.9", hip=None),
+        cuda=SimpleNamespace(**{**answers, **cuda}),
+        device=lambda kind, index: f"{kind}:{index}",
+        OutOfMemoryError=MemoryError,
+    )
+
+
+@dataclass
+class FakeGpu:
+    """us: the time of a launch config at a batch size; a text is why it fails. What was asked for is kept."""
+
+    us: Callable[[LaunchConfig, int], float | str]
+    does_not_compile: Mapping[LaunchConfig, str] = field(default_factory=dict)
+    matches: list[Match] = field(default_factory=list)
+    arenas: list[Arena] = field(default_factory=list)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch, torch: Any = None) -> FakeGpu:
+        """In place of the edge: torch, nvidia-smi, the compiler and the clock."""
+        monkeypatch.setattr(files_session, "torch_with_gpu", lambda: torch or fake_torch())
+        monkeypatch.setattr(files_session, "driver", lambda: "575.57.08")
+        monkeypatch.setattr(ceilings, "measure_ceilings", lambda device: "ceilings")
+        monkeypatch.setattr(files, "compile_all", lambda match, arena, pool: dict(self.does_not_compile))
+        monkeypatch.setattr(files, "measure", self.measure)
+        return self
+
+    def measure(self, match: Match, arena: Arena, failures: Mapping[LaunchConfig, str]) -> Iterator[RowVerdict]:
+        self.matches.append(match)
+        self.arenas.append(arena)
+        for num_tokens in match.batch_sizes:
+            entries = {c.name: clamped(c.entry(num_tokens), match.workload) for c in match.contestants}
+            times = {config: failures.get(config) or self.us(config, num_tokens) for config in entries.values()}
+            samples = {
+                config: tuple(us + JITTER_US[i % 4] for i in range(16))
+                for config, us in times.items()
+                if not isinstance(us, str)
+            }
+            failed = {config: us for config, us in times.items() if isinstance(us, str)}
+            yield verdict(num_tokens, (10.0, "memory"), entries, samples, failed)

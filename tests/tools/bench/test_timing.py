@@ -1,0 +1,86 @@
+"""In which order graphs are replayed and how samples are shared out, on a clock that is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tools.bench import timing
+from tools.bench.timing import MIN_SAMPLE_US, Policy, Replay, measure, measure_series, sample_once
+
+FAST, SLOW = Replay("fast", 8), Replay("slow", 2)
+
+
+@dataclass
+class Clock:
+    """us: of one replay of each graph. Keeps every turn that was asked for, a list a call."""
+
+    us: dict[str, float]
+    calls: list[list[tuple[str, int]]] = field(default_factory=list)
+
+    def sample_all(self, turns: Sequence[tuple[Replay, int]], wait_cycles: int = 0) -> list[float]:
+        self.calls.append([(replay.graph, repeat) for replay, repeat in turns])
+        return [self.us[replay.graph] * repeat for replay, repeat in turns]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock({"fast": 40.0, "slow": 1000.0})
+    monkeypatch.setattr(timing, "_sample_all", clock.sample_all)
+    return clock
+
+
+def test_a_time_is_of_one_launch(clock: Clock) -> None:
+    fast, slow = measure_series([FAST, SLOW])
+    assert set(fast) == {40.0 / 8}
+    assert set(slow) == {1000.0 / 2}
+
+
+def test_graphs_are_replayed_forwards_and_backwards_in_turn(clock: Clock) -> None:
+    measure_series([FAST, SLOW], Policy(4, 4))
+    order = [graph for graph, _ in clock.calls[1]]
+    assert order == ["fast", "slow", "slow", "fast"] * 2
+
+
+def test_short_samples_are_repeated_until_the_clock_resolves_them(clock: Clock) -> None:
+    measure_series([FAST, SLOW])
+    repeats = dict(clock.calls[1])
+    assert repeats == {"fast": MIN_SAMPLE_US / 40.0, "slow": 1}
+
+
+def test_the_first_replay_of_each_is_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Any] = [[9000.0, 40.0]]
+
+    def sample_all(turns: Sequence[tuple[Replay, int]]) -> list[float]:
+        return answers.pop() if answers else [40.0 * repeat for _, repeat in turns]
+
+    monkeypatch.setattr(timing, "_sample_all", sample_all)
+    assert set(measure_series([FAST])[0]) == {5.0}
+    assert answers == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "rounds"),
+    [
+        (Policy(4, 10, budget_ms=0.1), 4),  # a round takes 1.2 ms
+        (Policy(4, 10, budget_ms=7.3), 6),
+        (Policy(4, 10, budget_ms=8.5), 8),  # 7, made even
+        (Policy(4, 10, budget_ms=1000.0), 10),
+        (Policy(5, 5, budget_ms=1.0), 6),
+    ],
+)
+def test_so_many_rounds_as_fit_the_budget_and_always_whole_pairs(clock: Clock, policy: Policy, rounds: int) -> None:
+    assert [len(series) for series in measure_series([FAST, SLOW], policy)] == [rounds, rounds]
+
+
+def test_measure_sums_the_series_up(clock: Clock) -> None:
+    fast, slow = measure([FAST, SLOW], Policy(4, 4))
+    assert (fast.median_us, fast.count, slow.median_us) == (5.0, 4, 500.0)
+
+
+def test_a_coarse_sample_replays_each_in_turn_without_repeats(clock: Clock) -> None:
+    assert sample_once([FAST, SLOW], 3) == [[5.0] * 3, [500.0] * 3]
+    assert clock.calls == [[("fast", 1), ("slow", 1)] * 3]

@@ -1,0 +1,152 @@
+"""Children that hang, crash, are killed or talk too much harm nobody but themselves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tools import children
+from tests.tools.processes import wait_until_dead
+from tools.child_process import MAX_LOG_BYTES, Child, read_log, start, tail
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Start = Callable[..., Child]
+
+
+@pytest.fixture
+def begin() -> Iterator[Start]:
+    """Starts children, and kills those that are left."""
+    started: list[Child] = []
+
+    def run(*arguments: Any) -> Child:
+        started.append(start(*arguments))
+        return started[-1]
+
+    yield run
+    for child in started:
+        child.kill()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> str:
+    return str(tmp_path / "child.log")
+
+
+def test_a_child_answers_over_its_pipe_and_ends_with_it(begin: Start, log: str) -> None:
+    child = begin(children.echo, log)
+    assert child.connection.recv() == "ready"
+    child.connection.send({"a": 1})
+    assert child.connection.recv() == {"a": 1}
+    child.connection.close()
+    assert child.how_it_ended() == "exit code 0"
+
+
+@pytest.mark.parametrize(
+    ("how", "told"), [("0", "exit code 0"), ("3", "exit code 3"), ("SIGSEGV", "killed by signal 11")]
+)
+def test_how_it_ended_is_said(begin: Start, how: str, told: str) -> None:
+    assert begin(children.end, how).how_it_ended() == told
+
+
+def test_a_childs_end_shows_in_its_pipe(begin: Start) -> None:
+    child = begin(children.end, "SIGKILL")
+    with pytest.raises((EOFError, ConnectionResetError)):
+        child.connection.recv()
+
+
+def test_a_settled_child_leads_a_group_has_limits_and_leaves_ctrl_c_to_its_parent(begin: Start, log: str) -> None:
+    child = begin(children.report, log)
+    assert child.connection.recv() == {
+        "group": child.process.pid,
+        "pid": child.process.pid,
+        "core_bytes": 0,
+        "file_bytes": MAX_LOG_BYTES,
+        "interrupt_is_blocked": True,
+    }
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_whatever_it_prints_lands_in_its_log(begin: Start, log: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert begin(children.speak, log).how_it_ended() == "exit code 0"
+    assert read_log(log).split("\n") == ["by Python", "in error", "by descriptor", "by a child"]
+    assert capfd.readouterr() == ("", "")
+    assert Path(log).stat().st_mode & 0o777 == 0o600
+
+
+def test_output_without_end_fails_in_the_child(begin: Start, log: str) -> None:
+    child = begin(children.flood, log)
+    assert child.connection.recv() == "OSError"
+    assert child.how_it_ended() == "exit code 0"
+    assert Path(log).stat().st_size == 1000
+
+
+class TestKill:
+    def test_a_hang_ends_with_its_own_children(self, begin: Start, log: str) -> None:
+        child = begin(children.hang, log)
+        pids = child.connection.recv()
+        child.kill()
+        wait_until_dead(pids)
+        assert child.connection.closed
+
+    def test_before_the_child_has_a_group(self, begin: Start) -> None:
+        child = begin(children.end, "0")
+        child.kill()
+        assert not child.process.is_alive()
+
+    def test_twice_is_once(self, begin: Start, log: str) -> None:
+        child = begin(children.echo, log)
+        child.kill()
+        child.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_a_hanging_child_does_not_outlive_a_killed_parent(tmp_path: Path, log: str) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from tests.tools import children\nfrom tools.child_process import start\n"
+        f"child = start(children.hang, {log!r})\n"
+        "print(*child.connection.recv(), flush=True)\nchild.connection.recv()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child, grandchild = map(int, parent.stdout.readline().split())
+    parent.kill()
+    parent.wait(30)
+    parent.stdout.close()
+    wait_until_dead([child])
+    # Its own children had nobody left to kill them.
+    os.kill(grandchild, signal.SIGKILL)
+
+
+class TestReadLog:
+    def test_no_log_is_no_words(self, tmp_path: Path) -> None:
+        assert read_log(str(tmp_path / "none")) == ""
+
+    def test_the_end_of_a_long_one(self, tmp_path: Path) -> None:
+        path = tmp_path / "log"
+        path.write_text("first words" + "x" * 10_000 + "last words\n", "utf-8")
+        found = read_log(str(path))
+        assert found.startswith("… x")
+        assert found.endswith("xlast words")
+        assert len(found) == 2002
+
+    def test_bytes_that_are_no_text_are_shown(self, tmp_path: Path) -> None:
+        path = tmp_path / "log"
+        path.write_bytes(b"\xff" + "ü".encode() * 2048)
+        assert read_log(str(path)).strip("…� ü") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected"),
+    [("", 3, ""), (" abc\n", 3, "abc"), ("abcd", 3, "… bcd"), ("a" * 2000, 2000, "a" * 2000)],
+)
+def test_the_tail_of_a_text(text: str, limit: int, expected: str) -> None:
+    assert tail(text, limit) == expected
