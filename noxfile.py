@@ -93,6 +93,15 @@ def registry(session: nox.Session) -> None:
     session.run("python", "-m", "tools.registry", *session.posargs)
 
 
+@nox.session(name="pull-request", default=False)
+def pull_request(session: nox.Session) -> None:
+    """Say what a pull request changes (diff BASE HEAD), plan what of it a GPU measures (plan …), measure, report."""
+    install_group(session, "bench" if session.posargs[:1] == ["measure"] else "validate")
+    if session.posargs[:1] == ["measure"]:
+        install_torch_and_triton(session)
+    session.run("python", "-m", "tools.pull_request", *session.posargs)
+
+
 @nox.session(default=False)
 def build(session: nox.Session) -> None:
     """Build the wheel and the source archive into dist/."""
