@@ -107,6 +107,13 @@ def registry(session: nox.Session) -> None:
     session.run("python", "-m", "tools.registry", *session.posargs)
 
 
+@nox.session(name="pull-request", default=False)
+def pull_request(session: nox.Session) -> None:
+    """Say what a pull request changes (diff BASE HEAD), or plan what of it a GPU measures (plan …)."""
+    install_group(session, "validate")
+    session.run("python", "-m", "tools.pull_request", *session.posargs)
+
+
 @nox.session(default=False)
 def build(session: nox.Session) -> None:
     """Build the wheel and the source archive into dist/."""

@@ -80,11 +80,19 @@ def role_of(path: Path, relative: PurePosixPath, layout: Layout) -> Role:
         return Role.SKIPPED if _is_meant_as_tuned(path, layout) else Role.KNOWN
     if kind != stat.S_IFREG:
         return Role.CONFIG if is_json and len(parts) == 1 and kind == stat.S_IFDIR else Role.FOREIGN
+    return role_in_repo(relative)
+
+
+def role_in_repo(relative: PurePosixPath) -> Role:
+    """What a regular file is for in this store, by its place alone: the file need not exist."""
+    parts = relative.parts
     if parts in (("README.md",), (REGISTRY, "devices.json"), (REGISTRY, "models.json")):
         return Role.KNOWN
-    if parts[0] == RECORDS and _in_tier(parts[1:]) and is_json:
+    if not parts or relative.suffix != ".json":
+        return Role.FOREIGN
+    if parts[0] == RECORDS and _in_tier(parts[1:]):
         return Role.RECORD
-    return Role.CONFIG if _in_tier(parts) and is_json else Role.FOREIGN
+    return Role.CONFIG if _in_tier(parts) else Role.FOREIGN
 
 
 def why_skipped(found: Found, layout: Layout) -> tuple[str, str]:

@@ -1,0 +1,144 @@
+"""`python -m tools.pull_request`: what a pull request changes, and what of it a GPU runner measures."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools import store
+from tools.console import path_argument, run
+from tools.findings import Finding, Report, as_github, counted, emit
+from tools.pull_request import diff_report
+from tools.pull_request.commit import CommitError, Repository, is_sha
+from tools.pull_request.diff_session import make_diff
+from tools.pull_request.plan import Plan, Registries
+from tools.pull_request.plan_session import Outcome, Request, Rules, make_plan
+from tools.pull_request.wording import shown
+from tools.registry import RegistryError, load_devices, load_models
+from tools.validate.exceptions import Exceptions, ExceptionsError
+
+MOST_LINES = 20
+"""Refusals that are printed; of more only the number is."""
+
+ELSEWHERE = ("measure", "report", "verify")
+"""Subcommands that lie in modules of their own, each with its own command line, imported only when asked for."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `diff` and `plan`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.pull_request",
+        description="What a pull request changes, and what of it a GPU runner measures. Commits are read as data.",
+        epilog=f"Also: {', '.join(ELSEWHERE)}, each with --help of its own. "
+        "Exit 0: done. 1: refused, with a line for each reason. 2: bad use.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    diff = commands.add_parser("diff", help="tuned files added, re-tuned, moved and removed, and coverage")
+    diff.add_argument("base", metavar="BASE", help="a revision; the diff starts where HEAD left it")
+    diff.add_argument("head", metavar="HEAD", help="a revision")
+    diff.add_argument(
+        "--format",
+        choices=["text", "markdown", "json", "github"],
+        default="text",
+        help="github: a notice for each line, and the markdown into $GITHUB_STEP_SUMMARY; default: text",
+    )
+    plan = commands.add_parser("plan", help="the checked plan of a pull request's commit")
+    plan.add_argument("--number", required=True, type=_number, help="of the pull request")
+    plan.add_argument("--head-sha", required=True, help="the commit to measure, 40 hexadecimal digits")
+    plan.add_argument("--base", default="HEAD", metavar="REV", help="main's commit; default: HEAD")
+    plan.add_argument("--out", required=True, type=path_argument, metavar="FILE", help="where the plan is written")
+    for command in (diff, plan):
+        command.add_argument(
+            "--repository", type=path_argument, default=store.CHECKOUT, metavar="PATH", help="default: this checkout"
+        )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in ELSEWHERE:
+        module = importlib.import_module(f"tools.pull_request.{given[0]}")
+        return int(module.main(given[1:]))
+    args = parser().parse_args(given)
+    try:
+        return _diff(args) if args.command == "diff" else _plan(args)
+    except (CommitError, RegistryError, ExceptionsError) as error:
+        return _bad_use(args, store.printable(str(error)))
+
+
+def _diff(args: argparse.Namespace) -> int:
+    diff = make_diff(args.base, args.head, Repository(args.repository), load_models(), load_devices())
+    if args.format == "github" and (step_summary := os.environ.get("GITHUB_STEP_SUMMARY")):
+        _append(Path(step_summary), diff_report.as_markdown(diff))
+    emit(diff_report.FORMATS[args.format](diff))
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    if not is_sha(args.head_sha):
+        return _bad_use(args, f"--head-sha: expected 40 hexadecimal digits, found {shown(args.head_sha, 60)!r}")
+    repository = Repository(args.repository)
+    request = Request(args.number, args.head_sha, repository.commit(args.base))
+    rules = Rules(Registries(load_devices(), load_models()), Exceptions.load())
+    try:
+        outcome = make_plan(request, repository, rules)
+    except CommitError as error:
+        outcome = Outcome(None, (error.finding,))
+    if outcome.plan is None:
+        _refuse(outcome.refusals)
+        return 1
+    store.write(args.out, store.canonical_record(outcome.plan.to_json()))
+    if output := os.environ.get("GITHUB_OUTPUT"):
+        _append(Path(output), outputs(outcome.plan))
+    emit(f"{store.shown(args.out)}: {summary(outcome.plan)}")
+    return 0
+
+
+def outputs(plan: Plan) -> str:
+    """The plan's devices as lines for $GITHUB_OUTPUT. Their names are the registry's."""
+    devices = json.dumps(sorted(plan.legs), separators=(",", ":"))
+    return f"devices={devices}\nany={'true' if plan.legs else 'false'}"
+
+
+def summary(plan: Plan) -> str:
+    """One line: how much there is to measure."""
+    files = sum(map(len, plan.legs.values()))
+    on = f" on {', '.join(sorted(plan.legs))}" if plan.legs else ""
+    return f"{counted(files, 'tuned file')} to measure{on}"
+
+
+def _refuse(refusals: Sequence[Finding]) -> None:
+    """A line for each reason, as annotations where a workflow runs it."""
+    said, unsaid = refusals[:MOST_LINES], len(refusals) - MOST_LINES
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        emit(as_github(Report(len(refusals), tuple(said))))
+    for finding in said:
+        print(f"refused: {finding.path}: {finding.message}. Fix: {finding.fix}.", file=sys.stderr)
+    if unsaid > 0:
+        print(f"refused: {unsaid} further reasons.", file=sys.stderr)
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+
+
+def _bad_use(args: argparse.Namespace, message: str) -> int:
+    print(f"pull_request {args.command}: {message}", file=sys.stderr)
+    return 2
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a pull request's number, found {shown(text, 60)!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,229 @@
+"""A commit's objects, read with git as data: nothing is checked out, filtered or run. The edge to git.
+
+What is read may be hostile, so whatever could grow without bound (a tree that unfolds, a blob of gigabytes) is
+measured before it is read. Names and contents never reach a command line: git is asked by object name, on stdin.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools import store
+from tools.findings import Finding, Severity
+from tools.pull_request.wording import shown
+
+REGULAR = "100644"
+EXECUTABLE = "100755"
+SYMLINK = "120000"
+SUBMODULE = "160000"
+
+TIMEOUT_S = 60
+
+_SHA = re.compile(r"[0-9a-f]{40}")
+
+# The repository's own settings can name programs (a monitor, hooks, a helper for missing objects) and files.
+_SAFE_SETTINGS = (
+    "core.fsmonitor=false",
+    f"core.hooksPath={os.devnull}",
+    f"core.attributesFile={os.devnull}",
+    f"core.excludesFile={os.devnull}",
+    "core.quotePath=false",
+    "diff.external=",
+    "protocol.allow=never",
+)
+
+
+class CommitError(ValueError):
+    """A commit that can't be read as asked. One line for a person; `finding` has its parts."""
+
+    def __init__(self, where: str, message: str, fix: str) -> None:
+        super().__init__(f"{where}: {message}. Fix: {fix}.")
+        self.finding = Finding(where, "commit", Severity.ERROR, message, fix)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tree's entry: mode as git writes it, type of the object, its name."""
+
+    mode: str
+    kind: str
+    sha: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is read at most: files at a commit, bytes of its listing, of one blob and of all of them."""
+
+    entries: int = 100_000
+    listing_bytes: int = 32 * 1024 * 1024
+    blob_bytes: int = store.MAX_BYTES
+    total_bytes: int = 64 * 1024 * 1024
+
+
+def is_sha(text: str) -> bool:
+    """Whether the text is a commit's whole name, as an event or the API gives it."""
+    return _SHA.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A git repository on disk. Every method raises CommitError where git fails or a limit is passed."""
+
+    root: Path
+    limits: Limits = Limits()
+
+    def commit(self, revision: str) -> str:
+        """The commit that a revision of a trusted person names."""
+        answer = self._ask("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        sha = answer.stdout.decode("ascii", "replace").strip()
+        if answer.returncode or not is_sha(sha):
+            message = "expected a commit of this repository, found none"
+            raise CommitError(shown(revision), message, "correct the revision, or fetch it")
+        return sha
+
+    def has_commit(self, sha: str) -> bool:
+        """Whether the object of this very name is here and is a commit, not a tag of one."""
+        answer = self._ask("cat-file", "--batch-check", stdin=_lines([sha]))
+        return answer.stdout.split()[:2] == [sha.encode(), b"commit"]
+
+    def ref(self, name: str) -> str | None:
+        """The commit that a full reference (`refs/…`) stands at; None: there is no such reference."""
+        answer = self._ask("rev-parse", "--verify", "--quiet", "--end-of-options", name)
+        return answer.stdout.decode("ascii", "replace").strip() if answer.returncode == 0 else None
+
+    def merge_base(self, base: str, head: str) -> str:
+        """Where `head` left `base`; both are commits' whole names."""
+        answer = self._ask("merge-base", "--end-of-options", base, head)
+        sha = answer.stdout.decode("ascii", "replace").strip()
+        if answer.returncode or not is_sha(sha):
+            message = f"expected a common ancestor with {base[:12]}, found none"
+            fix = "fetch the whole history (git fetch --unshallow), or rebase the branch on main"
+            raise CommitError(head[:12], message, fix)
+        return sha
+
+    def tree(self, sha: str) -> Mapping[str, Entry]:
+        """Every file at a commit by its path from the root. Bytes that aren't UTF-8 come as surrogates."""
+        listing = self._listing(sha)
+        entries: dict[str, Entry] = {}
+        for line in filter(None, listing.split(b"\0")):
+            meta, _, path = line.partition(b"\t")
+            mode, kind, name = meta.decode("ascii").split(" ")
+            decoded = path.decode("utf-8", "surrogateescape")
+            if decoded in entries:
+                message = f"expected a path once at {sha[:12]}, found it twice"
+                raise CommitError(shown(decoded), message, "make the commit anew")
+            entries[decoded] = Entry(mode, kind, name)
+        if len(entries) > self.limits.entries:
+            raise _too_large(sha, f"{self.limits.entries} files", str(len(entries)))
+        return entries
+
+    def sizes(self, shas: Iterable[str]) -> Mapping[str, int]:
+        """Bytes of each blob, without reading any."""
+        wanted = list(dict.fromkeys(shas))
+        answer = self._ask("cat-file", "--batch-check", stdin=_lines(wanted))
+        sizes: dict[str, int] = {}
+        for sha, line in zip(wanted, answer.stdout.decode("ascii", "replace").splitlines(), strict=False):
+            parts = line.split(" ")
+            if parts[:2] == [sha, "blob"]:
+                sizes[sha] = int(parts[2])
+        if answer.returncode or len(sizes) < len(wanted):
+            message = f"expected the contents of {len(wanted)} files, found {len(sizes)} in this repository"
+            raise CommitError("objects", message, "fetch them (a partial clone isn't filled up here)")
+        return sizes
+
+    def blobs(self, shas: Iterable[str]) -> Mapping[str, bytes]:
+        """The bytes of blobs. Their sizes are asked for first, so that nothing large is ever unpacked."""
+        sizes = self.sizes(shas)
+        largest, total = max(sizes.values(), default=0), sum(sizes.values())
+        if largest > self.limits.blob_bytes:
+            message = f"expected at most {self.limits.blob_bytes} bytes a file, found {largest}"
+            raise CommitError("objects", message, "make it smaller: nothing larger is read")
+        if total > self.limits.total_bytes:
+            message = f"expected at most {self.limits.total_bytes} bytes in all, found {total}"
+            raise CommitError("objects", message, "split the change over several pull requests")
+        answer = self._ask("cat-file", "--batch", stdin=_lines(sizes))
+        return dict(_contents(answer.stdout, sizes))
+
+    def _listing(self, sha: str) -> bytes:
+        """What `ls-tree` prints, broken off where it is too long: a tree of trees can unfold without end."""
+        command = self._command("ls-tree", "-r", "-z", "--full-tree", "--end-of-options", sha)
+        with self._start(command) as child:
+            assert child.stdout is not None
+            listing: bytes = child.stdout.read(self.limits.listing_bytes + 1)
+            if len(listing) > self.limits.listing_bytes:
+                child.kill()
+                raise _too_large(sha, f"a listing of {self.limits.listing_bytes} bytes", "a longer one")
+            child.stdout.close()
+            if child.wait(TIMEOUT_S):
+                raise CommitError(sha[:12], "expected a commit whose files can be listed, found none", "fetch it")
+        return listing
+
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                command, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+        except OSError as error:
+            raise _no_git(error) from error
+
+    def _ask(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        try:
+            return subprocess.run(
+                self._command(*arguments),
+                env=_environment(),
+                input=stdin,
+                capture_output=True,
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+        except (OSError, subprocess.SubprocessError, ValueError) as error:  # ValueError: a NUL in an argument
+            raise _no_git(error) from error
+
+    def _command(self, *arguments: str) -> list[str]:
+        # The folder holds the code that runs here, so whoever owns it is trusted already.
+        settings = (*_SAFE_SETTINGS, f"safe.directory={self.root}")
+        return ["git", "-C", str(self.root), "--no-pager", *(f for s in settings for f in ("-c", s)), *arguments]
+
+
+def _environment() -> dict[str, str]:
+    """Ours without git's variables, which could move the repository, its objects or its settings elsewhere."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    return {
+        **inherited,
+        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_TERMINAL_PROMPT": "0",
+    }
+
+
+def _contents(answer: bytes, sizes: Mapping[str, int]) -> Iterable[tuple[str, bytes]]:
+    """`cat-file --batch` answers in order: a line `NAME blob SIZE`, the bytes, a newline."""
+    at = 0
+    for sha, size in sizes.items():
+        start = answer.find(b"\n", at) + 1
+        if answer[at:start] != f"{sha} blob {size}\n".encode() or len(answer) < start + size + 1:
+            raise CommitError(sha[:12], f"expected a blob of {size} bytes, found another answer", "run git fsck")
+        yield sha, answer[start : start + size]
+        at = start + size + 1
+
+
+def _lines(shas: Iterable[str]) -> bytes:
+    return "".join(f"{sha}\n" for sha in shas).encode("ascii")
+
+
+def _too_large(sha: str, expected: str, found: str) -> CommitError:
+    return CommitError(sha[:12], f"expected at most {expected}, found {found}", "make the commit smaller")
+
+
+def _no_git(error: Exception) -> CommitError:
+    reason = "no answer in time" if isinstance(error, subprocess.TimeoutExpired) else str(error)
+    return CommitError("git", f"expected it to run, found: {shown(reason)}", "install git, or correct the revision")

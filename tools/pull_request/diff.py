@@ -1,0 +1,235 @@
+"""The semantic diff: what became of workloads, rows and launch keys between two commits, and of coverage. Pure.
+
+200 files that changed alike are one group, so that a person reads one line.
+"""
+
+from __future__ import annotations
+
+import enum
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from tools.launch_config import EntryValue, LaunchConfig
+from tools.pull_request.files import Version, tier_of
+from tools.registry import DeviceRegistry, ModelRegistry
+from tools.sharding import explain_pair
+from tools.workload import parse_file_name
+
+MOST_EDITS = 3
+"""Up to so many distinct changes of a value are told by their values, more only by their keys."""
+
+BATCH_SIZES = "batch sizes"
+"""The key of an edit that adds or takes away rows; its values are their numbers."""
+
+
+class Kind(enum.StrEnum):
+    """What became of a tuned file."""
+
+    ADDED = "added"
+    RETUNED = "re-tuned"
+    MOVED = "moved"
+    REMOVED = "removed"
+    RECORDED = "recorded"  # the record alone changed
+    UNREADABLE = "unreadable"  # no tuned file that could be compared: the validator says why
+
+
+@dataclass(frozen=True, order=True)
+class Edit:
+    """A launch key and the values it had and has, as text; None: the key isn't written."""
+
+    key: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True)
+class FileChange:
+    """One tuned file. rows: batch sizes whose entry changed, came or went. moved_from: the tier that it left.
+
+    gain_pct: the median over rows of the time saved, as the record claims it: against the heuristic for an added
+    file, against the earlier entry for the changed rows of another. None: the record doesn't tell.
+    """
+
+    kind: Kind
+    relative: PurePosixPath
+    rows: tuple[int, ...] = ()
+    edits: frozenset[Edit] = frozenset()
+    gain_pct: float | None = None
+    moved_from: str | None = None
+
+    @property
+    def tier(self) -> str:
+        return tier_of(self.relative)
+
+    @property
+    def device_name(self) -> str:
+        workload = parse_file_name(self.relative.name).workload
+        return "" if workload is None else workload.device_name
+
+    @property
+    def likeness(self) -> tuple[object, ...]:
+        """Files with the same one changed alike. Added and removed ones are told apart by device."""
+        if self.kind in (Kind.ADDED, Kind.REMOVED):
+            return self.kind, self.tier, self.device_name
+        if self.kind in (Kind.RECORDED, Kind.UNREADABLE):
+            return (self.kind,)
+        alike = self.edits if len(self.edits) <= MOST_EDITS else frozenset(edit.key for edit in self.edits)
+        return self.kind, self.moved_from and (self.moved_from, self.tier), alike
+
+
+@dataclass(frozen=True)
+class Group:
+    """Files that changed alike, in the order of their paths."""
+
+    files: tuple[FileChange, ...]
+
+    @property
+    def kind(self) -> Kind:
+        return self.files[0].kind
+
+    @property
+    def num_rows(self) -> int:
+        return sum(len(file.rows) for file in self.files)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return tuple(sorted({file.device_name for file in self.files} - {""}))
+
+    @property
+    def gain_pct(self) -> float | None:
+        """The median of the files' own."""
+        gains = [file.gain_pct for file in self.files if file.gain_pct is not None]
+        return statistics.median(gains) if gains else None
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """A registered model that has a tuned file on a device, at whatever parallel size and dtype."""
+
+    model_id: str
+    device_name: str
+
+
+@dataclass(frozen=True)
+class Diff:
+    """base and head: the commits compared. others: changed paths that are no tuned file and no record."""
+
+    base: str
+    head: str
+    groups: tuple[Group, ...]
+    gained: tuple[Cell, ...]
+    lost: tuple[Cell, ...]
+    covered: int
+    others: tuple[str, ...]
+
+    def of(self, kind: Kind) -> tuple[Group, ...]:
+        """The groups of one kind."""
+        return tuple(group for group in self.groups if group.kind is kind)
+
+
+def file_changes(pairs: Iterable[tuple[Version, Version]]) -> tuple[FileChange, ...]:
+    """What became of each file, from both sides of every path that changed. A file that left one tier for another is
+    one change, as long as only one tier lost it and only one gained it."""
+    before_after = list(pairs)
+    came = _by_name(after for before, after in before_after if after.exists and not before.exists)
+    went = _by_name(before for before, after in before_after if before.exists and not after.exists)
+    moved = {name: went[name][0] for name in came if len(came[name]) == len(went.get(name, ())) == 1}
+    found = []
+    for before, after in before_after:
+        name = after.relative.name
+        if name in moved and not after.exists and before.exists:
+            continue
+        origin = moved.get(name) if after.exists and not before.exists else None
+        found.append(_change(origin or before, after, moved_from=None if origin is None else origin.tier))
+    return tuple(change for change in found if change is not None)
+
+
+def grouped(files: Iterable[FileChange]) -> tuple[Group, ...]:
+    """Files that changed alike, by kind, the largest groups first."""
+    by_likeness: defaultdict[tuple[object, ...], list[FileChange]] = defaultdict(list)
+    for file in sorted(files, key=lambda file: str(file.relative)):
+        by_likeness[file.likeness].append(file)
+    order = list(Kind)
+    groups = [Group(tuple(alike)) for alike in by_likeness.values()]
+    return tuple(sorted(groups, key=lambda g: (order.index(g.kind), -len(g.files), str(g.files[0].relative))))
+
+
+def coverage(paths: Iterable[PurePosixPath], models: ModelRegistry, devices: DeviceRegistry) -> frozenset[Cell]:
+    """The models with a tuned file on a device, from the files' names. Names of one device count as one."""
+    pairs: dict[tuple[int, int], tuple[str, ...]] = {}
+    cells = set()
+    for path in paths:
+        workload = parse_file_name(path.name).workload
+        if workload is None:
+            continue
+        pair = workload.E, workload.N // 2 if workload.dtype == "int4_w4a16" else workload.N
+        if pair not in pairs:
+            pairs[pair] = tuple({found.model_id for found in explain_pair(*pair, models)})
+        device = devices.get(workload.device_name)
+        device_name = workload.device_name if device is None else device.name
+        cells |= {Cell(model_id, device_name) for model_id in pairs[pair]}
+    return frozenset(cells)
+
+
+def _by_name(versions: Iterable[Version]) -> Mapping[str, Sequence[Version]]:
+    found: defaultdict[str, list[Version]] = defaultdict(list)
+    for version in versions:
+        found[version.relative.name].append(version)
+    return found
+
+
+def _change(before: Version, after: Version, moved_from: str | None) -> FileChange | None:
+    """None: neither side has the file, as with a record alone."""
+    here = after.relative
+    if not before.exists and not after.exists:
+        return None
+    if not after.exists:
+        return FileChange(Kind.REMOVED, here)
+    if not after.entries or after.file.content.faults or after.workload is None:
+        return FileChange(Kind.UNREADABLE, here)
+    if not before.exists:
+        return FileChange(Kind.ADDED, here, tuple(after.entries), gain_pct=_gain_over_heuristic(after))
+    rows = _changed_rows(before.entries, after.entries)
+    edits = frozenset(_edits(before.entries, after.entries))
+    kind = Kind.MOVED if moved_from else Kind.RETUNED if rows else Kind.RECORDED
+    return FileChange(kind, here, rows, edits, _gain(before, after, rows), moved_from)
+
+
+def _changed_rows(before: Mapping[int, LaunchConfig], after: Mapping[int, LaunchConfig]) -> tuple[int, ...]:
+    return tuple(sorted(m for m in before.keys() | after.keys() if before.get(m) != after.get(m)))
+
+
+def _edits(before: Mapping[int, LaunchConfig], after: Mapping[int, LaunchConfig]) -> Iterator[Edit]:
+    """The distinct changes of a key's value, of rows on both sides; a row that came or went is one of its own."""
+    for num_tokens in before.keys() & after.keys():
+        old, new = before[num_tokens].to_entry(), after[num_tokens].to_entry()
+        for key in old.keys() | new.keys():
+            if old.get(key) != new.get(key):
+                yield Edit(key, _text(old.get(key)), _text(new.get(key)))
+    if came := after.keys() - before.keys():
+        yield Edit(BATCH_SIZES, None, str(len(came)))
+    if went := before.keys() - after.keys():
+        yield Edit(BATCH_SIZES, str(len(went)), None)
+
+
+def _text(value: EntryValue | None) -> str | None:
+    return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _gain_over_heuristic(after: Version) -> float | None:
+    return _median_gain_pct(after.medians_us("baseline_us"), after.medians_us(), after.entries)
+
+
+def _gain(before: Version, after: Version, rows: Iterable[int]) -> float | None:
+    """Against the incumbent that was measured beside the new entry, else against the earlier record."""
+    return _median_gain_pct({**before.medians_us(), **after.medians_us("incumbent_us")}, after.medians_us(), rows)
+
+
+def _median_gain_pct(
+    before_us: Mapping[int, float], after_us: Mapping[int, float], rows: Iterable[int]
+) -> float | None:
+    gains = [(1 - after_us[m] / before_us[m]) * 100 for m in rows if m in before_us and m in after_us]
+    return statistics.median(gains) if gains else None

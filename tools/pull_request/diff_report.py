@@ -1,0 +1,200 @@
+"""The semantic diff for people and programs: text, markdown (also the release notes), JSON, GitHub annotations."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tools.findings import Finding, Report, Severity, counted
+from tools.findings import as_github as findings_as_github
+from tools.pull_request.changes import config_path
+from tools.pull_request.diff import BATCH_SIZES, MOST_EDITS, Cell, Diff, Edit, Group, Kind
+from tools.pull_request.wording import code, shown
+
+NAMED = 3
+"""Files of a group that are named; of the others only the number is."""
+
+NAMED_MODELS = 10
+
+MOST_GROUPS = 50
+"""Lines of one section. Findings of a hostile commit could fill a step summary otherwise."""
+
+WORST_PCT = 1000.0
+"""A record may claim anything: a greater loss than this is printed as this."""
+
+Quote = Callable[[str], str]
+
+_TITLES: Mapping[Kind, str] = {
+    Kind.ADDED: "Added",
+    Kind.RETUNED: "Re-tuned",
+    Kind.MOVED: "Moved between tiers",
+    Kind.REMOVED: "Removed",
+    Kind.RECORDED: "New evidence, the same launch configs",
+    Kind.UNREADABLE: "Not readable (nox -s validate says why)",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and its lines."""
+
+    title: str
+    lines: tuple[str, ...]
+
+
+def sections(diff: Diff, quote: Quote) -> tuple[Section, ...]:
+    """Everything the diff has to say; foreign names pass through `quote`."""
+    found = [Section(_TITLES[kind], _cut([line(g, quote) for g in diff.of(kind)])) for kind in Kind if diff.of(kind)]
+    if diff.gained or diff.lost:
+        found.append(Section("Coverage, models × devices", tuple(_coverage(diff, quote))))
+    if diff.others:
+        found.append(Section("Other files", (_named(diff.others, quote, "file"),)))
+    return tuple(found)
+
+
+def line(group: Group, quote: Quote) -> str:
+    """One line for files that changed alike."""
+    names = _named([file.relative.name.removesuffix(".json") for file in group.files], quote, "file")
+    first = group.files[0]
+    if group.kind in (Kind.ADDED, Kind.REMOVED):
+        return f"{quote(first.device_name)}, {_tier(first.tier)}: {names}{_gain(group, 'the heuristic')}"
+    if group.kind in (Kind.RECORDED, Kind.UNREADABLE):
+        return names
+    moved = f"{_tier(first.moved_from)} → {_tier(first.tier)}" if first.moved_from else ""
+    told = "; ".join(filter(None, [moved, _edits(group)]))
+    rows = f", {counted(group.num_rows, 'row')}" if group.num_rows else ""
+    devices = f" on {len(group.devices)} devices" if len(group.devices) > 1 else ""
+    return f"{told}{rows}{devices}: {names}{_gain(group, 'the earlier entries')}"
+
+
+def as_text(diff: Diff) -> str:
+    """For a terminal."""
+    blocks = [[f"{section.title}", *(f"  {text}" for text in section.lines), ""] for section in sections(diff, shown)]
+    return "\n".join([*itertools.chain.from_iterable(blocks), summary(diff)])
+
+
+def as_markdown(diff: Diff) -> str:
+    """For a step summary or a release."""
+    blocks = [
+        [f"### {section.title}", "", *(f"- {text}" for text in section.lines), ""] for section in sections(diff, code)
+    ]
+    return "\n".join(["## Tuned configs", "", *itertools.chain.from_iterable(blocks), summary(diff)])
+
+
+def as_json(diff: Diff) -> str:
+    """For programs: every group with every file."""
+    document = {
+        "base": diff.base,
+        "head": diff.head,
+        "groups": [_group_json(group) for group in diff.groups],
+        "coverage": {
+            "cells": diff.covered,
+            "gained": [_cell_json(cell) for cell in diff.gained],
+            "lost": [_cell_json(cell) for cell in diff.lost],
+        },
+        "others": list(diff.others),
+    }
+    return json.dumps(document, indent=2)  # ASCII, so that it stays JSON whatever the terminal's encoding
+
+
+def as_github(diff: Diff) -> str:
+    """Workflow commands: an annotation for each group."""
+    found = [
+        Finding(
+            shown(config_path(group.files[0].relative)),
+            str(group.kind),
+            Severity.WARNING if group.kind is Kind.UNREADABLE else Severity.INFO,
+            line(group, shown),
+            "nox -s validate says why" if group.kind is Kind.UNREADABLE else "none needed; the step summary has more",
+        )
+        for group in diff.groups[:MOST_GROUPS]
+    ]
+    return findings_as_github(Report(sum(len(group.files) for group in diff.groups), tuple(found)))
+
+
+FORMATS: Mapping[str, Callable[[Diff], str]] = {
+    "text": as_text,
+    "markdown": as_markdown,
+    "json": as_json,
+    "github": as_github,
+}
+
+
+def summary(diff: Diff) -> str:
+    """One line: how many of each kind, and how much is covered."""
+    counts = {kind: sum(len(group.files) for group in diff.of(kind)) for kind in Kind}
+    told = [f"{count} {kind}" for kind, count in counts.items() if count]
+    files = ", ".join(told) if told else "No tuned file changed"
+    change = f" (+{len(diff.gained)}, −{len(diff.lost)})" if diff.gained or diff.lost else ""
+    return f"{files}. {counted(diff.covered, 'pair')} of model and device covered{change}."
+
+
+def _edits(group: Group) -> str:
+    """What changed in the group's files, by value where that is short."""
+    edits = sorted(set().union(*(file.edits for file in group.files)))
+    if len(edits) > MOST_EDITS:
+        return ", ".join(dict.fromkeys(edit.key for edit in edits)) + " changed"
+    return ", ".join(map(_edit, edits))
+
+
+def _edit(edit: Edit) -> str:
+    if edit.key == BATCH_SIZES:
+        return f"{edit.after} {BATCH_SIZES} more" if edit.after else f"{edit.before} {BATCH_SIZES} fewer"
+    return f"{edit.key} {edit.before or 'absent'} → {edit.after or 'absent'}"
+
+
+def _tier(tier: str | None) -> str:
+    return "default tier" if tier == "default" else str(tier)
+
+
+def _gain(group: Group, over: str) -> str:
+    """A gain is the author's word until main's own run has measured it."""
+    if group.gain_pct is None:
+        return ""
+    return f"; median gain over {over} {max(group.gain_pct, -WORST_PCT):+.1f} % (claimed)"
+
+
+def _named(names: Sequence[str], quote: Quote, noun: str) -> str:
+    listed = ", ".join(map(quote, names[:NAMED]))
+    if len(names) <= NAMED:
+        return listed
+    return f"{counted(len(names), noun)}: {listed} and {len(names) - NAMED} more"
+
+
+def _coverage(diff: Diff, quote: Quote) -> Iterator[str]:
+    for what, cells in (("gained", diff.gained), ("lost", diff.lost)):
+        by_device = itertools.groupby(sorted(cells, key=lambda c: (c.device_name, c.model_id)), lambda c: c.device_name)
+        for device_name, found in by_device:
+            models = [cell.model_id for cell in found]
+            listed = ", ".join(map(quote, models[:NAMED_MODELS]))
+            more = f" and {len(models) - NAMED_MODELS} more" if len(models) > NAMED_MODELS else ""
+            yield f"{what} on {quote(device_name)}: {listed}{more}"
+
+
+def _cut(lines: Sequence[str]) -> tuple[str, ...]:
+    more = [f"and {len(lines) - MOST_GROUPS} more lines"] if len(lines) > MOST_GROUPS else []
+    return (*lines[:MOST_GROUPS], *more)
+
+
+def _group_json(group: Group) -> dict[str, object]:
+    first = group.files[0]
+    return {
+        "kind": str(group.kind),
+        "edits": [vars(edit) for edit in sorted(set().union(*(file.edits for file in group.files)))],
+        "moved_from": first.moved_from,
+        "claimed_gain_pct": _rounded(group.gain_pct),
+        "files": [
+            {"path": config_path(file.relative), "rows": list(file.rows), "claimed_gain_pct": _rounded(file.gain_pct)}
+            for file in group.files
+        ],
+    }
+
+
+def _cell_json(cell: Cell) -> dict[str, str]:
+    return {"model": cell.model_id, "device_name": cell.device_name}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
