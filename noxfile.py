@@ -109,8 +109,10 @@ def registry(session: nox.Session) -> None:
 
 @nox.session(name="pull-request", default=False)
 def pull_request(session: nox.Session) -> None:
-    """Say what a pull request changes (diff BASE HEAD), or plan what of it a GPU measures (plan …)."""
-    install_group(session, "validate")
+    """Say what a pull request changes (diff BASE HEAD), plan what of it a GPU measures (plan …), measure, report."""
+    install_group(session, "bench" if session.posargs[:1] == ["measure"] else "validate")
+    if session.posargs[:1] == ["measure"]:
+        install_torch_and_triton(session)
     session.run("python", "-m", "tools.pull_request", *session.posargs)
 
 

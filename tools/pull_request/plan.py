@@ -187,7 +187,9 @@ def _faults(file: Changed, registries: Registries) -> Iterator[Finding]:
         message = "expected a workload on a device of main's registry, found another name"
         yield refused(path, "device", message, "add the device in a pull request of its own first")
         return
-    yield from _record_faults(file, workload, registries.models)
+    if found := list(_record_faults(file, workload, registries.models)):
+        yield from found  # shapes out of bounds say nothing about memory
+        return
     most = int(MEMORY_SHARE * (device.memory_gib or UNKNOWN_MEMORY_GIB) * 2**30)
     largest = max([*file.claimed.entries, *file.main.entries], default=1)
     shapes = shapes_of(workload, _recorded(file.claimed), registries.models)
