@@ -23,9 +23,23 @@ class Annotation:
     """A line beside a file, as a reader of the pull request sees it."""
 
     level: str
-    file: str | None
-    title: str | None
+    file: str
+    title: str
     message: str
+
+
+def annotation(raw: str) -> Annotation:
+    """`::error file=…,title=…::message`, taken apart as GitHub's runner does it."""
+    head, _, message = raw.strip().removeprefix("::").partition("::")
+    level, _, rest = head.partition(" ")
+    properties = dict(pair.partition("=")[::2] for pair in rest.split(","))
+    return Annotation(level, unescaped(properties.get("file", "")), properties.get("title", ""), unescaped(message))
+
+
+def unescaped(text: str) -> str:
+    for code, character in (("%0D", "\r"), ("%0A", "\n"), ("%3A", ":"), ("%2C", ","), ("%25", "%")):
+        text = text.replace(code, character)
+    return text
 
 
 @dataclass(frozen=True)
@@ -54,11 +68,9 @@ class Run:
 
     @property
     def annotations(self) -> list[Annotation]:
-        return [
-            Annotation(line["command"], line["kvPairs"].get("file"), line["kvPairs"].get("title"), line["arg"])
-            for line in self.lines
-            if line.get("command") in ("error", "warning", "notice")
-        ]
+        """From the raw lines: act loses a property whose value has an equals sign, as all our names have."""
+        commands = [line for line in self.lines if line.get("command") in ("error", "warning", "notice")]
+        return [annotation(line["raw"]) for line in commands]
 
     @property
     def log(self) -> str:
@@ -77,6 +89,7 @@ class World:
     checkout: Path
     remote: Path
     api_url: str
+    compiled: Path
 
     def act(self, workflow: str, event: str, payload: Mapping[str, Any], *options: str, **environment: str) -> Run:
         """Runs .github/workflows/WORKFLOW.yml on an event. AssertionError: an action has no stub."""
@@ -94,6 +107,7 @@ class World:
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_PAGER": "cat",
             "PIP_NO_INDEX": "1",
+            "TRITON_CACHE_DIR": self.compiled,
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             **environment,
         }
