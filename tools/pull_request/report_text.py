@@ -99,8 +99,8 @@ def _head(plan: Plan, parts: Sequence[Part]) -> list[str]:
         "",
         f"**Verdict: {HEADLINES[worst]}.** {counted(len(parts), 'file')}: {told}. Commit {code(plan.head_sha)}.",
         "",
-        "*Claimed* is what the pull request's record says, and nobody here has seen it. All other times are *verified here*: "
-        "measured for this report by main's code, medians in µs, up and down projection together. "
+        "*Claimed* is what the pull request's record says, and nobody here has seen it. All other times are *verified "
+        "here*: measured for this report by main's code, medians in µs, up and down projection together. "
         "The verdict is the claimed file's, beyond noise, against main's (against the heuristic where main has none); "
         f"then whose entry the policy would write: the claimed one (promote, from {margin_pct:g} % on), main's "
         "(retain) or the heuristic's (baseline). «–»: no such entry, or it does not run.",
