@@ -99,8 +99,8 @@ def _head(plan: Plan, parts: Sequence[Part]) -> list[str]:
         "",
         f"**Verdict: {HEADLINES[worst]}.** {counted(len(parts), 'file')}: {told}. Commit {code(plan.head_sha)}.",
         "",
-        "*Claimed* is what the pull request's record says, and nobody here has seen it measured. All other times were "
-        "measured for this report by main's code: medians in µs, up and down projection together. "
+        "*Claimed* is what the pull request's record says, and nobody here has seen it. All other times are *verified "
+        "here*: measured for this report by main's code, medians in µs, up and down projection together. "
         "The verdict is the claimed file's, beyond noise, against main's (against the heuristic where main has none); "
         f"then whose entry the policy would write: the claimed one (promote, from {margin_pct:g} % on), main's "
         "(retain) or the heuristic's (baseline). «–»: no such entry, or it does not run.",
@@ -135,18 +135,19 @@ def _headline(planned: PlannedFile, measured: MeasuredFile) -> str:
     slower, promoted, total = sum(map(is_slower, rows)), _promoted(rows), counted(len(rows), "row")
     if not planned.claimed:
         worth = "keep it" if slower else "it is no loss"
-        return f"Removal: without main's file {slower} of {total} get slower; {worth}."
+        return f"Removal: slower without main's file in {slower} of {total}; {worth}."
     rival = "main's file" if planned.main else "the heuristic"
     match standing(measured):
         case Standing.SLOWER:
-            return f"Slower: {slower} of {total} lose to {rival} or the heuristic, {promoted} are promoted."
+            losing_to = "main's file or the heuristic" if planned.main else "the heuristic"
+            return f"Slower than {losing_to} in {slower} of {total}, promoted in {promoted}."
         case Standing.UNKNOWN:
             unknown = sum(row.verdict is None for row in rows)
-            return f"Incomplete: {unknown} of {total} could not be compared, {promoted} are promoted, none is slower."
+            return f"Incomplete: no comparison in {unknown} of {total}; promoted in {promoted}, slower in none."
         case Standing.RETAIN:
-            return f"No gain: none of {total} is faster than {rival} by the margin, none is slower."
+            return f"No gain: not faster than {rival} by the margin in any of {total}, slower in none."
         case Standing.PROMOTE:
-            return f"Promote: {promoted} of {total} are faster than {rival}, none is slower."
+            return f"Promote: faster than {rival} in {promoted} of {total}, slower in none."
 
 
 def _promoted(rows: Iterable[Row]) -> int:
