@@ -102,7 +102,7 @@ class World:
             "FAKE_INDEX": here / "index",
             "FAKE_LANDSCAPES": self.folder / "landscapes",
             "FAKE_REMOTE": self.remote,
-            "FAKE_RESULTS": "",
+            "FAKE_RUNNER": "",
             "GITHUB_API_URL": self.api_url,
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_PAGER": "cat",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import threading
@@ -26,6 +27,7 @@ class FakeGitHub:
     comments: list[dict[str, Any]] = field(default_factory=list)
     issues: list[dict[str, Any]] = field(default_factory=list)
     writes: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, token
+    push_once_seen: dict[int, str] = field(default_factory=dict)  # a new head, right after the API told the old one
 
     def open_pull(self, number: int, branch: str, sha: str, *, owner: str, title: str = "Tune it") -> dict[str, Any]:
         user = {"login": owner}
@@ -40,11 +42,14 @@ class FakeGitHub:
         """Status and document."""
         path = path.removeprefix(f"/repos/{REPOSITORY}")
         match re.sub(r"\d+", "N", f"{method} {path}"), int((re.findall(r"\d+", path) or [0])[0]):
+            case "GET ", _:
+                return 200, {"default_branch": "main"}
             case "GET /pulls", _:
                 wanted = query.get("head")
-                return 200, [pull for pull in self.pulls.values() if wanted in (None, pull["head"]["label"])]
+                numbers = [n for n, pull in self.pulls.items() if wanted in (None, pull["head"]["label"])]
+                return 200, [self._tell(number) for number in numbers]
             case "GET /pulls/N", number if number in self.pulls:
-                return 200, self.pulls[number]
+                return 200, self._tell(number)
             case "POST /pulls", _:
                 self.pulls[len(self.pulls) + 100] = {**body, "number": len(self.pulls) + 100, "html_url": self.url}
                 return 201, self.pulls[max(self.pulls)]
@@ -65,6 +70,12 @@ class FakeGitHub:
                 self.issues[number - 1].update(body)
                 return 200, self.issues[number - 1]
         return 404, {"message": f"the fake knows no {method} {path}"}
+
+    def _tell(self, number: int) -> dict[str, Any]:
+        told = copy.deepcopy(self.pulls[number])
+        if number in self.push_once_seen:
+            self.pulls[number]["head"]["sha"] = self.push_once_seen.pop(number)
+        return told
 
 
 @contextmanager
