@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -24,6 +25,9 @@ def snapshot(folder: Path) -> Path:
     git(folder, "remote", "add", "origin", f"https://github.com/{REPOSITORY}.git")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message=main")
+    for file in (folder / ".github" / "workflows").glob("*.yml"):
+        # act refuses keys that it doesn't know, and this one is new; test_rules.py asserts it. Jobs clone the commit.
+        file.write_text(re.sub(r"(?m)^cache-mode: .*\n", "", file.read_text("utf-8")), "utf-8")
     return folder
 
 
