@@ -117,6 +117,12 @@ def pull_request(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def github(session: nox.Session) -> None:
+    """Ask GitHub what a workflow needs: lookup, comment, issue, push, pull. Nothing is installed beside the token."""
+    session.run("python", "-m", "tools.github", *session.posargs)
+
+
+@nox.session(default=False)
 def build(session: nox.Session) -> None:
     """Build the wheel and the source archive into dist/."""
     install_group(session, "build")

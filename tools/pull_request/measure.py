@@ -18,7 +18,9 @@ from tools.console import path_argument, say
 from tools.heuristics import UnknownHeuristicError, vllm_heuristic
 from tools.pull_request.children import run_tool
 from tools.pull_request.documents import (
+    CONFIGS,
     DEFAULT_TIER,
+    RESULTS,
     DocumentError,
     FileId,
     MeasuredFile,
@@ -33,10 +35,6 @@ from tools.pull_request.replay_site import ReplaySite
 from tools.pull_request.site import Bench, NotMeasuredError, Site
 from tools.shapes import quant_mode_of
 from tools.strict_json import Json
-
-RESULTS = "results.json"
-CONFIGS = "configs"
-"""In the artifact: the results, and the re-tuned files below the folder."""
 
 BENCH_LIMIT_S = 900.0
 TUNE_SPARE_S = 300.0

@@ -14,6 +14,7 @@ from pathlib import Path
 from tools import store
 from tools.console import path_argument, say
 from tools.pull_request.documents import (
+    RESULTS,
     DocumentError,
     Leg,
     Plan,
@@ -22,7 +23,6 @@ from tools.pull_request.documents import (
     read_results,
     shortened,
 )
-from tools.pull_request.measure import RESULTS
 from tools.pull_request.report_text import render
 
 MAX_FILES = 4096
