@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from tools import store
-from tools.tiers import Role, role_of, root_of, why_skipped
+from tools.tiers import Role, role_in_repo, role_of, root_of, why_skipped
 from tools.workload import Layout
 
 NAME = "E=8,N=1,device_name=A.json"
@@ -38,6 +38,25 @@ def put(root: Path, name: str) -> Path:
 )
 def test_a_files_role_follows_from_its_place_and_name(tmp_path: Path, layout: Layout, name: str, role: Role) -> None:
     assert role_of(put(tmp_path, name), PurePosixPath(name), layout) is role
+
+
+@pytest.mark.parametrize(
+    ("place", "role"),
+    [
+        (NAME, Role.CONFIG),
+        (f"legacy_configs/{NAME}", Role.CONFIG),
+        (f"records/triton_3_8_0/{NAME}", Role.RECORD),
+        ("registry/models.json", Role.KNOWN),
+        ("README.md", Role.KNOWN),
+        (".", Role.FOREIGN),
+        ("registry/others.json", Role.FOREIGN),
+        (f"triton_main/{NAME}", Role.FOREIGN),
+        (f"records/deep/er/{NAME}", Role.FOREIGN),
+        ("conftest.py", Role.FOREIGN),
+    ],
+)
+def test_a_place_in_this_store_tells_the_role_of_a_file_that_lies_nowhere_yet(place: str, role: Role) -> None:
+    assert role_in_repo(PurePosixPath(place)) is role
 
 
 def test_sglangs_root_is_below_the_folder_of_its_variable_and_what_lies_beside_it_is_left_out(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""A commit's objects are read as they are, within limits that hold before anything large is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tools.pull_request.git_repository import EXECUTABLE, TREE, Blob, GitRepository
+from tools.pull_request.commit import CommitError, Entry, Limits, Repository, is_sha
+
+
+@pytest.fixture
+def git(tmp_path: Path) -> GitRepository:
+    return GitRepository.make(tmp_path / "größe und 形")
+
+
+def test_only_whole_lower_case_names_are_names_of_commits() -> None:
+    assert is_sha("0123456789abcdef0123456789abcdef01234567")
+    assert not any(map(is_sha, ["", "0" * 39, "0" * 41, "A" * 40, "0" * 40 + "\n", "٣" * 40]))
+
+
+def test_a_tree_lists_modes_and_names_as_they_are(git: GitRepository) -> None:
+    sha = git.commit({"a": b"1", "b/c d\nü\udcff": Blob(b"2", EXECUTABLE)})
+    assert Repository(git.root).tree(sha) == {
+        "a": Entry("100644", "blob", git.blob(b"1")),
+        "b/c d\nü\udcff": Entry("100755", "blob", git.blob(b"2")),
+    }
+
+
+def test_blobs_come_byte_for_byte_each_once(git: GitRepository) -> None:
+    contents = [b"", b"\n", b"x blob 3\nabc\n", bytes(range(256))]
+    shas = [git.blob(data) for data in contents]
+    assert Repository(git.root).blobs([*shas, *shas]) == dict(zip(shas, contents, strict=True))
+
+
+def test_no_blobs_are_none(git: GitRepository) -> None:
+    assert Repository(git.root).blobs([]) == {}
+
+
+def test_sizes_are_known_without_reading(git: GitRepository) -> None:
+    sha = git.blob(bytes(3_000_000))
+    assert Repository(git.root).sizes([sha]) == {sha: 3_000_000}
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        (Limits(blob_bytes=9), "expected at most 9 bytes a file, found 10"),
+        (Limits(total_bytes=19), "expected at most 19 bytes in all, found 20"),
+    ],
+)
+def test_limits_hold_for_blobs(git: GitRepository, limits: Limits, expected: str) -> None:
+    shas = [git.blob(b"a" * 10), git.blob(b"b" * 10)]
+    with pytest.raises(CommitError, match=expected):
+        Repository(git.root, limits).blobs(shas)
+
+
+@pytest.mark.parametrize("limits", [Limits(entries=2), Limits(listing_bytes=100)])
+def test_limits_hold_for_trees(git: GitRepository, limits: Limits) -> None:
+    sha = git.commit(dict.fromkeys("abc", b""))
+    with pytest.raises(CommitError, match=f"{sha[:12]}: expected at most"):
+        Repository(git.root, limits).tree(sha)
+
+
+def test_an_object_that_is_not_here_is_said(git: GitRepository) -> None:
+    with pytest.raises(CommitError, match="expected the contents of 1 files, found 0"):
+        Repository(git.root).blobs(["0" * 40])
+
+
+def test_a_tree_in_place_of_a_blob_is_not_read(git: GitRepository) -> None:
+    with pytest.raises(CommitError, match="expected the contents"):
+        Repository(git.root).blobs([git.tree_of(("100644", b"a", git.blob(b"")))])
+
+
+def test_a_tree_that_git_can_not_read_is_said(git: GitRepository) -> None:
+    broken = git.commit_tree(git.tree_of((TREE, b"missing", "1" * 40)))
+    with pytest.raises(CommitError, match="expected a commit whose files can be listed"):
+        Repository(git.root).tree(broken)
+
+
+def test_a_replaced_object_is_not_what_was_asked_for(git: GitRepository) -> None:
+    asked, other = git.commit({"a": b"1"}), git.commit({"a": b"2"})
+    git.git("replace", asked, other)
+    assert Repository(git.root).tree(asked)["a"].sha == git.blob(b"1")
+
+
+def test_a_reference_stands_somewhere_or_nowhere(git: GitRepository) -> None:
+    sha = git.commit({"a": b"1"})
+    git.set_ref("refs/pull/7/head", sha)
+    assert Repository(git.root).ref("refs/pull/7/head") == sha
+    assert Repository(git.root).ref("refs/pull/8/head") is None
+
+
+@pytest.mark.parametrize("root", ["nowhere", "empty"])
+def test_a_folder_without_a_repository_is_said_in_one_line(tmp_path: Path, root: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CommitError, match=r"^HEAD: expected a commit of this repository, found none\. Fix: .*\.$"):
+        Repository(tmp_path / root).commit("HEAD")
+
+
+def test_git_that_is_not_installed_is_said(git: GitRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(CommitError, match=r"^git: expected it to run, found: .* Fix: install git"):
+        Repository(git.root).commit("HEAD")
+    with pytest.raises(CommitError, match="install git"):
+        Repository(git.root).tree("0" * 40)

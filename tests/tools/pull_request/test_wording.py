@@ -1,0 +1,41 @@
+"""Foreign text shows as itself: on one line, cut, and as nothing but text in markdown."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools.pull_request.wording import LONGEST, code, shown
+
+
+def test_control_characters_and_undecodable_bytes_are_escaped() -> None:
+    assert shown("a\nb\x1b[31m\udcff") == "a\\nb\\x1b[31m\\udcff"
+
+
+def test_long_text_is_cut() -> None:
+    assert len(shown("x" * 10_000)) == LONGEST
+    assert shown("x" * 10_000).endswith("…")
+
+
+def test_a_tuned_files_name_is_plain_code() -> None:
+    name = "E=8,N=1024,device_name=NVIDIA_H200,dtype=fp8_w8a8,block_shape=[128,128].json"
+    assert code(name) == f"`{name}`"
+
+
+@pytest.mark.parametrize("text", ["`", "a`b`", "<b>", "|", "@me", "#1", "!x", "*x*", "", " ", "a\nb", "&lt;", "\\`"])
+def test_markdown_in_it_is_escaped(text: str) -> None:
+    inner = code(text).removeprefix("<code>").removesuffix("</code>")
+    assert inner != code(text)
+    assert not re.search(r"[`<>|@*\[\]\\\n]|#(?!\d+;)", inner.replace("&#", ""))
+
+
+@given(st.text())
+def test_it_reads_as_what_it_is(text: str) -> None:
+    answer = code(text)
+    inner = answer[1:-1] if answer.startswith("`") else html.unescape(answer[6:-7])
+    assert inner == shown(text)
+    assert "\n" not in answer
