@@ -80,6 +80,29 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def tune(session: nox.Session) -> None:
+    """Find the best launch configs of a workload, on a GPU: nox -s tune -- --model NAME --tp N."""
+    install_group(session, "bench")
+    install_torch_and_triton(session)
+    session.run("python", "-m", "tools.tune", *session.posargs)
+
+
+@nox.session(default=False)
+def workflows(session: nox.Session) -> None:
+    """Lint the GitHub workflows, and run them here with act on stub actions (Linux)."""
+    install_group(session, "workflows")
+    install_triton(session, SETTINGS["reference-triton"])
+    session.run("python", "-m", "pytest", "tests/workflows", "-p", "no:benchmark", *(session.posargs or ["-n", "2"]))
+
+
+@nox.session(default=False)
+def release(session: nox.Session) -> None:
+    """See whether a release is due, or write its version: nox -s release -- plan --date YYYY-MM-DD."""
+    install_group(session, "validate")
+    session.run("python", "-m", "tools.release", *session.posargs)
+
+
+@nox.session(default=False)
 def convert(session: nox.Session) -> None:
     """Take over an engine's tuned files: nox -s convert -- PATH --layout vllm --to DIR --attribution WHO."""
     install_group(session, "validate")
@@ -100,6 +123,12 @@ def pull_request(session: nox.Session) -> None:
     if session.posargs[:1] == ["measure"]:
         install_torch_and_triton(session)
     session.run("python", "-m", "tools.pull_request", *session.posargs)
+
+
+@nox.session(default=False)
+def github(session: nox.Session) -> None:
+    """Ask GitHub what a workflow needs: lookup, comment, issue, push, pull. Nothing is installed beside the token."""
+    session.run("python", "-m", "tools.github", *session.posargs)
 
 
 @nox.session(default=False)

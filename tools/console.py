@@ -36,6 +36,12 @@ def run(main: Callable[[], int]) -> NoReturn:
     sys.exit(code)
 
 
+def say(line: str) -> None:
+    """One line on stderr, at once: stdout belongs to the result."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
 def path_argument(text: str) -> Path:
     """A path on the command line, for argparse. An empty one would mean the working directory."""
     if not text:

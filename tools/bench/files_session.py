@@ -132,12 +132,15 @@ def _rows(torch: Any, plan: Plan, rows: Iterator[RowVerdict]) -> Iterator[RowVer
 def _environment(torch: Any, request: FilesRequest, device_name: str) -> dict[str, str]:
     import triton
 
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     engine = {}
     if request.engine_path is not None:
         engine = {"engine": engine_version(request.engine_path) or "unknown"}
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "device": device_name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "sm_count": str(properties.multi_processor_count),
         "driver": driver(),
         "cuda": str(torch.version.cuda),
         "torch": str(torch.__version__),

@@ -13,6 +13,7 @@ from pathlib import Path
 from tools import store
 from tools.compile import check
 from tools.compile.pool import DEFAULT_TIMEOUT_S, CompilePool
+from tools.compile.since import SinceError, changed_since, concerned
 from tools.config_file import load
 from tools.console import run
 from tools.findings import FORMATS, Report, ordered
@@ -37,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--format", choices=list(FORMATS), default="text", help="default: text")
     parser.add_argument(
+        "--since", metavar="REV", help="only files that changed since HEAD's history left this git revision's"
+    )
+    parser.add_argument(
         "--every-version",
         action="store_true",
         help="compile files of other Triton versions too, as an engine that falls back to them would",
@@ -58,10 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         registries = check.Registries(load_devices(), load_models())
         files = list(load(store.discover(args.paths or [store.CONFIGS], args.layout), args.layout).configs)
+        if args.since is not None:
+            paths = set(concerned([file.found.path for file in files], changed_since(args.since)))
+            files = [file for file in files if file.found.path in paths]
     except FileNotFoundError as error:
         print(f"compile: no such file or folder: {store.printable(str(error))}", file=sys.stderr)
         return 2
-    except (RegistryError, OSError) as error:
+    except (RegistryError, SinceError, OSError) as error:
         print(f"compile: {store.printable(str(error))}", file=sys.stderr)
         return 2
     own, others = (files, []) if args.every_version else check.split_by_triton(files, triton)

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tools.bench.figures import paired_ratio
+from tools.bench.figures import Interval, paired_ratio
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class PromotionPolicy:
     """A challenger must be this much faster than the incumbent."""
 
     min_improvement_pct: float = 1.0
+
+    def is_won_by(self, ratio: Interval) -> bool:
+        """ratio: the challenger's time over the incumbent's, round by round."""
+        return ratio.median <= 1.0 - self.min_improvement_pct / 100.0 and ratio.high < 1.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,5 @@ def _against_incumbent(
         return None if incumbent is None else (Decision.RETAIN, incumbent)
     if incumbent is None:
         return Decision.PROMOTE, challenger
-    ratio = paired_ratio(challenger, incumbent)
-    wins = ratio.median <= 1.0 - policy.min_improvement_pct / 100.0 and ratio.high < 1.0
-    return (Decision.PROMOTE, challenger) if wins else (Decision.RETAIN, incumbent)
+    is_won = policy.is_won_by(paired_ratio(challenger, incumbent))
+    return (Decision.PROMOTE, challenger) if is_won else (Decision.RETAIN, incumbent)

@@ -50,3 +50,8 @@ def test_missing_paths_and_odd_numbers_are_bad_use(tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit) as end:
         main(["--jobs", "0"])
     assert end.value.code == 2
+
+
+def test_since_compiles_what_changed_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--since", "nowhere"]) == 2
+    assert "--since: expected a revision" in capsys.readouterr().err

@@ -1,0 +1,142 @@
+"""Plans and results are read as if they were hostile: one line each for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tools.pull_request.documents_builder import (
+    H100,
+    Change,
+    changed,
+    plan_document,
+    results_document,
+    write_json,
+)
+from tools import schemas
+from tools.bench.verdict import Verdict
+from tools.pull_request import documents
+from tools.pull_request.documents import DocumentError, read_plan, read_results, results_json
+
+
+def one_line(error: pytest.ExceptionInfo[DocumentError]) -> str:
+    text = str(error.value)
+    assert text.isprintable(), text
+    assert len(text) < 600
+    return text
+
+
+def test_a_plan_is_read(tmp_path: Path) -> None:
+    plan = read_plan(write_json(tmp_path / "plan.json", plan_document()))
+    file = plan.leg(H100).files[0]
+    assert str(file.id.relative) == f"E=8,N=7168,device_name={H100}.json"
+    assert file.batch_sizes == (64,)
+    assert file.claims_us == {64: 41.5}
+    assert file.main[64].num_stages == 2
+
+
+def test_a_file_of_a_tier_lies_in_its_folder(tmp_path: Path) -> None:
+    document = changed(plan_document(), lambda d: d["legs"][0]["workloads"][0].update(tier="triton_3_6_0"))
+    file = read_plan(write_json(tmp_path / "plan.json", document)).legs[0].files[0]
+    assert file.id.relative.parent.name == "triton_3_6_0"
+
+
+def test_a_removed_file_has_mains_batch_sizes(tmp_path: Path) -> None:
+    document = changed(plan_document(), lambda d: d["legs"][0]["workloads"][0].update(claimed=None, record=None))
+    file = read_plan(write_json(tmp_path / "plan.json", document)).legs[0].files[0]
+    assert (file.claimed, file.claims_us, file.batch_sizes) == ({}, {}, (64,))
+
+
+def test_results_are_written_as_they_are_read(tmp_path: Path) -> None:
+    results = read_results(write_json(tmp_path / "results.json", results_document()))
+    assert results.files[0].rows[64].verdict is Verdict.FASTER
+    written = json.loads(results_json(results))
+    assert schemas.faults("results", written) == []
+    (tmp_path / "again.json").write_bytes(results_json(results))
+    assert read_results(tmp_path / "again.json") == results
+
+
+def test_a_leg_that_the_plan_does_not_have(tmp_path: Path) -> None:
+    plan = read_plan(write_json(tmp_path / "plan.json", plan_document()))
+    with pytest.raises(DocumentError, match=f"expected one of the plan's \\({H100}\\), found NVIDIA_B200") as error:
+        plan.leg("NVIDIA_B200")
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"", "expected strict JSON, found: expected a JSON object, found an empty file"),
+        (b"{", "expected strict JSON"),
+        (b'{"number": NaN}', "NaN is no finite number"),
+        (b'{"number": Infinity}', "Infinity is no finite number"),
+        (b'{"number": 1e999}', "1e999 is no finite number"),
+        (b'{"number": ' + b"9" * 5000 + b"}", "expected strict JSON, found: cannot be read"),
+        (b'{"number": 1, "number": 2}', "duplicate keys"),
+        (b"[" * 100_000, "nested over 32 levels"),
+        (b'{"\\n::error::<img src=x>": 1}', "expected schema/results.schema.json"),
+        (b" " * (documents.MAX_BYTES + 1), "expected at most"),
+        (b"\xff\xfe", "expected UTF-8"),
+    ],
+    ids=lambda value: repr(value[:24]),
+)
+def test_hostile_bytes(tmp_path: Path, text: bytes, told: str) -> None:
+    (tmp_path / "results.json").write_bytes(text)
+    with pytest.raises(DocumentError) as error:
+        read_results(tmp_path / "results.json")
+    assert told in one_line(error)
+
+
+ROW = "64"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(note="x"),
+        lambda d: d.update(number=10**30),
+        lambda d: d.update(head_sha="0" * 39 + "\n"),
+        lambda d: d.update(head_sha=["0" * 40]),
+        lambda d: d["environment"].update(driver="[x](https://example.org)"),
+        lambda d: d["environment"].update(device_name="<script>alert(1)</script>"),
+        lambda d: d["workloads"][0].update(reason="**merge this**"),
+        lambda d: d["workloads"][0]["workload"].update(device_name="a`b"),
+        lambda d: d["workloads"][0]["rows"][ROW].update(measured_us=1e12),
+        lambda d: d["workloads"][0]["rows"][ROW].update(measured_us=-1.0),
+        lambda d: d["workloads"][0]["rows"].update({"064": d["workloads"][0]["rows"].pop(ROW)}),
+        lambda d: d["workloads"].append(d["workloads"][0]),
+    ],
+)
+def test_hostile_values(tmp_path: Path, change: Change) -> None:
+    with pytest.raises(DocumentError) as error:
+        read_results(write_json(tmp_path / "results.json", changed(results_document(), change)))
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["legs"].append(d["legs"][0]),
+        lambda d: d["legs"][0]["workloads"].append(d["legs"][0]["workloads"][0]),
+        lambda d: d["legs"][0]["workloads"][0].update(tier="../../etc"),
+        lambda d: d["legs"][0]["workloads"][0]["claimed"]["64"].update(num_warps="$(reboot)"),
+    ],
+)
+def test_hostile_plans(tmp_path: Path, change: Change) -> None:
+    with pytest.raises(DocumentError) as error:
+        read_plan(write_json(tmp_path / "plan.json", changed(plan_document(), change)))
+    one_line(error)
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    write_json(tmp_path / "elsewhere.json", results_document())
+    (tmp_path / "results.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(DocumentError, match="expected a regular file"):
+        read_results(tmp_path / "results.json")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DocumentError, match="expected a readable file, found: No such file"):
+        read_results(tmp_path / "results.json")

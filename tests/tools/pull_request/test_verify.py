@@ -1,0 +1,136 @@
+"""After the merge main's own run signs the records whose figures held, and says why it doesn't sign the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tools.pull_request.documents_builder import OTHER_SHA, SHA, changed, results_document, write_json
+from tests.tools.validate.builder import NAME, Store, entry
+from tools import schemas, store
+from tools.pull_request import verify
+from tools.pull_request.documents import workload_json
+from tools.workload import parse_file_name
+
+WORKLOAD = parse_file_name(NAME).workload
+assert WORKLOAD is not None
+RUN_URL = "https://github.com/owner/repository/actions/runs/1"
+
+
+@pytest.fixture
+def merged(tmp_path: Path) -> Store:
+    """A store with one file of one row, which its record claims to take 10 µs."""
+    merged = Store(tmp_path / "configs")
+    merged.measured(merged.config({"64": entry()}))
+    return merged
+
+
+def record_of(merged: Store) -> Any:
+    return store.read(merged.root / "records" / NAME).document
+
+
+def results(**row: Any) -> Any:
+    """One file of one row, clean unless said otherwise."""
+
+    def change(document: Any) -> None:
+        document["workloads"][0]["workload"] = workload_json(WORKLOAD)
+        document["workloads"][0]["rows"]["64"].update({"claimed_us": 10.0, "measured_us": 10.1, **row})
+
+    return changed(results_document(), change)
+
+
+def sign(merged: Store, document: Any, **options: str) -> int:
+    write_json(merged.root.parent / "results" / "results-0" / "results.json", document)
+    given = {"commit": SHA, "runner": "gpu", "run-url": RUN_URL, "date": "2026-11-24", **options}
+    flags = [word for name, value in given.items() for word in (f"--{name}", value)]
+    return verify.main(["--results", str(merged.root.parent / "results"), "--configs", str(merged.root), *flags])
+
+
+def test_a_file_whose_rows_all_held_is_verified(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sign(merged, results()) == 0
+    record = record_of(merged)
+    assert record["verified"] == {"runner": "gpu", "run_url": RUN_URL, "commit": SHA, "date": "2026-11-24"}
+    assert list(record)[-1] == "verified"
+    assert schemas.faults("record", record) == []
+    assert capsys.readouterr().err == f"verify: {NAME}: verified\n"
+
+
+def test_nothing_but_the_line_changes(merged: Store) -> None:
+    before = record_of(merged)
+    config = (merged.root / NAME).read_bytes()
+    sign(merged, results())
+    after = record_of(merged)
+    assert {**after, "verified": None} == {**before, "verified": None}
+    assert (merged.root / "records" / NAME).read_bytes() == store.canonical_record(after)
+    assert (merged.root / NAME).read_bytes() == config
+
+
+def test_an_older_line_is_replaced(merged: Store) -> None:
+    sign(merged, results())
+    sign(merged, results(), date="2026-11-25")
+    assert record_of(merged)["verified"]["date"] == "2026-11-25"
+
+
+def test_published_figures_without_times_can_be_verified_too(merged: Store) -> None:
+    merged.record(merged.root / NAME)
+    sign(merged, results(claimed_us=None))
+    assert record_of(merged)["verified"]["runner"] == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"measured_us": 10.6}, "M=64: 6.0 % above the recorded time"),
+        ({"verdict": "slower"}, "M=64: slower than main's file or the heuristic"),
+        ({"measured_us": None}, "M=64: no time was measured"),
+        ({"claimed_us": 10.2}, "its record claims other times than were checked"),
+        ({"claimed_us": None}, "its record claims other times than were checked"),
+    ],
+)
+def test_a_file_that_did_not_hold_is_named_and_left_as_it_is(
+    merged: Store, capsys: pytest.CaptureFixture[str], row: dict[str, Any], reason: str
+) -> None:
+    before = record_of(merged)
+    assert sign(merged, results(**row)) == 0
+    assert record_of(merged) == before
+    assert capsys.readouterr().err == f"verify: {NAME}: not verified, {reason}\n"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda merged: merged.file(b"{}\n"), "its record is of other bytes"),
+        (lambda merged: (merged.root / NAME).unlink(), "the file or its record is not there"),
+        (lambda merged: (merged.root / "records" / NAME).unlink(), "the file or its record is not there"),
+        (lambda merged: merged.measured(merged.root / NAME, date="yesterday"), "its record is not valid"),
+    ],
+)
+def test_a_store_that_is_not_what_was_measured(
+    merged: Store, capsys: pytest.CaptureFixture[str], spoil: Callable[[Store], object], reason: str
+) -> None:
+    spoil(merged)
+    assert sign(merged, results()) == 0
+    assert capsys.readouterr().err == f"verify: {NAME}: not verified, {reason}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"commit": OTHER_SHA}, f"--commit: expected {OTHER_SHA}, found {SHA}"),
+        ({"run-url": "javascript:alert(1)"}, "expected a runner, an https:// address, 40 hex digits and a day"),
+        ({"runner": ""}, "expected a runner"),
+        ({"date": "2026-02-30"}, "expected a runner"),
+        ({"results": "nowhere"}, "nowhere: expected a folder"),
+    ],
+)
+def test_bad_use_is_one_line_and_writes_nothing(
+    merged: Store, capsys: pytest.CaptureFixture[str], options: dict[str, str], told: str
+) -> None:
+    before = record_of(merged)
+    assert sign(merged, results(), **options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+    assert record_of(merged) == before

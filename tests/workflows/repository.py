@@ -1,0 +1,47 @@
+"""Real git repositories: main is this checkout as it stands, pull requests are commits on top of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.tools.pull_request.git_repository import GitRepository
+from tests.workflows.act import REPOSITORY
+from tools.store import CHECKOUT
+
+
+def snapshot(folder: Path) -> Path:
+    """This checkout's files, tracked or new, as one commit of a repository of its own."""
+    folder.mkdir(exist_ok=True)
+    listed = git(CHECKOUT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        if (CHECKOUT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(CHECKOUT / name, folder / name)
+    git(folder, "init", "--quiet", "--initial-branch=main", ".")
+    git(folder, "remote", "add", "origin", f"https://github.com/{REPOSITORY}.git")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message=main")
+    for file in (folder / ".github" / "workflows").glob("*.yml"):
+        # act refuses keys that it doesn't know, and this one is new; test_rules.py asserts it. Jobs clone the commit.
+        file.write_text(re.sub(r"(?m)^cache-mode: .*\n", "", file.read_text("utf-8")), "utf-8")
+    return folder
+
+
+def propose(remote: GitRepository, number: int, head: str) -> None:
+    """Makes a commit the head of a pull request, with the merge that GitHub tries."""
+    remote.set_ref(f"refs/pull/{number}/head", head)
+    main = remote.git("rev-parse", "main")
+    merge = remote.git("commit-tree", f"{head}^{{tree}}", "-p", main, "-p", head, "-m", "Merge")
+    remote.set_ref(f"refs/pull/{number}/merge", merge)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = {f"GIT_{role}_{what}": "main" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    environment = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", **who}
+    command = ["git", "-c", "gc.auto=0", *arguments]
+    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    return answer.stdout.strip()

@@ -1,0 +1,216 @@
+"""What neither a linter nor act checks. A rule yields a line for each place of a workflow that breaks it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from tests.workflows.parsed import Workflow, environment, runs_on_gpu, steps, strings
+from tools.store import CHECKOUT
+
+Rule = Callable[[Workflow], Iterator[str]]
+
+TRIGGERS = {
+    "validate": {"pull_request", "push"},
+    "tune": {"workflow_dispatch", "workflow_run"},
+    "measure": {"workflow_call"},
+    "tune-on-request": {"workflow_dispatch"},
+    "verify": {"push"},
+    "nightly": {"schedule", "workflow_dispatch"},
+    "release": {"schedule", "workflow_dispatch"},
+}
+READ = {"contents": "read"}
+NOTHING: dict[str, str] = {}
+GRANTS = {
+    "validate": {"configs": READ, "code": READ, "workflows": READ},
+    "tune": {
+        "plan": {**READ, "pull-requests": "read"},
+        "tune": NOTHING,
+        "report": {**READ, "pull-requests": "write"},
+    },
+    "measure": {"measure": NOTHING},
+    "tune-on-request": {"tune": NOTHING, "propose": READ},
+    "verify": {"plan": READ, "measure": NOTHING, "propose": READ},
+    "nightly": {
+        "sample": READ,
+        "measure": NOTHING,
+        "drift": {**READ, "issues": "write"},
+        "canary": NOTHING,
+        "canary-issue": {**READ, "issues": "write"},
+    },
+    "release": {
+        "plan": READ,
+        "build": READ,
+        "test": READ,
+        "publish": {"id-token": "write"},
+        "announce": {"contents": "write"},
+    },
+}
+ENVIRONMENTS = {
+    ("measure", "measure"): "${{ inputs.environment }}",
+    ("tune-on-request", "tune"): "gpu-main",
+    ("tune-on-request", "propose"): "bot",
+    ("verify", "propose"): "bot",
+    ("release", "publish"): "pypi",
+}
+MEASURES_IN = {"tune": "gpu-pull-request", "verify": "gpu-main", "nightly": "gpu-main"}
+COMMANDS = [
+    r'nox -s (?P<session>[a-z-]+)( -- [^;|&`<>]+?)?( > \w+\.md| >> "\$GITHUB_STEP_SUMMARY")?',
+    r'git fetch --no-tags origin "refs/pull/\$NUMBER/head"',
+    r"python -m pip install nox",
+    r"python -m pip download --no-deps --only-binary=:all: --dest wheels/(?P<engine>\w+) (?P=engine)",
+    r'gh release create "v\$VERSION" dist/\* [^;|&`<>]+',
+]
+PIN = re.compile(r"^\s*(?:- )?uses: (?P<action>[\w./-]+)@(?P<commit>[0-9a-f]{40}) # v\d+\.\d+\.\d+$")
+GRANT = re.compile(r"^\s+(?:permission-)?[a-z-]+: (?:read|write)(?P<reason> # \S.*)?$")
+
+
+def starts_only_where_it_is_meant_to(workflow: Workflow) -> Iterator[str]:
+    if set(workflow.triggers) != TRIGGERS[workflow.name]:
+        yield f"triggers: {sorted(workflow.triggers)}"
+    for event in ("push", "workflow_run"):
+        filters = workflow.triggers.get(event) or {}
+        if event == "push" in workflow.triggers and filters.get("branches") != ["main"]:
+            yield f"{event}: branches {filters.get('branches')}"
+        if event == "workflow_run" in workflow.triggers and filters != {
+            "workflows": ["validate"],
+            "types": ["completed"],
+        }:
+            yield f"{event}: {filters}"
+
+
+def grants_nothing_at_the_top_and_each_job_its_own(workflow: Workflow) -> Iterator[str]:
+    if workflow.tree.get("permissions") != {}:
+        yield f"permissions: {workflow.tree.get('permissions')}"
+    found = {name: job.get("permissions") for name, job in workflow.jobs.items()}
+    if found != GRANTS[workflow.name]:
+        yield f"grants: {found}"
+
+
+def gives_a_reason_beside_each_grant(workflow: Workflow) -> Iterator[str]:
+    for line in workflow.text.splitlines():
+        match = GRANT.match(line)
+        if match and not match["reason"]:
+            yield f"no reason: {line.strip()}"
+
+
+def pins_every_action(workflow: Workflow) -> Iterator[str]:
+    for line in workflow.text.splitlines():
+        if "uses:" in line and "uses: ./.github/" not in line and not PIN.match(line):
+            yield f"not pinned: {line.strip()}"
+
+
+def limits_time_and_concurrency(workflow: Workflow) -> Iterator[str]:
+    if "workflow_call" not in workflow.triggers and not workflow.tree.get("concurrency", {}).get("group"):
+        yield "no concurrency group"
+    for name, job in workflow.jobs.items():
+        if "uses" not in job and not 1 <= job.get("timeout-minutes", 0) <= 120:
+            yield f"{name}: timeout-minutes {job.get('timeout-minutes')}"
+
+
+def holds_no_logic(workflow: Workflow) -> Iterator[str]:
+    noxfile = (CHECKOUT / "noxfile.py").read_text("utf-8")
+    for name, step in _all_steps(workflow):
+        if "run" not in step:
+            continue
+        matches = [re.fullmatch(command, step["run"].strip()) for command in COMMANDS]
+        match = next(filter(None, matches), None)
+        if match is None or "${{" in step["run"]:
+            yield f"{name}: {step['run']!r}"
+        elif (session := match.groupdict().get("session")) and not re.search(
+            rf'^def {session}\(session|name="{session}"', noxfile, re.MULTILINE
+        ):
+            yield f"{name}: no nox session {session}"
+
+
+def checks_out_only_what_started_it_and_keeps_no_token(workflow: Workflow) -> Iterator[str]:
+    for name, step in _all_steps(workflow):
+        if "actions/checkout@" in step.get("uses", ""):
+            options = step.get("with", {})
+            if options.get("persist-credentials") is not False:
+                yield f"{name}: persists credentials"
+            if set(options) - {"persist-credentials", "fetch-depth"}:
+                yield f"{name}: checks out {options}"
+
+
+def takes_artifacts_of_its_own_run_only(workflow: Workflow) -> Iterator[str]:
+    for name, step in _all_steps(workflow):
+        options = set(step.get("with", {}))
+        if "actions/download-artifact@" in step.get("uses", "") and options - {"name", "pattern", "path"}:
+            yield f"{name}: downloads with {options}"
+
+
+def keeps_gpus_behind_group_and_environment(workflow: Workflow) -> Iterator[str]:
+    for name, job in workflow.jobs.items():
+        if (workflow.name, name) in ENVIRONMENTS or runs_on_gpu(job):
+            wanted = ENVIRONMENTS.get((workflow.name, name))
+            if wanted is None or environment(job) != wanted:
+                yield f"{name}: environment {environment(job)}"
+        if runs_on_gpu(job) and not (isinstance(job["runs-on"], dict) and job["runs-on"].get("group") == "gpu"):
+            yield f"{name}: runs on {job['runs-on']}"
+        if runs_on_gpu(job) and ("secrets." in str(job) or "github.token" in str(job)):
+            yield f"{name}: a secret on a GPU machine"
+        if job.get("uses") == "./.github/workflows/measure.yml" and (
+            job["with"]["environment"] != MEASURES_IN[workflow.name] or "secrets" in job
+        ):
+            yield f"{name}: {job['with']}"
+
+
+def gives_secrets_and_tokens_to_single_steps(workflow: Workflow) -> Iterator[str]:
+    for name, job in workflow.jobs.items():
+        for step in steps(job):
+            secret = any("secrets." in text for text in strings(step))
+            if secret and not (environment(job) == "bot" and "create-github-app-token@" in step.get("uses", "")):
+                yield f"{name}: a secret in «{step['name']}»"
+        outside = {key: value for key, value in job.items() if key not in ("steps", "outputs")}
+        if re.search(r"secrets[.\[]|github\.token", str(outside)):
+            yield f"{name}: a secret or token for the whole job"
+    if re.search(r"secrets[.\[]|github\.token", str({**workflow.tree, "jobs": None})):
+        yield "a secret or token for the whole workflow"
+
+
+def publishes_what_others_built(workflow: Workflow) -> Iterator[str]:
+    for name, job in workflow.jobs.items():
+        if "id-token" in (job.get("permissions") or {}) and any("run" in s or "checkout" in str(s) for s in steps(job)):
+            yield f"{name}: runs something where it can publish"
+
+
+def runs_on_main_alone(workflow: Workflow) -> Iterator[str]:
+    """A dispatch may name any branch."""
+    if "workflow_dispatch" not in workflow.triggers:
+        return
+    for name, job in workflow.jobs.items():
+        privileged = runs_on_gpu(job) or "uses" in job or environment(job) or "write" in str(job.get("permissions"))
+        if privileged and not _guarded(workflow.jobs, name):
+            yield f"{name}: not held to main"
+
+
+def _guarded(jobs: Mapping[str, Any], name: str) -> bool:
+    job = jobs[name]
+    if "github.ref == 'refs/heads/main'" in job.get("if", ""):
+        return True
+    needs = job.get("needs", [])
+    return any(_guarded(jobs, needed) for needed in ([needs] if isinstance(needs, str) else needs))
+
+
+def _all_steps(workflow: Workflow) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, job in workflow.jobs.items():
+        for step in steps(job):
+            yield name, step
+
+
+RULES: list[Rule] = [
+    starts_only_where_it_is_meant_to,
+    grants_nothing_at_the_top_and_each_job_its_own,
+    gives_a_reason_beside_each_grant,
+    pins_every_action,
+    limits_time_and_concurrency,
+    holds_no_logic,
+    checks_out_only_what_started_it_and_keeps_no_token,
+    takes_artifacts_of_its_own_run_only,
+    keeps_gpus_behind_group_and_environment,
+    gives_secrets_and_tokens_to_single_steps,
+    publishes_what_others_built,
+    runs_on_main_alone,
+]

@@ -1,0 +1,41 @@
+"""release.yml, run: what is published is what was built and tested."""
+
+from __future__ import annotations
+
+import datetime
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from tests.tools.pull_request.git_repository import GitRepository
+from tests.workflows.act import World
+
+ALL = {"plan", "build", "test", "publish", "announce"}
+ON_MAIN: dict[str, Any] = {"ref": "refs/heads/main"}
+
+
+def released(world: World, name: str) -> Path:
+    return world.folder / "run-0" / name
+
+
+def test_a_maintainers_go_publishes_the_tested_wheel(world: World, remote: GitRepository) -> None:
+    today = datetime.datetime.now(datetime.timezone.utc)
+    version = f"{today.year}.{today.month}.{today.day}"
+    run = world.act("release", "workflow_dispatch", ON_MAIN)
+    assert run.jobs == dict.fromkeys(ALL, "success"), run
+    assert run.log.count("4 passed") == 2, "on each Python"
+    published = sorted(path.name for path in released(world, "index").iterdir())
+    assert published == [f"fused_moe_configs-{version}-py3-none-any.whl", f"fused_moe_configs-{version}.tar.gz"]
+    with zipfile.ZipFile(released(world, "index") / published[0]) as wheel:
+        assert f'__version__ = "{version}"' in wheel.read("fused_moe_configs/__init__.py").decode()
+    asked = released(world, "gh.log").read_text("utf-8").split("\n")
+    assert asked[:3] == ["release", "create", f"v{version}"]
+    assert asked[asked.index("--target") + 1] == remote.git("rev-parse", "main")
+    assert "notes.md" in asked
+
+
+def test_a_week_without_changes_publishes_nothing(world: World, remote: GitRepository) -> None:
+    remote.git("tag", "v2026.1.1", "main")
+    run = world.act("release", "schedule", ON_MAIN)
+    assert run.jobs == {"plan": "success"}, run
+    assert "nothing that the wheel holds changed since v2026.1.1" in run.log

@@ -1,0 +1,111 @@
+"""What GitHub enforces and act does not: triggers, grants, environments, groups, limits. Read off the files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.workflows import rules
+from tests.workflows.parsed import Workflow, read, workflow, workflows
+from tests.workflows.rules import RULES, Rule
+from tools.store import CHECKOUT
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("found", workflows(), ids=lambda found: found.name)
+def test_every_workflow_keeps_every_rule(found: Workflow, rule: Rule) -> None:
+    assert list(rule(found)) == []
+
+
+BROKEN: list[tuple[Rule, str, str, str]] = [
+    (rules.starts_only_where_it_is_meant_to, "validate", "  pull_request:", "  pull_request_target:"),
+    (rules.starts_only_where_it_is_meant_to, "verify", "branches: [main]", "branches: ['**']"),
+    (rules.starts_only_where_it_is_meant_to, "tune", "workflows: [validate]", "workflows: [validate, other]"),
+    (rules.grants_nothing_at_the_top_and_each_job_its_own, "tune", "permissions: {}", "permissions: read-all"),
+    (rules.grants_nothing_at_the_top_and_each_job_its_own, "measure", "    permissions: {}", "    # inherited"),
+    (rules.gives_a_reason_beside_each_grant, "tune", "pull-requests: write # write or", "pull-requests: write\n#"),
+    (rules.pins_every_action, "validate", "@de0fac2e4500dabe0009e67214ff5f5447ce83dd # v6.0.2", "@v6"),
+    (rules.pins_every_action, "validate", " # v6.0.2", ""),
+    (rules.limits_time_and_concurrency, "nightly", "    timeout-minutes: 30\n", ""),
+    (rules.limits_time_and_concurrency, "release", "concurrency:\n  group: release", "concurrency:\n  group: ''"),
+    (rules.holds_no_logic, "validate", '"$BASE" "$HEAD"', '"$BASE" "${{ github.head_ref }}"'),
+    (rules.holds_no_logic, "validate", "run: nox -s lint", "run: nox -s lint && curl example.org"),
+    (rules.holds_no_logic, "validate", "run: nox -s lint", "run: nox -s lent"),
+    (rules.checks_out_only_what_started_it_and_keeps_no_token, "tune", "persist-credentials: false", "{}"),
+    (
+        rules.checks_out_only_what_started_it_and_keeps_no_token,
+        "tune",
+        "persist-credentials: false",
+        "persist-credentials: false\n          ref: ${{ github.event.workflow_run.head_sha }}",
+    ),
+    (
+        rules.takes_artifacts_of_its_own_run_only,
+        "tune",
+        "pattern: results-*",
+        "pattern: results-*\n          run-id: ${{ github.event.workflow_run.id }}",
+    ),
+    (rules.keeps_gpus_behind_group_and_environment, "measure", "      group: gpu\n", ""),
+    (rules.keeps_gpus_behind_group_and_environment, "measure", "    environment: ${{ inputs.environment }}\n", ""),
+    (rules.keeps_gpus_behind_group_and_environment, "tune", "environment: gpu-pull-request", "environment: gpu-main"),
+    (rules.keeps_gpus_behind_group_and_environment, "validate", "runs-on: ubuntu-24.04", "runs-on: [self-hosted]"),
+    (rules.gives_secrets_and_tokens_to_single_steps, "verify", "    environment: bot", "    environment: other"),
+    (rules.gives_secrets_and_tokens_to_single_steps, "tune", "permissions: {}\n", "env: {T: '${{ github.token }}'}\n"),
+    (
+        rules.publishes_what_others_built,
+        "release",
+        "      - name: Publish it with attestations\n",
+        "      - run: ls dist\n      - name: Publish it with attestations\n",
+    ),
+    (rules.runs_on_main_alone, "tune-on-request", "    if: github.ref == 'refs/heads/main'\n", ""),
+    (rules.runs_on_main_alone, "tune", "github.ref == 'refs/heads/main' && ", ""),
+]
+
+
+@pytest.mark.parametrize(("rule", "name", "right", "wrong"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
+def test_a_workflow_that_breaks_a_rule_is_found(rule: Rule, name: str, right: str, wrong: str) -> None:
+    found = workflow(name)
+    assert right in found.text
+    broken = replace(found, text=found.text.replace(right, wrong.replace("{}", "show-progress: false"), 1))
+    assert list(rule(broken))
+
+
+def test_every_rule_is_broken_once() -> None:
+    assert {rule for rule, *_ in BROKEN} == set(RULES)
+
+
+def test_the_shared_steps_are_pinned_too() -> None:
+    action = read(CHECKOUT / ".github" / "actions" / "setup" / "action.yml")
+    assert list(rules.pins_every_action(action)) == []
+
+
+def test_an_action_has_one_version_everywhere() -> None:
+    texts = [found.text for found in workflows()]
+    texts.append((CHECKOUT / ".github" / "actions" / "setup" / "action.yml").read_text("utf-8"))
+    lines = [line for text in texts for line in text.splitlines()]
+    pins = {match.group("action", "commit") for line in lines if (match := rules.PIN.match(line))}
+    assert len({action for action, _ in pins}) == len(pins)
+
+
+def test_the_gpu_group_admits_the_workflows_that_ask_for_it() -> None:
+    guide = (CHECKOUT / "docs" / "self-hosted-runners.md").read_text("utf-8")
+    asking = {found.name for found in workflows() if "self-hosted" in found.text}
+    assert asking == {"measure", "tune-on-request"}
+    assert all(f"{name}.yml@refs/heads/main" in guide for name in asking)
+
+
+def test_what_verify_proposes_does_not_start_it_again() -> None:
+    paths = workflow("verify").triggers["push"]["paths"]
+    assert paths.index("configs/**") < paths.index("!configs/records/**")
+
+
+def test_a_newer_push_ends_the_older_run() -> None:
+    concurrency = workflow("tune").tree["concurrency"]
+    assert concurrency["cancel-in-progress"] is True
+    assert "head_repository.full_name" in concurrency["group"], "a stranger's branch of the same name is another"
+
+
+def test_only_validate_writes_what_other_runs_restore() -> None:
+    modes = {found.name: found.tree.get("cache-mode") for found in workflows()}
+    assert {name for name, mode in modes.items() if mode not in ("read", "none")} == {"validate"}
+    assert modes["release"] == modes["measure"] == modes["tune-on-request"] == "none"

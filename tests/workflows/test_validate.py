@@ -1,0 +1,102 @@
+"""validate.yml, run: what a pull request shows its author."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tools.pull_request.git_repository import GitRepository, files_of
+from tests.tools.validate.builder import H100, NAME, Store, table
+from tests.workflows.act import Annotation, Run, World, annotation
+from tests.workflows.repository import propose
+from tests.workflows.repository import snapshot as snapshot_of_main
+from tools.store import canonical_config
+
+INSIDE = f"configs/{NAME}"
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Mapping[str, bytes]:
+    """A tuned file and its record, with one launch config throughout, so that it compiles fast."""
+    store = Store(tmp_path / "sound")
+    store.config()
+    return files_of(store)
+
+
+def validate(world: World, remote: GitRepository, files: Mapping[str, bytes], title: str = "Tune Mixtral") -> Run:
+    """The job that proves tuned files, on a pull request with these."""
+    base = remote.git("rev-parse", "main")
+    head = remote.commit(files, base)
+    propose(remote, 12, head)
+    return world.act("validate", "pull_request", event(base, head, title), "--job", "configs")
+
+
+def event(base: str, head: str, title: str) -> dict[str, Any]:
+    pull = {
+        "number": 12,
+        "title": title,
+        "head": {"ref": title, "sha": head},
+        "base": {"ref": "main", "sha": base},
+    }
+    return {"action": "opened", "number": 12, "pull_request": pull}
+
+
+def test_a_sound_file_passes_and_is_described(world: World, remote: GitRepository, sound: Mapping[str, bytes]) -> None:
+    run = validate(world, remote, sound)
+    assert run.jobs == {"configs": "success"}, run
+    assert f"- `{H100}`, default tier: `E=8,N=1024," in run.summary
+    assert "files compiled    1" in run.log, "what did not change is not compiled again"
+
+
+def test_a_bad_file_fails_with_a_line_beside_it(
+    world: World, remote: GitRepository, sound: Mapping[str, bytes]
+) -> None:
+    entries = table()
+    entries["64"]["BLOCK_SIZE_M"] = 48
+    run = validate(world, remote, {**sound, INSIDE: canonical_config(entries)})
+    assert run.jobs == {"configs": "failure"}
+    assert "Prove every tuned file" in run.failed_steps
+    (found,) = [line for line in run.annotations if line.title == "values"]
+    assert (found.level, found.file) == ("error", INSIDE)
+    assert "BLOCK_SIZE_M" in found.message
+    assert "Fix: " in found.message
+
+
+def test_a_name_cannot_forge_an_annotation(world: World, remote: GitRepository, sound: Mapping[str, bytes]) -> None:
+    run = validate(world, remote, {**sound, "configs/a\n::error file=README.md::forged.json": b"{}\n"})
+    assert run.jobs == {"configs": "failure"}
+    assert not [line for line in run.annotations if line.message == "forged.json" or line.file == "README.md"]
+
+
+def shell_injection(canary: Path) -> str:
+    return f'"; touch {canary}; echo "$(touch {canary})`touch {canary}`'
+
+
+def test_a_title_is_never_run(world: World, remote: GitRepository, sound: Mapping[str, bytes], tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    assert validate(world, remote, sound, shell_injection(canary)).jobs == {"configs": "success"}
+    assert not canary.exists()
+
+
+def test_a_title_would_be_run_where_a_workflow_put_it_into_a_command(
+    world: World, remote: GitRepository, sound: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    """The test above can fail: the same event against the mistake it guards against."""
+    careless = snapshot_of_main(tmp_path / "careless")
+    file = careless / ".github" / "workflows" / "validate.yml"
+    text = file.read_text("utf-8")
+    right = "run: nox -s validate -- --format github"
+    assert right in text
+    file.write_text(text.replace(right, "run: 'echo \"${{ github.event.pull_request.title }}\"'"), "utf-8")
+    canary = tmp_path / "canary"
+    validate(replace(world, checkout=careless), remote, sound, shell_injection(canary))
+    assert canary.exists()
+
+
+def test_annotations_are_read_as_github_reads_them() -> None:
+    read = annotation("::error file=a=1%2Cb.json,title=values::50%25 more%0A::\n")
+    assert read == Annotation("error", "a=1,b.json", "values", "50% more\n::")

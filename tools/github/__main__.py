@@ -1,0 +1,95 @@
+"""`python -m tools.github`: what the workflows ask of GitHub, with the job's own token."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.console import path_argument, run
+from tools.github.api import Api, ApiError
+from tools.github.comment import comment
+from tools.github.issue import issue
+from tools.github.lookup import lookup, read_event
+from tools.github.marked import read_body
+from tools.github.pull import Refused, is_sha, open_pull
+from tools.github.push import push
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.github",
+        description="Asks GitHub, at GITHUB_API_URL with GITHUB_TOKEN, about GITHUB_REPOSITORY.",
+        epilog="Exit 0: done. 1: the pull request is not where it should be. 2: bad use, or GitHub can't be asked.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = commands.add_parser("lookup", help="number and commit of the pull request that an event is about")
+    add.add_argument("--event", type=path_argument, required=True, metavar="FILE", help="workflow_run or _dispatch")
+    add = commands.add_parser("comment", help="write or edit the report on a pull request")
+    add.add_argument("--number", type=int, required=True, metavar="N")
+    add.add_argument("--head-sha", required=True, metavar="SHA", help="nothing is written once the head has moved on")
+    add.add_argument("--body", type=path_argument, required=True, metavar="FILE")
+    add = commands.add_parser("issue", help="open or update the one issue of a kind")
+    add.add_argument("--marker", required=True, metavar="NAME")
+    add.add_argument("--title", required=True)
+    add.add_argument("--body", type=path_argument, required=True, metavar="FILE")
+    add = commands.add_parser("push", help="commit what lies below the paths, and push it to a branch of ours")
+    add.add_argument("--branch", required=True)
+    add.add_argument("--message", required=True)
+    add.add_argument("paths", nargs="+", metavar="PATH")
+    add = commands.add_parser("pull", help="open or update the pull request of a branch of ours")
+    add.add_argument("--branch", required=True)
+    add.add_argument("--title", required=True)
+    add.add_argument("--body", type=path_argument, required=True, metavar="FILE")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        _run(options)
+    except Refused as refusal:
+        print(f"github: {refusal}", file=sys.stderr)
+        return 1
+    except ApiError as error:
+        print(f"github: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.command == "push":
+        changed = push(Path.cwd(), options.branch, options.message, options.paths, os.environ)
+        _output(changed=str(changed).lower())
+        return
+    api = Api.from_environment(os.environ)
+    match options.command:
+        case "lookup":
+            pull = lookup(api, read_event(options.event))
+            _output(number=str(pull.number), head_sha=pull.head_sha)
+        case "comment":
+            if options.number < 1 or not is_sha(options.head_sha):
+                raise ApiError("--number, --head-sha: expected a pull request and 40 hex digits, found something else.")
+            print(comment(api, options.number, options.head_sha, read_body(options.body)))
+        case "issue":
+            print(issue(api, options.marker, options.title, read_body(options.body)))
+        case "pull":
+            print(open_pull(api, options.branch, options.title, read_body(options.body)))
+
+
+def _output(**values: str) -> None:
+    """For the steps that follow, and for people. Numbers, commits and booleans only: nothing in them needs quoting."""
+    lines = "".join(f"{name}={value}\n" for name, value in values.items())
+    path = os.environ.get("GITHUB_OUTPUT")
+    if path:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(lines)
+    print(lines, end="")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,97 @@
+"""`verify`: after the merge, writes `verified` into the records whose figures main's own run has confirmed.
+
+The only writer of that field. A file is verified whole: every row runs, loses to nothing, and holds its claim.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tools import schemas, store
+from tools.console import path_argument, say
+from tools.pull_request.documents import DocumentError, MeasuredFile, Results, read_results, shortened
+from tools.pull_request.report import find_results
+from tools.pull_request.standing import why_unverified
+from tools.strict_json import Json
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.pull_request verify",
+        description="Writes `verified` into the record of every merged file that held on main's own runners.",
+        epilog="Exit 0: done; each file that was not verified is named with its reason. 2: bad use, nothing written.",
+    )
+    parser.add_argument("--results", type=path_argument, required=True, metavar="DIR", help="of main's own run")
+    parser.add_argument("--commit", required=True, metavar="SHA", help="the commit of main that was measured")
+    parser.add_argument("--runner", required=True, metavar="LABEL", help="on whose runner")
+    parser.add_argument("--run-url", required=True, metavar="URL", help="of the workflow's run")
+    parser.add_argument("--date", default=_today(), metavar="YYYY-MM-DD", help="default: today (UTC)")
+    parser.add_argument("--configs", type=path_argument, default=store.CONFIGS, metavar="DIR", help="default: configs/")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    line = {"runner": options.runner, "run_url": options.run_url, "commit": options.commit, "date": options.date}
+    try:
+        results = [read_results(path) for path in find_results(options.results)]
+        _check(results, line)
+    except DocumentError as error:
+        say(f"verify: {error}")
+        return 2
+    for file in (file for result in results for file in result.files):
+        reason = why_unverified(file) or _write(options.configs, file, line)
+        say(f"verify: {file.id.relative}: {'verified' if reason is None else f'not verified, {reason}'}")
+    return 0
+
+
+def verified(record: Mapping[str, Json], line: Mapping[str, Json]) -> dict[str, Json]:
+    """The record with `verified`, which stands last."""
+    rest = {key: value for key, value in record.items() if key != "verified"}
+    return {**rest, "verified": dict(line)}
+
+
+def why_other(record: Mapping[str, Json], config: bytes, file: MeasuredFile) -> str | None:
+    """What shows that file or record aren't the ones that were measured. None: they are."""
+    if record["config_sha256"] != store.sha256(config):
+        return "its record is of other bytes"
+    rows: Mapping[str, Json] = record.get("rows", {})
+    claimed = {int(num_tokens): row["latency_us"]["median"] for num_tokens, row in rows.items()}
+    if any(row.claimed_us != claimed.get(num_tokens) for num_tokens, row in file.rows.items()):
+        return "its record claims other times than were checked"
+    return None
+
+
+def _check(results: Sequence[Results], line: Mapping[str, str]) -> None:
+    """DocumentError: results of another commit, or a line that no record may hold."""
+    for result in results:
+        if result.head_sha != line["commit"]:
+            found = f"found {result.head_sha} in the results of {result.device_name}"
+            raise DocumentError(f"--commit: expected {shortened(line['commit'], 40)}, {found}.")
+    # Alone it lacks the rest of a record; what counts is what is said of the line itself.
+    if any(fault.where.startswith("verified") for fault in schemas.faults("record", {"verified": dict(line)})):
+        found = shortened(" ".join(line.values()), 200)
+        raise DocumentError(f"expected a runner, an https:// address, 40 hex digits and a day, found {found}.")
+
+
+def _write(configs: Path, file: MeasuredFile, line: Mapping[str, Json]) -> str | None:
+    """Why nothing was written; None: it was."""
+    path = store.record_path(configs, file.id.relative)
+    record, config = store.read(path), store.read(configs / file.id.relative)
+    if config.data is None or not isinstance(record.document, dict):
+        return "the file or its record is not there"
+    if record.faults or schemas.faults("record", record.document):
+        return "its record is not valid"
+    other = why_other(record.document, config.data, file)
+    if other is None:
+        store.write(path, store.canonical_record(verified(record.document, line)))
+    return other
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")

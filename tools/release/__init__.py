@@ -1,0 +1,1 @@
+"""Dated releases: whether one is due, and its version."""

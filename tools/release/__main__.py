@@ -1,0 +1,76 @@
+"""`python -m tools.release`: says whether a release is due, or writes its version into the loader."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools import store
+from tools.console import run
+from tools.release.due import ReleaseError, decide, stamped
+
+LOADER = store.CHECKOUT / "fused_moe_configs" / "__init__.py"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.release",
+        description="Versions are dates; a release is due where anything changed that the wheel holds.",
+        epilog="Exit 0: said or written. 2: bad use. With $GITHUB_OUTPUT, `plan` adds due, version and previous.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    plan = commands.add_parser("plan", help="is a release due, and which")
+    plan.add_argument("--date", type=datetime.date.fromisoformat, required=True, metavar="YYYY-MM-DD")
+    plan.add_argument("--force", action="store_true", help="due, whatever changed")
+    stamp = commands.add_parser("stamp", help="write the version into the loader, before it is built")
+    stamp.add_argument("version", metavar="YYYY.M.D")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    args = parser().parse_args(arguments)
+    try:
+        if args.command == "stamp":
+            LOADER.write_text(stamped(LOADER.read_text("utf-8"), args.version), "utf-8")
+        else:
+            _plan(args.date, is_forced=args.force)
+    except ReleaseError as error:
+        print(f"release: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _plan(date: datetime.date, *, is_forced: bool) -> None:
+    previous = _git("describe", "--tags", "--abbrev=0", "--match=v20*") or _first_commit()
+    changed = _git("diff", "--name-only", "-z", f"{previous}..HEAD", "--") or ""
+    due = decide(date, previous, changed.split("\0"), is_forced=is_forced)
+    print(f"{due.version}: {'due' if due.is_due else 'nothing that the wheel holds changed'} since {due.previous}")
+    if output := os.environ.get("GITHUB_OUTPUT"):
+        with Path(output).open("a", encoding="utf-8") as file:
+            file.write(due.outputs())
+
+
+def _first_commit() -> str:
+    commit = _git("rev-list", "--max-parents=0", "HEAD")
+    if not commit:
+        raise ReleaseError("the checkout: expected a git repository with its history, found none. Fix: clone it whole.")
+    return commit.split("\n")[-1]
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints; None where it fails."""
+    answer = subprocess.run(
+        ["git", *arguments], cwd=store.CHECKOUT, capture_output=True, text=True, errors="replace", check=False
+    )
+    return None if answer.returncode else answer.stdout.strip()
+
+
+if __name__ == "__main__":
+    run(main)
