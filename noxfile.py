@@ -80,14 +80,6 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def tune(session: nox.Session) -> None:
-    """Find the best launch configs of a workload, on a GPU: nox -s tune -- --model NAME --tp N."""
-    install_group(session, "bench")
-    install_torch_and_triton(session)
-    session.run("python", "-m", "tools.tune", *session.posargs)
-
-
-@nox.session(default=False)
 def workflows(session: nox.Session) -> None:
     """Lint the GitHub workflows, and run them here with act on stub actions (Linux)."""
     install_group(session, "workflows")

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.bench.contestants import Contestant, clamped
+from tools.bench.contestants import Contestant
 from tools.bench.verdict import SAME_ENTRY, Duel, duel
 from tools.compile.outcome import Status
+from tools.heuristics import clamped
 from tools.launch_config import LaunchConfig
 from tools.pull_request.documents import PlannedFile
 from tools.pull_request.judgement import Benched
