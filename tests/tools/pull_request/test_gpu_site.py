@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.tools.pull_request.documents_builder import A100, H100, entry, planned
-from tools.bench import files_request, files_session
-from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE
+from tools.bench import files_plan, files_request
+from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE, against
 from tools.bench.figures import Interval
 from tools.bench.files_report import BenchReport, FileReport, to_json
 from tools.bench.verdict import FAILED, Duel, Measured, RowVerdict, Verdict
@@ -121,12 +121,12 @@ class Seen:
     def __call__(self, module: str, arguments: Sequence[str], limit_s: float, *, good: Sequence[int]) -> Any:
         assert (module, limit_s, good) == ("tools.bench", 60, (0, 1))
         request = files_request.parse(arguments)
-        (self.file,) = files_session.read_files(request)
+        (self.file,) = files_plan.read_files(request, lambda line: None)
         assert self.file.launch_configs
         self.shapes = shapes_of(self.file, load_models())
         rivals = [word for word in request.against if word != "heuristic"]
         self.names = [file.name for file in (gpu_site.Path(word).parent for word in rivals)]
-        self.rivals: list[ConfigFile] = [files_session.against(word, self.file) for word in rivals]
+        self.rivals: list[ConfigFile] = [against(word, self.file) for word in rivals]
         return report(own=90, heuristic=120, sglang=130)
 
 
