@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def find_results(folder: Path) -> list[Path]:
-    """Every `results.json` in the folder or in one folder below it. DocumentError: none, or too many files."""
+    """Every `results.json` below the folder, however deep. DocumentError: none, or too many files."""
     shown = store.shown(folder)
     found: list[Path] = []
     count = 0
@@ -75,7 +75,7 @@ def find_results(folder: Path) -> list[Path]:
                     path = Path(entry.path)
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(path)
-                    elif entry.name == RESULTS and folder in (path.parent, path.parent.parent):
+                    elif entry.name == RESULTS:
                         found.append(path)
         except OSError as error:
             raise DocumentError(f"{shown}: expected a folder, found: {error.strerror or 'an error'}.") from error

@@ -53,10 +53,15 @@ def test_one_leg_may_lie_in_the_folder_itself(tmp_path: Path) -> None:
     assert run(tmp_path, plan_document()) == 0
 
 
-def test_what_the_tuner_called_results_is_none_of_ours(tmp_path: Path) -> None:
-    """Two folders deep lie re-tuned files."""
-    write_json(tmp_path / "results" / "results-0" / "configs" / "results.json", {"anything": "else"})
+def test_re_tuned_files_beside_the_results_are_not_read(tmp_path: Path) -> None:
+    write_json(tmp_path / "results" / "results-0" / "configs" / "E=8.json", {"anything": "else"})
     assert run(tmp_path, plan_document(), results_document()) == 0
+
+
+def test_results_hidden_among_the_re_tuned_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "results" / "results-0" / "configs" / "results.json", results_document())
+    assert run(tmp_path, plan_document(), results_document()) == 1
+    assert "expected once, found twice" in refused(tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
