@@ -1,6 +1,6 @@
 """python -m tools.bench: tuned files side by side (PATH…), or our kernel beside an engine's (--workload …).
 
-Exit 0 good, 1 a row is slower or a criterion failed, 2 bad use or impossible here.
+Exit 0 good, 1 a row is slower, a record isn't written or a criterion failed, 2 bad use or impossible here.
 """
 
 from __future__ import annotations

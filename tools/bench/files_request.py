@@ -35,10 +35,17 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench",
         description="Measures tuned files side by side with what would run without them.",
-        epilog="Exit 0: no row slower. 1: a row is slower beyond noise, or fails. 2: bad use, or impossible here. "
+        epilog="Exit 0: no row slower. 1: a row is slower beyond noise or fails, or a record isn't written. "
+        "2: bad use, or impossible here. "
         "With --workload instead of PATH: our kernel against the engine's own (see --workload X --help).",
     )
-    parser.add_argument("paths", nargs="+", type=path_argument, metavar="PATH", help="tuned files, or folders of them")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=path_argument,
+        metavar="PATH",
+        help="tuned files, or folders of them; _down files are left out: the up file's entries run both projections",
+    )
     parser.add_argument(
         "--layout", type=Layout, choices=list(Layout), default=Layout.REPO, metavar="{repo,vllm,sglang}"
     )

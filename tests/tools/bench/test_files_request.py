@@ -95,6 +95,13 @@ def test_what_argparse_refuses_ends_with_two(arguments: list[str], capsys: pytes
     assert "error: " in capsys.readouterr().err
 
 
+def test_the_help_says_what_becomes_of_down_files(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(["--help"])
+    assert end.value.code == 0
+    assert "_down files are left out" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_command_ends_with_two_and_one_line() -> None:
     command = [sys.executable, "-m", "tools.bench", "a.json", "--jobs", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
