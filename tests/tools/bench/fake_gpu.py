@@ -27,7 +27,9 @@ def fake_torch(name: str = H100, *, free_gib: int = 79, total_gib: int = 80, **c
         "get_device_name": lambda: name,
         "mem_get_info": lambda: (free_gib << 30, total_gib << 30),
         "current_device": lambda: 0,
-        "get_device_properties": lambda index: SimpleNamespace(L2_cache_size=50 << 20),
+        "get_device_properties": lambda index: SimpleNamespace(
+            L2_cache_size=50 << 20, major=9, minor=0, multi_processor_count=132
+        ),
         "empty_cache": lambda: None,
         "Stream": object,
         "stream": contextlib.nullcontext,
