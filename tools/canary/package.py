@@ -27,7 +27,8 @@ class Package:
 
 
 def open_package(name: str, path: Path) -> Package:
-    """The package `name` in a wheel or a folder. PackageError: it isn't there, or isn't whole."""
+    """The package `name` in a wheel, in a folder, or in a folder's one wheel of it. PackageError: it isn't there."""
+    path = _wheel_in(name, path)
     read = _folder(path) if path.is_dir() else _wheel(path)
     metadata = _metadata(name, path)
     if metadata is None:
@@ -38,6 +39,14 @@ def open_package(name: str, path: Path) -> Package:
     text = read(metadata) or ""
     version = next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Version:")), "")
     return Package(name, version or "of unknown version", read)
+
+
+def _wheel_in(name: str, path: Path) -> Path:
+    """The wheel in a folder that `pip download` filled; `path` itself where it isn't such a folder."""
+    wheels = sorted(path.glob(f"{name}-*.whl")) if path.is_dir() else []
+    if len(wheels) > 1:
+        raise PackageError(f"{shown(path)}: expected one wheel of {name}, found {len(wheels)}. Fix: give one of them.")
+    return wheels[0] if wheels else path
 
 
 def _metadata(name: str, path: Path) -> str | None:
@@ -62,8 +71,7 @@ def _folder(path: Path) -> Callable[[str], str | None]:
 
 def _wheel(path: Path) -> Callable[[str], str | None]:
     try:
-        with zipfile.ZipFile(path) as wheel:
-            wheel.getinfo  # noqa: B018 (opening reads the index)
+        zipfile.ZipFile(path).close()  # opening reads the index
     except FileNotFoundError as error:
         raise PackageError(f"{shown(path)}: expected a wheel or a folder, found nothing. Fix: its path.") from error
     except (OSError, zipfile.BadZipFile) as error:
