@@ -90,7 +90,7 @@ class _Cutter:
         """The module and the statement that define `name`, through whatever modules import it from one another."""
         start = module.path
         for _ in range(_MAX_HOPS):
-            if isinstance(found, ast.FunctionDef | ast.Assign):
+            if isinstance(found, ast.FunctionDef | ast.Assign | ast.AnnAssign):
                 return module, found
             if not isinstance(found, Import):
                 break

@@ -20,7 +20,7 @@ MARGIN_PCT = 5.0
 """Two machines of one kind differ by up to so much."""
 
 HARMLESS = frozenset({"unsupported", "wrong_triton"})
-"""Why a file may go unmeasured on a sound runner: no bench for its kind, or tuned for another Triton than runs there."""
+"""Why a file may go unmeasured on a sound runner: no bench for its kind, or tuned for another Triton."""
 
 
 @dataclass(frozen=True)

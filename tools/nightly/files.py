@@ -20,6 +20,8 @@ from tools.workload import Layout
 MOST_RESULTS = 256
 """Legs of one night; a folder with more is none that the runners made."""
 
+_FIX = "Fix: nox -s validate says what is wrong."
+
 
 class NightlyError(ValueError):
     """What was asked can't be done here. One line for a person."""
@@ -30,9 +32,8 @@ def measured_files(configs: Path) -> tuple[list[MeasuredFile], set[tuple[int, in
     try:
         found = [file for file in store.discover([configs], Layout.REPO) if file.role is Role.CONFIG]
     except OSError as error:
-        raise NightlyError(
-            f"{store.shown(configs)}: expected the configs folder, found {error.strerror or 'none'}."
-        ) from error
+        what = error.strerror or "none"
+        raise NightlyError(f"{store.shown(configs)}: expected the configs folder, found {what}.") from error
     folders = {version for file in found if (version := version_of_folder(file.folder)) is not None}
     tree = config_file.load(found, Layout.REPO)
     return [measured for file in tree.configs if (measured := _measured(file)) is not None], folders
@@ -40,12 +41,10 @@ def measured_files(configs: Path) -> tuple[list[MeasuredFile], set[tuple[int, in
 
 def _measured(file: ConfigFile) -> MeasuredFile | None:
     record = _record(file.found)
-    if record is None or record["source"] != "measured":
+    if record is None or record["source"] != "measured" or not record["rows"]:
         return None
     if file.content.faults or file.workload is None or schemas.faults("tuned_config", file.document):
-        raise NightlyError(
-            f"{store.shown(file.found.path)}: expected a tuned file, found a broken one. Fix: nox -s validate says how."
-        )
+        raise NightlyError(f"{store.shown(file.found.path)}: expected a tuned file, found a broken one. {_FIX}")
     return measured_file(file.workload, file.found.folder, file.launch_configs, record)
 
 
@@ -56,9 +55,7 @@ def _record(found: Found) -> Json:
         return None
     content = store.read(path)
     if content.faults or schemas.faults("record", content.document):
-        raise NightlyError(
-            f"{store.shown(path)}: expected a record, found a broken one. Fix: nox -s validate says how."
-        )
+        raise NightlyError(f"{store.shown(path)}: expected a record, found a broken one. {_FIX}")
     return content.document
 
 

@@ -89,12 +89,8 @@ def _registered(workload: Workload, models: ModelRegistry) -> frozenset[Shape]:
     )
 
 
-def measured_file(
-    workload: Workload, folder: str, entries: Mapping[int, LaunchConfig], record: Json
-) -> MeasuredFile | None:
-    """The file, of its record as schema/record.schema.json has it; None: the record holds no figures of its own."""
-    if record.get("source") != "measured" or not record.get("rows") or not record.get("shapes"):
-        return None
+def measured_file(workload: Workload, folder: str, entries: Mapping[int, LaunchConfig], record: Json) -> MeasuredFile:
+    """folder: of its tier, empty for the default. record: measured, as schema/record.schema.json has it."""
     shapes = tuple(dict.fromkeys(Shape(shape["K"], shape["top_k"]) for shape in record["shapes"]))
     medians = {int(size): float(row["latency_us"]["median"]) for size, row in record["rows"].items()}
     return MeasuredFile(FileId(workload, folder or DEFAULT_TIER), entries, shapes, medians)
