@@ -8,7 +8,8 @@ from tools.canary.session import Difference, EngineReport
 from tools.findings import counted
 from tools.store import printable
 
-MOST_SHOWN = 40
+MOST_SHOWN = 25
+"""Of an engine: an issue takes 65536 characters."""
 _MOST_CHARACTERS = 600
 
 _MEANING = (
@@ -23,7 +24,7 @@ _WAY_OUT = (
 
 
 def to_markdown(reports: Sequence[EngineReport]) -> str:
-    """The whole report: a table of engines, then each one's differences, the first forty in full."""
+    """The whole report: a table of engines, then each one's differences, the first in full."""
     lines = ["# Engine canary", "", _MEANING, "", "| engine | version | files | look-ups | differences |"]
     lines.append(f"|{' --- |' * 5}")
     for report in reports:

@@ -25,6 +25,10 @@ MAX_BYTES = 4 << 20
 
 DEFAULT_TIER = "default"
 
+RESULTS = "results.json"
+CONFIGS = "configs"
+"""In a leg's artifact: the results, and the folder of re-tuned files."""
+
 
 class DocumentError(ValueError):
     """A document that can't be used. One line for a person."""
