@@ -122,5 +122,5 @@ def _never_read(
         for file in export.files:
             if file.name not in names:
                 yield Difference(
-                    f"{file.name}, exported for Triton {export.triton_version or 'any'}", "it is never read"
+                    f"{file.name}, exported for Triton {export.triton_version or 'any'}", "the engine never asks for it"
                 )
