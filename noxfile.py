@@ -124,6 +124,20 @@ def github(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def nightly(session: nox.Session) -> None:
+    """Choose the tuned files that are measured tonight (sample …), or say which figures no longer hold (drift …)."""
+    install_group(session, "validate")
+    session.run("python", "-m", "tools.nightly", *session.posargs)
+
+
+@nox.session(default=False)
+def canary(session: nox.Session) -> None:
+    """Read what we export with the engines' own code: vllm=WHEEL sglang=WHEEL --out FILE. Runs code of the wheels."""
+    install_group(session, "validate")
+    session.run("python", "-m", "tools.canary", *session.posargs)
+
+
+@nox.session(default=False)
 def build(session: nox.Session) -> None:
     """Build the wheel and the source archive into dist/."""
     install_group(session, "build")

@@ -7,7 +7,6 @@ reads the source of what it compiles from a file. The engine's code is never kep
 from __future__ import annotations
 
 import ast
-import builtins
 import functools
 import hashlib
 import importlib.util
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from tools.syntax_tree import first_line, free_names
 
 KERNEL_NAME = "fused_moe_kernel"
 _HEADER = "import triton\nimport triton.language as tl\n"
@@ -61,7 +62,7 @@ def cut(path: Path, name: str = KERNEL_NAME) -> EngineSource:
     needed = _closure(path, jit, name)
     lines = source.splitlines()
     functions = [node for node in jit.values() if node.name in needed]
-    text = "\n\n\n".join([_HEADER, *("\n".join(lines[_first_line(node) - 1 : node.end_lineno]) for node in functions)])
+    text = "\n\n\n".join([_HEADER, *("\n".join(lines[first_line(node) - 1 : node.end_lineno]) for node in functions)])
     arguments = jit[name].args
     parameters = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
     defaults = parameters[len(parameters) - len(arguments.defaults) :]
@@ -111,10 +112,6 @@ def _is_jit(function: ast.FunctionDef) -> bool:
     return any("jit" in ast.unparse(decorator).split("(")[0].split(".") for decorator in function.decorator_list)
 
 
-def _first_line(function: ast.FunctionDef) -> int:
-    return min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
-
-
 def _closure(path: Path, jit: dict[str, ast.FunctionDef], name: str) -> set[str]:
     """Names of the JIT functions that `name` reaches, itself included."""
     needed: set[str] = set()
@@ -124,7 +121,7 @@ def _closure(path: Path, jit: dict[str, ast.FunctionDef], name: str) -> set[str]
         if current in needed:
             continue
         needed.add(current)
-        for free in sorted(_free_names(jit[current])):
+        for free in sorted(free_names(jit[current]) - _PROVIDED):
             if free not in jit:
                 raise EngineKernelError(
                     f"{path}: expected {current} to use triton, tl and JIT functions of the same file only, "
@@ -132,12 +129,3 @@ def _closure(path: Path, jit: dict[str, ast.FunctionDef], name: str) -> set[str]
                 )
             waiting.append(free)
     return needed
-
-
-def _free_names(function: ast.FunctionDef) -> set[str]:
-    names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
-    arguments = function.args
-    bound = {argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
-    bound |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
-    used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
-    return used - bound - _PROVIDED - set(dir(builtins))

@@ -171,6 +171,8 @@ class TestEnvironment:
         assert found == {
             "date": TODAY,
             "device": H100,
+            "compute_capability": "9.0",
+            "sm_count": "132",
             "driver": "575.57.08",
             "cuda": "12.9",
             "torch": "2.13.0+cu129",

@@ -1,0 +1,121 @@
+"""Small engines written for these tests, and stores that the loader reads."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import fused_moe_configs
+
+H100 = "NVIDIA_H100_80GB_HBM3"
+HERE = Path(__file__).parent
+SOURCES = {
+    "vllm": {
+        "vllm/model_executor/layers/fused_moe/fused_moe.py": "vllm_lookup.txt",
+        "vllm/utils/platform_utils.py": "vllm_platform.txt",
+    },
+    "sglang": {"sglang/srt/layers/moe/moe_runner/triton_utils/fused_moe_triton_config.py": "sglang_lookup.txt"},
+}
+ENTRY = {
+    "BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3,
+}  # fmt: skip
+DEVICES = [
+    {"name": "AMD_Instinct_MI300X", "vendor": "amd", "family": "MI300", "aliases": ["AMD_Instinct_MI300X_OAM"]},
+    {"name": H100, "vendor": "nvidia", "family": "H100", "aliases": []},
+    {"name": "NVIDIA_H200", "vendor": "nvidia", "family": "H200", "aliases": ["NVIDIA_H200_NVL"]},
+]
+
+
+@dataclass(frozen=True)
+class FakeEngine:
+    """Its modules by path; `changed` edits the text of them all."""
+
+    name: str
+    modules: Mapping[str, str]
+    version: str = "9.8.7"
+
+    def changed(self, old: str, new: str) -> FakeEngine:
+        assert any(old in text for text in self.modules.values()), old
+        return FakeEngine(self.name, {path: text.replace(old, new) for path, text in self.modules.items()})
+
+    @property
+    def files(self) -> dict[str, str]:
+        metadata = f"Metadata-Version: 2.4\nName: {self.name}\nVersion: {self.version}\n"
+        return {**self.modules, f"{self.name}-{self.version}.dist-info/METADATA": metadata}
+
+    def unpacked(self, folder: Path) -> Path:
+        for name, text in self.files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+        return folder
+
+    def wheel(self, folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}-{self.version}-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as wheel:
+            for name, text in self.files.items():
+                wheel.writestr(name, text)
+        return path
+
+
+def engine(name: str) -> FakeEngine:
+    return FakeEngine(name, {path: (HERE / text).read_text("utf-8") for path, text in SOURCES[name].items()})
+
+
+@pytest.fixture
+def vllm() -> FakeEngine:
+    return engine("vllm")
+
+
+@pytest.fixture
+def sglang() -> FakeEngine:
+    return engine("sglang")
+
+
+class Store:
+    """A configs folder that the loader reads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def add(self, name: str, tier: str = "", sizes: tuple[int, ...] = (1, 16, 64), **keys: object) -> None:
+        """Each batch size gets an entry of its own, told by its group size."""
+        path = self.root / tier / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({str(size): {**ENTRY, "GROUP_SIZE_M": size, **keys} for size in sizes}))
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = Store(tmp_path / "configs")
+    registry = store.root / "registry" / "devices.json"
+    registry.parent.mkdir(parents=True)
+    registry.write_text(json.dumps({"schema_version": 1, "devices": DEVICES}))
+    monkeypatch.setattr(fused_moe_configs, "_configs", str(store.root))
+    monkeypatch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)
+    fused_moe_configs.cache_clear()
+    yield store
+    fused_moe_configs.cache_clear()
+
+
+@pytest.fixture
+def varied(configs: Store) -> Store:
+    """Every kind of name and tier that the engines read."""
+    configs.add(f"E=8,N=64,device_name={H100}.json")
+    configs.add(f"E=8,N=64,device_name={H100}.json", "triton_3_6_0", num_stages=2)
+    configs.add(f"E=8,N=64,device_name={H100}.json", "legacy_configs", num_stages=4)
+    configs.add(f"E=8,N=96,device_name={H100},dtype=int4_w4a16.json", "legacy_configs")
+    configs.add(f"E=8,N=64,device_name={H100},dtype=fp8_w8a8,block_shape=[128,128].json", sizes=(1, 4096, 8192))
+    configs.add(f"E=8,N=64,device_name={H100},dtype=fp8_w8a16.json")
+    configs.add(f"E=8,N=64,device_name={H100},dtype=int8_w8a8,per_channel_quant=True.json")
+    configs.add("E=8,N=64,device_name=NVIDIA_H200.json", USE_TMA=True)
+    configs.add("E=8,N=64,device_name=NVIDIA_H200_down.json", BLOCK_SIZE_M=64, USE_TMA=True)
+    configs.add("E=8,N=128,device_name=NVIDIA_H200_NVL.json")
+    configs.add("E=8,N=64,device_name=AMD_Instinct_MI300X_OAM,dtype=int8_w8a16.json", waves_per_eu=2, kpack=1)
+    return configs

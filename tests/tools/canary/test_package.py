@@ -1,0 +1,55 @@
+"""An engine's package: a wheel, a folder, or a folder with the wheel in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tools.canary import package
+from tools.canary.package import PackageError, open_package
+
+from .conftest import FakeEngine
+
+PLATFORM = "vllm/utils/platform_utils.py"
+
+
+@pytest.mark.parametrize("how", ["wheel", "unpacked", "downloaded"])
+def test_sources_and_version_are_read(tmp_path: Path, vllm: FakeEngine, how: str) -> None:
+    path = vllm.unpacked(tmp_path) if how == "unpacked" else vllm.wheel(tmp_path / "wheels")
+    found = open_package("vllm", path.parent if how == "downloaded" else path)
+    assert found.version == "9.8.7"
+    assert found.read(PLATFORM) == vllm.modules[PLATFORM]
+    assert found.read("vllm/nothing.py") is None
+    assert found.read("vllm/utils") is None
+
+
+def test_two_wheels_in_a_folder_are_refused(tmp_path: Path, vllm: FakeEngine) -> None:
+    vllm.wheel(tmp_path)
+    FakeEngine("vllm", vllm.modules, "9.9.0").wheel(tmp_path)
+    with pytest.raises(PackageError, match="expected one wheel of vllm, found 2"):
+        open_package("vllm", tmp_path)
+
+
+def test_another_engines_wheel_is_refused(tmp_path: Path, sglang: FakeEngine) -> None:
+    with pytest.raises(PackageError, match=re.escape("expected vllm with its vllm-….dist-info, found none")):
+        open_package("vllm", sglang.wheel(tmp_path))
+
+
+def test_what_is_no_wheel_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vllm.whl"
+    path.write_bytes(b"no zip")
+    with pytest.raises(PackageError, match="expected a wheel, found File is not a zip file"):
+        open_package("vllm", path)
+
+
+def test_a_module_that_is_too_large_or_no_text_is_refused(tmp_path: Path, vllm: FakeEngine, monkeypatch) -> None:
+    folder = vllm.unpacked(tmp_path)
+    found = open_package("vllm", folder)
+    (folder / PLATFORM).write_bytes(b"\xff")
+    with pytest.raises(PackageError, match="expected UTF-8, found invalid start byte at byte 0"):
+        found.read(PLATFORM)
+    monkeypatch.setattr(package, "MAX_SOURCE_BYTES", 0)
+    with pytest.raises(PackageError, match="expected at most 0 bytes, found more"):
+        found.read(PLATFORM)

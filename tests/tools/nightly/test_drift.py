@@ -1,0 +1,131 @@
+"""When a figure no longer holds: the time itself and the time against the heuristic's both left the margin."""
+
+from __future__ import annotations
+
+import pytest
+
+from tools.bench.verdict import Verdict
+from tools.launch_config import LaunchConfig
+from tools.nightly.drift import FileDrift, Recorded, compare, recorded_rows
+from tools.pull_request.documents import (
+    DocumentError,
+    FileId,
+    Leg,
+    MeasuredFile,
+    Plan,
+    PlannedFile,
+    PlannedShape,
+    Results,
+    Row,
+)  # fmt: skip
+from tools.workload import Workload
+
+from .conftest import times
+
+D = "NVIDIA_H100_80GB_HBM3"
+ID = FileId(Workload(8, 7168, D), "default")
+FILE = PlannedFile(ID, (PlannedShape(4096, 2, True),), {1: LaunchConfig(16, 64, 64, 1, 4, 3)}, {}, {1: 100.0})
+PLAN = Plan(0, "a" * 40, (Leg(D, (FILE,)),))
+
+
+def results(*files: MeasuredFile, number: int = 0, sha: str = "a" * 40, device_name: str = D) -> dict[str, Results]:
+    return {device_name: Results(number, sha, device_name, None, files)}
+
+
+def drifted(row: Row, recorded: Recorded | None = None, margin_pct: float = 5.0) -> FileDrift:
+    """Of a row whose record says 100 µs, and 200 for the heuristic."""
+    recorded = recorded or Recorded(100.0, 0.0, 200.0)
+    found = compare(PLAN, results(MeasuredFile(ID, {1: row})), {ID: {1: recorded}}, margin_pct)
+    return found[0].files[0]
+
+
+@pytest.mark.parametrize(
+    ("measured_us", "heuristic_us", "finding"),
+    [
+        (100.0, 200.0, ""),
+        (105.4, 200.0, ""),  # margin 5 % and noise 0.5 %
+        (105.6, 200.0, "slower"),
+        (94.4, 200.0, "faster"),
+        (120.0, 240.0, ""),  # the machine is slower, not the file
+        (120.0, 220.0, "slower"),
+        (100.0, 160.0, ""),  # the heuristic became faster, the file still is
+        (108.0, 160.0, "slower"),
+        (94.0, 170.0, ""),  # faster, and yet behind the heuristic's own gain: the two don't agree
+        (120.0, None, "slower"),
+        (None, 200.0, "does not run"),
+    ],
+)
+def test_a_row_drifts_by_itself_and_against_the_heuristic(measured_us, heuristic_us, finding: str) -> None:
+    found = drifted(Row(measured_us=measured_us, heuristic_us=heuristic_us))
+    assert found.rows[0].finding == finding
+    assert found.has_drifted is bool(finding)
+
+
+def test_a_noisy_rows_limit_is_wider() -> None:
+    noisy = Recorded(100.0, 4.0, 200.0)
+    assert drifted(Row(measured_us=108.0, heuristic_us=200.0), noisy).rows[0].finding == ""
+    assert drifted(Row(measured_us=110.0, heuristic_us=200.0), noisy).rows[0].finding == "slower"
+
+
+def test_the_margin_is_asked_for() -> None:
+    assert drifted(Row(measured_us=108.0, heuristic_us=200.0), margin_pct=10.0).rows[0].finding == ""
+
+
+def test_a_row_that_loses_to_no_file_is_a_finding_whatever_it_took() -> None:
+    row = Row(measured_us=100.0, heuristic_us=98.0, verdict=Verdict.SLOWER)
+    assert drifted(row, Recorded(100.0, 0.0, 98.0)).rows[0].finding == "2.0 % slower than no file"
+    near = Row(measured_us=100.0, heuristic_us=99.2, verdict=Verdict.SLOWER)
+    assert drifted(near, Recorded(100.0, 0.0, 99.2)).rows[0].finding == ""
+
+
+def test_a_record_that_was_retuned_since_the_plan_lends_no_yardstick() -> None:
+    found = drifted(Row(measured_us=120.0, heuristic_us=240.0), Recorded(90.0, 50.0, 200.0))
+    assert (found.rows[0].heuristic_pct, found.rows[0].finding) == (None, "slower")
+
+
+@pytest.mark.parametrize(
+    ("reason", "has_drifted"),
+    [("unsupported", False), ("wrong_triton", False), ("crashed", True), ("timeout", True), ("no_gpu", True)],
+)
+def test_a_file_that_was_not_measured_gives_its_reason(reason: str, has_drifted: bool) -> None:
+    failed = MeasuredFile(ID, {}, reason, is_measured=False)
+    found = compare(PLAN, results(failed), {})[0].files[0]
+    assert (found.reason, found.has_drifted) == (reason, has_drifted)
+
+
+def test_a_leg_or_file_without_results_is_a_finding() -> None:
+    for found in (compare(PLAN, {}, {}), compare(PLAN, results(), {})):
+        assert found[0].files[0].reason == "no results"
+        assert found[0].files[0].has_drifted
+
+
+def test_how_much_slower_the_machine_reads_is_told() -> None:
+    found = compare(
+        PLAN,
+        results(MeasuredFile(ID, {1: Row(measured_us=99.0, heuristic_us=220.0)})),
+        {ID: {1: Recorded(100.0, 0.0, 200.0)}},
+    )
+    assert found[0].pace_pct == pytest.approx(10.0)
+    assert compare(PLAN, {}, {})[0].pace_pct is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        results(number=3),
+        results(sha="b" * 40),
+        results(device_name="NVIDIA_H200"),
+        results(MeasuredFile(FileId(Workload(9, 1, D), "default"), {})),
+    ],
+    ids=["number", "commit", "device", "file"],
+)
+def test_results_of_something_else_are_refused(given: dict[str, Results]) -> None:
+    with pytest.raises(DocumentError, match="expected"):
+        compare(PLAN, given, {})
+
+
+def test_a_records_rows_give_median_spread_and_heuristic() -> None:
+    row = {"latency_us": times(100.0, 2.0), "baseline_us": times(150.0)}
+    assert recorded_rows({"rows": {"8": row}}) == {8: Recorded(100.0, pytest.approx(2.0), 150.0)}
+    assert recorded_rows({"source": "published"}) == {}
+    assert recorded_rows(None) == {}

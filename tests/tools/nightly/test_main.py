@@ -1,0 +1,187 @@
+"""python -m tools.nightly: a night's plan, and what its results say, from files to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.nightly.__main__ import main
+
+from .conftest import H100, Store, head, leave, results, row
+
+MIXTRAL = f"E=8,N=7168,device_name={H100}.json"
+QWEN = f"E=128,N=768,device_name={H100}.json"
+ON_H200 = "E=8,N=7168,device_name=NVIDIA_H200.json"
+
+
+@pytest.fixture
+def three(configs: Store) -> Store:
+    for name in (MIXTRAL, QWEN, ON_H200):
+        configs.add(name)
+    return configs
+
+
+def sample(store: Store, out: Path, *arguments: str) -> int:
+    return main(["sample", "--configs", str(store.root), "--date", "2026-11-24", "--out", str(out), *arguments])
+
+
+@pytest.fixture
+def plan_path(three: Store, tmp_path: Path) -> Path:
+    assert sample(three, tmp_path / "plan.json", "--count", "9") == 0
+    return tmp_path / "plan.json"
+
+
+@pytest.fixture
+def plan(plan_path: Path) -> Any:
+    return json.loads(plan_path.read_text())
+
+
+def drift(store: Store, plan: Path, folder: Path, *arguments: str) -> tuple[int, Path]:
+    out = plan.with_name("drift.md")
+    command = ["drift", "--configs", str(store.root), "--plan", str(plan), "--results", str(folder)]
+    return main([*command, "--out", str(out), *arguments]), out
+
+
+def planned(path: Path) -> int:
+    return sum(len(leg["workloads"]) for leg in json.loads(path.read_text())["legs"])
+
+
+def test_a_sample_is_the_plan_of_mains_head(plan: Any, capsys) -> None:
+    assert (plan["number"], plan["head_sha"]) == (0, head())
+    assert [leg["device_name"] for leg in plan["legs"]] == [H100, "NVIDIA_H200"]
+
+
+def test_github_is_told_the_devices(three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "output"
+    output.write_text("before=1\n")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(output))
+    sample(three, tmp_path / "plan.json", "--count", "1", "--all")
+    assert output.read_text() == f'before=1\ndevices=["{H100}", "NVIDIA_H200"]\nany=true\n'
+
+
+def test_github_is_told_that_nothing_is_measured(configs: Store, tmp_path: Path, monkeypatch) -> None:
+    configs.add(MIXTRAL, source="published", attribution="somebody, Apache-2.0")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    assert sample(configs, tmp_path / "plan.json", "--count", "2") == 0
+    assert (tmp_path / "output").read_text() == "devices=[]\nany=false\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number"),
+    [
+        ((), 1),
+        (("--all",), 3),
+        (("--newest", "99.0.0"), 3),
+        (("--newest", "triton (99.0.0)"), 3),
+        (("--newest", "3.0.0"), 1),
+    ],
+)
+def test_a_new_triton_measures_every_file(
+    three: Store, tmp_path: Path, arguments: tuple[str, ...], number: int
+) -> None:
+    sample(three, tmp_path / "plan.json", "--count", "1", *arguments)
+    assert planned(tmp_path / "plan.json") == number
+
+
+def test_a_triton_that_has_its_folder_is_not_new(three: Store, tmp_path: Path) -> None:
+    three.add(MIXTRAL, "triton_99_0_0")
+    sample(three, tmp_path / "plan.json", "--count", "1", "--newest", "99.0.0")
+    assert planned(tmp_path / "plan.json") == 1
+
+
+def test_times_as_recorded_are_no_drift(three: Store, plan_path: Path, plan: Any, tmp_path: Path, capsys) -> None:
+    folder = leave(tmp_path / "results", results(plan, lambda _, us: row(us * 1.01, us * 2)))
+    code, out = drift(three, plan_path, folder)
+    assert code == 0
+    assert "| file |" not in out.read_text()
+    assert "3 files: 0 drifted or failed, 0 not measured" in capsys.readouterr().out
+
+
+def test_drift_is_a_table_of_the_files_rows(three: Store, plan_path: Path, plan: Any, tmp_path: Path) -> None:
+    documents = results(plan, lambda size, us: row(us * (1.2 if size == 64 else 1.0), us * 2))
+    code, out = drift(three, plan_path, leave(tmp_path / "results", documents[:1]))
+    assert code == 1
+    text = out.read_text()
+    assert f"| `{MIXTRAL}` | 1 | 100.0 | 100.0 | +0.0 % | +0.0 % | 5.5 % |  |" in text
+    assert f"| `{MIXTRAL}` | 64 | 200.0 | 240.0 | +20.0 % | +0.0 % | 5.5 % | **slower** |" in text
+    assert f"- `{ON_H200}`: no results" in text
+    assert "NVIDIA H100 80GB HBM3, driver 570.1, triton 3.8.0, torch 2.13.0" in text
+
+
+def test_a_slower_machine_is_told_and_is_no_drift(three: Store, plan_path: Path, plan: Any, tmp_path: Path) -> None:
+    folder = leave(tmp_path / "results", results(plan, lambda _, us: row(us * 1.1, us * 2.2)))
+    code, out = drift(three, plan_path, folder)
+    assert code == 0
+    assert "the heuristic reads +10.0 % against the records" in out.read_text()
+
+
+def test_the_margin_can_be_set(three: Store, plan_path: Path, plan: Any, tmp_path: Path) -> None:
+    folder = leave(tmp_path / "results", results(plan, lambda _, us: row(us * 1.1, us * 2)))
+    assert drift(three, plan_path, folder)[0] == 1
+    assert drift(three, plan_path, folder, "--margin-pct", "20")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_text("{"), "expected strict JSON, found"),
+        (lambda path: path.write_text("[]"), "expected schema/results.schema.json, found"),
+        (
+            lambda path: path.write_text(path.read_text().replace('"measured_us": 1', '"measured_us": NaN, "x": 1')),
+            "NaN",
+        ),
+        (lambda path: path.write_text(path.read_text().replace(head(), "f" * 40)), "and commit"),
+        (
+            lambda path: path.write_text(path.read_text().replace("NVIDIA_H100_80GB_HBM3", "NVIDIA_L4")),
+            "another device",
+        ),
+        (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "expected a regular file"),
+        (lambda path: (path.parents[1] / "results.json").write_text(path.read_text()), "expected one results.json"),
+    ],
+    ids=["no JSON", "another form", "NaN", "another commit", "another device", "a link", "twice"],
+)
+def test_results_that_cannot_be_used_are_one_line(
+    three: Store, plan_path: Path, plan: Any, tmp_path: Path, capsys, spoil, message: str
+) -> None:
+    folder = leave(tmp_path / "results", results(plan, lambda _, us: row(us, us * 2)))
+    spoil(folder / f"results-{H100}" / "results.json")
+    code, out = drift(three, plan_path, folder)
+    said = capsys.readouterr().err
+    assert code == 2
+    assert message in said
+    assert said.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda store: (store.root / MIXTRAL).write_text("{"), "expected a tuned file, found a broken one"),
+        (lambda store: store.record(store.root / MIXTRAL).write_text("{}"), "expected a record, found a broken one"),
+    ],
+    ids=["file", "record"],
+)
+def test_a_broken_store_is_one_line(three: Store, tmp_path: Path, capsys, spoil, message: str) -> None:
+    spoil(three)
+    assert sample(three, tmp_path / "plan.json", "--count", "1") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_folder_of_results_is_one_line(three: Store, plan_path: Path, tmp_path: Path, capsys) -> None:
+    assert drift(three, plan_path, tmp_path / "nowhere")[0] == 2
+    assert "--results: expected a folder, found none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--count", "0"), ("--count", "many"), ("--date", "yesterday"), ("--newest", "soon"), ("--newest", "3.8.0rc1")],
+)
+def test_bad_values_are_refused(three: Store, tmp_path: Path, capsys, option: str, value: str) -> None:
+    arguments = [] if option == "--count" else ["--count", "1"]
+    with pytest.raises(SystemExit) as end:
+        sample(three, tmp_path / "plan.json", *arguments, option, value)
+    assert end.value.code == 2
+    assert f"found '{value}'" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+"""Which files a night visits."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tools.launch_config import LaunchConfig
+from tools.nightly.sample import MeasuredFile, is_new, of_night, plan
+from tools.pull_request.documents import FileId
+from tools.registry import load_devices, load_models
+from tools.schemas import faults
+from tools.workload import Shape, Workload
+
+DAY = datetime.date(2026, 11, 24)
+CONFIG = LaunchConfig(16, 64, 64, 1, 4, 3)
+
+
+def measured(E: int, device_name: str = "NVIDIA_H100_80GB_HBM3", tier: str = "default", **name: object) -> MeasuredFile:
+    workload = Workload(E, 7168, device_name, **name)  # type: ignore[arg-type]
+    return MeasuredFile(FileId(workload, tier), {64: CONFIG, 1: CONFIG}, (Shape(4096, 2),), {64: 20.0, 1: 10.0})
+
+
+FILES = [measured(E) for E in range(1, 24)]
+
+
+@given(st.integers(1, 23), st.integers(1, 30), st.integers(0, 40), st.integers(0, 10_000))
+@settings(max_examples=100, deadline=None)
+def test_over_any_nights_no_file_is_visited_more_than_once_more_than_another(
+    number: int, count: int, nights: int, offset: int
+) -> None:
+    visits = Counter({file.id: 0 for file in FILES[:number]})
+    for night in range(nights):
+        visits.update(file.id for file in of_night(FILES[:number], DAY + datetime.timedelta(offset + night), count))
+    assert max(visits.values()) - min(visits.values()) <= 1
+    assert visits.total() == nights * min(count, number)
+
+
+def test_a_night_visits_no_file_twice() -> None:
+    assert len({file.id for file in of_night(FILES, DAY, 10)}) == 10
+    assert len({file.id for file in of_night(FILES, DAY, 99)}) == len(FILES)
+
+
+def test_the_date_alone_decides() -> None:
+    assert of_night(FILES, DAY, 5) == of_night(FILES[::-1], DAY, 5)
+    assert of_night(FILES, DAY, 5) != of_night(FILES, DAY + datetime.timedelta(1), 5)
+
+
+def test_nothing_measured_is_nothing_chosen() -> None:
+    assert of_night([], DAY, 5) == ()
+
+
+@pytest.mark.parametrize(
+    ("newest", "new"),
+    [((3, 8, 0), False), ((3, 7, 9), False), ((3, 8, 1), False), ((3, 8, 2), True), ((3, 10, 0), True)],
+)
+def test_a_release_is_new_where_no_tier_is_as_new(newest: tuple[int, ...], new: bool) -> None:
+    assert is_new(newest, (3, 8, 0), [(3, 6, 0), (3, 8, 1)]) is new
+
+
+def test_the_plan_is_of_the_plans_form_and_one_leg_a_device() -> None:
+    files = [
+        measured(8),
+        measured(8, tier="triton_3_6_0"),
+        measured(9, "NVIDIA_H200_NVL", dtype="fp8_w8a8", block_shape=(128, 128)),
+        measured(8, "NVIDIA_H200", down=True),
+    ]
+    document = plan(files, "a" * 40, load_devices(), load_models())
+    assert faults("plan", document) == []
+    assert (document["number"], document["head_sha"], document["base_sha"]) == (0, "a" * 40, "a" * 40)
+    legs = {leg["device_name"]: leg["workloads"] for leg in document["legs"]}
+    assert {name: len(workloads) for name, workloads in legs.items()} == {"NVIDIA_H100_80GB_HBM3": 2, "NVIDIA_H200": 2}
+    mixtral = legs["NVIDIA_H100_80GB_HBM3"][0]
+    assert mixtral["shapes"] == [{"K": 4096, "top_k": 2, "registered": True}]
+    assert mixtral["claimed"] == {"1": CONFIG.to_entry(), "64": CONFIG.to_entry()}
+    assert mixtral["main"] is None
+    assert mixtral["record"] == {"median_us": {"1": 10.0, "64": 20.0}}
+    assert {each["workload"]["E"]: each["shapes"][0]["registered"] for each in legs["NVIDIA_H200"]} == {
+        8: True,
+        9: False,
+    }
+    assert {each["workload"]["E"]: each["down"] for each in legs["NVIDIA_H200"]} == {8: True, 9: False}

@@ -1,0 +1,99 @@
+"""python -m tools.canary vllm=WHEEL|FOLDER sglang=WHEEL|FOLDER --out FILE: do the engines still read what we export?
+
+Runs code of the packages given, in a child process without the environment: for a machine without secrets.
+Exit 0 no difference, 1 differences, 2 bad use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import fused_moe_configs
+from tools import store
+from tools.canary import report
+from tools.canary.engines import ENGINES
+from tools.canary.package import Package, PackageError, open_package
+from tools.canary.session import EngineReport, Store, check
+from tools.console import path_argument, run
+from tools.registry import RegistryError, load_devices
+from tools.tiers import Role, version_of_folder
+from tools.workload import Layout, parse_file_name
+
+USER_FOLDER = "VLLM_TUNED_CONFIG_FOLDER"
+MOST_PRINTED = 10
+
+
+class UsageError(ValueError):
+    """What was asked can't be done here. One line for a person."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    # What an export leaves out it also logs; it is no difference.
+    logging.getLogger("fused_moe_configs").addHandler(logging.NullHandler())
+    try:
+        packages = _packages(options.packages)
+        found = _store()
+        reports = [_check(name, package, found, options.time_limit) for name, package in packages.items()]
+    except (UsageError, PackageError, RegistryError, fused_moe_configs.ConfigError) as error:
+        print(f"canary: {error}", file=sys.stderr)
+        return 2
+    if options.out is not None:
+        store.write(options.out, report.to_markdown(reports).encode())
+    for each in reports:
+        print(report.summary(each))
+        for difference in each.differences[:MOST_PRINTED]:
+            print(f"  {report.line(difference)}")
+        if len(each.differences) > MOST_PRINTED:
+            print(f"  and {len(each.differences) - MOST_PRINTED} more")
+    return 1 if any(each.differences for each in reports) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("tools.canary", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("packages", nargs="+", metavar="ENGINE=PATH", help="vllm=… or sglang=…: its wheel or folder")
+    parser.add_argument("--out", type=path_argument, metavar="FILE", help="write markdown here")
+    parser.add_argument("--time-limit", type=float, default=900.0, metavar="S", help="for an engine's code, in seconds")
+    return parser
+
+
+def _packages(given: Sequence[str]) -> Mapping[str, Package]:
+    found: dict[str, Package] = {}
+    for argument in given:
+        name, _, path = argument.partition("=")
+        if name not in ENGINES or not path or name in found:
+            wish = " and ".join(f"{engine}=PATH" for engine in ENGINES)
+            raise UsageError(f"expected {wish}, each at most once, found {store.printable(argument)!r}.")
+        found[name] = open_package(name, Path(path))
+    return found
+
+
+def _store() -> Store:
+    if os.environ.get(USER_FOLDER):
+        found = store.printable(os.environ[USER_FOLDER])
+        raise UsageError(f"{USER_FOLDER}: expected none, found {found}. Fix: unset it: the loader would read it first.")
+    fused_moe_configs.cache_clear()
+    configs = fused_moe_configs.where()
+    files = [file for file in store.discover([configs], Layout.REPO) if file.role is Role.CONFIG]
+    names = [parse_file_name(file.path.name) for file in files]
+    folders = {version for file in files if (version := version_of_folder(file.folder)) is not None}
+    reference = store.reference_triton()
+    versions = sorted({".".join(map(str, version)) for version in folders} | {reference})
+    workloads = tuple(name.workload for name in names if name.workload is not None)
+    return Store(workloads, load_devices(configs / "registry" / "devices.json"), reference, tuple(versions))
+
+
+def _check(name: str, package: Package, found: Store, timeout_s: float) -> EngineReport:
+    with tempfile.TemporaryDirectory(prefix="canary-") as scratch:
+        return check(ENGINES[name], package, found, Path(scratch), timeout_s)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,136 @@
+"""python -m tools.nightly sample|drift: measure some tuned files every night, and say which figures no longer hold.
+
+Exit 0 good, 1 drift, 2 bad use. With $GITHUB_OUTPUT, `sample` adds devices (a JSON list) and any (true or false).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tools import store
+from tools.console import path_argument, run
+from tools.findings import counted
+from tools.nightly import drift, files, report, sample
+from tools.nightly.files import NightlyError
+from tools.pull_request.documents import DocumentError, read_plan
+from tools.registry import RegistryError, load_devices, load_models
+
+_RELEASE = re.compile(r"(?:triton \()?([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})\)?", re.ASCII)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except (NightlyError, DocumentError, RegistryError) as error:
+        print(f"nightly: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "tools.nightly", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="sample | drift")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--configs", type=path_argument, default=store.CONFIGS, metavar="DIR", help="the configs folder"
+    )
+    shared.add_argument("--out", type=path_argument, required=True, metavar="FILE", help="where to write")
+    command = commands.add_parser("sample", parents=[shared], help="the plan of a night, as JSON")
+    command.set_defaults(command=_sample)
+    command.add_argument("--count", type=_count, required=True, metavar="N", help="files a night")
+    command.add_argument("--date", type=_date, metavar="YYYY-MM-DD", help="which night; default: today in UTC")
+    command.add_argument("--all", action="store_true", help="every measured file")
+    command.add_argument(
+        "--newest", type=_release, metavar="X.Y.Z", help="Triton's newest release: --all where no tier is tuned with it"
+    )
+    command = commands.add_parser("drift", parents=[shared], help="the plan's results beside the records, as markdown")
+    command.set_defaults(command=_drift)
+    command.add_argument("--plan", type=path_argument, required=True, metavar="FILE")
+    command.add_argument(
+        "--results", type=path_argument, required=True, metavar="DIR", help="with a results.json a leg"
+    )
+    command.add_argument(
+        "--margin-pct", type=_margin, default=drift.MARGIN_PCT, metavar="P", help="tolerated; default: %(default)g"
+    )
+    return parser
+
+
+def _sample(options: argparse.Namespace) -> int:
+    found, folders = files.measured_files(options.configs)
+    reference = _release(store.reference_triton())
+    is_new = options.newest is not None and sample.is_new(options.newest, reference, folders)
+    if is_new:
+        version = ".".join(map(str, options.newest))
+        print(f"Triton {version} is newer than any that a tier was tuned with: every file is measured")
+    day = options.date or datetime.datetime.now(datetime.timezone.utc).date()
+    chosen = sample.of_night(found, day, len(found) if is_new or options.all else options.count)
+    registry = options.configs / "registry"
+    devices, models = load_devices(registry / "devices.json"), load_models(registry / "models.json")
+    plan = sample.plan(chosen, files.head_commit(), devices, models)
+    store.write(options.out, (json.dumps(plan, indent=1, allow_nan=False) + "\n").encode())
+    names = [leg["device_name"] for leg in plan["legs"]]
+    _tell_github({"devices": json.dumps(names), "any": json.dumps(bool(names))})
+    of_all = counted(len(found), "measured file")
+    print(f"{len(chosen)} of {of_all} for {counted(len(names), 'device')}: {store.shown(options.out)}")
+    return 0
+
+
+def _drift(options: argparse.Namespace) -> int:
+    plan = read_plan(options.plan)
+    records = files.records_of(plan, options.configs)
+    found = drift.compare(plan, files.results_below(options.results), records, options.margin_pct)
+    store.write(options.out, report.to_markdown(found, plan.head_sha, options.margin_pct).encode())
+    print(f"{report.summary(found)}: {store.shown(options.out)}")
+    return 1 if any(file.has_drifted for device in found for file in device.files) else 0
+
+
+def _tell_github(values: Mapping[str, str]) -> None:
+    """Lines for the jobs that follow; device names are the registry's, so that no line can be forged."""
+    if output := os.environ.get("GITHUB_OUTPUT"):
+        with Path(output).open("a", encoding="utf-8") as file:
+            file.writelines(f"{name}={value}\n" for name, value in values.items())
+
+
+def _count(text: str) -> int:
+    if re.fullmatch(r"[1-9][0-9]{0,5}", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to 999999, found {text[:40]!r}")
+    return int(text)
+
+
+def _date(text: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a day as YYYY-MM-DD, found {text[:40]!r}") from error
+
+
+def _release(text: str) -> tuple[int, ...]:
+    """Also as `pip index versions` prints it: «triton (3.8.0)»."""
+    match = _RELEASE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a release as X.Y.Z, found {text[:40]!r}")
+    return tuple(map(int, match.groups()))
+
+
+def _margin(text: str) -> float:
+    try:
+        margin = float(text)
+    except ValueError:
+        margin = -1.0
+    if not 0.0 <= margin <= 100.0:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 100, found {text[:40]!r}")
+    return margin
+
+
+if __name__ == "__main__":
+    run(main)

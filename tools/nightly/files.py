@@ -1,0 +1,97 @@
+"""The edge of the nightly: tuned files and records of the checkout, its commit, and the results that runners left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tools import config_file, schemas, store
+from tools.config_file import ConfigFile
+from tools.nightly.drift import Recorded, recorded_rows
+from tools.nightly.sample import MeasuredFile, measured_file
+from tools.pull_request.documents import DocumentError, FileId, Plan, Results, read_results
+from tools.store import Found
+from tools.strict_json import Json
+from tools.tiers import Role, version_of_folder
+from tools.workload import Layout
+
+MOST_RESULTS = 256
+"""Legs of one night; a folder with more is none that the runners made."""
+
+_FIX = "Fix: nox -s validate says what is wrong."
+
+
+class NightlyError(ValueError):
+    """What was asked can't be done here. One line for a person."""
+
+
+def measured_files(configs: Path) -> tuple[list[MeasuredFile], set[tuple[int, int, int]]]:
+    """Files with figures, and the Triton versions that have a folder. NightlyError: a file or record is broken."""
+    try:
+        found = [file for file in store.discover([configs], Layout.REPO) if file.role is Role.CONFIG]
+    except OSError as error:
+        what = error.strerror or "none"
+        raise NightlyError(f"{store.shown(configs)}: expected the configs folder, found {what}.") from error
+    folders = {version for file in found if (version := version_of_folder(file.folder)) is not None}
+    tree = config_file.load(found, Layout.REPO)
+    return [measured for file in tree.configs if (measured := _measured(file)) is not None], folders
+
+
+def _measured(file: ConfigFile) -> MeasuredFile | None:
+    record = _record(file.found)
+    if record is None or record["source"] != "measured" or not record["rows"]:
+        return None
+    if file.content.faults or file.workload is None or schemas.faults("tuned_config", file.document):
+        raise NightlyError(f"{store.shown(file.found.path)}: expected a tuned file, found a broken one. {_FIX}")
+    return measured_file(file.workload, file.found.folder, file.launch_configs, record)
+
+
+def _record(found: Found) -> Json:
+    """None where the file has none."""
+    path = store.record_path(found.root, found.relative)
+    if not os.path.lexists(path):
+        return None
+    content = store.read(path)
+    if content.faults or schemas.faults("record", content.document):
+        raise NightlyError(f"{store.shown(path)}: expected a record, found a broken one. {_FIX}")
+    return content.document
+
+
+def records_of(plan: Plan, configs: Path) -> Mapping[FileId, Mapping[int, Recorded]]:
+    """Rows of the plan's files as the checkout's records have them now; of a file that is gone, none."""
+    found: dict[FileId, Mapping[int, Recorded]] = {}
+    for file in (file for leg in plan.legs for file in leg.files):
+        relative = file.id.relative
+        found[file.id] = recorded_rows(_record(Found(configs / relative, configs, relative, Role.CONFIG)))
+    return found
+
+
+def results_below(folder: Path) -> Mapping[str, Results]:
+    """By device, every results.json in the folder. DocumentError: one is broken. NightlyError: no folder, too many."""
+    if not folder.is_dir():
+        raise NightlyError(f"--results: expected a folder, found none at {store.shown(folder)}.")
+    paths = sorted(path for path in store.walk(folder) if path.name == "results.json")
+    if len(paths) > MOST_RESULTS:
+        raise NightlyError(f"--results: expected at most {MOST_RESULTS} results.json, found {len(paths)}.")
+    return _by_device(read_results(path) for path in paths)
+
+
+def _by_device(results: Iterable[Results]) -> Mapping[str, Results]:
+    found: dict[str, Results] = {}
+    for each in results:
+        if found.setdefault(each.device_name, each) is not each:
+            raise DocumentError(f"--results: expected one results.json for {each.device_name}, found two.")
+    return found
+
+
+def head_commit(checkout: Path = store.CHECKOUT) -> str:
+    """The commit that is checked out. NightlyError: none is."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--verify", "HEAD^{commit}"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NightlyError("expected a git checkout with a commit, found none. Fix: run it in a clone.") from error
+    return done.stdout.strip()
