@@ -32,7 +32,8 @@ import triton.language as tl
 
 
 @triton.jit
-def _store_zeros(c_ptr, offs_token, token_mask, offs_cn, N, stride_cm):
+def _store_zeros(c_ptr, offs_token, token_mask, pid_n, N, stride_cm, BLOCK_SIZE_N: tl.constexpr):
+    offs_cn = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
     c_ptrs = c_ptr + offs_token[:, None] * stride_cm + offs_cn[None, :]
     c_mask = token_mask[:, None] & (offs_cn[None, :] < N)
     tl.store(c_ptrs, tl.zeros(c_mask.shape, dtype=c_ptr.dtype.element_ty), mask=c_mask)
@@ -115,9 +116,8 @@ def fused_moe_kernel(
     token_mask = offs_token < num_valid_tokens
 
     off_experts = tl.load(expert_ids_ptr + pid_m).to(tl.int64)
-    offs_cn = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
     if off_experts == -1:
-        _store_zeros(c_ptr, offs_token, token_mask, offs_cn, N, stride_cm)
+        _store_zeros(c_ptr, offs_token, token_mask, pid_n, N, stride_cm, BLOCK_SIZE_N)
         return
 
     # -----------------------------------------------------------
@@ -147,7 +147,9 @@ def fused_moe_kernel(
         b_scale = tl.load(b_scale_ptr + off_experts * stride_bse + offs_bn * stride_bsn)
     elif SCALING == "block":
         a_scale_ptrs = a_scale_ptr + a_rows * stride_asm
-        b_scale_ptrs = b_scale_ptr + off_experts * stride_bse + (offs_bn // group_n) * stride_bsn
+        # Divided before the expert's offset is made: the other way round narrow tiles' loop compiles to another order.
+        scale_columns = offs_bn // group_n
+        b_scale_ptrs = b_scale_ptr + off_experts * stride_bse + scale_columns * stride_bsn
 
     # -----------------------------------------------------------
     # Along K
@@ -197,6 +199,9 @@ def fused_moe_kernel(
         weight = tl.load(topk_weights_ptr + offs_token, mask=token_mask, other=0.0)
         accumulator = accumulator * weight[:, None]
 
+    # Only here: made before the loop they live across it, and at BLOCK_SIZE_N 32 the loop then compiles to other
+    # registers and another order of instructions than the engines'.
+    offs_cn = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
     c_ptrs = c_ptr + offs_token[:, None] * stride_cm + offs_cn[None, :]
     c_mask = token_mask[:, None] & (offs_cn[None, :] < N)
     tl.store(c_ptrs, accumulator.to(c_ptr.dtype.element_ty), mask=c_mask)

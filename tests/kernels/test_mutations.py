@@ -24,7 +24,7 @@ MUTATIONS = {
         "b_scale = tl.load(b_scale_ptrs + (tl.cdiv(K, group_k) - 1 - offs_group) * stride_bsk)",
     ),
     "no-zeros-for-other-ranks": (
-        "        _store_zeros(c_ptr, offs_token, token_mask, offs_cn, N, stride_cm)\n        return\n",
+        "        _store_zeros(c_ptr, offs_token, token_mask, pid_n, N, stride_cm, BLOCK_SIZE_N)\n        return\n",
         "        return\n",
     ),
 }
