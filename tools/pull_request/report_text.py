@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tools.bench.verdict import Verdict
 from tools.findings import counted
 from tools.pull_request.documents import Leg, MeasuredFile, Plan, PlannedFile, PlannedShape, Results, Row
 from tools.pull_request.standing import (
@@ -102,8 +103,8 @@ def _head(plan: Plan, parts: Sequence[Part]) -> list[str]:
         "*Claimed* is what the pull request's record says, and nobody here has seen it. All other times are *verified "
         "here*: measured for this report by main's code, medians in µs, up and down projection together. "
         "The verdict is the claimed file's, beyond noise, against main's (against the heuristic where main has none); "
-        f"then whose entry the policy would write: the claimed one (promote, from {margin_pct:g} % on), main's "
-        "(retain) or the heuristic's (baseline). «–»: no such entry, or it does not run.",
+        "then whose entry the policy would write: the claimed one "
+        f"(promote; over main's from {margin_pct:g} % on), main's (retain) or the heuristic's (baseline). «–»: no such entry, or it does not run.",
         "",
     ]
 
@@ -147,7 +148,8 @@ def _headline(planned: PlannedFile, measured: MeasuredFile) -> str:
         case Standing.RETAIN:
             return f"No gain: not faster than {rival} by the margin in any of {total}, slower in none."
         case Standing.PROMOTE:
-            return f"Promote: faster than {rival} in {promoted} of {total}, slower in none."
+            faster = sum(row.verdict is Verdict.FASTER for row in rows)
+            return f"Promote: faster than {rival} in {faster} of {total}, slower in none."
 
 
 def _promoted(rows: Iterable[Row]) -> int:
