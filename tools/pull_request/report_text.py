@@ -104,7 +104,8 @@ def _head(plan: Plan, parts: Sequence[Part]) -> list[str]:
         "here*: measured for this report by main's code, medians in µs, up and down projection together. "
         "The verdict is the claimed file's, beyond noise, against main's (against the heuristic where main has none); "
         "then whose entry the policy would write: the claimed one "
-        f"(promote; over main's from {margin_pct:g} % on), main's (retain) or the heuristic's (baseline). «–»: no such entry, or it does not run.",
+        f"(promote; over main's from {margin_pct:g} % on), main's (retain) or the heuristic's (baseline). "
+        "«–»: no such entry, or it does not run.",
         "",
     ]
 
