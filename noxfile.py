@@ -111,9 +111,13 @@ def registry(session: nox.Session) -> None:
 @nox.session(name="pull-request", default=False)
 def pull_request(session: nox.Session) -> None:
     """Say what a pull request changes (diff BASE HEAD), plan what of it a GPU measures (plan …), measure, report."""
-    install_group(session, "bench" if session.posargs[:1] == ["measure"] else "validate")
-    if session.posargs[:1] == ["measure"]:
+    is_measuring = session.posargs[:1] == ["measure"]
+    install_group(session, "bench" if is_measuring else "validate")
+    if is_measuring:
         install_torch_and_triton(session)
+        version, _ = take_option(session.posargs, "--triton", SETTINGS["reference-triton"])
+        if version != SETTINGS["reference-triton"]:
+            install_triton(session, version)
     session.run("python", "-m", "tools.pull_request", *session.posargs)
 
 

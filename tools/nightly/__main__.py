@@ -1,6 +1,7 @@
 """python -m tools.nightly sample|drift: measure some tuned files every night, and say which figures no longer hold.
 
-Exit 0 good, 1 drift, 2 bad use. With $GITHUB_OUTPUT, `sample` adds devices (a JSON list) and any (true or false).
+Exit 0 good, 1 drift, 2 bad use. With $GITHUB_OUTPUT, `sample` adds devices (a JSON list), any (true or false) and
+triton (the release to measure under).
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--date", type=_date, metavar="YYYY-MM-DD", help="which night; default: today in UTC")
     command.add_argument("--all", action="store_true", help="every measured file")
     command.add_argument(
-        "--newest", type=_release, metavar="X.Y.Z", help="Triton's newest release: --all where no tier is tuned with it"
+        "--newest",
+        metavar="X.Y.Z|pip",
+        help="Triton's newest release, or pip to ask for it: --all, under that release, where no tier is tuned with it",
     )
     command = commands.add_parser("drift", parents=[shared], help="the plan's results beside the records, as markdown")
     command.set_defaults(command=_drift)
@@ -68,10 +71,11 @@ def _parser() -> argparse.ArgumentParser:
 def _sample(options: argparse.Namespace) -> int:
     found, folders = files.measured_files(options.configs)
     reference = _release(store.reference_triton())
-    is_new = options.newest is not None and sample.is_new(options.newest, reference, folders)
+    newest = reference if options.newest is None else _newest(options.newest)
+    is_new = sample.is_new(newest, reference, folders)
+    triton = ".".join(map(str, newest if is_new else reference))
     if is_new:
-        version = ".".join(map(str, options.newest))
-        print(f"Triton {version} is newer than any that a tier was tuned with: every file is measured")
+        print(f"Triton {triton} is newer than any that a tier was tuned with: every file is measured under it")
     day = options.date or datetime.datetime.now(datetime.timezone.utc).date()
     chosen = sample.of_night(found, day, len(found) if is_new or options.all else options.count)
     registry = options.configs / "registry"
@@ -79,7 +83,7 @@ def _sample(options: argparse.Namespace) -> int:
     plan = sample.plan(chosen, files.head_commit(), devices, models)
     store.write(options.out, (json.dumps(plan, indent=1, allow_nan=False) + "\n").encode())
     names = [leg["device_name"] for leg in plan["legs"]]
-    _tell_github({"devices": json.dumps(names), "any": json.dumps(bool(names))})
+    _tell_github({"devices": json.dumps(names), "any": json.dumps(bool(names)), "triton": triton})
     of_all = counted(len(found), "measured file")
     print(f"{len(chosen)} of {of_all} for {counted(len(names), 'device')}: {store.shown(options.out)}")
     return 0
@@ -114,11 +118,15 @@ def _date(text: str) -> datetime.date:
         raise argparse.ArgumentTypeError(f"expected a day as YYYY-MM-DD, found {text[:40]!r}") from error
 
 
+def _newest(text: str) -> tuple[int, ...]:
+    return _release(files.newest_triton() if text == "pip" else text)
+
+
 def _release(text: str) -> tuple[int, ...]:
     """Also as `pip index versions` prints it: «triton (3.8.0)»."""
     match = _RELEASE.fullmatch(text.strip())
     if match is None:
-        raise argparse.ArgumentTypeError(f"expected a release as X.Y.Z, found {text[:40]!r}")
+        raise NightlyError(f"--newest: expected a release as X.Y.Z, found {text[:40]!r}.")
     return tuple(map(int, match.groups()))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -95,3 +96,13 @@ def head_commit(checkout: Path = store.CHECKOUT) -> str:
     except (OSError, subprocess.SubprocessError) as error:
         raise NightlyError("expected a git checkout with a commit, found none. Fix: run it in a clone.") from error
     return done.stdout.strip()
+
+
+def newest_triton() -> str:
+    """What pip finds: its first line, «triton (3.9.0)». NightlyError: it finds none."""
+    command = [sys.executable, "-m", "pip", "index", "versions", "triton"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NightlyError("--newest: expected pip to know Triton's releases, found none. Fix: give X.Y.Z.") from error
+    return done.stdout.partition("\n")[0]

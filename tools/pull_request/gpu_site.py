@@ -27,19 +27,23 @@ MAIN = "main"
 
 @dataclass(frozen=True)
 class GpuSite:
-    """device_name: as the driver reports it, None: no GPU. triton: None: not installed."""
+    """device_name: as the driver reports it, None: no GPU. triton: None: not installed.
+
+    wanted: the Triton that default files are measured with on purpose, to see whether they hold under it.
+    """
 
     device_name: str | None
     triton: str | None
+    wanted: str
 
     @classmethod
-    def here(cls) -> GpuSite:
+    def here(cls, wanted: str) -> GpuSite:
         """What this machine has; torch is not imported for it."""
         try:
             triton = metadata.version("triton")
         except metadata.PackageNotFoundError:
             triton = None
-        return cls(find_gpu(), triton)
+        return cls(find_gpu(), triton, wanted)
 
     def bench(self, file: PlannedFile, limit_s: float) -> Bench:
         """Claimed beside main's beside the heuristic, interleaved; main's alone where the claim is its removal."""
@@ -79,14 +83,14 @@ class GpuSite:
         device = load_devices().get(self.device_name)
         if device is None or file.id.workload.device_name not in device.names:
             raise NotMeasuredError("wrong_device")
-        if self.triton is None or not _serves(self.triton, file.id.tier):
+        if self.triton is None or not _serves(self.triton, file.id.tier, self.wanted):
             raise NotMeasuredError("wrong_triton")
 
 
-def _serves(triton: str, tier: str) -> bool:
+def _serves(triton: str, tier: str, wanted: str) -> bool:
     """Whether figures of this Triton speak for the tier. Legacy files say nothing about theirs."""
-    wanted = {DEFAULT_TIER: store.version_folder(store.reference_triton()), store.LEGACY: store.version_folder(triton)}
-    return store.version_folder(triton) == wanted.get(tier, tier)
+    folders = {DEFAULT_TIER: store.version_folder(wanted), store.LEGACY: store.version_folder(triton)}
+    return store.version_folder(triton) == folders.get(tier, tier)
 
 
 def read_bench(document: Mapping[str, Any]) -> Bench:

@@ -76,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=path_argument, required=True, metavar="DIR", help=f"{RESULTS} and {CONFIGS}/")
     parser.add_argument("--replay", type=path_argument, metavar="FOLDER", help="landscapes NAME.jsonl.gz, no GPU")
     parser.add_argument("--time-budget", type=float, default=45.0, metavar="S", help="of the tuner, a workload (45)")
+    parser.add_argument(
+        "--triton",
+        default=store.reference_triton(),
+        metavar="X.Y.Z",
+        help="measure default files under this one, which must be installed; default: the reference, %(default)s",
+    )
     parser.add_argument("--limit", type=float, default=6000.0, metavar="S", help="of the whole leg (6000)")
     return parser
 
@@ -87,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for flag, value in (("--time-budget", options.time_budget), ("--limit", options.limit)):
             if not 1 <= value <= 7 * 24 * 3600:
                 raise DocumentError(f"{flag}: expected from 1 to {7 * 24 * 3600}, found {value}.")
+        if store.version_of_folder(store.version_folder(options.triton)) is None:
+            raise DocumentError(f"--triton: expected X.Y.Z, found {store.printable(options.triton)!r}.")
         if options.replay is not None and not options.replay.is_dir():
             raise DocumentError(f"--replay: expected a folder, found {store.shown(options.replay)}.")
         plan = read_plan(options.plan)
@@ -94,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DocumentError as error:
         say(f"measure: {error}")
         return 2
-    site: Site = GpuSite.here() if options.replay is None else ReplaySite(options.replay)
+    site: Site = GpuSite.here(options.triton) if options.replay is None else ReplaySite(options.replay)
     limits = Limits(options.time_budget, time.monotonic() + options.limit)
     environment: Mapping[str, Json] | None = None
     files: list[MeasuredFile] = []

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tools.nightly.__main__ import main
+from tools.store import reference_triton
 
 from .conftest import H100, Store, head, leave, results, row
 
@@ -59,14 +60,14 @@ def test_github_is_told_the_devices(three: Store, tmp_path: Path, monkeypatch: p
     output.write_text("before=1\n")
     monkeypatch.setenv("GITHUB_OUTPUT", str(output))
     sample(three, tmp_path / "plan.json", "--count", "1", "--all")
-    assert output.read_text() == f'before=1\ndevices=["{H100}", "NVIDIA_H200"]\nany=true\n'
+    assert output.read_text() == f'before=1\ndevices=["{H100}", "NVIDIA_H200"]\nany=true\ntriton={reference_triton()}\n'
 
 
 def test_github_is_told_that_nothing_is_measured(configs: Store, tmp_path: Path, monkeypatch) -> None:
     configs.add(MIXTRAL, source="published", attribution="somebody, Apache-2.0")
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
     assert sample(configs, tmp_path / "plan.json", "--count", "2") == 0
-    assert (tmp_path / "output").read_text() == "devices=[]\nany=false\n"
+    assert (tmp_path / "output").read_text() == f"devices=[]\nany=false\ntriton={reference_triton()}\n"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_no_folder_of_results_is_one_line(three: Store, plan_path: Path, tmp_pat
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--count", "0"), ("--count", "many"), ("--date", "yesterday"), ("--newest", "soon"), ("--newest", "3.8.0rc1")],
+    [("--count", "0"), ("--count", "many"), ("--date", "yesterday")],
 )
 def test_bad_values_are_refused(three: Store, tmp_path: Path, capsys, option: str, value: str) -> None:
     arguments = [] if option == "--count" else ["--count", "1"]
@@ -185,3 +186,33 @@ def test_bad_values_are_refused(three: Store, tmp_path: Path, capsys, option: st
         sample(three, tmp_path / "plan.json", *arguments, option, value)
     assert end.value.code == 2
     assert f"found '{value}'" in capsys.readouterr().err
+
+
+class TestANewTriton:
+    def triton(self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest: str) -> str:
+        monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+        assert sample(store, tmp_path / "plan.json", "--count", "1", "--newest", newest) == 0
+        return (tmp_path / "output").read_text().splitlines()[-1]
+
+    def test_files_are_measured_under_it(self, three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.triton(three, tmp_path, monkeypatch, "99.0.0") == "triton=99.0.0"
+
+    def test_an_older_one_changes_nothing(self, three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.triton(three, tmp_path, monkeypatch, "3.0.0") == f"triton={reference_triton()}"
+
+    def test_pip_is_asked(self, three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tools.nightly.files.newest_triton", lambda: "triton (99.1.0)")
+        assert self.triton(three, tmp_path, monkeypatch, "pip") == "triton=99.1.0"
+
+    @pytest.mark.parametrize("newest", ["soon", "3.8.0rc1"])
+    def test_what_is_no_release_is_refused(self, three: Store, tmp_path: Path, capsys, newest: str) -> None:
+        assert sample(three, tmp_path / "plan.json", "--count", "1", "--newest", newest) == 2
+        assert f"expected a release as X.Y.Z, found '{newest}'" in capsys.readouterr().err
+
+    def test_where_pip_knows_none_is_one_line(
+        self, three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        monkeypatch.setattr("sys.executable", "/nonexistent/python")
+        assert sample(three, tmp_path / "plan.json", "--count", "1", "--newest", "pip") == 2
+        assert capsys.readouterr().err.startswith("nightly: --newest: expected pip to know Triton's releases")

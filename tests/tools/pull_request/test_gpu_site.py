@@ -28,7 +28,7 @@ from tools.tune import request as tune_request
 from tools.tune.subject import Registries, make_subject
 from tools.workload import Shape
 
-HERE = GpuSite("NVIDIA H100 80GB HBM3", reference_triton())
+HERE = GpuSite("NVIDIA H100 80GB HBM3", reference_triton(), reference_triton())
 MAIN = {64: entry(num_stages=2)}
 OLD_TIER = planned()
 OLD_TIER = replace(OLD_TIER, id=replace(OLD_TIER.id, tier="triton_3_4_0"))
@@ -94,12 +94,12 @@ def test_what_is_no_bench_is_a_crash(document: Any) -> None:
 @pytest.mark.parametrize(
     ("site", "file", "reason"),
     [
-        (GpuSite(None, "3.8.0"), planned(), "no_gpu"),
-        (GpuSite("NVIDIA B200", "3.8.0"), planned(), "wrong_device"),
-        (GpuSite("A card that nobody knows", "3.8.0"), planned(), "wrong_device"),
+        (GpuSite(None, "3.8.0", reference_triton()), planned(), "no_gpu"),
+        (GpuSite("NVIDIA B200", "3.8.0", reference_triton()), planned(), "wrong_device"),
+        (GpuSite("A card that nobody knows", "3.8.0", reference_triton()), planned(), "wrong_device"),
         (HERE, planned(device_name=A100), "wrong_device"),
-        (GpuSite(HERE.device_name, None), planned(), "wrong_triton"),
-        (GpuSite(HERE.device_name, "3.4.0"), planned(), "wrong_triton"),
+        (GpuSite(HERE.device_name, None, reference_triton()), planned(), "wrong_triton"),
+        (GpuSite(HERE.device_name, "3.4.0", reference_triton()), planned(), "wrong_triton"),
         (HERE, OLD_TIER, "wrong_triton"),
     ],
 )
@@ -110,7 +110,9 @@ def test_what_cannot_be_measured_here(site: GpuSite, file: PlannedFile, reason: 
         assert error.value.reason == reason
 
 
-@pytest.mark.parametrize(("site", "file"), [(GpuSite(HERE.device_name, "3.4.0"), OLD_TIER), (HERE, LEGACY)])
+@pytest.mark.parametrize(
+    ("site", "file"), [(GpuSite(HERE.device_name, "3.4.0", reference_triton()), OLD_TIER), (HERE, LEGACY)]
+)
 def test_a_tier_is_measured_with_its_triton_and_legacy_files_with_any(site: GpuSite, file: PlannedFile) -> None:
     assert site.tune_arguments(file)
 
@@ -178,3 +180,10 @@ def test_the_tuner_tunes_the_plans_workload(file: PlannedFile) -> None:
 def test_the_tuner_tunes_for_every_shape_where_there_are_several() -> None:
     file = replace(planned(), shapes=(PlannedShape(4096, 2, registered=True), PlannedShape(6144, 2, registered=True)))
     assert tune_request.parse(HERE.tune_arguments(file)).all_shapes
+
+
+def test_default_files_are_measured_under_another_triton_on_purpose() -> None:
+    site = GpuSite(HERE.device_name, "3.9.0", "3.9.0")
+    assert site.tune_arguments(planned())
+    with pytest.raises(NotMeasuredError, match="wrong_triton"):
+        site.tune_arguments(OLD_TIER)

@@ -220,7 +220,7 @@ class TestCommandLine:
     def test_a_machine_without_a_gpu_writes_results_that_say_so(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(GpuSite, "here", classmethod(lambda cls: cls(None, "3.8.0")))
+        monkeypatch.setattr(GpuSite, "here", classmethod(lambda cls, wanted: cls(None, "3.8.0", wanted)))
         plan = {"schema_version": 1, "number": NUMBER, "head_sha": SHA, "base_sha": OTHER_SHA}
         leg = {"device_name": H100, "workloads": [workload_of({64: entry()})]}
         path = write_json(tmp_path / "plan.json", {**plan, "legs": [leg]})
