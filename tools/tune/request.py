@@ -11,6 +11,7 @@ from pathlib import Path
 from tools import store
 from tools.console import path_argument
 from tools.launch_config import USUAL_BATCH_SIZES
+from tools.strict_json import Json
 from tools.tune.policy import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
 
@@ -60,6 +61,17 @@ class Request:
     def is_partial(self) -> bool:
         """Only some of the usual rows were asked for."""
         return not set(USUAL_BATCH_SIZES) <= set(self.batch_sizes)
+
+    @property
+    def settings(self) -> dict[str, Json]:
+        """What a resumed run must share, and the record tells."""
+        return {
+            "num_tokens": list(self.batch_sizes),
+            "routing": self.routing,
+            "exhaustive": self.effort.exhaustive,
+            "time_budget_s": None if self.effort.exhaustive else self.effort.time_budget_s,
+            "separate_down": self.separate_down,
+        }
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ from tools.kernel_hash import kernel_sha256
 from tools.launch_config import LaunchConfig
 from tools.registry import load_devices, load_models
 from tools.tune import session
+from tools.tune.delivery import Measured, write
 from tools.tune.desk import Landscape
 from tools.tune.destination import find_destination
 from tools.tune.journal import Header, Journal, JournalError, JournalWriter, read_journal
@@ -23,7 +24,6 @@ from tools.tune.model import Subject
 from tools.tune.output import Existing, Place
 from tools.tune.report import Summary
 from tools.tune.request import Request, RequestError, parse
-from tools.tune.session import Measured
 from tools.tune.subject import Registries, SizesSource, make_subject
 from tools.tune.tuner import Result, RowResult
 from tools.validate.exceptions import Exceptions
@@ -178,7 +178,7 @@ def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str,
     asked = request("--output", str(out), *flags)
     place, existing = find_destination(asked, subject, "3.8.0")
     measured = Measured(Result(rows, COUNTS, Landscape(1)), ENVIRONMENT, None, 1.0)
-    return session.write(asked, subject, measured, place, existing)
+    return write(asked, subject, measured, place, existing)
 
 
 # ---------------------------------------------------------------

@@ -1,0 +1,125 @@
+"""What a run leaves: the tuned file, its record and `_down` twin, or a line in the default file's record."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tools import store
+from tools.bench.figures import quantile
+from tools.kernel_hash import kernel_sha256
+from tools.record_lines import with_line
+from tools.strict_json import Json
+from tools.tune import evidence, output
+from tools.tune.evidence import Rates, Run
+from tools.tune.model import Subject
+from tools.tune.output import Existing, Place
+from tools.tune.policy import PromotionPolicy
+from tools.tune.report import Summary, lines
+from tools.tune.request import Request
+from tools.tune.tuner import Result
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run measured, where, and on which kernel."""
+
+    result: Result
+    environment: Mapping[str, Any]
+    rates: Rates | None
+    seconds: float
+    notes: tuple[str, ...] = ()
+    kernel_sha256: str = field(default_factory=kernel_sha256)
+
+
+def write(request: Request, subject: Subject, measured: Measured, place: Place, existing: Existing | None) -> Summary:
+    """Writes the file and its record; a version file that gains nothing becomes a line in the default file's record."""
+    result, triton = measured.result, str(measured.environment["triton"])
+    if existing is not None and _is_needless(request, result, place, existing):
+        line: dict[str, Json] = {
+            "triton": triton,
+            "date": _today(),
+            "worst_loss_pct": round(_worst_loss_pct(result), 2),
+        }
+        store.write(
+            existing.place.record_path,
+            store.canonical_record(with_line(existing.record, "verified_with", line, ("triton",))),
+        )
+        note = f"the default file holds under Triton {triton}: no version file is written"
+        return summarise(subject, replace(measured, notes=(*measured.notes, note)), (existing.place.record_path,))
+    run = Run(
+        measured.environment, request.settings, measured.seconds, _today(), measured.kernel_sha256, measured.rates
+    )
+    kept = existing if existing is not None and existing.place == place and request.is_partial else None
+    entries = {**(kept.entries if kept else {}), **evidence.entries(result.rows)}
+    config = store.canonical_entries(entries)
+    record = evidence.record(subject, result.rows, result.counts, run, config, kept.rows if kept else {})
+    files: tuple[Path, ...] = output.write(place, config, record)
+    if request.separate_down:
+        down_files, notes = _write_down(subject, measured, run, place.down, is_whole=kept is None)
+        files, measured = (*files, *down_files), replace(measured, notes=(*measured.notes, *notes))
+    return summarise(subject, measured, files)
+
+
+def _write_down(
+    subject: Subject, measured: Measured, run: Run, place: Place, *, is_whole: bool
+) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """(files, notes). Where no row gains by it there is no `_down` file, and one that was there goes.
+
+    Not is_whole: only some rows of the file were tuned; the others stay as they are.
+    """
+    rows = measured.result.rows
+    gaining = evidence.down_entries(rows)
+    if gaining is None and is_whole:
+        stale = [path for path in (place.path, place.record_path) if path.exists()]
+        for path in stale:
+            path.unlink()
+        return (), tuple(f"removed: {store.shown(path)}: no row gains by it" for path in stale)
+    kept = None if is_whole else output.find_existing((place,))
+    entries = {**(kept.entries if kept else {}), **(gaining or evidence.entries(rows))}
+    config = store.canonical_entries(entries)
+    document = evidence.down_record(subject, rows, measured.result.counts, run, config, kept.rows if kept else {})
+    return output.write(place, config, document), ()
+
+
+def _is_needless(request: Request, result: Result, place: Place, existing: Existing) -> bool:
+    """A version file exists only where the default file, which has a record, loses more than the margin."""
+    is_version_file = bool(place.relative.parent.name) and existing.place.relative.parent.name == ""
+    loses = _worst_loss_pct(result) > PromotionPolicy().min_improvement_pct
+    return is_version_file and bool(existing.record) and not (loses or request.files.force_version_file)
+
+
+def summarise(subject: Subject, measured: Measured, files: tuple[Path, ...]) -> Summary:
+    shapes = tuple(f"K={s.shape.K} top_k={s.shape.top_k}" for s in subject.shapes)
+    return Summary(
+        subject.workload.file_name(),
+        shapes,
+        lines(subject, measured.result.rows, measured.rates),
+        measured.seconds,
+        measured.result.counts,
+        tuple(store.shown(path) for path in files),
+        measured.notes,
+    )
+
+
+def _worst_loss_pct(result: Result) -> float:
+    """Of the incumbent against what was chosen, in its worst row. Infinite: there is none, or it doesn't run."""
+    losses = [
+        100.0 * (_median(row.incumbent[row.shape].total_us) / _median(row.chosen[row.shape].total_us) - 1.0)
+        if row.incumbent
+        else math.inf
+        for row in result.rows
+    ]
+    return max(losses)
+
+
+def _median(samples: tuple[float, ...]) -> float:
+    return quantile(samples, 0.5)
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
