@@ -16,6 +16,7 @@ from tools.github.lookup import lookup, read_event
 from tools.github.marked import read_body
 from tools.github.pull import Refused, is_sha, open_pull
 from tools.github.push import push
+from tools.step_output import hand_on
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,12 +84,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _output(**values: str) -> None:
     """For the steps that follow, and for people. Numbers, commits and booleans only: nothing in them needs quoting."""
-    lines = "".join(f"{name}={value}\n" for name, value in values.items())
-    path = os.environ.get("GITHUB_OUTPUT")
-    if path:
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(lines)
-    print(lines, end="")
+    hand_on(values)
+    print("".join(f"{name}={value}\n" for name, value in values.items()), end="")
 
 
 if __name__ == "__main__":

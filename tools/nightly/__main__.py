@@ -9,11 +9,9 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from tools import store
 from tools.console import path_argument, run
@@ -22,6 +20,7 @@ from tools.nightly import drift, files, report, sample
 from tools.nightly.files import NightlyError
 from tools.pull_request.documents import DocumentError, read_plan
 from tools.registry import RegistryError, load_devices, load_models
+from tools.step_output import hand_on
 
 _RELEASE = re.compile(r"(?:triton \()?([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})\)?", re.ASCII)
 
@@ -83,7 +82,8 @@ def _sample(options: argparse.Namespace) -> int:
     plan = sample.plan(chosen, files.head_commit(), devices, models)
     store.write(options.out, (json.dumps(plan, indent=1, allow_nan=False) + "\n").encode())
     names = [leg["device_name"] for leg in plan["legs"]]
-    _tell_github({"devices": json.dumps(names), "any": json.dumps(bool(names)), "triton": triton})
+    # Device names are the registry's.
+    hand_on({"devices": json.dumps(names), "any": bool(names), "triton": triton})
     of_all = counted(len(found), "measured file")
     print(f"{len(chosen)} of {of_all} for {counted(len(names), 'device')}: {store.shown(options.out)}")
     return 0
@@ -96,13 +96,6 @@ def _drift(options: argparse.Namespace) -> int:
     store.write(options.out, report.to_markdown(found, plan.head_sha, options.margin_pct).encode())
     print(f"{report.summary(found)}: {store.shown(options.out)}")
     return 1 if any(file.has_drifted for device in found for file in device.files) else 0
-
-
-def _tell_github(values: Mapping[str, str]) -> None:
-    """Lines for the jobs that follow; device names are the registry's, so that no line can be forged."""
-    if output := os.environ.get("GITHUB_OUTPUT"):
-        with Path(output).open("a", encoding="utf-8") as file:
-            file.writelines(f"{name}={value}\n" for name, value in values.items())
 
 
 def _count(text: str) -> int:

@@ -20,6 +20,7 @@ from tools.pull_request.plan import Plan, Registries
 from tools.pull_request.plan_session import Outcome, Request, Rules, make_plan
 from tools.pull_request.wording import shown
 from tools.registry import RegistryError, load_devices, load_models
+from tools.step_output import hand_on
 from tools.validate.exceptions import Exceptions, ExceptionsError
 
 MOST_LINES = 20
@@ -94,16 +95,10 @@ def _plan(args: argparse.Namespace) -> int:
         _refuse(outcome.refusals)
         return 1
     store.write(args.out, store.canonical_record(outcome.plan.to_json()))
-    if output := os.environ.get("GITHUB_OUTPUT"):
-        _append(Path(output), outputs(outcome.plan))
+    # Device names are the registry's.
+    hand_on({"devices": json.dumps(sorted(outcome.plan.legs), separators=(",", ":")), "any": bool(outcome.plan.legs)})
     emit(f"{store.shown(args.out)}: {summary(outcome.plan)}")
     return 0
-
-
-def outputs(plan: Plan) -> str:
-    """The plan's devices as lines for $GITHUB_OUTPUT. Their names are the registry's."""
-    devices = json.dumps(sorted(plan.legs), separators=(",", ":"))
-    return f"devices={devices}\nany={'true' if plan.legs else 'false'}"
 
 
 def summary(plan: Plan) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from tools import store
 from tools.console import run
 from tools.release.due import ReleaseError, decide, stamped
+from tools.step_output import hand_on
 
 LOADER = store.CHECKOUT / "fused_moe_configs" / "__init__.py"
 
@@ -52,9 +51,7 @@ def _plan(date: datetime.date, *, is_forced: bool) -> None:
     changed = _git("diff", "--name-only", "-z", f"{previous}..HEAD", "--") or ""
     due = decide(date, previous, changed.split("\0"), is_forced=is_forced)
     print(f"{due.version}: {'due' if due.is_due else 'nothing that the wheel holds changed'} since {due.previous}")
-    if output := os.environ.get("GITHUB_OUTPUT"):
-        with Path(output).open("a", encoding="utf-8") as file:
-            file.write(due.outputs())
+    hand_on({"due": due.is_due, "version": due.version, "previous": due.previous})
 
 
 def _first_commit() -> str:

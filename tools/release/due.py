@@ -25,10 +25,6 @@ class Due:
     version: str
     previous: str
 
-    def outputs(self) -> str:
-        """Lines for $GITHUB_OUTPUT."""
-        return f"due={'true' if self.is_due else 'false'}\nversion={self.version}\nprevious={self.previous}\n"
-
 
 def decide(date: datetime.date, previous: str, changed: Iterable[str], *, is_forced: bool) -> Due:
     """Due where anything changed that the wheel holds, or where a person asks.
