@@ -31,11 +31,15 @@ class Samples:
 
 @dataclass(frozen=True)
 class Contest:
-    """What confirming a row gave. samples: by config, one `Samples` a shape; only configs that passed under all."""
+    """What confirming a row gave. samples: by config, one `Samples` a shape; only configs that passed under all.
+
+    active_experts: by shape, as the last job counted them.
+    """
 
     num_tokens: int
     samples: dict[LaunchConfig, tuple[Samples, ...]]
     failures: dict[LaunchConfig, tuple[Status, str]]
+    active_experts: tuple[float | None, ...] = ()
 
     def loss(self, config: LaunchConfig) -> float:
         """Median over the best median, the worst of all shapes. Infinite where it failed."""
@@ -98,9 +102,11 @@ def _measure(
     """The contest with another job's samples. Who is left out keeps what it has."""
     found: dict[LaunchConfig, tuple[Samples, ...]] = {}
     failures = dict(contest.failures)
+    active_experts: list[float | None] = []
     for shape in range(len(subject.shapes)):
         runner.submit(ConfirmJob(contest.num_tokens, shape, tuple(configs), rounds))
         event = _next_confirmed(runner, observe)
+        active_experts.append(event.active_experts)
         for series in event.series:
             if series.status is Status.OK:
                 found[series.config] = (*found.get(series.config, ()), Samples(series.up_us, series.down_us))
@@ -112,7 +118,7 @@ def _measure(
             samples[config] = tuple(old + more for old, more in zip(samples[config], new, strict=True))
         elif config not in failures:
             samples[config] = new
-    return Contest(contest.num_tokens, samples, failures)
+    return Contest(contest.num_tokens, samples, failures, tuple(active_experts))
 
 
 def _next_confirmed(runner: Runner, observe: Callable[[Event], None]) -> Confirmed:

@@ -68,10 +68,13 @@ def down_entries(rows: Iterable[RowResult]) -> dict[int, LaunchConfig] | None:
 
 
 def floor_of(subject: Subject, row: RowResult, rates: Rates) -> tuple[float, str]:
-    """(least µs of the row's worst shape under uniform routing, memory or compute)."""
+    """(least µs of the row's worst shape, memory or compute), for the experts that the routings reached.
+
+    Where nobody counted them (landscapes of old): for as many as uniform routing reaches on average.
+    """
     workload, shape = subject.workload, subject.shapes[row.shape].shape
     layer = LayerShape(workload.E, workload.N, shape.K, shape.top_k, subject.quant)
-    active = expected_active_experts(workload.E, shape.top_k, row.num_tokens)
+    active = row.active_experts or expected_active_experts(workload.E, shape.top_k, row.num_tokens)
     num_bytes = row_bytes(layer, row.num_tokens, active)
     return floor_us(num_bytes, row_operations(layer, row.num_tokens), rates.memory_bytes_per_s, rates.dense_per_s)
 

@@ -191,7 +191,7 @@ def _to_json(event: Event) -> dict[str, Any]:
                 "up_us": up_us,
                 "down_us": down_us,
             }
-        case Confirmed(job, series, seconds):
+        case Confirmed(job, series, seconds, active_experts):
             rows = [
                 {
                     "config": s.config.to_entry(),
@@ -203,7 +203,8 @@ def _to_json(event: Event) -> dict[str, Any]:
                 for s in series
             ]
             head = {"confirmed": rows, "shape": job.shape, "num_tokens": job.num_tokens, "rounds": job.rounds}
-            return {**head, "seconds": seconds}
+            counted = {} if active_experts is None else {"active_experts": active_experts}
+            return {**head, "seconds": seconds, **counted}
     return {**body, "status": status.value, "seconds": seconds} | ({"message": message} if message else {})
 
 
@@ -228,4 +229,5 @@ def _from_json(line: Mapping[str, Any]) -> Event:
         for row in line["confirmed"]
     )
     job = ConfirmJob(line["num_tokens"], shape, tuple(row.config for row in series), line["rounds"])
-    return Confirmed(job, series, seconds)
+    active_experts = line.get("active_experts")
+    return Confirmed(job, series, seconds, None if active_experts is None else float(active_experts))

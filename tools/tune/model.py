@@ -136,11 +136,12 @@ class Series:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The series in the job's order."""
+    """The series in the job's order. active_experts: that the routings reached, on average; None: nobody counted."""
 
     job: ConfirmJob
     series: tuple[Series, ...]
     seconds: float
+    active_experts: float | None = None
 
 
 Event = Compiled | Screened | Confirmed

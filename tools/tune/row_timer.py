@@ -94,7 +94,7 @@ class RowTimer:
             for i, config in enumerate(replays)
         }
         series = tuple(failed.get(config) or measured[config] for config in job.configs)
-        return Confirmed(job, series, time.monotonic() - started)
+        return Confirmed(job, series, time.monotonic() - started, row.inputs.active_experts)
 
     def _screen(self, job: ScreenJob) -> tuple[float, float]:
         row = self._row(job.num_tokens, job.shape)

@@ -155,10 +155,10 @@ class Supervisor:
         for config in job.configs:
             alone[config] = self._ask(replace(job, configs=(config,), rounds=1)).series[0]
         good = tuple(config for config in job.configs if alone[config].status is Status.OK)
-        together = self._ask(replace(job, configs=good)).series if good else ()
-        measured = {series.config: series for series in together}
+        together = self._ask(replace(job, configs=good)) if good else None
+        measured = {series.config: series for series in together.series} if together else {}
         series = tuple(measured.get(config, alone[config]) for config in job.configs)
-        return Confirmed(job, series, time.monotonic() - started)
+        return Confirmed(job, series, time.monotonic() - started, together.active_experts if together else None)
 
     def _ask(self, job: ConfirmJob) -> Confirmed:
         """One job, to its end."""

@@ -49,7 +49,8 @@ class SeparateDown:
 class RowResult:
     """One batch size, decided. Each tuple of samples has one `Samples` a shape.
 
-    shape: index of the shape where the entry loses most; with one shape 0.
+    shape: index of the shape where the entry loses most; with one shape 0. active_experts: that the routings of that
+    shape reached, on average; None: nobody counted.
     """
 
     num_tokens: int
@@ -61,6 +62,7 @@ class RowResult:
     sglang: tuple[Samples, ...] | None = None
     incumbent: tuple[Samples, ...] | None = None
     down: SeparateDown | None = None
+    active_experts: float | None = None
 
 
 @dataclass(frozen=True)
@@ -142,16 +144,18 @@ def _row(
     challenger = contest.best_of(config for config in [*finalists, sglang] if config not in (vllm, incumbent))
     entry, decision = _decide(task, contest, challenger, incumbent, vllm)
     down = _separate_down(task, runner, landscape, num_tokens, entry, observe) if task.separate_down else None
+    shape = contest.worst_shape(entry)
     return RowResult(
         num_tokens,
         entry,
         decision,
-        contest.worst_shape(entry),
+        shape,
         contest.samples[entry],
         contest.samples[vllm],
         contest.samples.get(sglang),
         contest.samples.get(incumbent) if incumbent else None,
         down,
+        contest.active_experts[shape],
     )
 
 

@@ -89,6 +89,8 @@ def test_a_stopped_parent_leaves_no_worker(tmp_path: Path, how: str) -> None:
     pid = tmp_path / "pid"
     code = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n"
+        # A suite that a shell runs in the background ignores Ctrl-C, and its children would too.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path\nfrom fake_tasks import FakeTask\nfrom tools.compile.pool import CompilePool\n"
         f"with CompilePool(1) as pool: list(pool.run([FakeTask('hang', Path({str(pid)!r}))]))\n"
     )

@@ -93,6 +93,14 @@ def test_the_floor_is_what_the_gpu_cannot_beat(subject: Subject, num_tokens: int
         assert found["floor_us"] == pytest.approx(2 * 3 * 7168 * 4096 * 2 / 2.4e12 * 1e6, rel=0.01)
 
 
+def test_the_floor_is_of_the_experts_that_the_routings_reached(subject: Subject) -> None:
+    on_average, counted = (
+        record(subject, row(2, 1e6, 1e6, active_experts=experts))["rows"]["2"]["floor_us"] for experts in (None, 2.0)
+    )
+    # Two tokens with two experts each of eight reach 3.5 on average; skewed or by chance they reach fewer.
+    assert counted / on_average == pytest.approx(2.0 / 3.5, rel=0.01)
+
+
 def test_without_rates_there_is_no_floor(subject: Subject) -> None:
     run = replace(RUN, rates=None)
     document = evidence.record(subject, [row(64, 100.0, 120.0)], COUNTS, run, CONFIG, {})

@@ -37,6 +37,9 @@ EVENTS: dict[str, Event] = {
         ),
         0.25,
     ),
+    "confirmed, experts counted": Confirmed(
+        ConfirmJob(2, 0, (CONFIG,), 2), (Series(CONFIG, Status.OK, (1.0, 2.0), (3.0, 4.0)),), 0.25, 3.25
+    ),
 }
 
 
@@ -54,7 +57,7 @@ def test_reads_back_what_was_written(tmp_path: Path, subject: Subject, name: str
 
     assert journal.header == Header(subject, {"routing": "uniform"}, {"triton": "3.8.0"})
     assert [entry.event for entry in journal.entries] == list(EVENTS.values())
-    assert [entry.clock_s for entry in journal.entries] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert [entry.clock_s for entry in journal.entries] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
 def test_a_kill_at_any_byte_loses_one_event_at_most(tmp_path: Path, subject: Subject) -> None:
@@ -76,7 +79,7 @@ def test_goes_on_where_the_torn_line_began(tmp_path: Path, subject: Subject) -> 
     writer.append(EVENTS["screened"], 9.0)
     writer.close()
 
-    assert [entry.event for entry in read_journal(path).entries][-2:] == [EVENTS["timed out"], EVENTS["screened"]]
+    assert [entry.event for entry in read_journal(path).entries][-2:] == [EVENTS["confirmed"], EVENTS["screened"]]
 
 
 @pytest.mark.parametrize(

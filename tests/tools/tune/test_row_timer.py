@@ -137,6 +137,8 @@ def test_what_is_wrong_is_a_status_and_has_no_time(
     assert [series.status for series in confirmed.series] == [status, Status.OK]
     assert confirmed.series[1].up_us == (0.0, 0.0, 0.0)
     assert confirmed.series[1].down_us == (1.0, 1.0, 1.0)
+    assert confirmed.active_experts is not None
+    assert timer._shapes[0].top_k <= confirmed.active_experts <= timer._shapes[0].num_experts
 
 
 def test_a_lost_context_ends_the_worker(small: Subject, kernel: TorchKernel) -> None:
