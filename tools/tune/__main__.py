@@ -94,6 +94,9 @@ def _on_cluster(request: Request, address: str) -> int:
         if isinstance(source, ModelSource)
     ]
     output = request.files.output or store.CONFIGS
+    if request.is_partial and output.resolve() == store.CONFIGS:
+        # Which file they are rows of shows on the node.
+        raise RequestError("--num-tokens: expected --output DIR outside configs/ with --ray, found none.")
     return tune_on_cluster(address, jobs, output, _say)
 
 

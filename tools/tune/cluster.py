@@ -1,7 +1,7 @@
 """Tunes many workloads on a Ray cluster, one a GPU. The only module that imports ray, and only when it is asked to.
 
-Each node needs a checkout of the same commit at the same path, with torch and Triton. What a node writes is carried
-back, and written here.
+Each node needs a checkout of the same commit at the same path, with torch and Triton. What stands in the output folder
+is carried to every node, since a challenger must beat it; what a node then changes is carried back, and written here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """files: bytes by path below the output folder. log: what it said, the reason where exit_code is not 0."""
+    """files: what changed, bytes by path below the output folder, None for what was removed.
+
+    log: what it said, the reason where exit_code is not 0.
+    """
 
     job: Job
     exit_code: int
-    files: dict[str, bytes]
+    files: Mapping[str, bytes | None]
     log: str
 
 
@@ -50,32 +53,57 @@ def tune_on_cluster(
     try:
         ray.init(address=address, log_to_driver=False)
     except Exception as error:  # ray has no common error of its own
-        raise ClusterError(f"--ray {store.printable(address)}: expected a cluster, found: {error}") from error
+        told = store.printable(str(error))
+        raise ClusterError(f"--ray {store.printable(address)}: expected a cluster, found: {told}") from error
     try:
         remote = ray.remote(num_gpus=1, max_retries=0)(run_here)
-        waiting = {remote.remote(job): job for job in jobs}
+        before = ray.put(_files_below(output))
+        waiting = {remote.remote(job, before): job for job in jobs}
         worst = 0
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
             done = _result(ray, ready, waiting.pop(ready))
             worst = max(worst, done.exit_code)
-            for relative, data in done.files.items():
-                store.write(output / relative, data)
-            how = "tuned" if done.exit_code == 0 else f"failed: {done.log.strip().splitlines()[-1:] or ['no output']}"
-            say(f"{done.job.title}: {how}")
+            _take_over(done, output)
+            say(f"{done.job.title}: {_how_it_went(done)}")
         return worst
     finally:
         ray.shutdown()
 
 
-def run_here(job: Job) -> Done:
-    """On the node: tunes into a folder of its own."""
+def run_here(job: Job, before: Mapping[str, bytes]) -> Done:
+    """On the node: tunes into a folder of its own that holds these files already."""
     with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for relative, data in before.items():
+            store.write(root / relative, data)
         command = [sys.executable, "-m", "tools.tune", *job.arguments, "--output", folder]
         answer = subprocess.run(command, capture_output=True, text=True, cwd=store.CHECKOUT, check=False)
-        paths = [path for path in Path(folder).rglob("*.json") if path.is_file()]
-        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    return Done(job, answer.returncode, files if answer.returncode == 0 else {}, answer.stderr)
+        after = _files_below(root)
+    changed: dict[str, bytes | None] = {path: data for path, data in after.items() if before.get(path) != data}
+    removed = dict.fromkeys(before.keys() - after.keys())
+    return Done(job, answer.returncode, {**changed, **removed} if answer.returncode == 0 else {}, answer.stderr)
+
+
+def _files_below(folder: Path) -> dict[str, bytes]:
+    """Tuned files and records, by path below the folder."""
+    found = {path.relative_to(folder): path for path in folder.rglob("*.json") if path.is_file()}
+    return {key.as_posix(): path.read_bytes() for key, path in found.items() if store.REGISTRY not in key.parts}
+
+
+def _take_over(done: Done, output: Path) -> None:
+    for relative, data in done.files.items():
+        if data is None:
+            (output / relative).unlink(missing_ok=True)
+        else:
+            store.write(output / relative, data)
+
+
+def _how_it_went(done: Done) -> str:
+    if done.exit_code == 0:
+        return "tuned"
+    last = (done.log.strip() or "no output").splitlines()[-1]
+    return f"failed: {store.printable(last.removeprefix('tune: '))}"
 
 
 def _result(ray: Any, ready: Any, job: Job) -> Done:

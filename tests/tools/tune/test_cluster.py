@@ -1,0 +1,223 @@
+"""Many workloads on a cluster: each node sees what stands here, and what it changes comes back as it comes.
+
+The stand-in for Ray runs jobs in this process, the last one handed out first; what runs on a node is the real command.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools import store
+from tools.tune import __main__ as command
+from tools.tune.cluster import ClusterError, Done, Job, run_here, tune_on_cluster
+
+LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
+NAME = "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"
+REPLAY = Job("DeepSeek-V3 tp=16", ("--replay", str(LANDSCAPE), "--num-tokens", "64"))
+
+OnNode = Callable[[Job, dict[str, bytes]], Done]
+
+
+@dataclass
+class FakeRay:
+    """What the tuner uses of Ray. on_node: what a job comes to, in the place of the tuner's own function."""
+
+    on_node: OnNode | None = None
+    refuses: str = ""
+    calls: list[Any] = field(default_factory=list)
+    is_up: bool = False
+
+    def init(self, **options: Any) -> None:
+        if self.refuses:
+            raise ConnectionError(self.refuses)
+        self.calls.append(options)
+        self.is_up = True
+
+    def shutdown(self) -> None:
+        self.is_up = False
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def remote(self, **options: Any) -> Callable[[OnNode], Any]:
+        self.calls.append(options)
+
+        def decorate(function: OnNode) -> Any:
+            class Remote:
+                @staticmethod
+                def remote(job: Job, before: dict[str, bytes]) -> Callable[[], Done]:
+                    return lambda: (self.on_node or function)(job, before)
+
+            return Remote
+
+        return decorate
+
+    def wait(self, waiting: Sequence[Any], *, num_returns: int) -> tuple[list[Any], list[Any]]:
+        assert num_returns == 1
+        return [waiting[-1]], list(waiting[:-1])
+
+    def get(self, ready: Callable[[], Done]) -> Done:
+        return ready()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def tune(ray: FakeRay, output: Path, *jobs: Job) -> tuple[int, list[str]]:
+    """(exit code, what was said)."""
+    said: list[str] = []
+    code = tune_on_cluster("auto", jobs, output, said.append, ray)
+    assert not ray.is_up
+    return code, said
+
+
+def comes_to(exit_code: int = 0, log: str = "", **changed: bytes | None) -> OnNode:
+    return lambda job, before: Done(job, exit_code, changed, log)
+
+
+ONE, TWO = Job("one", ("--model", "a/A")), Job("two", ("--model", "b/B"))
+
+
+# ---------------------------------------------------------------
+# Here
+
+
+def test_a_job_takes_a_gpu_and_is_not_repeated(tmp_path: Path) -> None:
+    ray = FakeRay(comes_to())
+    tune(ray, tmp_path, ONE)
+    assert ray.calls == [{"address": "auto", "log_to_driver": False}, {"num_gpus": 1, "max_retries": 0}]
+
+
+def test_results_are_taken_over_as_they_come(tmp_path: Path) -> None:
+    ray = FakeRay(lambda job, before: Done(job, 0, {f"{job.title}.json": job.title.encode()}, ""))
+    assert tune(ray, tmp_path / "out", ONE, TWO) == (0, ["two: tuned", "one: tuned"])
+    assert files(tmp_path / "out") == {"one.json": b"one", "two.json": b"two"}
+
+
+def test_a_node_is_given_tuned_files_and_records_and_nothing_else(tmp_path: Path) -> None:
+    """In a checkout that itself may lie below a folder named registry."""
+    output = tmp_path / "registry" / "configs"
+    for name in ("a.json", "triton_3_6_0/a.json", "records/a.json", "registry/devices.json", "README.md"):
+        store.write(output / name, name.encode())
+    given: list[dict[str, bytes]] = []
+
+    def on_node(job: Job, before: dict[str, bytes]) -> Done:
+        given.append(before)
+        return Done(job, 0, {}, "")
+
+    tune(FakeRay(on_node), output, ONE)
+    assert given == [{name: name.encode() for name in ("a.json", "triton_3_6_0/a.json", "records/a.json")}]
+
+
+def test_a_node_may_take_a_file_away(tmp_path: Path) -> None:
+    (tmp_path / "stale_down.json").write_bytes(b"old")
+    tune(FakeRay(comes_to(**{"stale_down.json": None})), tmp_path, ONE)
+    assert files(tmp_path) == {}
+
+
+def test_a_job_that_fails_is_told_by_its_last_line_and_the_others_go_on(tmp_path: Path) -> None:
+    def on_node(job: Job, before: dict[str, bytes]) -> Done:
+        failed = Done(job, 2, {}, "tune: M=1: promote\ntune: GPU: expected one\x1b[31m of these\n")
+        return failed if job == TWO else Done(job, 0, {"one.json": b"1"}, "")
+
+    code, said = tune(FakeRay(on_node), tmp_path, ONE, TWO)
+    assert code == 2
+    assert said == [r"two: failed: GPU: expected one\x1b[31m of these", "one: tuned"]
+    assert files(tmp_path) == {"one.json": b"1"}
+
+
+def test_a_silent_failure_is_told_too(tmp_path: Path) -> None:
+    assert tune(FakeRay(comes_to(1)), tmp_path, ONE) == (1, ["one: failed: no output"])
+
+
+def test_a_node_that_dies_fails_its_job_alone(tmp_path: Path) -> None:
+    def on_node(job: Job, before: dict[str, bytes]) -> Done:
+        if job == TWO:
+            raise RuntimeError("the node died")
+        return Done(job, 0, {}, "")
+
+    code, said = tune(FakeRay(on_node), tmp_path, ONE, TWO)
+    assert (code, said) == (1, ["two: failed: RuntimeError: the node died", "one: tuned"])
+
+
+def test_the_cluster_is_left_whatever_happens(tmp_path: Path) -> None:
+    ray = FakeRay(comes_to(**{"a.json": b""}))
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(NotADirectoryError):
+        tune_on_cluster("auto", [ONE], tmp_path / "out", lambda line: None, ray)
+    assert not ray.is_up
+
+
+def test_no_cluster_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"^--ray auto: expected a cluster, found: no\\nanswer$"):
+        tune(FakeRay(refuses="no\nanswer"), tmp_path, ONE)
+
+
+def test_without_ray_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_ray(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "ray":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without_ray)
+    with pytest.raises(ClusterError, match=r"--ray: expected the package ray, found none\. Fix: pip install"):
+        tune_on_cluster("auto", [ONE], tmp_path, lambda line: None)
+
+
+# ---------------------------------------------------------------
+# On the node: the real command, on a recorded landscape
+
+
+def test_a_node_tunes_and_brings_back_file_and_record(tmp_path: Path) -> None:
+    code, said = tune(FakeRay(), tmp_path, REPLAY)
+    assert (code, said) == (0, ["DeepSeek-V3 tp=16: tuned"])
+    assert set(files(tmp_path)) == {NAME, f"records/{NAME}"}
+
+
+def test_the_files_that_stand_here_are_the_nodes_incumbents(tmp_path: Path) -> None:
+    """Without them a node would write its rows over a whole file, and beat nobody to do so."""
+    tune(FakeRay(), tmp_path, Job("all", (*REPLAY.arguments[:2],)))
+    before = files(tmp_path)
+    tune(FakeRay(), tmp_path, REPLAY)
+    after = files(tmp_path)
+    config, record = (store.read(tmp_path / name).document for name in (NAME, f"records/{NAME}"))
+    assert isinstance(config, dict)
+    assert isinstance(record, dict)
+    assert len(config) == 18
+    assert after[NAME] == before[NAME]
+    assert record["rows"]["64"]["incumbent_us"] is not None  # type: ignore[call-overload,index]
+    assert record["rows"]["64"]["decision"] == "retain"  # type: ignore[call-overload,index]
+
+
+def test_a_node_brings_back_only_what_it_changed() -> None:
+    other = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json"
+    done = run_here(REPLAY, {other: b"{}", f"triton_3_6_0/{other}": b"{}"})
+    assert done.exit_code == 0
+    assert set(done.files) == {NAME, f"records/{NAME}"}
+
+
+def test_a_node_that_refuses_brings_back_nothing_but_its_line() -> None:
+    done = run_here(Job("x", ("--replay", "no such file")), {})
+    assert (done.exit_code, done.files) == (2, {})
+    assert done.log.startswith("tune: no such file: expected a journal of the tuner")
+
+
+# ---------------------------------------------------------------
+# The command
+
+
+def test_rows_alone_are_not_tuned_into_configs_from_afar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workloads = tmp_path / "workloads.txt"
+    workloads.write_text("mistralai/Mixtral-8x7B-v0.1 tp=2\n", "utf-8")
+    assert command.main(["--workloads", str(workloads), "--ray", "auto", "--num-tokens", "64"]) == 2
+    told = capsys.readouterr().err
+    assert told == "tune: --num-tokens: expected --output DIR outside configs/ with --ray, found none.\n"
