@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import nox
@@ -66,7 +68,7 @@ def benchmarks(session: nox.Session) -> None:
 def tune(session: nox.Session) -> None:
     """Find the best launch configs of a workload, on a GPU: nox -s tune -- --model NAME --tp N."""
     install_group(session, "bench")
-    if "--replay" not in session.posargs:  # a recorded landscape needs no GPU, and so no torch
+    if has_gpu_driver() and "--replay" not in session.posargs:
         install_torch_and_triton(session)
     session.run("python", "-m", "tools.tune", *session.posargs)
 
@@ -75,7 +77,8 @@ def tune(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure tuned files side by side (PATH…), or our kernel beside an engine's own (--workload …), on a GPU."""
     install_group(session, "bench")
-    install_torch_and_triton(session)
+    if has_gpu_driver():
+        install_torch_and_triton(session)
     session.run("python", "-m", "tools.bench", *session.posargs)
 
 
@@ -162,6 +165,11 @@ def install_torch_and_triton(session: nox.Session) -> None:
     if session.venv_backend != "none" and sys.platform == "linux":
         session.install(SETTINGS["torch"], "numpy")
         install_triton(session, SETTINGS["reference-triton"])
+
+
+def has_gpu_driver() -> bool:
+    """NVIDIA's or AMD's. Without one, tuner and bench say so at once, not after gigabytes of torch."""
+    return shutil.which("nvidia-smi") is not None or Path("/dev/kfd").exists()
 
 
 def install_triton(session: nox.Session, version: str) -> None:
