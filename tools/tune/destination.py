@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import os
+from pathlib import Path, PurePosixPath
 
 from tools import store
 from tools.tune import output
@@ -27,6 +28,7 @@ def find_destination(request: Request, subject: Subject, triton: str) -> tuple[P
             f"found {store.shown(folder)}. Fix: name the folder above it, or run that Triton."
         )
     root = folder.parent if version is not None else folder
+    _check_writable(root)
     place = output.place_of(root, subject.workload, triton, store.reference_triton())
     if version is not None:
         place = Place(root, PurePosixPath(folder.name, place.relative.name))
@@ -36,6 +38,13 @@ def find_destination(request: Request, subject: Subject, triton: str) -> tuple[P
         _check_rows(request, place, there)
     _check_twin(request, place, there)
     return place, existing
+
+
+def _check_writable(folder: Path) -> None:
+    """Now, not after a minute on the GPU."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RequestError(f"--output: expected a folder that can be written, found {store.shown(there)}.")
 
 
 def _check_rows(request: Request, place: Place, there: Existing | None) -> None:

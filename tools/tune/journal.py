@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ from tools.tune.model import (
 from tools.workload import Shape, Workload
 
 FORMAT = 1
+MOST_CHARACTERS = 1 << 28
+"""Of a journal, unpacked: an exhaustive one of the largest space has a tenth."""
 
 
 class JournalError(ValueError):
@@ -99,14 +102,17 @@ def read_journal(path: Path) -> Journal:
     """JournalError: missing, unreadable, or no journal; names the line."""
     try:
         with _open(path, "rt") as file:
-            lines = file.read().split("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+            text = file.read(MOST_CHARACTERS + 1)
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise JournalError(f"{path}: expected a journal of the tuner, found: {error}") from error
+    if len(text) > MOST_CHARACTERS:
+        raise JournalError(f"{path}: expected a journal of at most {MOST_CHARACTERS} characters, found more")
+    lines = text.split("\n")
     # What follows the last newline was being written when the run ended.
     header, *entries = lines[:-1] or [""]
     try:
         first = _header_from_json(json.loads(header))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise JournalError(
             f"{path}, line 1: expected the header of a tuner's journal, found {header[:80]!r}"
         ) from error
@@ -121,7 +127,7 @@ def _entry(path: Path, number: int, line: str) -> Entry | dict[str, Any]:
         if "device" in document:
             return dict(document["device"])
         return Entry(_from_json(document), float(document["clock_s"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise JournalError(f"{path}, line {number}: expected an event, found {line[:80]!r}") from error
 
 

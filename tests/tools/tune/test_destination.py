@@ -141,3 +141,12 @@ def test_rows_alone_make_no_down_file(find: Find, configs: Path) -> None:
         find("--separate-down", "--num-tokens", "1")
     put(configs, DOWN)
     assert find("--separate-down", "--num-tokens", "1")[0] == configs / NAME
+
+
+def test_a_folder_that_cannot_be_written_is_refused(
+    find: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not by permissions: whoever is root may write everywhere.
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(RequestError, match="--output: expected a folder that can be written, found"):
+        find(output=tmp_path / "not" / "there")

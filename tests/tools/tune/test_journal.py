@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,24 @@ def test_goes_on_where_the_torn_line_began(tmp_path: Path, subject: Subject) -> 
     writer.close()
 
     assert [entry.event for entry in read_journal(path).entries][-2:] == [EVENTS["confirmed"], EVENTS["screened"]]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "a bomb", "nested"])
+def test_a_damaged_landscape_is_one_line(
+    tmp_path: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    path = written(tmp_path / "landscape.jsonl.gz", subject)
+    data = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "flipped":
+        path.write_bytes(data[:40] + bytes(255 - byte for byte in data[40:80]) + data[80:])
+    elif damage == "a bomb":
+        monkeypatch.setattr("tools.tune.journal.MOST_CHARACTERS", 1000)
+    else:
+        path.write_bytes(gzip.compress(b"[" * 100_000 + b"\n"))
+    with pytest.raises(JournalError, match="landscape"):
+        read_journal(path)
 
 
 @pytest.mark.parametrize(
