@@ -101,7 +101,8 @@ def explain_pair(E: int, N: int, models: Iterable[Model]) -> tuple[Explanation, 
     Shared experts that SGLang fuses, by default or on demand, count; redundant experts of its load
     balancer don't.
     """
-    return tuple(sorted(found for model in models for found in _explanations(E, N, model)))
+    found = (each for model in models for each in _explanations(E, N, model))
+    return tuple(sorted(found, key=lambda each: (each.tp, each)))
 
 
 def _explanations(E: int, N: int, model: Model) -> Iterator[Explanation]:

@@ -135,9 +135,11 @@ class TestExplainPair:
         stored = Quantisation("bf16")
         small = Model("o/small", 8, 64, 64, 2, stored, "made up")
         large = Model("o/large", 16, 128, 64, 2, stored, "made up")
-        assert explain_pair(8, 64, [large, small]) == (
+        wide = Model("o/wide", 8, 2048, 64, 2, stored, "made up")
+        assert explain_pair(8, 64, [wide, large, small]) == (
             Explanation(1, 1, "o/small"),
             Explanation(2, 4, "o/large"),
+            Explanation(1, 32, "o/wide"),
         )
 
     def test_fused_shared_experts_count_whether_by_default_or_on_demand(self, models: ModelRegistry) -> None:
