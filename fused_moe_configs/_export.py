@@ -50,8 +50,22 @@ def write_export(
                     notes.append(f"{name}: left out: no up file wins beside it")
     if device_name is not None and not files:
         notes.append(f"no shipped file serves {device_name} in {engine}")
-    written = _write(target, engine, own | files, notes) if own or files else []
+    files = own | files
+    written = _write(target, engine, _with_twins(files), notes) if files else []
     return written, list(dict.fromkeys(notes))
+
+
+def _with_twins(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Beside an up file that stands alone its copy, where another folder has a `_down` file.
+
+    SGLang looks for each of the two through all folders, and would pair an up file with another version's down file.
+    """
+    places = [path.rpartition("/") for path in files]
+    downs = {name for _, _, name in places if name.endswith("_down.json")}
+    ups = {name.replace("_down.json", ".json"): name for name in downs}
+    alone = ((folder + slash, name) for folder, slash, name in places if name in ups)
+    twins = {folder + ups[name]: files[folder + name] for folder, name in alone}
+    return twins | files
 
 
 def _folder(what: str, path: object) -> Path:

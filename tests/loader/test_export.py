@@ -125,6 +125,24 @@ def test_sglang_keeps_down_and_per_channel_and_tma_and_vllm_loses_tma(store, des
     assert "USE_TMA" not in json.loads((destination / D).read_text())["1"]
 
 
+def test_sglang_never_pairs_an_up_file_with_another_versions_down_file(store, destination):
+    down = D.replace(".json", "_down.json")
+    for mark, tier in ((1, ""), (2, "triton_3_6_0"), (3, "triton_3_4_0")):
+        store.add(D, mark, tier)
+    store.add(down, 4, "triton_3_6_0")
+    store.add(name(N=7), 5)
+    export(destination, "sglang")
+    assert tree(destination) == {
+        f"{SGLANG}/{D}": 1,
+        f"{SGLANG}/{down}": 1,
+        f"configs/triton_3_6_0/{D}": 2,
+        f"configs/triton_3_6_0/{down}": 4,
+        f"configs/triton_3_4_0/{D}": 3,
+        f"configs/triton_3_4_0/{down}": 3,
+        f"{SGLANG}/{name(N=7)}": 5,
+    }
+
+
 def test_a_down_file_is_exported_only_where_its_up_file_wins(store, destination):
     down = D.replace(".json", "_down.json")
     store.add(D, 1, "triton_3_8_0")
