@@ -37,6 +37,13 @@ def validated(head: str, conclusion: str = "success", event: str = "pull_request
     return {"action": "completed", "workflow_run": run, "repository": {"full_name": REPOSITORY}}
 
 
+def proposed(head: str, repository: str, branch: str) -> dict[str, Any]:
+    """validate is through for a pull request from this repository's branch."""
+    event = validated(head)
+    event["workflow_run"] |= {"head_branch": branch, "head_repository": {"full_name": repository}}
+    return event
+
+
 @pytest.fixture
 def offered(remote: GitRepository, github: FakeGitHub) -> Callable[[str], str]:
     """Makes a commit the head of the pull request."""
@@ -256,3 +263,13 @@ def test_a_runner_has_no_token(world: World, head: str, tmp_path: Path) -> None:
     assert run.jobs["measure"] == "failure"
     assert "nothing\n" in run.log
     assert "a secret" not in run.log
+
+
+def test_what_verify_proposes_is_not_measured_again(world: World, head: str) -> None:
+    assert world.act("tune", "workflow_run", proposed(head, REPOSITORY, "verify/1234")).jobs == {}
+
+
+def test_a_strangers_branch_of_that_name_is(world: World, head: str) -> None:
+    # The API knows of no such pull request here: it is looked for, and that is as far as it gets.
+    run = world.act("tune", "workflow_run", proposed(head, f"{STRANGER}/fused-moe-configs", "verify/1234"))
+    assert run.failed_steps == ["Find the pull request"], run
