@@ -201,31 +201,19 @@ measure = ["-m", "tools.pull_request", "measure", "--plan", "plan.json", "--devi
 subprocess.run([sys.executable, *measure, "--out", "results", "--replay", os.environ["FAKE_LANDSCAPES"]], check=True)
 file = pathlib.Path("results/results.json")
 results = json.loads(file.read_text())
-row = results["workloads"][0]["rows"]["64"]
 """
 WRITE = """
 file.write_text(json.dumps(results))
 """
 LIES = {
     "another pull request": 'results["number"] += 1',
-    "another commit": 'results["head_sha"] = "0" * 40',
-    "another device": 'results["device_name"] = "NVIDIA_H200"',
     "HTML": 'results["environment"]["driver"] = "<img src=x onerror=alert(1)>"',
-    "markdown": 'results["environment"]["triton"] = "[x](https://example.org) @everyone"',
-    "a reason of its own": 'results["workloads"][0]["reason"] = "::error::forged"',
-    "NaN": 'row["measured_us"] = float("nan")',
-    "a time of 10^300 µs": 'row["measured_us"] = 1e300',
-    "another claim": 'row["claimed_us"] = 1.0',
-    "a leg twice": """
-pathlib.Path("results/again").mkdir()
-pathlib.Path("results/again/results.json").write_text(json.dumps(results))
-""",
-    "100 MB": 'results["padding"] = "x" * 100_000_000',
     "a plan of its own": """
 plan = pathlib.Path(os.environ["FAKE_ARTIFACTS"], "plan", "plan.json")
 plan.write_text(json.dumps(json.loads(plan.read_text()) | {"number": 13}))
 """,
 }
+"""What only a whole run shows. The others are told in tests/tools/pull_request: test_report.py, test_documents.py."""
 
 
 def taken_over(folder: Path, program: str) -> str:
