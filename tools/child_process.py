@@ -48,6 +48,13 @@ class Child:
         self.connection.close()
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: a scheduler's share of the machine (taskset, Slurm), where there is one."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def start(main: Callable[..., None], *arguments: Any) -> Child:
     """Runs `main(connection, *arguments)` in a fresh process; `main` calls `settle` first."""
     # spawn: a fork of a process with threads or a GPU context is not safe.

@@ -14,7 +14,7 @@ import pytest
 
 from tests.tools import children
 from tests.tools.processes import wait_until_dead
-from tools.child_process import MAX_LOG_BYTES, Child, read_log, start, tail
+from tools.child_process import MAX_LOG_BYTES, Child, read_log, start, tail, usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -150,3 +150,18 @@ class TestReadLog:
 )
 def test_the_tail_of_a_text(text: str, limit: int, expected: str) -> None:
     assert tail(text, limit) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a system without affinities")
+def test_only_the_cores_of_its_share_are_usable() -> None:
+    """`taskset`, Slurm and the like give a process a part of the machine; compilers on more would only wait."""
+    program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from tools import child_process as c"
+    answer = subprocess.run(
+        [sys.executable, "-c", f"{program}; print(c.usable_cores())"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert answer.stdout == "1\n"
+    assert usable_cores() == len(os.sched_getaffinity(0))

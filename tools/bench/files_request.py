@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tools.bench.contestants import HEURISTIC
 from tools.bench.request import MAX_JOBS, MAX_NUM_TOKENS, RequestError, check_counts
+from tools.child_process import usable_cores
 from tools.console import path_argument
 from tools.workload import Layout
 
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--kernel", default="own", metavar="own|vllm=FILE", help="on whose kernel (own)")
     parser.add_argument("--num-tokens", type=int, nargs="+", default=[], metavar="M", help="default: the file's keys")
     parser.add_argument("--routing", choices=("uniform", "skew"), default="uniform")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compiling processes (one a core)")
+    parser.add_argument("--jobs", type=int, default=usable_cores(), help="compiling processes (one a core)")
     parser.add_argument("--output", type=path_argument, metavar="DIR", help="write markdown and JSON there as well")
     parser.add_argument("--write-record", action="store_true", help="note the outcome in the files' records")
     parser.add_argument("--format", choices=("markdown", "json"), default="markdown")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kernels.problem import QuantMode
+from tools.child_process import usable_cores
 from tools.registry import Model, ModelRegistry, RegistryError
 from tools.sharding import Engine, Shard, ShardError, shard
 
@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str]) -> Request:
     )
     parser.add_argument("--num-tokens", type=int, nargs="+", default=list(BATCH_SIZES), metavar="M")
     parser.add_argument("--launch-configs", type=int, default=60, metavar="N", help="how many a workload (60)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compiling processes (one a core)")
+    parser.add_argument("--jobs", type=int, default=usable_cores(), help="compiling processes (one a core)")
     parser.add_argument("--output", type=Path, default=Path("docs/measurements"), metavar="DIR")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = parser.parse_args(arguments)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tools import store
+from tools.child_process import usable_cores
 from tools.compile import check
 from tools.compile.pool import DEFAULT_TIMEOUT_S, CompilePool
 from tools.compile.since import SinceError, changed_since, concerned
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--layout", type=Layout, choices=list(Layout), default=Layout.REPO, metavar="{repo,vllm,sglang}"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; default: cores")
+    parser.add_argument("--jobs", type=int, default=usable_cores(), metavar="N", help="processes; default: cores")
     parser.add_argument(
         "--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S", help="seconds a kernel may take"
     )

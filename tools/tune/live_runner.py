@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Hashable
@@ -12,6 +11,7 @@ from typing import Self
 
 from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch import Routing, up_and_down
+from tools.child_process import usable_cores
 from tools.compile.kernel_task import KernelTask
 from tools.compile.outcome import Outcome, Status
 from tools.compile.pool import CompilePool
@@ -120,7 +120,7 @@ class LiveSession:
     """Pool, GPU process and runner as one context."""
 
     def __init__(self, spec: WorkerSpec, jobs: int | None = None) -> None:
-        self._jobs = jobs or os.cpu_count() or 1
+        self._jobs = jobs or usable_cores()
         self._pool = CompilePool(self._jobs)
         self.supervisor = Supervisor(spec)
         self.runner = LiveRunner(spec.subject, self._pool, self.supervisor, self._jobs)
