@@ -23,6 +23,7 @@ from tools.bench.layer import DOWN, UP, LayerShape
 
 MAX_ROUTINGS = 32
 L2_MULTIPLE = 4
+COARSE_L2_MULTIPLE = 2
 DIRICHLET_CONCENTRATION = 1.0
 """At 128 experts the busiest has five times its even share, and hardly one is idle."""
 
@@ -75,6 +76,18 @@ def num_routings(shape: LayerShape, num_tokens: int, l2_bytes: int) -> int:
     active = min(shape.num_experts, num_tokens * shape.top_k)
     touched = active * min(shape.expert_bytes(UP), shape.expert_bytes(DOWN))
     return min(MAX_ROUTINGS, max(usual, math.ceil(L2_MULTIPLE * l2_bytes / touched)))
+
+
+def num_coarse_routings(shape: LayerShape, num_tokens: int, l2_bytes: int) -> int:
+    """How many suffice for a coarse time: as few as keep the weights cold where both projections are timed in turn.
+
+    With few tokens at least two, since experts' shares then differ from routing to routing.
+    """
+    usual = 2 if num_tokens <= 128 else 1
+    active = min(shape.num_experts, num_tokens * shape.top_k)
+    touched = active * (shape.expert_bytes(UP) + shape.expert_bytes(DOWN))
+    cold = max(usual, math.ceil(COARSE_L2_MULTIPLE * l2_bytes / touched))
+    return min(num_routings(shape, num_tokens, l2_bytes), cold)
 
 
 class RowInputs:

@@ -93,7 +93,12 @@ def _is_needless(request: Request, result: Result, place: Place, existing: Exist
     return is_version_file and bool(existing.record) and not (loses or request.files.force_version_file)
 
 
+CUT_SHORT = "the search's time was up before its ideas were: a larger --time-budget tries more"
+
+
 def summarise(subject: Subject, measured: Measured, files: tuple[Path, ...]) -> Summary:
+    """What is told at the end. files: what was written."""
+    notes = (*measured.notes, *([CUT_SHORT] if measured.result.is_cut_short else []))
     shapes = tuple(f"K={s.shape.K} top_k={s.shape.top_k}" for s in subject.shapes)
     return Summary(
         subject.workload.file_name(),
@@ -102,7 +107,7 @@ def summarise(subject: Subject, measured: Measured, files: tuple[Path, ...]) -> 
         measured.seconds,
         measured.result.counts,
         tuple(store.shown(path) for path in files),
-        measured.notes,
+        notes,
     )
 
 

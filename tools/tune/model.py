@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kernels.problem import QuantMode, Routing
+from tools.axes import COMMON_GROUP_SIZE
 from tools.compile.outcome import Status
 from tools.launch_config import LaunchConfig
 from tools.registry import Target
@@ -170,5 +171,5 @@ class RunnerError(RuntimeError):
 
 
 def kernel_of(config: LaunchConfig) -> LaunchConfig:
-    """What stands for every launch config that shares its binaries: the one with group size 1."""
-    return replace(config, GROUP_SIZE_M=1)
+    """What stands for every launch config that shares its binaries: the one with the common group size."""
+    return replace(config, GROUP_SIZE_M=COMMON_GROUP_SIZE)

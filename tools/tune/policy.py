@@ -27,8 +27,8 @@ class SearchPolicy:
     """
 
     anchor_factor: float = 4.0
-    carried: int = 8
-    survivors: int = 8
+    carried: int = 12
+    survivors: int = 6
     give_up_ratio: float = 1.5
     promise_limit: float = 1.15
 
@@ -47,8 +47,8 @@ class ConfirmPolicy:
     """
 
     finalists: int = 8
-    rounds: int = 8
-    max_jobs: int = 4
+    rounds: int = 6
+    max_jobs: int = 5
     noise_pct: float = 0.3
 
 
@@ -67,8 +67,8 @@ class PromotionPolicy:
 class Budget:
     """Wall time from the command to the written file; the search ends early enough to confirm every row."""
 
-    total_s: float = 50.0
-    confirm_share: float = 0.4
+    total_s: float = 36.0
+    confirm_share: float = 0.5
 
     @property
     def search_s(self) -> float:

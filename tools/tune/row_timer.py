@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tools.bench.contenders import OwnKernel
-from tools.bench.inputs import RowInputs, Weights, make_weights, num_routings
+from tools.bench.inputs import RowInputs, Weights, make_weights, num_coarse_routings, num_routings
 from tools.bench.layer import DOWN, UP, LayerShape
 from tools.bench.row import RowBench
 from tools.bench.timing import Launch, Policy, Replay, capture, measure_series, sample_once
@@ -21,8 +21,6 @@ from tools.launch_config import LaunchConfig
 from tools.tune.model import Confirmed, ConfirmJob, Screened, ScreenJob, Series, Subject, kernel_of
 
 NUM_CHECKED_TOKENS = 16
-SCREEN_ROUTINGS = 4
-"""A coarse time needs no mean over many routings; their weights still exceed L2, as `num_routings` sees to."""
 SCREEN_US = 1500.0
 """Screening replays until about so much time is sampled, at least twice."""
 MAX_SCREEN_REPLAYS = 6
@@ -40,6 +38,14 @@ class Clock:
     measure: Callable[[Sequence[Replay], Policy], list[list[float]]] = measure_series
     sample: Callable[[Sequence[Replay], int], list[list[float]]] = sample_once
     synchronize: Callable[[], None] = lambda: torch.cuda.synchronize()
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """Graphs of the batch size that is being confirmed, by shape and config."""
+
+    num_tokens: int
+    replays: dict[tuple[int, LaunchConfig], list[Replay]]
 
 
 class RowTimer:
@@ -62,6 +68,7 @@ class RowTimer:
         self._weights: list[Weights] = [by_width[shape.hidden_size] for shape in self._shapes]
         self._rows: dict[tuple[int, int], RowBench] = {}
         self._checked: set[tuple[LaunchConfig, int, bool]] = set()
+        self._contest = _Contest(0, {})
 
     def screen(self, job: ScreenJob) -> Screened:
         """ContextLost: nothing more can be measured in this process."""
@@ -74,16 +81,14 @@ class RowTimer:
         return Screened(job, Status.OK, time.monotonic() - started, round(up_us, 4), round(down_us, 4))
 
     def confirm(self, job: ConfirmJob) -> Confirmed:
-        """ContextLost as `screen`."""
+        """ContextLost as `screen`. At the same batch size nothing is checked or captured twice."""
         started = time.monotonic()
         row = self._row(job.num_tokens, job.shape)
         failed: dict[LaunchConfig, Series] = {}
         replays: dict[LaunchConfig, list[Replay]] = {}
         for config in job.configs:
             try:
-                for projection in (UP, DOWN):
-                    row.check(self._contender, config, projection)
-                replays[config] = [self._capture(row, config, projection) for projection in (UP, DOWN)]
+                replays[config] = self._contestant(job, row, config)
             except Exception as error:
                 failed[config] = Series(config, *_without_times(self._status_of(error)))
         policy = Policy(min_rounds=job.rounds, max_rounds=job.rounds)
@@ -96,6 +101,17 @@ class RowTimer:
         series = tuple(failed.get(config) or measured[config] for config in job.configs)
         return Confirmed(job, series, time.monotonic() - started, row.inputs.active_experts)
 
+    def _contestant(self, job: ConfirmJob, row: RowBench, config: LaunchConfig) -> list[Replay]:
+        """Of up and down, correct."""
+        if self._contest.num_tokens != job.num_tokens:
+            self._contest = _Contest(job.num_tokens, {})
+        known = self._contest.replays
+        if (job.shape, config) not in known:
+            for projection in (UP, DOWN):
+                row.check(self._contender, config, projection)
+            known[job.shape, config] = [self._capture(row, config, projection) for projection in (UP, DOWN)]
+        return known[job.shape, config]
+
     def _screen(self, job: ScreenJob) -> tuple[float, float]:
         row = self._row(job.num_tokens, job.shape)
         kernel = kernel_of(job.config), job.shape, row.inputs.routing.is_naive
@@ -103,7 +119,7 @@ class RowTimer:
             for projection in (UP, DOWN):
                 row.check(self._contender, job.config, projection)
             self._checked.add(kernel)
-        routings = min(SCREEN_ROUTINGS, row.inputs.num_routings)
+        routings = num_coarse_routings(self._shapes[job.shape], job.num_tokens, self._l2_bytes)
         replays = [self._capture(row, job.config, projection, routings) for projection in (UP, DOWN)]
         samples = self._clock.sample(replays, 1)
         total_us = sum(series[0] for series in samples)

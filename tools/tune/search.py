@@ -27,12 +27,15 @@ def search(
     strategy: Strategy,
     policies: Policies,
     desk: Desk,
-) -> None:
-    """Fills the desk's landscape. wanted: what is measured in any case, by batch size (baselines, incumbents)."""
+) -> bool:
+    """Fills the desk's landscape. wanted: what is measured in any case, by batch size (baselines, incumbents).
+
+    Returns whether the clock ended it while the strategy still had kernels to propose.
+    """
     regimes = _regimes(subject, space, batch_sizes, policies.search.anchor_factor)
     for num_tokens in batch_sizes:
         desk.screen(num_tokens, wanted.get(num_tokens, ()))
-    _screen_kernels(regimes, strategy, policies.budget, desk)
+    is_cut_short = _screen_kernels(regimes, strategy, policies.budget, desk)
     anchors = sorted(itertools.chain.from_iterable(regime.anchors for regime in regimes))
     is_naive = {m: _mode(subject, m) for m in batch_sizes}
     for num_tokens in batch_sizes:
@@ -49,6 +52,7 @@ def search(
         for near in _beside(num_tokens, like):
             desk.screen(num_tokens, desk.landscape.ranking(near)[:2])
     _finish_measuring(desk)
+    return is_cut_short
 
 
 def usual_strategy(space: Space, wanted: Iterable[LaunchConfig], policy: SearchPolicy) -> NeighboursFirst:
@@ -86,7 +90,7 @@ def _mode(subject: Subject, num_tokens: int) -> tuple[bool, ...]:
     return tuple(subject.routing(num_tokens, shape).is_naive for shape in range(len(subject.shapes)))
 
 
-def _screen_kernels(regimes: Sequence[Regime], strategy: Strategy, budget: Budget, desk: Desk) -> None:
+def _screen_kernels(regimes: Sequence[Regime], strategy: Strategy, budget: Budget, desk: Desk) -> bool:
     while desk.clock_s < budget.search_s:
         while desk.has_free_slot and (offer := strategy.propose(regimes, desk.landscape)) is not None:
             regime, kernel = offer
@@ -94,9 +98,10 @@ def _screen_kernels(regimes: Sequence[Regime], strategy: Strategy, budget: Budge
             for anchor in regime.anchors:
                 desk.screen(anchor, [kernel])
         if not (desk.is_compiling or desk.is_measuring):
-            return
+            return False
         desk.step()
     desk.forget_compiling()
+    return strategy.propose(regimes, desk.landscape) is not None
 
 
 def _finish_measuring(desk: Desk) -> None:

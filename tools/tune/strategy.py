@@ -35,11 +35,12 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class NeighboursFirst:
-    """Seeds, then whatever is one step away from the best that is known at some anchor.
+    """Seeds, then whatever is one step away from the best that is known at an anchor; anchors take turns.
 
-    seeds: launch configs in the order in which they are tried without knowledge. neighbours: of each kernel, those
-    that differ in one axis by one step. A kernel promises as much as its best measured neighbour; below
-    `promise_limit` (a ratio to the row's best) nothing is compiled.
+    Without turns the anchors whose rows are flat (decode) would have all their near-optimal kernels' neighbours tried
+    before a steep one (prefill) has its second step. seeds: launch configs in the order in which they are tried
+    without knowledge. neighbours: of each kernel, those that differ in one axis by one step. A kernel promises as much
+    as its best measured neighbour; above `promise_limit` (a ratio to the row's best) nothing is compiled.
     """
 
     seeds: Mapping[bool, Sequence[LaunchConfig]]
@@ -51,14 +52,23 @@ class NeighboursFirst:
             for kernel in self.seeds[regime.is_naive]:
                 if kernel in regime.pending:
                     return regime, kernel
-        offers = [(regime, kernel) for regime in regimes for kernel in regime.pending]
-        promises = [self._promise(kernel, regime, landscape) for regime, kernel in offers]
-        best = min(promises, default=math.inf)
-        return offers[promises.index(best)] if offers and best <= self.promise_limit else None
+        for regime, anchor in _in_turn(regimes):
+            kernel = min(regime.pending, key=lambda kernel: self._promise(kernel, anchor, landscape))
+            if self._promise(kernel, anchor, landscape) <= self.promise_limit:
+                return regime, kernel
+        return None
 
-    def _promise(self, kernel: LaunchConfig, regime: Regime, landscape: Landscape) -> float:
-        around = self.neighbours[kernel]
-        return min((landscape.ratio(m, near) for m in regime.anchors for near in around), default=math.inf)
+    def _promise(self, kernel: LaunchConfig, anchor: int, landscape: Landscape) -> float:
+        return min((landscape.ratio(anchor, near) for near in self.neighbours[kernel]), default=math.inf)
+
+
+def _in_turn(regimes: Sequence[Regime]) -> list[tuple[Regime, int]]:
+    """Every anchor that has something pending. With each kernel taken, another one comes first."""
+    turns = [(regime, anchor) for regime in regimes if regime.pending for anchor in regime.anchors]
+    if not turns:
+        return []
+    first = -sum(len(regime.pending) for regime in regimes) % len(turns)
+    return turns[first:] + turns[:first]
 
 
 @dataclass(frozen=True)

@@ -76,11 +76,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Result:
-    """A tuned workload."""
+    """A tuned workload. is_cut_short: the search's time ended before its ideas did."""
 
     rows: tuple[RowResult, ...]
     counts: Counts
     landscape: Landscape
+    is_cut_short: bool
 
 
 class TuneError(RuntimeError):
@@ -97,7 +98,9 @@ def tune(task: Task, runner: Runner, observe: Callable[[Event], None], on_row: O
     """
     counter = _Counter(observe)
     desk = Desk(task.subject, runner, task.policies.search.give_up_ratio, counter)
-    search(task.subject, task.space, task.batch_sizes, wanted_by_row(task), task.strategy, task.policies, desk)
+    is_cut_short = search(
+        task.subject, task.space, task.batch_sizes, wanted_by_row(task), task.strategy, task.policies, desk
+    )
     rows: list[RowResult] = []
     for done, num_tokens in enumerate(task.batch_sizes):
         left_s = max(0.0, task.policies.budget.total_s - runner.clock_s)
@@ -107,7 +110,8 @@ def tune(task: Task, runner: Runner, observe: Callable[[Event], None], on_row: O
         on_row(row)
     outcomes = desk.outcomes()
     outcomes["constraints"] += len(task.space.rejected)
-    return Result(tuple(rows), Counts(counter.kernels, counter.measurements, dict(outcomes)), desk.landscape)
+    counts = Counts(counter.kernels, counter.measurements, dict(outcomes))
+    return Result(tuple(rows), counts, desk.landscape, is_cut_short)
 
 
 def baselines(subject: Subject, num_tokens: int) -> tuple[LaunchConfig, LaunchConfig]:
@@ -135,13 +139,14 @@ def _row(
 ) -> RowResult:
     vllm, sglang = baselines(task.subject, num_tokens)
     incumbent = task.incumbent.get(num_tokens)
-    always = [vllm, sglang, *([incumbent] if incumbent else [])]
-    finalists = landscape.ranking(num_tokens)[: task.policies.confirm.finalists]
+    always = [vllm, *([incumbent] if incumbent else [])]
+    # SGLang's heuristic is one more candidate: once it is beaten, a few samples are figure enough.
+    finalists = [*landscape.ranking(num_tokens)[: task.policies.confirm.finalists], sglang]
     contest = confirm(task.subject, runner, num_tokens, finalists, always, task.policies.confirm, observe, deadline_s)
     if vllm not in contest.samples:
         status, message = contest.failures[vllm]
         raise TuneError(f"M={num_tokens}: expected vLLM's heuristic to run, found {status.value}: {message}.")
-    challenger = contest.best_of(config for config in [*finalists, sglang] if config not in (vllm, incumbent))
+    challenger = contest.best_of(config for config in finalists if config not in (vllm, incumbent))
     entry, decision = _decide(task, contest, challenger, incumbent, vllm)
     down = _separate_down(task, runner, landscape, num_tokens, entry, observe) if task.separate_down else None
     shape = contest.worst_shape(entry)

@@ -14,11 +14,12 @@ from tools.bench.inputs import (
     align,
     checked_tokens,
     make_weights,
+    num_coarse_routings,
     num_routings,
     skewed_routing,
     sorted_rows,
 )
-from tools.bench.layer import DOWN, LayerShape, row_bytes
+from tools.bench.layer import DOWN, UP, LayerShape, row_bytes
 
 DEEPSEEK = LayerShape(256, 128, 7168, 8, QuantMode("fp8_w8a8", block_shape=(128, 128)))
 MIXTRAL = LayerShape(8, 7168, 4096, 2, QuantMode())
@@ -60,6 +61,17 @@ def test_so_many_routings_that_weights_stay_cold(shape: LayerShape, num_tokens: 
     assert found == expected
     active = min(shape.num_experts, num_tokens * shape.top_k)
     assert found * active * shape.expert_bytes(DOWN) >= 4 * L2_BYTES
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_tokens", "expected"), [(MIXTRAL, 1, 2), (MIXTRAL, 512, 1), (DEEPSEEK, 1, 5), (DEEPSEEK, 4, 2)]
+)
+def test_a_coarse_time_takes_fewer_and_weights_stay_cold(shape: LayerShape, num_tokens: int, expected: int) -> None:
+    found = num_coarse_routings(shape, num_tokens, L2_BYTES)
+    assert found == expected
+    active = min(shape.num_experts, num_tokens * shape.top_k)
+    assert found * active * (shape.expert_bytes(UP) + shape.expert_bytes(DOWN)) >= 1.5 * L2_BYTES
+    assert found <= num_routings(shape, num_tokens, L2_BYTES)
 
 
 def test_bytes_of_a_row_count_active_experts_once() -> None:

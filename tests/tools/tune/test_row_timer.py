@@ -141,6 +141,16 @@ def test_what_is_wrong_is_a_status_and_has_no_time(
     assert timer._shapes[0].top_k <= confirmed.active_experts <= timer._shapes[0].num_experts
 
 
+def test_what_is_confirmed_again_is_not_checked_again(timer: RowTimer, kernel: TorchKernel) -> None:
+    timer.confirm(ConfirmJob(4, 0, (GOOD, GROUPED), 3))
+    checked = len(kernel.launched)
+    again = timer.confirm(ConfirmJob(4, 0, (GOOD,), 3))
+    assert (checked, len(kernel.launched), again.series[0].status) == (4, 4, Status.OK)
+    timer.confirm(ConfirmJob(2, 0, (GOOD,), 3))
+    timer.confirm(ConfirmJob(4, 0, (GOOD,), 3))
+    assert len(kernel.launched) == 8, "each batch size has inputs of its own, and only the last one's graphs are kept"
+
+
 def test_a_lost_context_ends_the_worker(small: Subject, kernel: TorchKernel) -> None:
     def broken() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")

@@ -12,7 +12,7 @@ from tools.compile.outcome import Status
 from tools.launch_config import LaunchConfig
 from tools.tune.desk import Desk
 from tools.tune.journal import Journal
-from tools.tune.model import Event, NamedShape, Screened, Subject
+from tools.tune.model import Event, NamedShape, Screened, Subject, kernel_of
 from tools.tune.policy import Budget, Policies, SearchPolicy
 from tools.tune.replay import ReplayRunner
 from tools.tune.search import anchors_of, search, usual_strategy
@@ -79,6 +79,22 @@ def test_the_budget_ends_the_search_but_not_before_the_baselines_are_known(
             assert desk.landscape.ratio(num_tokens, config) < math.inf
 
 
+def test_says_whether_its_time_was_up_before_its_ideas_were(
+    make_landscape: Make, space: Space, batch_sizes: tuple[int, ...]
+) -> None:
+    subject = desk_subject(make_landscape())
+    wanted = {m: baselines(subject, m) for m in batch_sizes}
+
+    def is_cut_short(total_s: float) -> bool:
+        policies = Policies(budget=Budget(total_s))
+        strategy = usual_strategy(space, [c for row in wanted.values() for c in row], policies.search)
+        desk = Desk(subject, ReplayRunner(make_landscape()), policies.search.give_up_ratio, lambda event: None)
+        return search(subject, space, batch_sizes, wanted, strategy, policies, desk)
+
+    assert is_cut_short(6.0)
+    assert not is_cut_short(6000.0)
+
+
 def desk_subject(landscape: Journal) -> Subject:
     return landscape.header.subject
 
@@ -121,7 +137,7 @@ def test_anchors_lie_a_factor_apart_and_hold_both_ends() -> None:
 
 
 def test_neighbours_step_over_what_does_not_fit(space: Space) -> None:
-    kernel = LaunchConfig(16, 64, 128, 1, 4, 3)
+    kernel = kernel_of(LaunchConfig(16, 64, 128, 1, 4, 3))
     around = neighbours_in(space.kernels)[kernel]
     assert replace(kernel, num_stages=4) in around
     assert replace(kernel, BLOCK_SIZE_M=32) in around

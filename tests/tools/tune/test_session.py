@@ -177,7 +177,7 @@ def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str,
     """What a run of all usual batch sizes writes that came to these rows."""
     asked = request("--output", str(out), *flags)
     place, existing = find_destination(asked, subject, "3.8.0")
-    measured = Measured(Result(rows, COUNTS, Landscape(1)), ENVIRONMENT, None, 1.0)
+    measured = Measured(Result(rows, COUNTS, Landscape(1), False), ENVIRONMENT, None, 1.0)
     return write(asked, subject, measured, place, existing)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from kernels.problem import QuantMode
+from tools.axes import COMMON_GROUP_SIZE
 from tools.launch_config import LaunchConfig
 from tools.registry import load_devices, load_models
 from tools.tune.model import NamedShape, Subject
@@ -56,7 +57,7 @@ def test_every_candidate_is_either_tried_or_rejected_for_a_reason(device_name: s
 
 
 def test_group_size_makes_no_kernel_of_its_own() -> None:
-    assert {kernel.GROUP_SIZE_M for kernel in NVIDIA.kernels()} == {1}
+    assert {kernel.GROUP_SIZE_M for kernel in NVIDIA.kernels()} == {COMMON_GROUP_SIZE}
 
 
 def test_block_scales_leave_one_depth_of_tile() -> None:

@@ -68,6 +68,38 @@ def test_a_promise_at_one_anchor_is_enough() -> None:
     assert strategy().propose([row], landscape) == (row, DEEPER)
 
 
+def test_anchors_take_turns() -> None:
+    """A row where many kernels are equal (64) must not use up the time of one with a steep way to its best (4096)."""
+    landscape = known(middle=10.0, wider=10.0)
+    steep = replace(MIDDLE, BLOCK_SIZE_M=128)
+    landscape.add(4096, 0, steep, Times(50.0, 0.0))
+    landscape.add(4096, 0, MIDDLE, Times(100.0, 0.0))
+    landscape.add(64, 0, steep, Times(100.0, 0.0))
+    flat = [SHALLOWER, DEEPER, replace(WIDER, num_stages=4), replace(WIDER, num_stages=2)]
+    steps = [replace(steep, num_stages=4), replace(steep, num_stages=2)]
+    around = NeighboursFirst({False: (), True: ()}, neighbours_in([MIDDLE, WIDER, steep, *flat, *steps]), 1.15)
+    row = regime(*flat, *steps, anchors=(64, 4096))
+    taken = []
+    for _ in range(4):
+        offer = around.propose([row], landscape)
+        assert offer is not None
+        taken.append(offer[1])
+        del row.pending[offer[1]]
+    assert [kernel in steps for kernel in taken].count(True) == 2
+
+
+def test_an_anchor_without_ideas_leaves_its_turn_to_the_others() -> None:
+    landscape = known(middle=10.0)
+    landscape.add(4096, 0, MIDDLE, Times(100.0, 0.0))
+    landscape.add(4096, 0, WIDER, Times(50.0, 0.0))
+    row = regime(SHALLOWER, DEEPER, anchors=(64, 4096))
+    for _ in range(2):
+        offer = strategy().propose([row], landscape)
+        assert offer is not None
+        del row.pending[offer[1]]
+    assert strategy().propose([row], landscape) is None
+
+
 def test_each_mode_has_seeds_of_its_own() -> None:
     naive, grouped = regime(*KERNELS, is_naive=True), regime(*KERNELS)
     both = NeighboursFirst({True: (DEEPER,), False: (WIDER,)}, neighbours_in(KERNELS), 1.15)

@@ -59,6 +59,23 @@ def test_where_nothing_beats_the_heuristic_its_own_entry_is_written(
     assert row.chosen == row.baseline
 
 
+def test_sglangs_heuristic_is_a_candidate_until_it_is_beaten(
+    make_landscape: Make, subject: Subject, space: Space
+) -> None:
+    """Its figure is recorded either way; measuring a slow one to the end would take the time of those that may win."""
+    vllm, sglang = baselines(subject, 64)
+    (row,) = run(make_task(subject, space, (64,)), ReplayRunner(make_landscape((64,))))[0].rows
+    assert row.sglang is not None
+    assert len(row.sglang[0].up_us) < len(row.baseline[0].up_us)
+
+    def times(num_tokens: int, shape: int, config: LaunchConfig) -> tuple[float, float]:
+        return (20.0, 10.0) if config == sglang else (60.0, 30.0)
+
+    (row,) = run(make_task(subject, space, (64,)), ReplayRunner(make_landscape((64,), times=times)))[0].rows
+    assert (row.entry, row.decision) == (sglang, Decision.PROMOTE)
+    assert vllm != sglang
+
+
 @pytest.mark.parametrize(
     ("incumbent_us", "expected"), [(60.5, Decision.RETAIN), (62.0, Decision.PROMOTE), (200.0, Decision.PROMOTE)]
 )
