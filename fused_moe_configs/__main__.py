@@ -115,7 +115,8 @@ def _doctor(model_like: list[int] | None, device_name: str | None, triton_versio
         if folder := os.environ.get(variable):
             try:
                 os.listdir(f"{folder}/.")  # noqa: PTH208 (glob finds nothing where nothing can be read)
-                count = f"{len([*Path(folder).glob(pattern)])} files {pattern}"
+                found = [path for path in Path(folder).glob(pattern) if not path.name.startswith(".")]
+                count = f"{len(found)} files {pattern}"
             except OSError as error:
                 count = f"cannot be read: {error.strerror}"
             facts[variable] = f"{printable(folder)}: {count}"

@@ -122,6 +122,40 @@ def test_unless_it_was_verified_with_the_reference(store: Store) -> None:
     assert store.findings(RULE) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"device_name": "NVIDIA H200"},
+            "environment.device_name: expected NVIDIA_H100_80GB_HBM3 as of the name's device, found NVIDIA H200",
+        ),
+        (
+            {"device_name": "a GPU"},
+            "environment.device_name: expected NVIDIA_H100_80GB_HBM3 as of the name's device, found a GPU",
+        ),
+        (
+            {"compute_capability": "gfx942"},
+            "environment.compute_capability: expected 9.0 as of the name's device, found gfx942",
+        ),
+    ],
+)
+def test_figures_of_another_gpu_are_no_evidence(store: Store, changes: dict[str, str], message: str) -> None:
+    path = store.config()
+    environment = json.loads(store.measured(path).read_bytes())["environment"]
+    store.measured(path, environment={**environment, **changes})
+    (finding,) = store.findings(RULE)
+    assert (finding.severity, finding.message) == (Severity.ERROR, message)
+
+
+def test_any_of_a_devices_names_will_do(store: Store) -> None:
+    """Drivers spell the MI300X in three ways."""
+    path = store.config(name=NAME.replace(H100, "AMD_Instinct_MI300X"))
+    environment = json.loads(store.measured(path).read_bytes())["environment"]
+    amd = {"device_name": "AMD Instinct MI300X OAM", "compute_capability": "gfx942"}
+    store.measured(path, environment={**environment, **amd})
+    assert store.findings(RULE) == []
+
+
 def test_legacy_files_are_tied_to_no_triton(store: Store) -> None:
     store.measured(store.config(folder="legacy_configs"), triton="3.1.0")
     assert store.findings(RULE) == []

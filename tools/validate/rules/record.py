@@ -11,6 +11,7 @@ from tools import schemas
 from tools.config_file import ConfigFile
 from tools.findings import Severity
 from tools.kernel_hash import kernel_sha256
+from tools.registry import Device
 from tools.store import closed_folder, read, record_path, reference_triton, sha256, version_folder
 from tools.strict_json import Json
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
@@ -40,6 +41,9 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         yield Issue(f"{schema_fault.where}: {schema_fault.message}", fix, path=path)
     if not faults:
         yield from _mismatches(content.document, path, file)
+        if content.document["source"] == "measured":
+            yield from _measured_mismatches(content.document, path, file)
+            yield from _elsewhere(content.document["environment"], path, context.device_of(file), context)
 
 
 def _mismatches(record: Mapping[str, Json], path: Path, file: ConfigFile) -> Iterator[Issue]:
@@ -59,8 +63,6 @@ def _mismatches(record: Mapping[str, Json], path: Path, file: ConfigFile) -> Ite
             "the file was changed after it was recorded: tune again, or restore the bytes",
             path=path,
         )
-    if record["source"] == "measured":
-        yield from _measured_mismatches(record, path, file)
 
 
 def _measured_mismatches(record: Mapping[str, Json], path: Path, file: ConfigFile) -> Iterator[Issue]:
@@ -95,6 +97,29 @@ def _measured_mismatches(record: Mapping[str, Json], path: Path, file: ConfigFil
             Severity.INFO,
             path=path,
         )
+
+
+def _elsewhere(environment: Mapping[str, Json], path: Path, device: Device | None, context: Context) -> Iterator[Issue]:
+    """Figures of another GPU say nothing of the one that the name promises."""
+    if device is None:
+        return
+    expected = [("device_name", device.name, context.devices.get(environment["device_name"]) == device)]
+    if device.arch is not None:
+        capability = _capability(device.arch)
+        expected.append(("compute_capability", capability, environment["compute_capability"] == capability))
+    for key, wanted, agrees in expected:
+        if not agrees:
+            yield Issue(
+                f"environment.{key}: expected {wanted} as of the name's device, found {environment[key]}",
+                "tune it on that device, or name the file by the one that was measured",
+                path=path,
+            )
+
+
+def _capability(arch: str) -> str:
+    """As a driver tells it: sm_90 is 9.0, sm_120 is 12.0; AMD's architectures have no other name."""
+    digits = arch.removeprefix("sm_")
+    return f"{digits[:-1]}.{digits[-1]}" if digits != arch else arch
 
 
 def _workload(document: Mapping[str, Json]) -> Workload:
