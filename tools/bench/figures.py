@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -61,16 +62,25 @@ class Interval:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Interval:
-        """The median lies between the order statistics n/2 ± 0.98·√n (normal approximation of the binomial).
+        """The narrowest pair of order statistics, as far from either end, that holds the median in 95 of 100 cases.
 
-        Under six samples that is the whole range. ValueError: no samples.
+        Exact: how many samples lie below the median is binomial. Under six samples the whole range holds it less often,
+        and is what there is. ValueError: no samples.
         """
+        if not samples:
+            raise ValueError("interval: expected at least one sample, found none.")
         ordered = sorted(samples)
-        median = statistics.median(ordered)
-        half_width = 0.98 * math.sqrt(len(ordered))
-        low = max(0, math.floor(len(ordered) / 2 - half_width))
-        high = min(len(ordered) - 1, math.ceil(len(ordered) / 2 + half_width) - 1)
-        return cls(ordered[low], median, ordered[max(low, high)])
+        outside = _rank_outside(len(ordered))
+        return cls(ordered[outside], statistics.median(ordered), ordered[-1 - outside])
+
+
+@functools.cache
+def _rank_outside(count: int) -> int:
+    """How many samples to leave out at either end: the most that are all below the median in under 2.5 % of cases."""
+    chance, outside = 0.5**count, 0
+    while (more := chance + math.comb(count, outside + 1) * 0.5**count) <= 0.025:
+        chance, outside = more, outside + 1
+    return outside
 
 
 def paired_ratio(samples: Sequence[float], others: Sequence[float]) -> Interval:

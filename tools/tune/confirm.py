@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tools.bench.figures import paired_ratio
+from tools.bench.figures import Interval, paired_ratio
 from tools.compile.outcome import Status
 from tools.launch_config import LaunchConfig
 from tools.tune.model import Confirmed, ConfirmJob, Event, Runner, Subject
@@ -24,6 +23,10 @@ class Samples:
     @property
     def total_us(self) -> tuple[float, ...]:
         return tuple(up + down for up, down in zip(self.up_us, self.down_us, strict=True))
+
+    def first(self, rounds: int) -> Samples:
+        """Those of the first rounds."""
+        return Samples(self.up_us[:rounds], self.down_us[:rounds])
 
     def __add__(self, other: Samples) -> Samples:
         return Samples(self.up_us + other.up_us, self.down_us + other.down_us)
@@ -42,13 +45,13 @@ class Contest:
     active_experts: tuple[float | None, ...] = ()
 
     def loss(self, config: LaunchConfig) -> float:
-        """Median over the best median, the worst of all shapes. Infinite where it failed."""
+        """Time over the fastest other's, round by round, the worst of all shapes. Infinite where it failed.
+
+        Only rounds that both took part in count: a clock that was high when somebody was dropped mustn't make it win.
+        """
         if config not in self.samples:
             return math.inf
-        return max(
-            statistics.median(own.total_us) / min(statistics.median(s[shape].total_us) for s in self.samples.values())
-            for shape, own in enumerate(self.samples[config])
-        )
+        return max(self._loss_under(config, shape) for shape in range(len(self.samples[config])))
 
     def best_of(self, configs: Iterable[LaunchConfig]) -> LaunchConfig | None:
         """The one with the least worst-case loss. None: all of them failed."""
@@ -59,9 +62,23 @@ class Contest:
         """The shape where it loses most."""
         return max(range(len(self.samples[config])), key=lambda shape: self._loss_under(config, shape))
 
+    def ratio(self, config: LaunchConfig, other: LaunchConfig, shape: int) -> Interval:
+        """Of the rounds that both took part in: all jobs start with all configs."""
+        own, others = common_rounds(self.samples[config][shape].total_us, self.samples[other][shape].total_us)
+        return paired_ratio(own, others)
+
+    def ratios(self, config: LaunchConfig, other: LaunchConfig) -> tuple[Interval, ...]:
+        """One a shape."""
+        return tuple(self.ratio(config, other, shape) for shape in range(len(self.samples[config])))
+
     def _loss_under(self, config: LaunchConfig, shape: int) -> float:
-        best = min(statistics.median(s[shape].total_us) for s in self.samples.values())
-        return statistics.median(self.samples[config][shape].total_us) / best
+        return max(self.ratio(config, other, shape).median for other in self.samples)
+
+
+def common_rounds(*series: Sequence[float]) -> list[Sequence[float]]:
+    """Each cut to the shortest."""
+    rounds = min(map(len, series))
+    return [one[:rounds] for one in series]
 
 
 def confirm(
@@ -84,7 +101,8 @@ def confirm(
     for job in range(policy.max_jobs):
         contest = _measure(subject, runner, contest, configs, policy.rounds, observe)
         left = [config for config in configs if config in contest.samples]
-        rivals = [config for config in left if config in finalists and not _is_beaten(contest, config, left, policy)]
+        best = contest.best_of(left)
+        rivals = [config for config in left if config in finalists and not _is_beaten(contest, config, best, policy)]
         configs = list(dict.fromkeys([*rivals, *(config for config in always if config in contest.samples)]))
         if (job > 0 and len(rivals) < 2) or runner.clock_s >= deadline_s:
             break
@@ -130,13 +148,8 @@ def _next_confirmed(runner: Runner, observe: Callable[[Event], None]) -> Confirm
             return event
 
 
-def _is_beaten(contest: Contest, config: LaunchConfig, among: Sequence[LaunchConfig], policy: ConfirmPolicy) -> bool:
-    """Whether another is faster under its worst shape by more than noise, in rounds that both took part in."""
-    best = contest.best_of(among)
-    assert best is not None
-    if config == best:
+def _is_beaten(contest: Contest, config: LaunchConfig, best: LaunchConfig | None, policy: ConfirmPolicy) -> bool:
+    """Whether the best is faster under this one's worst shape by more than noise."""
+    if best is None or config == best:
         return False
-    shape = contest.worst_shape(config)
-    own, rival = contest.samples[config][shape].total_us, contest.samples[best][shape].total_us
-    common = min(len(own), len(rival))
-    return paired_ratio(own[:common], rival[:common]).low > 1.0 + policy.noise_pct / 100.0
+    return contest.ratio(config, best, contest.worst_shape(config)).low > 1.0 + policy.noise_pct / 100.0

@@ -120,7 +120,8 @@ class LiveSession:
     """Pool, GPU process and runner as one context."""
 
     def __init__(self, spec: WorkerSpec, jobs: int | None = None) -> None:
-        self._jobs = jobs or usable_cores()
+        # One core is left for the process that measures: it captures graphs while others compile.
+        self._jobs = jobs or max(1, usable_cores() - 1)
         self._pool = CompilePool(self._jobs)
         self.supervisor = Supervisor(spec)
         self.runner = LiveRunner(spec.subject, self._pool, self.supervisor, self._jobs)

@@ -1,19 +1,18 @@
 """What the tuner is allowed to spend, and by which rules it decides. Frozen data and pure functions.
 
-The gate, in this order: (1) where the heuristic's median is lower than the challenger's, the heuristic's own entry is
-written, without margin: a row never is slower than no file. (2) A challenger replaces an incumbent only by a margin
-that noise can't explain.
+The gate, in this order: (1) whoever is slower than the heuristic under any shape is out, without margin: a row never is
+slower than no file. Where nobody is left, the heuristic's own entry is written. (2) A challenger replaces an incumbent
+only by a margin that noise can't explain.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tools.bench.figures import Interval, paired_ratio
+from tools.bench.figures import Interval
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class ConfirmPolicy:
     apart. noise_pct: what a finalist may lose and still be measured further.
     """
 
-    finalists: int = 8
+    finalists: int = 12
     rounds: int = 6
     max_jobs: int = 5
     noise_pct: float = 0.3
@@ -67,8 +66,8 @@ class PromotionPolicy:
 class Budget:
     """Wall time from the command to the written file; the search ends early enough to confirm every row."""
 
-    total_s: float = 36.0
-    confirm_share: float = 0.5
+    total_s: float = 44.0
+    confirm_share: float = 0.55
 
     @property
     def search_s(self) -> float:
@@ -96,26 +95,23 @@ class Decision(enum.StrEnum):
     """The heuristic's own entry: nothing was faster."""
 
 
+def passes_gate(over_heuristic: Sequence[Interval]) -> bool:
+    """Whether an entry is nowhere slower than having no file: its time over the heuristic's, a ratio a shape."""
+    return all(ratio.median <= 1.0 for ratio in over_heuristic)
+
+
 def decide(
-    challenger: Sequence[float] | None,
-    incumbent: Sequence[float] | None,
-    baseline: Sequence[float],
+    challenger: Sequence[Interval] | None,
+    incumbent: Sequence[Interval] | None,
+    duel: Sequence[Interval] | None,
     policy: PromotionPolicy,
 ) -> Decision:
-    """The gate for one row, from samples of one interleaved measurement, in µs. None: there is none, or it failed."""
-    best = _against_incumbent(challenger, incumbent, policy)
-    if best is None:
-        return Decision.BASELINE
-    decision, samples = best
-    return Decision.BASELINE if statistics.median(baseline) < statistics.median(samples) else decision
+    """The gate for one row, from ratios of paired rounds, one a shape. None: there is none, or it failed.
 
-
-def _against_incumbent(
-    challenger: Sequence[float] | None, incumbent: Sequence[float] | None, policy: PromotionPolicy
-) -> tuple[Decision, Sequence[float]] | None:
-    if challenger is None:
-        return None if incumbent is None else (Decision.RETAIN, incumbent)
-    if incumbent is None:
-        return Decision.PROMOTE, challenger
-    is_won = policy.is_won_by(paired_ratio(challenger, incumbent))
-    return (Decision.PROMOTE, challenger) if is_won else (Decision.RETAIN, incumbent)
+    challenger, incumbent: their times over the heuristic's. duel: the challenger's over the incumbent's.
+    """
+    may_challenge = challenger is not None and passes_gate(challenger)
+    may_stay = incumbent is not None and passes_gate(incumbent)
+    if may_challenge and not (may_stay and duel is not None and not all(map(policy.is_won_by, duel))):
+        return Decision.PROMOTE
+    return Decision.RETAIN if may_stay else Decision.BASELINE

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tools.bench.figures import paired_ratio
 from tools.heuristics import sglang_heuristic, vllm_heuristic
 from tools.launch_config import LaunchConfig
-from tools.tune.confirm import Contest, Samples, confirm
+from tools.tune.confirm import Contest, Samples, common_rounds, confirm
 from tools.tune.desk import Desk, Landscape
 from tools.tune.model import Compiled, Confirmed, Event, Runner, Subject
-from tools.tune.policy import (
-    Decision,
-    Policies,
-    decide,
-)
+from tools.tune.policy import Decision, Policies, PromotionPolicy, decide, passes_gate
 from tools.tune.search import search
 from tools.tune.space import Space
 from tools.tune.strategy import Strategy
@@ -146,58 +142,46 @@ def _row(
     if vllm not in contest.samples:
         status, message = contest.failures[vllm]
         raise TuneError(f"M={num_tokens}: expected vLLM's heuristic to run, found {status.value}: {message}.")
-    challenger = contest.best_of(config for config in finalists if config not in (vllm, incumbent))
-    entry, decision = _decide(task, contest, challenger, incumbent, vllm)
+    entry, decision = _decide(contest, finalists, incumbent, vllm, task.policies.promotion)
     down = _separate_down(task, runner, landscape, num_tokens, entry, observe) if task.separate_down else None
     shape = contest.worst_shape(entry)
+    # What is compared in the record comes from the same rounds.
+    compared = [config for config in (entry, vllm, incumbent) if config in contest.samples]
+    rounds = min(len(samples.up_us) for config in compared for samples in contest.samples[config])
+    told = {config: tuple(samples.first(rounds) for samples in contest.samples[config]) for config in compared}
     return RowResult(
         num_tokens,
         entry,
         decision,
         shape,
-        contest.samples[entry],
-        contest.samples[vllm],
+        told[entry],
+        told[vllm],
         contest.samples.get(sglang),
-        contest.samples.get(incumbent) if incumbent else None,
+        told.get(incumbent) if incumbent else None,
         down,
         contest.active_experts[shape],
     )
 
 
 def _decide(
-    task: Task, contest: Contest, challenger: LaunchConfig | None, incumbent: LaunchConfig | None, vllm: LaunchConfig
+    contest: Contest,
+    finalists: Sequence[LaunchConfig],
+    incumbent: LaunchConfig | None,
+    vllm: LaunchConfig,
+    policy: PromotionPolicy,
 ) -> tuple[LaunchConfig, Decision]:
-    """The gate must hold under every shape: the entry that passes it with the least worst-case loss."""
-
-    def total_us(config: LaunchConfig | None, shape: int) -> tuple[float, ...] | None:
-        return contest.samples[config][shape].total_us if config in contest.samples else None
-
-    by_decision = {Decision.PROMOTE: challenger, Decision.RETAIN: incumbent, Decision.BASELINE: vllm}
-    decisions = []
-    for shape in range(len(task.subject.shapes)):
-        baseline = total_us(vllm, shape)
-        assert baseline is not None
-        decisions.append(
-            decide(*_common(total_us(challenger, shape), total_us(incumbent, shape)), baseline, task.policies.promotion)
-        )
-    # With several shapes the most careful answer counts.
-    order = (Decision.BASELINE, Decision.RETAIN, Decision.PROMOTE)
-    decision = min(decisions, key=order.index)
-    entry = by_decision[decision]
-    assert entry is not None
-    if entry == vllm:
-        return vllm, Decision.BASELINE
-    return entry, decision
-
-
-def _common(
-    challenger: tuple[float, ...] | None, incumbent: tuple[float, ...] | None
-) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """The rounds that both took part in: all jobs start with all configs."""
-    if challenger is None or incumbent is None:
-        return challenger, incumbent
-    rounds = min(len(challenger), len(incumbent))
-    return challenger[:rounds], incumbent[:rounds]
+    """The challenger is the finalist with the least worst-case loss of those that pass the gate under every shape."""
+    candidates = [config for config in finalists if config in contest.samples and config not in (vllm, incumbent)]
+    challenger = contest.best_of(config for config in candidates if passes_gate(contest.ratios(config, vllm)))
+    standing = incumbent if incumbent in contest.samples else None
+    decision = decide(
+        contest.ratios(challenger, vllm) if challenger else None,
+        contest.ratios(standing, vllm) if standing else None,
+        contest.ratios(challenger, standing) if challenger and standing else None,
+        policy,
+    )
+    entry = {Decision.PROMOTE: challenger, Decision.RETAIN: standing}.get(decision) or vllm
+    return (vllm, Decision.BASELINE) if entry == vllm else (entry, decision)
 
 
 def _separate_down(
@@ -230,9 +214,9 @@ def _with_down(contest: Contest, entry: LaunchConfig, rival: LaunchConfig) -> Se
     """The row's time with the rival for down over that with the entry for both, under the shape that gains least."""
     ratios = []
     for own, other in zip(contest.samples[entry], contest.samples[rival], strict=True):
-        rounds = min(len(own.up_us), len(other.down_us))
-        mixed = [up + down for up, down in zip(own.up_us[:rounds], other.down_us[:rounds], strict=True)]
-        ratio = paired_ratio(mixed, own.total_us[:rounds])
+        up_us, down_us, total_us = common_rounds(own.up_us, other.down_us, own.total_us)
+        mixed = [up + down for up, down in zip(up_us, down_us, strict=True)]
+        ratio = paired_ratio(mixed, total_us)
         ratios.append(ratio.median if ratio.high < 1.0 else 1.0)
     return SeparateDown(rival, contest.samples[rival], max(ratios))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 import pytest
 
 from tools.bench.figures import Interval, Samples, floor_us, geomean, paired_ratio, quantile, share_within
@@ -38,10 +41,21 @@ def test_the_larger_of_bytes_and_operations_is_the_floor() -> None:
     assert floor_us(3e9, 14e11, 3e12, 7e14) == (pytest.approx(2000.0), "compute")
 
 
-@pytest.mark.parametrize(("count", "low", "high"), [(1, 0, 0), (5, 0, 4), (16, 4, 11), (20, 5, 14), (100, 40, 59)])
+@pytest.mark.parametrize(
+    ("count", "low", "high"), [(1, 0, 0), (6, 0, 5), (8, 0, 7), (16, 3, 12), (20, 5, 14), (100, 39, 60)]
+)
 def test_the_interval_of_the_median_is_between_order_statistics(count: int, low: int, high: int) -> None:
     values = [float(i) for i in range(count)]
     assert Interval.of(values[::-1]) == Interval(low, (count - 1) / 2, high)
+
+
+@pytest.mark.parametrize("count", [6, 8, 12, 16, 24, 32])
+def test_it_holds_the_median_in_95_of_100_cases(count: int) -> None:
+    chance = random.Random(count)
+    tries = 4000
+    intervals = (Interval.of([chance.expovariate(1.0) for _ in range(count)]) for _ in range(tries))
+    hits = sum(interval.low <= math.log(2) <= interval.high for interval in intervals)
+    assert hits / tries >= 0.945
 
 
 def test_an_interval_of_nothing_is_refused() -> None:

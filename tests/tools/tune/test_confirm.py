@@ -69,6 +69,24 @@ def test_rivals_within_noise_are_measured_until_the_policy_ends_it(subject: Subj
     assert [job.configs for job in jobs] == [(A, B, C, HEURISTIC)] + [(A, B, HEURISTIC)] * 3
 
 
+def test_a_high_clock_makes_nobody_win_who_was_dropped(subject: Subject) -> None:
+    """C is slower in every round that both took part in; its few rounds just were the fast ones."""
+    clocks = iter([0.9, 1.0, 1.0, 1.0])
+    us = {A: 100.0, B: 100.1, C: 101.0, HEURISTIC: 105.0}
+
+    class Drifting(ScriptedRunner):
+        def submit(self, job: object) -> None:
+            self.clock = next(clocks)
+            super().submit(job)  # type: ignore[arg-type]
+
+    runner = Drifting(lambda job, config: (us[config] * runner.clock,) * job.rounds)
+    contest, jobs = run(subject, runner)
+    assert C not in jobs[1].configs
+    assert contest.best_of([A, B, C]) == A
+    assert contest.loss(C) == pytest.approx(1.01)
+    assert contest.ratio(C, HEURISTIC, 0).median == pytest.approx(101.0 / 105.0)
+
+
 def test_a_lead_below_the_noise_is_no_lead(subject: Subject) -> None:
     _, jobs = run(subject, steady(a=10.0, b=10.0 * 1.002, c=12.0))
     assert len(jobs) == POLICY.max_jobs

@@ -34,31 +34,61 @@ def around(center_us: float, spread: float = 0.001, count: int = 16, seed: int =
     ids=lambda value: str(value),
 )
 def test_the_gate(challenger: float | None, incumbent: float | None, baseline: float, expected: Decision) -> None:
-    samples = [
-        None if us is None else around(us, 0.0001, seed=i) for i, us in enumerate((challenger, incumbent, baseline))
-    ]
-    assert samples[2] is not None
-    assert decide(samples[0], samples[1], samples[2], RULES) is expected
+    assert decided((challenger, incumbent, baseline)) is expected
+
+
+def decided(*shapes: tuple[float | None, float | None, float]) -> Decision:
+    """By (challenger, incumbent, heuristic) under each shape, in µs."""
+
+    def over(own: int, other: int) -> list[Interval] | None:
+        pairs = [(shape[own], shape[other]) for shape in shapes]
+        return [paired_ratio(around(a, 0.0001, seed=1), around(b, 0.0001, seed=2)) for a, b in pairs if a and b] or None
+
+    return decide(over(0, 2), over(1, 2), over(0, 1), RULES)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((90.0, 95.0, 100.0), (90.0, 95.0, 100.0), Decision.PROMOTE),
+        ((90.0, 95.0, 100.0), (94.9, 95.0, 100.0), Decision.RETAIN),
+        ((90.0, 110.0, 100.0), (100.0, 100.0, 105.0), Decision.PROMOTE),
+        ((101.0, 110.0, 100.0), (90.0, 100.0, 105.0), Decision.BASELINE),
+        ((101.0, 99.0, 100.0), (90.0, 100.0, 105.0), Decision.RETAIN),
+    ],
+    ids=["wins twice", "wins once", "incumbent fails the gate once", "both fail it once", "challenger fails it once"],
+)
+def test_under_several_shapes_nobody_may_be_slower_than_no_file(
+    first: tuple[float, float, float], second: tuple[float, float, float], expected: Decision
+) -> None:
+    assert decided(first, second) is expected
+    assert decided(second, first) is expected
+
+
+def test_an_incumbent_that_fails_the_gate_needs_no_margin_to_be_replaced() -> None:
+    assert decided((99.5, 100.3, 100.0)) is Decision.PROMOTE
 
 
 def test_noise_promotes_nothing() -> None:
-    noisy, incumbent = around(98.0, 0.2, seed=1), around(100.0, 0.2, seed=2)
-    assert decide(noisy, incumbent, around(120.0), RULES) is Decision.RETAIN
+    noisy, incumbent, baseline = around(98.0, 0.2, seed=1), around(100.0, 0.2, seed=2), around(150.0)
+    ratios = [[paired_ratio(a, b)] for a, b in ((noisy, baseline), (incumbent, baseline), (noisy, incumbent))]
+    assert decide(*ratios, RULES) is Decision.RETAIN
 
 
 def test_drift_that_both_share_is_no_noise() -> None:
     drift = [1.0 + 0.02 * i for i in range(16)]
     challenger, incumbent = [95.0 * d for d in drift], [100.0 * d for d in drift]
-    assert decide(challenger, incumbent, [200.0] * 16, RULES) is Decision.PROMOTE
-    assert paired_ratio(challenger, incumbent).high == pytest.approx(0.95)
+    duel = paired_ratio(challenger, incumbent)
+    assert duel.high == pytest.approx(0.95)
+    assert decide([duel], [Interval(0.5, 0.5, 0.5)], [duel], RULES) is Decision.PROMOTE
 
 
 def test_the_interval_of_a_median() -> None:
     assert Interval.of([5.0]) == Interval(5.0, 5.0, 5.0)
     assert Interval.of([3.0, 1.0, 2.0]) == Interval(1.0, 2.0, 3.0)
     hundred = Interval.of([float(i) for i in range(1, 101)])
-    # Binomial: ranks 40 and 60 leave 2.5 % on either side.
-    assert (hundred.low, hundred.high) == (41.0, 60.0)
+    # Binomial: ranks 40 and 61 leave 2.5 % on either side.
+    assert (hundred.low, hundred.high) == (40.0, 61.0)
 
 
 def test_the_interval_covers_the_median_95_times_of_100() -> None:

@@ -105,9 +105,10 @@ class Store:
         """Writes a record as the tuner does, measured with `triton` (default: the reference)."""
         latency = {"median": 10.0, "p10": 9.0, "p90": 11.0, "samples": 20}
         row = {"latency_us": latency, "baseline_us": latency, "decision": "promote"}
+        is_amd = "device_name=AMD" in path.name
         environment = {
-            "device_name": "NVIDIA H100 80GB HBM3",
-            "compute_capability": "9.0",
+            "device_name": "AMD Instinct MI300X" if is_amd else "NVIDIA H100 80GB HBM3",
+            "compute_capability": "gfx942" if is_amd else "9.0",
             "sm_count": 132,
             "driver": None,
             "cuda": "12.9",
