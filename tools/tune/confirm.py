@@ -6,11 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tools.bench.figures import Interval, paired_ratio
 from tools.compile.outcome import Status
 from tools.launch_config import LaunchConfig
 from tools.tune.model import Confirmed, ConfirmJob, Event, Runner, Subject
-from tools.tune.policy import ConfirmPolicy
+from tools.tune.policy import Comparison, ConfirmPolicy
 
 
 @dataclass(frozen=True)
@@ -62,17 +61,15 @@ class Contest:
         """The shape where it loses most."""
         return max(range(len(self.samples[config])), key=lambda shape: self._loss_under(config, shape))
 
-    def ratio(self, config: LaunchConfig, other: LaunchConfig, shape: int) -> Interval:
-        """Of the rounds that both took part in: all jobs start with all configs."""
-        own, others = common_rounds(self.samples[config][shape].total_us, self.samples[other][shape].total_us)
-        return paired_ratio(own, others)
+    def beside(self, config: LaunchConfig, other: LaunchConfig) -> tuple[Comparison, ...]:
+        """One a shape, over the rounds that both took part in: all jobs start with all configs."""
+        return tuple(self._beside(config, other, shape) for shape in range(len(self.samples[config])))
 
-    def ratios(self, config: LaunchConfig, other: LaunchConfig) -> tuple[Interval, ...]:
-        """One a shape."""
-        return tuple(self.ratio(config, other, shape) for shape in range(len(self.samples[config])))
+    def _beside(self, config: LaunchConfig, other: LaunchConfig, shape: int) -> Comparison:
+        return Comparison.of(*common_rounds(self.samples[config][shape].total_us, self.samples[other][shape].total_us))
 
     def _loss_under(self, config: LaunchConfig, shape: int) -> float:
-        return max(self.ratio(config, other, shape).median for other in self.samples)
+        return max(self._beside(config, other, shape).ratio.median for other in self.samples)
 
 
 def common_rounds(*series: Sequence[float]) -> list[Sequence[float]]:
@@ -152,4 +149,5 @@ def _is_beaten(contest: Contest, config: LaunchConfig, best: LaunchConfig | None
     """Whether the best is faster under this one's worst shape by more than noise."""
     if best is None or config == best:
         return False
-    return contest.ratio(config, best, contest.worst_shape(config)).low > 1.0 + policy.noise_pct / 100.0
+    worst = contest.beside(config, best)[contest.worst_shape(config)]
+    return worst.ratio.low > 1.0 + policy.noise_pct / 100.0

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import enum
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tools.bench.figures import Interval
+from tools.bench.figures import Interval, paired_ratio
 
 
 @dataclass(frozen=True)
@@ -95,23 +96,46 @@ class Decision(enum.StrEnum):
     """The heuristic's own entry: nothing was faster."""
 
 
-def passes_gate(over_heuristic: Sequence[Interval]) -> bool:
-    """Whether an entry is nowhere slower than having no file: its time over the heuristic's, a ratio a shape."""
-    return all(ratio.median <= 1.0 for ratio in over_heuristic)
+@dataclass(frozen=True)
+class Comparison:
+    """An entry beside another, over the rounds that both took part in, under one shape.
+
+    ratio: its time over the other's, round by round. us, other_us: the medians, as a record shows them.
+    """
+
+    ratio: Interval
+    us: float
+    other_us: float
+
+    @classmethod
+    def of(cls, us: Sequence[float], other_us: Sequence[float]) -> Comparison:
+        """Of as many rounds of each, in µs. ValueError: no rounds, or not as many."""
+        return cls(paired_ratio(us, other_us), statistics.median(us), statistics.median(other_us))
+
+    @property
+    def is_slower(self) -> bool:
+        """By either measure: what a drifting clock makes of medians is no excuse in a record."""
+        return self.ratio.median > 1.0 or self.us > self.other_us
+
+
+def passes_gate(beside_heuristic: Sequence[Comparison]) -> bool:
+    """Whether an entry is nowhere slower than having no file. One comparison a shape."""
+    return not any(comparison.is_slower for comparison in beside_heuristic)
 
 
 def decide(
-    challenger: Sequence[Interval] | None,
-    incumbent: Sequence[Interval] | None,
-    duel: Sequence[Interval] | None,
+    challenger: Sequence[Comparison] | None,
+    incumbent: Sequence[Comparison] | None,
+    duel: Sequence[Comparison] | None,
     policy: PromotionPolicy,
 ) -> Decision:
-    """The gate for one row, from ratios of paired rounds, one a shape. None: there is none, or it failed.
+    """The gate for one row, one comparison a shape. None: there is none, or it failed.
 
-    challenger, incumbent: their times over the heuristic's. duel: the challenger's over the incumbent's.
+    challenger, incumbent: beside the heuristic. duel: the challenger beside the incumbent.
     """
     may_challenge = challenger is not None and passes_gate(challenger)
     may_stay = incumbent is not None and passes_gate(incumbent)
-    if may_challenge and not (may_stay and duel is not None and not all(map(policy.is_won_by, duel))):
+    is_close = may_stay and duel is not None and not all(policy.is_won_by(one.ratio) for one in duel)
+    if may_challenge and not is_close:
         return Decision.PROMOTE
     return Decision.RETAIN if may_stay else Decision.BASELINE

@@ -172,12 +172,12 @@ def _decide(
 ) -> tuple[LaunchConfig, Decision]:
     """The challenger is the finalist with the least worst-case loss of those that pass the gate under every shape."""
     candidates = [config for config in finalists if config in contest.samples and config not in (vllm, incumbent)]
-    challenger = contest.best_of(config for config in candidates if passes_gate(contest.ratios(config, vllm)))
+    challenger = contest.best_of(config for config in candidates if passes_gate(contest.beside(config, vllm)))
     standing = incumbent if incumbent in contest.samples else None
     decision = decide(
-        contest.ratios(challenger, vllm) if challenger else None,
-        contest.ratios(standing, vllm) if standing else None,
-        contest.ratios(challenger, standing) if challenger and standing else None,
+        contest.beside(challenger, vllm) if challenger else None,
+        contest.beside(standing, vllm) if standing else None,
+        contest.beside(challenger, standing) if challenger and standing else None,
         policy,
     )
     entry = {Decision.PROMOTE: challenger, Decision.RETAIN: standing}.get(decision) or vllm

@@ -84,7 +84,7 @@ def test_a_high_clock_makes_nobody_win_who_was_dropped(subject: Subject) -> None
     assert C not in jobs[1].configs
     assert contest.best_of([A, B, C]) == A
     assert contest.loss(C) == pytest.approx(1.01)
-    assert contest.ratio(C, HEURISTIC, 0).median == pytest.approx(101.0 / 105.0)
+    assert contest.beside(C, HEURISTIC)[0].ratio.median == pytest.approx(101.0 / 105.0)
 
 
 def test_a_lead_below_the_noise_is_no_lead(subject: Subject) -> None:
