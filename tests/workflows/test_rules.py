@@ -46,7 +46,13 @@ BROKEN: list[tuple[Rule, str, str, str]] = [
         "pattern: results-*\n          run-id: ${{ github.event.workflow_run.id }}",
     ),
     (rules.keeps_gpus_behind_group_and_environment, "measure", "      group: gpu\n", ""),
-    (rules.keeps_gpus_behind_group_and_environment, "measure", "    environment: ${{ inputs.environment }}\n", ""),
+    (rules.keeps_gpus_behind_group_and_environment, "measure", "    environment: ${{", "    other: ${{"),
+    (
+        rules.keeps_gpus_behind_group_and_environment,
+        "measure",
+        "inputs.environment == 'gpu-main' && 'gpu-main' || 'gpu-pull-request'",
+        "inputs.environment",
+    ),
     (rules.keeps_gpus_behind_group_and_environment, "tune", "environment: gpu-pull-request", "environment: gpu-main"),
     (rules.keeps_gpus_behind_group_and_environment, "validate", "runs-on: ubuntu-24.04", "runs-on: [self-hosted]"),
     (rules.gives_secrets_and_tokens_to_single_steps, "verify", "    environment: bot", "    environment: other"),
@@ -58,6 +64,8 @@ BROKEN: list[tuple[Rule, str, str, str]] = [
         "      - run: ls dist\n      - name: Publish it with attestations\n",
     ),
     (rules.runs_on_main_alone, "tune-on-request", "    if: github.ref == 'refs/heads/main'\n", ""),
+    (rules.runs_on_main_alone, "measure", "    if: github.ref == 'refs/heads/main' # the caller's\n", ""),
+    (rules.runs_on_main_alone, "measure", "github.ref == 'refs/heads/main'", "github.ref != ''"),
     (rules.runs_on_main_alone, "tune", "github.ref == 'refs/heads/main' && ", ""),
 ]
 
