@@ -113,6 +113,25 @@ def test_a_newer_push_ends_the_older_run() -> None:
     assert "head_repository.full_name" in concurrency["group"], "a stranger's branch of the same name is another"
 
 
+def test_a_go_by_hand_and_one_after_validate_meet_where_they_measure() -> None:
+    """Their runs have different names for the same pull request until its number is looked up."""
+    found = workflow("tune")
+    concurrency = found.jobs["tune"]["concurrency"]
+    assert concurrency == {"group": "measure-pull-request-${{ needs.plan.outputs.number }}", "cancel-in-progress": True}
+    assert found.jobs["tune"]["needs"] == "plan"
+    assert not found.tree["concurrency"]["group"].startswith("measure-"), "a run would wait for itself"
+
+
+def test_whoever_reviews_a_deployment_sees_what_waits() -> None:
+    name = workflow("tune").tree["run-name"]
+    for wanted in ("inputs.number", "inputs.head_sha", "workflow_run.head_branch", "workflow_run.head_sha"):
+        assert wanted in name
+
+
+def test_no_merge_is_dropped_while_an_older_one_is_verified() -> None:
+    assert workflow("verify").tree["concurrency"] == {"group": "verify", "cancel-in-progress": False, "queue": "max"}
+
+
 def test_only_validate_writes_what_other_runs_restore() -> None:
     modes = {found.name: found.tree.get("cache-mode") for found in workflows()}
     assert {name for name, mode in modes.items() if mode not in ("read", "none")} == {"validate"}
