@@ -128,6 +128,24 @@ def test_whoever_reviews_a_deployment_sees_what_waits() -> None:
         assert wanted in name
 
 
+@pytest.mark.parametrize(("name", "job"), [("tune", "report"), ("verify", "propose"), ("nightly", "drift")])
+def test_what_comes_after_the_gpus_goes_on_without_one_of_them(name: str, job: str) -> None:
+    """act goes no further after a job that failed, GitHub does."""
+    assert "!cancelled()" in workflow(name).jobs[job]["if"]
+
+
+@pytest.mark.parametrize("name", ["tune", "verify"])
+def test_no_machine_is_asked_for_where_no_device_has_a_runner(name: str) -> None:
+    (job,) = [job for job in workflow(name).jobs.values() if "uses" in job]
+    assert "needs.plan.outputs.devices != '[]'" in job["if"], "an empty matrix is an error"
+
+
+@pytest.mark.parametrize("name", ["tune", "verify", "nightly"])
+def test_every_plan_asks_which_devices_have_a_runner(name: str) -> None:
+    assert "RUNNERS: ${{ vars.GPU_DEVICES }}" in workflow(name).text
+    assert '--runners "$RUNNERS"' in workflow(name).text
+
+
 def test_no_merge_is_dropped_while_an_older_one_is_verified() -> None:
     assert workflow("verify").tree["concurrency"] == {"group": "verify", "cancel-in-progress": False, "queue": "max"}
 

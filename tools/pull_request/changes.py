@@ -55,6 +55,11 @@ def changes(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> tuple[Ch
     return tuple(Change(path, before.get(path), after.get(path)) for path in paths)
 
 
+def below_root(changed: Iterable[Change]) -> tuple[Change, ...]:
+    """Those below configs/, or in its very place."""
+    return tuple(change for change in changed if change.path.partition("/")[0] == ROOT)
+
+
 def tuned_paths(changed: Iterable[Change]) -> tuple[PurePosixPath, ...]:
     """The tuned files, below configs/, that a change touches itself or by their records; each once, sorted."""
     found = {
