@@ -14,7 +14,7 @@ from tools import store
 from tools.console import path_argument, run
 from tools.findings import Finding, Report, as_github, counted, emit
 from tools.pull_request import diff_report
-from tools.pull_request.commit import CommitError, Repository, is_sha
+from tools.pull_request.commit import CommitError, Repository
 from tools.pull_request.diff_session import make_diff
 from tools.pull_request.documents import plan_json
 from tools.pull_request.plan import Plan, Registries
@@ -22,6 +22,7 @@ from tools.pull_request.plan_session import Outcome, Request, Rules, make_plan
 from tools.pull_request.runners import RunnersError, with_runner
 from tools.pull_request.wording import shown
 from tools.registry import RegistryError, load_devices, load_models
+from tools.revisions import is_sha
 from tools.step_output import hand_on
 from tools.validate.exceptions import Exceptions, ExceptionsError
 

@@ -60,6 +60,11 @@ def test_a_file_that_moved_between_tiers(project: Project, run: Run) -> None:
     assert (group["kind"], group["moved_from"]) == ("moved", "default")
 
 
+def test_before_the_first_push_there_was_nothing(project: Project, run: Run) -> None:
+    (group,) = groups(run("0" * 40, "main", "--format", "json"))
+    assert (group["kind"], [file["path"] for file in group["files"]]) == ("added", [PATH])
+
+
 def test_main_going_on_is_not_the_pull_requests_doing(project: Project, run: Run) -> None:
     head = project.head(project.files(num_stages=4))
     project.repository.set_ref("refs/heads/main", project.head({PATH: None, RECORD: None}))

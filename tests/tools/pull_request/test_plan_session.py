@@ -171,6 +171,12 @@ class TestMerged:
         project.repository.set_ref("refs/heads/main", project.head({"README.md": b"newer\n"}, head))
         assert plan(head, number=0, base=project.main).code == 0
 
+    def test_at_the_first_push_everything_is_new(self, project: Project, plan: Plan) -> None:
+        ran = plan(project.main, number=0, base="0" * 40)
+        assert ran.plan is not None
+        (file,) = ran.plan["legs"][0]["workloads"]
+        assert (file["claimed"], file["main"]) == (table(), None)
+
     @pytest.mark.parametrize(
         ("files", "told"),
         [
