@@ -57,8 +57,8 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
         found = store.discover(request.paths, request.layout)
     except OSError as error:
         path = store.printable(str(error.filename or error))  # of a path that isn't there, its name is all
-        found = f"found: {error.strerror or 'nothing there'}. Fix: correct the path."
-        raise RequestError(f"{path}: expected a file or a folder, {found}") from error
+        told = f"found: {error.strerror or 'nothing there'}. Fix: correct the path."
+        raise RequestError(f"{path}: expected a file or a folder, {told}") from error
     tree = load(found, request.layout)
     files = []
     for file in tree.configs:

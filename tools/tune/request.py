@@ -232,8 +232,8 @@ def read_workloads(path: Path) -> tuple[ModelSource, ...]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        found = f"found: {reason_of(error)}. Fix: correct the path, or save it as UTF-8."
-        raise RequestError(f"--workloads: {store.shown(path)}: expected a readable file, {found}") from error
+        told = f"found: {reason_of(error)}. Fix: correct the path, or save it as UTF-8."
+        raise RequestError(f"--workloads: {store.shown(path)}: expected a readable file, {told}") from error
     found = []
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()

@@ -195,8 +195,8 @@ def read_config_json(path: Path, dtype: str | None = None) -> Model:
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        found = f"found: {reason_of(error)}. Fix: give the checkpoint's own"
-        raise SubjectError(f"{printable(str(path))}: expected a model's config.json, {found}") from error
+        told = f"found: {reason_of(error)}. Fix: give the checkpoint's own"
+        raise SubjectError(f"{printable(str(path))}: expected a model's config.json, {told}") from error
     if not isinstance(document, dict):
         raise SubjectError(f"{printable(str(path))}: expected an object, found {type(document).__name__}.")
     text = document.get("text_config")
