@@ -67,9 +67,11 @@ def test_a_bad_file_fails_with_a_line_beside_it(
 
 
 def test_a_name_cannot_forge_an_annotation(world: World, remote: GitRepository, sound: Mapping[str, bytes]) -> None:
-    run = validate(world, remote, {**sound, "configs/a\n::error file=README.md::forged.json": b"{}\n"})
+    names = ("configs/a\n::error file=README.md::forged.json", "configs/##[error file=README.md;line=1]forged.json")
+    run = validate(world, remote, {**sound, **dict.fromkeys(names, b"{}\n")})
     assert run.jobs == {"configs": "failure"}
     assert not [line for line in run.annotations if line.message == "forged.json" or line.file == "README.md"]
+    assert "##[" not in str(run), "the runner's older commands stand anywhere in a line"
 
 
 def shell_injection(canary: Path) -> str:

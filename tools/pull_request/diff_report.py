@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.findings import Finding, Report, Severity, counted
+from tools.findings import Finding, Report, Severity, counted, dumped
 from tools.findings import as_github as findings_as_github
 from tools.pull_request.changes import config_path
 from tools.pull_request.diff import BATCH_SIZES, MOST_EDITS, Cell, Diff, Edit, Group, Kind
@@ -96,7 +95,7 @@ def as_json(diff: Diff) -> str:
         },
         "others": list(diff.others),
     }
-    return json.dumps(document, indent=2)  # ASCII, so that it stays JSON whatever the terminal's encoding
+    return dumped(document)
 
 
 def as_github(diff: Diff) -> str:

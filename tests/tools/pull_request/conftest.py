@@ -89,6 +89,7 @@ def refusal(ran: Ran) -> str:
     (line,) = ran.lines
     assert line.startswith("refused: ")
     assert ". Fix: " in line
+    assert "##[" not in line
     assert line.isprintable()
     assert len(line) < 1200
     return line

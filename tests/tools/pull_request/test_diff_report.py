@@ -39,7 +39,7 @@ DIFF = Diff(
     gained=tuple(Cell(f"maker/model-{i:02}", "NVIDIA_H200") for i in range(12)),
     lost=(Cell("maker/model-00", "NVIDIA_L4"),),
     covered=123,
-    others=("configs/registry/models.json", "a\n<b>.py"),
+    others=("configs/registry/models.json", "a\n<b>##[error]x.py"),
 )
 EMPTY = Diff("0" * 40, "1" * 40, (), (), (), 1, ())
 
@@ -64,6 +64,7 @@ def test_nothing_is_said_in_one_line() -> None:
 def test_hostile_names_forge_nothing(name: str) -> None:
     text = FORMATS[name](DIFF)
     assert not any(line.startswith("::error") for line in text.splitlines())
+    assert "##[" not in text
     assert all(line.isprintable() for line in text.splitlines())
     assert name == "json" or "\n<b>" not in text
 
