@@ -13,9 +13,9 @@ from pathlib import Path
 from tools import store
 from tools.console import path_argument, run
 from tools.findings import Finding, Report, as_github, counted, emit
-from tools.pull_request import diff_report
+from tools.pull_request import diff_report, gate
 from tools.pull_request.commit import CommitError, Repository
-from tools.pull_request.diff_session import make_diff
+from tools.pull_request.diff_session import compare, make_diff
 from tools.pull_request.documents import plan_json
 from tools.pull_request.plan import Plan, Registries
 from tools.pull_request.plan_session import Outcome, Request, Rules, make_plan
@@ -51,6 +51,13 @@ def parser() -> argparse.ArgumentParser:
         default="text",
         help="github: a notice for each line, and the markdown into $GITHUB_STEP_SUMMARY; default: text",
     )
+    diff.add_argument(
+        "--of",
+        default="",
+        metavar="OWNER/NAME:BRANCH",
+        help="whose branch HEAD is, as GitHub tells it: only verify's own in $GITHUB_REPOSITORY may write `verified`",
+    )
+    diff.add_argument("--merged", action="store_true", help="main has it already: it is told, and nothing is refused")
     plan = commands.add_parser("plan", help="the checked plan of a pull request's commit")
     plan.add_argument("--number", required=True, type=_number, help="of the pull request, 0 after a merge")
     plan.add_argument("--head-sha", required=True, help="the commit to measure, 40 hexadecimal digits")
@@ -83,11 +90,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _diff(args: argparse.Namespace) -> int:
-    diff = make_diff(args.base, args.head, Repository(args.repository), load_models(), load_devices())
+    found = compare(args.base, args.head, Repository(args.repository))
+    diff = make_diff(found, load_models(), load_devices())
     if args.format == "github" and (step_summary := os.environ.get("GITHUB_STEP_SUMMARY")):
         _append(Path(step_summary), diff_report.as_markdown(diff))
     emit(diff_report.FORMATS[args.format](diff))
-    return 0
+    if args.merged:
+        return 0
+    commit = gate.verified_commit(args.of, os.environ.get("GITHUB_REPOSITORY", ""))
+    refusals = gate.refusals(found.changed, found.versions, commit)
+    _refuse(refusals)
+    return 1 if refusals else 0
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -123,7 +136,7 @@ def summary(plan: Plan, devices: Sequence[str]) -> str:
 def _refuse(refusals: Sequence[Finding]) -> None:
     """A line for each reason, as annotations where a workflow runs it."""
     said, unsaid = refusals[:MOST_LINES], len(refusals) - MOST_LINES
-    if os.environ.get("GITHUB_ACTIONS") == "true":
+    if said and os.environ.get("GITHUB_ACTIONS") == "true":
         emit(as_github(Report(len(refusals), tuple(said))))
     for finding in said:
         print(f"refused: {finding.path}: {finding.message}. Fix: {finding.fix}.", file=sys.stderr)
