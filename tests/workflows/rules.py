@@ -190,6 +190,8 @@ def _guarded(jobs: Mapping[str, Any], name: str) -> bool:
     job = jobs[name]
     if "github.ref == 'refs/heads/main'" in job.get("if", ""):
         return True
+    if re.search(r"\b(always|cancelled|failure)\(\)", job.get("if", "")) and "needs." not in job["if"]:
+        return False  # it runs though what it needs was skipped
     needs = job.get("needs", [])
     return any(_guarded(jobs, needed) for needed in ([needs] if isinstance(needs, str) else needs))
 

@@ -66,6 +66,7 @@ BROKEN: list[tuple[Rule, str, str, str]] = [
     (rules.runs_on_main_alone, "tune-on-request", "    if: github.ref == 'refs/heads/main'\n", ""),
     (rules.runs_on_main_alone, "measure", "    if: github.ref == 'refs/heads/main' # the caller's\n", ""),
     (rules.runs_on_main_alone, "measure", "github.ref == 'refs/heads/main'", "github.ref != ''"),
+    (rules.runs_on_main_alone, "tune-on-request", "    needs: tune\n", "    needs: tune\n    if: ${{ always() }}\n"),
     (rules.runs_on_main_alone, "tune", "github.ref == 'refs/heads/main' && ", ""),
 ]
 
