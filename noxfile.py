@@ -61,7 +61,7 @@ def lint(session: nox.Session) -> None:
 def benchmarks(session: nox.Session) -> None:
     """Time the validator and the loader (pytest-benchmark)."""
     install_group(session, "tests")
-    session.run("python", "-m", "pytest", "tests/benchmarks", "-p", "no:xdist", *session.posargs)
+    session.run("python", "-m", "pytest", *unless_named("tests/benchmarks"), "-p", "no:xdist", *session.posargs)
 
 
 @nox.session(default=False)
@@ -87,7 +87,8 @@ def workflows(session: nox.Session) -> None:
     """Lint the GitHub workflows, and run them here with act on stub actions (Linux)."""
     install_group(session, "workflows")
     install_triton(session, SETTINGS["reference-triton"])
-    session.run("python", "-m", "pytest", "tests/workflows", "-p", "no:benchmark", *(session.posargs or ["-n", "2"]))
+    arguments = session.posargs or ["-n", "2"]
+    session.run("python", "-m", "pytest", *unless_named("tests/workflows"), "-p", "no:benchmark", *arguments)
 
 
 @nox.session(default=False)
@@ -126,7 +127,7 @@ def pull_request(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def github(session: nox.Session) -> None:
-    """Ask GitHub what a workflow needs: lookup, comment, issue, push, pull. Nothing is installed beside the token."""
+    """Ask GitHub what a workflow needs: lookup, comment, issue, push, pull. Needs nothing beside nox itself."""
     session.run("python", "-m", "tools.github", *session.posargs)
 
 
@@ -176,6 +177,11 @@ def install_triton(session: nox.Session, version: str) -> None:
     """Installs one version of Triton by itself, without the dependencies that torch would have it bring."""
     if session.venv_backend != "none":
         session.install("--no-deps", f"triton=={version}")
+
+
+def unless_named(folder: str) -> list[str]:
+    """For pytest: the tests of this folder, unless a path is given."""
+    return ["--override-ini", f"testpaths={folder}"]
 
 
 def take_option(arguments: list[str], name: str, default: str) -> tuple[str, list[str]]:

@@ -35,7 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, RuntimeError) as error:
+    except OSError as error:
+        where = "the output" if error.filename is None else printable(error.filename)
+        found = error.strerror or error
+        print(f"error: {where}: expected to write there, found: {found}. Fix: name another place", file=sys.stderr)
+        return 2
+    except (ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, ConfigError) else 2
 

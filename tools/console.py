@@ -29,7 +29,7 @@ def run(main: Callable[[], int]) -> NoReturn:
         code = 0
     except OSError as error:
         _drop_output()
-        _complain(f"can't write {error.filename or 'the output'}: {error.strerror or error}")
+        _complain(f"can't write {error.filename or 'the output'}: {reason_of(error)}")
         code = 2
     except KeyboardInterrupt:
         code = 130
@@ -40,6 +40,11 @@ def say(line: str) -> None:
     """One line on stderr, at once: stdout belongs to the result."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
+
+
+def reason_of(error: Exception) -> str:
+    """What went wrong, without the number and the path that Python writes around an OSError's own words."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def path_argument(text: str) -> Path:

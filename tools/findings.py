@@ -46,8 +46,13 @@ class Report:
 
 def as_json(report: Report) -> str:
     """The report as one JSON object, `{"files": n, "findings": [...]}`."""
-    # ASCII, so that it stays JSON whatever the terminal's or the pipe's encoding
-    return json.dumps({"files": report.files, "findings": [asdict(finding) for finding in report.findings]}, indent=2)
+    return dumped({"files": report.files, "findings": [asdict(finding) for finding in report.findings]})
+
+
+def dumped(document: object) -> str:
+    """JSON for a terminal, a pipe or a workflow's log, where `##[NAME …]` inside a line would be a command."""
+    # ASCII, so that it stays JSON whatever the encoding. A # stands in texts only, where it may be written so.
+    return json.dumps(document, indent=2).replace("#", "\\u0023")
 
 
 def as_text(report: Report) -> str:

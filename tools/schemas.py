@@ -14,6 +14,8 @@ from tools.strict_json import Json
 
 SCHEMA_FOLDER = Path(__file__).resolve().parent.parent / "schema"
 
+_NO_NULL = ' is not of type "null"'
+
 _FIRST = 100
 _MOST_COPIED = 5_000_000
 """Violations times characters of the document, from which on violations are no longer worded one by one."""
@@ -59,8 +61,20 @@ def _violations(name: str, document: Json) -> list[SchemaFault]:
         return [*first, SchemaFault("top level", f"{others} further violations")] if others else first
     return [
         SchemaFault(_shorten(" / ".join(map(str, error.instance_path))) or "top level", _shorten(error.message))
-        for error in check.iter_errors(document)
+        for outer in check.iter_errors(document)
+        for error in _inner(outer)
     ]
+
+
+def _inner(error: jsonschema_rs.ValidationError) -> Iterator[jsonschema_rs.ValidationError]:
+    """What is wrong with a value that may also be null: itself it says only that no alternative fits."""
+    alternatives = getattr(error.kind, "context", None) or []
+    others = [found for found in alternatives if not (len(found) == 1 and found[0].message.endswith(_NO_NULL))]
+    if len(others) == len(alternatives) - 1 == 1:
+        for inner in others[0]:
+            yield from _inner(inner)
+    else:
+        yield error
 
 
 def _floats_for_integers(name: str, document: Json, known: set[str]) -> Iterator[SchemaFault]:
@@ -92,4 +106,5 @@ def _place(pointer: str) -> str:
 
 
 def _shorten(message: str, limit: int = 200) -> str:
-    return message if len(message) <= limit else f"{message[: limit - 1]}…"
+    """From the middle: a message begins with what was found, and ends with what was expected."""
+    return message if len(message) <= limit else f"{message[: limit // 2]}…{message[1 - limit // 2 :]}"

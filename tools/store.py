@@ -32,6 +32,10 @@ from tools.tiers import role_of, root_of
 from tools.tiers import version_of_folder as version_of_folder
 from tools.workload import Layout
 
+_COMMAND = re.compile(r"^(\s*:):")
+_OLD_COMMAND = re.compile(r"(?<=#)[#\[]")
+"""`#[` and `##` alone too: what stands before or behind may bring the rest."""
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 CONFIGS = CHECKOUT / "configs"
 
@@ -47,8 +51,13 @@ def shown(path: Path) -> str:
 
 
 def printable(text: str) -> str:
-    """Text with control characters and undecodable bytes escaped, so that a name cannot forge output lines."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    """Text with control characters and undecodable bytes escaped, so that a name cannot forge output lines.
+
+    Nor a command to GitHub's runner, which takes `::NAME …::` at the start of a line and `##[NAME …]` anywhere in it.
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    shown = _OLD_COMMAND.sub(lambda sign: f"\\x{ord(sign[0]):02x}", shown)
+    return _COMMAND.sub(r"\1\\x3a", shown)
 
 
 def version_folder(triton_version: str) -> str:

@@ -80,6 +80,13 @@ def test_impossible_use_exits_2_and_says_why(store, arguments, capsys, tmp_path,
     assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_a_place_that_can_not_be_written_is_named_without_a_number(store, capsys):
+    store.add(NAME)
+    assert main(["export", "/dev/null/x", "--engine", "vllm", "--triton-version", "3.8.0"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: /dev/null/x: expected to write there, found: Not a directory. Fix: ")
+
+
 def test_export_writes_and_says_what_it_left_out(store, tmp_path, capsys):
     store.add(NAME)
     store.add(NAME.replace(".json", ",dtype=int8_w8a8.json"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.console import path_argument, run
+from tools.console import path_argument, reason_of, run
 from tools.store import CHECKOUT
 
 
@@ -70,3 +70,9 @@ def test_an_empty_path_is_refused() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="expected a path"):
         path_argument("")
     assert path_argument("a b") == Path("a b")
+
+
+def test_an_errors_own_words_have_no_number_and_no_path() -> None:
+    assert reason_of(FileNotFoundError(2, "No such file or directory", "/nope")) == "No such file or directory"
+    assert reason_of(ValueError("no number")) == "no number"
+    assert reason_of(EOFError()) == "EOFError"

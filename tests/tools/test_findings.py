@@ -13,7 +13,7 @@ from tools.findings import Finding, Report, Severity, as_github, as_json, as_tex
 ERROR = Finding("configs/a.json", "coverage", Severity.ERROR, "expected 1, found 2", "tune it")
 WARNING = Finding("configs/b.json", "copied-file", Severity.WARNING, "a copy", "remove it")
 INFO = Finding("configs/a.json", "record", Severity.INFO, "old", "nothing")
-HOSTILE = Finding("a", "schema", Severity.ERROR, "x\n::error::y\r\x1b[31m\ud800%", "z\n::warning::w")
+HOSTILE = Finding("a", "schema", Severity.ERROR, "x\n::error::y\r\x1b[31m\ud800%", "##[warning]w\n::w")
 
 
 def test_a_report_fails_by_its_errors_alone() -> None:
@@ -54,6 +54,13 @@ def test_json_is_ascii_and_keeps_every_field() -> None:
     }
 
 
+def test_json_holds_no_command_to_githubs_runner() -> None:
+    name = "configs/##[error file=README.md]hello.json"
+    text = as_json(Report(1, (Finding(name, "foreign-file", Severity.ERROR, name, "#"),)))
+    assert "#" not in text
+    assert json.loads(text)["findings"][0]["path"] == name
+
+
 def test_github_names_levels_files_and_rules() -> None:
     lines = as_github(Report(2, (ERROR, WARNING, INFO))).splitlines()
     assert lines[:3] == [
@@ -73,6 +80,7 @@ def test_githubs_properties_are_escaped() -> None:
 def test_no_content_can_forge_a_line_or_move_the_cursor(form: object) -> None:
     text = form(Report(1, (HOSTILE,)))  # type: ignore[operator]
     assert not [line for line in text.splitlines() if line.startswith(("::error::", "::warning::"))]
+    assert "##[" not in text
     assert text.replace("\n", "").isprintable()
 
 

@@ -27,6 +27,18 @@ def test_a_fault_says_where_and_what() -> None:
     assert [fault.where for fault in schemas.faults("tuned_config", {})] == ["top level"]
 
 
+def test_what_may_be_null_is_faulted_by_what_else_it_should_be() -> None:
+    path = schemas.SCHEMA_FOLDER.parent / "tests/schema/fixtures/record/valid/all_keys.json"
+    document = json.loads(path.read_text("utf-8"))
+    document["verified"] = {**document["verified"], "commit": "main"}
+    assert schemas.faults("record", document) == [
+        schemas.SchemaFault("verified / commit", '"main" does not match "^[0-9a-f]{40}$"')
+    ]
+    assert schemas.faults("record", {**document, "verified": "yes"}) == [
+        schemas.SchemaFault("verified", '"yes" is not of type "object"')
+    ]
+
+
 def test_every_fault_is_listed() -> None:
     assert len(schemas.faults("tuned_config", table(num_warps=0))) == len(table())
 

@@ -322,6 +322,31 @@ class TestNames:
     def test_shown_text_is_printable(self, text: str) -> None:
         assert store.printable(text).isprintable()
 
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            (
+                "configs/##[error file=README.md;line=1]hello.json",
+                r"configs/#\x23\x5berror file=README.md;line=1]hello.json",
+            ),
+            ("###[[error]", r"#\x23\x23\x5b[error]"),
+            ("ends with ##", r"ends with #\x23"),
+            ("#[error]", r"#\x5berror]"),
+            ("::error::x", r":\x3aerror::x"),
+            ("  ::error::x", r"  :\x3aerror::x"),
+            ("C#, #1, a::b, [1]", "C#, #1, a::b, [1]"),
+        ],
+    )
+    def test_no_command_to_githubs_runner_survives(self, text: str, shown: str) -> None:
+        assert store.printable(text) == shown
+        assert store.printable(shown) == shown
+
+    @given(st.text("#[: \n"), st.text("#[:"))
+    def test_not_even_where_two_texts_meet(self, one: str, other: str) -> None:
+        line = f"found {store.printable(one)} and {store.printable(other)}"
+        assert "##[" not in line
+        assert not store.printable(one).lstrip().startswith("::")
+
     def test_letters_stay_as_they_are(self) -> None:
         assert store.printable(SPACED) == SPACED
         assert store.printable("a\n\udcff\u202e") == r"a\n\udcff\u202e"

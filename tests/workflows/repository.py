@@ -26,8 +26,8 @@ def snapshot(folder: Path) -> Path:
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message=main")
     for file in (folder / ".github" / "workflows").glob("*.yml"):
-        # act refuses keys that it doesn't know, and this one is new; test_rules.py asserts it. Jobs clone the commit.
-        file.write_text(re.sub(r"(?m)^cache-mode: .*\n", "", file.read_text("utf-8")), "utf-8")
+        # act refuses keys that it doesn't know, and these are new; test_rules.py asserts them. Jobs clone the commit.
+        file.write_text(re.sub(r"(?m)^(cache-mode|  queue): .*\n", "", file.read_text("utf-8")), "utf-8")
     return folder
 
 

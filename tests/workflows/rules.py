@@ -48,7 +48,7 @@ GRANTS = {
     },
 }
 ENVIRONMENTS = {
-    ("measure", "measure"): "${{ inputs.environment }}",
+    ("measure", "measure"): "${{ inputs.environment == 'gpu-main' && 'gpu-main' || 'gpu-pull-request' }}",
     ("tune-on-request", "tune"): "gpu-main",
     ("tune-on-request", "propose"): "bot",
     ("verify", "propose"): "bot",
@@ -177,8 +177,8 @@ def publishes_what_others_built(workflow: Workflow) -> Iterator[str]:
 
 
 def runs_on_main_alone(workflow: Workflow) -> Iterator[str]:
-    """A dispatch may name any branch."""
-    if "workflow_dispatch" not in workflow.triggers:
+    """A dispatch may name any branch, and the group admits a called file whoever calls it."""
+    if not {"workflow_dispatch", "workflow_call"} & set(workflow.triggers):
         return
     for name, job in workflow.jobs.items():
         privileged = runs_on_gpu(job) or "uses" in job or environment(job) or "write" in str(job.get("permissions"))
@@ -190,6 +190,8 @@ def _guarded(jobs: Mapping[str, Any], name: str) -> bool:
     job = jobs[name]
     if "github.ref == 'refs/heads/main'" in job.get("if", ""):
         return True
+    if re.search(r"\b(always|cancelled|failure)\(\)", job.get("if", "")) and "needs." not in job["if"]:
+        return False  # it runs though what it needs was skipped
     needs = job.get("needs", [])
     return any(_guarded(jobs, needed) for needed in ([needs] if isinstance(needs, str) else needs))
 

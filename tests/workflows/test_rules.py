@@ -46,7 +46,13 @@ BROKEN: list[tuple[Rule, str, str, str]] = [
         "pattern: results-*\n          run-id: ${{ github.event.workflow_run.id }}",
     ),
     (rules.keeps_gpus_behind_group_and_environment, "measure", "      group: gpu\n", ""),
-    (rules.keeps_gpus_behind_group_and_environment, "measure", "    environment: ${{ inputs.environment }}\n", ""),
+    (rules.keeps_gpus_behind_group_and_environment, "measure", "    environment: ${{", "    other: ${{"),
+    (
+        rules.keeps_gpus_behind_group_and_environment,
+        "measure",
+        "inputs.environment == 'gpu-main' && 'gpu-main' || 'gpu-pull-request'",
+        "inputs.environment",
+    ),
     (rules.keeps_gpus_behind_group_and_environment, "tune", "environment: gpu-pull-request", "environment: gpu-main"),
     (rules.keeps_gpus_behind_group_and_environment, "validate", "runs-on: ubuntu-24.04", "runs-on: [self-hosted]"),
     (rules.gives_secrets_and_tokens_to_single_steps, "verify", "    environment: bot", "    environment: other"),
@@ -58,6 +64,9 @@ BROKEN: list[tuple[Rule, str, str, str]] = [
         "      - run: ls dist\n      - name: Publish it with attestations\n",
     ),
     (rules.runs_on_main_alone, "tune-on-request", "    if: github.ref == 'refs/heads/main'\n", ""),
+    (rules.runs_on_main_alone, "measure", "    if: github.ref == 'refs/heads/main' # the caller's\n", ""),
+    (rules.runs_on_main_alone, "measure", "github.ref == 'refs/heads/main'", "github.ref != ''"),
+    (rules.runs_on_main_alone, "tune-on-request", "    needs: tune\n", "    needs: tune\n    if: ${{ always() }}\n"),
     (rules.runs_on_main_alone, "tune", "github.ref == 'refs/heads/main' && ", ""),
 ]
 
@@ -103,6 +112,43 @@ def test_a_newer_push_ends_the_older_run() -> None:
     concurrency = workflow("tune").tree["concurrency"]
     assert concurrency["cancel-in-progress"] is True
     assert "head_repository.full_name" in concurrency["group"], "a stranger's branch of the same name is another"
+
+
+def test_a_go_by_hand_and_one_after_validate_meet_where_they_measure() -> None:
+    """Their runs have different names for the same pull request until its number is looked up."""
+    found = workflow("tune")
+    concurrency = found.jobs["tune"]["concurrency"]
+    assert concurrency == {"group": "measure-pull-request-${{ needs.plan.outputs.number }}", "cancel-in-progress": True}
+    assert found.jobs["tune"]["needs"] == "plan"
+    assert not found.tree["concurrency"]["group"].startswith("measure-"), "a run would wait for itself"
+
+
+def test_whoever_reviews_a_deployment_sees_what_waits() -> None:
+    name = workflow("tune").tree["run-name"]
+    for wanted in ("inputs.number", "inputs.head_sha", "workflow_run.head_branch", "workflow_run.head_sha"):
+        assert wanted in name
+
+
+@pytest.mark.parametrize(("name", "job"), [("tune", "report"), ("verify", "propose"), ("nightly", "drift")])
+def test_what_comes_after_the_gpus_goes_on_without_one_of_them(name: str, job: str) -> None:
+    """act goes no further after a job that failed, GitHub does."""
+    assert "!cancelled()" in workflow(name).jobs[job]["if"]
+
+
+@pytest.mark.parametrize("name", ["tune", "verify"])
+def test_no_machine_is_asked_for_where_no_device_has_a_runner(name: str) -> None:
+    (job,) = [job for job in workflow(name).jobs.values() if "uses" in job]
+    assert "needs.plan.outputs.devices != '[]'" in job["if"], "an empty matrix is an error"
+
+
+@pytest.mark.parametrize("name", ["tune", "verify", "nightly"])
+def test_every_plan_asks_which_devices_have_a_runner(name: str) -> None:
+    assert "RUNNERS: ${{ vars.GPU_DEVICES }}" in workflow(name).text
+    assert '--runners "$RUNNERS"' in workflow(name).text
+
+
+def test_no_merge_is_dropped_while_an_older_one_is_verified() -> None:
+    assert workflow("verify").tree["concurrency"] == {"group": "verify", "cancel-in-progress": False, "queue": "max"}
 
 
 def test_only_validate_writes_what_other_runs_restore() -> None:

@@ -18,6 +18,7 @@ from tests.workflows.repository import propose
 from tools.store import canonical_config
 
 GOLDEN = Path(__file__).parent / "comment.golden.md"
+H100 = "NVIDIA_H100_80GB_HBM3"
 NUMBER, STRANGER, BRANCH = 12, "a-stranger", "deepseek-on-h100"
 PATH, RECORD = f"configs/{TUNED}", f"configs/records/{TUNED}"
 
@@ -106,6 +107,29 @@ def test_a_push_while_it_runs_gets_no_comment_on_the_older_commit(world: World, 
     assert run.jobs == {"plan": "success", "measure": "success", "report": "failure"}
     assert run.failed_steps == ["Put it on the pull request"]
     assert github.writes == []
+
+
+def test_a_device_without_a_runner_is_reported_as_not_measured(world: World, github: FakeGitHub, head: str) -> None:
+    """Nothing waits for a machine that doesn't exist, and nothing fails for want of its results."""
+    run = world.act("tune", "workflow_dispatch", dispatch(head), "--var", "GPU_DEVICES=NVIDIA_H200, NVIDIA_L4")
+    assert run.jobs == {"plan": "success", "report": "success"}, run
+    (comment,) = github.comments
+    assert "**Verdict: not measured: no runner sent results.**" in comment["body"]
+    assert "- `NVIDIA_H100_80GB_HBM3`: not measured (no results of its runner)." in comment["body"]
+
+
+def test_a_device_without_a_runner_takes_its_own_leg_along_alone(
+    world: World, github: FakeGitHub, remote: GitRepository, offered: Callable[[str], str], tuned: Files
+) -> None:
+    """A machine that was lost looks the same to the report; there act goes no further, and GitHub does."""
+    h200 = "NVIDIA_H200"
+    other = {path.replace(H100, h200): data.replace(H100.encode(), h200.encode()) for path, data in tuned.items()}
+    head = offered(remote.commit({**tuned, **other}, remote.git("rev-parse", "main")))
+    run = world.act("tune", "workflow_dispatch", dispatch(head), "--var", f"GPU_DEVICES=NVIDIA_L4,{H100}")
+    assert run.jobs == {"plan": "success", "measure": "success", "report": "success"}, run
+    (comment,) = github.comments
+    assert f"- `{h200}`: not measured (no results of its runner)." in comment["body"]
+    assert "**Promote: faster than the heuristic in " in comment["body"]
 
 
 # Commits that are refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,12 @@ import pytest
 
 from tests.tools.pull_request.git_repository import GitRepository, files_of
 from tests.tools.validate.builder import H100, NAME, Store, table
-from tests.workflows.act import Annotation, Run, World, annotation
+from tests.workflows.act import REPOSITORY, Annotation, Run, World, annotation
 from tests.workflows.repository import propose
 from tests.workflows.repository import snapshot as snapshot_of_main
-from tools.store import canonical_config
+from tools.store import canonical_config, canonical_record
 
-INSIDE = f"configs/{NAME}"
+INSIDE, INSIDE_RECORDS = f"configs/{NAME}", f"configs/records/{NAME}"
 
 
 @pytest.fixture
@@ -27,19 +28,25 @@ def sound(tmp_path: Path) -> Mapping[str, bytes]:
     return files_of(store)
 
 
-def validate(world: World, remote: GitRepository, files: Mapping[str, bytes], title: str = "Tune Mixtral") -> Run:
+def validate(
+    world: World,
+    remote: GitRepository,
+    files: Mapping[str, bytes],
+    title: str = "Tune Mixtral",
+    repository: str = "a-stranger/fused-moe-configs",
+) -> Run:
     """The job that proves tuned files, on a pull request with these."""
     base = remote.git("rev-parse", "main")
     head = remote.commit(files, base)
     propose(remote, 12, head)
-    return world.act("validate", "pull_request", event(base, head, title), "--job", "configs")
+    return world.act("validate", "pull_request", event(base, head, title, repository), "--job", "configs")
 
 
-def event(base: str, head: str, title: str) -> dict[str, Any]:
+def event(base: str, head: str, title: str, repository: str) -> dict[str, Any]:
     pull = {
         "number": 12,
         "title": title,
-        "head": {"ref": title, "sha": head},
+        "head": {"ref": title, "sha": head, "repo": {"full_name": repository}},
         "base": {"ref": "main", "sha": base},
     }
     return {"action": "opened", "number": 12, "pull_request": pull}
@@ -66,10 +73,25 @@ def test_a_bad_file_fails_with_a_line_beside_it(
     assert "Fix: " in found.message
 
 
+@pytest.mark.parametrize(("repository", "passes"), [(REPOSITORY, True), ("a-stranger/fused-moe-configs", False)])
+def test_only_verifys_own_branch_may_say_verified(
+    world: World, remote: GitRepository, sound: Mapping[str, bytes], repository: str, passes: bool
+) -> None:
+    main = remote.commit(sound, remote.git("rev-parse", "main"))
+    remote.set_ref("refs/heads/main", main)
+    record = json.loads(sound[INSIDE_RECORDS])
+    record["verified"] = {"runner": "gpu", "run_url": "https://example.org/", "commit": main, "date": "2026-01-01"}
+    run = validate(world, remote, {INSIDE_RECORDS: canonical_record(record)}, f"verify/{main}", repository)
+    assert run.jobs == {"configs": "success" if passes else "failure"}, run
+    assert [line.file for line in run.annotations if line.title == "verified"] == ([] if passes else [INSIDE_RECORDS])
+
+
 def test_a_name_cannot_forge_an_annotation(world: World, remote: GitRepository, sound: Mapping[str, bytes]) -> None:
-    run = validate(world, remote, {**sound, "configs/a\n::error file=README.md::forged.json": b"{}\n"})
+    names = ("configs/a\n::error file=README.md::forged.json", "configs/##[error file=README.md;line=1]forged.json")
+    run = validate(world, remote, {**sound, **dict.fromkeys(names, b"{}\n")})
     assert run.jobs == {"configs": "failure"}
     assert not [line for line in run.annotations if line.message == "forged.json" or line.file == "README.md"]
+    assert "##[" not in str(run), "the runner's older commands stand anywhere in a line"
 
 
 def shell_injection(canary: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tools import store
 from tools.config_file import ConfigFile
+from tools.console import reason_of
 from tools.heuristics import UnknownHeuristicError, sglang_heuristic, vllm_heuristic
 from tools.launch_config import LaunchConfig
 from tools.registry import Device
@@ -118,7 +119,9 @@ def at_revision(revision: str, path: Path) -> bytes:
     try:
         answer = subprocess.run(command, capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise ContestantError(f"--against {shown}: expected git to run, found: {error}") from error
+        raise ContestantError(
+            f"--against {shown}: expected git to run, found: {reason_of(error)}. Fix: install git."
+        ) from error
     if answer.returncode:
         reason = store.printable(answer.stderr.decode("utf-8", "replace").strip().split("\n")[0])
         raise ContestantError(

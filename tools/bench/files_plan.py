@@ -56,7 +56,9 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
     try:
         found = store.discover(request.paths, request.layout)
     except OSError as error:
-        raise RequestError(f"expected files or folders, found {store.printable(str(error))}.") from error
+        path = store.printable(str(error.filename or error))  # of a path that isn't there, its name is all
+        told = f"found: {error.strerror or 'nothing there'}. Fix: correct the path."
+        raise RequestError(f"{path}: expected a file or a folder, {told}") from error
     tree = load(found, request.layout)
     files = []
     for file in tree.configs:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tools.console import reason_of
 from tools.store import shown
 
 MAX_SOURCE_BYTES = 4 << 20
@@ -75,7 +76,9 @@ def _wheel(path: Path) -> Callable[[str], str | None]:
     except FileNotFoundError as error:
         raise PackageError(f"{shown(path)}: expected a wheel or a folder, found nothing. Fix: its path.") from error
     except (OSError, zipfile.BadZipFile) as error:
-        raise PackageError(f"{shown(path)}: expected a wheel, found {error}. Fix: download it again.") from error
+        raise PackageError(
+            f"{shown(path)}: expected a wheel, found {reason_of(error)}. Fix: download it again."
+        ) from error
 
     def read(inner: str) -> str | None:
         try:
@@ -84,7 +87,9 @@ def _wheel(path: Path) -> Callable[[str], str | None]:
         except KeyError:
             return None
         except (OSError, zipfile.BadZipFile, RuntimeError) as error:
-            raise PackageError(f"{shown(path)}: {inner} cannot be read: {error}. Fix: download it again.") from error
+            raise PackageError(
+                f"{shown(path)}: {inner} cannot be read: {reason_of(error)}. Fix: download it again."
+            ) from error
 
     return read
 

@@ -15,7 +15,7 @@ from tools.compile import check
 from tools.compile.pool import DEFAULT_TIMEOUT_S, CompilePool
 from tools.compile.since import SinceError, changed_since, concerned
 from tools.config_file import load
-from tools.console import run
+from tools.console import reason_of, run
 from tools.findings import FORMATS, Report, ordered
 from tools.registry import RegistryError, load_devices, load_models
 from tools.workload import Layout
@@ -68,7 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FileNotFoundError as error:
         print(f"compile: no such file or folder: {store.printable(str(error))}", file=sys.stderr)
         return 2
-    except (RegistryError, SinceError, OSError) as error:
+    except OSError as error:
+        where, found = store.printable(str(error.filename)), reason_of(error)
+        print(f"compile: {where}: expected to read it, found: {found}. Fix: make it readable.", file=sys.stderr)
+        return 2
+    except (RegistryError, SinceError) as error:
         print(f"compile: {store.printable(str(error))}", file=sys.stderr)
         return 2
     own, others = (files, []) if args.every_version else check.split_by_triton(files, triton)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tools import store
+from tools.console import reason_of
+from tools.revisions import NOTHING
 
 CONCERNS_ALL = ("kernels/", "tools/", "configs/registry/", "pyproject.toml")
 """What every file's outcome hangs on: the kernel, the check, the devices' limits, the reference Triton."""
@@ -28,18 +30,30 @@ def concerned(files: Iterable[Path], changed: Iterable[str]) -> list[Path]:
 
 
 def changed_since(revision: str, checkout: Path = store.CHECKOUT) -> list[str]:
-    """Paths that differ, in the working tree, from where HEAD's history left the revision's. SinceError: no such."""
+    """Paths that differ, in the working tree, from where HEAD's history left the revision's. SinceError: no such.
+
+    From 40 zeros, as a push event calls what was before the first push, every path differs.
+    """
     shown = store.printable(revision)
     if not revision or revision.startswith("-"):
-        raise SinceError(f"--since: expected a git revision, found {shown!r}.")
+        raise SinceError(f"--since: expected a git revision, found {shown!r}. Fix: name a commit or a branch.")
+    if revision == NOTHING:
+        return _paths(["git", "ls-files", "-z"], checkout, shown)
     command = ["git", "diff", "--merge-base", "--name-only", "--no-renames", "-z", "--end-of-options", revision, "--"]
+    return _paths(command, checkout, shown)
+
+
+def _paths(command: Sequence[str], checkout: Path, shown: str) -> list[str]:
+    """The paths that git prints. SinceError: it prints none that could be used."""
     try:
         answer = subprocess.run(command, cwd=checkout, capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise SinceError(f"--since {shown}: expected git to run, found: {error}") from error
+        found = reason_of(error)
+        raise SinceError(f"--since {shown}: expected git to run, found: {found}. Fix: install git.") from error
     if answer.returncode:
         reason = store.printable(answer.stderr.decode("utf-8", "replace").strip().split("\n")[0])
-        raise SinceError(f"--since: expected a revision with a common history, found {shown!r} ({reason}).")
+        found = f"found {shown!r} ({reason}). Fix: fetch the whole history."
+        raise SinceError(f"--since: expected a revision with a common history, {found}")
     return [name.decode("utf-8", "surrogateescape") for name in answer.stdout.split(b"\0") if name]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from tools import store
-from tools.console import path_argument, run
+from tools.console import path_argument, reason_of, run
 from tools.convert import converter
 from tools.findings import Finding, Report, as_text, counted, emit
 from tools.registry import RegistryError, load_models
@@ -58,8 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         taken, refused = converter.convert(found, source, load_models())
     except FileNotFoundError as error:
         return _refuse(f"no such file or folder: {error}")
-    except (RegistryError, OSError) as error:
+    except RegistryError as error:
         return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"{error.filename}: expected to read and write there, found: {reason_of(error)}")
     if not any(file.role in (Role.CONFIG, Role.UNREADABLE) for file in found):
         _print_findings(0, refused)
         return _refuse(f"found no tuned file in the {args.layout} layout below {args.path}; is it another --layout?")

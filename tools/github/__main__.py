@@ -14,8 +14,9 @@ from tools.github.comment import comment
 from tools.github.issue import issue
 from tools.github.lookup import lookup, read_event
 from tools.github.marked import read_body
-from tools.github.pull import Refused, is_sha, open_pull
+from tools.github.pull import Refused, open_pull
 from tools.github.push import push
+from tools.revisions import is_sha
 from tools.step_output import hand_on
 
 

@@ -1,4 +1,8 @@
-"""A small client of GitHub's REST API. Standard library only: nothing foreign should run beside the token it holds."""
+"""A small client of GitHub's REST API, of the standard library only.
+
+No library is installed for it, so none beside nox can read the token that it holds. nox itself, with what nox needs,
+comes from the index and is trusted with it.
+"""
 
 from __future__ import annotations
 

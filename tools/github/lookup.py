@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tools.github.api import Api, ApiError
-from tools.github.pull import Pull, Refused, default_branch, find_at, is_sha
+from tools.github.pull import Pull, Refused, default_branch, find_at
+from tools.revisions import is_sha
 from tools.store import printable, shown
 from tools.strict_json import Json, parse
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from tools.github.api import Api, ApiError
 from tools.github.marked import address, one_line
+from tools.revisions import is_sha
 from tools.store import printable
 from tools.strict_json import Json
 
@@ -44,11 +44,6 @@ class Pull:
         if type(pull.number) is not int or not is_sha(pull.head_sha):
             raise ApiError("pull request: expected a number and a commit, found something else.")
         return pull
-
-
-def is_sha(text: object) -> bool:
-    """A whole commit's name, in lower case."""
-    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{40}", text) is not None
 
 
 def find_at(api: Api, number: int, head_sha: str) -> Pull:

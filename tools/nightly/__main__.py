@@ -18,7 +18,9 @@ from tools.console import path_argument, run
 from tools.findings import counted
 from tools.nightly import drift, files, report, sample
 from tools.nightly.files import NightlyError
-from tools.pull_request.documents import DocumentError, read_plan
+from tools.pull_request.artifacts import results_of
+from tools.pull_request.documents import DocumentError, plan_json, read_plan, why_too_large
+from tools.pull_request.runners import RunnersError, with_runner
 from tools.registry import RegistryError, load_devices, load_models
 from tools.step_output import hand_on
 
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
-    except (NightlyError, DocumentError, RegistryError) as error:
+    except (NightlyError, DocumentError, RegistryError, RunnersError) as error:
         print(f"nightly: {error}", file=sys.stderr)
         return 2
 
@@ -55,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X.Y.Z|pip",
         help="Triton's newest release, or pip to ask for it: --all, under that release, where no tier is tuned with it",
     )
+    command.add_argument(
+        "--runners",
+        default="",
+        metavar="NAMES",
+        help="devices that have a runner, with commas: files of others are never due; default: every device has one",
+    )
     command = commands.add_parser("drift", parents=[shared], help="the plan's results beside the records, as markdown")
     command.set_defaults(command=_drift)
     command.add_argument("--plan", type=path_argument, required=True, metavar="FILE")
@@ -75,12 +83,15 @@ def _sample(options: argparse.Namespace) -> int:
     triton = ".".join(map(str, newest if is_new else reference))
     if is_new:
         print(f"Triton {triton} is newer than any that a tier was tuned with: every file is measured under it")
-    day = options.date or datetime.datetime.now(datetime.timezone.utc).date()
-    chosen = sample.of_night(found, day, len(found) if is_new or options.all else options.count)
     registry = options.configs / "registry"
     devices, models = load_devices(registry / "devices.json"), load_models(registry / "models.json")
+    found = sample.measurable(found, devices, with_runner(options.runners, devices))
+    day = options.date or datetime.datetime.now(datetime.timezone.utc).date()
+    chosen = sample.of_night(found, day, len(found) if is_new or options.all else options.count)
     plan = sample.plan(chosen, files.head_commit(), devices, models)
-    store.write(options.out, (json.dumps(plan, indent=1, allow_nan=False) + "\n").encode())
+    if why := why_too_large(plan):
+        raise NightlyError(f"plan: {why}. Fix: measure fewer files at a time, with --count.")
+    store.write(options.out, plan_json(plan))
     names = [leg["device_name"] for leg in plan["legs"]]
     # Device names are the registry's.
     hand_on({"devices": json.dumps(names), "any": bool(names), "triton": triton})
@@ -92,7 +103,7 @@ def _sample(options: argparse.Namespace) -> int:
 def _drift(options: argparse.Namespace) -> int:
     plan = read_plan(options.plan)
     records = files.records_of(plan, options.configs)
-    found = drift.compare(plan, files.results_below(options.results), records, options.margin_pct)
+    found = drift.compare(plan, results_of(plan, options.results), records, options.margin_pct)
     store.write(options.out, report.to_markdown(found, plan.head_sha, options.margin_pct).encode())
     print(f"{report.summary(found)}: {store.shown(options.out)}")
     return 1 if any(file.has_drifted for device in found for file in device.files) else 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tools.bench.figures import geomean
 from tools.bench.verdict import NOISE_PCT, Verdict
-from tools.pull_request.documents import DocumentError, FileId, MeasuredFile, Plan, PlannedFile, Results, Row
+from tools.pull_request.documents import FileId, MeasuredFile, Plan, PlannedFile, Results, Row
 from tools.strict_json import Json
 from tools.tune.policy import PromotionPolicy
 
@@ -118,39 +118,24 @@ def compare(
     records: Mapping[FileId, Mapping[int, Recorded]],
     margin_pct: float = MARGIN_PCT,
 ) -> tuple[DeviceDrift, ...]:
-    """Every leg of the plan. results: by device; records: of the plan's files, as far as they are still there.
+    """Every leg of the plan. results: checked against it, one for each leg, by device.
 
-    DocumentError: results of something else than the plan.
+    records: of the plan's files, as far as they are still there.
     """
-    planned_ids = {leg.device_name: {file.id for file in leg.files} for leg in plan.legs}
-    for device_name, found in results.items():
-        if (found.number, found.head_sha) != (plan.number, plan.head_sha):
-            raise DocumentError(
-                f"results of {device_name}: expected number {plan.number} and commit {plan.head_sha}, "
-                f"found {found.number} and {found.head_sha}. Fix: give the results of this plan."
-            )
-        known = planned_ids.get(device_name)
-        strange = [str(file.id.relative) for file in found.files if known is not None and file.id not in known]
-        if known is None or strange:
-            what = f"found {strange[0]}" if strange else "found another device"
-            raise DocumentError(f"results of {device_name}: expected devices and files of the plan only, {what}.")
-    legs = []
-    for leg in plan.legs:
-        of_leg = results.get(leg.device_name)
-        measured_files = {file.id: file for file in of_leg.files} if of_leg else {}
-        files = tuple(
-            _file(planned, measured_files.get(planned.id), records.get(planned.id, {}), margin_pct)
-            for planned in leg.files
+    return tuple(
+        DeviceDrift(
+            leg.device_name,
+            results[leg.device_name].environment,
+            tuple(
+                _file(planned, measured, records.get(planned.id, {}), margin_pct)
+                for planned, measured in zip(leg.files, results[leg.device_name].files, strict=True)
+            ),
         )
-        legs.append(DeviceDrift(leg.device_name, of_leg.environment if of_leg else None, files))
-    return tuple(legs)
+        for leg in plan.legs
+    )
 
 
-def _file(
-    planned: PlannedFile, measured: MeasuredFile | None, record: Mapping[int, Recorded], margin_pct: float
-) -> FileDrift:
-    if measured is None:
-        return FileDrift(planned.id, (), "no results")
+def _file(planned: PlannedFile, measured: MeasuredFile, record: Mapping[int, Recorded], margin_pct: float) -> FileDrift:
     if not measured.is_measured:
         return FileDrift(planned.id, (), measured.reason or "no reason")
     return FileDrift(planned.id, tuple(_rows(planned, measured.rows, record, margin_pct)))

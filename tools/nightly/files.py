@@ -1,25 +1,22 @@
-"""The edge of the nightly: tuned files and records of the checkout, its commit, and the results that runners left."""
+"""The edge of the nightly: tuned files and records of the checkout, its commit, and Triton's newest release."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from tools import config_file, schemas, store
 from tools.config_file import ConfigFile
 from tools.nightly.drift import Recorded, recorded_rows
 from tools.nightly.sample import MeasuredFile, measured_file
-from tools.pull_request.documents import DocumentError, FileId, Plan, Results, read_results
+from tools.pull_request.documents import FileId, Plan
 from tools.store import Found
 from tools.strict_json import Json
 from tools.tiers import Role, version_of_folder
 from tools.workload import Layout
-
-MOST_RESULTS = 256
-"""Legs of one night; a folder with more is none that the runners made."""
 
 _FIX = "Fix: nox -s validate says what is wrong."
 
@@ -66,24 +63,6 @@ def records_of(plan: Plan, configs: Path) -> Mapping[FileId, Mapping[int, Record
     for file in (file for leg in plan.legs for file in leg.files):
         relative = file.id.relative
         found[file.id] = recorded_rows(_record(Found(configs / relative, configs, relative, Role.CONFIG)))
-    return found
-
-
-def results_below(folder: Path) -> Mapping[str, Results]:
-    """By device, every results.json in the folder. DocumentError: one is broken. NightlyError: no folder, too many."""
-    if not folder.is_dir():
-        raise NightlyError(f"--results: expected a folder, found none at {store.shown(folder)}.")
-    paths = sorted(path for path in store.walk(folder) if path.name == "results.json")
-    if len(paths) > MOST_RESULTS:
-        raise NightlyError(f"--results: expected at most {MOST_RESULTS} results.json, found {len(paths)}.")
-    return _by_device(read_results(path) for path in paths)
-
-
-def _by_device(results: Iterable[Results]) -> Mapping[str, Results]:
-    found: dict[str, Results] = {}
-    for each in results:
-        if found.setdefault(each.device_name, each) is not each:
-            raise DocumentError(f"--results: expected one results.json for {each.device_name}, found two.")
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tools.launch_config import LaunchConfig
@@ -35,6 +35,17 @@ class MeasuredFile:
 def is_new(newest: tuple[int, ...], reference: tuple[int, ...], folders: Iterable[tuple[int, ...]]) -> bool:
     """Whether a Triton release is newer than any that a tier was tuned with: then every file is to be measured."""
     return newest > max([reference, *folders])
+
+
+def measurable(
+    files: Iterable[MeasuredFile], devices: DeviceRegistry, with_runner: Collection[str]
+) -> list[MeasuredFile]:
+    """The files whose device is among those with a runner, which are named as the registry names them."""
+    return [
+        file
+        for file in files
+        if (device := devices.get(file.id.workload.device_name)) is not None and device.name in with_runner
+    ]
 
 
 def of_night(files: Sequence[MeasuredFile], day: datetime.date, count: int) -> tuple[MeasuredFile, ...]:

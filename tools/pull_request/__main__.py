@@ -13,13 +13,16 @@ from pathlib import Path
 from tools import store
 from tools.console import path_argument, run
 from tools.findings import Finding, Report, as_github, counted, emit
-from tools.pull_request import diff_report
-from tools.pull_request.commit import CommitError, Repository, is_sha
-from tools.pull_request.diff_session import make_diff
+from tools.pull_request import diff_report, gate
+from tools.pull_request.commit import CommitError, Repository
+from tools.pull_request.diff_session import compare, make_diff
+from tools.pull_request.documents import plan_json
 from tools.pull_request.plan import Plan, Registries
 from tools.pull_request.plan_session import Outcome, Request, Rules, make_plan
+from tools.pull_request.runners import RunnersError, with_runner
 from tools.pull_request.wording import shown
 from tools.registry import RegistryError, load_devices, load_models
+from tools.revisions import is_sha
 from tools.step_output import hand_on
 from tools.validate.exceptions import Exceptions, ExceptionsError
 
@@ -48,10 +51,23 @@ def parser() -> argparse.ArgumentParser:
         default="text",
         help="github: a notice for each line, and the markdown into $GITHUB_STEP_SUMMARY; default: text",
     )
+    diff.add_argument(
+        "--of",
+        default="",
+        metavar="OWNER/NAME:BRANCH",
+        help="whose branch HEAD is, as GitHub tells it: only verify's own in $GITHUB_REPOSITORY may write `verified`",
+    )
+    diff.add_argument("--merged", action="store_true", help="main has it already: it is told, and nothing is refused")
     plan = commands.add_parser("plan", help="the checked plan of a pull request's commit")
-    plan.add_argument("--number", required=True, type=_number, help="of the pull request")
+    plan.add_argument("--number", required=True, type=_number, help="of the pull request, 0 after a merge")
     plan.add_argument("--head-sha", required=True, help="the commit to measure, 40 hexadecimal digits")
     plan.add_argument("--base", default="HEAD", metavar="REV", help="main's commit; default: HEAD")
+    plan.add_argument(
+        "--runners",
+        default="",
+        metavar="NAMES",
+        help="devices that have a runner, with commas; others are planned and not handed on; default: every device",
+    )
     plan.add_argument("--out", required=True, type=path_argument, metavar="FILE", help="where the plan is written")
     for command in (diff, plan):
         command.add_argument(
@@ -69,16 +85,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(given)
     try:
         return _diff(args) if args.command == "diff" else _plan(args)
-    except (CommitError, RegistryError, ExceptionsError) as error:
+    except (CommitError, RegistryError, ExceptionsError, RunnersError) as error:
         return _bad_use(args, store.printable(str(error)))
 
 
 def _diff(args: argparse.Namespace) -> int:
-    diff = make_diff(args.base, args.head, Repository(args.repository), load_models(), load_devices())
+    found = compare(args.base, args.head, Repository(args.repository))
+    diff = make_diff(found, load_models(), load_devices())
     if args.format == "github" and (step_summary := os.environ.get("GITHUB_STEP_SUMMARY")):
         _append(Path(step_summary), diff_report.as_markdown(diff))
     emit(diff_report.FORMATS[args.format](diff))
-    return 0
+    if args.merged:
+        return 0
+    commit = gate.verified_commit(args.of, os.environ.get("GITHUB_REPOSITORY", ""))
+    refusals = gate.refusals(found.changed, found.versions, commit)
+    _refuse(refusals)
+    return 1 if refusals else 0
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -87,6 +109,7 @@ def _plan(args: argparse.Namespace) -> int:
     repository = Repository(args.repository)
     request = Request(args.number, args.head_sha, repository.commit(args.base))
     rules = Rules(Registries(load_devices(), load_models()), Exceptions.load())
+    runners = with_runner(args.runners, rules.registries.devices)
     try:
         outcome = make_plan(request, repository, rules)
     except CommitError as error:
@@ -94,24 +117,26 @@ def _plan(args: argparse.Namespace) -> int:
     if outcome.plan is None:
         _refuse(outcome.refusals)
         return 1
-    store.write(args.out, store.canonical_record(outcome.plan.to_json()))
+    store.write(args.out, plan_json(outcome.plan.to_json()))
     # Device names are the registry's.
-    hand_on({"devices": json.dumps(sorted(outcome.plan.legs), separators=(",", ":")), "any": bool(outcome.plan.legs)})
-    emit(f"{store.shown(args.out)}: {summary(outcome.plan)}")
+    devices = [name for name in sorted(outcome.plan.legs) if name in runners]
+    hand_on({"devices": json.dumps(devices, separators=(",", ":")), "any": bool(outcome.plan.legs)})
+    emit(f"{store.shown(args.out)}: {summary(outcome.plan, devices)}")
     return 0
 
 
-def summary(plan: Plan) -> str:
-    """One line: how much there is to measure."""
+def summary(plan: Plan, devices: Sequence[str]) -> str:
+    """One line: how much there is to measure, and which of its devices have no runner."""
     files = sum(map(len, plan.legs.values()))
     on = f" on {', '.join(sorted(plan.legs))}" if plan.legs else ""
-    return f"{counted(files, 'tuned file')} to measure{on}"
+    others = sorted(set(plan.legs) - set(devices))
+    return f"{counted(files, 'tuned file')} to measure{on}" + (f"; no runner: {', '.join(others)}" if others else "")
 
 
 def _refuse(refusals: Sequence[Finding]) -> None:
     """A line for each reason, as annotations where a workflow runs it."""
     said, unsaid = refusals[:MOST_LINES], len(refusals) - MOST_LINES
-    if os.environ.get("GITHUB_ACTIONS") == "true":
+    if said and os.environ.get("GITHUB_ACTIONS") == "true":
         emit(as_github(Report(len(refusals), tuple(said))))
     for finding in said:
         print(f"refused: {finding.path}: {finding.message}. Fix: {finding.fix}.", file=sys.stderr)
@@ -130,8 +155,9 @@ def _bad_use(args: argparse.Namespace, message: str) -> int:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text)):
-        raise argparse.ArgumentTypeError(f"expected a pull request's number, found {shown(text, 60)!r}")
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        expected = "expected a pull request's number, or 0 for what is merged"
+        raise argparse.ArgumentTypeError(f"{expected}, found {shown(text, 60)!r}")
     return int(text)
 
 

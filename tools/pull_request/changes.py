@@ -24,7 +24,13 @@ MAX_FILES = 1000
 LONGEST_NAME = 200
 """Characters of a file's name. The longest real one has about 130."""
 
-_KINDS = {SYMLINK: "a symbolic link", SUBMODULE: "a submodule", EXECUTABLE: "an executable file"}
+KINDS: Mapping[str, str] = {
+    REGULAR: "a plain file",
+    SYMLINK: "a symbolic link",
+    SUBMODULE: "a submodule",
+    EXECUTABLE: "an executable file",
+}
+"""What each mode of a tree's entry stands for."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,11 @@ def changes(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> tuple[Ch
     """Every path whose mode or content differs, sorted. A rename is a removal and an addition."""
     paths = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     return tuple(Change(path, before.get(path), after.get(path)) for path in paths)
+
+
+def below_root(changed: Iterable[Change]) -> tuple[Change, ...]:
+    """Those below configs/, or in its very place."""
+    return tuple(change for change in changed if change.path.partition("/")[0] == ROOT)
 
 
 def tuned_paths(changed: Iterable[Change]) -> tuple[PurePosixPath, ...]:
@@ -102,13 +113,21 @@ def refused(path: str, rule: str, message: str, fix: str) -> Finding:
     return Finding(shown(path), rule, Severity.ERROR, shown(message, 500), shown(fix, 500))
 
 
+def mode_fault(change: Change) -> Finding | None:
+    """What is wrong with a file below configs/ that isn't plain; None: it is, it goes, or it lies elsewhere."""
+    after = change.after
+    if after is None or (after.mode, after.kind) == (REGULAR, "blob") or change.path.partition("/")[0] != ROOT:
+        return None
+    found = KINDS.get(after.mode, f"mode {shown(after.mode, 10)}")
+    message = f"expected a regular file (mode {REGULAR}), found {found}"
+    return refused(change.path, "mode", message, "commit it as a plain file")
+
+
 def _faults(change: Change) -> Iterator[Finding]:
     if change.after is None:
         return  # what is taken away can do no harm
-    if (change.after.mode, change.after.kind) != (REGULAR, "blob"):
-        found = _KINDS.get(change.after.mode, f"mode {shown(change.after.mode, 10)}")
-        message = f"expected a regular file (mode {REGULAR}), found {found}"
-        yield refused(change.path, "mode", message, "commit it as a plain file")
+    if found := mode_fault(change):
+        yield found
         return
     relative = change.relative
     if relative is None or change.role is Role.FOREIGN:

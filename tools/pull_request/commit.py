@@ -7,15 +7,16 @@ measured before it is read. Names and contents never reach a command line: git i
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tools import store
+from tools.console import reason_of
 from tools.findings import Finding, Severity
 from tools.pull_request.wording import shown
+from tools.revisions import NOTHING, is_sha
 
 REGULAR = "100644"
 EXECUTABLE = "100755"
@@ -23,8 +24,6 @@ SYMLINK = "120000"
 SUBMODULE = "160000"
 
 TIMEOUT_S = 60
-
-_SHA = re.compile(r"[0-9a-f]{40}")
 
 # The repository's own settings can name programs (a monitor, hooks, a helper for missing objects) and files.
 _SAFE_SETTINGS = (
@@ -65,20 +64,20 @@ class Limits:
     total_bytes: int = 64 * 1024 * 1024
 
 
-def is_sha(text: str) -> bool:
-    """Whether the text is a commit's whole name, as an event or the API gives it."""
-    return _SHA.fullmatch(text) is not None
-
-
 @dataclass(frozen=True)
 class Repository:
-    """A git repository on disk. Every method raises CommitError where git fails or a limit is passed."""
+    """A git repository on disk. Every method raises CommitError where git fails or a limit is passed.
+
+    The commit of 40 zeros, as a push event calls what was before the first push, is there and holds no file.
+    """
 
     root: Path
     limits: Limits = Limits()
 
     def commit(self, revision: str) -> str:
         """The commit that a revision of a trusted person names."""
+        if revision == NOTHING:
+            return NOTHING
         answer = self._ask("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
         sha = answer.stdout.decode("ascii", "replace").strip()
         if answer.returncode or not is_sha(sha):
@@ -98,6 +97,8 @@ class Repository:
 
     def merge_base(self, base: str, head: str) -> str:
         """Where `head` left `base`; both are commits' whole names."""
+        if base == NOTHING:
+            return NOTHING
         answer = self._ask("merge-base", "--end-of-options", base, head)
         sha = answer.stdout.decode("ascii", "replace").strip()
         if answer.returncode or not is_sha(sha):
@@ -108,6 +109,8 @@ class Repository:
 
     def tree(self, sha: str) -> Mapping[str, Entry]:
         """Every file at a commit by its path from the root. Bytes that aren't UTF-8 come as surrogates."""
+        if sha == NOTHING:
+            return {}
         listing = self._listing(sha)
         entries: dict[str, Entry] = {}
         for line in filter(None, listing.split(b"\0")):
@@ -225,5 +228,5 @@ def _too_large(sha: str, expected: str, found: str) -> CommitError:
 
 
 def _no_git(error: Exception) -> CommitError:
-    reason = "no answer in time" if isinstance(error, subprocess.TimeoutExpired) else str(error)
-    return CommitError("git", f"expected it to run, found: {shown(reason)}", "install git, or correct the revision")
+    found = "no answer in time" if isinstance(error, subprocess.TimeoutExpired) else reason_of(error)
+    return CommitError("git", f"expected it to run, found: {shown(found)}", "install git, or correct the revision")

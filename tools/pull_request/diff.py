@@ -114,6 +114,15 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class ModeChange:
+    """A path below configs/ whose mode changed, or came as another than a plain file's. before None: it is new."""
+
+    path: str
+    before: str | None
+    after: str
+
+
+@dataclass(frozen=True)
 class Diff:
     """base and head: the commits compared. others: changed paths that are no tuned file and no record."""
 
@@ -124,6 +133,7 @@ class Diff:
     lost: tuple[Cell, ...]
     covered: int
     others: tuple[str, ...]
+    modes: tuple[ModeChange, ...] = ()
 
     def of(self, kind: Kind) -> tuple[Group, ...]:
         """The groups of one kind."""
@@ -182,9 +192,10 @@ def _by_name(versions: Iterable[Version]) -> Mapping[str, Sequence[Version]]:
 
 
 def _change(before: Version, after: Version, moved_from: str | None) -> FileChange | None:
-    """None: neither side has the file, as with a record alone."""
+    """None: neither side has the file, as with a record alone, or neither its bytes nor its record's changed."""
     here = after.relative
-    if not before.exists and not after.exists:
+    is_same = moved_from is None and (before.data, before.record_data) == (after.data, after.record_data)
+    if is_same or not (before.exists or after.exists):
         return None
     if not after.exists:
         return FileChange(Kind.REMOVED, here)

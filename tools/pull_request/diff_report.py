@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.findings import Finding, Report, Severity, counted
+from tools.findings import Finding, Report, Severity, counted, dumped
 from tools.findings import as_github as findings_as_github
-from tools.pull_request.changes import config_path
-from tools.pull_request.diff import BATCH_SIZES, MOST_EDITS, Cell, Diff, Edit, Group, Kind
+from tools.pull_request.changes import KINDS, config_path
+from tools.pull_request.diff import BATCH_SIZES, MOST_EDITS, Cell, Diff, Edit, Group, Kind, ModeChange
 from tools.pull_request.wording import code, shown
 
 NAMED = 3
@@ -47,6 +46,8 @@ class Section:
 def sections(diff: Diff, quote: Quote) -> tuple[Section, ...]:
     """Everything the diff has to say; foreign names pass through `quote`."""
     found = [Section(_TITLES[kind], _cut([line(g, quote) for g in diff.of(kind)])) for kind in Kind if diff.of(kind)]
+    if diff.modes:
+        found.append(Section("File modes", _cut([_mode(change, quote) for change in diff.modes])))
     if diff.gained or diff.lost:
         found.append(Section("Coverage, models × devices", tuple(_coverage(diff, quote))))
     if diff.others:
@@ -95,8 +96,9 @@ def as_json(diff: Diff) -> str:
             "lost": [_cell_json(cell) for cell in diff.lost],
         },
         "others": list(diff.others),
+        "modes": [vars(change) for change in diff.modes],
     }
-    return json.dumps(document, indent=2)  # ASCII, so that it stays JSON whatever the terminal's encoding
+    return dumped(document)
 
 
 def as_github(diff: Diff) -> str:
@@ -128,7 +130,13 @@ def summary(diff: Diff) -> str:
     told = [f"{count} {kind}" for kind, count in counts.items() if count]
     files = ", ".join(told) if told else "No tuned file changed"
     change = f" (+{len(diff.gained)}, −{len(diff.lost)})" if diff.gained or diff.lost else ""
-    return f"{files}. {counted(diff.covered, 'pair')} of model and device covered{change}."
+    modes = f" {counted(len(diff.modes), 'file mode')} changed." if diff.modes else ""
+    return f"{files}.{modes} {counted(diff.covered, 'pair')} of model and device covered{change}."
+
+
+def _mode(change: ModeChange, quote: Quote) -> str:
+    kind = KINDS.get(change.after, "no file that git knows")
+    return f"{quote(change.path)}: {change.before or 'absent'} → {change.after} ({kind})"
 
 
 def _edits(group: Group) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,14 +21,24 @@ from tools.strict_json import Json, parse
 from tools.tune.policy import Decision
 from tools.workload import Workload
 
-MAX_BYTES = 4 << 20
-"""256 workloads of 18 rows take a third of it."""
+MAX_BYTES: Mapping[str, int] = {"plan": 4 << 20, "results": 8 << 20}
+"""What readers take. 256 files of 18 rows are a plan of 1.2 MiB and results of 0.8; where a file has little to be
+planned (main has none, and no record), its results are up to half as large again."""
+
+MAX_FILES = 256
+"""Of one leg, as both schemas have it."""
 
 DEFAULT_TIER = "default"
 
 RESULTS = "results.json"
 CONFIGS = "configs"
 """In a leg's artifact: the results, and the folder of re-tuned files."""
+
+
+_FIXES: Mapping[str, str] = {
+    "plan": "Fix: make the plan anew.",
+    "results": "Fix: run that leg again, on a machine made anew.",
+}
 
 
 class DocumentError(ValueError):
@@ -98,7 +109,8 @@ class Plan:
             if leg.device_name == device_name:
                 return leg
         known = ", ".join(leg.device_name for leg in self.legs) or "none"
-        raise DocumentError(f"--device: expected one of the plan's ({known}), found {shortened(device_name)}.")
+        found = f"found {shortened(device_name)}. Fix: name one of them."
+        raise DocumentError(f"--device: expected one of the plan's ({known}), {found}")
 
 
 @dataclass(frozen=True)
@@ -144,9 +156,9 @@ def read_plan(path: Path) -> Plan:
     """DocumentError: unreadable, too large, or not a plan."""
     document = _read(path, "plan")
     legs = tuple(Leg(leg["device_name"], tuple(map(_planned, leg["workloads"]))) for leg in document["legs"])
-    _check_unique(path, [leg.device_name for leg in legs])
+    _check_unique(path, "plan", [leg.device_name for leg in legs])
     for leg in legs:
-        _check_unique(path, [str(file.id.relative) for file in leg.files])
+        _check_unique(path, "plan", [str(file.id.relative) for file in leg.files])
     return Plan(document["number"], document["head_sha"], legs)
 
 
@@ -154,7 +166,7 @@ def read_results(path: Path) -> Results:
     """DocumentError: unreadable, too large, or no results."""
     document = _read(path, "results")
     files = tuple(map(_measured, document["workloads"]))
-    _check_unique(path, [str(file.id.relative) for file in files])
+    _check_unique(path, "results", [str(file.id.relative) for file in files])
     return Results(document["number"], document["head_sha"], document["device_name"], document["environment"], files)
 
 
@@ -165,32 +177,41 @@ def shortened(text: str, limit: int = 80) -> str:
 
 
 def _read(path: Path, schema: str) -> Any:
-    shown = shortened(store.shown(path), 200)
+    shown, most = shortened(store.shown(path), 200), MAX_BYTES[schema]
     try:
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode):
-            raise DocumentError(f"{shown}: expected a regular file, found something else (a link or a folder).")
+            found = "something else (a link or a folder)"
+            raise DocumentError(f"{shown}: expected a regular file, found {found}. {_FIXES[schema]}")
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(most + 1)
     except OSError as error:
-        raise DocumentError(f"{shown}: expected a readable file, found: {error.strerror or 'an error'}.") from error
-    if len(data) > MAX_BYTES:
-        raise DocumentError(f"{shown}: expected at most {MAX_BYTES} bytes, found more.")
+        found = error.strerror or "an error"
+        raise DocumentError(f"{shown}: expected a readable file, found: {found}. {_FIXES[schema]}") from error
+    if len(data) > most:
+        raise DocumentError(f"{shown}: expected at most {most} bytes, found more. {_FIXES[schema]}")
     document, faults = parse(data)
     if faults:
-        raise DocumentError(f"{shown}: expected strict JSON, found: {shortened(str(faults[0]))}.")
+        raise DocumentError(f"{shown}: expected strict JSON, found: {shortened(str(faults[0]))}. {_FIXES[schema]}")
     wrong = schemas.faults(schema, document)
     if wrong:
         others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        told = f"{shortened(wrong[0].where)}: {shortened(wrong[0].message)}"
-        raise DocumentError(f"{shown}: expected schema/{schema}.schema.json, found {told}{others}.")
+        where, found = shortened(wrong[0].where), _middle_cut(wrong[0].message)
+        expected = f"expected what schema/{schema}.schema.json says of it"
+        raise DocumentError(f"{shown}: {where}: {expected}, found: {found}{others}. {_FIXES[schema]}")
     return document
 
 
-def _check_unique(path: Path, names: list[str]) -> None:
-    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+def _middle_cut(message: str) -> str:
+    """A schema's fault begins with what was found, which may be long, and ends with what was expected."""
+    return shortened(message if len(message) <= 160 else f"{message[:60]}…{message[-99:]}", 160)
+
+
+def _check_unique(path: Path, schema: str, names: list[str]) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise DocumentError(f"{store.shown(path)}: expected {shortened(repeated[0])} once, found it again.")
+        found = f"expected {shortened(repeated[0])} once, found it again"
+        raise DocumentError(f"{store.shown(path)}: {found}. {_FIXES[schema]}")
 
 
 def _id(document: Mapping[str, Json]) -> FileId:
@@ -228,6 +249,21 @@ def _row(document: Mapping[str, Json]) -> Row:
 # Writing
 
 
+def plan_json(plan: Mapping[str, Any]) -> bytes:
+    """A plan as schema/plan.schema.json has it, as it is handed on."""
+    return _written(plan)
+
+
+def why_too_large(plan: Mapping[str, Any]) -> str | None:
+    """What a plan has more of than its readers, or those of its results, take. None: they take it."""
+    for leg in plan["legs"]:
+        if (files := len(leg["workloads"])) > MAX_FILES:
+            return f"expected at most {MAX_FILES} tuned files on {leg['device_name']}, found {files}"
+    if (size := len(plan_json(plan))) > MAX_BYTES["plan"]:
+        return f"expected a plan of at most {MAX_BYTES['plan']} bytes, found {size}"
+    return None
+
+
 def results_json(results: Results) -> bytes:
     """As schema/results.schema.json has it."""
     document = {
@@ -248,9 +284,14 @@ def results_json(results: Results) -> bytes:
             for file in results.files
         ],
     }
-    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
+    return _written(document)
 
 
 def workload_json(workload: Workload) -> dict[str, Json]:
     """As schema/workload.schema.json has it."""
     return {**vars(workload), "block_shape": workload.block_shape and list(workload.block_shape)}
+
+
+def _written(document: Mapping[str, Json]) -> bytes:
+    """Without spaces: these files are read by programs, and the limits are theirs."""
+    return (json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n").encode()

@@ -33,6 +33,7 @@ from tools.pull_request.gpu_site import GpuSite
 from tools.pull_request.judgement import rows_of
 from tools.pull_request.replay_site import ReplaySite
 from tools.pull_request.site import Bench, NotMeasuredError, Site
+from tools.pull_request.wording import shown
 from tools.shapes import quant_mode_of
 from tools.strict_json import Json
 
@@ -92,11 +93,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for flag, value in (("--time-budget", options.time_budget), ("--limit", options.limit)):
             if not 1 <= value <= 7 * 24 * 3600:
-                raise DocumentError(f"{flag}: expected from 1 to {7 * 24 * 3600}, found {value}.")
-        if store.version_of_folder(store.version_folder(options.triton)) is None:
-            raise DocumentError(f"--triton: expected X.Y.Z, found {store.printable(options.triton)!r}.")
+                found = f"found {value}. Fix: give seconds."
+                raise DocumentError(f"{flag}: expected from 1 to {7 * 24 * 3600}, {found}")
+        try:
+            store.version_folder(options.triton)
+        except ValueError as error:
+            found = f"found {shown(options.triton, 60)!r}. Fix: name a release of Triton."
+            raise DocumentError(f"--triton: expected X.Y.Z, {found}") from error
         if options.replay is not None and not options.replay.is_dir():
-            raise DocumentError(f"--replay: expected a folder, found {store.shown(options.replay)}.")
+            found = f"found {store.shown(options.replay)}. Fix: correct the path."
+            raise DocumentError(f"--replay: expected a folder, {found}")
         plan = read_plan(options.plan)
         leg = plan.leg(options.device)
     except DocumentError as error:

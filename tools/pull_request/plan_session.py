@@ -12,15 +12,18 @@ from tools.pull_request import plan as planning
 from tools.pull_request.changes import (
     ROOT,
     Change,
+    below_root,
     changes,
     config_path,
     oversized,
     records_path,
     refusals,
+    refused,
     touches_registry,
     tuned_paths,
 )
 from tools.pull_request.commit import CommitError, Entry, Repository
+from tools.pull_request.documents import why_too_large
 from tools.pull_request.files import Version
 from tools.pull_request.plan import Changed, Plan, Registries
 from tools.pull_request.proof import prove
@@ -29,10 +32,16 @@ from tools.validate.exceptions import Exceptions
 
 Tree = Mapping[str, Entry]
 
+MERGED = 0
+"""The number of what main has merged already."""
+
 
 @dataclass(frozen=True)
 class Request:
-    """Which commit of which pull request is to be measured against which commit of main. All are whole names."""
+    """Which commit of which pull request is to be measured against which commit of main. All are whole names.
+
+    number 0: no pull request; the commit is main's own, and base_sha is where main stood before.
+    """
 
     number: int
     head_sha: str
@@ -61,6 +70,8 @@ def make_plan(request: Request, repository: Repository, rules: Rules) -> Outcome
     left_at = repository.merge_base(request.base_sha, request.head_sha)
     head = repository.tree(request.head_sha)
     changed = changes(repository.tree(left_at), head)
+    if request.number == MERGED:
+        changed = below_root(changed)  # the rest is main's own code, reviewed and merged
     if found := refusals(changed):
         return Outcome(None, tuple(found))
     sizes = repository.sizes(change.after.sha for change in changed if change.after is not None)
@@ -75,7 +86,10 @@ def make_plan(request: Request, repository: Repository, rules: Rules) -> Outcome
     if found:
         return Outcome(None, tuple(_with_hint(found, changed)))
     plan = Plan(request.number, request.head_sha, request.base_sha, planning.legs(files, rules.registries))
-    for fault in schemas.faults("plan", plan.to_json()):
+    document = plan.to_json()
+    if why := why_too_large(document):
+        return Outcome(None, (refused(ROOT, "size", why, "split the change over several pull requests"),))
+    for fault in schemas.faults("plan", document):
         raise CommitError("plan", shown(f"{fault.where}: {fault.message}"), "report it with this commit")
     return Outcome(plan, ())
 
@@ -83,7 +97,9 @@ def make_plan(request: Request, repository: Repository, rules: Rules) -> Outcome
 def check_head(request: Request, repository: Repository) -> None:
     """CommitError: the head isn't a commit of this repository, or the pull request was pushed anew since."""
     where, reference = f"pull request {request.number}", f"refs/pull/{request.number}/head"
-    here = repository.ref(reference)
+    if request.number == MERGED:
+        where, reference = "main", "refs/heads/main"
+    here = repository.ref(reference) if request.number else None  # main may go on: each push has a run of its own
     if here is not None and here != request.head_sha:
         message = f"expected its head at {request.head_sha[:12]}, found {shown(here[:12])}"
         fix = "it was pushed anew: look at the new commit and start again with it"

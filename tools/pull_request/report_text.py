@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tools.bench.verdict import Verdict
 from tools.findings import counted
+from tools.pull_request.artifacts import NO_RESULTS, has_results
 from tools.pull_request.documents import Leg, MeasuredFile, Plan, PlannedFile, PlannedShape, Results, Row
 from tools.pull_request.standing import (
     CLAIM_TOLERANCE_PCT,
@@ -20,13 +21,13 @@ from tools.pull_request.standing import (
     retuned_gap,
     standing,
 )
-from tools.strict_json import Json
 from tools.tune.policy import Decision, PromotionPolicy
 
 MAX_CHARACTERS = 60_000
 """GitHub takes comments of 65,536 characters; the rest is for the marker."""
 
 REASONS: Mapping[str, str] = {
+    NO_RESULTS: NO_RESULTS,
     "no_gpu": "the runner has no GPU",
     "wrong_device": "the runner's GPU is another one",
     "wrong_triton": "the runner has another Triton than the folder says",
@@ -34,6 +35,8 @@ REASONS: Mapping[str, str] = {
     "crashed": "a crash; the run's log says more",
     "timeout": "it took too long",
 }
+
+NOTHING = "not measured: no runner sent results"
 
 HEADLINES: Mapping[Standing, str] = {
     Standing.SLOWER: "not as it is: some rows are slower than what runs today",
@@ -63,8 +66,8 @@ def render(plan: Plan, results: Mapping[str, Results]) -> str:
         for leg in plan.legs
         for planned, measured in zip(leg.files, results[leg.device_name].files, strict=True)
     ]
-    places = [_place(leg, results[leg.device_name].environment) for leg in plan.legs]
-    head = [*_head(plan, parts), *places, ""]
+    places = [_place(results[leg.device_name]) for leg in plan.legs]
+    head = [*_head(plan, parts, is_empty=not has_results(results)), *places, ""]
     sections = [_section(part) for part in parts]
     tables = [_table(part) for part in parts]
     length = sum(len(line) + 1 for lines in (head, *sections) for line in lines)
@@ -89,16 +92,17 @@ def _cut(text: str) -> str:
     return f"{kept}\n\nThe rest is left out: the artifacts of the run hold all of it.\n"
 
 
-def _head(plan: Plan, parts: Sequence[Part]) -> list[str]:
+def _head(plan: Plan, parts: Sequence[Part], *, is_empty: bool) -> list[str]:
     standings = [standing(part.measured) for part in parts]
     worst = next((s for s in Standing if s in standings), Standing.RETAIN)
     counts = Counter(standings)
     told = ", ".join(f"{counts[s]} {s.value}" for s in reversed(Standing) if counts[s])
+    headline = NOTHING if is_empty else HEADLINES[worst]
     margin_pct = PromotionPolicy().min_improvement_pct
     return [
         "## Measured on our runners",
         "",
-        f"**Verdict: {HEADLINES[worst]}.** {counted(len(parts), 'file')}: {told}. Commit {code(plan.head_sha)}.",
+        f"**Verdict: {headline}.** {counted(len(parts), 'file')}: {told}. Commit {code(plan.head_sha)}.",
         "",
         "*Claimed* is what the pull request's record says, and nobody here has seen it. All other times are *verified "
         "here*: measured for this report by main's code, medians in µs, up and down projection together. "
@@ -110,15 +114,18 @@ def _head(plan: Plan, parts: Sequence[Part]) -> list[str]:
     ]
 
 
-def _place(leg: Leg, environment: Mapping[str, Json] | None) -> str:
+def _place(results: Results) -> str:
+    environment, device = results.environment, code(results.device_name)
+    if any(file.reason == NO_RESULTS for file in results.files):
+        return f"- {device}: not measured ({NO_RESULTS})."
     if environment is None:
-        return f"- {code(leg.device_name)}: nothing was measured."
+        return f"- {device}: nothing was measured."
     software = ", ".join(
         f"{title} {code(str(environment[name]))}"
         for name, title in (("driver", "driver"), ("cuda", "CUDA"), ("torch", "torch"), ("triton", "Triton"))
         if environment.get(name) is not None
     )
-    return f"- {code(leg.device_name)}: {code(str(environment['device_name']))}, {software}."
+    return f"- {device}: {code(str(environment['device_name']))}, {software}."
 
 
 def _section(part: Part) -> list[str]:

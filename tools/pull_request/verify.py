@@ -12,8 +12,9 @@ from pathlib import Path
 
 from tools import schemas, store
 from tools.console import path_argument, say
-from tools.pull_request.documents import DocumentError, MeasuredFile, Results, read_results, shortened
-from tools.pull_request.report import find_results
+from tools.pull_request.artifacts import results_of
+from tools.pull_request.documents import DocumentError, MeasuredFile, read_plan, shortened
+from tools.pull_request.report import check_plan
 from tools.pull_request.standing import why_unverified
 from tools.strict_json import Json
 
@@ -25,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
         description="Writes `verified` into the record of every merged file that held on main's own runners.",
         epilog="Exit 0: done; each file that was not verified is named with its reason. 2: bad use, nothing written.",
     )
+    parser.add_argument("--plan", type=path_argument, required=True, metavar="FILE", help="what was to be measured")
     parser.add_argument("--results", type=path_argument, required=True, metavar="DIR", help="of main's own run")
     parser.add_argument("--commit", required=True, metavar="SHA", help="the commit of main that was measured")
     parser.add_argument("--runner", required=True, metavar="LABEL", help="on whose runner")
@@ -39,12 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     line = {"runner": options.runner, "run_url": options.run_url, "commit": options.commit, "date": options.date}
     try:
-        results = [read_results(path) for path in find_results(options.results)]
-        _check(results, line)
+        _check(line)
+        plan = read_plan(options.plan)
+        check_plan(plan, 0, options.commit)
+        results = results_of(plan, options.results)
     except DocumentError as error:
         say(f"verify: {error}")
         return 2
-    for file in (file for result in results for file in result.files):
+    for file in (file for result in results.values() for file in result.files):
         reason = why_unverified(file) or _write(options.configs, file, line)
         say(f"verify: {file.id.relative}: {'verified' if reason is None else f'not verified, {reason}'}")
     return 0
@@ -67,16 +71,13 @@ def why_other(record: Mapping[str, Json], config: bytes, file: MeasuredFile) -> 
     return None
 
 
-def _check(results: Sequence[Results], line: Mapping[str, str]) -> None:
-    """DocumentError: results of another commit, or a line that no record may hold."""
-    for result in results:
-        if result.head_sha != line["commit"]:
-            found = f"found {result.head_sha} in the results of {result.device_name}"
-            raise DocumentError(f"--commit: expected {shortened(line['commit'], 40)}, {found}.")
+def _check(line: Mapping[str, str]) -> None:
+    """DocumentError: a line that no record may hold."""
     # Alone it lacks the rest of a record; what counts is what is said of the line itself.
     if any(fault.where.startswith("verified") for fault in schemas.faults("record", {"verified": dict(line)})):
         found = shortened(" ".join(line.values()), 200)
-        raise DocumentError(f"expected a runner, an https:// address, 40 hex digits and a day, found {found}.")
+        expected = "expected a runner, an https:// address, 40 hex digits and a day"
+        raise DocumentError(f"verified: {expected}, found {found}. Fix: correct the options.")
 
 
 def _write(configs: Path, file: MeasuredFile, line: Mapping[str, Json]) -> str | None:

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from kernels.problem import QuantMode
 from tools.compile.outcome import Status
+from tools.console import reason_of
 from tools.launch_config import LaunchConfig
 from tools.registry import Target
 from tools.tune.model import (
@@ -36,6 +37,9 @@ from tools.workload import Shape, Workload
 FORMAT = 1
 MOST_CHARACTERS = 1 << 28
 """Of a journal, unpacked: an exhaustive one of the largest space has a tenth."""
+
+
+_FIX = "Fix: give a file that the tuner wrote (--record-landscape FILE keeps one)"
 
 
 class JournalError(ValueError):
@@ -104,9 +108,9 @@ def read_journal(path: Path) -> Journal:
         with _open(path, "rt") as file:
             text = file.read(MOST_CHARACTERS + 1)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise JournalError(f"{path}: expected a journal of the tuner, found: {error}") from error
+        raise JournalError(f"{path}: expected a journal of the tuner, found: {reason_of(error)}. {_FIX}") from error
     if len(text) > MOST_CHARACTERS:
-        raise JournalError(f"{path}: expected a journal of at most {MOST_CHARACTERS} characters, found more")
+        raise JournalError(f"{path}: expected a journal of at most {MOST_CHARACTERS} characters, found more. {_FIX}")
     lines = text.split("\n")
     # What follows the last newline was being written when the run ended.
     header, *entries = lines[:-1] or [""]
@@ -114,7 +118,7 @@ def read_journal(path: Path) -> Journal:
         first = _header_from_json(json.loads(header))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise JournalError(
-            f"{path}, line 1: expected the header of a tuner's journal, found {header[:80]!r}"
+            f"{path}, line 1: expected the header of a tuner's journal, found {header[:80]!r}. {_FIX}"
         ) from error
     read = [_entry(path, number, line) for number, line in enumerate(entries, start=2)]
     devices = [entry for entry in read if isinstance(entry, dict)]
@@ -128,7 +132,7 @@ def _entry(path: Path, number: int, line: str) -> Entry | dict[str, Any]:
             return dict(document["device"])
         return Entry(_from_json(document), float(document["clock_s"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise JournalError(f"{path}, line {number}: expected an event, found {line[:80]!r}") from error
+        raise JournalError(f"{path}, line {number}: expected an event, found {line[:80]!r}. {_FIX}") from error
 
 
 def _open(path: Path, mode: str) -> IO[Any]:
@@ -139,7 +143,8 @@ def _open(path: Path, mode: str) -> IO[Any]:
 
 def _drop_torn_line(path: Path) -> None:
     if path.suffix == ".gz":
-        raise JournalError(f"{path}: expected an uncompressed journal to go on with, found a compressed one")
+        found = "found a compressed one. Fix: unpack it"
+        raise JournalError(f"{path}: expected an uncompressed journal to go on with, {found}")
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
     if end != len(data):

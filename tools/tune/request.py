@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools import store
-from tools.console import path_argument
+from tools.console import path_argument, reason_of
 from tools.launch_config import USUAL_BATCH_SIZES
 from tools.strict_json import Json
 from tools.tune.policy import Budget
@@ -232,7 +232,8 @@ def read_workloads(path: Path) -> tuple[ModelSource, ...]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"--workloads: expected a readable file, found: {store.printable(str(error))}") from error
+        told = f"found: {reason_of(error)}. Fix: correct the path, or save it as UTF-8."
+        raise RequestError(f"--workloads: {store.shown(path)}: expected a readable file, {told}") from error
     found = []
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()

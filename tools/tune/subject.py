@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.problem import QuantMode
+from tools.console import reason_of
 from tools.heuristics import UnknownHeuristicError, vllm_heuristic
 from tools.registry import DeviceRegistry, Model, ModelRegistry, Quantisation, RegistryError, normalise_device_name
 from tools.sharding import Engine, ShardError, explain_pair, shard
@@ -194,7 +195,8 @@ def read_config_json(path: Path, dtype: str | None = None) -> Model:
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise SubjectError(f"{printable(str(path))}: expected a model's config.json, found: {error}") from error
+        told = f"found: {reason_of(error)}. Fix: give the checkpoint's own"
+        raise SubjectError(f"{printable(str(path))}: expected a model's config.json, {told}") from error
     if not isinstance(document, dict):
         raise SubjectError(f"{printable(str(path))}: expected an object, found {type(document).__name__}.")
     text = document.get("text_config")

@@ -83,7 +83,11 @@ class TestReadFiles:
         assert said[0].startswith(f"not measured: folder/deeper/{DEEPSEEK}: not read by vLLM in this place. Fix: ")
 
     @pytest.mark.parametrize(
-        ("path", "found"), [("nowhere", "found nowhere"), ("empty", "expected at least one tuned file, found none")]
+        ("path", "found"),
+        [
+            ("nowhere", r"^nowhere: expected a file or a folder, found: .*\. Fix: "),
+            ("empty", "expected at least one tuned file, found none"),
+        ],
     )
     def test_nothing_to_measure_is_refused(
         self, read: Callable[..., list[ConfigFile]], tmp_path: Path, path: str, found: str

@@ -58,9 +58,15 @@ def test_what_the_other_branch_did_meanwhile_does_not_count(repository: Path) ->
     assert changed_since("main", repository) == ["first", "mîne\n.json"]
 
 
-@pytest.mark.parametrize("revision", ["", "nowhere", "--output=gone", "0" * 40])
+def test_before_the_first_push_there_was_nothing(repository: Path) -> None:
+    commit(repository, "mîne\n.json")
+    assert changed_since("0" * 40, repository) == ["first", "mîne\n.json"]
+
+
+@pytest.mark.parametrize("revision", ["", "nowhere", "--output=gone", "0" * 39, "1" * 40])
 def test_what_is_no_revision_is_said_in_one_line(repository: Path, revision: str) -> None:
     with pytest.raises(SinceError, match=r"^--since: expected a (git )?revision") as caught:
         changed_since(revision, repository)
     assert "\n" not in str(caught.value)
+    assert ". Fix: " in str(caught.value)
     assert not (repository / "gone").exists()

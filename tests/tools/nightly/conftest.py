@@ -114,7 +114,10 @@ def results(plan: Mapping[str, Any], rows: Rows, **changes: Any) -> list[dict[st
                     "status": "measured",
                     "reason": None,
                     "retuned_file": False,
-                    "rows": {size: rows(int(size), us) for size, us in file["record"]["median_us"].items()},
+                    "rows": {
+                        size: {**rows(int(size), us), "claimed_us": us}
+                        for size, us in file["record"]["median_us"].items()
+                    },
                 }
                 for file in leg["workloads"]
             ],

@@ -108,7 +108,7 @@ def test_drift_is_a_table_of_the_files_rows(three: Store, plan_path: Path, plan:
     text = out.read_text()
     assert f"| `{MIXTRAL}` | 1 | 100.0 | 100.0 | +0.0 % | +0.0 % | 5.5 % |  |" in text
     assert f"| `{MIXTRAL}` | 64 | 200.0 | 240.0 | +20.0 % | +0.0 % | 5.5 % | **slower** |" in text
-    assert f"- `{ON_H200}`: no results" in text
+    assert f"- `{ON_H200}`: no results of its runner" in text
     assert "NVIDIA H100 80GB HBM3, driver 570.1, triton 3.8.0, torch 2.13.0" in text
 
 
@@ -129,18 +129,18 @@ def test_the_margin_can_be_set(three: Store, plan_path: Path, plan: Any, tmp_pat
     ("spoil", "message"),
     [
         (lambda path: path.write_text("{"), "expected strict JSON, found"),
-        (lambda path: path.write_text("[]"), "expected schema/results.schema.json, found"),
+        (lambda path: path.write_text("[]"), "expected what schema/results.schema.json says of it, found"),
         (
             lambda path: path.write_text(path.read_text().replace('"measured_us": 1', '"measured_us": NaN, "x": 1')),
             "NaN",
         ),
-        (lambda path: path.write_text(path.read_text().replace(head(), "f" * 40)), "and commit"),
+        (lambda path: path.write_text(path.read_text().replace(head(), "f" * 40)), "expected pull request 0 at"),
         (
             lambda path: path.write_text(path.read_text().replace("NVIDIA_H100_80GB_HBM3", "NVIDIA_L4")),
-            "another device",
+            "the plan has no such leg",
         ),
         (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "expected a regular file"),
-        (lambda path: (path.parents[1] / "results.json").write_text(path.read_text()), "expected one results.json"),
+        (lambda path: (path.parents[1] / "results.json").write_text(path.read_text()), "expected once, found twice"),
     ],
     ids=["no JSON", "another form", "NaN", "another commit", "another device", "a link", "twice"],
 )
@@ -171,9 +171,30 @@ def test_a_broken_store_is_one_line(three: Store, tmp_path: Path, capsys, spoil,
     assert message in capsys.readouterr().err
 
 
-def test_no_folder_of_results_is_one_line(three: Store, plan_path: Path, tmp_path: Path, capsys) -> None:
-    assert drift(three, plan_path, tmp_path / "nowhere")[0] == 2
-    assert "--results: expected a folder, found none" in capsys.readouterr().err
+def test_no_results_at_all_are_told(three: Store, plan_path: Path, tmp_path: Path) -> None:
+    """Where there is no artifact, the download makes no folder."""
+    code, out = drift(three, plan_path, tmp_path / "nowhere")
+    assert code == 1
+    assert out.read_text().count(": no results of its runner") == 3
+
+
+def test_a_device_without_a_runner_is_never_due(three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    sample(three, tmp_path / "plan.json", "--count", "9", "--runners", "NVIDIA_H200, NVIDIA_L4")
+    assert planned(tmp_path / "plan.json") == 1
+    assert (tmp_path / "output").read_text().startswith('devices=["NVIDIA_H200"]\nany=true\n')
+
+
+def test_a_plan_that_nothing_could_read_is_one_line(
+    three: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.pull_request.documents.MAX_FILES", 1)
+    assert sample(three, tmp_path / "plan.json", "--count", "9") == 2
+    told = capsys.readouterr().err
+    assert (
+        told == f"nightly: plan: expected at most 1 tuned files on {H100}, found 2. Fix: {told.partition('Fix: ')[2]}"
+    )
+    assert not (tmp_path / "plan.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def plan(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setenv("GITHUB_OUTPUT", str(output))
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
 
-    def run(head: str, number: int = 12) -> Ran:
-        where = ["--base", "main", "--out", str(out), "--repository", str(project.root)]
+    def run(head: str, number: int = 12, base: str = "main", runners: str = "") -> Ran:
+        where = ["--base", base, "--runners", runners, "--out", str(out), "--repository", str(project.root)]
         code = command.main(["plan", "--number", str(number), "--head-sha", head, *where])
         captured = capsys.readouterr()
         document = json.loads(out.read_bytes()) if out.exists() else None
@@ -89,6 +89,7 @@ def refusal(ran: Ran) -> str:
     (line,) = ran.lines
     assert line.startswith("refused: ")
     assert ". Fix: " in line
+    assert "##[" not in line
     assert line.isprintable()
     assert len(line) < 1200
     return line

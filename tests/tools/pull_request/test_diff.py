@@ -92,6 +92,10 @@ class TestFileChanges:
             only((version(table(), record={}), version(table(), record={"date": "2026-01-01"}))).kind is Kind.RECORDED
         )
 
+    def test_a_mode_alone_is_no_change_of_a_tuned_file(self) -> None:
+        same = version(table(), record={})
+        assert file_changes([(same, same)]) == ()
+
     def test_a_record_without_any_file_is_nothing(self) -> None:
         assert file_changes([(version(None, record={}), version(None))]) == ()
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tools.pull_request.diff import Cell, Diff, Edit, FileChange, Kind, grouped
+from tools.pull_request.diff import Cell, Diff, Edit, FileChange, Kind, ModeChange, grouped
 from tools.pull_request.diff_report import FORMATS, as_github, as_json, as_markdown, as_text
 
 GOLDEN = Path(__file__).parent / "diff.golden.md"
@@ -39,7 +39,8 @@ DIFF = Diff(
     gained=tuple(Cell(f"maker/model-{i:02}", "NVIDIA_H200") for i in range(12)),
     lost=(Cell("maker/model-00", "NVIDIA_L4"),),
     covered=123,
-    others=("configs/registry/models.json", "a\n<b>.py"),
+    modes=(ModeChange("configs/a.json", "100644", "100755"), ModeChange("configs/`x`\n::error::b", None, "120000")),
+    others=("configs/registry/models.json", "a\n<b>##[error]x.py"),
 )
 EMPTY = Diff("0" * 40, "1" * 40, (), (), (), 1, ())
 
@@ -64,6 +65,7 @@ def test_nothing_is_said_in_one_line() -> None:
 def test_hostile_names_forge_nothing(name: str) -> None:
     text = FORMATS[name](DIFF)
     assert not any(line.startswith("::error") for line in text.splitlines())
+    assert "##[" not in text
     assert all(line.isprintable() for line in text.splitlines())
     assert name == "json" or "\n<b>" not in text
 
@@ -88,6 +90,7 @@ def test_json_has_every_file() -> None:
     assert document["coverage"]["cells"] == 123
     assert document["coverage"]["lost"] == [{"model": "maker/model-00", "device_name": "NVIDIA_L4"}]
     assert document["groups"][0]["kind"] == "added"
+    assert document["modes"][0] == {"path": "configs/a.json", "before": "100644", "after": "100755"}
 
 
 def test_github_has_an_annotation_for_each_group() -> None:

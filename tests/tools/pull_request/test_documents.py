@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.tools.pull_request.documents_builder import (
+    ENTRY,
     H100,
     Change,
     changed,
@@ -24,6 +26,7 @@ from tools.pull_request.documents import DocumentError, read_plan, read_results,
 def one_line(error: pytest.ExceptionInfo[DocumentError]) -> str:
     text = str(error.value)
     assert text.isprintable(), text
+    assert ". Fix: " in text
     assert len(text) < 600
     return text
 
@@ -76,8 +79,8 @@ def test_a_leg_that_the_plan_does_not_have(tmp_path: Path) -> None:
         (b'{"number": ' + b"9" * 5000 + b"}", "expected strict JSON, found: cannot be read"),
         (b'{"number": 1, "number": 2}', "duplicate keys"),
         (b"[" * 100_000, "nested over 32 levels"),
-        (b'{"\\n::error::<img src=x>": 1}', "expected schema/results.schema.json"),
-        (b" " * (documents.MAX_BYTES + 1), "expected at most"),
+        (b'{"\\n::error::<img src=x>": 1}', "expected what schema/results.schema.json says"),
+        (b" " * (documents.MAX_BYTES["results"] + 1), "expected at most"),
         (b"\xff\xfe", "expected UTF-8"),
     ],
     ids=lambda value: repr(value[:24]),
@@ -140,3 +143,42 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match="expected a readable file, found: No such file"):
         read_results(tmp_path / "results.json")
+
+
+def many(files: int, rows: int) -> dict[str, Any]:
+    """A plan with every file changed, under the longest names and keys."""
+    document = plan_document()
+    file = document["legs"][0]["workloads"][0]
+    file["claimed"] = file["main"] = {str(4 * m): {**ENTRY, "GROUP_SIZE_M": 64} for m in range(1, rows + 1)}
+    file["record"] = {"median_us": dict.fromkeys(file["claimed"], 12345.678)}
+    document["legs"][0]["workloads"] = [{**file, "workload": {**file["workload"], "E": E + 1}} for E in range(files)]
+    return document
+
+
+class TestLimits:
+    """What is planned can be read again, and so can its results."""
+
+    def test_256_files_of_18_rows_take_a_third(self, tmp_path: Path) -> None:
+        document = many(256, 18)
+        assert documents.why_too_large(document) is None
+        data = documents.plan_json(document)
+        assert 2.5 * len(data) < documents.MAX_BYTES["plan"]
+        (tmp_path / "plan.json").write_bytes(data)
+        assert len(read_plan(tmp_path / "plan.json").legs[0].files) == 256
+
+    def test_results_of_the_largest_plan_can_be_read(self) -> None:
+        """Removed files are planned with least, and answered with as many figures."""
+        entries = {str(4 * m): dict(ENTRY) for m in range(1, 257)}
+        row = {"measured_us": 123456.789, "main_us": 123456.789, "heuristic_us": 123456.789, "retuned_us": 123456.789}
+        answered = {key: {"claimed_us": None, **row, "verdict": "slower", "decision": "baseline"} for key in entries}
+        planned, measured = (len(json.dumps(rows, separators=(",", ":"))) for rows in (entries, answered))
+        assert measured / planned < documents.MAX_BYTES["results"] / documents.MAX_BYTES["plan"]
+
+    def test_more_files_than_results_may_hold(self) -> None:
+        told = documents.why_too_large(many(257, 1))
+        assert told == f"expected at most 256 tuned files on {H100}, found 257"
+
+    def test_more_bytes_than_are_read(self) -> None:
+        told = documents.why_too_large(many(256, 86))
+        assert told is not None
+        assert told.startswith("expected a plan of at most 4194304 bytes, found ")

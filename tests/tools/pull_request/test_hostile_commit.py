@@ -93,6 +93,7 @@ class TestHostileCommit:
             "E=8,N=1024,device_name=$(touch canary).json",
             f"E=8,N=1024,device_name={H100}\n::error::forged.json",
             "::set-output name=a::b.json",
+            "##[error file=README.md;line=1]hello.json",
             "undecodable\udcff.json",
             "-rf.json",
             f"E=8,N=1024,device_name={'A' * 230}.json",
@@ -159,7 +160,9 @@ class TestHostileCommit:
         line = refusal(plan(project.head({name: file.read_bytes() for name, file in made.items()})))
         assert "GROUP_SIZE_M from 1 to 256, found a number of over 12 digits" in line
 
-    @pytest.mark.parametrize("key", ["x\n::error::forged", "$(touch canary)", "<script>", "\x1b[31m", "a" * 5000])
+    @pytest.mark.parametrize(
+        "key", ["x\n::error::forged", "##[error]forged", "$(touch canary)", "<script>", "\x1b[31m", "a" * 5000]
+    )
     def test_text_in_a_record(self, project: Project, plan: Plan, key: str) -> None:
         line = refusal(plan(project.head(project.files(OTHER, record={key: 1}))))
         assert "configs/records/" in line

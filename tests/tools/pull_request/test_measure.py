@@ -234,6 +234,9 @@ class TestCommandLine:
         [
             (["--device", "NVIDIA_B200"], "--device: expected one of the plan's"),
             (["--plan", "nowhere.json"], "expected a readable file"),
+            (["--triton", "1;id"], "--triton: expected X.Y.Z, found '1;id'. Fix: "),
+            (["--triton", ""], "--triton: expected X.Y.Z, found ''. Fix: "),
+            (["--triton", "\n::error::"], "--triton: expected X.Y.Z, found "),
             (["--replay", "nowhere"], "--replay: expected a folder"),
             (["--time-budget", "0"], "--time-budget: expected from 1"),
             (["--limit", "nan"], "--limit: expected from 1"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.tools.pull_request.conftest import Plan, Project, refusal
+from tests.tools.pull_request.git_repository import EXECUTABLE, SYMLINK, Blob
 from tests.tools.validate.builder import H100, NAME, table
 from tools import schemas
 from tools.pull_request import __main__ as command
+from tools.pull_request import documents
 from tools.store import canonical_record
 
 PATH, RECORD = f"configs/{NAME}", f"configs/records/{NAME}"
@@ -86,6 +89,33 @@ class TestPlan:
         assert tiers == [(MI300X, ["default"]), (H100, ["triton_3_6_0"])]
         assert ran.output == f'devices=["{MI300X}","{H100}"]\nany=true\n'
 
+    def test_devices_without_a_runner_are_planned_and_not_handed_on(self, project: Project, plan: Plan) -> None:
+        amd = f"E=8,N=1024,device_name={MI300X}.json"
+        head = project.head({**project.files(amd), **project.files(num_stages=2)})
+        for runners, handed_on in (
+            (H100, f'["{H100}"]'),
+            (f"NVIDIA_L4, {MI300X} ,", f'["{MI300X}"]'),
+            ("NVIDIA_L4", "[]"),
+        ):
+            ran = plan(head, runners=runners)
+            assert ran.plan is not None
+            assert [leg["device_name"] for leg in ran.plan["legs"]] == [MI300X, H100]
+            assert ran.output.splitlines()[-2:] == [f"devices={handed_on}", "any=true"]
+
+    def test_a_runner_of_an_unknown_device_is_bad_use(self, project: Project, plan: Plan) -> None:
+        ran = plan(project.head(project.files(num_stages=4)), runners=f"{H100},H100\n")
+        assert (ran.code, ran.plan, ran.output) == (2, None, "")
+        (line,) = ran.lines
+        assert "--runners: expected names of configs/registry/devices.json with commas, found 'H100'. Fix: " in line
+
+    def test_more_than_the_readers_take_is_refused_with_the_way_out(
+        self, project: Project, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(documents.MAX_BYTES, "plan", 1000)  # type: ignore[misc]
+        line = refusal(plan(project.head(project.files(num_stages=4))))
+        assert "configs: expected a plan of at most 1000 bytes, found " in line
+        assert line.endswith("Fix: split the change over several pull requests.")
+
     def test_what_main_has_got_meanwhile_is_not_measured_again(self, project: Project, plan: Plan) -> None:
         files = project.files(num_stages=4)
         head = project.head(files)
@@ -118,6 +148,50 @@ class TestPlan:
         assert code == 1
         assert len(lines) == 2
         assert lines[0].startswith("::error file=configs/a%2Cb%3A\\n%3A%3Aerror%3A%3Ac.json,title=file-name::")
+
+
+class TestMerged:
+    """Number 0: main has it already, and it is measured from where main stood before."""
+
+    def test_what_lies_outside_configs_is_left_out(self, project: Project, plan: Plan) -> None:
+        head = project.head({**project.files(num_stages=4), "CHANGELOG.md": b"News\n", "tools/code.py": None})
+        ran = plan(head, number=0)
+        assert (ran.code, ran.lines) == (0, [])
+        assert ran.plan is not None
+        assert (ran.plan["number"], ran.plan["head_sha"], ran.plan["base_sha"]) == (0, head, project.main)
+        (file,) = ran.plan["legs"][0]["workloads"]
+        assert (file["claimed"]["64"]["num_stages"], file["main"]["64"]["num_stages"]) == (4, 3)
+
+    def test_code_alone_needs_no_gpu(self, project: Project, plan: Plan) -> None:
+        ran = plan(project.head({"tools/code.py": b"print(2)\n"}), number=0)
+        assert (ran.code, ran.output) == (0, "devices=[]\nany=false\n")
+
+    def test_main_may_have_gone_on_since(self, project: Project, plan: Plan) -> None:
+        head = project.head(project.files(num_stages=4))
+        project.repository.set_ref("refs/heads/main", project.head({"README.md": b"newer\n"}, head))
+        assert plan(head, number=0, base=project.main).code == 0
+
+    def test_at_the_first_push_everything_is_new(self, project: Project, plan: Plan) -> None:
+        ran = plan(project.main, number=0, base="0" * 40)
+        assert ran.plan is not None
+        (file,) = ran.plan["legs"][0]["workloads"]
+        assert (file["claimed"], file["main"]) == (table(), None)
+
+    @pytest.mark.parametrize(
+        ("files", "told"),
+        [
+            ({"configs/evil.py": b""}, "configs/evil.py: expected a tuned file"),
+            ({"configs": Blob(b"/etc", SYMLINK), PATH: None, RECORD: None}, "found a symbolic link"),
+            ({PATH: Blob(b"{}", EXECUTABLE)}, "found an executable file"),
+        ],
+    )
+    def test_below_configs_it_is_as_strict_as_ever(
+        self, project: Project, plan: Plan, files: dict[str, Any], told: str
+    ) -> None:
+        assert told in refusal(plan(project.head({**files, "CHANGELOG.md": b"News\n"}), number=0))
+
+    def test_a_head_that_is_not_here(self, project: Project, plan: Plan) -> None:
+        assert refusal(plan("0123456789" * 4, number=0)).startswith("refused: main: expected the commit 0123456789")
 
 
 class TestShapes:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.tools.pull_request.documents_builder import A100, ENVIRONMENT, H100, NUMBER, SHA, entry, planned
 from tools.bench.verdict import Verdict
+from tools.pull_request.artifacts import NO_RESULTS
 from tools.pull_request.documents import Leg, MeasuredFile, Plan, PlannedFile, PlannedShape, Results, Row
 from tools.pull_request.report_text import MAX_CHARACTERS, REASONS, code, render
 from tools.schemas import SCHEMA_FOLDER
@@ -85,7 +86,8 @@ def test_the_worst_file_makes_the_headline(cases: list[tuple[PlannedFile, Measur
 def test_every_reason_has_words() -> None:
     schema = json.loads((SCHEMA_FOLDER / "results.schema.json").read_text("utf-8"))
     reasons = schema["$defs"]["measured_workload"]["properties"]["reason"]["enum"]
-    assert {*REASONS, None} == set(reasons)
+    assert {*REASONS, None} == {*reasons, NO_RESULTS}
+    assert NO_RESULTS not in reasons, "a runner can't say of itself that it sent nothing"
 
 
 def test_a_code_span_lets_nothing_out() -> None:

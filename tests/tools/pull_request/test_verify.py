@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.tools.pull_request.documents_builder import OTHER_SHA, SHA, changed, results_document, write_json
+from tests.tools.pull_request.documents_builder import (
+    ENTRY,
+    OTHER_SHA,
+    SHA,
+    changed,
+    plan_document,
+    results_document,
+    write_json,
+)
 from tests.tools.validate.builder import NAME, Store, entry
 from tools import schemas, store
 from tools.pull_request import verify
@@ -36,17 +44,37 @@ def results(**row: Any) -> Any:
     """One file of one row, clean unless said otherwise."""
 
     def change(document: Any) -> None:
+        document.update(number=0, device_name=WORKLOAD.device_name)
         document["workloads"][0]["workload"] = workload_json(WORKLOAD)
         document["workloads"][0]["rows"]["64"].update({"claimed_us": 10.0, "measured_us": 10.1, **row})
 
     return changed(results_document(), change)
 
 
-def sign(merged: Store, document: Any, **options: str) -> int:
-    write_json(merged.root.parent / "results" / "results-0" / "results.json", document)
+def plan(claimed_us: float | None = 10.0) -> Any:
+    """What those results answer."""
+
+    def change(document: Any) -> None:
+        document.update(number=0)
+        leg = document["legs"][0]
+        leg["device_name"] = WORKLOAD.device_name
+        claims = None if claimed_us is None else {"median_us": {"64": claimed_us}}
+        leg["workloads"][0].update(
+            workload=workload_json(WORKLOAD), claimed={"64": dict(ENTRY)}, main=None, record=claims
+        )
+
+    return changed(plan_document(), change)
+
+
+def sign(merged: Store, *documents: Any, claimed_us: float | None = 10.0, **options: str) -> int:
+    folder = merged.root.parent
+    write_json(folder / "plan.json", plan(claimed_us))
+    for number, document in enumerate(documents):
+        write_json(folder / "results" / f"results-{number}" / "results.json", document)
     given = {"commit": SHA, "runner": "gpu", "run-url": RUN_URL, "date": "2026-11-24", **options}
     flags = [word for name, value in given.items() for word in (f"--{name}", value)]
-    return verify.main(["--results", str(merged.root.parent / "results"), "--configs", str(merged.root), *flags])
+    where = ["--plan", str(folder / "plan.json"), "--results", str(folder / "results"), "--configs", str(merged.root)]
+    return verify.main([*where, *flags])
 
 
 def test_a_file_whose_rows_all_held_is_verified(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +104,7 @@ def test_an_older_line_is_replaced(merged: Store) -> None:
 
 def test_published_figures_without_times_can_be_verified_too(merged: Store) -> None:
     merged.record(merged.root / NAME)
-    sign(merged, results(claimed_us=None))
+    sign(merged, results(claimed_us=None), claimed_us=None)
     assert record_of(merged)["verified"]["runner"] == "gpu"
 
 
@@ -94,7 +122,7 @@ def test_a_file_that_did_not_hold_is_named_and_left_as_it_is(
     merged: Store, capsys: pytest.CaptureFixture[str], row: dict[str, Any], reason: str
 ) -> None:
     before = record_of(merged)
-    assert sign(merged, results(**row)) == 0
+    assert sign(merged, results(**row), claimed_us=row.get("claimed_us", 10.0)) == 0
     assert record_of(merged) == before
     assert capsys.readouterr().err == f"verify: {NAME}: not verified, {reason}\n"
 
@@ -119,11 +147,11 @@ def test_a_store_that_is_not_what_was_measured(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"commit": OTHER_SHA}, f"--commit: expected {OTHER_SHA}, found {SHA}"),
+        ({"commit": OTHER_SHA}, f"plan: expected commit {OTHER_SHA}, found {SHA}"),
         ({"run-url": "javascript:alert(1)"}, "expected a runner, an https:// address, 40 hex digits and a day"),
         ({"runner": ""}, "expected a runner"),
         ({"date": "2026-02-30"}, "expected a runner"),
-        ({"results": "nowhere"}, "nowhere: expected a folder"),
+        ({"results": __file__}, "expected a folder, found: Not a directory"),
     ],
 )
 def test_bad_use_is_one_line_and_writes_nothing(
@@ -133,4 +161,20 @@ def test_bad_use_is_one_line_and_writes_nothing(
     assert sign(merged, results(), **options) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
+    assert ". Fix: " in line
+    assert record_of(merged) == before
+
+
+def test_results_that_the_plan_did_not_ask_for_write_nothing(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    before = record_of(merged)
+    assert sign(merged, changed(results(), lambda d: d.update(device_name="NVIDIA_L4"))) == 2
+    assert "the plan has no such leg" in capsys.readouterr().err
+    assert record_of(merged) == before
+
+
+def test_a_file_whose_runner_sent_nothing_is_named(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    before = record_of(merged)
+    assert sign(merged) == 0
+    told = "not verified, not measured (no results of its runner)"
+    assert capsys.readouterr().err == f"verify: {NAME}: {told}\n"
     assert record_of(merged) == before

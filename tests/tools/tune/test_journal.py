@@ -132,3 +132,12 @@ def test_a_gz_that_is_cut_short_is_refused(tmp_path: Path, subject: Subject) -> 
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(JournalError, match="expected a journal of the tuner"):
         read_journal(path)
+
+
+def test_a_file_that_is_not_there_is_said_without_a_number() -> None:
+    with pytest.raises(
+        JournalError, match=r"^/nope: expected a journal of the tuner, found: No such file or directory\."
+    ):
+        read_journal(Path("/nope"))
+    with pytest.raises(JournalError, match=r"\. Fix: give a file that the tuner wrote"):
+        read_journal(Path("/nope"))

@@ -1,0 +1,135 @@
+"""What no merge may bring: evidence that isn't main's own, and files that aren't plain."""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+
+from tests.tools.validate.builder import NAME, table
+from tools.pull_request.changes import Change
+from tools.pull_request.commit import Entry
+from tools.pull_request.files import Version
+from tools.pull_request.gate import refusals, verified_commit
+from tools.store import canonical_config
+
+HOME = "fused-moe-configs/fused-moe-configs"
+COMMIT, OTHER = "a" * 40, "b" * 40
+CONFIG = canonical_config(table())
+
+
+def evidence(commit: str = COMMIT) -> dict[str, Any]:
+    return {"runner": "gpu", "run_url": "https://example.org/", "commit": commit, "date": "2026-01-01"}
+
+
+def version(verified: Any = None, config: bytes | None = CONFIG, **record: Any) -> Version:
+    return Version(PurePosixPath(NAME), config, json.dumps({**record, "verified": verified}).encode())
+
+
+NOTHING = Version(PurePosixPath(NAME), None, None)
+
+
+class TestWhoseBranch:
+    def test_verifys_own_is_named_after_the_commit_that_it_measured(self) -> None:
+        assert verified_commit(f"{HOME}:verify/{COMMIT}", HOME) == COMMIT
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            f"a-stranger/fused-moe-configs:verify/{COMMIT}",
+            f":verify/{COMMIT}",
+            f"{HOME}:{COMMIT}",
+            f"{HOME}:x/verify/{COMMIT}",
+            f"{HOME}:verify/main",
+            f"{HOME}:verify/{COMMIT}\n",
+            f"{HOME}:verify/{COMMIT.upper()}",
+            f"a-stranger/x:{HOME}:verify/{COMMIT}",
+            f"verify/{COMMIT}",
+            ":",
+            "",
+        ],
+    )
+    def test_no_other_branch_is(self, head: str) -> None:
+        assert verified_commit(head, HOME) is None
+
+    def test_outside_a_workflow_none_is(self) -> None:
+        assert verified_commit(f":verify/{COMMIT}", "") is None
+
+
+class TestEvidence:
+    def told(self, before: Version, after: Version, commit: str | None = None) -> list[str]:
+        return [f"{finding.path}: {finding.message}" for finding in refusals([], [(before, after)], commit)]
+
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            (version(), version(evidence())),
+            (NOTHING, version(evidence())),
+            (version(evidence()), version(evidence(OTHER))),
+            (version(evidence()), version(evidence(), canonical_config(table(num_stages=4)))),
+            (version(), version("yes")),
+        ],
+        ids=["written", "of a new file", "of another commit", "kept though the file changed", "no evidence at all"],
+    )
+    def test_what_a_pull_request_writes_is_refused(self, before: Version, after: Version) -> None:
+        (line,) = self.told(before, after)
+        assert line.startswith(f"configs/records/{NAME}: verified: expected null, found evidence")
+
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            (version(), version()),
+            (version(evidence()), version(evidence(), verified_with=[])),
+            (version(evidence()), version(None, canonical_config(table(num_stages=4)))),
+            (version(evidence()), NOTHING),
+        ],
+        ids=["none", "as it was", "taken away with the figures", "gone with the file"],
+    )
+    def test_what_main_had_may_stay_or_go(self, before: Version, after: Version) -> None:
+        assert self.told(before, after) == []
+
+    def test_verifys_own_proposal_passes(self) -> None:
+        assert self.told(version(), version(evidence()), COMMIT) == []
+        assert self.told(version(evidence(OTHER)), version(evidence()), COMMIT) == []
+
+    @pytest.mark.parametrize(
+        "after",
+        [
+            version(evidence(OTHER)),
+            version(evidence(), date="2026-01-02"),
+            version(evidence(), canonical_config(table(num_stages=4))),
+        ],
+        ids=["another commit than the branch says", "another line besides", "another file"],
+    )
+    def test_it_may_write_nothing_else(self, after: Version) -> None:
+        assert len(self.told(version(), after, COMMIT)) == 1
+
+
+class TestModes:
+    @pytest.mark.parametrize(
+        ("path", "mode", "kind", "found"),
+        [
+            (f"configs/{NAME}", "100755", "blob", "an executable file"),
+            (f"configs/records/{NAME}", "120000", "blob", "a symbolic link"),
+            ("configs/README.md", "100755", "blob", "an executable file"),
+            ("configs/sub", "160000", "commit", "a submodule"),
+            ("configs", "120000", "blob", "a symbolic link"),
+            ("configs/x", "100664", "blob", "mode 100664"),
+        ],
+    )
+    def test_another_than_a_plain_files_is_refused(self, path: str, mode: str, kind: str, found: str) -> None:
+        plain = Entry("100644", "blob", COMMIT)
+        for before in (None, plain):
+            (finding,) = refusals([Change(path, before, Entry(mode, kind, COMMIT))], [], COMMIT)
+            assert (finding.path, finding.rule) == (path, "mode")
+            assert finding.message == f"expected a regular file (mode 100644), found {found}"
+
+    def test_code_may_have_any(self) -> None:
+        assert refusals([Change("tools/x.sh", None, Entry("100755", "blob", COMMIT))], [], None) == []
+
+    def test_what_goes_or_becomes_plain_is_welcome(self) -> None:
+        plain, executable = Entry("100644", "blob", COMMIT), Entry("100755", "blob", COMMIT)
+        path = f"configs/{NAME}"
+        assert refusals([Change(path, executable, plain), Change(path, executable, None)], [], None) == []

@@ -1,0 +1,97 @@
+"""verify.yml, run: what was merged is measured once more, and what held is proposed as verified."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.tools.pull_request.git_repository import GitRepository
+from tests.workflows.act import REPOSITORY, Run, World
+from tests.workflows.conftest import TUNED
+from tests.workflows.fake_github import FakeGitHub
+from tools.store import canonical_record
+
+PATH, RECORD = f"configs/{TUNED}", f"configs/records/{TUNED}"
+APP = f"token-of-the-{'app'}"
+ALL = {"plan": "success", "measure": "success", "propose": "success"}
+
+Files = Mapping[str, bytes]
+
+
+def merge(world: World, remote: GitRepository, files: Mapping[str, bytes | None], *options: str) -> tuple[Run, str]:
+    """The run after main moved on by these files, and main's new commit."""
+    before = remote.git("rev-parse", "main")
+    after = remote.commit(files, before)
+    remote.set_ref("refs/heads/main", after)
+    push = {"ref": "refs/heads/main", "before": before, "after": after, "deleted": False}
+    return world.act("verify", "push", push, *options), after
+
+
+def record_at(remote: GitRepository, revision: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(remote.git("show", f"{revision}:{RECORD}"))
+    return document
+
+
+def test_what_holds_is_proposed_as_verified(
+    world: World, remote: GitRepository, github: FakeGitHub, tuned: Files
+) -> None:
+    run, main = merge(world, remote, tuned)
+    assert run.jobs == ALL, run
+    proposed = f"verify/{main}"
+    assert remote.git("rev-parse", f"{proposed}^") == main
+    assert remote.git("diff", "--name-only", main, proposed).split("\n") == [RECORD]
+    before, after = record_at(remote, main), record_at(remote, proposed)
+    verified = after.pop("verified")
+    assert after == {key: value for key, value in before.items() if key != "verified"}
+    assert verified["commit"] == main
+    assert verified["runner"] == "gpu"
+    assert verified["run_url"].startswith(f"https://github.com/{REPOSITORY}/actions/runs/")
+    (pull,) = github.pulls.values()
+    assert (pull["head"], pull["base"], pull["title"]) == (proposed, "main", "Verify what was merged")
+    assert "New evidence" in pull["body"]
+    assert github.writes == [("POST", f"/repos/{REPOSITORY}/pulls", APP)]
+
+
+def test_what_else_was_merged_with_it_does_no_harm(
+    world: World, remote: GitRepository, github: FakeGitHub, tuned: Files
+) -> None:
+    run, _ = merge(world, remote, {**tuned, "CHANGELOG.md": b"News\n"})
+    assert run.jobs == ALL, run
+    assert len(github.pulls) == 1
+
+
+@pytest.fixture
+def boasted(tuned: Files) -> Files:
+    """The same file under a record that claims half the times."""
+    record = json.loads(tuned[RECORD])
+    for row in record["rows"].values():
+        row["latency_us"].update({name: row["latency_us"][name] / 2 for name in ("median", "p10", "p90")})
+    return {**tuned, RECORD: canonical_record(record)}
+
+
+def test_what_does_not_hold_is_named_and_nothing_is_proposed(
+    world: World, remote: GitRepository, github: FakeGitHub, boasted: Files
+) -> None:
+    run, _ = merge(world, remote, boasted)
+    assert run.jobs == ALL, run
+    assert f"verify: {TUNED}: not verified, M=" in run.log
+    assert remote.git("for-each-ref", "refs/heads/verify") == ""
+    assert github.writes == []
+
+
+def test_a_device_without_a_runner_is_named_and_nothing_is_proposed(
+    world: World, remote: GitRepository, github: FakeGitHub, tuned: Files
+) -> None:
+    run, _ = merge(world, remote, tuned, "--var", "GPU_DEVICES=NVIDIA_H200")
+    assert run.jobs == {"plan": "success", "propose": "success"}, run
+    assert f"verify: {TUNED}: not verified, not measured (no results of its runner)" in run.log
+    assert github.writes == []
+
+
+def test_code_alone_measures_nothing(world: World, remote: GitRepository, github: FakeGitHub) -> None:
+    run, _ = merge(world, remote, {"CHANGELOG.md": b"News\n"})
+    assert run.jobs == {"plan": "success"}, run
+    assert github.writes == []
