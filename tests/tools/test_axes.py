@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 
-from tools.axes import AMD, NVIDIA, Axes
+from tools.axes import AMD, COMMON_GROUP_SIZE, NVIDIA, Axes
 from tools.launch_config import KEY_VENDOR, REQUIRED_KEYS
 
 
@@ -13,7 +13,7 @@ def test_group_sizes_share_their_kernels() -> None:
     kernels = list(NVIDIA.kernels())
     counts = (len(getattr(NVIDIA, key)) for key in REQUIRED_KEYS if key != "GROUP_SIZE_M")
     assert len(set(kernels)) == len(kernels) == math.prod(counts) == 480
-    assert {kernel.GROUP_SIZE_M for kernel in kernels} == {1}
+    assert {kernel.GROUP_SIZE_M for kernel in kernels} == {COMMON_GROUP_SIZE}
 
 
 def test_amd_has_keys_of_its_own_on_every_kernel() -> None:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,10 +106,12 @@ class Store:
         """Writes a record as the tuner does, measured with `triton` (default: the reference)."""
         latency = {"median": 10.0, "p10": 9.0, "p90": 11.0, "samples": 20}
         row = {"latency_us": latency, "baseline_us": latency, "decision": "promote"}
-        is_amd = "device_name=AMD" in path.name
+        found = re.search(r"device_name=([^,.]+)", path.name)
+        device = devices().get(found[1] if found else H100) or devices().find(H100)
+        arch = device.arch or "sm_90"
         environment = {
-            "device_name": "AMD Instinct MI300X" if is_amd else "NVIDIA H100 80GB HBM3",
-            "compute_capability": "gfx942" if is_amd else "9.0",
+            "device_name": device.name,
+            "compute_capability": re.sub(r"sm_(\d+)(\d)", r"\1.\2", arch),
             "sm_count": 132,
             "driver": None,
             "cuda": "12.9",
