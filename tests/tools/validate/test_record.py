@@ -100,6 +100,16 @@ def test_rows_are_the_files_batch_sizes(store: Store) -> None:
     ]
 
 
+def test_a_row_that_is_slower_than_no_file_is_an_error(store: Store) -> None:
+    path = store.config(table([1, 2, 16]))
+    rows = json.loads(store.measured(path).read_bytes())["rows"]
+    rows["2"]["latency_us"]["median"] = rows["2"]["baseline_us"]["median"] + 0.01
+    store.measured(path, rows=rows)
+    (finding,) = store.findings(RULE)
+    assert finding.severity is Severity.ERROR
+    assert finding.message == "rows.2: expected at most the heuristic's 10.0 µs, found 10.01 µs"
+
+
 @pytest.mark.parametrize(("triton", "count"), [("3.6.0", 0), ("3.6.0+git1a2b", 0), ("3.8.0", 1), ("3.6.1", 1)])
 def test_a_version_file_was_measured_with_its_version(store: Store, triton: str, count: int) -> None:
     store.measured(store.config(folder="triton_3_6_0"), triton=triton)

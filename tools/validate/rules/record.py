@@ -74,6 +74,8 @@ def _measured_mismatches(record: Mapping[str, Json], path: Path, file: ConfigFil
             "tune the missing batch sizes",
             path=path,
         )
+    if file.workload is not None and not file.workload.down:
+        yield from _slower_rows(record["rows"], path)
     triton = record["environment"]["triton"]
     folder = file.found.folder
     if folder.startswith("triton_") and version_folder(triton) != folder:
@@ -97,6 +99,18 @@ def _measured_mismatches(record: Mapping[str, Json], path: Path, file: ConfigFil
             Severity.INFO,
             path=path,
         )
+
+
+def _slower_rows(rows: Mapping[str, Json], path: Path) -> Iterator[Issue]:
+    """Of a whole row. A `_down` file's entry is half of one, and may lose there what the other half gains."""
+    for key, row in rows.items():
+        found, heuristic = row["latency_us"]["median"], row["baseline_us"]["median"]
+        if found > heuristic:
+            yield Issue(
+                f"rows.{key}: expected at most the heuristic's {heuristic} µs, found {found} µs",
+                "an engine is faster without the file: tune it again, which writes the heuristic's own entry there",
+                path=path,
+            )
 
 
 def _elsewhere(environment: Mapping[str, Json], path: Path, device: Device | None, context: Context) -> Iterator[Issue]:
