@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tools import store
-from tools.console import run
+from tools.console import run, say
 from tools.findings import emit
 from tools.registry import RegistryError, load_devices, load_models
 from tools.tune import session
@@ -84,7 +84,7 @@ def _tune(request: Request, runs: Sequence[Callable[[], Summary]]) -> tuple[list
 
 
 def _say(line: str) -> None:
-    print(f"tune: {line}", file=sys.stderr, flush=True)
+    say(f"tune: {line}")
 
 
 def _on_cluster(request: Request, address: str) -> int:
@@ -101,4 +101,4 @@ def _on_cluster(request: Request, address: str) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "tune")

@@ -108,6 +108,17 @@ def test_text_that_stdout_cannot_carry_is_escaped() -> None:
     assert rb"(\xb5s, up + down)" in done.stdout
 
 
+def test_progress_that_nobody_reads_loses_no_result(tmp_path: Path) -> None:
+    command = (
+        f'"$0" -m tools.tune --replay {LANDSCAPE} --num-tokens 1 64 --output {tmp_path} 2>&1 >/dev/null | head -c 1'
+    )
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command, sys.executable], cwd=store.CHECKOUT, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, b"t")
+    assert set(files(tmp_path)) == {NAME, f"records/{NAME}"}
+
+
 # ---------------------------------------------------------------
 # Exit code 1: a row that can't be decided
 
