@@ -13,7 +13,7 @@ from tools.findings import emit
 from tools.registry import RegistryError, load_devices, load_models
 from tools.tune import session
 from tools.tune.cluster import ClusterError, Job, tune_on_cluster
-from tools.tune.destination import find_destination
+from tools.tune.destination import find_destination, folder_of_tiers
 from tools.tune.device import find_gpu
 from tools.tune.journal import JournalError
 from tools.tune.model import RunnerError, Subject
@@ -57,10 +57,10 @@ def _subjects(request: Request) -> list[Subject]:
             "expected a GPU, found none. Fix: run where there is one, or see the tuner work on a recorded landscape: "
             "nox -s tune -- --replay tests/tools/tune/landscape.jsonl.gz"
         )
-    registries, triton = Registries(load_models(), load_devices()), session.installed_triton()
+    registries, origin = Registries(load_models(), load_devices()), session.origin_here()
     subjects = [make_subject(s, device_name, registries, all_shapes=request.all_shapes) for s in request.sources]
     for subject in subjects:
-        find_destination(request, subject, triton)
+        find_destination(request, subject, origin)
     return subjects
 
 
@@ -71,7 +71,7 @@ def _tune(request: Request, runs: Sequence[Callable[[], Summary]]) -> tuple[list
     for run_one in runs:
         try:
             summaries.append(run_one())
-        except DeviceRefused as error:
+        except IMPOSSIBLE as error:
             code = 2
             _say(str(error))
         except (RunnerError, TuneError) as error:
@@ -93,8 +93,10 @@ def _on_cluster(request: Request, address: str) -> int:
         for source in request.sources
         if isinstance(source, ModelSource)
     ]
-    output = request.files.output or store.CONFIGS
-    if request.is_partial and output.resolve() == store.CONFIGS:
+    output = folder_of_tiers(request.files.output)
+    if store.version_of_folder(output.name) is not None:
+        raise RequestError(f"--output: expected the folder above {store.shown(output)} with --ray: nodes name tiers.")
+    if request.is_partial and output == store.CONFIGS.resolve():
         # Which file they are rows of shows on the node.
         raise RequestError("--num-tokens: expected --output DIR outside configs/ with --ray, found none.")
     return tune_on_cluster(address, jobs, output, _say)

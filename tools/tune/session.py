@@ -16,7 +16,7 @@ from tools.kernel_hash import kernel_sha256
 from tools.launch_config import LaunchConfig
 from tools.tune import evidence
 from tools.tune.delivery import Measured, summarise, write
-from tools.tune.destination import find_destination
+from tools.tune.destination import Origin, find_destination
 from tools.tune.evidence import Rates
 from tools.tune.gpu_worker import WorkerSpec
 from tools.tune.journal import Entry, Header, Journal, JournalError, JournalWriter, read_journal
@@ -45,10 +45,10 @@ def tune_here(request: Request, subject: Subject) -> Summary:
     RequestError, OutputError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError:
     the run ended early; its journal is there to resume.
     """
-    triton = installed_triton()
-    place, existing = find_destination(request, subject, triton)
+    origin = origin_here()
+    place, existing = find_destination(request, subject, origin)
     task = make_task(request, subject, existing)
-    header = Header(subject, request.settings, {"triton": triton, "kernel_sha256": kernel_sha256()})
+    header = Header(subject, request.settings, dict(vars(origin)))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_undone_if_refused(request, subject))
         earlier, writers = _open_journals(request, header)
@@ -84,7 +84,9 @@ def replay(request: Request, landscape_path: Path) -> Summary:
     # What was measured under another routing stays so.
     request = replace(request, batch_sizes=batch_sizes, routing=header.settings.get("routing", request.routing))
     triton = str(environment.get("triton", store.reference_triton()))
-    place, existing = find_destination(request, subject, triton) if request.files.output else (None, None)
+    kernel = header.environment.get("kernel_sha256", kernel_sha256())
+    origin = Origin(triton, kernel)
+    place, existing = find_destination(request, subject, origin) if request.files.output else (None, None)
     task = make_task(request, subject, existing)
     runner = ReplayRunner(landscape)
     with reporter(len(batch_sizes), task.policies.budget.search_s) as tell:
@@ -94,7 +96,6 @@ def replay(request: Request, landscape_path: Path) -> Summary:
         f"replayed from {landscape_path.name}: nothing was measured, seconds are the landscape's",
         *([f"not in the landscape: batch sizes {', '.join(map(str, missing))}"] if missing else []),
     )
-    kernel = header.environment.get("kernel_sha256", kernel_sha256())
     measured = Measured(result, environment, rates, runner.clock_s, notes, kernel)
     if place is None:
         return summarise(subject, measured, ())
@@ -116,10 +117,10 @@ def make_task(request: Request, subject: Subject, existing: Existing | None) -> 
     return replace(blank, strategy=_strategy(request, blank, space))
 
 
-def installed_triton() -> str:
-    """RequestError: there is none."""
+def origin_here() -> Origin:
+    """The Triton that is installed, and this checkout's kernel. RequestError: there is no Triton."""
     try:
-        return metadata.version("triton")
+        return Origin(metadata.version("triton"), kernel_sha256())
     except metadata.PackageNotFoundError as error:
         raise RequestError("expected Triton, found none. Fix: run `nox -s tune`, which installs it.") from error
 
