@@ -18,7 +18,7 @@ import pytest
 from tools import store
 from tools.launch_config import USUAL_BATCH_SIZES
 from tools.tune import __main__ as command
-from tools.tune import session
+from tools.tune import run_journals
 from tools.validate.__main__ import main as validate
 
 LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
@@ -94,7 +94,7 @@ def test_without_output_a_replay_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(store, "CONFIGS", tmp_path)
-    monkeypatch.setattr(session, "JOURNALS", tmp_path)
+    monkeypatch.setattr(run_journals, "JOURNALS", tmp_path)
     assert tune(*REPLAY, "--num-tokens", 64) == 0
     assert files(tmp_path) == {}
     assert "written:" not in capsys.readouterr().out
@@ -219,7 +219,7 @@ def unusable_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(session, "JOURNALS", tmp_path / "journals")
+    monkeypatch.setattr(run_journals, "JOURNALS", tmp_path / "journals")
     return tmp_path / "journals"
 
 

@@ -19,7 +19,8 @@ from tools.tune import session
 from tools.tune.delivery import Measured, write
 from tools.tune.desk import Landscape
 from tools.tune.destination import Origin, find_destination
-from tools.tune.journal import Header, Journal, JournalError, JournalWriter, read_journal
+from tools.tune.journal import Journal, JournalError, JournalWriter
+from tools.tune.journal_lines import Header
 from tools.tune.model import Subject
 from tools.tune.output import Existing, Place
 from tools.tune.report import Summary
@@ -334,85 +335,3 @@ def test_a_workload_that_no_launch_config_runs_is_refused() -> None:
 
 def request(*flags: str) -> Request:
     return parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2", *flags])
-
-
-# ---------------------------------------------------------------
-# Journals
-
-
-@pytest.fixture
-def journals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(session, "JOURNALS", tmp_path / "journals")
-    return tmp_path / "journals"
-
-
-def header(subject: Subject, **settings: Any) -> Header:
-    return Header(subject, settings, {"triton": "3.8.0", "kernel_sha256": kernel_sha256()})
-
-
-def open_journals(flags: list[str], header: Header) -> int:
-    """How many events an earlier run left."""
-    earlier, writers = session._open_journals(request(*flags), header)
-    for writer in writers:
-        writer.close()
-    return len(earlier)
-
-
-def journal_of(journals: Path) -> Path:
-    return journals / f"{Path(NAME).stem}.jsonl"
-
-
-def test_a_run_that_starts_anew_keeps_the_journal_before(
-    journals: Path, subject: Subject, make_landscape: Make
-) -> None:
-    save(journal_of(journals), make_landscape((1,)))
-    assert open_journals([], header(subject)) == 0
-    assert read_journal(journal_of(journals)).entries == ()
-    (previous,) = journals.glob("*.previous.jsonl")
-    assert len(read_journal(previous).entries) > 0
-
-
-def test_resume_goes_on_with_the_journal_and_its_landscape(
-    journals: Path, subject: Subject, make_landscape: Make, tmp_path: Path
-) -> None:
-    kept = replace(make_landscape((1,)), header=header(subject))
-    save(journal_of(journals), kept)
-    landscape = tmp_path / "landscape.jsonl.gz"
-    landscape.write_bytes(b"cut short")
-    assert open_journals(["--resume", "--record-landscape", str(landscape)], header(subject)) == len(kept.entries)
-    assert read_journal(landscape).entries == kept.entries
-    assert read_journal(journal_of(journals)).entries == kept.entries
-
-
-def test_there_is_nothing_to_resume(journals: Path, subject: Subject) -> None:
-    with pytest.raises(JournalError, match=r"--resume: expected a killed run's journal, found no .*\.jsonl"):
-        open_journals(["--resume"], header(subject))
-    assert not journals.exists()
-
-
-@pytest.mark.parametrize(
-    ("other", "told"),
-    [
-        (lambda h: replace(h, settings={"num_tokens": [1]}), r"the settings: expected .* found .*\[1\]"),
-        (lambda h: replace(h, environment={"triton": "3.6.0"}), r"Triton and kernel: expected .* found .*3\.6\.0"),
-        (
-            lambda h: replace(h, subject=replace(h.subject, smem_bytes=1)),
-            r"the workload: expected .* found .*smem_bytes=1",
-        ),
-    ],
-)
-def test_another_run_is_not_resumed(
-    other: Callable[[Header], Header], told: str, journals: Path, subject: Subject, make_landscape: Make
-) -> None:
-    save(journal_of(journals), replace(make_landscape((1,)), header=other(header(subject))))
-    with pytest.raises(JournalError, match=rf"{told}.* Fix: without --resume"):
-        open_journals(["--resume"], header(subject))
-
-
-def test_a_landscape_is_not_written_over(journals: Path, subject: Subject, tmp_path: Path) -> None:
-    landscape = tmp_path / "landscape.jsonl.gz"
-    landscape.write_bytes(b"hours of work")
-    with pytest.raises(JournalError, match="--record-landscape: expected a new file, found"):
-        open_journals(["--record-landscape", str(landscape)], header(subject))
-    assert landscape.read_bytes() == b"hours of work"
-    assert not journals.exists()

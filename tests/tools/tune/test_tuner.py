@@ -10,7 +10,8 @@ import pytest
 
 from tools.compile.outcome import Status
 from tools.launch_config import LaunchConfig
-from tools.tune.journal import Header, Journal, JournalWriter, read_journal
+from tools.tune.journal import Journal, JournalWriter, read_journal
+from tools.tune.journal_lines import Header
 from tools.tune.model import ConfirmJob, Event, Job, NamedShape, Runner, Screened, ScreenJob, Subject, kernel_of
 from tools.tune.policy import Decision, Policies
 from tools.tune.recording import RecordingRunner

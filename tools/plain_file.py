@@ -1,0 +1,26 @@
+"""Files that a person names are regular ones of bounded size: a pipe would be waited for, a device never ends."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from pathlib import Path
+
+MOST_BYTES = 16 << 20
+"""Of a text that a person wrote or a checkpoint brings: both have kilobytes."""
+
+
+def check(path: Path, most_bytes: int = MOST_BYTES) -> None:
+    """OSError: missing, no regular file (links are followed), or larger; its strerror says which."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    if found.st_size > most_bytes:
+        told = f"File too large, {found.st_size} bytes where at most {most_bytes} are read"
+        raise OSError(errno.EFBIG, told, str(path))
+
+
+def read_text(path: Path) -> str:
+    """UTF-8, a byte order mark dropped. OSError as `check`; ValueError: other bytes than UTF-8."""
+    check(path)
+    return path.read_text("utf-8-sig")
