@@ -19,7 +19,7 @@ from tools.tune import __main__ as command
 from tools.tune import run_journals, session
 from tools.tune.gpu_worker import DeviceReport
 from tools.tune.journal import Journal, read_journal
-from tools.tune.model import CompileJob, Event, Job, ScreenJob
+from tools.tune.model import CompileJob, Confirmed, ConfirmJob, Event, Job, ScreenJob
 from tools.tune.replay import ReplayRunner
 
 
@@ -28,7 +28,7 @@ class SlowReplay(ReplayRunner):
 
     def __init__(self, landscape: Journal, seconds: float, asked: Path) -> None:
         super().__init__(landscape)
-        self._seconds = seconds
+        self._landscape, self._seconds = landscape, seconds
         self._asked = asked.open("a", encoding="utf-8")
 
     def submit(self, job: Job) -> None:
@@ -40,6 +40,10 @@ class SlowReplay(ReplayRunner):
     def wait(self) -> Event:
         time.sleep(self._seconds)
         return super().wait()
+
+    def _confirm(self, job: ConfirmJob) -> Confirmed:
+        """Alike whenever it is asked: a resumed run's GPU doesn't know what the killed run asked before."""
+        return ReplayRunner(self._landscape)._confirm(job)
 
 
 def described(job: Job) -> list[Any]:

@@ -136,10 +136,16 @@ def test_where_the_heuristic_does_not_run_the_run_ends_with_one(
 ) -> None:
     vllm = {"BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 128, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 32, "num_stages": 3}
 
+    def is_heuristic(config: dict[str, Any]) -> bool:
+        return config.items() >= vllm.items() and config["num_warps"] == 4
+
     def spoil(event: dict[str, Any]) -> dict[str, Any]:
-        config = event.get("screened", {})
-        is_heuristic = config.items() >= vllm.items() and config["num_warps"] == 4
-        return {**event, "status": "runtime", "message": "illegal address"} if is_heuristic else event
+        failed = {"status": "runtime", "message": "illegal address"}
+        rows = [
+            row | failed | {"up_us": [], "down_us": []} if is_heuristic(row["config"]) else row
+            for row in event.get("confirmed", [])
+        ]
+        return {**event, **({"confirmed": rows} if rows else failed if is_heuristic(event.get("screened", {})) else {})}
 
     path = spoilt(tmp_path / "spoilt.jsonl", spoil)
     assert tune("--replay", path, "--num-tokens", 64, "--output", tmp_path / "out") == 1
