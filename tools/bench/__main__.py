@@ -12,6 +12,7 @@ from tools.bench import files_request, request
 from tools.bench.request import RequestError
 from tools.console import run, say
 from tools.registry import RegistryError
+from tools.store import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +48,7 @@ def _bench_files(arguments: Sequence[str]) -> tuple[bool, str]:
 
 
 def _say(line: str) -> None:
-    say(f"bench: {line}")
+    say(f"bench: {printable(line)}")
 
 
 if __name__ == "__main__":

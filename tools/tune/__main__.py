@@ -58,7 +58,13 @@ def _subjects(request: Request) -> list[Subject]:
             "nox -s tune -- --replay tests/tools/tune/landscape.jsonl.gz"
         )
     registries, origin = Registries(load_models(), load_devices()), session.origin_here()
-    subjects = [make_subject(s, device_name, registries, all_shapes=request.all_shapes) for s in request.sources]
+    subjects = []
+    for source in request.sources:
+        try:
+            subjects.append(make_subject(source, device_name, registries, all_shapes=request.all_shapes))
+        except SubjectError as error:
+            where = source.where if isinstance(source, ModelSource) else ""
+            raise SubjectError(f"{where}: {error}" if where else str(error)) from error
     for subject in subjects:
         find_destination(request, subject, origin)
     return subjects
@@ -84,7 +90,8 @@ def _tune(request: Request, runs: Sequence[Callable[[], Summary]]) -> tuple[list
 
 
 def _say(line: str) -> None:
-    say(f"tune: {line}")
+    # A name from the command line, or a message from a landscape, may hold anything.
+    say(f"tune: {store.printable(line)}")
 
 
 def _on_cluster(request: Request, address: str) -> int:

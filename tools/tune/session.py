@@ -91,7 +91,7 @@ def replay(request: Request, landscape_path: Path) -> Summary:
         result = tune(task, runner, tell.event, tell.row)
     rates = _recorded_rates(device)
     notes = (
-        f"replayed from {landscape_path.name}: nothing was measured, seconds are the landscape's",
+        f"replayed from {store.printable(landscape_path.name)}: nothing was measured, seconds are the landscape's",
         *([f"not in the landscape: batch sizes {', '.join(map(str, missing))}"] if missing else []),
     )
     measured = Measured(result, environment, rates, runner.clock_s, notes, kernel)

@@ -119,6 +119,17 @@ def test_progress_that_nobody_reads_loses_no_result(tmp_path: Path) -> None:
     assert set(files(tmp_path)) == {NAME, f"records/{NAME}"}
 
 
+def test_a_name_writes_nothing_to_the_terminal_but_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "\x1b[31mred\n.jsonl"
+    path.write_bytes(gzip.decompress(LANDSCAPE.read_bytes()))
+    assert tune("--replay", path, "--num-tokens", 64) == 0
+    assert r"replayed from \x1b[31mred\n.jsonl: nothing was measured" in capsys.readouterr().out
+    assert tune("--replay", tmp_path / "\x1b[31m") == 2
+    told = capsys.readouterr().err
+    assert r"\x1b[31m" in told
+    assert told.rstrip("\n").isprintable()
+
+
 # ---------------------------------------------------------------
 # Exit code 1: a row that can't be decided
 
@@ -254,7 +265,8 @@ def test_all_workloads_are_checked_before_the_first_is_tuned(
     workloads = tmp_path / "workloads.txt"
     workloads.write_text("mistralai/Mixtral-8x7B-v0.1 tp=2\nmistralai/Mixtral-8x7B-v0.1 tp=3\n", "utf-8")
     assert tune("--workloads", workloads, "--output", tmp_path / "out") == 2
-    assert "N: expected a multiple of tp=3, found 14336" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"tune: .*workloads\.txt, line 2: .*N: expected a multiple of tp=3, found 14336.*\n", told)
     assert not unusable_gpu.exists()
 
 
