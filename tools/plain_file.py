@@ -1,8 +1,12 @@
-"""Files that a person names are regular ones of bounded size: a pipe would be waited for, a device never ends."""
+"""Files and folders that a person names, asked about before they are used.
+
+Files are regular ones of bounded size: a pipe would be waited for, a device never ends.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from pathlib import Path
 
@@ -24,3 +28,12 @@ def read_text(path: Path) -> str:
     """UTF-8, a byte order mark dropped. OSError as `check`; ValueError: other bytes than UTF-8."""
     check(path)
     return path.read_text("utf-8-sig")
+
+
+def check_folder(folder: Path) -> None:
+    """Of a folder that need not be there yet. OSError: no file can be put into it; its filename says why not."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))

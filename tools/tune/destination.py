@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tools import store
+from tools import plain_file, store
 from tools.tune import output
 from tools.tune.model import Subject
 from tools.tune.output import Existing, Place
@@ -108,13 +107,11 @@ def _check_writable(place: Place) -> None:
     """Now, not after a minute on the GPU."""
     for path in (place.path, place.record_path):
         try:
-            there = next(folder for folder in path.parents if folder.exists())
-            is_good = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+            plain_file.check_folder(path.parent)
             is_blocked = path.is_dir()
         except OSError as error:
-            raise RequestError(f"--output: expected a folder, found: {store.printable(str(error))}.") from error
-        if not is_good:
-            raise RequestError(f"--output: expected a folder that can be written, found {store.shown(there)}.")
+            found = store.shown(Path(error.filename or path.parent))
+            raise RequestError(f"--output: expected a folder that can be written, found {found}.") from error
         if is_blocked:
             raise RequestError(f"--output: expected a file or none at {store.shown(path)}, found a folder.")
 

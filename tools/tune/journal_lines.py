@@ -187,7 +187,9 @@ def _workload(fields: _Fields) -> Workload:
 
 def _shape(fields: _Fields, workload: Workload) -> NamedShape:
     models = fields["models"]
-    if not isinstance(models, list) or not all(isinstance(model, str) and model.isprintable() for model in models):
+    if not isinstance(models, list) or not all(
+        isinstance(model, str) and model and model.isprintable() for model in models
+    ):
         raise ValueError(f"models: expected names, found {models!r:.80}")
     shape = Shape(fields.whole("K", 1, MAX_DIMENSION), fields.whole("top_k", 1, workload.E))
     return NamedShape(shape, tuple(models))

@@ -9,10 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tools import store
+from tools import schemas, store
 from tools.heuristics import clamped
 from tools.kernel_hash import kernel_sha256
 from tools.launch_config import LaunchConfig
+from tools.registry import normalise_device_name
 from tools.tune import evidence
 from tools.tune.delivery import Measured, summarise, write
 from tools.tune.destination import Origin, find_destination
@@ -72,11 +73,8 @@ def replay(request: Request, landscape_path: Path) -> Summary:
     landscape = read_journal(landscape_path)
     header, device = landscape.header, landscape.device or {}
     subject, environment = header.subject, device.get("environment") or header.environment
-    if request.files.output and "environment" not in device:
-        raise JournalError(
-            f"{store.shown(landscape_path)}: expected the landscape of a run that came to its end, found one without "
-            "the GPU's own report, which a record needs. Fix: without --output."
-        )
+    if request.files.output:
+        _check_machine(landscape_path, subject, device.get("environment"))
     batch_sizes = _recorded(request, landscape)
     missing = [m for m in request.batch_sizes if m not in batch_sizes]
     # What was measured under another routing stays so.
@@ -128,6 +126,24 @@ def _strategy(request: Request, task: Task, space: Space) -> Strategy:
         return InOrder({kernel: place for place, kernel in enumerate(space.kernels)})
     wanted: Iterator[LaunchConfig] = (config for row in wanted_by_row(task).values() for config in row)
     return usual_strategy(space, wanted, task.policies.search)
+
+
+def _check_machine(landscape_path: Path, subject: Subject, environment: Mapping[str, Any] | None) -> None:
+    """JournalError: a record of this landscape would be none of a machine."""
+    if environment is None:
+        raise JournalError(
+            f"{store.shown(landscape_path)}: expected the landscape of a run that came to its end, found one without "
+            "the GPU's own report, which a record needs. Fix: without --output."
+        )
+    faults = schemas.faults("record", {"environment": environment})
+    told = [f"{fault.where}: {fault.message}" for fault in faults if fault.where.startswith("environment")]
+    if not told and normalise_device_name(environment["device_name"]) != subject.workload.device_name:
+        told = [f"device_name: {environment['device_name']}, which the workload's isn't"]
+    if told:
+        raise JournalError(
+            f"{store.shown(landscape_path)}: expected a GPU's report that a record can hold, found {told[0]}. "
+            "Fix: without --output."
+        )
 
 
 def _recorded_rates(device: Mapping[str, Any]) -> Rates | None:

@@ -140,6 +140,24 @@ def test_a_landscape_whose_machine_is_unknown_makes_no_record(make_landscape: Ma
         session.replay(parse(["--replay", str(path), "--output", str(tmp_path / "out")]), path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"python": None}, "environment / python: null is not of type"),
+        ({"sm_count": "many"}, "environment / sm_count: "),
+        ({"device_name": "NVIDIA H200"}, "device_name: NVIDIA H200, which the workload's isn't"),
+    ],
+)
+def test_a_machine_that_a_record_cannot_hold_makes_none(
+    changes: dict[str, Any], told: str, make_landscape: Make, tmp_path: Path
+) -> None:
+    device = {**REPORT, "environment": {**ENVIRONMENT, **changes}}
+    path = save(tmp_path / "landscape.jsonl", replace(make_landscape((1,)), device=device))
+    with pytest.raises(JournalError, match=rf"expected a GPU's report that a record can hold, found {told}.* Fix"):
+        session.replay(parse(["--replay", str(path), "--output", str(tmp_path / "out")]), path)
+    assert not (tmp_path / "out").exists()
+
+
 def test_batch_sizes_that_were_not_recorded_are_told(tune: Callable[..., Summary], out: Path) -> None:
     summary = tune("--num-tokens", "1", "5", "64", "7")
     assert "not in the landscape: batch sizes 5, 7" in summary.notes
