@@ -19,6 +19,8 @@ from tools import store
 from tools.launch_config import USUAL_BATCH_SIZES
 from tools.tune import __main__ as command
 from tools.tune import run_journals
+from tools.tune.journal import JournalError
+from tools.tune.request import parse
 from tools.validate.__main__ import main as validate
 
 LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
@@ -218,6 +220,15 @@ def test_bad_use_is_one_line_and_nothing_is_written(
     assert printed.err.count("\n") == 1
     assert re.search(told, printed.err)
     assert not out.exists()
+
+
+def test_a_workload_whose_place_is_taken_ends_no_others(capsys: pytest.CaptureFixture[str]) -> None:
+    def taken() -> Any:
+        raise JournalError("x.jsonl: expected no other run of this file, found one at work.")
+
+    done: list[Any] = ["tuned"]
+    assert command._tune(parse(REPLAY), [taken, done.pop]) == (["tuned"], 2)
+    assert capsys.readouterr().err == "tune: x.jsonl: expected no other run of this file, found one at work.\n"
 
 
 # ---------------------------------------------------------------
