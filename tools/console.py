@@ -5,41 +5,43 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 
-def run(main: Callable[[], int]) -> NoReturn:
+def run(main: Callable[[], int], name: str = "") -> NoReturn:
     """Ends the process with the exit code of `main`; a closed pipe, a full disk or Ctrl-C is no traceback.
 
-    0 where the reader has seen enough, 2 and a line on stderr where the output can't be written, 130 for Ctrl-C.
+    0 where the reader of stdout has seen enough, 2 and a line on stderr where the output can't be written, 130 for
+    Ctrl-C. name: the command's, before that line.
     """
     if sys.stderr is None:  # `2>&-`
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (for the process's life)
+    prefix = f"{name}: " if name else ""
     if sys.stdout is None:  # `>&-`: nobody would learn the result, and a file that is opened would become stdout
-        _complain("expected a standard output to write to, found it closed")
+        say(f"{prefix}expected a standard output to write to, found it closed")
         sys.exit(2)
     try:
         code = _exit_code(main)
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head`: whoever reads has seen enough
-        _drop_output()
-        code = 0
     except OSError as error:
+        code = 0 if isinstance(error, BrokenPipeError) and _reader_has_left() else 2  # `| head`: has seen enough
         _drop_output()
-        _complain(f"can't write {error.filename or 'the output'}: {reason_of(error)}")
-        code = 2
+        if code:
+            say(f"{prefix}can't write {error.filename or 'the output'}: {reason_of(error)}")
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
 
 
 def say(line: str) -> None:
-    """One line on stderr, at once: stdout belongs to the result."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    """One line on stderr, at once: stdout belongs to the result. Where nobody reads it, the work goes on."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 def reason_of(error: Exception) -> str:
@@ -67,6 +69,8 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _complain(message: str) -> None:
-    with contextlib.suppress(OSError):
-        sys.stderr.write(message + "\n")
+def _reader_has_left() -> bool:
+    """Of stdout. A pipe to something else that breaks is no reason to end quietly."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

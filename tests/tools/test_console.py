@@ -36,8 +36,25 @@ def test_closed_pipe_is_no_traceback() -> None:
     assert result.stderr == ""
 
 
+def test_a_pipe_that_breaks_elsewhere_is_no_reader_that_has_seen_enough() -> None:
+    result = shell("(_ for _ in ()).throw(BrokenPipeError(32, 'Broken pipe'))", "")
+    assert (result.returncode, result.stderr) == (2, "can't write the output: Broken pipe\n")
+
+
+def test_what_is_said_to_nobody_ends_no_work() -> None:
+    result = shell("[say(str(i)) for i in range(10_000)] and print('done', file=open(1, 'w')) or 3", "2> >(exec true)")
+    assert (result.returncode, result.stdout) == (3, "done\n")
+
+
+def test_a_command_says_its_name() -> None:
+    code = "from tools.console import run; run(lambda: print('x') or 0, 'tune')"
+    command = ["bash", "-c", '"$0" -c "$1" >/dev/full', sys.executable, code]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+    assert result.stderr.startswith("tune: can't write the output: ")
+
+
 def shell(code: str, redirection: str) -> subprocess.CompletedProcess[str]:
-    program = f"from tools.console import run; run(lambda: {code})"
+    program = f"from tools.console import run, say; run(lambda: {code})"
     command = ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, program]
     return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from tools.bench import files_request, request
 from tools.bench.request import RequestError
-from tools.console import run
+from tools.console import run, say
 from tools.registry import RegistryError
+from tools.store import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         is_good, text = _compare_kernels(given) if _names_a_workload(given) else _bench_files(given)
     except (RequestError, RegistryError) as error:
-        print(f"bench: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
     print(text, end="")
     return 0 if is_good else 1
@@ -47,8 +48,8 @@ def _bench_files(arguments: Sequence[str]) -> tuple[bool, str]:
 
 
 def _say(line: str) -> None:
-    print(f"bench: {line}", file=sys.stderr, flush=True)
+    say(f"bench: {printable(line)}")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "bench")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,7 +19,7 @@ from tools.bench.inputs import RowInputs, make_weights, num_routings
 from tools.bench.layer import DOWN, UP, LayerShape, row_bytes, row_operations
 from tools.bench.row import RowBench
 from tools.bench.timing import Policy, capture, measure_series
-from tools.bench.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, duel
+from tools.bench.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, Verdict, duel
 from tools.compile.outcome import ConstraintError, Status
 from tools.compile.pool import CompilePool
 from tools.heuristics import clamped
@@ -54,13 +55,15 @@ class Arena:
 
 Samples = Mapping[LaunchConfig, tuple[float, ...]]
 Failures = dict[LaunchConfig, str]
+FailuresByRow = dict[int, Failures]
+"""By batch size: small ones run another mode of the kernel, and one mode may compile where the other doesn't."""
 
 
-def compile_all(match: Match, arena: Arena, pool: CompilePool) -> Failures:
+def compile_all(match: Match, arena: Arena, pool: CompilePool) -> FailuresByRow:
     """Every kernel of the match, on all cores. What doesn't compile, and why."""
     tasks: dict[Hashable, CompileLaunch] = {}
-    sharing: dict[Hashable, set[LaunchConfig]] = {}
-    failures: Failures = {}
+    sharing: dict[Hashable, set[tuple[int, LaunchConfig]]] = {}
+    failures: FailuresByRow = {num_tokens: {} for num_tokens in match.batch_sizes}
     for num_tokens in match.batch_sizes:
         for config in dict.fromkeys(_entries(match, num_tokens).values()):
             for shape in match.shapes:
@@ -71,19 +74,20 @@ def compile_all(match: Match, arena: Arena, pool: CompilePool) -> Failures:
                         problem = Problem(projection, routing, shape.quant, entry, arena.arch)
                         key = compile_key(arena.contender, problem)
                     except (ConstraintError, ValueError) as error:
-                        failures[config] = str(error)
+                        failures[num_tokens][config] = str(error)
                         continue
                     tasks.setdefault(key, CompileLaunch(arena.contender, problem, arena.target))
-                    sharing.setdefault(key, set()).add(config)
+                    sharing.setdefault(key, set()).add((num_tokens, config))
     keys = list(tasks)
     for index, outcome in pool.run(tasks.values()):
         if outcome.status is not Status.OK:
             # All that run this kernel: one left out would be compiled in this process, which a crash takes down.
-            failures |= dict.fromkeys(sharing[keys[index]], f"{outcome.status.value}: {outcome.message}")
+            for num_tokens, config in sharing[keys[index]]:
+                failures[num_tokens][config] = f"{outcome.status.value}: {outcome.message}"
     return failures
 
 
-def measure(match: Match, arena: Arena, failures: Failures) -> Iterator[RowVerdict]:
+def measure(match: Match, arena: Arena, failures: FailuresByRow) -> Iterator[RowVerdict]:
     """A verdict a batch size. On a stream that isn't the default."""
     weights = [make_weights(shape, arena.device) for shape in match.shapes]
     for num_tokens in match.batch_sizes:
@@ -93,7 +97,8 @@ def measure(match: Match, arena: Arena, failures: Failures) -> Iterator[RowVerdi
             inputs = RowInputs(shape, weight, num_tokens, count, seed=num_tokens, routing_kind=arena.routing_kind)
             row = RowBench(shape, weight, inputs, arena.arch)
             entries = _entries(match, num_tokens)
-            samples, row_failures = time_entries(row, arena, list(dict.fromkeys(entries.values())), failures)
+            configs = list(dict.fromkeys(entries.values()))
+            samples, row_failures = time_entries(row, arena, configs, failures[num_tokens])
             num_bytes = row_bytes(shape, num_tokens, inputs.active_experts)
             dense_per_s = arena.ceilings.dense_per_s(8 if shape.quant.quantizes_activations else 16)
             floor = floor_us(
@@ -127,16 +132,38 @@ def _duel(own: LaunchConfig, other: LaunchConfig, samples: Samples) -> Duel:
 
 
 def worst(rows: Sequence[RowVerdict]) -> RowVerdict:
-    """Of one batch size under several shapes, where the file does worst."""
-    return max(rows, key=_loss)
+    """Of one batch size under several shapes: against each rival where the file does worst against that one.
+
+    Floor and times are those of the shape where it does worst of all.
+    """
+    told = max(rows, key=_badness_of_row)
+    if _fails(told):
+        return told
+    duels = {name: max((row.duels[name] for row in rows), key=_badness) for name in told.duels}
+    return replace(told, duels=duels)
 
 
-def _loss(row: RowVerdict) -> float:
-    """The largest ratio; a file that fails is worse than any. A contestant that fails says nothing of the file."""
+def _badness_of_row(row: RowVerdict) -> tuple[float, float]:
+    """A file that fails is worse than any that loses."""
+    if _fails(row):
+        return math.inf, 0.0
+    return max(map(_badness, row.duels.values()), default=_NOTHING_SAID)
+
+
+def _badness(duel: Duel) -> tuple[float, float]:
+    """The verdict first, then the ratio. A rival that fails says nothing of the file."""
+    if duel.ratio is None:
+        return _NOTHING_SAID
+    return float(_FROM_BEST_TO_WORST.index(duel.verdict)), duel.ratio.median
+
+
+_FROM_BEST_TO_WORST = (Verdict.FASTER, Verdict.SAME, Verdict.SLOWER)
+_NOTHING_SAID = (-1.0, 0.0)
+
+
+def _fails(row: RowVerdict) -> bool:
     own = next(iter(row.measured.values()))
-    if own.us is None:
-        return float("inf")
-    return max((duel.ratio.median for duel in row.duels.values() if duel.ratio), default=1.0)
+    return own.us is None
 
 
 def _entries(match: Match, num_tokens: int) -> dict[str, LaunchConfig]:

@@ -51,6 +51,11 @@ def to_json(report: BenchReport) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
+_OF_SHAPES = (
+    " Ratios: where the file does worst against that one; times: where it does worst of all (of several shapes)."
+)
+
+
 def _file_lines(file: FileReport) -> list[str]:
     own, *others = file.contestants
     rivals = (cell for name in others for cell in (f"{_cell(name)} µs", "ratio", "verdict"))
@@ -59,7 +64,7 @@ def _file_lines(file: FileReport) -> list[str]:
         f"## {file.name}",
         "",
         f"{'; '.join(file.shapes)}. Up and down together, median and its 95 % interval; ratio: this file's time over "
-        "the other's, round by round.",
+        f"the other's, round by round.{_OF_SHAPES if len(file.shapes) > 1 else ''}",
         "",
         f"| {' | '.join(header)} |",
         f"|{' --- |' * len(header)}",

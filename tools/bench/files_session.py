@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import platform
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tools import store
+from tools.bench import report_files
 from tools.bench.contestants import (
     ContestantError,
 )
@@ -29,6 +29,8 @@ from tools.registry import Device, normalise_device_name
 
 def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     """(whether no row is slower and all was written, what goes to stdout). RequestError: nothing was measured."""
+    if request.output is not None:
+        report_files.check_folder(request.output)
     files = read_files(request, say)
     torch = torch_with_gpu()
     name, device = find_device(torch)
@@ -55,18 +57,15 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
 
 
 def write(report: BenchReport, folder: Path, device_name: str) -> tuple[Path, Path]:
-    """Markdown and JSON, whole or not at all."""
-    first = re.sub(r"[^A-Za-z0-9._=-]+", "_", report.files[0].name.removesuffix(".json")).strip("_")
+    """Markdown and JSON, whole or not at all, beside those of other runs."""
+    first = report_files.file_name_part(report.files[0].name.removesuffix(".json"))
     what = first if len(report.files) == 1 else f"{len(report.files)}-files"
     kernel = "own" if report.environment["kernel"].startswith("own") else "vllm"
     stem = f"{report.environment['date']}-bench-{what}-{kernel}-kernel-triton-{report.environment['triton']}"
     device = normalise_device_name(device_name)
     if device not in stem:
         stem = f"{stem}-{device}"
-    paths = folder / f"{stem}.md", folder / f"{stem}.json"
-    for path, text in zip(paths, (to_markdown(report), to_json(report)), strict=True):
-        store.write(path, text.encode())
-    return paths
+    return report_files.write(report_files.claim(folder, stem), to_markdown(report), to_json(report))
 
 
 def _measure_all(

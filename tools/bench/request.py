@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kernels.problem import QuantMode
 from tools.child_process import usable_cores
+from tools.console import path_argument
 from tools.registry import Model, ModelRegistry, RegistryError
 from tools.sharding import Engine, Shard, ShardError, shard
 
@@ -59,7 +60,7 @@ def parse(arguments: Sequence[str]) -> Request:
     parser.add_argument("--num-tokens", type=int, nargs="+", default=list(BATCH_SIZES), metavar="M")
     parser.add_argument("--launch-configs", type=int, default=60, metavar="N", help="how many a workload (60)")
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="compiling processes (one a core)")
-    parser.add_argument("--output", type=Path, default=Path("docs/measurements"), metavar="DIR")
+    parser.add_argument("--output", type=path_argument, default=Path("docs/measurements"), metavar="DIR")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = parser.parse_args(arguments)
     engine, _, path = options.kernel.partition("=")

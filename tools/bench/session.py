@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tools import store
+from tools.bench import report_files
 from tools.bench.contenders import EngineKernel, OwnKernel
 from tools.bench.device import check_memory, driver, find_device, torch_with_gpu
 from tools.bench.engine_kernel import EngineKernelError, cut, engine_version
@@ -26,6 +26,7 @@ from tools.registry import Device, load_models, normalise_device_name
 
 def run(request: Request, argv: Sequence[str], progress: Callable[[str], None]) -> tuple[Report, str]:
     """(report, what goes to stdout). RequestError: nothing was run."""
+    report_files.check_folder(request.output)
     torch = torch_with_gpu()
     engine = EngineKernel(request.engine_path.resolve())
     try:
@@ -55,15 +56,17 @@ def run(request: Request, argv: Sequence[str], progress: Callable[[str], None]) 
             (),
             notes,
         )
+        path: Path | None = None
         with CompilePool(request.jobs) as pool:
             for work in wanted:
                 done = report.workloads
                 for result in _compare(torch, request, engine, device, ceilings, work, pool, progress):
                     report = replace(report, workloads=(*done, result))
-                    _write(report, request.output)
+                    path = path or _claim(report, wanted, request.output)
+                    _write(report, path)
                 torch.cuda.empty_cache()
     report = replace(report, complete=True)
-    paths = _write(report, request.output)
+    paths = _write(report, path or _claim(report, wanted, request.output))
     progress(f"written: {', '.join(map(str, paths))}")
     return report, to_json(report) if request.as_json else to_markdown(report)
 
@@ -144,11 +147,13 @@ def _shown(arguments: Sequence[str], request: Request) -> list[str]:
     return [argument.replace(str(request.engine_path), request.engine_path.name) for argument in kept]
 
 
-def _write(report: Report, folder: Path) -> tuple[Path, Path]:
-    """Replaces both files whole, so that a run that is cut off leaves what it finished."""
+def _claim(report: Report, wanted: Sequence[WorkloadRequest], folder: Path) -> Path:
+    what = report_files.file_name_part(wanted[0].title) if len(wanted) == 1 else f"{len(wanted)}-workloads"
     device = normalise_device_name(report.environment.device)
-    stem = f"{report.environment.date}-engine-comparison-{device}-triton-{report.environment.triton}"
-    paths = folder / f"{stem}.md", folder / f"{stem}.json"
-    for path, text in zip(paths, (to_markdown(report), to_json(report)), strict=True):
-        store.write(path, text.encode())
-    return paths
+    stem = f"{report.environment.date}-engine-comparison-{what}-{device}-triton-{report.environment.triton}"
+    return report_files.claim(folder, stem)
+
+
+def _write(report: Report, path: Path) -> tuple[Path, Path]:
+    """Replaces both files whole, so that a run that is cut off leaves what it finished."""
+    return report_files.write(path, to_markdown(report), to_json(report))

@@ -41,7 +41,10 @@ class Duel:
 
 @dataclass(frozen=True)
 class RowVerdict:
-    """One batch size. measured and duels by the contestants' names; duels are the file's own, the first one's."""
+    """One batch size. measured and duels by the contestants' names; duels are the file's own, the first one's.
+
+    With several shapes each duel is of the shape where the file does worst against that contestant.
+    """
 
     num_tokens: int
     floor_us: float

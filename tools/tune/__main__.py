@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tools import store
-from tools.console import run
+from tools.console import run, say
 from tools.findings import emit
 from tools.registry import RegistryError, load_devices, load_models
 from tools.tune import session
 from tools.tune.cluster import ClusterError, Job, tune_on_cluster
-from tools.tune.destination import find_destination
+from tools.tune.destination import find_destination, folder_of_tiers
 from tools.tune.device import find_gpu
 from tools.tune.journal import JournalError
 from tools.tune.model import RunnerError, Subject
@@ -57,10 +57,16 @@ def _subjects(request: Request) -> list[Subject]:
             "expected a GPU, found none. Fix: run where there is one, or see the tuner work on a recorded landscape: "
             "nox -s tune -- --replay tests/tools/tune/landscape.jsonl.gz"
         )
-    registries, triton = Registries(load_models(), load_devices()), session.installed_triton()
-    subjects = [make_subject(s, device_name, registries, all_shapes=request.all_shapes) for s in request.sources]
+    registries, origin = Registries(load_models(), load_devices()), session.origin_here()
+    subjects = []
+    for source in request.sources:
+        try:
+            subjects.append(make_subject(source, device_name, registries, all_shapes=request.all_shapes))
+        except SubjectError as error:
+            where = source.where if isinstance(source, ModelSource) else ""
+            raise SubjectError(f"{where}: {error}" if where else str(error)) from error
     for subject in subjects:
-        find_destination(request, subject, triton)
+        find_destination(request, subject, origin)
     return subjects
 
 
@@ -71,7 +77,7 @@ def _tune(request: Request, runs: Sequence[Callable[[], Summary]]) -> tuple[list
     for run_one in runs:
         try:
             summaries.append(run_one())
-        except DeviceRefused as error:
+        except IMPOSSIBLE as error:
             code = 2
             _say(str(error))
         except (RunnerError, TuneError) as error:
@@ -84,7 +90,8 @@ def _tune(request: Request, runs: Sequence[Callable[[], Summary]]) -> tuple[list
 
 
 def _say(line: str) -> None:
-    print(f"tune: {line}", file=sys.stderr, flush=True)
+    # A name from the command line, or a message from a landscape, may hold anything.
+    say(f"tune: {store.printable(line)}")
 
 
 def _on_cluster(request: Request, address: str) -> int:
@@ -93,12 +100,14 @@ def _on_cluster(request: Request, address: str) -> int:
         for source in request.sources
         if isinstance(source, ModelSource)
     ]
-    output = request.files.output or store.CONFIGS
-    if request.is_partial and output.resolve() == store.CONFIGS:
+    output = folder_of_tiers(request.files.output)
+    if store.version_of_folder(output.name) is not None:
+        raise RequestError(f"--output: expected the folder above {store.shown(output)} with --ray: nodes name tiers.")
+    if request.is_partial and output == store.CONFIGS.resolve():
         # Which file they are rows of shows on the node.
         raise RequestError("--num-tokens: expected --output DIR outside configs/ with --ray, found none.")
     return tune_on_cluster(address, jobs, output, _say)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "tune")

@@ -15,9 +15,10 @@ from tools.kernel_hash import kernel_sha256
 from tools.record_lines import with_line
 from tools.strict_json import Json
 from tools.tune import evidence, output
+from tools.tune.destination import Origin, check_origin
 from tools.tune.evidence import Rates, Run
 from tools.tune.model import Subject
-from tools.tune.output import Existing, Place
+from tools.tune.output import Existing, OutputError, Place
 from tools.tune.policy import PromotionPolicy
 from tools.tune.report import Summary, lines
 from tools.tune.request import Request
@@ -37,28 +38,36 @@ class Measured:
 
 
 def write(request: Request, subject: Subject, measured: Measured, place: Place, existing: Existing | None) -> Summary:
-    """Writes the file and its record; a version file that gains nothing becomes a line in the default file's record."""
+    """Writes the file and its record; a version file that gains nothing becomes a line in the default file's record.
+
+    existing: what the rows were compared with. What stands there by now, which another run may have written, is read
+    again. RequestError, OutputError: rows of it that would stay can't.
+    """
     result, triton = measured.result, str(measured.environment["triton"])
-    if existing is not None and _is_needless(request, result, place, existing):
+    if existing is not None and (now := _as_compared(existing)) and _is_needless(request, result, place, now):
         line: dict[str, Json] = {
             "triton": triton,
             "date": _today(),
             "worst_loss_pct": round(_worst_loss_pct(result), 2),
         }
         store.write(
-            existing.place.record_path,
-            store.canonical_record(with_line(existing.record, "verified_with", line, ("triton",))),
+            now.place.record_path,
+            store.canonical_record(with_line(now.record, "verified_with", line, ("triton",))),
         )
         note = f"the default file holds under Triton {triton}: no version file is written"
-        return summarise(subject, replace(measured, notes=(*measured.notes, note)), (existing.place.record_path,))
+        return summarise(subject, replace(measured, notes=(*measured.notes, note)), (now.place.record_path,))
     run = Run(
         measured.environment, request.settings, measured.seconds, _today(), measured.kernel_sha256, measured.rates
     )
-    kept = existing if existing is not None and existing.place == place and request.is_partial else None
+    origin = Origin(triton, measured.kernel_sha256)
+    standing = _standing(place, is_partial=request.is_partial)
+    kept = standing if request.is_partial else None
+    if kept is not None:
+        check_origin(kept, request.batch_sizes, subject, origin)
     entries = {**(kept.entries if kept else {}), **evidence.entries(result.rows)}
     config = store.canonical_entries(entries)
     record = evidence.record(subject, result.rows, result.counts, run, config, kept.rows if kept else {})
-    files: tuple[Path, ...] = output.write(place, config, record)
+    files: tuple[Path, ...] = output.write(place, config, _with_lines(record, standing))
     if request.separate_down:
         down_files, notes = _write_down(subject, measured, run, place.down, is_whole=kept is None)
         files, measured = (*files, *down_files), replace(measured, notes=(*measured.notes, *notes))
@@ -79,11 +88,40 @@ def _write_down(
         for path in stale:
             path.unlink()
         return (), tuple(f"removed: {store.shown(path)}: no row gains by it" for path in stale)
-    kept = None if is_whole else output.find_existing((place,))
+    standing = _standing(place, is_partial=not is_whole)
+    kept = None if is_whole else standing
+    if kept is not None:
+        origin = Origin(str(run.environment["triton"]), run.kernel_sha256)
+        check_origin(kept, [row.num_tokens for row in rows], subject, origin)
     entries = {**(kept.entries if kept else {}), **(gaining or evidence.entries(rows))}
     config = store.canonical_entries(entries)
     document = evidence.down_record(subject, rows, measured.result.counts, run, config, kept.rows if kept else {})
-    return output.write(place, config, document), ()
+    return output.write(place, config, _with_lines(document, standing)), ()
+
+
+def _standing(place: Place, *, is_partial: bool) -> Existing | None:
+    """What stands there at this moment. One that is broken is no matter where all of it is replaced."""
+    try:
+        return output.find_existing((place,))
+    except OutputError:
+        if is_partial:
+            raise
+        return None
+
+
+def _as_compared(existing: Existing) -> Existing | None:
+    """What stands in its place by now, where that still holds the same entries."""
+    now = _standing(existing.place, is_partial=False)
+    return now if now is not None and now.entries == existing.entries else None
+
+
+def _with_lines(record: dict[str, Json], standing: Existing | None) -> dict[str, Json]:
+    """The record with what benches said of these very bytes before."""
+    if standing is None or standing.record.get("config_sha256") != record["config_sha256"]:
+        return record
+    lines = {key: standing.record[key] for key in ("verified_with", "engine_checked") if key in standing.record}
+    rest = {key: value for key, value in record.items() if key != "verified"}
+    return {**rest, **lines, "verified": record["verified"]}
 
 
 def _is_needless(request: Request, result: Result, place: Place, existing: Existing) -> bool:

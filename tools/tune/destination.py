@@ -2,52 +2,121 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tools import store
+from tools import plain_file, store
 from tools.tune import output
 from tools.tune.model import Subject
 from tools.tune.output import Existing, Place
 from tools.tune.request import Request, RequestError
 
 
-def find_destination(request: Request, subject: Subject, triton: str) -> tuple[Place, Existing | None]:
+@dataclass(frozen=True)
+class Origin:
+    """What a run's figures come from besides the workload: rows of another origin don't go into one record."""
+
+    triton: str
+    kernel_sha256: str
+
+
+def find_destination(request: Request, subject: Subject, origin: Origin) -> tuple[Place, Existing | None]:
     """Where the file goes, and what an engine would read today.
 
     RequestError: the folder is none, or of another Triton; rows or a twin would be left without what they need.
     OutputError: what an engine would read is broken.
     """
-    folder = (request.files.output or store.CONFIGS).absolute()
+    triton = origin.triton
+    folder = folder_of_tiers(request.files.output)
     version = store.version_of_folder(folder.name)
-    if folder.name in (store.LEGACY, store.RECORDS, store.REGISTRY) or (folder.exists() and not folder.is_dir()):
-        raise RequestError(f"--output: expected a folder that holds tiers, found {store.shown(folder)}.")
     if version is not None and folder.name != store.version_folder(triton):
         raise RequestError(
             f"--output: expected {store.version_folder(triton)}/, the folder of the Triton that runs here ({triton}), "
             f"found {store.shown(folder)}. Fix: name the folder above it, or run that Triton."
         )
     root = folder.parent if version is not None else folder
-    _check_writable(root)
+    is_of_configs = root == store.CONFIGS.resolve()
+    if request.files.replay and is_of_configs:
+        raise RequestError(
+            f"--replay: expected --output outside {store.shown(root)}, found {store.shown(folder)}: what is replayed "
+            "is no evidence of today."
+        )
     place = output.place_of(root, subject.workload, triton, store.reference_triton())
     if version is not None:
         place = Place(root, PurePosixPath(folder.name, place.relative.name))
+    _check_writable(place)
     existing = output.find_existing(output.chain(root, subject.workload, triton))
     there = existing if existing is not None and existing.place == place else None
-    if request.is_partial and root == store.CONFIGS:
-        _check_rows(request, place, there)
+    if request.is_partial:
+        if is_of_configs:
+            _check_evidence(request, place, there)
+        if existing is not None:
+            _check_nothing_is_hidden(request, place, existing)
+        if there is not None:
+            check_origin(there, request.batch_sizes, subject, origin)
     _check_twin(request, place, there)
+    if request.is_partial and request.separate_down and (twin := output.find_existing((place.down,))):
+        check_origin(twin, request.batch_sizes, subject, origin)
     return place, existing
 
 
-def _check_writable(folder: Path) -> None:
+def folder_of_tiers(wanted: Path | None) -> Path:
+    """The folder that `--output` names (None: configs/), links followed: one that holds tiers, or a version's own.
+
+    RequestError: it is neither, or no folder.
+    """
+    try:
+        folder = (wanted or store.CONFIGS).resolve()
+        is_none = folder.exists() and not folder.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long, links in a circle
+        raise RequestError(f"--output: expected a folder, found: {store.printable(str(error))}.") from error
+    is_version = store.version_of_folder(folder.name) is not None
+    above = folder.parents
+    is_inside_a_tier = any(f.name == store.LEGACY or store.version_of_folder(f.name) is not None for f in above)
+    configs = store.CONFIGS.resolve()
+    is_lost_in_configs = configs in above and not (is_version and folder.parent == configs)
+    is_special = folder.name in (store.LEGACY, store.RECORDS, store.REGISTRY)
+    if is_none or is_special or is_inside_a_tier or is_lost_in_configs:
+        raise RequestError(f"--output: expected a folder that holds tiers, found {store.shown(folder)}.")
+    return folder
+
+
+def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subject, origin: Origin) -> None:
+    """RequestError: rows that stay would be told as measured under shapes, Triton or kernel that they weren't."""
+    if not standing.record or set(standing.entries) <= set(batch_sizes):
+        return
+    record = standing.record
+    for name, expected, found in (
+        ("the shapes (K, top_k)", _shapes_of(subject), sorted((s["K"], s["top_k"]) for s in record["shapes"])),
+        ("Triton", origin.triton, record.get("environment", {}).get("triton")),
+        ("kernel_sha256", origin.kernel_sha256, record.get("kernel_sha256")),
+    ):
+        if expected != found:
+            raise RequestError(
+                f"--num-tokens: expected the rows that stay, in {store.shown(standing.place.record_path)}, to be of "
+                f"this run's {name}, {expected}, found {found}. Fix: tune all batch sizes."
+            )
+
+
+def _shapes_of(subject: Subject) -> list[tuple[int, int]]:
+    return sorted((named.shape.K, named.shape.top_k) for named in subject.shapes)
+
+
+def _check_writable(place: Place) -> None:
     """Now, not after a minute on the GPU."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise RequestError(f"--output: expected a folder that can be written, found {store.shown(there)}.")
+    for path in (place.path, place.record_path):
+        try:
+            plain_file.check_folder(path.parent)
+            is_blocked = path.is_dir()
+        except OSError as error:
+            found = store.shown(Path(error.filename or path.parent))
+            raise RequestError(f"--output: expected a folder that can be written, found {found}.") from error
+        if is_blocked:
+            raise RequestError(f"--output: expected a file or none at {store.shown(path)}, found a folder.")
 
 
-def _check_rows(request: Request, place: Place, there: Existing | None) -> None:
+def _check_evidence(request: Request, place: Place, there: Existing | None) -> None:
     """In configs/ every row has its evidence, those that stay as well."""
     if there is None:
         raise RequestError(
@@ -59,6 +128,17 @@ def _check_rows(request: Request, place: Place, there: Existing | None) -> None:
         raise RequestError(
             f"--num-tokens: expected measured rows in {store.shown(place.record_path)}, found none for "
             f"{', '.join(map(str, unmeasured))}, which would stay. Fix: tune all batch sizes."
+        )
+
+
+def _check_nothing_is_hidden(request: Request, place: Place, existing: Existing) -> None:
+    """The first file that exists wins whole: one of a few rows in a tier before hides all others of the one behind."""
+    hidden = [m for m in existing.entries if m not in request.batch_sizes]
+    if existing.place != place and hidden:
+        raise RequestError(
+            f"--num-tokens: expected an existing {store.shown(place.path)} to replace rows of, found "
+            f"{store.shown(existing.place.path)}, which a file of these rows alone would hide. "
+            "Fix: tune all batch sizes."
         )
 
 

@@ -15,26 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from kernels.problem import QuantMode
-from tools.compile.outcome import Status
+from tools import plain_file
 from tools.console import reason_of
-from tools.launch_config import LaunchConfig
-from tools.registry import Target
-from tools.tune.model import (
-    Compiled,
-    CompileJob,
-    Confirmed,
-    ConfirmJob,
-    Event,
-    NamedShape,
-    Screened,
-    ScreenJob,
-    Series,
-    Subject,
+from tools.tune.journal_lines import (
+    Header,
+    device_from_json,
+    event_from_json,
+    event_to_json,
+    header_from_json,
+    header_to_json,
 )
-from tools.workload import Shape, Workload
+from tools.tune.model import Event, Subject
 
-FORMAT = 1
 MOST_CHARACTERS = 1 << 28
 """Of a journal, unpacked: an exhaustive one of the largest space has a tenth."""
 
@@ -44,15 +36,6 @@ _FIX = "Fix: give a file that the tuner wrote (--record-landscape FILE keeps one
 
 class JournalError(ValueError):
     """A journal or landscape that can't be used. One line for a person."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a journal is of. settings: whatever changes what is measured; a resumed run must have the same."""
-
-    subject: Subject
-    settings: Mapping[str, Any]
-    environment: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -75,18 +58,20 @@ class Journal:
 class JournalWriter:
     """Appends to a journal. Each line is flushed: a kill loses at most the line being written."""
 
-    def __init__(self, path: Path, header: Header | None) -> None:
-        """header None: go on with a journal that has one. OSError: it can't be written."""
+    def __init__(self, path: Path, header: Header | None, *, is_new: bool = False) -> None:
+        """header None: go on with a journal that has one. is_new: the file mustn't be there. OSError: can't write."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if header is None:
             _drop_torn_line(path)
         self._is_compressed = path.suffix == ".gz"
-        self._file: IO[str] = _open(path, "wt" if header is not None else "at")
+        self._file: IO[str] = _open(path, "at" if header is None else "xt" if is_new else "wt")
         if header is not None:
-            self._line(_header_to_json(header))
+            self._line(header_to_json(header))
+            # Also of a compressed one: whose landscape it is must be told after a kill.
+            self._file.flush()
 
     def append(self, event: Event, clock_s: float) -> None:
-        self._line({**_to_json(event), "clock_s": round(clock_s, 4)})
+        self._line({**event_to_json(event), "clock_s": round(clock_s, 4)})
 
     def report(self, device: Mapping[str, Any]) -> None:
         """What the GPU's process reported, which is known only once it is up."""
@@ -114,28 +99,51 @@ def read_journal(path: Path) -> Journal:
     lines = text.split("\n")
     # What follows the last newline was being written when the run ended.
     header, *entries = lines[:-1] or [""]
-    try:
-        first = _header_from_json(json.loads(header))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise JournalError(
-            f"{path}, line 1: expected the header of a tuner's journal, found {header[:80]!r}. {_FIX}"
-        ) from error
-    read = [_entry(path, number, line) for number, line in enumerate(entries, start=2)]
+    first = _header(path, header)
+    read = [_entry(path, number, line, first.subject) for number, line in enumerate(entries, start=2)]
     devices = [entry for entry in read if isinstance(entry, dict)]
     return Journal(first, tuple(e for e in read if isinstance(e, Entry)), devices[-1] if devices else None)
 
 
-def _entry(path: Path, number: int, line: str) -> Entry | dict[str, Any]:
+def read_header(path: Path) -> Header | None:
+    """Of a journal that may be cut short anywhere behind it. None: it has none that can be read."""
+    try:
+        with _open(path, "rt") as file:
+            return _header(path, file.readline(MOST_CHARACTERS))
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, JournalError):
+        return None
+
+
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+
+def _header(path: Path, line: str) -> Header:
+    try:
+        return header_from_json(json.loads(line))
+    except _DAMAGE as error:
+        raise JournalError(
+            f"{path}, line 1: expected the header of a tuner's journal, found {_told(line, error)}. {_FIX}"
+        ) from error
+
+
+def _entry(path: Path, number: int, line: str, subject: Subject) -> Entry | dict[str, Any]:
     try:
         document = json.loads(line)
         if "device" in document:
-            return dict(document["device"])
-        return Entry(_from_json(document), float(document["clock_s"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise JournalError(f"{path}, line {number}: expected an event, found {line[:80]!r}. {_FIX}") from error
+            return device_from_json(document["device"])
+        return Entry(*event_from_json(document, subject))
+    except _DAMAGE as error:
+        raise JournalError(f"{path}, line {number}: expected an event, found {_told(line, error)}. {_FIX}") from error
+
+
+def _told(line: str, error: Exception) -> str:
+    reason = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+    return f"{line[:80]!r}: {reason}"
 
 
 def _open(path: Path, mode: str) -> IO[Any]:
+    if mode == "rt":
+        plain_file.check(path, MOST_CHARACTERS)
     if path.suffix == ".gz":
         return io.TextIOWrapper(gzip.GzipFile(path, mode.replace("t", "")), encoding="utf-8")
     return path.open(mode.replace("t", ""), encoding="utf-8")
@@ -150,95 +158,3 @@ def _drop_torn_line(path: Path) -> None:
     if end != len(data):
         with path.open("r+b") as file:
             file.truncate(end)
-
-
-# ---------------------------------------------------------------
-# As JSON
-
-
-def _header_to_json(header: Header) -> dict[str, Any]:
-    subject = header.subject
-    workload, quant = subject.workload, subject.quant
-    return {
-        "format": FORMAT,
-        "workload": {**vars(workload), "block_shape": workload.block_shape and list(workload.block_shape)},
-        "shapes": [{"K": s.shape.K, "top_k": s.shape.top_k, "models": list(s.models)} for s in subject.shapes],
-        "quant": {**vars(quant), "block_shape": quant.block_shape and list(quant.block_shape)},
-        "target": list(subject.target),
-        "arch": subject.arch,
-        "smem_bytes": subject.smem_bytes,
-        "settings": dict(header.settings),
-        "environment": dict(header.environment),
-    }
-
-
-def _header_from_json(document: Mapping[str, Any]) -> Header:
-    if document["format"] != FORMAT:
-        raise ValueError(f"format: expected {FORMAT}, found {document['format']}")
-    workload, quant = ({**document[key]} for key in ("workload", "quant"))
-    for fields in (workload, quant):
-        fields["block_shape"] = fields["block_shape"] and tuple(fields["block_shape"])
-    subject = Subject(
-        Workload(**workload),
-        tuple(NamedShape(Shape(s["K"], s["top_k"]), tuple(s["models"])) for s in document["shapes"]),
-        QuantMode(**quant),
-        Target(*document["target"]),
-        document["arch"],
-        document["smem_bytes"],
-    )
-    return Header(subject, document["settings"], document["environment"])
-
-
-def _to_json(event: Event) -> dict[str, Any]:
-    match event:
-        case Compiled(job, status, seconds, kernels, message):
-            body = {"compiled": job.config.to_entry(), "shape": job.shape, "naive": job.is_naive, "kernels": kernels}
-        case Screened(job, status, seconds, up_us, down_us, message):
-            body = {
-                "screened": job.config.to_entry(),
-                "shape": job.shape,
-                "num_tokens": job.num_tokens,
-                "give_up_us": job.give_up_us,
-                "up_us": up_us,
-                "down_us": down_us,
-            }
-        case Confirmed(job, series, seconds, active_experts):
-            rows = [
-                {
-                    "config": s.config.to_entry(),
-                    "status": s.status.value,
-                    "up_us": list(s.up_us),
-                    "down_us": list(s.down_us),
-                    "message": s.message,
-                }
-                for s in series
-            ]
-            head = {"confirmed": rows, "shape": job.shape, "num_tokens": job.num_tokens, "rounds": job.rounds}
-            counted = {} if active_experts is None else {"active_experts": active_experts}
-            return {**head, "seconds": seconds, **counted}
-    return {**body, "status": status.value, "seconds": seconds} | ({"message": message} if message else {})
-
-
-def _from_json(line: Mapping[str, Any]) -> Event:
-    shape, seconds = line["shape"], float(line["seconds"])
-    if "compiled" in line:
-        compile_job = CompileJob(LaunchConfig.from_entry(line["compiled"]), shape, line["naive"])
-        return Compiled(compile_job, Status(line["status"]), seconds, line["kernels"], line.get("message", ""))
-    if "screened" in line:
-        config = LaunchConfig.from_entry(line["screened"])
-        screen_job = ScreenJob(line["num_tokens"], shape, config, line["give_up_us"])
-        times = float(line["up_us"]), float(line["down_us"])
-        return Screened(screen_job, Status(line["status"]), seconds, *times, line.get("message", ""))
-    series = tuple(
-        Series(
-            LaunchConfig.from_entry(row["config"]),
-            Status(row["status"]),
-            tuple(row["up_us"]),
-            tuple(row["down_us"]),
-            row["message"],
-        )
-        for row in line["confirmed"]
-    )
-    job = ConfirmJob(line["num_tokens"], shape, tuple(row.config for row in series), line["rounds"])
-    active_experts = line.get("active_experts")
-    return Confirmed(job, series, seconds, None if active_experts is None else float(active_experts))

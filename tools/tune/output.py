@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tools import store
+from tools import schemas, store
 from tools.config_file import ConfigFile
 from tools.launch_config import LaunchConfig
 from tools.store import Found, Role
@@ -71,7 +72,7 @@ def chain(root: Path, workload: Workload, triton: str) -> tuple[Place, ...]:
 
 
 def find_existing(places: tuple[Place, ...]) -> Existing | None:
-    """The first that exists. OutputError: it exists and can't be read, so that it can't be improved on either."""
+    """The first that exists. OutputError: it or its record can't be read, so that it can't be improved on either."""
     for place in places:
         if place.path.exists():
             return _read(place)
@@ -79,9 +80,17 @@ def find_existing(places: tuple[Place, ...]) -> Existing | None:
 
 
 def write(place: Place, config: bytes, record: Mapping[str, Json]) -> tuple[Path, Path]:
-    """File and record, each whole or not at all. OSError as `store.write`."""
+    """File and record, both or neither: where the second can't be written, the first is as it was. OSError."""
+    before = place.record_path.read_bytes() if place.record_path.exists() else None
     store.write(place.record_path, store.canonical_record(record))
-    store.write(place.path, config)
+    try:
+        store.write(place.path, config)
+    except BaseException:  # Ctrl-C too
+        if before is None:
+            place.record_path.unlink()
+        else:
+            store.write(place.record_path, before)
+        raise
     return place.path, place.record_path
 
 
@@ -95,8 +104,23 @@ def _read(place: Place) -> Existing:
             f"{store.shown(place.path)}: expected a tuned file to start from, found {fault}. "
             "Fix: mend it (nox -s validate says more), or move it away."
         )
-    record = store.read(place.record_path).document if place.record_path.exists() else None
-    return Existing(place, file.launch_configs, record if isinstance(record, dict) else {})
+    return Existing(place, file.launch_configs, _record(place.record_path))
+
+
+def _record(path: Path) -> Mapping[str, Json]:
+    """Empty where there is none. OutputError: a broken one, whose evidence would be lost."""
+    if not os.path.lexists(path):
+        return {}
+    content = store.read(path)
+    faults = [str(fault) for fault in content.faults]
+    faults = faults or [f"{fault.where}: {fault.message}" for fault in schemas.faults("record", content.document)]
+    if faults:
+        raise OutputError(
+            f"{store.shown(path)}: expected a record to keep the evidence of, found {store.printable(faults[0])}. "
+            "Fix: mend it (nox -s validate says more), or move it away."
+        )
+    assert isinstance(content.document, dict)  # the schema says so
+    return content.document
 
 
 def _fault(file: ConfigFile) -> str | None:

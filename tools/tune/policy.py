@@ -65,7 +65,10 @@ class PromotionPolicy:
 
 @dataclass(frozen=True)
 class Budget:
-    """Wall time from the command to the written file; the search ends early enough to confirm every row."""
+    """Wall time to plan with, from the command to the written file: the search ends early enough to confirm every row.
+
+    No promise: each row is measured once, however long that takes.
+    """
 
     total_s: float = 44.0
     confirm_share: float = 0.55

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from tools import console
 from tools.tune.model import Compiled, Confirmed, Event
 from tools.tune.tuner import RowResult
 
@@ -54,8 +55,7 @@ class Lines:
         self.say(f"M={row.num_tokens}: {row.decision.value} {entry}")
 
     def say(self, line: str) -> None:
-        sys.stderr.write(f"tune: {line}\n")
-        sys.stderr.flush()
+        console.say(f"tune: {line}")
 
 
 class Bars:

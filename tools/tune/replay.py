@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import statistics
+from collections import defaultdict, deque
 from dataclasses import replace
 
 from tools.compile.outcome import Status
@@ -34,7 +36,9 @@ class ReplayRunner:
     def __init__(self, landscape: Journal, jobs: int = 16) -> None:
         self._compiled: dict[CompileJob, Compiled] = {}
         self._screened: dict[tuple[int, int, LaunchConfig], Screened] = {}
-        self._confirmed: dict[ConfirmJob, Confirmed] = {}
+        self._confirmed: dict[ConfirmJob, deque[Confirmed]] = defaultdict(deque)
+        self._confirmed_alone: dict[tuple[int, int, LaunchConfig], _Recorded] = defaultdict(_Recorded)
+        self._active_experts: dict[tuple[int, int], float | None] = {}
         for entry in landscape.entries:
             match entry.event:
                 case Compiled() as event:
@@ -42,7 +46,11 @@ class ReplayRunner:
                 case Screened() as event:
                     self._screened[_screen_key(event.job)] = event
                 case Confirmed() as event:
-                    self._confirmed.setdefault(event.job, event)
+                    self._confirmed[event.job].append(event)
+                    self._active_experts[event.job.num_tokens, event.job.shape] = event.active_experts
+                    for series in event.series:
+                        key = event.job.num_tokens, event.job.shape, series.config
+                        self._confirmed_alone[key].add(series, event.seconds / len(event.series))
         self._jobs = jobs
         self._clock_s = 0.0
         self._cores_free_at = [0.0] * jobs
@@ -92,21 +100,49 @@ class ReplayRunner:
         return replace(known, job=job)
 
     def _confirm(self, job: ConfirmJob) -> Confirmed:
-        """The recorded series, else as many samples as wanted of what screening saw."""
-        if job in self._confirmed:
-            return self._confirmed[job]
-        screened = [self._screen(ScreenJob(job.num_tokens, job.shape, config)) for config in job.configs]
-        series = tuple(
-            Series(
-                event.job.config,
-                event.status,
-                (event.up_us,) * job.rounds if event.status is Status.OK else (),
-                (event.down_us,) * job.rounds if event.status is Status.OK else (),
-                event.message,
-            )
-            for event in screened
-        )
-        return Confirmed(job, series, sum(event.seconds for event in screened))
+        """What that very job gave, one time after the other; else each config's own samples, from wherever they are."""
+        if recorded := self._confirmed.get(job):
+            return recorded.popleft() if len(recorded) > 1 else recorded[0]
+        answers = [self._alone(job, config) for config in job.configs]
+        active_experts = self._active_experts.get((job.num_tokens, job.shape))
+        series = tuple(series for series, _ in answers)
+        return Confirmed(job, series, sum(seconds for _, seconds in answers), active_experts)
+
+    def _alone(self, job: ConfirmJob, config: LaunchConfig) -> tuple[Series, float]:
+        """(a config's series, seconds): of what confirmations gave, else as many samples as wanted of its screening."""
+        if recorded := self._confirmed_alone.get((job.num_tokens, job.shape, config)):
+            return recorded.next(config, job.rounds)
+        event = self._screen(ScreenJob(job.num_tokens, job.shape, config))
+        count = job.rounds if event.status is Status.OK else 0
+        series = Series(config, event.status, (event.up_us,) * count, (event.down_us,) * count, event.message)
+        return series, event.seconds
+
+
+class _Recorded:
+    """One config's samples of every confirmation at a batch size under a shape, in the order they were taken."""
+
+    def __init__(self) -> None:
+        self._pairs: deque[tuple[float, float]] = deque()
+        self._failed: Series | None = None
+        self._seconds: list[float] = []
+
+    def add(self, series: Series, seconds: float) -> None:
+        self._seconds.append(seconds)
+        if series.status is Status.OK:
+            self._pairs.extend(zip(series.up_us, series.down_us, strict=True))
+        else:
+            self._failed = series
+
+    def next(self, config: LaunchConfig, rounds: int) -> tuple[Series, float]:
+        """The next ones, from the start again behind the last: those of two configs stay paired as long as they can."""
+        seconds = statistics.mean(self._seconds)
+        if not self._pairs:
+            assert self._failed is not None
+            return self._failed, seconds
+        taken = [self._pairs[i % len(self._pairs)] for i in range(rounds)]
+        self._pairs.rotate(-rounds)
+        up_us, down_us = zip(*taken, strict=True)
+        return Series(config, Status.OK, up_us, down_us), seconds
 
 
 def _compile_key(job: CompileJob) -> CompileJob:

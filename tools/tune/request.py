@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import store
+from tools import plain_file, store
 from tools.console import path_argument, reason_of
 from tools.launch_config import USUAL_BATCH_SIZES
 from tools.strict_json import Json
@@ -102,7 +102,8 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=Effort.time_budget_s,
         metavar="S",
-        help=f"seconds in all ({Effort.time_budget_s:.0f})",
+        help="seconds to plan with: the search ends in time, and a row is measured no more often than that leaves "
+        f"time for, but once however long it takes ({Effort.time_budget_s:.0f})",
     )
     how.add_argument("--exhaustive", action="store_true", help="measure everything, however long it takes")
     how.add_argument("--jobs", type=int, metavar="N", help="compiling processes (one a core)")
@@ -181,7 +182,7 @@ def _check_effects(options: argparse.Namespace, way: str) -> None:
     unsaid = parser()
     given = {
         flag
-        for flag in (*_COUNTS_WITH, *_NOT_ON_A_CLUSTER)
+        for flag in (*_COUNTS_WITH, *_NOT_ON_A_CLUSTER, "--time-budget", "--force-version-file")
         if getattr(options, name := flag.lstrip("-").replace("-", "_")) != unsaid.get_default(name)
     }
     for flag, ways in _COUNTS_WITH.items():
@@ -190,6 +191,10 @@ def _check_effects(options: argparse.Namespace, way: str) -> None:
     for flag in _NOT_ON_A_CLUSTER:
         if flag in given and options.ray is not None:
             raise RequestError(f"{flag}: expected without --ray, found both: it would change nothing there.")
+    if "--time-budget" in given and options.exhaustive:
+        raise RequestError("--time-budget: expected without --exhaustive, found both: it would change nothing.")
+    if "--force-version-file" in given and way == "--replay" and options.output is None:
+        raise RequestError("--force-version-file: expected with --output, found none: it would change nothing.")
 
 
 def _sources(options: argparse.Namespace, way: str) -> tuple[Source, ...]:
@@ -230,7 +235,7 @@ def _block_shape(text: str | None) -> tuple[int, int] | None:
 def read_workloads(path: Path) -> tuple[ModelSource, ...]:
     """`MODEL tp=N [ep=N] [dtype=D]` a line; empty lines and what follows # are skipped. RequestError names the line."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = plain_file.read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         told = f"found: {reason_of(error)}. Fix: correct the path, or save it as UTF-8."
         raise RequestError(f"--workloads: {store.shown(path)}: expected a readable file, {told}") from error
@@ -255,7 +260,8 @@ def _workload(where: str, words: list[str]) -> ModelSource:
                 f"{where}: expected «MODEL tp=N [ep=N] [dtype=D]», found {store.printable(' '.join(words))!r}."
             )
         values[key] = value
-    return ModelSource(name, Parallel(int(values.get("tp", 1)), int(values.get("ep", 1))), values.get("dtype"))
+    parallel = Parallel(int(values.get("tp", 1)), int(values.get("ep", 1)))
+    return ModelSource(name, parallel, values.get("dtype"), where)
 
 
 def arguments_of(source: ModelSource) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -10,16 +9,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tools import store
+from tools import schemas, store
 from tools.heuristics import clamped
 from tools.kernel_hash import kernel_sha256
 from tools.launch_config import LaunchConfig
+from tools.registry import normalise_device_name
 from tools.tune import evidence
 from tools.tune.delivery import Measured, summarise, write
-from tools.tune.destination import find_destination
+from tools.tune.destination import Origin, find_destination
 from tools.tune.evidence import Rates
 from tools.tune.gpu_worker import WorkerSpec
-from tools.tune.journal import Entry, Header, Journal, JournalError, JournalWriter, read_journal
+from tools.tune.journal import Journal, JournalError, read_journal
+from tools.tune.journal_lines import Header
 from tools.tune.live_runner import LiveSession
 from tools.tune.model import Event, Screened, Subject
 from tools.tune.output import Existing
@@ -29,14 +30,12 @@ from tools.tune.recording import RecordingRunner
 from tools.tune.replay import ReplayRunner
 from tools.tune.report import Summary
 from tools.tune.request import Request, RequestError
+from tools.tune.run_journals import open_journals, partial_path
 from tools.tune.search import usual_strategy
 from tools.tune.space import Space, candidates
 from tools.tune.strategy import InOrder, Strategy
-from tools.tune.supervisor import DeviceRefused, Supervisor
+from tools.tune.supervisor import Supervisor
 from tools.tune.tuner import RowResult, Task, tune, wanted_by_row
-
-JOURNALS = store.CHECKOUT / ".tune"
-"""Where journals of unfinished runs lie; ignored by git."""
 
 
 def tune_here(request: Request, subject: Subject) -> Summary:
@@ -45,27 +44,27 @@ def tune_here(request: Request, subject: Subject) -> Summary:
     RequestError, OutputError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError:
     the run ended early; its journal is there to resume.
     """
-    triton = installed_triton()
-    place, existing = find_destination(request, subject, triton)
+    origin = origin_here()
+    place, existing = find_destination(request, subject, origin)
     task = make_task(request, subject, existing)
-    header = Header(subject, request.settings, {"triton": triton, "kernel_sha256": kernel_sha256()})
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_undone_if_refused(request, subject))
-        earlier, writers = _open_journals(request, header)
-        live = stack.enter_context(
-            LiveSession(WorkerSpec(subject, max(task.batch_sizes), request.routing), request.effort.jobs)
-        )
-        runner = stack.enter_context(RecordingRunner(live.runner, writers, earlier))
-        tell = stack.enter_context(reporter(len(task.batch_sizes), task.policies.budget.search_s))
-        result = tune(task, runner, _observer(tell, live.supervisor), _row_keeper(tell, partial_path(subject)))
-        report = live.supervisor.report
-        for writer in writers:
-            writer.report({**vars(report), "environment": dict(report.environment)})
-        rates = Rates(report.memory_bytes_per_s, report.dense_per_s)
-        measured = Measured(result, report.environment, rates, runner.seconds_in_all, report.notes)
-    summary = write(request, subject, measured, place, existing)
-    for leftover in (_journal_path(subject), partial_path(subject)):
-        leftover.unlink(missing_ok=True)
+    header = Header(subject, request.settings, dict(vars(origin)))
+    resume, landscape = request.effort.resume, request.files.record_landscape
+    with open_journals(header, landscape, resume=resume) as journals:
+        with (
+            LiveSession(WorkerSpec(subject, max(task.batch_sizes), request.routing), request.effort.jobs) as live,
+            RecordingRunner(live.runner, journals.writers, journals.earlier) as runner,
+            reporter(len(task.batch_sizes), task.policies.budget.search_s) as tell,
+        ):
+            keep = _row_keeper(tell, partial_path(subject))
+            result = tune(task, runner, _observer(tell, live.supervisor), keep)
+            report = live.supervisor.report
+            for writer in journals.writers:
+                writer.report({**vars(report), "environment": dict(report.environment)})
+            rates = Rates(report.memory_bytes_per_s, report.dense_per_s)
+            measured = Measured(result, report.environment, rates, runner.seconds_in_all, report.notes)
+        summary = write(request, subject, measured, place, existing)
+        journals.forget()
+        partial_path(subject).unlink(missing_ok=True)
     return summary
 
 
@@ -74,27 +73,25 @@ def replay(request: Request, landscape_path: Path) -> Summary:
     landscape = read_journal(landscape_path)
     header, device = landscape.header, landscape.device or {}
     subject, environment = header.subject, device.get("environment") or header.environment
-    if request.files.output and "environment" not in device:
-        raise JournalError(
-            f"{store.shown(landscape_path)}: expected the landscape of a run that came to its end, found one without "
-            "the GPU's own report, which a record needs. Fix: without --output."
-        )
+    if request.files.output:
+        _check_machine(landscape_path, subject, device.get("environment"))
     batch_sizes = _recorded(request, landscape)
     missing = [m for m in request.batch_sizes if m not in batch_sizes]
     # What was measured under another routing stays so.
     request = replace(request, batch_sizes=batch_sizes, routing=header.settings.get("routing", request.routing))
     triton = str(environment.get("triton", store.reference_triton()))
-    place, existing = find_destination(request, subject, triton) if request.files.output else (None, None)
+    kernel = header.environment.get("kernel_sha256", kernel_sha256())
+    origin = Origin(triton, kernel)
+    place, existing = find_destination(request, subject, origin) if request.files.output else (None, None)
     task = make_task(request, subject, existing)
     runner = ReplayRunner(landscape)
     with reporter(len(batch_sizes), task.policies.budget.search_s) as tell:
         result = tune(task, runner, tell.event, tell.row)
     rates = _recorded_rates(device)
     notes = (
-        f"replayed from {landscape_path.name}: nothing was measured, seconds are the landscape's",
+        f"replayed from {store.printable(landscape_path.name)}: nothing was measured, seconds are the landscape's",
         *([f"not in the landscape: batch sizes {', '.join(map(str, missing))}"] if missing else []),
     )
-    kernel = header.environment.get("kernel_sha256", kernel_sha256())
     measured = Measured(result, environment, rates, runner.clock_s, notes, kernel)
     if place is None:
         return summarise(subject, measured, ())
@@ -116,10 +113,10 @@ def make_task(request: Request, subject: Subject, existing: Existing | None) -> 
     return replace(blank, strategy=_strategy(request, blank, space))
 
 
-def installed_triton() -> str:
-    """RequestError: there is none."""
+def origin_here() -> Origin:
+    """The Triton that is installed, and this checkout's kernel. RequestError: there is no Triton."""
     try:
-        return metadata.version("triton")
+        return Origin(metadata.version("triton"), kernel_sha256())
     except metadata.PackageNotFoundError as error:
         raise RequestError("expected Triton, found none. Fix: run `nox -s tune`, which installs it.") from error
 
@@ -131,61 +128,22 @@ def _strategy(request: Request, task: Task, space: Space) -> Strategy:
     return usual_strategy(space, wanted, task.policies.search)
 
 
-@contextlib.contextmanager
-def _undone_if_refused(request: Request, subject: Subject) -> Iterator[None]:
-    """A GPU that can't do it shows only once its process is up: then nothing was measured, and nothing is left."""
-    try:
-        yield
-    except DeviceRefused:
-        path = _journal_path(subject)
-        if not request.effort.resume:
-            path.unlink(missing_ok=True)
-            if (previous := _previous(path)).exists():
-                previous.replace(path)
-        if request.files.record_landscape:
-            request.files.record_landscape.unlink(missing_ok=True)
-        raise
-
-
-def _open_journals(request: Request, header: Header) -> tuple[tuple[Entry, ...], list[JournalWriter]]:
-    """(what an earlier run measured, where to write). JournalError: what is to be resumed is another run."""
-    path, landscape_path = _journal_path(header.subject), request.files.record_landscape
-    if landscape_path and landscape_path.exists() and not request.effort.resume:
+def _check_machine(landscape_path: Path, subject: Subject, environment: Mapping[str, Any] | None) -> None:
+    """JournalError: a record of this landscape would be none of a machine."""
+    if environment is None:
         raise JournalError(
-            f"--record-landscape: expected a new file, found {store.shown(landscape_path)}. "
-            "Fix: name another, or remove it."
+            f"{store.shown(landscape_path)}: expected the landscape of a run that came to its end, found one without "
+            "the GPU's own report, which a record needs. Fix: without --output."
         )
-    earlier: Journal | None = None
-    if request.effort.resume:
-        if not path.exists():
-            raise JournalError(f"--resume: expected a killed run's journal, found no {store.shown(path)}.")
-        earlier = read_journal(path)
-        for name, expected, found in (
-            ("the workload", header.subject, earlier.header.subject),
-            ("the settings", header.settings, earlier.header.settings),
-            ("Triton and kernel", header.environment, earlier.header.environment),
-        ):
-            if expected != found:
-                told = f"{name}: expected {expected}, found {found}"
-                raise JournalError(f"{store.shown(path)}: {told}. Fix: without --resume.")
-    elif path.exists():
-        path.replace(_previous(path))
-    writers = [JournalWriter(path, None if earlier else header)]
-    if landscape_path:
-        landscape = JournalWriter(landscape_path, header)
-        for entry in earlier.entries if earlier else ():
-            landscape.append(entry.event, entry.clock_s)
-        writers.append(landscape)
-    return earlier.entries if earlier else (), writers
-
-
-def _previous(path: Path) -> Path:
-    """Where the journal of the run before is kept."""
-    return path.with_suffix(".previous.jsonl")
-
-
-def _journal_path(subject: Subject) -> Path:
-    return JOURNALS / f"{Path(subject.workload.file_name()).stem}.jsonl"
+    faults = schemas.faults("record", {"environment": environment})
+    told = [f"{fault.where}: {fault.message}" for fault in faults if fault.where.startswith("environment")]
+    if not told and normalise_device_name(environment["device_name"]) != subject.workload.device_name:
+        told = [f"device_name: {environment['device_name']}, which the workload's isn't"]
+    if told:
+        raise JournalError(
+            f"{store.shown(landscape_path)}: expected a GPU's report that a record can hold, found {told[0]}. "
+            "Fix: without --output."
+        )
 
 
 def _recorded_rates(device: Mapping[str, Any]) -> Rates | None:
@@ -202,11 +160,6 @@ def _recorded(request: Request, landscape: Journal) -> tuple[int, ...]:
         asked = list(request.batch_sizes)
         raise JournalError(f"--replay: expected one of the batch sizes {sorted(known)}, found {asked}.")
     return both
-
-
-def partial_path(subject: Subject) -> Path:
-    """The rows decided so far, as a file that engines can read: its folder can be the loader's user folder."""
-    return JOURNALS / "partial" / subject.workload.file_name()
 
 
 def _row_keeper(tell: Reporter, path: Path) -> Callable[[RowResult], None]:

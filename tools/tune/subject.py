@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kernels.problem import QuantMode
+from tools import plain_file
 from tools.console import reason_of
 from tools.heuristics import UnknownHeuristicError, vllm_heuristic
 from tools.registry import DeviceRegistry, Model, ModelRegistry, Quantisation, RegistryError, normalise_device_name
@@ -37,11 +38,12 @@ class Parallel:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A registered model. dtype None: the checkpoint's own."""
+    """A registered model. dtype None: the checkpoint's own. where: the file and line that named it, for errors."""
 
     name: str
     parallel: Parallel = Parallel()
     dtype: str | None = None
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Work
     match source:
         case SizesSource():
             return _of_sizes(source, device_name)
-        case ModelSource(name, parallel, dtype):
+        case ModelSource(name, parallel, dtype, _):
             return _of_model(models.find(name), name, parallel, dtype, device_name)
         case ConfigJsonSource(path, parallel, dtype):
             model = read_config_json(path, dtype)
@@ -193,7 +195,7 @@ def read_config_json(path: Path, dtype: str | None = None) -> Model:
     SubjectError: unreadable, or without what an MoE model has.
     """
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = json.loads(plain_file.read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         told = f"found: {reason_of(error)}. Fix: give the checkpoint's own"
         raise SubjectError(f"{printable(str(path))}: expected a model's config.json, {told}") from error

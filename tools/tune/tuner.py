@@ -143,7 +143,9 @@ def _row(
         status, message = contest.failures[vllm]
         raise TuneError(f"M={num_tokens}: expected vLLM's heuristic to run, found {status.value}: {message}.")
     entry, decision = _decide(contest, finalists, incumbent, vllm, task.policies.promotion)
-    down = _separate_down(task, runner, landscape, num_tokens, entry, observe) if task.separate_down else None
+    down = (
+        _separate_down(task, runner, landscape, num_tokens, entry, observe, deadline_s) if task.separate_down else None
+    )
     shape = contest.worst_shape(entry)
     # What is compared in the record comes from the same rounds.
     compared = [config for config in (entry, vllm, incumbent) if config in contest.samples]
@@ -191,6 +193,7 @@ def _separate_down(
     num_tokens: int,
     entry: LaunchConfig,
     observe: Callable[[Event], None],
+    deadline_s: float,
 ) -> SeparateDown | None:
     """The best entry of the same BLOCK_SIZE_M for down alone, where the row gains more than the margin by it."""
     shapes = range(len(task.subject.shapes))
@@ -202,7 +205,8 @@ def _separate_down(
     rivals = sorted(same_tile, key=down_us)[:DOWN_FINALISTS]
     if not rivals:
         return None
-    contest = confirm(task.subject, runner, num_tokens, rivals, [entry, *rivals], task.policies.confirm, observe)
+    always, policy = [entry, *rivals], task.policies.confirm
+    contest = confirm(task.subject, runner, num_tokens, rivals, always, policy, observe, deadline_s)
     found = [
         _with_down(contest, entry, rival) for rival in rivals if rival in contest.samples and entry in contest.samples
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,10 @@ from kernels.problem import QuantMode
 from tools.bench import files
 from tools.bench.contenders import CompileLaunch, OwnKernel
 from tools.bench.contestants import Contestant
+from tools.bench.figures import Interval
 from tools.bench.files import Arena, Match, compile_all, verdict, worst
 from tools.bench.layer import DOWN, UP, LayerShape
-from tools.bench.verdict import FAILED, SAME_ENTRY, RowVerdict, Verdict
+from tools.bench.verdict import FAILED, SAME_ENTRY, Duel, RowVerdict, Verdict, score
 from tools.compile.outcome import Outcome, Status
 from tools.launch_config import LaunchConfig
 from tools.registry import Target
@@ -65,7 +67,22 @@ class TestVerdict:
 class TestWorstShape:
     def test_the_shape_with_the_largest_ratio_is_told(self) -> None:
         shapes = [row(a=10.0, b=20.0, c=20.0), row(a=10.0, b=9.0, c=20.0), row(a=10.0, b=11.0, c=11.0)]
-        assert worst(shapes) is shapes[1]
+        assert worst(shapes).measured == shapes[1].measured
+
+    def test_each_rival_is_met_where_the_file_does_worst_against_it(self) -> None:
+        """Slower than one under one shape, and than the other under another: neither verdict may be lost."""
+        found = worst([row(a=10.0, b=20.0, c=9.0), row(a=10.0, b=5.0, c=20.0)])
+        assert {name: duel.verdict for name, duel in found.duels.items()} == {
+            "rival": Verdict.SLOWER,
+            "other": Verdict.SLOWER,
+        }
+        assert score([found], "other") is not None
+        assert found.duels["other"].ratio.median == pytest.approx(10.0 / 9.0)  # type: ignore[union-attr]
+
+    def test_a_verdict_counts_more_than_a_ratio_that_noise_explains(self) -> None:
+        noisy = replace(row(a=10.0, b=10.0, c=20.0), duels={"rival": Duel(Interval(0.9, 1.2, 1.5), Verdict.SAME)})
+        slower = replace(row(a=10.0, b=9.5, c=20.0), duels={"rival": Duel(Interval(1.05, 1.05, 1.06), Verdict.SLOWER)})
+        assert worst([noisy, slower]).duels == slower.duels
 
     def test_a_file_that_fails_is_worse_than_any_loss(self) -> None:
         shapes = [row(a=10.0, b=1.0, c=1.0), row(b=1.0, c=1.0, failures={A: "crash"})]
@@ -73,24 +90,26 @@ class TestWorstShape:
 
     def test_a_contestant_that_fails_hides_no_loss_under_another_shape(self) -> None:
         shapes = [row(a=10.0, b=5.0, c=20.0), row(a=10.0, c=20.0, failures={B: "crash"})]
-        assert worst(shapes) is shapes[0]
+        assert worst(shapes) == shapes[0]
 
     def test_where_all_others_fail_any_shape_will_do(self) -> None:
         only = row(a=10.0, failures={B: "crash", C: "crash"})
-        assert worst([only]) is only
+        assert worst([only]) == only
 
 
 class FakePool:
-    """Answers every task at once, in reverse; `status` by the task's number of stages."""
+    """Answers every task at once, in reverse; `status` by the task's number of stages; is_bad: doesn't compile."""
 
-    def __init__(self, **status: Status) -> None:
+    def __init__(self, is_bad: Callable[[CompileLaunch], bool] = lambda task: False, **status: Status) -> None:
+        self.is_bad = is_bad
         self.status = {int(stages.removeprefix("stages_")): value for stages, value in status.items()}
         self.tasks: list[CompileLaunch] = []
 
     def run(self, tasks: Iterable[CompileLaunch]) -> Iterator[tuple[int, Outcome]]:
         self.tasks = list(tasks)
         for index, task in reversed(list(enumerate(self.tasks))):
-            status = self.status.get(dict(task.problem.config.options)["num_stages"], Status.OK)
+            stages = dict(task.problem.config.options)["num_stages"]
+            status = Status.COMPILE if self.is_bad(task) else self.status.get(stages, Status.OK)
             yield index, Outcome(status, 0.1, message="" if status is Status.OK else "of the compiler")
 
 
@@ -115,29 +134,35 @@ class TestCompileAll:
 
     def test_each_kernel_is_compiled_once(self) -> None:
         pool = FakePool()
-        assert compile_all(match({64: A, 128: A}, {64: A, 128: B}), arena(), pool) == {}  # type: ignore[arg-type]
+        assert compile_all(match({64: A, 128: A}, {64: A, 128: B}), arena(), pool) == {64: {}, 128: {}}  # type: ignore[arg-type]
         # Up and down of two launch configs.
         assert len(pool.tasks) == 4
 
     def test_what_does_not_compile_has_its_status_and_reason(self) -> None:
         pool = FakePool(stages_4=Status.TIMEOUT)
         found = compile_all(match({64: A}, {64: B}), arena(), pool)  # type: ignore[arg-type]
-        assert found == {B: "timeout: of the compiler"}
+        assert found == {64: {B: "timeout: of the compiler"}}
 
     def test_all_that_share_a_kernel_share_its_failure(self) -> None:
         grouped = LaunchConfig(16, 64, 128, 16, 4, 4)
         pool = FakePool(stages_4=Status.CRASH)
         found = compile_all(match({64: B}, {64: grouped}), arena(), pool)  # type: ignore[arg-type]
         assert len(pool.tasks) == 2
-        assert set(found) == {B, grouped}
+        assert set(found[64]) == {B, grouped}
+
+    def test_a_mode_that_does_not_compile_fails_only_where_it_runs(self) -> None:
+        """One token runs the naive mode, another kernel than that of 256."""
+        pool = FakePool(is_bad=lambda task: task.problem.routing.is_naive)
+        found = compile_all(match({1: A, 256: A}), arena(), pool)  # type: ignore[arg-type]
+        assert found == {1: {A: "compile: of the compiler"}, 256: {}}
 
     def test_what_a_rule_forbids_never_reaches_the_pool(self) -> None:
         odd = LaunchConfig(16, 64, 128, 1, 4, 3, waves_per_eu=2)
         pool = FakePool()
         found = compile_all(match({64: odd}), arena(), pool)  # type: ignore[arg-type]
         assert pool.tasks == []
-        assert list(found) == [odd]
-        assert "expected no AMD keys on sm90" in found[odd]
+        assert list(found[64]) == [odd]
+        assert "expected no AMD keys on sm90" in found[64][odd]
 
     def test_every_shape_has_kernels_of_its_own(self) -> None:
         pool = FakePool()
@@ -151,7 +176,7 @@ class TestCompileAll:
         deep = LaunchConfig(16, 64, 256, 1, 4, 3)
         pool = FakePool()
         found = compile_all(Match(workload, (shape,), (Contestant("a", {64: deep}),), (64,)), arena(), pool)  # type: ignore[arg-type]
-        assert found == {}
+        assert found == {64: {}}
         assert {task.problem.config.block_size_k for task in pool.tasks} == {128}
 
 

@@ -217,6 +217,27 @@ class TestOutput:
             bench(path, "--output", tmp_path / "out")
         assert len(self.written(tmp_path / "out")) == 4
 
+    def test_the_same_file_against_another_is_another_report(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        FakeGpu(wins).install(monkeypatch)
+        bench(store.root, "--output", tmp_path / "out")
+        first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        bench(store.root, "--output", tmp_path / "out", "--num-tokens", 1, "--routing", "skew")
+        after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        assert first.items() <= after.items()
+        assert {name.rpartition(".")[0][-2:] for name in after.keys() - first.keys()} == {"-2"}
+
+    def test_a_folder_that_cannot_take_the_report_shows_before_the_gpu_is_asked(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        gpu = FakeGpu(wins).install(monkeypatch)
+        (tmp_path / "file").write_text("")
+        assert bench(store.root, "--output", tmp_path / "file") == 2
+        told = capsys.readouterr().err
+        assert told == f"bench: --output: expected a folder that can be written, found {tmp_path}/file.\n"
+        assert gpu.matches == []
+
     def test_several_files_go_by_their_count_and_the_gpu(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

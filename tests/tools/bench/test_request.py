@@ -75,6 +75,19 @@ def test_a_workload_that_cannot_be_is_refused(text: str, message: str) -> None:
         read_workload(text, load_models(), "NVIDIA H100 80GB HBM3")
 
 
+def test_an_empty_output_is_not_the_working_directory() -> None:
+    with pytest.raises(SystemExit) as end:
+        parse([*GOOD, "--output", ""])
+    assert end.value.code == 2
+
+
+def test_a_folder_that_cannot_take_the_report_shows_before_a_gpu_is_looked_for() -> None:
+    command = [sys.executable, "-m", "tools.bench", *GOOD, "--output", __file__]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("bench: --output: expected a folder that can be written, found ")
+
+
 def test_the_command_ends_with_two_and_one_line() -> None:
     command = [sys.executable, "-m", "tools.bench", *GOOD, "--num-tokens", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -12,7 +12,8 @@ from kernels.problem import QuantMode
 from tools.compile.outcome import Status
 from tools.launch_config import LaunchConfig
 from tools.registry import Target
-from tools.tune.journal import Entry, Header, Journal
+from tools.tune.journal import Entry, Journal
+from tools.tune.journal_lines import Header
 from tools.tune.model import Compiled, CompileJob, NamedShape, Screened, ScreenJob, Subject
 from tools.tune.space import Space, candidates
 from tools.tune.tuner import baselines

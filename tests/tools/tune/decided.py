@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from tools.launch_config import LaunchConfig
+from tools.tune import evidence
 from tools.tune.confirm import Samples
 from tools.tune.evidence import Rates, Run
+from tools.tune.model import Subject
 from tools.tune.policy import Decision
 from tools.tune.tuner import Counts, RowResult, SeparateDown
 
@@ -50,3 +53,8 @@ def with_down(num_tokens: int, chosen_us: float, baseline_us: float) -> RowResul
     """A row where down gains by an entry of its own."""
     down = SeparateDown(DOWN_ENTRY, (samples(0.9 * chosen_us),), 0.96)
     return row(num_tokens, chosen_us, baseline_us, down=down)
+
+
+def record_of(subject: Subject, rows: Iterable[int], config: bytes = b"{}\n", **changes: Any) -> dict[str, Any]:
+    """The record that a run wrote which measured these batch sizes; changes as the record has them."""
+    return evidence.record(subject, [row(m, 10.0, 20.0) for m in rows], COUNTS, RUN, config, {}) | changes

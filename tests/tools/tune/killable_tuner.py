@@ -16,10 +16,10 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 from tools.tune import __main__ as command
-from tools.tune import session
+from tools.tune import run_journals, session
 from tools.tune.gpu_worker import DeviceReport
 from tools.tune.journal import Journal, read_journal
-from tools.tune.model import CompileJob, Event, Job, ScreenJob
+from tools.tune.model import CompileJob, Confirmed, ConfirmJob, Event, Job, ScreenJob
 from tools.tune.replay import ReplayRunner
 
 
@@ -28,7 +28,7 @@ class SlowReplay(ReplayRunner):
 
     def __init__(self, landscape: Journal, seconds: float, asked: Path) -> None:
         super().__init__(landscape)
-        self._seconds = seconds
+        self._landscape, self._seconds = landscape, seconds
         self._asked = asked.open("a", encoding="utf-8")
 
     def submit(self, job: Job) -> None:
@@ -40,6 +40,10 @@ class SlowReplay(ReplayRunner):
     def wait(self) -> Event:
         time.sleep(self._seconds)
         return super().wait()
+
+    def _confirm(self, job: ConfirmJob) -> Confirmed:
+        """Alike whenever it is asked: a resumed run's GPU doesn't know what the killed run asked before."""
+        return ReplayRunner(self._landscape)._confirm(job)
 
 
 def described(job: Job) -> list[Any]:
@@ -69,7 +73,7 @@ class ReplaySession:
 def main(journals: str, asked: str, seconds: str, landscape_path: str, *flags: str) -> int:
     landscape = read_journal(Path(landscape_path))
     device_name = str(dict(landscape.device or {})["environment"]["device_name"])
-    session.JOURNALS = Path(journals)
+    run_journals.JOURNALS = Path(journals)
     session.LiveSession = lambda spec, jobs: ReplaySession(landscape, float(seconds), Path(asked))  # type: ignore[assignment,misc]
     command.find_gpu = lambda: device_name  # type: ignore[attr-defined]
     return command.main(flags)

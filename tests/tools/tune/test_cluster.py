@@ -6,6 +6,7 @@ The stand-in for Ray runs jobs in this process, the last one handed out first; w
 from __future__ import annotations
 
 import builtins
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,3 +222,19 @@ def test_rows_alone_are_not_tuned_into_configs_from_afar(tmp_path: Path, capsys:
     assert command.main(["--workloads", str(workloads), "--ray", "auto", "--num-tokens", "64"]) == 2
     told = capsys.readouterr().err
     assert told == "tune: --num-tokens: expected --output DIR outside configs/ with --ray, found none.\n"
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        ("triton_3_8_0", "expected the folder above .*/triton_3_8_0 with --ray"),
+        ("legacy_configs", "a folder that holds tiers"),
+    ],
+)
+def test_nodes_are_asked_only_where_their_files_can_go(
+    folder: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workloads = tmp_path / "workloads.txt"
+    workloads.write_text("mistralai/Mixtral-8x7B-v0.1 tp=2\n", "utf-8")
+    assert command.main(["--workloads", str(workloads), "--ray", "auto", "--output", str(tmp_path / folder)]) == 2
+    assert re.search(f"^tune: --output: .*{told}", capsys.readouterr().err)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
 
 from tools.compile.outcome import Status
 from tools.launch_config import LaunchConfig
-from tools.tune.journal import Header, JournalError, JournalWriter, read_journal
+from tools.tune.journal import JournalError, JournalWriter, read_header, read_journal
+from tools.tune.journal_lines import Header
 from tools.tune.model import (
     Compiled,
     CompileJob,
@@ -27,7 +29,7 @@ AMD = LaunchConfig(16, 64, 128, 8, 4, 2, waves_per_eu=2, matrix_instr_nonkdim=16
 
 EVENTS: dict[str, Event] = {
     "compiled": Compiled(CompileJob(CONFIG, 0, True), Status.OK, 1.5, 2),
-    "refused by the compiler": Compiled(CompileJob(AMD, 1, False), Status.COMPILE, 0.5, 0, "no such instruction\n«é»"),
+    "refused by the compiler": Compiled(CompileJob(AMD, 0, False), Status.COMPILE, 0.5, 0, "no such instruction\n«é»"),
     "screened": Screened(ScreenJob(64, 0, CONFIG, 120.5), Status.OK, 0.004, 60.25, 30.125),
     "timed out": Screened(ScreenJob(1, 0, AMD), Status.TIMEOUT, 30.0, message="no answer within 30 s"),
     "confirmed": Confirmed(
@@ -141,3 +143,43 @@ def test_a_file_that_is_not_there_is_said_without_a_number() -> None:
         read_journal(Path("/nope"))
     with pytest.raises(JournalError, match=r"\. Fix: give a file that the tuner wrote"):
         read_journal(Path("/nope"))
+
+
+# ---------------------------------------------------------------
+# Only what is a file of bounded size is read
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(JournalError, match="Not a regular file"):
+        read_journal(path)
+
+
+def test_a_device_that_never_ends_is_not_read() -> None:
+    with pytest.raises(JournalError, match="Not a regular file"):
+        read_journal(Path("/dev/zero"))
+
+
+# ---------------------------------------------------------------
+# Whose journal it is, whatever became of the rest
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "landscape.jsonl.gz"])
+def test_the_header_of_a_run_that_was_killed_can_be_read(tmp_path: Path, subject: Subject, name: str) -> None:
+    path, header = tmp_path / name, Header(subject, {"routing": "uniform"}, {"triton": "3.8.0"})
+    writer = JournalWriter(path, header)
+    for event in EVENTS.values():
+        writer.append(event, 1.0)
+    assert read_header(path) == header
+    writer.close()
+    path.write_bytes(path.read_bytes()[:-9])
+    assert read_header(path) == header
+
+
+@pytest.mark.parametrize("data", [b"", b"{}\n", b"hours of work"])
+def test_what_has_no_header_is_nobodys(tmp_path: Path, data: bytes) -> None:
+    for name in ("a.jsonl", "a.jsonl.gz"):
+        (tmp_path / name).write_bytes(data)
+        assert read_header(tmp_path / name) is None
+    assert read_header(tmp_path / "missing") is None

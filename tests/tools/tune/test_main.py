@@ -18,7 +18,9 @@ import pytest
 from tools import store
 from tools.launch_config import USUAL_BATCH_SIZES
 from tools.tune import __main__ as command
-from tools.tune import session
+from tools.tune import run_journals
+from tools.tune.journal import JournalError
+from tools.tune.request import parse
 from tools.validate.__main__ import main as validate
 
 LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
@@ -94,7 +96,7 @@ def test_without_output_a_replay_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(store, "CONFIGS", tmp_path)
-    monkeypatch.setattr(session, "JOURNALS", tmp_path)
+    monkeypatch.setattr(run_journals, "JOURNALS", tmp_path)
     assert tune(*REPLAY, "--num-tokens", 64) == 0
     assert files(tmp_path) == {}
     assert "written:" not in capsys.readouterr().out
@@ -106,6 +108,28 @@ def test_text_that_stdout_cannot_carry_is_escaped() -> None:
     done = subprocess.run(arguments, cwd=store.CHECKOUT, capture_output=True, env=environment, check=False)
     assert done.returncode == 0
     assert rb"(\xb5s, up + down)" in done.stdout
+
+
+def test_progress_that_nobody_reads_loses_no_result(tmp_path: Path) -> None:
+    command = (
+        f'"$0" -m tools.tune --replay {LANDSCAPE} --num-tokens 1 64 --output {tmp_path} 2>&1 >/dev/null | head -c 1'
+    )
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command, sys.executable], cwd=store.CHECKOUT, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, b"t")
+    assert set(files(tmp_path)) == {NAME, f"records/{NAME}"}
+
+
+def test_a_name_writes_nothing_to_the_terminal_but_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "\x1b[31mred\n.jsonl"
+    path.write_bytes(gzip.decompress(LANDSCAPE.read_bytes()))
+    assert tune("--replay", path, "--num-tokens", 64) == 0
+    assert r"replayed from \x1b[31mred\n.jsonl: nothing was measured" in capsys.readouterr().out
+    assert tune("--replay", tmp_path / "\x1b[31m") == 2
+    told = capsys.readouterr().err
+    assert r"\x1b[31m" in told
+    assert told.rstrip("\n").isprintable()
 
 
 # ---------------------------------------------------------------
@@ -125,10 +149,16 @@ def test_where_the_heuristic_does_not_run_the_run_ends_with_one(
 ) -> None:
     vllm = {"BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 128, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 32, "num_stages": 3}
 
+    def is_heuristic(config: dict[str, Any]) -> bool:
+        return config.items() >= vllm.items() and config["num_warps"] == 4
+
     def spoil(event: dict[str, Any]) -> dict[str, Any]:
-        config = event.get("screened", {})
-        is_heuristic = config.items() >= vllm.items() and config["num_warps"] == 4
-        return {**event, "status": "runtime", "message": "illegal address"} if is_heuristic else event
+        failed = {"status": "runtime", "message": "illegal address"}
+        rows = [
+            row | failed | {"up_us": [], "down_us": []} if is_heuristic(row["config"]) else row
+            for row in event.get("confirmed", [])
+        ]
+        return {**event, **({"confirmed": rows} if rows else failed if is_heuristic(event.get("screened", {})) else {})}
 
     path = spoilt(tmp_path / "spoilt.jsonl", spoil)
     assert tune("--replay", path, "--num-tokens", 64, "--output", tmp_path / "out") == 1
@@ -192,6 +222,15 @@ def test_bad_use_is_one_line_and_nothing_is_written(
     assert not out.exists()
 
 
+def test_a_workload_whose_place_is_taken_ends_no_others(capsys: pytest.CaptureFixture[str]) -> None:
+    def taken() -> Any:
+        raise JournalError("x.jsonl: expected no other run of this file, found one at work.")
+
+    done: list[Any] = ["tuned"]
+    assert command._tune(parse(REPLAY), [taken, done.pop]) == (["tuned"], 2)
+    assert capsys.readouterr().err == "tune: x.jsonl: expected no other run of this file, found one at work.\n"
+
+
 # ---------------------------------------------------------------
 # A GPU that is there, and can't be used: the real process finds out. (A program that answers as nvidia-smi stands for
 # the driver; torch sees no GPU.)
@@ -208,7 +247,7 @@ def unusable_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(session, "JOURNALS", tmp_path / "journals")
+    monkeypatch.setattr(run_journals, "JOURNALS", tmp_path / "journals")
     return tmp_path / "journals"
 
 
@@ -237,7 +276,8 @@ def test_all_workloads_are_checked_before_the_first_is_tuned(
     workloads = tmp_path / "workloads.txt"
     workloads.write_text("mistralai/Mixtral-8x7B-v0.1 tp=2\nmistralai/Mixtral-8x7B-v0.1 tp=3\n", "utf-8")
     assert tune("--workloads", workloads, "--output", tmp_path / "out") == 2
-    assert "N: expected a multiple of tp=3, found 14336" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"tune: .*workloads\.txt, line 2: .*N: expected a multiple of tp=3, found 14336.*\n", told)
     assert not unusable_gpu.exists()
 
 

@@ -7,8 +7,10 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests.tools.tune.decided import record_of
 from tools import store
 from tools.launch_config import LaunchConfig
+from tools.tune.model import Subject
 from tools.tune.output import Existing, OutputError, Place, chain, find_existing, place_of, write
 from tools.workload import Workload
 
@@ -72,21 +74,29 @@ def test_nothing_is_nothing(tmp_path: Path) -> None:
     assert find_existing(chain(tmp_path / "not there", WORKLOAD, "3.8.0")) is None
 
 
-def test_its_record_comes_along(tmp_path: Path) -> None:
+def test_its_record_comes_along(subject: Subject, tmp_path: Path) -> None:
     put(tmp_path / NAME)
-    put(tmp_path / "records" / NAME, b'{"rows": {"1": {"decision": "promote"}}}')
+    put(tmp_path / "records" / NAME, store.canonical_record(record_of(subject, [1])))
     existing = find_existing(chain(tmp_path, WORKLOAD, "3.8.0"))
     assert existing is not None
-    assert existing.rows == {"1": {"decision": "promote"}}
+    assert list(existing.rows) == ["1"]
 
 
-@pytest.mark.parametrize("record", [b"[]", b"{", b'{"rows": 7}'])
-def test_a_broken_record_is_none(record: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("record", [b"[]", b"{", b"", b'{"rows": 7}'])
+def test_a_broken_record_is_not_taken_for_none(record: bytes, tmp_path: Path) -> None:
+    """Its rows of evidence would vanish."""
     put(tmp_path / NAME)
     put(tmp_path / "records" / NAME, record)
-    existing = find_existing(chain(tmp_path, WORKLOAD, "3.8.0"))
-    assert existing is not None
-    assert existing.rows == {}
+    with pytest.raises(OutputError, match=r"records/E=8.* expected a record to keep the evidence of, found .*\. Fix"):
+        find_existing(chain(tmp_path, WORKLOAD, "3.8.0"))
+
+
+def test_a_record_that_is_a_broken_link_is_no_missing_one(tmp_path: Path) -> None:
+    put(tmp_path / NAME)
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / NAME).symlink_to(tmp_path / "gone")
+    with pytest.raises(OutputError, match="not a regular file"):
+        find_existing(chain(tmp_path, WORKLOAD, "3.8.0"))
 
 
 @pytest.mark.parametrize(
@@ -146,3 +156,14 @@ def test_where_nothing_can_be_written_nothing_is_left(tmp_path: Path) -> None:
         write(place, CONFIG, {})
     assert not place.path.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["records"]
+
+
+@pytest.mark.parametrize("before", [None, b'{"old": 1}\n'])
+def test_where_the_file_cannot_be_written_the_record_is_as_it_was(before: bytes | None, tmp_path: Path) -> None:
+    place = Place(tmp_path, PurePosixPath("triton_3_6_0", NAME))
+    put(tmp_path / "triton_3_6_0", b"a file, not a folder")
+    if before is not None:
+        put(place.record_path, before)
+    with pytest.raises(OSError, match="a file stands where a folder is needed"):
+        write(place, CONFIG, {"new": 1})
+    assert (place.record_path.read_bytes() if place.record_path.exists() else None) == before

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from tools.compile.outcome import Status
-from tools.tune.journal import Journal
-from tools.tune.model import Compiled, CompileJob, Confirmed, ConfirmJob, Screened, ScreenJob
+from tools.launch_config import LaunchConfig
+from tools.tune.journal import Entry, Journal
+from tools.tune.model import Compiled, CompileJob, Confirmed, ConfirmJob, Screened, ScreenJob, Series
 from tools.tune.replay import NOT_RECORDED, ReplayRunner
 from tools.tune.space import Space
 
@@ -48,6 +49,58 @@ def test_confirms_with_what_screening_saw_where_nothing_else_was_recorded(make_l
     assert isinstance(screened, Screened)
     assert isinstance(confirmed, Confirmed)
     assert confirmed.series[0].up_us == (screened.up_us,) * 3
+
+
+def recorded(landscape: Journal, *events: Confirmed) -> ReplayRunner:
+    return ReplayRunner(replace(landscape, entries=(*landscape.entries, *(Entry(event, 0.0) for event in events))))
+
+
+def confirm(runner: ReplayRunner, job: ConfirmJob) -> Confirmed:
+    runner.submit(job)
+    event = runner.wait()
+    assert isinstance(event, Confirmed)
+    return event
+
+
+def confirmed(num_tokens: int, us: dict[LaunchConfig, tuple[float, ...]], experts: float | None = None) -> Confirmed:
+    """up in µs by config; down takes half as long."""
+    series = tuple(Series(config, Status.OK, up, tuple(0.5 * t for t in up)) for config, up in us.items())
+    return Confirmed(ConfirmJob(num_tokens, 0, tuple(us), len(next(iter(us.values())))), series, 0.5, experts)
+
+
+def test_a_job_that_was_repeated_is_answered_in_its_order_and_the_last_again(
+    make_landscape: Make, space: Space
+) -> None:
+    first, second = (confirmed(64, {space.kernels[0]: (us, us)}) for us in (1.0, 2.0))
+    runner = recorded(make_landscape(), first, second)
+    assert [confirm(runner, first.job) for _ in range(4)] == [first, second, second, second]
+
+
+def test_another_job_is_answered_from_each_configs_own_confirmations(make_landscape: Make, space: Space) -> None:
+    a, b, c = space.kernels[:3]
+    runner = recorded(
+        make_landscape(),
+        confirmed(64, {a: (1.0, 2.0), b: (10.0, 20.0)}, experts=3.5),
+        confirmed(64, {a: (3.0, 4.0)}, experts=3.5),
+        confirmed(1, {c: (7.0, 7.0)}),
+    )
+    found = confirm(runner, ConfirmJob(64, 0, (b, a, c), 3))
+    assert [series.up_us for series in found.series[:2]] == [(10.0, 20.0, 10.0), (1.0, 2.0, 3.0)]
+    assert found.series[1].down_us == (0.5, 1.0, 1.5)
+    # At another batch size only: what screening saw.
+    assert len(set(found.series[2].up_us)) == 1
+    assert found.series[2].up_us[0] != 7.0
+    assert found.active_experts == 3.5
+    # What comes next goes on where this ended.
+    assert confirm(runner, ConfirmJob(64, 0, (a,), 3)).series[0].up_us == (4.0, 1.0, 2.0)
+
+
+def test_who_failed_in_every_confirmation_fails_again(make_landscape: Make, space: Space) -> None:
+    a, b = space.kernels[:2]
+    failed = Series(b, Status.CORRECTNESS, message="NaN")
+    event = replace(confirmed(64, {a: (1.0, 2.0)}), job=ConfirmJob(64, 0, (a, b), 2))
+    runner = recorded(make_landscape(), replace(event, series=(*event.series, failed)))
+    assert confirm(runner, ConfirmJob(64, 0, (b,), 3)).series == (failed,)
 
 
 def test_what_was_not_recorded_fails_and_says_so(make_landscape: Make, space: Space) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,8 @@ def test_bad_values_are_refused_by_name(arguments: list[str], told: str) -> None
         (["--replay", "a.gz", "--record-landscape", "b.gz"], "--record-landscape"),
         (["--replay", "a.gz", "--routing", "skew"], "--routing"),
         (["--replay", "a.gz", "--all-shapes"], "--all-shapes"),
+        (["--replay", "a.gz", "--force-version-file"], "--force-version-file"),
+        ([*MODEL, "--exhaustive", "--time-budget", "10"], "--time-budget"),
         (["--workloads", "w.txt", "--ray", "auto", "--resume"], "--resume"),
         (["--workloads", "w.txt", "--ray", "auto", "--jobs", "4"], "--jobs"),
         (["--workloads", "w.txt", "--ray", "auto", "--format", "json"], "--format"),
@@ -167,8 +170,8 @@ def test_a_line_that_cannot_be_read_is_named(line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (None, "expected a readable file, found: .*No such file"),
-        (b"\xff\xfe", "expected a readable file, found: "),
+        (None, r"expected a text file, found .*/workloads\.txt: No such file or directory\."),
+        (b"\xff\xfe", r"expected a text file, found .*/workloads\.txt: bytes that are no UTF-8\."),
         (b"# nothing\n", "expected a workload a line, found none in "),
     ],
     ids=["missing", "binary", "empty"],
@@ -181,6 +184,20 @@ def test_a_file_that_holds_no_workload(data: bytes | None, told: str, tmp_path: 
         read_workloads(path)
 
 
+def test_a_pipe_is_no_file_of_workloads(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RequestError, match=r"--workloads: expected a text file, found .*/pipe: Not a regular file\."):
+        read_workloads(tmp_path / "pipe")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    path = tmp_path / "workloads.txt"
+    path.write_bytes(b"\xef\xbb\xbfa/A tp=2\n")
+    (source,) = read_workloads(path)
+    assert source == ModelSource("a/A", Parallel(2))
+    assert source.where.endswith("workloads.txt, line 1")
+
+
 def test_landscapes_of_several_workloads_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "workloads.txt"
     path.write_text("a/A\nb/B\n", "utf-8")
@@ -188,11 +205,12 @@ def test_landscapes_of_several_workloads_are_not_mixed(tmp_path: Path) -> None:
         parse(["--workloads", str(path), "--record-landscape", "a.gz"])
 
 
-def test_a_node_of_a_cluster_is_asked_for_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("effort", [["--exhaustive"], ["--time-budget", "9"]])
+def test_a_node_of_a_cluster_is_asked_for_the_same(effort: list[str], tmp_path: Path) -> None:
     path = tmp_path / "workloads.txt"
     path.write_text("b/B tp=8 ep=4 dtype=fp8_w8a8\n", "utf-8")
-    effort = ["--exhaustive", "--separate-down", "--all-shapes", "--force-version-file", "--routing", "skew"]
-    asked = parse(["--workloads", str(path), "--num-tokens", "1", "64", "--time-budget", "9", *effort])
+    how = ["--separate-down", "--all-shapes", "--force-version-file", "--routing", "skew"]
+    asked = parse(["--workloads", str(path), "--num-tokens", "1", "64", *effort, *how])
     (source,) = asked.sources
     assert isinstance(source, ModelSource)
 

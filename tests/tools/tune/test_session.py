@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from tests.tools.tune.decided import COUNTS, ENVIRONMENT, row, with_down
-from tools import store
+from tests.tools.tune.decided import COUNTS, ENTRY, ENVIRONMENT, record_of, row, with_down
+from tools import schemas, store
 from tools.kernel_hash import kernel_sha256
 from tools.launch_config import LaunchConfig
 from tools.registry import load_devices, load_models
 from tools.tune import session
 from tools.tune.delivery import Measured, write
 from tools.tune.desk import Landscape
-from tools.tune.destination import find_destination
-from tools.tune.journal import Header, Journal, JournalError, JournalWriter, read_journal
+from tools.tune.destination import Origin, find_destination
+from tools.tune.journal import Journal, JournalError, JournalWriter
+from tools.tune.journal_lines import Header
 from tools.tune.model import Subject
 from tools.tune.output import Existing, Place
 from tools.tune.report import Summary
@@ -37,6 +38,7 @@ Times = Callable[[int, int, LaunchConfig], tuple[float, float]]
 NAME = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json"
 DOWN = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
 REPORT = {"environment": ENVIRONMENT, "copy_bytes_per_s": 2.4e12, "dense_per_s": 7e14, "notes": []}
+ORIGIN = Origin("3.8.0", kernel_sha256())
 BEST = LaunchConfig(16, 64, 128, 8, 4, 3)
 FOR_DOWN = LaunchConfig(16, 128, 128, 8, 4, 3)
 
@@ -138,6 +140,24 @@ def test_a_landscape_whose_machine_is_unknown_makes_no_record(make_landscape: Ma
         session.replay(parse(["--replay", str(path), "--output", str(tmp_path / "out")]), path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"python": None}, "environment / python: null is not of type"),
+        ({"sm_count": "many"}, "environment / sm_count: "),
+        ({"device_name": "NVIDIA H200"}, "device_name: NVIDIA H200, which the workload's isn't"),
+    ],
+)
+def test_a_machine_that_a_record_cannot_hold_makes_none(
+    changes: dict[str, Any], told: str, make_landscape: Make, tmp_path: Path
+) -> None:
+    device = {**REPORT, "environment": {**ENVIRONMENT, **changes}}
+    path = save(tmp_path / "landscape.jsonl", replace(make_landscape((1,)), device=device))
+    with pytest.raises(JournalError, match=rf"expected a GPU's report that a record can hold, found {told}.* Fix"):
+        session.replay(parse(["--replay", str(path), "--output", str(tmp_path / "out")]), path)
+    assert not (tmp_path / "out").exists()
+
+
 def test_batch_sizes_that_were_not_recorded_are_told(tune: Callable[..., Summary], out: Path) -> None:
     summary = tune("--num-tokens", "1", "5", "64", "7")
     assert "not in the landscape: batch sizes 5, 7" in summary.notes
@@ -153,21 +173,22 @@ def test_none_of_the_batch_sizes_was_recorded(tune: Callable[..., Summary]) -> N
 # Some rows of a file that is there
 
 
-def test_only_the_rows_asked_for_are_replaced(tune: Callable[..., Summary], out: Path) -> None:
+def test_only_the_rows_asked_for_are_replaced(tune: Callable[..., Summary], subject: Subject, out: Path) -> None:
     others = {m: LaunchConfig(32, 32, 64, 64, 8, 2) for m in (4, 64, 4096)}
-    put(out, others, with_record={"rows": {"4": {"decision": "promote"}, "64": {}, "4096": {}}})
+    kept = record_of(subject, others, kernel_sha256=kernel_sha256())
+    put(out, others, with_record=kept)
     tune("--num-tokens", "64")
     after = document(out / NAME)
     assert list(after) == ["4", "64", "4096"]
     assert (after["4"], after["4096"]) == (others[4].to_entry(), others[4096].to_entry())
     assert after["64"] != others[64].to_entry()
     rows = document(out / "records" / NAME)["rows"]
-    assert rows["4"] == {"decision": "promote"}
+    assert rows["4"] == kept["rows"]["4"]
     assert rows["64"]["incumbent_us"] is not None
 
 
 def test_a_whole_run_replaces_the_file(subject: Subject, out: Path) -> None:
-    put(out, {4096: BEST}, with_record={"rows": {"4096": {}}})
+    put(out, {4096: BEST}, with_record=record_of(subject, [4096]))
     write_whole(subject, out, row(1, 10.0, 20.0), row(64, 100.0, 120.0))
     assert list(document(out / NAME)) == ["1", "64"]
     assert list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
@@ -176,9 +197,58 @@ def test_a_whole_run_replaces_the_file(subject: Subject, out: Path) -> None:
 def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str, ...] = ()) -> Summary:
     """What a run of all usual batch sizes writes that came to these rows."""
     asked = request("--output", str(out), *flags)
-    place, existing = find_destination(asked, subject, "3.8.0")
-    measured = Measured(Result(rows, COUNTS, Landscape(1), False), ENVIRONMENT, None, 1.0)
-    return write(asked, subject, measured, place, existing)
+    place, existing = find_destination(asked, subject, ORIGIN)
+    return write(asked, subject, measured(*rows), place, existing)
+
+
+def measured(*rows: RowResult) -> Measured:
+    return Measured(Result(rows, COUNTS, Landscape(1), False), ENVIRONMENT, None, 1.0)
+
+
+def test_two_runs_into_one_folder_lose_no_rows(subject: Subject, out: Path) -> None:
+    """Both read what stands there before either writes."""
+    asked = [request("--output", str(out), "--num-tokens", str(m)) for m in (1, 64)]
+    places = [find_destination(one, subject, ORIGIN) for one in asked]
+    for one, (place, existing), m in zip(asked, places, (1, 64), strict=True):
+        write(one, subject, measured(row(m, 10.0, 20.0)), place, existing)
+    assert list(document(out / NAME)) == list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
+
+
+def test_rows_of_another_origin_that_came_in_between_are_not_relabelled(subject: Subject, out: Path) -> None:
+    asked = request("--output", str(out), "--num-tokens", "1")
+    place, existing = find_destination(asked, subject, ORIGIN)
+    put(out, {64: BEST}, with_record=record_of(subject, [64]))
+    with pytest.raises(RequestError, match=r"expected the rows that stay, .* kernel_sha256"):
+        write(asked, subject, measured(row(1, 10.0, 20.0)), place, existing)
+    assert list(document(out / NAME)) == ["64"]
+
+
+LINES = {
+    "verified_with": [{"triton": "3.6.0", "date": "2026-01-01", "worst_loss_pct": 0.5}],
+    "engine_checked": [
+        {
+            "engine": "vllm",
+            "version": "0.33.0",
+            "triton": "3.8.0",
+            "date": "2026-01-01",
+            "worst_ratio": 0.99,
+            "geomean_ratio": 0.9,
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_benches_said_of_the_same_bytes_stays(same: bool, subject: Subject, out: Path) -> None:
+    entries = {1: ENTRY if same else BEST}
+    old = record_of(subject, entries, store.canonical_entries(entries), **LINES)
+    put(out, entries, with_record=old)
+    write_whole(subject, out, row(1, 10.0, 20.0))
+    found = document(out / "records" / NAME)
+    assert {key: found[key] for key in LINES if key in found} == (LINES if same else {})
+    assert list(found)[-1] == "verified"
+    assert found["verified"] is None
+    assert schemas.faults("record", found) == []
 
 
 # ---------------------------------------------------------------
@@ -188,18 +258,18 @@ def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str,
 TUNED = {1: LaunchConfig(16, 64, 128, 8, 4, 4), 64: LaunchConfig(16, 128, 128, 8, 4, 4)}
 """What is best on the made landscape."""
 
-DEFAULT = {
-    "source": "measured",
-    "rows": {},
-    "verified_with": [{"triton": "3.6.0", "date": "2025-01-01"}],
-    "verified": None,
-}
+
+@pytest.fixture
+def default(subject: Subject) -> dict[str, Any]:
+    """The default file's record, with a line of before."""
+    lines = [{"triton": "3.6.0", "date": "2025-01-01", "worst_loss_pct": 7.0}]
+    return record_of(subject, TUNED, verified_with=lines)
 
 
 def test_a_version_file_that_gains_nothing_is_a_line_in_the_default_files_record(
-    tune: Callable[..., Summary], out: Path
+    tune: Callable[..., Summary], default: dict[str, Any], out: Path
 ) -> None:
-    put(out, TUNED, with_record=DEFAULT)
+    put(out, TUNED, with_record=default)
     before = (out / NAME).read_bytes()
     summary = tune(triton="3.6.0")
     assert "the default file holds under Triton 3.6.0: no version file is written" in summary.notes
@@ -211,17 +281,21 @@ def test_a_version_file_that_gains_nothing_is_a_line_in_the_default_files_record
     assert list(found)[-2:] == ["verified_with", "verified"]
 
 
-def test_a_version_file_that_gains_is_written_beside(tune: Callable[..., Summary], out: Path) -> None:
-    put(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=DEFAULT)
+def test_a_version_file_that_gains_is_written_beside(
+    tune: Callable[..., Summary], default: dict[str, Any], out: Path
+) -> None:
+    put(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=default)
     tune(triton="3.6.0")
     assert list(document(out / "triton_3_6_0" / NAME)) == ["1", "64"]
     assert findings(out / "triton_3_6_0") == []
-    assert document(out / "records" / NAME) == DEFAULT
+    assert document(out / "records" / NAME) == default
 
 
 @pytest.mark.parametrize("forced", [True, False], ids=["asked for", "the default file has no record"])
-def test_a_version_file_all_the_same(tune: Callable[..., Summary], out: Path, forced: bool) -> None:
-    put(out, TUNED, with_record=DEFAULT if forced else None)
+def test_a_version_file_all_the_same(
+    tune: Callable[..., Summary], default: dict[str, Any], out: Path, forced: bool
+) -> None:
+    put(out, TUNED, with_record=default if forced else None)
     tune(*(["--force-version-file"] if forced else []), triton="3.6.0")
     assert (out / "triton_3_6_0" / NAME).exists()
 
@@ -279,85 +353,3 @@ def test_a_workload_that_no_launch_config_runs_is_refused() -> None:
 
 def request(*flags: str) -> Request:
     return parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2", *flags])
-
-
-# ---------------------------------------------------------------
-# Journals
-
-
-@pytest.fixture
-def journals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(session, "JOURNALS", tmp_path / "journals")
-    return tmp_path / "journals"
-
-
-def header(subject: Subject, **settings: Any) -> Header:
-    return Header(subject, settings, {"triton": "3.8.0", "kernel_sha256": kernel_sha256()})
-
-
-def open_journals(flags: list[str], header: Header) -> int:
-    """How many events an earlier run left."""
-    earlier, writers = session._open_journals(request(*flags), header)
-    for writer in writers:
-        writer.close()
-    return len(earlier)
-
-
-def journal_of(journals: Path) -> Path:
-    return journals / f"{Path(NAME).stem}.jsonl"
-
-
-def test_a_run_that_starts_anew_keeps_the_journal_before(
-    journals: Path, subject: Subject, make_landscape: Make
-) -> None:
-    save(journal_of(journals), make_landscape((1,)))
-    assert open_journals([], header(subject)) == 0
-    assert read_journal(journal_of(journals)).entries == ()
-    (previous,) = journals.glob("*.previous.jsonl")
-    assert len(read_journal(previous).entries) > 0
-
-
-def test_resume_goes_on_with_the_journal_and_its_landscape(
-    journals: Path, subject: Subject, make_landscape: Make, tmp_path: Path
-) -> None:
-    kept = replace(make_landscape((1,)), header=header(subject))
-    save(journal_of(journals), kept)
-    landscape = tmp_path / "landscape.jsonl.gz"
-    landscape.write_bytes(b"cut short")
-    assert open_journals(["--resume", "--record-landscape", str(landscape)], header(subject)) == len(kept.entries)
-    assert read_journal(landscape).entries == kept.entries
-    assert read_journal(journal_of(journals)).entries == kept.entries
-
-
-def test_there_is_nothing_to_resume(journals: Path, subject: Subject) -> None:
-    with pytest.raises(JournalError, match=r"--resume: expected a killed run's journal, found no .*\.jsonl"):
-        open_journals(["--resume"], header(subject))
-    assert not journals.exists()
-
-
-@pytest.mark.parametrize(
-    ("other", "told"),
-    [
-        (lambda h: replace(h, settings={"num_tokens": [1]}), r"the settings: expected .* found .*\[1\]"),
-        (lambda h: replace(h, environment={"triton": "3.6.0"}), r"Triton and kernel: expected .* found .*3\.6\.0"),
-        (
-            lambda h: replace(h, subject=replace(h.subject, smem_bytes=1)),
-            r"the workload: expected .* found .*smem_bytes=1",
-        ),
-    ],
-)
-def test_another_run_is_not_resumed(
-    other: Callable[[Header], Header], told: str, journals: Path, subject: Subject, make_landscape: Make
-) -> None:
-    save(journal_of(journals), replace(make_landscape((1,)), header=other(header(subject))))
-    with pytest.raises(JournalError, match=rf"{told}.* Fix: without --resume"):
-        open_journals(["--resume"], header(subject))
-
-
-def test_a_landscape_is_not_written_over(journals: Path, subject: Subject, tmp_path: Path) -> None:
-    landscape = tmp_path / "landscape.jsonl.gz"
-    landscape.write_bytes(b"hours of work")
-    with pytest.raises(JournalError, match="--record-landscape: expected a new file, found"):
-        open_journals(["--record-landscape", str(landscape)], header(subject))
-    assert landscape.read_bytes() == b"hours of work"
-    assert not journals.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tools.tune.subject import (
     Source,
     SubjectError,
     make_subject,
+    read_config_json,
 )
 from tools.workload import Shape
 
@@ -265,3 +267,9 @@ def test_an_unknown_gpu_is_named_as_the_registry_would_have_it(
 ) -> None:
     with pytest.raises(SubjectError, match=rf"^GPU: expected one of configs/registry/devices\.json, .*{told}"):
         make_subject(ModelSource(MIXTRAL), device_name, registries)
+
+
+def test_a_pipe_is_no_config_json(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SubjectError, match=r"pipe: expected a model's config\.json, found: Not a regular file"):
+        read_config_json(tmp_path / "pipe")

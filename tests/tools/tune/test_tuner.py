@@ -10,9 +10,10 @@ import pytest
 
 from tools.compile.outcome import Status
 from tools.launch_config import LaunchConfig
-from tools.tune.journal import Header, Journal, JournalWriter, read_journal
+from tools.tune.journal import Journal, JournalWriter, read_journal
+from tools.tune.journal_lines import Header
 from tools.tune.model import ConfirmJob, Event, Job, NamedShape, Runner, Screened, ScreenJob, Subject, kernel_of
-from tools.tune.policy import Decision, Policies
+from tools.tune.policy import Budget, Decision, Policies
 from tools.tune.recording import RecordingRunner
 from tools.tune.replay import ReplayRunner
 from tools.tune.search import usual_strategy
@@ -152,6 +153,19 @@ def test_down_gets_an_entry_of_its_own_where_that_gains_more_than_the_margin(
     assert row.down is not None
     assert kernel_of(row.down.entry) == kernel_of(for_down)
     assert row.down.ratio == pytest.approx(55 / 60)
+
+
+def test_down_apart_ends_with_its_rows_time(make_landscape: Make, subject: Subject, space: Space) -> None:
+    """All alike: without a deadline jobs are repeated to the end. The row has one job in any case, and so has down."""
+    spent = replace(Policies(), budget=Budget(total_s=1.0, confirm_share=-99.0))
+    landscape = make_landscape((64,), times=lambda num_tokens, shape, config: (60.0, 30.0))
+    counts = []
+    for policies in (Policies(), spent):
+        runner = Dying(ReplayRunner(landscape), after=1_000_000)
+        run(make_task(subject, space, (64,), separate_down=True, policies=policies), runner)
+        counts.append(sum(isinstance(job, ConfirmJob) for job in runner.asked))
+    assert counts[0] > 2
+    assert counts[1] == 2
 
 
 # ---------------------------------------------------------------

@@ -1,0 +1,52 @@
+"""Where a bench's reports go: a folder that can be written, under a name that no other run has."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+from tools import plain_file, store
+from tools.bench.request import RequestError
+
+
+def check_folder(folder: Path) -> None:
+    """Before the GPU is asked for anything. RequestError: no report can be put there."""
+    try:
+        plain_file.check_folder(folder)
+    except OSError as error:
+        found = store.shown(Path(error.filename or folder))
+        raise RequestError(f"--output: expected a folder that can be written, found {found}.") from error
+
+
+def claim(folder: Path, stem: str) -> Path:
+    """The run's own path for reports, without suffix: `stem`, or `stem-2` and so on where others have it. OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = folder / (stem if number == 1 else f"{stem}-{number}")
+        if _with_suffix(path, ".json").exists():
+            continue
+        try:
+            _with_suffix(path, ".md").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("there is always another number")
+
+
+def write(path: Path, markdown: str, json: str) -> tuple[Path, Path]:
+    """Markdown and JSON at a claimed path, each whole or not at all."""
+    paths = _with_suffix(path, ".md"), _with_suffix(path, ".json")
+    for target, text in zip(paths, (markdown, json), strict=True):
+        store.write(target, text.encode())
+    return paths
+
+
+def file_name_part(text: str) -> str:
+    """The text as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._=-]+", "_", text).strip("_")
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    # Not `with_suffix`: versions have points.
+    return path.with_name(f"{path.name}{suffix}")
