@@ -237,8 +237,9 @@ def read_workloads(path: Path) -> tuple[ModelSource, ...]:
     try:
         lines = plain_file.read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        told = f"found: {reason_of(error)}. Fix: correct the path, or save it as UTF-8."
-        raise RequestError(f"--workloads: {store.shown(path)}: expected a readable file, {told}") from error
+        reason = "bytes that are no UTF-8" if isinstance(error, UnicodeDecodeError) else reason_of(error)
+        told = f"expected a text file, found: {reason}. Fix: correct the path, or save it as UTF-8."
+        raise RequestError(f"--workloads: {store.shown(path)}: {told}") from error
     found = []
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()

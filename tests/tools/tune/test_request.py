@@ -170,8 +170,8 @@ def test_a_line_that_cannot_be_read_is_named(line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (None, r"expected a text file, found .*/workloads\.txt: No such file or directory\."),
-        (b"\xff\xfe", r"expected a text file, found .*/workloads\.txt: bytes that are no UTF-8\."),
+        (None, r"/workloads\.txt: expected a text file, found: No such file or directory\."),
+        (b"\xff\xfe", r"/workloads\.txt: expected a text file, found: bytes that are no UTF-8\."),
         (b"# nothing\n", "expected a workload a line, found none in "),
     ],
     ids=["missing", "binary", "empty"],
@@ -186,7 +186,7 @@ def test_a_file_that_holds_no_workload(data: bytes | None, told: str, tmp_path: 
 
 def test_a_pipe_is_no_file_of_workloads(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(RequestError, match=r"--workloads: expected a text file, found .*/pipe: Not a regular file\."):
+    with pytest.raises(RequestError, match=r"--workloads: .*/pipe: expected a text file, found: Not a regular file\."):
         read_workloads(tmp_path / "pipe")
 
 
