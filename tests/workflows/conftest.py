@@ -13,11 +13,10 @@ import pytest
 from tests.tools.pull_request.git_repository import GitRepository
 from tests.workflows.act import World
 from tests.workflows.fake_github import FakeGitHub, serving
-from tests.workflows.repository import git, snapshot
+from tests.workflows.repository import TUNED, git, snapshot
 from tools.store import CHECKOUT
 
 LANDSCAPE = CHECKOUT / "tests" / "tools" / "tune" / "landscape.jsonl.gz"
-TUNED = "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"
 
 
 @pytest.fixture(scope="session")

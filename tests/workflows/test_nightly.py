@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from tests.tools.pull_request.git_repository import GitRepository
 from tests.workflows.act import TOKEN, Run, World
-from tests.workflows.conftest import TUNED
 from tests.workflows.fake_github import FakeGitHub
+from tests.workflows.repository import TUNED
 
 DISPATCH = {"ref": "refs/heads/main", "inputs": {"all": "true"}}
 RECORD = f"configs/records/{TUNED}"

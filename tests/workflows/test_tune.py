@@ -12,9 +12,8 @@ import pytest
 from tests.tools.pull_request.git_repository import EXECUTABLE, SUBMODULE, SYMLINK, TREE, Blob, GitRepository
 from tests.tools.validate.builder import entry
 from tests.workflows.act import REPOSITORY, TOKEN, World
-from tests.workflows.conftest import TUNED
 from tests.workflows.fake_github import FakeGitHub
-from tests.workflows.repository import propose
+from tests.workflows.repository import TUNED, propose
 from tools.store import canonical_config
 
 GOLDEN = Path(__file__).parent / "comment.golden.md"
@@ -118,12 +117,19 @@ def test_a_device_without_a_runner_is_reported_as_not_measured(world: World, git
     assert "- `NVIDIA_H100_80GB_HBM3`: not measured (no results of its runner)." in comment["body"]
 
 
+def with_names(data: bytes, names: Mapping[str, str]) -> bytes:
+    for old, new in names.items():
+        data = data.replace(old.encode(), new.encode())
+    return data
+
+
 def test_a_device_without_a_runner_takes_its_own_leg_along_alone(
     world: World, github: FakeGitHub, remote: GitRepository, offered: Callable[[str], str], tuned: Files
 ) -> None:
     """A machine that was lost looks the same to the report; there act goes no further, and GitHub does."""
     h200 = "NVIDIA_H200"
-    other = {path.replace(H100, h200): data.replace(H100.encode(), h200.encode()) for path, data in tuned.items()}
+    told = {H100: h200, "NVIDIA H100 80GB HBM3": "NVIDIA H200"}
+    other = {path.replace(H100, h200): with_names(data, told) for path, data in tuned.items()}
     head = offered(remote.commit({**tuned, **other}, remote.git("rev-parse", "main")))
     run = world.act("tune", "workflow_dispatch", dispatch(head), "--var", f"GPU_DEVICES=NVIDIA_L4,{H100}")
     assert run.jobs == {"plan": "success", "measure": "success", "report": "success"}, run
