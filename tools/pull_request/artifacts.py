@@ -21,6 +21,7 @@ from tools.pull_request.documents import (
     read_results,
     shortened,
 )
+from tools.registry import DeviceRegistry, load_devices
 
 MAX_FILES = 4096
 
@@ -32,7 +33,12 @@ _ANEW = "Fix: run that leg again, on a machine made anew."
 
 def results_of(plan: Plan, folder: Path) -> dict[str, Results]:
     """By device, one for each leg of the plan. DocumentError: broken ones, or an answer to another question."""
-    return check_results(plan, [read_results(path) for path in find_results(folder)])
+    found = [read_results(path) for path in find_results(folder)]
+    by_device = check_results(plan, found)
+    devices = load_devices()
+    for result in found:
+        check_machine(result, devices)
+    return by_device
 
 
 def find_results(folder: Path) -> list[Path]:
@@ -82,6 +88,19 @@ def check_results(plan: Plan, results: Sequence[Results]) -> dict[str, Results]:
         _check_files(legs[result.device_name], result)
         by_device[result.device_name] = result
     return {name: by_device.get(name) or _without(plan, leg) for name, leg in legs.items()}
+
+
+def check_machine(result: Results, devices: DeviceRegistry) -> None:
+    """DocumentError: measured times without a machine, or of another GPU than the leg's."""
+    where = f"results of {shortened(result.device_name)}"
+    if result.environment is None:
+        if any(file.is_measured for file in result.files):
+            raise DocumentError(f"{where}: expected the environment of what was measured, found none. {_ANEW}")
+        return
+    told = str(result.environment["device_name"])
+    device = devices.get(told)
+    if device is None or result.device_name not in device.names:
+        raise DocumentError(f"{where}: expected an environment of that GPU, found {shortened(told)}. {_ANEW}")
 
 
 def has_results(results: Mapping[str, Results]) -> bool:

@@ -106,7 +106,7 @@ def results(plan: Mapping[str, Any], rows: Rows, **changes: Any) -> list[dict[st
             "number": plan["number"],
             "head_sha": plan["head_sha"],
             "device_name": leg["device_name"],
-            "environment": ENVIRONMENT,
+            "environment": ENVIRONMENT | {"device_name": leg["device_name"]},
             "workloads": [
                 {
                     "workload": file["workload"],

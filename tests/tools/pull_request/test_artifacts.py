@@ -74,3 +74,12 @@ def test_of_no_leg_twice_or_of_another_pull_request_they_are_refused(plan: Plan,
     for told, documents in lies.items():
         with pytest.raises(DocumentError, match=rf"{told}.*\. Fix: "):
             results_of(plan, left(tmp_path / told, *documents))
+
+
+def test_a_runner_tells_of_its_own_gpu(plan: Plan, tmp_path: Path) -> None:
+    another = changed(results_document(), lambda d: d["environment"].update(device_name="AMD Instinct MI300X"))
+    with pytest.raises(DocumentError, match=rf"results of {H100}: expected an environment of that GPU, found AMD"):
+        results_of(plan, left(tmp_path / "another", another))
+    nowhere = changed(results_document(), lambda d: d.update(environment=None))
+    with pytest.raises(DocumentError, match="expected the environment of what was measured, found none"):
+        results_of(plan, left(tmp_path / "nowhere", nowhere))
