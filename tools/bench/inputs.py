@@ -73,9 +73,8 @@ def make_weights(shape: LayerShape, device: torch.device, seed: int = 0) -> Weig
 def num_routings(shape: LayerShape, num_tokens: int, l2_bytes: int) -> int:
     """How many routings keep the smaller projection's weights cold."""
     usual = 8 if num_tokens <= 128 else 2
-    active = min(shape.num_experts, num_tokens * shape.top_k)
-    touched = active * min(shape.expert_bytes(UP), shape.expert_bytes(DOWN))
-    return min(MAX_ROUTINGS, max(usual, math.ceil(L2_MULTIPLE * l2_bytes / touched)))
+    expert_bytes = min(shape.expert_bytes(UP), shape.expert_bytes(DOWN))
+    return min(MAX_ROUTINGS, max(usual, _routings_that_touch(L2_MULTIPLE * l2_bytes, shape, num_tokens, expert_bytes)))
 
 
 def num_coarse_routings(shape: LayerShape, num_tokens: int, l2_bytes: int) -> int:
@@ -84,10 +83,15 @@ def num_coarse_routings(shape: LayerShape, num_tokens: int, l2_bytes: int) -> in
     With few tokens at least two, since experts' shares then differ from routing to routing.
     """
     usual = 2 if num_tokens <= 128 else 1
+    expert_bytes = shape.expert_bytes(UP) + shape.expert_bytes(DOWN)
+    cold = _routings_that_touch(COARSE_L2_MULTIPLE * l2_bytes, shape, num_tokens, expert_bytes)
+    return min(num_routings(shape, num_tokens, l2_bytes), max(usual, cold))
+
+
+def _routings_that_touch(wanted_bytes: int, shape: LayerShape, num_tokens: int, expert_bytes: int) -> int:
+    """How many together read so many bytes of weights, where no expert is chosen twice before all are."""
     active = min(shape.num_experts, num_tokens * shape.top_k)
-    touched = active * (shape.expert_bytes(UP) + shape.expert_bytes(DOWN))
-    cold = max(usual, math.ceil(COARSE_L2_MULTIPLE * l2_bytes / touched))
-    return min(num_routings(shape, num_tokens, l2_bytes), cold)
+    return math.ceil(wanted_bytes / (active * expert_bytes))
 
 
 class RowInputs:

@@ -42,7 +42,7 @@ def results_of(plan: Plan, folder: Path) -> dict[str, Results]:
 
 
 def find_results(folder: Path) -> list[Path]:
-    """Every `results.json` below the folder, however deep. DocumentError: no folder, or too many files.
+    """Every `results.json` below the folder, however deep. DocumentError: it is no folder, or holds too many files.
 
     No folder at all is none found: where there is no artifact, GitHub's action for downloading makes none.
     """

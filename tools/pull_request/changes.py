@@ -63,7 +63,7 @@ def changes(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> tuple[Ch
 
 def below_root(changed: Iterable[Change]) -> tuple[Change, ...]:
     """Those below configs/, or in its very place."""
-    return tuple(change for change in changed if change.path.partition("/")[0] == ROOT)
+    return tuple(filter(_is_below_root, changed))
 
 
 def tuned_paths(changed: Iterable[Change]) -> tuple[PurePosixPath, ...]:
@@ -116,11 +116,15 @@ def refused(path: str, rule: str, message: str, fix: str) -> Finding:
 def mode_fault(change: Change) -> Finding | None:
     """What is wrong with a file below configs/ that isn't plain; None: it is, it goes, or it lies elsewhere."""
     after = change.after
-    if after is None or (after.mode, after.kind) == (REGULAR, "blob") or change.path.partition("/")[0] != ROOT:
+    if after is None or (after.mode, after.kind) == (REGULAR, "blob") or not _is_below_root(change):
         return None
     found = KINDS.get(after.mode, f"mode {shown(after.mode, 10)}")
     message = f"expected a regular file (mode {REGULAR}), found {found}"
     return refused(change.path, "mode", message, "commit it as a plain file")
+
+
+def _is_below_root(change: Change) -> bool:
+    return change.path.partition("/")[0] == ROOT
 
 
 def _faults(change: Change) -> Iterator[Finding]:

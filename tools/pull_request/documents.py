@@ -30,6 +30,9 @@ MAX_FILES = 256
 
 DEFAULT_TIER = "default"
 
+MERGED = 0
+"""A plan's number where there is no pull request: main has merged it already."""
+
 RESULTS = "results.json"
 CONFIGS = "configs"
 """In a leg's artifact: the results, and the folder of re-tuned files."""
@@ -97,7 +100,7 @@ class Leg:
 
 @dataclass(frozen=True)
 class Plan:
-    """number 0: no pull request."""
+    """number `MERGED`: no pull request."""
 
     number: int
     head_sha: str

@@ -23,7 +23,7 @@ from tools.pull_request.changes import (
     tuned_paths,
 )
 from tools.pull_request.commit import CommitError, Entry, Repository
-from tools.pull_request.documents import why_too_large
+from tools.pull_request.documents import MERGED, why_too_large
 from tools.pull_request.files import Version
 from tools.pull_request.plan import Changed, Plan, Registries
 from tools.pull_request.proof import prove
@@ -31,9 +31,6 @@ from tools.pull_request.wording import shown
 from tools.validate.exceptions import Exceptions
 
 Tree = Mapping[str, Entry]
-
-MERGED = 0
-"""The number of what main has merged already."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +93,10 @@ def make_plan(request: Request, repository: Repository, rules: Rules) -> Outcome
 
 def check_head(request: Request, repository: Repository) -> None:
     """CommitError: the head isn't a commit of this repository, or the pull request was pushed anew since."""
-    where, reference = f"pull request {request.number}", f"refs/pull/{request.number}/head"
-    if request.number == MERGED:
-        where, reference = "main", "refs/heads/main"
-    here = repository.ref(reference) if request.number else None  # main may go on: each push has a run of its own
+    is_merged = request.number == MERGED
+    where = "main" if is_merged else f"pull request {request.number}"
+    reference = "refs/heads/main" if is_merged else f"refs/pull/{request.number}/head"
+    here = None if is_merged else repository.ref(reference)  # main may go on: each push has a run of its own
     if here is not None and here != request.head_sha:
         message = f"expected its head at {request.head_sha[:12]}, found {shown(here[:12])}"
         fix = "it was pushed anew: look at the new commit and start again with it"

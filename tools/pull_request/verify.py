@@ -13,7 +13,7 @@ from pathlib import Path
 from tools import schemas, store
 from tools.console import path_argument, say
 from tools.pull_request.artifacts import results_of
-from tools.pull_request.documents import DocumentError, MeasuredFile, read_plan, shortened
+from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, read_plan, shortened
 from tools.pull_request.report import check_plan
 from tools.pull_request.standing import why_unverified
 from tools.strict_json import Json
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check(line)
         plan = read_plan(options.plan)
-        check_plan(plan, 0, options.commit)
+        check_plan(plan, MERGED, options.commit)
         results = results_of(plan, options.results)
     except DocumentError as error:
         say(f"verify: {error}")

@@ -107,8 +107,7 @@ class RowTimer:
             self._contest = _Contest(job.num_tokens, {})
         known = self._contest.replays
         if (job.shape, config) not in known:
-            for projection in (UP, DOWN):
-                row.check(self._contender, config, projection)
+            self._check(row, config)
             known[job.shape, config] = [self._capture(row, config, projection) for projection in (UP, DOWN)]
         return known[job.shape, config]
 
@@ -116,8 +115,7 @@ class RowTimer:
         row = self._row(job.num_tokens, job.shape)
         kernel = kernel_of(job.config), job.shape, row.inputs.routing.is_naive
         if kernel not in self._checked:
-            for projection in (UP, DOWN):
-                row.check(self._contender, job.config, projection)
+            self._check(row, job.config)
             self._checked.add(kernel)
         routings = num_coarse_routings(self._shapes[job.shape], job.num_tokens, self._l2_bytes)
         replays = [self._capture(row, job.config, projection, routings) for projection in (UP, DOWN)]
@@ -129,6 +127,10 @@ class RowTimer:
             samples = self._clock.sample(replays, times)
         up_us, down_us = (statistics.median(series) for series in samples)
         return up_us, down_us
+
+    def _check(self, row: RowBench, config: LaunchConfig) -> None:
+        for projection in (UP, DOWN):
+            row.check(self._contender, config, projection)
 
     def _capture(self, row: RowBench, config: LaunchConfig, projection: int, count: int | None = None) -> Replay:
         return self._clock.capture(row.launches(self._contender, config, projection, count), 1)

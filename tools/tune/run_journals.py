@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from tools import store
+from tools.console import reason_of
 from tools.tune.journal import Entry, JournalError, JournalWriter, read_header, read_journal
 from tools.tune.journal_lines import Header
 from tools.tune.model import Subject
@@ -142,7 +143,7 @@ def _open_landscape(path: Path, header: Header, earlier: tuple[Entry, ...], *, i
     except OSError as error:
         raise JournalError(
             f"--record-landscape: expected a file that can be written, found {store.shown(path)}: "
-            f"{error.strerror or error}. Fix: name another."
+            f"{reason_of(error)}. Fix: name another."
         ) from error
     for entry in earlier:
         writer.append(entry.event, entry.clock_s)

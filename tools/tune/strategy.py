@@ -53,8 +53,9 @@ class NeighboursFirst:
                 if kernel in regime.pending:
                     return regime, kernel
         for regime, anchor in _in_turn(regimes):
-            kernel = min(regime.pending, key=lambda kernel: self._promise(kernel, anchor, landscape))
-            if self._promise(kernel, anchor, landscape) <= self.promise_limit:
+            promises = {kernel: self._promise(kernel, anchor, landscape) for kernel in regime.pending}
+            kernel = min(promises, key=promises.__getitem__)
+            if promises[kernel] <= self.promise_limit:
                 return regime, kernel
         return None
 
