@@ -11,7 +11,9 @@ import functools
 import hashlib
 from pathlib import Path
 
-KERNEL_MODULE = Path(__file__).resolve().parent.parent / "kernels" / "fused_moe_kernel.py"
+from tools.checkout import CHECKOUT
+
+KERNEL_MODULE = CHECKOUT / "kernels" / "fused_moe_kernel.py"
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from tools.checkout import CONFIGS
 from tools.registry_rows import RegistryError, Row, check_order, check_unique, read_rows
 
 __all__ = [
@@ -28,7 +29,7 @@ __all__ = [
     "normalise_device_name",
 ]
 
-REGISTRY_FOLDER = Path(__file__).resolve().parent.parent / "configs" / "registry"
+REGISTRY_FOLDER = CONFIGS / "registry"
 
 
 class Target(NamedTuple):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tools.checkout import CONFIGS
 from tools.console import path_argument
 from tools.findings import counted, emit
 from tools.registry import ModelRegistry, Quantisation, RegistryError, load_devices, load_models
@@ -18,7 +19,6 @@ from tools.sharding import Engine, Explanation, ShardError, explain_pair, shard
 from tools.store import RECORDS, REGISTRY, printable, shown, walk
 from tools.workload import Layout
 
-CONFIGS_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 SHOWN = 3
 """Explanations shown in a line of text; JSON has all."""
 
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.registry", description=__doc__)
     add = parser.add_argument
-    add("folder", nargs="?", type=path_argument, default=CONFIGS_FOLDER, help="files to explain (configs/)")
+    add("folder", nargs="?", type=path_argument, default=CONFIGS, help="files to explain (configs/)")
     add("--layout", choices=[*Layout], type=Layout, default=Layout.REPO, help="whose int4 names")
     add("--format", choices=["text", "json"], default="text")
     one = parser.add_argument_group("one model's shard, instead of the report")

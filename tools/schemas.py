@@ -6,13 +6,13 @@ import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jsonschema_rs
 
+from tools.checkout import CHECKOUT
 from tools.strict_json import Json
 
-SCHEMA_FOLDER = Path(__file__).resolve().parent.parent / "schema"
+SCHEMA_FOLDER = CHECKOUT / "schema"
 
 _NO_NULL = ' is not of type "null"'
 

@@ -8,7 +8,6 @@ vLLM's layout is a flat folder; SGLang's is a tree of `triton_X_Y_Z/` folders.
 from __future__ import annotations
 
 import errno
-import functools
 import hashlib
 import json
 import os
@@ -18,8 +17,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-
-import tomllib
 
 from tools.launch_config import KEY_VENDOR, LaunchConfig
 from tools.strict_json import Fault, Json, parse
@@ -36,8 +33,6 @@ _COMMAND = re.compile(r"^(\s*:):")
 _OLD_COMMAND = re.compile(r"(?<=#)[#\[]")
 """`#[` and `##` alone too: what stands before or behind may bring the rest."""
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-CONFIGS = CHECKOUT / "configs"
 
 MAX_BYTES = 1024 * 1024
 """The store's files have a few kilobytes; whatever is larger than this is not read."""
@@ -66,13 +61,6 @@ def version_folder(triton_version: str) -> str:
     if match is None:
         raise ValueError(f"Triton version: expected X.Y.Z, found {triton_version!r}")
     return f"triton_{int(match[1])}_{int(match[2])}_{int(match[3])}"
-
-
-@functools.cache
-def reference_triton() -> str:
-    """The Triton that the default tier is tuned with, from pyproject.toml."""
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))
-    return str(project["tool"]["fused-moe-configs"]["reference-triton"])
 
 
 # Finding files

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tools.store import CHECKOUT
+from tools.checkout import CHECKOUT
 
 LINES = (CHECKOUT / ".github" / "CODEOWNERS").read_text("utf-8").splitlines()
 RULES = [line.split() for line in LINES if line and not line.startswith("#")]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tools.store import CHECKOUT
+from tools.checkout import CHECKOUT
 
 README = (CHECKOUT / "README.md").read_text("utf-8")
 

@@ -7,7 +7,7 @@ import re
 import tomllib
 
 from fused_moe_configs import _reference
-from tools.store import CHECKOUT
+from tools.checkout import CHECKOUT
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))
 

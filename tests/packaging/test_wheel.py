@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tools import store
+from tools.checkout import CHECKOUT, CONFIGS
 from tools.store import Role
 from tools.workload import Layout, parse_file_name
 
@@ -36,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (given,) = Path(dist).glob("*.whl")
         return given
     folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(store.CHECKOUT)]
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(CHECKOUT)]
     subprocess.run(command, check=True, capture_output=True)
     (built,) = folder.glob("*.whl")
     return built
@@ -59,7 +60,7 @@ def run(python: Path, *arguments: str, given: str = "") -> subprocess.CompletedP
 
 
 def shipped_files() -> list[store.Found]:
-    return [found for found in store.discover([store.CONFIGS], Layout.REPO) if found.role is Role.CONFIG]
+    return [found for found in store.discover([CONFIGS], Layout.REPO) if found.role is Role.CONFIG]
 
 
 def call_for(found: store.Found) -> dict[str, object]:

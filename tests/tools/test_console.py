@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.checkout import CHECKOUT
 from tools.console import path_argument, reason_of, run
-from tools.store import CHECKOUT
 
 
 def test_exit_code_is_that_of_the_command() -> None:

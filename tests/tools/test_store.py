@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.tools.validate.builder import NAME, as_nobody, entry, table
 from tools import store
+from tools.checkout import reference_triton
 from tools.launch_config import KEY_VENDOR, LaunchConfig
 from tools.store import Role
 from tools.workload import Layout
@@ -304,7 +305,7 @@ class TestNames:
         assert store.version_of_folder(folder) is None
 
     def test_the_reference_is_a_version(self) -> None:
-        assert store.version_of_folder(store.version_folder(store.reference_triton()))
+        assert store.version_of_folder(store.version_folder(reference_triton()))
 
     def test_a_records_place_mirrors_its_files(self) -> None:
         root = Path("configs")

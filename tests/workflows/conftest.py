@@ -14,7 +14,7 @@ from tests.tools.pull_request.git_repository import GitRepository
 from tests.workflows.act import World
 from tests.workflows.fake_github import FakeGitHub, serving
 from tests.workflows.repository import TUNED, git, snapshot
-from tools.store import CHECKOUT
+from tools.checkout import CHECKOUT
 
 LANDSCAPE = CHECKOUT / "tests" / "tools" / "tune" / "landscape.jsonl.gz"
 

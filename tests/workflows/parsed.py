@@ -9,7 +9,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from tools.store import CHECKOUT
+from tools.checkout import CHECKOUT
 
 FOLDER = CHECKOUT / ".github" / "workflows"
 ACTIONS = CHECKOUT / ".github" / "actions"

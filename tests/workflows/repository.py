@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.tools.pull_request.git_repository import GitRepository
 from tests.workflows.act import REPOSITORY
-from tools.store import CHECKOUT
+from tools.checkout import CHECKOUT
 
 TUNED = "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"
 """What the tests' pull requests bring."""

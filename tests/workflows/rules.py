@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tests.workflows.parsed import Workflow, environment, runs_on_gpu, steps, strings
-from tools.store import CHECKOUT
+from tools.checkout import CHECKOUT
 
 Rule = Callable[[Workflow], Iterator[str]]
 

@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.workflows.parsed import ACTIONS, FOLDER, workflows
-from tools.store import CHECKOUT
+from tools.checkout import CHECKOUT
 
 GITHUB = CHECKOUT / ".github"
 ZIZMOR = ("zizmor", "--offline", "--no-progress", "--quiet", "--persona", "auditor", "--strict-collection")

@@ -9,7 +9,7 @@ import pytest
 from tests.workflows import rules
 from tests.workflows.parsed import Workflow, read, workflow, workflows
 from tests.workflows.rules import RULES, Rule
-from tools.store import CHECKOUT
+from tools.checkout import CHECKOUT
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

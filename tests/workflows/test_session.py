@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tools.store import CHECKOUT
+from tools.checkout import CHECKOUT
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tools.canary import report
 from tools.canary.engines import ENGINES
 from tools.canary.package import Package, PackageError, open_package
 from tools.canary.session import EngineReport, Store, check
+from tools.checkout import reference_triton
 from tools.console import path_argument, run
 from tools.registry import RegistryError, load_devices
 from tools.tiers import Role, version_of_folder
@@ -84,7 +85,7 @@ def _store() -> Store:
     files = [file for file in store.discover([configs], Layout.REPO) if file.role is Role.CONFIG]
     names = [parse_file_name(file.path.name) for file in files]
     folders = {version for file in files if (version := version_of_folder(file.folder)) is not None}
-    reference = store.reference_triton()
+    reference = reference_triton()
     versions = sorted({".".join(map(str, version)) for version in folders} | {reference})
     workloads = tuple(name.workload for name in names if name.workload is not None)
     return Store(workloads, load_devices(configs / "registry" / "devices.json"), reference, tuple(versions))

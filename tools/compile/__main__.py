@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tools import store
+from tools.checkout import CONFIGS
 from tools.child_process import usable_cores
 from tools.compile import check
 from tools.compile.pool import DEFAULT_TIMEOUT_S, CompilePool
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         registries = check.Registries(load_devices(), load_models())
-        files = list(load(store.discover(args.paths or [store.CONFIGS], args.layout), args.layout).configs)
+        files = list(load(store.discover(args.paths or [CONFIGS], args.layout), args.layout).configs)
         if args.since is not None:
             paths = set(concerned([file.found.path for file in files], changed_since(args.since)))
             files = [file for file in files if file.found.path in paths]

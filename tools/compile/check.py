@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tools import store
+from tools.checkout import reference_triton
 from tools.compile.outcome import Outcome, Status
 from tools.compile.plan import Kernel, Note, Plan, Rejected, make_plan
 from tools.compile.pool import CompilePool
@@ -60,7 +61,7 @@ def split_by_triton(
     for file in files:
         folder = file.found.folder
         if store.version_of_folder(folder) is None:
-            folder = store.version_folder(store.reference_triton())
+            folder = store.version_folder(reference_triton())
         if folder == wanted:
             own.append(file)
         else:

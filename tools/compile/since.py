@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tools import store
+from tools.checkout import CHECKOUT
 from tools.console import reason_of
 from tools.revisions import NOTHING
 
@@ -29,7 +30,7 @@ def concerned(files: Iterable[Path], changed: Iterable[str]) -> list[Path]:
     return [file for file in files if _relative(file) in names]
 
 
-def changed_since(revision: str, checkout: Path = store.CHECKOUT) -> list[str]:
+def changed_since(revision: str, checkout: Path = CHECKOUT) -> list[str]:
     """Paths that differ, in the working tree, from where HEAD's history left the revision's. SinceError: no such.
 
     From 40 zeros, as a push event calls what was before the first push, every path differs.
@@ -59,4 +60,4 @@ def _paths(command: Sequence[str], checkout: Path, shown: str) -> list[str]:
 
 def _relative(path: Path) -> str:
     absolute = path.absolute()
-    return absolute.relative_to(store.CHECKOUT).as_posix() if absolute.is_relative_to(store.CHECKOUT) else ""
+    return absolute.relative_to(CHECKOUT).as_posix() if absolute.is_relative_to(CHECKOUT) else ""

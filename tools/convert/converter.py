@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path, PurePosixPath
 
 from tools import schemas, store
+from tools.checkout import reference_triton
 from tools.findings import Finding, Severity
 from tools.registry import ModelRegistry
 from tools.sharding import explain_pair
@@ -158,7 +159,7 @@ def _folder(file: Found, layout: Layout, version: Json) -> str:
     if not isinstance(version, str):
         raise ValueError(f"triton_version: expected a string, found {version!r}")
     folder = store.version_folder(version)
-    return "" if folder == store.version_folder(store.reference_triton()) else folder
+    return "" if folder == store.version_folder(reference_triton()) else folder
 
 
 def _record(workload: Workload, data: bytes, source: Source, models: ModelRegistry) -> dict[str, Json]:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from tools import store
+from tools.checkout import CONFIGS, reference_triton
 from tools.console import path_argument, run
 from tools.findings import counted
 from tools.nightly import drift, files, report, sample
@@ -43,9 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="sample | drift")
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument(
-        "--configs", type=path_argument, default=store.CONFIGS, metavar="DIR", help="the configs folder"
-    )
+    shared.add_argument("--configs", type=path_argument, default=CONFIGS, metavar="DIR", help="the configs folder")
     shared.add_argument("--out", type=path_argument, required=True, metavar="FILE", help="where to write")
     command = commands.add_parser("sample", parents=[shared], help="the plan of a night, as JSON")
     command.set_defaults(command=_sample)
@@ -77,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _sample(options: argparse.Namespace) -> int:
     found, folders = files.measured_files(options.configs)
-    reference = _release(store.reference_triton())
+    reference = _release(reference_triton())
     newest = reference if options.newest is None else _newest(options.newest)
     is_new = sample.is_new(newest, reference, folders)
     triton = ".".join(map(str, newest if is_new else reference))

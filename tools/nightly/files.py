@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tools import config_file, schemas, store
+from tools.checkout import CHECKOUT
 from tools.config_file import ConfigFile
 from tools.nightly.drift import Recorded, recorded_rows
 from tools.nightly.sample import MeasuredFile, measured_file
@@ -66,7 +67,7 @@ def records_of(plan: Plan, configs: Path) -> Mapping[FileId, Mapping[int, Record
     return found
 
 
-def head_commit(checkout: Path = store.CHECKOUT) -> str:
+def head_commit(checkout: Path = CHECKOUT) -> str:
     """The commit that is checked out. NightlyError: none is."""
     command = ["git", "-C", str(checkout), "rev-parse", "--verify", "HEAD^{commit}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools import store
+from tools.checkout import CHECKOUT
 from tools.console import path_argument, run
 from tools.findings import Finding, Report, as_github, counted, emit
 from tools.pull_request import diff_report, gate
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--out", required=True, type=path_argument, metavar="FILE", help="where the plan is written")
     for command in (diff, plan):
         command.add_argument(
-            "--repository", type=path_argument, default=store.CHECKOUT, metavar="PATH", help="default: this checkout"
+            "--repository", type=path_argument, default=CHECKOUT, metavar="PATH", help="default: this checkout"
         )
     return parser
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from tools import store
+from tools.checkout import CHECKOUT
 from tools.pull_request.site import NotMeasuredError
 from tools.strict_json import parse
 
@@ -28,7 +28,7 @@ def run_tool(module: str, arguments: Sequence[str], limit_s: float, *, good: Seq
     command = [sys.executable, "-m", module, *arguments]
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, cwd=store.CHECKOUT, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=output, cwd=CHECKOUT, start_new_session=True
         )
         try:
             code = process.wait(max(0.0, limit_s))

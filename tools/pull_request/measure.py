@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tools import store
+from tools.checkout import reference_triton
 from tools.console import path_argument, say
 from tools.heuristics import UnknownHeuristicError, vllm_heuristic
 from tools.pull_request.children import run_tool
@@ -79,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--time-budget", type=float, default=45.0, metavar="S", help="of the tuner, a workload (45)")
     parser.add_argument(
         "--triton",
-        default=store.reference_triton(),
+        default=reference_triton(),
         metavar="X.Y.Z",
         help="measure default files under this one, which must be installed; default: the reference, %(default)s",
     )

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools import schemas, store
+from tools.checkout import CONFIGS
 from tools.console import path_argument, say
 from tools.pull_request.artifacts import results_of
 from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, read_plan, shortened
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--runner", required=True, metavar="LABEL", help="on whose runner")
     parser.add_argument("--run-url", required=True, metavar="URL", help="of the workflow's run")
     parser.add_argument("--date", default=_today(), metavar="YYYY-MM-DD", help="default: today (UTC)")
-    parser.add_argument("--configs", type=path_argument, default=store.CONFIGS, metavar="DIR", help="default: configs/")
+    parser.add_argument("--configs", type=path_argument, default=CONFIGS, metavar="DIR", help="default: configs/")
     return parser
 
 

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from tools import store
+from tools.checkout import CHECKOUT
 from tools.console import run
 from tools.release.due import ReleaseError, decide, stamped
 from tools.step_output import hand_on
 
-LOADER = store.CHECKOUT / "fused_moe_configs" / "__init__.py"
+LOADER = CHECKOUT / "fused_moe_configs" / "__init__.py"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,7 +64,7 @@ def _first_commit() -> str:
 def _git(*arguments: str) -> str | None:
     """What git prints; None where it fails."""
     answer = subprocess.run(
-        ["git", *arguments], cwd=store.CHECKOUT, capture_output=True, text=True, errors="replace", check=False
+        ["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, errors="replace", check=False
     )
     return None if answer.returncode else answer.stdout.strip()
 

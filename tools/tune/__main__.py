@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tools import store
+from tools.checkout import CONFIGS
 from tools.console import run, say
 from tools.findings import emit
 from tools.registry import RegistryError, load_devices, load_models
@@ -103,7 +104,7 @@ def _on_cluster(request: Request, address: str) -> int:
     output = folder_of_tiers(request.files.output)
     if store.version_of_folder(output.name) is not None:
         raise RequestError(f"--output: expected the folder above {store.shown(output)} with --ray: nodes name tiers.")
-    if request.is_partial and output == store.CONFIGS.resolve():
+    if request.is_partial and output == CONFIGS.resolve():
         # Which file they are rows of shows on the node.
         raise RequestError("--num-tokens: expected --output DIR outside configs/ with --ray, found none.")
     return tune_on_cluster(address, jobs, output, _say)

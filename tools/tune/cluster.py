@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tools import store
+from tools.checkout import CHECKOUT
 
 
 class ClusterError(ValueError):
@@ -78,7 +79,7 @@ def run_here(job: Job, before: Mapping[str, bytes]) -> Done:
         for relative, data in before.items():
             store.write(root / relative, data)
         command = [sys.executable, "-m", "tools.tune", *job.arguments, "--output", folder]
-        answer = subprocess.run(command, capture_output=True, text=True, cwd=store.CHECKOUT, check=False)
+        answer = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
         after = _files_below(root)
     changed: dict[str, bytes | None] = {path: data for path, data in after.items() if before.get(path) != data}
     removed = dict.fromkeys(before.keys() - after.keys())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tools import plain_file, store
+from tools.checkout import CONFIGS, reference_triton
 from tools.tune import output
 from tools.tune.model import Subject
 from tools.tune.output import Existing, Place
@@ -36,13 +37,13 @@ def find_destination(request: Request, subject: Subject, origin: Origin) -> tupl
             f"found {store.shown(folder)}. Fix: name the folder above it, or run that Triton."
         )
     root = folder.parent if version is not None else folder
-    is_of_configs = root == store.CONFIGS.resolve()
+    is_of_configs = root == CONFIGS.resolve()
     if request.files.replay and is_of_configs:
         raise RequestError(
             f"--replay: expected --output outside {store.shown(root)}, found {store.shown(folder)}: what is replayed "
             "is no evidence of today."
         )
-    place = output.place_of(root, subject.workload, triton, store.reference_triton())
+    place = output.place_of(root, subject.workload, triton, reference_triton())
     if version is not None:
         place = Place(root, PurePosixPath(folder.name, place.relative.name))
     _check_writable(place)
@@ -67,14 +68,14 @@ def folder_of_tiers(wanted: Path | None) -> Path:
     RequestError: it is neither, or no folder.
     """
     try:
-        folder = (wanted or store.CONFIGS).resolve()
+        folder = (wanted or CONFIGS).resolve()
         is_none = folder.exists() and not folder.is_dir()
     except (OSError, RuntimeError) as error:  # a name too long, links in a circle
         raise RequestError(f"--output: expected a folder, found: {store.printable(str(error))}.") from error
     is_version = store.version_of_folder(folder.name) is not None
     above = folder.parents
     is_inside_a_tier = any(f.name == store.LEGACY or store.version_of_folder(f.name) is not None for f in above)
-    configs = store.CONFIGS.resolve()
+    configs = CONFIGS.resolve()
     is_lost_in_configs = configs in above and not (is_version and folder.parent == configs)
     is_special = folder.name in (store.LEGACY, store.RECORDS, store.REGISTRY)
     if is_none or is_special or is_inside_a_tier or is_lost_in_configs:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import IO
 
 from tools import store
+from tools.checkout import CHECKOUT
 from tools.console import reason_of
 from tools.tune.journal import Entry, JournalError, JournalWriter, read_header, read_journal
 from tools.tune.journal_lines import Header
 from tools.tune.model import Subject
 from tools.tune.supervisor import DeviceRefused
 
-JOURNALS = store.CHECKOUT / ".tune"
+JOURNALS = CHECKOUT / ".tune"
 """Where journals of unfinished runs lie; ignored by git."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tools import schemas, store
+from tools.checkout import reference_triton
 from tools.heuristics import clamped
 from tools.kernel_hash import kernel_sha256
 from tools.launch_config import LaunchConfig
@@ -79,7 +80,7 @@ def replay(request: Request, landscape_path: Path) -> Summary:
     missing = [m for m in request.batch_sizes if m not in batch_sizes]
     # What was measured under another routing stays so.
     request = replace(request, batch_sizes=batch_sizes, routing=header.settings.get("routing", request.routing))
-    triton = str(environment.get("triton", store.reference_triton()))
+    triton = str(environment.get("triton", reference_triton()))
     kernel = header.environment.get("kernel_sha256", kernel_sha256())
     origin = Origin(triton, kernel)
     place, existing = find_destination(request, subject, origin) if request.files.output else (None, None)

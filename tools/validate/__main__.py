@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools import store
+from tools.checkout import CONFIGS
 from tools.console import path_argument, run
 from tools.findings import FORMATS, Finding, Report, Severity, emit
 from tools.registry import RegistryError, load_devices
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = parser().parse_args(arguments)
-    paths = args.paths or [store.CONFIGS]
+    paths = args.paths or [CONFIGS]
     if args.fix and args.layout is not Layout.REPO:
         print("validate: --fix writes this store's canonical bytes and needs --layout repo", file=sys.stderr)
         return 2
@@ -87,7 +88,7 @@ def _report(paths: Sequence[Path], layout: Layout) -> Report:
     try:
         devices = load_devices()
     except RegistryError as error:
-        path = store.shown(store.CONFIGS / store.REGISTRY / "devices.json")
+        path = store.shown(CONFIGS / store.REGISTRY / "devices.json")
         fix = f"{error.fix or 'repair it'}; nothing else was checked"
         return Report(0, (Finding(path, "registry", Severity.ERROR, error.reason, fix),))
     return runner.validate(paths, layout, devices, Exceptions.load())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools import schemas, store
+from tools.checkout import CONFIGS
 from tools.findings import Finding, Severity
 from tools.store import Found
 
@@ -53,7 +54,7 @@ class Exceptions:
                 kept.append(finding)
         present = set(inside.values())
         for path, rule in sorted(self.entries - used):
-            if path in present or not (store.CONFIGS / path).exists():
+            if path in present or not (CONFIGS / path).exists():
                 kept.append(
                     Finding(
                         store.shown(self.source),

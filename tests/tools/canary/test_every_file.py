@@ -10,12 +10,13 @@ from tools.canary.__main__ import _store
 from tools.canary.engines import ENGINES
 from tools.canary.package import open_package
 from tools.canary.session import EngineReport, check
+from tools.checkout import CONFIGS
 from tools.tiers import Role
 from tools.workload import Layout, parse_file_name
 
 from .conftest import engine
 
-FILES = [file for file in store.discover([store.CONFIGS], Layout.REPO) if file.role is Role.CONFIG]
+FILES = [file for file in store.discover([CONFIGS], Layout.REPO) if file.role is Role.CONFIG]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from tools.canary import questions
 from tools.canary.__main__ import main
-from tools.store import reference_triton
+from tools.checkout import reference_triton
 
 from .conftest import H100, FakeEngine, Store
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.checkout import CHECKOUT, CONFIGS
 from tools.compile.since import SinceError, changed_since, concerned
-from tools.store import CHECKOUT, CONFIGS
 
 ONE, OTHER = CONFIGS / "legacy_configs" / "one.json", CONFIGS / "other.json"
 

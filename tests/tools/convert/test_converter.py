@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.tools.validate.builder import NAME, entry, table
 from tools import schemas, store
+from tools.checkout import reference_triton
 from tools.convert import converter
 from tools.convert.converter import Source, Taken
 from tools.findings import Finding, Severity
@@ -81,7 +82,7 @@ class TestNamesAndFolders:
     def test_vllms_version_key_becomes_the_folder(
         self, folder: Path, models: ModelRegistry, version: str | None, tier: str
     ) -> None:
-        key = {} if version is None else {"triton_version": version.replace("reference", store.reference_triton())}
+        key = {} if version is None else {"triton_version": version.replace("reference", reference_triton())}
         put(folder, NAME, {**key, **table()})
         taken = one(folder, VLLM, models)
         assert taken.relative.as_posix() == f"{tier}{NAME}"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tools.checkout import reference_triton
 from tools.nightly.__main__ import main
-from tools.store import reference_triton
 
 from .conftest import H100, Store, head, leave, results, row
 

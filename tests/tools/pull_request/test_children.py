@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import store
+from tools.pull_request import children
 from tools.pull_request.children import run_tool
 from tools.pull_request.site import NotMeasuredError
 
@@ -18,7 +18,7 @@ from tools.pull_request.site import NotMeasuredError
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`python -m child` runs what the test writes there."""
-    monkeypatch.setattr(store, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(children, "CHECKOUT", tmp_path)
     return tmp_path / "child.py"
 
 

@@ -15,6 +15,7 @@ from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE, against
 from tools.bench.figures import Interval
 from tools.bench.files_report import BenchReport, FileReport, to_json
 from tools.bench.verdict import FAILED, Duel, Measured, RowVerdict, Verdict
+from tools.checkout import reference_triton
 from tools.config_file import ConfigFile
 from tools.pull_request import gpu_site
 from tools.pull_request.documents import PlannedFile, PlannedShape
@@ -23,7 +24,6 @@ from tools.pull_request.judgement import Benched
 from tools.pull_request.site import NotMeasuredError
 from tools.registry import load_devices, load_models
 from tools.shapes import shapes_of
-from tools.store import reference_triton
 from tools.tune import request as tune_request
 from tools.tune.subject import Registries, make_subject
 from tools.workload import Shape

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.tools.pull_request.conftest import Project
+from tools.checkout import CHECKOUT
 from tools.pull_request import __main__ as command
-from tools.store import CHECKOUT
 
 
 @pytest.mark.parametrize("name", command.ELSEWHERE)

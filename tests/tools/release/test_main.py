@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tools import store
 from tools.release import __main__ as command
 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(store, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(command, "CHECKOUT", tmp_path)
     monkeypatch.setattr(command, "LOADER", tmp_path / "loader.py")
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "outputs"))
     git(tmp_path, "init", "--quiet", ".")
@@ -52,7 +51,7 @@ def test_a_later_one_starts_from_the_last_tag(checkout: Path, capsys: pytest.Cap
 def test_no_history_is_one_line_and_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(store, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(command, "CHECKOUT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert command.main(["plan", "--date", "2026-03-09"]) == 2
     assert capsys.readouterr().err.startswith("release: the checkout: expected a git repository")

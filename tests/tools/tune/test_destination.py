@@ -12,6 +12,7 @@ import pytest
 from tests.tools.tune.decided import ENVIRONMENT, RUN, record_of
 from tools import store
 from tools.launch_config import USUAL_BATCH_SIZES, LaunchConfig
+from tools.tune import destination
 from tools.tune.destination import Origin, find_destination
 from tools.tune.model import Subject
 from tools.tune.output import OutputError
@@ -27,7 +28,7 @@ Find = Callable[..., tuple[Path, Path | None]]
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty configs/."""
-    monkeypatch.setattr(store, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(destination, "CONFIGS", tmp_path / "configs")
     return tmp_path / "configs"
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.tools.tune.killable_tuner import described
-from tools import store
+from tools.checkout import CHECKOUT
 from tools.tune.journal import Entry, read_journal
 from tools.tune.model import Compiled
 
@@ -51,8 +51,8 @@ class Run:
         arguments = [self.journal.parent, self.folder / asked, seconds, LANDSCAPE, *FLAGS, "--output", self.output]
         return subprocess.Popen(
             [sys.executable, program, *map(str, arguments), *flags],
-            cwd=store.CHECKOUT,
-            env={**os.environ, "PYTHONPATH": str(store.CHECKOUT)},
+            cwd=CHECKOUT,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from tools import store
+from tools.checkout import CHECKOUT
 from tools.launch_config import USUAL_BATCH_SIZES
 from tools.tune import __main__ as command
-from tools.tune import run_journals
+from tools.tune import destination, run_journals
 from tools.tune.journal import JournalError
 from tools.tune.request import parse
 from tools.validate.__main__ import main as validate
@@ -95,7 +96,7 @@ def test_only_the_rows_asked_for_change(tmp_path: Path, capsys: pytest.CaptureFi
 def test_without_output_a_replay_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(store, "CONFIGS", tmp_path)
+    monkeypatch.setattr(destination, "CONFIGS", tmp_path)
     monkeypatch.setattr(run_journals, "JOURNALS", tmp_path)
     assert tune(*REPLAY, "--num-tokens", 64) == 0
     assert files(tmp_path) == {}
@@ -105,7 +106,7 @@ def test_without_output_a_replay_writes_nothing(
 def test_text_that_stdout_cannot_carry_is_escaped() -> None:
     arguments = [sys.executable, "-m", "tools.tune", *REPLAY, "--num-tokens", "64"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(arguments, cwd=store.CHECKOUT, capture_output=True, env=environment, check=False)
+    done = subprocess.run(arguments, cwd=CHECKOUT, capture_output=True, env=environment, check=False)
     assert done.returncode == 0
     assert rb"(\xb5s, up + down)" in done.stdout
 
@@ -115,7 +116,7 @@ def test_progress_that_nobody_reads_loses_no_result(tmp_path: Path) -> None:
         f'"$0" -m tools.tune --replay {LANDSCAPE} --num-tokens 1 64 --output {tmp_path} 2>&1 >/dev/null | head -c 1'
     )
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command, sys.executable], cwd=store.CHECKOUT, capture_output=True, check=False
+        ["bash", "-o", "pipefail", "-c", command, sys.executable], cwd=CHECKOUT, capture_output=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, b"t")
     assert set(files(tmp_path)) == {NAME, f"records/{NAME}"}
@@ -185,15 +186,15 @@ def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_gpu")
 def test_without_a_gpu_a_replay_is_offered_that_works() -> None:
     arguments = [sys.executable, "-m", "tools.tune", "--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2"]
-    done = subprocess.run(arguments, cwd=store.CHECKOUT, capture_output=True, text=True, check=False)
+    done = subprocess.run(arguments, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("tune: expected a GPU, found none. Fix: ")
     assert done.stderr.count("\n") == 1
 
     offered = shlex.split(done.stderr.partition("nox -s tune -- ")[2])
-    assert (store.CHECKOUT / offered[1]).samefile(LANDSCAPE)
+    assert (CHECKOUT / offered[1]).samefile(LANDSCAPE)
     again = [sys.executable, "-m", "tools.tune", *offered, "--num-tokens", "64"]
-    assert subprocess.run(again, cwd=store.CHECKOUT, capture_output=True, check=False).returncode == 0
+    assert subprocess.run(again, cwd=CHECKOUT, capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

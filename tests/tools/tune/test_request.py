@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.checkout import CHECKOUT
 from tools.launch_config import USUAL_BATCH_SIZES
-from tools.store import CHECKOUT
 from tools.tune.policy import Budget
 from tools.tune.request import (
     Effort,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tools import store
+from tools.checkout import CHECKOUT
 from tools.tune import run_journals
 from tools.tune.journal import Journal, JournalError, JournalWriter, read_journal
 from tools.tune.journal_lines import Header
@@ -218,7 +218,7 @@ def test_the_second_run_of_a_file_touches_nothing(
     before = save(path, kept)
     landscape = tmp_path / "landscape.jsonl"
     command: list[Any] = [sys.executable, "-c", HOLD, journals, path]
-    with subprocess.Popen(command, cwd=store.CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+    with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == b"held\n"
         with pytest.raises(JournalError, match=r"expected no other run of this file, found one at work\. Fix: wait"):
@@ -232,7 +232,7 @@ def test_the_second_run_of_a_file_touches_nothing(
 def test_a_run_that_was_killed_holds_nothing(path: Path, header: Header, kept: Journal, journals: Path) -> None:
     save(path, kept)
     command: list[Any] = [sys.executable, "-c", HOLD, journals, path]
-    with subprocess.Popen(command, cwd=store.CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+    with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert first.stdout is not None
         first.stdout.readline()
         first.kill()

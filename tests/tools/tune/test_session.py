@@ -15,7 +15,7 @@ from tools import schemas, store
 from tools.kernel_hash import kernel_sha256
 from tools.launch_config import LaunchConfig
 from tools.registry import load_devices, load_models
-from tools.tune import session
+from tools.tune import destination, session
 from tools.tune.delivery import Measured, write
 from tools.tune.desk import Landscape
 from tools.tune.destination import Origin, find_destination
@@ -125,7 +125,7 @@ def test_the_record_is_of_the_landscapes_kernel_routing_and_machine(
 def test_without_output_nothing_is_written(
     make_landscape: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(destination, "CONFIGS", tmp_path / "configs")
     path = save(tmp_path / "landscape.jsonl", make_landscape((1,)))
     summary = session.replay(parse(["--replay", str(path)]), path)
     assert summary.files == ()

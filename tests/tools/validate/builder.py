@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from tools import schemas
+from tools.checkout import reference_triton
 from tools.findings import Finding
 from tools.kernel_hash import kernel_sha256
 from tools.launch_config import USUAL_BATCH_SIZES
 from tools.registry import DeviceRegistry, load_devices
-from tools.store import canonical_config, canonical_record, reference_triton
+from tools.store import canonical_config, canonical_record
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Rule

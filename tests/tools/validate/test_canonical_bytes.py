@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tools.validate.builder import NAME, Store, entry, table
+from tools.checkout import CONFIGS
 from tools.config_file import ConfigFile
-from tools.store import CONFIGS, Content, Found, Role, canonical_config
+from tools.store import Content, Found, Role, canonical_config
 from tools.strict_json import parse
 from tools.validate.rules.canonical_bytes import RULE, fixed
 from tools.workload import Layout, parse_file_name

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.tools.validate.builder import NAME, Store, table
+from tools.checkout import CONFIGS
 from tools.findings import Severity
-from tools.store import CONFIGS, canonical_config
+from tools.store import canonical_config
 from tools.validate.exceptions import Exceptions, ExceptionsError
 from tools.validate.rules import RULES, coverage
 from tools.workload import Layout

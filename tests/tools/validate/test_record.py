@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.tools.validate.builder import H100, NAME, Store, as_nobody, described, table
+from tools.checkout import reference_triton
 from tools.findings import Severity
-from tools.store import reference_triton
 from tools.validate.rules.record import RULE
 from tools.workload import Layout, Workload
 

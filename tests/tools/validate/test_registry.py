@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from tests.tools.validate.builder import Store
-from tools.store import CONFIGS
+from tools.checkout import CONFIGS
 from tools.validate.rules import registry
 from tools.validate.rules.registry import RULE
 

@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tools import schemas
+from tools.checkout import reference_triton
 from tools.config_file import ConfigFile
 from tools.findings import Severity
 from tools.kernel_hash import kernel_sha256
 from tools.registry import Device
-from tools.store import closed_folder, read, record_path, reference_triton, sha256, version_folder
+from tools.store import closed_folder, read, record_path, sha256, version_folder
 from tools.strict_json import Json
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
 from tools.workload import Workload
