@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from tools.store import printable
+from tools.store.files import printable
 
 
 class Severity(enum.StrEnum):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tools.launch_config import LaunchConfig
-from tools.workload import Workload
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Workload
 
 _TRITON_WARPS, _TRITON_STAGES = 4, 3
 _SMALL_SMEM_BYTES = 128 << 10

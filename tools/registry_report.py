@@ -16,8 +16,9 @@ from tools.console import path_argument
 from tools.findings import counted, emit
 from tools.registry import ModelRegistry, Quantisation, RegistryError, load_devices, load_models
 from tools.sharding import Engine, Explanation, ShardError, explain_pair, shard
-from tools.store import RECORDS, REGISTRY, printable, shown, walk
-from tools.workload import Layout
+from tools.store.files import printable, shown_path, walk
+from tools.store.tiers import RECORDS, REGISTRY
+from tools.store.workload import Layout
 
 SHOWN = 3
 """Explanations shown in a line of text; JSON has all."""
@@ -77,9 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{printable(str(error))}\n")
         return 2
     for path in listing.unread:
-        sys.stderr.write(f"not counted, since its name has no E=…,N=… or it is no file: {shown(path)}\n")
+        sys.stderr.write(f"not counted, since its name has no E=…,N=… or it is no file: {shown_path(path)}\n")
     for path in listing.closed:
-        sys.stderr.write(f"not counted, since the folder can't be read: {shown(path)}\n")
+        sys.stderr.write(f"not counted, since the folder can't be read: {shown_path(path)}\n")
     emit(text)
     return 1 if listing.closed else 0
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.store import read
+from tools.store.files import read_file
 
 SCHEMA_VERSION = 1
 _CORRECT = "correct it as the schema in schema/ says"
@@ -85,7 +85,7 @@ def _is_count(value: Any) -> bool:
 
 def read_rows(path: Path, key: str) -> list[Any]:
     """The entries under `key`. RegistryError: no regular file, no strict JSON, another version, no list."""
-    content = read(path)
+    content = read_file(path)
     for fault in content.faults:
         raise RegistryError(f"can't be read: {fault}", fault.fix, path)
     document = content.document

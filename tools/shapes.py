@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kernels.problem import QuantMode
-from tools import store
-from tools.config_file import ConfigFile
 from tools.registry import ModelRegistry
 from tools.sharding import explain_pair
-from tools.workload import Shape, Workload
+from tools.store.config_file import ConfigFile
+from tools.store.files import read_file, record_path
+from tools.store.workload import Shape, Workload
 
 ASSUMED_SHAPE = Shape(K=4096, top_k=2)
 """Mixtral 8x7B's, where neither a record nor a model says it."""
@@ -40,7 +40,7 @@ def quant_mode_of(workload: Workload) -> QuantMode | None:
 
 
 def _recorded(file: ConfigFile) -> tuple[Shape, ...]:
-    record = store.read(store.record_path(file.found.root, file.found.relative)).document
+    record = read_file(record_path(file.found.root, file.found.relative)).document
     shapes = record.get("shapes") if isinstance(record, Mapping) else None
     try:
         return tuple(Shape(int(shape["K"]), int(shape["top_k"])) for shape in shapes or ())

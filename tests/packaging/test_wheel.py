@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tools import store
 from tools.checkout import CHECKOUT, CONFIGS
-from tools.store import Role
-from tools.workload import Layout, parse_file_name
+from tools.store.files import discover
+from tools.store.tiers import Found, Role, version_of_folder
+from tools.store.workload import Layout, parse_file_name
 
 LOAD_EVERYTHING = """
 import json, sys
@@ -59,14 +59,14 @@ def run(python: Path, *arguments: str, given: str = "") -> subprocess.CompletedP
     return subprocess.run(command, input=given, capture_output=True, text=True, cwd=python.parent, check=False)
 
 
-def shipped_files() -> list[store.Found]:
-    return [found for found in store.discover([CONFIGS], Layout.REPO) if found.role is Role.CONFIG]
+def shipped_files() -> list[Found]:
+    return [found for found in discover([CONFIGS], Layout.REPO) if found.role is Role.CONFIG]
 
 
-def call_for(found: store.Found) -> dict[str, object]:
+def call_for(found: Found) -> dict[str, object]:
     workload = parse_file_name(found.path.name).workload
     assert workload is not None
-    version = store.version_of_folder(found.folder) or (0, 0, 1)
+    version = version_of_folder(found.folder) or (0, 0, 1)
     return {**asdict(workload), "triton_version": ".".join(map(str, version))}
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import fields
 
 from tools.axes import AMD, COMMON_GROUP_SIZE, NVIDIA, Axes
-from tools.launch_config import KEY_VENDOR, REQUIRED_KEYS
+from tools.store.launch_config import KEY_VENDOR, REQUIRED_KEYS
 
 
 def test_group_sizes_share_their_kernels() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tools.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
-from tools.launch_config import LaunchConfig
-from tools.workload import Workload
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Workload
 
 H100 = "NVIDIA_H100_80GB_HBM3"
 BF16 = Workload(8, 7168, H100)

@@ -22,8 +22,8 @@ from tools.registry import (
 )
 from tools.registry_report import main, report
 from tools.sharding import Explanation
-from tools.store import MAX_BYTES
-from tools.workload import Layout
+from tools.store.files import MAX_BYTES
+from tools.store.workload import Layout
 
 ROOT = REGISTRY_FOLDER.parent.parent
 FIXTURES = ROOT / "tests" / "schema" / "fixtures"

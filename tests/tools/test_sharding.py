@@ -6,7 +6,7 @@ import pytest
 
 from tools.registry import Model, ModelRegistry, Quantisation, load_models
 from tools.sharding import Engine, Explanation, ShardError, explain_pair, shard
-from tools.workload import Layout, Shape, Workload
+from tools.store.workload import Layout, Shape, Workload
 
 H100 = "NVIDIA_H100_80GB_HBM3"
 VLLM, SGLANG = Engine.VLLM, Engine.SGLANG

@@ -14,7 +14,7 @@ from tests.tools.validate.builder import entry
 from tests.workflows.act import REPOSITORY, TOKEN, World
 from tests.workflows.fake_github import FakeGitHub
 from tests.workflows.repository import TUNED, propose
-from tools.store import canonical_config
+from tools.store.files import canonical_config
 
 GOLDEN = Path(__file__).parent / "comment.golden.md"
 H100 = "NVIDIA_H100_80GB_HBM3"

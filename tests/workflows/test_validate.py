@@ -15,7 +15,7 @@ from tests.tools.validate.builder import H100, NAME, Store, table
 from tests.workflows.act import REPOSITORY, Annotation, Run, World, annotation
 from tests.workflows.repository import propose
 from tests.workflows.repository import snapshot as snapshot_of_main
-from tools.store import canonical_config, canonical_record
+from tools.store.files import canonical_config, canonical_record
 
 INSIDE, INSIDE_RECORDS = f"configs/{NAME}", f"configs/records/{NAME}"
 

@@ -12,7 +12,7 @@ from tests.tools.pull_request.git_repository import GitRepository
 from tests.workflows.act import REPOSITORY, Run, World
 from tests.workflows.fake_github import FakeGitHub
 from tests.workflows.repository import TUNED
-from tools.store import canonical_record
+from tools.store.files import canonical_record
 
 PATH, RECORD = f"configs/{TUNED}", f"configs/records/{TUNED}"
 APP = f"token-of-the-{'app'}"

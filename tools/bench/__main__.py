@@ -12,7 +12,7 @@ from tools.bench import files_request, request
 from tools.bench.request import RequestError
 from tools.console import run, say
 from tools.registry import RegistryError
-from tools.store import printable
+from tools.store.files import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

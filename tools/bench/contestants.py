@@ -9,15 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tools import store
-from tools.config_file import ConfigFile
 from tools.console import reason_of
 from tools.heuristics import UnknownHeuristicError, sglang_heuristic, vllm_heuristic
-from tools.launch_config import LaunchConfig
 from tools.registry import Device
-from tools.store import Content
-from tools.strict_json import parse
-from tools.workload import Layout, Workload, parse_file_name
+from tools.store.config_file import ConfigFile
+from tools.store.files import Content, discover, printable, read_file
+from tools.store.launch_config import LaunchConfig
+from tools.store.strict_json import parse
+from tools.store.workload import Layout, Workload, parse_file_name
 
 HEURISTIC = "heuristic"
 THIS_FILE = "this file"
@@ -51,7 +50,7 @@ def of_file(name: str, file: ConfigFile) -> Contestant:
     unread = [key for key in file.document or {} if key not in map(str, file.launch_configs)]
     if unread:
         raise ContestantError(
-            f"{name}: expected a launch config at every batch size, found none at {store.printable(unread[0])!r}. "
+            f"{name}: expected a launch config at every batch size, found none at {printable(unread[0])!r}. "
             "Fix: mend the entry; nox -s validate says more."
         )
     return Contestant(name, file.launch_configs)
@@ -78,21 +77,21 @@ def against(what: str, file: ConfigFile) -> Contestant:
     if os.path.isfile(what):  # noqa: PTH113 (never raises)
         other = read(path)
         if _essence(other.workload) != _essence(file.workload):
-            found = store.printable(path.name)
+            found = printable(path.name)
             raise ContestantError(f"--against: expected a file of {file.found.path.name}'s workload, found {found}.")
         # The folder says whose file it is; its name is the workload's.
-        return of_file(store.printable(path.absolute().parent.name), other)
+        return of_file(printable(path.absolute().parent.name), other)
     data = at_revision(what, file.found.path)
     document, faults = parse(data)
     content = Content(data, document, tuple(faults))
-    return of_file(store.printable(what), replace(file, content=content))
+    return of_file(printable(what), replace(file, content=content))
 
 
 def told_apart(rivals: Mapping[str, tuple[Contestant, ...]]) -> tuple[Contestant, ...]:
     """All rivals, by what `--against` named; those of one name, or of the file's own, under what named them."""
     names = Counter([THIS_FILE, *(contestant.name for named in rivals.values() for contestant in named)])
     return tuple(
-        contestant if names[contestant.name] == 1 else replace(contestant, name=store.printable(what))
+        contestant if names[contestant.name] == 1 else replace(contestant, name=printable(what))
         for what, named in rivals.items()
         for contestant in named
     )
@@ -100,8 +99,8 @@ def told_apart(rivals: Mapping[str, tuple[Contestant, ...]]) -> tuple[Contestant
 
 def read(path: Path) -> ConfigFile:
     """A tuned file of any layout."""
-    found = store.discover([path], Layout.VLLM)[0]
-    return ConfigFile(found, parse_file_name(path.name, layout_of(path.name)), store.read(path))
+    found = discover([path], Layout.VLLM)[0]
+    return ConfigFile(found, parse_file_name(path.name, layout_of(path.name)), read_file(path))
 
 
 def layout_of(name: str) -> Layout:
@@ -111,7 +110,7 @@ def layout_of(name: str) -> Layout:
 
 def at_revision(revision: str, path: Path) -> bytes:
     """The file's bytes at a git revision, read as data. ContestantError: git knows neither."""
-    shown = store.printable(revision)
+    shown = printable(revision)
     if not revision or revision.startswith("-") or ":" in revision:
         raise ContestantError(f"--against: expected heuristic, a file or a git revision, found {shown!r}.")
     # Not `git show`: it takes a range for an answer without a line in it.
@@ -123,7 +122,7 @@ def at_revision(revision: str, path: Path) -> bytes:
             f"--against {shown}: expected git to run, found: {reason_of(error)}. Fix: install git."
         ) from error
     if answer.returncode:
-        reason = store.printable(answer.stderr.decode("utf-8", "replace").strip().split("\n")[0])
+        reason = printable(answer.stderr.decode("utf-8", "replace").strip().split("\n")[0])
         raise ContestantError(
             f"--against: expected heuristic, an existing file or a git revision with {path.name}, found {shown!r} "
             f"({reason})."

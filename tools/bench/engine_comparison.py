@@ -22,8 +22,8 @@ from tools.bench.row import RowBench
 from tools.bench.timing import Policy, capture, measure
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
-from tools.launch_config import LaunchConfig
 from tools.registry import Target
+from tools.store.launch_config import LaunchConfig
 
 FINALISTS = 5
 CONFIRM = Policy(min_rounds=6, max_rounds=16, budget_ms=1000.0)

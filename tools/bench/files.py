@@ -23,9 +23,9 @@ from tools.bench.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, 
 from tools.compile.outcome import ConstraintError, Status
 from tools.compile.pool import CompilePool
 from tools.heuristics import clamped
-from tools.launch_config import LaunchConfig
 from tools.registry import Target
-from tools.workload import Workload
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Workload
 
 ROUNDS = Policy(min_rounds=16, max_rounds=40, budget_ms=800.0)
 

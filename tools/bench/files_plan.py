@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tools import store
 from tools.bench.contestants import (
     HEURISTIC,
     THIS_FILE,
@@ -19,13 +18,13 @@ from tools.bench.contestants import (
 from tools.bench.files_request import FilesRequest
 from tools.bench.layer import LayerShape
 from tools.bench.request import RequestError
-from tools.config_file import ConfigFile, load
 from tools.heuristics import clamped
 from tools.registry import Device, load_models
 from tools.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
-from tools.store import Role
-from tools.tiers import why_skipped
-from tools.workload import Workload
+from tools.store.config_file import ConfigFile, load
+from tools.store.files import discover, printable, read_file, record_path, shown_path
+from tools.store.tiers import Role, why_skipped
+from tools.store.workload import Workload
 
 Say = Callable[[str], None]
 
@@ -45,7 +44,7 @@ class Plan:
     @property
     def name(self) -> str:
         """The file's path below the root, so that the tiers' files of one workload are told apart."""
-        return store.printable(self.file.found.relative.as_posix())
+        return printable(self.file.found.relative.as_posix())
 
 
 def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
@@ -54,38 +53,38 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
     RequestError: a path isn't there, nothing to bench in it, or no record to write into.
     """
     try:
-        found = store.discover(request.paths, request.layout)
+        found = discover(request.paths, request.layout)
     except OSError as error:
-        path = store.printable(str(error.filename or error))  # of a path that isn't there, its name is all
+        path = printable(str(error.filename or error))  # of a path that isn't there, its name is all
         told = f"found: {error.strerror or 'nothing there'}. Fix: correct the path."
         raise RequestError(f"{path}: expected a file or a folder, {told}") from error
     tree = load(found, request.layout)
     files = []
     for file in tree.configs:
         if file.workload is not None and file.workload.down:
-            say(f"not measured: {store.shown(file.found.path)}, a _down file: {_DOWN}")
+            say(f"not measured: {shown_path(file.found.path)}, a _down file: {_DOWN}")
         else:
             files.append(file)
     for other in tree.others:
         if other.role is Role.SKIPPED:
-            say(f"not measured: {store.shown(other.path)}: {'. Fix: '.join(why_skipped(other, request.layout))}")
+            say(f"not measured: {shown_path(other.path)}: {'. Fix: '.join(why_skipped(other, request.layout))}")
         elif other.role is Role.UNREADABLE:
-            say(f"not measured: {store.shown(other.path)}: can't be read")
+            say(f"not measured: {shown_path(other.path)}: can't be read")
     if not files:
         found_instead = f"only _down files: {_DOWN}. Fix: name the up file" if tree.configs else "none"
         raise RequestError(f"expected at least one tuned file, found {found_instead}.")
     for file in files if request.writes_record else ():
-        record = store.record_path(file.found.root, file.found.relative)
-        if not isinstance(store.read(record).document, dict):
+        record = record_path(file.found.root, file.found.relative)
+        if not isinstance(read_file(record).document, dict):
             raise RequestError(
-                f"--write-record: expected a record {store.shown(record)}, found none. Fix: tune the file."
+                f"--write-record: expected a record {shown_path(record)}, found none. Fix: tune the file."
             )
     return files
 
 
 def make_plan(file: ConfigFile, request: FilesRequest, device: Device) -> Plan:
     """ContestantError: a file that can't be read, of another device, or without a kernel here."""
-    own = of_file(store.shown(file.found.path), file)
+    own = of_file(shown_path(file.found.path), file)
     workload = file.workload
     assert workload is not None
     if workload.device_name not in device.names:
@@ -101,7 +100,7 @@ def make_plan(file: ConfigFile, request: FilesRequest, device: Device) -> Plan:
     notes += _clamped_notes(contestants, workload, batch_sizes)
     down = file.found.path.with_name(f"{file.found.path.stem}_down.json")
     if down.exists():
-        notes.append(f"{store.printable(down.name)} is not measured: {_DOWN}")
+        notes.append(f"{printable(down.name)} is not measured: {_DOWN}")
     layers = tuple(
         LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in shapes or (ASSUMED_SHAPE,)
     )

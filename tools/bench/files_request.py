@@ -11,7 +11,7 @@ from tools.bench.contestants import HEURISTIC
 from tools.bench.request import MAX_JOBS, MAX_NUM_TOKENS, RequestError, check_counts
 from tools.child_process import usable_cores
 from tools.console import path_argument
-from tools.workload import Layout
+from tools.store.workload import Layout
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tools import store
 from tools.bench import report_files
 from tools.bench.contestants import (
     ContestantError,
@@ -25,6 +24,7 @@ from tools.bench.verdict import RowVerdict
 from tools.compile.pool import CompilePool
 from tools.kernel_hash import kernel_sha256
 from tools.registry import Device, normalise_device_name
+from tools.store.files import shown_path
 
 
 def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
@@ -38,18 +38,18 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
         plans = [make_plan(file, request, device) for file in files]
     except ContestantError as error:
         raise RequestError(str(error)) from error
-    largest = [(store.shown(p.file.found.path), shape, max(p.batch_sizes)) for p in plans for shape in p.shapes]
+    largest = [(shown_path(p.file.found.path), shape, max(p.batch_sizes)) for p in plans for shape in p.shapes]
     notes = check_memory(torch, largest)
     for note in notes:
         say(note)
     report = _measure_all(torch, request, plans, device, _environment(torch, request, name), say)
     if request.output is not None:
         for path in write(report, request.output, name):
-            say(f"written: {store.shown(path)}")
+            say(f"written: {shown_path(path)}")
     is_good = not report.is_slower
     for plan, file in zip(plans, report.files, strict=True) if request.writes_record else ():
         try:
-            say(f"written: {store.shown(note_in_record(plan.file, request, report, file))}")
+            say(f"written: {shown_path(note_in_record(plan.file, request, report, file))}")
         except NoEvidenceError as error:
             say(f"not written: {error}")
             is_good = False

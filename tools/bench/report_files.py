@@ -6,8 +6,9 @@ import itertools
 import re
 from pathlib import Path
 
-from tools import plain_file, store
+from tools import plain_file
 from tools.bench.request import RequestError
+from tools.store.files import shown_path, write_file
 
 
 def check_folder(folder: Path) -> None:
@@ -15,7 +16,7 @@ def check_folder(folder: Path) -> None:
     try:
         plain_file.check_folder(folder)
     except OSError as error:
-        found = store.shown(Path(error.filename or folder))
+        found = shown_path(Path(error.filename or folder))
         raise RequestError(f"--output: expected a folder that can be written, found {found}.") from error
 
 
@@ -38,7 +39,7 @@ def write(path: Path, markdown: str, json: str) -> tuple[Path, Path]:
     """Markdown and JSON at a claimed path, each whole or not at all."""
     paths = _with_suffix(path, ".md"), _with_suffix(path, ".json")
     for target, text in zip(paths, (markdown, json), strict=True):
-        store.write(target, text.encode())
+        write_file(target, text.encode())
     return paths
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tools.bench.figures import geomean, share_within
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
 
 TOP = 10
 LEAST_CONFIGS = 60

@@ -11,7 +11,7 @@ from tools.bench.contenders import Contender, Problem
 from tools.bench.inputs import RowInputs, Weights, checked_tokens
 from tools.bench.layer import UP, LayerShape
 from tools.bench.timing import Launch
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
 
 NUM_CHECKED_TOKENS = 64
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tools.bench.figures import Interval, geomean, paired_ratio
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
 
 NOISE_PCT = 0.5
 """Two captures of one launch config differ by up to so much: their tensors lie elsewhere in memory."""

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import fused_moe_configs
-from tools import store
 from tools.canary import report
 from tools.canary.engines import ENGINES
 from tools.canary.package import Package, PackageError, open_package
@@ -23,8 +22,9 @@ from tools.canary.session import EngineReport, Store, check
 from tools.checkout import reference_triton
 from tools.console import path_argument, run
 from tools.registry import RegistryError, load_devices
-from tools.tiers import Role, version_of_folder
-from tools.workload import Layout, parse_file_name
+from tools.store.files import discover, printable, write_file
+from tools.store.tiers import Role, version_of_folder
+from tools.store.workload import Layout, parse_file_name
 
 USER_FOLDER = "VLLM_TUNED_CONFIG_FOLDER"
 MOST_PRINTED = 10
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"canary: {error}", file=sys.stderr)
         return 2
     if options.out is not None:
-        store.write(options.out, report.to_markdown(reports).encode())
+        write_file(options.out, report.to_markdown(reports).encode())
     for each in reports:
         print(report.summary(each))
         for difference in each.differences[:MOST_PRINTED]:
@@ -71,18 +71,18 @@ def _packages(given: Sequence[str]) -> Mapping[str, Package]:
         name, _, path = argument.partition("=")
         if name not in ENGINES or not path or name in found:
             wish = " and ".join(f"{engine}=PATH" for engine in ENGINES)
-            raise UsageError(f"expected {wish}, each at most once, found {store.printable(argument)!r}.")
+            raise UsageError(f"expected {wish}, each at most once, found {printable(argument)!r}.")
         found[name] = open_package(name, Path(path))
     return found
 
 
 def _store() -> Store:
     if os.environ.get(USER_FOLDER):
-        found = store.printable(os.environ[USER_FOLDER])
+        found = printable(os.environ[USER_FOLDER])
         raise UsageError(f"{USER_FOLDER}: expected none, found {found}. Fix: unset it: the loader would read it first.")
     fused_moe_configs.cache_clear()
     configs = fused_moe_configs.where()
-    files = [file for file in store.discover([configs], Layout.REPO) if file.role is Role.CONFIG]
+    files = [file for file in discover([configs], Layout.REPO) if file.role is Role.CONFIG]
     names = [parse_file_name(file.path.name) for file in files]
     folders = {version for file in files if (version := version_of_folder(file.folder)) is not None}
     reference = reference_triton()

@@ -9,7 +9,7 @@ from typing import Any
 
 import fused_moe_configs
 from tools.canary.questions import Question
-from tools.workload import Layout, parse_file_name
+from tools.store.workload import Layout, parse_file_name
 
 LAST_TOKEN = 4096
 """Up to this number of tokens every M is asked for, and beyond it every batch size that a file names."""

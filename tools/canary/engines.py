@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tools.workload import Layout
+from tools.store.workload import Layout
 
 WANTED = ("get_config_file_name", "get_moe_configs", "try_get_optimal_moe_config")
 """From a workload to a name, from the name to a table, from the table to the entry of the nearest batch size."""

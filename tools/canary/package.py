@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tools.console import reason_of
-from tools.store import shown
+from tools.store.files import shown_path
 
 MAX_SOURCE_BYTES = 4 << 20
 """The look-up code has some ten kilobytes; a module larger than this is not read."""
@@ -34,7 +34,7 @@ def open_package(name: str, path: Path) -> Package:
     metadata = _metadata(name, path)
     if metadata is None:
         raise PackageError(
-            f"{shown(path)}: expected {name} with its {name}-….dist-info, found none. "
+            f"{shown_path(path)}: expected {name} with its {name}-….dist-info, found none. "
             f"Fix: give the wheel, or the folder that it was unpacked or installed into."
         )
     text = read(metadata) or ""
@@ -46,7 +46,9 @@ def _wheel_in(name: str, path: Path) -> Path:
     """The wheel in a folder that `pip download` filled; `path` itself where it isn't such a folder."""
     wheels = sorted(path.glob(f"{name}-*.whl")) if path.is_dir() else []
     if len(wheels) > 1:
-        raise PackageError(f"{shown(path)}: expected one wheel of {name}, found {len(wheels)}. Fix: give one of them.")
+        raise PackageError(
+            f"{shown_path(path)}: expected one wheel of {name}, found {len(wheels)}. Fix: give one of them."
+        )
     return wheels[0] if wheels else path
 
 
@@ -74,10 +76,12 @@ def _wheel(path: Path) -> Callable[[str], str | None]:
     try:
         zipfile.ZipFile(path).close()  # opening reads the index
     except FileNotFoundError as error:
-        raise PackageError(f"{shown(path)}: expected a wheel or a folder, found nothing. Fix: its path.") from error
+        raise PackageError(
+            f"{shown_path(path)}: expected a wheel or a folder, found nothing. Fix: its path."
+        ) from error
     except (OSError, zipfile.BadZipFile) as error:
         raise PackageError(
-            f"{shown(path)}: expected a wheel, found {reason_of(error)}. Fix: download it again."
+            f"{shown_path(path)}: expected a wheel, found {reason_of(error)}. Fix: download it again."
         ) from error
 
     def read(inner: str) -> str | None:
@@ -88,7 +92,7 @@ def _wheel(path: Path) -> Callable[[str], str | None]:
             return None
         except (OSError, zipfile.BadZipFile, RuntimeError) as error:
             raise PackageError(
-                f"{shown(path)}: {inner} cannot be read: {reason_of(error)}. Fix: download it again."
+                f"{shown_path(path)}: {inner} cannot be read: {reason_of(error)}. Fix: download it again."
             ) from error
 
     return read

@@ -17,7 +17,7 @@ from tools.canary.answers import LAST_TOKEN
 from tools.canary.cut import Cut
 from tools.canary.engines import Engine
 from tools.canary.questions import Question
-from tools.workload import Layout
+from tools.store.workload import Layout
 
 CHILD = Path(__file__).with_name("child.py")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from tools.registry import DeviceRegistry
-from tools.tiers import version_of_folder
-from tools.workload import Layout, Workload, parse_file_name
+from tools.store.tiers import version_of_folder
+from tools.store.workload import Layout, Workload, parse_file_name
 
 NO_VERSION_FOLDER = "0.0.0"
 """A Triton for which no version folder counts: what an export holds that was made for none."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tools.canary.session import Difference, EngineReport
 from tools.findings import counted
-from tools.store import printable
+from tools.store.files import printable
 
 MOST_SHOWN = 25
 """Of an engine: an issue takes 65536 characters."""

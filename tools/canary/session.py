@@ -16,7 +16,7 @@ from tools.canary.package import Package
 from tools.canary.process import ProcessError
 from tools.canary.questions import NO_VERSION_FOLDER, Question
 from tools.registry import DeviceRegistry
-from tools.workload import Layout, Workload
+from tools.store.workload import Layout, Workload
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tools import store
 from tools.checkout import CONFIGS
 from tools.child_process import usable_cores
 from tools.compile import check
 from tools.compile.pool import DEFAULT_TIMEOUT_S, CompilePool
 from tools.compile.since import SinceError, changed_since, concerned
-from tools.config_file import load
 from tools.console import reason_of, run
 from tools.findings import FORMATS, Report, ordered
 from tools.registry import RegistryError, load_devices, load_models
-from tools.workload import Layout
+from tools.store.config_file import load
+from tools.store.files import discover, printable
+from tools.store.workload import Layout
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,19 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         registries = check.Registries(load_devices(), load_models())
-        files = list(load(store.discover(args.paths or [CONFIGS], args.layout), args.layout).configs)
+        files = list(load(discover(args.paths or [CONFIGS], args.layout), args.layout).configs)
         if args.since is not None:
             paths = set(concerned([file.found.path for file in files], changed_since(args.since)))
             files = [file for file in files if file.found.path in paths]
     except FileNotFoundError as error:
-        print(f"compile: no such file or folder: {store.printable(str(error))}", file=sys.stderr)
+        print(f"compile: no such file or folder: {printable(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        where, found = store.printable(str(error.filename)), reason_of(error)
+        where, found = printable(str(error.filename)), reason_of(error)
         print(f"compile: {where}: expected to read it, found: {found}. Fix: make it readable.", file=sys.stderr)
         return 2
     except (RegistryError, SinceError) as error:
-        print(f"compile: {store.printable(str(error))}", file=sys.stderr)
+        print(f"compile: {printable(str(error))}", file=sys.stderr)
         return 2
     own, others = (files, []) if args.every_version else check.split_by_triton(files, triton)
     with CompilePool(args.jobs, timeout_s=args.timeout) as pool, _progress() as on_progress:

@@ -7,16 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tools import store
 from tools.checkout import reference_triton
 from tools.compile.outcome import Outcome, Status
 from tools.compile.plan import Kernel, Note, Plan, Rejected, make_plan
 from tools.compile.pool import CompilePool
 from tools.compile.rules import judge, rows_text
-from tools.config_file import ConfigFile
 from tools.findings import Finding, Report, Severity, ordered
 from tools.registry import DeviceRegistry, ModelRegistry
-from tools.store import shown
+from tools.store.config_file import ConfigFile
+from tools.store.files import shown_path, version_folder
+from tools.store.tiers import version_of_folder
 
 Progress = Callable[[int, int], None]
 """Called with the kernels done and the kernels in all."""
@@ -55,13 +55,13 @@ def split_by_triton(
 
     A file's own Triton is its folder's; the default and legacy tiers and flat layouts run the reference.
     """
-    wanted = store.version_folder(triton_version)
+    wanted = version_folder(triton_version)
     own: list[ConfigFile] = []
     others: list[tuple[ConfigFile, str]] = []
     for file in files:
         folder = file.found.folder
-        if store.version_of_folder(folder) is None:
-            folder = store.version_folder(reference_triton())
+        if version_of_folder(folder) is None:
+            folder = version_folder(reference_triton())
         if folder == wanted:
             own.append(file)
         else:
@@ -97,7 +97,7 @@ def unchecked(others: Iterable[tuple[ConfigFile, str]], triton_version: str) -> 
     """One info for each file whose own Triton is another than the one that is installed."""
     return [
         Finding(
-            shown(file.found.path),
+            shown_path(file.found.path),
             "another-triton",
             Severity.INFO,
             f"not compiled: it is for Triton {own}, this is {triton_version}",
@@ -109,13 +109,13 @@ def unchecked(others: Iterable[tuple[ConfigFile, str]], triton_version: str) -> 
 
 def _note(note: Note) -> Finding:
     rule = "assumed" if note.message.startswith("assumed") else "not-compiled"
-    return Finding(shown(note.file.found.path), rule, Severity.INFO, note.message, note.fix)
+    return Finding(shown_path(note.file.found.path), rule, Severity.INFO, note.message, note.fix)
 
 
 def _rejections(plan: Plan) -> Iterable[Finding]:
     groups: dict[tuple[str, str], list[Rejected]] = {}
     for rejected in plan.rejected:
-        groups.setdefault((shown(rejected.row.file.found.path), rejected.message), []).append(rejected)
+        groups.setdefault((shown_path(rejected.row.file.found.path), rejected.message), []).append(rejected)
     for (path, message), group in groups.items():
         rows = rows_text([rejected.row for rejected in group])
         yield Finding(path, "constraints", Severity.ERROR, f"{rows}: {message}", "tune the entry again")

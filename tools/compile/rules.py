@@ -9,7 +9,7 @@ from tools.compile.outcome import SPILL_LIMIT_BYTES, Outcome, Resources, Status
 from tools.compile.plan import Kernel, Row
 from tools.findings import Finding, Severity
 from tools.registry import Device, DeviceRegistry
-from tools.store import shown
+from tools.store.files import shown_path
 
 GAVE_UP_REGISTERS = 32
 GAVE_UP_FRAME_BYTES = 1024
@@ -34,7 +34,7 @@ def judge(judged: Iterable[tuple[Kernel, Outcome]], devices: DeviceRegistry) -> 
             workload = row.file.workload
             device = None if workload is None else devices.get(workload.device_name)
             for verdict in _verdicts(outcome, device):
-                groups.setdefault((shown(row.file.found.path), _config(kernel), verdict), []).append(row)
+                groups.setdefault((shown_path(row.file.found.path), _config(kernel), verdict), []).append(row)
     for (path, config, verdict), rows in groups.items():
         message = f"{rows_text(rows)} ({config}): {verdict.message}"
         yield Finding(path, verdict.rule, verdict.severity, message, verdict.fix)

@@ -6,10 +6,10 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tools import store
 from tools.checkout import CHECKOUT
 from tools.console import reason_of
 from tools.revisions import NOTHING
+from tools.store.files import printable
 
 CONCERNS_ALL = ("kernels/", "tools/", "configs/registry/", "pyproject.toml")
 """What every file's outcome hangs on: the kernel, the check, the devices' limits, the reference Triton."""
@@ -35,7 +35,7 @@ def changed_since(revision: str, checkout: Path = CHECKOUT) -> list[str]:
 
     From 40 zeros, as a push event calls what was before the first push, every path differs.
     """
-    shown = store.printable(revision)
+    shown = printable(revision)
     if not revision or revision.startswith("-"):
         raise SinceError(f"--since: expected a git revision, found {shown!r}. Fix: name a commit or a branch.")
     if revision == NOTHING:
@@ -52,7 +52,7 @@ def _paths(command: Sequence[str], checkout: Path, shown: str) -> list[str]:
         found = reason_of(error)
         raise SinceError(f"--since {shown}: expected git to run, found: {found}. Fix: install git.") from error
     if answer.returncode:
-        reason = store.printable(answer.stderr.decode("utf-8", "replace").strip().split("\n")[0])
+        reason = printable(answer.stderr.decode("utf-8", "replace").strip().split("\n")[0])
         found = f"found {shown!r} ({reason}). Fix: fetch the whole history."
         raise SinceError(f"--since: expected a revision with a common history, {found}")
     return [name.decode("utf-8", "surrogateescape") for name in answer.stdout.split(b"\0") if name]

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from tools import store
 from tools.console import path_argument, reason_of, run
 from tools.convert import converter
 from tools.findings import Finding, Report, as_text, counted, emit
 from tools.registry import RegistryError, load_models
-from tools.tiers import Role
-from tools.workload import Layout
+from tools.store.files import discover, printable
+from tools.store.tiers import Role
+from tools.store.workload import Layout
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"--to: expected a folder, found a file: {args.to}")
     source = converter.Source(args.layout, args.attribution.strip(), datetime.now(UTC).date())
     try:
-        found = store.discover([args.path], args.layout)
+        found = discover([args.path], args.layout)
         taken, refused = converter.convert(found, source, load_models())
     except FileNotFoundError as error:
         return _refuse(f"no such file or folder: {error}")
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     written, clashes = converter.write(taken, args.to)
     findings = (*refused, *clashes)
     _print_findings(written, findings)
-    emit(f"{counted(written, 'file')} taken over into {store.printable(str(args.to))}, {len(findings)} not")
+    emit(f"{counted(written, 'file')} taken over into {printable(str(args.to))}, {len(findings)} not")
     return 1 if findings else 0
 
 
@@ -78,7 +78,7 @@ def _print_findings(written: int, findings: tuple[Finding, ...]) -> None:
 
 
 def _refuse(message: str) -> int:
-    print(f"convert: {store.printable(message)}", file=sys.stderr)
+    print(f"convert: {printable(message)}", file=sys.stderr)
     return 2
 
 

@@ -12,15 +12,24 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path, PurePosixPath
 
-from tools import schemas, store
 from tools.checkout import reference_triton
 from tools.findings import Finding, Severity
 from tools.registry import ModelRegistry
 from tools.sharding import explain_pair
-from tools.store import Found, Role
-from tools.strict_json import Json
-from tools.tiers import why_skipped
-from tools.workload import Layout, Workload, parse_file_name
+from tools.store import schemas
+from tools.store.files import (
+    canonical_config,
+    canonical_record,
+    read_file,
+    record_path,
+    sha256,
+    shown_path,
+    version_folder,
+    write_file,
+)
+from tools.store.strict_json import Json
+from tools.store.tiers import LEGACY, Found, Role, version_of_folder, why_skipped
+from tools.store.workload import Layout, Workload, parse_file_name
 
 RULE = "convert"
 
@@ -61,7 +70,7 @@ def convert(
         if isinstance(result, Finding):
             findings.append(result)
         elif (earlier := taken.get(result.relative)) is not None and earlier.config != result.config:
-            other = store.shown(earlier.source)
+            other = shown_path(earlier.source)
             findings.append(_refused(file.path, f"stands for the same workload as {other!r}", "keep one of them"))
         else:
             taken[result.relative] = result
@@ -79,7 +88,7 @@ def write(taken: Iterable[Taken], destination: Path) -> tuple[int, tuple[Finding
         try:
             clash = _write_one(file, destination)
         except OSError as error:
-            where = store.shown(Path(error.filename or destination))
+            where = shown_path(Path(error.filename or destination))
             clash = _refused(file.source, f"{where} can't be written: {error.strerror}", "make room for it there")
         if clash is None:
             written += 1
@@ -90,18 +99,18 @@ def write(taken: Iterable[Taken], destination: Path) -> tuple[int, tuple[Finding
 
 def _write_one(file: Taken, destination: Path) -> Finding | None:
     """The record first, so that no config is ever without one; it goes again where the config can't be written."""
-    path, record = destination / file.relative, store.record_path(destination, file.relative)
-    if path.exists() and store.read(path).data != file.config:
-        return _refused(file.source, f"{store.shown(path)} is there with other figures", "remove one of them first")
+    path, record = destination / file.relative, record_path(destination, file.relative)
+    if path.exists() and read_file(path).data != file.config:
+        return _refused(file.source, f"{shown_path(path)} is there with other figures", "remove one of them first")
     if record.exists() and not _signs(record, file.config):
-        where = store.shown(record)
+        where = shown_path(record)
         return _refused(file.source, f"{where} is there and speaks of other figures", "remove it first")
     is_new = not record.exists()
     if is_new:
-        store.write(record, file.record)
+        write_file(record, file.record)
     try:
         if not path.exists():
-            store.write(path, file.config)
+            write_file(path, file.config)
     except OSError:
         if is_new:
             record.unlink()
@@ -110,12 +119,12 @@ def _write_one(file: Taken, destination: Path) -> Finding | None:
 
 
 def _signs(record: Path, config: bytes) -> bool:
-    document = store.read(record).document
-    return isinstance(document, dict) and document.get("config_sha256") == store.sha256(config)
+    document = read_file(record).document
+    return isinstance(document, dict) and document.get("config_sha256") == sha256(config)
 
 
 def _convert_file(file: Found, source: Source, models: ModelRegistry) -> Taken | Finding:
-    content = store.read(file.path)
+    content = read_file(file.path)
     for fault in content.faults:
         return _refused(file.path, str(fault), fault.fix)
     name = parse_file_name(file.path.name, source.layout)
@@ -137,10 +146,10 @@ def _convert_file(file: Found, source: Source, models: ModelRegistry) -> Taken |
         folder = _folder(file, source.layout, version)
     except ValueError as error:
         return _refused(file.path, str(error), "name the Triton release by its three numbers")
-    data = store.canonical_config(rows)
+    data = canonical_config(rows)
     record = _record(workload, data, source, models)
     relative = PurePosixPath(folder, workload.file_name())
-    return Taken(file.path, relative, data, store.canonical_record(record))
+    return Taken(file.path, relative, data, canonical_record(record))
 
 
 def _spelling(name: str) -> str:
@@ -151,15 +160,15 @@ def _spelling(name: str) -> str:
 def _folder(file: Found, layout: Layout, version: Json) -> str:
     """The tier's folder. vLLM's files without a version are older figures, so they go to the legacy tier."""
     if layout is Layout.SGLANG:
-        if store.version_of_folder(file.folder) is None:
+        if version_of_folder(file.folder) is None:
             raise ValueError(f"expected a folder named triton_X_Y_Z, found {file.folder!r}")
         return file.folder
     if version is None:
-        return store.LEGACY
+        return LEGACY
     if not isinstance(version, str):
         raise ValueError(f"triton_version: expected a string, found {version!r}")
-    folder = store.version_folder(version)
-    return "" if folder == store.version_folder(reference_triton()) else folder
+    folder = version_folder(version)
+    return "" if folder == version_folder(reference_triton()) else folder
 
 
 def _record(workload: Workload, data: bytes, source: Source, models: ModelRegistry) -> dict[str, Json]:
@@ -170,7 +179,7 @@ def _record(workload: Workload, data: bytes, source: Source, models: ModelRegist
         "shapes": list(_shapes(workload, models)),
         "source": "published",
         "attribution": source.attribution,
-        "config_sha256": store.sha256(data),
+        "config_sha256": sha256(data),
         "date": source.day.isoformat(),
         "verified": None,
     }
@@ -189,4 +198,4 @@ def _shapes(workload: Workload, models: ModelRegistry) -> Iterator[Json]:
 
 
 def _refused(path: Path, message: str, fix: str, severity: Severity = Severity.ERROR) -> Finding:
-    return Finding(store.shown(path), RULE, severity, message, fix)
+    return Finding(shown_path(path), RULE, severity, message, fix)

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tools.store import printable
-from tools.strict_json import Json, parse
+from tools.store.files import printable
+from tools.store.strict_json import Json, parse
 
 TIMEOUT_S = 30.0
 PER_PAGE = 100

@@ -13,8 +13,8 @@ from typing import Any
 from tools.github.api import Api, ApiError
 from tools.github.pull import Pull, Refused, default_branch, find_at
 from tools.revisions import is_sha
-from tools.store import printable, shown
-from tools.strict_json import Json, parse
+from tools.store.files import printable, shown_path
+from tools.store.strict_json import Json, parse
 
 MAX_BYTES = 4 << 20
 
@@ -28,7 +28,7 @@ def read_event(path: Path) -> dict[str, Any]:
         raise ApiError(f"--event: expected a readable file, found: {error.strerror}.") from error
     document, faults = parse(data)
     if faults or not isinstance(document, dict) or len(data) > MAX_BYTES:
-        raise ApiError(f"--event: expected an event's JSON object, found another thing in {shown(path)}.")
+        raise ApiError(f"--event: expected an event's JSON object, found another thing in {shown_path(path)}.")
     return document
 
 

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 from tools.github.api import Api, ApiError
-from tools.store import shown
-from tools.strict_json import Json
+from tools.store.files import shown_path
+from tools.store.strict_json import Json
 
 AUTHOR = "github-actions[bot]"
 """Whose name the workflow's own token writes under."""
@@ -32,7 +32,7 @@ def read_body(path: Path) -> str:
         with path.open("rb") as file:
             text = file.read(4 * MAX_CHARACTERS).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ApiError(f"--body: expected a readable text, found none in {shown(path)}.") from error
+        raise ApiError(f"--body: expected a readable text, found none in {shown_path(path)}.") from error
     if not 0 < len(text) <= MAX_CHARACTERS - 100:
         raise ApiError(f"--body: expected 1 to {MAX_CHARACTERS - 100} characters, found {len(text)}.")
     return text

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from tools.github.api import Api, ApiError
 from tools.github.marked import address, one_line
 from tools.revisions import is_sha
-from tools.store import printable
-from tools.strict_json import Json
+from tools.store.files import printable
+from tools.store.strict_json import Json
 
 
 class Refused(Exception):  # noqa: N818 (a verdict, not a defect)

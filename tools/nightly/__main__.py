@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Sequence
 
-from tools import store
 from tools.checkout import CONFIGS, reference_triton
 from tools.console import path_argument, run
 from tools.findings import counted
@@ -24,6 +23,7 @@ from tools.pull_request.documents import DocumentError, plan_json, read_plan, wh
 from tools.pull_request.runners import RunnersError, with_runner
 from tools.registry import RegistryError, load_devices, load_models
 from tools.step_output import hand_on
+from tools.store.files import shown_path, write_file
 
 _RELEASE = re.compile(r"(?:triton \()?([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})\)?", re.ASCII)
 
@@ -90,12 +90,12 @@ def _sample(options: argparse.Namespace) -> int:
     plan = sample.plan(chosen, files.head_commit(), devices, models)
     if why := why_too_large(plan):
         raise NightlyError(f"plan: {why}. Fix: measure fewer files at a time, with --count.")
-    store.write(options.out, plan_json(plan))
+    write_file(options.out, plan_json(plan))
     names = [leg["device_name"] for leg in plan["legs"]]
     # Device names are the registry's.
     hand_on({"devices": json.dumps(names), "any": bool(names), "triton": triton})
     of_all = counted(len(found), "measured file")
-    print(f"{len(chosen)} of {of_all} for {counted(len(names), 'device')}: {store.shown(options.out)}")
+    print(f"{len(chosen)} of {of_all} for {counted(len(names), 'device')}: {shown_path(options.out)}")
     return 0
 
 
@@ -103,8 +103,8 @@ def _drift(options: argparse.Namespace) -> int:
     plan = read_plan(options.plan)
     records = files.records_of(plan, options.configs)
     found = drift.compare(plan, results_of(plan, options.results), records, options.margin_pct)
-    store.write(options.out, report.to_markdown(found, plan.head_sha, options.margin_pct).encode())
-    print(f"{report.summary(found)}: {store.shown(options.out)}")
+    write_file(options.out, report.to_markdown(found, plan.head_sha, options.margin_pct).encode())
+    print(f"{report.summary(found)}: {shown_path(options.out)}")
     return 1 if any(file.has_drifted for device in found for file in device.files) else 0
 
 

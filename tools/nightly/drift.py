@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tools.bench.figures import geomean
 from tools.bench.verdict import NOISE_PCT, Verdict
 from tools.pull_request.documents import FileId, MeasuredFile, Plan, PlannedFile, Results, Row
-from tools.strict_json import Json
+from tools.store.strict_json import Json
 from tools.tune.policy import PromotionPolicy
 
 MARGIN_PCT = 5.0

@@ -8,16 +8,16 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools import config_file, schemas, store
 from tools.checkout import CHECKOUT
-from tools.config_file import ConfigFile
 from tools.nightly.drift import Recorded, recorded_rows
 from tools.nightly.sample import MeasuredFile, measured_file
 from tools.pull_request.documents import FileId, Plan
-from tools.store import Found
-from tools.strict_json import Json
-from tools.tiers import Role, version_of_folder
-from tools.workload import Layout
+from tools.store import config_file, schemas
+from tools.store.config_file import ConfigFile
+from tools.store.files import discover, read_file, record_path, shown_path
+from tools.store.strict_json import Json
+from tools.store.tiers import Found, Role, version_of_folder
+from tools.store.workload import Layout
 
 _FIX = "Fix: nox -s validate says what is wrong."
 
@@ -29,10 +29,10 @@ class NightlyError(ValueError):
 def measured_files(configs: Path) -> tuple[list[MeasuredFile], set[tuple[int, int, int]]]:
     """Files with figures, and the Triton versions that have a folder. NightlyError: a file or record is broken."""
     try:
-        found = [file for file in store.discover([configs], Layout.REPO) if file.role is Role.CONFIG]
+        found = [file for file in discover([configs], Layout.REPO) if file.role is Role.CONFIG]
     except OSError as error:
         what = error.strerror or "none"
-        raise NightlyError(f"{store.shown(configs)}: expected the configs folder, found {what}.") from error
+        raise NightlyError(f"{shown_path(configs)}: expected the configs folder, found {what}.") from error
     folders = {version for file in found if (version := version_of_folder(file.folder)) is not None}
     tree = config_file.load(found, Layout.REPO)
     return [measured for file in tree.configs if (measured := _measured(file)) is not None], folders
@@ -43,18 +43,18 @@ def _measured(file: ConfigFile) -> MeasuredFile | None:
     if record is None or record["source"] != "measured" or not record["rows"]:
         return None
     if file.content.faults or file.workload is None or schemas.faults("tuned_config", file.document):
-        raise NightlyError(f"{store.shown(file.found.path)}: expected a tuned file, found a broken one. {_FIX}")
+        raise NightlyError(f"{shown_path(file.found.path)}: expected a tuned file, found a broken one. {_FIX}")
     return measured_file(file.workload, file.found.folder, file.launch_configs, record)
 
 
 def _record(found: Found) -> Json:
     """None where the file has none."""
-    path = store.record_path(found.root, found.relative)
+    path = record_path(found.root, found.relative)
     if not os.path.lexists(path):
         return None
-    content = store.read(path)
+    content = read_file(path)
     if content.faults or schemas.faults("record", content.document):
-        raise NightlyError(f"{store.shown(path)}: expected a record, found a broken one. {_FIX}")
+        raise NightlyError(f"{shown_path(path)}: expected a record, found a broken one. {_FIX}")
     return content.document
 
 

@@ -11,12 +11,12 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.launch_config import LaunchConfig
 from tools.pull_request.documents import DEFAULT_TIER, FileId, workload_json
 from tools.registry import DeviceRegistry, ModelRegistry
 from tools.sharding import explain_pair
-from tools.strict_json import Json
-from tools.workload import Shape, Workload
+from tools.store.launch_config import LaunchConfig
+from tools.store.strict_json import Json
+from tools.store.workload import Shape, Workload
 
 MOST_SHAPES = 16
 """Shapes of one file that are measured; schema/plan.schema.json takes no more."""

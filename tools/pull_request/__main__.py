@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools import store
 from tools.checkout import CHECKOUT
 from tools.console import path_argument, run
 from tools.findings import Finding, Report, as_github, counted, emit
@@ -25,6 +24,7 @@ from tools.pull_request.wording import shown
 from tools.registry import RegistryError, load_devices, load_models
 from tools.revisions import is_sha
 from tools.step_output import hand_on
+from tools.store.files import printable, shown_path, write_file
 from tools.validate.exceptions import Exceptions, ExceptionsError
 
 MOST_LINES = 20
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _diff(args) if args.command == "diff" else _plan(args)
     except (CommitError, RegistryError, ExceptionsError, RunnersError) as error:
-        return _bad_use(args, store.printable(str(error)))
+        return _bad_use(args, printable(str(error)))
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -118,11 +118,11 @@ def _plan(args: argparse.Namespace) -> int:
     if outcome.plan is None:
         _refuse(outcome.refusals)
         return 1
-    store.write(args.out, plan_json(outcome.plan.to_json()))
+    write_file(args.out, plan_json(outcome.plan.to_json()))
     # Device names are the registry's.
     devices = [name for name in sorted(outcome.plan.legs) if name in runners]
     hand_on({"devices": json.dumps(devices, separators=(",", ":")), "any": bool(outcome.plan.legs)})
-    emit(f"{store.shown(args.out)}: {summary(outcome.plan, devices)}")
+    emit(f"{shown_path(args.out)}: {summary(outcome.plan, devices)}")
     return 0
 
 

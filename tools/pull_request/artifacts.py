@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tools import store
 from tools.pull_request.documents import (
     RESULTS,
     DocumentError,
@@ -22,6 +21,7 @@ from tools.pull_request.documents import (
     shortened,
 )
 from tools.registry import DeviceRegistry, load_devices
+from tools.store.files import shown_path
 
 MAX_FILES = 4096
 
@@ -48,7 +48,7 @@ def find_results(folder: Path) -> list[Path]:
     """
     if not os.path.lexists(folder):
         return []
-    shown = store.shown(folder)
+    shown = shown_path(folder)
     found: list[Path] = []
     count = 0
     folders = [folder]

@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 from tools.findings import Finding, Severity
 from tools.pull_request.commit import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Entry
 from tools.pull_request.wording import shown
-from tools.tiers import RECORDS, REGISTRY, Role, role_in_repo
-from tools.workload import parse_file_name
+from tools.store.tiers import RECORDS, REGISTRY, Role, role_in_repo
+from tools.store.workload import parse_file_name
 
 ROOT = "configs"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tools.checkout import CHECKOUT
 from tools.pull_request.site import NotMeasuredError
-from tools.strict_json import parse
+from tools.store.strict_json import parse
 
 MAX_OUTPUT_BYTES = 16 << 20
 _IMPOSSIBLE = 2

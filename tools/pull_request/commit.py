@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import store
 from tools.console import reason_of
 from tools.findings import Finding, Severity
 from tools.pull_request.wording import shown
 from tools.revisions import NOTHING, is_sha
+from tools.store.files import MAX_BYTES
 
 REGULAR = "100644"
 EXECUTABLE = "100755"
@@ -60,7 +60,7 @@ class Limits:
 
     entries: int = 100_000
     listing_bytes: int = 32 * 1024 * 1024
-    blob_bytes: int = store.MAX_BYTES
+    blob_bytes: int = MAX_BYTES
     total_bytes: int = 64 * 1024 * 1024
 
 

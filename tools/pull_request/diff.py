@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from tools.launch_config import EntryValue, LaunchConfig
 from tools.pull_request.files import Version, tier_of
 from tools.registry import DeviceRegistry, ModelRegistry
 from tools.sharding import explain_pair
-from tools.workload import parse_file_name
+from tools.store.launch_config import EntryValue, LaunchConfig
+from tools.store.workload import parse_file_name
 
 MOST_EDITS = 3
 """Up to so many distinct changes of a value are told by their values, more only by their keys."""

@@ -11,7 +11,7 @@ from tools.pull_request.commit import REGULAR, Entry, Repository
 from tools.pull_request.diff import Diff, ModeChange, coverage, file_changes, grouped
 from tools.pull_request.files import Version
 from tools.registry import DeviceRegistry, ModelRegistry
-from tools.tiers import Role, role_in_repo
+from tools.store.tiers import Role, role_in_repo
 
 
 @dataclass(frozen=True)

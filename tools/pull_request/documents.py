@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tools import schemas, store
 from tools.bench.verdict import Verdict
-from tools.launch_config import LaunchConfig
-from tools.strict_json import Json, parse
+from tools.store import schemas
+from tools.store.files import printable, shown_path
+from tools.store.launch_config import LaunchConfig
+from tools.store.strict_json import Json, parse
+from tools.store.workload import Workload
 from tools.tune.policy import Decision
-from tools.workload import Workload
 
 MAX_BYTES: Mapping[str, int] = {"plan": 4 << 20, "results": 8 << 20}
 """What readers take. 256 files of 18 rows are a plan of 1.2 MiB and results of 0.8; where a file has little to be
@@ -175,12 +176,12 @@ def read_results(path: Path) -> Results:
 
 def shortened(text: str, limit: int = 80) -> str:
     """For an error's one line: control characters escaped, the rest of a long text cut off."""
-    shown = store.printable(text[:limit])
+    shown = printable(text[:limit])
     return shown if len(text) <= limit else f"{shown}…"
 
 
 def _read(path: Path, schema: str) -> Any:
-    shown, most = shortened(store.shown(path), 200), MAX_BYTES[schema]
+    shown, most = shortened(shown_path(path), 200), MAX_BYTES[schema]
     try:
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode):
@@ -214,7 +215,7 @@ def _check_unique(path: Path, schema: str, names: list[str]) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         found = f"expected {shortened(repeated[0])} once, found it again"
-        raise DocumentError(f"{store.shown(path)}: {found}. {_FIXES[schema]}")
+        raise DocumentError(f"{shown_path(path)}: {found}. {_FIXES[schema]}")
 
 
 def _id(document: Mapping[str, Json]) -> FileId:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from tools.config_file import ConfigFile
-from tools.launch_config import LaunchConfig
-from tools.store import Content, Found, Role
-from tools.strict_json import Json, parse
-from tools.workload import Workload, parse_file_name
+from tools.store.config_file import ConfigFile
+from tools.store.files import Content
+from tools.store.launch_config import LaunchConfig
+from tools.store.strict_json import Json, parse
+from tools.store.tiers import Found, Role
+from tools.store.workload import Workload, parse_file_name
 
 DEFAULT = "default"
 """The default tier's name, whose files lie in no folder of their own."""

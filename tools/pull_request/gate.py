@@ -11,7 +11,7 @@ from tools.findings import Finding
 from tools.pull_request.changes import Change, mode_fault, records_path, refused
 from tools.pull_request.files import Version
 from tools.revisions import is_sha
-from tools.strict_json import Json
+from tools.store.strict_json import Json
 
 OWN_BRANCHES = "verify/"
 """Where verify.yml pushes what it proposes, under the name of the commit that it measured."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tools import store
 from tools.bench.contestants import HEURISTIC, NO_FILE
 from tools.bench.figures import Interval
 from tools.bench.verdict import Duel, Verdict
@@ -18,7 +17,9 @@ from tools.pull_request.documents import DEFAULT_TIER, PlannedFile
 from tools.pull_request.judgement import Benched
 from tools.pull_request.site import Bench, NotMeasuredError
 from tools.registry import load_devices
-from tools.strict_json import Json
+from tools.store.files import canonical_entries, canonical_record, version_folder, write_file
+from tools.store.strict_json import Json
+from tools.store.tiers import LEGACY, RECORDS
 from tools.tune.device import find_gpu
 
 MAIN = "main"
@@ -52,12 +53,12 @@ class GpuSite:
         with TemporaryDirectory() as scratch:
             own = Path(scratch, "own")
             shapes: list[Json] = [{"K": shape.K, "top_k": shape.top_k} for shape in file.shapes]
-            store.write(own / name, store.canonical_entries(file.claimed or file.main))
+            write_file(own / name, canonical_entries(file.claimed or file.main))
             # The bench takes its shapes from the record beside the file.
-            store.write(own / store.RECORDS / name, store.canonical_record({"shapes": shapes}))
+            write_file(own / RECORDS / name, canonical_record({"shapes": shapes}))
             arguments = [str(own / name), "--format", "json", "--against", HEURISTIC]
             if file.claimed and file.main:
-                store.write(Path(scratch, MAIN, name), store.canonical_entries(file.main))
+                write_file(Path(scratch, MAIN, name), canonical_entries(file.main))
                 arguments += ["--against", str(Path(scratch, MAIN, name))]
             # Exit 1 says that a row is slower, which is a result.
             document = run_tool("tools.bench", arguments, limit_s, good=(0, 1))
@@ -89,8 +90,8 @@ class GpuSite:
 
 def _serves(triton: str, tier: str, wanted: str) -> bool:
     """Whether figures of this Triton speak for the tier. Legacy files say nothing about theirs."""
-    folders = {DEFAULT_TIER: store.version_folder(wanted), store.LEGACY: store.version_folder(triton)}
-    return store.version_folder(triton) == folders.get(tier, tier)
+    folders = {DEFAULT_TIER: version_folder(wanted), LEGACY: version_folder(triton)}
+    return version_folder(triton) == folders.get(tier, tier)
 
 
 def read_bench(document: Mapping[str, Any]) -> Bench:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tools import store
 from tools.checkout import reference_triton
 from tools.console import path_argument, say
 from tools.heuristics import UnknownHeuristicError, vllm_heuristic
@@ -36,7 +35,9 @@ from tools.pull_request.replay_site import ReplaySite
 from tools.pull_request.site import Bench, NotMeasuredError, Site
 from tools.pull_request.wording import shown
 from tools.shapes import quant_mode_of
-from tools.strict_json import Json
+from tools.store.files import canonical_entries, record_path, shown_path, version_folder, write_file
+from tools.store.strict_json import Json
+from tools.store.tiers import LEGACY
 
 BENCH_LIMIT_S = 900.0
 TUNE_SPARE_S = 300.0
@@ -97,12 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found = f"found {value}. Fix: give seconds."
                 raise DocumentError(f"{flag}: expected from 1 to {7 * 24 * 3600}, {found}")
         try:
-            store.version_folder(options.triton)
+            version_folder(options.triton)
         except ValueError as error:
             found = f"found {shown(options.triton, 60)!r}. Fix: name a release of Triton."
             raise DocumentError(f"--triton: expected X.Y.Z, {found}") from error
         if options.replay is not None and not options.replay.is_dir():
-            found = f"found {store.shown(options.replay)}. Fix: correct the path."
+            found = f"found {shown_path(options.replay)}. Fix: correct the path."
             raise DocumentError(f"--replay: expected a folder, {found}")
         plan = read_plan(options.plan)
         leg = plan.leg(options.device)
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files.append(measured)
         say(f"measure: {file.id.relative}: {_told(measured)}")
     results = Results(plan.number, plan.head_sha, leg.device_name, environment, tuple(files))
-    store.write(options.out / RESULTS, results_json(results))
+    write_file(options.out / RESULTS, results_json(results))
     return 0
 
 
@@ -160,8 +161,8 @@ def retune(file: PlannedFile, site: Site, limits: Limits, configs: Path) -> Retu
     found = tuned_id(file.id)
     with TemporaryDirectory() as scratch:
         root = Path(scratch)
-        claimed = store.canonical_entries(file.claimed)
-        store.write(root / file.id.relative, claimed)
+        claimed = canonical_entries(file.claimed)
+        write_file(root / file.id.relative, claimed)
         arguments = (
             *site.tune_arguments(file),
             *("--num-tokens", *map(str, file.batch_sizes)),
@@ -170,21 +171,19 @@ def retune(file: PlannedFile, site: Site, limits: Limits, configs: Path) -> Retu
         document = run_tool("tools.tune", arguments, limits.cut(limits.time_budget_s + TUNE_SPARE_S))
         try:
             us = {row["num_tokens"]: float(row["new_us"]) for row in document["rows"]}
-            config, record = (
-                path.read_bytes() for path in (root / found.relative, store.record_path(root, found.relative))
-            )
+            config, record = (path.read_bytes() for path in (root / found.relative, record_path(root, found.relative)))
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise NotMeasuredError("crashed") from error
         is_other = config != claimed
         if is_other:
-            store.write(configs / found.relative, config)
-            store.write(store.record_path(configs, found.relative), record)
+            write_file(configs / found.relative, config)
+            write_file(record_path(configs, found.relative), record)
     return Retuned(us, is_other)
 
 
 def tuned_id(file: FileId) -> FileId:
     """Where the tuner puts its answer: figures of today have no place among the legacy ones."""
-    return FileId(file.workload, DEFAULT_TIER) if file.tier == store.LEGACY else file
+    return FileId(file.workload, DEFAULT_TIER) if file.tier == LEGACY else file
 
 
 def _told(file: MeasuredFile) -> str:

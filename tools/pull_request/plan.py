@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tools.findings import Finding
-from tools.launch_config import LaunchConfig
 from tools.pull_request.changes import config_path, records_path, refused
 from tools.pull_request.files import Version
 from tools.pull_request.gate import unearned, writes_verified
 from tools.registry import Device, DeviceRegistry, ModelRegistry
 from tools.sharding import explain_pair
-from tools.strict_json import Json
-from tools.workload import Shape, Workload
+from tools.store.launch_config import LaunchConfig
+from tools.store.strict_json import Json
+from tools.store.workload import Shape, Workload
 
 ASSUMED_SHAPE = Shape(K=4096, top_k=2)
 """Mixtral 8x7B's, where neither main's registry nor the record says it."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from tools import schemas
 from tools.findings import Finding
 from tools.pull_request import plan as planning
 from tools.pull_request.changes import (
@@ -28,6 +27,7 @@ from tools.pull_request.files import Version
 from tools.pull_request.plan import Changed, Plan, Registries
 from tools.pull_request.proof import prove
 from tools.pull_request.wording import shown
+from tools.store import schemas
 from tools.validate.exceptions import Exceptions
 
 Tree = Mapping[str, Entry]

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from tools import store
 from tools.findings import Finding, Severity
 from tools.pull_request.wording import shown
 from tools.registry import DeviceRegistry
+from tools.store.files import shown_path
+from tools.store.workload import Layout
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
-from tools.workload import Layout
 
 
 def prove(files: Mapping[str, bytes], devices: DeviceRegistry, exceptions: Exceptions) -> list[Finding]:
@@ -30,7 +30,7 @@ def prove(files: Mapping[str, bytes], devices: DeviceRegistry, exceptions: Excep
         if not files:
             return []
         report = runner.validate([root / "configs"], Layout.REPO, devices, exceptions)
-        prefix = f"{store.shown(root)}/"
+        prefix = f"{shown_path(root)}/"
         return [
             replace(finding, path=shown(finding.path.removeprefix(prefix)), message=_short(finding.message, prefix))
             for finding in report.findings

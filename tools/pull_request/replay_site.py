@@ -11,10 +11,10 @@ from tools.bench.contestants import Contestant
 from tools.bench.verdict import SAME_ENTRY, Duel, duel
 from tools.compile.outcome import Status
 from tools.heuristics import clamped
-from tools.launch_config import LaunchConfig
 from tools.pull_request.documents import PlannedFile
 from tools.pull_request.judgement import Benched
 from tools.pull_request.site import Bench, NotMeasuredError
+from tools.store.launch_config import LaunchConfig
 from tools.tune.journal import Journal, JournalError, read_journal
 from tools.tune.model import Confirmed, Screened
 from tools.tune.tuner import baselines

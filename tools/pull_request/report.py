@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tools import store
 from tools.console import path_argument, say
 from tools.pull_request.artifacts import results_of
 from tools.pull_request.documents import RESULTS, DocumentError, Plan, read_plan, shortened
 from tools.pull_request.report_text import render
+from tools.store.files import write_file
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DocumentError as error:
         say(f"report: {error}")
         return 1
-    store.write(options.out, render(plan, results).encode())
+    write_file(options.out, render(plan, results).encode())
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tools.pull_request.documents import PlannedFile
 from tools.pull_request.judgement import Benched
-from tools.strict_json import Json
+from tools.store.strict_json import Json
 
 
 class NotMeasuredError(Exception):

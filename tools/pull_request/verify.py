@@ -10,14 +10,15 @@ import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tools import schemas, store
 from tools.checkout import CONFIGS
 from tools.console import path_argument, say
 from tools.pull_request.artifacts import results_of
 from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, read_plan, shortened
 from tools.pull_request.report import check_plan
 from tools.pull_request.standing import why_unverified
-from tools.strict_json import Json
+from tools.store import schemas
+from tools.store.files import canonical_record, read_file, record_path, sha256, write_file
+from tools.store.strict_json import Json
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,7 +64,7 @@ def verified(record: Mapping[str, Json], line: Mapping[str, Json]) -> dict[str, 
 
 def why_other(record: Mapping[str, Json], config: bytes, file: MeasuredFile) -> str | None:
     """What shows that file or record aren't the ones that were measured. None: they are."""
-    if record["config_sha256"] != store.sha256(config):
+    if record["config_sha256"] != sha256(config):
         return "its record is of other bytes"
     rows: Mapping[str, Json] = record.get("rows", {})
     claimed = {int(num_tokens): row["latency_us"]["median"] for num_tokens, row in rows.items()}
@@ -83,15 +84,15 @@ def _check(line: Mapping[str, str]) -> None:
 
 def _write(configs: Path, file: MeasuredFile, line: Mapping[str, Json]) -> str | None:
     """Why nothing was written; None: it was."""
-    path = store.record_path(configs, file.id.relative)
-    record, config = store.read(path), store.read(configs / file.id.relative)
+    path = record_path(configs, file.id.relative)
+    record, config = read_file(path), read_file(configs / file.id.relative)
     if config.data is None or not isinstance(record.document, dict):
         return "the file or its record is not there"
     if record.faults or schemas.faults("record", record.document):
         return "its record is not valid"
     other = why_other(record.document, config.data, file)
     if other is None:
-        store.write(path, store.canonical_record(verified(record.document, line)))
+        write_file(path, canonical_record(verified(record.document, line)))
     return other
 
 

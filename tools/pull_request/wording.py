@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tools.store import printable
+from tools.store.files import printable
 
 LONGEST = 160
 """Characters of a name that are shown. A tuned file's longest real name has about 130."""

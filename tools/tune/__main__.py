@@ -7,11 +7,12 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
-from tools import store
 from tools.checkout import CONFIGS
 from tools.console import run, say
 from tools.findings import emit
 from tools.registry import RegistryError, load_devices, load_models
+from tools.store.files import printable, shown_path
+from tools.store.tiers import version_of_folder
 from tools.tune import session
 from tools.tune.cluster import ClusterError, Job, tune_on_cluster
 from tools.tune.destination import find_destination, folder_of_tiers
@@ -92,7 +93,7 @@ def _tune(request: Request, runs: Sequence[Callable[[], Summary]]) -> tuple[list
 
 def _say(line: str) -> None:
     # A name from the command line, or a message from a landscape, may hold anything.
-    say(f"tune: {store.printable(line)}")
+    say(f"tune: {printable(line)}")
 
 
 def _on_cluster(request: Request, address: str) -> int:
@@ -102,8 +103,8 @@ def _on_cluster(request: Request, address: str) -> int:
         if isinstance(source, ModelSource)
     ]
     output = folder_of_tiers(request.files.output)
-    if store.version_of_folder(output.name) is not None:
-        raise RequestError(f"--output: expected the folder above {store.shown(output)} with --ray: nodes name tiers.")
+    if version_of_folder(output.name) is not None:
+        raise RequestError(f"--output: expected the folder above {shown_path(output)} with --ray: nodes name tiers.")
     if request.is_partial and output == CONFIGS.resolve():
         # Which file they are rows of shows on the node.
         raise RequestError("--num-tokens: expected --output DIR outside configs/ with --ray, found none.")

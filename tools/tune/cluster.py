@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools import store
 from tools.checkout import CHECKOUT
+from tools.store.files import printable, write_file
+from tools.store.tiers import REGISTRY
 
 
 class ClusterError(ValueError):
@@ -54,8 +55,8 @@ def tune_on_cluster(
     try:
         ray.init(address=address, log_to_driver=False)
     except Exception as error:  # ray has no common error of its own
-        told = store.printable(str(error))
-        raise ClusterError(f"--ray {store.printable(address)}: expected a cluster, found: {told}") from error
+        told = printable(str(error))
+        raise ClusterError(f"--ray {printable(address)}: expected a cluster, found: {told}") from error
     try:
         remote = ray.remote(num_gpus=1, max_retries=0)(run_here)
         before = ray.put(_files_below(output))
@@ -77,7 +78,7 @@ def run_here(job: Job, before: Mapping[str, bytes]) -> Done:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for relative, data in before.items():
-            store.write(root / relative, data)
+            write_file(root / relative, data)
         command = [sys.executable, "-m", "tools.tune", *job.arguments, "--output", folder]
         answer = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
         after = _files_below(root)
@@ -89,7 +90,7 @@ def run_here(job: Job, before: Mapping[str, bytes]) -> Done:
 def _files_below(folder: Path) -> dict[str, bytes]:
     """Tuned files and records, by path below the folder."""
     found = {path.relative_to(folder): path for path in folder.rglob("*.json") if path.is_file()}
-    return {key.as_posix(): path.read_bytes() for key, path in found.items() if store.REGISTRY not in key.parts}
+    return {key.as_posix(): path.read_bytes() for key, path in found.items() if REGISTRY not in key.parts}
 
 
 def _take_over(done: Done, output: Path) -> None:
@@ -97,14 +98,14 @@ def _take_over(done: Done, output: Path) -> None:
         if data is None:
             (output / relative).unlink(missing_ok=True)
         else:
-            store.write(output / relative, data)
+            write_file(output / relative, data)
 
 
 def _how_it_went(done: Done) -> str:
     if done.exit_code == 0:
         return "tuned"
     last = (done.log.strip() or "no output").splitlines()[-1]
-    return f"failed: {store.printable(last.removeprefix('tune: '))}"
+    return f"failed: {printable(last.removeprefix('tune: '))}"
 
 
 def _result(ray: Any, ready: Any, job: Job) -> Done:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tools.compile.outcome import Status
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
 from tools.tune.model import Confirmed, ConfirmJob, Event, Runner, Subject
 from tools.tune.policy import Comparison, ConfirmPolicy
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tools import store
 from tools.bench.figures import quantile
 from tools.kernel_hash import kernel_sha256
-from tools.record_lines import with_line
-from tools.strict_json import Json
+from tools.store.files import canonical_entries, canonical_record, shown_path, write_file
+from tools.store.record import with_line
+from tools.store.strict_json import Json
 from tools.tune import evidence, output
 from tools.tune.destination import Origin, check_origin
 from tools.tune.evidence import Rates, Run
@@ -50,9 +50,9 @@ def write(request: Request, subject: Subject, measured: Measured, place: Place, 
             "date": _today(),
             "worst_loss_pct": round(_worst_loss_pct(result), 2),
         }
-        store.write(
+        write_file(
             now.place.record_path,
-            store.canonical_record(with_line(now.record, "verified_with", line, ("triton",))),
+            canonical_record(with_line(now.record, "verified_with", line, ("triton",))),
         )
         note = f"the default file holds under Triton {triton}: no version file is written"
         return summarise(subject, replace(measured, notes=(*measured.notes, note)), (now.place.record_path,))
@@ -65,7 +65,7 @@ def write(request: Request, subject: Subject, measured: Measured, place: Place, 
     if kept is not None:
         check_origin(kept, request.batch_sizes, subject, origin)
     entries = {**(kept.entries if kept else {}), **evidence.entries(result.rows)}
-    config = store.canonical_entries(entries)
+    config = canonical_entries(entries)
     record = evidence.record(subject, result.rows, result.counts, run, config, kept.rows if kept else {})
     files: tuple[Path, ...] = output.write(place, config, _with_lines(record, standing))
     if request.separate_down:
@@ -87,14 +87,14 @@ def _write_down(
         stale = [path for path in (place.path, place.record_path) if path.exists()]
         for path in stale:
             path.unlink()
-        return (), tuple(f"removed: {store.shown(path)}: no row gains by it" for path in stale)
+        return (), tuple(f"removed: {shown_path(path)}: no row gains by it" for path in stale)
     standing = _standing(place, is_partial=not is_whole)
     kept = None if is_whole else standing
     if kept is not None:
         origin = Origin(str(run.environment["triton"]), run.kernel_sha256)
         check_origin(kept, [row.num_tokens for row in rows], subject, origin)
     entries = {**(kept.entries if kept else {}), **(gaining or evidence.entries(rows))}
-    config = store.canonical_entries(entries)
+    config = canonical_entries(entries)
     document = evidence.down_record(subject, rows, measured.result.counts, run, config, kept.rows if kept else {})
     return output.write(place, config, _with_lines(document, standing)), ()
 
@@ -144,7 +144,7 @@ def summarise(subject: Subject, measured: Measured, files: tuple[Path, ...]) -> 
         lines(subject, measured.result.rows, measured.rates),
         measured.seconds,
         measured.result.counts,
-        tuple(store.shown(path) for path in files),
+        tuple(shown_path(path) for path in files),
         notes,
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tools.compile.outcome import Status
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
 from tools.tune.model import Compiled, CompileJob, Event, Runner, Screened, ScreenJob, Subject, kernel_of
 
 QUEUE_DEPTH = 3

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tools import plain_file, store
+from tools import plain_file
 from tools.checkout import CONFIGS, reference_triton
+from tools.store.files import printable, shown_path, version_folder
+from tools.store.tiers import LEGACY, RECORDS, REGISTRY, version_of_folder
 from tools.tune import output
 from tools.tune.model import Subject
 from tools.tune.output import Existing, Place
@@ -30,17 +32,17 @@ def find_destination(request: Request, subject: Subject, origin: Origin) -> tupl
     """
     triton = origin.triton
     folder = folder_of_tiers(request.files.output)
-    version = store.version_of_folder(folder.name)
-    if version is not None and folder.name != store.version_folder(triton):
+    version = version_of_folder(folder.name)
+    if version is not None and folder.name != version_folder(triton):
         raise RequestError(
-            f"--output: expected {store.version_folder(triton)}/, the folder of the Triton that runs here ({triton}), "
-            f"found {store.shown(folder)}. Fix: name the folder above it, or run that Triton."
+            f"--output: expected {version_folder(triton)}/, the folder of the Triton that runs here ({triton}), "
+            f"found {shown_path(folder)}. Fix: name the folder above it, or run that Triton."
         )
     root = folder.parent if version is not None else folder
     is_of_configs = root == CONFIGS.resolve()
     if request.files.replay and is_of_configs:
         raise RequestError(
-            f"--replay: expected --output outside {store.shown(root)}, found {store.shown(folder)}: what is replayed "
+            f"--replay: expected --output outside {shown_path(root)}, found {shown_path(folder)}: what is replayed "
             "is no evidence of today."
         )
     place = output.place_of(root, subject.workload, triton, reference_triton())
@@ -71,15 +73,15 @@ def folder_of_tiers(wanted: Path | None) -> Path:
         folder = (wanted or CONFIGS).resolve()
         is_none = folder.exists() and not folder.is_dir()
     except (OSError, RuntimeError) as error:  # a name too long, links in a circle
-        raise RequestError(f"--output: expected a folder, found: {store.printable(str(error))}.") from error
-    is_version = store.version_of_folder(folder.name) is not None
+        raise RequestError(f"--output: expected a folder, found: {printable(str(error))}.") from error
+    is_version = version_of_folder(folder.name) is not None
     above = folder.parents
-    is_inside_a_tier = any(f.name == store.LEGACY or store.version_of_folder(f.name) is not None for f in above)
+    is_inside_a_tier = any(f.name == LEGACY or version_of_folder(f.name) is not None for f in above)
     configs = CONFIGS.resolve()
     is_lost_in_configs = configs in above and not (is_version and folder.parent == configs)
-    is_special = folder.name in (store.LEGACY, store.RECORDS, store.REGISTRY)
+    is_special = folder.name in (LEGACY, RECORDS, REGISTRY)
     if is_none or is_special or is_inside_a_tier or is_lost_in_configs:
-        raise RequestError(f"--output: expected a folder that holds tiers, found {store.shown(folder)}.")
+        raise RequestError(f"--output: expected a folder that holds tiers, found {shown_path(folder)}.")
     return folder
 
 
@@ -95,7 +97,7 @@ def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subjec
     ):
         if expected != found:
             raise RequestError(
-                f"--num-tokens: expected the rows that stay, in {store.shown(standing.place.record_path)}, to be of "
+                f"--num-tokens: expected the rows that stay, in {shown_path(standing.place.record_path)}, to be of "
                 f"this run's {name}, {expected}, found {found}. Fix: tune all batch sizes."
             )
 
@@ -111,23 +113,23 @@ def _check_writable(place: Place) -> None:
             plain_file.check_folder(path.parent)
             is_blocked = path.is_dir()
         except OSError as error:
-            found = store.shown(Path(error.filename or path.parent))
+            found = shown_path(Path(error.filename or path.parent))
             raise RequestError(f"--output: expected a folder that can be written, found {found}.") from error
         if is_blocked:
-            raise RequestError(f"--output: expected a file or none at {store.shown(path)}, found a folder.")
+            raise RequestError(f"--output: expected a file or none at {shown_path(path)}, found a folder.")
 
 
 def _check_evidence(request: Request, place: Place, there: Existing | None) -> None:
     """In configs/ every row has its evidence, those that stay as well."""
     if there is None:
         raise RequestError(
-            f"--num-tokens: expected an existing {store.shown(place.path)} to replace rows of, found none. "
+            f"--num-tokens: expected an existing {shown_path(place.path)} to replace rows of, found none. "
             "Fix: tune all batch sizes, or give --output DIR outside configs/."
         )
     unmeasured = [m for m in there.entries if m not in request.batch_sizes and str(m) not in there.rows]
     if unmeasured:
         raise RequestError(
-            f"--num-tokens: expected measured rows in {store.shown(place.record_path)}, found none for "
+            f"--num-tokens: expected measured rows in {shown_path(place.record_path)}, found none for "
             f"{', '.join(map(str, unmeasured))}, which would stay. Fix: tune all batch sizes."
         )
 
@@ -137,8 +139,8 @@ def _check_nothing_is_hidden(request: Request, place: Place, existing: Existing)
     hidden = [m for m in existing.entries if m not in request.batch_sizes]
     if existing.place != place and hidden:
         raise RequestError(
-            f"--num-tokens: expected an existing {store.shown(place.path)} to replace rows of, found "
-            f"{store.shown(existing.place.path)}, which a file of these rows alone would hide. "
+            f"--num-tokens: expected an existing {shown_path(place.path)} to replace rows of, found "
+            f"{shown_path(existing.place.path)}, which a file of these rows alone would hide. "
             "Fix: tune all batch sizes."
         )
 
@@ -148,11 +150,11 @@ def _check_twin(request: Request, place: Place, there: Existing | None) -> None:
     has_twin = place.down.path.exists()
     if has_twin and not request.separate_down:
         raise RequestError(
-            f"{store.shown(place.down.path)}: expected --separate-down, since this file is bound to the one to be "
+            f"{shown_path(place.down.path)}: expected --separate-down, since this file is bound to the one to be "
             "tuned. Fix: give --separate-down, or remove it."
         )
     if request.separate_down and request.is_partial and there is not None and not has_twin:
         raise RequestError(
-            f"--separate-down: expected an existing {store.shown(place.down.path)} to replace rows of, found none. "
+            f"--separate-down: expected an existing {shown_path(place.down.path)} to replace rows of, found none. "
             "Fix: tune all batch sizes."
         )

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tools import store
 from tools.bench.figures import floor_us, quantile
 from tools.bench.layer import LayerShape, expected_active_experts, row_bytes, row_operations
-from tools.launch_config import LaunchConfig
-from tools.strict_json import Json
+from tools.store.files import sha256
+from tools.store.launch_config import LaunchConfig
+from tools.store.strict_json import Json
 from tools.tune.model import Subject
 from tools.tune.tuner import Counts, RowResult
 
@@ -88,7 +88,7 @@ def _document(subject: Subject, counts: Counts, run: Run, config: bytes, rows: M
         "source": "measured",
         "environment": dict(run.environment),
         "kernel_sha256": run.kernel_sha256,
-        "config_sha256": store.sha256(config),
+        "config_sha256": sha256(config),
         "tuner": {
             "settings": dict(run.settings),
             "seconds": round(run.seconds, 1),

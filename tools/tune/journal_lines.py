@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kernels.problem import QuantMode
-from tools import store
 from tools.compile.outcome import Status
-from tools.launch_config import REQUIRED_KEYS, LaunchConfig
 from tools.registry import Target
+from tools.store.files import version_folder
+from tools.store.launch_config import REQUIRED_KEYS, LaunchConfig
+from tools.store.workload import MAX_DIMENSION, ParsedName, Shape, Workload, parse_file_name
 from tools.tune.model import (
     Compiled,
     CompileJob,
@@ -27,7 +28,6 @@ from tools.tune.model import (
     Series,
     Subject,
 )
-from tools.workload import MAX_DIMENSION, ParsedName, Shape, Workload, parse_file_name
 
 FORMAT = 1
 _ROUTINGS = ("uniform", "skew")
@@ -217,7 +217,7 @@ def _environment(fields: _Fields) -> dict[str, Any]:
         if not isinstance(value, int | None) and not (isinstance(value, str) and value.isprintable()):
             raise ValueError(f"{key!r:.40}: expected a text or a number, found {value!r:.80}")
     if "triton" in fields:
-        store.version_folder(fields.text("triton"))
+        version_folder(fields.text("triton"))
     return dict(fields)
 
 

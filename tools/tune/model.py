@@ -12,9 +12,9 @@ from typing import Protocol
 from kernels.problem import QuantMode, Routing
 from tools.axes import COMMON_GROUP_SIZE
 from tools.compile.outcome import Status
-from tools.launch_config import LaunchConfig
 from tools.registry import Target
-from tools.workload import Shape, Workload
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Shape, Workload
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tools import schemas, store
-from tools.config_file import ConfigFile
-from tools.launch_config import LaunchConfig
-from tools.store import Found, Role
-from tools.strict_json import Json
-from tools.workload import Workload, parse_file_name
+from tools.store import schemas
+from tools.store.config_file import ConfigFile
+from tools.store.files import (
+    canonical_record,
+    printable,
+    read_file,
+    record_path,
+    shown_path,
+    version_folder,
+    write_file,
+)
+from tools.store.launch_config import LaunchConfig
+from tools.store.strict_json import Json
+from tools.store.tiers import LEGACY, Found, Role
+from tools.store.workload import Workload, parse_file_name
 
 
 class OutputError(ValueError):
@@ -32,7 +41,7 @@ class Place:
 
     @property
     def record_path(self) -> Path:
-        return store.record_path(self.root, self.relative)
+        return record_path(self.root, self.relative)
 
     @property
     def down(self) -> Place:
@@ -61,14 +70,14 @@ class Existing:
 def place_of(root: Path, workload: Workload, triton: str, reference: str) -> Place:
     """The default tier for the reference Triton, else that version's folder."""
     name = workload.file_name()
-    folder = "" if store.version_folder(triton) == store.version_folder(reference) else store.version_folder(triton)
+    folder = "" if version_folder(triton) == version_folder(reference) else version_folder(triton)
     return Place(root, PurePosixPath(folder, name))
 
 
 def chain(root: Path, workload: Workload, triton: str) -> tuple[Place, ...]:
     """What the loader would look at, in its order."""
     name = workload.file_name()
-    return tuple(Place(root, PurePosixPath(tier, name)) for tier in (store.version_folder(triton), "", store.LEGACY))
+    return tuple(Place(root, PurePosixPath(tier, name)) for tier in (version_folder(triton), "", LEGACY))
 
 
 def find_existing(places: tuple[Place, ...]) -> Existing | None:
@@ -82,26 +91,26 @@ def find_existing(places: tuple[Place, ...]) -> Existing | None:
 def write(place: Place, config: bytes, record: Mapping[str, Json]) -> tuple[Path, Path]:
     """File and record, both or neither: where the second can't be written, the first is as it was. OSError."""
     before = place.record_path.read_bytes() if place.record_path.exists() else None
-    store.write(place.record_path, store.canonical_record(record))
+    write_file(place.record_path, canonical_record(record))
     try:
-        store.write(place.path, config)
+        write_file(place.path, config)
     except BaseException:  # Ctrl-C too
         if before is None:
             place.record_path.unlink()
         else:
-            store.write(place.record_path, before)
+            write_file(place.record_path, before)
         raise
     return place.path, place.record_path
 
 
 def _read(place: Place) -> Existing:
-    content = store.read(place.path)
+    content = read_file(place.path)
     file = ConfigFile(
         Found(place.path, place.root, place.relative, Role.CONFIG), parse_file_name(place.path.name), content
     )
     if (fault := _fault(file)) is not None:
         raise OutputError(
-            f"{store.shown(place.path)}: expected a tuned file to start from, found {fault}. "
+            f"{shown_path(place.path)}: expected a tuned file to start from, found {fault}. "
             "Fix: mend it (nox -s validate says more), or move it away."
         )
     return Existing(place, file.launch_configs, _record(place.record_path))
@@ -111,12 +120,12 @@ def _record(path: Path) -> Mapping[str, Json]:
     """Empty where there is none. OutputError: a broken one, whose evidence would be lost."""
     if not os.path.lexists(path):
         return {}
-    content = store.read(path)
+    content = read_file(path)
     faults = [str(fault) for fault in content.faults]
     faults = faults or [f"{fault.where}: {fault.message}" for fault in schemas.faults("record", content.document)]
     if faults:
         raise OutputError(
-            f"{store.shown(path)}: expected a record to keep the evidence of, found {store.printable(faults[0])}. "
+            f"{shown_path(path)}: expected a record to keep the evidence of, found {printable(faults[0])}. "
             "Fix: mend it (nox -s validate says more), or move it away."
         )
     assert isinstance(content.document, dict)  # the schema says so

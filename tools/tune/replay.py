@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from dataclasses import replace
 
 from tools.compile.outcome import Status
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
 from tools.tune.journal import Journal
 from tools.tune.model import (
     Compiled,

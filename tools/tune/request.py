@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import plain_file, store
+from tools import plain_file
 from tools.console import path_argument, reason_of
-from tools.launch_config import USUAL_BATCH_SIZES
-from tools.strict_json import Json
+from tools.store.files import printable, shown_path
+from tools.store.launch_config import USUAL_BATCH_SIZES
+from tools.store.strict_json import Json
 from tools.tune.policy import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
 
@@ -239,14 +240,14 @@ def read_workloads(path: Path) -> tuple[ModelSource, ...]:
     except (OSError, UnicodeDecodeError) as error:
         reason = "bytes that are no UTF-8" if isinstance(error, UnicodeDecodeError) else reason_of(error)
         told = f"expected a text file, found: {reason}. Fix: correct the path, or save it as UTF-8."
-        raise RequestError(f"--workloads: {store.shown(path)}: {told}") from error
+        raise RequestError(f"--workloads: {shown_path(path)}: {told}") from error
     found = []
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()
         if words:
-            found.append(_workload(f"{store.shown(path)}, line {number}", words))
+            found.append(_workload(f"{shown_path(path)}, line {number}", words))
     if not found:
-        raise RequestError(f"--workloads: expected a workload a line, found none in {store.shown(path)}.")
+        raise RequestError(f"--workloads: expected a workload a line, found none in {shown_path(path)}.")
     return tuple(found)
 
 
@@ -258,7 +259,7 @@ def _workload(where: str, words: list[str]) -> ModelSource:
         is_sound = value if key == "dtype" else key in ("tp", "ep") and re.fullmatch("[1-9][0-9]{0,3}", value)
         if not is_sound or key in values:
             raise RequestError(
-                f"{where}: expected «MODEL tp=N [ep=N] [dtype=D]», found {store.printable(' '.join(words))!r}."
+                f"{where}: expected «MODEL tp=N [ep=N] [dtype=D]», found {printable(' '.join(words))!r}."
             )
         values[key] = value
     parallel = Parallel(int(values.get("tp", 1)), int(values.get("ep", 1)))

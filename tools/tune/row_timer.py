@@ -17,7 +17,7 @@ from tools.bench.layer import DOWN, UP, LayerShape
 from tools.bench.row import RowBench
 from tools.bench.timing import Launch, Policy, Replay, capture, measure_series, sample_once
 from tools.compile.outcome import Status
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
 from tools.tune.model import Confirmed, ConfirmJob, Screened, ScreenJob, Series, Subject, kernel_of
 
 NUM_CHECKED_TOKENS = 16

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tools import store
 from tools.checkout import CHECKOUT
 from tools.console import reason_of
+from tools.store.files import shown_path, write_file
 from tools.tune.journal import Entry, JournalError, JournalWriter, read_header, read_journal
 from tools.tune.journal_lines import Header
 from tools.tune.model import Subject
@@ -45,7 +45,7 @@ def open_journals(header: Header, landscape_path: Path | None, *, resume: bool) 
     if landscape_path:
         _check_landscape(landscape_path, path, header, resume=resume)
     if resume and not path.exists():
-        raise JournalError(f"--resume: expected a killed run's journal, found no {store.shown(path)}.")
+        raise JournalError(f"--resume: expected a killed run's journal, found no {shown_path(path)}.")
     with _locked(path) as is_ours, contextlib.ExitStack() as undo:
         if is_ours:
             undo.callback(path.unlink, missing_ok=True)
@@ -60,7 +60,7 @@ def open_journals(header: Header, landscape_path: Path | None, *, resume: bool) 
         previous = _previous(path)
         if not resume and path.stat().st_size:
             # A copy, since the lock is on the file itself.
-            store.write(previous, path.read_bytes())
+            write_file(previous, path.read_bytes())
             undo.callback(previous.replace, path)
         writers.insert(0, JournalWriter(path, None if resume else header))
         undo.callback(writers[0].close)
@@ -108,7 +108,7 @@ def _lock(file: IO[bytes], path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise JournalError(
-            f"{store.shown(path)}: expected no other run of this file, found one at work. Fix: wait for its end."
+            f"{shown_path(path)}: expected no other run of this file, found one at work. Fix: wait for its end."
         ) from error
 
 
@@ -121,7 +121,7 @@ def _read_earlier(path: Path, header: Header) -> tuple[Entry, ...]:
     ):
         if expected != found:
             told = f"{name}: expected {expected}, found {found}"
-            raise JournalError(f"{store.shown(path)}: {told}. Fix: without --resume.")
+            raise JournalError(f"{shown_path(path)}: {told}. Fix: without --resume.")
     return earlier.entries
 
 
@@ -129,12 +129,12 @@ def _check_landscape(landscape: Path, journal: Path, header: Header, *, resume: 
     """Written over is only the same run's own, whose events all lie in the journal."""
     if landscape.resolve() == journal.resolve():
         raise JournalError(
-            f"--record-landscape: expected another file than the journal, found {store.shown(landscape)}."
+            f"--record-landscape: expected another file than the journal, found {shown_path(landscape)}."
         )
     if os.path.lexists(landscape) and not (resume and read_header(landscape) == header):
         expected = "a new file, or this very run's own" if resume else "a new file"
         raise JournalError(
-            f"--record-landscape: expected {expected}, found {store.shown(landscape)}. Fix: name another, or remove it."
+            f"--record-landscape: expected {expected}, found {shown_path(landscape)}. Fix: name another, or remove it."
         )
 
 
@@ -143,7 +143,7 @@ def _open_landscape(path: Path, header: Header, earlier: tuple[Entry, ...], *, i
         writer = JournalWriter(path, header, is_new=is_new)
     except OSError as error:
         raise JournalError(
-            f"--record-landscape: expected a file that can be written, found {store.shown(path)}: "
+            f"--record-landscape: expected a file that can be written, found {shown_path(path)}: "
             f"{reason_of(error)}. Fix: name another."
         ) from error
     for entry in earlier:

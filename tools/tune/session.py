@@ -9,12 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tools import schemas, store
 from tools.checkout import reference_triton
 from tools.heuristics import clamped
 from tools.kernel_hash import kernel_sha256
-from tools.launch_config import LaunchConfig
 from tools.registry import normalise_device_name
+from tools.store import schemas
+from tools.store.files import canonical_entries, printable, shown_path, write_file
+from tools.store.launch_config import LaunchConfig
 from tools.tune import evidence
 from tools.tune.delivery import Measured, summarise, write
 from tools.tune.destination import Origin, find_destination
@@ -90,7 +91,7 @@ def replay(request: Request, landscape_path: Path) -> Summary:
         result = tune(task, runner, tell.event, tell.row)
     rates = _recorded_rates(device)
     notes = (
-        f"replayed from {store.printable(landscape_path.name)}: nothing was measured, seconds are the landscape's",
+        f"replayed from {printable(landscape_path.name)}: nothing was measured, seconds are the landscape's",
         *([f"not in the landscape: batch sizes {', '.join(map(str, missing))}"] if missing else []),
     )
     measured = Measured(result, environment, rates, runner.clock_s, notes, kernel)
@@ -133,7 +134,7 @@ def _check_machine(landscape_path: Path, subject: Subject, environment: Mapping[
     """JournalError: a record of this landscape would be none of a machine."""
     if environment is None:
         raise JournalError(
-            f"{store.shown(landscape_path)}: expected the landscape of a run that came to its end, found one without "
+            f"{shown_path(landscape_path)}: expected the landscape of a run that came to its end, found one without "
             "the GPU's own report, which a record needs. Fix: without --output."
         )
     faults = schemas.faults("record", {"environment": environment})
@@ -142,7 +143,7 @@ def _check_machine(landscape_path: Path, subject: Subject, environment: Mapping[
         told = [f"device_name: {environment['device_name']}, which the workload's isn't"]
     if told:
         raise JournalError(
-            f"{store.shown(landscape_path)}: expected a GPU's report that a record can hold, found {told[0]}. "
+            f"{shown_path(landscape_path)}: expected a GPU's report that a record can hold, found {told[0]}. "
             "Fix: without --output."
         )
 
@@ -168,7 +169,7 @@ def _row_keeper(tell: Reporter, path: Path) -> Callable[[RowResult], None]:
 
     def keep(row: RowResult) -> None:
         rows.append(row)
-        store.write(path, store.canonical_entries(evidence.entries(rows)))
+        write_file(path, canonical_entries(evidence.entries(rows)))
         tell.row(row)
 
     return keep

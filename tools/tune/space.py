@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch import check_launch
 from tools.axes import AMD, NVIDIA, Axes
-from tools.launch_config import LaunchConfig
 from tools.shared_memory import loop_bytes
+from tools.store.launch_config import LaunchConfig
 from tools.tune.model import Subject
 
 

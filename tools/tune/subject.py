@@ -14,9 +14,9 @@ from tools.console import reason_of
 from tools.heuristics import UnknownHeuristicError, vllm_heuristic
 from tools.registry import DeviceRegistry, Model, ModelRegistry, Quantisation, RegistryError, normalise_device_name
 from tools.sharding import Engine, ShardError, explain_pair, shard
-from tools.store import printable
+from tools.store.files import printable
+from tools.store.workload import MAX_DIMENSION, Shape, Workload
 from tools.tune.model import NamedShape, Subject
-from tools.workload import MAX_DIMENSION, Shape, Workload
 
 _FLAGS = "give the sizes themselves: --E --N --K --top-k [--dtype] [--block-shape n,k]"
 

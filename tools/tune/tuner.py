@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tools.bench.figures import paired_ratio
 from tools.heuristics import sglang_heuristic, vllm_heuristic
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
 from tools.tune.confirm import Contest, Samples, common_rounds, confirm
 from tools.tune.desk import Desk, Landscape
 from tools.tune.model import Compiled, Confirmed, Event, Runner, Subject

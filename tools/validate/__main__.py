@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools import store
 from tools.checkout import CONFIGS
 from tools.console import path_argument, run
 from tools.findings import FORMATS, Finding, Report, Severity, emit
 from tools.registry import RegistryError, load_devices
-from tools.tiers import Role
+from tools.store.files import discover, printable, shown_path
+from tools.store.tiers import REGISTRY, Role
+from tools.store.workload import Layout
 from tools.validate import fixer, runner
 from tools.validate.exceptions import Exceptions, ExceptionsError
-from tools.workload import Layout
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,19 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         fixed = fixer.fix(paths, args.layout) if args.fix else fixer.Fixed((), ())
         for path in fixed.rewritten:
-            print(f"fixed {store.shown(path)}", file=sys.stderr)
+            print(f"fixed {shown_path(path)}", file=sys.stderr)
         report = fixed.add_to(_report(paths, args.layout))
         nothing_there = args.paths and not report.failed and not _anything_to_prove(paths, args.layout)
     except FileNotFoundError as error:
-        print(f"validate: no such file or folder: {store.printable(str(error))}", file=sys.stderr)
+        print(f"validate: no such file or folder: {printable(str(error))}", file=sys.stderr)
         return 2
     except (ExceptionsError, OSError) as error:
-        print(f"validate: {store.printable(_told(error))}", file=sys.stderr)
+        print(f"validate: {printable(_told(error))}", file=sys.stderr)
         return 2
     if report.findings or not nothing_there:
         emit(FORMATS[args.format](report))
     if nothing_there:
-        below = ", ".join(map(store.shown, paths))
+        below = ", ".join(map(shown_path, paths))
         hint = "is it another --layout?"
         print(f"validate: found no tuned file in the {args.layout} layout below {below}; {hint}", file=sys.stderr)
         return 2
@@ -72,9 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _anything_to_prove(paths: Sequence[Path], layout: Layout) -> bool:
     """Whether a tuned file, a record or a registry lies there; a README alone is nothing that could be proved."""
-    found = store.discover(paths, layout)
+    found = discover(paths, layout)
     roles = {file.role for file in found}
-    in_registry = any(file.role is Role.KNOWN and file.folder == store.REGISTRY for file in found)
+    in_registry = any(file.role is Role.KNOWN and file.folder == REGISTRY for file in found)
     return bool(roles & {Role.CONFIG, Role.RECORD}) or (layout is Layout.REPO and in_registry)
 
 
@@ -88,7 +88,7 @@ def _report(paths: Sequence[Path], layout: Layout) -> Report:
     try:
         devices = load_devices()
     except RegistryError as error:
-        path = store.shown(CONFIGS / store.REGISTRY / "devices.json")
+        path = shown_path(CONFIGS / REGISTRY / "devices.json")
         fix = f"{error.fix or 'repair it'}; nothing else was checked"
         return Report(0, (Finding(path, "registry", Severity.ERROR, error.reason, fix),))
     return runner.validate(paths, layout, devices, Exceptions.load())

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import schemas, store
 from tools.checkout import CONFIGS
 from tools.findings import Finding, Severity
-from tools.store import Found
+from tools.store import schemas
+from tools.store.files import read_file, record_path, shown_path
+from tools.store.tiers import RECORDS, Found
 
 EXCEPTIONS_FILE = schemas.SCHEMA_FOLDER / "exceptions.json"
 
@@ -28,7 +29,7 @@ class Exceptions:
     @classmethod
     def load(cls, path: Path = EXCEPTIONS_FILE) -> Exceptions:
         """Reads the list. Raises ExceptionsError for a broken one."""
-        content = store.read(path)
+        content = read_file(path)
         for fault in content.faults:
             raise ExceptionsError(f"{path}: {fault}. Fix: {fault.fix}")
         for schema_fault in schemas.faults("exceptions", content.document):
@@ -38,11 +39,11 @@ class Exceptions:
 
     def apply(self, findings: Iterable[Finding], files: Sequence[Found]) -> list[Finding]:
         """The findings that are not excepted, plus an error for each exception on these files that nothing needs."""
-        inside = {store.shown(file.path): file.relative.as_posix() for file in files}
+        inside = {shown_path(file.path): file.relative.as_posix() for file in files}
         # a record's faults are found through its tuned file, also where the record itself isn't among the files
         for file in files:
             inside.setdefault(
-                store.shown(store.record_path(file.root, file.relative)), f"{store.RECORDS}/{file.relative.as_posix()}"
+                shown_path(record_path(file.root, file.relative)), f"{RECORDS}/{file.relative.as_posix()}"
             )
         kept: list[Finding] = []
         used = set()
@@ -57,7 +58,7 @@ class Exceptions:
             if path in present or not (CONFIGS / path).exists():
                 kept.append(
                     Finding(
-                        store.shown(self.source),
+                        shown_path(self.source),
                         "exceptions",
                         Severity.ERROR,
                         f"expected every exception to be needed, found none of {rule} on {path}",

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import store
-from tools.config_file import ConfigFile, load
 from tools.findings import Finding, Report, Severity, ordered
+from tools.store.config_file import ConfigFile, load
+from tools.store.files import canonical_record, discover, read_file, record_path, sha256, shown_path, write_file
+from tools.store.workload import Layout
 from tools.validate.rules import canonical_bytes
-from tools.workload import Layout
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def fix(paths: Iterable[Path], layout: Layout) -> Fixed:
     """Rewrites every tuned file that needs it. No value changes, and a file that can't be written stops no other."""
     rewritten: list[Path] = []
     failures: list[Finding] = []
-    for file in load(store.discover(paths, layout), layout).configs:
+    for file in load(discover(paths, layout), layout).configs:
         data = canonical_bytes.fixed(file)
         if data is None or file.content.data is None or data == file.content.data:
             continue
@@ -46,29 +46,29 @@ def fix(paths: Iterable[Path], layout: Layout) -> Fixed:
 
 def _rewrite(file: ConfigFile, old: bytes, new: bytes) -> None:
     """Both the file and the record that signs its bytes, or neither."""
-    record = store.record_path(file.found.root, file.found.relative)
+    record = record_path(file.found.root, file.found.relative)
     signed = _signed_anew(record, old, new)
-    store.write(file.found.path, new)
+    write_file(file.found.path, new)
     if signed is not None:
         try:
-            store.write(record, signed)
+            write_file(record, signed)
         except OSError:
-            store.write(file.found.path, old)
+            write_file(file.found.path, old)
             raise
 
 
 def _signed_anew(record: Path, old: bytes, new: bytes) -> bytes | None:
     """The record with the hash of the new bytes; None where it doesn't sign the old ones, which stays to be said."""
-    content = store.read(record)
+    content = read_file(record)
     document = content.document
     if content.faults or record.is_symlink() or not isinstance(document, dict):
         return None
-    if document.get("config_sha256") != store.sha256(old):
+    if document.get("config_sha256") != sha256(old):
         return None
-    return store.canonical_record({**document, "config_sha256": store.sha256(new)})
+    return canonical_record({**document, "config_sha256": sha256(new)})
 
 
 def _failure(path: Path, error: OSError) -> Finding:
-    where = store.shown(Path(error.filename or path))
+    where = shown_path(Path(error.filename or path))
     message = f"expected the store's canonical bytes, and --fix can't write {where}: {error.strerror}"
-    return Finding(store.shown(path), canonical_bytes.RULE.name, Severity.ERROR, message, "make it writable")
+    return Finding(shown_path(path), canonical_bytes.RULE.name, Severity.ERROR, message, "make it writable")

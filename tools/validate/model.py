@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.config_file import ConfigFile, Tree
 from tools.findings import Severity
 from tools.registry import Device, DeviceRegistry
-from tools.workload import Layout
+from tools.store.config_file import ConfigFile, Tree
+from tools.store.workload import Layout
 
 EVERY_LAYOUT = frozenset(Layout)
 REPO_ONLY = frozenset({Layout.REPO})

@@ -6,14 +6,14 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from tools import store
-from tools.config_file import Tree, load
 from tools.findings import Finding, Report, Severity, ordered
 from tools.registry import DeviceRegistry
+from tools.store.config_file import Tree, load
+from tools.store.files import discover, shown_path, tuned_files_of_records
+from tools.store.workload import Layout
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Context, FileRule, Issue, Rule
 from tools.validate.rules import RULES, record
-from tools.workload import Layout
 
 
 def validate(
@@ -24,13 +24,13 @@ def validate(
     rules: Iterable[Rule] = RULES,
 ) -> Report:
     """Every finding on every tuned file at or below the paths. Raises FileNotFoundError for a missing path."""
-    found = store.discover(paths, layout)
+    found = discover(paths, layout)
     tree = load(found, layout)
     context = Context(layout, devices)
     chosen = [rule for rule in rules if layout in rule.layouts]
     findings = [finding for rule in chosen for finding in _findings(rule, tree, context)]
     # records named without their tuned files: what is said about them is said through the files
-    recorded = load(store.tuned_files_of_records(found), layout)
+    recorded = load(tuned_files_of_records(found), layout)
     findings += [f for rule in chosen if rule is record.RULE for f in _findings(rule, recorded, context)]
     if layout is Layout.REPO:
         findings = exceptions.apply(findings, found)
@@ -48,11 +48,11 @@ def _findings(rule: Rule, tree: Tree, context: Context) -> Iterator[Finding]:
 def _guarded(rule: Rule, path: Path, check: Callable[[], Iterable[Issue]]) -> Iterator[Finding]:
     try:
         for issue in check():
-            shown = store.shown(issue.path or path)
+            shown = shown_path(issue.path or path)
             yield Finding(shown, rule.name, issue.severity, _shorten(issue.message), _shorten(issue.fix))
     except Exception as error:  # a defect of ours must not hide the other rules' findings
         message = f"the rule itself failed: {type(error).__name__}: {error}"
-        yield Finding(store.shown(path), rule.name, Severity.ERROR, _shorten(message), "report it with this file")
+        yield Finding(shown_path(path), rule.name, Severity.ERROR, _shorten(message), "report it with this file")
 
 
 def _shorten(text: str, limit: int = 2000) -> str:

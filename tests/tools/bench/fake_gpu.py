@@ -14,7 +14,7 @@ from tools.bench import ceilings, files, files_session
 from tools.bench.files import Arena, Match, verdict
 from tools.bench.verdict import RowVerdict
 from tools.heuristics import clamped
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
 
 H100 = "NVIDIA H100 80GB HBM3"
 JITTER_US = (0.0, 0.1, -0.1, 0.0)

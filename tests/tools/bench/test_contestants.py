@@ -23,9 +23,9 @@ from tools.bench.contestants import (
     told_apart,
 )
 from tools.heuristics import sglang_heuristic, vllm_heuristic
-from tools.launch_config import LaunchConfig
 from tools.registry import load_devices
-from tools.workload import Workload
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Workload
 
 OLD, NEW = (16, 64, 64, 1, 4, 3), (32, 64, 64, 1, 4, 3)
 WORKLOAD = Workload(8, 7168, "NVIDIA_H100_80GB_HBM3")

@@ -19,9 +19,9 @@ from tools.bench.files import Arena, Match, compile_all, verdict, worst
 from tools.bench.layer import DOWN, UP, LayerShape
 from tools.bench.verdict import FAILED, SAME_ENTRY, Duel, RowVerdict, Verdict, score
 from tools.compile.outcome import Outcome, Status
-from tools.launch_config import LaunchConfig
 from tools.registry import Target
-from tools.workload import Workload
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Workload
 
 A, B, C = (LaunchConfig(16, 64, 128, 1, 4, stages) for stages in (3, 4, 5))
 FLOOR = (5.0, "memory")

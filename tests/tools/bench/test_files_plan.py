@@ -15,9 +15,9 @@ from tools.bench.files_plan import Plan, make_plan, read_files
 from tools.bench.files_request import parse
 from tools.bench.layer import LayerShape
 from tools.bench.request import RequestError
-from tools.config_file import ConfigFile
-from tools.launch_config import LaunchConfig
 from tools.registry import Device, load_devices
+from tools.store.config_file import ConfigFile
+from tools.store.launch_config import LaunchConfig
 
 OLD, DEEP = (32, 64, 64, 1, 4, 3), (16, 64, 256, 1, 4, 3)
 ELSEWHERE = MIXTRAL.replace("H100_80GB_HBM3", "H200")

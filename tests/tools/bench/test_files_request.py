@@ -11,7 +11,7 @@ import pytest
 
 from tools.bench.files_request import FilesRequest, parse
 from tools.bench.request import RequestError
-from tools.workload import Layout
+from tools.store.workload import Layout
 
 ROOT = Path(__file__).resolve().parents[3]
 DEFAULTS = FilesRequest((Path("a.json"),), Layout.REPO, ("heuristic",), None, (), "uniform", 1, None, False, False)

@@ -10,7 +10,7 @@ import pytest
 
 from tools.bench.report import CeilingFigures, Environment, Report, to_json, to_markdown
 from tools.bench.results import LayerFigures, Pair, Row, WorkloadResult, verdict
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
 
 COUNT = 62
 """Launch configs of a row: two more than the verdict asks for."""

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from tools.bench.spread import spread
-from tools.launch_config import LaunchConfig
 from tools.shared_memory import loop_bytes
+from tools.store.launch_config import LaunchConfig
 
 H100_SMEM_BYTES = 232448
 

@@ -6,7 +6,7 @@ import pytest
 
 from tools.canary.answers import Answer, Failure, Reading, differences, of_engine, of_loader
 from tools.canary.questions import Question
-from tools.workload import Layout, Workload
+from tools.store.workload import Layout, Workload
 
 from .conftest import H100, Store
 

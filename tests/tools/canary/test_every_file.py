@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 import fused_moe_configs
-from tools import store
 from tools.canary.__main__ import _store
 from tools.canary.engines import ENGINES
 from tools.canary.package import open_package
 from tools.canary.session import EngineReport, check
 from tools.checkout import CONFIGS
-from tools.tiers import Role
-from tools.workload import Layout, parse_file_name
+from tools.store.files import discover
+from tools.store.tiers import Found, Role
+from tools.store.workload import Layout, parse_file_name
 
 from .conftest import engine
 
-FILES = [file for file in store.discover([CONFIGS], Layout.REPO) if file.role is Role.CONFIG]
+FILES = [file for file in discover([CONFIGS], Layout.REPO) if file.role is Role.CONFIG]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_the_engine_reads_every_export_as_the_loader_answers(reports: dict[str, 
 
 
 @pytest.mark.parametrize("file", FILES, ids=[str(file.relative) for file in FILES])
-def test_every_file_has_an_engine_that_looks_for_it(file: store.Found) -> None:
+def test_every_file_has_an_engine_that_looks_for_it(file: Found) -> None:
     workload = parse_file_name(file.path.name).workload
     assert workload is not None
     named = [

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from tools.canary.questions import Question, of_sglang_tree, of_store
 from tools.registry import Device, DeviceRegistry
-from tools.workload import Layout, Workload
+from tools.store.workload import Layout, Workload
 
 DEVICES = DeviceRegistry((Device("NVIDIA_H200", "nvidia", "H200", ("NVIDIA_H200_NVL",)),))
 BF16 = Workload(8, 64, "NVIDIA_H200")

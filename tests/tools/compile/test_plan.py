@@ -9,7 +9,7 @@ import pytest
 
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, read, registries, tuned
 from tools.compile.plan import Plan, make_plan
-from tools.store import record_path
+from tools.store.files import record_path
 
 
 def plan(root: Path) -> Plan:

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tools import store
 from tools.compile.check import Registries
-from tools.config_file import ConfigFile, load
 from tools.registry import load_devices, load_models
-from tools.workload import Layout
+from tools.store.config_file import ConfigFile, load
+from tools.store.files import discover
+from tools.store.workload import Layout
 
 MIXTRAL = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json"
 DEEPSEEK = "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"
@@ -32,4 +32,4 @@ def tuned(root: Path, rows: dict[int, tuple[int, ...]], name: str = MIXTRAL, **k
 
 
 def read(root: Path) -> list[ConfigFile]:
-    return list(load(store.discover([root], Layout.REPO), Layout.REPO).configs)
+    return list(load(discover([root], Layout.REPO), Layout.REPO).configs)

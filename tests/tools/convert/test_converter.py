@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tools.validate.builder import NAME, entry, table
-from tools import schemas, store
 from tools.checkout import reference_triton
 from tools.convert import converter
 from tools.convert.converter import Source, Taken
 from tools.findings import Finding, Severity
 from tools.registry import ModelRegistry, load_models
-from tools.workload import Layout, Workload, parse_file_name
+from tools.store import schemas
+from tools.store.files import canonical_config, discover, sha256
+from tools.store.workload import Layout, Workload, parse_file_name
 
 DAY = date(2026, 1, 2)
 SGLANG = Source(Layout.SGLANG, "Somebody, MIT", DAY)
@@ -47,7 +48,7 @@ def put(folder: Path, name: str, document: Any = None, data: bytes | None = None
 
 
 def convert(folder: Path, source: Source, models: ModelRegistry) -> tuple[tuple[Taken, ...], tuple[Finding, ...]]:
-    return converter.convert(store.discover([folder], source.layout), source, models)
+    return converter.convert(discover([folder], source.layout), source, models)
 
 
 def one(folder: Path, source: Source, models: ModelRegistry) -> Taken:
@@ -124,7 +125,7 @@ class TestFiguresAndRecords:
         put(folder, f"triton_3_6_0/{NAME}", document)
         taken = one(folder, SGLANG, models)
         assert json.loads(taken.config) == document
-        assert taken.config == store.canonical_config(document)
+        assert taken.config == canonical_config(document)
 
     def test_the_record_is_valid_and_says_whose_and_which(self, folder: Path, models: ModelRegistry) -> None:
         name = "E=8,N=3584,device_name=NVIDIA_H200,dtype=fp8_w8a8,block_shape=[128, 128].json"
@@ -133,7 +134,7 @@ class TestFiguresAndRecords:
         record = json.loads(taken.record)
         assert schemas.faults("record", record) == []
         assert (record["source"], record["attribution"], record["date"]) == ("published", "Somebody, MIT", "2026-01-02")
-        assert record["config_sha256"] == store.sha256(taken.config)
+        assert record["config_sha256"] == sha256(taken.config)
         assert record["workload"]["block_shape"] == [128, 128]
         assert record["verified"] is None
         (mixtral,) = [shape for shape in record["shapes"] if (shape["K"], shape["top_k"]) == (4096, 2)]

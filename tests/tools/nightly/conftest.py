@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tools.checkout import CONFIGS
-from tools.store import canonical_config, canonical_record, record_path, sha256
-from tools.workload import Workload, parse_file_name
+from tools.store.files import canonical_config, canonical_record, record_path, sha256
+from tools.store.workload import Workload, parse_file_name
 
 H100 = "NVIDIA_H100_80GB_HBM3"
 ENTRY = {

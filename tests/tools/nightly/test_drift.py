@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tools.bench.verdict import Verdict
-from tools.launch_config import LaunchConfig
 from tools.nightly.drift import FileDrift, Recorded, compare, recorded_rows
 from tools.pull_request.artifacts import check_results
 from tools.pull_request.documents import (
@@ -18,7 +17,8 @@ from tools.pull_request.documents import (
     Results,
     Row,
 )  # fmt: skip
-from tools.workload import Workload
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Workload
 
 from .conftest import times
 

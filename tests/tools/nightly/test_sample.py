@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.launch_config import LaunchConfig
 from tools.nightly.sample import MeasuredFile, is_new, of_night, plan
 from tools.pull_request.documents import FileId
 from tools.registry import load_devices, load_models
-from tools.schemas import faults
-from tools.workload import Shape, Workload
+from tools.store.launch_config import LaunchConfig
+from tools.store.schemas import faults
+from tools.store.workload import Shape, Workload
 
 DAY = datetime.date(2026, 11, 24)
 CONFIG = LaunchConfig(16, 64, 64, 1, 4, 3)

@@ -17,7 +17,7 @@ from tools.pull_request.changes import (
     tuned_paths,
 )
 from tools.pull_request.commit import Entry
-from tools.tiers import Role
+from tools.store.tiers import Role
 
 FILE, OTHER, LINK = (
     Entry("100644", "blob", "a" * 40),

@@ -13,7 +13,7 @@ from tools.pull_request.changes import Change
 from tools.pull_request.commit import Entry
 from tools.pull_request.files import Version
 from tools.pull_request.gate import refusals, verified_commit
-from tools.store import canonical_config
+from tools.store.files import canonical_config
 
 HOME = "fused-moe-configs/fused-moe-configs"
 COMMIT, OTHER = "a" * 40, "b" * 40

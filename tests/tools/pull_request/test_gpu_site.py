@@ -16,7 +16,6 @@ from tools.bench.figures import Interval
 from tools.bench.files_report import BenchReport, FileReport, to_json
 from tools.bench.verdict import FAILED, Duel, Measured, RowVerdict, Verdict
 from tools.checkout import reference_triton
-from tools.config_file import ConfigFile
 from tools.pull_request import gpu_site
 from tools.pull_request.documents import PlannedFile, PlannedShape
 from tools.pull_request.gpu_site import GpuSite, read_bench
@@ -24,9 +23,10 @@ from tools.pull_request.judgement import Benched
 from tools.pull_request.site import NotMeasuredError
 from tools.registry import load_devices, load_models
 from tools.shapes import shapes_of
+from tools.store.config_file import ConfigFile
+from tools.store.workload import Shape
 from tools.tune import request as tune_request
 from tools.tune.subject import Registries, make_subject
-from tools.workload import Shape
 
 HERE = GpuSite("NVIDIA H100 80GB HBM3", reference_triton(), reference_triton())
 MAIN = {64: entry(num_stages=2)}

@@ -14,7 +14,7 @@ import pytest
 from tests.tools.pull_request.conftest import Plan, Project, refusal
 from tests.tools.pull_request.git_repository import EXECUTABLE, SUBMODULE, SYMLINK, TREE, Blob
 from tests.tools.validate.builder import H100, NAME, entry, table
-from tools.store import canonical_config
+from tools.store.files import canonical_config
 
 PATH, RECORD = f"configs/{NAME}", f"configs/records/{NAME}"
 MI300X = "AMD_Instinct_MI300X"

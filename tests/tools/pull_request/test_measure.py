@@ -22,18 +22,19 @@ from tests.tools.pull_request.documents_builder import (
     planned,
     write_json,
 )
-from tools import schemas, store
 from tools.bench.verdict import duel
-from tools.launch_config import LaunchConfig
 from tools.pull_request import measure
 from tools.pull_request.documents import PlannedFile, read_results, workload_json
 from tools.pull_request.gpu_site import GpuSite
 from tools.pull_request.judgement import Benched
 from tools.pull_request.measure import Limits, Retuned
 from tools.pull_request.site import Bench, NotMeasuredError
+from tools.store import schemas
+from tools.store.files import read_file, record_path
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Workload
 from tools.tune.journal import read_journal
 from tools.tune.tuner import baselines
-from tools.workload import Workload
 
 LANDSCAPE = Path(__file__).parents[1] / "tune" / "landscape.jsonl.gz"
 DEEPSEEK = Workload(256, 128, H100, "fp8_w8a8", (128, 128))
@@ -92,10 +93,10 @@ class TestOnALandscape:
         assert (row.claimed_us, row.verdict, row.decision) == (230.0, "slower", "retain")
         assert row.retuned_us < row.measured_us
         assert file.retuned_file
-        kept = store.read(tmp_path / "out" / "configs" / DEEPSEEK.file_name())
+        kept = read_file(tmp_path / "out" / "configs" / DEEPSEEK.file_name())
         assert list(kept.document) == ["64"]
         assert kept.document["64"] != BAD.to_entry()
-        record = store.read(store.record_path(tmp_path / "out" / "configs", file.id.relative))
+        record = read_file(record_path(tmp_path / "out" / "configs", file.id.relative))
         assert schemas.faults("record", record.document) == []
 
     def test_keeps_no_file_where_re_tuning_finds_the_claimed_one(self, tmp_path: Path, landscapes: Path) -> None:

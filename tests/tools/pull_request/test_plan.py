@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.tools.validate.builder import H100, entry
-from tools import schemas
-from tools.launch_config import LaunchConfig
 from tools.pull_request.plan import (
     ASSUMED_SHAPE,
     HIDDEN_SIZES,
@@ -21,7 +19,9 @@ from tools.pull_request.plan import (
 )
 from tools.registry import ModelRegistry, load_models
 from tools.sharding import PARALLEL_SIZES
-from tools.workload import Shape, Workload
+from tools.store import schemas
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Shape, Workload
 
 MIXTRAL = Workload(8, 3584, H100)
 UNKNOWN = Workload(8, 17, H100)

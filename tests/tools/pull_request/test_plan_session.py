@@ -10,10 +10,10 @@ import pytest
 from tests.tools.pull_request.conftest import Plan, Project, refusal
 from tests.tools.pull_request.git_repository import EXECUTABLE, SYMLINK, Blob
 from tests.tools.validate.builder import H100, NAME, table
-from tools import schemas
 from tools.pull_request import __main__ as command
 from tools.pull_request import documents
-from tools.store import canonical_record
+from tools.store import schemas
+from tools.store.files import canonical_record
 
 PATH, RECORD = f"configs/{NAME}", f"configs/records/{NAME}"
 MI300X = "AMD_Instinct_MI300X"

@@ -18,10 +18,11 @@ from tests.tools.pull_request.documents_builder import (
     write_json,
 )
 from tests.tools.validate.builder import NAME, Store, entry
-from tools import schemas, store
 from tools.pull_request import verify
 from tools.pull_request.documents import workload_json
-from tools.workload import parse_file_name
+from tools.store import schemas
+from tools.store.files import canonical_record, read_file
+from tools.store.workload import parse_file_name
 
 WORKLOAD = parse_file_name(NAME).workload
 assert WORKLOAD is not None
@@ -37,7 +38,7 @@ def merged(tmp_path: Path) -> Store:
 
 
 def record_of(merged: Store) -> Any:
-    return store.read(merged.root / "records" / NAME).document
+    return read_file(merged.root / "records" / NAME).document
 
 
 def results(**row: Any) -> Any:
@@ -92,7 +93,7 @@ def test_nothing_but_the_line_changes(merged: Store) -> None:
     sign(merged, results())
     after = record_of(merged)
     assert {**after, "verified": None} == {**before, "verified": None}
-    assert (merged.root / "records" / NAME).read_bytes() == store.canonical_record(after)
+    assert (merged.root / "records" / NAME).read_bytes() == canonical_record(after)
     assert (merged.root / NAME).read_bytes() == config
 
 

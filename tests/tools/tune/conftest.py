@@ -10,14 +10,14 @@ import pytest
 
 from kernels.problem import QuantMode
 from tools.compile.outcome import Status
-from tools.launch_config import LaunchConfig
 from tools.registry import Target
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Shape, Workload
 from tools.tune.journal import Entry, Journal
 from tools.tune.journal_lines import Header
 from tools.tune.model import Compiled, CompileJob, NamedShape, Screened, ScreenJob, Subject
 from tools.tune.space import Space, candidates
 from tools.tune.tuner import baselines
-from tools.workload import Shape, Workload
 
 BATCH_SIZES = (1, 4, 16, 64, 256, 1024)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tools.compile.outcome import Status
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
 from tools.tune.model import Compiled, CompileJob, Confirmed, ConfirmJob, Event, Job, Screened, ScreenJob, Series
 
 Times = Callable[[ConfirmJob, LaunchConfig], tuple[float, ...]]

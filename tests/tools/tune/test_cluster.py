@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tools import store
+from tools.store.files import read_file, write_file
 from tools.tune import __main__ as command
 from tools.tune.cluster import ClusterError, Done, Job, run_here, tune_on_cluster
 
@@ -106,7 +106,7 @@ def test_a_node_is_given_tuned_files_and_records_and_nothing_else(tmp_path: Path
     """In a checkout that itself may lie below a folder named registry."""
     output = tmp_path / "registry" / "configs"
     for name in ("a.json", "triton_3_6_0/a.json", "records/a.json", "registry/devices.json", "README.md"):
-        store.write(output / name, name.encode())
+        write_file(output / name, name.encode())
     given: list[dict[str, bytes]] = []
 
     def on_node(job: Job, before: dict[str, bytes]) -> Done:
@@ -190,7 +190,7 @@ def test_the_files_that_stand_here_are_the_nodes_incumbents(tmp_path: Path) -> N
     before = files(tmp_path)
     tune(FakeRay(), tmp_path, REPLAY)
     after = files(tmp_path)
-    config, record = (store.read(tmp_path / name).document for name in (NAME, f"records/{NAME}"))
+    config, record = (read_file(tmp_path / name).document for name in (NAME, f"records/{NAME}"))
     assert isinstance(config, dict)
     assert isinstance(record, dict)
     assert len(config) == 18

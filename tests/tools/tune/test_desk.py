@@ -9,10 +9,10 @@ import pytest
 
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Shape
 from tools.tune.desk import QUEUE_DEPTH, Desk, Landscape, Times
 from tools.tune.model import CompileJob, Event, NamedShape, ScreenJob, Subject, kernel_of
-from tools.workload import Shape
 
 SLOW = LaunchConfig(16, 64, 64, 8, 4, 4)
 FAST = replace(SLOW, num_stages=2)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.tools.tune.decided import ENVIRONMENT, RUN, record_of
-from tools import store
-from tools.launch_config import USUAL_BATCH_SIZES, LaunchConfig
+from tools.store.files import canonical_entries
+from tools.store.launch_config import USUAL_BATCH_SIZES, LaunchConfig
 from tools.tune import destination
 from tools.tune.destination import Origin, find_destination
 from tools.tune.model import Subject
@@ -56,7 +56,7 @@ def put(subject: Subject) -> Put:
     def put(folder: Path, name: str = NAME, rows: tuple[int, ...] | None = None, **changes: Any) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(store.canonical_entries(ENTRIES))
+        path.write_bytes(canonical_entries(ENTRIES))
         if rows is not None:
             record = folder / "records" / name
             record.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def test_rows_alone_must_not_hide_the_others_of_a_file_in_another_tier(
 
 def test_a_file_whose_rows_are_all_tuned_again_loses_none(put: Put, find: Find, tmp_path: Path) -> None:
     legacy = put(tmp_path / "legacy_configs")
-    legacy.write_bytes(store.canonical_entries({1: ENTRIES[1]}))
+    legacy.write_bytes(canonical_entries({1: ENTRIES[1]}))
     assert find("--num-tokens", "1", output=tmp_path) == (tmp_path / NAME, legacy)
 
 

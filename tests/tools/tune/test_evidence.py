@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from tests.tools.tune.decided import COUNTS, DOWN_ENTRY, ENTRY, RUN, row, samples, with_down
-from tools import schemas, store
+from tools.store import schemas
+from tools.store.files import sha256
+from tools.store.workload import Shape
 from tools.tune import evidence
 from tools.tune.model import NamedShape, Subject
 from tools.tune.policy import Decision
 from tools.tune.tuner import RowResult
-from tools.workload import Shape
 
 CONFIG = b"{}\n"
 
@@ -43,7 +44,7 @@ def test_says_what_was_measured_where_and_how(subject: Subject) -> None:
         "source": "measured",
         "environment": RUN.environment,
         "kernel_sha256": "ab" * 32,
-        "config_sha256": store.sha256(CONFIG),
+        "config_sha256": sha256(CONFIG),
         "tuner": {
             "settings": {"routing": "uniform"},
             "seconds": 28.7,

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tools import schemas
 from tools.compile.outcome import Status
-from tools.launch_config import LaunchConfig
+from tools.store import schemas
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Shape
 from tools.tune.gpu_worker import BUSY_BYTES, Refusal, WorkerSpec, _look_around, _memory_bytes, failed
 from tools.tune.model import Confirmed, ConfirmJob, NamedShape, Screened, ScreenJob, Subject
-from tools.workload import Shape
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")

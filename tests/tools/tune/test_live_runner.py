@@ -13,7 +13,7 @@ import pytest
 
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
 from tools.tune.gpu_worker import Answer, DeviceReport, Refusal, WorkerSpec, failed
 from tools.tune.live_runner import LiveRunner
 from tools.tune.model import (

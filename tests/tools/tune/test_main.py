@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tools import store
 from tools.checkout import CHECKOUT
-from tools.launch_config import USUAL_BATCH_SIZES
+from tools.store.files import canonical_config
+from tools.store.launch_config import USUAL_BATCH_SIZES
 from tools.tune import __main__ as command
 from tools.tune import destination, run_journals
 from tools.tune.journal import JournalError
@@ -79,7 +79,7 @@ def test_only_the_rows_asked_for_change(tmp_path: Path, capsys: pytest.CaptureFi
     # Entries that nobody would choose, in the row that is tuned again and in one that isn't.
     slow = {**document(path)["64"], "num_stages": 5, "BLOCK_SIZE_N": 32}
     before = {**document(path), "64": slow, "512": slow}
-    path.write_bytes(store.canonical_config(before))
+    path.write_bytes(canonical_config(before))
     old_rows = document(record_path)["rows"]
 
     assert tune(*REPLAY, "--output", tmp_path, "--num-tokens", 1, 64, 4096) == 0

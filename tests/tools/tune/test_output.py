@@ -8,16 +8,16 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from tests.tools.tune.decided import record_of
-from tools import store
-from tools.launch_config import LaunchConfig
+from tools.store.files import canonical_entries, canonical_record
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Workload
 from tools.tune.model import Subject
 from tools.tune.output import Existing, OutputError, Place, chain, find_existing, place_of, write
-from tools.workload import Workload
 
 WORKLOAD = Workload(8, 7168, "NVIDIA_H100_80GB_HBM3")
 NAME = WORKLOAD.file_name()
 SMALL, LARGE = LaunchConfig(16, 64, 128, 1, 4, 4), LaunchConfig(128, 128, 64, 16, 8, 3)
-CONFIG = store.canonical_entries({1: SMALL, 64: LARGE})
+CONFIG = canonical_entries({1: SMALL, 64: LARGE})
 
 
 def put(path: Path, data: bytes = CONFIG) -> Path:
@@ -76,7 +76,7 @@ def test_nothing_is_nothing(tmp_path: Path) -> None:
 
 def test_its_record_comes_along(subject: Subject, tmp_path: Path) -> None:
     put(tmp_path / NAME)
-    put(tmp_path / "records" / NAME, store.canonical_record(record_of(subject, [1])))
+    put(tmp_path / "records" / NAME, canonical_record(record_of(subject, [1])))
     existing = find_existing(chain(tmp_path, WORKLOAD, "3.8.0"))
     assert existing is not None
     assert list(existing.rows) == ["1"]

@@ -15,10 +15,10 @@ from kernels.launch import Pointers  # noqa: E402
 from kernels.problem import QuantMode  # noqa: E402
 from tools.bench.contenders import BoundLaunch, Problem  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
-from tools.launch_config import LaunchConfig  # noqa: E402
+from tools.store.launch_config import LaunchConfig  # noqa: E402
+from tools.store.workload import Shape, Workload  # noqa: E402
 from tools.tune.model import ConfirmJob, NamedShape, ScreenJob, Subject  # noqa: E402
 from tools.tune.row_timer import Clock, ContextLost, RowTimer  # noqa: E402
-from tools.workload import Shape, Workload  # noqa: E402
 
 GOOD = LaunchConfig(16, 32, 64, 1, 4, 3)
 GROUPED = replace(GOOD, GROUP_SIZE_M=8)

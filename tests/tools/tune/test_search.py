@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from tools.compile.outcome import Status
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Shape
 from tools.tune.desk import Desk
 from tools.tune.journal import Journal
 from tools.tune.model import Event, NamedShape, Screened, Subject, kernel_of
@@ -19,7 +20,6 @@ from tools.tune.search import anchors_of, search, usual_strategy
 from tools.tune.space import Space
 from tools.tune.strategy import InOrder, Strategy, neighbours_in, representatives
 from tools.tune.tuner import baselines
-from tools.workload import Shape
 
 Make = Callable[..., Journal]
 

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from tests.tools.tune.decided import COUNTS, ENTRY, ENVIRONMENT, record_of, row, with_down
-from tools import schemas, store
 from tools.kernel_hash import kernel_sha256
-from tools.launch_config import LaunchConfig
 from tools.registry import load_devices, load_models
+from tools.store import schemas
+from tools.store.files import canonical_entries, canonical_record
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Layout
 from tools.tune import destination, session
 from tools.tune.delivery import Measured, write
 from tools.tune.desk import Landscape
@@ -30,7 +32,6 @@ from tools.tune.tuner import Result, RowResult
 from tools.validate.exceptions import Exceptions
 from tools.validate.rules import down_twin, record
 from tools.validate.runner import validate
-from tools.workload import Layout
 
 Make = Callable[..., Journal]
 Times = Callable[[int, int, LaunchConfig], tuple[float, float]]
@@ -89,10 +90,10 @@ def put(
     folder: Path, entries: dict[int, LaunchConfig], name: str = NAME, with_record: dict[str, Any] | None = None
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(store.canonical_entries(entries))
+    (folder / name).write_bytes(canonical_entries(entries))
     if with_record is not None:
         (folder / "records").mkdir(exist_ok=True)
-        (folder / "records" / name).write_bytes(store.canonical_record(with_record))
+        (folder / "records" / name).write_bytes(canonical_record(with_record))
 
 
 def findings(folder: Path) -> list[str]:
@@ -241,7 +242,7 @@ LINES = {
 @pytest.mark.parametrize("same", [True, False])
 def test_what_benches_said_of_the_same_bytes_stays(same: bool, subject: Subject, out: Path) -> None:
     entries = {1: ENTRY if same else BEST}
-    old = record_of(subject, entries, store.canonical_entries(entries), **LINES)
+    old = record_of(subject, entries, canonical_entries(entries), **LINES)
     put(out, entries, with_record=old)
     write_whole(subject, out, row(1, 10.0, 20.0))
     found = document(out / "records" / NAME)

@@ -9,12 +9,12 @@ import pytest
 
 from kernels.problem import QuantMode
 from tools.axes import COMMON_GROUP_SIZE
-from tools.launch_config import LaunchConfig
 from tools.registry import load_devices, load_models
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Shape
 from tools.tune.model import NamedShape, Subject
 from tools.tune.space import AMD, CONSTRAINTS, NVIDIA, Axes, candidates
 from tools.tune.subject import ModelSource, Parallel, Registries, make_subject
-from tools.workload import Shape
 
 KERNEL = LaunchConfig(64, 64, 64, 1, 4, 3)
 BLOCKS = QuantMode("fp8_w8a8", block_shape=(128, 128))

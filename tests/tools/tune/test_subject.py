@@ -11,6 +11,7 @@ import pytest
 
 from kernels.problem import QuantMode
 from tools.registry import Target, load_devices, load_models
+from tools.store.workload import Shape
 from tools.tune.subject import (
     ConfigJsonSource,
     ModelSource,
@@ -22,7 +23,6 @@ from tools.tune.subject import (
     make_subject,
     read_config_json,
 )
-from tools.workload import Shape
 
 H100 = "NVIDIA H100 80GB HBM3"
 MIXTRAL = "mistralai/Mixtral-8x7B-v0.1"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tools.compile.outcome import Status
-from tools.launch_config import LaunchConfig
+from tools.store.launch_config import LaunchConfig
+from tools.store.workload import Shape
 from tools.tune.journal import Journal, JournalWriter, read_journal
 from tools.tune.journal_lines import Header
 from tools.tune.model import ConfirmJob, Event, Job, NamedShape, Runner, Screened, ScreenJob, Subject, kernel_of
@@ -20,7 +21,6 @@ from tools.tune.search import usual_strategy
 from tools.tune.space import Space
 from tools.tune.strategy import InOrder
 from tools.tune.tuner import Result, RowResult, Task, TuneError, baselines, tune, wanted_by_row
-from tools.workload import Shape
 
 Make = Callable[..., Journal]
 

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools import schemas
 from tools.checkout import reference_triton
 from tools.findings import Finding
 from tools.kernel_hash import kernel_sha256
-from tools.launch_config import USUAL_BATCH_SIZES
 from tools.registry import DeviceRegistry, load_devices
-from tools.store import canonical_config, canonical_record
+from tools.store import schemas
+from tools.store.files import canonical_config, canonical_record
+from tools.store.launch_config import USUAL_BATCH_SIZES
+from tools.store.workload import Layout, Workload, parse_file_name
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Rule
 from tools.validate.rules import RULES
-from tools.workload import Layout, Workload, parse_file_name
 
 H100 = "NVIDIA_H100_80GB_HBM3"
 NAME = f"E=8,N=1024,device_name={H100}.json"

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from tests.tools.validate.builder import NAME, Store, entry, table
 from tools.checkout import CONFIGS
-from tools.config_file import ConfigFile
-from tools.store import Content, Found, Role, canonical_config
-from tools.strict_json import parse
+from tools.store.config_file import ConfigFile
+from tools.store.files import Content, canonical_config
+from tools.store.strict_json import parse
+from tools.store.tiers import Found, Role
+from tools.store.workload import Layout, parse_file_name
 from tools.validate.rules.canonical_bytes import RULE, fixed
-from tools.workload import Layout, parse_file_name
 
 SOUND = canonical_config(table([1, 2]))
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.tools.validate.builder import Store
 from tools.findings import Severity
+from tools.store.workload import Layout
 from tools.validate.rules.device import RULE
-from tools.workload import Layout
 
 
 def name(device: str) -> str:

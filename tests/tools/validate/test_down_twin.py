@@ -7,8 +7,8 @@ import json
 import pytest
 
 from tests.tools.validate.builder import NAME, Store, table
+from tools.store.workload import Layout
 from tools.validate.rules.down_twin import RULE
-from tools.workload import Layout
 
 DOWN = NAME.replace(".json", "_down.json")
 

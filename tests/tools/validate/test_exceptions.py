@@ -10,10 +10,10 @@ import pytest
 from tests.tools.validate.builder import NAME, Store, table
 from tools.checkout import CONFIGS
 from tools.findings import Severity
-from tools.store import canonical_config
+from tools.store.files import canonical_config
+from tools.store.workload import Layout
 from tools.validate.exceptions import Exceptions, ExceptionsError
 from tools.validate.rules import RULES, coverage
-from tools.workload import Layout
 
 
 def exceptions(*entries: tuple[str, str]) -> Exceptions:

@@ -1,4 +1,4 @@
-"""Names that some engine asks for; the grammar itself is tested with tools.workload."""
+"""Names that some engine asks for; the grammar itself is tested with tools.store.workload."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import pytest
 
 from tests.tools.validate.builder import NAME, Store
+from tools.store.workload import Layout
 from tools.validate.rules.file_name import RULE
-from tools.workload import Layout
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.tools.validate.builder import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, devices, table
-from tools import store as project_store
 from tools.findings import Severity
-from tools.store import canonical_config, shown
+from tools.store.files import canonical_config, shown_path
+from tools.store.workload import Layout
 from tools.validate import fixer, runner
-from tools.workload import Layout
 
 
 def test_form_is_rewritten_and_values_stay(store: Store) -> None:
@@ -82,7 +81,7 @@ def test_one_that_can_not_be_written_stops_no_other() -> None:
             report = fixed.add_to(runner.validate([store.root], Layout.REPO, devices(), NO_EXCEPTIONS))
         closed.parent.chmod(0o755)
     assert fixed.rewritten == (free,)
-    (finding,) = [f for f in report.findings if f.path == shown(closed) and f.rule == "canonical-bytes"]
+    (finding,) = [f for f in report.findings if f.path == shown_path(closed) and f.rule == "canonical-bytes"]
     assert "can't write" in finding.message
     assert ".tmp" not in finding.message
 
@@ -116,14 +115,14 @@ class TestRecord:
     ) -> None:
         path = self.unsound(store)
         before = path.read_bytes()
-        write = project_store.write
+        write = fixer.write_file
 
         def refuse(target: Path, data: bytes) -> None:
             if "records" in target.parts:
                 raise PermissionError(13, "Permission denied", str(target))
             write(target, data)
 
-        monkeypatch.setattr(project_store, "write", refuse)
+        monkeypatch.setattr(fixer, "write_file", refuse)
         (finding,) = fixer.fix([store.root], Layout.REPO).failures
         assert "can't write" in finding.message
         assert "records" in finding.message

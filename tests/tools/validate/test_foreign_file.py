@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.tools.validate.builder import NAME, Store
+from tools.store.workload import Layout
 from tools.validate.rules.foreign_file import RULE
-from tools.workload import Layout
 
 
 def test_what_belongs_there_is_fine(store: Store) -> None:

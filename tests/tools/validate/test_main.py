@@ -12,7 +12,7 @@ import pytest
 
 from tests.tools.validate.builder import H100, NAME, Store, table
 from tools.registry import RegistryError, load_devices
-from tools.store import canonical_config
+from tools.store.files import canonical_config
 from tools.validate import __main__ as command
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.tools.validate.builder import H100, NAME, Store
+from tools.store.workload import Layout
 from tools.validate.rules.one_spelling import RULE
-from tools.workload import Layout
 
 TIGHT = f"E=8,N=1024,device_name={H100},dtype=fp8_w8a8,block_shape=[128,128].json"
 SPACED = TIGHT.replace("128,128", "128, 128")

@@ -7,8 +7,8 @@ import os
 import pytest
 
 from tests.tools.validate.builder import Store
+from tools.store.workload import Layout
 from tools.validate.rules.readable_folder import RULE
-from tools.workload import Layout
 
 
 def test_folders_that_can_be_listed_are_fine(store: Store) -> None:

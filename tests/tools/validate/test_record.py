@@ -12,8 +12,8 @@ import pytest
 from tests.tools.validate.builder import H100, NAME, Store, as_nobody, described, table
 from tools.checkout import reference_triton
 from tools.findings import Severity
+from tools.store.workload import Layout, Workload
 from tools.validate.rules.record import RULE
-from tools.workload import Layout, Workload
 
 
 def test_a_matching_record_is_fine(store: Store) -> None:

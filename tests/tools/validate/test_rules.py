@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.tools.validate.builder import Store
+from tools.store.workload import Layout
 from tools.validate import rules
 from tools.validate.rules import RULES
-from tools.workload import Layout
 
 MODULES = sorted(path.stem for path in Path(rules.__file__).parent.glob("*.py") if path.stem != "__init__")
 

@@ -13,11 +13,11 @@ import pytest
 
 from tests.tools.validate.builder import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, devices, table
 from tools.findings import Severity
-from tools.store import discover
+from tools.store.files import discover
+from tools.store.workload import Layout
 from tools.validate import runner
 from tools.validate.model import FileRule, Issue, TreeRule
 from tools.validate.rules import coverage
-from tools.workload import Layout
 
 
 def crash(*_: object) -> Iterator[Issue]:

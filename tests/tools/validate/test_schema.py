@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.tools.validate.builder import ENTRY, Store, entry, table
+from tools.store.workload import Layout
 from tools.validate.rules.schema import RULE
-from tools.workload import Layout
 
 
 def test_a_tuned_file_is_fine(store: Store) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from tests.tools.validate.builder import NAME, Store
 from tools.findings import Severity
+from tools.store.workload import Layout
 from tools.validate.rules.skipped_file import RULE
-from tools.workload import Layout
 
 NAMES = (NAME.replace(".json", ".JSON"), f"{NAME}.bak", ".json")
 

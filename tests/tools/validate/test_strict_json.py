@@ -7,8 +7,8 @@ import os
 import pytest
 
 from tests.tools.validate.builder import NAME, Store
+from tools.store.workload import Layout
 from tools.validate.rules.strict_json import RULE
-from tools.workload import Layout
 
 
 def test_an_object_is_fine(store: Store) -> None:

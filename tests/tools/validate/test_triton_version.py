@@ -7,8 +7,8 @@ import json
 import pytest
 
 from tests.tools.validate.builder import Store, table
+from tools.store.workload import Layout
 from tools.validate.rules.triton_version import RULE
-from tools.workload import Layout
 
 
 @pytest.mark.parametrize(("layout", "count"), [(Layout.REPO, 1), (Layout.SGLANG, 1), (Layout.VLLM, 0)])

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.tools.validate.builder import H100, Store, entry
+from tools.store.workload import Layout
 from tools.validate.rules.values import RULE
-from tools.workload import Layout
 
 MI300 = "AMD_Instinct_MI300X"
 XE = "Intel(R)_Data_Center_GPU_Max_1550"

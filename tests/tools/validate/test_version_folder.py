@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.tools.validate.builder import Store
+from tools.store.workload import Layout
 from tools.validate.rules.version_folder import RULE
-from tools.workload import Layout
 
 
 @pytest.mark.parametrize("folder", ["triton_3_8_0", "triton_0_0_0", "triton_10_11_12"])

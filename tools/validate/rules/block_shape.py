@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools.config_file import ConfigFile
+from tools.store.config_file import ConfigFile
 from tools.validate.model import Context, FileRule, Issue
 
 

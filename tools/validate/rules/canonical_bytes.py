@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools import schemas
-from tools.config_file import ConfigFile
-from tools.store import canonical_config
+from tools.store import schemas
+from tools.store.config_file import ConfigFile
+from tools.store.files import canonical_config
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
 
 

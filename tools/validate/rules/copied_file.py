@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from tools.config_file import ConfigFile, Tree
 from tools.findings import Severity
-from tools.store import read, record_path, shown
+from tools.store.config_file import ConfigFile, Tree
+from tools.store.files import read_file, record_path, shown_path
 from tools.validate.model import Context, Issue, TreeRule
 
 
@@ -24,7 +24,7 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
         for file in group:
             other = next(o for o in group if _family(o, context) != _family(file, context))
             yield Issue(
-                f"the same launch configs as {shown(other.found.path)!r}, a file of an unrelated device",
+                f"the same launch configs as {shown_path(other.found.path)!r}, a file of an unrelated device",
                 "tune it on this device, or remove the copy",
                 Severity.WARNING,
                 path=file.found.path,
@@ -38,7 +38,7 @@ def _family(file: ConfigFile, context: Context) -> str:
 
 
 def _measured(file: ConfigFile) -> bool:
-    document = read(record_path(file.found.root, file.found.relative)).document
+    document = read_file(record_path(file.found.root, file.found.relative)).document
     return isinstance(document, dict) and document.get("source") == "measured"
 
 

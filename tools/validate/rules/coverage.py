@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tools.config_file import ConfigFile
+from tools.store.config_file import ConfigFile
 from tools.validate.model import Context, FileRule, Issue
 
 FIRST_AT_MOST = 1

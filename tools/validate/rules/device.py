@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools.config_file import ConfigFile
 from tools.findings import Severity
+from tools.store.config_file import ConfigFile
+from tools.store.workload import Layout, is_device_name
 from tools.validate.model import Context, FileRule, Issue
-from tools.workload import Layout, is_device_name
 
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:

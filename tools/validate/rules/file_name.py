@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools.config_file import ConfigFile
-from tools.store import printable
+from tools.store.config_file import ConfigFile
+from tools.store.files import printable
 from tools.validate.model import Context, FileRule, Issue
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools.config_file import Tree
-from tools.store import Role
+from tools.store.config_file import Tree
+from tools.store.tiers import Role
 from tools.validate.model import REPO_ONLY, Context, Issue, TreeRule
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from tools.config_file import Tree
+from tools.store.config_file import Tree
 from tools.validate.model import Context, Issue, TreeRule
 
 

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from tools.config_file import Tree
-from tools.store import Role, closed_folder
+from tools.store.config_file import Tree
+from tools.store.files import closed_folder
+from tools.store.tiers import Role
 from tools.validate.model import REPO_ONLY, Context, Issue, TreeRule
 
 

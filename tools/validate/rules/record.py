@@ -7,16 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from tools import schemas
 from tools.checkout import reference_triton
-from tools.config_file import ConfigFile
 from tools.findings import Severity
 from tools.kernel_hash import kernel_sha256
 from tools.registry import Device
-from tools.store import closed_folder, read, record_path, sha256, version_folder
-from tools.strict_json import Json
+from tools.store import schemas
+from tools.store.config_file import ConfigFile
+from tools.store.files import closed_folder, read_file, record_path, sha256, version_folder
+from tools.store.strict_json import Json
+from tools.store.workload import Workload
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
-from tools.workload import Workload
 
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
@@ -31,7 +31,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
             "a measured file comes with its record; for figures from elsewhere `nox -s convert` writes it",
         )
         return
-    content = read(path)
+    content = read_file(path)
     for fault in content.faults:
         yield Issue(str(fault), fault.fix, path=path)
     if content.faults:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from tools import schemas
-from tools.config_file import Tree
 from tools.registry import REGISTRY_FOLDER, RegistryError, load_devices, load_models
-from tools.store import REGISTRY, Role, read
+from tools.store import schemas
+from tools.store.config_file import Tree
+from tools.store.files import read_file
+from tools.store.tiers import REGISTRY, Role
 from tools.validate.model import REPO_ONLY, Context, Issue, TreeRule
 
 
@@ -20,7 +21,7 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
     for found in tree.others:
         if found.role is not Role.KNOWN or found.relative.parts[0] != REGISTRY:
             continue
-        content = read(found.path)
+        content = read_file(found.path)
         kind = found.path.stem
         for fault in content.faults:
             yield Issue(str(fault), fault.fix, path=found.path)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools import schemas
-from tools.config_file import ConfigFile
+from tools.store import schemas
+from tools.store.config_file import ConfigFile
 from tools.validate.model import Context, FileRule, Issue
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools.config_file import ConfigFile
 from tools.findings import Severity
 from tools.shared_memory import OLDEST_TRITON, SharedMemory, loop_bytes
-from tools.store import version_of_folder
+from tools.store.config_file import ConfigFile
+from tools.store.tiers import version_of_folder
+from tools.store.workload import MAX_DIMENSION
 from tools.validate.model import Context, FileRule, Issue
-from tools.workload import MAX_DIMENSION
 
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools.config_file import Tree
 from tools.findings import Severity
-from tools.store import Role
-from tools.tiers import why_skipped
+from tools.store.config_file import Tree
+from tools.store.tiers import Role, why_skipped
+from tools.store.workload import Layout
 from tools.validate.model import Context, Issue, TreeRule
-from tools.workload import Layout
 
 
 def check(tree: Tree, context: Context) -> Iterator[Issue]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools.config_file import ConfigFile
+from tools.store.config_file import ConfigFile
+from tools.store.workload import Layout
 from tools.validate.model import Context, FileRule, Issue
-from tools.workload import Layout
 
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:

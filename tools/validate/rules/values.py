@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools.config_file import ConfigFile
-from tools.launch_config import KEY_VENDOR, LaunchConfig
 from tools.registry import Device
+from tools.store.config_file import ConfigFile
+from tools.store.launch_config import KEY_VENDOR, LaunchConfig
+from tools.store.workload import Layout
 from tools.validate.model import Context, FileRule, Issue
-from tools.workload import Layout
 
 # Least and greatest value, both inclusive; the published files lie inside.
 POWERS_OF_TWO = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools.config_file import Tree
-from tools.store import version_of_folder
+from tools.store.config_file import Tree
+from tools.store.tiers import version_of_folder
+from tools.store.workload import Layout
 from tools.validate.model import Context, Issue, TreeRule
-from tools.workload import Layout
 
 
 def check(tree: Tree, context: Context) -> Iterator[Issue]:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from tools import store
-from tools.launch_config import LaunchConfig
-from tools.store import Content, Found, Role
-from tools.strict_json import Json
-from tools.workload import Layout, ParsedName, Workload, parse_file_name
+from tools.store.files import Content, read_file
+from tools.store.launch_config import LaunchConfig
+from tools.store.strict_json import Json
+from tools.store.tiers import Found, Role
+from tools.store.workload import Layout, ParsedName, Workload, parse_file_name
 
 _BATCH_SIZE = re.compile(r"[1-9][0-9]{0,6}", re.ASCII)
 
@@ -65,7 +65,7 @@ def load(found: Iterable[Found], layout: Layout) -> Tree:
     """Reads every tuned file once."""
     files = list(found)
     configs = tuple(
-        ConfigFile(file, parse_file_name(file.path.name, layout), store.read(file.path))
+        ConfigFile(file, parse_file_name(file.path.name, layout), read_file(file.path))
         for file in files
         if file.role is Role.CONFIG
     )

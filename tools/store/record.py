@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tools.strict_json import Json
+from tools.store.strict_json import Json
 
 
 def with_line(record: Mapping[str, Json], key: str, line: Mapping[str, Json], same: Sequence[str]) -> dict[str, Json]:

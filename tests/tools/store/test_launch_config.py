@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tools.validate.builder import ENTRY, entry
-from tools.launch_config import KEY_VENDOR, REQUIRED_KEYS, USUAL_BATCH_SIZES, LaunchConfig
+from tools.store.launch_config import KEY_VENDOR, REQUIRED_KEYS, USUAL_BATCH_SIZES, LaunchConfig
 
 OPTIONAL: dict[str, st.SearchStrategy[Any]] = {
     key: {"grf_mode": st.text(), "USE_TMA": st.booleans()}.get(key, st.integers())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.workload import (
+from tools.store.workload import (
     BLOCK_QUANTISED,
     LOOKED_UP_DTYPES,
     MAX_DIMENSION,

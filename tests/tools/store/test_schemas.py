@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.tools.validate.builder import entry, table
-from tools import schemas
+from tools.store import schemas
 
 
 @pytest.mark.parametrize("path", sorted(schemas.SCHEMA_FOLDER.glob("*.schema.json")), ids=lambda path: path.stem)

@@ -15,11 +15,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tools.validate.builder import NAME, as_nobody, entry, table
-from tools import store
 from tools.checkout import reference_triton
-from tools.launch_config import KEY_VENDOR, LaunchConfig
-from tools.store import Role
-from tools.workload import Layout
+from tools.store.files import (
+    MAX_BYTES,
+    Content,
+    canonical_config,
+    canonical_entries,
+    canonical_record,
+    closed_folder,
+    discover,
+    printable,
+    read_file,
+    record_path,
+    shown_path,
+    tuned_files_of_records,
+    version_folder,
+    write_file,
+)
+from tools.store.launch_config import KEY_VENDOR, LaunchConfig
+from tools.store.tiers import Role, version_of_folder
+from tools.store.workload import Layout
 
 SPACED = "größe und 形"
 
@@ -32,7 +47,7 @@ def tree(root: Path, *files: str) -> Path:
 
 
 def roles(root: Path, layout: Layout, *paths: Path) -> dict[str, Role]:
-    return {found.relative.as_posix(): found.role for found in store.discover(paths or [root], layout)}
+    return {found.relative.as_posix(): found.role for found in discover(paths or [root], layout)}
 
 
 class TestDiscover:
@@ -69,43 +84,43 @@ class TestDiscover:
     def test_a_file_has_the_same_place_whether_it_or_its_folder_is_named(self, tmp_path: Path, file: str) -> None:
         root = tree(tmp_path / "configs", file)
         for named in (root, root / file, (root / file).parent):
-            (found,) = store.discover([named], Layout.REPO)
+            (found,) = discover([named], Layout.REPO)
             assert (found.root, found.relative) == (root, PurePosixPath(file))
 
     def test_each_file_once_and_sorted(self, tmp_path: Path) -> None:
         root = tree(tmp_path, "b.json", "a.json")
-        found = store.discover([root / "b.json", root, root], Layout.REPO)
+        found = discover([root / "b.json", root, root], Layout.REPO)
         assert [file.path.name for file in found] == ["a.json", "b.json"]
 
     def test_relative_paths_mean_the_working_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tree(tmp_path / "configs", "legacy_configs/a.json")
         monkeypatch.chdir(tmp_path / "configs" / "legacy_configs")
         for named in (".", "..", "a.json"):
-            (found,) = store.discover([Path(named)], Layout.REPO)
+            (found,) = discover([Path(named)], Layout.REPO)
             assert found.relative == PurePosixPath("legacy_configs/a.json")
 
     def test_a_missing_path_raises(self, tmp_path: Path) -> None:
         for name in ("nothing", "x" * 300):
             with pytest.raises(FileNotFoundError):
-                store.discover([tmp_path / name], Layout.REPO)
+                discover([tmp_path / name], Layout.REPO)
 
     @pytest.mark.parametrize("named", ["..", "../configs", "../configs/a.json", "../configs/../configs/a.json"])
     def test_a_file_has_one_path_whatever_the_way_to_it(self, tmp_path: Path, named: str) -> None:
         root = tree(tmp_path / "configs", "a.json")
-        (found,) = store.discover([root / named, root], Layout.REPO)
+        (found,) = discover([root / named, root], Layout.REPO)
         assert found.path == root / "a.json"
 
     def test_two_dots_after_a_link_mean_what_they_mean_to_the_system(self, tmp_path: Path) -> None:
         root = tree(tmp_path / "elsewhere" / "configs", "a.json")
         (tmp_path / "link").symlink_to(root)
-        (found,) = store.discover([tmp_path / "link" / ".." / "configs"], Layout.REPO)
+        (found,) = discover([tmp_path / "link" / ".." / "configs"], Layout.REPO)
         assert found.path == root / "a.json"
 
     def test_the_tuned_files_of_records_are_found(self, tmp_path: Path) -> None:
         root = tree(tmp_path / "configs", "a.json", "records/a.json", "records/legacy_configs/gone.json")
-        (found,) = store.tuned_files_of_records(store.discover([root / "records"], Layout.REPO))
+        (found,) = tuned_files_of_records(discover([root / "records"], Layout.REPO))
         assert (found.path, found.role) == (root / "a.json", Role.CONFIG)
-        assert store.tuned_files_of_records(store.discover([root], Layout.REPO)) == []
+        assert tuned_files_of_records(discover([root], Layout.REPO)) == []
 
     def test_a_folder_that_can_not_be_entered_is_named(self) -> None:
         with tempfile.TemporaryDirectory() as name:
@@ -113,10 +128,10 @@ class TestDiscover:
             root.chmod(0o755)
             (root / "closed").chmod(0)
             with as_nobody():
-                assert store.closed_folder(root / "closed" / "deeper" / "a.json") == root / "closed"
-                assert store.closed_folder(root / "closed") is None
+                assert closed_folder(root / "closed" / "deeper" / "a.json") == root / "closed"
+                assert closed_folder(root / "closed") is None
                 with pytest.raises(PermissionError) as raised:
-                    store.discover([root / "closed" / "deeper"], Layout.REPO)
+                    discover([root / "closed" / "deeper"], Layout.REPO)
             (root / "closed").chmod(0o755)
         assert raised.value.filename == str(root / "closed")
 
@@ -139,18 +154,18 @@ class TestRead:
     def test_a_document_and_its_bytes(self, tmp_path: Path) -> None:
         path = tmp_path / f"{SPACED}.json"
         path.write_bytes(b'{"1": 2}')
-        assert store.read(path) == store.Content(b'{"1": 2}', {"1": 2}, ())
+        assert read_file(path) == Content(b'{"1": 2}', {"1": 2}, ())
 
-    @pytest.mark.parametrize(("size", "faults"), [(store.MAX_BYTES, 0), (store.MAX_BYTES + 1, 1), (50 * 1024**2, 1)])
+    @pytest.mark.parametrize(("size", "faults"), [(MAX_BYTES, 0), (MAX_BYTES + 1, 1), (50 * 1024**2, 1)])
     def test_up_to_a_megabyte(self, tmp_path: Path, size: int, faults: int) -> None:
         path = tmp_path / "a.json"
-        path.write_bytes(b"{}".ljust(min(size, store.MAX_BYTES + 1)))
+        path.write_bytes(b"{}".ljust(min(size, MAX_BYTES + 1)))
         os.truncate(path, size)
-        content = store.read(path)
+        content = read_file(path)
         assert len(content.faults) == faults
         if faults:
             assert content.data is None
-            assert content.faults[0].message == f"expected at most {store.MAX_BYTES} bytes, found {size}"
+            assert content.faults[0].message == f"expected at most {MAX_BYTES} bytes, found {size}"
             assert "tuned" not in content.faults[0].fix  # registries and records are read so too
 
     def test_whatever_is_no_file_is_a_fault(self, tmp_path: Path) -> None:
@@ -158,16 +173,16 @@ class TestRead:
         (tmp_path / "link").symlink_to("nothing")
         (tmp_path / "loop").symlink_to("loop")
         for name in (".", "pipe", "link", "loop", "missing", "x" * 300):
-            content = store.read(tmp_path / name)
+            content = read_file(tmp_path / name)
             assert (content.data, content.document, len(content.faults)) == (None, None, 1)
-        assert store.read(tmp_path / "missing").faults[0].message == "not found"
+        assert read_file(tmp_path / "missing").faults[0].message == "not found"
 
 
 class TestWrite:
     def test_folders_are_made_and_nothing_else_is_left(self, tmp_path: Path) -> None:
         path = tmp_path / SPACED / "deeper" / NAME
-        store.write(path, b"1")
-        store.write(path, b"22")
+        write_file(path, b"1")
+        write_file(path, b"22")
         assert path.read_bytes() == b"22"
         assert list(path.parent.iterdir()) == [path]
 
@@ -176,14 +191,14 @@ class TestWrite:
         self, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = tmp_path / NAME
-        store.write(path, b"old")
+        write_file(path, b"old")
 
         def fail(*_: Any) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, step, fail)
         with pytest.raises(OSError, match="No space left") as raised:
-            store.write(path, b"new")
+            write_file(path, b"new")
         assert raised.value.filename == str(path)
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
@@ -192,12 +207,12 @@ class TestWrite:
         (tmp_path / "a").touch()
         for name in ("a/b.json", "a/b/c.json"):
             with pytest.raises(NotADirectoryError, match="a file stands where a folder is needed"):
-                store.write(tmp_path / name, b"1")
+                write_file(tmp_path / name, b"1")
 
     def test_readers_see_whole_files_only(self, tmp_path: Path) -> None:
         path = tmp_path / NAME
         texts = [bytes([letter]) * 200_000 for letter in b"ab"]
-        store.write(path, texts[0])
+        write_file(path, texts[0])
         seen: set[bytes] = set()
         done = threading.Event()
 
@@ -208,7 +223,7 @@ class TestWrite:
         reader = threading.Thread(target=look)
         reader.start()
         for turn in range(60):
-            store.write(path, texts[turn % 2])
+            write_file(path, texts[turn % 2])
         done.set()
         reader.join()
         assert seen
@@ -216,10 +231,10 @@ class TestWrite:
 
     def test_a_new_file_is_readable_by_all_and_an_old_one_keeps_its_mode(self, tmp_path: Path) -> None:
         path = tmp_path / NAME
-        store.write(path, b"1")
+        write_file(path, b"1")
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         path.chmod(0o600)
-        store.write(path, b"2")
+        write_file(path, b"2")
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -236,23 +251,23 @@ configs = st.dictionaries(
 class TestCanonicalBytes:
     @given(configs)
     def test_they_are_idempotent_and_change_no_value(self, config: dict[str, dict[str, Any]]) -> None:
-        data = store.canonical_config(config)
+        data = canonical_config(config)
         read = json.loads(data)
         assert read == config
         assert repr(sorted((k, sorted(v.items())) for k, v in read.items())) == repr(
             sorted((k, sorted(v.items())) for k, v in config.items())
         )
-        assert store.canonical_config(read) == data
+        assert canonical_config(read) == data
 
     @given(configs, st.randoms())
     def test_the_order_at_the_start_does_not_matter(self, config: dict[str, dict[str, Any]], random: Any) -> None:
         keys = list(config)
         random.shuffle(keys)
         shuffled = {key: dict(reversed(config[key].items())) for key in keys}
-        assert store.canonical_config(shuffled) == store.canonical_config(config)
+        assert canonical_config(shuffled) == canonical_config(config)
 
     def test_batch_sizes_ascend_as_numbers_and_keys_have_their_order(self) -> None:
-        data = store.canonical_config({"16": dict(reversed(entry(SPLIT_K=1, num_ctas=1).items())), "9": entry()})
+        data = canonical_config({"16": dict(reversed(entry(SPLIT_K=1, num_ctas=1).items())), "9": entry()})
         assert data.decode().splitlines()[:9] == [
             "{",
             '    "9": {',
@@ -269,12 +284,12 @@ class TestCanonicalBytes:
 
     def test_launch_configs_are_written_the_same_way(self) -> None:
         entries = {int(key): LaunchConfig.from_entry(row) for key, row in table().items()}
-        assert store.canonical_entries(entries) == store.canonical_config(table())
+        assert canonical_entries(entries) == canonical_config(table())
 
     def test_a_record_keeps_its_order_and_letters_and_refuses_what_is_no_json(self) -> None:
-        assert store.canonical_record({"b": "é", "a": 1}) == '{\n    "b": "é",\n    "a": 1\n}\n'.encode()
+        assert canonical_record({"b": "é", "a": 1}) == '{\n    "b": "é",\n    "a": 1\n}\n'.encode()
         with pytest.raises(ValueError, match="JSON"):
-            store.canonical_record({"a": float("nan")})
+            canonical_record({"a": float("nan")})
 
 
 class TestNames:
@@ -289,39 +304,39 @@ class TestNames:
         ],
     )
     def test_a_versions_folder(self, version: str, folder: str) -> None:
-        assert store.version_folder(version) == folder
-        assert store.version_of_folder(folder) is not None
+        assert version_folder(version) == folder
+        assert version_of_folder(folder) is not None
 
     @pytest.mark.parametrize("version", ["", "3", "3.8", "v3.8.0", "3.8.x", "٣.8.0", "12345.0.0", "3.8.12345"])
     def test_what_is_no_version_raises_with_the_text(self, version: str) -> None:
         with pytest.raises(ValueError, match=r"expected X\.Y\.Z, found"):
-            store.version_folder(version)
+            version_folder(version)
 
     @pytest.mark.parametrize(
         "folder",
         ["", "triton_3_8", "triton_3_8_0_rc1", "triton_3_8_0\n", "Triton_3_8_0", "triton_٣_8_0", "triton_3_8_-1"],
     )
     def test_other_folders_have_no_version(self, folder: str) -> None:
-        assert store.version_of_folder(folder) is None
+        assert version_of_folder(folder) is None
 
     def test_the_reference_is_a_version(self) -> None:
-        assert store.version_of_folder(store.version_folder(reference_triton()))
+        assert version_of_folder(version_folder(reference_triton()))
 
     def test_a_records_place_mirrors_its_files(self) -> None:
         root = Path("configs")
-        assert store.record_path(root, PurePosixPath("triton_3_6_0/a.json")) == root / "records/triton_3_6_0/a.json"
+        assert record_path(root, PurePosixPath("triton_3_6_0/a.json")) == root / "records/triton_3_6_0/a.json"
 
     def test_paths_are_shown_from_the_working_directory_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        assert store.shown(tmp_path / SPACED / "a.json") == f"{SPACED}/a.json"
-        assert store.shown(Path("a.json")) == "a.json"
-        assert store.shown(Path("/elsewhere/a.json")) == "/elsewhere/a.json"
+        assert shown_path(tmp_path / SPACED / "a.json") == f"{SPACED}/a.json"
+        assert shown_path(Path("a.json")) == "a.json"
+        assert shown_path(Path("/elsewhere/a.json")) == "/elsewhere/a.json"
 
     @given(st.text() | st.binary().map(os.fsdecode))
     def test_shown_text_is_printable(self, text: str) -> None:
-        assert store.printable(text).isprintable()
+        assert printable(text).isprintable()
 
     @pytest.mark.parametrize(
         ("text", "shown"),
@@ -339,15 +354,15 @@ class TestNames:
         ],
     )
     def test_no_command_to_githubs_runner_survives(self, text: str, shown: str) -> None:
-        assert store.printable(text) == shown
-        assert store.printable(shown) == shown
+        assert printable(text) == shown
+        assert printable(shown) == shown
 
     @given(st.text("#[: \n"), st.text("#[:"))
     def test_not_even_where_two_texts_meet(self, one: str, other: str) -> None:
-        line = f"found {store.printable(one)} and {store.printable(other)}"
+        line = f"found {printable(one)} and {printable(other)}"
         assert "##[" not in line
-        assert not store.printable(one).lstrip().startswith("::")
+        assert not printable(one).lstrip().startswith("::")
 
     def test_letters_stay_as_they_are(self) -> None:
-        assert store.printable(SPACED) == SPACED
-        assert store.printable("a\n\udcff\u202e") == r"a\n\udcff\u202e"
+        assert printable(SPACED) == SPACED
+        assert printable("a\n\udcff\u202e") == r"a\n\udcff\u202e"

@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tools.workload import Layout
+from tools.store.workload import Layout
 
 LEGACY = "legacy_configs"
 RECORDS = "records"

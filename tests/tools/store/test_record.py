@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tools.record_lines import with_line
+from tools.store.record import with_line
 
 LINE = {"triton": "3.8.0", "date": "2026-11-24", "worst_loss_pct": 0.5}
 OTHER = {"triton": "3.7.0", "date": "2026-01-01", "worst_loss_pct": 1.0}

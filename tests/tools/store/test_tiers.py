@@ -6,9 +6,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tools import store
-from tools.tiers import Role, role_in_repo, role_of, root_of, why_skipped
-from tools.workload import Layout
+from tools.store.files import discover
+from tools.store.tiers import Role, role_in_repo, role_of, root_of, why_skipped
+from tools.store.workload import Layout
 
 NAME = "E=8,N=1,device_name=A.json"
 
@@ -63,13 +63,13 @@ def test_sglangs_root_is_below_the_folder_of_its_variable_and_what_lies_beside_i
     path = put(tmp_path, f"configs/triton_3_8_0/{NAME}")
     put(tmp_path, "layer.py")
     assert root_of(tmp_path, Layout.SGLANG) == tmp_path / "configs"
-    assert [found.path for found in store.discover([tmp_path], Layout.SGLANG)] == [path]
-    (found,) = store.discover([put(tmp_path, NAME)], Layout.SGLANG)
+    assert [found.path for found in discover([tmp_path], Layout.SGLANG)] == [path]
+    (found,) = discover([put(tmp_path, NAME)], Layout.SGLANG)
     assert (found.root, found.role) == (tmp_path, Role.SKIPPED)
 
 
 @pytest.mark.parametrize(("name", "reason"), [(f"sub/{NAME}", "in this place"), (f"{NAME}.bak", "under this name")])
 def test_the_reason_is_the_place_or_the_name(tmp_path: Path, name: str, reason: str) -> None:
     put(tmp_path, name)
-    (found,) = store.discover([tmp_path], Layout.VLLM)
+    (found,) = discover([tmp_path], Layout.VLLM)
     assert why_skipped(found, Layout.VLLM)[0] == f"not read by vLLM {reason}"

@@ -1,6 +1,6 @@
 """One launch config: the entry that a tuned file holds for a batch size.
 
-The key order is the canonical one, which `tools.store` writes. The allowed values are those that appear in 728
+The key order is the canonical one, which `tools.store.files` writes. The allowed values are those that appear in 728
 published files of vLLM and SGLang, plus the powers of two between them.
 """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jsonschema_rs
 
 from tools.checkout import CHECKOUT
-from tools.strict_json import Json
+from tools.store.strict_json import Json
 
 SCHEMA_FOLDER = CHECKOUT / "schema"
 

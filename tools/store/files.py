@@ -18,16 +18,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tools.launch_config import KEY_VENDOR, LaunchConfig
-from tools.strict_json import Fault, Json, parse
-from tools.tiers import LEGACY as LEGACY
-from tools.tiers import RECORDS as RECORDS
-from tools.tiers import REGISTRY as REGISTRY
-from tools.tiers import Found as Found
-from tools.tiers import Role as Role
-from tools.tiers import role_of, root_of
-from tools.tiers import version_of_folder as version_of_folder
-from tools.workload import Layout
+from tools.store.launch_config import KEY_VENDOR, LaunchConfig
+from tools.store.strict_json import Fault, Json, parse
+from tools.store.tiers import RECORDS, Found, Role, role_of, root_of
+from tools.store.workload import Layout
 
 _COMMAND = re.compile(r"^(\s*:):")
 _OLD_COMMAND = re.compile(r"(?<=#)[#\[]")
@@ -38,7 +32,7 @@ MAX_BYTES = 1024 * 1024
 """The store's files have a few kilobytes; whatever is larger than this is not read."""
 
 
-def shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
     """The path as findings name it: relative to the working directory where it lies below it, on one line."""
     absolute = str(path.absolute())
     prefix = f"{Path.cwd()}{os.sep}"
@@ -149,7 +143,7 @@ class Content:
     faults: tuple[Fault, ...]
 
 
-def read(path: Path) -> Content:
+def read_file(path: Path) -> Content:
     """Reads a JSON file of the store. Never raises: whatever goes wrong is a fault."""
     try:
         mode = path.lstat().st_mode
@@ -213,7 +207,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Writes a whole file or nothing: readers see the old bytes or the new ones, never a part.
 
     OSError: it can't be written; its `filename` is `path`, whatever step failed.
