@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tools.syntax_tree import first_line, free_names
+from tools.launch.syntax_tree import first_line, free_names
 
 KERNEL_NAME = "fused_moe_kernel"
 _HEADER = "import triton\nimport triton.language as tl\n"

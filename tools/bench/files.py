@@ -22,8 +22,8 @@ from tools.bench.timing import Policy, capture, measure_series
 from tools.bench.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, Verdict, duel
 from tools.compile.outcome import ConstraintError, Status
 from tools.compile.pool import CompilePool
-from tools.heuristics import clamped
-from tools.registry import Target
+from tools.launch.heuristics import clamped
+from tools.registry.registry import Target
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 

@@ -18,9 +18,9 @@ from tools.bench.contestants import (
 from tools.bench.files_request import FilesRequest
 from tools.bench.layer import LayerShape
 from tools.bench.request import RequestError
-from tools.heuristics import clamped
-from tools.registry import Device, load_models
-from tools.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
+from tools.launch.heuristics import clamped
+from tools.registry.registry import Device, load_models
+from tools.registry.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
 from tools.store.config_file import ConfigFile, load
 from tools.store.files import discover, printable, read_file, record_path, shown_path
 from tools.store.tiers import Role, why_skipped

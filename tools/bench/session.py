@@ -20,8 +20,8 @@ from tools.bench.request import Request, RequestError, WorkloadRequest, read_wor
 from tools.bench.results import WorkloadResult
 from tools.bench.spread import spread
 from tools.compile.pool import CompilePool
-from tools.kernel_hash import kernel_sha256
-from tools.registry import Device, load_models, normalise_device_name
+from tools.launch.kernel_hash import kernel_sha256
+from tools.registry.registry import Device, load_models, normalise_device_name
 
 
 def run(request: Request, argv: Sequence[str], progress: Callable[[str], None]) -> tuple[Report, str]:

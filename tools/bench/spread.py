@@ -6,8 +6,8 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 
-from tools.axes import NVIDIA
-from tools.shared_memory import loop_bytes
+from tools.launch.axes import NVIDIA
+from tools.launch.shared_memory import loop_bytes
 from tools.store.launch_config import REQUIRED_KEYS, LaunchConfig
 
 # Of each hundred drawn configs; narrow tiles serve decode, the widest hardly ever wins.

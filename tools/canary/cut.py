@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import MappingProxyType
 
-from tools.syntax_tree import free_names
+from tools.launch.syntax_tree import free_names
 
 Import = ast.Import | ast.ImportFrom
 Read = Callable[[str], str | None]

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from tools.checkout import reference_triton
 from tools.findings import Finding, Severity
-from tools.registry import ModelRegistry
-from tools.sharding import explain_pair
+from tools.registry.registry import ModelRegistry
+from tools.registry.sharding import explain_pair
 from tools.store import schemas
 from tools.store.files import (
     canonical_config,

@@ -1,1 +1,1 @@
-"""The store's formats and where its files lie: names, launch configs, records, tiers, and the only reader and writer."""
+"""The store's formats (names, launch configs, records), where its files lie, and their only reader and writer."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench.figures import quantile
-from tools.kernel_hash import kernel_sha256
+from tools.launch.kernel_hash import kernel_sha256
 from tools.store.files import canonical_entries, canonical_record, shown_path, write_file
 from tools.store.record import with_line
 from tools.store.strict_json import Json

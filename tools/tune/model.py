@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kernels.problem import QuantMode, Routing
-from tools.axes import COMMON_GROUP_SIZE
 from tools.compile.outcome import Status
-from tools.registry import Target
+from tools.launch.axes import COMMON_GROUP_SIZE
+from tools.registry.registry import Target
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape, Workload
 

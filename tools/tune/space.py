@@ -1,4 +1,4 @@
-"""The space a tuner searches: `tools.axes` and named constraints that say why a candidate is out. Pure."""
+"""The space a tuner searches: `tools.launch.axes` and named constraints that say why a candidate is out. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch import check_launch
-from tools.axes import AMD, NVIDIA, Axes
-from tools.shared_memory import loop_bytes
+from tools.launch.axes import AMD, NVIDIA, Axes
+from tools.launch.shared_memory import loop_bytes
 from tools.store.launch_config import LaunchConfig
 from tools.tune.model import Subject
 

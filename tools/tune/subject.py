@@ -11,9 +11,16 @@ from typing import Any
 from kernels.problem import QuantMode
 from tools import plain_file
 from tools.console import reason_of
-from tools.heuristics import UnknownHeuristicError, vllm_heuristic
-from tools.registry import DeviceRegistry, Model, ModelRegistry, Quantisation, RegistryError, normalise_device_name
-from tools.sharding import Engine, ShardError, explain_pair, shard
+from tools.launch.heuristics import UnknownHeuristicError, vllm_heuristic
+from tools.registry.registry import (
+    DeviceRegistry,
+    Model,
+    ModelRegistry,
+    Quantisation,
+    RegistryError,
+    normalise_device_name,
+)
+from tools.registry.sharding import Engine, ShardError, explain_pair, shard
 from tools.store.files import printable
 from tools.store.workload import MAX_DIMENSION, Shape, Workload
 from tools.tune.model import NamedShape, Subject

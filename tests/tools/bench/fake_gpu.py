@@ -13,7 +13,7 @@ import pytest
 from tools.bench import ceilings, files, files_session
 from tools.bench.files import Arena, Match, verdict
 from tools.bench.verdict import RowVerdict
-from tools.heuristics import clamped
+from tools.launch.heuristics import clamped
 from tools.store.launch_config import LaunchConfig
 
 H100 = "NVIDIA H100 80GB HBM3"

@@ -22,8 +22,8 @@ from tools.bench.contestants import (
     read,
     told_apart,
 )
-from tools.heuristics import sglang_heuristic, vllm_heuristic
-from tools.registry import load_devices
+from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
+from tools.registry.registry import load_devices
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 

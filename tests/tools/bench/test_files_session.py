@@ -16,8 +16,8 @@ from tests.tools.bench.fake_gpu import H100, FakeGpu, fake_torch
 from tests.tools.validate.builder import NAME, Store, entry, table
 from tools.bench import __main__ as command
 from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE
-from tools.kernel_hash import kernel_sha256
-from tools.registry import RegistryError, Target
+from tools.launch.kernel_hash import kernel_sha256
+from tools.registry.registry import RegistryError, Target
 from tools.store import schemas
 from tools.store.launch_config import LaunchConfig
 from tools.validate.rules import record as record_rule

@@ -10,7 +10,7 @@ import pytest
 
 from kernels.problem import QuantMode
 from tools.bench.request import BATCH_SIZES, RequestError, parse, read_workload
-from tools.registry import load_models
+from tools.registry.registry import load_models
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = ["--kernel", "vllm=a/fused_moe.py", "--workload", "Qwen/Qwen3-30B-A3B tp=1"]

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from tools.bench.spread import spread
-from tools.shared_memory import loop_bytes
+from tools.launch.shared_memory import loop_bytes
 from tools.store.launch_config import LaunchConfig
 
 H100_SMEM_BYTES = 232448

@@ -15,7 +15,7 @@ from kernels.launch import LaunchConfig, QuantMode, Routing, up_and_down
 from tools.bench.contenders import CompileLaunch, OwnKernel, Problem
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
-from tools.registry import Target
+from tools.registry.registry import Target
 
 ROOT = Path(__file__).resolve().parents[3]
 TARGET = Target("cuda", 90, 32)

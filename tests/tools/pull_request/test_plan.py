@@ -17,8 +17,8 @@ from tools.pull_request.plan import (
     registered_shapes,
     shapes_of,
 )
-from tools.registry import ModelRegistry, load_models
-from tools.sharding import PARALLEL_SIZES
+from tools.registry.registry import ModelRegistry, load_models
+from tools.registry.sharding import PARALLEL_SIZES
 from tools.store import schemas
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape, Workload

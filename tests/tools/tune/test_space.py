@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from kernels.problem import QuantMode
-from tools.axes import COMMON_GROUP_SIZE
-from tools.registry import load_devices, load_models
+from tools.launch.axes import COMMON_GROUP_SIZE
+from tools.registry.registry import load_devices, load_models
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.model import NamedShape, Subject

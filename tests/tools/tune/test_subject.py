@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kernels.problem import QuantMode
-from tools.registry import Target, load_devices, load_models
+from tools.registry.registry import Target, load_devices, load_models
 from tools.store.workload import Shape
 from tools.tune.subject import (
     ConfigJsonSource,

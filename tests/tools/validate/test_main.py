@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.tools.validate.builder import H100, NAME, Store, table
-from tools.registry import RegistryError, load_devices
+from tools.registry.registry import RegistryError, load_devices
 from tools.store.files import canonical_config
 from tools.validate import __main__ as command
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from tools.registry import REGISTRY_FOLDER, RegistryError, load_devices, load_models
+from tools.registry.registry import REGISTRY_FOLDER, RegistryError, load_devices, load_models
 from tools.store import schemas
 from tools.store.config_file import Tree
 from tools.store.files import read_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tools.findings import Severity
-from tools.shared_memory import OLDEST_TRITON, SharedMemory, loop_bytes
+from tools.launch.shared_memory import OLDEST_TRITON, SharedMemory, loop_bytes
 from tools.store.config_file import ConfigFile
 from tools.store.tiers import version_of_folder
 from tools.store.workload import MAX_DIMENSION

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.kernel_hash import KERNEL_MODULE, hash_source, kernel_sha256
+from tools.launch.kernel_hash import KERNEL_MODULE, hash_source, kernel_sha256
 
 SOURCE = '''
 import triton
@@ -77,7 +77,7 @@ def test_the_shipped_kernel_has_one_and_its_functions_are_found() -> None:
 
 def test_it_needs_neither_triton_nor_torch() -> None:
     code = (
-        "import sys; from tools.kernel_hash import kernel_sha256; kernel_sha256();"
+        "import sys; from tools.launch.kernel_hash import kernel_sha256; kernel_sha256();"
         "sys.exit(bool({'triton', 'torch'} & set(sys.modules)))"
     )
     root = Path(__file__).resolve().parents[2]

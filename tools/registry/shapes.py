@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kernels.problem import QuantMode
-from tools.registry import ModelRegistry
-from tools.sharding import explain_pair
+from tools.registry.registry import ModelRegistry
+from tools.registry.sharding import explain_pair
 from tools.store.config_file import ConfigFile
 from tools.store.files import read_file, record_path
 from tools.store.workload import Shape, Workload

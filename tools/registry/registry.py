@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tools.checkout import CONFIGS
-from tools.registry_rows import RegistryError, Row, check_order, check_unique, read_rows
+from tools.registry.rows import RegistryError, Row, check_order, check_unique, read_rows
 
 __all__ = [
     "Device",
@@ -237,11 +237,3 @@ def _near(name: str, known: Iterable[str]) -> list[str]:
 def _unknown(kind: str, name: str, near: list[str], where: str) -> str:
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     return f"{kind}: expected one of {where}, found {name!r}. {hint}Fix: correct the name, or add the {kind} there."
-
-
-if __name__ == "__main__":
-    # Imported here, not above: the report imports this module under its own name.
-    from tools.console import run
-    from tools.registry_report import main
-
-    run(main)

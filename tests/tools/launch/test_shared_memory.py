@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.shared_memory import loop_bytes
+from tools.launch.shared_memory import loop_bytes
 from tools.store.launch_config import LaunchConfig
 
 # arch, dtype, block scales, BLOCK_SIZE_M, N, K, warps, stages, bytes that the compiler reserves

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tools.registry import Model, ModelRegistry, Quantisation, load_models
-from tools.sharding import Engine, Explanation, ShardError, explain_pair, shard
+from tools.registry.registry import Model, ModelRegistry, Quantisation, load_models
+from tools.registry.sharding import Engine, Explanation, ShardError, explain_pair, shard
 from tools.store.workload import Layout, Shape, Workload
 
 H100 = "NVIDIA_H100_80GB_HBM3"

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tools.syntax_tree import first_line, free_names
+from tools.launch.syntax_tree import first_line, free_names
 
 
 @pytest.mark.parametrize(

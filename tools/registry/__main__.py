@@ -1,4 +1,4 @@
-"""`python -m tools.registry`: which model explains each (E, N) of a folder's files, or one model's shard."""
+"""`python -m tools.registry.registry`: which model explains each (E, N) of a folder's files, or one model's shard."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tools.checkout import CONFIGS
-from tools.console import path_argument
+from tools.console import path_argument, run
 from tools.findings import counted, emit
-from tools.registry import ModelRegistry, Quantisation, RegistryError, load_devices, load_models
-from tools.sharding import Engine, Explanation, ShardError, explain_pair, shard
+from tools.registry.registry import ModelRegistry, Quantisation, RegistryError, load_devices, load_models
+from tools.registry.sharding import Engine, Explanation, ShardError, explain_pair, shard
 from tools.store.files import printable, shown_path, walk
 from tools.store.tiers import RECORDS, REGISTRY
 from tools.store.workload import Layout
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.registry", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.registry.registry", description=__doc__)
     add = parser.add_argument
     add("folder", nargs="?", type=path_argument, default=CONFIGS, help="files to explain (configs/)")
     add("--layout", choices=[*Layout], type=Layout, default=Layout.REPO, help="whose int4 names")
@@ -152,3 +152,7 @@ def _shown(explanations: tuple[Explanation, ...]) -> str:
         return "UNEXPLAINED"
     more = f"; and {len(explanations) - SHOWN} more" if len(explanations) > SHOWN else ""
     return "; ".join(map(str, explanations[:SHOWN])) + more
+
+
+if __name__ == "__main__":
+    run(main)

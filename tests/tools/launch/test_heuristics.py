@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tools.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
+from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 

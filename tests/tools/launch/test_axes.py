@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 
-from tools.axes import AMD, COMMON_GROUP_SIZE, NVIDIA, Axes
+from tools.launch.axes import AMD, COMMON_GROUP_SIZE, NVIDIA, Axes
 from tools.store.launch_config import KEY_VENDOR, REQUIRED_KEYS
 
 

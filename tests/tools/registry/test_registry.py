@@ -10,7 +10,8 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from tools.registry import (
+from tools.registry.__main__ import main, report
+from tools.registry.registry import (
     REGISTRY_FOLDER,
     DeviceRegistry,
     ModelRegistry,
@@ -20,8 +21,7 @@ from tools.registry import (
     load_models,
     normalise_device_name,
 )
-from tools.registry_report import main, report
-from tools.sharding import Explanation
+from tools.registry.sharding import Explanation
 from tools.store.files import MAX_BYTES
 from tools.store.workload import Layout
 

@@ -1,0 +1,1 @@
+"""Launch configs as the kernel takes them: search space, the engines' heuristics, shared memory, the kernel's hash."""
