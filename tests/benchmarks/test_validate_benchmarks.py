@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from tests.tools.validate.builder import Store, table
+from tools.checkout import CHECKOUT
 
 pytest.importorskip("pytest_benchmark")
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = 1000
 DEVICES = ("NVIDIA_H200", "NVIDIA_H100_80GB_HBM3", "NVIDIA_B200", "AMD_Instinct_MI300X")
 
@@ -26,7 +26,7 @@ DEVICES = ("NVIDIA_H200", "NVIDIA_H100_80GB_HBM3", "NVIDIA_B200", "AMD_Instinct_
 def validate(root: Path) -> tuple[int, float, dict[str, Any]]:
     """Exit code, peak memory in MB and report of a child process."""
     command = [sys.executable, "-m", "tools.validate", str(root), "--format", "json"]
-    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    child = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE)
     assert child.stdout is not None
     report = json.loads(child.stdout.read())
     child.stdout.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
+from tools.checkout import CHECKOUT
 
 # name: (text in the kernel, what it becomes)
 MUTATIONS = {
@@ -32,11 +32,11 @@ TESTS = "test_every_mode_at_odd_sizes or test_experts_of_other_ranks"
 
 
 def run_suite_on(kernel_source: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    shutil.copytree(ROOT / "kernels", folder / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CHECKOUT / "kernels", folder / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
     tests = folder / "tests" / "kernels"
     tests.mkdir(parents=True)
     for name in ("conftest.py", "test_fused_moe_kernel.py"):
-        shutil.copy(ROOT / "tests" / "kernels" / name, tests)
+        shutil.copy(CHECKOUT / "tests" / "kernels" / name, tests)
     (folder / "kernels" / "fused_moe_kernel.py").write_text(kernel_source)
     (folder / "pytest.ini").write_text("[pytest]\npythonpath = .\nmarkers = gpu: needs a GPU\n")
     return subprocess.run(
@@ -55,7 +55,7 @@ def run_suite_on(kernel_source: str, folder: Path) -> subprocess.CompletedProces
 
 @pytest.fixture(scope="module")
 def source() -> str:
-    return (ROOT / "kernels" / "fused_moe_kernel.py").read_text()
+    return (CHECKOUT / "kernels" / "fused_moe_kernel.py").read_text()
 
 
 def test_the_kernel_as_it_is_passes(source: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fused_moe_configs import get_config_file_name
-from tools.registry.registry import normalise_device_name
+from tools.registry.devices import normalise_device_name
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tools.checkout import CHECKOUT
+
 SCHEMAS = {
     path.name.removesuffix(".schema.json"): json.loads(path.read_text("utf-8"))
-    for path in sorted((ROOT / "schema").glob("*.schema.json"))
+    for path in sorted((CHECKOUT / "schema").glob("*.schema.json"))
 }
-FIXTURES = ROOT / "tests" / "schema" / "fixtures"
+FIXTURES = CHECKOUT / "tests" / "schema" / "fixtures"
 
 Pointer = tuple[str | int, ...]
 

@@ -14,9 +14,8 @@ import pytest
 
 from tests.tools import children
 from tests.tools.processes import wait_until_dead
+from tools.checkout import CHECKOUT
 from tools.child_process import MAX_LOG_BYTES, Child, read_log, start, tail, usable_cores
-
-ROOT = Path(__file__).resolve().parents[2]
 
 Start = Callable[..., Child]
 
@@ -110,7 +109,7 @@ class TestKill:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
 def test_a_hanging_child_does_not_outlive_a_killed_parent(tmp_path: Path, log: str) -> None:
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\n"
         "from tests.tools import children\nfrom tools.child_process import start\n"
         f"child = start(children.hang, {log!r})\n"
         "print(*child.connection.recv(), flush=True)\nchild.connection.recv()\n"
@@ -161,7 +160,7 @@ def test_only_the_cores_of_its_share_are_usable() -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=ROOT,
+        cwd=CHECKOUT,
     )
     assert answer.stdout == "1\n"
     assert usable_cores() == len(os.sched_getaffinity(0))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tools.bench import files_request, request
 from tools.bench.request import RequestError
 from tools.console import run, say
-from tools.registry.registry import RegistryError
+from tools.registry.reading import RegistryError
 from tools.store.files import printable
 
 

@@ -28,7 +28,7 @@ from kernels.launch import (
 )
 from tools.bench.engine_kernel import EngineKernelError, cut, load_kernel
 from tools.compile.outcome import ConstraintError
-from tools.registry.registry import Target
+from tools.registry.devices import Target
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tools.console import reason_of
 from tools.launch.heuristics import UnknownHeuristicError, sglang_heuristic, vllm_heuristic
-from tools.registry.registry import Device
+from tools.registry.devices import Device
 from tools.store.config_file import ConfigFile
 from tools.store.files import Content, discover, printable, read_file
 from tools.store.launch_config import LaunchConfig

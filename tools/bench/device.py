@@ -8,7 +8,7 @@ from typing import Any
 
 from tools.bench.layer import LayerShape
 from tools.bench.request import RequestError
-from tools.registry.registry import Device, load_devices
+from tools.registry.devices import Device, load_devices
 
 BUSY_BYTES = 2 << 30
 

@@ -22,7 +22,7 @@ from tools.bench.row import RowBench
 from tools.bench.timing import Policy, capture, measure
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
-from tools.registry.registry import Target
+from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 
 FINALISTS = 5

@@ -23,7 +23,7 @@ from tools.bench.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, 
 from tools.compile.outcome import ConstraintError, Status
 from tools.compile.pool import CompilePool
 from tools.launch.heuristics import clamped
-from tools.registry.registry import Target
+from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 

@@ -19,7 +19,8 @@ from tools.bench.files_request import FilesRequest
 from tools.bench.layer import LayerShape
 from tools.bench.request import RequestError
 from tools.launch.heuristics import clamped
-from tools.registry.registry import Device, load_models
+from tools.registry.devices import Device
+from tools.registry.models import load_models
 from tools.registry.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
 from tools.store.config_file import ConfigFile, load
 from tools.store.files import discover, printable, read_file, record_path, shown_path

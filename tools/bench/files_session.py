@@ -23,7 +23,7 @@ from tools.bench.request import RequestError
 from tools.bench.verdict import RowVerdict
 from tools.compile.pool import CompilePool
 from tools.launch.kernel_hash import kernel_sha256
-from tools.registry.registry import Device, normalise_device_name
+from tools.registry.devices import Device, normalise_device_name
 from tools.store.files import shown_path
 
 

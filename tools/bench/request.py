@@ -11,7 +11,8 @@ from pathlib import Path
 from kernels.problem import QuantMode
 from tools.child_process import usable_cores
 from tools.console import path_argument
-from tools.registry.registry import Model, ModelRegistry, RegistryError
+from tools.registry.models import Model, ModelRegistry
+from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine, Shard, ShardError, shard
 
 BATCH_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)

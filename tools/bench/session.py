@@ -21,7 +21,8 @@ from tools.bench.results import WorkloadResult
 from tools.bench.spread import spread
 from tools.compile.pool import CompilePool
 from tools.launch.kernel_hash import kernel_sha256
-from tools.registry.registry import Device, load_models, normalise_device_name
+from tools.registry.devices import Device, normalise_device_name
+from tools.registry.models import load_models
 
 
 def run(request: Request, argv: Sequence[str], progress: Callable[[str], None]) -> tuple[Report, str]:

@@ -21,7 +21,8 @@ from tools.canary.package import Package, PackageError, open_package
 from tools.canary.session import EngineReport, Store, check
 from tools.checkout import reference_triton
 from tools.console import path_argument, run
-from tools.registry.registry import RegistryError, load_devices
+from tools.registry.devices import load_devices
+from tools.registry.reading import RegistryError
 from tools.store.files import discover, printable, write_file
 from tools.store.tiers import Role, version_of_folder
 from tools.store.workload import Layout, parse_file_name

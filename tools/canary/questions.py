@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from tools.registry.registry import DeviceRegistry
+from tools.registry.devices import DeviceRegistry
 from tools.store.tiers import version_of_folder
 from tools.store.workload import Layout, Workload, parse_file_name
 

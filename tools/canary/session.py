@@ -15,7 +15,7 @@ from tools.canary.engines import WANTED, Engine
 from tools.canary.package import Package
 from tools.canary.process import ProcessError
 from tools.canary.questions import NO_VERSION_FOLDER, Question
-from tools.registry.registry import DeviceRegistry
+from tools.registry.devices import DeviceRegistry
 from tools.store.workload import Layout, Workload
 
 

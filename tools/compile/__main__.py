@@ -16,7 +16,9 @@ from tools.compile.pool import DEFAULT_TIMEOUT_S, CompilePool
 from tools.compile.since import SinceError, changed_since, concerned
 from tools.console import reason_of, run
 from tools.findings import FORMATS, Report, ordered
-from tools.registry.registry import RegistryError, load_devices, load_models
+from tools.registry.devices import load_devices
+from tools.registry.models import load_models
+from tools.registry.reading import RegistryError
 from tools.store.config_file import load
 from tools.store.files import discover, printable
 from tools.store.workload import Layout

@@ -13,7 +13,8 @@ from tools.compile.plan import Kernel, Note, Plan, Rejected, make_plan
 from tools.compile.pool import CompilePool
 from tools.compile.rules import judge, rows_text
 from tools.findings import Finding, Report, Severity, ordered
-from tools.registry.registry import DeviceRegistry, ModelRegistry
+from tools.registry.devices import DeviceRegistry
+from tools.registry.models import ModelRegistry
 from tools.store.config_file import ConfigFile
 from tools.store.files import shown_path, version_folder
 from tools.store.tiers import version_of_folder

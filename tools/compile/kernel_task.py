@@ -16,7 +16,7 @@ from kernels.launch import (
     pointer_stand_ins,
 )
 from tools.compile.outcome import ConstraintError
-from tools.registry.registry import Target
+from tools.registry.devices import Target
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
-from tools.registry.registry import Target
+from tools.registry.devices import Target
 
 
 class NoGPU(DriverBase):  # type: ignore[misc]  # Triton carries no types

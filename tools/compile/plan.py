@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from kernels.launch import LaunchConfig, QuantMode, Routing, up_and_down
 from tools.compile.kernel_task import KernelTask
-from tools.registry.registry import DeviceRegistry, ModelRegistry, Target
+from tools.registry.devices import DeviceRegistry, Target
+from tools.registry.models import ModelRegistry
 from tools.registry.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
 from tools.store.config_file import ConfigFile
 from tools.store.workload import Shape, Workload

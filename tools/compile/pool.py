@@ -23,7 +23,7 @@ from typing import Any, Protocol, Self
 from tools import child_process
 from tools.compile.outcome import Outcome, Status
 from tools.compile.worker import main
-from tools.registry.registry import Target
+from tools.registry.devices import Target
 
 DEFAULT_TIMEOUT_S = 60.0
 MAX_TASKS_PER_WORKER = 250

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tools.compile.outcome import SPILL_LIMIT_BYTES, Outcome, Resources, Status
 from tools.compile.plan import Kernel, Row
 from tools.findings import Finding, Severity
-from tools.registry.registry import Device, DeviceRegistry
+from tools.registry.devices import Device, DeviceRegistry
 from tools.store.files import shown_path
 
 GAVE_UP_REGISTERS = 32

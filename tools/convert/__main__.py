@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from tools.console import path_argument, reason_of, run
 from tools.convert import converter
 from tools.findings import Finding, Report, as_text, counted, emit
-from tools.registry.registry import RegistryError, load_models
+from tools.registry.models import load_models
+from tools.registry.reading import RegistryError
 from tools.store.files import discover, printable
 from tools.store.tiers import Role
 from tools.store.workload import Layout

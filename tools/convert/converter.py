@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from tools.checkout import reference_triton
 from tools.findings import Finding, Severity
-from tools.registry.registry import ModelRegistry
+from tools.registry.models import ModelRegistry
 from tools.registry.sharding import explain_pair
 from tools.store import schemas
 from tools.store.files import (

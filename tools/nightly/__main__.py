@@ -21,7 +21,9 @@ from tools.nightly.files import NightlyError
 from tools.pull_request.artifacts import results_of
 from tools.pull_request.documents import DocumentError, plan_json, read_plan, why_too_large
 from tools.pull_request.runners import RunnersError, with_runner
-from tools.registry.registry import RegistryError, load_devices, load_models
+from tools.registry.devices import load_devices
+from tools.registry.models import load_models
+from tools.registry.reading import RegistryError
 from tools.step_output import hand_on
 from tools.store.files import shown_path, write_file
 

@@ -21,7 +21,9 @@ from tools.pull_request.plan import Plan, Registries
 from tools.pull_request.plan_session import Outcome, Request, Rules, make_plan
 from tools.pull_request.runners import RunnersError, with_runner
 from tools.pull_request.wording import shown
-from tools.registry.registry import RegistryError, load_devices, load_models
+from tools.registry.devices import load_devices
+from tools.registry.models import load_models
+from tools.registry.reading import RegistryError
 from tools.revisions import is_sha
 from tools.step_output import hand_on
 from tools.store.files import printable, shown_path, write_file

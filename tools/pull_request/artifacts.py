@@ -20,7 +20,7 @@ from tools.pull_request.documents import (
     read_results,
     shortened,
 )
-from tools.registry.registry import DeviceRegistry, load_devices
+from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store.files import shown_path
 
 MAX_FILES = 4096

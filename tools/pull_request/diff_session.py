@@ -10,7 +10,8 @@ from tools.pull_request.changes import ROOT, Change, below_root, changes, config
 from tools.pull_request.commit import REGULAR, Entry, Repository
 from tools.pull_request.diff import Diff, ModeChange, coverage, file_changes, grouped
 from tools.pull_request.files import Version
-from tools.registry.registry import DeviceRegistry, ModelRegistry
+from tools.registry.devices import DeviceRegistry
+from tools.registry.models import ModelRegistry
 from tools.store.tiers import Role, role_in_repo
 
 

@@ -16,7 +16,7 @@ from tools.pull_request.children import run_tool
 from tools.pull_request.documents import DEFAULT_TIER, PlannedFile
 from tools.pull_request.judgement import Benched
 from tools.pull_request.site import Bench, NotMeasuredError
-from tools.registry.registry import load_devices
+from tools.registry.devices import load_devices
 from tools.store.files import canonical_entries, canonical_record, version_folder, write_file
 from tools.store.strict_json import Json
 from tools.store.tiers import LEGACY, RECORDS

@@ -15,7 +15,8 @@ from tools.findings import Finding
 from tools.pull_request.changes import config_path, records_path, refused
 from tools.pull_request.files import Version
 from tools.pull_request.gate import unearned, writes_verified
-from tools.registry.registry import Device, DeviceRegistry, ModelRegistry
+from tools.registry.devices import Device, DeviceRegistry
+from tools.registry.models import ModelRegistry
 from tools.registry.sharding import explain_pair
 from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tools.findings import Finding, Severity
 from tools.pull_request.wording import shown
-from tools.registry.registry import DeviceRegistry
+from tools.registry.devices import DeviceRegistry
 from tools.store.files import shown_path
 from tools.store.workload import Layout
 from tools.validate import runner

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.pull_request.wording import shown
-from tools.registry.registry import DeviceRegistry
+from tools.registry.devices import DeviceRegistry
 
 
 class RunnersError(ValueError):

@@ -1,4 +1,4 @@
-"""`python -m tools.registry.registry`: which model explains each (E, N) of a folder's files, or one model's shard."""
+"""`python -m tools.registry.models`: which model explains each (E, N) of a folder's files, or one model's shard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pathlib import Path
 from tools.checkout import CONFIGS
 from tools.console import path_argument, run
 from tools.findings import counted, emit
-from tools.registry.registry import ModelRegistry, Quantisation, RegistryError, load_devices, load_models
+from tools.registry.devices import load_devices
+from tools.registry.models import ModelRegistry, Quantisation, load_models
+from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine, Explanation, ShardError, explain_pair, shard
 from tools.store.files import printable, shown_path, walk
 from tools.store.tiers import RECORDS, REGISTRY
@@ -86,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.registry.registry", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.registry.models", description=__doc__)
     add = parser.add_argument
     add("folder", nargs="?", type=path_argument, default=CONFIGS, help="files to explain (configs/)")
     add("--layout", choices=[*Layout], type=Layout, default=Layout.REPO, help="whose int4 names")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kernels.problem import QuantMode
-from tools.registry.registry import ModelRegistry
+from tools.registry.models import ModelRegistry
 from tools.registry.sharding import explain_pair
 from tools.store.config_file import ConfigFile
 from tools.store.files import read_file, record_path

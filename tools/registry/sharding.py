@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from tools.registry.registry import Model, Quantisation, normalise_device_name
+from tools.registry.devices import normalise_device_name
+from tools.registry.models import Model, Quantisation
 from tools.store.workload import BLOCK_QUANTISED, LOOKED_UP_DTYPES, Layout, Shape, Workload
 
 PARALLEL_SIZES = (1, 2, 4, 8, 16, 32)

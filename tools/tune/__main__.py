@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from tools.checkout import CONFIGS
 from tools.console import run, say
 from tools.findings import emit
-from tools.registry.registry import RegistryError, load_devices, load_models
+from tools.registry.devices import load_devices
+from tools.registry.models import load_models
+from tools.registry.reading import RegistryError
 from tools.store.files import printable, shown_path
 from tools.store.tiers import version_of_folder
 from tools.tune import session

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from tools import child_process
-from tools.registry.registry import load_devices
+from tools.registry.devices import load_devices
 from tools.tune.model import Confirmed, ConfirmJob, Screened, ScreenJob, Series, Subject
 
 BUSY_BYTES = 2 << 30

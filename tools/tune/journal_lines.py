@@ -12,7 +12,7 @@ from typing import Any
 
 from kernels.problem import QuantMode
 from tools.compile.outcome import Status
-from tools.registry.registry import Target
+from tools.registry.devices import Target
 from tools.store.files import version_folder
 from tools.store.launch_config import REQUIRED_KEYS, LaunchConfig
 from tools.store.workload import MAX_DIMENSION, ParsedName, Shape, Workload, parse_file_name

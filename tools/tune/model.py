@@ -12,7 +12,7 @@ from typing import Protocol
 from kernels.problem import QuantMode, Routing
 from tools.compile.outcome import Status
 from tools.launch.axes import COMMON_GROUP_SIZE
-from tools.registry.registry import Target
+from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape, Workload
 

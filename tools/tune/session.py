@@ -12,7 +12,7 @@ from typing import Any
 from tools.checkout import reference_triton
 from tools.launch.heuristics import clamped
 from tools.launch.kernel_hash import kernel_sha256
-from tools.registry.registry import normalise_device_name
+from tools.registry.devices import normalise_device_name
 from tools.store import schemas
 from tools.store.files import canonical_entries, printable, shown_path, write_file
 from tools.store.launch_config import LaunchConfig

@@ -12,14 +12,9 @@ from kernels.problem import QuantMode
 from tools import plain_file
 from tools.console import reason_of
 from tools.launch.heuristics import UnknownHeuristicError, vllm_heuristic
-from tools.registry.registry import (
-    DeviceRegistry,
-    Model,
-    ModelRegistry,
-    Quantisation,
-    RegistryError,
-    normalise_device_name,
-)
+from tools.registry.devices import DeviceRegistry, normalise_device_name
+from tools.registry.models import Model, ModelRegistry, Quantisation
+from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine, ShardError, explain_pair, shard
 from tools.store.files import printable
 from tools.store.workload import MAX_DIMENSION, Shape, Workload

@@ -10,7 +10,8 @@ from pathlib import Path
 from tools.checkout import CONFIGS
 from tools.console import path_argument, run
 from tools.findings import FORMATS, Finding, Report, Severity, emit
-from tools.registry.registry import RegistryError, load_devices
+from tools.registry.devices import load_devices
+from tools.registry.reading import RegistryError
 from tools.store.files import discover, printable, shown_path
 from tools.store.tiers import REGISTRY, Role
 from tools.store.workload import Layout

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.findings import Severity
-from tools.registry.registry import Device, DeviceRegistry
+from tools.registry.devices import Device, DeviceRegistry
 from tools.store.config_file import ConfigFile, Tree
 from tools.store.workload import Layout
 

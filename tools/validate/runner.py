@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tools.findings import Finding, Report, Severity, ordered
-from tools.registry.registry import DeviceRegistry
+from tools.registry.devices import DeviceRegistry
 from tools.store.config_file import Tree, load
 from tools.store.files import discover, shown_path, tuned_files_of_records
 from tools.store.workload import Layout

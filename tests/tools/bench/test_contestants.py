@@ -23,7 +23,7 @@ from tools.bench.contestants import (
     told_apart,
 )
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
-from tools.registry.registry import load_devices
+from tools.registry.devices import load_devices
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 

@@ -19,7 +19,7 @@ from tools.bench.files import Arena, Match, compile_all, verdict, worst
 from tools.bench.layer import DOWN, UP, LayerShape
 from tools.bench.verdict import FAILED, SAME_ENTRY, Duel, RowVerdict, Verdict, score
 from tools.compile.outcome import Outcome, Status
-from tools.registry.registry import Target
+from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 

@@ -15,7 +15,7 @@ from tools.bench.files_plan import Plan, make_plan, read_files
 from tools.bench.files_request import parse
 from tools.bench.layer import LayerShape
 from tools.bench.request import RequestError
-from tools.registry.registry import Device, load_devices
+from tools.registry.devices import Device, load_devices
 from tools.store.config_file import ConfigFile
 from tools.store.launch_config import LaunchConfig
 

@@ -11,9 +11,9 @@ import pytest
 
 from tools.bench.files_request import FilesRequest, parse
 from tools.bench.request import RequestError
+from tools.checkout import CHECKOUT
 from tools.store.workload import Layout
 
-ROOT = Path(__file__).resolve().parents[3]
 DEFAULTS = FilesRequest((Path("a.json"),), Layout.REPO, ("heuristic",), None, (), "uniform", 1, None, False, False)
 
 
@@ -104,12 +104,12 @@ def test_the_help_says_what_becomes_of_down_files(capsys: pytest.CaptureFixture[
 
 def test_the_command_ends_with_two_and_one_line() -> None:
     command = [sys.executable, "-m", "tools.bench", "a.json", "--jobs", "0"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "bench: --jobs: expected from 1 to 1024, found 0.\n"
 
 
 def test_checking_it_imports_no_torch_or_triton() -> None:
     code = "import sys, tools.bench.files_session; print({'torch', 'triton'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

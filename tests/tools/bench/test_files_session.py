@@ -17,7 +17,8 @@ from tests.tools.validate.builder import NAME, Store, entry, table
 from tools.bench import __main__ as command
 from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE
 from tools.launch.kernel_hash import kernel_sha256
-from tools.registry.registry import RegistryError, Target
+from tools.registry.devices import Target
+from tools.registry.reading import RegistryError
 from tools.store import schemas
 from tools.store.launch_config import LaunchConfig
 from tools.validate.rules import record as record_rule

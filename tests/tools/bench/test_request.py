@@ -10,9 +10,9 @@ import pytest
 
 from kernels.problem import QuantMode
 from tools.bench.request import BATCH_SIZES, RequestError, parse, read_workload
-from tools.registry.registry import load_models
+from tools.checkout import CHECKOUT
+from tools.registry.models import load_models
 
-ROOT = Path(__file__).resolve().parents[3]
 GOOD = ["--kernel", "vllm=a/fused_moe.py", "--workload", "Qwen/Qwen3-30B-A3B tp=1"]
 
 
@@ -83,14 +83,14 @@ def test_an_empty_output_is_not_the_working_directory() -> None:
 
 def test_a_folder_that_cannot_take_the_report_shows_before_a_gpu_is_looked_for() -> None:
     command = [sys.executable, "-m", "tools.bench", *GOOD, "--output", __file__]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("bench: --output: expected a folder that can be written, found ")
 
 
 def test_the_command_ends_with_two_and_one_line() -> None:
     command = [sys.executable, "-m", "tools.bench", *GOOD, "--num-tokens", "0"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "bench: --num-tokens: expected from 1 to 65536, found 0.\n"
 
@@ -100,5 +100,5 @@ def test_the_edge_imports_no_torch_triton_or_schema_validator() -> None:
         "import sys, tools.bench.request, tools.bench.session\n"
         "print({'torch', 'triton', 'jsonschema_rs'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from tools.canary.questions import Question, of_sglang_tree, of_store
-from tools.registry.registry import Device, DeviceRegistry
+from tools.registry.devices import Device, DeviceRegistry
 from tools.store.workload import Layout, Workload
 
 DEVICES = DeviceRegistry((Device("NVIDIA_H200", "nvidia", "H200", ("NVIDIA_H200_NVL",)),))

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tools.compile.outcome import ConstraintError
-from tools.registry.registry import Target
+from tools.registry.devices import Target
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.checkout import CHECKOUT
+
 pytest.importorskip("triton")
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,8 +22,6 @@ from fake_tasks import FakeTask
 from tests.tools.processes import is_alive, wait_until_dead
 from tools.compile.outcome import Outcome, Resources, Status
 from tools.compile.pool import CompilePool
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def run(*tasks: FakeTask, jobs: int = 1, timeout_s: float = 60.0) -> list[Outcome]:
@@ -88,7 +88,7 @@ def test_leaving_in_the_middle_leaves_no_child(tmp_path: Path) -> None:
 def test_a_stopped_parent_leaves_no_worker(tmp_path: Path, how: str) -> None:
     pid = tmp_path / "pid"
     code = (
-        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n"
+        f"import sys; sys.path[:0] = [{str(CHECKOUT)!r}, {str(Path(__file__).parent)!r}]\n"
         # A suite that a shell runs in the background ignores Ctrl-C, and its children would too.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path\nfrom fake_tasks import FakeTask\nfrom tools.compile.pool import CompilePool\n"
@@ -114,5 +114,5 @@ def test_no_jobs_are_refused() -> None:
 
 def test_the_pool_imports_neither_torch_nor_triton() -> None:
     code = "import sys, tools.compile.pool; print({'torch', 'triton'} & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"

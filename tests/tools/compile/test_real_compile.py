@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from tools.checkout import CHECKOUT
+
 pytest.importorskip("triton")
 
 from kernels.launch import LaunchConfig, QuantMode, Routing, up_and_down
 from tools.bench.contenders import CompileLaunch, OwnKernel, Problem
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
-from tools.registry.registry import Target
+from tools.registry.devices import Target
 
-ROOT = Path(__file__).resolve().parents[3]
 TARGET = Target("cuda", 90, 32)
 CONFIG = LaunchConfig.of(
     {"BLOCK_SIZE_M": 64, "BLOCK_SIZE_N": 128, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 4}
@@ -65,7 +66,7 @@ def test_what_the_pool_compiled_is_found_in_the_cache_by_a_launch_with_tensors(
     before = {path.name for path in tmp_path.iterdir()}
     pytest.importorskip("torch")
     subprocess.run(
-        [sys.executable, "-c", SECOND_PROCESS], cwd=ROOT, env=environment(tmp_path), check=True, capture_output=True
+        [sys.executable, "-c", SECOND_PROCESS], cwd=CHECKOUT, env=environment(tmp_path), check=True, capture_output=True
     )
     assert {path.name for path in tmp_path.iterdir()} == before
 

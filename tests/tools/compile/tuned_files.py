@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tools.compile.check import Registries
-from tools.registry.registry import load_devices, load_models
+from tools.registry.devices import load_devices
+from tools.registry.models import load_models
 from tools.store.config_file import ConfigFile, load
 from tools.store.files import discover
 from tools.store.workload import Layout

@@ -17,7 +17,7 @@ from tools.checkout import reference_triton
 from tools.convert import converter
 from tools.convert.converter import Source, Taken
 from tools.findings import Finding, Severity
-from tools.registry.registry import ModelRegistry, load_models
+from tools.registry.models import ModelRegistry, load_models
 from tools.store import schemas
 from tools.store.files import canonical_config, discover, sha256
 from tools.store.workload import Layout, Workload, parse_file_name

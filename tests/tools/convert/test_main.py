@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.tools.validate.builder import NAME, Store, table
+from tools.checkout import CHECKOUT
 from tools.convert.__main__ import main
 from tools.findings import Severity
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ def test_no_encoding_stops_it(sglang: Store, tmp_path: Path, attribution: str) -
         attribution,
     ]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, timeout=60, check=False)
     assert done.returncode == (0 if attribution.isprintable() else 2)
     assert b"Traceback" not in done.stderr
 

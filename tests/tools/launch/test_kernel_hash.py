@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tools.checkout import CHECKOUT
 from tools.launch.kernel_hash import KERNEL_MODULE, hash_source, kernel_sha256
 
 SOURCE = '''
@@ -80,5 +80,4 @@ def test_it_needs_neither_triton_nor_torch() -> None:
         "import sys; from tools.launch.kernel_hash import kernel_sha256; kernel_sha256();"
         "sys.exit(bool({'triton', 'torch'} & set(sys.modules)))"
     )
-    root = Path(__file__).resolve().parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=False).returncode == 0

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tools.nightly.sample import MeasuredFile, is_new, of_night, plan
 from tools.pull_request.documents import FileId
-from tools.registry.registry import load_devices, load_models
+from tools.registry.devices import load_devices
+from tools.registry.models import load_models
 from tools.store.launch_config import LaunchConfig
 from tools.store.schemas import faults
 from tools.store.workload import Shape, Workload

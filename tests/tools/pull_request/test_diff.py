@@ -11,7 +11,7 @@ import pytest
 from tests.tools.validate.builder import H100, NAME, devices, entry, table
 from tools.pull_request.diff import Cell, Edit, FileChange, Kind, coverage, file_changes, grouped
 from tools.pull_request.files import Version
-from tools.registry.registry import load_models
+from tools.registry.models import load_models
 from tools.store.files import canonical_config
 
 OTHER = f"E=8,N=2048,device_name={H100}.json"

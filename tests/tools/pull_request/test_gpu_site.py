@@ -21,7 +21,8 @@ from tools.pull_request.documents import PlannedFile, PlannedShape
 from tools.pull_request.gpu_site import GpuSite, read_bench
 from tools.pull_request.judgement import Benched
 from tools.pull_request.site import NotMeasuredError
-from tools.registry.registry import load_devices, load_models
+from tools.registry.devices import load_devices
+from tools.registry.models import load_models
 from tools.registry.shapes import shapes_of
 from tools.store.config_file import ConfigFile
 from tools.store.workload import Shape

@@ -17,7 +17,7 @@ from tools.pull_request.plan import (
     registered_shapes,
     shapes_of,
 )
-from tools.registry.registry import ModelRegistry, load_models
+from tools.registry.models import ModelRegistry, load_models
 from tools.registry.sharding import PARALLEL_SIZES
 from tools.store import schemas
 from tools.store.launch_config import LaunchConfig

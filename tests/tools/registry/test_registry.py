@@ -10,23 +10,16 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from tools.checkout import CHECKOUT
 from tools.registry.__main__ import main, report
-from tools.registry.registry import (
-    REGISTRY_FOLDER,
-    DeviceRegistry,
-    ModelRegistry,
-    RegistryError,
-    Target,
-    load_devices,
-    load_models,
-    normalise_device_name,
-)
+from tools.registry.devices import DeviceRegistry, Target, load_devices, normalise_device_name
+from tools.registry.models import ModelRegistry, load_models
+from tools.registry.reading import REGISTRY_FOLDER, RegistryError
 from tools.registry.sharding import Explanation
 from tools.store.files import MAX_BYTES
 from tools.store.workload import Layout
 
-ROOT = REGISTRY_FOLDER.parent.parent
-FIXTURES = ROOT / "tests" / "schema" / "fixtures"
+FIXTURES = CHECKOUT / "tests" / "schema" / "fixtures"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +33,7 @@ def models() -> ModelRegistry:
 
 
 def validator(kind: str) -> jsonschema_rs.Draft202012Validator:
-    schema = json.loads((ROOT / "schema" / f"{kind}.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((CHECKOUT / "schema" / f"{kind}.schema.json").read_text(encoding="utf-8"))
     return jsonschema_rs.Draft202012Validator(schema)
 
 

@@ -10,7 +10,7 @@ import pytest
 from kernels.problem import QuantMode
 from tests.tools.compile.tuned_files import MIXTRAL, SOUND, read, tuned
 from tests.tools.validate.builder import Store
-from tools.registry.registry import Model, ModelRegistry, Quantisation, load_models
+from tools.registry.models import Model, ModelRegistry, Quantisation, load_models
 from tools.registry.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
 from tools.store.config_file import ConfigFile
 from tools.store.workload import Shape, Workload

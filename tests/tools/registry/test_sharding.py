@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tools.registry.registry import Model, ModelRegistry, Quantisation, load_models
+from tools.registry.models import Model, ModelRegistry, Quantisation, load_models
 from tools.registry.sharding import Engine, Explanation, ShardError, explain_pair, shard
 from tools.store.workload import Layout, Shape, Workload
 

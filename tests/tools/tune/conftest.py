@@ -10,7 +10,7 @@ import pytest
 
 from kernels.problem import QuantMode
 from tools.compile.outcome import Status
-from tools.registry.registry import Target
+from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape, Workload
 from tools.tune.journal import Entry, Journal

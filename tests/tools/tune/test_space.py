@@ -9,7 +9,8 @@ import pytest
 
 from kernels.problem import QuantMode
 from tools.launch.axes import COMMON_GROUP_SIZE
-from tools.registry.registry import load_devices, load_models
+from tools.registry.devices import load_devices
+from tools.registry.models import load_models
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.model import NamedShape, Subject

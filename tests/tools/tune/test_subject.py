@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from kernels.problem import QuantMode
-from tools.registry.registry import Target, load_devices, load_models
+from tools.registry.devices import Target, load_devices
+from tools.registry.models import load_models
 from tools.store.workload import Shape
 from tools.tune.subject import (
     ConfigJsonSource,

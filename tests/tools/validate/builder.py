@@ -16,7 +16,7 @@ from typing import Any
 from tools.checkout import reference_triton
 from tools.findings import Finding
 from tools.launch.kernel_hash import kernel_sha256
-from tools.registry.registry import DeviceRegistry, load_devices
+from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
 from tools.store.files import canonical_config, canonical_record
 from tools.store.launch_config import USUAL_BATCH_SIZES

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.tools.validate.builder import H100, NAME, Store, table
-from tools.registry.registry import RegistryError, load_devices
+from tools.checkout import CHECKOUT
+from tools.registry.devices import load_devices
+from tools.registry.reading import RegistryError
 from tools.store.files import canonical_config
 from tools.validate import __main__ as command
 
-ROOT = Path(__file__).resolve().parents[3]
 load_exceptions = command.Exceptions.load
 
 
@@ -23,7 +24,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHON"))}
     return subprocess.run(
         [sys.executable, "-m", "tools.validate", *map(str, arguments)],
-        cwd=ROOT,
+        cwd=CHECKOUT,
         env={**inherited, **environment},
         capture_output=True,
         text=True,

@@ -10,7 +10,7 @@ from pathlib import Path
 from tools.checkout import reference_triton
 from tools.findings import Severity
 from tools.launch.kernel_hash import kernel_sha256
-from tools.registry.registry import Device
+from tools.registry.devices import Device
 from tools.store import schemas
 from tools.store.config_file import ConfigFile
 from tools.store.files import closed_folder, read_file, record_path, sha256, version_folder

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from tools.registry.registry import REGISTRY_FOLDER, RegistryError, load_devices, load_models
+from tools.registry.devices import load_devices
+from tools.registry.models import load_models
+from tools.registry.reading import REGISTRY_FOLDER, RegistryError
 from tools.store import schemas
 from tools.store.config_file import Tree
 from tools.store.files import read_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools.registry.registry import Device
+from tools.registry.devices import Device
 from tools.store.config_file import ConfigFile
 from tools.store.launch_config import KEY_VENDOR, LaunchConfig
 from tools.store.workload import Layout

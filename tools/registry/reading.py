@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.checkout import CONFIGS
 from tools.store.files import read_file
 
+REGISTRY_FOLDER = CONFIGS / "registry"
 SCHEMA_VERSION = 1
 _CORRECT = "correct it as the schema in schema/ says"
 
@@ -27,7 +30,7 @@ class RegistryError(ValueError):
 
 
 @dataclass(frozen=True)
-class Row:
+class RegistryEntry:
     """One entry of a registry; each fault names the entry, the field and both values."""
 
     fields: Any
@@ -83,7 +86,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def read_rows(path: Path, key: str) -> list[Any]:
+def read_entries(path: Path, key: str) -> list[Any]:
     """The entries under `key`. RegistryError: no regular file, no strict JSON, another version, no list."""
     content = read_file(path)
     for fault in content.faults:
@@ -112,3 +115,15 @@ def check_unique(path: Path, names: list[str]) -> None:
         if name in seen:
             raise RegistryError(f"expected each name once, found {name!r} twice", "keep one", path)
         seen.add(name)
+
+
+def near(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three of the known names that look like `name`, ignoring case, the nearest first."""
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    return [by_folded[hit] for hit in difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.6)]
+
+
+def unknown(kind: str, name: str, hits: list[str], where: str) -> str:
+    """What to tell about a name that no entry has."""
+    hint = f"Did you mean {' or '.join(hits)}? " if hits else ""
+    return f"{kind}: expected one of {where}, found {name!r}. {hint}Fix: correct the name, or add the {kind} there."

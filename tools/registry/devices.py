@@ -1,0 +1,127 @@
+"""The registry of devices, configs/registry/devices.json: what hardware is known, under which names.
+
+schema/devices.schema.json says what each field means.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tools.registry.reading import (
+    REGISTRY_FOLDER,
+    RegistryEntry,
+    RegistryError,
+    check_order,
+    check_unique,
+    near,
+    read_entries,
+    unknown,
+)
+
+
+class Target(NamedTuple):
+    """What Triton compiles for: backend, architecture as Triton spells it, threads in a warp."""
+
+    backend: str
+    arch: int | str
+    warp_size: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """One piece of hardware. Facts that nobody is sure of are None."""
+
+    name: str
+    vendor: str
+    family: str
+    aliases: tuple[str, ...] = ()
+    arch: str | None = None
+    smem_bytes_per_block: int | None = None
+    memory_bandwidth_gb_per_s: int | None = None
+    memory_gib: int | None = None
+    notes: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name of this device, the canonical one first."""
+        return (self.name, *self.aliases)
+
+    @property
+    def target(self) -> Target | None:
+        """The compile target; None: architecture unknown, or not one that builds without its GPU."""
+        if self.arch is None:
+            return None
+        if self.vendor == "nvidia":
+            return Target("cuda", int(self.arch.removeprefix("sm_")), 32)
+        if self.vendor == "amd":
+            # gfx9 (CDNA) runs 64 lanes at once, gfx10 and later (RDNA) 32.
+            return Target("hip", self.arch, 64 if self.arch.startswith("gfx9") else 32)
+        return None
+
+
+@dataclass(frozen=True)
+class DeviceRegistry:
+    """The devices, looked up by any of their names."""
+
+    devices: tuple[Device, ...]
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(self.devices)
+
+    def get(self, name: str) -> Device | None:
+        """The device that has `name`, spelt as in file names or as a driver reports it. None: unknown."""
+        spelt = normalise_device_name(name)
+        return next((device for device in self.devices if spelt in device.names), None)
+
+    def find(self, name: str) -> Device:
+        """As `get`; an unknown name is a RegistryError that gives the nearest ones."""
+        device = self.get(name)
+        if device is None:
+            raise RegistryError(unknown("device", name, self.near(name), "configs/registry/devices.json"))
+        return device
+
+    def near(self, name: str) -> list[str]:
+        """Up to three known names that look like `name`, the nearest first."""
+        known = [known for device in self.devices for known in device.names]
+        return near(normalise_device_name(name), known)
+
+
+def normalise_device_name(name: str) -> str:
+    """A driver's name as both engines put it into file names: white space runs and `/` become `_`."""
+    return re.sub(r"\s+|/", "_", name.strip())
+
+
+def load_devices(path: Path = REGISTRY_FOLDER / "devices.json") -> DeviceRegistry:
+    """Reads the device registry. RegistryError: it is missing, broken, unsorted, or a name stands twice."""
+    rows = read_entries(path, "devices")
+    devices = tuple(_device(RegistryEntry(row, path, f"devices[{i}]")) for i, row in enumerate(rows))
+    check_order(path, [device.name for device in devices])
+    check_unique(path, [name for device in devices for name in device.names])
+    return DeviceRegistry(devices)
+
+
+_ARCH_PATTERNS = {"nvidia": r"sm_[0-9]{2,3}", "amd": r"gfx[0-9a-f]{3,4}", "intel": r"[a-z]{3}"}
+
+
+def _device(row: RegistryEntry) -> Device:
+    device = Device(
+        name=row.text("name"),
+        vendor=row.text("vendor"),
+        family=row.text("family"),
+        aliases=row.texts("aliases"),
+        arch=row.optional_text("arch"),
+        smem_bytes_per_block=row.optional_count("smem_bytes_per_block"),
+        memory_bandwidth_gb_per_s=row.optional_count("memory_bandwidth_gb_per_s"),
+        memory_gib=row.optional_count("memory_gib"),
+        notes=row.optional_text("notes"),
+    )
+    pattern = _ARCH_PATTERNS.get(device.vendor)
+    if pattern is None:
+        raise row.error("vendor", "nvidia, amd or intel", device.vendor)
+    if device.arch is not None and not re.fullmatch(pattern, device.arch):
+        raise row.error("arch", f"{pattern} for {device.vendor}", device.arch)
+    return device
