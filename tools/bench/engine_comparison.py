@@ -11,17 +11,17 @@ import torch
 
 from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch import Routing
-from tools.bench.ceilings import Ceilings
-from tools.bench.contenders import CompileLaunch, Contender, Problem, compile_key
-from tools.bench.figures import floor_us
-from tools.bench.inputs import RowInputs, Weights, make_weights, num_routings
-from tools.bench.layer import DOWN, UP, LayerShape, row_bytes, row_operations
 from tools.bench.peers import grouped_mm_us, layer_overhead
 from tools.bench.results import LayerFigures, Pair, Row, WorkloadResult
-from tools.bench.row import RowBench
-from tools.bench.timing import Policy, capture, measure
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
+from tools.measure.ceilings import Ceilings
+from tools.measure.inputs import RowInputs, Weights, make_weights, num_routings
+from tools.measure.kernels import CompileLaunch, Contender, Problem, compile_key
+from tools.measure.layer import DOWN, UP, LayerShape, row_bytes, row_operations
+from tools.measure.row import RowBench
+from tools.measure.statistics import floor_us
+from tools.measure.timing import Policy, capture, measure
 from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 

@@ -16,9 +16,9 @@ from tools.bench.contestants import (
     told_apart,
 )
 from tools.bench.files_request import FilesRequest
-from tools.bench.layer import LayerShape
 from tools.bench.request import RequestError
 from tools.launch.heuristics import clamped
+from tools.measure.layer import LayerShape
 from tools.registry.devices import Device
 from tools.registry.models import load_models
 from tools.registry.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of

@@ -13,16 +13,16 @@ from tools.bench import report_files
 from tools.bench.contestants import (
     ContestantError,
 )
-from tools.bench.device import check_memory, driver, find_device, torch_with_gpu
-from tools.bench.engine_kernel import EngineKernelError, engine_version
 from tools.bench.files_plan import Plan, Say, make_plan, read_files
 from tools.bench.files_record import NoEvidenceError, note_in_record
 from tools.bench.files_report import BenchReport, FileReport, to_json, to_markdown
 from tools.bench.files_request import FilesRequest
 from tools.bench.request import RequestError
-from tools.bench.verdict import RowVerdict
 from tools.compile.pool import CompilePool
 from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.engine_kernel import EngineKernelError, engine_version
+from tools.measure.gpu import check_memory, driver, find_device, torch_with_gpu
+from tools.measure.verdict import RowVerdict
 from tools.registry.devices import Device, normalise_device_name
 from tools.store.files import shown_path
 
@@ -76,9 +76,9 @@ def _measure_all(
     environment: Mapping[str, str],
     say: Say,
 ) -> BenchReport:
-    from tools.bench.ceilings import measure_ceilings
-    from tools.bench.contenders import EngineKernel, OwnKernel
     from tools.bench.files import Arena, Match, compile_all, measure
+    from tools.measure.ceilings import measure_ceilings
+    from tools.measure.kernels import EngineKernel, OwnKernel
 
     contender = OwnKernel() if request.engine_path is None else EngineKernel(request.engine_path.resolve())
     if isinstance(contender, EngineKernel):

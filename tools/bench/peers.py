@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 
 from kernels.fused_experts import fused_experts
-from tools.bench.inputs import RowInputs, sorted_rows
-from tools.bench.layer import DOWN, UP
 from tools.bench.results import LayerFigures
-from tools.bench.timing import Launch, Policy, capture, measure
+from tools.measure.inputs import RowInputs, sorted_rows
+from tools.measure.layer import DOWN, UP
+from tools.measure.timing import Launch, Policy, capture, measure
 
 
 def grouped_mm_us(inputs: RowInputs) -> float | None:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tools.bench.figures import geomean, share_within
+from tools.measure.statistics import geomean, share_within
 from tools.store.launch_config import LaunchConfig
 
 TOP = 10

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench import report_files
-from tools.bench.contenders import EngineKernel, OwnKernel
-from tools.bench.device import check_memory, driver, find_device, torch_with_gpu
-from tools.bench.engine_kernel import EngineKernelError, cut, engine_version
-from tools.bench.layer import LayerShape
 from tools.bench.report import CeilingFigures, Environment, Report, to_json, to_markdown
 from tools.bench.request import Request, RequestError, WorkloadRequest, read_workload
 from tools.bench.results import WorkloadResult
 from tools.bench.spread import spread
 from tools.compile.pool import CompilePool
 from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.engine_kernel import EngineKernelError, cut, engine_version
+from tools.measure.gpu import check_memory, driver, find_device, torch_with_gpu
+from tools.measure.kernels import EngineKernel, OwnKernel
+from tools.measure.layer import LayerShape
 from tools.registry.devices import Device, normalise_device_name
 from tools.registry.models import load_models
 
@@ -40,7 +40,7 @@ def run(request: Request, argv: Sequence[str], progress: Callable[[str], None]) 
     largest = max(request.batch_sizes)
     notes = check_memory(torch, [(work.title, _layer_shape(work), largest) for work in wanted])
 
-    from tools.bench.ceilings import measure_ceilings
+    from tools.measure.ceilings import measure_ceilings
 
     with torch.cuda.stream(torch.cuda.Stream()):
         ceilings = measure_ceilings(torch.device("cuda", torch.cuda.current_device()))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tools.bench.verdict import Verdict
+from tools.measure.verdict import Verdict
 from tools.store import schemas
 from tools.store.files import printable, shown_path
 from tools.store.launch_config import LaunchConfig

@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tools.bench.contestants import HEURISTIC, NO_FILE
-from tools.bench.figures import Interval
-from tools.bench.verdict import Duel, Verdict
+from tools.measure.device import find_gpu
+from tools.measure.statistics import Interval
+from tools.measure.verdict import Duel, Verdict
 from tools.pull_request.children import run_tool
 from tools.pull_request.documents import DEFAULT_TIER, PlannedFile
 from tools.pull_request.judgement import Benched
@@ -20,7 +21,6 @@ from tools.registry.devices import load_devices
 from tools.store.files import canonical_entries, canonical_record, version_folder, write_file
 from tools.store.strict_json import Json
 from tools.store.tiers import LEGACY, RECORDS
-from tools.tune.device import find_gpu
 
 MAIN = "main"
 """The folder that main's file is laid into; `tools.bench` calls a contestant by its folder."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.bench.contestants import Contestant
-from tools.bench.verdict import SAME_ENTRY, Duel, duel
 from tools.compile.outcome import Status
 from tools.launch.heuristics import clamped
+from tools.measure.verdict import SAME_ENTRY, Duel, duel
 from tools.pull_request.documents import PlannedFile
 from tools.pull_request.judgement import Benched
 from tools.pull_request.site import Bench, NotMeasuredError

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.bench.verdict import Verdict
 from tools.findings import counted
+from tools.measure.verdict import Verdict
 from tools.pull_request.artifacts import NO_RESULTS, has_results
 from tools.pull_request.documents import Leg, MeasuredFile, Plan, PlannedFile, PlannedShape, Results, Row
 from tools.pull_request.standing import (

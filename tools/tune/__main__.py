@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from tools.checkout import CONFIGS
 from tools.console import run, say
 from tools.findings import emit
+from tools.measure.device import find_gpu
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
@@ -18,7 +19,6 @@ from tools.store.tiers import version_of_folder
 from tools.tune import session
 from tools.tune.cluster import ClusterError, Job, tune_on_cluster
 from tools.tune.destination import find_destination, folder_of_tiers
-from tools.tune.device import find_gpu
 from tools.tune.journal import JournalError
 from tools.tune.model import RunnerError, Subject
 from tools.tune.output import OutputError

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tools.bench.figures import quantile
 from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.statistics import quantile
 from tools.store.files import canonical_entries, canonical_record, shown_path, write_file
 from tools.store.record import with_line
 from tools.store.strict_json import Json

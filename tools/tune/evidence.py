@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tools.bench.figures import floor_us, quantile
-from tools.bench.layer import LayerShape, expected_active_experts, row_bytes, row_operations
+from tools.measure.layer import LayerShape, expected_active_experts, row_bytes, row_operations
+from tools.measure.statistics import floor_us, quantile
 from tools.store.files import sha256
 from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tools.bench.figures import Interval, paired_ratio
+from tools.measure.statistics import Interval, paired_ratio
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tools.bench.figures import paired_ratio
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
+from tools.measure.statistics import paired_ratio
 from tools.store.launch_config import LaunchConfig
 from tools.tune.confirm import Contest, Samples, common_rounds, confirm
 from tools.tune.desk import Desk, Landscape

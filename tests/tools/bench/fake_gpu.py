@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from tools.bench import ceilings, files, files_session
+from tools.bench import files, files_session
 from tools.bench.files import Arena, Match, verdict
-from tools.bench.verdict import RowVerdict
 from tools.launch.heuristics import clamped
+from tools.measure import ceilings
+from tools.measure.verdict import RowVerdict
 from tools.store.launch_config import LaunchConfig
 
 H100 = "NVIDIA H100 80GB HBM3"

@@ -12,13 +12,13 @@ import torch
 
 from kernels.problem import QuantMode
 from tools.bench import files
-from tools.bench.contenders import CompileLaunch, OwnKernel
 from tools.bench.contestants import Contestant
-from tools.bench.figures import Interval
 from tools.bench.files import Arena, Match, compile_all, verdict, worst
-from tools.bench.layer import DOWN, UP, LayerShape
-from tools.bench.verdict import FAILED, SAME_ENTRY, Duel, RowVerdict, Verdict, score
 from tools.compile.outcome import Outcome, Status
+from tools.measure.kernels import CompileLaunch, OwnKernel
+from tools.measure.layer import DOWN, UP, LayerShape
+from tools.measure.statistics import Interval
+from tools.measure.verdict import FAILED, SAME_ENTRY, Duel, RowVerdict, Verdict, score
 from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload

@@ -13,8 +13,8 @@ from tests.tools.validate.builder import NAME, Store
 from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE, ContestantError
 from tools.bench.files_plan import Plan, make_plan, read_files
 from tools.bench.files_request import parse
-from tools.bench.layer import LayerShape
 from tools.bench.request import RequestError
+from tools.measure.layer import LayerShape
 from tools.registry.devices import Device, load_devices
 from tools.store.config_file import ConfigFile
 from tools.store.launch_config import LaunchConfig

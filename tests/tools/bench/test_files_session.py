@@ -185,7 +185,7 @@ class TestEnvironment:
     def test_an_engines_kernel_is_named_by_its_version(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr("tools.bench.contenders.EngineKernel.check", lambda self: None)
+        monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
         monkeypatch.setattr("tools.bench.files_session.engine_version", lambda path: "0.33.0")
         gpu = FakeGpu(wins).install(monkeypatch)
         bench(store.root, "--format", "json", "--kernel", "vllm=fused_moe.py")
@@ -305,7 +305,7 @@ class TestWriteRecord:
     def test_on_an_engines_kernel_it_is_checked_against_the_engines_heuristic(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("tools.bench.contenders.EngineKernel.check", lambda self: None)
+        monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
         monkeypatch.setattr("tools.bench.files_session.engine_version", lambda path: "0.33.0")
         FakeGpu(wins).install(monkeypatch)
         other = Store(store.root.parent / "other").config(table(num_stages=2))
@@ -364,7 +364,7 @@ class TestWriteRecord:
         capsys: pytest.CaptureFixture[str],
         arguments: list[str],
     ) -> None:
-        monkeypatch.setattr("tools.bench.contenders.EngineKernel.check", lambda self: None)
+        monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
         before = record(store)
         FakeGpu(lambda config, m: 100.0 if config == OWN else "crash").install(monkeypatch)
         assert bench(store.root, "--write-record", *arguments) == 1

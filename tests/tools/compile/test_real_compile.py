@@ -14,9 +14,9 @@ from tools.checkout import CHECKOUT
 pytest.importorskip("triton")
 
 from kernels.launch import LaunchConfig, QuantMode, Routing, up_and_down
-from tools.bench.contenders import CompileLaunch, OwnKernel, Problem
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
+from tools.measure.kernels import CompileLaunch, OwnKernel, Problem
 from tools.registry.devices import Target
 
 TARGET = Target("cuda", 90, 32)

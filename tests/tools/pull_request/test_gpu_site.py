@@ -12,10 +12,10 @@ import pytest
 from tests.tools.pull_request.documents_builder import A100, H100, entry, planned
 from tools.bench import files_plan, files_request
 from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE, against
-from tools.bench.figures import Interval
 from tools.bench.files_report import BenchReport, FileReport, to_json
-from tools.bench.verdict import FAILED, Duel, Measured, RowVerdict, Verdict
 from tools.checkout import reference_triton
+from tools.measure.statistics import Interval
+from tools.measure.verdict import FAILED, Duel, Measured, RowVerdict, Verdict
 from tools.pull_request import gpu_site
 from tools.pull_request.documents import PlannedFile, PlannedShape
 from tools.pull_request.gpu_site import GpuSite, read_bench

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tools.bench.figures import Interval
+from tools.measure.statistics import Interval
 from tools.tune.policy import Comparison, Decision, PromotionPolicy, decide
 
 RULES = PromotionPolicy(min_improvement_pct=1.0)

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 
 from kernels.launch import Pointers  # noqa: E402
 from kernels.problem import QuantMode  # noqa: E402
-from tools.bench.contenders import BoundLaunch, Problem  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
+from tools.measure.kernels import BoundLaunch, Problem  # noqa: E402
 from tools.store.launch_config import LaunchConfig  # noqa: E402
 from tools.store.workload import Shape, Workload  # noqa: E402
 from tools.tune.model import ConfirmJob, NamedShape, ScreenJob, Subject  # noqa: E402

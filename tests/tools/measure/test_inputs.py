@@ -8,7 +8,7 @@ import torch
 from kernels.problem import QuantMode, Routing
 from kernels.reference import align_reference
 from kernels.testing import make_routing
-from tools.bench.inputs import (
+from tools.measure.inputs import (
     ROUTING_KINDS,
     RowInputs,
     align,
@@ -19,7 +19,7 @@ from tools.bench.inputs import (
     skewed_routing,
     sorted_rows,
 )
-from tools.bench.layer import DOWN, UP, LayerShape, row_bytes
+from tools.measure.layer import DOWN, UP, LayerShape, row_bytes
 
 DEEPSEEK = LayerShape(256, 128, 7168, 8, QuantMode("fp8_w8a8", block_shape=(128, 128)))
 MIXTRAL = LayerShape(8, 7168, 4096, 2, QuantMode())

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tools.bench import timing
-from tools.bench.timing import MIN_SAMPLE_US, Policy, Replay, measure, measure_series, sample_once
+from tools.measure import timing
+from tools.measure.timing import MIN_SAMPLE_US, Policy, Replay, measure, measure_series, sample_once
 
 FAST, SLOW = Replay("fast", 8), Replay("slow", 2)
 

@@ -19,7 +19,7 @@ from kernels.launch import LaunchConfig, Pointers
 from kernels.problem import Routing, cdiv
 from kernels.reference import quantize_reference
 from kernels.testing import make_routing, make_weight
-from tools.bench.layer import DOWN, UP, LayerShape
+from tools.measure.layer import DOWN, UP, LayerShape
 
 MAX_ROUTINGS = 32
 L2_MULTIPLE = 4

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tools.bench.figures import Interval, Samples, floor_us, geomean, paired_ratio, quantile, share_within
+from tools.measure.statistics import Interval, Samples, floor_us, geomean, paired_ratio, quantile, share_within
 
 
 def test_samples_give_median_and_spread() -> None:

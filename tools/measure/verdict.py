@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.bench.figures import Interval, geomean, paired_ratio
+from tools.measure.statistics import Interval, geomean, paired_ratio
 from tools.store.launch_config import LaunchConfig
 
 NOISE_PCT = 0.5

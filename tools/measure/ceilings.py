@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tools.bench.timing import Launch, capture, measure
+from tools.measure.timing import Launch, capture, measure
 
 _TRAFFIC_BYTES = 2 << 30
 _READ_ROW = 4096

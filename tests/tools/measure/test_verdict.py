@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.bench.figures import Interval
-from tools.bench.verdict import FAILED, NOISE_PCT, SAME_ENTRY, Duel, RowVerdict, Score, Verdict, duel, score
+from tools.measure.statistics import Interval
+from tools.measure.verdict import FAILED, NOISE_PCT, SAME_ENTRY, Duel, RowVerdict, Score, Verdict, duel, score
 
 ROUNDS = 20
 JITTER = (0.99, 1.0, 1.01, 1.0)

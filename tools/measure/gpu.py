@@ -6,8 +6,8 @@ import subprocess
 from collections.abc import Iterable
 from typing import Any
 
-from tools.bench.layer import LayerShape
 from tools.bench.request import RequestError
+from tools.measure.layer import LayerShape
 from tools.registry.devices import Device, load_devices
 
 BUSY_BYTES = 2 << 30

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tools.bench.figures import Samples
+from tools.measure.statistics import Samples
 
 Launch = Callable[[], Any]
 

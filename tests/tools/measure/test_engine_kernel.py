@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench.contenders import EngineKernel
-from tools.bench.engine_kernel import EngineKernelError, cut, engine_version, load
+from tools.measure.engine_kernel import EngineKernelError, cut, engine_version, load
+from tools.measure.kernels import EngineKernel
 
 FIXTURE = Path(__file__).with_name("fused_moe_fixture.txt")
 

@@ -10,9 +10,9 @@ import pytest
 
 from kernels.problem import QuantMode
 from tests.tools.bench.fake_gpu import H100, fake_torch
-from tools.bench.device import BUSY_BYTES, check_memory, driver, find_device, torch_with_gpu
-from tools.bench.layer import LayerShape
 from tools.bench.request import RequestError
+from tools.measure.gpu import BUSY_BYTES, check_memory, driver, find_device, torch_with_gpu
+from tools.measure.layer import LayerShape
 
 MIXTRAL = LayerShape(8, 7168, 4096, 2, QuantMode())
 GIB = 1 << 30

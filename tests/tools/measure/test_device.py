@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.tune.device import find_gpu
+from tools.measure.device import find_gpu
 
 Install = Callable[[str, str], None]
 

@@ -26,8 +26,8 @@ from kernels.launch import (
     pointer_stand_ins,
     swaps_operands,
 )
-from tools.bench.engine_kernel import EngineKernelError, cut, load_kernel
 from tools.compile.outcome import ConstraintError
+from tools.measure.engine_kernel import EngineKernelError, cut, load_kernel
 from tools.registry.devices import Target
 
 
