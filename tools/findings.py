@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import enum
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from tools.store.files import printable
+from tools.text import counted, dumped, printable
 
 
 class Severity(enum.StrEnum):
@@ -49,12 +48,6 @@ def as_json(report: Report) -> str:
     return dumped({"files": report.files, "findings": [asdict(finding) for finding in report.findings]})
 
 
-def dumped(document: object) -> str:
-    """JSON for a terminal, a pipe or a workflow's log, where `##[NAME …]` inside a line would be a command."""
-    # ASCII, so that it stays JSON whatever the encoding. A # stands in texts only, where it may be written so.
-    return json.dumps(document, indent=2).replace("#", "\\u0023")
-
-
 def as_text(report: Report) -> str:
     """The report for people: grouped by rule, one line a finding with its fix, a count at the end."""
     lines: list[str] = []
@@ -72,11 +65,6 @@ def summary(report: Report) -> str:
     """One line: files, errors, warnings, infos."""
     counts = [(severity, sum(f.severity is severity for f in report.findings)) for severity in Severity]
     return f"{counted(report.files, 'file')}: {', '.join(counted(count, severity) for severity, count in counts)}"
-
-
-def counted(count: int, noun: str) -> str:
-    """«1 file», «2 files»."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def as_github(report: Report) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from tools.bench import files_request, request
 from tools.bench.request import RequestError
-from tools.console import run, say
+from tools.cli import run, say
 from tools.registry.reading import RegistryError
-from tools.store.files import printable
+from tools.text import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

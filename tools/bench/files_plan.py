@@ -23,9 +23,10 @@ from tools.registry.devices import Device
 from tools.registry.models import load_models
 from tools.registry.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
 from tools.store.config_file import ConfigFile, load
-from tools.store.files import discover, printable, read_file, record_path, shown_path
+from tools.store.files import discover, read_file, record_path
 from tools.store.tiers import Role, why_skipped
 from tools.store.workload import Workload
+from tools.text import printable, shown_path
 
 Say = Callable[[str], None]
 

@@ -9,9 +9,10 @@ from tools.bench.files_report import BenchReport, FileReport
 from tools.bench.files_request import FilesRequest
 from tools.measure.verdict import score
 from tools.store.config_file import ConfigFile
-from tools.store.files import canonical_record, read_file, record_path, shown_path, write_file
+from tools.store.files import canonical_record, read_file, record_path, write_file
 from tools.store.record import with_line
 from tools.store.strict_json import Json
+from tools.text import shown_path
 
 
 class NoEvidenceError(ValueError):

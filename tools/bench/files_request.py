@@ -10,7 +10,7 @@ from pathlib import Path
 from tools.bench.contestants import HEURISTIC
 from tools.bench.request import MAX_JOBS, MAX_NUM_TOKENS, RequestError, check_counts
 from tools.child_process import usable_cores
-from tools.console import path_argument
+from tools.cli import path_argument
 from tools.store.workload import Layout
 
 

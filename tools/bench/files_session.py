@@ -24,7 +24,7 @@ from tools.measure.engine_kernel import EngineKernelError, engine_version
 from tools.measure.gpu import check_memory, driver, find_device, torch_with_gpu
 from tools.measure.verdict import RowVerdict
 from tools.registry.devices import Device, normalise_device_name
-from tools.store.files import shown_path
+from tools.text import shown_path
 
 
 def run(request: FilesRequest, say: Say) -> tuple[bool, str]:

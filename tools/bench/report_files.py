@@ -6,15 +6,16 @@ import itertools
 import re
 from pathlib import Path
 
-from tools import plain_file
+from tools import cli
 from tools.bench.request import RequestError
-from tools.store.files import shown_path, write_file
+from tools.store.files import write_file
+from tools.text import shown_path
 
 
 def check_folder(folder: Path) -> None:
     """Before the GPU is asked for anything. RequestError: no report can be put there."""
     try:
-        plain_file.check_folder(folder)
+        cli.check_folder(folder)
     except OSError as error:
         found = shown_path(Path(error.filename or folder))
         raise RequestError(f"--output: expected a folder that can be written, found {found}.") from error

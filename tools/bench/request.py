@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kernels.problem import QuantMode
 from tools.child_process import usable_cores
-from tools.console import path_argument
+from tools.cli import path_argument
 from tools.registry.models import Model, ModelRegistry
 from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine, Shard, ShardError, shard

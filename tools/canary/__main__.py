@@ -20,12 +20,13 @@ from tools.canary.engines import ENGINES
 from tools.canary.package import Package, PackageError, open_package
 from tools.canary.session import EngineReport, Store, check
 from tools.checkout import reference_triton
-from tools.console import path_argument, run
+from tools.cli import path_argument, run
 from tools.registry.devices import load_devices
 from tools.registry.reading import RegistryError
-from tools.store.files import discover, printable, write_file
+from tools.store.files import discover, write_file
 from tools.store.tiers import Role, version_of_folder
 from tools.store.workload import Layout, parse_file_name
+from tools.text import printable
 
 USER_FOLDER = "VLLM_TUNED_CONFIG_FOLDER"
 MOST_PRINTED = 10

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tools.console import reason_of
-from tools.store.files import shown_path
+from tools.errors import reason_of
+from tools.text import shown_path
 
 MAX_SOURCE_BYTES = 4 << 20
 """The look-up code has some ten kilobytes; a module larger than this is not read."""

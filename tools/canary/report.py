@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tools.canary.session import Difference, EngineReport
-from tools.findings import counted
-from tools.store.files import printable
+from tools.text import counted, printable
 
 MOST_SHOWN = 25
 """Of an engine: an issue takes 65536 characters."""

@@ -11,17 +11,19 @@ from pathlib import Path
 
 from tools.checkout import CONFIGS
 from tools.child_process import usable_cores
+from tools.cli import run
 from tools.compile import check
 from tools.compile.pool import DEFAULT_TIMEOUT_S, CompilePool
 from tools.compile.since import SinceError, changed_since, concerned
-from tools.console import reason_of, run
+from tools.errors import reason_of
 from tools.findings import FORMATS, Report, ordered
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
 from tools.store.config_file import load
-from tools.store.files import discover, printable
+from tools.store.files import discover
 from tools.store.workload import Layout
+from tools.text import printable
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,8 +16,9 @@ from tools.findings import Finding, Report, Severity, ordered
 from tools.registry.devices import DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.store.config_file import ConfigFile
-from tools.store.files import shown_path, version_folder
+from tools.store.files import version_folder
 from tools.store.tiers import version_of_folder
+from tools.text import shown_path
 
 Progress = Callable[[int, int], None]
 """Called with the kernels done and the kernels in all."""

@@ -9,7 +9,7 @@ from tools.compile.outcome import SPILL_LIMIT_BYTES, Outcome, Resources, Status
 from tools.compile.plan import Kernel, Row
 from tools.findings import Finding, Severity
 from tools.registry.devices import Device, DeviceRegistry
-from tools.store.files import shown_path
+from tools.text import shown_path
 
 GAVE_UP_REGISTERS = 32
 GAVE_UP_FRAME_BYTES = 1024

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tools.checkout import CHECKOUT
-from tools.console import reason_of
-from tools.revisions import NOTHING
-from tools.store.files import printable
+from tools.errors import reason_of
+from tools.git import NOTHING
+from tools.text import printable
 
 CONCERNS_ALL = ("kernels/", "tools/", "configs/registry/", "pyproject.toml")
 """What every file's outcome hangs on: the kernel, the check, the devices' limits, the reference Triton."""

@@ -8,14 +8,16 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from tools.console import path_argument, reason_of, run
+from tools.cli import path_argument, run
 from tools.convert import converter
-from tools.findings import Finding, Report, as_text, counted, emit
+from tools.errors import reason_of
+from tools.findings import Finding, Report, as_text, emit
 from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
-from tools.store.files import discover, printable
+from tools.store.files import discover
 from tools.store.tiers import Role
 from tools.store.workload import Layout
+from tools.text import counted, printable
 
 
 def parser() -> argparse.ArgumentParser:

@@ -23,13 +23,13 @@ from tools.store.files import (
     read_file,
     record_path,
     sha256,
-    shown_path,
     version_folder,
     write_file,
 )
 from tools.store.strict_json import Json
 from tools.store.tiers import LEGACY, Found, Role, version_of_folder, why_skipped
 from tools.store.workload import Layout, Workload, parse_file_name
+from tools.text import shown_path
 
 RULE = "convert"
 

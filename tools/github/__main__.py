@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.console import path_argument, run
+from tools.cli import hand_on, path_argument, run
+from tools.git import is_sha
 from tools.github.api import Api, ApiError
 from tools.github.comment import comment
 from tools.github.issue import issue
@@ -16,8 +17,6 @@ from tools.github.lookup import lookup, read_event
 from tools.github.marked import read_body
 from tools.github.pull import Refused, open_pull
 from tools.github.push import push
-from tools.revisions import is_sha
-from tools.step_output import hand_on
 
 
 def parser() -> argparse.ArgumentParser:

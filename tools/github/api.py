@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tools.store.files import printable
 from tools.store.strict_json import Json, parse
+from tools.text import printable
 
 TIMEOUT_S = 30.0
 PER_PAGE = 100

@@ -10,11 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tools.git import is_sha
 from tools.github.api import Api, ApiError
 from tools.github.pull import Pull, Refused, default_branch, find_at
-from tools.revisions import is_sha
-from tools.store.files import printable, shown_path
 from tools.store.strict_json import Json, parse
+from tools.text import printable, shown_path
 
 MAX_BYTES = 4 << 20
 

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 from tools.github.api import Api, ApiError
-from tools.store.files import shown_path
 from tools.store.strict_json import Json
+from tools.text import shown_path
 
 AUTHOR = "github-actions[bot]"
 """Whose name the workflow's own token writes under."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tools.git import is_sha
 from tools.github.api import Api, ApiError
 from tools.github.marked import address, one_line
-from tools.revisions import is_sha
-from tools.store.files import printable
 from tools.store.strict_json import Json
+from tools.text import printable
 
 
 class Refused(Exception):  # noqa: N818 (a verdict, not a defect)

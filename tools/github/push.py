@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tools.github.api import ApiError
 from tools.github.marked import AUTHOR, one_line
-from tools.store.files import printable
+from tools.text import printable
 
 TIMEOUT_S = 300
 EMAIL = f"41898282+{AUTHOR}@users.noreply.github.com"

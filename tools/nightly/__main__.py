@@ -14,8 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from tools.checkout import CONFIGS, reference_triton
-from tools.console import path_argument, run
-from tools.findings import counted
+from tools.cli import hand_on, path_argument, run
 from tools.nightly import drift, files, report, sample
 from tools.nightly.files import NightlyError
 from tools.pull_request.artifacts import results_of
@@ -24,8 +23,8 @@ from tools.pull_request.runners import RunnersError, with_runner
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
-from tools.step_output import hand_on
-from tools.store.files import shown_path, write_file
+from tools.store.files import write_file
+from tools.text import counted, shown_path
 
 _RELEASE = re.compile(r"(?:triton \()?([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})\)?", re.ASCII)
 

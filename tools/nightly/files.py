@@ -14,10 +14,11 @@ from tools.nightly.sample import MeasuredFile, measured_file
 from tools.pull_request.documents import FileId, Plan
 from tools.store import config_file, schemas
 from tools.store.config_file import ConfigFile
-from tools.store.files import discover, read_file, record_path, shown_path
+from tools.store.files import discover, read_file, record_path
 from tools.store.strict_json import Json
 from tools.store.tiers import Found, Role, version_of_folder
 from tools.store.workload import Layout
+from tools.text import shown_path
 
 _FIX = "Fix: nox -s validate says what is wrong."
 

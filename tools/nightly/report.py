@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tools.findings import counted
 from tools.nightly.drift import DeviceDrift, FileDrift, RowDrift
+from tools.text import counted
 
 MOST_ROWS = 300
 """Rows of the table: an issue takes 65536 characters."""

@@ -11,22 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.checkout import CHECKOUT
-from tools.console import path_argument, run
-from tools.findings import Finding, Report, as_github, counted, emit
+from tools.cli import hand_on, path_argument, run
+from tools.findings import Finding, Report, as_github, emit
+from tools.git import CommitError, Repository, is_sha
 from tools.pull_request import diff_report, gate
-from tools.pull_request.commit import CommitError, Repository
 from tools.pull_request.diff_session import compare, make_diff
 from tools.pull_request.documents import plan_json
 from tools.pull_request.plan import Plan, Registries
 from tools.pull_request.plan_session import Outcome, Request, Rules, make_plan
 from tools.pull_request.runners import RunnersError, with_runner
-from tools.pull_request.wording import shown
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
-from tools.revisions import is_sha
-from tools.step_output import hand_on
-from tools.store.files import printable, shown_path, write_file
+from tools.store.files import write_file
+from tools.text import counted, printable, shown, shown_path
 from tools.validate.exceptions import Exceptions, ExceptionsError
 
 MOST_LINES = 20

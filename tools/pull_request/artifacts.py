@@ -21,7 +21,7 @@ from tools.pull_request.documents import (
     shortened,
 )
 from tools.registry.devices import DeviceRegistry, load_devices
-from tools.store.files import shown_path
+from tools.text import shown_path
 
 MAX_FILES = 4096
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from tools.findings import Finding, Severity
-from tools.pull_request.commit import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Entry
-from tools.pull_request.wording import shown
+from tools.git import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Entry
 from tools.store.tiers import RECORDS, REGISTRY, Role, role_in_repo
 from tools.store.workload import parse_file_name
+from tools.text import shown
 
 ROOT = "configs"
 

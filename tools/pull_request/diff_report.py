@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.findings import Finding, Report, Severity, counted, dumped
+from tools.findings import Finding, Report, Severity
 from tools.findings import as_github as findings_as_github
 from tools.pull_request.changes import KINDS, config_path
 from tools.pull_request.diff import BATCH_SIZES, MOST_EDITS, Cell, Diff, Edit, Group, Kind, ModeChange
-from tools.pull_request.wording import code, shown
+from tools.text import code, counted, dumped, shown
 
 NAMED = 3
 """Files of a group that are named; of the others only the number is."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from tools.git import REGULAR, Entry, Repository
 from tools.pull_request.changes import ROOT, Change, below_root, changes, config_path, records_path, tuned_paths
-from tools.pull_request.commit import REGULAR, Entry, Repository
 from tools.pull_request.diff import Diff, ModeChange, coverage, file_changes, grouped
 from tools.pull_request.files import Version
 from tools.registry.devices import DeviceRegistry

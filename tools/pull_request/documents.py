@@ -16,10 +16,10 @@ from typing import Any
 
 from tools.measure.verdict import Verdict
 from tools.store import schemas
-from tools.store.files import printable, shown_path
 from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json, parse
 from tools.store.workload import Workload
+from tools.text import printable, shown_path
 from tools.tune.policy import Decision
 
 MAX_BYTES: Mapping[str, int] = {"plan": 4 << 20, "results": 8 << 20}

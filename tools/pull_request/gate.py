@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from tools.findings import Finding
+from tools.git import is_sha
 from tools.pull_request.changes import Change, mode_fault, records_path, refused
 from tools.pull_request.files import Version
-from tools.revisions import is_sha
 from tools.store.strict_json import Json
 
 OWN_BRANCHES = "verify/"

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tools.checkout import reference_triton
-from tools.console import path_argument, say
+from tools.cli import path_argument, say
 from tools.launch.heuristics import UnknownHeuristicError, vllm_heuristic
 from tools.pull_request.children import run_tool
 from tools.pull_request.documents import (
@@ -33,11 +33,11 @@ from tools.pull_request.gpu_site import GpuSite
 from tools.pull_request.judgement import rows_of
 from tools.pull_request.replay_site import ReplaySite
 from tools.pull_request.site import Bench, NotMeasuredError, Site
-from tools.pull_request.wording import shown
 from tools.registry.shapes import quant_mode_of
-from tools.store.files import canonical_entries, record_path, shown_path, version_folder, write_file
+from tools.store.files import canonical_entries, record_path, version_folder, write_file
 from tools.store.strict_json import Json
 from tools.store.tiers import LEGACY
+from tools.text import shown, shown_path
 
 BENCH_LIMIT_S = 900.0
 TUNE_SPARE_S = 300.0

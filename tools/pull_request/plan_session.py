@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from tools.findings import Finding
+from tools.git import CommitError, Entry, Repository
 from tools.pull_request import plan as planning
 from tools.pull_request.changes import (
     ROOT,
@@ -21,13 +22,12 @@ from tools.pull_request.changes import (
     touches_registry,
     tuned_paths,
 )
-from tools.pull_request.commit import CommitError, Entry, Repository
 from tools.pull_request.documents import MERGED, why_too_large
 from tools.pull_request.files import Version
 from tools.pull_request.plan import Changed, Plan, Registries
 from tools.pull_request.proof import prove
-from tools.pull_request.wording import shown
 from tools.store import schemas
+from tools.text import shown
 from tools.validate.exceptions import Exceptions
 
 Tree = Mapping[str, Entry]

@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from tools.findings import Finding, Severity
-from tools.pull_request.wording import shown
 from tools.registry.devices import DeviceRegistry
-from tools.store.files import shown_path
 from tools.store.workload import Layout
+from tools.text import shown, shown_path
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
 

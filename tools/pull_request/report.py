@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tools.console import path_argument, say
+from tools.cli import path_argument, say
 from tools.pull_request.artifacts import results_of
 from tools.pull_request.documents import RESULTS, DocumentError, Plan, read_plan, shortened
 from tools.pull_request.report_text import render

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.findings import counted
 from tools.measure.verdict import Verdict
 from tools.pull_request.artifacts import NO_RESULTS, has_results
 from tools.pull_request.documents import Leg, MeasuredFile, Plan, PlannedFile, PlannedShape, Results, Row
@@ -21,6 +20,7 @@ from tools.pull_request.standing import (
     retuned_gap,
     standing,
 )
+from tools.text import counted
 from tools.tune.policy import Decision, PromotionPolicy
 
 MAX_CHARACTERS = 60_000

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tools.pull_request.wording import shown
 from tools.registry.devices import DeviceRegistry
+from tools.text import shown
 
 
 class RunnersError(ValueError):

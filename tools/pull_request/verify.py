@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.checkout import CONFIGS
-from tools.console import path_argument, say
+from tools.cli import path_argument, say
 from tools.pull_request.artifacts import results_of
 from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, read_plan, shortened
 from tools.pull_request.report import check_plan

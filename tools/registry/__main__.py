@@ -12,15 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tools.checkout import CONFIGS
-from tools.console import path_argument, run
-from tools.findings import counted, emit
+from tools.cli import path_argument, run
+from tools.findings import emit
 from tools.registry.devices import load_devices
 from tools.registry.models import ModelRegistry, Quantisation, load_models
 from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine, Explanation, ShardError, explain_pair, shard
-from tools.store.files import printable, shown_path, walk
+from tools.store.files import walk
 from tools.store.tiers import RECORDS, REGISTRY
 from tools.store.workload import Layout
+from tools.text import counted, printable, shown_path
 
 SHOWN = 3
 """Explanations shown in a line of text; JSON has all."""

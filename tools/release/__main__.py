@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from tools.checkout import CHECKOUT
-from tools.console import run
+from tools.cli import hand_on, run
 from tools.release.due import ReleaseError, decide, stamped
-from tools.step_output import hand_on
 
 LOADER = CHECKOUT / "fused_moe_configs" / "__init__.py"
 

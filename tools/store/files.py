@@ -23,30 +23,8 @@ from tools.store.strict_json import Fault, Json, parse
 from tools.store.tiers import RECORDS, Found, Role, role_of, root_of
 from tools.store.workload import Layout
 
-_COMMAND = re.compile(r"^(\s*:):")
-_OLD_COMMAND = re.compile(r"(?<=#)[#\[]")
-"""`#[` and `##` alone too: what stands before or behind may bring the rest."""
-
-
 MAX_BYTES = 1024 * 1024
 """The store's files have a few kilobytes; whatever is larger than this is not read."""
-
-
-def shown_path(path: Path) -> str:
-    """The path as findings name it: relative to the working directory where it lies below it, on one line."""
-    absolute = str(path.absolute())
-    prefix = f"{Path.cwd()}{os.sep}"
-    return printable(absolute.removeprefix(prefix))
-
-
-def printable(text: str) -> str:
-    """Text with control characters and undecodable bytes escaped, so that a name cannot forge output lines.
-
-    Nor a command to GitHub's runner, which takes `::NAME …::` at the start of a line and `##[NAME …]` anywhere in it.
-    """
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
-    shown = _OLD_COMMAND.sub(lambda sign: f"\\x{ord(sign[0]):02x}", shown)
-    return _COMMAND.sub(r"\1\\x3a", shown)
 
 
 def version_folder(triton_version: str) -> str:

@@ -8,14 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tools.checkout import CONFIGS
-from tools.console import run, say
+from tools.cli import run, say
 from tools.findings import emit
 from tools.measure.device import find_gpu
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
-from tools.store.files import printable, shown_path
 from tools.store.tiers import version_of_folder
+from tools.text import printable, shown_path
 from tools.tune import session
 from tools.tune.cluster import ClusterError, Job, tune_on_cluster
 from tools.tune.destination import find_destination, folder_of_tiers

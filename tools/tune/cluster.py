@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tools.checkout import CHECKOUT
-from tools.store.files import printable, write_file
+from tools.store.files import write_file
 from tools.store.tiers import REGISTRY
+from tools.text import printable
 
 
 class ClusterError(ValueError):

@@ -11,9 +11,10 @@ from typing import Any
 
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.statistics import quantile
-from tools.store.files import canonical_entries, canonical_record, shown_path, write_file
+from tools.store.files import canonical_entries, canonical_record, write_file
 from tools.store.record import with_line
 from tools.store.strict_json import Json
+from tools.text import shown_path
 from tools.tune import evidence, output
 from tools.tune.destination import Origin, check_origin
 from tools.tune.evidence import Rates, Run

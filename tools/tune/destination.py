@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tools import plain_file
+from tools import cli
 from tools.checkout import CONFIGS, reference_triton
-from tools.store.files import printable, shown_path, version_folder
+from tools.store.files import version_folder
 from tools.store.tiers import LEGACY, RECORDS, REGISTRY, version_of_folder
+from tools.text import printable, shown_path
 from tools.tune import output
 from tools.tune.model import Subject
 from tools.tune.output import Existing, Place
@@ -110,7 +111,7 @@ def _check_writable(place: Place) -> None:
     """Now, not after a minute on the GPU."""
     for path in (place.path, place.record_path):
         try:
-            plain_file.check_folder(path.parent)
+            cli.check_folder(path.parent)
             is_blocked = path.is_dir()
         except OSError as error:
             found = shown_path(Path(error.filename or path.parent))

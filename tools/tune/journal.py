@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from tools import plain_file
-from tools.console import reason_of
+from tools import cli
+from tools.errors import reason_of
 from tools.tune.journal_lines import (
     Header,
     device_from_json,
@@ -143,7 +143,7 @@ def _told(line: str, error: Exception) -> str:
 
 def _open(path: Path, mode: str) -> IO[Any]:
     if mode == "rt":
-        plain_file.check(path, MOST_CHARACTERS)
+        cli.check_file(path, MOST_CHARACTERS)
     if path.suffix == ".gz":
         return io.TextIOWrapper(gzip.GzipFile(path, mode.replace("t", "")), encoding="utf-8")
     return path.open(mode.replace("t", ""), encoding="utf-8")

@@ -9,19 +9,12 @@ from pathlib import Path, PurePosixPath
 
 from tools.store import schemas
 from tools.store.config_file import ConfigFile
-from tools.store.files import (
-    canonical_record,
-    printable,
-    read_file,
-    record_path,
-    shown_path,
-    version_folder,
-    write_file,
-)
+from tools.store.files import canonical_record, read_file, record_path, version_folder, write_file
 from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json
 from tools.store.tiers import LEGACY, Found, Role
 from tools.store.workload import Workload, parse_file_name
+from tools.text import printable, shown_path
 
 
 class OutputError(ValueError):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from tools import console
+from tools import cli
 from tools.tune.model import Compiled, Confirmed, Event
 from tools.tune.tuner import RowResult
 
@@ -55,7 +55,7 @@ class Lines:
         self.say(f"M={row.num_tokens}: {row.decision.value} {entry}")
 
     def say(self, line: str) -> None:
-        console.say(f"tune: {line}")
+        cli.say(f"tune: {line}")
 
 
 class Bars:

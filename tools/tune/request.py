@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import plain_file
-from tools.console import path_argument, reason_of
-from tools.store.files import printable, shown_path
+from tools import cli
+from tools.cli import path_argument
+from tools.errors import reason_of
 from tools.store.launch_config import USUAL_BATCH_SIZES
 from tools.store.strict_json import Json
+from tools.text import printable, shown_path
 from tools.tune.policy import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
 
@@ -236,7 +237,7 @@ def _block_shape(text: str | None) -> tuple[int, int] | None:
 def read_workloads(path: Path) -> tuple[ModelSource, ...]:
     """`MODEL tp=N [ep=N] [dtype=D]` a line; empty lines and what follows # are skipped. RequestError names the line."""
     try:
-        lines = plain_file.read_text(path).splitlines()
+        lines = cli.read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = "bytes that are no UTF-8" if isinstance(error, UnicodeDecodeError) else reason_of(error)
         told = f"expected a text file, found: {reason}. Fix: correct the path, or save it as UTF-8."

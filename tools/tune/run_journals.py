@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import IO
 
 from tools.checkout import CHECKOUT
-from tools.console import reason_of
-from tools.store.files import shown_path, write_file
+from tools.errors import reason_of
+from tools.store.files import write_file
+from tools.text import shown_path
 from tools.tune.journal import Entry, JournalError, JournalWriter, read_header, read_journal
 from tools.tune.journal_lines import Header
 from tools.tune.model import Subject

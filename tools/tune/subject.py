@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from kernels.problem import QuantMode
-from tools import plain_file
-from tools.console import reason_of
+from tools import cli
+from tools.errors import reason_of
 from tools.launch.heuristics import UnknownHeuristicError, vllm_heuristic
 from tools.registry.devices import DeviceRegistry, normalise_device_name
 from tools.registry.models import Model, ModelRegistry, Quantisation
 from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine, ShardError, explain_pair, shard
-from tools.store.files import printable
 from tools.store.workload import MAX_DIMENSION, Shape, Workload
+from tools.text import printable
 from tools.tune.model import NamedShape, Subject
 
 _FLAGS = "give the sizes themselves: --E --N --K --top-k [--dtype] [--block-shape n,k]"
@@ -197,7 +197,7 @@ def read_config_json(path: Path, dtype: str | None = None) -> Model:
     SubjectError: unreadable, or without what an MoE model has.
     """
     try:
-        document = json.loads(plain_file.read_text(path))
+        document = json.loads(cli.read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         told = f"found: {reason_of(error)}. Fix: give the checkpoint's own"
         raise SubjectError(f"{printable(str(path))}: expected a model's config.json, {told}") from error

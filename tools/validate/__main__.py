@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.checkout import CONFIGS
-from tools.console import path_argument, run
+from tools.cli import path_argument, run
 from tools.findings import FORMATS, Finding, Report, Severity, emit
 from tools.registry.devices import load_devices
 from tools.registry.reading import RegistryError
-from tools.store.files import discover, printable, shown_path
+from tools.store.files import discover
 from tools.store.tiers import REGISTRY, Role
 from tools.store.workload import Layout
+from tools.text import printable, shown_path
 from tools.validate import fixer, runner
 from tools.validate.exceptions import Exceptions, ExceptionsError
 

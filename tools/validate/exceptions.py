@@ -9,8 +9,9 @@ from pathlib import Path
 from tools.checkout import CONFIGS
 from tools.findings import Finding, Severity
 from tools.store import schemas
-from tools.store.files import read_file, record_path, shown_path
+from tools.store.files import read_file, record_path
 from tools.store.tiers import RECORDS, Found
+from tools.text import shown_path
 
 EXCEPTIONS_FILE = schemas.SCHEMA_FOLDER / "exceptions.json"
 

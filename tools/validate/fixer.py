@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tools.findings import Finding, Report, Severity, ordered
 from tools.store.config_file import ConfigFile, load
-from tools.store.files import canonical_record, discover, read_file, record_path, sha256, shown_path, write_file
+from tools.store.files import canonical_record, discover, read_file, record_path, sha256, write_file
 from tools.store.workload import Layout
+from tools.text import shown_path
 from tools.validate.rules import canonical_bytes
 
 

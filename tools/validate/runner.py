@@ -9,8 +9,9 @@ from pathlib import Path
 from tools.findings import Finding, Report, Severity, ordered
 from tools.registry.devices import DeviceRegistry
 from tools.store.config_file import Tree, load
-from tools.store.files import discover, shown_path, tuned_files_of_records
+from tools.store.files import discover, tuned_files_of_records
 from tools.store.workload import Layout
+from tools.text import shown_path
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Context, FileRule, Issue, Rule
 from tools.validate.rules import RULES, record

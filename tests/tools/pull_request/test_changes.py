@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from tests.tools.validate.builder import NAME
+from tools.git import Entry
 from tools.pull_request.changes import (
     MAX_FILES,
     Change,
@@ -16,7 +17,6 @@ from tools.pull_request.changes import (
     touches_registry,
     tuned_paths,
 )
-from tools.pull_request.commit import Entry
 from tools.store.tiers import Role
 
 FILE, OTHER, LINK = (

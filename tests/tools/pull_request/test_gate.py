@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.tools.validate.builder import NAME, table
+from tools.git import Entry
 from tools.pull_request.changes import Change
-from tools.pull_request.commit import Entry
 from tools.pull_request.files import Version
 from tools.pull_request.gate import refusals, verified_commit
 from tools.store.files import canonical_config

@@ -24,10 +24,8 @@ from tools.store.files import (
     canonical_record,
     closed_folder,
     discover,
-    printable,
     read_file,
     record_path,
-    shown_path,
     tuned_files_of_records,
     version_folder,
     write_file,
@@ -35,6 +33,7 @@ from tools.store.files import (
 from tools.store.launch_config import KEY_VENDOR, LaunchConfig
 from tools.store.tiers import Role, version_of_folder
 from tools.store.workload import Layout
+from tools.text import printable, shown_path
 
 SPACED = "größe und 形"
 

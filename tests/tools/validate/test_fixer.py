@@ -12,8 +12,9 @@ import pytest
 
 from tests.tools.validate.builder import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, devices, table
 from tools.findings import Severity
-from tools.store.files import canonical_config, shown_path
+from tools.store.files import canonical_config
 from tools.store.workload import Layout
+from tools.text import shown_path
 from tools.validate import fixer, runner
 
 

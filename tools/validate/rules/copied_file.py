@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from tools.findings import Severity
 from tools.store.config_file import ConfigFile, Tree
-from tools.store.files import read_file, record_path, shown_path
+from tools.store.files import read_file, record_path
+from tools.text import shown_path
 from tools.validate.model import Context, Issue, TreeRule
 
 

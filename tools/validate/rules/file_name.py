@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tools.store.config_file import ConfigFile
-from tools.store.files import printable
+from tools.text import printable
 from tools.validate.model import Context, FileRule, Issue
 
 

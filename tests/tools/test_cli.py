@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tools.checkout import CHECKOUT
-from tools.console import path_argument, reason_of, run
+from tools.cli import check_file, hand_on, path_argument, read_text, run
+from tools.errors import reason_of
 
 
 def test_exit_code_is_that_of_the_command() -> None:
@@ -29,7 +31,7 @@ def test_ctrl_c_is_no_traceback() -> None:
 
 
 def test_closed_pipe_is_no_traceback() -> None:
-    code = "from tools.console import run\nrun(lambda: print('x' * 200_000) or 0)"
+    code = "from tools.cli import run\nrun(lambda: print('x' * 200_000) or 0)"
     command = f"{sys.executable} -c '{code.replace(chr(39), chr(34))}' | head -c 1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=CHECKOUT, check=False)
     assert result.stdout == "x"
@@ -47,14 +49,14 @@ def test_what_is_said_to_nobody_ends_no_work() -> None:
 
 
 def test_a_command_says_its_name() -> None:
-    code = "from tools.console import run; run(lambda: print('x') or 0, 'tune')"
+    code = "from tools.cli import run; run(lambda: print('x') or 0, 'tune')"
     command = ["bash", "-c", '"$0" -c "$1" >/dev/full', sys.executable, code]
     result = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
     assert result.stderr.startswith("tune: can't write the output: ")
 
 
 def shell(code: str, redirection: str) -> subprocess.CompletedProcess[str]:
-    program = f"from tools.console import run, say; run(lambda: {code})"
+    program = f"from tools.cli import run, say; run(lambda: {code})"
     command = ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, program]
     return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
 
@@ -93,3 +95,60 @@ def test_an_errors_own_words_have_no_number_and_no_path() -> None:
     assert reason_of(FileNotFoundError(2, "No such file or directory", "/nope")) == "No such file or directory"
     assert reason_of(ValueError("no number")) == "no number"
     assert reason_of(EOFError()) == "EOFError"
+
+
+# What a person names is read only where it is a regular file of bounded size.
+
+
+def test_text_is_read_without_its_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes("\ufeffé\n".encode())
+    assert read_text(tmp_path / "a") == "é\n"
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert read_text(tmp_path / "b") == "x"
+
+
+def test_pipes_devices_and_folders_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError, match="Not a regular file"):
+            read_text(path)
+
+
+def test_more_than_is_wanted_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(11))
+    check_file(tmp_path / "a", 11)
+    with pytest.raises(OSError, match="File too large, 11 bytes where at most 10 are read"):
+        check_file(tmp_path / "a", 10)
+
+
+def test_what_is_missing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        check_file(tmp_path / "a")
+
+
+# Outputs of a workflow's step.
+
+
+def test_values_are_appended_a_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "output"
+    output.write_text("before=1\n")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(output))
+    hand_on({"number": "12", "any": True, "due": False})
+    assert output.read_text() == "before=1\nnumber=12\nany=true\ndue=false\n"
+
+
+@pytest.mark.parametrize("value", ["a\nb=c", "a\rb", "a\u2028b"])
+def test_no_value_forges_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    with pytest.raises(ValueError, match="values of one line"):
+        hand_on({"name": value})
+    assert not (tmp_path / "output").exists()
+
+
+def test_outside_a_workflow_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_OUTPUT", raising=False)
+    hand_on({"number": "12"})

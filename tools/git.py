@@ -7,16 +7,16 @@ measured before it is read. Names and contents never reach a command line: git i
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.console import reason_of
+from tools.errors import reason_of
 from tools.findings import Finding, Severity
-from tools.pull_request.wording import shown
-from tools.revisions import NOTHING, is_sha
 from tools.store.files import MAX_BYTES
+from tools.text import shown
 
 REGULAR = "100644"
 EXECUTABLE = "100755"
@@ -230,3 +230,16 @@ def _too_large(sha: str, expected: str, found: str) -> CommitError:
 def _no_git(error: Exception) -> CommitError:
     found = "no answer in time" if isinstance(error, subprocess.TimeoutExpired) else reason_of(error)
     return CommitError("git", f"expected it to run, found: {shown(found)}", "install git, or correct the revision")
+
+
+# Names of commits, as GitHub's events write them.
+
+NOTHING = "0" * 40
+"""What a push event calls the commit before a branch's first one: there was nothing, so everything is new."""
+
+_SHA = re.compile(r"[0-9a-f]{40}")
+
+
+def is_sha(text: object) -> bool:
+    """Whether it is a commit's whole name, in lower case."""
+    return isinstance(text, str) and _SHA.fullmatch(text) is not None

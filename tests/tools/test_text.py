@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.pull_request.wording import LONGEST, code, shown
+from tools.text import LONGEST, code, shown
 
 
 def test_control_characters_and_undecodable_bytes_are_escaped() -> None:

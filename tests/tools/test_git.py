@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.tools.pull_request.git_repository import EXECUTABLE, TREE, Blob, GitRepository
-from tools.pull_request.commit import CommitError, Entry, Limits, Repository
+from tools.git import NOTHING, CommitError, Entry, Limits, Repository, is_sha
 
 
 @pytest.fixture
@@ -100,3 +100,16 @@ def test_git_that_is_not_installed_is_said(git: GitRepository, monkeypatch: pyte
         Repository(git.root).commit("HEAD")
     with pytest.raises(CommitError, match="install git"):
         Repository(git.root).tree("1" * 40)
+
+
+# Which texts are a commit's whole name.
+
+
+def test_forty_lower_case_hexadecimal_digits_are_one() -> None:
+    assert is_sha("0123456789abcdef" * 2 + "01234567")
+    assert is_sha(NOTHING)
+
+
+@pytest.mark.parametrize("text", ["", "main", "a" * 39, "a" * 41, "A" * 40, "a" * 40 + "\n", "\n" + "a" * 40, None, 7])
+def test_nothing_else_is(text: object) -> None:
+    assert not is_sha(text)

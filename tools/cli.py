@@ -1,15 +1,19 @@
-"""What every command of tools/ does alike at its edge: its arguments, and how it ends when it can't go on."""
+"""What every command does alike at its edge: its arguments, the files they name, its output, and how it ends."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import select
+import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
+
+from tools.errors import reason_of
 
 
 def run(main: Callable[[], int], name: str = "") -> NoReturn:
@@ -44,11 +48,6 @@ def say(line: str) -> None:
         sys.stderr.flush()
 
 
-def reason_of(error: Exception) -> str:
-    """What went wrong, without the number and the path that Python writes around an OSError's own words."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
 def path_argument(text: str) -> Path:
     """A path on the command line, for argparse. An empty one would mean the working directory."""
     if not text:
@@ -74,3 +73,54 @@ def _reader_has_left() -> bool:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+
+
+# Files and folders that a person names, asked about before they are used.
+
+MOST_BYTES = 16 << 20
+"""Of a text that a person wrote or a checkpoint brings: both have kilobytes."""
+
+
+def check_file(path: Path, most_bytes: int = MOST_BYTES) -> None:
+    """OSError: missing, no regular file (links are followed), or larger; its strerror says which."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    if found.st_size > most_bytes:
+        told = f"File too large, {found.st_size} bytes where at most {most_bytes} are read"
+        raise OSError(errno.EFBIG, told, str(path))
+
+
+def read_text(path: Path) -> str:
+    """UTF-8, a byte order mark dropped. OSError as `check_file`; ValueError: other bytes than UTF-8."""
+    check_file(path)
+    return path.read_text("utf-8-sig")
+
+
+def check_folder(folder: Path) -> None:
+    """Of a folder that need not be there yet. OSError: no file can be put into it; its filename says why not."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
+
+# What a command hands to the steps and jobs that follow it in a workflow: lines in the file of `$GITHUB_OUTPUT`.
+
+
+def hand_on(values: Mapping[str, str | bool]) -> None:
+    """Appends `name=value`, booleans as true and false. Outside a workflow it does nothing.
+
+    ValueError: a value of several lines, which would forge another output.
+    """
+    lines = [f"{name}={_text(value)}\n" for name, value in values.items()]
+    if any(len(line.splitlines()) != 1 for line in lines):
+        raise ValueError(f"expected values of one line, found {dict(values)!r}")
+    if output := os.environ.get("GITHUB_OUTPUT"):
+        with Path(output).open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+
+
+def _text(value: str | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else value

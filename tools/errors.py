@@ -1,0 +1,15 @@
+"""What ends a command because of what a person gave it, and how Python's own errors are told."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """What was asked for can't be done. The message is for a person: where, expected, found, and the way out.
+
+    `tools.cli.run` ends the command with it and exit code 2.
+    """
+
+
+def reason_of(error: Exception) -> str:
+    """What went wrong, without the number and the path that Python writes around an OSError's own words."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

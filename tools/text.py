@@ -1,0 +1,60 @@
+"""How text is shown: foreign text on one line, cut and escaped, in a terminal, a log or markdown; counts; JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+LONGEST = 160
+"""Characters of a name that are shown. A tuned file's longest real name has about 130."""
+_PLAIN = re.compile(r"[A-Za-z0-9 ._=,()\[\]+/:%-]+", re.ASCII)
+
+
+def shown(text: str, longest: int = LONGEST) -> str:
+    """Foreign text without control characters, cut where it is long."""
+    safe = printable(text)
+    return safe if len(safe) <= longest else f"{safe[: longest - 1]}…"
+
+
+def code(text: str, longest: int = LONGEST) -> str:
+    """Foreign text as code in markdown: no link, no mention, no tag and no end of the table's cell in it."""
+    safe = shown(text, longest)
+    if _PLAIN.fullmatch(safe) and safe == safe.strip():
+        return f"`{safe}`"
+    escaped = "".join(c if c.isalnum() or c in " .=" else f"&#{ord(c)};" for c in safe)
+    return f"<code>{escaped}</code>"
+
+
+_COMMAND = re.compile(r"^(\s*:):")
+_OLD_COMMAND = re.compile(r"(?<=#)[#\[]")
+"""`#[` and `##` alone too: what stands before or behind may bring the rest."""
+
+
+def shown_path(path: Path) -> str:
+    """The path as findings name it: relative to the working directory where it lies below it, on one line."""
+    absolute = str(path.absolute())
+    prefix = f"{Path.cwd()}{os.sep}"
+    return printable(absolute.removeprefix(prefix))
+
+
+def printable(text: str) -> str:
+    """Text with control characters and undecodable bytes escaped, so that a name cannot forge output lines.
+
+    Nor a command to GitHub's runner, which takes `::NAME …::` at the start of a line and `##[NAME …]` anywhere in it.
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    shown = _OLD_COMMAND.sub(lambda sign: f"\\x{ord(sign[0]):02x}", shown)
+    return _COMMAND.sub(r"\1\\x3a", shown)
+
+
+def dumped(document: object) -> str:
+    """JSON for a terminal, a pipe or a workflow's log, where `##[NAME …]` inside a line would be a command."""
+    # ASCII, so that it stays JSON whatever the encoding. A # stands in texts only, where it may be written so.
+    return json.dumps(document, indent=2).replace("#", "\\u0023")
+
+
+def counted(count: int, noun: str) -> str:
+    """«1 file», «2 files»."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
