@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import os
 import select
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from tools.errors import reason_of
+from tools.errors import UserError, reason_of
+from tools.text import printable
+
+Main = Callable[[Sequence[str] | None], int]
 
 
 def run(main: Callable[[], int], name: str = "") -> NoReturn:
@@ -39,6 +43,23 @@ def run(main: Callable[[], int], name: str = "") -> NoReturn:
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def command(name: str) -> Callable[[Main], Main]:
+    """For a tool's `main`: a UserError ends it with exit code 2 and its line on stderr, `name` before it."""
+
+    def decorate(main: Main) -> Main:
+        @functools.wraps(main)
+        def ended(arguments: Sequence[str] | None = None) -> int:
+            try:
+                return main(arguments)
+            except UserError as error:
+                say(f"{name}: {printable(str(error))}")
+                return 2
+
+        return ended
+
+    return decorate
 
 
 def say(line: str) -> None:

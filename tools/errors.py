@@ -6,7 +6,7 @@ from __future__ import annotations
 class UserError(ValueError):
     """What was asked for can't be done. The message is for a person: where, expected, found, and the way out.
 
-    `tools.cli.run` ends the command with it and exit code 2.
+    `tools.cli.command` ends the command with it and exit code 2.
     """
 
 

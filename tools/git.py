@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.errors import reason_of
+from tools.errors import UserError, reason_of
 from tools.findings import Finding, Severity
 from tools.store.files import MAX_BYTES
 from tools.text import shown
@@ -37,7 +37,7 @@ _SAFE_SETTINGS = (
 )
 
 
-class CommitError(ValueError):
+class CommitError(UserError):
     """A commit that can't be read as asked. One line for a person; `finding` has its parts."""
 
     def __init__(self, where: str, message: str, fix: str) -> None:

@@ -6,13 +6,14 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tools.checkout import CHECKOUT
-from tools.cli import check_file, hand_on, path_argument, read_text, run
-from tools.errors import reason_of
+from tools.cli import check_file, command, hand_on, path_argument, read_text, run
+from tools.errors import UserError, reason_of
 
 
 def test_exit_code_is_that_of_the_command() -> None:
@@ -152,3 +153,21 @@ def test_no_value_forges_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_outside_a_workflow_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_OUTPUT", raising=False)
     hand_on({"number": "12"})
+
+
+def test_an_error_for_people_ends_a_command_with_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @command("name")
+    def main(arguments: Sequence[str] | None = None) -> int:
+        raise UserError("a: expected 1, found\n2. Fix: b.")
+
+    assert main([]) == 2
+    assert capsys.readouterr() == ("", "name: a: expected 1, found\\n2. Fix: b.\n")
+
+
+def test_a_fault_of_the_program_is_no_error_for_people() -> None:
+    @command("name")
+    def main(arguments: Sequence[str] | None = None) -> int:
+        raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        main([])

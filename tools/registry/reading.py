@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.checkout import CONFIGS
+from tools.errors import UserError
 from tools.store.files import read_file
 
 REGISTRY_FOLDER = CONFIGS / "registry"
@@ -17,7 +18,7 @@ SCHEMA_VERSION = 1
 _CORRECT = "correct it as the schema in schema/ says"
 
 
-class RegistryError(ValueError):
+class RegistryError(UserError):
     """A registry that can't be read, or a name that it doesn't hold. The message is for people.
 
     `reason` and `fix` are the message's parts, for findings that name the file themselves.

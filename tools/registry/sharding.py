@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from tools.errors import UserError
 from tools.registry.devices import normalise_device_name
 from tools.registry.models import Model, Quantisation
 from tools.store.workload import BLOCK_QUANTISED, LOOKED_UP_DTYPES, Layout, Shape, Workload
@@ -28,7 +29,7 @@ class Engine(enum.StrEnum):
     SGLANG = "sglang"
 
 
-class ShardError(ValueError):
+class ShardError(UserError):
     """A model that can't be sharded as asked. The message names the numbers that don't fit."""
 
 
