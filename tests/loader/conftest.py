@@ -40,7 +40,7 @@ class Store:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The shipped folder, with a registry; no user's folder."""
     store = Store(tmp_path / "tuned ünd dateien")
-    store.write_file("devices.json", {"schema_version": 1, "devices": DEVICES}, "registry")
+    store.write("devices.json", {"schema_version": 1, "devices": DEVICES}, "registry")
     monkeypatch.setattr(fused_moe_configs, "_configs", str(store.root))
     monkeypatch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)
     monkeypatch.delenv("SGLANG_MOE_CONFIG_DIR", raising=False)

@@ -38,8 +38,8 @@ def test_the_tiers_come_in_order(store, user):
 
 
 def test_the_first_file_wins_whole(store):
-    store.write_file(NAME, {"1": ENTRY, "64": ENTRY})
-    store.write_file(NAME, {"8": ENTRY}, "triton_3_8_0")
+    store.write(NAME, {"1": ENTRY, "64": ENTRY})
+    store.write(NAME, {"8": ENTRY}, "triton_3_8_0")
     assert list(get_moe_configs(8, 1, **MACHINE)) == [8]
 
 
@@ -94,7 +94,7 @@ def test_the_canonical_name_comes_before_the_other_aliases(store):
 
 
 def test_a_device_whose_name_is_part_of_the_rest_of_the_file_name(store):
-    store.write_file("devices.json", {"devices": [{"name": "8", "aliases": ["N"]}]}, "registry")
+    store.write("devices.json", {"devices": [{"name": "8", "aliases": ["N"]}]}, "registry")
     store.add("E=8,N=1,device_name=8.json", 5)
     assert mark(device_name="N") == 5
 
@@ -157,7 +157,7 @@ def test_only_the_users_folder_may_hold_a_triton_version(store, user):
     document = {"triton_version": "3.6.0", "1": ENTRY}
     user.write(NAME, document)
     assert list(get_moe_configs(8, 1, **MACHINE)) == [1]
-    store.write_file(FP8, document)
+    store.write(FP8, document)
     with pytest.raises(ConfigError, match="triton_version"):
         mark("fp8_w8a8")
 
@@ -254,14 +254,14 @@ def test_nothing_found_is_logged_once_a_workload(store, caplog):
 @pytest.mark.parametrize(("M", "size"), [(1, 1), (2, 1), (16, 24), (12, 8), (17, 24), (10**6, 24), (15, 8), (8, 8)])
 def test_the_nearest_batch_size_serves_and_ties_go_to_the_smaller(store, M, size):
     sizes = (24, 8, 1) if M % 2 else (1, 24, 8)
-    store.write_file(NAME, {str(s): ENTRY | {"num_warps": s} for s in sizes})
+    store.write(NAME, {str(s): ENTRY | {"num_warps": s} for s in sizes})
     expected = min(sorted(sizes), key=lambda s: abs(s - M))
     assert get_config(M, 8, 1, **MACHINE)["num_warps"] == expected
     assert expected == size or abs(size - M) == abs(expected - M)
 
 
 def test_a_tie_does_not_depend_on_the_order_in_the_file(store):
-    store.write_file(NAME, {"24": ENTRY | {"num_warps": 24}, "8": ENTRY | {"num_warps": 8}})
+    store.write(NAME, {"24": ENTRY | {"num_warps": 24}, "8": ENTRY | {"num_warps": 8}})
     assert get_config(16, 8, 1, **MACHINE)["num_warps"] == 8
 
 

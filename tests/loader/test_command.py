@@ -51,7 +51,7 @@ def test_explain_takes_the_whole_workload(store, capsys):
 
 
 def test_a_broken_file_is_a_negative_verdict(store, capsys):
-    store.write_file(NAME, b"{")
+    store.write(NAME, b"{")
     assert main(["explain", *WORKLOAD]) == 1
     assert "line 1, column 2" in capsys.readouterr().err
 

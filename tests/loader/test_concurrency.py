@@ -36,14 +36,14 @@ def document(mark):
 
 
 def test_readers_in_threads_and_processes_see_whole_files_while_a_writer_replaces_them(store):
-    path = store.write_file(NAME, document(1))
+    path = store.write(NAME, document(1))
     stop = threading.Event()
 
     def write():
         mark = 1
         while not stop.is_set():
             mark += 1
-            temporary = store.write_file("temporary", document(mark))
+            temporary = store.write("temporary", document(mark))
             os.replace(temporary, path)  # noqa: PTH105
 
     writer = threading.Thread(target=write)
@@ -59,7 +59,7 @@ def test_readers_in_threads_and_processes_see_whole_files_while_a_writer_replace
 
 
 def test_threads_share_one_result_and_one_message(store, caplog):
-    store.write_file(NAME, document(1))
+    store.write(NAME, document(1))
     barrier = threading.Barrier(8)
 
     def look_up(N):

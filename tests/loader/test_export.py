@@ -187,7 +187,7 @@ def test_only_the_device_asked_for(store, destination, engine, asked, written):
 
 
 def test_files_are_canonical_bytes(store, destination):
-    store.write_file(D, {"16": ENTRY, "2": ENTRY})
+    store.write(D, {"16": ENTRY, "2": ENTRY})
     (path,) = export(destination, "vllm")
     assert path == destination / D
     assert path.read_text() == json.dumps({"2": ENTRY, "16": ENTRY}, indent=4) + "\n"
@@ -195,7 +195,7 @@ def test_files_are_canonical_bytes(store, destination):
 
 def test_a_broken_file_stops_the_export_before_anything_is_written(store, destination):
     store.add(D, 1)
-    store.write_file(name(N=9), b"{")
+    store.write(name(N=9), b"{")
     with pytest.raises(ConfigError):
         export(destination, "vllm")
     assert not destination.exists()

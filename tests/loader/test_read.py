@@ -64,7 +64,7 @@ def read():
     ],
 )  # fmt: skip
 def test_a_broken_file_is_refused_at_its_place(store, data, line, column, reason):
-    path = store.write_file(NAME, data)
+    path = store.write(NAME, data)
     with pytest.raises(ConfigError) as raised:
         read()
     assert reason in raised.value.reason
@@ -76,9 +76,9 @@ def test_a_broken_file_is_refused_at_its_place(store, data, line, column, reason
 
 
 def test_a_file_over_one_mebibyte_is_refused_and_one_below_is_not(store):
-    store.write_file(NAME, json.dumps({"1": ENTRY}).encode().ljust(2**20))
+    store.write(NAME, json.dumps({"1": ENTRY}).encode().ljust(2**20))
     assert read()
-    store.write_file(NAME, json.dumps({"1": ENTRY}).encode().ljust(2**20 + 1))
+    store.write(NAME, json.dumps({"1": ENTRY}).encode().ljust(2**20 + 1))
     with pytest.raises(ConfigError, match="1 MiB"):
         read()
 
@@ -126,7 +126,7 @@ def test_an_error_travels_between_processes():
 
 
 def test_integers_booleans_and_strings_are_kept_in_order(store):
-    store.write_file(NAME, {"1": ENTRY | {"USE_TMA": True, "grf_mode": "256"}})
+    store.write(NAME, {"1": ENTRY | {"USE_TMA": True, "grf_mode": "256"}})
     assert list(read()[1].items()) == [*ENTRY.items(), ("USE_TMA", True), ("grf_mode", "256")]
 
 
@@ -136,7 +136,7 @@ def test_integers_booleans_and_strings_are_kept_in_order(store):
 ).map(lambda document: json.dumps(document).encode()))  # fmt: skip
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_give_a_mapping_or_a_config_error(store, data):
-    store.write_file(NAME, data)
+    store.write(NAME, data)
     try:
         configs = read()
     except ConfigError:
@@ -151,7 +151,7 @@ def test_a_file_cut_or_changed_anywhere_gives_a_mapping_or_a_config_error(store,
     whole = json.dumps({"1": ENTRY, "16": ENTRY}, indent=4).encode()
     start = data.draw(st.integers(0, len(whole)))
     end = data.draw(st.integers(start, len(whole)))
-    store.write_file(NAME, whole[:start] + data.draw(st.binary(max_size=3)) + whole[end:])
+    store.write(NAME, whole[:start] + data.draw(st.binary(max_size=3)) + whole[end:])
     try:
         configs = read()
     except ConfigError:
@@ -173,7 +173,7 @@ BROKEN_REGISTRIES = [
 
 @pytest.mark.parametrize("document", BROKEN_REGISTRIES)
 def test_a_broken_registry_is_refused_where_it_is_needed(store, document):
-    path = store.write_file("devices.json", document, "registry")
+    path = store.write("devices.json", document, "registry")
     with pytest.raises(ConfigError) as raised:
         read()
     assert raised.value.path == str(path)
