@@ -17,7 +17,7 @@ from tools.canary.answers import LAST_TOKEN
 from tools.canary.cut import Cut
 from tools.canary.engines import Engine
 from tools.canary.questions import Question
-from tools.store.workload import Layout
+from tools.store.workload import Layout, packed_size
 
 CHILD = Path(__file__).with_name("child.py")
 
@@ -77,10 +77,9 @@ def _setting(engine: Engine, setting: Setting) -> Mapping[str, Any]:
 
 def _question(engine: Engine, question: Question) -> Mapping[str, Any]:
     workload = question.workload
-    halved = engine.layout is Layout.SGLANG and workload.dtype == "int4_w4a16"
     return {
         "E": workload.E,
-        "N": workload.N // 2 if halved else workload.N,
+        "N": packed_size(workload.N, workload.dtype) if engine.layout is Layout.SGLANG else workload.N,
         "dtype": workload.dtype,
         "block_shape": workload.block_shape,
         "per_channel_quant": workload.per_channel_quant,

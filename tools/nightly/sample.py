@@ -94,10 +94,9 @@ def _planned(file: MeasuredFile, models: ModelRegistry) -> Mapping[str, Json]:
 
 
 def _registered(workload: Workload, models: ModelRegistry) -> frozenset[Shape]:
-    N = workload.N // 2 if workload.dtype == "int4_w4a16" else workload.N
     return frozenset(
         Shape(models.find(found.model_id).K, models.find(found.model_id).top_k + found.fused_shared_experts)
-        for found in explain_pair(workload.E, N, models)
+        for found in explain_pair(workload.E, workload.N, models)
     )
 
 
