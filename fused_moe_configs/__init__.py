@@ -147,10 +147,10 @@ def _look_up(
     with _lock:
         _chain = chain = _chain or Chain(_configs, os.environ.get(USER_FOLDER))
     if device_name is None or version is None:
-        from . import _environment
+        from . import machine
 
-        device_name = _environment.device_name() if device_name is None else device_name
-        version = _environment.version_of("triton") if version is None else version
+        device_name = machine.device_name() if device_name is None else device_name
+        version = machine.version_of("triton") if version is None else version
     options = {"per_channel_quant": per_channel_quant, "down": down}
     name = get_config_file_name(E, N, device_name, dtype, block_shape, **options)
     return chain.look_up(chain.tiers(version), name)

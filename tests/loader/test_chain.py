@@ -71,7 +71,7 @@ def test_what_is_no_version_is_named(store, version):
 
 
 def test_without_any_triton_version_folders_do_not_count(store, monkeypatch):
-    monkeypatch.setattr("fused_moe_configs._environment.version_of", lambda package: None)
+    monkeypatch.setattr("fused_moe_configs.machine.version_of", lambda package: None)
     store.add(NAME, 2, "triton_3_8_0")
     assert mark(triton_version=None) is None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fused_moe_configs
-from fused_moe_configs.__main__ import main
+from fused_moe_configs.cli import main
 
 NAME = "E=8,N=1,device_name=D.json"
 WORKLOAD = ["8", "1", "--device-name", "D", "--triton-version", "3.8.0"]
@@ -98,7 +98,7 @@ def test_export_writes_and_says_what_it_left_out(store, tmp_path, capsys):
 
 
 def test_doctor_is_good_on_a_machine_with_nothing(store, capsys, monkeypatch):
-    monkeypatch.setattr("fused_moe_configs._environment.version_of", lambda package: None)
+    monkeypatch.setattr("fused_moe_configs.machine.version_of", lambda package: None)
     assert main(["doctor"]) == 0
     output = capsys.readouterr().out
     for package in ("triton", "torch", "vllm", "sglang"):

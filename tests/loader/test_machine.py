@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import fused_moe_configs
-from fused_moe_configs import _environment
+from fused_moe_configs import machine
 
 
 def run(code):
@@ -35,7 +35,7 @@ print([m for m in ("torch", "triton") if m in sys.modules])"""
 
 def test_a_loaded_triton_tells_its_own_version(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.9.1+git"))
-    assert _environment.version_of("triton") == "3.9.1+git"
+    assert machine.version_of("triton") == "3.9.1+git"
 
 
 def test_other_distributions_of_triton_count(monkeypatch):
@@ -46,8 +46,8 @@ def test_other_distributions_of_triton_count(monkeypatch):
 
     monkeypatch.delitem(sys.modules, "triton", raising=False)
     monkeypatch.setattr(metadata, "version", version)
-    assert _environment.version_of("triton") == "3.6.0"
-    assert _environment.version_of("vllm") is None
+    assert machine.version_of("triton") == "3.6.0"
+    assert machine.version_of("vllm") is None
 
 
 def gpus(name):
