@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import ConfigError, __version__, explain, get_config_file_name, machine, where
-from ._chain import DTYPES, USER_FOLDER, release
-from ._export import write_export
-from ._read import printable
-from ._reference import REFERENCE_TRITON
+from . import __version__, machine
+from .api import explain, where
+from .exporting import write_export
+from .lookup import DTYPES, REFERENCE_TRITON, USER_FOLDER, ConfigError, get_config_file_name, printable, release
 
 BACKENDS = {
     "bf16, fp16": "read: Triton is the automatic choice",
@@ -93,7 +92,7 @@ def _explain(**workload: Any) -> int:
 
 
 def _export(**options: Any) -> int:
-    written, notes = write_export(str(where()), **options)
+    written, notes = write_export(where(), **options)
     print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
     print(f"{len(written)} file{'s' * (len(written) != 1)} written to {options['destination']}")
     return 0 if written else 1
