@@ -43,6 +43,7 @@ class ConfigEntry(_Required, total=False):
 
 
 REQUIRED = tuple(_Required.__annotations__)
+TRITON_DEFAULTS = {"num_warps": 4, "num_stages": 3}  # what runs where an engine passes none
 
 
 class ConfigError(ValueError):
@@ -243,7 +244,10 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> tuple[str, Pairs]:
 
 
 def read_config(path: Path, is_users: bool = False) -> dict[int, ConfigEntry]:
-    """Entries by batch size, ascending. is_users: a `triton_version` string is dropped, as vLLM does."""
+    """Entries by batch size, ascending.
+
+    is_users: as engines read, a `triton_version` string is dropped, and a row may leave num_warps and num_stages out.
+    """
     pairs, entries = read_json(path)[1], dict[int, ConfigEntry]()
     try:
         rows = _unique("", pairs)
@@ -252,7 +256,7 @@ def read_config(path: Path, is_users: bool = False) -> dict[int, ConfigEntry]:
         for size, row in rows.items():
             if not re.fullmatch("[1-9][0-9]{0,8}", size):
                 raise ValueError(f"expected a batch size (a positive decimal integer) as key, found {shown(size)}")
-            entries[int(size)] = _entry(size, row)
+            entries[int(size)] = _entry(size, row, TRITON_DEFAULTS if is_users else {})
         if not entries:
             raise ValueError("expected at least one batch size, found none")
     except ValueError as error:
@@ -260,10 +264,11 @@ def read_config(path: Path, is_users: bool = False) -> dict[int, ConfigEntry]:
     return dict(sorted(entries.items()))
 
 
-def _entry(size: str, row: object) -> ConfigEntry:
+def _entry(size: str, row: object, defaults: Mapping[str, int]) -> ConfigEntry:
     if not isinstance(row, tuple):
         raise ValueError(f"{size}: expected an object of launch keys, found {shown(row)}")
     entry = _unique(f"{size} / ", row)
+    entry |= {key: value for key, value in defaults.items() if key not in entry}
     if missing := [key for key in REQUIRED if key not in entry]:
         raise ValueError(f"{size}: expected {', '.join(missing)}, found nothing")
     for key, value in entry.items():

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fused_moe_configs import ConfigError, cache_clear, explain, get_config_file_name, get_moe_configs
+from fused_moe_configs import ConfigError, cache_clear, explain, get_config, get_config_file_name, get_moe_configs
 from fused_moe_configs.lookup import read_config
 from tools.registry import normalise_device_name
 
@@ -270,6 +270,33 @@ def test_only_the_users_folder_may_hold_a_triton_version(store, user):
     store.write(FP8, document)
     with pytest.raises(ConfigError, match="triton_version"):
         mark("fp8_w8a8")
+
+
+@pytest.mark.parametrize("missing", [["num_warps"], ["num_stages"], ["num_warps", "num_stages"]])
+def test_only_in_the_users_folder_a_row_without_warps_or_stages_means_tritons_defaults(store, user, missing):
+    lean = {key: 8 for key in ENTRY if key not in missing}
+    user.write(NAME, {"1": lean, "64": ENTRY | {"num_warps": 1, "num_stages": 1}})
+    configs = get_moe_configs(8, 1, **MACHINE)
+    assert configs == {1: {"num_warps": 4, "num_stages": 3} | lean, 64: ENTRY | {"num_warps": 1, "num_stages": 1}}
+    assert get_config(16, 8, 1, **MACHINE) == {"num_warps": 4, "num_stages": 3} | lean
+    store.write(FP8, {"1": lean})
+    with pytest.raises(ConfigError, match=f"1: expected {', '.join(missing)}, found nothing"):
+        mark("fp8_w8a8")
+
+
+@pytest.mark.parametrize("key", ENTRY)
+@pytest.mark.parametrize("value", [None, "4", 4.0, True])
+def test_what_the_user_writes_is_checked_as_ever(user, key, value):
+    user.write(NAME, {"1": ENTRY | {key: value}})
+    with pytest.raises(ConfigError, match=f"1 / {key}: expected an integer"):
+        mark()
+
+
+@pytest.mark.parametrize("key", ["BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M"])
+def test_a_users_row_needs_its_tiles(user, key):
+    user.write(NAME, {"1": {other: value for other, value in ENTRY.items() if other != key}})
+    with pytest.raises(ConfigError, match=f"1: expected {key}, found nothing"):
+        mark()
 
 
 @pytest.mark.parametrize("document", [{"triton_version": 3, "1": ENTRY}, {"triton_version": "3.6.0"},
