@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, cast
 
 from .lookup import USER_FOLDER, Chain, ConfigEntry, Lookup, checked_size, get_config_file_name, printable
 
-_here = Path(__file__).absolute().parent
-_beside = _here.with_name("configs")  # in a checkout; a wheel has it inside
-CONFIGS = _beside if _beside.is_dir() and not (_here / "configs").is_dir() else _here / "configs"
+_inside = Path(__file__).absolute().parent / "configs"
+_beside = _inside.parents[1] / "configs"  # in a checkout; beside an installed package it may be anything
+CONFIGS = _beside if not _inside.is_dir() and (_beside / "registry" / "devices.json").is_file() else _inside
 
 
 class _Answer(NamedTuple):
@@ -38,7 +38,7 @@ def get_moe_configs(
 
     Arguments as in `get_config_file_name`; device_name and triton_version are this machine's unless given. Raises
     ConfigError for a file that is there and broken, ValueError for what can name no file or version, RuntimeError
-    where no GPU can be asked for its name.
+    where no GPU can be asked for its name, or where the configs folder is missing and the user's has no file.
     """
     found = _cached(E, N, block_shape, (dtype, bool(per_channel_quant), bool(down), device_name, triton_version))
     return found and found.configs
@@ -68,8 +68,12 @@ def explain(
 
 
 def where() -> Path:
-    """The configs folder, in a wheel and in a checkout."""
-    return CONFIGS
+    """The configs folder, in a wheel and in a checkout. RuntimeError: it is missing."""
+    if CONFIGS.is_dir():
+        return CONFIGS
+    wish = "expected the folder of tuned files, found none, as in a zipped application or a frozen binary without data"
+    fix = "Fix: install the package unzipped, or bundle its folder fused_moe_configs/configs as files"
+    raise RuntimeError(f"{printable(CONFIGS)}: {wish}. {fix}")
 
 
 def export(
@@ -135,7 +139,10 @@ def _look_up(
         version = machine.version_of("triton") if version is None else version
     options = {"per_channel_quant": per_channel_quant, "down": down}
     name = get_config_file_name(E, N, device_name, dtype, block_shape, **options)
-    return chain.look_up(name, chain.tiers(version))
+    lookup, entries = chain.look_up(name, chain.tiers(version))
+    if entries is None:
+        where()  # without a configs folder nothing was looked at
+    return lookup, entries
 
 
 def _this_chain() -> Chain:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -161,3 +166,93 @@ def test_threads_share_one_result_and_one_message(store, caplog):
 
 def test_where_is_the_folder_that_is_read(store):
     assert fused_moe_configs.where() == store.root
+
+
+# ---------------------------------------------------------------
+# Where the package has no folder of its own
+
+PACKAGE = Path(fused_moe_configs.__file__).parent
+MISSING = "expected the folder of tuned files, found none, as in a zipped application"
+CALLS = """
+import sys
+import fused_moe_configs as loader
+workload = {"E": 8, "N": 1, "device_name": "D", "triton_version": "3.8.0"}
+for call in (
+    lambda: loader.get_moe_configs(**workload), lambda: loader.get_config(1, **workload),
+    lambda: loader.explain(**workload), lambda: loader.export("out", "vllm"), lambda: loader.where(),
+):
+    try:
+        print("found", call())
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def run(code, path, **environment):
+    environment = os.environ | environment | {"PYTHONPATH": str(path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, cwd=path.parent)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().splitlines()
+
+
+@pytest.fixture
+def application(tmp_path):
+    """The package in a zip file, with its data, which nothing can read there as files."""
+    path = tmp_path / "an application.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in PACKAGE.rglob("*.py"):
+            archive.write(file, file.relative_to(PACKAGE.parent))
+        archive.writestr("fused_moe_configs/configs/registry/devices.json", '{"devices": []}')
+        archive.writestr("fused_moe_configs/configs/E=8,N=1,device_name=D.json", json.dumps({"1": ENTRY}))
+    return path
+
+
+def test_in_a_zipped_application_every_call_says_that_the_folder_is_missing(application):
+    lines = run(CALLS, application)
+    where = application / "fused_moe_configs" / "configs"
+    assert len(lines) == 5
+    assert all(line.startswith(f"RuntimeError {where}: {MISSING}") and ". Fix: " in line for line in lines)
+    assert not (application.parent / "out").exists()
+
+
+def test_in_a_zipped_application_the_users_folder_still_serves(application, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "E=8,N=1,device_name=D.json").write_text(json.dumps({"1": ENTRY}))
+    lines = run(CALLS, application, VLLM_TUNED_CONFIG_FOLDER=str(tmp_path / "mine"))
+    assert lines[1] == f"found {ENTRY}"
+    assert "Served by the user's folder." in lines
+    assert MISSING in lines[-1]
+    (tmp_path / "mine" / "E=8,N=1,device_name=D.json").unlink()
+    assert MISSING in run(CALLS, application, VLLM_TUNED_CONFIG_FOLDER=str(tmp_path / "mine"))[0]
+
+
+@pytest.mark.parametrize("command", ["where", "doctor", "export out --engine vllm",
+                                     "explain 8 1 --device-name D --triton-version 3.8.0"])  # fmt: skip
+def test_in_a_zipped_application_the_command_says_so_too(application, command):
+    code = "import sys; from fused_moe_configs.cli import main; sys.stderr = sys.stdout"
+    said, code = run(f"{code}; print(main({command.split()}))", application)
+    assert said.startswith(f"error: {application / 'fused_moe_configs' / 'configs'}: {MISSING}")
+    assert code == "2"
+
+
+def test_a_strangers_configs_folder_beside_the_package_is_not_taken_for_ours(tmp_path):
+    """As in a frozen binary without our data, whose application has a folder of that name."""
+    bundle = tmp_path / "bundle"
+    for file in PACKAGE.rglob("*.py"):
+        copy = bundle / file.relative_to(PACKAGE.parent)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    (bundle / "configs").mkdir()
+    (bundle / "configs" / "settings.json").write_text("{}")
+    lines = run(CALLS, bundle)
+    assert all(line.startswith(f"RuntimeError {bundle / 'fused_moe_configs' / 'configs'}: {MISSING}") for line in lines)
+
+
+def test_a_folder_that_is_there_and_empty_is_no_error(store):
+    for path in sorted(store.root.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    assert mark() is None
+    store.root.rmdir()
+    cache_clear()
+    with pytest.raises(RuntimeError, match=MISSING):
+        mark()

@@ -186,7 +186,8 @@ def test_the_package_finds_its_folder_in_a_checkout_and_in_a_wheel(tmp_path, lay
     root = tmp_path / "ein pfad ü"
     package = shutil.copytree(Path(fused_moe_configs.__file__).parent, root / "fused_moe_configs")
     configs = (root if layout == "checkout" else package) / "configs"
-    configs.mkdir()
+    (configs / "registry").mkdir(parents=True)
+    (configs / "registry" / "devices.json").write_text('{"devices": []}')
     command = [sys.executable, "-m", "fused_moe_configs"]
     run = {"cwd": root, "capture_output": True, "encoding": "utf-8"}
     assert subprocess.run([*command, "where"], check=True, **run).stdout == f"{configs}\n"
