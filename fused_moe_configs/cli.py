@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from . import __version__, machine
 from .api import explain, where
@@ -22,26 +24,79 @@ BACKENDS = {
 }
 
 
+class _OutputError(Exception):
+    """stdout could not be written; its cause is the OSError."""
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0 good, 1 nothing found or a broken file, 2 bad use or impossible on this machine."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
-        stream.reconfigure(errors="backslashreplace")
-    options = vars(_parser().parse_args(arguments))
+    """Exit code: 0 good, 1 nothing found or a broken file, 2 bad use or impossible on this machine, 130 Ctrl-C.
+
+    A closed or full output is no traceback, and nothing is left in a buffer: where Python's own flush at its exit
+    fails, the process would end with 120 instead.
+    """
+    # A closed stream is None, and print writes to stdout then what was meant for stderr.
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        code = int(options.pop("run")(**options))
-        print(end="", flush=True)
-        return code
-    except BrokenPipeError:  # whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        code = _run(arguments)
+        _print()  # what argparse has printed
+    except _OutputError as error:
+        code = _without_output(error.__cause__)
+    except KeyboardInterrupt:
+        code = 130
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        options = vars(_parser().parse_args(arguments))
+    except SystemExit as end:  # --help, --version, bad use
+        return int(end.code or 0)
+    try:
+        return int(options.pop("run")(**options))
+    except TimeoutError as error:  # another export is at work
+        _say(f"error: {error}")
     except OSError as error:
-        where = "the output" if error.filename is None else printable(error.filename)
+        place = printable(error.filename or options.get("destination"))
         found = error.strerror or error
-        print(f"error: {where}: expected to write there, found: {found}. Fix: name another place", file=sys.stderr)
-        return 2
+        _say(f"error: {place}: expected to write there, found: {found}. Fix: name another place")
     except (ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 1 if isinstance(error, ConfigError) else 2
+    return 2
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w")  # for the process's life
+
+
+def _without_output(error: BaseException | None) -> int:
+    if isinstance(error, BrokenPipeError):  # the reader has seen enough
+        return 0
+    found = getattr(error, "strerror", None) or error
+    _say(f"error: the output: expected to write there, found: {found}. Fix: name another place")
+    return 2
+
+
+def _print(*lines: object) -> None:
+    """At once, so that a failure is stdout's and none of the files'."""
+    try:
+        print(*lines, sep="\n", end="\n" if lines else "", flush=True)
+    except OSError as error:
+        raise _OutputError from error
+
+
+def _say(*lines: str) -> None:
+    """On stderr. Where it can't be written, the work goes on."""
+    with contextlib.suppress(OSError):
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,20 +136,21 @@ def _block_shape(text: str) -> tuple[int, int]:
 
 
 def _where() -> int:
-    print(where())
+    _print(where())
     return 0
 
 
 def _explain(**workload: Any) -> int:
     lookup = explain(**workload)
-    print(lookup)
+    _print(lookup)
     return 0 if lookup.winner else 1
 
 
 def _export(**options: Any) -> int:
     written, notes = write_export(where(), **options)
-    print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
-    print(f"{len(written)} file{'s' * (len(written) != 1)} written to {options['destination']}")
+    if notes:
+        _say(*notes)
+    _print(f"{len(written)} file{'s' * (len(written) != 1)} written to {options['destination']}")
     return 0 if written else 1
 
 
@@ -125,7 +181,7 @@ def _doctor(model_like: list[int] | None, device_name: str | None, triton_versio
                 count = f"cannot be read: {error.strerror}"
             facts[variable] = f"{printable(folder)}: {count}"
     facts |= {f"vLLM on Hopper, {kind}": reads for kind, reads in BACKENDS.items()}
-    print(*(f"{what}: {fact}" for what, fact in facts.items()), sep="\n")
+    _print(*(f"{what}: {fact}" for what, fact in facts.items()))
     if model_like:
-        print(explain(E, N, device_name=device_name, triton_version=triton_version, **workload))
+        _print(explain(E, N, device_name=device_name, triton_version=triton_version, **workload))
     return 0
