@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from . import __version__, machine
 from .api import explain, where
 from .exporting import write_export
-from .lookup import DTYPES, REFERENCE_TRITON, USER_FOLDER, ConfigError, get_config_file_name, printable, release
+from .lookup import DTYPES, REFERENCE_TRITON, ConfigError, get_config_file_name, printable, release
 
 BACKENDS = {
     "bf16, fp16": "read: Triton is the automatic choice",
@@ -170,16 +170,7 @@ def _doctor(model_like: list[int] | None, device_name: str | None, triton_versio
     for package in ("triton", "torch", "vllm", "sglang"):
         facts[package] = machine.version_of(package) or "not installed"
     facts["reference Triton"] = REFERENCE_TRITON
-    for variable, pattern in ((USER_FOLDER, "*.json"), ("SGLANG_MOE_CONFIG_DIR", "configs/triton_*/*.json")):
-        facts[variable] = "not set"
-        if folder := os.environ.get(variable):
-            try:
-                os.listdir(f"{folder}/.")  # noqa: PTH208 (glob finds nothing where nothing can be read)
-                found = [path for path in Path(folder).glob(pattern) if not path.name.startswith(".")]
-                count = f"{len(found)} files {pattern}"
-            except OSError as error:
-                count = f"cannot be read: {error.strerror}"
-            facts[variable] = f"{printable(folder)}: {count}"
+    facts |= machine.engine_folders()
     facts |= {f"vLLM on Hopper, {kind}": reads for kind, reads in BACKENDS.items()}
     _print(*(f"{what}: {fact}" for what, fact in facts.items()))
     if model_like:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -57,3 +59,31 @@ def test_without_torch_or_gpu_the_way_out_is_named(store, monkeypatch, torch):
     monkeypatch.setitem(sys.modules, "torch", torch)
     with pytest.raises(RuntimeError, match="Fix: pass device_name"):
         fused_moe_configs.get_moe_configs(8, 1, triton_version="3.8.0")
+
+
+def test_only_tuned_files_are_counted_where_an_engines_variable_points(user):
+    user.add("E=8,N=1,device_name=D.json")
+    (user.root / ".fused_moe_configs.json").write_text("{}")  # export's own list is no tuned file
+    assert machine.engine_folders()["VLLM_TUNED_CONFIG_FOLDER"] == f"{user.root}: 1 files *.json"
+
+
+def test_sglangs_files_are_counted_in_its_version_folders(store, tmp_path, monkeypatch):
+    for folder in ("configs/triton_3_8_0", "configs/triton_3_6_0", "configs", "."):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "E=8,N=1,device_name=D.json").write_text("{}")
+    monkeypatch.setenv("SGLANG_MOE_CONFIG_DIR", str(tmp_path))
+    assert machine.engine_folders() == {
+        "VLLM_TUNED_CONFIG_FOLDER": "not set",
+        "SGLANG_MOE_CONFIG_DIR": f"{tmp_path}: 2 files configs/triton_*/*.json",
+    }
+
+
+def test_a_folder_that_cannot_be_read_is_said(user, monkeypatch):
+    def iterdir(path, iterdir=Path.iterdir):
+        if path == user.root:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    found = machine.engine_folders()["VLLM_TUNED_CONFIG_FOLDER"]
+    assert found == f"{user.root}: cannot be read: Permission denied"
