@@ -127,8 +127,8 @@ def _spelled(engine: str, name: str, notes: list[str]) -> str:
         faults = ["no workload has this name"]
     elif engine == "sglang":
         name, N = re.sub(r"\[(\d+),(\d+)\]", r"[\1, \2]", name), match[1]
-        if "dtype=int4_w4a16" in name:  # vLLM's N is doubled, because the weight is packed
-            faults += [f"int4's N is doubled in our names, found the odd {N}"] if int(N) % 2 else []
+        if "dtype=int4_w4a16" in name:  # SGLang takes the packed weight's size, two values a byte
+            faults += [f"SGLang's names hold half of int4's N, found the odd {N}"] if int(N) % 2 else []
             name = name.replace(f"N={N}", f"N={int(N) // 2}", 1)
     notes += [f"{name}: left out: {fault}" for fault in faults[:1]]
     return "" if faults else name
