@@ -34,7 +34,7 @@ def _names_a_workload(arguments: Sequence[str]) -> bool:
 def _compare_kernels(arguments: Sequence[str]) -> tuple[bool, str]:
     wanted = request.parse(arguments)
     # torch takes seconds to import: a mistyped flag shouldn't wait for it.
-    from tools.bench.session import run as compare
+    from tools.bench.compare_kernels import run as compare
 
     report, text = compare(wanted, ["tools.bench", *arguments], _say)
     return report.passed, text
@@ -42,7 +42,7 @@ def _compare_kernels(arguments: Sequence[str]) -> tuple[bool, str]:
 
 def _bench_files(arguments: Sequence[str]) -> tuple[bool, str]:
     wanted = files_request.parse(arguments)
-    from tools.bench.files_session import run as bench
+    from tools.bench.compare_files import run as bench
 
     return bench(wanted, _say)
 

@@ -12,37 +12,37 @@ from tools.measure.verdict import Duel, Measured, RowVerdict, Verdict, score
 
 
 @dataclass(frozen=True)
-class FileReport:
-    """One tuned file and its contestants, in order; the file is the first. name: its path below the tiers' root."""
+class FileResult:
+    """One tuned file and its candidates, in order; the file is the first. name: its path below the tiers' root."""
 
     name: str
     shapes: tuple[str, ...]
-    contestants: tuple[str, ...]
+    candidates: tuple[str, ...]
     rows: tuple[RowVerdict, ...]
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class BenchReport:
+class FilesReport:
     """environment: what ran where, by name, in the order shown."""
 
     environment: Mapping[str, str]
-    files: tuple[FileReport, ...]
+    files: tuple[FileResult, ...]
 
     @property
     def is_slower(self) -> bool:
         """Whether a file loses a row beyond noise, or can't run one."""
         rows = [(file, row) for file in self.files for row in file.rows]
-        fails = any(row.measured[file.contestants[0]].us is None for file, row in rows)
+        fails = any(row.measured[file.candidates[0]].us is None for file, row in rows)
         return fails or any(duel.verdict is Verdict.SLOWER for _, row in rows for duel in row.duels.values())
 
 
-def to_markdown(report: BenchReport) -> str:
+def to_markdown(report: FilesReport) -> str:
     head = ["# Bench of tuned files", "", *(f"- {name}: {value}" for name, value in report.environment.items())]
     return "\n".join([*head, *(line for file in report.files for line in ("", *_file_lines(file)))]) + "\n"
 
 
-def to_json(report: BenchReport) -> str:
+def to_json(report: FilesReport) -> str:
     document = {
         "environment": dict(report.environment),
         "is_slower": report.is_slower,
@@ -56,8 +56,8 @@ _OF_SHAPES = (
 )
 
 
-def _file_lines(file: FileReport) -> list[str]:
-    own, *others = file.contestants
+def _file_lines(file: FileResult) -> list[str]:
+    own, *others = file.candidates
     rivals = (cell for name in others for cell in (f"{_cell(name)} µs", "ratio", "verdict"))
     header = ["M", f"{own} µs", "of floor", *rivals]
     lines = [
@@ -105,8 +105,8 @@ def _duel(duel: Duel) -> tuple[str, str]:
     return (f"{duel.ratio.median:.3f}" if duel.ratio else "–"), duel.verdict.value
 
 
-def _file_json(file: FileReport) -> dict[str, Any]:
-    scores = {name: score(file.rows, name) for name in file.contestants[1:]}
+def _file_json(file: FileResult) -> dict[str, Any]:
+    scores = {name: score(file.rows, name) for name in file.candidates[1:]}
     return {
         "name": file.name,
         "shapes": list(file.shapes),

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.bench.contestants import HEURISTIC
-from tools.bench.request import MAX_JOBS, MAX_NUM_TOKENS, RequestError, check_counts
+from tools.bench.request import HEURISTIC, MAX_JOBS, MAX_NUM_TOKENS, RequestError, check_counts
 from tools.child_process import usable_cores
 from tools.cli import path_argument
 from tools.store.workload import Layout

@@ -15,6 +15,7 @@ from tools.registry.models import Model, ModelRegistry
 from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine, Shard, ShardError, shard
 
+HEURISTIC = "heuristic"
 BATCH_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)
 MAX_NUM_TOKENS = 65536
 MAX_JOBS = 1024
@@ -35,7 +36,7 @@ class WorkloadRequest:
 
 
 @dataclass(frozen=True)
-class Request:
+class KernelsRequest:
     """A checked command line, but for what only the device can tell."""
 
     engine: str
@@ -48,7 +49,7 @@ class Request:
     as_json: bool
 
 
-def parse(arguments: Sequence[str]) -> Request:
+def parse(arguments: Sequence[str]) -> KernelsRequest:
     """SystemExit(2) with a usage line, or RequestError."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench",
@@ -70,7 +71,7 @@ def parse(arguments: Sequence[str]) -> Request:
     check_counts("--num-tokens", options.num_tokens, MAX_NUM_TOKENS)
     check_counts("--launch-configs", [options.launch_configs], 10_000)
     check_counts("--jobs", [options.jobs], MAX_JOBS)
-    return Request(
+    return KernelsRequest(
         engine,
         Path(path),
         tuple(options.workload),

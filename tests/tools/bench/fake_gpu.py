@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tools.bench import files, files_session
-from tools.bench.files import Arena, Match, verdict
+from tools.bench import compare_files, time_files
+from tools.bench.time_files import Arena, Match, verdict
 from tools.launch.heuristics import clamped
 from tools.measure import ceilings
 from tools.measure.verdict import RowVerdict
@@ -55,18 +55,18 @@ class FakeGpu:
 
     def install(self, monkeypatch: pytest.MonkeyPatch, torch: Any = None) -> FakeGpu:
         """In place of the edge: torch, nvidia-smi, the compiler and the clock."""
-        monkeypatch.setattr(files_session, "torch_with_gpu", lambda: torch or fake_torch())
-        monkeypatch.setattr(files_session, "driver", lambda: "575.57.08")
+        monkeypatch.setattr(compare_files, "torch_with_gpu", lambda: torch or fake_torch())
+        monkeypatch.setattr(compare_files, "driver", lambda: "575.57.08")
         monkeypatch.setattr(ceilings, "measure_ceilings", lambda device: "ceilings")
-        monkeypatch.setattr(files, "compile_all", lambda match, arena, pool: dict(self.does_not_compile))
-        monkeypatch.setattr(files, "measure", self.measure)
+        monkeypatch.setattr(time_files, "compile_all", lambda match, arena, pool: dict(self.does_not_compile))
+        monkeypatch.setattr(time_files, "measure", self.measure)
         return self
 
     def measure(self, match: Match, arena: Arena, failures: Mapping[LaunchConfig, str]) -> Iterator[RowVerdict]:
         self.matches.append(match)
         self.arenas.append(arena)
         for num_tokens in match.batch_sizes:
-            entries = {c.name: clamped(c.entry(num_tokens), match.workload) for c in match.contestants}
+            entries = {c.name: clamped(c.entry(num_tokens), match.workload) for c in match.candidates}
             times = {config: failures.get(config) or self.us(config, num_tokens) for config in entries.values()}
             samples = {
                 config: tuple(us + JITTER_US[i % 4] for i in range(16))

@@ -44,7 +44,7 @@ def test_whoever_is_named_twice_is_met_once() -> None:
     assert parse(["a.json", "--against", "main", "--against", "main"]).against == ("main",)
 
 
-def test_another_contestant_replaces_the_heuristics() -> None:
+def test_another_candidate_replaces_the_heuristics() -> None:
     assert parse(["a.json", "--against", "main"]).against == ("main",)
 
 
@@ -110,6 +110,6 @@ def test_the_command_ends_with_two_and_one_line() -> None:
 
 
 def test_checking_it_imports_no_torch_or_triton() -> None:
-    code = "import sys, tools.bench.files_session; print({'torch', 'triton'} & set(sys.modules))"
+    code = "import sys, tools.bench.compare_files; print({'torch', 'triton'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

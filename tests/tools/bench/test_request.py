@@ -97,7 +97,7 @@ def test_the_command_ends_with_two_and_one_line() -> None:
 
 def test_the_edge_imports_no_torch_triton_or_schema_validator() -> None:
     code = (
-        "import sys, tools.bench.request, tools.bench.session\n"
+        "import sys, tools.bench.request, tools.bench.compare_kernels\n"
         "print({'torch', 'triton', 'jsonschema_rs'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)

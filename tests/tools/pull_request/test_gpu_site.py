@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.tools.pull_request.documents_builder import A100, H100, entry, planned
-from tools.bench import files_plan, files_request
-from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE, against
-from tools.bench.files_report import BenchReport, FileReport, to_json
+from tools.bench import candidates, files_request
+from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE, against
+from tools.bench.files_report import FileResult, FilesReport, to_json
 from tools.checkout import reference_triton
 from tools.measure.statistics import Interval
 from tools.measure.verdict import FAILED, Duel, Measured, RowVerdict, Verdict
@@ -64,8 +64,8 @@ def report(**times_us: float | None) -> dict[str, Any]:
     }
     duels = {name: FASTER if m.us and times_us["own"] else FAILED for name, m in list(measured.items())[1:]}
     row = RowVerdict(64, 10.0, "memory", measured, duels)
-    file = FileReport("name.json", ("K=4096, top_k=2",), tuple(measured), (row,))
-    return json.loads(to_json(BenchReport(ENVIRONMENT, (file,))))
+    file = FileResult("name.json", ("K=4096, top_k=2",), tuple(measured), (row,))
+    return json.loads(to_json(FilesReport(ENVIRONMENT, (file,))))
 
 
 def test_reads_what_the_bench_prints() -> None:
@@ -124,7 +124,7 @@ class Seen:
     def __call__(self, module: str, arguments: Sequence[str], limit_s: float, *, good: Sequence[int]) -> Any:
         assert (module, limit_s, good) == ("tools.bench", 60, (0, 1))
         request = files_request.parse(arguments)
-        (self.file,) = files_plan.read_files(request, lambda line: None)
+        (self.file,) = candidates.read_files(request, lambda line: None)
         assert self.file.launch_configs
         self.shapes = shapes_of(self.file, load_models())
         rivals = [word for word in request.against if word != "heuristic"]

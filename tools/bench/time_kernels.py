@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from kernels.fused_experts import fused_experts
 from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch import Routing
-from tools.bench.peers import grouped_mm_us, layer_overhead
-from tools.bench.results import LayerFigures, Pair, Row, WorkloadResult
+from tools.bench.kernels_report import KernelsRow, LayerFigures, Pair, WorkloadResult
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
 from tools.measure.ceilings import Ceilings
-from tools.measure.inputs import RowInputs, Weights, make_weights, num_routings
+from tools.measure.inputs import RowInputs, Weights, make_weights, num_routings, sorted_rows
 from tools.measure.kernels import CompileLaunch, Contender, Problem, compile_key
 from tools.measure.layer import DOWN, UP, LayerShape, row_bytes, row_operations
 from tools.measure.row import RowBench
 from tools.measure.statistics import floor_us
-from tools.measure.timing import Policy, capture, measure
+from tools.measure.timing import Launch, Policy, capture, measure
 from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 
@@ -31,7 +31,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setup:
     """What stays the same for all workloads of a run. arch as `kernels.launch` spells it."""
 
     own: Contender
@@ -48,7 +48,7 @@ class Setting:
 
 
 def compare(
-    setting: Setting,
+    setup: Setup,
     shape: LayerShape,
     configs: Sequence[LaunchConfig],
     batch_sizes: Sequence[int],
@@ -58,15 +58,15 @@ def compare(
 ) -> Iterator[WorkloadResult]:
     """Compiles everything, then yields the result so far after each batch size. On a stream that isn't the default."""
     started = time.monotonic()
-    outcomes, failures = _compile_all(setting, shape, configs, batch_sizes, pool, progress)
+    outcomes, failures = _compile_all(setup, shape, configs, batch_sizes, pool, progress)
     compiled_s = time.monotonic() - started
     result = replace(blank, compile_outcomes=outcomes, compile_seconds=compiled_s, seconds=compiled_s)
     progress(f"compiled {dict(outcomes)} in {compiled_s:.0f} s")
     yield result
-    weights = make_weights(shape, setting.device)
+    weights = make_weights(shape, setup.device)
     for num_tokens in batch_sizes:
-        count = num_routings(shape, num_tokens, setting.l2_bytes)
-        bench = _RowBench(setting, shape, weights, RowInputs(shape, weights, num_tokens, count, seed=num_tokens))
+        count = num_routings(shape, num_tokens, setup.l2_bytes)
+        bench = _RowBench(setup, shape, weights, RowInputs(shape, weights, num_tokens, count, seed=num_tokens))
         row = bench.run(configs, failures)
         if not row.finalists:
             raise RuntimeError(f"M={num_tokens}: no launch config ran; the first: {row.pairs[0].message}")
@@ -87,7 +87,7 @@ Failures = dict[LaunchConfig, tuple[str, str]]
 
 
 def _compile_all(
-    setting: Setting,
+    setup: Setup,
     shape: LayerShape,
     configs: Sequence[LaunchConfig],
     batch_sizes: Sequence[int],
@@ -97,14 +97,14 @@ def _compile_all(
     tasks: dict[object, tuple[LaunchConfig, CompileLaunch]] = {}
     failures: Failures = {}
     for config in configs:
-        for contender in setting.contenders:
+        for contender in setup.contenders:
             for num_tokens in batch_sizes:
                 routing = Routing(num_tokens, shape.top_k, shape.num_experts)
                 for projection in shape.projections:
                     entry = KernelConfig.of(config.to_entry())  # type: ignore[arg-type]  # integers only here
-                    problem = Problem(projection, routing, shape.quant, entry, setting.arch)
+                    problem = Problem(projection, routing, shape.quant, entry, setup.arch)
                     key = (contender.name, compile_key(contender, problem))
-                    tasks.setdefault(key, (config, CompileLaunch(contender, problem, setting.target)))
+                    tasks.setdefault(key, (config, CompileLaunch(contender, problem, setup.target)))
     planned = list(tasks.values())
     progress(f"compiling {len(planned)} kernels")
     outcomes: Counter[str] = Counter()
@@ -124,12 +124,12 @@ def _compile_all(
 class _RowBench:
     """One batch size: checks, times, confirms."""
 
-    def __init__(self, setting: Setting, shape: LayerShape, weights: Weights, inputs: RowInputs) -> None:
-        self._setting, self._shape, self._inputs = setting, shape, inputs
-        self._bench = RowBench(shape, weights, inputs, setting.arch)
+    def __init__(self, setup: Setup, shape: LayerShape, weights: Weights, inputs: RowInputs) -> None:
+        self._setup, self._shape, self._inputs = setup, shape, inputs
+        self._bench = RowBench(shape, weights, inputs, setup.arch)
 
-    def run(self, configs: Sequence[LaunchConfig], failures: Failures) -> Row:
-        inputs, ceilings = self._inputs, self._setting.ceilings
+    def run(self, configs: Sequence[LaunchConfig], failures: Failures) -> KernelsRow:
+        inputs, ceilings = self._inputs, self._setup.ceilings
         num_tokens = inputs.routing.num_tokens
         pairs = tuple(
             Pair(config, failures[config][0], message=failures[config][1]) if config in failures else self._pair(config)
@@ -139,7 +139,7 @@ class _RowBench:
         operations = row_operations(self._shape, num_tokens)
         operand_bits = 8 if self._shape.quant.quantizes_activations else 16
         floor, bound = floor_us(num_bytes, operations, ceilings.memory_bytes_per_s, ceilings.dense_per_s(operand_bits))
-        return Row(
+        return KernelsRow(
             num_tokens,
             inputs.routing.is_naive,
             inputs.num_routings,
@@ -154,13 +154,13 @@ class _RowBench:
         )
 
     def layer(self, config: LaunchConfig) -> LayerFigures:
-        own = self._setting.own
+        own = self._setup.own
         products = (self._bench.launches(own, config, UP), self._bench.launches(own, config, DOWN))
         return layer_overhead(self._inputs, config.to_entry(), products)  # type: ignore[arg-type]  # as above
 
     def _pair(self, config: LaunchConfig) -> Pair:
         try:
-            for contender in self._setting.contenders:
+            for contender in self._setup.contenders:
                 for projection in (UP, DOWN):
                     self._bench.check(contender, config, projection)
             return self._timed([config], Policy())[0]
@@ -181,8 +181,58 @@ class _RowBench:
         replays = [
             capture(self._bench.launches(contender, config, projection))
             for config in configs
-            for contender in self._setting.contenders
+            for contender in self._setup.contenders
             for projection in (UP, DOWN)
         ]
         medians = [samples.median_us for samples in measure(replays, policy)]
         return tuple(Pair.of_times(config, medians[4 * i : 4 * i + 4]) for i, config in enumerate(configs))
+
+
+# What the comparison is seen beside: torch's grouped product, and the layer as a whole. Needs a GPU.
+
+
+def grouped_mm_us(inputs: RowInputs) -> float | None:
+    """`torch._grouped_mm`, up plus down, on rows that lie sorted by expert already: no gather, no padding.
+
+    None for quantised weights, or where this torch doesn't have it or refuses.
+    """
+    if inputs.shape.quant.dtype is not None or not hasattr(torch, "_grouped_mm"):
+        return None
+    pairs = inputs.routing.num_pairs
+    ends = [sorted_rows(ids, inputs.shape.num_experts) for ids in inputs.topk_ids]
+    replays = []
+    for projection in (UP, DOWN):
+        weight = inputs.weights.w[projection].transpose(1, 2)
+        rows = torch.randn((pairs, weight.shape[1]), device=weight.device).to(weight.dtype)
+        launches = [_grouped_launch(rows, weight, end) for end in ends]
+        try:
+            replays.append(capture(launches))
+        except (RuntimeError, ValueError):
+            return None
+    return sum(samples.median_us for samples in measure(replays))
+
+
+def _grouped_launch(rows: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> Launch:
+    return lambda: torch._grouped_mm(rows, weight, offs=ends)
+
+
+def layer_overhead(
+    inputs: RowInputs, entry: Mapping[str, int], products: tuple[list[Launch], list[Launch]]
+) -> LayerFigures:
+    """`fused_experts` against the given launches of up and down with the same launch config."""
+
+    def layer(routing: int) -> Launch:
+        return lambda: fused_experts(
+            inputs.hidden_states,
+            *inputs.weights.w,
+            inputs.topk_weights[routing],
+            inputs.topk_ids[routing],
+            config=entry,
+            quant=inputs.shape.quant,
+            scales=inputs.weights.as_scales,
+        )
+
+    layers = capture([layer(routing) for routing in range(inputs.num_routings)])
+    both = capture([launch for pair in zip(*products, strict=True) for launch in pair])
+    whole, single = measure([layers, both], Policy(max_rounds=20))
+    return LayerFigures(inputs.routing.num_tokens, whole.median_us, 2 * single.median_us)

@@ -9,34 +9,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tools.bench import report_files
-from tools.bench.contestants import (
-    ContestantError,
-)
-from tools.bench.files_plan import Plan, Say, make_plan, read_files
-from tools.bench.files_record import NoEvidenceError, note_in_record
-from tools.bench.files_report import BenchReport, FileReport, to_json, to_markdown
+from tools.bench import session
+from tools.bench.candidates import NO_FILE, CandidateError, Plan, Say, make_plan, read_files
+from tools.bench.files_report import FileResult, FilesReport, to_json, to_markdown
 from tools.bench.files_request import FilesRequest
 from tools.bench.request import RequestError
 from tools.compile.pool import CompilePool
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import EngineKernelError, engine_version
 from tools.measure.gpu import check_memory, driver, find_device, torch_with_gpu
-from tools.measure.verdict import RowVerdict
+from tools.measure.verdict import RowVerdict, score
 from tools.registry.devices import Device, normalise_device_name
+from tools.store.config_file import ConfigFile
+from tools.store.files import canonical_record, read_file, record_path, write_file
+from tools.store.record import with_line
+from tools.store.strict_json import Json
 from tools.text import shown_path
 
 
 def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     """(whether no row is slower and all was written, what goes to stdout). RequestError: nothing was measured."""
     if request.output is not None:
-        report_files.check_folder(request.output)
+        session.check_folder(request.output)
     files = read_files(request, say)
     torch = torch_with_gpu()
     name, device = find_device(torch)
     try:
         plans = [make_plan(file, request, device) for file in files]
-    except ContestantError as error:
+    except CandidateError as error:
         raise RequestError(str(error)) from error
     largest = [(shown_path(p.file.found.path), shape, max(p.batch_sizes)) for p in plans for shape in p.shapes]
     notes = check_memory(torch, largest)
@@ -56,16 +56,16 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     return is_good, to_json(report) if request.as_json else to_markdown(report)
 
 
-def write(report: BenchReport, folder: Path, device_name: str) -> tuple[Path, Path]:
+def write(report: FilesReport, folder: Path, device_name: str) -> tuple[Path, Path]:
     """Markdown and JSON, whole or not at all, beside those of other runs."""
-    first = report_files.file_name_part(report.files[0].name.removesuffix(".json"))
+    first = session.file_name_part(report.files[0].name.removesuffix(".json"))
     what = first if len(report.files) == 1 else f"{len(report.files)}-files"
     kernel = "own" if report.environment["kernel"].startswith("own") else "vllm"
     stem = f"{report.environment['date']}-bench-{what}-{kernel}-kernel-triton-{report.environment['triton']}"
     device = normalise_device_name(device_name)
     if device not in stem:
         stem = f"{stem}-{device}"
-    return report_files.write(report_files.claim(folder, stem), to_markdown(report), to_json(report))
+    return session.write(session.claim(folder, stem), to_markdown(report), to_json(report))
 
 
 def _measure_all(
@@ -75,8 +75,8 @@ def _measure_all(
     device: Device,
     environment: Mapping[str, str],
     say: Say,
-) -> BenchReport:
-    from tools.bench.files import Arena, Match, compile_all, measure
+) -> FilesReport:
+    from tools.bench.time_files import Arena, Match, compile_all, measure
     from tools.measure.ceilings import measure_ceilings
     from tools.measure.kernels import EngineKernel, OwnKernel
 
@@ -89,12 +89,12 @@ def _measure_all(
     assert device.target is not None
     assert device.arch is not None
     gpu = torch.device("cuda", torch.cuda.current_device())
-    done: list[FileReport] = []
+    done: list[FileResult] = []
     with CompilePool(request.jobs) as pool, torch.cuda.stream(torch.cuda.Stream()):
         matches = []
         for plan in plans:
             assert plan.file.workload is not None
-            matches.append(Match(plan.file.workload, plan.shapes, plan.contestants, plan.batch_sizes))
+            matches.append(Match(plan.file.workload, plan.shapes, plan.candidates, plan.batch_sizes))
         l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
         arch = device.arch.replace("_", "")
         # Before the ceilings: nobody else should be on the GPU, nor many processes on the cores, while it is timed.
@@ -112,10 +112,10 @@ def _measure_all(
                 )
                 say(f"{plan.name}, M={row.num_tokens}: against {told}")
             shapes = tuple(f"K={shape.hidden_size}, top_k={shape.top_k}" for shape in plan.shapes)
-            names = tuple(contestant.name for contestant in plan.contestants)
-            done.append(FileReport(plan.name, shapes, names, tuple(rows), plan.notes))
+            names = tuple(candidate.name for candidate in plan.candidates)
+            done.append(FileResult(plan.name, shapes, names, tuple(rows), plan.notes))
             torch.cuda.empty_cache()
-    return BenchReport(environment, tuple(done))
+    return FilesReport(environment, tuple(done))
 
 
 def _rows(torch: Any, plan: Plan, rows: Iterator[RowVerdict]) -> Iterator[RowVerdict]:
@@ -149,3 +149,42 @@ def _environment(torch: Any, request: FilesRequest, device_name: str) -> dict[st
         "routing": request.routing,
         **engine,
     }
+
+
+# What a bench of a tuned file adds to its record.
+
+
+class NoEvidenceError(ValueError):
+    """A bench that a record can't speak of. One line for a person."""
+
+
+def note_in_record(file: ConfigFile, request: FilesRequest, report: FilesReport, result: FileResult) -> Path:
+    """Adds `engine_checked` (on an engine's kernel) or `verified_with` (on ours) to the record; returns its path.
+
+    NoEvidenceError: the file doesn't run everywhere, or met nobody; the record stays as it is.
+    """
+    path = record_path(file.found.root, file.found.relative)
+    record = read_file(path).document
+    assert isinstance(record, dict)
+    own, *others = result.candidates
+    failed = [row.num_tokens for row in result.rows if row.measured[own].us is None]
+    if failed:
+        raise NoEvidenceError(f"{shown_path(path)}: expected every row to run, found M={failed[0]} failed.")
+    scores = {name: found for name in others if (found := score(result.rows, name))}
+    triton, date = report.environment["triton"], report.environment["date"]
+    line: dict[str, Json]
+    if request.engine_path is not None:
+        engine = scores.get(NO_FILE)
+        if engine is None:
+            raise NoEvidenceError(f"{shown_path(path)}: expected {NO_FILE} to run, found that it failed everywhere.")
+        key, same = "engine_checked", ["engine", "version", "triton"]
+        ratios = {"worst_ratio": round(engine.worst_ratio, 4), "geomean_ratio": round(engine.geomean_ratio, 4)}
+        line = {"engine": "vllm", "version": report.environment["engine"], "triton": triton, "date": date, **ratios}
+    else:
+        if not scores:
+            raise NoEvidenceError(f"{shown_path(path)}: expected somebody to compare with, found that all failed.")
+        key, same = "verified_with", ["triton"]
+        worst = max(found.worst_ratio for found in scores.values())
+        line = {"triton": triton, "date": date, "worst_loss_pct": round(100.0 * (worst - 1.0), 2)}
+    write_file(path, canonical_record(with_line(record, key, line, same)))
+    return path

@@ -9,21 +9,30 @@ from pathlib import Path
 
 import pytest
 
+from kernels.problem import QuantMode
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, tuned
-from tools.bench.contestants import (
+from tests.tools.validate.builder import NAME, Store
+from tools.bench.candidates import (
     NO_FILE,
     SGLANG_NO_FILE,
-    Contestant,
-    ContestantError,
+    Candidate,
+    CandidateError,
+    Plan,
     against,
     at_revision,
     heuristics,
+    make_plan,
     of_file,
     read,
+    read_files,
     told_apart,
 )
+from tools.bench.files_request import parse
+from tools.bench.request import RequestError
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
-from tools.registry.devices import load_devices
+from tools.measure.layer import LayerShape
+from tools.registry.devices import Device, load_devices
+from tools.store.config_file import ConfigFile
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 
@@ -64,7 +73,7 @@ def twice_committed(git: Git, tmp_path: Path) -> Path:
 
 
 def rejected(what: str, path: Path) -> str:
-    with pytest.raises(ContestantError) as raised:
+    with pytest.raises(CandidateError) as raised:
         against(what, read(path))
     message = str(raised.value)
     assert "\n" not in message
@@ -72,20 +81,20 @@ def rejected(what: str, path: Path) -> str:
 
 
 class TestEntry:
-    CONTESTANT = Contestant("a file", {m: LaunchConfig(16, 64, 64, 1, 4, m) for m in (1, 64, 128)})
+    CANDIDATE = Candidate("a file", {m: LaunchConfig(16, 64, 64, 1, 4, m) for m in (1, 64, 128)})
 
     @pytest.mark.parametrize(("num_tokens", "served_by"), [(64, 64), (65, 64), (97, 128), (4096, 128), (1, 1)])
     def test_the_nearest_batch_size_serves(self, num_tokens: int, served_by: int) -> None:
-        assert self.CONTESTANT.entry(num_tokens).num_stages == served_by
+        assert self.CANDIDATE.entry(num_tokens).num_stages == served_by
 
     def test_a_tie_goes_to_the_smaller(self) -> None:
-        assert self.CONTESTANT.entry(96).num_stages == 64
+        assert self.CANDIDATE.entry(96).num_stages == 64
 
 
 class TestOfFile:
     def test_a_tuned_file_takes_part_with_its_entries(self, tmp_path: Path) -> None:
         path = tuned(tmp_path, {1: OLD, 64: NEW})
-        assert of_file("it", read(path)) == Contestant("it", {1: LaunchConfig(*OLD), 64: LaunchConfig(*NEW)})
+        assert of_file("it", read(path)) == Candidate("it", {1: LaunchConfig(*OLD), 64: LaunchConfig(*NEW)})
 
     @pytest.mark.parametrize(
         ("name", "text", "found"),
@@ -99,7 +108,7 @@ class TestOfFile:
     def test_what_is_no_tuned_file_is_one_line(self, tmp_path: Path, name: str, text: str, found: str) -> None:
         path = tmp_path / name
         path.write_text(text, "utf-8")
-        with pytest.raises(ContestantError) as raised:
+        with pytest.raises(CandidateError) as raised:
             of_file("it", read(path))
         assert str(raised.value).startswith("it: expected a tuned file, found ")
         assert found in str(raised.value)
@@ -107,14 +116,14 @@ class TestOfFile:
 
     def test_a_name_that_stands_for_no_workload_is_the_fault(self, tmp_path: Path) -> None:
         path = tuned(tmp_path, {1: OLD}, "notes.json")
-        with pytest.raises(ContestantError, match=r"^it: expected E=….*, found 'notes\.json'\. Fix: rename the file"):
+        with pytest.raises(CandidateError, match=r"^it: expected E=….*, found 'notes\.json'\. Fix: rename the file"):
             of_file("it", read(path))
 
     def test_an_entry_that_cannot_be_read_is_not_passed_over(self, tmp_path: Path) -> None:
         path = tuned(tmp_path, {1: OLD, 64: NEW})
         path.write_text(path.read_text("utf-8").replace('"64": {"BLOCK_SIZE_M": 32,', '"64": {'), "utf-8")
         with pytest.raises(
-            ContestantError, match="it: expected a launch config at every batch size, found none at '64'"
+            CandidateError, match="it: expected a launch config at every batch size, found none at '64'"
         ):
             of_file("it", read(path))
 
@@ -134,8 +143,8 @@ class TestHeuristics:
     def test_both_engines_at_every_batch_size(self) -> None:
         device = load_devices().find("NVIDIA H100 80GB HBM3")
         vllm, sglang = heuristics(WORKLOAD, (1, 64), device)
-        assert vllm == Contestant(NO_FILE, {m: vllm_heuristic(WORKLOAD, m) for m in (1, 64)})
-        assert sglang == Contestant(SGLANG_NO_FILE, {m: sglang_heuristic(WORKLOAD, m) for m in (1, 64)})
+        assert vllm == Candidate(NO_FILE, {m: vllm_heuristic(WORKLOAD, m) for m in (1, 64)})
+        assert sglang == Candidate(SGLANG_NO_FILE, {m: sglang_heuristic(WORKLOAD, m) for m in (1, 64)})
 
     def test_the_devices_vendor_and_shared_memory_decide(self) -> None:
         fp8 = Workload(8, 7168, "any", "fp8_w8a8")
@@ -150,14 +159,14 @@ class TestHeuristics:
 
     def test_a_dtype_without_a_known_one_is_refused(self) -> None:
         device = load_devices().find("NVIDIA H100 80GB HBM3")
-        with pytest.raises(ContestantError, match="dtype int4_w4a16: expected one whose heuristic is known"):
+        with pytest.raises(CandidateError, match="dtype int4_w4a16: expected one whose heuristic is known"):
             heuristics(Workload(8, 7168, "any", "int4_w4a16"), (1,), device)
 
 
 class TestAgainstAFile:
     def test_it_is_named_by_its_folder(self, tmp_path: Path) -> None:
         own, other = tuned(tmp_path / "new", {64: NEW}), tuned(tmp_path / "old", {64: OLD})
-        assert against(str(other), read(own)) == Contestant("old", {64: LaunchConfig(*OLD)})
+        assert against(str(other), read(own)) == Candidate("old", {64: LaunchConfig(*OLD)})
 
     def test_the_other_engines_spelling_of_one_workload_is_the_same(self, tmp_path: Path) -> None:
         own = tuned(tmp_path / "vllm", {64: NEW}, DEEPSEEK)
@@ -185,7 +194,7 @@ class TestAgainstAFile:
 class TestAgainstARevision:
     def test_the_files_own_bytes_there_take_part(self, twice_committed: Path) -> None:
         own = read(twice_committed)
-        assert against("first", own) == Contestant("first", {64: LaunchConfig(*OLD)})
+        assert against("first", own) == Candidate("first", {64: LaunchConfig(*OLD)})
         assert against("HEAD", own).entries == {64: LaunchConfig(*NEW)}
         assert against("HEAD~1", own).entries == {64: LaunchConfig(*OLD)}
         assert own.launch_configs == {64: LaunchConfig(*SOUND)}
@@ -252,7 +261,7 @@ class TestToldApart:
     ROWS = dict.fromkeys((1,), LaunchConfig(*OLD))
 
     def names(self, **rivals: str) -> list[str]:
-        return [c.name for c in told_apart({what: (Contestant(name, self.ROWS),) for what, name in rivals.items()})]
+        return [c.name for c in told_apart({what: (Candidate(name, self.ROWS),) for what, name in rivals.items()})]
 
     def test_different_names_stay(self) -> None:
         assert self.names(a="old", b="new") == ["old", "new"]
@@ -264,5 +273,191 @@ class TestToldApart:
         assert self.names(a="this file") == ["a"]
 
     def test_the_heuristics_are_two(self) -> None:
-        pair = (Contestant(NO_FILE, self.ROWS), Contestant(SGLANG_NO_FILE, self.ROWS))
+        pair = (Candidate(NO_FILE, self.ROWS), Candidate(SGLANG_NO_FILE, self.ROWS))
         assert told_apart({"heuristic": pair}) == pair
+
+
+# Which files are measured, beside whom, and what is said of those that are not.
+
+OTHER, DEEP = (32, 64, 64, 1, 4, 3), (16, 64, 256, 1, 4, 3)
+ELSEWHERE = MIXTRAL.replace("H100_80GB_HBM3", "H200")
+INT4 = MIXTRAL.replace(".json", ",dtype=int4_w4a16.json")
+DOWN = MIXTRAL.replace(".json", "_down.json")
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def read_by(said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[ConfigFile]]:
+    """Reads with a command line, from tmp_path; what is said goes to `said`."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: read_files(parse([*map(str, arguments)]), said.append)
+
+
+@pytest.fixture(scope="module")
+def h100() -> Device:
+    return load_devices().find("NVIDIA H100 80GB HBM3")
+
+
+def paths(files: list[ConfigFile]) -> list[str]:
+    return [file.found.relative.as_posix() for file in files]
+
+
+class TestReadFiles:
+    def test_all_tuned_files_below_a_folder(
+        self, read_by: Callable[..., list[ConfigFile]], said: list[str], tmp_path: Path
+    ) -> None:
+        tuned(tmp_path / "configs", {1: SOUND})
+        tuned(tmp_path / "configs" / "triton_3_7_0", {1: SOUND})
+        (tmp_path / "configs" / "README.md").write_text("-", "utf-8")
+        assert paths(read_by("configs")) == [MIXTRAL, f"triton_3_7_0/{MIXTRAL}"]
+        assert said == []
+
+    def test_a_down_file_is_said_to_be_left_out(
+        self, read_by: Callable[..., list[ConfigFile]], said: list[str], tmp_path: Path
+    ) -> None:
+        tuned(tmp_path / "configs", {1: SOUND})
+        tuned(tmp_path / "configs", {1: SOUND}, DOWN)
+        assert paths(read_by("configs")) == [MIXTRAL]
+        assert said == [
+            f"not measured: configs/{DOWN}, a _down file: both projections run the up file's entries here, as in vLLM"
+        ]
+
+    def test_a_down_file_alone_is_refused_with_the_way_out(
+        self, read_by: Callable[..., list[ConfigFile]], tmp_path: Path
+    ) -> None:
+        tuned(tmp_path, {1: SOUND}, DOWN)
+        with pytest.raises(RequestError, match=r"found only _down files: .* Fix: name the up file"):
+            read_by(DOWN)
+
+    def test_what_the_engine_would_not_read_is_said(
+        self, read_by: Callable[..., list[ConfigFile]], said: list[str], tmp_path: Path
+    ) -> None:
+        tuned(tmp_path / "folder", {1: SOUND})
+        tuned(tmp_path / "folder" / "deeper", {1: SOUND}, DEEPSEEK)
+        assert paths(read_by("folder", "--layout", "vllm")) == [MIXTRAL]
+        assert len(said) == 1
+        assert said[0].startswith(f"not measured: folder/deeper/{DEEPSEEK}: not read by vLLM in this place. Fix: ")
+
+    @pytest.mark.parametrize(
+        ("path", "found"),
+        [
+            ("nowhere", r"^nowhere: expected a file or a folder, found: .*\. Fix: "),
+            ("empty", "expected at least one tuned file, found none"),
+        ],
+    )
+    def test_nothing_to_measure_is_refused(
+        self, read_by: Callable[..., list[ConfigFile]], tmp_path: Path, path: str, found: str
+    ) -> None:
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(RequestError, match=found):
+            read_by(path)
+
+    def test_a_record_to_write_into_is_asked_for_before_anything_runs(
+        self, read_by: Callable[..., list[ConfigFile]], tmp_path: Path
+    ) -> None:
+        store = Store(tmp_path / "configs")
+        store.measured(store.config())
+        assert paths(read_by("configs", "--write-record")) == [NAME]
+        store.record_of(store.root / NAME).unlink()
+        with pytest.raises(RequestError, match=f"--write-record: expected a record configs/records/{NAME}, found none"):
+            read_by("configs", "--write-record")
+
+
+class TestMakePlan:
+    @pytest.fixture
+    def plan(self, read_by: Callable[..., list[ConfigFile]], h100: Device) -> Callable[..., Plan]:
+        def of(*arguments: object) -> Plan:
+            (file,) = read_by(*arguments)
+            return make_plan(file, parse([*map(str, arguments)]), h100)
+
+        return of
+
+    def test_the_file_meets_both_heuristics_at_its_own_batch_sizes(
+        self, plan: Callable[..., Plan], tmp_path: Path
+    ) -> None:
+        found = plan(tuned(tmp_path, {1: SOUND, 64: OTHER}))
+        assert [c.name for c in found.candidates] == ["this file", NO_FILE, SGLANG_NO_FILE]
+        assert found.candidates[0].entries == {1: LaunchConfig(*SOUND), 64: LaunchConfig(*OTHER)}
+        assert found.batch_sizes == (1, 64)
+
+    def test_other_batch_sizes_may_be_asked_for(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+        found = plan(tuned(tmp_path, {1: SOUND, 64: OTHER}), "--num-tokens", 128, 32)
+        assert found.batch_sizes == (32, 128)
+        assert all(c.entry(128) for c in found.candidates)
+
+    def test_candidates_come_in_the_order_asked_for(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+        own = tuned(tmp_path / "new", {1: SOUND})
+        others = [tuned(tmp_path / name, {1: OTHER}) for name in ("b", "a")]
+        found = plan(own, "--against", others[0], "--against", "heuristic", "--against", others[1])
+        assert [c.name for c in found.candidates] == ["this file", "b", NO_FILE, SGLANG_NO_FILE, "a"]
+
+    def test_folders_of_one_name_are_told_apart(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+        own = tuned(tmp_path / "new", {1: SOUND})
+        others = [str(tuned(tmp_path / name / "configs", {1: OTHER})) for name in ("b", "a")]
+        found = plan(own, "--against", others[0], "--against", others[1])
+        assert [c.name for c in found.candidates] == ["this file", *others]
+
+    def test_shapes_come_from_the_record(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+        store = Store(tmp_path / "configs")
+        shapes = [{"K": 2048, "top_k": 8, "models": []}, {"K": 4096, "top_k": 2, "models": []}]
+        store.measured(store.config(), shapes=shapes)
+        found = plan(store.root)
+        assert found.shapes == (
+            LayerShape(8, 1024, 2048, 8, QuantMode()),
+            LayerShape(8, 1024, 4096, 2, QuantMode()),
+        )
+        assert found.notes == ()
+
+    def test_a_shape_that_nobody_says_is_assumed_and_said(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+        found = plan(tuned(tmp_path, {1: SOUND}, MIXTRAL.replace("E=8,N=7168", "E=7,N=96")))
+        assert found.shapes == (LayerShape(7, 96, 4096, 2, QuantMode()),)
+        assert found.notes == ("assumed K=4096, top_k=2: nobody says them",)
+
+    def test_a_tile_that_vllm_clamps_is_said_for_each_candidate(
+        self, plan: Callable[..., Plan], tmp_path: Path
+    ) -> None:
+        own = tuned(tmp_path / "new", {1: DEEP, 64: OTHER, 128: DEEP}, DEEPSEEK)
+        other = tuned(tmp_path / "old", {1: OTHER, 128: DEEP}, DEEPSEEK)
+        found = plan(own, "--against", other, "--against", "heuristic")
+        assert found.notes == (
+            "this file, M=1, 128: BLOCK_SIZE_K clamped to 128, as vLLM does",
+            "old, M=128: BLOCK_SIZE_K clamped to 128, as vLLM does",
+        )
+        assert found.candidates[0].entry(1).BLOCK_SIZE_K == 256
+
+    def test_without_scale_blocks_nothing_is_clamped(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+        assert plan(tuned(tmp_path, {1: DEEP})).notes == ()
+
+    def test_a_down_twin_is_said_to_be_left_out(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+        tuned(tmp_path, {1: SOUND}, DOWN)
+        found = plan(tuned(tmp_path, {1: SOUND}))
+        assert found.notes == (f"{DOWN} is not measured: both projections run the up file's entries here, as in vLLM",)
+
+    def test_a_file_of_a_tier_is_named_with_it(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+        assert plan(tuned(tmp_path / "triton_3_7_0", {1: SOUND})).name == f"triton_3_7_0/{MIXTRAL}"
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            (
+                MIXTRAL.replace("H100_80GB_HBM3", "H200"),
+                "expected a file of this GPU, NVIDIA_H100_80GB_HBM3, found NVIDIA_H200.",
+            ),
+            (
+                MIXTRAL.replace(".json", ",dtype=int4_w4a16.json"),
+                "expected a dtype that this kernel runs, found int4_w4a16.",
+            ),
+            ("a.json", "expected E=…,N=…,device_name=…"),
+        ],
+    )
+    def test_what_cannot_run_here_is_refused_by_name(
+        self, plan: Callable[..., Plan], tmp_path: Path, name: str, message: str
+    ) -> None:
+        with pytest.raises(CandidateError) as raised:
+            plan(tuned(tmp_path, {1: SOUND}, name))
+        assert str(raised.value).startswith(f"{name}: {message}")
+        assert "\n" not in str(raised.value)

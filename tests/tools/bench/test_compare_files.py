@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 from tests.tools.bench.fake_gpu import H100, FakeGpu, fake_torch
 from tests.tools.validate.builder import NAME, Store, entry, table
 from tools.bench import __main__ as command
-from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE
+from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import Target
 from tools.registry.reading import RegistryError
@@ -85,7 +85,7 @@ class TestExitCodes:
             ([], fake_torch(free_gib=1), "GiB of free GPU memory, found 1.0. Fix: "),
             (["--kernel", "vllm=no/such.py"], fake_torch(), "such.py: expected the engine's fused_moe.py, found none"),
         ],
-        ids=["contestant", "another GPU", "unknown GPU", "full GPU", "engine"],
+        ids=["candidate", "another GPU", "unknown GPU", "full GPU", "engine"],
     )
     def test_what_cannot_be_is_one_line_and_2(
         self,
@@ -122,7 +122,7 @@ class TestExitCodes:
             raise RegistryError("models[0]: expected an object, found 1")
 
         FakeGpu(wins).install(monkeypatch)
-        monkeypatch.setattr("tools.bench.files_plan.load_models", broken)
+        monkeypatch.setattr("tools.bench.candidates.load_models", broken)
         assert bench(store.root) == 2
         assert capsys.readouterr().err == "bench: models[0]: expected an object, found 1\n"
 
@@ -136,7 +136,7 @@ class TestWhatIsMeasured:
         (match,), (arena,) = gpu.matches, gpu.arenas
         assert (match.workload.E, match.workload.N, match.batch_sizes) == (8, 1024, (1, 64))
         assert [(shape.hidden_size, shape.top_k) for shape in match.shapes] == [(4096, 2)]
-        assert [c.name for c in match.contestants] == ["this file", NO_FILE, SGLANG_NO_FILE]
+        assert [c.name for c in match.candidates] == ["this file", NO_FILE, SGLANG_NO_FILE]
         assert (arena.target, arena.arch) == (Target("cuda", 90, 32), "sm90")
         assert (arena.ceilings, arena.l2_bytes, arena.device) == ("ceilings", 50 << 20, "cuda:0")
         assert (arena.routing_kind, arena.contender.name) == ("skew", "ours")
@@ -186,7 +186,7 @@ class TestEnvironment:
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
-        monkeypatch.setattr("tools.bench.files_session.engine_version", lambda path: "0.33.0")
+        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path: "0.33.0")
         gpu = FakeGpu(wins).install(monkeypatch)
         bench(store.root, "--format", "json", "--kernel", "vllm=fused_moe.py")
         found = self.environment(capsys)
@@ -284,7 +284,7 @@ class TestWriteRecord:
         assert [line["worst_loss_pct"] for line in record(store)["verified_with"]] == [-20.0]
         self.assert_sound(store)
 
-    def test_the_worst_of_all_contestants_counts(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_worst_of_all_candidates_counts(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         def us(config: LaunchConfig, num_tokens: int) -> float:
             return {16: 100.0, 64: 80.0}.get(config.BLOCK_SIZE_M, 200.0) if config != OWN else 100.0
 
@@ -306,7 +306,7 @@ class TestWriteRecord:
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
-        monkeypatch.setattr("tools.bench.files_session.engine_version", lambda path: "0.33.0")
+        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path: "0.33.0")
         FakeGpu(wins).install(monkeypatch)
         other = Store(store.root.parent / "other").config(table(num_stages=2))
         assert (
@@ -345,9 +345,7 @@ class TestWriteRecord:
         assert NAME in printed.out
         assert record(store) == before
 
-    def test_a_contestant_that_runs_nowhere_hinders_nothing(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_candidate_that_runs_nowhere_hinders_nothing(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         def us(config: LaunchConfig, num_tokens: int) -> float | str:
             is_sglangs = config.BLOCK_SIZE_N == 32 or config.BLOCK_SIZE_K == 32
             return "out of resources" if is_sglangs else wins(config, num_tokens)

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tools.bench.spread import spread
+from tools.bench.sample import sample
 from tools.launch.shared_memory import loop_bytes
 from tools.store.launch_config import LaunchConfig
 
@@ -14,7 +14,7 @@ H100_SMEM_BYTES = 232448
 
 
 def of(count: int, dtype: str | None = None, block_shape: tuple[int, int] | None = None, limit: int = H100_SMEM_BYTES):
-    return spread(count, arch="sm_90", dtype=dtype, block_shape=block_shape, smem_limit_bytes=limit)
+    return sample(count, arch="sm_90", dtype=dtype, block_shape=block_shape, smem_limit_bytes=limit)
 
 
 @pytest.mark.parametrize(("dtype", "block_shape"), [(None, None), ("fp8_w8a8", (128, 128)), ("fp8_w8a8", None)])

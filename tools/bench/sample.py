@@ -1,4 +1,4 @@
-"""Which launch configs to compare kernels on: a deterministic spread over the tuner's space. Standard library only."""
+"""Which launch configs to compare kernels on: a deterministic sample of the tuner's space. Standard library only."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _LIKELY = {
 }
 
 
-def spread(
+def sample(
     count: int,
     *,
     arch: str,

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tools.bench import session
-from tools.bench.report_files import check_folder, claim, file_name_part, write
+from tools.bench import compare_kernels
 from tools.bench.request import RequestError
+from tools.bench.session import check_folder, claim, file_name_part, write
 
 
 def test_another_runs_report_is_never_written_over(tmp_path: Path) -> None:
@@ -59,5 +59,5 @@ def test_a_folder_of_somebody_elses_is_refused(tmp_path: Path, monkeypatch: pyte
 def test_an_engine_comparison_is_called_by_its_workload(titles: list[str], what: str, tmp_path: Path) -> None:
     environment = SimpleNamespace(date="2026-01-31", device="NVIDIA H200", triton="3.8.0")
     wanted = [SimpleNamespace(title=title) for title in titles]
-    path = session._claim(SimpleNamespace(environment=environment), wanted, tmp_path)  # type: ignore[arg-type]
+    path = compare_kernels._claim(SimpleNamespace(environment=environment), wanted, tmp_path)  # type: ignore[arg-type]
     assert path == tmp_path / f"2026-01-31-engine-comparison-{what}-NVIDIA_H200-triton-3.8.0"

@@ -1,4 +1,4 @@
-"""How a tuned file meets its contestants, as far as that needs no GPU: what is compiled, timed, and concluded."""
+"""How a tuned file meets its candidates, as far as that needs no GPU: what is compiled, timed, and concluded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from kernels.problem import QuantMode
-from tools.bench import files
-from tools.bench.contestants import Contestant
-from tools.bench.files import Arena, Match, compile_all, verdict, worst
+from tools.bench import time_files
+from tools.bench.candidates import Candidate
+from tools.bench.time_files import Arena, Match, compile_all, verdict, worst
 from tools.compile.outcome import Outcome, Status
 from tools.measure.kernels import CompileLaunch, OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
@@ -38,7 +38,7 @@ def row(*, failures: dict[LaunchConfig, str] | None = None, rival: LaunchConfig 
 
 
 class TestVerdict:
-    def test_every_contestant_meets_the_file_and_nobody_else(self) -> None:
+    def test_every_candidate_meets_the_file_and_nobody_else(self) -> None:
         found = row(a=10.0, b=20.0, c=5.0)
         assert (found.num_tokens, found.floor_us, found.bound) == (64, 5.0, "memory")
         assert {name: duel.verdict for name, duel in found.duels.items()} == {
@@ -52,7 +52,7 @@ class TestVerdict:
         assert found.duels["rival"] is SAME_ENTRY
         assert found.measured["rival"].us == found.measured["this file"].us
 
-    def test_a_contestant_that_fails_has_its_reason_and_no_verdict(self) -> None:
+    def test_a_candidate_that_fails_has_its_reason_and_no_verdict(self) -> None:
         found = row(a=10.0, c=5.0, failures={B: "compile: no"})
         assert found.duels["rival"] is FAILED
         assert (found.measured["rival"].us, found.measured["rival"].message) == (None, "compile: no")
@@ -88,7 +88,7 @@ class TestWorstShape:
         shapes = [row(a=10.0, b=1.0, c=1.0), row(b=1.0, c=1.0, failures={A: "crash"})]
         assert worst(shapes) is shapes[1]
 
-    def test_a_contestant_that_fails_hides_no_loss_under_another_shape(self) -> None:
+    def test_a_candidate_that_fails_hides_no_loss_under_another_shape(self) -> None:
         shapes = [row(a=10.0, b=5.0, c=20.0), row(a=10.0, c=20.0, failures={B: "crash"})]
         assert worst(shapes) == shapes[0]
 
@@ -118,8 +118,8 @@ def arena(contender: Any = None) -> Arena:
 
 
 def match(*entries: dict[int, LaunchConfig], shapes: tuple[LayerShape, ...] = (SHAPE,)) -> Match:
-    contestants = tuple(Contestant(f"number {i}", rows) for i, rows in enumerate(entries))
-    return Match(MIXTRAL, shapes, contestants, tuple(entries[0]))
+    candidates = tuple(Candidate(f"number {i}", rows) for i, rows in enumerate(entries))
+    return Match(MIXTRAL, shapes, candidates, tuple(entries[0]))
 
 
 class TestCompileAll:
@@ -175,7 +175,7 @@ class TestCompileAll:
         shape = LayerShape(256, 128, 7168, 8, QuantMode("fp8_w8a8", block_shape=(128, 128)))
         deep = LaunchConfig(16, 64, 256, 1, 4, 3)
         pool = FakePool()
-        found = compile_all(Match(workload, (shape,), (Contestant("a", {64: deep}),), (64,)), arena(), pool)  # type: ignore[arg-type]
+        found = compile_all(Match(workload, (shape,), (Candidate("a", {64: deep}),), (64,)), arena(), pool)  # type: ignore[arg-type]
         assert found == {64: {}}
         assert {task.problem.config.block_size_k for task in pool.tasks} == {128}
 
@@ -200,13 +200,13 @@ class TestTimeEntries:
     @pytest.fixture(autouse=True)
     def _no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         us = {(A, UP): 10.0, (A, DOWN): 5.0, (B, UP): 20.0, (B, DOWN): 7.0}
-        monkeypatch.setattr(files, "capture", lambda launches: launches)
+        monkeypatch.setattr(time_files, "capture", lambda launches: launches)
         monkeypatch.setattr(
-            files, "measure_series", lambda replays, policy: [[us[replay], us[replay] + 1.0] for replay in replays]
+            time_files, "measure_series", lambda replays, policy: [[us[replay], us[replay] + 1.0] for replay in replays]
         )
 
     def time(self, row: FakeRow, *configs: LaunchConfig, failures: dict[LaunchConfig, str] | None = None) -> Any:
-        return files.time_entries(row, SimpleNamespace(contender=None), configs, failures or {})  # type: ignore[arg-type]
+        return time_files.time_entries(row, SimpleNamespace(contender=None), configs, failures or {})  # type: ignore[arg-type]
 
     def test_up_and_down_add_up_round_by_round(self) -> None:
         times, failures = self.time(FakeRow({}), A, B)

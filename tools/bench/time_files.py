@@ -1,4 +1,4 @@
-"""Measures a tuned file beside its contestants, row by row. Needs a GPU."""
+"""Measures a tuned file beside its candidates, row by row. Needs a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch import Routing
-from tools.bench.contestants import Contestant
+from tools.bench.candidates import Candidate
 from tools.compile.outcome import ConstraintError, Status
 from tools.compile.pool import CompilePool
 from tools.launch.heuristics import clamped
@@ -32,11 +32,11 @@ ROUNDS = Policy(min_rounds=16, max_rounds=40, budget_ms=800.0)
 
 @dataclass(frozen=True)
 class Match:
-    """A tuned file (the first contestant) and whom it meets."""
+    """A tuned file (the first candidate) and whom it meets."""
 
     workload: Workload
     shapes: tuple[LayerShape, ...]
-    contestants: tuple[Contestant, ...]
+    candidates: tuple[Candidate, ...]
     batch_sizes: tuple[int, ...]
 
 
@@ -115,7 +115,7 @@ def verdict(
     samples: Samples,
     failures: Failures,
 ) -> RowVerdict:
-    """entries: by contestant, the file's own first."""
+    """entries: by candidate, the file's own first."""
     measured = {
         name: Measured(config, Interval.of(samples[config]) if config in samples else None, failures.get(config, ""))
         for name, config in entries.items()
@@ -167,7 +167,7 @@ def _fails(row: RowVerdict) -> bool:
 
 
 def _entries(match: Match, num_tokens: int) -> dict[str, LaunchConfig]:
-    return {c.name: clamped(c.entry(num_tokens), match.workload) for c in match.contestants}
+    return {c.name: clamped(c.entry(num_tokens), match.workload) for c in match.candidates}
 
 
 def time_entries(
