@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tools.bench.files_request import FilesRequest
-from tools.bench.request import HEURISTIC, RequestError
-from tools.errors import reason_of
+from tools.bench.request import HEURISTIC, FilesRequest
+from tools.errors import UserError, reason_of
 from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
 from tools.measure.layer import LayerShape
 from tools.registry.devices import Device
@@ -30,10 +29,6 @@ NO_FILE = "vLLM's heuristic"
 SGLANG_NO_FILE = "SGLang's heuristic"
 
 
-class CandidateError(ValueError):
-    """A candidate that can't take part. One line for a person."""
-
-
 @dataclass(frozen=True)
 class Candidate:
     """entries: by batch size; where one is asked for that isn't there, the nearest serves it, as in both engines."""
@@ -46,16 +41,16 @@ class Candidate:
 
 
 def of_file(name: str, file: ConfigFile) -> Candidate:
-    """CandidateError: no launch config can be read from it, or not all of them."""
+    """UserError: no launch config can be read from it, or not all of them."""
     if file.workload is None:
         fault = file.name.faults[0]
-        raise CandidateError(f"{name}: {fault.message}. Fix: {fault.fix}.")
+        raise UserError(f"{name}: {fault.message}. Fix: {fault.fix}.")
     if file.content.faults or not file.launch_configs:
         faults = [fault.message for fault in file.content.faults] or ["no launch config in it"]
-        raise CandidateError(f"{name}: expected a tuned file, found {faults[0]}.")
+        raise UserError(f"{name}: expected a tuned file, found {faults[0]}.")
     unread = [key for key in file.document or {} if key not in map(str, file.launch_configs)]
     if unread:
-        raise CandidateError(
+        raise UserError(
             f"{name}: expected a launch config at every batch size, found none at {printable(unread[0])!r}. "
             "Fix: mend the entry; nox -s validate says more."
         )
@@ -63,28 +58,28 @@ def of_file(name: str, file: ConfigFile) -> Candidate:
 
 
 def heuristics(workload: Workload, batch_sizes: tuple[int, ...], device: Device) -> tuple[Candidate, Candidate]:
-    """vLLM's and SGLang's. CandidateError: neither is known for the dtype."""
+    """vLLM's and SGLang's. UserError: neither is known for the dtype."""
     is_rocm = device.vendor == "amd"
     smem_bytes = device.smem_bytes_per_block
     try:
         vllm = {m: vllm_heuristic(workload, m, is_rocm=is_rocm) for m in batch_sizes}
         sglang = {m: sglang_heuristic(workload, m, is_rocm=is_rocm, smem_bytes=smem_bytes) for m in batch_sizes}
     except UnknownHeuristicError as error:
-        raise CandidateError(str(error)) from error
+        raise UserError(str(error)) from error
     return Candidate(NO_FILE, vllm), Candidate(SGLANG_NO_FILE, sglang)
 
 
 def against(what: str, file: ConfigFile) -> Candidate:
     """The candidate that `--against` names: a path that exists, else a git revision of the file's own path.
 
-    CandidateError: another workload, no such file or revision.
+    UserError: another workload, no such file or revision.
     """
     path = Path(what)
     if os.path.isfile(what):  # noqa: PTH113 (never raises)
         other = read(path)
         if _essence(other.workload) != _essence(file.workload):
             found = printable(path.name)
-            raise CandidateError(f"--against: expected a file of {file.found.path.name}'s workload, found {found}.")
+            raise UserError(f"--against: expected a file of {file.found.path.name}'s workload, found {found}.")
         # The folder says whose file it is; its name is the workload's.
         return of_file(printable(path.absolute().parent.name), other)
     data = at_revision(what, file.found.path)
@@ -115,21 +110,21 @@ def layout_of(name: str) -> Layout:
 
 
 def at_revision(revision: str, path: Path) -> bytes:
-    """The file's bytes at a git revision, read as data. CandidateError: git knows neither."""
+    """The file's bytes at a git revision, read as data. UserError: git knows neither."""
     shown = printable(revision)
     if not revision or revision.startswith("-") or ":" in revision:
-        raise CandidateError(f"--against: expected heuristic, a file or a git revision, found {shown!r}.")
+        raise UserError(f"--against: expected heuristic, a file or a git revision, found {shown!r}.")
     # Not `git show`: it takes a range for an answer without a line in it.
     command = ["git", "-C", str(path.parent), "cat-file", "blob", f"{revision}:./{path.name}"]
     try:
         answer = subprocess.run(command, capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise CandidateError(
+        raise UserError(
             f"--against {shown}: expected git to run, found: {reason_of(error)}. Fix: install git."
         ) from error
     if answer.returncode:
         reason = printable(answer.stderr.decode("utf-8", "replace").strip().split("\n")[0])
-        raise CandidateError(
+        raise UserError(
             f"--against: expected heuristic, an existing file or a git revision with {path.name}, found {shown!r} "
             f"({reason})."
         )
@@ -167,14 +162,14 @@ class Plan:
 def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
     """What is to be measured; says what isn't, and why.
 
-    RequestError: a path isn't there, nothing to bench in it, or no record to write into.
+    UserError: a path isn't there, nothing to bench in it, or no record to write into.
     """
     try:
         found = discover(request.paths, request.layout)
     except OSError as error:
         path = printable(str(error.filename or error))  # of a path that isn't there, its name is all
         told = f"found: {error.strerror or 'nothing there'}. Fix: correct the path."
-        raise RequestError(f"{path}: expected a file or a folder, {told}") from error
+        raise UserError(f"{path}: expected a file or a folder, {told}") from error
     tree = load(found, request.layout)
     files = []
     for file in tree.configs:
@@ -189,26 +184,24 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
             say(f"not measured: {shown_path(other.path)}: can't be read")
     if not files:
         found_instead = f"only _down files: {_DOWN}. Fix: name the up file" if tree.configs else "none"
-        raise RequestError(f"expected at least one tuned file, found {found_instead}.")
+        raise UserError(f"expected at least one tuned file, found {found_instead}.")
     for file in files if request.writes_record else ():
         record = record_path(file.found.root, file.found.relative)
         if not isinstance(read_file(record).document, dict):
-            raise RequestError(
-                f"--write-record: expected a record {shown_path(record)}, found none. Fix: tune the file."
-            )
+            raise UserError(f"--write-record: expected a record {shown_path(record)}, found none. Fix: tune the file.")
     return files
 
 
 def make_plan(file: ConfigFile, request: FilesRequest, device: Device) -> Plan:
-    """CandidateError: a file that can't be read, of another device, or without a kernel here."""
+    """UserError: a file that can't be read, of another device, or without a kernel here."""
     own = of_file(shown_path(file.found.path), file)
     workload = file.workload
     assert workload is not None
     if workload.device_name not in device.names:
-        raise CandidateError(f"{own.name}: expected a file of this GPU, {device.name}, found {workload.device_name}.")
+        raise UserError(f"{own.name}: expected a file of this GPU, {device.name}, found {workload.device_name}.")
     quant = quant_mode_of(workload)
     if quant is None:
-        raise CandidateError(f"{own.name}: expected a dtype that this kernel runs, found {workload.dtype}.")
+        raise UserError(f"{own.name}: expected a dtype that this kernel runs, found {workload.dtype}.")
     batch_sizes = request.batch_sizes or tuple(file.launch_configs)
     rivals = told_apart({what: _rivals(what, file, batch_sizes, device) for what in request.against})
     shapes = shapes_of(file, load_models())

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench import session
-from tools.bench.candidates import NO_FILE, CandidateError, Plan, Say, make_plan, read_files
+from tools.bench.candidates import NO_FILE, Plan, Say, make_plan, read_files
 from tools.bench.files_report import FileResult, FilesReport, to_json, to_markdown
-from tools.bench.files_request import FilesRequest
-from tools.bench.request import RequestError
+from tools.bench.request import FilesRequest
 from tools.compile.pool import CompilePool
+from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import EngineKernelError, engine_version
 from tools.measure.gpu import check_memory, driver, find_device, torch_with_gpu
@@ -28,16 +28,13 @@ from tools.text import shown_path
 
 
 def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
-    """(whether no row is slower and all was written, what goes to stdout). RequestError: nothing was measured."""
+    """(whether no row is slower and all was written, what goes to stdout). UserError: nothing was measured."""
     if request.output is not None:
         session.check_folder(request.output)
     files = read_files(request, say)
     torch = torch_with_gpu()
     name, device = find_device(torch)
-    try:
-        plans = [make_plan(file, request, device) for file in files]
-    except CandidateError as error:
-        raise RequestError(str(error)) from error
+    plans = [make_plan(file, request, device) for file in files]
     largest = [(shown_path(p.file.found.path), shape, max(p.batch_sizes)) for p in plans for shape in p.shapes]
     notes = check_memory(torch, largest)
     for note in notes:
@@ -85,7 +82,7 @@ def _measure_all(
         try:
             contender.check()
         except EngineKernelError as error:
-            raise RequestError(str(error)) from error
+            raise UserError(str(error)) from error
     assert device.target is not None
     assert device.arch is not None
     gpu = torch.device("cuda", torch.cuda.current_device())
@@ -119,11 +116,11 @@ def _measure_all(
 
 
 def _rows(torch: Any, plan: Plan, rows: Iterator[RowVerdict]) -> Iterator[RowVerdict]:
-    """RequestError: the GPU's memory ran out, for all that was free at the start."""
+    """UserError: the GPU's memory ran out, for all that was free at the start."""
     try:
         yield from rows
     except torch.OutOfMemoryError as error:
-        raise RequestError(
+        raise UserError(
             f"{plan.name}: expected enough GPU memory, found none left. Fix: fewer tokens, or a GPU of its own."
         ) from error
 
@@ -154,7 +151,7 @@ def _environment(torch: Any, request: FilesRequest, device_name: str) -> dict[st
 # What a bench of a tuned file adds to its record.
 
 
-class NoEvidenceError(ValueError):
+class NoEvidenceError(UserError):
     """A bench that a record can't speak of. One line for a person."""
 
 

@@ -4,35 +4,49 @@ from __future__ import annotations
 
 import datetime
 import platform
+import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kernels.problem import QuantMode
 from tools.bench import session
 from tools.bench.kernels_report import CeilingFigures, Environment, KernelsReport, WorkloadResult, to_json, to_markdown
-from tools.bench.request import KernelsRequest, RequestError, WorkloadRequest, read_workload
+from tools.bench.request import KernelsRequest
 from tools.bench.sample import sample
 from tools.compile.pool import CompilePool
+from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import EngineKernelError, cut, engine_version
 from tools.measure.gpu import check_memory, driver, find_device, torch_with_gpu
 from tools.measure.kernels import EngineKernel, OwnKernel
 from tools.measure.layer import LayerShape
 from tools.registry.devices import Device, normalise_device_name
-from tools.registry.models import load_models
+from tools.registry.models import Model, ModelRegistry, load_models
+from tools.registry.sharding import Engine, Shard, shard
 
 
-def run(request: KernelsRequest, argv: Sequence[str], progress: Callable[[str], None]) -> tuple[KernelsReport, str]:
-    """(report, what goes to stdout). RequestError: nothing was run."""
+@dataclass(frozen=True)
+class WorkloadRequest:
+    """A model on one rank. title: as it was asked for."""
+
+    title: str
+    model: Model
+    shard: Shard
+    quant: QuantMode
+
+
+def run(request: KernelsRequest, arguments: Sequence[str], progress: Callable[[str], None]) -> tuple[bool, str]:
+    """(whether every criterion holds, what goes to stdout). UserError: nothing was run."""
     session.check_folder(request.output)
     torch = torch_with_gpu()
     engine = EngineKernel(request.engine_path.resolve())
     try:
         engine.check()
     except EngineKernelError as error:
-        raise RequestError(str(error)) from error
+        raise UserError(str(error)) from error
     reported, device = find_device(torch)
     models = load_models()
     wanted = [read_workload(text, models, reported) for text in request.workloads]
@@ -46,7 +60,7 @@ def run(request: KernelsRequest, argv: Sequence[str], progress: Callable[[str], 
         progress(f"ceilings: {ceilings}")
         report = KernelsReport(
             _environment(torch, reported, engine.path),
-            f"python -m tools.bench {shlex.join(_shown(argv[1:], request))}",
+            f"python -m tools.bench {shlex.join(_shown(arguments, request))}",
             CeilingFigures(
                 ceilings.memory_bytes_per_s / 1e9,
                 ceilings.dense_bf16_per_s / 1e12,
@@ -68,7 +82,33 @@ def run(request: KernelsRequest, argv: Sequence[str], progress: Callable[[str], 
     report = replace(report, complete=True)
     paths = _write(report, path or _claim(report, wanted, request.output))
     progress(f"written: {', '.join(map(str, paths))}")
-    return report, to_json(report) if request.as_json else to_markdown(report)
+    return report.passed, to_json(report) if request.as_json else to_markdown(report)
+
+
+def read_workload(text: str, models: ModelRegistry, device_name: str) -> WorkloadRequest:
+    """`MODEL tp=N [ep=N]` as one rank of vLLM sees it. UserError: unknown, indivisible, no kernel."""
+    name, *sizes = text.split()
+    matches = [re.fullmatch(r"(tp|ep)=([1-9][0-9]{0,4})", size) for size in sizes]
+    if not all(matches):
+        raise UserError(f'--workload: expected "MODEL tp=N [ep=N]", found {text!r}.')
+    sizes_by_name = {match[1]: int(match[2]) for match in matches if match}
+    tp, ep = (sizes_by_name.get(size, 1) for size in ("tp", "ep"))
+    model = models.find(name)
+    found = shard(model, Engine.VLLM, device_name=device_name, tp=tp, ep=ep)
+    quant = _quant_mode(model, found)
+    if not model.gated:
+        raise UserError(f"{name}: expected gated experts, found {model.id} without a gate. Fix: another model.")
+    return WorkloadRequest(text, model, found, quant)
+
+
+def _quant_mode(model: Model, found: Shard) -> QuantMode:
+    """The kernel's mode. UserError: there is no kernel for the dtype here."""
+    workload, stored = found.workload, model.quantisation
+    compute_type = "fp16" if stored.dtype == "fp16" else "bf16"
+    try:
+        return QuantMode(workload.dtype, compute_type, stored.per_channel_quant, workload.block_shape)
+    except ValueError as error:
+        raise UserError(f"{model.id}: {error}") from error
 
 
 def _compare(
@@ -97,7 +137,7 @@ def _compare(
             smem_limit_bytes=device.smem_bytes_per_block,
         )
     except ValueError as error:
-        raise RequestError(str(error)) from error
+        raise UserError(str(error)) from error
     properties = torch.cuda.get_device_properties(0)
     setup = Setup(
         OwnKernel(),

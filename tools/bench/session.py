@@ -7,18 +7,18 @@ import re
 from pathlib import Path
 
 from tools import cli
-from tools.bench.request import RequestError
+from tools.errors import UserError
 from tools.store.files import write_file
 from tools.text import shown_path
 
 
 def check_folder(folder: Path) -> None:
-    """Before the GPU is asked for anything. RequestError: no report can be put there."""
+    """Before the GPU is asked for anything. UserError: no report can be put there."""
     try:
         cli.check_folder(folder)
     except OSError as error:
         found = shown_path(Path(error.filename or folder))
-        raise RequestError(f"--output: expected a folder that can be written, found {found}.") from error
+        raise UserError(f"--output: expected a folder that can be written, found {found}.") from error
 
 
 def claim(folder: Path, stem: str) -> Path:

@@ -16,7 +16,6 @@ from tools.bench.candidates import (
     NO_FILE,
     SGLANG_NO_FILE,
     Candidate,
-    CandidateError,
     Plan,
     against,
     at_revision,
@@ -27,8 +26,8 @@ from tools.bench.candidates import (
     read_files,
     told_apart,
 )
-from tools.bench.files_request import parse
-from tools.bench.request import RequestError
+from tools.bench.request import parse
+from tools.errors import UserError
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
 from tools.measure.layer import LayerShape
 from tools.registry.devices import Device, load_devices
@@ -73,7 +72,7 @@ def twice_committed(git: Git, tmp_path: Path) -> Path:
 
 
 def rejected(what: str, path: Path) -> str:
-    with pytest.raises(CandidateError) as raised:
+    with pytest.raises(UserError) as raised:
         against(what, read(path))
     message = str(raised.value)
     assert "\n" not in message
@@ -108,7 +107,7 @@ class TestOfFile:
     def test_what_is_no_tuned_file_is_one_line(self, tmp_path: Path, name: str, text: str, found: str) -> None:
         path = tmp_path / name
         path.write_text(text, "utf-8")
-        with pytest.raises(CandidateError) as raised:
+        with pytest.raises(UserError) as raised:
             of_file("it", read(path))
         assert str(raised.value).startswith("it: expected a tuned file, found ")
         assert found in str(raised.value)
@@ -116,15 +115,13 @@ class TestOfFile:
 
     def test_a_name_that_stands_for_no_workload_is_the_fault(self, tmp_path: Path) -> None:
         path = tuned(tmp_path, {1: OLD}, "notes.json")
-        with pytest.raises(CandidateError, match=r"^it: expected E=….*, found 'notes\.json'\. Fix: rename the file"):
+        with pytest.raises(UserError, match=r"^it: expected E=….*, found 'notes\.json'\. Fix: rename the file"):
             of_file("it", read(path))
 
     def test_an_entry_that_cannot_be_read_is_not_passed_over(self, tmp_path: Path) -> None:
         path = tuned(tmp_path, {1: OLD, 64: NEW})
         path.write_text(path.read_text("utf-8").replace('"64": {"BLOCK_SIZE_M": 32,', '"64": {'), "utf-8")
-        with pytest.raises(
-            CandidateError, match="it: expected a launch config at every batch size, found none at '64'"
-        ):
+        with pytest.raises(UserError, match="it: expected a launch config at every batch size, found none at '64'"):
             of_file("it", read(path))
 
     def test_the_string_that_vllm_writes_beside_the_entries_is_none(self, tmp_path: Path) -> None:
@@ -159,7 +156,7 @@ class TestHeuristics:
 
     def test_a_dtype_without_a_known_one_is_refused(self) -> None:
         device = load_devices().find("NVIDIA H100 80GB HBM3")
-        with pytest.raises(CandidateError, match="dtype int4_w4a16: expected one whose heuristic is known"):
+        with pytest.raises(UserError, match="dtype int4_w4a16: expected one whose heuristic is known"):
             heuristics(Workload(8, 7168, "any", "int4_w4a16"), (1,), device)
 
 
@@ -330,7 +327,7 @@ class TestReadFiles:
         self, read_by: Callable[..., list[ConfigFile]], tmp_path: Path
     ) -> None:
         tuned(tmp_path, {1: SOUND}, DOWN)
-        with pytest.raises(RequestError, match=r"found only _down files: .* Fix: name the up file"):
+        with pytest.raises(UserError, match=r"found only _down files: .* Fix: name the up file"):
             read_by(DOWN)
 
     def test_what_the_engine_would_not_read_is_said(
@@ -353,7 +350,7 @@ class TestReadFiles:
         self, read_by: Callable[..., list[ConfigFile]], tmp_path: Path, path: str, found: str
     ) -> None:
         (tmp_path / "empty").mkdir()
-        with pytest.raises(RequestError, match=found):
+        with pytest.raises(UserError, match=found):
             read_by(path)
 
     def test_a_record_to_write_into_is_asked_for_before_anything_runs(
@@ -363,7 +360,7 @@ class TestReadFiles:
         store.measured(store.config())
         assert paths(read_by("configs", "--write-record")) == [NAME]
         store.record_of(store.root / NAME).unlink()
-        with pytest.raises(RequestError, match=f"--write-record: expected a record configs/records/{NAME}, found none"):
+        with pytest.raises(UserError, match=f"--write-record: expected a record configs/records/{NAME}, found none"):
             read_by("configs", "--write-record")
 
 
@@ -457,7 +454,7 @@ class TestMakePlan:
     def test_what_cannot_run_here_is_refused_by_name(
         self, plan: Callable[..., Plan], tmp_path: Path, name: str, message: str
     ) -> None:
-        with pytest.raises(CandidateError) as raised:
+        with pytest.raises(UserError) as raised:
             plan(tuned(tmp_path, {1: SOUND}, name))
         assert str(raised.value).startswith(f"{name}: {message}")
         assert "\n" not in str(raised.value)

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from tools.bench import compare_kernels
-from tools.bench.request import RequestError
 from tools.bench.session import check_folder, claim, file_name_part, write
+from tools.errors import UserError
 
 
 def test_another_runs_report_is_never_written_over(tmp_path: Path) -> None:
@@ -42,13 +42,13 @@ def test_a_folder_that_is_not_there_yet_is_fine(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RequestError, match=r"--output: expected a folder that can be written, found .*/file\."):
+    with pytest.raises(UserError, match=r"--output: expected a folder that can be written, found .*/file\."):
         check_folder(tmp_path / "file" / "below")
 
 
 def test_a_folder_of_somebody_elses_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
-    with pytest.raises(RequestError, match="--output: expected a folder that can be written, found "):
+    with pytest.raises(UserError, match="--output: expected a folder that can be written, found "):
         check_folder(tmp_path / "a")
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.tools.pull_request.documents_builder import A100, H100, entry, planned
-from tools.bench import candidates, files_request
+from tools.bench import candidates
+from tools.bench import request as bench_request
 from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE, against
 from tools.bench.files_report import FileResult, FilesReport, to_json
 from tools.checkout import reference_triton
@@ -123,7 +124,7 @@ class Seen:
 
     def __call__(self, module: str, arguments: Sequence[str], limit_s: float, *, good: Sequence[int]) -> Any:
         assert (module, limit_s, good) == ("tools.bench", 60, (0, 1))
-        request = files_request.parse(arguments)
+        request = bench_request.parse(arguments)
         (self.file,) = candidates.read_files(request, lambda line: None)
         assert self.file.launch_configs
         self.shapes = shapes_of(self.file, load_models())
