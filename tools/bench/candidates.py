@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tools.bench.request import HEURISTIC, FilesRequest
-from tools.errors import UserError, reason_of
+from tools.errors import UserError
+from tools.git import CommitError, NoGitError, file_at
 from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
 from tools.measure.layer import LayerShape
 from tools.registry.devices import Device
@@ -114,21 +114,15 @@ def at_revision(revision: str, path: Path) -> bytes:
     shown = printable(revision)
     if not revision or revision.startswith("-") or ":" in revision:
         raise UserError(f"--against: expected heuristic, a file or a git revision, found {shown!r}.")
-    # Not `git show`: it takes a range for an answer without a line in it.
-    command = ["git", "-C", str(path.parent), "cat-file", "blob", f"{revision}:./{path.name}"]
     try:
-        answer = subprocess.run(command, capture_output=True, timeout=60, check=False)
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise UserError(
-            f"--against {shown}: expected git to run, found: {reason_of(error)}. Fix: install git."
-        ) from error
-    if answer.returncode:
-        reason = printable(answer.stderr.decode("utf-8", "replace").strip().split("\n")[0])
+        return file_at(revision, path)
+    except NoGitError as error:
+        raise UserError(f"--against {shown}: expected git to run, found: {error.reason}. Fix: install git.") from error
+    except CommitError as error:
         raise UserError(
             f"--against: expected heuristic, an existing file or a git revision with {path.name}, found {shown!r} "
-            f"({reason})."
-        )
-    return answer.stdout
+            f"({error.reason})."
+        ) from error
 
 
 def _essence(workload: Workload | None) -> Workload | None:
