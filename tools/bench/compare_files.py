@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,15 @@ from tools.bench import session
 from tools.bench.candidates import NO_FILE, Plan, Say, make_plan, read_files
 from tools.bench.files_report import FileResult, FilesReport, to_json, to_markdown
 from tools.bench.request import FilesRequest
+from tools.bench.session import Gpu, engine_kernel, today
 from tools.compile.pool import CompilePool
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
-from tools.measure.engine_kernel import EngineKernelError, engine_version
-from tools.measure.gpu import check_memory, driver, find_device, torch_with_gpu
+from tools.measure.engine_kernel import engine_version
+from tools.measure.gpu import check_memory
+from tools.measure.kernels import EngineKernel, OwnKernel
 from tools.measure.verdict import RowVerdict, score
-from tools.registry.devices import Device, normalise_device_name
+from tools.registry.devices import normalise_device_name
 from tools.store.config_file import ConfigFile
 from tools.store.files import canonical_record, read_file, record_path, write_file
 from tools.store.record import with_line
@@ -32,60 +32,50 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     if request.output is not None:
         session.check_folder(request.output)
     files = read_files(request, say)
-    torch = torch_with_gpu()
-    name, device = find_device(torch)
-    plans = [make_plan(file, request, device) for file in files]
+    gpu = Gpu.here()
+    engine = None if request.engine_path is None else engine_kernel(request.engine_path)
+    plans = [make_plan(file, request, gpu.device) for file in files]
     largest = [(shown_path(p.file.found.path), shape, max(p.batch_sizes)) for p in plans for shape in p.shapes]
-    notes = check_memory(torch, largest)
-    for note in notes:
+    for note in check_memory(gpu.torch, largest):
         say(note)
-    report = _measure_all(torch, request, plans, device, _environment(torch, request, name), say)
+    report = _measure_all(gpu, request, engine, plans, say)
     if request.output is not None:
-        for path in write(report, request.output, name):
+        for path in write(report, request.output):
             say(f"written: {shown_path(path)}")
     is_good = not report.is_slower
     for plan, file in zip(plans, report.files, strict=True) if request.writes_record else ():
         try:
-            say(f"written: {shown_path(note_in_record(plan.file, request, report, file))}")
+            say(f"written: {shown_path(note_in_record(plan.file, report, file))}")
         except NoEvidenceError as error:
             say(f"not written: {error}")
             is_good = False
     return is_good, to_json(report) if request.as_json else to_markdown(report)
 
 
-def write(report: FilesReport, folder: Path, device_name: str) -> tuple[Path, Path]:
+def write(report: FilesReport, folder: Path) -> tuple[Path, Path]:
     """Markdown and JSON, whole or not at all, beside those of other runs."""
     first = session.file_name_part(report.files[0].name.removesuffix(".json"))
     what = first if len(report.files) == 1 else f"{len(report.files)}-files"
-    kernel = "own" if report.environment["kernel"].startswith("own") else "vllm"
-    stem = f"{report.environment['date']}-bench-{what}-{kernel}-kernel-triton-{report.environment['triton']}"
-    device = normalise_device_name(device_name)
+    kernel = "own" if report.engine_version is None else "vllm"
+    stem = f"{report.date}-bench-{what}-{kernel}-kernel-triton-{report.environment.triton}"
+    device = normalise_device_name(report.environment.device_name)
     if device not in stem:
         stem = f"{stem}-{device}"
     return session.write(session.claim(folder, stem), to_markdown(report), to_json(report))
 
 
 def _measure_all(
-    torch: Any,
-    request: FilesRequest,
-    plans: list[Plan],
-    device: Device,
-    environment: Mapping[str, str],
-    say: Say,
+    gpu: Gpu, request: FilesRequest, engine: EngineKernel | None, plans: list[Plan], say: Say
 ) -> FilesReport:
     from tools.bench.time_files import Arena, Match, compile_all, measure
     from tools.measure.ceilings import measure_ceilings
-    from tools.measure.kernels import EngineKernel, OwnKernel
 
-    contender = OwnKernel() if request.engine_path is None else EngineKernel(request.engine_path.resolve())
-    if isinstance(contender, EngineKernel):
-        try:
-            contender.check()
-        except EngineKernelError as error:
-            raise UserError(str(error)) from error
+    torch, device = gpu.torch, gpu.device
+    engine_version_ = None if engine is None else engine_version(engine.path) or "unknown"
+    contender = engine or OwnKernel()
     assert device.target is not None
     assert device.arch is not None
-    gpu = torch.device("cuda", torch.cuda.current_device())
+    place = torch.device("cuda", torch.cuda.current_device())
     done: list[FileResult] = []
     with CompilePool(request.jobs) as pool, torch.cuda.stream(torch.cuda.Stream()):
         matches = []
@@ -95,10 +85,10 @@ def _measure_all(
         l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
         arch = device.arch.replace("_", "")
         # Before the ceilings: nobody else should be on the GPU, nor many processes on the cores, while it is timed.
-        blank = Arena(contender, device.target, arch, None, l2_bytes, gpu, request.routing)  # type: ignore[arg-type]
+        blank = Arena(contender, device.target, arch, None, l2_bytes, place, request.routing)  # type: ignore[arg-type]
         failures = [compile_all(match, blank, pool) for match in matches]
         pool.close()
-        arena = replace(blank, ceilings=measure_ceilings(gpu))
+        arena = replace(blank, ceilings=measure_ceilings(place))
         for plan, match, failed in zip(plans, matches, failures, strict=True):
             rows = []
             for row in _rows(torch, plan, measure(match, arena, failed)):
@@ -112,7 +102,7 @@ def _measure_all(
             names = tuple(candidate.name for candidate in plan.candidates)
             done.append(FileResult(plan.name, shapes, names, tuple(rows), plan.notes))
             torch.cuda.empty_cache()
-    return FilesReport(environment, tuple(done))
+    return FilesReport(gpu.environment(), today(), request.routing, kernel_sha256(), engine_version_, tuple(done))
 
 
 def _rows(torch: Any, plan: Plan, rows: Iterator[RowVerdict]) -> Iterator[RowVerdict]:
@@ -125,37 +115,11 @@ def _rows(torch: Any, plan: Plan, rows: Iterator[RowVerdict]) -> Iterator[RowVer
         ) from error
 
 
-def _environment(torch: Any, request: FilesRequest, device_name: str) -> dict[str, str]:
-    import triton
-
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    engine = {}
-    if request.engine_path is not None:
-        engine = {"engine": engine_version(request.engine_path) or "unknown"}
-    return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "device": device_name,
-        "compute_capability": f"{properties.major}.{properties.minor}",
-        "sm_count": str(properties.multi_processor_count),
-        "driver": driver(),
-        "cuda": str(torch.version.cuda),
-        "torch": str(torch.__version__),
-        "triton": str(triton.__version__),
-        "python": platform.python_version(),
-        "kernel": f"vLLM {engine['engine']}'s own" if engine else f"own, {kernel_sha256()[:12]}",
-        "routing": request.routing,
-        **engine,
-    }
-
-
-# What a bench of a tuned file adds to its record.
-
-
 class NoEvidenceError(UserError):
     """A bench that a record can't speak of. One line for a person."""
 
 
-def note_in_record(file: ConfigFile, request: FilesRequest, report: FilesReport, result: FileResult) -> Path:
+def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) -> Path:
     """Adds `engine_checked` (on an engine's kernel) or `verified_with` (on ours) to the record; returns its path.
 
     NoEvidenceError: the file doesn't run everywhere, or met nobody; the record stays as it is.
@@ -168,15 +132,15 @@ def note_in_record(file: ConfigFile, request: FilesRequest, report: FilesReport,
     if failed:
         raise NoEvidenceError(f"{shown_path(path)}: expected every row to run, found M={failed[0]} failed.")
     scores = {name: found for name in others if (found := score(result.rows, name))}
-    triton, date = report.environment["triton"], report.environment["date"]
+    triton, date = report.environment.triton, report.date
     line: dict[str, Json]
-    if request.engine_path is not None:
+    if report.engine_version is not None:
         engine = scores.get(NO_FILE)
         if engine is None:
             raise NoEvidenceError(f"{shown_path(path)}: expected {NO_FILE} to run, found that it failed everywhere.")
         key, same = "engine_checked", ["engine", "version", "triton"]
         ratios = {"worst_ratio": round(engine.worst_ratio, 4), "geomean_ratio": round(engine.geomean_ratio, 4)}
-        line = {"engine": "vllm", "version": report.environment["engine"], "triton": triton, "date": date, **ratios}
+        line = {"engine": "vllm", "version": report.engine_version, "triton": triton, "date": date, **ratios}
     else:
         if not scores:
             raise NoEvidenceError(f"{shown_path(path)}: expected somebody to compare with, found that all failed.")

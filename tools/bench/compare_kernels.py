@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -13,14 +11,22 @@ from typing import Any
 
 from kernels.problem import QuantMode
 from tools.bench import session
-from tools.bench.kernels_report import CeilingFigures, Environment, KernelsReport, WorkloadResult, to_json, to_markdown
+from tools.bench.kernels_report import (
+    CeilingFigures,
+    ComparedKernels,
+    KernelsReport,
+    WorkloadResult,
+    to_json,
+    to_markdown,
+)
 from tools.bench.request import KernelsRequest
 from tools.bench.sample import sample
+from tools.bench.session import Gpu, engine_kernel, today
 from tools.compile.pool import CompilePool
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
-from tools.measure.engine_kernel import EngineKernelError, cut, engine_version
-from tools.measure.gpu import check_memory, driver, find_device, torch_with_gpu
+from tools.measure.engine_kernel import cut, engine_version
+from tools.measure.gpu import check_memory
 from tools.measure.kernels import EngineKernel, OwnKernel
 from tools.measure.layer import LayerShape
 from tools.registry.devices import Device, normalise_device_name
@@ -41,15 +47,11 @@ class WorkloadRequest:
 def run(request: KernelsRequest, arguments: Sequence[str], progress: Callable[[str], None]) -> tuple[bool, str]:
     """(whether every criterion holds, what goes to stdout). UserError: nothing was run."""
     session.check_folder(request.output)
-    torch = torch_with_gpu()
-    engine = EngineKernel(request.engine_path.resolve())
-    try:
-        engine.check()
-    except EngineKernelError as error:
-        raise UserError(str(error)) from error
-    reported, device = find_device(torch)
+    gpu = Gpu.here()
+    torch = gpu.torch
+    engine = engine_kernel(request.engine_path)
     models = load_models()
-    wanted = [read_workload(text, models, reported) for text in request.workloads]
+    wanted = [read_workload(text, models, gpu.name) for text in request.workloads]
     largest = max(request.batch_sizes)
     notes = check_memory(torch, [(work.title, _layer_shape(work), largest) for work in wanted])
 
@@ -59,7 +61,9 @@ def run(request: KernelsRequest, arguments: Sequence[str], progress: Callable[[s
         ceilings = measure_ceilings(torch.device("cuda", torch.cuda.current_device()))
         progress(f"ceilings: {ceilings}")
         report = KernelsReport(
-            _environment(torch, reported, engine.path),
+            gpu.environment(),
+            _kernels(engine.path),
+            today(),
             f"python -m tools.bench {shlex.join(_shown(arguments, request))}",
             CeilingFigures(
                 ceilings.memory_bytes_per_s / 1e9,
@@ -74,7 +78,7 @@ def run(request: KernelsRequest, arguments: Sequence[str], progress: Callable[[s
         with CompilePool(request.jobs) as pool:
             for work in wanted:
                 done = report.workloads
-                for result in _compare(torch, request, engine, device, ceilings, work, pool, progress):
+                for result in _compare(torch, request, engine, gpu.device, ceilings, work, pool, progress):
                     report = replace(report, workloads=(*done, result))
                     path = path or _claim(report, wanted, request.output)
                     _write(report, path)
@@ -160,21 +164,9 @@ def _layer_shape(work: WorkloadRequest) -> LayerShape:
     return LayerShape(workload.E, workload.N, sizes.K, sizes.top_k, work.quant)
 
 
-def _environment(torch: Any, device: str, engine_path: Path) -> Environment:
-    import triton
-
-    return Environment(
-        datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        device,
-        driver(),
-        str(torch.version.cuda),
-        str(torch.__version__),
-        str(triton.__version__),
-        platform.python_version(),
-        f"vLLM {engine_version(engine_path) or '(version unknown)'}",
-        cut(engine_path).sha256,
-        kernel_sha256(),
-    )
+def _kernels(engine_path: Path) -> ComparedKernels:
+    engine = f"vLLM {engine_version(engine_path) or '(version unknown)'}"
+    return ComparedKernels(engine, cut(engine_path).sha256, kernel_sha256())
 
 
 def _shown(arguments: Sequence[str], request: KernelsRequest) -> list[str]:
@@ -189,8 +181,8 @@ def _shown(arguments: Sequence[str], request: KernelsRequest) -> list[str]:
 
 def _claim(report: KernelsReport, wanted: Sequence[WorkloadRequest], folder: Path) -> Path:
     what = session.file_name_part(wanted[0].title) if len(wanted) == 1 else f"{len(wanted)}-workloads"
-    device = normalise_device_name(report.environment.device)
-    stem = f"{report.environment.date}-engine-comparison-{what}-{device}-triton-{report.environment.triton}"
+    device = normalise_device_name(report.environment.device_name)
+    stem = f"{report.date}-engine-comparison-{what}-{device}-triton-{report.environment.triton}"
     return session.claim(folder, stem)
 
 

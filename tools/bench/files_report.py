@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tools.measure.environment import Environment
 from tools.measure.statistics import Interval
 from tools.measure.verdict import Duel, Measured, RowVerdict, Verdict, score
 
@@ -24,9 +25,13 @@ class FileResult:
 
 @dataclass(frozen=True)
 class FilesReport:
-    """environment: what ran where, by name, in the order shown."""
+    """date: YYYY-MM-DD, in UTC. engine_version None: measured on our own kernel, whose hash is kernel_sha256."""
 
-    environment: Mapping[str, str]
+    environment: Environment
+    date: str
+    routing: str
+    kernel_sha256: str
+    engine_version: str | None
     files: tuple[FileResult, ...]
 
     @property
@@ -38,17 +43,36 @@ class FilesReport:
 
 
 def to_markdown(report: FilesReport) -> str:
-    head = ["# Bench of tuned files", "", *(f"- {name}: {value}" for name, value in report.environment.items())]
+    head = ["# Bench of tuned files", "", *(f"- {name}: {value}" for name, value in _shown(report).items())]
     return "\n".join([*head, *(line for file in report.files for line in ("", *_file_lines(file)))]) + "\n"
 
 
 def to_json(report: FilesReport) -> str:
     document = {
-        "environment": dict(report.environment),
+        "environment": _shown(report),
         "is_slower": report.is_slower,
         "files": [_file_json(file) for file in report.files],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _shown(report: FilesReport) -> dict[str, str]:
+    """What ran where, by name."""
+    environment, engine = report.environment, report.engine_version
+    return {
+        "date": report.date,
+        "device": environment.device_name,
+        "compute_capability": environment.compute_capability,
+        "sm_count": str(environment.sm_count),
+        "driver": environment.driver or "unknown",
+        "cuda": environment.cuda or "unknown",
+        "torch": environment.torch,
+        "triton": environment.triton,
+        "python": environment.python,
+        "kernel": f"own, {report.kernel_sha256[:12]}" if engine is None else f"vLLM {engine}'s own",
+        "routing": report.routing,
+        **({} if engine is None else {"engine": engine}),
+    }
 
 
 _OF_SHAPES = (

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tools.measure.environment import Environment
 from tools.measure.statistics import geomean, share_within
 from tools.store.launch_config import LaunchConfig
 
@@ -197,19 +198,12 @@ def verdict(workloads: tuple[WorkloadResult, ...]) -> tuple[Criterion, ...]:
 
 
 @dataclass(frozen=True)
-class Environment:
-    """Where and with what it ran. engine_sha256: of the cut kernel's source; kernel_sha256: as in records."""
+class ComparedKernels:
+    """engine: name and version. engine_sha256: of the cut kernel's source; own_sha256: as in records."""
 
-    date: str
-    device: str
-    driver: str
-    cuda: str
-    torch: str
-    triton: str
-    python: str
     engine: str
     engine_sha256: str
-    kernel_sha256: str
+    own_sha256: str
 
 
 @dataclass(frozen=True)
@@ -224,9 +218,11 @@ class CeilingFigures:
 
 @dataclass(frozen=True)
 class KernelsReport:
-    """Everything a run found so far. command: how to repeat it."""
+    """Everything a run found so far. date: YYYY-MM-DD, in UTC. command: how to repeat it."""
 
     environment: Environment
+    kernels: ComparedKernels
+    date: str
     command: str
     ceilings: CeilingFigures
     workloads: tuple[WorkloadResult, ...]
@@ -240,23 +236,23 @@ class KernelsReport:
 
 
 def to_markdown(report: KernelsReport) -> str:
-    environment, ceilings = report.environment, report.ceilings
+    environment, kernels, ceilings = report.environment, report.kernels, report.ceilings
     lines = [
-        f"# Our kernel beside {environment.engine}'s, {environment.device}",
+        f"# Our kernel beside {kernels.engine}'s, {environment.device_name}",
         "",
-        f"Made by `{report.command}` on {environment.date}.",
+        f"Made by `{report.command}` on {report.date}.",
         "",
         *_table(
             ("what", "version"),
             [
-                ("device", environment.device),
-                ("driver", environment.driver),
-                ("CUDA", environment.cuda),
+                ("device", environment.device_name),
+                ("driver", environment.driver or "unknown"),
+                ("CUDA", environment.cuda or "unknown"),
                 ("torch", environment.torch),
                 ("Triton", environment.triton),
                 ("Python", environment.python),
-                ("engine", f"{environment.engine}, kernel {environment.engine_sha256[:16]}"),
-                ("our kernel", environment.kernel_sha256[:16]),
+                ("engine", f"{kernels.engine}, kernel {kernels.engine_sha256[:16]}"),
+                ("our kernel", kernels.own_sha256[:16]),
             ],
         ),
         "",
@@ -357,7 +353,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def to_json(report: KernelsReport) -> str:
     """The whole report, one pair a line."""
     body: dict[str, Any] = {
-        "environment": vars(report.environment),
+        "environment": _environment_json(report),
         "command": report.command,
         "complete": report.complete,
         "passed": report.passed,
@@ -367,6 +363,22 @@ def to_json(report: KernelsReport) -> str:
         "workloads": [_workload_json(work) for work in report.workloads],
     }
     return _dump(body) + "\n"
+
+
+def _environment_json(report: KernelsReport) -> dict[str, str]:
+    environment, kernels = report.environment, report.kernels
+    return {
+        "date": report.date,
+        "device": environment.device_name,
+        "driver": environment.driver or "unknown",
+        "cuda": environment.cuda or "unknown",
+        "torch": environment.torch,
+        "triton": environment.triton,
+        "python": environment.python,
+        "engine": kernels.engine,
+        "engine_sha256": kernels.engine_sha256,
+        "kernel_sha256": kernels.own_sha256,
+    }
 
 
 def _workload_json(work: WorkloadResult) -> dict[str, Any]:

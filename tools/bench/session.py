@@ -1,15 +1,58 @@
-"""Where a bench's reports go: a folder that can be written, under a name that no other run has."""
+"""What every bench does alike at its edge: the GPU it finds, the kernel it is given, and where its reports go."""
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tools import cli
 from tools.errors import UserError
+from tools.measure.engine_kernel import EngineKernelError
+from tools.measure.environment import Environment
+from tools.measure.gpu import find_device, torch_with_gpu
+from tools.measure.kernels import EngineKernel
+from tools.registry.devices import Device
 from tools.store.files import write_file
 from tools.text import shown_path
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU of this process. torch: the module; name: as the driver reports it; device: its entry in the registry."""
+
+    torch: Any
+    name: str
+    device: Device
+
+    @classmethod
+    def here(cls) -> Gpu:
+        """UserError: no torch, or no GPU that is known here."""
+        torch = torch_with_gpu()
+        return cls(torch, *find_device(torch))
+
+    def environment(self) -> Environment:
+        import triton
+
+        return Environment.here(self.torch, triton)
+
+
+def engine_kernel(path: Path) -> EngineKernel:
+    """UserError: the file holds no kernel that can be cut out and launched."""
+    kernel = EngineKernel(path.resolve())
+    try:
+        kernel.check()
+    except EngineKernelError as error:
+        raise UserError(str(error)) from error
+    return kernel
+
+
+def today() -> str:
+    """The date in UTC, as reports have it."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
 
 
 def check_folder(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterable
 from typing import Any
 
@@ -46,13 +45,3 @@ def check_memory(torch: Any, wanted: Iterable[tuple[str, LayerShape, int]]) -> t
     if total - free > BUSY_BYTES:
         return (f"{(total - free) / 2**30:.1f} GiB of the GPU were in use at the start: somebody else may disturb.",)
     return ()
-
-
-def driver() -> str:
-    """The driver's version, or «unknown»."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return answer.stdout.split("\n")[0].strip() or "unknown"

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tools.bench import compare_files, time_files
+from tools.bench import session, time_files
 from tools.bench.time_files import Arena, Match, verdict
 from tools.launch.heuristics import clamped
-from tools.measure import ceilings
+from tools.measure import ceilings, environment
 from tools.measure.verdict import RowVerdict
 from tools.store.launch_config import LaunchConfig
 
@@ -55,8 +55,8 @@ class FakeGpu:
 
     def install(self, monkeypatch: pytest.MonkeyPatch, torch: Any = None) -> FakeGpu:
         """In place of the edge: torch, nvidia-smi, the compiler and the clock."""
-        monkeypatch.setattr(compare_files, "torch_with_gpu", lambda: torch or fake_torch())
-        monkeypatch.setattr(compare_files, "driver", lambda: "575.57.08")
+        monkeypatch.setattr(session, "torch_with_gpu", lambda: torch or fake_torch())
+        monkeypatch.setattr(environment, "driver", lambda: "575.57.08")
         monkeypatch.setattr(ceilings, "measure_ceilings", lambda device: "ceilings")
         monkeypatch.setattr(time_files, "compile_all", lambda match, arena, pool: dict(self.does_not_compile))
         monkeypatch.setattr(time_files, "measure", self.measure)

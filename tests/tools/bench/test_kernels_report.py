@@ -10,7 +10,7 @@ import pytest
 
 from tools.bench.kernels_report import (
     CeilingFigures,
-    Environment,
+    ComparedKernels,
     KernelsReport,
     KernelsRow,
     LayerFigures,
@@ -20,6 +20,7 @@ from tools.bench.kernels_report import (
     to_markdown,
     verdict,
 )
+from tools.measure.environment import Environment
 from tools.store.launch_config import LaunchConfig
 
 COUNT = 62
@@ -123,11 +124,10 @@ def report(**changes: object) -> KernelsReport:
         row(1, pairs=(*row().pairs[:-1], refused)),
         row(4096, bound="compute", operations=4.5e10, floor_us=60.0, grouped_mm_us=None),
     )
-    environment = Environment(
-        "2026-11-22", "NVIDIA H100", "580.1", "13.0", "2.11.0", "3.8.0", "3.12.3", "vLLM 0.33.0", "ab" * 32, "cd" * 32
-    )
     whole = KernelsReport(
-        environment,
+        Environment("NVIDIA H100", "9.0", 132, "580.1", "13.0", "2.11.0", "3.8.0", "3.12.3"),
+        ComparedKernels("vLLM 0.33.0", "ab" * 32, "cd" * 32),
+        "2026-11-22",
         "python -m tools.bench --kernel vllm=fused_moe.py",
         CeilingFigures(3000.0, 750.0, 1500.0, False),
         (workload(*rows, layer=LayerFigures(1, 130.0, 118.5)),),
@@ -156,6 +156,21 @@ def test_the_json_holds_every_pair_and_reads_back() -> None:
     assert first["pairs"][-1]["status"] == "compile"
     assert (body["complete"], body["passed"]) == (True, True)
     assert all(criterion["passed"] for criterion in body["criteria"])
+
+
+def test_the_json_says_what_ran_where() -> None:
+    assert json.loads(to_json(report()))["environment"] == {
+        "date": "2026-11-22",
+        "device": "NVIDIA H100",
+        "driver": "580.1",
+        "cuda": "13.0",
+        "torch": "2.11.0",
+        "triton": "3.8.0",
+        "python": "3.12.3",
+        "engine": "vLLM 0.33.0",
+        "engine_sha256": "ab" * 32,
+        "kernel_sha256": "cd" * 32,
+    }
 
 
 def test_a_run_that_was_cut_off_never_passes_and_says_so() -> None:

@@ -57,7 +57,7 @@ def test_a_folder_of_somebody_elses_is_refused(tmp_path: Path, monkeypatch: pyte
     [(["mistralai/Mixtral-8x7B-v0.1 tp=2"], "mistralai_Mixtral-8x7B-v0.1_tp=2"), (["a", "b"], "2-workloads")],
 )
 def test_an_engine_comparison_is_called_by_its_workload(titles: list[str], what: str, tmp_path: Path) -> None:
-    environment = SimpleNamespace(date="2026-01-31", device="NVIDIA H200", triton="3.8.0")
+    environment = SimpleNamespace(device_name="NVIDIA H200", triton="3.8.0")
     wanted = [SimpleNamespace(title=title) for title in titles]
-    path = compare_kernels._claim(SimpleNamespace(environment=environment), wanted, tmp_path)  # type: ignore[arg-type]
+    path = compare_kernels._claim(SimpleNamespace(date="2026-01-31", environment=environment), wanted, tmp_path)  # type: ignore[arg-type]
     assert path == tmp_path / f"2026-01-31-engine-comparison-{what}-NVIDIA_H200-triton-3.8.0"

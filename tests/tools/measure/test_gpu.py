@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from kernels.problem import QuantMode
 from tests.tools.bench.fake_gpu import H100, fake_torch
 from tools.errors import UserError
-from tools.measure.gpu import BUSY_BYTES, check_memory, driver, find_device, torch_with_gpu
+from tools.measure.gpu import BUSY_BYTES, check_memory, find_device, torch_with_gpu
 from tools.measure.layer import LayerShape
 
 MIXTRAL = LayerShape(8, 7168, 4096, 2, QuantMode())
@@ -76,29 +75,3 @@ class TestCheckMemory:
         assert check_memory(with_memory(total - BUSY_BYTES, total), []) == ()
         (note,) = check_memory(with_memory(total - BUSY_BYTES - GIB, total), [])
         assert note == "3.0 GiB of the GPU were in use at the start: somebody else may disturb."
-
-
-class TestDriver:
-    def answer(self, folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> str:
-        tool = folder / "nvidia-smi"
-        tool.write_text(f"#!/bin/sh\n{script}\n", "utf-8")
-        tool.chmod(0o755)
-        monkeypatch.setenv("PATH", str(folder), prepend=":")
-        return driver()
-
-    @pytest.mark.parametrize(
-        ("script", "expected"),
-        [("echo 575.57.08", "575.57.08"), ("echo 575.57.08; echo 575.57.08", "575.57.08"), ("true", "unknown")],
-        ids=["one GPU", "two GPUs", "no answer"],
-    )
-    def test_the_first_gpus_counts(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: str
-    ) -> None:
-        assert self.answer(tmp_path, script, monkeypatch) == expected
-
-    def test_a_tool_that_fails_is_unknown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert self.answer(tmp_path, "echo broken; exit 9", monkeypatch) == "unknown"
-
-    def test_no_tool_is_unknown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("PATH", str(tmp_path))
-        assert driver() == "unknown"
