@@ -10,6 +10,7 @@ from typing import Any
 from tools.measure.environment import Environment
 from tools.measure.statistics import Interval
 from tools.measure.verdict import Duel, Measured, RowVerdict, Verdict, score
+from tools.text import cell, table
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ _OF_SHAPES = (
 
 def _file_lines(file: FileResult) -> list[str]:
     own, *others = file.candidates
-    rivals = (cell for name in others for cell in (f"{_cell(name)} µs", "ratio", "verdict"))
+    rivals = (title for name in others for title in (f"{cell(name)} µs", "ratio", "verdict"))
     header = ["M", f"{own} µs", "of floor", *rivals]
     lines = [
         f"## {file.name}",
@@ -90,9 +91,7 @@ def _file_lines(file: FileResult) -> list[str]:
         f"{'; '.join(file.shapes)}. Up and down together, median and its 95 % interval; ratio: this file's time over "
         f"the other's, round by round.{_OF_SHAPES if len(file.shapes) > 1 else ''}",
         "",
-        f"| {' | '.join(header)} |",
-        f"|{' --- |' * len(header)}",
-        *(f"| {' | '.join(_cells(own, others, row))} |" for row in file.rows),
+        *table(header, [_cells(own, others, row) for row in file.rows]),
         "",
     ]
     for name in others:
@@ -116,13 +115,8 @@ def _cells(own: str, others: Sequence[str], row: RowVerdict) -> list[str]:
 
 def _time(measured: Measured) -> str:
     if measured.us is None:
-        return f"failed: {_cell(measured.message[:60])}"
+        return f"failed: {cell(measured.message[:60])}"
     return f"{measured.us.median:.1f} ({measured.us.low:.1f} to {measured.us.high:.1f})"
-
-
-def _cell(text: str) -> str:
-    """Text that can't end a table's cell or row; a compiler's messages have many lines."""
-    return " ".join(text.split()).replace("|", r"\|")
 
 
 def _duel(duel: Duel) -> tuple[str, str]:

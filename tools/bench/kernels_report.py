@@ -11,6 +11,7 @@ from typing import Any
 from tools.measure.environment import Environment
 from tools.measure.statistics import geomean, share_within
 from tools.store.launch_config import LaunchConfig
+from tools.text import table
 
 TOP = 10
 LEAST_CONFIGS = 60
@@ -242,7 +243,7 @@ def to_markdown(report: KernelsReport) -> str:
         "",
         f"Made by `{report.command}` on {report.date}.",
         "",
-        *_table(
+        *table(
             ("what", "version"),
             [
                 ("device", environment.device_name),
@@ -269,7 +270,7 @@ def to_markdown(report: KernelsReport) -> str:
     ]
     if not report.complete:
         lines += ["**The run was cut off or goes on: what follows is what was finished.**", ""]
-    lines += _table(
+    lines += table(
         ("criterion", "limit", "found", ""),
         [(line.name, line.limit, line.found, "PASS" if line.passed else "FAIL") for line in verdict(report.workloads)],
     )
@@ -286,7 +287,7 @@ def _workload(work: WorkloadResult) -> list[str]:
         f"`{work.file_name}`, K={work.hidden_size}, top_k={work.top_k}. {sum(work.compile_outcomes.values())} kernels "
         f"compiled ({compiled}) in {work.compile_seconds:.0f} s; {work.seconds:.0f} s in all.",
         "",
-        *_table(
+        *table(
             (
                 *("M", "mode", "configs", "ratio geomean", "median", "±3 %", f"worst of best {TOP}"),
                 *("ours best", "engine best", "winner loss", "grouped_mm", "floor", "of floor", "reached"),
@@ -307,7 +308,7 @@ def _workload(work: WorkloadResult) -> list[str]:
             "",
             "Winners as (BLOCK_SIZE_M, BLOCK_SIZE_N, BLOCK_SIZE_K, GROUP_SIZE_M, num_warps, num_stages):",
             "",
-            *_table(("M", "ours", "engine"), winners),
+            *table(("M", "ours", "engine"), winners),
         ]
     refused = [pair for row in work.rows for pair in row.pairs if pair.status != "ok"]
     if refused:
@@ -344,10 +345,6 @@ def _row(row: KernelsRow) -> tuple[str, ...]:
 
 def _config(pair: Pair) -> str:
     return ",".join(map(str, list(pair.config.to_entry().values())[:6]))
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def to_json(report: KernelsReport) -> str:
