@@ -1,14 +1,14 @@
-"""Who is measured against whom: a tuned file, another file of the same workload, a git revision, the heuristics."""
+"""What is compared: a tuned file with another of its workload, itself at a git revision, and the heuristics."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tools.bench.request import HEURISTIC, FilesRequest
+from tools.bench.request import HEURISTIC, FilesRequest, Say
 from tools.errors import UserError
 from tools.git import CommitError, NoGitError, file_at
 from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
@@ -27,6 +27,7 @@ from tools.text import printable, shown_path
 THIS_FILE = "this file"
 NO_FILE = "vLLM's heuristic"
 SGLANG_NO_FILE = "SGLang's heuristic"
+_DOWN = "both projections run the up file's entries here, as in vLLM"
 
 
 @dataclass(frozen=True)
@@ -130,27 +131,23 @@ def _essence(workload: Workload | None) -> Workload | None:
     return workload and replace(workload, per_channel_quant=False, down=False)
 
 
-# Which tuned files are measured, beside whom, and what is to be said of it before the GPU is asked for anything.
-
-Say = Callable[[str], None]
-
-_DOWN = "both projections run the up file's entries here, as in vLLM"
+# ---------------------------------------------------------------
+# Which tuned files are measured, and what is said of it before the GPU is asked for anything
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A file and whom it meets, before the GPU is asked for anything."""
+class FileComparison:
+    """A tuned file, the first candidate, and what it is compared with. batch_sizes: of its rows.
 
-    file: ConfigFile
+    name: the file's path below the root, so that the tiers' files of one workload are told apart.
+    """
+
+    name: str
+    workload: Workload
     shapes: tuple[LayerShape, ...]
     candidates: tuple[Candidate, ...]
     batch_sizes: tuple[int, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The file's path below the root, so that the tiers' files of one workload are told apart."""
-        return printable(self.file.found.relative.as_posix())
+    notes: tuple[str, ...] = ()
 
 
 def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
@@ -186,7 +183,7 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
     return files
 
 
-def make_plan(file: ConfigFile, request: FilesRequest, device: Device) -> Plan:
+def comparison_of(file: ConfigFile, request: FilesRequest, device: Device) -> FileComparison:
     """UserError: a file that can't be read, of another device, or without a kernel here."""
     own = of_file(shown_path(file.found.path), file)
     workload = file.workload
@@ -208,7 +205,8 @@ def make_plan(file: ConfigFile, request: FilesRequest, device: Device) -> Plan:
     layers = tuple(
         LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in shapes or (ASSUMED_SHAPE,)
     )
-    return Plan(file, layers, candidates, batch_sizes, tuple(notes))
+    name = printable(file.found.relative.as_posix())
+    return FileComparison(name, workload, layers, candidates, batch_sizes, tuple(notes))
 
 
 def _clamped_notes(candidates: Sequence[Candidate], workload: Workload, batch_sizes: Sequence[int]) -> Iterator[str]:

@@ -1,16 +1,15 @@
-"""One bench of tuned files: reads them, finds the device, compiles and measures, writes reports and records."""
+"""`bench files`: reads tuned files, compiles and measures them, writes reports and notes in records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tools.bench import session
-from tools.bench.candidates import NO_FILE, Plan, Say, make_plan, read_files
+from tools.bench.candidates import NO_FILE, FileComparison, comparison_of, read_files
 from tools.bench.files_report import FileResult, FilesReport, to_json, to_markdown
-from tools.bench.request import FilesRequest
+from tools.bench.request import FilesRequest, Say
 from tools.bench.session import Gpu, engine_kernel, today
 from tools.compile.pool import CompilePool
 from tools.errors import UserError
@@ -34,22 +33,72 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     files = read_files(request, say)
     gpu = Gpu.here()
     engine = None if request.engine_path is None else engine_kernel(request.engine_path)
-    plans = [make_plan(file, request, gpu.device) for file in files]
-    largest = [(shown_path(p.file.found.path), shape, max(p.batch_sizes)) for p in plans for shape in p.shapes]
+    comparisons = [comparison_of(file, request, gpu.device) for file in files]
+    largest = [
+        (shown_path(file.found.path), shape, max(comparison.batch_sizes))
+        for file, comparison in zip(files, comparisons, strict=True)
+        for shape in comparison.shapes
+    ]
     for note in check_memory(gpu.torch, largest):
         say(note)
-    report = _measure_all(gpu, request, engine, plans, say)
+    report = compare(gpu, comparisons, engine, request.routing, request.jobs, say)
     if request.output is not None:
         for path in write(report, request.output):
             say(f"written: {shown_path(path)}")
     is_good = not report.is_slower
-    for plan, file in zip(plans, report.files, strict=True) if request.writes_record else ():
+    for file, result in zip(files, report.files, strict=True) if request.writes_record else ():
         try:
-            say(f"written: {shown_path(note_in_record(plan.file, report, file))}")
+            say(f"written: {shown_path(note_in_record(file, report, result))}")
         except NoEvidenceError as error:
             say(f"not written: {error}")
             is_good = False
     return is_good, to_json(report) if request.as_json else to_markdown(report)
+
+
+def compare(
+    gpu: Gpu, comparisons: Sequence[FileComparison], engine: EngineKernel | None, routing: str, jobs: int, say: Say
+) -> FilesReport:
+    """Compiles and measures. engine None: on our own kernel. jobs: compiling processes.
+
+    UserError: the GPU's memory ran out, for all that was free at the start.
+    """
+    from tools.bench.comparison import Setup
+    from tools.bench.time_files import compile_file, measure
+
+    torch, kernel = gpu.torch, engine or OwnKernel()
+    done: list[FileResult] = []
+    with torch.cuda.stream(torch.cuda.Stream()):
+        # All before the ceilings: while they are timed, few processes should be on the cores, and none else on the GPU.
+        with CompilePool(jobs) as pool:
+            failures = [compile_file(comparison, kernel, gpu.device, pool) for comparison in comparisons]
+        setup = Setup.measured(gpu, [kernel], routing)
+        for comparison, failed in zip(comparisons, failures, strict=True):
+            rows = []
+            for row in _enough_memory(torch, comparison.name, measure(comparison, setup, failed)):
+                rows.append(row)
+                say(f"{comparison.name}, M={row.num_tokens}: against {_against(row)}")
+            shapes = tuple(f"K={shape.hidden_size}, top_k={shape.top_k}" for shape in comparison.shapes)
+            names = tuple(candidate.name for candidate in comparison.candidates)
+            done.append(FileResult(comparison.name, shapes, names, tuple(rows), comparison.notes))
+            torch.cuda.empty_cache()
+    version = None if engine is None else engine_version(engine.path) or "unknown"
+    return FilesReport(gpu.environment(), today(), routing, kernel_sha256(), version, tuple(done))
+
+
+def _enough_memory(torch: Any, name: str, rows: Iterator[RowVerdict]) -> Iterator[RowVerdict]:
+    try:
+        yield from rows
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{name}: expected enough GPU memory, found none left. Fix: fewer tokens, or a GPU of its own."
+        ) from error
+
+
+def _against(row: RowVerdict) -> str:
+    return ", ".join(
+        f"{name} {duel.verdict} ({duel.ratio.median:.3f})" if duel.ratio else f"{name} {duel.verdict}"
+        for name, duel in row.duels.items()
+    )
 
 
 def write(report: FilesReport, folder: Path) -> tuple[Path, Path]:
@@ -62,57 +111,6 @@ def write(report: FilesReport, folder: Path) -> tuple[Path, Path]:
     if device not in stem:
         stem = f"{stem}-{device}"
     return session.write(session.claim(folder, stem), to_markdown(report), to_json(report))
-
-
-def _measure_all(
-    gpu: Gpu, request: FilesRequest, engine: EngineKernel | None, plans: list[Plan], say: Say
-) -> FilesReport:
-    from tools.bench.time_files import Arena, Match, compile_all, measure
-    from tools.measure.ceilings import measure_ceilings
-
-    torch, device = gpu.torch, gpu.device
-    engine_version_ = None if engine is None else engine_version(engine.path) or "unknown"
-    contender = engine or OwnKernel()
-    assert device.target is not None
-    assert device.arch is not None
-    place = torch.device("cuda", torch.cuda.current_device())
-    done: list[FileResult] = []
-    with CompilePool(request.jobs) as pool, torch.cuda.stream(torch.cuda.Stream()):
-        matches = []
-        for plan in plans:
-            assert plan.file.workload is not None
-            matches.append(Match(plan.file.workload, plan.shapes, plan.candidates, plan.batch_sizes))
-        l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
-        arch = device.arch.replace("_", "")
-        # Before the ceilings: nobody else should be on the GPU, nor many processes on the cores, while it is timed.
-        blank = Arena(contender, device.target, arch, None, l2_bytes, place, request.routing)  # type: ignore[arg-type]
-        failures = [compile_all(match, blank, pool) for match in matches]
-        pool.close()
-        arena = replace(blank, ceilings=measure_ceilings(place))
-        for plan, match, failed in zip(plans, matches, failures, strict=True):
-            rows = []
-            for row in _rows(torch, plan, measure(match, arena, failed)):
-                rows.append(row)
-                told = ", ".join(
-                    f"{name} {duel.verdict} ({duel.ratio.median:.3f})" if duel.ratio else f"{name} {duel.verdict}"
-                    for name, duel in row.duels.items()
-                )
-                say(f"{plan.name}, M={row.num_tokens}: against {told}")
-            shapes = tuple(f"K={shape.hidden_size}, top_k={shape.top_k}" for shape in plan.shapes)
-            names = tuple(candidate.name for candidate in plan.candidates)
-            done.append(FileResult(plan.name, shapes, names, tuple(rows), plan.notes))
-            torch.cuda.empty_cache()
-    return FilesReport(gpu.environment(), today(), request.routing, kernel_sha256(), engine_version_, tuple(done))
-
-
-def _rows(torch: Any, plan: Plan, rows: Iterator[RowVerdict]) -> Iterator[RowVerdict]:
-    """UserError: the GPU's memory ran out, for all that was free at the start."""
-    try:
-        yield from rows
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"{plan.name}: expected enough GPU memory, found none left. Fix: fewer tokens, or a GPU of its own."
-        ) from error
 
 
 class NoEvidenceError(UserError):

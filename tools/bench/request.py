@@ -6,7 +6,7 @@ Standard library only.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,10 @@ HEURISTIC = "heuristic"
 BATCH_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)
 MAX_NUM_TOKENS = 65536
 MAX_JOBS = 1024
+
+
+Say = Callable[[str], None]
+"""Tells a person of the progress, a line at a time."""
 
 
 @dataclass(frozen=True)

@@ -1,110 +1,59 @@
-"""Measures a tuned file beside its candidates, row by row. Needs a GPU."""
+"""Times a tuned file beside what it is compared with, row by row. Needs a GPU."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
-from kernels.launch import LaunchConfig as KernelConfig
-from kernels.launch import Routing
-from tools.bench.candidates import Candidate
-from tools.compile.outcome import ConstraintError, Status
+from tools.bench.candidates import FileComparison
+from tools.bench.comparison import NotTimed, Setup, compile_all
+from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
 from tools.launch.heuristics import clamped
-from tools.measure.ceilings import Ceilings
-from tools.measure.inputs import RowInputs, make_weights, num_routings
-from tools.measure.kernels import CompileLaunch, Contender, Problem, compile_key
-from tools.measure.layer import DOWN, UP, LayerShape, row_bytes, row_operations
+from tools.measure.inputs import make_weights
+from tools.measure.kernels import Contender
 from tools.measure.row import RowBench
-from tools.measure.statistics import Interval, floor_us
-from tools.measure.timing import Policy, capture, measure_series
+from tools.measure.statistics import Interval
+from tools.measure.timing import Policy, Replay, measure_series
 from tools.measure.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, Verdict, duel
-from tools.registry.devices import Target
+from tools.registry.devices import Device
 from tools.store.launch_config import LaunchConfig
-from tools.store.workload import Workload
 
 ROUNDS = Policy(min_rounds=16, max_rounds=40, budget_ms=800.0)
 
-
-@dataclass(frozen=True)
-class Match:
-    """A tuned file (the first candidate) and whom it meets."""
-
-    workload: Workload
-    shapes: tuple[LayerShape, ...]
-    candidates: tuple[Candidate, ...]
-    batch_sizes: tuple[int, ...]
+TimesUs = Mapping[LaunchConfig, tuple[float, ...]]
+Failures = Mapping[LaunchConfig, str]
 
 
-@dataclass(frozen=True)
-class Arena:
-    """What stays the same for all matches of a run. arch as `kernels.launch` spells it."""
-
-    contender: Contender
-    target: Target
-    arch: str
-    ceilings: Ceilings
-    l2_bytes: int
-    device: torch.device
-    routing_kind: str
+def compile_file(
+    comparison: FileComparison, kernel: Contender, device: Device, pool: CompilePool
+) -> dict[int, Failures]:
+    """Every kernel of the comparison. What doesn't compile, and why, by batch size."""
+    configs = {m: list(_entries(comparison, m).values()) for m in comparison.batch_sizes}
+    compiled = compile_all([kernel], comparison.shapes, configs, device, pool)
+    return {m: {config: _told(why) for config, why in row.items()} for m, row in compiled.failed.items()}
 
 
-Samples = Mapping[LaunchConfig, tuple[float, ...]]
-Failures = dict[LaunchConfig, str]
-FailuresByRow = dict[int, Failures]
-"""By batch size: small ones run another mode of the kernel, and one mode may compile where the other doesn't."""
+def _told(why: NotTimed) -> str:
+    return why.message if why.status == Status.CONSTRAINTS else f"{why.status}: {why.message}"
 
 
-def compile_all(match: Match, arena: Arena, pool: CompilePool) -> FailuresByRow:
-    """Every kernel of the match, on all cores. What doesn't compile, and why."""
-    tasks: dict[Hashable, CompileLaunch] = {}
-    sharing: dict[Hashable, set[tuple[int, LaunchConfig]]] = {}
-    failures: FailuresByRow = {num_tokens: {} for num_tokens in match.batch_sizes}
-    for num_tokens in match.batch_sizes:
-        for config in dict.fromkeys(_entries(match, num_tokens).values()):
-            for shape in match.shapes:
-                routing = Routing(num_tokens, shape.top_k, shape.num_experts)
-                for projection in shape.projections:
-                    try:
-                        entry = KernelConfig.of(config.to_entry())  # type: ignore[arg-type]  # checked by `of`
-                        problem = Problem(projection, routing, shape.quant, entry, arena.arch)
-                        key = compile_key(arena.contender, problem)
-                    except (ConstraintError, ValueError) as error:
-                        failures[num_tokens][config] = str(error)
-                        continue
-                    tasks.setdefault(key, CompileLaunch(arena.contender, problem, arena.target))
-                    sharing.setdefault(key, set()).add((num_tokens, config))
-    keys = list(tasks)
-    for index, outcome in pool.run(tasks.values()):
-        if outcome.status is not Status.OK:
-            # All that run this kernel: one left out would be compiled in this process, which a crash takes down.
-            for num_tokens, config in sharing[keys[index]]:
-                failures[num_tokens][config] = f"{outcome.status.value}: {outcome.message}"
-    return failures
-
-
-def measure(match: Match, arena: Arena, failures: FailuresByRow) -> Iterator[RowVerdict]:
-    """A verdict a batch size. On a stream that isn't the default."""
-    weights = [make_weights(shape, arena.device) for shape in match.shapes]
-    for num_tokens in match.batch_sizes:
+def measure(comparison: FileComparison, setup: Setup, failures: Mapping[int, Failures]) -> Iterator[RowVerdict]:
+    """A verdict a batch size. On a stream that isn't the default. failures: what isn't launched, by batch size."""
+    weights = [make_weights(shape, setup.device) for shape in comparison.shapes]
+    for num_tokens in comparison.batch_sizes:
+        entries = _entries(comparison, num_tokens)
+        configs = list(dict.fromkeys(entries.values()))
         found: list[RowVerdict] = []
-        for shape, weight in zip(match.shapes, weights, strict=True):
-            count = num_routings(shape, num_tokens, arena.l2_bytes)
-            inputs = RowInputs(shape, weight, num_tokens, count, seed=num_tokens, routing_kind=arena.routing_kind)
-            row = RowBench(shape, weight, inputs, arena.arch)
-            entries = _entries(match, num_tokens)
-            configs = list(dict.fromkeys(entries.values()))
-            samples, row_failures = time_entries(row, arena, configs, failures[num_tokens])
-            num_bytes = row_bytes(shape, num_tokens, inputs.active_experts)
-            dense_per_s = arena.ceilings.dense_per_s(8 if shape.quant.quantizes_activations else 16)
-            floor = floor_us(
-                num_bytes, row_operations(shape, num_tokens), arena.ceilings.memory_bytes_per_s, dense_per_s
-            )
-            found.append(verdict(num_tokens, floor, entries, samples, row_failures))
+        for shape, weight in zip(comparison.shapes, weights, strict=True):
+            row = setup.row(shape, weight, num_tokens)
+            times, failed = time_entries(row, setup, configs, failures[num_tokens])
+            floor = setup.floor(row)
+            found.append(verdict(num_tokens, (floor.us, floor.bound), entries, times, failed))
         yield worst(found)
 
 
@@ -112,7 +61,7 @@ def verdict(
     num_tokens: int,
     floor: tuple[float, str],
     entries: Mapping[str, LaunchConfig],
-    samples: Samples,
+    samples: TimesUs,
     failures: Failures,
 ) -> RowVerdict:
     """entries: by candidate, the file's own first."""
@@ -125,7 +74,7 @@ def verdict(
     return RowVerdict(num_tokens, *floor, measured, duels)
 
 
-def _duel(own: LaunchConfig, other: LaunchConfig, samples: Samples) -> Duel:
+def _duel(own: LaunchConfig, other: LaunchConfig, samples: TimesUs) -> Duel:
     if own not in samples or other not in samples:
         return FAILED
     return SAME_ENTRY if own == other else duel(samples[own], samples[other])
@@ -166,23 +115,22 @@ def _fails(row: RowVerdict) -> bool:
     return own.us is None
 
 
-def _entries(match: Match, num_tokens: int) -> dict[str, LaunchConfig]:
-    return {c.name: clamped(c.entry(num_tokens), match.workload) for c in match.candidates}
+def _entries(comparison: FileComparison, num_tokens: int) -> dict[str, LaunchConfig]:
+    return {c.name: clamped(c.entry(num_tokens), comparison.workload) for c in comparison.candidates}
 
 
 def time_entries(
-    row: RowBench, arena: Arena, configs: Sequence[LaunchConfig], failures: Failures
-) -> tuple[dict[LaunchConfig, tuple[float, ...]], Failures]:
-    """Up and down together, in µs, a sample a round; and what failed."""
-    replays = {}
+    row: RowBench, setup: Setup, configs: Sequence[LaunchConfig], failures: Failures
+) -> tuple[TimesUs, Failures]:
+    """Up and down together, in µs, a sample a round; and what failed, with what is known to."""
+    replays: dict[LaunchConfig, list[Replay]] = {}
     failed = dict(failures)
     for config in configs:
         if config in failed:
             continue
         try:
-            for projection in (UP, DOWN):
-                row.check(arena.contender, config, projection)
-            replays[config] = [capture(row.launches(arena.contender, config, p)) for p in (UP, DOWN)]
+            setup.check(row, config)
+            replays[config] = setup.captured(row, config)
         except torch.OutOfMemoryError:
             raise
         # Triton raises what it likes at launch; an illegal address makes every later launch fail too, and shows.

@@ -1,80 +1,66 @@
-"""Our kernel against an engine's: the same inputs and launch configs, timed in turn. Needs a GPU."""
+"""Times our kernel beside an engine's: the same inputs and launch configs, in turn. Needs a GPU."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from kernels.fused_experts import fused_experts
-from kernels.launch import LaunchConfig as KernelConfig
-from kernels.launch import Routing
+from tools.bench.comparison import CompiledKernels, NotTimed, Setup, compile_all
 from tools.bench.kernels_report import KernelsRow, LayerFigures, Pair, WorkloadResult
-from tools.compile.outcome import Status
+from tools.bench.request import Say
+from tools.bench.sample import KernelComparison
 from tools.compile.pool import CompilePool
-from tools.measure.ceilings import Ceilings
-from tools.measure.inputs import RowInputs, Weights, make_weights, num_routings, sorted_rows
-from tools.measure.kernels import CompileLaunch, Contender, Problem, compile_key
-from tools.measure.layer import DOWN, UP, LayerShape, row_bytes, row_operations
+from tools.measure.inputs import RowInputs, make_weights, sorted_rows
+from tools.measure.layer import DOWN, UP
 from tools.measure.row import RowBench
-from tools.measure.statistics import floor_us
 from tools.measure.timing import Launch, Policy, capture, measure
-from tools.registry.devices import Target
+from tools.registry.devices import Device
 from tools.store.launch_config import LaunchConfig
 
 FINALISTS = 5
 CONFIRM = Policy(min_rounds=6, max_rounds=16, budget_ms=1000.0)
-Progress = Callable[[str], None]
 
-
-@dataclass(frozen=True)
-class Setup:
-    """What stays the same for all workloads of a run. arch as `kernels.launch` spells it."""
-
-    own: Contender
-    engine: Contender
-    target: Target
-    arch: str
-    ceilings: Ceilings
-    l2_bytes: int
-    device: torch.device
-
-    @property
-    def contenders(self) -> tuple[Contender, Contender]:
-        return self.own, self.engine
+Failures = Mapping[LaunchConfig, NotTimed]
 
 
 def compare(
-    setup: Setup,
-    shape: LayerShape,
-    configs: Sequence[LaunchConfig],
-    batch_sizes: Sequence[int],
-    pool: CompilePool,
-    blank: WorkloadResult,
-    progress: Progress,
+    setup: Setup, device: Device, work: KernelComparison, pool: CompilePool, say: Say
 ) -> Iterator[WorkloadResult]:
-    """Compiles everything, then yields the result so far after each batch size. On a stream that isn't the default."""
-    started = time.monotonic()
-    outcomes, failures = _compile_all(setup, shape, configs, batch_sizes, pool, progress)
-    compiled_s = time.monotonic() - started
-    result = replace(blank, compile_outcomes=outcomes, compile_seconds=compiled_s, seconds=compiled_s)
-    progress(f"compiled {dict(outcomes)} in {compiled_s:.0f} s")
+    """Compiles everything, then yields the result so far after each batch size. On a stream that isn't the default.
+
+    setup.kernels: ours, then the engine's.
+    """
+    started, shape = time.monotonic(), work.shape
+    configs = dict.fromkeys(work.batch_sizes, work.configs)
+    compiled = compile_all(setup.kernels, [shape], configs, device, pool, say)
+    seconds = time.monotonic() - started
+    say(f"compiled {dict(compiled.outcomes)} in {seconds:.0f} s")
+    result = WorkloadResult(
+        work.title,
+        work.workload.file_name(),
+        shape.hidden_size,
+        shape.top_k,
+        compiled.outcomes,
+        compile_seconds=seconds,
+        seconds=seconds,
+    )
     yield result
+    failures = not_timed(compiled)
     weights = make_weights(shape, setup.device)
-    for num_tokens in batch_sizes:
-        count = num_routings(shape, num_tokens, setup.l2_bytes)
-        bench = _RowBench(setup, shape, weights, RowInputs(shape, weights, num_tokens, count, seed=num_tokens))
-        row = bench.run(configs, failures)
+    for num_tokens in work.batch_sizes:
+        timer = _RowTimer(setup, setup.row(shape, weights, num_tokens))
+        row = timer.run(work.configs, failures)
         if not row.finalists:
             raise RuntimeError(f"M={num_tokens}: no launch config ran; the first: {row.pairs[0].message}")
         result = result.with_row(row)
         if num_tokens == 1:
-            result = replace(result, layer=bench.layer(row.own_winner.config))
+            result = replace(result, layer=timer.layer(row.own_winner.config))
         result = replace(result, seconds=time.monotonic() - started)
-        progress(
+        say(
             f"M={num_tokens}: {len(row.timed)} of {len(row.pairs)} timed, ratio {row.geomean_ratio:.3f}, best "
             f"{row.own_winner.own_us:.1f} µs, {row.floor_us / row.own_winner.own_us:.0%} of the floor, "
             f"{result.seconds:.0f} s"
@@ -82,87 +68,52 @@ def compare(
         yield result
 
 
-Failures = dict[LaunchConfig, tuple[str, str]]
-"""(status, message) of what is not timed."""
+def not_timed(compiled: CompiledKernels) -> Failures:
+    """A launch config is timed at every batch size or at none, so that all rows are about the same ones.
+
+    The tuner drops what spills as well: its time is the register allocator's.
+    """
+    found: dict[LaunchConfig, NotTimed] = {}
+    for rows in (compiled.failed, compiled.spilling):
+        for row in rows.values():
+            for config, why in row.items():
+                found.setdefault(config, why)
+    return found
 
 
-def _compile_all(
-    setup: Setup,
-    shape: LayerShape,
-    configs: Sequence[LaunchConfig],
-    batch_sizes: Sequence[int],
-    pool: CompilePool,
-    progress: Progress,
-) -> tuple[Counter[str], Failures]:
-    tasks: dict[object, tuple[LaunchConfig, CompileLaunch]] = {}
-    failures: Failures = {}
-    for config in configs:
-        for contender in setup.contenders:
-            for num_tokens in batch_sizes:
-                routing = Routing(num_tokens, shape.top_k, shape.num_experts)
-                for projection in shape.projections:
-                    entry = KernelConfig.of(config.to_entry())  # type: ignore[arg-type]  # integers only here
-                    problem = Problem(projection, routing, shape.quant, entry, setup.arch)
-                    key = (contender.name, compile_key(contender, problem))
-                    tasks.setdefault(key, (config, CompileLaunch(contender, problem, setup.target)))
-    planned = list(tasks.values())
-    progress(f"compiling {len(planned)} kernels")
-    outcomes: Counter[str] = Counter()
-    for index, outcome in pool.run(task for _, task in planned):
-        outcomes[outcome.status.value] += 1
-        if outcome.status is not Status.OK:
-            config, task = planned[index]
-            failures[config] = outcome.status.value, f"{task.contender.name}: {outcome.message}"
-        elif outcome.resources is not None and outcome.resources.spills:
-            # The tuner drops it as well: where a kernel spills, its time is the register allocator's.
-            config, task = planned[index]
-            frame = outcome.resources.frame_bytes
-            failures.setdefault(config, ("spills", f"{task.contender.name}: {frame} bytes of stack a thread"))
-    return outcomes, failures
-
-
-class _RowBench:
+class _RowTimer:
     """One batch size: checks, times, confirms."""
 
-    def __init__(self, setup: Setup, shape: LayerShape, weights: Weights, inputs: RowInputs) -> None:
-        self._setup, self._shape, self._inputs = setup, shape, inputs
-        self._bench = RowBench(shape, weights, inputs, setup.arch)
+    def __init__(self, setup: Setup, row: RowBench) -> None:
+        self._setup, self._row = setup, row
 
     def run(self, configs: Sequence[LaunchConfig], failures: Failures) -> KernelsRow:
-        inputs, ceilings = self._inputs, self._setup.ceilings
-        num_tokens = inputs.routing.num_tokens
-        pairs = tuple(
-            Pair(config, failures[config][0], message=failures[config][1]) if config in failures else self._pair(config)
-            for config in configs
-        )
-        num_bytes = row_bytes(self._shape, num_tokens, inputs.active_experts)
-        operations = row_operations(self._shape, num_tokens)
-        operand_bits = 8 if self._shape.quant.quantizes_activations else 16
-        floor, bound = floor_us(num_bytes, operations, ceilings.memory_bytes_per_s, ceilings.dense_per_s(operand_bits))
+        inputs, floor = self._row.inputs, self._setup.floor(self._row)
+        pairs = tuple(self._pair(config, failures.get(config)) for config in configs)
         return KernelsRow(
-            num_tokens,
+            inputs.routing.num_tokens,
             inputs.routing.is_naive,
             inputs.num_routings,
             inputs.active_experts,
-            num_bytes,
-            operations,
-            floor,
-            bound,
+            floor.num_bytes,
+            floor.operations,
+            floor.us,
+            floor.bound,
             grouped_mm_us(inputs),
             pairs,
             self._confirm([pair for pair in pairs if pair.status == "ok"]),
         )
 
     def layer(self, config: LaunchConfig) -> LayerFigures:
-        own = self._setup.own
-        products = (self._bench.launches(own, config, UP), self._bench.launches(own, config, DOWN))
-        return layer_overhead(self._inputs, config.to_entry(), products)  # type: ignore[arg-type]  # as above
+        own = self._setup.kernels[0]
+        products = (self._row.launches(own, config, UP), self._row.launches(own, config, DOWN))
+        return layer_overhead(self._row.inputs, config.to_entry(), products)  # type: ignore[arg-type]  # integers only
 
-    def _pair(self, config: LaunchConfig) -> Pair:
+    def _pair(self, config: LaunchConfig, failure: NotTimed | None) -> Pair:
+        if failure is not None:
+            return Pair(config, failure.status, message=f"{failure.kernel}: {failure.message}")
         try:
-            for contender in self._setup.contenders:
-                for projection in (UP, DOWN):
-                    self._bench.check(contender, config, projection)
+            self._setup.check(self._row, config)
             return self._timed([config], Policy())[0]
         except AssertionError as error:
             return Pair(config, "correctness", message=str(error))
@@ -178,17 +129,13 @@ class _RowBench:
         return self._timed(configs, CONFIRM) if configs else ()
 
     def _timed(self, configs: Sequence[LaunchConfig], policy: Policy) -> tuple[Pair, ...]:
-        replays = [
-            capture(self._bench.launches(contender, config, projection))
-            for config in configs
-            for contender in self._setup.contenders
-            for projection in (UP, DOWN)
-        ]
+        replays = [replay for config in configs for replay in self._setup.captured(self._row, config)]
         medians = [samples.median_us for samples in measure(replays, policy)]
         return tuple(Pair.of_times(config, medians[4 * i : 4 * i + 4]) for i, config in enumerate(configs))
 
 
-# What the comparison is seen beside: torch's grouped product, and the layer as a whole. Needs a GPU.
+# ---------------------------------------------------------------
+# Reference points: torch's grouped product, and the layer as a whole
 
 
 def grouped_mm_us(inputs: RowInputs) -> float | None:

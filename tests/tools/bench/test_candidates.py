@@ -16,11 +16,11 @@ from tools.bench.candidates import (
     NO_FILE,
     SGLANG_NO_FILE,
     Candidate,
-    Plan,
+    FileComparison,
     against,
     at_revision,
+    comparison_of,
     heuristics,
-    make_plan,
     of_file,
     read,
     read_files,
@@ -364,41 +364,41 @@ class TestReadFiles:
             read_by("configs", "--write-record")
 
 
-class TestMakePlan:
+class TestMakeFileComparison:
     @pytest.fixture
-    def plan(self, read_by: Callable[..., list[ConfigFile]], h100: Device) -> Callable[..., Plan]:
-        def of(*arguments: object) -> Plan:
+    def plan(self, read_by: Callable[..., list[ConfigFile]], h100: Device) -> Callable[..., FileComparison]:
+        def of(*arguments: object) -> FileComparison:
             (file,) = read_by(*arguments)
-            return make_plan(file, parse([*map(str, arguments)]), h100)
+            return comparison_of(file, parse([*map(str, arguments)]), h100)
 
         return of
 
     def test_the_file_meets_both_heuristics_at_its_own_batch_sizes(
-        self, plan: Callable[..., Plan], tmp_path: Path
+        self, plan: Callable[..., FileComparison], tmp_path: Path
     ) -> None:
         found = plan(tuned(tmp_path, {1: SOUND, 64: OTHER}))
         assert [c.name for c in found.candidates] == ["this file", NO_FILE, SGLANG_NO_FILE]
         assert found.candidates[0].entries == {1: LaunchConfig(*SOUND), 64: LaunchConfig(*OTHER)}
         assert found.batch_sizes == (1, 64)
 
-    def test_other_batch_sizes_may_be_asked_for(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+    def test_other_batch_sizes_may_be_asked_for(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         found = plan(tuned(tmp_path, {1: SOUND, 64: OTHER}), "--num-tokens", 128, 32)
         assert found.batch_sizes == (32, 128)
         assert all(c.entry(128) for c in found.candidates)
 
-    def test_candidates_come_in_the_order_asked_for(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+    def test_candidates_come_in_the_order_asked_for(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         own = tuned(tmp_path / "new", {1: SOUND})
         others = [tuned(tmp_path / name, {1: OTHER}) for name in ("b", "a")]
         found = plan(own, "--against", others[0], "--against", "heuristic", "--against", others[1])
         assert [c.name for c in found.candidates] == ["this file", "b", NO_FILE, SGLANG_NO_FILE, "a"]
 
-    def test_folders_of_one_name_are_told_apart(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+    def test_folders_of_one_name_are_told_apart(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         own = tuned(tmp_path / "new", {1: SOUND})
         others = [str(tuned(tmp_path / name / "configs", {1: OTHER})) for name in ("b", "a")]
         found = plan(own, "--against", others[0], "--against", others[1])
         assert [c.name for c in found.candidates] == ["this file", *others]
 
-    def test_shapes_come_from_the_record(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+    def test_shapes_come_from_the_record(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         store = Store(tmp_path / "configs")
         shapes = [{"K": 2048, "top_k": 8, "models": []}, {"K": 4096, "top_k": 2, "models": []}]
         store.measured(store.config(), shapes=shapes)
@@ -409,13 +409,15 @@ class TestMakePlan:
         )
         assert found.notes == ()
 
-    def test_a_shape_that_nobody_says_is_assumed_and_said(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+    def test_a_shape_that_nobody_says_is_assumed_and_said(
+        self, plan: Callable[..., FileComparison], tmp_path: Path
+    ) -> None:
         found = plan(tuned(tmp_path, {1: SOUND}, MIXTRAL.replace("E=8,N=7168", "E=7,N=96")))
         assert found.shapes == (LayerShape(7, 96, 4096, 2, QuantMode()),)
         assert found.notes == ("assumed K=4096, top_k=2: nobody says them",)
 
     def test_a_tile_that_vllm_clamps_is_said_for_each_candidate(
-        self, plan: Callable[..., Plan], tmp_path: Path
+        self, plan: Callable[..., FileComparison], tmp_path: Path
     ) -> None:
         own = tuned(tmp_path / "new", {1: DEEP, 64: OTHER, 128: DEEP}, DEEPSEEK)
         other = tuned(tmp_path / "old", {1: OTHER, 128: DEEP}, DEEPSEEK)
@@ -426,15 +428,15 @@ class TestMakePlan:
         )
         assert found.candidates[0].entry(1).BLOCK_SIZE_K == 256
 
-    def test_without_scale_blocks_nothing_is_clamped(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+    def test_without_scale_blocks_nothing_is_clamped(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         assert plan(tuned(tmp_path, {1: DEEP})).notes == ()
 
-    def test_a_down_twin_is_said_to_be_left_out(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+    def test_a_down_twin_is_said_to_be_left_out(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         tuned(tmp_path, {1: SOUND}, DOWN)
         found = plan(tuned(tmp_path, {1: SOUND}))
         assert found.notes == (f"{DOWN} is not measured: both projections run the up file's entries here, as in vLLM",)
 
-    def test_a_file_of_a_tier_is_named_with_it(self, plan: Callable[..., Plan], tmp_path: Path) -> None:
+    def test_a_file_of_a_tier_is_named_with_it(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         assert plan(tuned(tmp_path / "triton_3_7_0", {1: SOUND})).name == f"triton_3_7_0/{MIXTRAL}"
 
     @pytest.mark.parametrize(
@@ -452,7 +454,7 @@ class TestMakePlan:
         ],
     )
     def test_what_cannot_run_here_is_refused_by_name(
-        self, plan: Callable[..., Plan], tmp_path: Path, name: str, message: str
+        self, plan: Callable[..., FileComparison], tmp_path: Path, name: str, message: str
     ) -> None:
         with pytest.raises(UserError) as raised:
             plan(tuned(tmp_path, {1: SOUND}, name))

@@ -103,7 +103,7 @@ class TestExitCodes:
         assert printed.err.startswith("bench: ")
         assert told in printed.err
         assert printed.err.count("\n") == 1
-        assert gpu.matches == []
+        assert gpu.comparisons == []
 
     def test_memory_that_runs_out_on_the_way_is_one_line_and_2(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -128,18 +128,18 @@ class TestExitCodes:
 
 
 class TestWhatIsMeasured:
-    def test_the_match_and_the_arena_are_the_files_and_the_gpus(
+    def test_the_comparison_and_the_setup_are_the_files_and_the_gpus(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         gpu = FakeGpu(wins).install(monkeypatch)
         bench(store.root, "--num-tokens", 1, 64, "--routing", "skew", "--against", "heuristic")
-        (match,), (arena,) = gpu.matches, gpu.arenas
-        assert (match.workload.E, match.workload.N, match.batch_sizes) == (8, 1024, (1, 64))
-        assert [(shape.hidden_size, shape.top_k) for shape in match.shapes] == [(4096, 2)]
-        assert [c.name for c in match.candidates] == ["this file", NO_FILE, SGLANG_NO_FILE]
-        assert (arena.target, arena.arch) == (Target("cuda", 90, 32), "sm90")
-        assert (arena.ceilings, arena.l2_bytes, arena.device) == ("ceilings", 50 << 20, "cuda:0")
-        assert (arena.routing_kind, arena.contender.name) == ("skew", "ours")
+        (comparison,), (setup,), (device,) = gpu.comparisons, gpu.setups, gpu.devices
+        assert (comparison.workload.E, comparison.workload.N, comparison.batch_sizes) == (8, 1024, (1, 64))
+        assert [(shape.hidden_size, shape.top_k) for shape in comparison.shapes] == [(4096, 2)]
+        assert [c.name for c in comparison.candidates] == ["this file", NO_FILE, SGLANG_NO_FILE]
+        assert (device.target, setup.arch) == (Target("cuda", 90, 32), "sm90")
+        assert (setup.ceilings, setup.l2_bytes, setup.device) == ("ceilings", 50 << 20, "cuda:0")
+        assert (setup.routing_kind, [kernel.name for kernel in setup.kernels]) == ("skew", ["ours"])
 
     def test_files_of_two_tiers_are_told_apart(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -191,7 +191,7 @@ class TestEnvironment:
         bench(store.root, "--format", "json", "--kernel", "vllm=fused_moe.py")
         found = self.environment(capsys)
         assert (found["kernel"], found["engine"]) == ("vLLM 0.33.0's own", "0.33.0")
-        assert gpu.arenas[0].contender.name == "vllm"
+        assert [kernel.name for kernel in gpu.setups[0].kernels] == ["vllm"]
 
 
 class TestOutput:
@@ -237,7 +237,7 @@ class TestOutput:
         assert bench(store.root, "--output", tmp_path / "file") == 2
         told = capsys.readouterr().err
         assert told == f"bench: --output: expected a folder that can be written, found {tmp_path}/file.\n"
-        assert gpu.matches == []
+        assert gpu.comparisons == []
 
     def test_several_files_go_by_their_count_and_the_gpu(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

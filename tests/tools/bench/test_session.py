@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from tools.bench import compare_kernels
 from tools.bench.session import check_folder, claim, file_name_part, write
 from tools.errors import UserError
 
@@ -50,14 +48,3 @@ def test_a_folder_of_somebody_elses_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
     with pytest.raises(UserError, match="--output: expected a folder that can be written, found "):
         check_folder(tmp_path / "a")
-
-
-@pytest.mark.parametrize(
-    ("titles", "what"),
-    [(["mistralai/Mixtral-8x7B-v0.1 tp=2"], "mistralai_Mixtral-8x7B-v0.1_tp=2"), (["a", "b"], "2-workloads")],
-)
-def test_an_engine_comparison_is_called_by_its_workload(titles: list[str], what: str, tmp_path: Path) -> None:
-    environment = SimpleNamespace(device_name="NVIDIA H200", triton="3.8.0")
-    wanted = [SimpleNamespace(title=title) for title in titles]
-    path = compare_kernels._claim(SimpleNamespace(date="2026-01-31", environment=environment), wanted, tmp_path)  # type: ignore[arg-type]
-    assert path == tmp_path / f"2026-01-31-engine-comparison-{what}-NVIDIA_H200-triton-3.8.0"
