@@ -89,8 +89,8 @@ def against(what: str, file: ConfigFile) -> Candidate:
     return of_file(printable(what), replace(file, content=content))
 
 
-def told_apart(rivals: Mapping[str, tuple[Candidate, ...]]) -> tuple[Candidate, ...]:
-    """All rivals, by what `--against` named; those of one name, or of the file's own, under what named them."""
+def with_distinct_names(rivals: Mapping[str, tuple[Candidate, ...]]) -> tuple[Candidate, ...]:
+    """All rivals, by what `--against` named; those of one name, or of the file's own, go by what named them."""
     names = Counter([THIS_FILE, *(candidate.name for named in rivals.values() for candidate in named)])
     return tuple(
         candidate if names[candidate.name] == 1 else replace(candidate, name=printable(what))
@@ -139,7 +139,7 @@ def _essence(workload: Workload | None) -> Workload | None:
 class FileComparison:
     """A tuned file, the first candidate, and what it is compared with. batch_sizes: of its rows.
 
-    name: the file's path below the root, so that the tiers' files of one workload are told apart.
+    name: the file's path below the root, so that the tiers' files of one workload have different names.
     """
 
     name: str
@@ -159,8 +159,8 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
         found = discover(request.paths, request.layout)
     except OSError as error:
         path = printable(str(error.filename or error))  # of a path that isn't there, its name is all
-        told = f"found: {error.strerror or 'nothing there'}. Fix: correct the path."
-        raise UserError(f"{path}: expected a file or a folder, {told}") from error
+        found_instead = f"found: {error.strerror or 'nothing there'}. Fix: correct the path."
+        raise UserError(f"{path}: expected a file or a folder, {found_instead}") from error
     tree = load(found, request.layout)
     files = []
     for file in tree.configs:
@@ -194,9 +194,13 @@ def comparison_of(file: ConfigFile, request: FilesRequest, device: Device) -> Fi
     if quant is None:
         raise UserError(f"{own.name}: expected a dtype that this kernel runs, found {workload.dtype}.")
     batch_sizes = request.batch_sizes or tuple(file.launch_configs)
-    rivals = told_apart({what: _rivals(what, file, batch_sizes, device) for what in request.against})
+    rivals = with_distinct_names({what: _rivals(what, file, batch_sizes, device) for what in request.against})
     shapes = shapes_of(file, load_models())
-    notes = [] if shapes else [f"assumed K={ASSUMED_SHAPE.K}, top_k={ASSUMED_SHAPE.top_k}: nobody says them"]
+    notes = (
+        []
+        if shapes
+        else [f"assumed K={ASSUMED_SHAPE.K}, top_k={ASSUMED_SHAPE.top_k}: neither record nor registry gives them"]
+    )
     candidates = (replace(own, name=THIS_FILE), *rivals)
     notes += _clamped_notes(candidates, workload, batch_sizes)
     down = file.found.path.with_name(f"{file.found.path.stem}_down.json")

@@ -120,7 +120,7 @@ class NoEvidenceError(UserError):
 def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) -> Path:
     """Adds `engine_checked` (on an engine's kernel) or `verified_with` (on ours) to the record; returns its path.
 
-    NoEvidenceError: the file doesn't run everywhere, or met nobody; the record stays as it is.
+    NoEvidenceError: the file doesn't run everywhere, or every baseline failed; the record stays as it is.
     """
     path = record_path(file.found.root, file.found.relative)
     record = read_file(path).document
@@ -141,7 +141,7 @@ def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) ->
         line = {"engine": "vllm", "version": report.engine_version, "triton": triton, "date": date, **ratios}
     else:
         if not scores:
-            raise NoEvidenceError(f"{shown_path(path)}: expected somebody to compare with, found that all failed.")
+            raise NoEvidenceError(f"{shown_path(path)}: nothing to compare with: every baseline failed.")
         key, same = "verified_with", ["triton"]
         worst = max(found.worst_ratio for found in scores.values())
         line = {"triton": triton, "date": date, "worst_loss_pct": round(100.0 * (worst - 1.0), 2)}

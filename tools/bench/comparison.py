@@ -92,8 +92,8 @@ def compile_all(
             if outcome.status is not Status.OK:
                 failed[num_tokens][config] = NotTimed(name, outcome.status.value, outcome.message)
             elif outcome.resources is not None and outcome.resources.spills:
-                told = f"{outcome.resources.frame_bytes} bytes of stack a thread"
-                spilling[num_tokens][config] = NotTimed(name, "spills", told)
+                message = f"{outcome.resources.frame_bytes} bytes of stack a thread"
+                spilling[num_tokens][config] = NotTimed(name, "spills", message)
     return CompiledKernels(outcomes, failed, spilling)
 
 

@@ -35,10 +35,10 @@ def compile_file(
     """Every kernel of the comparison. What doesn't compile, and why, by batch size."""
     configs = {m: list(_entries(comparison, m).values()) for m in comparison.batch_sizes}
     compiled = compile_all([kernel], comparison.shapes, configs, device, pool)
-    return {m: {config: _told(why) for config, why in row.items()} for m, row in compiled.failed.items()}
+    return {m: {config: _reason(why) for config, why in row.items()} for m, row in compiled.failed.items()}
 
 
-def _told(why: NotTimed) -> str:
+def _reason(why: NotTimed) -> str:
     return why.message if why.status == Status.CONSTRAINTS else f"{why.status}: {why.message}"
 
 
@@ -85,11 +85,11 @@ def worst(rows: Sequence[RowVerdict]) -> RowVerdict:
 
     Floor and times are those of the shape where it does worst of all.
     """
-    told = max(rows, key=_badness_of_row)
-    if _fails(told):
-        return told
-    duels = {name: max((row.duels[name] for row in rows), key=_badness) for name in told.duels}
-    return replace(told, duels=duels)
+    shown = max(rows, key=_badness_of_row)
+    if _fails(shown):
+        return shown
+    duels = {name: max((row.duels[name] for row in rows), key=_badness) for name in shown.duels}
+    return replace(shown, duels=duels)
 
 
 def _badness_of_row(row: RowVerdict) -> tuple[float, float]:

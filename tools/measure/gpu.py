@@ -43,5 +43,6 @@ def check_memory(torch: Any, wanted: Iterable[tuple[str, LayerShape, int]]) -> t
                 "Fix: a larger tp or ep, or fewer tokens."
             )
     if total - free > BUSY_BYTES:
-        return (f"{(total - free) / 2**30:.1f} GiB of the GPU were in use at the start: somebody else may disturb.",)
+        used = f"{(total - free) / 2**30:.1f} GiB of the GPU were in use at the start"
+        return (f"{used}: another process uses the GPU; timings may be noisy.",)
     return ()

@@ -1,4 +1,4 @@
-"""Who meets a tuned file: other files, revisions of a real git repository, the heuristics; one line for who can't."""
+"""What a tuned file is compared with: files, revisions of a real git repository, heuristics; one line for faults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tools.bench.candidates import (
     of_file,
     read,
     read_files,
-    told_apart,
+    with_distinct_names,
 )
 from tools.bench.request import parse
 from tools.errors import UserError
@@ -254,11 +254,13 @@ class TestAgainstARevision:
         assert message.startswith("--against HEAD: expected git to run, found: ")
 
 
-class TestToldApart:
+class TestWithDistinctNames:
     ROWS = dict.fromkeys((1,), LaunchConfig(*OLD))
 
     def names(self, **rivals: str) -> list[str]:
-        return [c.name for c in told_apart({what: (Candidate(name, self.ROWS),) for what, name in rivals.items()})]
+        return [
+            c.name for c in with_distinct_names({what: (Candidate(name, self.ROWS),) for what, name in rivals.items()})
+        ]
 
     def test_different_names_stay(self) -> None:
         assert self.names(a="old", b="new") == ["old", "new"]
@@ -266,15 +268,16 @@ class TestToldApart:
     def test_two_of_one_name_go_by_what_named_them(self) -> None:
         assert self.names(a="old", b="new", c="old") == ["a", "new", "c"]
 
-    def test_nobody_takes_the_files_own_name(self) -> None:
+    def test_a_rival_never_takes_the_files_own_name(self) -> None:
         assert self.names(a="this file") == ["a"]
 
     def test_the_heuristics_are_two(self) -> None:
         pair = (Candidate(NO_FILE, self.ROWS), Candidate(SGLANG_NO_FILE, self.ROWS))
-        assert told_apart({"heuristic": pair}) == pair
+        assert with_distinct_names({"heuristic": pair}) == pair
 
 
-# Which files are measured, beside whom, and what is said of those that are not.
+# ---------------------------------------------------------------
+# Which files are measured, and what is said of those that are not
 
 OTHER, DEEP = (32, 64, 64, 1, 4, 3), (16, 64, 256, 1, 4, 3)
 ELSEWHERE = MIXTRAL.replace("H100_80GB_HBM3", "H200")
@@ -392,7 +395,7 @@ class TestMakeFileComparison:
         found = plan(own, "--against", others[0], "--against", "heuristic", "--against", others[1])
         assert [c.name for c in found.candidates] == ["this file", "b", NO_FILE, SGLANG_NO_FILE, "a"]
 
-    def test_folders_of_one_name_are_told_apart(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
+    def test_folders_of_one_name_go_by_their_paths(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         own = tuned(tmp_path / "new", {1: SOUND})
         others = [str(tuned(tmp_path / name / "configs", {1: OTHER})) for name in ("b", "a")]
         found = plan(own, "--against", others[0], "--against", others[1])
@@ -409,12 +412,12 @@ class TestMakeFileComparison:
         )
         assert found.notes == ()
 
-    def test_a_shape_that_nobody_says_is_assumed_and_said(
+    def test_a_shape_that_neither_record_nor_registry_gives_is_assumed_and_said(
         self, plan: Callable[..., FileComparison], tmp_path: Path
     ) -> None:
         found = plan(tuned(tmp_path, {1: SOUND}, MIXTRAL.replace("E=8,N=7168", "E=7,N=96")))
         assert found.shapes == (LayerShape(7, 96, 4096, 2, QuantMode()),)
-        assert found.notes == ("assumed K=4096, top_k=2: nobody says them",)
+        assert found.notes == ("assumed K=4096, top_k=2: neither record nor registry gives them",)
 
     def test_a_tile_that_vllm_clamps_is_said_for_each_candidate(
         self, plan: Callable[..., FileComparison], tmp_path: Path

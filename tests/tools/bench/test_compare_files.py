@@ -29,7 +29,7 @@ TODAY = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
 
 
 def wins(config: LaunchConfig, num_tokens: int) -> float:
-    """The tuned file takes 100 µs, everybody else 125."""
+    """The tuned file takes 100 µs, every other 125."""
     return 100.0 if config == OWN else 125.0
 
 
@@ -150,12 +150,15 @@ class TestWhatIsMeasured:
         names = [file["name"] for file in json.loads(capsys.readouterr().out)["files"]]
         assert names == [NAME, f"triton_3_7_0/{NAME}"]
 
-    def test_somebody_else_on_the_gpu_is_said(
+    def test_another_process_on_the_gpu_is_said(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         FakeGpu(wins).install(monkeypatch, fake_torch(free_gib=70))
         bench(store.root)
-        assert "10.0 GiB of the GPU were in use at the start" in capsys.readouterr().err
+        assert (
+            "10.0 GiB of the GPU were in use at the start: another process uses the GPU; timings may be noisy."
+            in capsys.readouterr().err
+        )
 
 
 class TestEnvironment:
@@ -354,17 +357,25 @@ class TestWriteRecord:
         assert bench(store.root, "--write-record") == 0
         assert [line["worst_loss_pct"] for line in record(store)["verified_with"]] == [-20.0]
 
-    @pytest.mark.parametrize("arguments", [[], ["--kernel", "vllm=a.py"]])
-    def test_where_nobody_else_runs_nothing_is_written_and_it_ends_with_1(
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            ([], "nothing to compare with: every baseline failed."),
+            (["--kernel", "vllm=a.py"], f"expected {NO_FILE} to run, found that it failed everywhere."),
+        ],
+    )
+    def test_where_every_baseline_fails_nothing_is_written_and_it_ends_with_1(
         self,
         store: Store,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
         arguments: list[str],
+        told: str,
     ) -> None:
         monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
         before = record(store)
         FakeGpu(lambda config, m: 100.0 if config == OWN else "crash").install(monkeypatch)
         assert bench(store.root, "--write-record", *arguments) == 1
-        assert "bench: not written: " in capsys.readouterr().err
+        path = store.record_of(store.root / NAME)
+        assert f"bench: not written: {path}: {told}\n" in capsys.readouterr().err
         assert record(store) == before

@@ -70,7 +70,7 @@ def report(*rows: RowVerdict, notes: tuple[str, ...] = ()) -> FilesReport:
     return bench(file)
 
 
-FULL = report(WINS, LOSES, FAILS, notes=("assumed K=4096, top_k=2: nobody says them",))
+FULL = report(WINS, LOSES, FAILS, notes=("assumed K=4096, top_k=2: neither record nor registry gives them",))
 
 
 def test_markdown_is_the_golden_text() -> None:

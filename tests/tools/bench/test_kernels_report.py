@@ -131,7 +131,7 @@ def report(**changes: object) -> KernelsReport:
         "python -m tools.bench --kernel vllm=fused_moe.py",
         CeilingFigures(3000.0, 750.0, 1500.0, False),
         (workload(*rows, layer=LayerFigures(1, 130.0, 118.5)),),
-        ("5.0 GiB of the GPU were in use at the start: somebody else may disturb.",),
+        ("5.0 GiB of the GPU were in use at the start: another process uses the GPU; timings may be noisy.",),
         complete=True,
     )
     return replace(whole, **changes)  # type: ignore[arg-type]

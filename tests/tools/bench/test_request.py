@@ -124,7 +124,7 @@ class TestFiles:
             True,
         )
 
-    def test_whoever_is_named_twice_is_met_once(self) -> None:
+    def test_what_is_named_twice_is_met_once(self) -> None:
         assert parse(["a.json", "--against", "main", "--against", "main"]).against == ("main",)
 
     def test_another_candidate_replaces_the_heuristics(self) -> None:

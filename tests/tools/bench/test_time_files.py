@@ -1,4 +1,4 @@
-"""How a tuned file meets its candidates, as far as that needs no GPU: what is compiled, timed, and concluded."""
+"""How a tuned file is compared, as far as that needs no GPU: what is compiled, timed, and concluded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def row(*, failures: dict[LaunchConfig, str] | None = None, rival: LaunchConfig 
 
 
 class TestVerdict:
-    def test_every_candidate_meets_the_file_and_nobody_else(self) -> None:
+    def test_every_candidate_meets_the_file_and_no_other(self) -> None:
         found = row(a=10.0, b=20.0, c=5.0)
         assert (found.num_tokens, found.floor_us, found.bound) == (64, 5.0, "memory")
         assert {name: duel.verdict for name, duel in found.duels.items()} == {
@@ -64,7 +64,7 @@ class TestVerdict:
 
 
 class TestWorstShape:
-    def test_the_shape_with_the_largest_ratio_is_told(self) -> None:
+    def test_the_shape_with_the_largest_ratio_is_shown(self) -> None:
         shapes = [row(a=10.0, b=20.0, c=20.0), row(a=10.0, b=9.0, c=20.0), row(a=10.0, b=11.0, c=11.0)]
         assert worst(shapes).measured == shapes[1].measured
 
