@@ -52,7 +52,7 @@ def compare(
     failures = not_timed(compiled)
     weights = make_weights(shape, setup.device)
     for num_tokens in work.batch_sizes:
-        timer = _RowTimer(setup, setup.row(shape, weights, num_tokens))
+        timer = _PairTimer(setup, setup.row(shape, weights, num_tokens))
         row = timer.run(work.configs, failures)
         if not row.finalists:
             raise RuntimeError(f"M={num_tokens}: no launch config ran; the first: {row.pairs[0].message}")
@@ -81,7 +81,7 @@ def not_timed(compiled: CompiledKernels) -> Failures:
     return found
 
 
-class _RowTimer:
+class _PairTimer:
     """One batch size: checks, times, confirms."""
 
     def __init__(self, setup: Setup, row: RowBench) -> None:
