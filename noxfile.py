@@ -75,7 +75,7 @@ def tune(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure tuned files side by side (PATH…), or our kernel beside an engine's own (--workload …), on a GPU."""
+    """Measure tuned files side by side (PATH…), or our kernel beside an engine's own (kernels …), on a GPU."""
     install_group(session, "bench")
     if has_gpu_driver():
         install_torch_and_triton(session)

@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tools.bench.contestants import HEURISTIC, NO_FILE
+from tools.bench.candidates import NO_FILE
+from tools.bench.request import HEURISTIC
 from tools.measure.device import find_gpu
 from tools.measure.statistics import Interval
 from tools.measure.verdict import Duel, Verdict

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.bench.contestants import Contestant
+from tools.bench.candidates import Candidate
 from tools.compile.outcome import Status
 from tools.launch.heuristics import clamped
 from tools.measure.verdict import SAME_ENTRY, Duel, duel
@@ -83,7 +83,7 @@ def _row(file: PlannedFile, journal: Journal, times: Times, num_tokens: int) -> 
 
 
 def _entry(file: PlannedFile, entries: Mapping[int, LaunchConfig], num_tokens: int) -> LaunchConfig | None:
-    return clamped(Contestant("", entries).entry(num_tokens), file.id.workload) if entries else None
+    return clamped(Candidate("", entries).entry(num_tokens), file.id.workload) if entries else None
 
 
 def _duel(own_us: float | None, other_us: float | None) -> Duel | None:

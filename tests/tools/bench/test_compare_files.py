@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 from tests.tools.bench.fake_gpu import H100, FakeGpu, fake_torch
 from tests.tools.validate.builder import NAME, Store, entry, table
 from tools.bench import __main__ as command
-from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE
+from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import Target
 from tools.registry.reading import RegistryError
@@ -29,7 +29,7 @@ TODAY = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
 
 
 def wins(config: LaunchConfig, num_tokens: int) -> float:
-    """The tuned file takes 100 µs, everybody else 125."""
+    """The tuned file takes 100 µs, every other 125."""
     return 100.0 if config == OWN else 125.0
 
 
@@ -85,7 +85,7 @@ class TestExitCodes:
             ([], fake_torch(free_gib=1), "GiB of free GPU memory, found 1.0. Fix: "),
             (["--kernel", "vllm=no/such.py"], fake_torch(), "such.py: expected the engine's fused_moe.py, found none"),
         ],
-        ids=["contestant", "another GPU", "unknown GPU", "full GPU", "engine"],
+        ids=["candidate", "another GPU", "unknown GPU", "full GPU", "engine"],
     )
     def test_what_cannot_be_is_one_line_and_2(
         self,
@@ -103,7 +103,7 @@ class TestExitCodes:
         assert printed.err.startswith("bench: ")
         assert told in printed.err
         assert printed.err.count("\n") == 1
-        assert gpu.matches == []
+        assert gpu.comparisons == []
 
     def test_memory_that_runs_out_on_the_way_is_one_line_and_2(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -122,24 +122,24 @@ class TestExitCodes:
             raise RegistryError("models[0]: expected an object, found 1")
 
         FakeGpu(wins).install(monkeypatch)
-        monkeypatch.setattr("tools.bench.files_plan.load_models", broken)
+        monkeypatch.setattr("tools.bench.candidates.load_models", broken)
         assert bench(store.root) == 2
         assert capsys.readouterr().err == "bench: models[0]: expected an object, found 1\n"
 
 
 class TestWhatIsMeasured:
-    def test_the_match_and_the_arena_are_the_files_and_the_gpus(
+    def test_the_comparison_and_the_setup_are_the_files_and_the_gpus(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         gpu = FakeGpu(wins).install(monkeypatch)
         bench(store.root, "--num-tokens", 1, 64, "--routing", "skew", "--against", "heuristic")
-        (match,), (arena,) = gpu.matches, gpu.arenas
-        assert (match.workload.E, match.workload.N, match.batch_sizes) == (8, 1024, (1, 64))
-        assert [(shape.hidden_size, shape.top_k) for shape in match.shapes] == [(4096, 2)]
-        assert [c.name for c in match.contestants] == ["this file", NO_FILE, SGLANG_NO_FILE]
-        assert (arena.target, arena.arch) == (Target("cuda", 90, 32), "sm90")
-        assert (arena.ceilings, arena.l2_bytes, arena.device) == ("ceilings", 50 << 20, "cuda:0")
-        assert (arena.routing_kind, arena.contender.name) == ("skew", "ours")
+        (comparison,), (setup,), (device,) = gpu.comparisons, gpu.setups, gpu.devices
+        assert (comparison.workload.E, comparison.workload.N, comparison.batch_sizes) == (8, 1024, (1, 64))
+        assert [(shape.hidden_size, shape.top_k) for shape in comparison.shapes] == [(4096, 2)]
+        assert [c.name for c in comparison.candidates] == ["this file", NO_FILE, SGLANG_NO_FILE]
+        assert (device.target, setup.arch) == (Target("cuda", 90, 32), "sm90")
+        assert (setup.ceilings, setup.l2_bytes, setup.device) == ("ceilings", 50 << 20, "cuda:0")
+        assert (setup.routing_kind, [kernel.name for kernel in setup.kernels]) == ("skew", ["ours"])
 
     def test_files_of_two_tiers_are_told_apart(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -150,12 +150,15 @@ class TestWhatIsMeasured:
         names = [file["name"] for file in json.loads(capsys.readouterr().out)["files"]]
         assert names == [NAME, f"triton_3_7_0/{NAME}"]
 
-    def test_somebody_else_on_the_gpu_is_said(
+    def test_another_process_on_the_gpu_is_said(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         FakeGpu(wins).install(monkeypatch, fake_torch(free_gib=70))
         bench(store.root)
-        assert "10.0 GiB of the GPU were in use at the start" in capsys.readouterr().err
+        assert (
+            "10.0 GiB of the GPU were in use at the start: another process uses the GPU; timings may be noisy."
+            in capsys.readouterr().err
+        )
 
 
 class TestEnvironment:
@@ -186,12 +189,12 @@ class TestEnvironment:
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
-        monkeypatch.setattr("tools.bench.files_session.engine_version", lambda path: "0.33.0")
+        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path: "0.33.0")
         gpu = FakeGpu(wins).install(monkeypatch)
         bench(store.root, "--format", "json", "--kernel", "vllm=fused_moe.py")
         found = self.environment(capsys)
         assert (found["kernel"], found["engine"]) == ("vLLM 0.33.0's own", "0.33.0")
-        assert gpu.arenas[0].contender.name == "vllm"
+        assert [kernel.name for kernel in gpu.setups[0].kernels] == ["vllm"]
 
 
 class TestOutput:
@@ -237,7 +240,7 @@ class TestOutput:
         assert bench(store.root, "--output", tmp_path / "file") == 2
         told = capsys.readouterr().err
         assert told == f"bench: --output: expected a folder that can be written, found {tmp_path}/file.\n"
-        assert gpu.matches == []
+        assert gpu.comparisons == []
 
     def test_several_files_go_by_their_count_and_the_gpu(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -284,7 +287,7 @@ class TestWriteRecord:
         assert [line["worst_loss_pct"] for line in record(store)["verified_with"]] == [-20.0]
         self.assert_sound(store)
 
-    def test_the_worst_of_all_contestants_counts(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_worst_of_all_candidates_counts(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         def us(config: LaunchConfig, num_tokens: int) -> float:
             return {16: 100.0, 64: 80.0}.get(config.BLOCK_SIZE_M, 200.0) if config != OWN else 100.0
 
@@ -306,7 +309,7 @@ class TestWriteRecord:
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
-        monkeypatch.setattr("tools.bench.files_session.engine_version", lambda path: "0.33.0")
+        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path: "0.33.0")
         FakeGpu(wins).install(monkeypatch)
         other = Store(store.root.parent / "other").config(table(num_stages=2))
         assert (
@@ -345,9 +348,7 @@ class TestWriteRecord:
         assert NAME in printed.out
         assert record(store) == before
 
-    def test_a_contestant_that_runs_nowhere_hinders_nothing(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_candidate_that_runs_nowhere_hinders_nothing(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         def us(config: LaunchConfig, num_tokens: int) -> float | str:
             is_sglangs = config.BLOCK_SIZE_N == 32 or config.BLOCK_SIZE_K == 32
             return "out of resources" if is_sglangs else wins(config, num_tokens)
@@ -356,17 +357,25 @@ class TestWriteRecord:
         assert bench(store.root, "--write-record") == 0
         assert [line["worst_loss_pct"] for line in record(store)["verified_with"]] == [-20.0]
 
-    @pytest.mark.parametrize("arguments", [[], ["--kernel", "vllm=a.py"]])
-    def test_where_nobody_else_runs_nothing_is_written_and_it_ends_with_1(
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            ([], "nothing to compare with: every baseline failed."),
+            (["--kernel", "vllm=a.py"], f"expected {NO_FILE} to run, found that it failed everywhere."),
+        ],
+    )
+    def test_where_every_baseline_fails_nothing_is_written_and_it_ends_with_1(
         self,
         store: Store,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
         arguments: list[str],
+        told: str,
     ) -> None:
         monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
         before = record(store)
         FakeGpu(lambda config, m: 100.0 if config == OWN else "crash").install(monkeypatch)
         assert bench(store.root, "--write-record", *arguments) == 1
-        assert "bench: not written: " in capsys.readouterr().err
+        path = store.record_of(store.root / NAME)
+        assert f"bench: not written: {path}: {told}\n" in capsys.readouterr().err
         assert record(store) == before

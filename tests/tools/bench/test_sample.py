@@ -1,4 +1,4 @@
-"""The launch configs that kernels are compared on."""
+"""The workloads and launch configs that kernels are compared on."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections import Counter
 
 import pytest
 
-from tools.bench.spread import spread
+from kernels.problem import QuantMode
+from tools.bench.sample import read_workload, sample
+from tools.errors import UserError
 from tools.launch.shared_memory import loop_bytes
+from tools.registry.models import load_models
 from tools.store.launch_config import LaunchConfig
 
 H100_SMEM_BYTES = 232448
 
 
 def of(count: int, dtype: str | None = None, block_shape: tuple[int, int] | None = None, limit: int = H100_SMEM_BYTES):
-    return spread(count, arch="sm_90", dtype=dtype, block_shape=block_shape, smem_limit_bytes=limit)
+    return sample(count, arch="sm_90", dtype=dtype, block_shape=block_shape, smem_limit_bytes=limit)
 
 
 @pytest.mark.parametrize(("dtype", "block_shape"), [(None, None), ("fp8_w8a8", (128, 128)), ("fp8_w8a8", None)])
@@ -68,5 +71,39 @@ def test_the_same_call_gives_the_same_configs_and_a_larger_one_contains_them() -
 
 
 def test_more_than_there_are_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected at most .*, found 5000"):
+    with pytest.raises(UserError, match=r"expected at most .*, found 5000"):
         of(5000)
+
+
+@pytest.mark.parametrize(
+    ("text", "file_name", "quant"),
+    [
+        ("mistralai/Mixtral-8x7B-v0.1 tp=2", "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json", QuantMode()),
+        ("Qwen/Qwen3-30B-A3B tp=1", "E=128,N=768,device_name=NVIDIA_H100_80GB_HBM3.json", QuantMode()),
+        (
+            "deepseek-ai/DeepSeek-V3 tp=16",
+            "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json",
+            QuantMode("fp8_w8a8", block_shape=(128, 128)),
+        ),
+    ],
+)
+def test_a_workload_is_one_rank_of_the_model(text: str, file_name: str, quant: QuantMode) -> None:
+    workload, shape = read_workload(text, load_models(), "NVIDIA H100 80GB HBM3")
+    assert (workload.file_name(), shape.quant) == (file_name, quant)
+    assert (shape.num_experts, shape.intermediate_size) == (workload.E, workload.N)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Qwen/Qwen3-30B-A3", "Did you mean Qwen/Qwen3-30B-A3B"),
+        ("Qwen/Qwen3-30B-A3B tp=5", "expected a multiple of tp=5, found 768"),
+        ("Qwen/Qwen3-30B-A3B pp=2", 'expected "MODEL tp=N'),
+        ("openai/gpt-oss-120b tp=1", "mxfp4"),
+        ("moonshotai/Kimi-K2-Thinking tp=8", "int4_w4a16"),
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16 tp=1", "expected gated experts"),
+    ],
+)
+def test_a_workload_that_cannot_be_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_workload(text, load_models(), "NVIDIA H100 80GB HBM3")

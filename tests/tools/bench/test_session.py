@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from tools.bench import session
-from tools.bench.report_files import check_folder, claim, file_name_part, write
-from tools.bench.request import RequestError
+from tools.bench.session import check_folder, claim, file_name_part, write
+from tools.errors import UserError
 
 
 def test_another_runs_report_is_never_written_over(tmp_path: Path) -> None:
@@ -42,22 +40,11 @@ def test_a_folder_that_is_not_there_yet_is_fine(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RequestError, match=r"--output: expected a folder that can be written, found .*/file\."):
+    with pytest.raises(UserError, match=r"--output: expected a folder that can be written, found .*/file\."):
         check_folder(tmp_path / "file" / "below")
 
 
-def test_a_folder_of_somebody_elses_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_belongs_to_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
-    with pytest.raises(RequestError, match="--output: expected a folder that can be written, found "):
+    with pytest.raises(UserError, match="--output: expected a folder that can be written, found "):
         check_folder(tmp_path / "a")
-
-
-@pytest.mark.parametrize(
-    ("titles", "what"),
-    [(["mistralai/Mixtral-8x7B-v0.1 tp=2"], "mistralai_Mixtral-8x7B-v0.1_tp=2"), (["a", "b"], "2-workloads")],
-)
-def test_an_engine_comparison_is_called_by_its_workload(titles: list[str], what: str, tmp_path: Path) -> None:
-    environment = SimpleNamespace(date="2026-01-31", device="NVIDIA H200", triton="3.8.0")
-    wanted = [SimpleNamespace(title=title) for title in titles]
-    path = session._claim(SimpleNamespace(environment=environment), wanted, tmp_path)  # type: ignore[arg-type]
-    assert path == tmp_path / f"2026-01-31-engine-comparison-{what}-NVIDIA_H200-triton-3.8.0"

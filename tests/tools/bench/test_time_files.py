@@ -1,25 +1,24 @@
-"""How a tuned file meets its contestants, as far as that needs no GPU: what is compiled, timed, and concluded."""
+"""How a tuned file is compared, as far as that needs no GPU: what is compiled, timed, and concluded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from kernels.problem import QuantMode
-from tools.bench import files
-from tools.bench.contestants import Contestant
-from tools.bench.files import Arena, Match, compile_all, verdict, worst
-from tools.compile.outcome import Outcome, Status
-from tools.measure.kernels import CompileLaunch, OwnKernel
+from tests.tools.bench.fake_pool import DEVICE, FakePool, with_parameters
+from tools.bench import comparison, time_files
+from tools.bench.candidates import Candidate, FileComparison
+from tools.bench.comparison import Setup
+from tools.bench.time_files import compile_file, verdict, worst
+from tools.compile.outcome import Status
+from tools.measure.kernels import OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.statistics import Interval
 from tools.measure.verdict import FAILED, SAME_ENTRY, Duel, RowVerdict, Verdict, score
-from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 
@@ -38,7 +37,7 @@ def row(*, failures: dict[LaunchConfig, str] | None = None, rival: LaunchConfig 
 
 
 class TestVerdict:
-    def test_every_contestant_meets_the_file_and_nobody_else(self) -> None:
+    def test_every_candidate_meets_the_file_and_no_other(self) -> None:
         found = row(a=10.0, b=20.0, c=5.0)
         assert (found.num_tokens, found.floor_us, found.bound) == (64, 5.0, "memory")
         assert {name: duel.verdict for name, duel in found.duels.items()} == {
@@ -52,7 +51,7 @@ class TestVerdict:
         assert found.duels["rival"] is SAME_ENTRY
         assert found.measured["rival"].us == found.measured["this file"].us
 
-    def test_a_contestant_that_fails_has_its_reason_and_no_verdict(self) -> None:
+    def test_a_candidate_that_fails_has_its_reason_and_no_verdict(self) -> None:
         found = row(a=10.0, c=5.0, failures={B: "compile: no"})
         assert found.duels["rival"] is FAILED
         assert (found.measured["rival"].us, found.measured["rival"].message) == (None, "compile: no")
@@ -65,7 +64,7 @@ class TestVerdict:
 
 
 class TestWorstShape:
-    def test_the_shape_with_the_largest_ratio_is_told(self) -> None:
+    def test_the_shape_with_the_largest_ratio_is_shown(self) -> None:
         shapes = [row(a=10.0, b=20.0, c=20.0), row(a=10.0, b=9.0, c=20.0), row(a=10.0, b=11.0, c=11.0)]
         assert worst(shapes).measured == shapes[1].measured
 
@@ -88,7 +87,7 @@ class TestWorstShape:
         shapes = [row(a=10.0, b=1.0, c=1.0), row(b=1.0, c=1.0, failures={A: "crash"})]
         assert worst(shapes) is shapes[1]
 
-    def test_a_contestant_that_fails_hides_no_loss_under_another_shape(self) -> None:
+    def test_a_candidate_that_fails_hides_no_loss_under_another_shape(self) -> None:
         shapes = [row(a=10.0, b=5.0, c=20.0), row(a=10.0, c=20.0, failures={B: "crash"})]
         assert worst(shapes) == shapes[0]
 
@@ -97,86 +96,37 @@ class TestWorstShape:
         assert worst([only]) == only
 
 
-class FakePool:
-    """Answers every task at once, in reverse; `status` by the task's number of stages; is_bad: doesn't compile."""
-
-    def __init__(self, is_bad: Callable[[CompileLaunch], bool] = lambda task: False, **status: Status) -> None:
-        self.is_bad = is_bad
-        self.status = {int(stages.removeprefix("stages_")): value for stages, value in status.items()}
-        self.tasks: list[CompileLaunch] = []
-
-    def run(self, tasks: Iterable[CompileLaunch]) -> Iterator[tuple[int, Outcome]]:
-        self.tasks = list(tasks)
-        for index, task in reversed(list(enumerate(self.tasks))):
-            stages = dict(task.problem.config.options)["num_stages"]
-            status = Status.COMPILE if self.is_bad(task) else self.status.get(stages, Status.OK)
-            yield index, Outcome(status, 0.1, message="" if status is Status.OK else "of the compiler")
-
-
-def arena(contender: Any = None) -> Arena:
-    return Arena(contender or OwnKernel(), Target("cuda", 90, 32), "sm90", None, 50 << 20, None, "uniform")  # type: ignore[arg-type]
-
-
-def match(*entries: dict[int, LaunchConfig], shapes: tuple[LayerShape, ...] = (SHAPE,)) -> Match:
-    contestants = tuple(Contestant(f"number {i}", rows) for i, rows in enumerate(entries))
-    return Match(MIXTRAL, shapes, contestants, tuple(entries[0]))
-
-
-class TestCompileAll:
+class TestCompileFile:
     @pytest.fixture(autouse=True)
-    def _knows_the_kernels_parameters(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Also in a process where the kernels' own tests asked for Triton's interpreter, whose kernels name none."""
-        jit = pytest.importorskip("triton.runtime.jit")
-        kernel = OwnKernel().load()
-        if not hasattr(kernel, "params"):
-            compiled = jit.JITFunction(kernel.fn)
-            monkeypatch.setattr(OwnKernel, "load", lambda self: compiled)
+    def _kernels_have_parameters(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with_parameters(monkeypatch)
 
-    def test_each_kernel_is_compiled_once(self) -> None:
+    def compile(self, pool: FakePool, *rows: dict[int, LaunchConfig], **changes: Any) -> dict[int, Any]:
+        candidates = tuple(Candidate(f"number {i}", entries) for i, entries in enumerate(rows))
+        comparison = FileComparison("a.json", MIXTRAL, (SHAPE,), candidates, tuple(rows[0]))
+        return compile_file(replace(comparison, **changes), OwnKernel(), DEVICE, pool)  # type: ignore[arg-type]
+
+    def test_every_candidates_entries_are_compiled_once(self) -> None:
         pool = FakePool()
-        assert compile_all(match({64: A, 128: A}, {64: A, 128: B}), arena(), pool) == {64: {}, 128: {}}  # type: ignore[arg-type]
+        assert self.compile(pool, {64: A, 128: A}, {64: A, 128: B}) == {64: {}, 128: {}}
         # Up and down of two launch configs.
         assert len(pool.tasks) == 4
 
     def test_what_does_not_compile_has_its_status_and_reason(self) -> None:
-        pool = FakePool(stages_4=Status.TIMEOUT)
-        found = compile_all(match({64: A}, {64: B}), arena(), pool)  # type: ignore[arg-type]
+        found = self.compile(FakePool(stages_4=Status.TIMEOUT), {64: A}, {64: B})
         assert found == {64: {B: "timeout: of the compiler"}}
 
-    def test_all_that_share_a_kernel_share_its_failure(self) -> None:
-        grouped = LaunchConfig(16, 64, 128, 16, 4, 4)
-        pool = FakePool(stages_4=Status.CRASH)
-        found = compile_all(match({64: B}, {64: grouped}), arena(), pool)  # type: ignore[arg-type]
-        assert len(pool.tasks) == 2
-        assert set(found[64]) == {B, grouped}
-
-    def test_a_mode_that_does_not_compile_fails_only_where_it_runs(self) -> None:
-        """One token runs the naive mode, another kernel than that of 256."""
-        pool = FakePool(is_bad=lambda task: task.problem.routing.is_naive)
-        found = compile_all(match({1: A, 256: A}), arena(), pool)  # type: ignore[arg-type]
-        assert found == {1: {A: "compile: of the compiler"}, 256: {}}
-
-    def test_what_a_rule_forbids_never_reaches_the_pool(self) -> None:
+    def test_what_a_rule_forbids_has_the_rule_alone(self) -> None:
         odd = LaunchConfig(16, 64, 128, 1, 4, 3, waves_per_eu=2)
-        pool = FakePool()
-        found = compile_all(match({64: odd}), arena(), pool)  # type: ignore[arg-type]
-        assert pool.tasks == []
-        assert list(found[64]) == [odd]
-        assert "expected no AMD keys on sm90" in found[64][odd]
-
-    def test_every_shape_has_kernels_of_its_own(self) -> None:
-        pool = FakePool()
-        deep = LayerShape(8, 7168, 4095, 2, QuantMode())
-        compile_all(match({64: A}, shapes=(SHAPE, deep)), arena(), pool)  # type: ignore[arg-type]
-        assert len(pool.tasks) == 4
+        found = self.compile(FakePool(), {64: odd})
+        assert found[64][odd].startswith("launch config: expected no AMD keys on sm90")
 
     def test_block_scales_clamp_the_tile_as_vllm_does(self) -> None:
         workload = Workload(256, 128, "NVIDIA_H100_80GB_HBM3", "fp8_w8a8", (128, 128))
         shape = LayerShape(256, 128, 7168, 8, QuantMode("fp8_w8a8", block_shape=(128, 128)))
         deep = LaunchConfig(16, 64, 256, 1, 4, 3)
         pool = FakePool()
-        found = compile_all(Match(workload, (shape,), (Contestant("a", {64: deep}),), (64,)), arena(), pool)  # type: ignore[arg-type]
-        assert found == {64: {}}
+        assert self.compile(pool, {64: deep}, workload=workload, shapes=(shape,)) == {64: {}}
         assert {task.problem.config.block_size_k for task in pool.tasks} == {128}
 
 
@@ -200,13 +150,14 @@ class TestTimeEntries:
     @pytest.fixture(autouse=True)
     def _no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         us = {(A, UP): 10.0, (A, DOWN): 5.0, (B, UP): 20.0, (B, DOWN): 7.0}
-        monkeypatch.setattr(files, "capture", lambda launches: launches)
+        monkeypatch.setattr(comparison, "capture", lambda launches: launches)
         monkeypatch.setattr(
-            files, "measure_series", lambda replays, policy: [[us[replay], us[replay] + 1.0] for replay in replays]
+            time_files, "measure_series", lambda replays, policy: [[us[replay], us[replay] + 1.0] for replay in replays]
         )
 
     def time(self, row: FakeRow, *configs: LaunchConfig, failures: dict[LaunchConfig, str] | None = None) -> Any:
-        return files.time_entries(row, SimpleNamespace(contender=None), configs, failures or {})  # type: ignore[arg-type]
+        setup = Setup((OwnKernel(),), "sm90", None, 50 << 20, None)  # type: ignore[arg-type]
+        return time_files.time_entries(row, setup, configs, failures or {})  # type: ignore[arg-type]
 
     def test_up_and_down_add_up_round_by_round(self) -> None:
         times, failures = self.time(FakeRow({}), A, B)

@@ -8,14 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench.report import CeilingFigures, Environment, Report, to_json, to_markdown
-from tools.bench.results import LayerFigures, Pair, Row, WorkloadResult, verdict
+from tools.bench.kernels_report import (
+    CeilingFigures,
+    ComparedKernels,
+    KernelsReport,
+    KernelsRow,
+    LayerFigures,
+    Pair,
+    WorkloadResult,
+    to_json,
+    to_markdown,
+    verdict,
+)
+from tools.measure.environment import Environment
 from tools.store.launch_config import LaunchConfig
 
 COUNT = 62
 """Launch configs of a row: two more than the verdict asks for."""
 
-GOLDEN = Path(__file__).with_name("report.golden.md")
+GOLDEN = Path(__file__).with_name("kernels_report.golden.md")
 
 
 def config(i: int) -> LaunchConfig:
@@ -26,13 +37,13 @@ def pair(i: int, own_us: float, engine_us: float) -> Pair:
     return Pair(config(i), "ok", own_us * 0.6, own_us * 0.4, engine_us * 0.6, engine_us * 0.4)
 
 
-def row(num_tokens: int = 1, **changes: object) -> Row:
+def row(num_tokens: int = 1, **changes: object) -> KernelsRow:
     pairs = tuple(pair(i, 100.0 + i, 100.0 + i) for i in range(COUNT))
-    plain = Row(num_tokens, num_tokens == 1, 8, 2.0, 3e8, 7e8, 90.0, "memory", 120.0, pairs, pairs[:5])
+    plain = KernelsRow(num_tokens, num_tokens == 1, 8, 2.0, 3e8, 7e8, 90.0, "memory", 120.0, pairs, pairs[:5])
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def workload(*rows: Row, layer: LayerFigures | None = None) -> WorkloadResult:
+def workload(*rows: KernelsRow, layer: LayerFigures | None = None) -> WorkloadResult:
     return WorkloadResult(
         "mistralai/Mixtral-8x7B-v0.1 tp=2",
         "E=8,N=7168,device_name=D.json",
@@ -46,7 +57,7 @@ def workload(*rows: Row, layer: LayerFigures | None = None) -> WorkloadResult:
     )
 
 
-def failed(*rows: Row, layer: LayerFigures | None = None) -> list[str]:
+def failed(*rows: KernelsRow, layer: LayerFigures | None = None) -> list[str]:
     return [line.name for line in verdict((workload(*rows, layer=layer),)) if not line.passed]
 
 
@@ -107,21 +118,20 @@ def test_a_layer_that_costs_too_much_around_its_products_fails() -> None:
     assert names == ["fused_experts over its two launches, M=1, in a graph"]
 
 
-def report(**changes: object) -> Report:
+def report(**changes: object) -> KernelsReport:
     refused = Pair(config(COUNT - 1), "compile", message="vllm: RuntimeError: PassManager::run failed\nand pages more")
     rows = (
         row(1, pairs=(*row().pairs[:-1], refused)),
         row(4096, bound="compute", operations=4.5e10, floor_us=60.0, grouped_mm_us=None),
     )
-    environment = Environment(
-        "2026-11-22", "NVIDIA H100", "580.1", "13.0", "2.11.0", "3.8.0", "3.12.3", "vLLM 0.33.0", "ab" * 32, "cd" * 32
-    )
-    whole = Report(
-        environment,
+    whole = KernelsReport(
+        Environment("NVIDIA H100", "9.0", 132, "580.1", "13.0", "2.11.0", "3.8.0", "3.12.3"),
+        ComparedKernels("vLLM 0.33.0", "ab" * 32, "cd" * 32),
+        "2026-11-22",
         "python -m tools.bench --kernel vllm=fused_moe.py",
         CeilingFigures(3000.0, 750.0, 1500.0, False),
         (workload(*rows, layer=LayerFigures(1, 130.0, 118.5)),),
-        ("5.0 GiB of the GPU were in use at the start: somebody else may disturb.",),
+        ("5.0 GiB of the GPU were in use at the start: another process uses the GPU; timings may be noisy.",),
         complete=True,
     )
     return replace(whole, **changes)  # type: ignore[arg-type]
@@ -146,6 +156,21 @@ def test_the_json_holds_every_pair_and_reads_back() -> None:
     assert first["pairs"][-1]["status"] == "compile"
     assert (body["complete"], body["passed"]) == (True, True)
     assert all(criterion["passed"] for criterion in body["criteria"])
+
+
+def test_the_json_says_what_ran_where() -> None:
+    assert json.loads(to_json(report()))["environment"] == {
+        "date": "2026-11-22",
+        "device": "NVIDIA H100",
+        "driver": "580.1",
+        "cuda": "13.0",
+        "torch": "2.11.0",
+        "triton": "3.8.0",
+        "python": "3.12.3",
+        "engine": "vLLM 0.33.0",
+        "engine_sha256": "ab" * 32,
+        "kernel_sha256": "cd" * 32,
+    }
 
 
 def test_a_run_that_was_cut_off_never_passes_and_says_so() -> None:
