@@ -15,10 +15,11 @@ from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuri
 from tools.measure.layer import LayerShape
 from tools.registry.devices import Device
 from tools.registry.models import load_models
-from tools.registry.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
+from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of
 from tools.store.config_file import ConfigFile, load
 from tools.store.files import Content, discover, read_file, record_path
 from tools.store.launch_config import LaunchConfig
+from tools.store.record import RecordError, as_record
 from tools.store.strict_json import parse
 from tools.store.tiers import Role, why_skipped
 from tools.store.workload import Layout, Workload, parse_file_name
@@ -178,8 +179,13 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
         raise UserError(f"expected at least one tuned file, found {found_instead}.")
     for file in files if request.writes_record else ():
         record = record_path(file.found.root, file.found.relative)
-        if not isinstance(read_file(record).document, dict):
+        content = read_file(record)
+        if content.data is None:
             raise UserError(f"--write-record: expected a record {shown_path(record)}, found none. Fix: tune the file.")
+        try:
+            as_record(content)
+        except RecordError as error:
+            raise UserError(f"--write-record: {shown_path(record)}: {error}") from error
     return files
 
 
@@ -195,20 +201,14 @@ def comparison_of(file: ConfigFile, request: FilesRequest, device: Device) -> Fi
         raise UserError(f"{own.name}: expected a dtype that this kernel runs, found {workload.dtype}.")
     batch_sizes = request.batch_sizes or tuple(file.launch_configs)
     rivals = with_distinct_names({what: _rivals(what, file, batch_sizes, device) for what in request.against})
-    shapes = shapes_of(file, load_models())
-    notes = (
-        []
-        if shapes
-        else [f"assumed K={ASSUMED_SHAPE.K}, top_k={ASSUMED_SHAPE.top_k}: neither record nor registry gives them"]
-    )
+    shapes, assumed = shapes_of(file, load_models()), assumed_shape(workload.E)
+    notes = [] if shapes else [f"assumed K={assumed.K}, top_k={assumed.top_k}: neither record nor registry gives them"]
     candidates = (replace(own, name=THIS_FILE), *rivals)
     notes += _clamped_notes(candidates, workload, batch_sizes)
     down = file.found.path.with_name(f"{file.found.path.stem}_down.json")
     if down.exists():
         notes.append(f"{printable(down.name)} is not measured: {_DOWN}")
-    layers = tuple(
-        LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in shapes or (ASSUMED_SHAPE,)
-    )
+    layers = tuple(LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in shapes or (assumed,))
     name = printable(file.found.relative.as_posix())
     return FileComparison(name, workload, layers, candidates, batch_sizes, tuple(notes))
 

@@ -20,9 +20,8 @@ from tools.measure.kernels import EngineKernel, OwnKernel
 from tools.measure.verdict import RowVerdict, score
 from tools.registry.devices import normalise_device_name
 from tools.store.config_file import ConfigFile
-from tools.store.files import canonical_record, read_file, record_path, write_file
-from tools.store.record import with_line
-from tools.store.strict_json import Json
+from tools.store.files import read_file, record_path, write_file
+from tools.store.record import EngineChecked, VerifiedWith, as_record
 from tools.text import shown_path
 
 
@@ -123,27 +122,23 @@ def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) ->
     NoEvidenceError: the file doesn't run everywhere, or every baseline failed; the record stays as it is.
     """
     path = record_path(file.found.root, file.found.relative)
-    record = read_file(path).document
-    assert isinstance(record, dict)
+    record = as_record(read_file(path))
     own, *others = result.candidates
     failed = [row.num_tokens for row in result.rows if row.measured[own].us is None]
     if failed:
         raise NoEvidenceError(f"{shown_path(path)}: expected every row to run, found M={failed[0]} failed.")
     scores = {name: found for name in others if (found := score(result.rows, name))}
     triton, date = report.environment.triton, report.date
-    line: dict[str, Json]
     if report.engine_version is not None:
         engine = scores.get(NO_FILE)
         if engine is None:
             raise NoEvidenceError(f"{shown_path(path)}: expected {NO_FILE} to run, found that it failed everywhere.")
-        key, same = "engine_checked", ["engine", "version", "triton"]
-        ratios = {"worst_ratio": round(engine.worst_ratio, 4), "geomean_ratio": round(engine.geomean_ratio, 4)}
-        line = {"engine": "vllm", "version": report.engine_version, "triton": triton, "date": date, **ratios}
+        ratios = round(engine.worst_ratio, 4), round(engine.geomean_ratio, 4)
+        record = record.with_engine_checked(EngineChecked("vllm", report.engine_version, triton, date, *ratios))
     else:
         if not scores:
             raise NoEvidenceError(f"{shown_path(path)}: nothing to compare with: every baseline failed.")
-        key, same = "verified_with", ["triton"]
         worst = max(found.worst_ratio for found in scores.values())
-        line = {"triton": triton, "date": date, "worst_loss_pct": round(100.0 * (worst - 1.0), 2)}
-    write_file(path, canonical_record(with_line(record, key, line, same)))
+        record = record.with_verified_with(VerifiedWith(triton, date, round(100.0 * (worst - 1.0), 2)))
+    write_file(path, record.to_bytes())
     return path

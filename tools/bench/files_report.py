@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tools.measure.environment import Environment
 from tools.measure.statistics import Interval
 from tools.measure.verdict import Duel, Measured, RowVerdict, Verdict, score
+from tools.store.record import Environment
 from tools.text import cell, table
 
 

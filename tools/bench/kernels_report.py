@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tools.measure.environment import Environment
 from tools.measure.statistics import geomean, share_within
 from tools.store.launch_config import LaunchConfig
+from tools.store.record import Environment
 from tools.text import table
 
 TOP = 10

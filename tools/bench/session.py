@@ -12,11 +12,12 @@ from typing import Any
 from tools import cli
 from tools.errors import UserError
 from tools.measure.engine_kernel import EngineKernelError
-from tools.measure.environment import Environment
+from tools.measure.environment import environment_here
 from tools.measure.gpu import find_device, torch_with_gpu
 from tools.measure.kernels import EngineKernel
 from tools.registry.devices import Device
 from tools.store.files import write_file
+from tools.store.record import Environment
 from tools.text import shown_path
 
 
@@ -37,7 +38,7 @@ class Gpu:
     def environment(self) -> Environment:
         import triton
 
-        return Environment.here(self.torch, triton)
+        return environment_here(self.torch, triton)
 
 
 def engine_kernel(path: Path) -> EngineKernel:

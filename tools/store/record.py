@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tools.errors import UserError
-from tools.store import schemas
 from tools.store.files import Content, canonical_record, sha256
 from tools.store.strict_json import Json
 from tools.store.workload import Shape, Workload
@@ -45,7 +44,11 @@ class Decision(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Environment:
-    """Where figures were measured. device_name: as the driver reports it. driver, cuda: None where it isn't known."""
+    """Where figures were measured.
+
+    device_name: as the driver reports it. compute_capability: as in 9.0; gfx942 on AMD. sm_count: multiprocessors or
+    compute units. driver None: it can't be read. cuda: CUDA or ROCm version that torch was built with.
+    """
 
     device_name: str
     compute_capability: str
@@ -58,6 +61,7 @@ class Environment:
 
     @classmethod
     def read(cls, document: Mapping[str, Json]) -> Environment:
+        """A document that is valid by the schema; the order of its keys is no matter."""
         return cls(**document)
 
     def to_json(self) -> dict[str, Json]:
@@ -318,6 +322,8 @@ class Record:
 
 def as_record(content: Content) -> Record:
     """The record that a file holds. RecordError: it can't be read, or is none by the schema."""
+    from tools.store import schemas  # a command line is checked without the validators' libraries
+
     for fault in content.faults:
         raise RecordError(f"{fault}. Fix: {fault.fix}.")
     for schema_fault in schemas.faults("record", content.document):

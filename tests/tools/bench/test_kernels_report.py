@@ -20,8 +20,8 @@ from tools.bench.kernels_report import (
     to_markdown,
     verdict,
 )
-from tools.measure.environment import Environment
 from tools.store.launch_config import LaunchConfig
+from tools.store.record import Environment
 
 COUNT = 62
 """Launch configs of a row: two more than the verdict asks for."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from tests.tools.bench.fake_gpu import H100, fake_torch
-from tests.tools.pull_request.documents_builder import ENVIRONMENT
 from tools.measure import environment
-from tools.measure.environment import Environment, driver
+from tools.measure.environment import driver, environment_here
 from tools.store import schemas
+from tools.store.record import Environment
 
 TRITON = SimpleNamespace(__version__="3.8.0")
 
@@ -21,7 +20,7 @@ TRITON = SimpleNamespace(__version__="3.8.0")
 class TestHere:
     def test_on_nvidias(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(environment, "driver", lambda: "575.57.08")
-        found = Environment.here(fake_torch(), TRITON)
+        found = environment_here(fake_torch(), TRITON)
         assert found == Environment(
             H100, "9.0", 132, "575.57.08", "12.9", "2.13.0+cu129", "3.8.0", platform.python_version()
         )
@@ -33,33 +32,8 @@ class TestHere:
         properties = SimpleNamespace(gcnArchName="gfx942:sramecc+", major=9, minor=4, multi_processor_count=304)
         torch = fake_torch("AMD Instinct MI300X", get_device_properties=lambda index: properties)
         torch.version = SimpleNamespace(cuda=None, hip="6.4.1")
-        found = Environment.here(torch, TRITON)
+        found = environment_here(torch, TRITON)
         assert (found.compute_capability, found.driver, found.cuda) == ("gfx942", None, "6.4.1")
-
-
-class TestJson:
-    def test_what_is_written_is_read_back(self) -> None:
-        assert Environment.read(ENVIRONMENT).to_json() == ENVIRONMENT
-        unknown = {**ENVIRONMENT, "driver": None, "cuda": None}
-        assert Environment.read(unknown).to_json() == unknown
-
-    def test_the_order_is_the_schemas(self) -> None:
-        assert list(Environment.read(dict(sorted(ENVIRONMENT.items()))).to_json()) == list(ENVIRONMENT)
-
-    @pytest.mark.parametrize(
-        ("document", "message"),
-        [
-            (None, "environment: expected device_name, .*, python, found None"),
-            ({}, "environment: expected device_name, .*, python, found $"),
-            ({**ENVIRONMENT, "host": "a"}, "environment: expected .*, found .*host"),
-            ({**ENVIRONMENT, "sm_count": "132"}, "environment.sm_count: expected a whole number, found '132'"),
-            ({**ENVIRONMENT, "triton": None}, "environment.triton: expected a text, found None"),
-            ({**ENVIRONMENT, "driver": 580}, "environment.driver: expected a text or null, found 580"),
-        ],
-    )
-    def test_anything_else_is_refused_by_name(self, document: Any, message: str) -> None:
-        with pytest.raises(ValueError, match=f"^{message}"):
-            Environment.read(document)
 
 
 class TestDriver:

@@ -15,7 +15,6 @@ from tools.bench import request as bench_request
 from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE, against
 from tools.bench.files_report import FileResult, FilesReport, to_json
 from tools.checkout import reference_triton
-from tools.measure.environment import Environment
 from tools.measure.statistics import Interval
 from tools.measure.verdict import FAILED, Duel, Measured, RowVerdict, Verdict
 from tools.pull_request import gpu_site
@@ -27,6 +26,7 @@ from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.registry.shapes import shapes_of
 from tools.store.config_file import ConfigFile
+from tools.store.record import Environment
 from tools.store.workload import Shape
 from tools.tune import request as tune_request
 from tools.tune.subject import Registries, make_subject

@@ -14,6 +14,7 @@ from tools.store.files import read_file, sha256
 from tools.store.record import (
     Decision,
     EngineChecked,
+    Environment,
     Latency,
     Record,
     RecordError,
@@ -121,3 +122,14 @@ class TestLinesOfBenches:
 
 def test_the_spread_is_half_of_what_lies_between_the_tenths() -> None:
     assert Latency(100.0, 98.0, 104.0, 20).spread_pct == pytest.approx(3.0)
+
+
+class TestEnvironment:
+    def test_what_is_written_is_read_back_in_the_schemas_order(self) -> None:
+        written = document()["environment"]
+        backwards = dict(reversed(written.items()))
+        assert list(Environment.read(backwards).to_json().items()) == list(written.items())
+
+    def test_what_is_not_known_stays_null(self) -> None:
+        unknown = {**document()["environment"], "driver": None, "cuda": None}
+        assert Environment.read(unknown).to_json() == unknown
