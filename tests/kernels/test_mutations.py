@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow  # each test runs a part of the suite in a copy of the kernels
+
 ROOT = Path(__file__).parents[2]
 
 # name: (text in the kernel, what it becomes)

@@ -19,3 +19,13 @@ def test_loader_knows_the_reference_triton() -> None:
 def test_version_is_a_date() -> None:
     source = (CHECKOUT / "fused_moe_configs" / "__init__.py").read_text("utf-8")
     assert re.search(r'^__version__ = "20\d\d\.([1-9]|1[0-2])\.([1-9]|[12]\d|3[01])"$', source, re.MULTILINE)
+
+
+def test_only_these_tests_are_slow_and_none_is_of_a_rule_a_gate_the_loader_or_a_hostile_commit() -> None:
+    mark = "pytest.mark." + "slow"
+    marked = {path for path in (CHECKOUT / "tests").rglob("test_*.py") if mark in path.read_text("utf-8")}
+    assert {path.relative_to(CHECKOUT / "tests").as_posix() for path in marked} == {
+        "kernels/test_mutations.py",
+        "tools/compile/test_check.py",  # a compiler that hangs; what a hang means for a file is tested beside it
+        "tools/tune/test_kill.py",
+    }
