@@ -40,10 +40,13 @@ def compile_configs(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the test suite; kernels run under Triton's interpreter where there is no GPU."""
+    """Run the test suite, without the slow tests where nothing is named (-- -m slow -n auto: those).
+
+    Kernels run under Triton's interpreter where there is no GPU.
+    """
     install_group(session, "tests")
     install_torch_and_triton(session)
-    arguments = session.posargs or ["-n", "auto", "--benchmark-disable"]
+    arguments = session.posargs or ["-m", "not slow", "-n", "auto", "--benchmark-disable"]
     session.run("python", "-m", "pytest", *arguments)
 
 
@@ -156,7 +159,7 @@ def install_group(session: nox.Session, group: str) -> None:
     """Installs a dependency group of pyproject.toml; with `nox --no-venv`, uses what is installed."""
     if sys.version_info < (3, 11):
         found = ".".join(map(str, sys.version_info[:3]))
-        session.error(f"expected Python 3.11 or newer for the tools, found {found}. Fix: make .venv with a newer one")
+        session.error(f"expected Python 3.11 or newer for the tools, found {found}. Fix: remove .venv, run ./nox again")
     if session.venv_backend != "none":
         session.install(*nox.project.dependency_groups(PYPROJECT, group))
 

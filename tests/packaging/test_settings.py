@@ -16,6 +16,13 @@ def test_loader_knows_the_reference_triton() -> None:
     assert PROJECT["tool"]["fused-moe-configs"]["reference-triton"] == _reference.REFERENCE_TRITON
 
 
+def test_what_installs_nox_asks_for_the_same_nox() -> None:
+    (wanted,) = PROJECT["dependency-groups"]["nox"]
+    noxfile = (CHECKOUT / "noxfile.py").read_text("utf-8")
+    assert f'# dependencies = ["{wanted}"]' in noxfile
+    assert f'nox.needs_version = "{wanted.removeprefix("nox")}"' in noxfile
+
+
 def test_version_is_a_date() -> None:
     source = (CHECKOUT / "fused_moe_configs" / "__init__.py").read_text("utf-8")
     assert re.search(r'^__version__ = "20\d\d\.([1-9]|1[0-2])\.([1-9]|[12]\d|3[01])"$', source, re.MULTILINE)

@@ -58,6 +58,12 @@ def test_actionlint_and_shellcheck_have_no_complaint() -> None:
     assert result.returncode == 0, result.stdout
 
 
+def test_shellcheck_has_no_complaint_about_our_scripts() -> None:
+    stubs = [str(path) for path in (CHECKOUT / "tests" / "workflows" / "stubs" / "bin").iterdir()]
+    result = run("shellcheck", "nox", ".ci/run", *stubs)
+    assert result.returncode == 0, result.stdout
+
+
 def test_actionlint_asks_shellcheck(tmp_path: Path) -> None:
     """Without it, actionlint says nothing about commands, and says nothing about that either."""
     careless = tmp_path / "careless.yml"

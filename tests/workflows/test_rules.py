@@ -83,6 +83,12 @@ def test_every_rule_is_broken_once() -> None:
     assert {rule for rule, *_ in BROKEN} == set(RULES)
 
 
+def test_the_slow_tests_run_on_every_pull_request() -> None:
+    commands = [step.get("run") for step in workflow("validate").jobs["code"]["steps"]]
+    assert "nox -s tests" in commands
+    assert "nox -s tests -- -m slow -n auto" in commands
+
+
 def test_the_shared_steps_are_pinned_too() -> None:
     action = read(CHECKOUT / ".github" / "actions" / "setup" / "action.yml")
     assert list(rules.pins_every_action(action)) == []
