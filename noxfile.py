@@ -22,6 +22,8 @@ nox.options.reuse_existing_virtualenvs = True
 
 PYPROJECT: dict[str, Any] = nox.project.load_toml("pyproject.toml")
 SETTINGS: dict[str, str] = PYPROJECT["tool"]["fused-moe-configs"]
+PYTHONS = nox.project.python_versions(PYPROJECT)
+"""Every Python that the wheel claims."""
 
 AMD_DRIVER = Path("/dev/kfd")
 ROCM = Path("/opt/rocm")
@@ -105,7 +107,27 @@ def ready(session: nox.Session) -> None:
         session.warn(f"{len(uncommitted.splitlines())} paths are not committed: a pull request doesn't have them")
     if failed:
         session.error(f"not ready: {', '.join(failed)}, see above")
-    session.log(f"ready: {', '.join(checks)} pass. Hosted runners also run: tests (all of them), workflows")
+    session.log(f"ready: {', '.join(checks)} pass. Hosted runners also run: tests (all of them), workflows, wheel")
+
+
+@nox.session(python=PYTHONS, default=False)
+def wheel(session: nox.Session) -> None:
+    """Load every shipped file from the built wheel, or from the one in -- FOLDER, with nothing else installed."""
+    dist, site = (Path(session.create_tmp()) / name for name in ("dist", "site"))
+    for left_over in (dist, site):
+        shutil.rmtree(left_over, ignore_errors=True)
+    if session.posargs:
+        dist = Path(session.posargs[0])
+    else:
+        install_packages(session, "build")
+        session.run("python", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(dist), silent=True)
+    wheels = list(dist.glob("*.whl"))
+    if len(wheels) != 1:
+        session.error(f"{dist}: expected one wheel in it, found {len(wheels)}. Fix: name the folder of one build")
+    pip = ("python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(site))
+    session.run(*pip, str(wheels[0]))
+    # -I and -S: neither this checkout nor the packages that built the wheel are there to import
+    session.run("python", "-I", "-S", "tests/packaging/load_everything.py", str(site))
 
 
 @nox.session(default=False)
