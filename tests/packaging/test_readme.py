@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import tomllib
 
 from tools.store import CHECKOUT
 
 README = (CHECKOUT / "README.md").read_text("utf-8")
+REPOSITORY = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]
 
 
 def blocks(language: str) -> list[str]:
@@ -52,6 +54,21 @@ def test_every_session_that_the_readme_names_exists(session: str) -> None:
     assert re.search(rf'^def {session}\(session|name="{session}"', noxfile, re.MULTILINE)
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
-def test_every_link_leads_to_a_file(target: str) -> None:
-    assert target.startswith("https://") or (CHECKOUT / target).exists()
+LINKS = dict(re.findall(r"^\[(.+)\]: (\S+)$", README, re.MULTILINE))
+
+
+@pytest.mark.parametrize("target", sorted(LINKS.values()))
+def test_every_link_holds_on_a_package_index_and_leads_to_something(target: str) -> None:
+    """The package's page shows this README far from the files beside it."""
+    assert target.startswith("https://")
+    if target.startswith(REPOSITORY):
+        kind, _, path = target.removeprefix(f"{REPOSITORY}/").partition("/main/")
+        assert (CHECKOUT / path).is_file() if kind == "blob" else kind == "tree" and (CHECKOUT / path).is_dir()
+
+
+def test_every_link_is_defined_at_the_end() -> None:
+    prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "", README, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^\[.+\]: \S+$", "", prose, flags=re.MULTILINE)
+    used = {name or shown for shown, name in re.findall(r"\[([^\]]+)\](?:\[([^\]]+)\])?", text)}
+    assert used == set(LINKS)
+    assert "](" not in text

@@ -122,6 +122,12 @@ def test_wheel_needs_nothing(wheel: Path) -> None:
     assert "Requires-Python: >=3.10" in text
 
 
+def test_its_page_names_the_repository(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    assert "Project-URL: Repository, https://github.com/" in archive.read(metadata).decode()
+
+
 def test_installed_command_runs(python: Path) -> None:
     command = [str(python.parent / "fused-moe-configs"), "where"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
