@@ -43,7 +43,7 @@ def _measured(file: ConfigFile) -> MeasuredFile | None:
     record = _record(file.found)
     if record is None or record["source"] != "measured" or not record["rows"]:
         return None
-    if file.content.faults or file.workload is None or schemas.faults("tuned_config", file.document):
+    if file.content.faults or file.workload is None or not schemas.is_valid("tuned_config", file.document):
         raise NightlyError(f"{shown_path(file.found.path)}: expected a tuned file, found a broken one. {_FIX}")
     return measured_file(file.workload, file.found.folder, file.launch_configs, record)
 
@@ -54,7 +54,7 @@ def _record(found: Found) -> Json:
     if not os.path.lexists(path):
         return None
     content = read_file(path)
-    if content.faults or schemas.faults("record", content.document):
+    if content.faults or not schemas.is_valid("record", content.document):
         raise NightlyError(f"{shown_path(path)}: expected a record, found a broken one. {_FIX}")
     return content.document
 

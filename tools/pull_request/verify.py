@@ -88,7 +88,7 @@ def _write(configs: Path, file: MeasuredFile, line: Mapping[str, Json]) -> str |
     record, config = read_file(path), read_file(configs / file.id.relative)
     if config.data is None or not isinstance(record.document, dict):
         return "the file or its record is not there"
-    if record.faults or schemas.faults("record", record.document):
+    if record.faults or not schemas.is_valid("record", record.document):
         return "its record is not valid"
     other = why_other(record.document, config.data, file)
     if other is None:
