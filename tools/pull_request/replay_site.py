@@ -16,7 +16,7 @@ from tools.pull_request.judgement import Benched
 from tools.pull_request.site import Bench, NotMeasuredError
 from tools.store.launch_config import LaunchConfig
 from tools.tune.journal import Journal, JournalError, read_journal
-from tools.tune.model import Confirmed, Screened
+from tools.tune.protocol import Confirmed, Screened
 from tools.tune.tuner import baselines
 
 Times = Mapping[tuple[int, int, LaunchConfig], float]

@@ -18,15 +18,14 @@ from tools.store.tiers import version_of_folder
 from tools.text import printable, shown_path
 from tools.tune import session
 from tools.tune.cluster import ClusterError, Job, tune_on_cluster
-from tools.tune.destination import find_destination, folder_of_tiers
 from tools.tune.journal import JournalError
-from tools.tune.model import RunnerError, Subject
-from tools.tune.output import OutputError
+from tools.tune.live import DeviceRefused
+from tools.tune.protocol import RunnerError, Subject
 from tools.tune.report import Summary, to_json, to_text
 from tools.tune.request import Request, RequestError, arguments_of, arguments_of_effort, parse
 from tools.tune.subject import ModelSource, Registries, SubjectError, make_subject
-from tools.tune.supervisor import DeviceRefused
 from tools.tune.tuner import TuneError
+from tools.tune.write import OutputError, find_destination, folder_of_tiers
 
 IMPOSSIBLE = (RequestError, SubjectError, OutputError, JournalError, DeviceRefused, RegistryError, ClusterError)
 

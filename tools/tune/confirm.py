@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
-from tools.tune.model import Confirmed, ConfirmJob, Event, Runner, Subject
-from tools.tune.policy import Comparison, ConfirmPolicy
+from tools.tune.decide import Comparison, ConfirmPolicy
+from tools.tune.protocol import Confirmed, ConfirmJob, Event, Runner, Subject
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tools.measure.statistics import floor_us, quantile
 from tools.store.files import sha256
 from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json
-from tools.tune.model import Subject
+from tools.tune.protocol import Subject
 from tools.tune.tuner import Counts, RowResult
 
 _DIGITS = 3

@@ -14,7 +14,7 @@ from typing import Any
 
 from tools import child_process
 from tools.registry.devices import load_devices
-from tools.tune.model import Confirmed, ConfirmJob, Screened, ScreenJob, Series, Subject
+from tools.tune.protocol import Confirmed, ConfirmJob, Screened, ScreenJob, Series, Subject
 
 BUSY_BYTES = 2 << 30
 """More memory in use than this before the worker takes any is somebody else's work; a bare context takes 0.5 GB."""

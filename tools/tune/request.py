@@ -14,7 +14,7 @@ from tools.errors import reason_of
 from tools.store.launch_config import USUAL_BATCH_SIZES
 from tools.store.strict_json import Json
 from tools.text import printable, shown_path
-from tools.tune.policy import Budget
+from tools.tune.decide import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
 
 MAX_NUM_TOKENS = 65536

@@ -18,7 +18,7 @@ from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.row import RowBench
 from tools.measure.timing import Launch, Policy, Replay, capture, measure_series, sample_once
 from tools.store.launch_config import LaunchConfig
-from tools.tune.model import Confirmed, ConfirmJob, Screened, ScreenJob, Series, Subject, kernel_of
+from tools.tune.protocol import Confirmed, ConfirmJob, Screened, ScreenJob, Series, Subject, kernel_of
 
 NUM_CHECKED_TOKENS = 16
 SCREEN_US = 1500.0

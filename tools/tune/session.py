@@ -18,27 +18,19 @@ from tools.store.files import canonical_entries, write_file
 from tools.store.launch_config import LaunchConfig
 from tools.text import printable, shown_path
 from tools.tune import evidence
-from tools.tune.delivery import Measured, summarise, write
-from tools.tune.destination import Origin, find_destination
+from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.evidence import Rates
 from tools.tune.gpu_worker import WorkerSpec
-from tools.tune.journal import Journal, JournalError, read_journal
-from tools.tune.journal_lines import Header
-from tools.tune.live_runner import LiveSession
-from tools.tune.model import Event, Screened, Subject
-from tools.tune.output import Existing
-from tools.tune.policy import Budget, Policies, SearchPolicy
-from tools.tune.progress import Reporter, reporter
-from tools.tune.recording import RecordingRunner
-from tools.tune.replay import ReplayRunner
-from tools.tune.report import Summary
+from tools.tune.journal import Header, Journal, JournalError, open_journals, partial_path, read_journal
+from tools.tune.live import LiveSession, Supervisor
+from tools.tune.protocol import Event, Screened, Subject
+from tools.tune.replay import RecordingRunner, ReplayRunner
+from tools.tune.report import Reporter, Summary, reporter
 from tools.tune.request import Request, RequestError
-from tools.tune.run_journals import open_journals, partial_path
-from tools.tune.search import usual_strategy
+from tools.tune.search import InOrder, Strategy, usual_strategy
 from tools.tune.space import Space, candidates
-from tools.tune.strategy import InOrder, Strategy
-from tools.tune.supervisor import Supervisor
 from tools.tune.tuner import RowResult, Task, tune, wanted_by_row
+from tools.tune.write import Existing, Measured, Origin, deliver, find_destination, summarise
 
 
 def tune_here(request: Request, subject: Subject) -> Summary:
@@ -65,7 +57,7 @@ def tune_here(request: Request, subject: Subject) -> Summary:
                 writer.report({**vars(report), "environment": dict(report.environment)})
             rates = Rates(report.memory_bytes_per_s, report.dense_per_s)
             measured = Measured(result, report.environment, rates, runner.seconds_in_all, report.notes)
-        summary = write(request, subject, measured, place, existing)
+        summary = deliver(request, subject, measured, place, existing)
         journals.forget()
         partial_path(subject).unlink(missing_ok=True)
     return summary
@@ -98,7 +90,7 @@ def replay(request: Request, landscape_path: Path) -> Summary:
     measured = Measured(result, environment, rates, runner.clock_s, notes, kernel)
     if place is None:
         return summarise(subject, measured, ())
-    return write(request, subject, measured, place, existing)
+    return deliver(request, subject, measured, place, existing)
 
 
 def make_task(request: Request, subject: Subject, existing: Existing | None) -> Task:

@@ -10,7 +10,7 @@ from kernels.launch import check_launch
 from tools.launch.axes import AMD, NVIDIA, Axes
 from tools.launch.shared_memory import loop_bytes
 from tools.store.launch_config import LaunchConfig
-from tools.tune.model import Subject
+from tools.tune.protocol import Subject
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine, ShardError, explain_pair, shard
 from tools.store.workload import MAX_DIMENSION, Shape, Workload
 from tools.text import printable
-from tools.tune.model import NamedShape, Subject
+from tools.tune.protocol import NamedShape, Subject
 
 _FLAGS = "give the sizes themselves: --E --N --K --top-k [--dtype] [--block-shape n,k]"
 

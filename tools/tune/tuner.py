@@ -9,12 +9,10 @@ from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
 from tools.measure.statistics import paired_ratio
 from tools.store.launch_config import LaunchConfig
 from tools.tune.confirm import Contest, Samples, common_rounds, confirm
-from tools.tune.desk import Desk, Landscape
-from tools.tune.model import Compiled, Confirmed, Event, Runner, Subject
-from tools.tune.policy import Decision, Policies, PromotionPolicy, decide, passes_gate
-from tools.tune.search import search
+from tools.tune.decide import Decision, Policies, PromotionPolicy, decide, passes_gate
+from tools.tune.protocol import Compiled, Confirmed, Event, Runner, Subject
+from tools.tune.search import Desk, Landscape, Strategy, search
 from tools.tune.space import Space
-from tools.tune.strategy import Strategy
 
 DOWN_FINALISTS = 3
 

@@ -13,9 +13,8 @@ from tools.compile.outcome import Status
 from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape, Workload
-from tools.tune.journal import Entry, Journal
-from tools.tune.journal_lines import Header
-from tools.tune.model import Compiled, CompileJob, NamedShape, Screened, ScreenJob, Subject
+from tools.tune.journal import Entry, Header, Journal
+from tools.tune.protocol import Compiled, CompileJob, NamedShape, Screened, ScreenJob, Subject
 from tools.tune.space import Space, candidates
 from tools.tune.tuner import baselines
 

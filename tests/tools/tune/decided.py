@@ -8,9 +8,9 @@ from typing import Any
 from tools.store.launch_config import LaunchConfig
 from tools.tune import evidence
 from tools.tune.confirm import Samples
+from tools.tune.decide import Decision
 from tools.tune.evidence import Rates, Run
-from tools.tune.model import Subject
-from tools.tune.policy import Decision
+from tools.tune.protocol import Subject
 from tools.tune.tuner import Counts, RowResult, SeparateDown
 
 ENTRY = LaunchConfig(16, 64, 128, 8, 4, 4)

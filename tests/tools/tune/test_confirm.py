@@ -13,8 +13,8 @@ from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.confirm import Contest, Samples, confirm
-from tools.tune.model import Compiled, CompileJob, ConfirmJob, Event, NamedShape, Subject
-from tools.tune.policy import ConfirmPolicy
+from tools.tune.decide import ConfirmPolicy
+from tools.tune.protocol import Compiled, CompileJob, ConfirmJob, Event, NamedShape, Subject
 
 A = LaunchConfig(16, 64, 64, 8, 4, 2)
 B = replace(A, num_stages=3)

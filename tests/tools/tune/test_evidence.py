@@ -13,8 +13,8 @@ from tools.store import schemas
 from tools.store.files import sha256
 from tools.store.workload import Shape
 from tools.tune import evidence
-from tools.tune.model import NamedShape, Subject
-from tools.tune.policy import Decision
+from tools.tune.decide import Decision
+from tools.tune.protocol import NamedShape, Subject
 from tools.tune.tuner import RowResult
 
 CONFIG = b"{}\n"

@@ -13,7 +13,7 @@ from tools.store import schemas
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.gpu_worker import BUSY_BYTES, Refusal, WorkerSpec, _look_around, _memory_bytes, failed
-from tools.tune.model import Confirmed, ConfirmJob, NamedShape, Screened, ScreenJob, Subject
+from tools.tune.protocol import Confirmed, ConfirmJob, NamedShape, Screened, ScreenJob, Subject
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")

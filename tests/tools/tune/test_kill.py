@@ -22,7 +22,7 @@ import pytest
 from tests.tools.tune.killable_tuner import described
 from tools.checkout import CHECKOUT
 from tools.tune.journal import Entry, read_journal
-from tools.tune.model import Compiled
+from tools.tune.protocol import Compiled
 
 LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
 NAME = "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"

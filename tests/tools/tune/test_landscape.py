@@ -16,14 +16,12 @@ import pytest
 
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
-from tools.tune.desk import Desk
+from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.journal import Journal, read_journal
-from tools.tune.model import Compiled, Event, Screened, kernel_of
-from tools.tune.policy import Budget, Policies, SearchPolicy
+from tools.tune.protocol import Compiled, Event, Screened, kernel_of
 from tools.tune.replay import ReplayRunner
-from tools.tune.search import search, usual_strategy
+from tools.tune.search import Desk, InOrder, Strategy, search, usual_strategy
 from tools.tune.space import Space, candidates
-from tools.tune.strategy import InOrder, Strategy
 from tools.tune.tuner import baselines
 
 HERE = Path(__file__).parent

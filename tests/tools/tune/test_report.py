@@ -9,9 +9,9 @@ from pathlib import Path
 from tests.tools.tune.decided import COUNTS, ENTRY, H100_RATES, row, samples, with_down
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
+from tools.tune.decide import Decision
 from tools.tune.evidence import Rates
-from tools.tune.model import NamedShape, Subject
-from tools.tune.policy import Decision
+from tools.tune.protocol import NamedShape, Subject
 from tools.tune.report import Summary, lines, to_json, to_text
 
 GOLDEN = Path(__file__).with_name("report.golden.txt")

@@ -11,7 +11,7 @@ import pytest
 
 from tools.checkout import CHECKOUT
 from tools.store.launch_config import USUAL_BATCH_SIZES
-from tools.tune.policy import Budget
+from tools.tune.decide import Budget
 from tools.tune.request import (
     Effort,
     Files,

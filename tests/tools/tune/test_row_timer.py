@@ -17,7 +17,7 @@ from tools.compile.outcome import Status  # noqa: E402
 from tools.measure.kernels import BoundLaunch, Problem  # noqa: E402
 from tools.store.launch_config import LaunchConfig  # noqa: E402
 from tools.store.workload import Shape, Workload  # noqa: E402
-from tools.tune.model import ConfirmJob, NamedShape, ScreenJob, Subject  # noqa: E402
+from tools.tune.protocol import ConfirmJob, NamedShape, ScreenJob, Subject  # noqa: E402
 from tools.tune.row_timer import Clock, ContextLost, RowTimer  # noqa: E402
 
 GOOD = LaunchConfig(16, 32, 64, 1, 4, 3)

@@ -8,17 +8,30 @@ from dataclasses import replace
 
 import pytest
 
+from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
-from tools.tune.desk import Desk
+from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.journal import Journal
-from tools.tune.model import Event, NamedShape, Screened, Subject, kernel_of
-from tools.tune.policy import Budget, Policies, SearchPolicy
+from tools.tune.protocol import CompileJob, Event, NamedShape, Screened, ScreenJob, Subject, kernel_of
 from tools.tune.replay import ReplayRunner
-from tools.tune.search import anchors_of, search, usual_strategy
+from tools.tune.search import (
+    QUEUE_DEPTH,
+    Desk,
+    InOrder,
+    Landscape,
+    NeighboursFirst,
+    Regime,
+    Strategy,
+    Times,
+    anchors_of,
+    neighbours_in,
+    representatives,
+    search,
+    usual_strategy,
+)
 from tools.tune.space import Space
-from tools.tune.strategy import InOrder, Strategy, neighbours_in, representatives
 from tools.tune.tuner import baselines
 
 Make = Callable[..., Journal]
@@ -151,3 +164,315 @@ def test_one_representative_a_tile(space: Space) -> None:
     tiles = {(k.BLOCK_SIZE_M, k.BLOCK_SIZE_N, k.BLOCK_SIZE_K) for k in space.kernels}
     assert len(representatives(space.kernels, is_naive=False)) == len(tiles)
     assert {k.BLOCK_SIZE_M for k in representatives(space.kernels, is_naive=True)} == {16}
+
+
+# ---------------------------------------------------------------
+# In which order kernels are tried: seeds, then what promises most, and nothing that promises too little.
+
+MIDDLE = LaunchConfig(16, 64, 64, 1, 4, 3)
+DEEPER, SHALLOWER = replace(MIDDLE, num_stages=4), replace(MIDDLE, num_stages=2)
+WIDER = replace(MIDDLE, BLOCK_SIZE_N=128)
+KERNELS = (SHALLOWER, MIDDLE, DEEPER, WIDER)
+
+
+def regime(*pending: LaunchConfig, anchors: tuple[int, ...] = (64,), is_naive: bool = False) -> Regime:
+    return Regime(anchors, is_naive, dict.fromkeys(pending))
+
+
+def known(**total_us: float) -> Landscape:
+    """A landscape of one batch size, 64."""
+    by_name = {"shallower": SHALLOWER, "middle": MIDDLE, "deeper": DEEPER, "wider": WIDER}
+    landscape = Landscape(1)
+    for name, us in total_us.items():
+        landscape.add(64, 0, by_name[name], Times(us, 0.0))
+    return landscape
+
+
+def strategy(*seeds: LaunchConfig, promise_limit: float = 1.15) -> NeighboursFirst:
+    return NeighboursFirst({False: seeds, True: ()}, neighbours_in(KERNELS), promise_limit)
+
+
+# ---------------------------------------------------------------
+# Neighbours first
+
+
+def test_seeds_come_first_in_their_order() -> None:
+    row = regime(*KERNELS)
+    assert strategy(WIDER, MIDDLE).propose([row], known()) == (row, WIDER)
+    row = regime(SHALLOWER, MIDDLE, DEEPER)
+    assert strategy(WIDER, MIDDLE).propose([row], known(wider=1.0)) == (row, MIDDLE)
+
+
+def test_then_the_neighbour_of_the_best() -> None:
+    both = replace(WIDER, num_stages=4)
+    around = NeighboursFirst({False: (), True: ()}, neighbours_in((*KERNELS, both)), 1.15)
+    row = regime(both, SHALLOWER)
+    assert around.propose([row], known(middle=10.0, wider=11.0)) == (row, SHALLOWER)
+    assert around.propose([row], known(middle=11.0, wider=10.0)) == (row, both)
+
+
+def test_below_the_limit_nothing_is_compiled() -> None:
+    row = regime(DEEPER)
+    slow_middle = known(middle=12.0, wider=10.0)
+    assert strategy(promise_limit=1.15).propose([row], slow_middle) is None
+    assert strategy(promise_limit=1.25).propose([row], slow_middle) == (row, DEEPER)
+
+
+def test_without_knowledge_there_is_no_promise() -> None:
+    assert strategy().propose([regime(*KERNELS)], known()) is None
+
+
+def test_a_promise_at_one_anchor_is_enough() -> None:
+    landscape = known(middle=30.0, wider=10.0)
+    landscape.add(4096, 0, MIDDLE, Times(5.0, 0.0))
+    row = regime(DEEPER, anchors=(64, 4096))
+    assert strategy().propose([row], landscape) == (row, DEEPER)
+
+
+def test_anchors_take_turns() -> None:
+    """A row where many kernels are equal (64) must not use up the time of one with a steep way to its best (4096)."""
+    landscape = known(middle=10.0, wider=10.0)
+    steep = replace(MIDDLE, BLOCK_SIZE_M=128)
+    landscape.add(4096, 0, steep, Times(50.0, 0.0))
+    landscape.add(4096, 0, MIDDLE, Times(100.0, 0.0))
+    landscape.add(64, 0, steep, Times(100.0, 0.0))
+    flat = [SHALLOWER, DEEPER, replace(WIDER, num_stages=4), replace(WIDER, num_stages=2)]
+    steps = [replace(steep, num_stages=4), replace(steep, num_stages=2)]
+    around = NeighboursFirst({False: (), True: ()}, neighbours_in([MIDDLE, WIDER, steep, *flat, *steps]), 1.15)
+    row = regime(*flat, *steps, anchors=(64, 4096))
+    taken = []
+    for _ in range(4):
+        offer = around.propose([row], landscape)
+        assert offer is not None
+        taken.append(offer[1])
+        del row.pending[offer[1]]
+    assert [kernel in steps for kernel in taken].count(True) == 2
+
+
+def test_an_anchor_without_ideas_leaves_its_turn_to_the_others() -> None:
+    landscape = known(middle=10.0)
+    landscape.add(4096, 0, MIDDLE, Times(100.0, 0.0))
+    landscape.add(4096, 0, WIDER, Times(50.0, 0.0))
+    row = regime(SHALLOWER, DEEPER, anchors=(64, 4096))
+    for _ in range(2):
+        offer = strategy().propose([row], landscape)
+        assert offer is not None
+        del row.pending[offer[1]]
+    assert strategy().propose([row], landscape) is None
+
+
+def test_each_mode_has_seeds_of_its_own() -> None:
+    naive, grouped = regime(*KERNELS, is_naive=True), regime(*KERNELS)
+    both = NeighboursFirst({True: (DEEPER,), False: (WIDER,)}, neighbours_in(KERNELS), 1.15)
+    assert both.propose([naive, grouped], known()) == (naive, DEEPER)
+    del naive.pending[DEEPER]
+    assert both.propose([naive, grouped], known()) == (grouped, WIDER)
+
+
+def test_nothing_pending_is_the_end() -> None:
+    assert strategy(*KERNELS).propose([regime()], known(middle=1.0)) is None
+    assert strategy(*KERNELS).propose([], known()) is None
+
+
+# ---------------------------------------------------------------
+# In order
+
+
+def test_in_order_goes_through_everything_whatever_was_measured() -> None:
+    row = regime(*KERNELS)
+    order = InOrder({kernel: place for place, kernel in enumerate(reversed(KERNELS))})
+    found = []
+    while (offer := order.propose([row], known(middle=1.0))) is not None:
+        found.append(offer[1])
+        del row.pending[offer[1]]
+    assert found == list(reversed(KERNELS))
+
+
+def test_in_order_takes_the_first_of_any_mode() -> None:
+    one, other = regime(DEEPER), regime(MIDDLE, is_naive=True)
+    order = InOrder({MIDDLE: 0, DEEPER: 1})
+    assert order.propose([one, other], known()) == (other, MIDDLE)
+
+
+def test_a_shuffle_is_told_by_its_seed() -> None:
+    first, again, other = (InOrder.shuffled(KERNELS, seed).order for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert sorted(first.values()) == [0, 1, 2, 3]
+    assert set(first) == set(KERNELS)
+
+
+# ---------------------------------------------------------------
+# Neighbours and representatives (their sizes on a real space: above)
+
+
+def test_a_neighbour_is_one_step_along_one_axis() -> None:
+    assert set(neighbours_in(KERNELS)[MIDDLE]) == {SHALLOWER, DEEPER, WIDER}
+    assert neighbours_in(KERNELS)[WIDER] == (MIDDLE,)
+    assert set(neighbours_in(KERNELS)[DEEPER]) == {MIDDLE}
+
+
+def test_axes_of_one_vendor_are_axes_too() -> None:
+    amd = [replace(MIDDLE, kpack=kpack, waves_per_eu=waves) for kpack in (1, 2) for waves in (0, 1, 2)]
+    around = neighbours_in(amd)[replace(MIDDLE, kpack=1, waves_per_eu=1)]
+    assert {(kernel.kpack, kernel.waves_per_eu) for kernel in around} == {(2, 1), (1, 0), (1, 2)}
+
+
+def test_a_tiles_representative_is_the_middle_of_its_options() -> None:
+    options = [replace(MIDDLE, num_warps=warps, num_stages=stages) for warps in (4, 8) for stages in (2, 3, 4, 5)]
+    large = [replace(kernel, BLOCK_SIZE_M=128, BLOCK_SIZE_N=128) for kernel in options]
+    assert representatives([*large, *options], is_naive=False) == [MIDDLE, replace(large[0], num_warps=8, num_stages=3)]
+
+
+def test_no_kernels_have_no_representatives() -> None:
+    assert representatives([], is_naive=True) == []
+    assert neighbours_in([]) == {}
+
+
+# ---------------------------------------------------------------
+# The desk compiles before it measures, asks for nothing twice, and ranks by the worst loss over shapes.
+
+SLOW = LaunchConfig(16, 64, 64, 8, 4, 4)
+FAST = replace(SLOW, num_stages=2)
+
+
+def at(desk: ScriptedRunner, kind: type) -> list[object]:
+    return [job for job in desk.asked if isinstance(job, kind)]
+
+
+def make(subject: Subject, runner: ScriptedRunner) -> tuple[Desk, list[Event]]:
+    seen: list[Event] = []
+    return Desk(subject, runner, 1.5, seen.append), seen
+
+
+def test_a_wish_is_compiled_then_measured(subject: Subject) -> None:
+    runner = ScriptedRunner()
+    desk, seen = make(subject, runner)
+    desk.screen(64, [SLOW])
+    desk.finish()
+    assert runner.asked == [CompileJob(kernel_of(SLOW), 0, False), ScreenJob(64, 0, SLOW)]
+    assert len(seen) == 2
+    assert desk.landscape.times(64, 0, SLOW) == Times(4.0, 4.0)
+
+
+def test_nothing_is_asked_twice_and_group_sizes_share_a_kernel(subject: Subject) -> None:
+    runner = ScriptedRunner()
+    desk, _ = make(subject, runner)
+    for _ in range(2):
+        desk.screen(64, [SLOW, SLOW, replace(SLOW, GROUP_SIZE_M=1)])
+        desk.screen(256, [SLOW])
+        desk.finish()
+    assert len(at(runner, CompileJob)) == 1
+    assert len(at(runner, ScreenJob)) == 3
+
+
+def test_decode_has_kernels_of_its_own(subject: Subject) -> None:
+    """With few tokens and many experts the kernel runs its naive mode."""
+    many = replace(subject, workload=replace(subject.workload, E=128))
+    runner = ScriptedRunner()
+    desk, _ = make(many, runner)
+    for num_tokens in (1, 1024):
+        desk.screen(num_tokens, [SLOW])
+    assert at(runner, CompileJob) == [CompileJob(kernel_of(SLOW), 0, naive) for naive in (True, False)]
+
+
+def test_few_measurements_are_handed_out_at_once_and_later_ones_know_the_best(subject: Subject) -> None:
+    runner = ScriptedRunner()
+    desk, _ = make(subject, runner)
+    group_sizes = (1, 8, 16, 32, 64)
+    desk.screen(64, [replace(FAST, GROUP_SIZE_M=size) for size in group_sizes])
+    desk.step()  # the kernel
+    desk.step()  # the first measurement
+    first = [job for job in runner.asked if isinstance(job, ScreenJob)]
+    assert len(first) == QUEUE_DEPTH
+    assert {job.give_up_us for job in first} == {None}
+    desk.finish()
+    later = [job for job in runner.asked if isinstance(job, ScreenJob)][QUEUE_DEPTH:]
+    assert {job.give_up_us for job in later} == {1.5 * (2.0 + 2.0)}
+
+
+def test_what_does_not_compile_is_not_measured(subject: Subject) -> None:
+    runner = ScriptedRunner(refused={kernel_of(SLOW): Status.COMPILE})
+    desk, _ = make(subject, runner)
+    desk.screen(64, [SLOW, FAST])
+    desk.finish()
+    desk.screen(256, [SLOW])  # known by now
+    desk.finish()
+    assert at(runner, ScreenJob) == [ScreenJob(64, 0, FAST)]
+    assert desk.landscape.ranking(64) == [FAST]
+    assert desk.outcomes() == {"compile": 1, "ok": 1}
+
+
+def test_what_fails_on_the_gpu_is_counted_and_not_ranked(subject: Subject) -> None:
+    runner = ScriptedRunner(failing={SLOW: Status.CORRECTNESS})
+    desk, _ = make(subject, runner)
+    desk.screen(64, [SLOW, FAST])
+    desk.finish()
+    assert desk.landscape.ranking(64) == [FAST]
+    assert desk.outcomes() == {"correctness": 1, "ok": 1}
+
+
+def test_a_free_slot_is_one_that_compiles_at_once(subject: Subject) -> None:
+    desk, _ = make(subject, ScriptedRunner(compile_slots=2))
+    desk.screen(64, [SLOW])
+    assert desk.has_free_slot
+    desk.screen(64, [FAST])
+    assert not desk.has_free_slot
+    assert desk.is_compiling
+    assert not desk.is_measuring
+
+
+def test_what_still_compiles_when_time_is_up_is_no_longer_waited_for(subject: Subject) -> None:
+    runner = ScriptedRunner()
+    desk, _ = make(subject, runner)
+    desk.screen(64, [SLOW])
+    desk.forget_compiling()
+    assert not desk.is_compiling
+    desk.screen(64, [FAST])
+    desk.finish()
+    assert at(runner, ScreenJob) == [ScreenJob(64, 0, FAST)]
+
+
+def test_waiting_for_nothing_is_an_error(subject: Subject) -> None:
+    desk, _ = make(subject, ScriptedRunner())
+    with pytest.raises(LookupError):
+        desk.step()
+
+
+# ---------------------------------------------------------------
+# The landscape
+
+
+def test_a_row_nobody_measured() -> None:
+    landscape = Landscape(1)
+    assert landscape.ranking(64) == []
+    assert landscape.best_us(64, 0) == landscape.ratio(64, SLOW) == math.inf
+    assert landscape.times(64, 0, SLOW) is None
+
+
+def test_a_config_counts_by_its_worst_shape() -> None:
+    landscape = Landscape(2)
+    times = {SLOW: (10.0, 30.0), FAST: (20.0, 20.0)}
+    for config, by_shape in times.items():
+        for shape, us in enumerate(by_shape):
+            landscape.add(64, shape, config, Times(us / 2, us / 2))
+    assert landscape.ratio(64, SLOW) == pytest.approx(1.5)
+    assert landscape.ratio(64, FAST) == pytest.approx(2.0)
+    assert landscape.ranking(64) == [SLOW, FAST]
+
+
+def test_a_config_that_is_unknown_under_one_shape_is_not_ranked() -> None:
+    landscape = Landscape(2)
+    landscape.add(64, 0, FAST, Times(1.0, 1.0))
+    assert landscape.ratio(64, FAST) == math.inf
+    assert landscape.ranking(64) == []
+
+
+def test_every_shape_behind_the_name_is_measured(subject: Subject) -> None:
+    two = replace(subject, shapes=(*subject.shapes, NamedShape(Shape(2048, 4))))
+    runner = ScriptedRunner()
+    desk, _ = make(two, runner)
+    desk.screen(64, [SLOW])
+    desk.finish()
+    assert at(runner, ScreenJob) == [ScreenJob(64, shape, SLOW) for shape in (0, 1)]
+    assert desk.landscape.ranking(64) == [SLOW]

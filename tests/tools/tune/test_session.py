@@ -18,18 +18,15 @@ from tools.store import schemas
 from tools.store.files import canonical_entries, canonical_record
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Layout
-from tools.tune import destination, session
-from tools.tune.delivery import Measured, write
-from tools.tune.desk import Landscape
-from tools.tune.destination import Origin, find_destination
-from tools.tune.journal import Journal, JournalError, JournalWriter
-from tools.tune.journal_lines import Header
-from tools.tune.model import Subject
-from tools.tune.output import Existing, Place
+from tools.tune import session, write
+from tools.tune.journal import Header, Journal, JournalError, JournalWriter
+from tools.tune.protocol import Subject
 from tools.tune.report import Summary
 from tools.tune.request import Request, RequestError, parse
+from tools.tune.search import Landscape
 from tools.tune.subject import Registries, SizesSource, make_subject
 from tools.tune.tuner import Result, RowResult
+from tools.tune.write import Existing, Measured, Origin, Place, deliver, find_destination
 from tools.validate.exceptions import Exceptions
 from tools.validate.rules import down_twin, record
 from tools.validate.runner import validate
@@ -127,7 +124,7 @@ def test_the_record_is_of_the_landscapes_kernel_routing_and_machine(
 def test_without_output_nothing_is_written(
     make_landscape: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(destination, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(write, "CONFIGS", tmp_path / "configs")
     path = save(tmp_path / "landscape.jsonl", make_landscape((1,)))
     summary = session.replay(parse(["--replay", str(path)]), path)
     assert summary.files == ()
@@ -200,7 +197,7 @@ def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str,
     """What a run of all usual batch sizes writes that came to these rows."""
     asked = request("--output", str(out), *flags)
     place, existing = find_destination(asked, subject, ORIGIN)
-    return write(asked, subject, measured(*rows), place, existing)
+    return deliver(asked, subject, measured(*rows), place, existing)
 
 
 def measured(*rows: RowResult) -> Measured:
@@ -212,7 +209,7 @@ def test_two_runs_into_one_folder_lose_no_rows(subject: Subject, out: Path) -> N
     asked = [request("--output", str(out), "--num-tokens", str(m)) for m in (1, 64)]
     places = [find_destination(one, subject, ORIGIN) for one in asked]
     for one, (place, existing), m in zip(asked, places, (1, 64), strict=True):
-        write(one, subject, measured(row(m, 10.0, 20.0)), place, existing)
+        deliver(one, subject, measured(row(m, 10.0, 20.0)), place, existing)
     assert list(document(out / NAME)) == list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
 
 
@@ -221,7 +218,7 @@ def test_rows_of_another_origin_that_came_in_between_are_not_relabelled(subject:
     place, existing = find_destination(asked, subject, ORIGIN)
     put(out, {64: BEST}, with_record=record_of(subject, [64]))
     with pytest.raises(RequestError, match=r"expected the rows that stay, .* kernel_sha256"):
-        write(asked, subject, measured(row(1, 10.0, 20.0)), place, existing)
+        deliver(asked, subject, measured(row(1, 10.0, 20.0)), place, existing)
     assert list(document(out / NAME)) == ["64"]
 
 

@@ -13,7 +13,7 @@ from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
-from tools.tune.model import NamedShape, Subject
+from tools.tune.protocol import NamedShape, Subject
 from tools.tune.space import AMD, CONSTRAINTS, NVIDIA, Axes, candidates
 from tools.tune.subject import ModelSource, Parallel, Registries, make_subject
 

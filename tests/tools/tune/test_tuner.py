@@ -11,15 +11,12 @@ import pytest
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
-from tools.tune.journal import Journal, JournalWriter, read_journal
-from tools.tune.journal_lines import Header
-from tools.tune.model import ConfirmJob, Event, Job, NamedShape, Runner, Screened, ScreenJob, Subject, kernel_of
-from tools.tune.policy import Budget, Decision, Policies
-from tools.tune.recording import RecordingRunner
-from tools.tune.replay import ReplayRunner
-from tools.tune.search import usual_strategy
+from tools.tune.decide import Budget, Decision, Policies
+from tools.tune.journal import Header, Journal, JournalWriter, read_journal
+from tools.tune.protocol import ConfirmJob, Event, Job, NamedShape, Runner, Screened, ScreenJob, Subject, kernel_of
+from tools.tune.replay import RecordingRunner, ReplayRunner
+from tools.tune.search import InOrder, usual_strategy
 from tools.tune.space import Space
-from tools.tune.strategy import InOrder
 from tools.tune.tuner import Result, RowResult, Task, TuneError, baselines, tune, wanted_by_row
 
 Make = Callable[..., Journal]

@@ -15,8 +15,8 @@ from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
 from tools.store.launch_config import LaunchConfig
 from tools.tune.gpu_worker import Answer, DeviceReport, Refusal, WorkerSpec, failed
-from tools.tune.live_runner import LiveRunner
-from tools.tune.model import (
+from tools.tune.live import DeviceRefused, Limits, LiveRunner, Supervisor
+from tools.tune.protocol import (
     Compiled,
     CompileJob,
     Confirmed,
@@ -27,7 +27,6 @@ from tools.tune.model import (
     Series,
     Subject,
 )
-from tools.tune.supervisor import DeviceRefused, Limits, Supervisor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton has Linux wheels only")
 

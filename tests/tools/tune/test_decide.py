@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tools.measure.statistics import Interval
-from tools.tune.policy import Comparison, Decision, PromotionPolicy, decide
+from tools.tune.decide import Comparison, Decision, PromotionPolicy, decide
 
 RULES = PromotionPolicy(min_improvement_pct=1.0)
 
