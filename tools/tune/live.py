@@ -21,20 +21,23 @@ from tools.compile.kernel_task import KernelTask
 from tools.compile.outcome import Outcome, Status
 from tools.compile.pool import CompilePool
 from tools.store.launch_config import LaunchConfig
-from tools.tune import gpu_worker
-from tools.tune.gpu_worker import Answer, DeviceReport, Refusal, WorkerSpec, failed
 from tools.tune.protocol import (
+    Answer,
     Compiled,
     CompileJob,
     Confirmed,
     ConfirmJob,
+    DeviceReport,
     Event,
     Job,
+    Refusal,
     RunnerError,
     Screened,
     ScreenJob,
     Series,
     Subject,
+    WorkerSpec,
+    failed,
 )
 
 _KERNELS_OF_A_JOB = 2
@@ -197,10 +200,8 @@ class Limits:
 class Supervisor:
     """One worker at a time. main: what runs in the child; tests give another."""
 
-    def __init__(
-        self, spec: WorkerSpec, limits: Limits | None = None, main: Callable[..., None] = gpu_worker.main
-    ) -> None:
-        self._spec, self._limits, self._main = spec, limits or Limits(), main
+    def __init__(self, spec: WorkerSpec, limits: Limits | None = None, main: Callable[..., None] | None = None) -> None:
+        self._spec, self._limits, self._main = spec, limits or Limits(), main or gpu_process
         self._logs = tempfile.TemporaryDirectory(prefix="tune-worker-")
         self._queue: deque[GpuJob] = deque()
         self._answered: deque[GpuEvent] = deque()
@@ -298,7 +299,7 @@ class Supervisor:
         if isinstance(job, ConfirmJob) and len(job.configs) > 1:
             self._answered.append(self._one_by_one(job))
         else:
-            self._answered.append(failed(job, status.value, message))
+            self._answered.append(failed(job, status, message))
 
     def _one_by_one(self, job: ConfirmJob) -> Confirmed:
         """A worker died over several configs: each is tried alone, and those that live are measured together again."""
@@ -327,7 +328,7 @@ class Supervisor:
         worker.job, worker.deadline = None, float("inf")
         if answer is None or answer.is_last:
             self._drop()
-        event = answer.event if answer else failed(job, Status.CRASH.value, "the GPU's process ended or hung")
+        event = answer.event if answer else failed(job, Status.CRASH, "the GPU's process ended or hung")
         assert isinstance(event, Confirmed)
         return event
 
@@ -370,3 +371,11 @@ class _Worker:
     @property
     def is_busy(self) -> bool:
         return not self.is_idle
+
+
+def gpu_process(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
+    """What runs in the child. Only there is torch imported, once what it prints goes into the log."""
+    child_process.settle(log_path)
+    from tools.tune.worker import serve
+
+    serve(connection, spec)

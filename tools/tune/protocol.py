@@ -6,8 +6,9 @@ library only; every event is journaled as it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from kernels.problem import QuantMode, Routing
 from tools.compile.outcome import Status
@@ -173,3 +174,48 @@ class RunnerError(RuntimeError):
 def kernel_of(config: LaunchConfig) -> LaunchConfig:
     """What stands for every launch config that shares its binaries: the one with the common group size."""
     return replace(config, GROUP_SIZE_M=COMMON_GROUP_SIZE)
+
+
+# ---------------------------------------------------------------
+# What is said between the process that owns the GPU and its parent
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker is to measure. max_num_tokens: the largest batch size, for the memory that it takes."""
+
+    subject: Subject
+    max_num_tokens: int
+    routing_kind: str = "uniform"
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What a worker found when it came up. environment: as a record has it. Rates are measured."""
+
+    environment: Mapping[str, Any]
+    memory_bytes_per_s: float
+    dense_per_s: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why this machine can't do it. One line for a person."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """is_last: the context is lost, and the worker ends."""
+
+    event: Screened | Confirmed
+    is_last: bool = False
+
+
+def failed(job: ScreenJob | ConfirmJob, status: Status, message: str, seconds: float = 0.0) -> Screened | Confirmed:
+    """The event of a job that gave no time."""
+    if isinstance(job, ScreenJob):
+        return Screened(job, status, seconds, message=message)
+    return Confirmed(job, tuple(Series(config, status, message=message) for config in job.configs), seconds)

@@ -20,10 +20,9 @@ from tools.text import printable, shown_path
 from tools.tune import evidence
 from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.evidence import Rates
-from tools.tune.gpu_worker import WorkerSpec
 from tools.tune.journal import Header, Journal, JournalError, open_journals, partial_path, read_journal
 from tools.tune.live import LiveSession, Supervisor
-from tools.tune.protocol import Event, Screened, Subject
+from tools.tune.protocol import Event, Screened, Subject, WorkerSpec
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.report import Reporter, Summary, reporter
 from tools.tune.request import Request, RequestError

@@ -17,9 +17,8 @@ from typing import Any, Self
 
 from tools.tune import __main__ as command
 from tools.tune import journal, session
-from tools.tune.gpu_worker import DeviceReport
 from tools.tune.journal import Journal, read_journal
-from tools.tune.protocol import CompileJob, Confirmed, ConfirmJob, Event, Job, ScreenJob
+from tools.tune.protocol import CompileJob, Confirmed, ConfirmJob, DeviceReport, Event, Job, ScreenJob
 from tools.tune.replay import ReplayRunner
 
 

@@ -14,18 +14,22 @@ import pytest
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
 from tools.store.launch_config import LaunchConfig
-from tools.tune.gpu_worker import Answer, DeviceReport, Refusal, WorkerSpec, failed
 from tools.tune.live import DeviceRefused, Limits, LiveRunner, Supervisor
 from tools.tune.protocol import (
+    Answer,
     Compiled,
     CompileJob,
     Confirmed,
     ConfirmJob,
+    DeviceReport,
+    Refusal,
     RunnerError,
     Screened,
     ScreenJob,
     Series,
     Subject,
+    WorkerSpec,
+    failed,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton has Linux wheels only")
@@ -54,7 +58,7 @@ def stand_in(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
         if HANGS in configs:
             time.sleep(60)
         if LOSES_CONTEXT in configs:
-            connection.send(Answer(failed(job, "runtime", "illegal address"), is_last=True))
+            connection.send(Answer(failed(job, Status.RUNTIME, "illegal address"), is_last=True))
             return
         if isinstance(job, ScreenJob):
             connection.send(Answer(Screened(job, Status.OK, 0.0, float(job.num_tokens), 1.0)))

@@ -1,24 +1,139 @@
-"""Times launch configs on the GPU of this process, checked against the reference first. Imports torch."""
+"""The process that owns the GPU: answers jobs until its pipe closes or its GPU context is lost. Imports torch.
+
+Its parent imports no torch and holds no context, so a crash here costs one job.
+"""
 
 from __future__ import annotations
 
 import math
+import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+import triton
 
 from tools.compile.outcome import Status
+from tools.measure.ceilings import measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_coarse_routings, num_routings
 from tools.measure.kernels import OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.row import RowBench
 from tools.measure.timing import Launch, Policy, Replay, capture, measure_series, sample_once
+from tools.registry.devices import load_devices
 from tools.store.launch_config import LaunchConfig
-from tools.tune.protocol import Confirmed, ConfirmJob, Screened, ScreenJob, Series, Subject, kernel_of
+from tools.tune.protocol import (
+    Answer,
+    Confirmed,
+    ConfirmJob,
+    DeviceReport,
+    Refusal,
+    Screened,
+    ScreenJob,
+    Series,
+    Subject,
+    WorkerSpec,
+    failed,
+    kernel_of,
+)
+
+BUSY_BYTES = 2 << 30
+"""More memory in use than this before the worker takes any is somebody else's work; a bare context takes 0.5 GB."""
+
+
+def serve(connection: Connection, spec: WorkerSpec) -> None:
+    """Sends a `DeviceReport` or a `Refusal`, then an `Answer` for each job."""
+    found = _look_around(torch, spec)
+    if isinstance(found, Refusal):
+        connection.send(found)
+        return
+    device = torch.device("cuda", torch.cuda.current_device())
+    with torch.cuda.stream(torch.cuda.Stream()), torch.inference_mode():
+        ceilings = measure_ceilings(device)
+        bits = 8 if spec.subject.quant.quantizes_activations else 16
+        environment, notes = found
+        l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+        timer = RowTimer(spec.subject, device, l2_bytes, spec.routing_kind)
+        connection.send(DeviceReport(environment, ceilings.memory_bytes_per_s, ceilings.dense_per_s(bits), notes))
+        _answer_jobs(connection, timer)
+
+
+def _answer_jobs(connection: Connection, timer: RowTimer) -> None:
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = Answer(timer.screen(job) if isinstance(job, ScreenJob) else timer.confirm(job))
+        except ContextLost as error:
+            answer = Answer(failed(job, Status.RUNTIME, str(error)), is_last=True)
+        connection.send(answer)
+        if answer.is_last:
+            return
+
+
+def _look_around(machine: Any, spec: WorkerSpec) -> Refusal | tuple[dict[str, Any], tuple[str, ...]]:
+    """Why it can't be measured here, or (the environment, notes). machine: torch, or what a test puts in its place."""
+    if not machine.cuda.is_available():
+        return Refusal("expected a GPU that torch can use, found none. Fix: run where there is one.")
+    name = machine.cuda.get_device_name()
+    devices, wanted = load_devices(), spec.subject.workload.device_name
+    if devices.get(name) != devices.get(wanted):
+        return Refusal(f"GPU: expected {wanted}, found {name}. Fix: CUDA_VISIBLE_DEVICES chooses another.")
+    free, total = machine.cuda.mem_get_info()
+    need = _memory_bytes(spec)
+    if need > free:
+        return Refusal(
+            f"{spec.subject.workload.file_name()}: expected {need / 2**30:.1f} GiB of free GPU memory for weights and "
+            f"activations, found {free / 2**30:.1f}. Fix: a larger tp or ep, or smaller batch sizes (--num-tokens)."
+        )
+    busy = total - free
+    notes = (f"{busy / 2**30:.1f} GiB of the GPU were in use by others at the start: figures may be disturbed.",)
+    return _environment(machine, name), notes if busy > BUSY_BYTES else ()
+
+
+def _memory_bytes(spec: WorkerSpec) -> int:
+    """Weights once for each hidden size, rows for the shape that needs most."""
+    shapes = layer_shapes(spec.subject)
+    by_width = {shape.hidden_size: shape for shape in shapes}
+    largest = max(shape.memory_bytes(spec.max_num_tokens) for shape in shapes)
+    others = [shape.memory_bytes(1) for shape in by_width.values()]
+    return largest + sum(others) - max(others)
+
+
+def _environment(machine: Any, device_name: str) -> dict[str, Any]:
+    """As the record's schema has it."""
+    properties = machine.cuda.get_device_properties(machine.cuda.current_device())
+    is_rocm = machine.version.hip is not None
+    arch = properties.gcnArchName.split(":")[0] if is_rocm else f"{properties.major}.{properties.minor}"
+    return {
+        "device_name": device_name,
+        "compute_capability": arch,
+        "sm_count": properties.multi_processor_count,
+        "driver": None if is_rocm else _driver(),
+        "cuda": machine.version.hip if is_rocm else machine.version.cuda,
+        "torch": str(machine.__version__),
+        "triton": str(triton.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def _driver() -> str | None:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")[0]
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+# ---------------------------------------------------------------
+# Times launch configs, checked against the reference first
 
 NUM_CHECKED_TOKENS = 16
 SCREEN_US = 1500.0
