@@ -17,13 +17,13 @@ from tools.registry.reading import RegistryError
 from tools.store.tiers import version_of_folder
 from tools.text import printable, shown_path
 from tools.tune import session
-from tools.tune.cluster import ClusterError, Job, tune_on_cluster
+from tools.tune.cluster import ClusterError, NodeJob, tune_on_cluster
 from tools.tune.journal import JournalError
 from tools.tune.live import DeviceRefused
 from tools.tune.protocol import RunnerError, Subject
-from tools.tune.report import Summary, to_json, to_text
-from tools.tune.request import Request, RequestError, arguments_of, arguments_of_effort, parse
-from tools.tune.subject import ModelSource, Registries, SubjectError, make_subject
+from tools.tune.report import TuneSummary, to_json, to_text
+from tools.tune.request import RequestError, TuneRequest, arguments_of, arguments_of_effort, parse
+from tools.tune.subject import ModelSource, SubjectError, make_subject
 from tools.tune.tuner import TuneError
 from tools.tune.write import OutputError, find_destination, folder_of_tiers
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _subjects(request: Request) -> list[Subject]:
+def _subjects(request: TuneRequest) -> list[Subject]:
     """All of them first, and where their files go: a mistyped line of --workloads shouldn't show after an hour."""
     device_name = find_gpu()
     if device_name is None:
@@ -60,11 +60,11 @@ def _subjects(request: Request) -> list[Subject]:
             "expected a GPU, found none. Fix: run where there is one, or see the tuner work on a recorded landscape: "
             "nox -s tune -- --replay tests/tools/tune/landscape.jsonl.gz"
         )
-    registries, origin = Registries(load_models(), load_devices()), session.origin_here()
+    models, devices, origin = load_models(), load_devices(), session.origin_here()
     subjects = []
     for source in request.sources:
         try:
-            subjects.append(make_subject(source, device_name, registries, all_shapes=request.all_shapes))
+            subjects.append(make_subject(source, device_name, models, devices, all_shapes=request.all_shapes))
         except SubjectError as error:
             where = source.where if isinstance(source, ModelSource) else ""
             raise SubjectError(f"{where}: {error}" if where else str(error)) from error
@@ -73,9 +73,9 @@ def _subjects(request: Request) -> list[Subject]:
     return subjects
 
 
-def _tune(request: Request, runs: Sequence[Callable[[], Summary]]) -> tuple[list[Summary], int]:
+def _tune(request: TuneRequest, runs: Sequence[Callable[[], TuneSummary]]) -> tuple[list[TuneSummary], int]:
     """(what was tuned, exit code). A workload that can't be tuned is told, and the others go on."""
-    summaries: list[Summary] = []
+    summaries: list[TuneSummary] = []
     code = 0
     for run_one in runs:
         try:
@@ -97,9 +97,9 @@ def _say(line: str) -> None:
     say(f"tune: {printable(line)}")
 
 
-def _on_cluster(request: Request, address: str) -> int:
+def _on_cluster(request: TuneRequest, address: str) -> int:
     jobs = [
-        Job(f"{source.name} {source.parallel}", (*arguments_of(source), *arguments_of_effort(request)))
+        NodeJob(f"{source.name} {source.parallel}", (*arguments_of(source), *arguments_of_effort(request)))
         for source in request.sources
         if isinstance(source, ModelSource)
     ]

@@ -25,7 +25,7 @@ class ClusterError(ValueError):
 
 
 @dataclass(frozen=True)
-class Job:
+class NodeJob:
     """One workload: the arguments of `python -m tools.tune` that name it and say how."""
 
     title: str
@@ -33,20 +33,20 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Done:
+class NodeResult:
     """files: what changed, bytes by path below the output folder, None for what was removed.
 
     log: what it said, the reason where exit_code is not 0.
     """
 
-    job: Job
+    job: NodeJob
     exit_code: int
     files: Mapping[str, bytes | None]
     log: str
 
 
 def tune_on_cluster(
-    address: str, jobs: Sequence[Job], output: Path, say: Callable[[str], None], ray: Any = None
+    address: str, jobs: Sequence[NodeJob], output: Path, say: Callable[[str], None], ray: Any = None
 ) -> int:
     """Runs every job, writes what comes back as it comes, and returns the worst exit code.
 
@@ -74,7 +74,7 @@ def tune_on_cluster(
         ray.shutdown()
 
 
-def run_here(job: Job, before: Mapping[str, bytes]) -> Done:
+def run_here(job: NodeJob, before: Mapping[str, bytes]) -> NodeResult:
     """On the node: tunes into a folder of its own that holds these files already."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -85,7 +85,7 @@ def run_here(job: Job, before: Mapping[str, bytes]) -> Done:
         after = _files_below(root)
     changed: dict[str, bytes | None] = {path: data for path, data in after.items() if before.get(path) != data}
     removed = dict.fromkeys(before.keys() - after.keys())
-    return Done(job, answer.returncode, {**changed, **removed} if answer.returncode == 0 else {}, answer.stderr)
+    return NodeResult(job, answer.returncode, {**changed, **removed} if answer.returncode == 0 else {}, answer.stderr)
 
 
 def _files_below(folder: Path) -> dict[str, bytes]:
@@ -94,7 +94,7 @@ def _files_below(folder: Path) -> dict[str, bytes]:
     return {key.as_posix(): path.read_bytes() for key, path in found.items() if REGISTRY not in key.parts}
 
 
-def _take_over(done: Done, output: Path) -> None:
+def _take_over(done: NodeResult, output: Path) -> None:
     for relative, data in done.files.items():
         if data is None:
             (output / relative).unlink(missing_ok=True)
@@ -102,19 +102,19 @@ def _take_over(done: Done, output: Path) -> None:
             write_file(output / relative, data)
 
 
-def _how_it_went(done: Done) -> str:
+def _how_it_went(done: NodeResult) -> str:
     if done.exit_code == 0:
         return "tuned"
     last = (done.log.strip() or "no output").splitlines()[-1]
     return f"failed: {printable(last.removeprefix('tune: '))}"
 
 
-def _result(ray: Any, ready: Any, job: Job) -> Done:
+def _result(ray: Any, ready: Any, job: NodeJob) -> NodeResult:
     try:
         done = ray.get(ready)
     except Exception as error:  # a node that died
-        return Done(job, 1, {}, f"{type(error).__name__}: {error}")
-    assert isinstance(done, Done)
+        return NodeResult(job, 1, {}, f"{type(error).__name__}: {error}")
+    assert isinstance(done, NodeResult)
     return done
 
 

@@ -100,7 +100,7 @@ class Decision(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """An entry beside another, over the rounds that both took part in, under one shape.
 
     ratio: its time over the other's, round by round. us, other_us: the medians, as a record shows them.
@@ -111,7 +111,7 @@ class Comparison:
     other_us: float
 
     @classmethod
-    def of(cls, us: Sequence[float], other_us: Sequence[float]) -> Comparison:
+    def of(cls, us: Sequence[float], other_us: Sequence[float]) -> PairedComparison:
         """Of as many rounds of each, in µs. ValueError: no rounds, or not as many."""
         return cls(paired_ratio(us, other_us), statistics.median(us), statistics.median(other_us))
 
@@ -121,15 +121,15 @@ class Comparison:
         return self.ratio.median > 1.0 or self.us > self.other_us
 
 
-def passes_gate(beside_heuristic: Sequence[Comparison]) -> bool:
+def passes_gate(beside_heuristic: Sequence[PairedComparison]) -> bool:
     """Whether an entry is nowhere slower than having no file. One comparison a shape."""
     return not any(comparison.is_slower for comparison in beside_heuristic)
 
 
 def decide(
-    challenger: Sequence[Comparison] | None,
-    incumbent: Sequence[Comparison] | None,
-    duel: Sequence[Comparison] | None,
+    challenger: Sequence[PairedComparison] | None,
+    incumbent: Sequence[PairedComparison] | None,
+    duel: Sequence[PairedComparison] | None,
     policy: PromotionPolicy,
 ) -> Decision:
     """The gate for one row, one comparison a shape. None: there is none, or it failed.

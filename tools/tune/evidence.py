@@ -26,7 +26,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Run:
+class Provenance:
     """Where and how the figures came about. rates None: no floors (a replay on other hardware knows none)."""
 
     environment: Mapping[str, Json]
@@ -38,7 +38,12 @@ class Run:
 
 
 def record(
-    subject: Subject, rows: Sequence[RowResult], counts: Counts, run: Run, config: bytes, kept: Mapping[str, Json]
+    subject: Subject,
+    rows: Sequence[RowResult],
+    counts: Counts,
+    run: Provenance,
+    config: bytes,
+    kept: Mapping[str, Json],
 ) -> dict[str, Json]:
     """The record beside the file whose bytes are `config`. kept: rows of an earlier record that stay."""
     measured = {str(row.num_tokens): _row(subject, row, run) for row in rows}
@@ -46,7 +51,12 @@ def record(
 
 
 def down_record(
-    subject: Subject, rows: Sequence[RowResult], counts: Counts, run: Run, config: bytes, kept: Mapping[str, Json]
+    subject: Subject,
+    rows: Sequence[RowResult],
+    counts: Counts,
+    run: Provenance,
+    config: bytes,
+    kept: Mapping[str, Json],
 ) -> dict[str, Json]:
     """The record of a `_down` file: the down projection's own figures. kept: as in `record`."""
     measured = {str(row.num_tokens): _down_row(row) for row in rows}
@@ -79,7 +89,9 @@ def floor_of(subject: Subject, row: RowResult, rates: Rates) -> tuple[float, str
     return floor_us(num_bytes, row_operations(layer, row.num_tokens), rates.memory_bytes_per_s, rates.dense_per_s)
 
 
-def _document(subject: Subject, counts: Counts, run: Run, config: bytes, rows: Mapping[str, Json]) -> dict[str, Json]:
+def _document(
+    subject: Subject, counts: Counts, run: Provenance, config: bytes, rows: Mapping[str, Json]
+) -> dict[str, Json]:
     workload = subject.workload
     return {
         "schema_version": 1,
@@ -102,7 +114,7 @@ def _document(subject: Subject, counts: Counts, run: Run, config: bytes, rows: M
     }
 
 
-def _row(subject: Subject, row: RowResult, run: Run) -> dict[str, Json]:
+def _row(subject: Subject, row: RowResult, run: Provenance) -> dict[str, Json]:
     shape = row.shape
     document: dict[str, Any] = {
         "latency_us": _latency(row.chosen[shape].total_us),

@@ -36,11 +36,11 @@ from tools.tune.protocol import (
     Confirmed,
     ConfirmJob,
     Event,
-    NamedShape,
     Screened,
     ScreenJob,
     Series,
     Subject,
+    SubjectShape,
 )
 
 MOST_CHARACTERS = 1 << 28
@@ -55,7 +55,7 @@ class JournalError(ValueError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class JournalEntry:
     """An event and the run's clock when it came."""
 
     event: Event
@@ -67,7 +67,7 @@ class Journal:
     """A journal as it is read. device: what the GPU's process reported, None where the run didn't come so far."""
 
     header: Header
-    entries: tuple[Entry, ...]
+    entries: tuple[JournalEntry, ...]
     device: Mapping[str, Any] | None = None
 
 
@@ -118,7 +118,7 @@ def read_journal(path: Path) -> Journal:
     first = _header(path, header)
     read = [_entry(path, number, line, first.subject) for number, line in enumerate(entries, start=2)]
     devices = [entry for entry in read if isinstance(entry, dict)]
-    return Journal(first, tuple(e for e in read if isinstance(e, Entry)), devices[-1] if devices else None)
+    return Journal(first, tuple(e for e in read if isinstance(e, JournalEntry)), devices[-1] if devices else None)
 
 
 def read_header(path: Path) -> Header | None:
@@ -142,12 +142,12 @@ def _header(path: Path, line: str) -> Header:
         ) from error
 
 
-def _entry(path: Path, number: int, line: str, subject: Subject) -> Entry | dict[str, Any]:
+def _entry(path: Path, number: int, line: str, subject: Subject) -> JournalEntry | dict[str, Any]:
     try:
         document = json.loads(line)
         if "device" in document:
             return device_from_json(document["device"])
-        return Entry(*event_from_json(document, subject))
+        return JournalEntry(*event_from_json(document, subject))
     except _DAMAGE as error:
         raise JournalError(f"{path}, line {number}: expected an event, found {_told(line, error)}. {_FIX}") from error
 
@@ -336,14 +336,14 @@ def _workload(fields: _Fields) -> Workload:
     return workload
 
 
-def _shape(fields: _Fields, workload: Workload) -> NamedShape:
+def _shape(fields: _Fields, workload: Workload) -> SubjectShape:
     models = fields["models"]
     if not isinstance(models, list) or not all(
         isinstance(model, str) and model and model.isprintable() for model in models
     ):
         raise ValueError(f"models: expected names, found {models!r:.80}")
     shape = Shape(fields.whole("K", 1, MAX_DIMENSION), fields.whole("top_k", 1, workload.E))
-    return NamedShape(shape, tuple(models))
+    return SubjectShape(shape, tuple(models))
 
 
 def _quant(fields: _Fields, workload: Workload) -> QuantMode:
@@ -454,7 +454,7 @@ JOURNALS = CHECKOUT / ".tune"
 class RunJournals:
     """earlier: what the run that is resumed had measured. writers: the journal, and the landscape where one is kept."""
 
-    earlier: tuple[Entry, ...]
+    earlier: tuple[JournalEntry, ...]
     writers: tuple[JournalWriter, ...]
     path: Path
 
@@ -540,7 +540,7 @@ def _lock(file: IO[bytes], path: Path) -> None:
         ) from error
 
 
-def _read_earlier(path: Path, header: Header) -> tuple[Entry, ...]:
+def _read_earlier(path: Path, header: Header) -> tuple[JournalEntry, ...]:
     earlier = read_journal(path)
     for name, expected, found in (
         ("the workload", header.subject, earlier.header.subject),
@@ -566,7 +566,7 @@ def _check_landscape(landscape: Path, journal: Path, header: Header, *, resume: 
         )
 
 
-def _open_landscape(path: Path, header: Header, earlier: tuple[Entry, ...], *, is_new: bool) -> JournalWriter:
+def _open_landscape(path: Path, header: Header, earlier: tuple[JournalEntry, ...], *, is_new: bool) -> JournalWriter:
     try:
         writer = JournalWriter(path, header, is_new=is_new)
     except OSError as error:

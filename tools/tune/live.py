@@ -22,7 +22,6 @@ from tools.compile.outcome import Outcome, Status
 from tools.compile.pool import CompilePool
 from tools.store.launch_config import LaunchConfig
 from tools.tune.protocol import (
-    Answer,
     Compiled,
     CompileJob,
     Confirmed,
@@ -36,6 +35,7 @@ from tools.tune.protocol import (
     ScreenJob,
     Series,
     Subject,
+    WorkerAnswer,
     WorkerSpec,
     failed,
 )
@@ -187,7 +187,7 @@ class DeviceRefused(ValueError):  # noqa: N818  # says what it is
 
 
 @dataclass(frozen=True)
-class Limits:
+class WorkerLimits:
     """Seconds a worker may take to come up and to answer, jobs after which a fresh one takes over."""
 
     start_s: float = 300.0
@@ -200,13 +200,15 @@ class Limits:
 class Supervisor:
     """One worker at a time. main: what runs in the child; tests give another."""
 
-    def __init__(self, spec: WorkerSpec, limits: Limits | None = None, main: Callable[..., None] | None = None) -> None:
-        self._spec, self._limits, self._main = spec, limits or Limits(), main or gpu_process
+    def __init__(
+        self, spec: WorkerSpec, limits: WorkerLimits | None = None, main: Callable[..., None] | None = None
+    ) -> None:
+        self._spec, self._limits, self._main = spec, limits or WorkerLimits(), main or gpu_process
         self._logs = tempfile.TemporaryDirectory(prefix="tune-worker-")
         self._queue: deque[GpuJob] = deque()
         self._answered: deque[GpuEvent] = deque()
         self._report: DeviceReport | None = None
-        self._worker: _Worker | None = None
+        self._worker: _RunningWorker | None = None
         self._failed_starts = 0
         self._start()
 
@@ -260,7 +262,7 @@ class Supervisor:
                 continue
             self._give(worker, self._queue.popleft())
 
-    def _listen(self, worker: _Worker) -> None:
+    def _listen(self, worker: _RunningWorker) -> None:
         if worker.child.connection.poll(0):
             try:
                 said = worker.child.connection.recv()
@@ -271,21 +273,21 @@ class Supervisor:
         elif time.monotonic() >= worker.deadline:
             self._on_end(worker, Status.TIMEOUT, f"no answer within {worker.limit_s:g} s")
 
-    def _on_word(self, worker: _Worker, said: DeviceReport | Refusal | Answer) -> None:
+    def _on_word(self, worker: _RunningWorker, said: DeviceReport | Refusal | WorkerAnswer) -> None:
         match said:
             case Refusal(message):
                 raise DeviceRefused(message)
             case DeviceReport():
                 self._report = self._report or said
                 worker.is_up, worker.deadline = True, float("inf")
-            case Answer(event, is_last):
+            case WorkerAnswer(event, is_last):
                 self._failed_starts = 0
                 worker.job, worker.deadline = None, float("inf")
                 if is_last:
                     self._drop()
                 self._answered.append(event)
 
-    def _on_end(self, worker: _Worker, status: Status, message: str) -> None:
+    def _on_end(self, worker: _RunningWorker, status: Status, message: str) -> None:
         last_line = child_process.read_log(str(worker.log_path)).split("\n")[-1]
         message = f"{message}. {last_line}".strip()
         job = worker.job
@@ -321,7 +323,7 @@ class Supervisor:
             self._listen(worker)
             worker = self._worker or self._start()
         self._give(worker, job)
-        answer: Answer | None = None
+        answer: WorkerAnswer | None = None
         with contextlib.suppress(EOFError, ConnectionResetError):
             if worker.child.connection.poll(self._limits.confirm_s):
                 answer = worker.child.connection.recv()
@@ -332,7 +334,7 @@ class Supervisor:
         assert isinstance(event, Confirmed)
         return event
 
-    def _give(self, worker: _Worker, job: GpuJob) -> None:
+    def _give(self, worker: _RunningWorker, job: GpuJob) -> None:
         worker.job = job
         worker.num_jobs += 1
         worker.limit_s = self._limits.screen_s if isinstance(job, ScreenJob) else self._limits.confirm_s
@@ -341,10 +343,10 @@ class Supervisor:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             worker.child.connection.send(job)
 
-    def _start(self) -> _Worker:
+    def _start(self) -> _RunningWorker:
         log_path = Path(self._logs.name) / f"{time.monotonic_ns()}.log"
         child = child_process.start(self._main, str(log_path), self._spec)
-        self._worker = _Worker(child, log_path, self._limits.start_s)
+        self._worker = _RunningWorker(child, log_path, self._limits.start_s)
         return self._worker
 
     def _drop(self) -> None:
@@ -353,7 +355,7 @@ class Supervisor:
         self._worker = None
 
 
-class _Worker:
+class _RunningWorker:
     """A child and what it is at. is_up: it has reported."""
 
     def __init__(self, child: child_process.Child, log_path: Path, start_s: float) -> None:

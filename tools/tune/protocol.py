@@ -19,7 +19,7 @@ from tools.store.workload import Shape, Workload
 
 
 @dataclass(frozen=True)
-class NamedShape:
+class SubjectShape:
     """One shape behind a file's name, and the models that have it, as in «mistralai/Mixtral-8x7B-v0.1 tp=2»."""
 
     shape: Shape
@@ -34,7 +34,7 @@ class Subject:
     """
 
     workload: Workload
-    shapes: tuple[NamedShape, ...]
+    shapes: tuple[SubjectShape, ...]
     quant: QuantMode
     target: Target
     arch: str
@@ -207,7 +207,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Answer:
+class WorkerAnswer:
     """is_last: the context is lost, and the worker ends."""
 
     event: Screened | Confirmed

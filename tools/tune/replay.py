@@ -16,7 +16,7 @@ from typing import Self
 
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
-from tools.tune.journal import Entry, Journal, JournalWriter
+from tools.tune.journal import Journal, JournalEntry, JournalWriter
 from tools.tune.protocol import (
     Compiled,
     CompileJob,
@@ -168,7 +168,7 @@ class RecordingRunner:
     done anew: they fill the compiler's cache, which may be gone, and cost nothing where it is not.
     """
 
-    def __init__(self, inner: Runner, writers: Iterable[JournalWriter], earlier: Iterable[Entry] = ()) -> None:
+    def __init__(self, inner: Runner, writers: Iterable[JournalWriter], earlier: Iterable[JournalEntry] = ()) -> None:
         self._inner = inner
         self._writers = tuple(writers)
         self._known: dict[Hashable, deque[Event]] = defaultdict(deque)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tools import cli
-from tools.tune.confirm import Samples
+from tools.tune.confirm import RowSamples
 from tools.tune.evidence import Rates, floor_of
 from tools.tune.protocol import Compiled, Confirmed, Event, Subject
 from tools.tune.tuner import Counts, RowResult
@@ -21,7 +21,7 @@ _TIMES = ("M", "heuristic", "SGLang's", "incumbent", "new", "gain", "of floor")
 
 
 @dataclass(frozen=True)
-class Line:
+class SummaryRow:
     """One batch size. Times in µs, up and down together, under the shape where the entry loses most; None: no such."""
 
     num_tokens: int
@@ -37,24 +37,24 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Summary:
+class TuneSummary:
     """A tuned workload. files: what was written, in order; empty where nothing was."""
 
     workload: str
     shapes: tuple[str, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[SummaryRow, ...]
     seconds: float
     counts: Counts
     files: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 
-def lines(subject: Subject, rows: Sequence[RowResult], rates: Rates | None) -> tuple[Line, ...]:
+def lines(subject: Subject, rows: Sequence[RowResult], rates: Rates | None) -> tuple[SummaryRow, ...]:
     """gain_pct: time saved against vLLM's heuristic, in per cent of it."""
     return tuple(_line(subject, row, rates) for row in rows)
 
 
-def to_json(summary: Summary) -> dict[str, Any]:
+def to_json(summary: TuneSummary) -> dict[str, Any]:
     return {
         "workload": summary.workload,
         "shapes": list(summary.shapes),
@@ -68,7 +68,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
     }
 
 
-def to_text(summary: Summary) -> str:
+def to_text(summary: TuneSummary) -> str:
     """A plain table: reads the same on a terminal, in a log and in a pull request's code block."""
     header = (*_TIMES, "decision", "M,N,K,group,warps,stages")
     body = [_cells(line) for line in summary.lines]
@@ -91,11 +91,11 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(c.rjust(w) if i < len(_TIMES) else c.ljust(w) for i, (c, w) in places).rstrip()
 
 
-def _line(subject: Subject, row: RowResult, rates: Rates | None) -> Line:
+def _line(subject: Subject, row: RowResult, rates: Rates | None) -> SummaryRow:
     new, heuristic = _total(row.chosen, row.shape), _total(row.baseline, row.shape)
     assert new is not None
     assert heuristic is not None
-    return Line(
+    return SummaryRow(
         row.num_tokens,
         round(heuristic, 2),
         _total(row.sglang, row.shape),
@@ -109,11 +109,11 @@ def _line(subject: Subject, row: RowResult, rates: Rates | None) -> Line:
     )
 
 
-def _total(samples: tuple[Samples, ...] | None, shape: int) -> float | None:
+def _total(samples: tuple[RowSamples, ...] | None, shape: int) -> float | None:
     return round(statistics.median(samples[shape].total_us), 2) if samples else None
 
 
-def _cells(line: Line) -> tuple[str, ...]:
+def _cells(line: SummaryRow) -> tuple[str, ...]:
     def time(us: float | None) -> str:
         return "-" if us is None else f"{us:.1f}"
 
@@ -134,7 +134,7 @@ def _cells(line: Line) -> tuple[str, ...]:
 # Progress on stderr: bars with rate and time left on a terminal, a line a row elsewhere.
 
 
-class Reporter(Protocol):
+class Progress(Protocol):
     """Sees every event and every decided row."""
 
     def event(self, event: Event) -> None: ...
@@ -145,10 +145,10 @@ class Reporter(Protocol):
 
 
 @contextmanager
-def reporter(num_rows: int, search_s: float) -> Iterator[Reporter]:
+def progress(num_rows: int, search_s: float) -> Iterator[Progress]:
     """search_s: how long the search may take; infinite: as long as it needs."""
     if not (sys.stderr.isatty() and importlib.util.find_spec("rich")):
-        yield Lines()
+        yield LogProgress()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -161,10 +161,10 @@ def reporter(num_rows: int, search_s: float) -> Iterator[Reporter]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        yield Bars(bars, num_rows, search_s)
+        yield BarProgress(bars, num_rows, search_s)
 
 
-class Lines:
+class LogProgress:
     """For logs."""
 
     def event(self, event: Event) -> None:
@@ -178,7 +178,7 @@ class Lines:
         cli.say(f"tune: {line}")
 
 
-class Bars:
+class BarProgress:
     """The search's bar runs on the clock, since how many kernels it will want is not known before."""
 
     def __init__(self, bars: Any, num_rows: int, search_s: float) -> None:

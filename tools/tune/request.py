@@ -46,7 +46,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Request:
+class TuneRequest:
     """A checked command line, but for what only the machine can tell. sources: empty for a replay."""
 
     sources: tuple[Source, ...]
@@ -120,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse(arguments: Sequence[str]) -> Request:
+def parse(arguments: Sequence[str]) -> TuneRequest:
     """SystemExit(2) with a usage line, or RequestError."""
     options = parser().parse_args(arguments)
     way = _way(options)
@@ -139,7 +139,7 @@ def parse(arguments: Sequence[str]) -> Request:
             raise RequestError(f"{name}: expected from {least} to {most}, found {value}.")
     if options.record_landscape and len(sources) > 1:
         raise RequestError("--record-landscape: expected one workload, found several.")
-    return Request(
+    return TuneRequest(
         sources,
         batch_sizes,
         Files(options.output, options.record_landscape, options.replay, options.force_version_file),
@@ -273,7 +273,7 @@ def arguments_of(source: ModelSource) -> tuple[str, ...]:
     return ("--model", source.name, *sizes, *(("--dtype", source.dtype) if source.dtype else ()))
 
 
-def arguments_of_effort(request: Request) -> tuple[str, ...]:
+def arguments_of_effort(request: TuneRequest) -> tuple[str, ...]:
     """The flags that say how to tune."""
     flags = {
         "--exhaustive": request.effort.exhaustive,

@@ -29,32 +29,32 @@ def search(
     wanted: Mapping[int, Sequence[LaunchConfig]],
     strategy: Strategy,
     policies: Policies,
-    desk: Desk,
+    queue: JobQueue,
 ) -> bool:
-    """Fills the desk's landscape. wanted: what is measured in any case, by batch size (baselines, incumbents).
+    """Fills the queue's measurements. wanted: what is measured in any case, by batch size (baselines, incumbents).
 
     Returns whether the clock ended it while the strategy still had kernels to propose.
     """
     regimes = _regimes(subject, space, batch_sizes, policies.search.anchor_factor)
     for num_tokens in batch_sizes:
-        desk.screen(num_tokens, wanted.get(num_tokens, ()))
-    is_cut_short = _screen_kernels(regimes, strategy, policies.budget, desk)
+        queue.screen(num_tokens, wanted.get(num_tokens, ()))
+    is_cut_short = _screen_kernels(regimes, strategy, policies.budget, queue)
     anchors = sorted(itertools.chain.from_iterable(regime.anchors for regime in regimes))
     is_naive = {m: _mode(subject, m) for m in batch_sizes}
     for num_tokens in batch_sizes:
         beside = _beside(num_tokens, [m for m in anchors if is_naive[m] == is_naive[num_tokens]])
         for anchor in beside:
-            desk.screen(num_tokens, desk.landscape.ranking(anchor)[: policies.search.carried])
-    _finish_measuring(desk)
+            queue.screen(num_tokens, queue.measurements.ranking(anchor)[: policies.search.carried])
+    _finish_measuring(queue)
     for num_tokens in batch_sizes:
-        best = _kernels(desk.landscape.ranking(num_tokens))[: policies.search.survivors]
-        desk.screen(num_tokens, [replace(k, GROUP_SIZE_M=size) for k in best for size in space.group_sizes])
-    _finish_measuring(desk)
+        best = _kernels(queue.measurements.ranking(num_tokens))[: policies.search.survivors]
+        queue.screen(num_tokens, [replace(k, GROUP_SIZE_M=size) for k in best for size in space.group_sizes])
+    _finish_measuring(queue)
     for num_tokens in batch_sizes:
         like = [m for m in batch_sizes if is_naive[m] == is_naive[num_tokens] and m != num_tokens]
         for near in _beside(num_tokens, like):
-            desk.screen(num_tokens, desk.landscape.ranking(near)[:2])
-    _finish_measuring(desk)
+            queue.screen(num_tokens, queue.measurements.ranking(near)[:2])
+    _finish_measuring(queue)
     return is_cut_short
 
 
@@ -93,23 +93,23 @@ def _mode(subject: Subject, num_tokens: int) -> tuple[bool, ...]:
     return tuple(subject.routing(num_tokens, shape).is_naive for shape in range(len(subject.shapes)))
 
 
-def _screen_kernels(regimes: Sequence[Regime], strategy: Strategy, budget: Budget, desk: Desk) -> bool:
-    while desk.clock_s < budget.search_s:
-        while desk.has_free_slot and (offer := strategy.propose(regimes, desk.landscape)) is not None:
+def _screen_kernels(regimes: Sequence[Regime], strategy: Strategy, budget: Budget, queue: JobQueue) -> bool:
+    while queue.clock_s < budget.search_s:
+        while queue.has_free_slot and (offer := strategy.propose(regimes, queue.measurements)) is not None:
             regime, kernel = offer
             del regime.pending[kernel]
             for anchor in regime.anchors:
-                desk.screen(anchor, [kernel])
-        if not (desk.is_compiling or desk.is_measuring):
+                queue.screen(anchor, [kernel])
+        if not (queue.is_compiling or queue.is_measuring):
             return False
-        desk.step()
-    desk.forget_compiling()
-    return strategy.propose(regimes, desk.landscape) is not None
+        queue.step()
+    queue.forget_compiling()
+    return strategy.propose(regimes, queue.measurements) is not None
 
 
-def _finish_measuring(desk: Desk) -> None:
-    while desk.is_measuring:
-        desk.step()
+def _finish_measuring(queue: JobQueue) -> None:
+    while queue.is_measuring:
+        queue.step()
 
 
 def _beside(num_tokens: int, others: Sequence[int]) -> list[int]:
@@ -142,7 +142,7 @@ class Regime:
 class Strategy(Protocol):
     """Chooses the next kernel to compile and screen."""
 
-    def propose(self, regimes: Sequence[Regime], landscape: Landscape) -> tuple[Regime, LaunchConfig] | None:
+    def propose(self, regimes: Sequence[Regime], measurements: Measurements) -> tuple[Regime, LaunchConfig] | None:
         """None: nothing that is pending is worth its compilation, as far as is known now."""
 
 
@@ -160,20 +160,20 @@ class NeighboursFirst:
     neighbours: Mapping[LaunchConfig, tuple[LaunchConfig, ...]]
     promise_limit: float
 
-    def propose(self, regimes: Sequence[Regime], landscape: Landscape) -> tuple[Regime, LaunchConfig] | None:
+    def propose(self, regimes: Sequence[Regime], measurements: Measurements) -> tuple[Regime, LaunchConfig] | None:
         for regime in regimes:
             for kernel in self.seeds[regime.is_naive]:
                 if kernel in regime.pending:
                     return regime, kernel
         for regime, anchor in _in_turn(regimes):
-            promises = {kernel: self._promise(kernel, anchor, landscape) for kernel in regime.pending}
+            promises = {kernel: self._promise(kernel, anchor, measurements) for kernel in regime.pending}
             kernel = min(promises, key=promises.__getitem__)
             if promises[kernel] <= self.promise_limit:
                 return regime, kernel
         return None
 
-    def _promise(self, kernel: LaunchConfig, anchor: int, landscape: Landscape) -> float:
-        return min((landscape.ratio(anchor, near) for near in self.neighbours[kernel]), default=math.inf)
+    def _promise(self, kernel: LaunchConfig, anchor: int, measurements: Measurements) -> float:
+        return min((measurements.ratio(anchor, near) for near in self.neighbours[kernel]), default=math.inf)
 
 
 def _in_turn(regimes: Sequence[Regime]) -> list[tuple[Regime, int]]:
@@ -197,7 +197,7 @@ class InOrder:
         random.Random(seed).shuffle(order)
         return cls({kernel: place for place, kernel in enumerate(order)})
 
-    def propose(self, regimes: Sequence[Regime], landscape: Landscape) -> tuple[Regime, LaunchConfig] | None:  # noqa: ARG002
+    def propose(self, regimes: Sequence[Regime], measurements: Measurements) -> tuple[Regime, LaunchConfig] | None:  # noqa: ARG002
         offers = [(self.order[kernel], i) for i, regime in enumerate(regimes) for kernel in regime.pending]
         if not offers:
             return None
@@ -268,7 +268,7 @@ class Times:
         return self.up_us + self.down_us
 
 
-class Landscape:
+class Measurements:
     """What is known so far, by batch size, shape and launch config."""
 
     def __init__(self, num_shapes: int) -> None:
@@ -304,8 +304,8 @@ class Landscape:
         return sorted(known, key=lambda config: self.ratio(num_tokens, config))
 
 
-class Desk:
-    """Turns wishes into jobs, events into a `Landscape`. observe sees every event."""
+class JobQueue:
+    """Turns wishes into jobs, events into a `Measurements`. observe sees every event."""
 
     def __init__(self, subject: Subject, runner: Runner, give_up_ratio: float, observe: Observer) -> None:
         self._subject, self._runner, self._observe = subject, runner, observe
@@ -316,7 +316,7 @@ class Desk:
         self._queue: deque[tuple[int, int, LaunchConfig]] = deque()
         self._asked: set[tuple[int, LaunchConfig]] = set()
         self._measuring = 0
-        self.landscape = Landscape(len(subject.shapes))
+        self.measurements = Measurements(len(subject.shapes))
         self.failures: dict[LaunchConfig, Status] = {}
 
     @property
@@ -350,7 +350,7 @@ class Desk:
         """Hands out what it can and takes in one event. LookupError: nothing is outstanding."""
         while self._queue and self._measuring < QUEUE_DEPTH:
             num_tokens, shape, config = self._queue.popleft()
-            limit_us = self.landscape.best_us(num_tokens, shape) * self._give_up_ratio
+            limit_us = self.measurements.best_us(num_tokens, shape) * self._give_up_ratio
             self._runner.submit(ScreenJob(num_tokens, shape, config, limit_us if limit_us < math.inf else None))
             self._measuring += 1
         event = self._runner.wait()
@@ -401,6 +401,6 @@ class Desk:
         self._measuring -= 1
         job = event.job
         if event.status is Status.OK:
-            self.landscape.add(job.num_tokens, job.shape, job.config, Times(event.up_us, event.down_us))
+            self.measurements.add(job.num_tokens, job.shape, job.config, Times(event.up_us, event.down_us))
         else:
             self.failures[job.config] = event.status

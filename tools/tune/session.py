@@ -24,15 +24,15 @@ from tools.tune.journal import Header, Journal, JournalError, open_journals, par
 from tools.tune.live import LiveSession, Supervisor
 from tools.tune.protocol import Event, Screened, Subject, WorkerSpec
 from tools.tune.replay import RecordingRunner, ReplayRunner
-from tools.tune.report import Reporter, Summary, reporter
-from tools.tune.request import Request, RequestError
+from tools.tune.report import Progress, TuneSummary, progress
+from tools.tune.request import RequestError, TuneRequest
 from tools.tune.search import InOrder, Strategy, usual_strategy
 from tools.tune.space import Space, candidates
 from tools.tune.tuner import RowResult, Task, tune, wanted_by_row
-from tools.tune.write import Existing, Measured, Origin, deliver, find_destination, summarise
+from tools.tune.write import Existing, MeasuredRun, Origin, deliver, find_destination, summarise
 
 
-def tune_here(request: Request, subject: Subject) -> Summary:
+def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     """Tunes on this machine's GPU and writes file and record.
 
     RequestError, OutputError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError:
@@ -47,7 +47,7 @@ def tune_here(request: Request, subject: Subject) -> Summary:
         with (
             LiveSession(WorkerSpec(subject, max(task.batch_sizes), request.routing), request.effort.jobs) as live,
             RecordingRunner(live.runner, journals.writers, journals.earlier) as runner,
-            reporter(len(task.batch_sizes), task.policies.budget.search_s) as tell,
+            progress(len(task.batch_sizes), task.policies.budget.search_s) as tell,
         ):
             keep = _row_keeper(tell, partial_path(subject))
             result = tune(task, runner, _observer(tell, live.supervisor), keep)
@@ -55,14 +55,14 @@ def tune_here(request: Request, subject: Subject) -> Summary:
             for writer in journals.writers:
                 writer.report({**vars(report), "environment": dict(report.environment)})
             rates = Rates(report.memory_bytes_per_s, report.dense_per_s)
-            measured = Measured(result, report.environment, rates, runner.seconds_in_all, report.notes)
+            measured = MeasuredRun(result, report.environment, rates, runner.seconds_in_all, report.notes)
         summary = deliver(request, subject, measured, place, existing)
         journals.forget()
         partial_path(subject).unlink(missing_ok=True)
     return summary
 
 
-def replay(request: Request, landscape_path: Path) -> Summary:
+def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
     """Tunes on a kept landscape. Writes only where --output says so. JournalError: it can't be used."""
     landscape = read_journal(landscape_path)
     header, device = landscape.header, landscape.device or {}
@@ -79,20 +79,20 @@ def replay(request: Request, landscape_path: Path) -> Summary:
     place, existing = find_destination(request, subject, origin) if request.files.output else (None, None)
     task = make_task(request, subject, existing)
     runner = ReplayRunner(landscape)
-    with reporter(len(batch_sizes), task.policies.budget.search_s) as tell:
+    with progress(len(batch_sizes), task.policies.budget.search_s) as tell:
         result = tune(task, runner, tell.event, tell.row)
     rates = _recorded_rates(device)
     notes = (
         f"replayed from {printable(landscape_path.name)}: nothing was measured, seconds are the landscape's",
         *([f"not in the landscape: batch sizes {', '.join(map(str, missing))}"] if missing else []),
     )
-    measured = Measured(result, environment, rates, runner.clock_s, notes, kernel)
+    measured = MeasuredRun(result, environment, rates, runner.clock_s, notes, kernel)
     if place is None:
         return summarise(subject, measured, ())
     return deliver(request, subject, measured, place, existing)
 
 
-def make_task(request: Request, subject: Subject, existing: Existing | None) -> Task:
+def make_task(request: TuneRequest, subject: Subject, existing: Existing | None) -> Task:
     """What to tune, by the request's effort. RequestError: no launch config passes the constraints."""
     space = candidates(subject)
     if not space.kernels:
@@ -115,7 +115,7 @@ def origin_here() -> Origin:
         raise RequestError("expected Triton, found none. Fix: run `nox -s tune`, which installs it.") from error
 
 
-def _strategy(request: Request, task: Task, space: Space) -> Strategy:
+def _strategy(request: TuneRequest, task: Task, space: Space) -> Strategy:
     if request.effort.exhaustive:
         return InOrder({kernel: place for place, kernel in enumerate(space.kernels)})
     wanted: Iterator[LaunchConfig] = (config for row in wanted_by_row(task).values() for config in row)
@@ -146,7 +146,7 @@ def _recorded_rates(device: Mapping[str, Any]) -> Rates | None:
     return Rates(memory, device["dense_per_s"]) if memory is not None else None
 
 
-def _recorded(request: Request, landscape: Journal) -> tuple[int, ...]:
+def _recorded(request: TuneRequest, landscape: Journal) -> tuple[int, ...]:
     """The batch sizes asked for that the landscape holds. JournalError: none of them."""
     known = {entry.event.job.num_tokens for entry in landscape.entries if hasattr(entry.event.job, "num_tokens")}
     both = tuple(m for m in request.batch_sizes if m in known)
@@ -156,7 +156,7 @@ def _recorded(request: Request, landscape: Journal) -> tuple[int, ...]:
     return both
 
 
-def _row_keeper(tell: Reporter, path: Path) -> Callable[[RowResult], None]:
+def _row_keeper(tell: Progress, path: Path) -> Callable[[RowResult], None]:
     rows: list[RowResult] = []
 
     def keep(row: RowResult) -> None:
@@ -167,7 +167,7 @@ def _row_keeper(tell: Reporter, path: Path) -> Callable[[RowResult], None]:
     return keep
 
 
-def _observer(tell: Reporter, supervisor: Supervisor) -> Callable[[Event], None]:
+def _observer(tell: Progress, supervisor: Supervisor) -> Callable[[Event], None]:
     """Tells what the GPU's process noticed (a busy GPU) as soon as it has reported, not with the results."""
     is_told = False
 

@@ -28,7 +28,6 @@ from tools.measure.timing import Launch, Policy, Replay, capture, measure_series
 from tools.registry.devices import load_devices
 from tools.store.launch_config import LaunchConfig
 from tools.tune.protocol import (
-    Answer,
     Confirmed,
     ConfirmJob,
     DeviceReport,
@@ -37,6 +36,7 @@ from tools.tune.protocol import (
     ScreenJob,
     Series,
     Subject,
+    WorkerAnswer,
     WorkerSpec,
     failed,
     kernel_of,
@@ -47,7 +47,7 @@ BUSY_BYTES = 2 << 30
 
 
 def serve(connection: Connection, spec: WorkerSpec) -> None:
-    """Sends a `DeviceReport` or a `Refusal`, then an `Answer` for each job."""
+    """Sends a `DeviceReport` or a `Refusal`, then an `WorkerAnswer` for each job."""
     found = _look_around(torch, spec)
     if isinstance(found, Refusal):
         connection.send(found)
@@ -70,9 +70,9 @@ def _answer_jobs(connection: Connection, timer: RowTimer) -> None:
         except EOFError:
             return
         try:
-            answer = Answer(timer.screen(job) if isinstance(job, ScreenJob) else timer.confirm(job))
+            answer = WorkerAnswer(timer.screen(job) if isinstance(job, ScreenJob) else timer.confirm(job))
         except ContextLost as error:
-            answer = Answer(failed(job, Status.RUNTIME, str(error)), is_last=True)
+            answer = WorkerAnswer(failed(job, Status.RUNTIME, str(error)), is_last=True)
         connection.send(answer)
         if answer.is_last:
             return
@@ -156,7 +156,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class _Contest:
+class _CapturedRow:
     """Graphs of the batch size that is being confirmed, by shape and config."""
 
     num_tokens: int
@@ -173,17 +173,17 @@ class RowTimer:
         l2_bytes: int,
         routing_kind: str = "uniform",
         clock: Clock = Clock(),  # frozen
-        contender: Any = OwnKernel(),  # noqa: B008  # frozen
+        kernel: Any = OwnKernel(),  # noqa: B008  # frozen
     ) -> None:
         self._subject, self._l2_bytes, self._routing_kind = subject, l2_bytes, routing_kind
-        self._clock, self._contender = clock, contender
+        self._clock, self._kernel = clock, kernel
         self._shapes = layer_shapes(subject)
         # Shapes that differ in top_k alone share their weights.
         by_width = {shape.hidden_size: make_weights(shape, device) for shape in self._shapes}
         self._weights: list[Weights] = [by_width[shape.hidden_size] for shape in self._shapes]
         self._rows: dict[tuple[int, int], RowBench] = {}
         self._checked: set[tuple[LaunchConfig, int, bool]] = set()
-        self._contest = _Contest(0, {})
+        self._captured = _CapturedRow(0, {})
 
     def screen(self, job: ScreenJob) -> Screened:
         """ContextLost: nothing more can be measured in this process."""
@@ -203,7 +203,7 @@ class RowTimer:
         replays: dict[LaunchConfig, list[Replay]] = {}
         for config in job.configs:
             try:
-                replays[config] = self._contestant(job, row, config)
+                replays[config] = self._candidate(job, row, config)
             except Exception as error:
                 failed[config] = Series(config, *_without_times(self._status_of(error)))
         policy = Policy(min_rounds=job.rounds, max_rounds=job.rounds)
@@ -216,11 +216,11 @@ class RowTimer:
         series = tuple(failed.get(config) or measured[config] for config in job.configs)
         return Confirmed(job, series, time.monotonic() - started, row.inputs.active_experts)
 
-    def _contestant(self, job: ConfirmJob, row: RowBench, config: LaunchConfig) -> list[Replay]:
+    def _candidate(self, job: ConfirmJob, row: RowBench, config: LaunchConfig) -> list[Replay]:
         """Of up and down, correct."""
-        if self._contest.num_tokens != job.num_tokens:
-            self._contest = _Contest(job.num_tokens, {})
-        known = self._contest.replays
+        if self._captured.num_tokens != job.num_tokens:
+            self._captured = _CapturedRow(job.num_tokens, {})
+        known = self._captured.replays
         if (job.shape, config) not in known:
             self._check(row, config)
             known[job.shape, config] = [self._capture(row, config, projection) for projection in (UP, DOWN)]
@@ -228,10 +228,10 @@ class RowTimer:
 
     def _screen(self, job: ScreenJob) -> tuple[float, float]:
         row = self._row(job.num_tokens, job.shape)
-        kernel = kernel_of(job.config), job.shape, row.inputs.routing.is_naive
-        if kernel not in self._checked:
+        binary = kernel_of(job.config), job.shape, row.inputs.routing.is_naive
+        if binary not in self._checked:
             self._check(row, job.config)
-            self._checked.add(kernel)
+            self._checked.add(binary)
         routings = num_coarse_routings(self._shapes[job.shape], job.num_tokens, self._l2_bytes)
         replays = [self._capture(row, job.config, projection, routings) for projection in (UP, DOWN)]
         samples = self._clock.sample(replays, 1)
@@ -245,10 +245,10 @@ class RowTimer:
 
     def _check(self, row: RowBench, config: LaunchConfig) -> None:
         for projection in (UP, DOWN):
-            row.check(self._contender, config, projection)
+            row.check(self._kernel, config, projection)
 
     def _capture(self, row: RowBench, config: LaunchConfig, projection: int, count: int | None = None) -> Replay:
-        return self._clock.capture(row.launches(self._contender, config, projection, count), 1)
+        return self._clock.capture(row.launches(self._kernel, config, projection, count), 1)
 
     def _row(self, num_tokens: int, shape: int) -> RowBench:
         key = num_tokens, shape

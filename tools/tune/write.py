@@ -28,11 +28,11 @@ from tools.store.workload import Workload, parse_file_name
 from tools.text import printable, shown_path
 from tools.tune import evidence
 from tools.tune.decide import PromotionPolicy
-from tools.tune.evidence import Rates, Run
+from tools.tune.evidence import Provenance, Rates
 from tools.tune.protocol import Subject
-from tools.tune.report import Summary, lines
-from tools.tune.request import Request, RequestError
-from tools.tune.tuner import Result
+from tools.tune.report import TuneSummary, lines
+from tools.tune.request import RequestError, TuneRequest
+from tools.tune.tuner import TuneResult
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Origin:
     kernel_sha256: str
 
 
-def find_destination(request: Request, subject: Subject, origin: Origin) -> tuple[Place, Existing | None]:
+def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> tuple[Place, Existing | None]:
     """Where the file goes, and what an engine would read today.
 
     RequestError: the folder is none, or of another Triton; rows or a twin would be left without what they need.
@@ -138,7 +138,7 @@ def _check_writable(place: Place) -> None:
             raise RequestError(f"--output: expected a file or none at {shown_path(path)}, found a folder.")
 
 
-def _check_evidence(request: Request, place: Place, there: Existing | None) -> None:
+def _check_evidence(request: TuneRequest, place: Place, there: Existing | None) -> None:
     """In configs/ every row has its evidence, those that stay as well."""
     if there is None:
         raise RequestError(
@@ -153,7 +153,7 @@ def _check_evidence(request: Request, place: Place, there: Existing | None) -> N
         )
 
 
-def _check_nothing_is_hidden(request: Request, place: Place, existing: Existing) -> None:
+def _check_nothing_is_hidden(request: TuneRequest, place: Place, existing: Existing) -> None:
     """The first file that exists wins whole: one of a few rows in a tier before hides all others of the one behind."""
     hidden = [m for m in existing.entries if m not in request.batch_sizes]
     if existing.place != place and hidden:
@@ -164,7 +164,7 @@ def _check_nothing_is_hidden(request: Request, place: Place, existing: Existing)
         )
 
 
-def _check_twin(request: Request, place: Place, there: Existing | None) -> None:
+def _check_twin(request: TuneRequest, place: Place, there: Existing | None) -> None:
     """A `_down` file has the batch sizes and the BLOCK_SIZE_M of the file that it stands beside."""
     has_twin = place.down.path.exists()
     if has_twin and not request.separate_down:
@@ -305,10 +305,10 @@ def _fault(file: ConfigFile) -> str | None:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """What a run measured, where, and on which kernel."""
 
-    result: Result
+    result: TuneResult
     environment: Mapping[str, Any]
     rates: Rates | None
     seconds: float
@@ -316,7 +316,9 @@ class Measured:
     kernel_sha256: str = field(default_factory=kernel_sha256)
 
 
-def deliver(request: Request, subject: Subject, measured: Measured, place: Place, existing: Existing | None) -> Summary:
+def deliver(
+    request: TuneRequest, subject: Subject, measured: MeasuredRun, place: Place, existing: Existing | None
+) -> TuneSummary:
     """Writes the file and its record; a version file that gains nothing becomes a line in the default file's record.
 
     existing: what the rows were compared with. What stands there by now, which another run may have written, is read
@@ -335,7 +337,7 @@ def deliver(request: Request, subject: Subject, measured: Measured, place: Place
         )
         note = f"the default file holds under Triton {triton}: no version file is written"
         return summarise(subject, replace(measured, notes=(*measured.notes, note)), (now.place.record_path,))
-    run = Run(
+    run = Provenance(
         measured.environment, request.settings, measured.seconds, _today(), measured.kernel_sha256, measured.rates
     )
     origin = Origin(triton, measured.kernel_sha256)
@@ -354,7 +356,7 @@ def deliver(request: Request, subject: Subject, measured: Measured, place: Place
 
 
 def _write_down(
-    subject: Subject, measured: Measured, run: Run, place: Place, *, is_whole: bool
+    subject: Subject, measured: MeasuredRun, run: Provenance, place: Place, *, is_whole: bool
 ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """(files, notes). Where no row gains by it there is no `_down` file, and one that was there goes.
 
@@ -403,7 +405,7 @@ def _with_lines(record: dict[str, Json], standing: Existing | None) -> dict[str,
     return {**rest, **lines, "verified": record["verified"]}
 
 
-def _is_needless(request: Request, result: Result, place: Place, existing: Existing) -> bool:
+def _is_needless(request: TuneRequest, result: TuneResult, place: Place, existing: Existing) -> bool:
     """A version file exists only where the default file, which has a record, loses more than the margin."""
     is_version_file = bool(place.relative.parent.name) and existing.place.relative.parent.name == ""
     loses = _worst_loss_pct(result) > PromotionPolicy().min_improvement_pct
@@ -413,11 +415,11 @@ def _is_needless(request: Request, result: Result, place: Place, existing: Exist
 CUT_SHORT = "the search's time was up before its ideas were: a larger --time-budget tries more"
 
 
-def summarise(subject: Subject, measured: Measured, files: tuple[Path, ...]) -> Summary:
+def summarise(subject: Subject, measured: MeasuredRun, files: tuple[Path, ...]) -> TuneSummary:
     """What is told at the end. files: what was written."""
     notes = (*measured.notes, *([CUT_SHORT] if measured.result.is_cut_short else []))
     shapes = tuple(f"K={s.shape.K} top_k={s.shape.top_k}" for s in subject.shapes)
-    return Summary(
+    return TuneSummary(
         subject.workload.file_name(),
         shapes,
         lines(subject, measured.result.rows, measured.rates),
@@ -428,7 +430,7 @@ def summarise(subject: Subject, measured: Measured, files: tuple[Path, ...]) -> 
     )
 
 
-def _worst_loss_pct(result: Result) -> float:
+def _worst_loss_pct(result: TuneResult) -> float:
     """Of the incumbent against what was chosen, in its worst row. Infinite: there is none, or it doesn't run."""
     losses = [
         100.0 * (_median(row.incumbent[row.shape].total_us) / _median(row.chosen[row.shape].total_us) - 1.0)

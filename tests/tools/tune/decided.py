@@ -7,9 +7,9 @@ from typing import Any
 
 from tools.store.launch_config import LaunchConfig
 from tools.tune import evidence
-from tools.tune.confirm import Samples
+from tools.tune.confirm import RowSamples
 from tools.tune.decide import Decision
-from tools.tune.evidence import Rates, Run
+from tools.tune.evidence import Provenance, Rates
 from tools.tune.protocol import Subject
 from tools.tune.tuner import Counts, RowResult, SeparateDown
 
@@ -27,13 +27,13 @@ ENVIRONMENT = {
     "triton": "3.8.0",
     "python": "3.12.3",
 }
-RUN = Run(ENVIRONMENT, {"routing": "uniform"}, 28.73, "2026-01-31", "ab" * 32, H100_RATES)
+RUN = Provenance(ENVIRONMENT, {"routing": "uniform"}, 28.73, "2026-01-31", "ab" * 32, H100_RATES)
 
 
-def samples(total_us: float, count: int = 5) -> Samples:
+def samples(total_us: float, count: int = 5) -> RowSamples:
     """Around the median by up to 2 %; two thirds are up's."""
     spread = [0.98 + 0.04 * i / (count - 1) for i in range(count)]
-    return Samples(tuple(total_us * s * 2 / 3 for s in spread), tuple(total_us * s / 3 for s in spread))
+    return RowSamples(tuple(total_us * s * 2 / 3 for s in spread), tuple(total_us * s / 3 for s in spread))
 
 
 def row(num_tokens: int, chosen_us: float, baseline_us: float, **changes: Any) -> RowResult:

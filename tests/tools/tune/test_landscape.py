@@ -20,7 +20,7 @@ from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.journal import Journal, read_journal
 from tools.tune.protocol import Compiled, Event, Screened, kernel_of
 from tools.tune.replay import ReplayRunner
-from tools.tune.search import Desk, InOrder, Strategy, search, usual_strategy
+from tools.tune.search import InOrder, JobQueue, Strategy, search, usual_strategy
 from tools.tune.space import Space, candidates
 from tools.tune.tuner import baselines
 
@@ -77,9 +77,9 @@ def run(landscape: Journal, space: Space, best_us: dict[int, float], strategy: S
     wanted = {m: baselines(subject, m) for m in batch_sizes}
     seen: list[Event] = []
     runner = ReplayRunner(landscape)
-    desk = Desk(subject, runner, policies.search.give_up_ratio, seen.append)
-    search(subject, space, batch_sizes, wanted, strategy, policies, desk)
-    regrets = tuple(100.0 * (desk.landscape.best_us(m, 0) / best_us[m] - 1.0) for m in batch_sizes)
+    queue = JobQueue(subject, runner, policies.search.give_up_ratio, seen.append)
+    search(subject, space, batch_sizes, wanted, strategy, policies, queue)
+    regrets = tuple(100.0 * (queue.measurements.best_us(m, 0) / best_us[m] - 1.0) for m in batch_sizes)
     kernels = sum(event.kernels for event in seen if isinstance(event, Compiled))
     return Outcome(regrets, kernels, sum(isinstance(event, Screened) for event in seen), runner.clock_s)
 

@@ -11,7 +11,7 @@ import pytest
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
-from tools.tune.journal import Entry, Header, Journal, JournalWriter, read_journal
+from tools.tune.journal import Header, Journal, JournalEntry, JournalWriter, read_journal
 from tools.tune.protocol import (
     Compiled,
     CompileJob,
@@ -65,7 +65,9 @@ def test_confirms_with_what_screening_saw_where_nothing_else_was_recorded(make_l
 
 
 def recorded(landscape: Journal, *events: Confirmed) -> ReplayRunner:
-    return ReplayRunner(replace(landscape, entries=(*landscape.entries, *(Entry(event, 0.0) for event in events))))
+    return ReplayRunner(
+        replace(landscape, entries=(*landscape.entries, *(JournalEntry(event, 0.0) for event in events)))
+    )
 
 
 def confirm(runner: ReplayRunner, job: ConfirmJob) -> Confirmed:
@@ -188,21 +190,21 @@ def test_what_was_measured_before_is_answered_and_not_written_again(path: Path, 
 def test_when_to_give_up_makes_no_other_measurement() -> None:
     (event,) = answers(RecordingRunner(ScriptedRunner(), []), SCREEN)
     inner = ScriptedRunner()
-    runner = RecordingRunner(inner, [], [Entry(event, 1.0)])
+    runner = RecordingRunner(inner, [], [JournalEntry(event, 1.0)])
     assert answers(runner, ScreenJob(64, 0, CONFIG, give_up_us=17.0)) == [event]
     assert inner.asked == []
 
 
 def test_a_confirmation_that_was_repeated_is_answered_as_often_as_it_was_made() -> None:
     inner = ScriptedRunner()
-    earlier = [Entry(event, 1.0) for event in answers(RecordingRunner(ScriptedRunner(), []), CONFIRM, CONFIRM)]
+    earlier = [JournalEntry(event, 1.0) for event in answers(RecordingRunner(ScriptedRunner(), []), CONFIRM, CONFIRM)]
     runner = RecordingRunner(inner, [], earlier)
     answers(runner, CONFIRM, CONFIRM, CONFIRM)
     assert inner.asked == [CONFIRM]
 
 
 def test_compilations_are_done_anew_since_the_compilers_cache_may_be_gone() -> None:
-    earlier = [Entry(event, 1.0) for event in answers(RecordingRunner(ScriptedRunner(), []), COMPILE)]
+    earlier = [JournalEntry(event, 1.0) for event in answers(RecordingRunner(ScriptedRunner(), []), COMPILE)]
     inner = ScriptedRunner()
     (event,) = answers(RecordingRunner(inner, [], earlier), COMPILE)
     assert isinstance(event, Compiled)
@@ -211,7 +213,7 @@ def test_compilations_are_done_anew_since_the_compilers_cache_may_be_gone() -> N
 
 def test_seconds_count_over_all_runs_and_the_clock_over_this_one() -> None:
     (event,) = answers(RecordingRunner(ScriptedRunner(), []), SCREEN)
-    runner = RecordingRunner(ScriptedRunner(), [], [Entry(event, 30.0)])
+    runner = RecordingRunner(ScriptedRunner(), [], [JournalEntry(event, 30.0)])
     answers(runner, CONFIRM)
     assert runner.clock_s == 1.0
     assert runner.seconds_in_all == 31.0
@@ -219,7 +221,7 @@ def test_seconds_count_over_all_runs_and_the_clock_over_this_one() -> None:
 
 def test_known_and_new_may_be_outstanding_together() -> None:
     (event,) = answers(RecordingRunner(ScriptedRunner(), []), SCREEN)
-    runner = RecordingRunner(ScriptedRunner(), [], [Entry(event, 1.0)])
+    runner = RecordingRunner(ScriptedRunner(), [], [JournalEntry(event, 1.0)])
     for job in (CONFIRM, SCREEN):
         runner.submit(job)
     assert [runner.wait().job for _ in range(2)] == [SCREEN, CONFIRM]

@@ -14,13 +14,13 @@ from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.journal import Journal
-from tools.tune.protocol import CompileJob, Event, NamedShape, Screened, ScreenJob, Subject, kernel_of
+from tools.tune.protocol import CompileJob, Event, Screened, ScreenJob, Subject, SubjectShape, kernel_of
 from tools.tune.replay import ReplayRunner
 from tools.tune.search import (
     QUEUE_DEPTH,
-    Desk,
     InOrder,
-    Landscape,
+    JobQueue,
+    Measurements,
     NeighboursFirst,
     Regime,
     Strategy,
@@ -43,15 +43,15 @@ def run(
     batch_sizes: Sequence[int],
     strategy: Strategy | None = None,
     policies: Policies | None = None,
-) -> tuple[Desk, list[Event]]:
+) -> tuple[JobQueue, list[Event]]:
     subject = landscape.header.subject
     policies = policies or Policies()
     seen: list[Event] = []
     wanted = {m: baselines(subject, m) for m in batch_sizes}
     usual = usual_strategy(space, [c for row in wanted.values() for c in row], policies.search)
-    desk = Desk(subject, ReplayRunner(landscape), policies.search.give_up_ratio, seen.append)
-    search(subject, space, batch_sizes, wanted, strategy or usual, policies, desk)
-    return desk, seen
+    queue = JobQueue(subject, ReplayRunner(landscape), policies.search.give_up_ratio, seen.append)
+    search(subject, space, batch_sizes, wanted, strategy or usual, policies, queue)
+    return queue, seen
 
 
 def best_of(landscape: Journal, num_tokens: int) -> float:
@@ -65,9 +65,9 @@ def best_of(landscape: Journal, num_tokens: int) -> float:
 
 def test_finds_every_rows_optimum(make_landscape: Make, space: Space, batch_sizes: tuple[int, ...]) -> None:
     landscape = make_landscape()
-    desk, seen = run(landscape, space, batch_sizes)
+    queue, seen = run(landscape, space, batch_sizes)
     for num_tokens in batch_sizes:
-        assert desk.landscape.best_us(num_tokens, 0) == pytest.approx(best_of(landscape, num_tokens))
+        assert queue.measurements.best_us(num_tokens, 0) == pytest.approx(best_of(landscape, num_tokens))
     everything = len(space.kernels) * len(space.group_sizes) * len(batch_sizes)
     assert sum(isinstance(event, Screened) for event in seen) < everything / 5
 
@@ -75,40 +75,40 @@ def test_finds_every_rows_optimum(make_landscape: Make, space: Space, batch_size
 def test_exhaustive_measures_everything(make_landscape: Make, space: Space, batch_sizes: tuple[int, ...]) -> None:
     order = InOrder({kernel: place for place, kernel in enumerate(space.kernels)})
     policies = Policies(search=SearchPolicy.exhaustive(), budget=Budget(math.inf))
-    desk, _ = run(make_landscape(), space, batch_sizes, order, policies)
+    queue, _ = run(make_landscape(), space, batch_sizes, order, policies)
     for num_tokens in batch_sizes:
-        assert len(desk.landscape.ranking(num_tokens)) >= len(space.kernels) * len(space.group_sizes)
+        assert len(queue.measurements.ranking(num_tokens)) >= len(space.kernels) * len(space.group_sizes)
 
 
 def test_the_budget_ends_the_search_but_not_before_the_baselines_are_known(
     make_landscape: Make, space: Space, batch_sizes: tuple[int, ...]
 ) -> None:
-    desk, _ = run(make_landscape(), space, batch_sizes, policies=Policies(budget=Budget(total_s=6.0)))
-    hasty = len(desk.landscape.ranking(batch_sizes[-1]))
+    queue, _ = run(make_landscape(), space, batch_sizes, policies=Policies(budget=Budget(total_s=6.0)))
+    hasty = len(queue.measurements.ranking(batch_sizes[-1]))
     patient, _ = run(make_landscape(), space, batch_sizes)
-    assert hasty < len(patient.landscape.ranking(batch_sizes[-1]))
+    assert hasty < len(patient.measurements.ranking(batch_sizes[-1]))
     for num_tokens in batch_sizes:
-        for config in baselines(desk_subject(make_landscape()), num_tokens):
-            assert desk.landscape.ratio(num_tokens, config) < math.inf
+        for config in baselines(subject_of(make_landscape()), num_tokens):
+            assert queue.measurements.ratio(num_tokens, config) < math.inf
 
 
 def test_says_whether_its_time_was_up_before_its_ideas_were(
     make_landscape: Make, space: Space, batch_sizes: tuple[int, ...]
 ) -> None:
-    subject = desk_subject(make_landscape())
+    subject = subject_of(make_landscape())
     wanted = {m: baselines(subject, m) for m in batch_sizes}
 
     def is_cut_short(total_s: float) -> bool:
         policies = Policies(budget=Budget(total_s))
         strategy = usual_strategy(space, [c for row in wanted.values() for c in row], policies.search)
-        desk = Desk(subject, ReplayRunner(make_landscape()), policies.search.give_up_ratio, lambda event: None)
-        return search(subject, space, batch_sizes, wanted, strategy, policies, desk)
+        queue = JobQueue(subject, ReplayRunner(make_landscape()), policies.search.give_up_ratio, lambda event: None)
+        return search(subject, space, batch_sizes, wanted, strategy, policies, queue)
 
     assert is_cut_short(6.0)
     assert not is_cut_short(6000.0)
 
 
-def desk_subject(landscape: Journal) -> Subject:
+def subject_of(landscape: Journal) -> Subject:
     return landscape.header.subject
 
 
@@ -120,17 +120,17 @@ def test_a_candidate_that_fails_is_a_status_and_the_search_goes_on(
         return replace(event, status=Status.CORRECTNESS, up_us=0.0, down_us=0.0) if bad else event
 
     landscape = make_landscape(spoil=spoil)
-    desk, _ = run(landscape, space, batch_sizes)
-    assert desk.outcomes()["correctness"] > 0
+    queue, _ = run(landscape, space, batch_sizes)
+    assert queue.outcomes()["correctness"] > 0
     for num_tokens in batch_sizes:
-        best = desk.landscape.ranking(num_tokens)[0]
+        best = queue.measurements.ranking(num_tokens)[0]
         assert (best.num_stages, best.num_warps) != (4, 4)
-        assert desk.landscape.best_us(num_tokens, 0) <= best_of(landscape, num_tokens) * 1.02
+        assert queue.measurements.best_us(num_tokens, 0) <= best_of(landscape, num_tokens) * 1.02
 
 
 def test_several_shapes_choose_by_the_worst_loss(make_landscape: Make, subject: Subject, space: Space) -> None:
     """Under one shape narrow tiles win, under the other wide ones; in between lies the compromise."""
-    two = replace(subject, shapes=(*subject.shapes, NamedShape(Shape(2048, 4))))
+    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
 
     def times(num_tokens: int, shape: int, config: LaunchConfig) -> tuple[float, float]:
         wanted = (32, 128)[shape]
@@ -138,8 +138,8 @@ def test_several_shapes_choose_by_the_worst_loss(make_landscape: Make, subject: 
         rest += abs(math.log2(config.BLOCK_SIZE_M / 16)) + 0.01 * math.log2(config.GROUP_SIZE_M)
         return 100.0 * (1 + abs(math.log2(config.BLOCK_SIZE_N / wanted)) + rest), 50.0
 
-    desk, _ = run(make_landscape((64,), of=two, times=times), space, (64,))
-    assert desk.landscape.ranking(64)[0].BLOCK_SIZE_N == 64
+    queue, _ = run(make_landscape((64,), of=two, times=times), space, (64,))
+    assert queue.measurements.ranking(64)[0].BLOCK_SIZE_N == 64
 
 
 def test_anchors_lie_a_factor_apart_and_hold_both_ends() -> None:
@@ -179,13 +179,13 @@ def regime(*pending: LaunchConfig, anchors: tuple[int, ...] = (64,), is_naive: b
     return Regime(anchors, is_naive, dict.fromkeys(pending))
 
 
-def known(**total_us: float) -> Landscape:
-    """A landscape of one batch size, 64."""
+def known(**total_us: float) -> Measurements:
+    """What was measured at one batch size, 64."""
     by_name = {"shallower": SHALLOWER, "middle": MIDDLE, "deeper": DEEPER, "wider": WIDER}
-    landscape = Landscape(1)
+    measurements = Measurements(1)
     for name, us in total_us.items():
-        landscape.add(64, 0, by_name[name], Times(us, 0.0))
-    return landscape
+        measurements.add(64, 0, by_name[name], Times(us, 0.0))
+    return measurements
 
 
 def strategy(*seeds: LaunchConfig, promise_limit: float = 1.15) -> NeighboursFirst:
@@ -223,26 +223,26 @@ def test_without_knowledge_there_is_no_promise() -> None:
 
 
 def test_a_promise_at_one_anchor_is_enough() -> None:
-    landscape = known(middle=30.0, wider=10.0)
-    landscape.add(4096, 0, MIDDLE, Times(5.0, 0.0))
+    measurements = known(middle=30.0, wider=10.0)
+    measurements.add(4096, 0, MIDDLE, Times(5.0, 0.0))
     row = regime(DEEPER, anchors=(64, 4096))
-    assert strategy().propose([row], landscape) == (row, DEEPER)
+    assert strategy().propose([row], measurements) == (row, DEEPER)
 
 
 def test_anchors_take_turns() -> None:
     """A row where many kernels are equal (64) must not use up the time of one with a steep way to its best (4096)."""
-    landscape = known(middle=10.0, wider=10.0)
+    measurements = known(middle=10.0, wider=10.0)
     steep = replace(MIDDLE, BLOCK_SIZE_M=128)
-    landscape.add(4096, 0, steep, Times(50.0, 0.0))
-    landscape.add(4096, 0, MIDDLE, Times(100.0, 0.0))
-    landscape.add(64, 0, steep, Times(100.0, 0.0))
+    measurements.add(4096, 0, steep, Times(50.0, 0.0))
+    measurements.add(4096, 0, MIDDLE, Times(100.0, 0.0))
+    measurements.add(64, 0, steep, Times(100.0, 0.0))
     flat = [SHALLOWER, DEEPER, replace(WIDER, num_stages=4), replace(WIDER, num_stages=2)]
     steps = [replace(steep, num_stages=4), replace(steep, num_stages=2)]
     around = NeighboursFirst({False: (), True: ()}, neighbours_in([MIDDLE, WIDER, steep, *flat, *steps]), 1.15)
     row = regime(*flat, *steps, anchors=(64, 4096))
     taken = []
     for _ in range(4):
-        offer = around.propose([row], landscape)
+        offer = around.propose([row], measurements)
         assert offer is not None
         taken.append(offer[1])
         del row.pending[offer[1]]
@@ -250,15 +250,15 @@ def test_anchors_take_turns() -> None:
 
 
 def test_an_anchor_without_ideas_leaves_its_turn_to_the_others() -> None:
-    landscape = known(middle=10.0)
-    landscape.add(4096, 0, MIDDLE, Times(100.0, 0.0))
-    landscape.add(4096, 0, WIDER, Times(50.0, 0.0))
+    measurements = known(middle=10.0)
+    measurements.add(4096, 0, MIDDLE, Times(100.0, 0.0))
+    measurements.add(4096, 0, WIDER, Times(50.0, 0.0))
     row = regime(SHALLOWER, DEEPER, anchors=(64, 4096))
     for _ in range(2):
-        offer = strategy().propose([row], landscape)
+        offer = strategy().propose([row], measurements)
         assert offer is not None
         del row.pending[offer[1]]
-    assert strategy().propose([row], landscape) is None
+    assert strategy().propose([row], measurements) is None
 
 
 def test_each_mode_has_seeds_of_its_own() -> None:
@@ -330,38 +330,38 @@ def test_no_kernels_have_no_representatives() -> None:
 
 
 # ---------------------------------------------------------------
-# The desk compiles before it measures, asks for nothing twice, and ranks by the worst loss over shapes.
+# The job queue compiles before it measures, asks for nothing twice, and ranks by the worst loss over shapes.
 
 SLOW = LaunchConfig(16, 64, 64, 8, 4, 4)
 FAST = replace(SLOW, num_stages=2)
 
 
-def at(desk: ScriptedRunner, kind: type) -> list[object]:
-    return [job for job in desk.asked if isinstance(job, kind)]
+def at(runner: ScriptedRunner, kind: type) -> list[object]:
+    return [job for job in runner.asked if isinstance(job, kind)]
 
 
-def make(subject: Subject, runner: ScriptedRunner) -> tuple[Desk, list[Event]]:
+def make(subject: Subject, runner: ScriptedRunner) -> tuple[JobQueue, list[Event]]:
     seen: list[Event] = []
-    return Desk(subject, runner, 1.5, seen.append), seen
+    return JobQueue(subject, runner, 1.5, seen.append), seen
 
 
 def test_a_wish_is_compiled_then_measured(subject: Subject) -> None:
     runner = ScriptedRunner()
-    desk, seen = make(subject, runner)
-    desk.screen(64, [SLOW])
-    desk.finish()
+    queue, seen = make(subject, runner)
+    queue.screen(64, [SLOW])
+    queue.finish()
     assert runner.asked == [CompileJob(kernel_of(SLOW), 0, False), ScreenJob(64, 0, SLOW)]
     assert len(seen) == 2
-    assert desk.landscape.times(64, 0, SLOW) == Times(4.0, 4.0)
+    assert queue.measurements.times(64, 0, SLOW) == Times(4.0, 4.0)
 
 
 def test_nothing_is_asked_twice_and_group_sizes_share_a_kernel(subject: Subject) -> None:
     runner = ScriptedRunner()
-    desk, _ = make(subject, runner)
+    queue, _ = make(subject, runner)
     for _ in range(2):
-        desk.screen(64, [SLOW, SLOW, replace(SLOW, GROUP_SIZE_M=1)])
-        desk.screen(256, [SLOW])
-        desk.finish()
+        queue.screen(64, [SLOW, SLOW, replace(SLOW, GROUP_SIZE_M=1)])
+        queue.screen(256, [SLOW])
+        queue.finish()
     assert len(at(runner, CompileJob)) == 1
     assert len(at(runner, ScreenJob)) == 3
 
@@ -370,109 +370,109 @@ def test_decode_has_kernels_of_its_own(subject: Subject) -> None:
     """With few tokens and many experts the kernel runs its naive mode."""
     many = replace(subject, workload=replace(subject.workload, E=128))
     runner = ScriptedRunner()
-    desk, _ = make(many, runner)
+    queue, _ = make(many, runner)
     for num_tokens in (1, 1024):
-        desk.screen(num_tokens, [SLOW])
+        queue.screen(num_tokens, [SLOW])
     assert at(runner, CompileJob) == [CompileJob(kernel_of(SLOW), 0, naive) for naive in (True, False)]
 
 
 def test_few_measurements_are_handed_out_at_once_and_later_ones_know_the_best(subject: Subject) -> None:
     runner = ScriptedRunner()
-    desk, _ = make(subject, runner)
+    queue, _ = make(subject, runner)
     group_sizes = (1, 8, 16, 32, 64)
-    desk.screen(64, [replace(FAST, GROUP_SIZE_M=size) for size in group_sizes])
-    desk.step()  # the kernel
-    desk.step()  # the first measurement
+    queue.screen(64, [replace(FAST, GROUP_SIZE_M=size) for size in group_sizes])
+    queue.step()  # the kernel
+    queue.step()  # the first measurement
     first = [job for job in runner.asked if isinstance(job, ScreenJob)]
     assert len(first) == QUEUE_DEPTH
     assert {job.give_up_us for job in first} == {None}
-    desk.finish()
+    queue.finish()
     later = [job for job in runner.asked if isinstance(job, ScreenJob)][QUEUE_DEPTH:]
     assert {job.give_up_us for job in later} == {1.5 * (2.0 + 2.0)}
 
 
 def test_what_does_not_compile_is_not_measured(subject: Subject) -> None:
     runner = ScriptedRunner(refused={kernel_of(SLOW): Status.COMPILE})
-    desk, _ = make(subject, runner)
-    desk.screen(64, [SLOW, FAST])
-    desk.finish()
-    desk.screen(256, [SLOW])  # known by now
-    desk.finish()
+    queue, _ = make(subject, runner)
+    queue.screen(64, [SLOW, FAST])
+    queue.finish()
+    queue.screen(256, [SLOW])  # known by now
+    queue.finish()
     assert at(runner, ScreenJob) == [ScreenJob(64, 0, FAST)]
-    assert desk.landscape.ranking(64) == [FAST]
-    assert desk.outcomes() == {"compile": 1, "ok": 1}
+    assert queue.measurements.ranking(64) == [FAST]
+    assert queue.outcomes() == {"compile": 1, "ok": 1}
 
 
 def test_what_fails_on_the_gpu_is_counted_and_not_ranked(subject: Subject) -> None:
     runner = ScriptedRunner(failing={SLOW: Status.CORRECTNESS})
-    desk, _ = make(subject, runner)
-    desk.screen(64, [SLOW, FAST])
-    desk.finish()
-    assert desk.landscape.ranking(64) == [FAST]
-    assert desk.outcomes() == {"correctness": 1, "ok": 1}
+    queue, _ = make(subject, runner)
+    queue.screen(64, [SLOW, FAST])
+    queue.finish()
+    assert queue.measurements.ranking(64) == [FAST]
+    assert queue.outcomes() == {"correctness": 1, "ok": 1}
 
 
 def test_a_free_slot_is_one_that_compiles_at_once(subject: Subject) -> None:
-    desk, _ = make(subject, ScriptedRunner(compile_slots=2))
-    desk.screen(64, [SLOW])
-    assert desk.has_free_slot
-    desk.screen(64, [FAST])
-    assert not desk.has_free_slot
-    assert desk.is_compiling
-    assert not desk.is_measuring
+    queue, _ = make(subject, ScriptedRunner(compile_slots=2))
+    queue.screen(64, [SLOW])
+    assert queue.has_free_slot
+    queue.screen(64, [FAST])
+    assert not queue.has_free_slot
+    assert queue.is_compiling
+    assert not queue.is_measuring
 
 
 def test_what_still_compiles_when_time_is_up_is_no_longer_waited_for(subject: Subject) -> None:
     runner = ScriptedRunner()
-    desk, _ = make(subject, runner)
-    desk.screen(64, [SLOW])
-    desk.forget_compiling()
-    assert not desk.is_compiling
-    desk.screen(64, [FAST])
-    desk.finish()
+    queue, _ = make(subject, runner)
+    queue.screen(64, [SLOW])
+    queue.forget_compiling()
+    assert not queue.is_compiling
+    queue.screen(64, [FAST])
+    queue.finish()
     assert at(runner, ScreenJob) == [ScreenJob(64, 0, FAST)]
 
 
 def test_waiting_for_nothing_is_an_error(subject: Subject) -> None:
-    desk, _ = make(subject, ScriptedRunner())
+    queue, _ = make(subject, ScriptedRunner())
     with pytest.raises(LookupError):
-        desk.step()
+        queue.step()
 
 
 # ---------------------------------------------------------------
-# The landscape
+# What was measured so far
 
 
 def test_a_row_nobody_measured() -> None:
-    landscape = Landscape(1)
-    assert landscape.ranking(64) == []
-    assert landscape.best_us(64, 0) == landscape.ratio(64, SLOW) == math.inf
-    assert landscape.times(64, 0, SLOW) is None
+    measurements = Measurements(1)
+    assert measurements.ranking(64) == []
+    assert measurements.best_us(64, 0) == measurements.ratio(64, SLOW) == math.inf
+    assert measurements.times(64, 0, SLOW) is None
 
 
 def test_a_config_counts_by_its_worst_shape() -> None:
-    landscape = Landscape(2)
+    measurements = Measurements(2)
     times = {SLOW: (10.0, 30.0), FAST: (20.0, 20.0)}
     for config, by_shape in times.items():
         for shape, us in enumerate(by_shape):
-            landscape.add(64, shape, config, Times(us / 2, us / 2))
-    assert landscape.ratio(64, SLOW) == pytest.approx(1.5)
-    assert landscape.ratio(64, FAST) == pytest.approx(2.0)
-    assert landscape.ranking(64) == [SLOW, FAST]
+            measurements.add(64, shape, config, Times(us / 2, us / 2))
+    assert measurements.ratio(64, SLOW) == pytest.approx(1.5)
+    assert measurements.ratio(64, FAST) == pytest.approx(2.0)
+    assert measurements.ranking(64) == [SLOW, FAST]
 
 
 def test_a_config_that_is_unknown_under_one_shape_is_not_ranked() -> None:
-    landscape = Landscape(2)
-    landscape.add(64, 0, FAST, Times(1.0, 1.0))
-    assert landscape.ratio(64, FAST) == math.inf
-    assert landscape.ranking(64) == []
+    measurements = Measurements(2)
+    measurements.add(64, 0, FAST, Times(1.0, 1.0))
+    assert measurements.ratio(64, FAST) == math.inf
+    assert measurements.ranking(64) == []
 
 
 def test_every_shape_behind_the_name_is_measured(subject: Subject) -> None:
-    two = replace(subject, shapes=(*subject.shapes, NamedShape(Shape(2048, 4))))
+    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
     runner = ScriptedRunner()
-    desk, _ = make(two, runner)
-    desk.screen(64, [SLOW])
-    desk.finish()
+    queue, _ = make(two, runner)
+    queue.screen(64, [SLOW])
+    queue.finish()
     assert at(runner, ScreenJob) == [ScreenJob(64, shape, SLOW) for shape in (0, 1)]
-    assert desk.landscape.ranking(64) == [SLOW]
+    assert queue.measurements.ranking(64) == [SLOW]

@@ -21,12 +21,12 @@ from tools.store.workload import Layout
 from tools.tune import session, write
 from tools.tune.journal import Header, Journal, JournalError, JournalWriter
 from tools.tune.protocol import Subject
-from tools.tune.report import Summary
-from tools.tune.request import Request, RequestError, parse
-from tools.tune.search import Landscape
-from tools.tune.subject import Registries, SizesSource, make_subject
-from tools.tune.tuner import Result, RowResult
-from tools.tune.write import Existing, Measured, Origin, Place, deliver, find_destination
+from tools.tune.report import TuneSummary
+from tools.tune.request import RequestError, TuneRequest, parse
+from tools.tune.search import Measurements
+from tools.tune.subject import SizesSource, make_subject
+from tools.tune.tuner import RowResult, TuneResult
+from tools.tune.write import Existing, MeasuredRun, Origin, Place, deliver, find_destination
 from tools.validate.exceptions import Exceptions
 from tools.validate.rules import down_twin, record
 from tools.validate.runner import validate
@@ -62,10 +62,10 @@ DOWN_GAINS_NOTHING = flat({BEST: (40.0, 20.0)})
 
 
 @pytest.fixture
-def tune(make_landscape: Make, tmp_path: Path) -> Callable[..., Summary]:
+def tune(make_landscape: Make, tmp_path: Path) -> Callable[..., TuneSummary]:
     """Replays a made landscape with these flags into tmp_path/out."""
 
-    def tune(*flags: str, triton: str = "3.8.0", times: Times | None = None, **changes: Any) -> Summary:
+    def tune(*flags: str, triton: str = "3.8.0", times: Times | None = None, **changes: Any) -> TuneSummary:
         made = make_landscape((1, 64), **({"times": times} if times else {}))
         device = {**REPORT, "environment": {**ENVIRONMENT, "triton": triton}}
         path = save(tmp_path / "landscape.jsonl", replace(made, device=device, **changes))
@@ -104,7 +104,7 @@ def findings(folder: Path) -> list[str]:
 # What a replay writes
 
 
-def test_writes_file_and_record_of_what_was_recorded(tune: Callable[..., Summary], out: Path) -> None:
+def test_writes_file_and_record_of_what_was_recorded(tune: Callable[..., TuneSummary], out: Path) -> None:
     summary = tune()
     assert [Path(name).relative_to(out).as_posix() for name in summary.files] == [NAME, f"records/{NAME}"]
     assert list(document(out / NAME)) == ["1", "64"]
@@ -112,7 +112,7 @@ def test_writes_file_and_record_of_what_was_recorded(tune: Callable[..., Summary
 
 
 def test_the_record_is_of_the_landscapes_kernel_routing_and_machine(
-    tune: Callable[..., Summary], subject: Subject, out: Path
+    tune: Callable[..., TuneSummary], subject: Subject, out: Path
 ) -> None:
     tune(header=Header(subject, {"routing": "skew"}, {"triton": "3.8.0", "kernel_sha256": "cd" * 32}))
     found = document(out / "records" / NAME)
@@ -157,13 +157,13 @@ def test_a_machine_that_a_record_cannot_hold_makes_none(
     assert not (tmp_path / "out").exists()
 
 
-def test_batch_sizes_that_were_not_recorded_are_told(tune: Callable[..., Summary], out: Path) -> None:
+def test_batch_sizes_that_were_not_recorded_are_told(tune: Callable[..., TuneSummary], out: Path) -> None:
     summary = tune("--num-tokens", "1", "5", "64", "7")
     assert "not in the landscape: batch sizes 5, 7" in summary.notes
     assert [line.num_tokens for line in summary.lines] == [1, 64]
 
 
-def test_none_of_the_batch_sizes_was_recorded(tune: Callable[..., Summary]) -> None:
+def test_none_of_the_batch_sizes_was_recorded(tune: Callable[..., TuneSummary]) -> None:
     with pytest.raises(JournalError, match=r"--replay: expected one of the batch sizes \[1, 64\], found \[5\]"):
         tune("--num-tokens", "5")
 
@@ -172,7 +172,7 @@ def test_none_of_the_batch_sizes_was_recorded(tune: Callable[..., Summary]) -> N
 # Some rows of a file that is there
 
 
-def test_only_the_rows_asked_for_are_replaced(tune: Callable[..., Summary], subject: Subject, out: Path) -> None:
+def test_only_the_rows_asked_for_are_replaced(tune: Callable[..., TuneSummary], subject: Subject, out: Path) -> None:
     others = {m: LaunchConfig(32, 32, 64, 64, 8, 2) for m in (4, 64, 4096)}
     kept = record_of(subject, others, kernel_sha256=kernel_sha256())
     put(out, others, with_record=kept)
@@ -193,15 +193,15 @@ def test_a_whole_run_replaces_the_file(subject: Subject, out: Path) -> None:
     assert list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
 
 
-def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str, ...] = ()) -> Summary:
+def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str, ...] = ()) -> TuneSummary:
     """What a run of all usual batch sizes writes that came to these rows."""
     asked = request("--output", str(out), *flags)
     place, existing = find_destination(asked, subject, ORIGIN)
     return deliver(asked, subject, measured(*rows), place, existing)
 
 
-def measured(*rows: RowResult) -> Measured:
-    return Measured(Result(rows, COUNTS, Landscape(1), False), ENVIRONMENT, None, 1.0)
+def measured(*rows: RowResult) -> MeasuredRun:
+    return MeasuredRun(TuneResult(rows, COUNTS, Measurements(1), False), ENVIRONMENT, None, 1.0)
 
 
 def test_two_runs_into_one_folder_lose_no_rows(subject: Subject, out: Path) -> None:
@@ -266,7 +266,7 @@ def default(subject: Subject) -> dict[str, Any]:
 
 
 def test_a_version_file_that_gains_nothing_is_a_line_in_the_default_files_record(
-    tune: Callable[..., Summary], default: dict[str, Any], out: Path
+    tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path
 ) -> None:
     put(out, TUNED, with_record=default)
     before = (out / NAME).read_bytes()
@@ -281,7 +281,7 @@ def test_a_version_file_that_gains_nothing_is_a_line_in_the_default_files_record
 
 
 def test_a_version_file_that_gains_is_written_beside(
-    tune: Callable[..., Summary], default: dict[str, Any], out: Path
+    tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path
 ) -> None:
     put(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=default)
     tune(triton="3.6.0")
@@ -292,7 +292,7 @@ def test_a_version_file_that_gains_is_written_beside(
 
 @pytest.mark.parametrize("forced", [True, False], ids=["asked for", "the default file has no record"])
 def test_a_version_file_all_the_same(
-    tune: Callable[..., Summary], default: dict[str, Any], out: Path, forced: bool
+    tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path, forced: bool
 ) -> None:
     put(out, TUNED, with_record=default if forced else None)
     tune(*(["--force-version-file"] if forced else []), triton="3.6.0")
@@ -303,7 +303,7 @@ def test_a_version_file_all_the_same(
 # A file for down
 
 
-def test_down_has_its_own_file_where_it_gains(tune: Callable[..., Summary], out: Path) -> None:
+def test_down_has_its_own_file_where_it_gains(tune: Callable[..., TuneSummary], out: Path) -> None:
     summary = tune("--separate-down", times=DOWN_GAINS)
     assert len(summary.files) == 4
     assert {entry["BLOCK_SIZE_N"] for entry in document(out / DOWN).values()} == {128}
@@ -320,7 +320,7 @@ def test_where_no_row_gains_there_is_none_and_a_stale_one_goes(subject: Subject,
     assert not (out / "records" / DOWN).exists()
 
 
-def test_rows_alone_leave_the_other_rows_of_both_files(tune: Callable[..., Summary], out: Path) -> None:
+def test_rows_alone_leave_the_other_rows_of_both_files(tune: Callable[..., TuneSummary], out: Path) -> None:
     tune("--separate-down", times=DOWN_GAINS)
     before = document(out / "records" / DOWN)["rows"]
     tune("--separate-down", "--num-tokens", "64", times=DOWN_GAINS)
@@ -336,7 +336,7 @@ def test_rows_alone_leave_the_other_rows_of_both_files(tune: Callable[..., Summa
 def test_an_incumbent_is_what_an_engine_would_launch(tmp_path: Path) -> None:
     """vLLM clamps BLOCK_SIZE_K to the scales' block."""
     source = SizesSource(8, 1024, 4096, 2, "fp8_w8a8", (128, 128))
-    subject = make_subject(source, "NVIDIA H100 80GB HBM3", Registries(load_models(), load_devices()))
+    subject = make_subject(source, "NVIDIA H100 80GB HBM3", load_models(), load_devices())
     place = Place(tmp_path, Path(subject.workload.file_name()))  # type: ignore[arg-type]
     existing = Existing(place, {64: LaunchConfig(64, 128, 256, 1, 4, 3)}, {})
     task = session.make_task(request("--num-tokens", "1", "64"), subject, existing)
@@ -345,10 +345,10 @@ def test_an_incumbent_is_what_an_engine_would_launch(tmp_path: Path) -> None:
 
 def test_a_workload_that_no_launch_config_runs_is_refused() -> None:
     source = SizesSource(8, 1024, 4096, 2, "fp8_w8a8", (128, 48))
-    subject = make_subject(source, "NVIDIA H100 80GB HBM3", Registries(load_models(), load_devices()))
+    subject = make_subject(source, "NVIDIA H100 80GB HBM3", load_models(), load_devices())
     with pytest.raises(RequestError, match=r"expected launch configs to try, found none\. .*power of two, found 48"):
         session.make_task(request(), subject, None)
 
 
-def request(*flags: str) -> Request:
+def request(*flags: str) -> TuneRequest:
     return parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2", *flags])

@@ -22,11 +22,11 @@ from tools.store.workload import Shape, Workload  # noqa: E402
 from tools.tune.protocol import (  # noqa: E402
     Confirmed,
     ConfirmJob,
-    NamedShape,
     Refusal,
     Screened,
     ScreenJob,
     Subject,
+    SubjectShape,
     WorkerSpec,
     failed,
 )
@@ -86,7 +86,7 @@ class _Grid:
 def small() -> Subject:
     workload = Workload(64, 32, "NVIDIA_H100_80GB_HBM3")
     target = ("cuda", 90, 32)
-    return Subject(workload, (NamedShape(Shape(64, 2)),), QuantMode(), target, "sm_90", 232448)  # type: ignore[arg-type]
+    return Subject(workload, (SubjectShape(Shape(64, 2)),), QuantMode(), target, "sm_90", 232448)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def timer(small: Subject, kernel: TorchKernel, samples: list[int]) -> RowTimer:
         sample=sample,
         synchronize=lambda: None,
     )
-    return RowTimer(small, torch.device("cpu"), 1 << 20, clock=clock, contender=kernel)
+    return RowTimer(small, torch.device("cpu"), 1 << 20, clock=clock, kernel=kernel)
 
 
 def test_screens_up_and_down(timer: RowTimer) -> None:
@@ -174,15 +174,15 @@ def test_a_lost_context_ends_the_worker(small: Subject, kernel: TorchKernel) -> 
     def broken() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    timer = RowTimer(small, torch.device("cpu"), 1 << 20, clock=Clock(synchronize=broken), contender=kernel)
+    timer = RowTimer(small, torch.device("cpu"), 1 << 20, clock=Clock(synchronize=broken), kernel=kernel)
     with pytest.raises(ContextLost, match="illegal address"):
         timer.screen(ScreenJob(4, 0, RAISES))
 
 
 def test_each_shape_has_inputs_of_its_own(small: Subject, kernel: TorchKernel) -> None:
-    two = replace(small, shapes=(*small.shapes, NamedShape(Shape(128, 4))))
+    two = replace(small, shapes=(*small.shapes, SubjectShape(Shape(128, 4))))
     clock = Clock(capture=lambda launches, _: SimpleNamespace(), sample=lambda r, n: [[1.0] * n] * 2)  # type: ignore[arg-type,return-value]
-    timer = RowTimer(two, torch.device("cpu"), 1 << 20, clock=clock, contender=kernel)
+    timer = RowTimer(two, torch.device("cpu"), 1 << 20, clock=clock, kernel=kernel)
     assert [timer.screen(ScreenJob(4, shape, GOOD)).status for shape in (0, 1)] == [Status.OK, Status.OK]
 
 
@@ -256,7 +256,7 @@ def test_weights_count_once_for_each_hidden_size(subject: Subject) -> None:
     """Shapes that differ in top_k alone share their weights."""
 
     def need(*shapes: Shape) -> int:
-        return _memory_bytes(WorkerSpec(replace(subject, shapes=tuple(map(NamedShape, shapes))), 1))
+        return _memory_bytes(WorkerSpec(replace(subject, shapes=tuple(map(SubjectShape, shapes))), 1))
 
     one = need(Shape(4096, 2))
     assert need(Shape(4096, 2), Shape(4096, 1)) == one
