@@ -8,42 +8,35 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tools.checkout import CONFIGS
-from tools.cli import run, say
+from tools.cli import command, run, say
+from tools.errors import UserError
 from tools.findings import emit
 from tools.measure.device import find_gpu
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
-from tools.registry.reading import RegistryError
 from tools.store.tiers import version_of_folder
 from tools.text import printable, shown_path
 from tools.tune import session
-from tools.tune.cluster import ClusterError, NodeJob, tune_on_cluster
-from tools.tune.journal import JournalError
-from tools.tune.live import DeviceRefused
+from tools.tune.cluster import NodeJob, tune_on_cluster
 from tools.tune.protocol import RunnerError, Subject
 from tools.tune.report import TuneSummary, to_json, to_text
-from tools.tune.request import RequestError, TuneRequest, arguments_of, arguments_of_effort, parse
+from tools.tune.request import TuneRequest, arguments_of, arguments_of_effort, parse
 from tools.tune.subject import ModelSource, SubjectError, make_subject
 from tools.tune.tuner import TuneError
-from tools.tune.write import OutputError, find_destination, folder_of_tiers
-
-IMPOSSIBLE = (RequestError, SubjectError, OutputError, JournalError, DeviceRefused, RegistryError, ClusterError)
+from tools.tune.write import find_destination, folder_of_tiers
 
 
+@command("tune")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    try:
-        request = parse(sys.argv[1:] if arguments is None else arguments)
-        if request.ray is not None:
-            return _on_cluster(request, request.ray)
-        if request.files.replay is not None:
-            runs = [functools.partial(session.replay, request, request.files.replay)]
-        else:
-            runs = [functools.partial(session.tune_here, request, subject) for subject in _subjects(request)]
-        summaries, code = _tune(request, runs)
-    except IMPOSSIBLE as error:
-        _say(str(error))
-        return 2
+    request = parse(sys.argv[1:] if arguments is None else arguments)
+    if request.ray is not None:
+        return _on_cluster(request, request.ray)
+    if request.files.replay is not None:
+        runs = [functools.partial(session.replay, request, request.files.replay)]
+    else:
+        runs = [functools.partial(session.tune_here, request, subject) for subject in _subjects(request)]
+    summaries, code = _tune(request, runs)
     if request.as_json and summaries:
         documents = [to_json(summary) for summary in summaries]
         emit(json.dumps(documents if len(runs) > 1 else documents[0], indent=2))
@@ -56,7 +49,7 @@ def _subjects(request: TuneRequest) -> list[Subject]:
     """All of them first, and where their files go: a mistyped line of --workloads shouldn't show after an hour."""
     device_name = find_gpu()
     if device_name is None:
-        raise RequestError(
+        raise UserError(
             "expected a GPU, found none. Fix: run where there is one, or see the tuner work on a recorded landscape: "
             "nox -s tune -- --replay tests/tools/tune/landscape.jsonl.gz"
         )
@@ -80,7 +73,7 @@ def _tune(request: TuneRequest, runs: Sequence[Callable[[], TuneSummary]]) -> tu
     for run_one in runs:
         try:
             summaries.append(run_one())
-        except IMPOSSIBLE as error:
+        except UserError as error:
             code = 2
             _say(str(error))
         except (RunnerError, TuneError) as error:
@@ -105,10 +98,10 @@ def _on_cluster(request: TuneRequest, address: str) -> int:
     ]
     output = folder_of_tiers(request.files.output)
     if version_of_folder(output.name) is not None:
-        raise RequestError(f"--output: expected the folder above {shown_path(output)} with --ray: nodes name tiers.")
+        raise UserError(f"--output: expected the folder above {shown_path(output)} with --ray: nodes name tiers.")
     if request.is_partial and output == CONFIGS.resolve():
         # Which file they are rows of shows on the node.
-        raise RequestError("--num-tokens: expected --output DIR outside configs/ with --ray, found none.")
+        raise UserError("--num-tokens: expected --output DIR outside configs/ with --ray, found none.")
     return tune_on_cluster(address, jobs, output, _say)
 
 

@@ -15,13 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tools.checkout import CHECKOUT
+from tools.errors import UserError
 from tools.store.files import write_file
 from tools.store.tiers import REGISTRY
 from tools.text import printable
-
-
-class ClusterError(ValueError):
-    """No cluster to tune on. One line for a person."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +47,14 @@ def tune_on_cluster(
 ) -> int:
     """Runs every job, writes what comes back as it comes, and returns the worst exit code.
 
-    ClusterError: ray is missing, or no cluster answers. A job that fails is told, and the others go on.
+    UserError: ray is missing, or no cluster answers. A job that fails is told, and the others go on.
     """
     ray = ray or _import_ray()
     try:
         ray.init(address=address, log_to_driver=False)
     except Exception as error:  # ray has no common error of its own
         told = printable(str(error))
-        raise ClusterError(f"--ray {printable(address)}: expected a cluster, found: {told}") from error
+        raise UserError(f"--ray {printable(address)}: expected a cluster, found: {told}") from error
     try:
         remote = ray.remote(num_gpus=1, max_retries=0)(run_here)
         before = ray.put(_files_below(output))
@@ -122,5 +119,5 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ClusterError('--ray: expected the package ray, found none. Fix: pip install "ray"') from error
+        raise UserError('--ray: expected the package ray, found none. Fix: pip install "ray"') from error
     return ray

@@ -23,7 +23,7 @@ from kernels.problem import QuantMode
 from tools import cli
 from tools.checkout import CHECKOUT
 from tools.compile.outcome import Status
-from tools.errors import reason_of
+from tools.errors import UserError, reason_of
 from tools.registry.devices import Target
 from tools.store.files import version_folder, write_file
 from tools.store.launch_config import REQUIRED_KEYS, LaunchConfig
@@ -50,7 +50,7 @@ MOST_CHARACTERS = 1 << 28
 _FIX = "Fix: give a file that the tuner wrote (--record-landscape FILE keeps one)"
 
 
-class JournalError(ValueError):
+class JournalError(UserError):
     """A journal or landscape that can't be used. One line for a person."""
 
 

@@ -20,6 +20,7 @@ from tools.child_process import usable_cores
 from tools.compile.kernel_task import KernelTask
 from tools.compile.outcome import Outcome, Status
 from tools.compile.pool import CompilePool
+from tools.errors import UserError
 from tools.store.launch_config import LaunchConfig
 from tools.tune.protocol import (
     Compiled,
@@ -182,7 +183,7 @@ GpuJob = ScreenJob | ConfirmJob
 GpuEvent = Screened | Confirmed
 
 
-class DeviceRefused(ValueError):  # noqa: N818  # says what it is
+class DeviceRefused(UserError):  # noqa: N818  # says what it is
     """The machine can't do it: wrong GPU, too little memory. One line for a person."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tools import cli
 from tools.cli import path_argument
-from tools.errors import reason_of
+from tools.errors import UserError, reason_of
 from tools.store.launch_config import USUAL_BATCH_SIZES
 from tools.store.strict_json import Json
 from tools.text import printable, shown_path
@@ -19,10 +19,6 @@ from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSou
 
 MAX_NUM_TOKENS = 65536
 ROUTINGS = ("uniform", "skew")
-
-
-class RequestError(ValueError):
-    """Bad use. One line for a person."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: Sequence[str]) -> TuneRequest:
-    """SystemExit(2) with a usage line, or RequestError."""
+    """SystemExit(2) with a usage line, or UserError."""
     options = parser().parse_args(arguments)
     way = _way(options)
     _check_effects(options, way)
@@ -136,9 +132,9 @@ def parse(arguments: Sequence[str]) -> TuneRequest:
         ("--ep", options.ep, 1, 4096),
     ):
         if not least <= value <= most:
-            raise RequestError(f"{name}: expected from {least} to {most}, found {value}.")
+            raise UserError(f"{name}: expected from {least} to {most}, found {value}.")
     if options.record_landscape and len(sources) > 1:
-        raise RequestError("--record-landscape: expected one workload, found several.")
+        raise UserError("--record-landscape: expected one workload, found several.")
     return TuneRequest(
         sources,
         batch_sizes,
@@ -176,7 +172,7 @@ def _way(options: argparse.Namespace) -> str:
         found.append(_BY_SIZES)
     if len(found) != 1:
         expected = ", ".join((*_ON_A_GPU, "--replay"))
-        raise RequestError(f"the workload: expected one of {expected}, found {' and '.join(found) or 'none of them'}.")
+        raise UserError(f"the workload: expected one of {expected}, found {' and '.join(found) or 'none of them'}.")
     return found[0]
 
 
@@ -189,14 +185,14 @@ def _check_effects(options: argparse.Namespace, way: str) -> None:
     }
     for flag, ways in _COUNTS_WITH.items():
         if flag in given and way not in ways:
-            raise RequestError(f"{flag}: expected with {' or '.join(ways)}, found with {way}: it would change nothing.")
+            raise UserError(f"{flag}: expected with {' or '.join(ways)}, found with {way}: it would change nothing.")
     for flag in _NOT_ON_A_CLUSTER:
         if flag in given and options.ray is not None:
-            raise RequestError(f"{flag}: expected without --ray, found both: it would change nothing there.")
+            raise UserError(f"{flag}: expected without --ray, found both: it would change nothing there.")
     if "--time-budget" in given and options.exhaustive:
-        raise RequestError("--time-budget: expected without --exhaustive, found both: it would change nothing.")
+        raise UserError("--time-budget: expected without --exhaustive, found both: it would change nothing.")
     if "--force-version-file" in given and way == "--replay" and options.output is None:
-        raise RequestError("--force-version-file: expected with --output, found none: it would change nothing.")
+        raise UserError("--force-version-file: expected with --output, found none: it would change nothing.")
 
 
 def _sources(options: argparse.Namespace, way: str) -> tuple[Source, ...]:
@@ -211,7 +207,7 @@ def _sources(options: argparse.Namespace, way: str) -> tuple[Source, ...]:
         return (ConfigJsonSource(options.config_json, parallel, options.dtype),)
     missing = [flag for flag, name in _SIZES.items() if getattr(options, name) is None]
     if missing:
-        raise RequestError(f"sizes: expected all of {_BY_SIZES}, found no {' '.join(missing)}.")
+        raise UserError(f"sizes: expected all of {_BY_SIZES}, found no {' '.join(missing)}.")
     return (
         SizesSource(
             options.E,
@@ -230,25 +226,25 @@ def _block_shape(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"\[?([1-9][0-9]{0,4}), ?([1-9][0-9]{0,4})\]?", text)
     if match is None:
-        raise RequestError(f"--block-shape: expected two numbers as in 128,128, found {text!r}.")
+        raise UserError(f"--block-shape: expected two numbers as in 128,128, found {text!r}.")
     return int(match[1]), int(match[2])
 
 
 def read_workloads(path: Path) -> tuple[ModelSource, ...]:
-    """`MODEL tp=N [ep=N] [dtype=D]` a line; empty lines and what follows # are skipped. RequestError names the line."""
+    """`MODEL tp=N [ep=N] [dtype=D]` a line; empty lines and what follows # are skipped. UserError names the line."""
     try:
         lines = cli.read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = "bytes that are no UTF-8" if isinstance(error, UnicodeDecodeError) else reason_of(error)
         told = f"expected a text file, found: {reason}. Fix: correct the path, or save it as UTF-8."
-        raise RequestError(f"--workloads: {shown_path(path)}: {told}") from error
+        raise UserError(f"--workloads: {shown_path(path)}: {told}") from error
     found = []
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()
         if words:
             found.append(_workload(f"{shown_path(path)}, line {number}", words))
     if not found:
-        raise RequestError(f"--workloads: expected a workload a line, found none in {shown_path(path)}.")
+        raise UserError(f"--workloads: expected a workload a line, found none in {shown_path(path)}.")
     return tuple(found)
 
 
@@ -259,9 +255,7 @@ def _workload(where: str, words: list[str]) -> ModelSource:
         key, _, value = setting.partition("=")
         is_sound = value if key == "dtype" else key in ("tp", "ep") and re.fullmatch("[1-9][0-9]{0,3}", value)
         if not is_sound or key in values:
-            raise RequestError(
-                f"{where}: expected «MODEL tp=N [ep=N] [dtype=D]», found {printable(' '.join(words))!r}."
-            )
+            raise UserError(f"{where}: expected «MODEL tp=N [ep=N] [dtype=D]», found {printable(' '.join(words))!r}.")
         values[key] = value
     parallel = Parallel(int(values.get("tp", 1)), int(values.get("ep", 1)))
     return ModelSource(name, parallel, values.get("dtype"), where)

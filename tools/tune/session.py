@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.checkout import reference_triton
+from tools.errors import UserError
 from tools.launch.heuristics import clamped
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import normalise_device_name
@@ -25,7 +26,7 @@ from tools.tune.live import LiveSession, Supervisor
 from tools.tune.protocol import Event, Screened, Subject, WorkerSpec
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.report import Progress, TuneSummary, progress
-from tools.tune.request import RequestError, TuneRequest
+from tools.tune.request import TuneRequest
 from tools.tune.search import InOrder, Strategy, usual_strategy
 from tools.tune.space import Space, candidates
 from tools.tune.tuner import RowResult, Task, tune, wanted_by_row
@@ -35,7 +36,7 @@ from tools.tune.write import Existing, MeasuredRun, Origin, deliver, find_destin
 def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     """Tunes on this machine's GPU and writes file and record.
 
-    RequestError, OutputError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError:
+    UserError, OutputError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError:
     the run ended early; its journal is there to resume.
     """
     origin = origin_here()
@@ -93,10 +94,10 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
 
 
 def make_task(request: TuneRequest, subject: Subject, existing: Existing | None) -> Task:
-    """What to tune, by the request's effort. RequestError: no launch config passes the constraints."""
+    """What to tune, by the request's effort. UserError: no launch config passes the constraints."""
     space = candidates(subject)
     if not space.kernels:
-        raise RequestError(f"the workload: expected launch configs to try, found none. {space.rejected[0].message}")
+        raise UserError(f"the workload: expected launch configs to try, found none. {space.rejected[0].message}")
     # As vLLM launches it: that is what an engine runs today.
     incumbent = {m: clamped(existing.nearest(m), subject.workload) for m in request.batch_sizes} if existing else {}
     if request.effort.exhaustive:
@@ -108,11 +109,11 @@ def make_task(request: TuneRequest, subject: Subject, existing: Existing | None)
 
 
 def origin_here() -> Origin:
-    """The Triton that is installed, and this checkout's kernel. RequestError: there is no Triton."""
+    """The Triton that is installed, and this checkout's kernel. UserError: there is no Triton."""
     try:
         return Origin(metadata.version("triton"), kernel_sha256())
     except metadata.PackageNotFoundError as error:
-        raise RequestError("expected Triton, found none. Fix: run `nox -s tune`, which installs it.") from error
+        raise UserError("expected Triton, found none. Fix: run `nox -s tune`, which installs it.") from error
 
 
 def _strategy(request: TuneRequest, task: Task, space: Space) -> Strategy:

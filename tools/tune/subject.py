@@ -10,7 +10,7 @@ from typing import Any
 
 from kernels.problem import QuantMode
 from tools import cli
-from tools.errors import reason_of
+from tools.errors import UserError, reason_of
 from tools.launch.heuristics import UnknownHeuristicError, vllm_heuristic
 from tools.registry.devices import DeviceRegistry, normalise_device_name
 from tools.registry.models import Model, ModelRegistry, Quantisation
@@ -23,7 +23,7 @@ from tools.tune.protocol import Subject, SubjectShape
 _FLAGS = "give the sizes themselves: --E --N --K --top-k [--dtype] [--block-shape n,k]"
 
 
-class SubjectError(ValueError):
+class SubjectError(UserError):
     """What was named can't be tuned. One line for a person."""
 
 

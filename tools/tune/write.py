@@ -15,6 +15,7 @@ from typing import Any
 
 from tools import cli
 from tools.checkout import CONFIGS, reference_triton
+from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.statistics import quantile
 from tools.store import schemas
@@ -31,7 +32,7 @@ from tools.tune.decide import PromotionPolicy
 from tools.tune.evidence import Provenance, Rates
 from tools.tune.protocol import Subject
 from tools.tune.report import TuneSummary, lines
-from tools.tune.request import RequestError, TuneRequest
+from tools.tune.request import TuneRequest
 from tools.tune.tuner import TuneResult
 
 
@@ -46,21 +47,21 @@ class Origin:
 def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> tuple[Place, Existing | None]:
     """Where the file goes, and what an engine would read today.
 
-    RequestError: the folder is none, or of another Triton; rows or a twin would be left without what they need.
+    UserError: the folder is none, or of another Triton; rows or a twin would be left without what they need.
     OutputError: what an engine would read is broken.
     """
     triton = origin.triton
     folder = folder_of_tiers(request.files.output)
     version = version_of_folder(folder.name)
     if version is not None and folder.name != version_folder(triton):
-        raise RequestError(
+        raise UserError(
             f"--output: expected {version_folder(triton)}/, the folder of the Triton that runs here ({triton}), "
             f"found {shown_path(folder)}. Fix: name the folder above it, or run that Triton."
         )
     root = folder.parent if version is not None else folder
     is_of_configs = root == CONFIGS.resolve()
     if request.files.replay and is_of_configs:
-        raise RequestError(
+        raise UserError(
             f"--replay: expected --output outside {shown_path(root)}, found {shown_path(folder)}: what is replayed "
             "is no evidence of today."
         )
@@ -86,13 +87,13 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
 def folder_of_tiers(wanted: Path | None) -> Path:
     """The folder that `--output` names (None: configs/), links followed: one that holds tiers, or a version's own.
 
-    RequestError: it is neither, or no folder.
+    UserError: it is neither, or no folder.
     """
     try:
         folder = (wanted or CONFIGS).resolve()
         is_none = folder.exists() and not folder.is_dir()
     except (OSError, RuntimeError) as error:  # a name too long, links in a circle
-        raise RequestError(f"--output: expected a folder, found: {printable(str(error))}.") from error
+        raise UserError(f"--output: expected a folder, found: {printable(str(error))}.") from error
     is_version = version_of_folder(folder.name) is not None
     above = folder.parents
     is_inside_a_tier = any(f.name == LEGACY or version_of_folder(f.name) is not None for f in above)
@@ -100,12 +101,12 @@ def folder_of_tiers(wanted: Path | None) -> Path:
     is_lost_in_configs = configs in above and not (is_version and folder.parent == configs)
     is_special = folder.name in (LEGACY, RECORDS, REGISTRY)
     if is_none or is_special or is_inside_a_tier or is_lost_in_configs:
-        raise RequestError(f"--output: expected a folder that holds tiers, found {shown_path(folder)}.")
+        raise UserError(f"--output: expected a folder that holds tiers, found {shown_path(folder)}.")
     return folder
 
 
 def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subject, origin: Origin) -> None:
-    """RequestError: rows that stay would be told as measured under shapes, Triton or kernel that they weren't."""
+    """UserError: rows that stay would be told as measured under shapes, Triton or kernel that they weren't."""
     if not standing.record or set(standing.entries) <= set(batch_sizes):
         return
     record = standing.record
@@ -115,7 +116,7 @@ def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subjec
         ("kernel_sha256", origin.kernel_sha256, record.get("kernel_sha256")),
     ):
         if expected != found:
-            raise RequestError(
+            raise UserError(
                 f"--num-tokens: expected the rows that stay, in {shown_path(standing.place.record_path)}, to be of "
                 f"this run's {name}, {expected}, found {found}. Fix: tune all batch sizes."
             )
@@ -133,21 +134,21 @@ def _check_writable(place: Place) -> None:
             is_blocked = path.is_dir()
         except OSError as error:
             found = shown_path(Path(error.filename or path.parent))
-            raise RequestError(f"--output: expected a folder that can be written, found {found}.") from error
+            raise UserError(f"--output: expected a folder that can be written, found {found}.") from error
         if is_blocked:
-            raise RequestError(f"--output: expected a file or none at {shown_path(path)}, found a folder.")
+            raise UserError(f"--output: expected a file or none at {shown_path(path)}, found a folder.")
 
 
 def _check_evidence(request: TuneRequest, place: Place, there: Existing | None) -> None:
     """In configs/ every row has its evidence, those that stay as well."""
     if there is None:
-        raise RequestError(
+        raise UserError(
             f"--num-tokens: expected an existing {shown_path(place.path)} to replace rows of, found none. "
             "Fix: tune all batch sizes, or give --output DIR outside configs/."
         )
     unmeasured = [m for m in there.entries if m not in request.batch_sizes and str(m) not in there.rows]
     if unmeasured:
-        raise RequestError(
+        raise UserError(
             f"--num-tokens: expected measured rows in {shown_path(place.record_path)}, found none for "
             f"{', '.join(map(str, unmeasured))}, which would stay. Fix: tune all batch sizes."
         )
@@ -157,7 +158,7 @@ def _check_nothing_is_hidden(request: TuneRequest, place: Place, existing: Exist
     """The first file that exists wins whole: one of a few rows in a tier before hides all others of the one behind."""
     hidden = [m for m in existing.entries if m not in request.batch_sizes]
     if existing.place != place and hidden:
-        raise RequestError(
+        raise UserError(
             f"--num-tokens: expected an existing {shown_path(place.path)} to replace rows of, found "
             f"{shown_path(existing.place.path)}, which a file of these rows alone would hide. "
             "Fix: tune all batch sizes."
@@ -168,12 +169,12 @@ def _check_twin(request: TuneRequest, place: Place, there: Existing | None) -> N
     """A `_down` file has the batch sizes and the BLOCK_SIZE_M of the file that it stands beside."""
     has_twin = place.down.path.exists()
     if has_twin and not request.separate_down:
-        raise RequestError(
+        raise UserError(
             f"{shown_path(place.down.path)}: expected --separate-down, since this file is bound to the one to be "
             "tuned. Fix: give --separate-down, or remove it."
         )
     if request.separate_down and request.is_partial and there is not None and not has_twin:
-        raise RequestError(
+        raise UserError(
             f"--separate-down: expected an existing {shown_path(place.down.path)} to replace rows of, found none. "
             "Fix: tune all batch sizes."
         )
@@ -183,7 +184,7 @@ def _check_twin(request: TuneRequest, place: Place, there: Existing | None) -> N
 # Where a tuned file lies, and what stands there already
 
 
-class OutputError(ValueError):
+class OutputError(UserError):
     """The output folder can't take the file. One line for a person."""
 
 
@@ -322,7 +323,7 @@ def deliver(
     """Writes the file and its record; a version file that gains nothing becomes a line in the default file's record.
 
     existing: what the rows were compared with. What stands there by now, which another run may have written, is read
-    again. RequestError, OutputError: rows of it that would stay can't.
+    again. UserError, OutputError: rows of it that would stay can't.
     """
     result, triton = measured.result, str(measured.environment["triton"])
     if existing is not None and (now := _as_compared(existing)) and _is_needless(request, result, place, now):

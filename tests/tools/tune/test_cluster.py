@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from tools.errors import UserError
 from tools.store.files import read_file, write_file
 from tools.tune import __main__ as command
-from tools.tune.cluster import ClusterError, NodeJob, NodeResult, run_here, tune_on_cluster
+from tools.tune.cluster import NodeJob, NodeResult, run_here, tune_on_cluster
 
 LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
 NAME = "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"
@@ -157,7 +158,7 @@ def test_the_cluster_is_left_whatever_happens(tmp_path: Path) -> None:
 
 
 def test_no_cluster_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match=r"^--ray auto: expected a cluster, found: no\\nanswer$"):
+    with pytest.raises(UserError, match=r"^--ray auto: expected a cluster, found: no\\nanswer$"):
         tune(FakeRay(refuses="no\nanswer"), tmp_path, ONE)
 
 
@@ -170,7 +171,7 @@ def test_without_ray_the_package_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without_ray)
-    with pytest.raises(ClusterError, match=r"--ray: expected the package ray, found none\. Fix: pip install"):
+    with pytest.raises(UserError, match=r"--ray: expected the package ray, found none\. Fix: pip install"):
         tune_on_cluster("auto", [ONE], tmp_path, lambda line: None)
 
 

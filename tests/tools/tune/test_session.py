@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.tools.tune.decided import COUNTS, ENTRY, ENVIRONMENT, record_of, row, with_down
+from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
@@ -22,7 +23,7 @@ from tools.tune import session, write
 from tools.tune.journal import Header, Journal, JournalError, JournalWriter
 from tools.tune.protocol import Subject
 from tools.tune.report import TuneSummary
-from tools.tune.request import RequestError, TuneRequest, parse
+from tools.tune.request import TuneRequest, parse
 from tools.tune.search import Measurements
 from tools.tune.subject import SizesSource, make_subject
 from tools.tune.tuner import RowResult, TuneResult
@@ -217,7 +218,7 @@ def test_rows_of_another_origin_that_came_in_between_are_not_relabelled(subject:
     asked = request("--output", str(out), "--num-tokens", "1")
     place, existing = find_destination(asked, subject, ORIGIN)
     put(out, {64: BEST}, with_record=record_of(subject, [64]))
-    with pytest.raises(RequestError, match=r"expected the rows that stay, .* kernel_sha256"):
+    with pytest.raises(UserError, match=r"expected the rows that stay, .* kernel_sha256"):
         deliver(asked, subject, measured(row(1, 10.0, 20.0)), place, existing)
     assert list(document(out / NAME)) == ["64"]
 
@@ -346,7 +347,7 @@ def test_an_incumbent_is_what_an_engine_would_launch(tmp_path: Path) -> None:
 def test_a_workload_that_no_launch_config_runs_is_refused() -> None:
     source = SizesSource(8, 1024, 4096, 2, "fp8_w8a8", (128, 48))
     subject = make_subject(source, "NVIDIA H100 80GB HBM3", load_models(), load_devices())
-    with pytest.raises(RequestError, match=r"expected launch configs to try, found none\. .*power of two, found 48"):
+    with pytest.raises(UserError, match=r"expected launch configs to try, found none\. .*power of two, found 48"):
         session.make_task(request(), subject, None)
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from tests.tools.tune.decided import ENVIRONMENT, RUN, record_of
+from tools.errors import UserError
 from tools.store.files import canonical_entries, canonical_record
 from tools.store.launch_config import USUAL_BATCH_SIZES, LaunchConfig
 from tools.store.workload import Workload
 from tools.tune import write
 from tools.tune.protocol import Subject
-from tools.tune.request import RequestError, parse
+from tools.tune.request import parse
 from tools.tune.write import (
     Existing,
     Origin,
@@ -95,7 +96,7 @@ def test_a_version_folder_can_be_named_itself(find: Find, tmp_path: Path) -> Non
 
 def test_the_folder_of_another_triton_is_refused(find: Find, tmp_path: Path) -> None:
     with pytest.raises(
-        RequestError, match=r"--output: expected triton_3_8_0/, .*\(3\.8\.0\), found .*/triton_3_6_0\. Fix"
+        UserError, match=r"--output: expected triton_3_8_0/, .*\(3\.8\.0\), found .*/triton_3_6_0\. Fix"
     ):
         find(output=tmp_path / "triton_3_6_0")
 
@@ -114,13 +115,13 @@ def test_the_folder_of_another_triton_is_refused(find: Find, tmp_path: Path) -> 
     ],
 )
 def test_what_holds_no_tiers_is_refused(name: str, find: Find, configs: Path) -> None:
-    with pytest.raises(RequestError, match="--output: expected a folder that holds tiers, found "):
+    with pytest.raises(UserError, match="--output: expected a folder that holds tiers, found "):
         find(output=configs / name)
 
 
 def test_a_file_is_no_folder(find: Find, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(RequestError, match=r"--output: expected a folder that holds tiers, found .*/out"):
+    with pytest.raises(UserError, match=r"--output: expected a folder that holds tiers, found .*/out"):
         find(output=tmp_path / "out")
 
 
@@ -141,7 +142,7 @@ def test_rows_of_a_measured_file_are_replaced_where_it_stands(put: Put, find: Fi
 
 def test_rows_alone_make_no_file_of_configs(put: Put, find: Find, configs: Path) -> None:
     put(configs / "legacy_configs")
-    with pytest.raises(RequestError, match=r"--num-tokens: expected an existing .* Fix: tune all .* outside configs/"):
+    with pytest.raises(UserError, match=r"--num-tokens: expected an existing .* Fix: tune all .* outside configs/"):
         find("--num-tokens", "1", "64")
 
 
@@ -151,7 +152,7 @@ def test_configs_is_configs_however_it_is_spelled(
 ) -> None:
     put(configs / "legacy_configs")
     (tmp_path / "link").symlink_to(configs)
-    with pytest.raises(RequestError, match=r"--num-tokens: expected an existing .* outside configs/"):
+    with pytest.raises(UserError, match=r"--num-tokens: expected an existing .* outside configs/"):
         find("--num-tokens", "1", output=tmp_path / spelling)
 
 
@@ -161,7 +162,7 @@ def test_rows_alone_must_not_hide_the_others_of_a_file_in_another_tier(
 ) -> None:
     put(tmp_path / "out" / tier)
     with pytest.raises(
-        RequestError, match=r"--num-tokens: .* found .*, which a file of these rows alone would hide\. Fix"
+        UserError, match=r"--num-tokens: .* found .*, which a file of these rows alone would hide\. Fix"
     ):
         find("--num-tokens", "1", "64", output=tmp_path / "out", triton=triton)
 
@@ -190,7 +191,7 @@ def test_rows_that_stay_are_of_the_same_origin(
 ) -> None:
     put(tmp_path), put(tmp_path, DOWN)
     put(tmp_path, name, USUAL_BATCH_SIZES, **changes)
-    with pytest.raises(RequestError, match=rf"--num-tokens: expected the rows that stay, .*{told}.* Fix: tune all"):
+    with pytest.raises(UserError, match=rf"--num-tokens: expected the rows that stay, .*{told}.* Fix: tune all"):
         find("--num-tokens", "1", "--separate-down", output=tmp_path)
     # Where none stays all may differ.
     assert find("--separate-down", output=tmp_path) == (tmp_path / NAME, tmp_path / NAME)
@@ -204,9 +205,7 @@ def test_rows_alone_are_fine_elsewhere(find: Find, tmp_path: Path) -> None:
 def test_rows_that_stay_need_their_evidence(rows: tuple[int, ...] | None, put: Put, find: Find, configs: Path) -> None:
     """A file of another project has none: its other rows would pass as measured here."""
     put(configs, rows=rows)
-    with pytest.raises(
-        RequestError, match=r"--num-tokens: expected measured rows in .*, found none for .*96.*would stay"
-    ):
+    with pytest.raises(UserError, match=r"--num-tokens: expected measured rows in .*, found none for .*96.*would stay"):
         find("--num-tokens", "1", "64")
 
 
@@ -216,16 +215,14 @@ def test_rows_that_stay_need_their_evidence(rows: tuple[int, ...] | None, put: P
 
 def test_a_down_file_must_not_be_left_behind(put: Put, find: Find, configs: Path) -> None:
     put(configs), put(configs, DOWN)
-    with pytest.raises(
-        RequestError, match=rf"{DOWN}: expected --separate-down, .* Fix: give --separate-down, or remove"
-    ):
+    with pytest.raises(UserError, match=rf"{DOWN}: expected --separate-down, .* Fix: give --separate-down, or remove"):
         find()
     assert find("--separate-down")[0] == configs / NAME
 
 
 def test_rows_alone_make_no_down_file(put: Put, find: Find, configs: Path) -> None:
     put(configs, rows=USUAL_BATCH_SIZES)
-    with pytest.raises(RequestError, match=r"--separate-down: expected an existing .*_down\.json to replace rows of"):
+    with pytest.raises(UserError, match=r"--separate-down: expected an existing .*_down\.json to replace rows of"):
         find("--separate-down", "--num-tokens", "1")
     put(configs, DOWN)
     assert find("--separate-down", "--num-tokens", "1")[0] == configs / NAME
@@ -236,7 +233,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
 ) -> None:
     # Not by permissions: whoever is root may write everywhere.
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
-    with pytest.raises(RequestError, match="--output: expected a folder that can be written, found"):
+    with pytest.raises(UserError, match="--output: expected a folder that can be written, found"):
         find(output=tmp_path / "not" / "there")
 
 
@@ -252,19 +249,19 @@ def test_the_records_place_is_checked_too(blocked: str, told: str, find: Find, t
     path = tmp_path / "out" / blocked
     path.parent.mkdir(parents=True)
     path.write_text("")
-    with pytest.raises(RequestError, match=f"--output: expected {told}"):
+    with pytest.raises(UserError, match=f"--output: expected {told}"):
         find(output=tmp_path / "out")
 
 
 def test_links_in_a_circle_are_no_folder(find: Find, tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "a")
-    with pytest.raises(RequestError, match="--output: expected a folder, found: "):
+    with pytest.raises(UserError, match="--output: expected a folder, found: "):
         find(output=tmp_path / "a")
 
 
 @pytest.mark.parametrize("below", [".", "triton_3_8_0"])
 def test_what_is_replayed_is_no_evidence_of_today(below: str, find: Find, configs: Path) -> None:
-    with pytest.raises(RequestError, match=r"--replay: expected --output outside .*/configs, found "):
+    with pytest.raises(UserError, match=r"--replay: expected --output outside .*/configs, found "):
         find("--replay", "a.jsonl", output=configs / below)
 
 
