@@ -29,12 +29,13 @@ from tools.store.files import version_folder, write_file
 from tools.store.launch_config import REQUIRED_KEYS, LaunchConfig
 from tools.store.workload import MAX_DIMENSION, ParsedName, Shape, Workload, parse_file_name
 from tools.text import shown_path
-from tools.tune.live import DeviceRefused
 from tools.tune.protocol import (
     Compiled,
     CompileJob,
     Confirmed,
     ConfirmJob,
+    DeviceRefused,
+    DeviceReport,
     Event,
     Screened,
     ScreenJob,
@@ -45,7 +46,13 @@ from tools.tune.protocol import (
 
 MOST_CHARACTERS = 1 << 28
 """Of a journal, unpacked: an exhaustive one of the largest space has a tenth."""
-
+FORMAT = 1
+_ROUTINGS = ("uniform", "skew")
+_MOST_TOKENS = 65536
+_MOST = 1e18
+"""Of anything that is counted or timed here."""
+_ARCH = r"sm_[0-9]{2,3}|gfx[0-9a-f]{3,4}"
+_SHA256 = r"[0-9a-f]{64}"
 
 _FIX = "Fix: give a file that the tuner wrote (--record-landscape FILE keeps one)"
 
@@ -55,26 +62,117 @@ class JournalError(UserError):
 
 
 @dataclass(frozen=True)
+class JournalHeader:
+    """What a journal is of. settings: whatever changes what is measured; a resumed run must have the same.
+
+    environment: Triton and kernel.
+    """
+
+    subject: Subject
+    settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
+
+    @classmethod
+    def from_json(cls, document: Any) -> JournalHeader:
+        """ValueError names the field, KeyError is of a missing one."""
+        fields = _Fields.of(document, "the header")
+        if fields["format"] != FORMAT:
+            raise ValueError(f"format: expected {FORMAT}, found {fields['format']!r}")
+        workload = _workload(_Fields.of(fields["workload"], "workload"))
+        shapes = tuple(_shape(_Fields.of(shape, "shapes"), workload) for shape in fields.list("shapes"))
+        arch = fields.text("arch", _ARCH)
+        subject = Subject(
+            workload,
+            shapes,
+            _quant(_Fields.of(fields["quant"], "quant"), workload),
+            _target(fields.list("target"), arch),
+            arch,
+            fields.whole("smem_bytes", 1, 1 << 30),
+        )
+        settings, environment = (_Fields.of(fields[key], key) for key in ("settings", "environment"))
+        if settings.get("routing", "uniform") not in _ROUTINGS:
+            raise ValueError(f"routing: expected one of {_ROUTINGS}, found {settings['routing']!r}")
+        if "kernel_sha256" in environment:
+            environment.text("kernel_sha256", _SHA256)
+        return cls(subject, dict(settings), _environment(environment))
+
+    def to_json(self) -> dict[str, Any]:
+        subject = self.subject
+        workload, quant = subject.workload, subject.quant
+        return {
+            "format": FORMAT,
+            "workload": {**vars(workload), "block_shape": workload.block_shape and list(workload.block_shape)},
+            "shapes": [{"K": s.shape.K, "top_k": s.shape.top_k, "models": list(s.models)} for s in subject.shapes],
+            "quant": {**vars(quant), "block_shape": quant.block_shape and list(quant.block_shape)},
+            "target": list(subject.target),
+            "arch": subject.arch,
+            "smem_bytes": subject.smem_bytes,
+            "settings": dict(self.settings),
+            "environment": dict(self.environment),
+        }
+
+
+@dataclass(frozen=True)
 class JournalEntry:
     """An event and the run's clock when it came."""
 
     event: Event
     clock_s: float
 
+    @classmethod
+    def from_json(cls, document: Any, subject: Subject) -> JournalEntry:
+        """Errors as `JournalHeader.from_json`."""
+        line = _Fields.of(document, "the line")
+        return cls(_event_from_json(line, subject), line.number("clock_s"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {**_event_to_json(self.event), "clock_s": round(self.clock_s, 4)}
+
 
 @dataclass(frozen=True)
 class Journal:
     """A journal as it is read. device: what the GPU's process reported, None where the run didn't come so far."""
 
-    header: Header
+    header: JournalHeader
     entries: tuple[JournalEntry, ...]
-    device: Mapping[str, Any] | None = None
+    device: DeviceReport | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Journal:
+        """JournalError: missing, unreadable, or no journal; names the line."""
+        try:
+            with _open(path, "rt") as file:
+                text = file.read(MOST_CHARACTERS + 1)
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+            raise JournalError(f"{path}: expected a journal of the tuner, found: {reason_of(error)}. {_FIX}") from error
+        if len(text) > MOST_CHARACTERS:
+            raise JournalError(
+                f"{path}: expected a journal of at most {MOST_CHARACTERS} characters, found more. {_FIX}"
+            )
+        lines = text.split("\n")
+        # What follows the last newline was being written when the run ended.
+        first, *others = lines[:-1] or [""]
+        header = _header(path, first)
+        read = [_line(path, number, line, header.subject) for number, line in enumerate(others, start=2)]
+        reports = [line for line in read if isinstance(line, DeviceReport)]
+        entries = tuple(line for line in read if isinstance(line, JournalEntry))
+        return cls(header, entries, reports[-1] if reports else None)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """A document a line, as a run writes them."""
+        device = [] if self.device is None else [_device_to_json(self.device)]
+        return [self.header.to_json(), *(entry.to_json() for entry in self.entries), *device]
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """Of the GPU's machine; of a run that was killed before its end only Triton and kernel."""
+        return (self.device.environment if self.device else None) or self.header.environment
 
 
 class JournalWriter:
     """Appends to a journal. Each line is flushed: a kill loses at most the line being written."""
 
-    def __init__(self, path: Path, header: Header | None, *, is_new: bool = False) -> None:
+    def __init__(self, path: Path, header: JournalHeader | None, *, is_new: bool = False) -> None:
         """header None: go on with a journal that has one. is_new: the file mustn't be there. OSError: can't write."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if header is None:
@@ -82,16 +180,16 @@ class JournalWriter:
         self._is_compressed = path.suffix == ".gz"
         self._file: IO[str] = _open(path, "at" if header is None else "xt" if is_new else "wt")
         if header is not None:
-            self._line(header_to_json(header))
+            self._line(header.to_json())
             # Also of a compressed one: whose landscape it is must be told after a kill.
             self._file.flush()
 
     def append(self, event: Event, clock_s: float) -> None:
-        self._line({**event_to_json(event), "clock_s": round(clock_s, 4)})
+        self._line(JournalEntry(event, clock_s).to_json())
 
-    def report(self, device: Mapping[str, Any]) -> None:
+    def report(self, device: DeviceReport) -> None:
         """What the GPU's process reported, which is known only once it is up."""
-        self._line({"device": dict(device)})
+        self._line(_device_to_json(device))
 
     def close(self) -> None:
         self._file.close()
@@ -103,25 +201,7 @@ class JournalWriter:
             self._file.flush()
 
 
-def read_journal(path: Path) -> Journal:
-    """JournalError: missing, unreadable, or no journal; names the line."""
-    try:
-        with _open(path, "rt") as file:
-            text = file.read(MOST_CHARACTERS + 1)
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise JournalError(f"{path}: expected a journal of the tuner, found: {reason_of(error)}. {_FIX}") from error
-    if len(text) > MOST_CHARACTERS:
-        raise JournalError(f"{path}: expected a journal of at most {MOST_CHARACTERS} characters, found more. {_FIX}")
-    lines = text.split("\n")
-    # What follows the last newline was being written when the run ended.
-    header, *entries = lines[:-1] or [""]
-    first = _header(path, header)
-    read = [_entry(path, number, line, first.subject) for number, line in enumerate(entries, start=2)]
-    devices = [entry for entry in read if isinstance(entry, dict)]
-    return Journal(first, tuple(e for e in read if isinstance(e, JournalEntry)), devices[-1] if devices else None)
-
-
-def read_header(path: Path) -> Header | None:
+def read_header(path: Path) -> JournalHeader | None:
     """Of a journal that may be cut short anywhere behind it. None: it has none that can be read."""
     try:
         with _open(path, "rt") as file:
@@ -133,21 +213,19 @@ def read_header(path: Path) -> Header | None:
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
-def _header(path: Path, line: str) -> Header:
+def _header(path: Path, line: str) -> JournalHeader:
     try:
-        return header_from_json(json.loads(line))
+        return JournalHeader.from_json(json.loads(line))
     except _DAMAGE as error:
         raise JournalError(
             f"{path}, line 1: expected the header of a tuner's journal, found {_told(line, error)}. {_FIX}"
         ) from error
 
 
-def _entry(path: Path, number: int, line: str, subject: Subject) -> JournalEntry | dict[str, Any]:
+def _line(path: Path, number: int, line: str, subject: Subject) -> JournalEntry | DeviceReport:
     try:
         document = json.loads(line)
-        if "device" in document:
-            return device_from_json(document["device"])
-        return JournalEntry(*event_from_json(document, subject))
+        return _device_from_json(document) if "device" in document else JournalEntry.from_json(document, subject)
     except _DAMAGE as error:
         raise JournalError(f"{path}, line {number}: expected an event, found {_told(line, error)}. {_FIX}") from error
 
@@ -180,76 +258,24 @@ def _drop_torn_line(path: Path) -> None:
 # Lines as JSON, both ways. Landscapes come from anybody: each field is checked as it is read. Every reader raises
 # ValueError that names the field, or KeyError where it is missing.
 
-FORMAT = 1
-_ROUTINGS = ("uniform", "skew")
-_MOST_TOKENS = 65536
-_MOST = 1e18
-"""Of anything that is counted or timed here."""
-_ARCH = r"sm_[0-9]{2,3}|gfx[0-9a-f]{3,4}"
-_SHA256 = r"[0-9a-f]{64}"
+
+def _device_to_json(device: DeviceReport) -> dict[str, Any]:
+    return {"device": {**vars(device), "environment": dict(device.environment), "notes": list(device.notes)}}
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a journal is of. settings: whatever changes what is measured; a resumed run must have the same."""
-
-    subject: Subject
-    settings: Mapping[str, Any]
-    environment: Mapping[str, Any]
-
-
-def header_to_json(header: Header) -> dict[str, Any]:
-    subject = header.subject
-    workload, quant = subject.workload, subject.quant
-    return {
-        "format": FORMAT,
-        "workload": {**vars(workload), "block_shape": workload.block_shape and list(workload.block_shape)},
-        "shapes": [{"K": s.shape.K, "top_k": s.shape.top_k, "models": list(s.models)} for s in subject.shapes],
-        "quant": {**vars(quant), "block_shape": quant.block_shape and list(quant.block_shape)},
-        "target": list(subject.target),
-        "arch": subject.arch,
-        "smem_bytes": subject.smem_bytes,
-        "settings": dict(header.settings),
-        "environment": dict(header.environment),
-    }
-
-
-def header_from_json(document: Any) -> Header:
-    fields = _Fields.of(document, "the header")
-    if fields["format"] != FORMAT:
-        raise ValueError(f"format: expected {FORMAT}, found {fields['format']!r}")
-    workload = _workload(_Fields.of(fields["workload"], "workload"))
-    shapes = tuple(_shape(_Fields.of(shape, "shapes"), workload) for shape in fields.list("shapes"))
-    arch = fields.text("arch", _ARCH)
-    subject = Subject(
-        workload,
-        shapes,
-        _quant(_Fields.of(fields["quant"], "quant"), workload),
-        _target(fields.list("target"), arch),
-        arch,
-        fields.whole("smem_bytes", 1, 1 << 30),
+def _device_from_json(document: Any) -> DeviceReport:
+    """Landscapes of old call the memory's rate what it was, a copy's."""
+    fields = _Fields.of(document["device"], "device")
+    rate = "copy_bytes_per_s" if "copy_bytes_per_s" in fields else "memory_bytes_per_s"
+    return DeviceReport(
+        _environment(_Fields.of(fields["environment"], "environment")),
+        fields.number(rate, above_zero=True),
+        fields.number("dense_per_s", above_zero=True),
+        tuple(map(str, fields.get("notes", ()))),
     )
-    settings, environment = (_Fields.of(fields[key], key) for key in ("settings", "environment"))
-    if settings.get("routing", "uniform") not in _ROUTINGS:
-        raise ValueError(f"routing: expected one of {_ROUTINGS}, found {settings['routing']!r}")
-    if "kernel_sha256" in environment:
-        environment.text("kernel_sha256", _SHA256)
-    return Header(subject, dict(settings), _environment(environment))
 
 
-def device_from_json(document: Any) -> dict[str, Any]:
-    """What the GPU's process reported. Landscapes of old call the memory's rate what it was, a copy's."""
-    fields = _Fields.of(document, "device")
-    for key in {"memory_bytes_per_s", "copy_bytes_per_s", "dense_per_s"} & fields.keys():
-        fields.number(key, above_zero=True)
-    if {"memory_bytes_per_s", "copy_bytes_per_s"} & fields.keys():
-        fields["dense_per_s"]
-    if "environment" in fields:
-        _environment(_Fields.of(fields["environment"], "environment"))
-    return dict(fields)
-
-
-def event_to_json(event: Event) -> dict[str, Any]:
+def _event_to_json(event: Event) -> dict[str, Any]:
     match event:
         case Compiled(job, status, seconds, kernels, message):
             body = {"compiled": job.config.to_entry(), "shape": job.shape, "naive": job.is_naive, "kernels": kernels}
@@ -279,13 +305,7 @@ def event_to_json(event: Event) -> dict[str, Any]:
     return {**body, "status": status.value, "seconds": seconds} | ({"message": message} if message else {})
 
 
-def event_from_json(document: Any, subject: Subject) -> tuple[Event, float]:
-    """(the event, the run's clock in seconds)"""
-    line = _Fields.of(document, "the line")
-    return _event(line, subject), line.number("clock_s")
-
-
-def _event(line: _Fields, subject: Subject) -> Event:
+def _event_from_json(line: _Fields, subject: Subject) -> Event:
     shape, seconds = line.whole("shape", 0, len(subject.shapes) - 1), line.number("seconds")
     if "compiled" in line:
         compile_job = CompileJob(_config(line["compiled"]), shape, line.flag("naive"))
@@ -464,7 +484,7 @@ class RunJournals:
 
 
 @contextlib.contextmanager
-def open_journals(header: Header, landscape_path: Path | None, *, resume: bool) -> Iterator[RunJournals]:
+def open_journals(header: JournalHeader, landscape_path: Path | None, *, resume: bool) -> Iterator[RunJournals]:
     """JournalError: another run has the journal, what is to be resumed is another run, or a file can't be taken.
 
     Where the device then refuses, everything is as it was: nothing was measured.
@@ -540,8 +560,8 @@ def _lock(file: IO[bytes], path: Path) -> None:
         ) from error
 
 
-def _read_earlier(path: Path, header: Header) -> tuple[JournalEntry, ...]:
-    earlier = read_journal(path)
+def _read_earlier(path: Path, header: JournalHeader) -> tuple[JournalEntry, ...]:
+    earlier = Journal.read(path)
     for name, expected, found in (
         ("the workload", header.subject, earlier.header.subject),
         ("the settings", header.settings, earlier.header.settings),
@@ -553,7 +573,7 @@ def _read_earlier(path: Path, header: Header) -> tuple[JournalEntry, ...]:
     return earlier.entries
 
 
-def _check_landscape(landscape: Path, journal: Path, header: Header, *, resume: bool) -> None:
+def _check_landscape(landscape: Path, journal: Path, header: JournalHeader, *, resume: bool) -> None:
     """Written over is only the same run's own, whose events all lie in the journal."""
     if landscape.resolve() == journal.resolve():
         raise JournalError(
@@ -566,7 +586,9 @@ def _check_landscape(landscape: Path, journal: Path, header: Header, *, resume: 
         )
 
 
-def _open_landscape(path: Path, header: Header, earlier: tuple[JournalEntry, ...], *, is_new: bool) -> JournalWriter:
+def _open_landscape(
+    path: Path, header: JournalHeader, earlier: tuple[JournalEntry, ...], *, is_new: bool
+) -> JournalWriter:
     try:
         writer = JournalWriter(path, header, is_new=is_new)
     except OSError as error:

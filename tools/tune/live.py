@@ -20,13 +20,13 @@ from tools.child_process import usable_cores
 from tools.compile.kernel_task import KernelTask
 from tools.compile.outcome import Outcome, Status
 from tools.compile.pool import CompilePool
-from tools.errors import UserError
 from tools.store.launch_config import LaunchConfig
 from tools.tune.protocol import (
     Compiled,
     CompileJob,
     Confirmed,
     ConfirmJob,
+    DeviceRefused,
     DeviceReport,
     Event,
     Job,
@@ -181,10 +181,6 @@ def kernel_tasks(subject: Subject, job: CompileJob) -> list[KernelTask]:
 
 GpuJob = ScreenJob | ConfirmJob
 GpuEvent = Screened | Confirmed
-
-
-class DeviceRefused(UserError):  # noqa: N818  # says what it is
-    """The machine can't do it: wrong GPU, too little memory. One line for a person."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from kernels.problem import QuantMode, Routing
 from tools.compile.outcome import Status
+from tools.errors import UserError
 from tools.launch.axes import COMMON_GROUP_SIZE
 from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
@@ -169,6 +170,10 @@ class Runner(Protocol):
 
 class RunnerError(RuntimeError):
     """Nothing more can be measured: no worker comes up. One line for a person."""
+
+
+class DeviceRefused(UserError):  # noqa: N818  # says what it is
+    """The machine can't do it: wrong GPU, too little memory. One line for a person."""
 
 
 def kernel_of(config: LaunchConfig) -> LaunchConfig:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from tools.checkout import reference_triton
 from tools.errors import UserError
@@ -21,9 +20,9 @@ from tools.text import printable, shown_path
 from tools.tune import evidence
 from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.evidence import Rates
-from tools.tune.journal import Header, Journal, JournalError, open_journals, partial_path, read_journal
+from tools.tune.journal import Journal, JournalError, JournalHeader, open_journals, partial_path
 from tools.tune.live import LiveSession, Supervisor
-from tools.tune.protocol import Event, Screened, Subject, WorkerSpec
+from tools.tune.protocol import DeviceReport, Event, Screened, Subject, WorkerSpec
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.report import Progress, TuneSummary, progress
 from tools.tune.request import TuneRequest
@@ -42,7 +41,7 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     origin = origin_here()
     place, existing = find_destination(request, subject, origin)
     task = make_task(request, subject, existing)
-    header = Header(subject, request.settings, dict(vars(origin)))
+    header = JournalHeader(subject, request.settings, dict(vars(origin)))
     resume, landscape = request.effort.resume, request.files.record_landscape
     with open_journals(header, landscape, resume=resume) as journals:
         with (
@@ -54,7 +53,7 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
             result = tune(task, runner, _observer(tell, live.supervisor), keep)
             report = live.supervisor.report
             for writer in journals.writers:
-                writer.report({**vars(report), "environment": dict(report.environment)})
+                writer.report(report)
             rates = Rates(report.memory_bytes_per_s, report.dense_per_s)
             measured = MeasuredRun(result, report.environment, rates, runner.seconds_in_all, report.notes)
         summary = deliver(request, subject, measured, place, existing)
@@ -65,11 +64,11 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
 
 def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
     """Tunes on a kept landscape. Writes only where --output says so. JournalError: it can't be used."""
-    landscape = read_journal(landscape_path)
-    header, device = landscape.header, landscape.device or {}
-    subject, environment = header.subject, device.get("environment") or header.environment
+    landscape = Journal.read(landscape_path)
+    header, device, environment = landscape.header, landscape.device, landscape.environment
+    subject = header.subject
     if request.files.output:
-        _check_machine(landscape_path, subject, device.get("environment"))
+        _check_machine(landscape_path, subject, device)
     batch_sizes = _recorded(request, landscape)
     missing = [m for m in request.batch_sizes if m not in batch_sizes]
     # What was measured under another routing stays so.
@@ -82,7 +81,7 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
     runner = ReplayRunner(landscape)
     with progress(len(batch_sizes), task.policies.budget.search_s) as tell:
         result = tune(task, runner, tell.event, tell.row)
-    rates = _recorded_rates(device)
+    rates = Rates(device.memory_bytes_per_s, device.dense_per_s) if device else None
     notes = (
         f"replayed from {printable(landscape_path.name)}: nothing was measured, seconds are the landscape's",
         *([f"not in the landscape: batch sizes {', '.join(map(str, missing))}"] if missing else []),
@@ -123,13 +122,14 @@ def _strategy(request: TuneRequest, task: Task, space: Space) -> Strategy:
     return usual_strategy(space, wanted, task.policies.search)
 
 
-def _check_machine(landscape_path: Path, subject: Subject, environment: Mapping[str, Any] | None) -> None:
+def _check_machine(landscape_path: Path, subject: Subject, device: DeviceReport | None) -> None:
     """JournalError: a record of this landscape would be none of a machine."""
-    if environment is None:
+    if device is None or not device.environment:
         raise JournalError(
             f"{shown_path(landscape_path)}: expected the landscape of a run that came to its end, found one without "
             "the GPU's own report, which a record needs. Fix: without --output."
         )
+    environment = device.environment
     faults = schemas.faults("record", {"environment": environment})
     told = [f"{fault.where}: {fault.message}" for fault in faults if fault.where.startswith("environment")]
     if not told and normalise_device_name(environment["device_name"]) != subject.workload.device_name:
@@ -139,12 +139,6 @@ def _check_machine(landscape_path: Path, subject: Subject, environment: Mapping[
             f"{shown_path(landscape_path)}: expected a GPU's report that a record can hold, found {told[0]}. "
             "Fix: without --output."
         )
-
-
-def _recorded_rates(device: Mapping[str, Any]) -> Rates | None:
-    """None: the run was killed before its end. Older landscapes call the first what it was: a copy's."""
-    memory = device.get("memory_bytes_per_s", device.get("copy_bytes_per_s"))
-    return Rates(memory, device["dense_per_s"]) if memory is not None else None
 
 
 def _recorded(request: TuneRequest, landscape: Journal) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from tools.compile.outcome import Status
 from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape, Workload
-from tools.tune.journal import Header, Journal, JournalEntry
+from tools.tune.journal import Journal, JournalEntry, JournalHeader
 from tools.tune.protocol import Compiled, CompileJob, Screened, ScreenJob, Subject, SubjectShape
 from tools.tune.space import Space, candidates
 from tools.tune.tuner import baselines
@@ -84,6 +84,6 @@ def make_landscape(subject: Subject, space: Space) -> Callable[..., Journal]:
                         up_us, down_us = times(num_tokens, shape, config)
                         job = ScreenJob(num_tokens, shape, config)
                         entries.append(JournalEntry(spoil(Screened(job, Status.OK, 0.004, up_us, down_us)), 0.0))
-        return Journal(Header(of, {}, {"triton": "3.8.0"}), tuple(entries))
+        return Journal(JournalHeader(of, {}, {"triton": "3.8.0"}), tuple(entries))
 
     return make

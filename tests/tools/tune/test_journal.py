@@ -20,19 +20,27 @@ from tools.checkout import CHECKOUT
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
 from tools.tune.journal import (
-    Header,
     Journal,
     JournalError,
+    JournalHeader,
     JournalWriter,
-    header_from_json,
-    header_to_json,
     journal_path,
     open_journals,
     read_header,
-    read_journal,
 )
 from tools.tune.live import DeviceRefused
-from tools.tune.protocol import Compiled, CompileJob, Confirmed, ConfirmJob, Event, Screened, ScreenJob, Series, Subject
+from tools.tune.protocol import (
+    Compiled,
+    CompileJob,
+    Confirmed,
+    ConfirmJob,
+    DeviceReport,
+    Event,
+    Screened,
+    ScreenJob,
+    Series,
+    Subject,
+)
 
 CONFIG = LaunchConfig(16, 64, 128, 8, 4, 3)
 AMD = LaunchConfig(16, 64, 128, 8, 4, 2, waves_per_eu=2, matrix_instr_nonkdim=16, kpack=1)
@@ -57,7 +65,7 @@ EVENTS: dict[str, Event] = {
 
 
 def written(path: Path, subject: Subject) -> Path:
-    writer = JournalWriter(path, Header(subject, {"routing": "uniform"}, {"triton": "3.8.0"}))
+    writer = JournalWriter(path, JournalHeader(subject, {"routing": "uniform"}, {"triton": "3.8.0"}))
     for clock_s, event in enumerate(EVENTS.values()):
         writer.append(event, float(clock_s))
     writer.close()
@@ -66,9 +74,9 @@ def written(path: Path, subject: Subject) -> Path:
 
 @pytest.mark.parametrize("name", ["journal.jsonl", "landscape.jsonl.gz"])
 def test_reads_back_what_was_written(tmp_path: Path, subject: Subject, name: str) -> None:
-    journal = read_journal(written(tmp_path / name, subject))
+    journal = Journal.read(written(tmp_path / name, subject))
 
-    assert journal.header == Header(subject, {"routing": "uniform"}, {"triton": "3.8.0"})
+    assert journal.header == JournalHeader(subject, {"routing": "uniform"}, {"triton": "3.8.0"})
     assert [entry.event for entry in journal.entries] == list(EVENTS.values())
     assert [entry.clock_s for entry in journal.entries] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
@@ -80,7 +88,7 @@ def test_a_kill_at_any_byte_loses_one_event_at_most(tmp_path: Path, subject: Sub
 
     for length in range(header_end, len(whole), 7):
         torn.write_bytes(whole[:length])
-        entries = read_journal(torn).entries
+        entries = Journal.read(torn).entries
         assert [entry.event for entry in entries] == list(EVENTS.values())[: whole[:length].count(b"\n") - 1]
 
 
@@ -92,7 +100,7 @@ def test_goes_on_where_the_torn_line_began(tmp_path: Path, subject: Subject) -> 
     writer.append(EVENTS["screened"], 9.0)
     writer.close()
 
-    assert [entry.event for entry in read_journal(path).entries][-2:] == [EVENTS["confirmed"], EVENTS["screened"]]
+    assert [entry.event for entry in Journal.read(path).entries][-2:] == [EVENTS["confirmed"], EVENTS["screened"]]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "a bomb", "nested"])
@@ -110,7 +118,7 @@ def test_a_damaged_landscape_is_one_line(
     else:
         path.write_bytes(gzip.compress(b"[" * 100_000 + b"\n"))
     with pytest.raises(JournalError, match="landscape"):
-        read_journal(path)
+        Journal.read(path)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,7 @@ def test_what_is_no_journal_is_refused(tmp_path: Path, content: bytes | None, to
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(JournalError, match=told):
-        read_journal(path)
+        Journal.read(path)
 
 
 def test_a_broken_line_is_named(tmp_path: Path, subject: Subject) -> None:
@@ -136,23 +144,23 @@ def test_a_broken_line_is_named(tmp_path: Path, subject: Subject) -> None:
     lines = path.read_text("utf-8").split("\n")
     path.write_text("\n".join([*lines[:2], "{}", *lines[2:]]), "utf-8")
     with pytest.raises(JournalError, match="line 3: expected an event"):
-        read_journal(path)
+        Journal.read(path)
 
 
 def test_a_gz_that_is_cut_short_is_refused(tmp_path: Path, subject: Subject) -> None:
     path = written(tmp_path / "landscape.jsonl.gz", subject)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(JournalError, match="expected a journal of the tuner"):
-        read_journal(path)
+        Journal.read(path)
 
 
 def test_a_file_that_is_not_there_is_said_without_a_number() -> None:
     with pytest.raises(
         JournalError, match=r"^/nope: expected a journal of the tuner, found: No such file or directory\."
     ):
-        read_journal(Path("/nope"))
+        Journal.read(Path("/nope"))
     with pytest.raises(JournalError, match=r"\. Fix: give a file that the tuner wrote"):
-        read_journal(Path("/nope"))
+        Journal.read(Path("/nope"))
 
 
 # ---------------------------------------------------------------
@@ -163,12 +171,12 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     with pytest.raises(JournalError, match="Not a regular file"):
-        read_journal(path)
+        Journal.read(path)
 
 
 def test_a_device_that_never_ends_is_not_read() -> None:
     with pytest.raises(JournalError, match="Not a regular file"):
-        read_journal(Path("/dev/zero"))
+        Journal.read(Path("/dev/zero"))
 
 
 # ---------------------------------------------------------------
@@ -177,7 +185,7 @@ def test_a_device_that_never_ends_is_not_read() -> None:
 
 @pytest.mark.parametrize("name", ["journal.jsonl", "landscape.jsonl.gz"])
 def test_the_header_of_a_run_that_was_killed_can_be_read(tmp_path: Path, subject: Subject, name: str) -> None:
-    path, header = tmp_path / name, Header(subject, {"routing": "uniform"}, {"triton": "3.8.0"})
+    path, header = tmp_path / name, JournalHeader(subject, {"routing": "uniform"}, {"triton": "3.8.0"})
     writer = JournalWriter(path, header)
     for event in EVENTS.values():
         writer.append(event, 1.0)
@@ -213,7 +221,7 @@ SCREENED = {
 }  # fmt: skip
 SERIES = {"config": ENTRY, "status": "ok", "up_us": [1.0, 2.0], "down_us": [3.0, 4.0], "message": ""}
 CONFIRMED = {"confirmed": [SERIES], "shape": 0, "num_tokens": 4, "rounds": 2, "seconds": 0.25, "clock_s": 1.0}
-DEVICE = {
+DEVICE: dict[str, Any] = {
     "device": {
         "environment": {"triton": "3.8.0", "sm_count": 132, "driver": None},
         "copy_bytes_per_s": 2e12,
@@ -223,8 +231,8 @@ DEVICE = {
 
 
 def test_a_header_reads_back_as_it_was_written(subject: Subject) -> None:
-    header = Header(subject, {"routing": "skew"}, {"triton": "3.8.0", "kernel_sha256": "ab" * 32})
-    assert header_from_json(json.loads(json.dumps(header_to_json(header)))) == header
+    header = JournalHeader(subject, {"routing": "skew"}, {"triton": "3.8.0", "kernel_sha256": "ab" * 32})
+    assert JournalHeader.from_json(json.loads(json.dumps(header.to_json()))) == header
 
 
 def changed(document: Any, place: str, value: Any) -> Any:
@@ -240,24 +248,44 @@ def changed(document: Any, place: str, value: Any) -> Any:
     return document
 
 
-Read = Callable[..., None]
+Read = Callable[..., Journal]
 
 
 @pytest.fixture
 def read(subject: Subject, tmp_path: Path) -> Read:
     """Reads a journal of these lines behind a header."""
 
-    def read(*lines: Any, header: Any = None) -> None:
-        first = header_to_json(Header(subject, {}, {"triton": "3.8.0"})) if header is None else header
+    def read(*lines: Any, header: Any = None) -> Journal:
+        first = JournalHeader(subject, {}, {"triton": "3.8.0"}).to_json() if header is None else header
         path = tmp_path / "x.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in (first, *lines)), "utf-8")
-        read_journal(path)
+        return Journal.read(path)
 
     return read
 
 
 def test_what_a_run_writes_is_read(read: Read) -> None:
-    read(COMPILED, SCREENED, CONFIRMED, DEVICE)
+    lines = [COMPILED, SCREENED, CONFIRMED, DEVICE]
+    journal = read(*lines)
+    assert read(*journal.to_json()[1:], header=journal.to_json()[0]) == journal
+    assert journal.to_json()[1:4] == lines[:3]
+
+
+def test_landscapes_of_old_call_the_memorys_rate_a_copys(read: Read) -> None:
+    new = {**DEVICE["device"], "memory_bytes_per_s": 2e12, "notes": ["a busy GPU"]}
+    del new["copy_bytes_per_s"]
+    environment = DEVICE["device"]["environment"]
+    assert read(DEVICE).device == DeviceReport(environment, 2e12, 7e14)
+    assert read({"device": new}).device == DeviceReport(environment, 2e12, 7e14, ("a busy GPU",))
+
+
+def test_the_last_report_counts_and_without_one_only_triton_and_kernel_are_known(read: Read) -> None:
+    later = {"device": {**DEVICE["device"], "dense_per_s": 8e14}}
+    journal = read(DEVICE, SCREENED, later)
+    assert journal.device is not None
+    assert journal.device.dense_per_s == 8e14
+    assert journal.environment == DEVICE["device"]["environment"]
+    assert read(SCREENED).environment == {"triton": "3.8.0"}
 
 
 NO_NUMBERS = ["1", True, None, [], {}, math.nan, math.inf, -1, ..., 10**400]
@@ -294,7 +322,7 @@ NO_NUMBERS = ["1", True, None, [], {}, math.nan, math.inf, -1, ..., 10**400]
     ],
 )
 def test_a_header_that_no_run_writes(place: str, values: list[Any], subject: Subject, read: Read) -> None:
-    sound = header_to_json(Header(subject, {"routing": "uniform"}, {"triton": "3.8.0", "kernel_sha256": "ab" * 32}))
+    sound = JournalHeader(subject, {"routing": "uniform"}, {"triton": "3.8.0", "kernel_sha256": "ab" * 32}).to_json()
     for value in values:
         with pytest.raises(JournalError, match=r"x\.jsonl, line 1: expected the header of a tuner's journal, found "):
             read(header=changed(sound, place, value))
@@ -322,9 +350,9 @@ def test_a_header_that_no_run_writes(place: str, values: list[Any], subject: Sub
         (CONFIRMED, "num_tokens", [0, ...]),
         (CONFIRMED, "active_experts", [0, -1, math.nan, "3"]),
         (DEVICE, "device", [None, [], "x"]),
-        (DEVICE, "device.copy_bytes_per_s", [0, -1, math.inf, "fast"]),
+        (DEVICE, "device.copy_bytes_per_s", [0, -1, math.inf, "fast", ...]),
         (DEVICE, "device.dense_per_s", [0, math.nan, ...]),
-        (DEVICE, "device.environment", [None, []]),
+        (DEVICE, "device.environment", [None, [], ...]),
         (DEVICE, "device.environment.triton", ["", "x", None]),
         (DEVICE, "device.environment.driver", [[], {}, 1.5, "a\nb"]),
         ({"a": [7]}, "a", [7]),
@@ -355,8 +383,8 @@ def journals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def header(subject: Subject) -> Header:
-    return Header(subject, {"routing": "uniform"}, {"triton": "3.8.0", "kernel_sha256": "ab" * 32})
+def header(subject: Subject) -> JournalHeader:
+    return JournalHeader(subject, {"routing": "uniform"}, {"triton": "3.8.0", "kernel_sha256": "ab" * 32})
 
 
 @pytest.fixture
@@ -365,7 +393,7 @@ def path(subject: Subject, journals: Path) -> Path:
 
 
 @pytest.fixture
-def kept(make_landscape: Make, header: Header) -> Journal:
+def kept(make_landscape: Make, header: JournalHeader) -> Journal:
     """What a killed run left."""
     made = make_landscape((1,))
     return Journal(header, made.entries[:40])
@@ -379,7 +407,7 @@ def save(path: Path, journal: Journal) -> bytes:
     return path.read_bytes()
 
 
-def run(header: Header, landscape: Path | None = None, *, resume: bool = False, refused: bool = False) -> int:
+def run(header: JournalHeader, landscape: Path | None = None, *, resume: bool = False, refused: bool = False) -> int:
     """A run that measures nothing. How many events an earlier one left."""
     with open_journals(header, landscape, resume=resume) as opened:
         if refused:
@@ -393,15 +421,15 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}
 
 
-def test_a_run_that_starts_anew_keeps_the_journal_before(path: Path, header: Header, kept: Journal) -> None:
+def test_a_run_that_starts_anew_keeps_the_journal_before(path: Path, header: JournalHeader, kept: Journal) -> None:
     before = save(path, kept)
     assert run(header) == 0
-    assert read_journal(path).entries == ()
+    assert Journal.read(path).entries == ()
     (previous,) = path.parent.glob("*.previous.jsonl")
     assert previous.read_bytes() == before
 
 
-def test_a_run_that_came_to_its_end_leaves_nothing_to_resume(path: Path, header: Header) -> None:
+def test_a_run_that_came_to_its_end_leaves_nothing_to_resume(path: Path, header: JournalHeader) -> None:
     with open_journals(header, None, resume=False) as opened:
         assert path.exists()
         opened.forget()
@@ -412,14 +440,14 @@ def test_a_run_that_came_to_its_end_leaves_nothing_to_resume(path: Path, header:
 # Going on
 
 
-def test_resume_goes_on_with_the_journal(path: Path, header: Header, kept: Journal, tmp_path: Path) -> None:
+def test_resume_goes_on_with_the_journal(path: Path, header: JournalHeader, kept: Journal, tmp_path: Path) -> None:
     save(path, kept)
     landscape = tmp_path / "landscape.jsonl.gz"
     assert run(header, landscape, resume=True) == len(kept.entries)
-    assert read_journal(landscape).entries == read_journal(path).entries == kept.entries
+    assert Journal.read(landscape).entries == Journal.read(path).entries == kept.entries
 
 
-def test_there_is_nothing_to_resume(header: Header, journals: Path) -> None:
+def test_there_is_nothing_to_resume(header: JournalHeader, journals: Path) -> None:
     with pytest.raises(JournalError, match=r"--resume: expected a killed run's journal, found no .*\.jsonl"):
         run(header, resume=True)
     assert not journals.exists()
@@ -437,7 +465,7 @@ def test_there_is_nothing_to_resume(header: Header, journals: Path) -> None:
     ],
 )
 def test_another_run_is_not_resumed(
-    other: Callable[[Header], Header], told: str, path: Path, header: Header, kept: Journal
+    other: Callable[[JournalHeader], JournalHeader], told: str, path: Path, header: JournalHeader, kept: Journal
 ) -> None:
     before = save(path, replace(kept, header=other(header)))
     with pytest.raises(JournalError, match=rf"{told}.* Fix: without --resume"):
@@ -449,7 +477,7 @@ def test_another_run_is_not_resumed(
 # A landscape
 
 
-def test_a_landscape_is_not_written_over(header: Header, journals: Path, tmp_path: Path) -> None:
+def test_a_landscape_is_not_written_over(header: JournalHeader, journals: Path, tmp_path: Path) -> None:
     landscape = tmp_path / "landscape.jsonl.gz"
     landscape.write_bytes(b"hours of work")
     with pytest.raises(JournalError, match="--record-landscape: expected a new file, found"):
@@ -460,18 +488,18 @@ def test_a_landscape_is_not_written_over(header: Header, journals: Path, tmp_pat
 
 @pytest.mark.parametrize("name", ["landscape.jsonl", "landscape.jsonl.gz"])
 def test_a_resumed_run_writes_its_own_landscape_anew(
-    name: str, path: Path, header: Header, kept: Journal, tmp_path: Path
+    name: str, path: Path, header: JournalHeader, kept: Journal, tmp_path: Path
 ) -> None:
     save(path, kept)
     whole = save(tmp_path / name, replace(kept, entries=kept.entries[:30]))
     (tmp_path / name).write_bytes(whole[:-20])
     run(header, tmp_path / name, resume=True)
-    assert read_journal(tmp_path / name).entries == kept.entries
+    assert Journal.read(tmp_path / name).entries == kept.entries
 
 
 @pytest.mark.parametrize("what", ["a note", "of another run"])
 def test_a_resumed_run_writes_over_nothing_else(
-    what: str, path: Path, header: Header, kept: Journal, tmp_path: Path
+    what: str, path: Path, header: JournalHeader, kept: Journal, tmp_path: Path
 ) -> None:
     save(path, kept)
     landscape = tmp_path / "landscape.jsonl"
@@ -487,7 +515,7 @@ def test_a_resumed_run_writes_over_nothing_else(
 @pytest.mark.parametrize("resume", [True, False])
 @pytest.mark.parametrize("is_link", [True, False])
 def test_the_journal_is_no_landscape(
-    resume: bool, is_link: bool, path: Path, header: Header, kept: Journal, tmp_path: Path
+    resume: bool, is_link: bool, path: Path, header: JournalHeader, kept: Journal, tmp_path: Path
 ) -> None:
     before = save(path, kept)
     named = tmp_path / "link" if is_link else path
@@ -500,7 +528,7 @@ def test_the_journal_is_no_landscape(
 
 @pytest.mark.parametrize("is_there", [True, False])
 def test_where_the_landscape_cannot_be_written_the_journal_stays(
-    is_there: bool, path: Path, header: Header, kept: Journal, tmp_path: Path
+    is_there: bool, path: Path, header: JournalHeader, kept: Journal, tmp_path: Path
 ) -> None:
     before = {path.name: save(path, kept)} if is_there else {}
     (tmp_path / "file").write_text("")
@@ -509,7 +537,9 @@ def test_where_the_landscape_cannot_be_written_the_journal_stays(
     assert files(path.parent) == before
 
 
-def test_a_device_that_refuses_leaves_all_as_it_was(path: Path, header: Header, kept: Journal, tmp_path: Path) -> None:
+def test_a_device_that_refuses_leaves_all_as_it_was(
+    path: Path, header: JournalHeader, kept: Journal, tmp_path: Path
+) -> None:
     landscape = tmp_path / "landscape.jsonl"
     with pytest.raises(DeviceRefused):
         run(header, landscape, refused=True)
@@ -539,7 +569,7 @@ with journal._locked(Path(sys.argv[2])):
 
 @pytest.mark.parametrize("resume", [True, False])
 def test_the_second_run_of_a_file_touches_nothing(
-    resume: bool, path: Path, header: Header, kept: Journal, journals: Path, tmp_path: Path
+    resume: bool, path: Path, header: JournalHeader, kept: Journal, journals: Path, tmp_path: Path
 ) -> None:
     before = save(path, kept)
     landscape = tmp_path / "landscape.jsonl"
@@ -555,7 +585,7 @@ def test_the_second_run_of_a_file_touches_nothing(
     run(header, landscape, resume=resume)
 
 
-def test_a_run_that_was_killed_holds_nothing(path: Path, header: Header, kept: Journal, journals: Path) -> None:
+def test_a_run_that_was_killed_holds_nothing(path: Path, header: JournalHeader, kept: Journal, journals: Path) -> None:
     save(path, kept)
     command: list[Any] = [sys.executable, "-c", HOLD, journals, path]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:

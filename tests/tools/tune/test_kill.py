@@ -21,7 +21,7 @@ import pytest
 
 from tests.tools.tune.killable_tuner import described
 from tools.checkout import CHECKOUT
-from tools.tune.journal import JournalEntry, read_journal
+from tools.tune.journal import Journal, JournalEntry
 from tools.tune.protocol import Compiled
 
 LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
@@ -72,7 +72,7 @@ class Provenance:
         return Counter(json.dumps(described(entry.event.job)) for entry in self.entries() if is_measured(entry))
 
     def entries(self) -> tuple[JournalEntry, ...]:
-        return read_journal(self.journal).entries
+        return Journal.read(self.journal).entries
 
     def written(self) -> Any:
         return json.loads((self.output / NAME).read_bytes())

@@ -17,7 +17,7 @@ import pytest
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
 from tools.tune.decide import Budget, Policies, SearchPolicy
-from tools.tune.journal import Journal, read_journal
+from tools.tune.journal import Journal
 from tools.tune.protocol import Compiled, Event, Screened, kernel_of
 from tools.tune.replay import ReplayRunner
 from tools.tune.search import InOrder, JobQueue, Strategy, search, usual_strategy
@@ -53,7 +53,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def landscape(name: str) -> Journal:
-    return read_journal(HERE / name)
+    return Journal.read(HERE / name)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
-from tools.tune.journal import Header, Journal, JournalEntry, JournalWriter, read_journal
+from tools.tune.journal import Journal, JournalEntry, JournalHeader, JournalWriter
 from tools.tune.protocol import (
     Compiled,
     CompileJob,
@@ -157,28 +157,28 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_an_event_is_on_disk_before_anyone_sees_it(path: Path, subject: Subject) -> None:
-    runner = RecordingRunner(ScriptedRunner(), [JournalWriter(path, Header(subject, {}, {}))])
+    runner = RecordingRunner(ScriptedRunner(), [JournalWriter(path, JournalHeader(subject, {}, {}))])
     seen: list[Event] = []
     for job in (COMPILE, SCREEN, CONFIRM):
         runner.submit(job)
         seen.append(runner.wait())
-        assert [entry.event for entry in read_journal(path).entries] == seen
-    assert [entry.clock_s for entry in read_journal(path).entries] == [1.0, 2.0, 3.0]
+        assert [entry.event for entry in Journal.read(path).entries] == seen
+    assert [entry.clock_s for entry in Journal.read(path).entries] == [1.0, 2.0, 3.0]
 
 
 def test_every_writer_gets_every_event(tmp_path: Path, subject: Subject) -> None:
     paths = [tmp_path / "journal.jsonl", tmp_path / "landscape.jsonl.gz"]
-    header = Header(subject, {}, {})
+    header = JournalHeader(subject, {}, {})
     with RecordingRunner(ScriptedRunner(), [JournalWriter(path, header) for path in paths]) as runner:
         seen = answers(runner, COMPILE, SCREEN)
-    assert [[entry.event for entry in read_journal(path).entries] for path in paths] == [seen, seen]
+    assert [[entry.event for entry in Journal.read(path).entries] for path in paths] == [seen, seen]
 
 
 def test_what_was_measured_before_is_answered_and_not_written_again(path: Path, subject: Subject) -> None:
-    writer = JournalWriter(path, Header(subject, {}, {}))
+    writer = JournalWriter(path, JournalHeader(subject, {}, {}))
     first = answers(RecordingRunner(ScriptedRunner(), [writer]), SCREEN, CONFIRM)
     writer.close()
-    before, size = read_journal(path).entries, path.stat().st_size
+    before, size = Journal.read(path).entries, path.stat().st_size
 
     inner = ScriptedRunner(lambda job, config: (99.0,) * job.rounds)
     again = answers(RecordingRunner(inner, [JournalWriter(path, None)], before), SCREEN, CONFIRM)

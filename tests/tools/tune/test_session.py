@@ -20,8 +20,8 @@ from tools.store.files import canonical_entries, canonical_record
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Layout
 from tools.tune import session, write
-from tools.tune.journal import Header, Journal, JournalError, JournalWriter
-from tools.tune.protocol import Subject
+from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWriter
+from tools.tune.protocol import DeviceReport, Subject
 from tools.tune.report import TuneSummary
 from tools.tune.request import TuneRequest, parse
 from tools.tune.search import Measurements
@@ -37,7 +37,7 @@ Times = Callable[[int, int, LaunchConfig], tuple[float, float]]
 
 NAME = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json"
 DOWN = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
-REPORT = {"environment": ENVIRONMENT, "copy_bytes_per_s": 2.4e12, "dense_per_s": 7e14, "notes": []}
+REPORT = DeviceReport(ENVIRONMENT, 2.4e12, 7e14)
 ORIGIN = Origin("3.8.0", kernel_sha256())
 BEST = LaunchConfig(16, 64, 128, 8, 4, 3)
 FOR_DOWN = LaunchConfig(16, 128, 128, 8, 4, 3)
@@ -68,7 +68,7 @@ def tune(make_landscape: Make, tmp_path: Path) -> Callable[..., TuneSummary]:
 
     def tune(*flags: str, triton: str = "3.8.0", times: Times | None = None, **changes: Any) -> TuneSummary:
         made = make_landscape((1, 64), **({"times": times} if times else {}))
-        device = {**REPORT, "environment": {**ENVIRONMENT, "triton": triton}}
+        device = replace(REPORT, environment={**ENVIRONMENT, "triton": triton})
         path = save(tmp_path / "landscape.jsonl", replace(made, device=device, **changes))
         request = parse(["--replay", str(path), "--output", str(tmp_path / "out"), *flags])
         return session.replay(request, path)
@@ -115,7 +115,7 @@ def test_writes_file_and_record_of_what_was_recorded(tune: Callable[..., TuneSum
 def test_the_record_is_of_the_landscapes_kernel_routing_and_machine(
     tune: Callable[..., TuneSummary], subject: Subject, out: Path
 ) -> None:
-    tune(header=Header(subject, {"routing": "skew"}, {"triton": "3.8.0", "kernel_sha256": "cd" * 32}))
+    tune(header=JournalHeader(subject, {"routing": "skew"}, {"triton": "3.8.0", "kernel_sha256": "cd" * 32}))
     found = document(out / "records" / NAME)
     assert found["kernel_sha256"] == "cd" * 32
     assert found["tuner"]["settings"]["routing"] == "skew"
@@ -151,7 +151,7 @@ def test_a_landscape_whose_machine_is_unknown_makes_no_record(make_landscape: Ma
 def test_a_machine_that_a_record_cannot_hold_makes_none(
     changes: dict[str, Any], told: str, make_landscape: Make, tmp_path: Path
 ) -> None:
-    device = {**REPORT, "environment": {**ENVIRONMENT, **changes}}
+    device = replace(REPORT, environment={**ENVIRONMENT, **changes})
     path = save(tmp_path / "landscape.jsonl", replace(make_landscape((1,)), device=device))
     with pytest.raises(JournalError, match=rf"expected a GPU's report that a record can hold, found {told}.* Fix"):
         session.replay(parse(["--replay", str(path), "--output", str(tmp_path / "out")]), path)

@@ -12,7 +12,7 @@ from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.decide import Budget, Decision, Policies
-from tools.tune.journal import Header, Journal, JournalWriter, read_journal
+from tools.tune.journal import Journal, JournalHeader, JournalWriter
 from tools.tune.protocol import ConfirmJob, Event, Job, Runner, Screened, ScreenJob, Subject, SubjectShape, kernel_of
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.search import InOrder, usual_strategy
@@ -211,14 +211,14 @@ def test_a_killed_run_resumes_and_measures_nothing_twice(
     task = make_task(subject, space, (1, 64))
     whole, _ = run(task, ReplayRunner(small))
     path = tmp_path / "journal.jsonl"
-    header = Header(subject, {}, {})
+    header = JournalHeader(subject, {}, {})
 
     with pytest.raises(Killed):
         run(task, RecordingRunner(Dying(ReplayRunner(small), after), [JournalWriter(path, header)]))
     # What kill -9 leaves may end in half a line.
     path.write_bytes(path.read_bytes() + b'{"screened":{"BLOCK')
 
-    earlier = read_journal(path).entries
+    earlier = Journal.read(path).entries
     again = Dying(ReplayRunner(small), 10**9)
     resumed, _ = run(task, RecordingRunner(again, [JournalWriter(path, None)], earlier))
 
