@@ -95,8 +95,8 @@ def _document(
     workload = subject.workload
     return {
         "schema_version": 1,
-        "workload": {**vars(workload), "block_shape": workload.block_shape and list(workload.block_shape)},
-        "shapes": [{"K": s.shape.K, "top_k": s.shape.top_k, "models": list(s.models)} for s in subject.shapes],
+        "workload": workload.to_json(),
+        "shapes": [named.to_json() for named in subject.shapes],
         "source": "measured",
         "environment": dict(run.environment),
         "kernel_sha256": run.kernel_sha256,

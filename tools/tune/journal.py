@@ -101,8 +101,8 @@ class JournalHeader:
         workload, quant = subject.workload, subject.quant
         return {
             "format": FORMAT,
-            "workload": {**vars(workload), "block_shape": workload.block_shape and list(workload.block_shape)},
-            "shapes": [{"K": s.shape.K, "top_k": s.shape.top_k, "models": list(s.models)} for s in subject.shapes],
+            "workload": workload.to_json(),
+            "shapes": [named.to_json() for named in subject.shapes],
             "quant": {**vars(quant), "block_shape": quant.block_shape and list(quant.block_shape)},
             "target": list(subject.target),
             "arch": subject.arch,

@@ -16,6 +16,7 @@ from tools.errors import UserError
 from tools.launch.axes import COMMON_GROUP_SIZE
 from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
+from tools.store.strict_json import Json
 from tools.store.workload import Shape, Workload
 
 
@@ -25,6 +26,10 @@ class SubjectShape:
 
     shape: Shape
     models: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        """As a record has it."""
+        return {"K": self.shape.K, "top_k": self.shape.top_k, "models": list(self.models)}
 
 
 @dataclass(frozen=True)
