@@ -6,14 +6,14 @@ import re
 
 import tomllib
 
-from fused_moe_configs import _reference
+from fused_moe_configs.lookup import REFERENCE_TRITON
 from tools.checkout import CHECKOUT
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))
 
 
 def test_loader_knows_the_reference_triton() -> None:
-    assert PROJECT["tool"]["fused-moe-configs"]["reference-triton"] == _reference.REFERENCE_TRITON
+    assert PROJECT["tool"]["fused-moe-configs"]["reference-triton"] == REFERENCE_TRITON
 
 
 def test_version_is_a_date() -> None:

@@ -1,10 +1,16 @@
-"""What this machine has, asked without importing torch or triton wherever package metadata can tell."""
+"""This machine's GPU, Triton and engines, without importing torch or triton wherever package metadata can tell."""
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import metadata
+from pathlib import Path
 
+from .lookup import USER_FOLDER, printable
+
+ENGINE_FOLDERS = {USER_FOLDER: "*.json", "SGLANG_MOE_CONFIG_DIR": "configs/triton_*/*.json"}
+"""The engines' variables, and where tuned files lie below the folder that each names."""
 TRITONS = ("triton", "pytorch-triton", "pytorch-triton-rocm", "pytorch-triton-xpu", "triton-rocm", "triton-windows")
 
 
@@ -30,3 +36,17 @@ def device_name() -> str:
     except Exception as error:  # a torch that does not fit the machine fails in many ways
         reason = str(error).split("\n")[0]
         raise RuntimeError(f"device_name: expected a GPU that torch can name, found none: {reason}. {fix}") from error
+
+
+def engine_folders() -> dict[str, str]:
+    """What each engine's variable points at: the folder and how many tuned files it holds, or why none can be read."""
+    found = dict.fromkeys(ENGINE_FOLDERS, "not set")
+    for variable, pattern in ENGINE_FOLDERS.items():
+        if folder := os.environ.get(variable):
+            try:
+                next(Path(folder).iterdir(), None)  # glob finds nothing where nothing can be read
+                files = [path for path in Path(folder).glob(pattern) if not path.name.startswith(".")]
+                found[variable] = f"{printable(folder)}: {len(files)} files {pattern}"
+            except OSError as error:
+                found[variable] = f"{printable(folder)}: cannot be read: {error.strerror}"
+    return found
