@@ -1,7 +1,7 @@
 """Tunes many workloads on a Ray cluster, one a GPU. The only module that imports ray, and only when it is asked to.
 
-Each node needs a checkout of the same commit at the same path, with torch and Triton. What stands in the output folder
-is carried to every node, since a challenger must beat it; what a node then changes is carried back, and written here.
+Each node needs a checkout of the same commit at the same path, with torch and Triton. What the output folder serves is
+carried to every node, since a challenger must beat it; what a node then changes is carried back, and written here.
 """
 
 from __future__ import annotations
@@ -86,9 +86,12 @@ def run_here(job: NodeJob, before: Mapping[str, bytes]) -> NodeResult:
 
 
 def _files_below(folder: Path) -> dict[str, bytes]:
-    """Tuned files and records, by path below the folder."""
+    """Tuned files and records, and the devices' aliases, by which a file may serve; by path below the folder."""
     found = {path.relative_to(folder): path for path in folder.rglob("*.json") if path.is_file()}
-    return {key.as_posix(): path.read_bytes() for key, path in found.items() if REGISTRY not in key.parts}
+    aliases = Path(REGISTRY, "devices.json")
+    return {
+        key.as_posix(): path.read_bytes() for key, path in found.items() if REGISTRY not in key.parts or key == aliases
+    }
 
 
 def _take_over(done: NodeResult, output: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fused_moe_configs.lookup import Chain, ConfigError
 from tools import cli
 from tools.checkout import CONFIGS, reference_triton
 from tools.errors import UserError
@@ -69,7 +70,7 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
     if version is not None:
         place = Place(root, PurePosixPath(folder.name, place.relative.name))
     _check_writable(place)
-    existing = find_existing(chain(root, subject.workload, triton))
+    existing = served_today(root, subject.workload, triton)
     there = existing if existing is not None and existing.place == place else None
     if request.is_partial:
         if is_of_configs:
@@ -79,7 +80,7 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
         if there is not None:
             check_origin(there, request.batch_sizes, subject, origin)
     _check_twin(request, place, there)
-    if request.is_partial and request.separate_down and (twin := find_existing((place.down,))):
+    if request.is_partial and request.separate_down and (twin := existing_at(place.down)):
         check_origin(twin, request.batch_sizes, subject, origin)
     return place, existing
 
@@ -234,18 +235,30 @@ def place_of(root: Path, workload: Workload, triton: str, reference: str) -> Pla
     return Place(root, PurePosixPath(folder, name))
 
 
-def chain(root: Path, workload: Workload, triton: str) -> tuple[Place, ...]:
-    """What the loader would look at, in its order."""
-    name = workload.file_name()
-    return tuple(Place(root, PurePosixPath(tier, name)) for tier in (version_folder(triton), "", LEGACY))
+def served_today(root: Path, workload: Workload, triton: str) -> Existing | None:
+    """What the loader would read with `root` for its configs folder and no folder of the user's own. None: no file.
+
+    OutputError: that file or its record can't be read, so that it can't be improved on either.
+    """
+    chain = Chain(root)
+    tiers = chain.tiers("{}.{}.{}".format(*version_of_folder(version_folder(triton)) or ()))
+    try:
+        winner = chain.look_up(workload.file_name(), tiers)[0].winner
+    except ConfigError as error:
+        broken = Path(error.path)
+        if REGISTRY not in broken.relative_to(root).parts:
+            _read(_place_at(root, broken))  # says it with a way out
+        raise OutputError(f"{shown_path(broken)}: {error.reason}. Fix: mend it (nox -s validate says more).") from error
+    return None if winner is None else _read(_place_at(root, winner))
 
 
-def find_existing(places: tuple[Place, ...]) -> Existing | None:
-    """The first that exists. OutputError: it or its record can't be read, so that it can't be improved on either."""
-    for place in places:
-        if place.path.exists():
-            return _read(place)
-    return None
+def existing_at(place: Place) -> Existing | None:
+    """The file of this very place. Errors as `served_today`."""
+    return _read(place) if place.path.exists() else None
+
+
+def _place_at(root: Path, path: Path) -> Place:
+    return Place(root, PurePosixPath(path.relative_to(root).as_posix()))
 
 
 def write_pair(place: Place, config: bytes, record: Mapping[str, Json]) -> tuple[Path, Path]:
@@ -320,7 +333,7 @@ class MeasuredRun:
 def deliver(
     request: TuneRequest, subject: Subject, measured: MeasuredRun, place: Place, existing: Existing | None
 ) -> TuneSummary:
-    """Writes the file and its record; a version file that gains nothing becomes a line in the default file's record.
+    """Writes the file and its record; a version file that gains nothing becomes a line in the served file's record.
 
     existing: what the rows were compared with. What stands there by now, which another run may have written, is read
     again. UserError, OutputError: rows of it that would stay can't.
@@ -336,7 +349,9 @@ def deliver(
             now.place.record_path,
             canonical_record(with_line(now.record, "verified_with", line, ("triton",))),
         )
-        note = f"the default file holds under Triton {triton}: no version file is written"
+        tier = now.place.relative.parent.name
+        holds = f"the file of {tier}/" if tier else "the default file"
+        note = f"{holds} holds under Triton {triton}: no version file is written"
         return summarise(subject, replace(measured, notes=(*measured.notes, note)), (now.place.record_path,))
     run = Provenance(
         measured.environment, request.settings, measured.seconds, _today(), measured.kernel_sha256, measured.rates
@@ -384,7 +399,7 @@ def _write_down(
 def _standing(place: Place, *, is_partial: bool) -> Existing | None:
     """What stands there at this moment. One that is broken is no matter where all of it is replaced."""
     try:
-        return find_existing((place,))
+        return existing_at(place)
     except OutputError:
         if is_partial:
             raise
@@ -407,10 +422,17 @@ def _with_lines(record: dict[str, Json], standing: Existing | None) -> dict[str,
 
 
 def _is_needless(request: TuneRequest, result: TuneResult, place: Place, existing: Existing) -> bool:
-    """A version file exists only where the default file, which has a record, loses more than the margin."""
-    is_version_file = bool(place.relative.parent.name) and existing.place.relative.parent.name == ""
+    """A version file exists only where the file that serves this Triton without it loses more than the margin.
+
+    That file needs a record to say so in, and must be of the same workload: by an alias of the device perhaps, but not
+    the plain file that serves per-channel scales too.
+    """
+    tier, own_tier = existing.place.relative.parent.name, place.relative.parent.name
+    own, other = (parse_file_name(one.relative.name).workload for one in (place, existing.place))
+    is_the_same = own is not None and other is not None and replace(other, device_name=own.device_name) == own
+    could_do_without = own_tier != "" and tier not in (own_tier, LEGACY) and is_the_same and bool(existing.record)
     loses = _worst_loss_pct(result) > PromotionPolicy().min_improvement_pct
-    return is_version_file and bool(existing.record) and not (loses or request.files.force_version_file)
+    return could_do_without and not (loses or request.files.force_version_file)
 
 
 CUT_SHORT = "the search's time was up before its ideas were: a larger --time-budget tries more"

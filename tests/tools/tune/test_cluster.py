@@ -103,10 +103,11 @@ def test_results_are_taken_over_as_they_come(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == {"one.json": b"one", "two.json": b"two"}
 
 
-def test_a_node_is_given_tuned_files_and_records_and_nothing_else(tmp_path: Path) -> None:
+def test_a_node_is_given_tuned_files_records_and_the_devices_names_and_nothing_else(tmp_path: Path) -> None:
     """In a checkout that itself may lie below a folder named registry."""
     output = tmp_path / "registry" / "configs"
-    for name in ("a.json", "triton_3_6_0/a.json", "records/a.json", "registry/devices.json", "README.md"):
+    carried = ("a.json", "triton_3_6_0/a.json", "records/a.json", "registry/devices.json")
+    for name in (*carried, "registry/models.json", "README.md"):
         write_file(output / name, name.encode())
     given: list[dict[str, bytes]] = []
 
@@ -115,7 +116,7 @@ def test_a_node_is_given_tuned_files_and_records_and_nothing_else(tmp_path: Path
         return NodeResult(job, 0, {}, "")
 
     tune(FakeRay(on_node), output, ONE)
-    assert given == [{name: name.encode() for name in ("a.json", "triton_3_6_0/a.json", "records/a.json")}]
+    assert given == [{name: name.encode() for name in carried}]
 
 
 def test_a_node_may_take_a_file_away(tmp_path: Path) -> None:

@@ -281,6 +281,23 @@ def test_a_version_file_that_gains_nothing_is_a_line_in_the_default_files_record
     assert list(found)[-2:] == ["verified_with", "verified"]
 
 
+def test_beside_the_file_of_another_patch_a_version_file_has_to_earn_its_place_too(
+    tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path
+) -> None:
+    """At 3.6.1 the loader takes triton_3_6_0/, whatever the default file holds."""
+    put(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=default)
+    (out / "triton_3_6_0").mkdir()
+    (out / "triton_3_6_0" / NAME).write_bytes(canonical_entries(TUNED))
+    (out / "records" / "triton_3_6_0").mkdir()
+    (out / "records" / "triton_3_6_0" / NAME).write_bytes(canonical_record(default))
+    summary = tune(triton="3.6.1")
+    assert "the file of triton_3_6_0/ holds under Triton 3.6.1: no version file is written" in summary.notes
+    assert not (out / "triton_3_6_1").exists()
+    lines = document(out / "records" / "triton_3_6_0" / NAME)["verified_with"]
+    assert [line["triton"] for line in lines] == ["3.6.0", "3.6.1"]
+    assert document(out / "records" / NAME) == default
+
+
 def test_a_version_file_that_gains_is_written_beside(
     tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path
 ) -> None:

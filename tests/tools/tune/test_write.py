@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
+import fused_moe_configs
 from tests.tools.tune.decided import ENVIRONMENT, RUN, record_of
 from tools.errors import UserError
 from tools.store.files import canonical_entries, canonical_record
@@ -23,10 +25,9 @@ from tools.tune.write import (
     Origin,
     OutputError,
     Place,
-    chain,
     find_destination,
-    find_existing,
     place_of,
+    served_today,
     write_pair,
 )
 
@@ -300,11 +301,6 @@ def test_the_down_file_stands_beside(tmp_path: Path) -> None:
     assert down.path == tmp_path / "triton_3_6_0" / "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
 
 
-def test_the_chain_is_the_loaders(tmp_path: Path) -> None:
-    tiers = [place.relative.parent.as_posix() for place in chain(tmp_path, WORKLOAD, "3.8.0")]
-    assert tiers == ["triton_3_8_0", ".", "legacy_configs"]
-
-
 # ---------------------------------------------------------------
 # What stands there
 
@@ -313,7 +309,7 @@ def test_the_chain_is_the_loaders(tmp_path: Path) -> None:
 def test_the_first_that_exists_wins(there: list[str], tmp_path: Path) -> None:
     for tier in there:
         put_bytes(tmp_path / tier / NAME)
-    existing = find_existing(chain(tmp_path, WORKLOAD, "3.8.0"))
+    existing = served_today(tmp_path, WORKLOAD, "3.8.0")
     assert existing is not None
     assert existing.place.path == tmp_path / there[0] / NAME
     assert existing.entries == {1: SMALL, 64: LARGE}
@@ -321,13 +317,110 @@ def test_the_first_that_exists_wins(there: list[str], tmp_path: Path) -> None:
 
 
 def test_nothing_is_nothing(tmp_path: Path) -> None:
-    assert find_existing(chain(tmp_path / "not there", WORKLOAD, "3.8.0")) is None
+    assert served_today(tmp_path / "not there", WORKLOAD, "3.8.0") is None
+
+
+def test_at_another_patch_of_triton_it_is_the_loaders_file_not_the_default_one(tmp_path: Path) -> None:
+    """The tuner took the default file for what an engine reads, where the loader takes triton_3_8_0/."""
+    put_bytes(tmp_path / NAME, canonical_entries({1: LARGE}))
+    put_bytes(tmp_path / "triton_3_8_0" / NAME)
+    existing = served_today(tmp_path, WORKLOAD, "3.8.1")
+    assert existing is not None
+    assert existing.place == Place(tmp_path, PurePosixPath("triton_3_8_0", NAME))
+    assert existing.entries == {1: SMALL, 64: LARGE}
+
+
+ALIAS = replace(WORKLOAD, device_name="NVIDIA_H100_SXM").file_name()
+PER_CHANNEL = replace(WORKLOAD, dtype="fp8_w8a8", per_channel_quant=True)
+
+
+@pytest.fixture
+def aliases(tmp_path: Path) -> Path:
+    """The registry of a configs folder in which the H100 has a second name."""
+    devices = [{"name": "NVIDIA_H100_80GB_HBM3", "aliases": ["NVIDIA_H100_SXM"]}]
+    document = {"schema_version": 1, "devices": devices}
+    return put_bytes(tmp_path / "registry" / "devices.json", json.dumps(document).encode())
+
+
+@pytest.mark.usefixtures("aliases")
+@pytest.mark.parametrize(
+    ("there", "served"),
+    [([ALIAS], ALIAS), ([f"legacy_configs/{NAME}", ALIAS], f"legacy_configs/{NAME}"), ([NAME, ALIAS], NAME)],
+)
+def test_a_file_under_another_name_of_the_device_serves_behind_its_own(
+    there: list[str], served: str, tmp_path: Path
+) -> None:
+    """The tuner knew no aliases."""
+    for relative in there:
+        put_bytes(tmp_path / relative)
+    existing = served_today(tmp_path, WORKLOAD, "3.8.0")
+    assert existing is not None
+    assert existing.place.relative.as_posix() == served
+
+
+def test_the_plain_file_serves_per_channel_scales_too(tmp_path: Path) -> None:
+    plain = put_bytes(tmp_path / replace(PER_CHANNEL, per_channel_quant=False).file_name())
+    existing = served_today(tmp_path, PER_CHANNEL, "3.8.0")
+    assert existing is not None
+    assert existing.place.path == plain
+
+
+@pytest.mark.usefixtures("aliases")
+@pytest.mark.parametrize("workload", [WORKLOAD, PER_CHANNEL])
+@pytest.mark.parametrize("triton", ["3.8.0", "3.8.1+git1234", "3.9.0", "3.6.2"])
+def test_it_is_what_the_loaders_own_command_names(
+    workload: Workload, triton: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the files are there."""
+    monkeypatch.setattr("fused_moe_configs.api.CONFIGS", tmp_path)
+    monkeypatch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)
+    alias, plain = replace(workload, device_name="NVIDIA_H100_SXM"), replace(workload, per_channel_quant=False)
+    names = dict.fromkeys(one.file_name() for one in (workload, alias, plain))
+    tiers = ("triton_3_8_0", "triton_3_8_2", "triton_3_6_0", ".", "legacy_configs")
+    paths = [tmp_path / tier / name for name in names for tier in tiers]
+    for path in paths:
+        put_bytes(path)
+    while True:
+        fused_moe_configs.cache_clear()
+        said = fused_moe_configs.explain(
+            workload.E,
+            workload.N,
+            workload.dtype,
+            device_name=workload.device_name,
+            per_channel_quant=workload.per_channel_quant,
+            triton_version=triton,
+        )
+        existing = served_today(tmp_path, workload, triton)
+        assert (existing and existing.place.path) == said.winner
+        if said.winner is None:
+            break
+        said.winner.unlink()
+    assert len([path for path in paths if not path.exists()]) >= 4
+
+
+def test_the_users_own_folder_is_none_of_the_tuners_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_bytes(tmp_path / "mine" / NAME)
+    monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", str(tmp_path / "mine"))
+    assert served_today(tmp_path / "configs", WORKLOAD, "3.8.0") is None
+
+
+def test_a_file_that_is_a_broken_link_is_not_passed_by(tmp_path: Path) -> None:
+    (tmp_path / NAME).symlink_to(tmp_path / "gone")
+    put_bytes(tmp_path / "legacy_configs" / NAME)
+    with pytest.raises(OutputError, match=r"E=8.*: expected a tuned file to start from, found .*\. Fix: mend it"):
+        served_today(tmp_path, WORKLOAD, "3.8.0")
+
+
+def test_a_registry_that_tells_no_aliases_is_named(aliases: Path, tmp_path: Path) -> None:
+    aliases.write_bytes(b"{")
+    with pytest.raises(OutputError, match=r"registry/devices\.json: not JSON: .*\. Fix: mend it"):
+        served_today(tmp_path, WORKLOAD, "3.8.0")
 
 
 def test_its_record_comes_along(subject: Subject, tmp_path: Path) -> None:
     put_bytes(tmp_path / NAME)
     put_bytes(tmp_path / "records" / NAME, canonical_record(record_of(subject, [1])))
-    existing = find_existing(chain(tmp_path, WORKLOAD, "3.8.0"))
+    existing = served_today(tmp_path, WORKLOAD, "3.8.0")
     assert existing is not None
     assert list(existing.rows) == ["1"]
 
@@ -338,7 +431,7 @@ def test_a_broken_record_is_not_taken_for_none(record: bytes, tmp_path: Path) ->
     put_bytes(tmp_path / NAME)
     put_bytes(tmp_path / "records" / NAME, record)
     with pytest.raises(OutputError, match=r"records/E=8.* expected a record to keep the evidence of, found .*\. Fix"):
-        find_existing(chain(tmp_path, WORKLOAD, "3.8.0"))
+        served_today(tmp_path, WORKLOAD, "3.8.0")
 
 
 def test_a_record_that_is_a_broken_link_is_no_missing_one(tmp_path: Path) -> None:
@@ -346,7 +439,7 @@ def test_a_record_that_is_a_broken_link_is_no_missing_one(tmp_path: Path) -> Non
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / NAME).symlink_to(tmp_path / "gone")
     with pytest.raises(OutputError, match="not a regular file"):
-        find_existing(chain(tmp_path, WORKLOAD, "3.8.0"))
+        served_today(tmp_path, WORKLOAD, "3.8.0")
 
 
 @pytest.mark.parametrize(
@@ -364,7 +457,7 @@ def test_a_file_that_cannot_be_read_cannot_be_improved_on(data: bytes, told: str
     put_bytes(tmp_path / NAME, data)
     put_bytes(tmp_path / "legacy_configs" / NAME)
     with pytest.raises(OutputError, match=rf"expected a tuned file to start from, {told}.* Fix: mend it"):
-        find_existing(chain(tmp_path, WORKLOAD, "3.8.0"))
+        served_today(tmp_path, WORKLOAD, "3.8.0")
 
 
 @pytest.mark.parametrize(("num_tokens", "expected"), [(1, SMALL), (32, SMALL), (33, LARGE), (4096, LARGE)])
