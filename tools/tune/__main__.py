@@ -67,7 +67,7 @@ def _subjects(request: TuneRequest) -> list[Subject]:
 
 
 def _tune(request: TuneRequest, runs: Sequence[Callable[[], TuneSummary]]) -> tuple[list[TuneSummary], int]:
-    """(what was tuned, exit code). A workload that can't be tuned is told, and the others go on."""
+    """(what was tuned, exit code). The error of a workload that can't be tuned is printed, and the others go on."""
     summaries: list[TuneSummary] = []
     code = 0
     for run_one in runs:
@@ -78,7 +78,7 @@ def _tune(request: TuneRequest, runs: Sequence[Callable[[], TuneSummary]]) -> tu
             _say(str(error))
         except (RunnerError, TuneError) as error:
             code = max(code, 1)
-            way_on = "" if request.files.replay else " What was measured is kept: --resume goes on with it."
+            way_on = "" if request.files.replay else " The measurements are kept: --resume continues with them."
             _say(f"{error}{way_on}")
             if isinstance(error, RunnerError):
                 break
@@ -98,7 +98,10 @@ def _on_cluster(request: TuneRequest, address: str) -> int:
     ]
     output = folder_of_tiers(request.files.output)
     if version_of_folder(output.name) is not None:
-        raise UserError(f"--output: expected the folder above {shown_path(output)} with --ray: nodes name tiers.")
+        raise UserError(
+            f"--output: expected with --ray a folder that holds tiers, found the tier {shown_path(output)}. "
+            "Fix: name the folder above it."
+        )
     if request.is_partial and output == CONFIGS.resolve():
         # Which file they are rows of shows on the node.
         raise UserError("--num-tokens: expected --output DIR outside configs/ with --ray, found none.")

@@ -47,14 +47,14 @@ def tune_on_cluster(
 ) -> int:
     """Runs every job, writes what comes back as it comes, and returns the worst exit code.
 
-    UserError: ray is missing, or no cluster answers. A job that fails is told, and the others go on.
+    UserError: ray is missing, or no cluster answers. A failed job is reported, and the others go on.
     """
     ray = ray or _import_ray()
     try:
         ray.init(address=address, log_to_driver=False)
     except Exception as error:  # ray has no common error of its own
-        told = printable(str(error))
-        raise UserError(f"--ray {printable(address)}: expected a cluster, found: {told}") from error
+        reason = printable(str(error))
+        raise UserError(f"--ray {printable(address)}: expected a cluster, found: {reason}") from error
     try:
         remote = ray.remote(num_gpus=1, max_retries=0)(run_here)
         before = ray.put(_files_below(output))

@@ -46,7 +46,7 @@ class Confirmation:
     def loss(self, config: LaunchConfig) -> float:
         """Time over the fastest other's, round by round, the worst of all shapes. Infinite where it failed.
 
-        Only rounds that both took part in count: a clock that was high when somebody was dropped mustn't make it win.
+        Only rounds that both took part in count: a clock that was high when the other was dropped mustn't make it win.
         """
         if config not in self.samples:
             return math.inf
@@ -90,7 +90,7 @@ def confirm(
     observe: Callable[[Event], None],
     deadline_s: float = math.inf,
 ) -> Confirmation:
-    """Measures until the best finalist is told from the others, or the policy's jobs or the clock are used up.
+    """Measures until the best finalist stands out from the others, or the policy's jobs or the clock are used up.
 
     always: what stays in to the end, since its figures are written down. A finalist that is slower than the best one
     beyond doubt is not measured further.

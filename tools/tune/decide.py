@@ -1,8 +1,8 @@
 """What the tuner is allowed to spend, and by which rules it decides. Frozen data and pure functions.
 
-The gate, in this order: (1) whoever is slower than the heuristic under any shape is out, without margin: a row never is
-slower than no file. Where nobody is left, the heuristic's own entry is written. (2) A challenger replaces an incumbent
-only by a margin that noise can't explain.
+The gate, in this order: (1) an entry that is slower than the heuristic under any shape is out, without margin: a row is
+never slower than having no file. Where none is left, the heuristic's own entry is written. (2) A challenger replaces an
+incumbent only by a margin that noise can't explain.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class SearchPolicy:
 class ConfirmPolicy:
     """How a row's best few are measured.
 
-    finalists: how many besides baselines and incumbent. rounds: of a job; jobs are repeated while the best aren't told
-    apart. noise_pct: what a finalist may lose and still be measured further.
+    finalists: how many besides baselines and incumbent. rounds: of a job; jobs are repeated while the best can't be
+    told apart. noise_pct: what a finalist may lose and still be measured further.
     """
 
     finalists: int = 12

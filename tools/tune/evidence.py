@@ -80,7 +80,7 @@ def down_entries(rows: Iterable[RowResult]) -> dict[int, LaunchConfig] | None:
 def floor_of(subject: Subject, row: RowResult, rates: Rates) -> tuple[float, str]:
     """(least µs of the row's worst shape, memory or compute), for the experts that the routings reached.
 
-    Where nobody counted them (landscapes of old): for as many as uniform routing reaches on average.
+    Where they weren't counted (older landscapes): for as many as uniform routing reaches on average.
     """
     workload, shape = subject.workload, subject.shapes[row.shape].shape
     layer = LayerShape(workload.E, workload.N, shape.K, shape.top_k, subject.quant)

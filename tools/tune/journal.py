@@ -181,7 +181,7 @@ class JournalWriter:
         self._file: IO[str] = _open(path, "at" if header is None else "xt" if is_new else "wt")
         if header is not None:
             self._line(header.to_json())
-            # Also of a compressed one: whose landscape it is must be told after a kill.
+            # Also of a compressed one: after a kill it must still show whose landscape it is.
             self._file.flush()
 
     def append(self, event: Event, clock_s: float) -> None:
@@ -218,7 +218,7 @@ def _header(path: Path, line: str) -> JournalHeader:
         return JournalHeader.from_json(json.loads(line))
     except _DAMAGE as error:
         raise JournalError(
-            f"{path}, line 1: expected the header of a tuner's journal, found {_told(line, error)}. {_FIX}"
+            f"{path}, line 1: expected the header of a tuner's journal, found {_described(line, error)}. {_FIX}"
         ) from error
 
 
@@ -227,10 +227,12 @@ def _line(path: Path, number: int, line: str, subject: Subject) -> JournalEntry 
         document = json.loads(line)
         return _device_from_json(document) if "device" in document else JournalEntry.from_json(document, subject)
     except _DAMAGE as error:
-        raise JournalError(f"{path}, line {number}: expected an event, found {_told(line, error)}. {_FIX}") from error
+        raise JournalError(
+            f"{path}, line {number}: expected an event, found {_described(line, error)}. {_FIX}"
+        ) from error
 
 
-def _told(line: str, error: Exception) -> str:
+def _described(line: str, error: Exception) -> str:
     reason = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
     return f"{line[:80]!r}: {reason}"
 
@@ -255,7 +257,7 @@ def _drop_torn_line(path: Path) -> None:
 
 
 # ---------------------------------------------------------------
-# Lines as JSON, both ways. Landscapes come from anybody: each field is checked as it is read. Every reader raises
+# Lines as JSON, both ways. Anyone may write a landscape: each field is checked as it is read. Every reader raises
 # ValueError that names the field, or KeyError where it is missing.
 
 
@@ -264,7 +266,7 @@ def _device_to_json(device: DeviceReport) -> dict[str, Any]:
 
 
 def _device_from_json(document: Any) -> DeviceReport:
-    """Landscapes of old call the memory's rate what it was, a copy's."""
+    """Older landscapes call the memory's rate what it was, a copy's."""
     fields = _Fields.of(document["device"], "device")
     rate = "copy_bytes_per_s" if "copy_bytes_per_s" in fields else "memory_bytes_per_s"
     return DeviceReport(
@@ -329,7 +331,8 @@ def _series(row: _Fields) -> Series:
     up_us, down_us = row.times("up_us"), row.times("down_us")
     if len(up_us) != len(down_us) or bool(up_us) != (status is Status.OK):
         raise ValueError(
-            f"confirmed: expected as many times up as down, of what ran, found {len(up_us)}, {len(down_us)}"
+            "confirmed: expected as many times for up as for down, and none unless ok, "
+            f"found {len(up_us)} and {len(down_us)}"
         )
     return Series(_config(row["config"]), status, up_us, down_us, row.message())
 
@@ -443,7 +446,7 @@ class _Fields(dict[str, Any]):
     def list(self, key: str) -> Sequence[Any]:
         value = self[key]
         if not isinstance(value, list) or not value:
-            raise ValueError(f"{key}: expected a list with something in it, found {value!r:.80}")
+            raise ValueError(f"{key}: expected a list that isn't empty, found {value!r:.80}")
         return value
 
     def block_shape(self) -> tuple[int, int] | None:
@@ -556,7 +559,7 @@ def _lock(file: IO[bytes], path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise JournalError(
-            f"{shown_path(path)}: expected no other run of this file, found one at work. Fix: wait for its end."
+            f"{shown_path(path)}: expected no other run of this file, found one at work. Fix: wait until it ends."
         ) from error
 
 
@@ -568,8 +571,8 @@ def _read_earlier(path: Path, header: JournalHeader) -> tuple[JournalEntry, ...]
         ("Triton and kernel", header.environment, earlier.header.environment),
     ):
         if expected != found:
-            told = f"{name}: expected {expected}, found {found}"
-            raise JournalError(f"{shown_path(path)}: {told}. Fix: without --resume.")
+            difference = f"{name}: expected {expected}, found {found}"
+            raise JournalError(f"{shown_path(path)}: {difference}. Fix: leave out --resume.")
     return earlier.entries
 
 

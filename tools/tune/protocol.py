@@ -1,4 +1,4 @@
-"""What the tuner's parts say to each other: the subject, jobs, events, and the runner that turns one into the other.
+"""What the tuner's parts hand to each other: the subject, jobs, events, and the runner that turns one into the other.
 
 A strategy sees only these. Whether a GPU or a recorded landscape stands behind a `Runner` it can't tell. Standard
 library only; every event is journaled as it is.
@@ -144,7 +144,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The series in the job's order. active_experts: that the routings reached, on average; None: nobody counted."""
+    """The series in the job's order. active_experts: that the routings reached, on average; None: not counted."""
 
     job: ConfirmJob
     series: tuple[Series, ...]

@@ -1,4 +1,4 @@
-"""What a run tells: progress while it goes on; at its end a table for people, JSON for programs."""
+"""What a run prints: progress while it goes on; at its end a table for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _cells(line: SummaryRow) -> tuple[str, ...]:
         time(line.new_us),
         f"{line.gain_pct:.1f}%",
         "-" if line.floor_share is None else f"{line.floor_share:.0%}",
-        line.decision + (f", down apart {line.down_gain_pct:.1f}%" if line.down_gain_pct else ""),
+        line.decision + (f", separate down {line.down_gain_pct:.1f}%" if line.down_gain_pct else ""),
         ",".join(map(str, line.entry.values())),
     )
 
@@ -156,7 +156,7 @@ def progress(num_rows: int, search_s: float) -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description:<8}"),
         BarColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[counts]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -186,8 +186,8 @@ class BarProgress:
         self._started = time.monotonic()
         self._kernels = self._measurements = self._rows = 0
         self._num_rows = num_rows
-        self._search = bars.add_task("search", total=search_s if search_s != float("inf") else None, told="")
-        self._confirm = bars.add_task("confirm", total=num_rows, told="", start=False)
+        self._search = bars.add_task("search", total=search_s if search_s != float("inf") else None, counts="")
+        self._confirm = bars.add_task("confirm", total=num_rows, counts="", start=False)
 
     def event(self, event: Event) -> None:
         if isinstance(event, Confirmed):
@@ -198,15 +198,15 @@ class BarProgress:
         else:
             self._measurements += 1
         seconds = max(time.monotonic() - self._started, 1e-3)
-        told = (
+        counts = (
             f"{self._kernels} kernels ({self._kernels / seconds:.0f}/s), "
             f"{self._measurements} measurements ({self._measurements / seconds:.0f}/s)"
         )
-        self._bars.update(self._search, completed=seconds, told=told)
+        self._bars.update(self._search, completed=seconds, counts=counts)
 
     def row(self, row: RowResult) -> None:  # noqa: ARG002  # how many is all that a bar shows
         self._rows += 1
-        self._bars.update(self._confirm, completed=self._rows, told=f"{self._rows} of {self._num_rows} batch sizes")
+        self._bars.update(self._confirm, completed=self._rows, counts=f"{self._rows} of {self._num_rows} batch sizes")
 
     def say(self, line: str) -> None:
         self._bars.console.print(f"tune: {line}", markup=False, highlight=False)

@@ -110,8 +110,15 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
     "the workload, in one of four ways": (
         Flag("--model", "a model of configs/registry/models.json", {"metavar": "NAME"}),
         Flag("--config-json", "a checkpoint's config.json", {"type": path_argument, "metavar": "FILE"}),
-        *(Flag(s, "a size as one rank sees it", {"type": int, "metavar": s[2].upper()}) for s in SIZES.split()),
-        Flag("--workloads", "lines «MODEL tp=N [ep=N] [dtype=D]»", {"type": path_argument, "metavar": "FILE"}),
+        Flag("--E", "experts on one rank", {"type": int, "metavar": "E"}),
+        Flag("--N", "intermediate size of one shard", {"type": int, "metavar": "N"}),
+        Flag("--K", "hidden size", {"type": int, "metavar": "K"}),
+        Flag("--top-k", "experts per token", {"type": int, "metavar": "T"}),
+        Flag(
+            "--workloads",
+            "a file with a line «MODEL tp=N [ep=N] [dtype=D]» for each workload",
+            {"type": path_argument, "metavar": "FILE"},
+        ),
         Flag(
             "--tp",
             "tensor parallel size (1)",
@@ -136,7 +143,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("--per-channel-quant", "channel scales, with sizes", {"action": "store_true"}, only_with=(SIZES,)),
         Flag(
             "--all-shapes",
-            "every (K, top_k) of registered models behind the name",
+            "every (K, top_k) that registered models have with this file name",
             {"action": "store_true"},
             only_with=ON_A_GPU,
         ),
@@ -154,11 +161,11 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
             {"choices": ROUTINGS, "default": "uniform"},
             only_with=ON_A_GPU,
         ),
-        Flag("--separate-down", "write a _down file too where it gains", {"action": "store_true"}),
+        Flag("--separate-down", "also write a _down file where it is faster", {"action": "store_true"}),
         Flag(
             "--time-budget",
-            "seconds to plan with: the search ends in time, and a row is measured no more often than that leaves "
-            f"time for, but once however long it takes ({Effort.time_budget_s:.0f})",
+            "seconds to aim for: the search stops early enough to measure every row, and a row is measured at least "
+            f"once, however long that takes ({Effort.time_budget_s:.0f})",
             {"type": float, "default": Effort.time_budget_s, "metavar": "S"},
             not_with="--exhaustive",
             within=(1, 7 * 24 * 3600),
@@ -166,33 +173,40 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("--exhaustive", "measure everything, however long it takes", {"action": "store_true"}),
         Flag(
             "--jobs",
-            "compiling processes (one a core)",
+            "compile processes (one per core)",
             {"type": int, "metavar": "N"},
             only_with=ON_A_GPU,
             not_with="--ray",
             within=(1, 1024),
         ),
-        Flag("--ray", "tune --workloads on a Ray cluster, one a GPU", {"metavar": "ADDRESS"}, only_with=(WORKLOADS,)),
+        Flag(
+            "--ray",
+            "tune --workloads on a Ray cluster, one workload per GPU",
+            {"metavar": "ADDRESS"},
+            only_with=(WORKLOADS,),
+        ),
     ),
     "files": (
         Flag("--output", "default: configs/", {"type": path_argument, "metavar": "DIR"}),
         Flag(
             "--resume",
-            "go on with a run that was killed",
+            "continue a run that was killed",
             {"action": "store_true"},
             only_with=ON_A_GPU,
             not_with="--ray",
         ),
         Flag(
             "--record-landscape",
-            "keep every measurement",
+            "write every measurement to FILE",
             {"type": path_argument, "metavar": "FILE"},
             only_with=ON_A_GPU,
             not_with="--ray",
         ),
-        Flag("--replay", "tune on a kept landscape, without a GPU", {"type": path_argument, "metavar": "FILE"}),
+        Flag("--replay", "tune on a recorded landscape, without a GPU", {"type": path_argument, "metavar": "FILE"}),
         # A replay that writes nothing writes no version file either: `_check_effects`.
-        Flag("--force-version-file", "a triton_X_Y_Z/ file even without gain", {"action": "store_true"}),
+        Flag(
+            "--force-version-file", "write a triton_X_Y_Z/ file even where it gains nothing", {"action": "store_true"}
+        ),
         Flag("--format", None, {"choices": ("text", "json"), "default": "text"}, not_with="--ray"),
     ),
 }
@@ -313,8 +327,8 @@ def read_workloads(path: Path) -> tuple[ModelSource, ...]:
         lines = cli.read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = "bytes that are no UTF-8" if isinstance(error, UnicodeDecodeError) else reason_of(error)
-        told = f"expected a text file, found: {reason}. Fix: correct the path, or save it as UTF-8."
-        raise UserError(f"--workloads: {shown_path(path)}: {told}") from error
+        problem = f"expected a text file, found: {reason}. Fix: correct the path, or save it as UTF-8."
+        raise UserError(f"--workloads: {shown_path(path)}: {problem}") from error
     found = []
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()

@@ -132,7 +132,7 @@ _UNIT_AXES = tuple(field.name for field in fields(LaunchConfig) if field.name !=
 
 @dataclass(frozen=True)
 class Regime:
-    """Its anchors, and in `pending` the kernels that nobody asked for yet."""
+    """Its anchors, and in `pending` the kernels that weren't asked for yet."""
 
     anchors: tuple[int, ...]
     is_naive: bool

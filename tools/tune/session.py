@@ -63,7 +63,7 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
 
 
 def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
-    """Tunes on a kept landscape. Writes only where --output says so. JournalError: it can't be used."""
+    """Tunes on a recorded landscape. Writes only where --output says so. JournalError: it can't be used."""
     landscape = Journal.read(landscape_path)
     header, device, environment = landscape.header, landscape.device, landscape.environment
     subject = header.subject
@@ -83,7 +83,7 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
         result = tune(task, runner, tell.event, tell.row)
     rates = Rates(device.memory_bytes_per_s, device.dense_per_s) if device else None
     notes = (
-        f"replayed from {printable(landscape_path.name)}: nothing was measured, seconds are the landscape's",
+        f"replayed from {printable(landscape_path.name)}: nothing was measured; times and seconds are the recording's",
         *([f"not in the landscape: batch sizes {', '.join(map(str, missing))}"] if missing else []),
     )
     measured = MeasuredRun(result, environment, rates, runner.clock_s, notes, kernel)
@@ -126,18 +126,20 @@ def _check_machine(landscape_path: Path, subject: Subject, device: DeviceReport 
     """JournalError: a record of this landscape would be none of a machine."""
     if device is None or not device.environment:
         raise JournalError(
-            f"{shown_path(landscape_path)}: expected the landscape of a run that came to its end, found one without "
-            "the GPU's own report, which a record needs. Fix: without --output."
+            f"{shown_path(landscape_path)}: expected the landscape of a finished run, found one without the GPU's own "
+            "report, which a record needs. Fix: leave out --output."
         )
     environment = device.environment
     faults = schemas.faults("record", {"environment": environment})
-    told = [f"{fault.where}: {fault.message}" for fault in faults if fault.where.startswith("environment")]
-    if not told and normalise_device_name(environment["device_name"]) != subject.workload.device_name:
-        told = [f"device_name: {environment['device_name']}, which the workload's isn't"]
-    if told:
+    problems = [f"{fault.where}: {fault.message}" for fault in faults if fault.where.startswith("environment")]
+    if not problems and normalise_device_name(environment["device_name"]) != subject.workload.device_name:
+        problems = [
+            f"device_name: {environment['device_name']}, but the workload is for {subject.workload.device_name}"
+        ]
+    if problems:
         raise JournalError(
-            f"{shown_path(landscape_path)}: expected a GPU's report that a record can hold, found {told[0]}. "
-            "Fix: without --output."
+            f"{shown_path(landscape_path)}: expected a GPU's report that a record can hold, found {problems[0]}. "
+            "Fix: leave out --output."
         )
 
 

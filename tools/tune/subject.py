@@ -126,7 +126,9 @@ def _of_model(
     model: Model, title: str, parallel: Parallel, dtype: str | None, device_name: str
 ) -> tuple[Workload, SubjectShape, QuantMode]:
     if not model.gated:
-        raise SubjectError(f"{title}: expected gated experts, found a model without a gate, which is another kernel.")
+        raise SubjectError(
+            f"{title}: expected gated experts, found a model without a gate, which needs another kernel."
+        )
     stored = model.quantisation if dtype in (None, model.quantisation.dtype) else Quantisation(str(dtype))
     found = shard(model, Engine.VLLM, device_name=device_name, tp=parallel.tp, ep=parallel.ep, quantisation=stored)
     named = SubjectShape(found.shape, (f"{title} {parallel}",))
@@ -193,8 +195,8 @@ def read_config_json(path: Path, dtype: str | None = None) -> Model:
     try:
         document = json.loads(cli.read_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        told = f"found: {reason_of(error)}. Fix: give the checkpoint's own"
-        raise SubjectError(f"{printable(str(path))}: expected a model's config.json, {told}") from error
+        reason = f"{reason_of(error)}. Fix: give the checkpoint's own"
+        raise SubjectError(f"{printable(str(path))}: expected a model's config.json, found: {reason}") from error
     if not isinstance(document, dict):
         raise SubjectError(f"{printable(str(path))}: expected an object, found {type(document).__name__}.")
     text = document.get("text_config")

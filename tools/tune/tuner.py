@@ -44,7 +44,7 @@ class RowResult:
     """One batch size, decided. Each tuple of samples has one `RowSamples` a shape.
 
     shape: index of the shape where the entry loses most; with one shape 0. active_experts: that the routings of that
-    shape reached, on average; None: nobody counted.
+    shape reached, on average; None: not counted.
     """
 
     num_tokens: int
@@ -70,7 +70,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """A tuned workload. is_cut_short: the search's time ended before its ideas did."""
+    """A tuned workload. is_cut_short: the search stopped at its time limit with candidates left."""
 
     rows: tuple[RowResult, ...]
     counts: Counts
@@ -152,16 +152,18 @@ def _row(
     # What is compared in the record comes from the same rounds.
     compared = [config for config in (entry, vllm, incumbent) if config in confirmation.samples]
     rounds = min(len(samples.up_us) for config in compared for samples in confirmation.samples[config])
-    told = {config: tuple(samples.first(rounds) for samples in confirmation.samples[config]) for config in compared}
+    same_rounds = {
+        config: tuple(samples.first(rounds) for samples in confirmation.samples[config]) for config in compared
+    }
     return RowResult(
         num_tokens,
         entry,
         decision,
         shape,
-        told[entry],
-        told[vllm],
+        same_rounds[entry],
+        same_rounds[vllm],
         confirmation.samples.get(sglang),
-        told.get(incumbent) if incumbent else None,
+        same_rounds.get(incumbent) if incumbent else None,
         down,
         confirmation.active_experts[shape],
     )

@@ -43,7 +43,7 @@ from tools.tune.protocol import (
 )
 
 BUSY_BYTES = 2 << 30
-"""More memory in use than this before the worker takes any is somebody else's work; a bare context takes 0.5 GB."""
+"""More memory in use than this before the worker takes any is another process's; a bare context takes 0.5 GB."""
 
 
 def serve(connection: Connection, spec: WorkerSpec) -> None:
@@ -94,7 +94,7 @@ def _look_around(machine: Any, spec: WorkerSpec) -> Refusal | tuple[dict[str, An
             f"activations, found {free / 2**30:.1f}. Fix: a larger tp or ep, or smaller batch sizes (--num-tokens)."
         )
     busy = total - free
-    notes = (f"{busy / 2**30:.1f} GiB of the GPU were in use by others at the start: figures may be disturbed.",)
+    notes = (f"another process uses the GPU ({busy / 2**30:.1f} GiB at the start); timings may be noisy",)
     return _environment(machine, name), notes if busy > BUSY_BYTES else ()
 
 

@@ -63,8 +63,8 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
     is_of_configs = root == CONFIGS.resolve()
     if request.files.replay and is_of_configs:
         raise UserError(
-            f"--replay: expected --output outside {shown_path(root)}, found {shown_path(folder)}: what is replayed "
-            "is no evidence of today."
+            f"--replay: expected --output outside {shown_path(root)}, found {shown_path(folder)}: a replay measures "
+            "nothing, so it is no evidence."
         )
     place = place_of(root, subject.workload, triton, reference_triton())
     if version is not None:
@@ -107,7 +107,7 @@ def folder_of_tiers(wanted: Path | None) -> Path:
 
 
 def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subject, origin: Origin) -> None:
-    """UserError: rows that stay would be told as measured under shapes, Triton or kernel that they weren't."""
+    """UserError: rows that stay would pass as measured under shapes, Triton or kernel that they weren't."""
     if not standing.record or set(standing.entries) <= set(batch_sizes):
         return
     record = standing.record
@@ -171,7 +171,7 @@ def _check_twin(request: TuneRequest, place: Place, there: Existing | None) -> N
     has_twin = place.down.path.exists()
     if has_twin and not request.separate_down:
         raise UserError(
-            f"{shown_path(place.down.path)}: expected --separate-down, since this file is bound to the one to be "
+            f"{shown_path(place.down.path)}: expected --separate-down, since this file belongs to the one to be "
             "tuned. Fix: give --separate-down, or remove it."
         )
     if request.separate_down and request.is_partial and there is not None and not has_twin:
@@ -247,7 +247,7 @@ def served_today(root: Path, workload: Workload, triton: str) -> Existing | None
     except ConfigError as error:
         broken = Path(error.path)
         if REGISTRY not in broken.relative_to(root).parts:
-            _read(_place_at(root, broken))  # says it with a way out
+            _read(_place_at(root, broken))  # names the fault and the way out
         raise OutputError(f"{shown_path(broken)}: {error.reason}. Fix: mend it (nox -s validate says more).") from error
     return None if winner is None else _read(_place_at(root, winner))
 
@@ -435,11 +435,11 @@ def _is_needless(request: TuneRequest, result: TuneResult, place: Place, existin
     return could_do_without and not (loses or request.files.force_version_file)
 
 
-CUT_SHORT = "the search's time was up before its ideas were: a larger --time-budget tries more"
+CUT_SHORT = "search stopped at its time limit with candidates left; a larger --time-budget tries more"
 
 
 def summarise(subject: Subject, measured: MeasuredRun, files: tuple[Path, ...]) -> TuneSummary:
-    """What is told at the end. files: what was written."""
+    """What is printed at the end. files: what was written."""
     notes = (*measured.notes, *([CUT_SHORT] if measured.result.is_cut_short else []))
     shapes = tuple(f"K={s.shape.K} top_k={s.shape.top_k}" for s in subject.shapes)
     return TuneSummary(

@@ -229,7 +229,10 @@ def test_rows_alone_are_not_tuned_into_configs_from_afar(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("folder", "told"),
     [
-        ("triton_3_8_0", "expected the folder above .*/triton_3_8_0 with --ray"),
+        (
+            "triton_3_8_0",
+            r"expected with --ray a folder that holds tiers, found the tier .*triton_3_8_0\. Fix: name",
+        ),
         ("legacy_configs", "a folder that holds tiers"),
     ],
 )

@@ -468,7 +468,7 @@ def test_another_run_is_not_resumed(
     other: Callable[[JournalHeader], JournalHeader], told: str, path: Path, header: JournalHeader, kept: Journal
 ) -> None:
     before = save(path, replace(kept, header=other(header)))
-    with pytest.raises(JournalError, match=rf"{told}.* Fix: without --resume"):
+    with pytest.raises(JournalError, match=rf"{told}.* Fix: leave out --resume"):
         run(header, resume=True)
     assert files(path.parent) == {path.name: before}
 

@@ -41,7 +41,7 @@ def summary(subject: Subject, rates: Rates | None = H100_RATES) -> TuneSummary:
         28.73,
         COUNTS,
         ("configs/a.json", "configs/records/a.json"),
-        ("3.0 GiB of the GPU were in use by others at the start: figures may be disturbed.",),
+        ("another process uses the GPU (3.0 GiB at the start); timings may be noisy",),
     )
 
 
@@ -67,7 +67,7 @@ def test_json_holds_what_the_table_does_and_survives_a_parser(subject: Subject) 
         "measurements": 640,
         "outcomes": {"ok": 100, "constraints": 20, "correctness": 0},
         "files": ["configs/a.json", "configs/records/a.json"],
-        "notes": ["3.0 GiB of the GPU were in use by others at the start: figures may be disturbed."],
+        "notes": ["another process uses the GPU (3.0 GiB at the start); timings may be noisy"],
     }
     assert [line["num_tokens"] for line in rows] == [1, 64, 512, 4096]
     assert rows[0] == {

@@ -135,7 +135,7 @@ def test_without_output_nothing_is_written(
 def test_a_landscape_whose_machine_is_unknown_makes_no_record(make_landscape: Make, tmp_path: Path) -> None:
     path = save(tmp_path / "landscape.jsonl", make_landscape((1,)))
     with pytest.raises(
-        JournalError, match=r"without the GPU's own report, which a record needs\. Fix: without --output"
+        JournalError, match=r"without the GPU's own report, which a record needs\. Fix: leave out --output"
     ):
         session.replay(parse(["--replay", str(path), "--output", str(tmp_path / "out")]), path)
 
@@ -145,7 +145,7 @@ def test_a_landscape_whose_machine_is_unknown_makes_no_record(make_landscape: Ma
     [
         ({"python": None}, "environment / python: null is not of type"),
         ({"sm_count": "many"}, "environment / sm_count: "),
-        ({"device_name": "NVIDIA H200"}, "device_name: NVIDIA H200, which the workload's isn't"),
+        ({"device_name": "NVIDIA H200"}, "device_name: NVIDIA H200, but the workload is for NVIDIA_H100_80GB_HBM3"),
     ],
 )
 def test_a_machine_that_a_record_cannot_hold_makes_none(

@@ -245,7 +245,7 @@ def test_a_busy_gpu_is_told_and_used(subject: Subject) -> None:
     busy = machine(free=80 * GIB - BUSY_BYTES - GIB)
     found = _look_around(busy, WorkerSpec(subject, 4096))
     assert not isinstance(found, Refusal)
-    assert found[1] == ("3.0 GiB of the GPU were in use by others at the start: figures may be disturbed.",)
+    assert found[1] == ("another process uses the GPU (3.0 GiB at the start); timings may be noisy",)
 
 
 def test_more_tokens_need_more_memory(subject: Subject) -> None:
