@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.tools.tune.decided import COUNTS, ENTRY, ENVIRONMENT, record_of, row, with_down
+from tests.tools.tune.decided import ENVIRONMENT, NAME, put_file, record_of
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
-from tools.store import schemas
 from tools.store.files import canonical_entries, canonical_record
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Layout
@@ -24,10 +23,8 @@ from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWrit
 from tools.tune.protocol import DeviceReport, Subject
 from tools.tune.report import TuneSummary
 from tools.tune.request import TuneRequest, parse
-from tools.tune.search import Measurements
 from tools.tune.subject import SizesSource, make_subject
-from tools.tune.tuner import RowResult, TuneResult
-from tools.tune.write import Existing, MeasuredRun, Origin, Place, deliver, find_destination
+from tools.tune.write import Existing, Place
 from tools.validate.exceptions import Exceptions
 from tools.validate.rules import down_twin, record
 from tools.validate.runner import validate
@@ -35,10 +32,8 @@ from tools.validate.runner import validate
 Make = Callable[..., Journal]
 Times = Callable[[int, int, LaunchConfig], tuple[float, float]]
 
-NAME = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json"
 DOWN = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
 REPORT = DeviceReport(ENVIRONMENT, 2.4e12, 7e14)
-ORIGIN = Origin("3.8.0", kernel_sha256())
 BEST = LaunchConfig(16, 64, 128, 8, 4, 3)
 FOR_DOWN = LaunchConfig(16, 128, 128, 8, 4, 3)
 
@@ -59,7 +54,6 @@ def flat(us: dict[LaunchConfig, tuple[float, float]]) -> Times:
 
 
 DOWN_GAINS = flat({BEST: (40.0, 20.0), FOR_DOWN: (52.0, 15.0)})
-DOWN_GAINS_NOTHING = flat({BEST: (40.0, 20.0)})
 
 
 @pytest.fixture
@@ -83,16 +77,6 @@ def out(tmp_path: Path) -> Path:
 
 def document(path: Path) -> Any:
     return json.loads(path.read_bytes())
-
-
-def put(
-    folder: Path, entries: dict[int, LaunchConfig], name: str = NAME, with_record: dict[str, Any] | None = None
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(canonical_entries(entries))
-    if with_record is not None:
-        (folder / "records").mkdir(exist_ok=True)
-        (folder / "records" / name).write_bytes(canonical_record(with_record))
 
 
 def findings(folder: Path) -> list[str]:
@@ -176,7 +160,7 @@ def test_none_of_the_batch_sizes_was_recorded(tune: Callable[..., TuneSummary]) 
 def test_only_the_rows_asked_for_are_replaced(tune: Callable[..., TuneSummary], subject: Subject, out: Path) -> None:
     others = {m: LaunchConfig(32, 32, 64, 64, 8, 2) for m in (4, 64, 4096)}
     kept = record_of(subject, others, kernel_sha256=kernel_sha256())
-    put(out, others, with_record=kept)
+    put_file(out, others, with_record=kept)
     tune("--num-tokens", "64")
     after = document(out / NAME)
     assert list(after) == ["4", "64", "4096"]
@@ -185,70 +169,6 @@ def test_only_the_rows_asked_for_are_replaced(tune: Callable[..., TuneSummary], 
     rows = document(out / "records" / NAME)["rows"]
     assert rows["4"] == kept["rows"]["4"]
     assert rows["64"]["incumbent_us"] is not None
-
-
-def test_a_whole_run_replaces_the_file(subject: Subject, out: Path) -> None:
-    put(out, {4096: BEST}, with_record=record_of(subject, [4096]))
-    write_whole(subject, out, row(1, 10.0, 20.0), row(64, 100.0, 120.0))
-    assert list(document(out / NAME)) == ["1", "64"]
-    assert list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
-
-
-def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str, ...] = ()) -> TuneSummary:
-    """What a run of all usual batch sizes writes that came to these rows."""
-    asked = request("--output", str(out), *flags)
-    place, existing = find_destination(asked, subject, ORIGIN)
-    return deliver(asked, subject, measured(*rows), place, existing)
-
-
-def measured(*rows: RowResult) -> MeasuredRun:
-    return MeasuredRun(TuneResult(rows, COUNTS, Measurements(1), False), ENVIRONMENT, None, 1.0)
-
-
-def test_two_runs_into_one_folder_lose_no_rows(subject: Subject, out: Path) -> None:
-    """Both read what stands there before either writes."""
-    asked = [request("--output", str(out), "--num-tokens", str(m)) for m in (1, 64)]
-    places = [find_destination(one, subject, ORIGIN) for one in asked]
-    for one, (place, existing), m in zip(asked, places, (1, 64), strict=True):
-        deliver(one, subject, measured(row(m, 10.0, 20.0)), place, existing)
-    assert list(document(out / NAME)) == list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
-
-
-def test_rows_of_another_origin_that_came_in_between_are_not_relabelled(subject: Subject, out: Path) -> None:
-    asked = request("--output", str(out), "--num-tokens", "1")
-    place, existing = find_destination(asked, subject, ORIGIN)
-    put(out, {64: BEST}, with_record=record_of(subject, [64]))
-    with pytest.raises(UserError, match=r"expected the rows that stay, .* kernel_sha256"):
-        deliver(asked, subject, measured(row(1, 10.0, 20.0)), place, existing)
-    assert list(document(out / NAME)) == ["64"]
-
-
-LINES = {
-    "verified_with": [{"triton": "3.6.0", "date": "2026-01-01", "worst_loss_pct": 0.5}],
-    "engine_checked": [
-        {
-            "engine": "vllm",
-            "version": "0.33.0",
-            "triton": "3.8.0",
-            "date": "2026-01-01",
-            "worst_ratio": 0.99,
-            "geomean_ratio": 0.9,
-        }
-    ],
-}
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_what_benches_said_of_the_same_bytes_stays(same: bool, subject: Subject, out: Path) -> None:
-    entries = {1: ENTRY if same else BEST}
-    old = record_of(subject, entries, canonical_entries(entries), **LINES)
-    put(out, entries, with_record=old)
-    write_whole(subject, out, row(1, 10.0, 20.0))
-    found = document(out / "records" / NAME)
-    assert {key: found[key] for key in LINES if key in found} == (LINES if same else {})
-    assert list(found)[-1] == "verified"
-    assert found["verified"] is None
-    assert schemas.faults("record", found) == []
 
 
 # ---------------------------------------------------------------
@@ -269,7 +189,7 @@ def default(subject: Subject) -> dict[str, Any]:
 def test_a_version_file_that_gains_nothing_is_a_line_in_the_default_files_record(
     tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path
 ) -> None:
-    put(out, TUNED, with_record=default)
+    put_file(out, TUNED, with_record=default)
     before = (out / NAME).read_bytes()
     summary = tune(triton="3.6.0")
     assert "the default file holds under Triton 3.6.0: no version file is written" in summary.notes
@@ -285,7 +205,7 @@ def test_beside_the_file_of_another_patch_a_version_file_has_to_earn_its_place_t
     tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path
 ) -> None:
     """At 3.6.1 the loader takes triton_3_6_0/, whatever the default file holds."""
-    put(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=default)
+    put_file(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=default)
     (out / "triton_3_6_0").mkdir()
     (out / "triton_3_6_0" / NAME).write_bytes(canonical_entries(TUNED))
     (out / "records" / "triton_3_6_0").mkdir()
@@ -301,7 +221,7 @@ def test_beside_the_file_of_another_patch_a_version_file_has_to_earn_its_place_t
 def test_a_version_file_that_gains_is_written_beside(
     tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path
 ) -> None:
-    put(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=default)
+    put_file(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=default)
     tune(triton="3.6.0")
     assert list(document(out / "triton_3_6_0" / NAME)) == ["1", "64"]
     assert findings(out / "triton_3_6_0") == []
@@ -312,7 +232,7 @@ def test_a_version_file_that_gains_is_written_beside(
 def test_a_version_file_all_the_same(
     tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path, forced: bool
 ) -> None:
-    put(out, TUNED, with_record=default if forced else None)
+    put_file(out, TUNED, with_record=default if forced else None)
     tune(*(["--force-version-file"] if forced else []), triton="3.6.0")
     assert (out / "triton_3_6_0" / NAME).exists()
 
@@ -326,16 +246,6 @@ def test_down_has_its_own_file_where_it_gains(tune: Callable[..., TuneSummary], 
     assert len(summary.files) == 4
     assert {entry["BLOCK_SIZE_N"] for entry in document(out / DOWN).values()} == {128}
     assert findings(out) == []
-
-
-def test_where_no_row_gains_there_is_none_and_a_stale_one_goes(subject: Subject, out: Path) -> None:
-    flags = ("--separate-down",)
-    assert len(write_whole(subject, out, with_down(64, 90.0, 120.0), flags=flags).files) == 4
-    summary = write_whole(subject, out, row(64, 90.0, 120.0), flags=flags)
-    assert len(summary.files) == 2
-    assert [note.startswith("removed: ") for note in summary.notes] == [True, True]
-    assert not (out / DOWN).exists()
-    assert not (out / "records" / DOWN).exists()
 
 
 def test_rows_alone_leave_the_other_rows_of_both_files(tune: Callable[..., TuneSummary], out: Path) -> None:

@@ -12,26 +12,32 @@ from typing import Any
 import pytest
 
 import fused_moe_configs
-from tests.tools.tune.decided import ENVIRONMENT, RUN, record_of
+from tests.tools.tune.decided import COUNTS, ENTRY, ENVIRONMENT, NAME, RUN, put_file, record_of, row, with_down
 from tools.errors import UserError
+from tools.launch.kernel_hash import kernel_sha256
+from tools.store import schemas
 from tools.store.files import canonical_entries, canonical_record
 from tools.store.launch_config import USUAL_BATCH_SIZES, LaunchConfig
 from tools.store.workload import Workload
 from tools.tune import write
 from tools.tune.protocol import Subject
-from tools.tune.request import parse
+from tools.tune.report import TuneSummary
+from tools.tune.request import TuneRequest, parse
+from tools.tune.search import Measurements
+from tools.tune.tuner import RowResult, TuneResult
 from tools.tune.write import (
     Existing,
+    MeasuredRun,
     Origin,
     OutputError,
     Place,
+    deliver,
     find_destination,
     place_of,
     served_today,
     write_pair,
 )
 
-NAME = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json"
 DOWN = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
 ENTRIES = dict.fromkeys(USUAL_BATCH_SIZES, LaunchConfig(16, 64, 128, 1, 4, 4))
 
@@ -510,3 +516,95 @@ def test_where_the_file_cannot_be_written_the_record_is_as_it_was(before: bytes 
     with pytest.raises(OSError, match="a file stands where a folder is needed"):
         write_pair(place, CONFIG, {"new": 1})
     assert (place.record_path.read_bytes() if place.record_path.exists() else None) == before
+
+
+# ---------------------------------------------------------------
+# What a run leaves
+
+ORIGIN = Origin("3.8.0", kernel_sha256())
+BEST = LaunchConfig(16, 64, 128, 8, 4, 3)
+LINES = {
+    "verified_with": [{"triton": "3.6.0", "date": "2026-01-01", "worst_loss_pct": 0.5}],
+    "engine_checked": [
+        {
+            "engine": "vllm",
+            "version": "0.33.0",
+            "triton": "3.8.0",
+            "date": "2026-01-01",
+            "worst_ratio": 0.99,
+            "geomean_ratio": 0.9,
+        }
+    ],
+}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def document(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def request_of(*flags: str) -> TuneRequest:
+    return parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2", *flags])
+
+
+def measured(*rows: RowResult) -> MeasuredRun:
+    return MeasuredRun(TuneResult(rows, COUNTS, Measurements(1), False), ENVIRONMENT, None, 1.0)
+
+
+def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str, ...] = ()) -> TuneSummary:
+    """What a run of all usual batch sizes writes that came to these rows."""
+    asked = request_of("--output", str(out), *flags)
+    place, existing = find_destination(asked, subject, ORIGIN)
+    return deliver(asked, subject, measured(*rows), place, existing)
+
+
+def test_a_whole_run_replaces_the_file(subject: Subject, out: Path) -> None:
+    put_file(out, {4096: BEST}, with_record=record_of(subject, [4096]))
+    write_whole(subject, out, row(1, 10.0, 20.0), row(64, 100.0, 120.0))
+    assert list(document(out / NAME)) == ["1", "64"]
+    assert list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
+
+
+def test_two_runs_into_one_folder_lose_no_rows(subject: Subject, out: Path) -> None:
+    """Both read what stands there before either writes."""
+    asked = [request_of("--output", str(out), "--num-tokens", str(m)) for m in (1, 64)]
+    places = [find_destination(one, subject, ORIGIN) for one in asked]
+    for one, (place, existing), m in zip(asked, places, (1, 64), strict=True):
+        deliver(one, subject, measured(row(m, 10.0, 20.0)), place, existing)
+    assert list(document(out / NAME)) == list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
+
+
+def test_rows_of_another_origin_that_came_in_between_are_not_relabelled(subject: Subject, out: Path) -> None:
+    asked = request_of("--output", str(out), "--num-tokens", "1")
+    place, existing = find_destination(asked, subject, ORIGIN)
+    put_file(out, {64: BEST}, with_record=record_of(subject, [64]))
+    with pytest.raises(UserError, match=r"expected the rows that stay, .* kernel_sha256"):
+        deliver(asked, subject, measured(row(1, 10.0, 20.0)), place, existing)
+    assert list(document(out / NAME)) == ["64"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_benches_said_of_the_same_bytes_stays(same: bool, subject: Subject, out: Path) -> None:
+    entries = {1: ENTRY if same else BEST}
+    old = record_of(subject, entries, canonical_entries(entries), **LINES)
+    put_file(out, entries, with_record=old)
+    write_whole(subject, out, row(1, 10.0, 20.0))
+    found = document(out / "records" / NAME)
+    assert {key: found[key] for key in LINES if key in found} == (LINES if same else {})
+    assert list(found)[-1] == "verified"
+    assert found["verified"] is None
+    assert schemas.faults("record", found) == []
+
+
+def test_where_no_row_gains_there_is_none_and_a_stale_one_goes(subject: Subject, out: Path) -> None:
+    flags = ("--separate-down",)
+    assert len(write_whole(subject, out, with_down(64, 90.0, 120.0), flags=flags).files) == 4
+    summary = write_whole(subject, out, row(64, 90.0, 120.0), flags=flags)
+    assert len(summary.files) == 2
+    assert [note.startswith("removed: ") for note in summary.notes] == [True, True]
+    assert not (out / DOWN).exists()
+    assert not (out / "records" / DOWN).exists()
