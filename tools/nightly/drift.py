@@ -14,7 +14,7 @@ from tools.measure.statistics import geomean
 from tools.measure.verdict import NOISE_PCT, Verdict
 from tools.pull_request.documents import FileId, MeasuredFile, Plan, PlannedFile, Results, Row
 from tools.store.strict_json import Json
-from tools.tune.policy import PromotionPolicy
+from tools.tune.decide import PromotionPolicy
 
 MARGIN_PCT = 5.0
 """Two machines of one kind differ by up to so much."""

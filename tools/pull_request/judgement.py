@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tools.measure.verdict import NOISE_PCT, Duel, Verdict
 from tools.pull_request.documents import PlannedFile, Row
-from tools.tune.policy import Decision, PromotionPolicy
+from tools.tune.decide import Decision, PromotionPolicy
 
 
 @dataclass(frozen=True)

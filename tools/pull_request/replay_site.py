@@ -15,8 +15,8 @@ from tools.pull_request.documents import PlannedFile
 from tools.pull_request.judgement import Benched
 from tools.pull_request.site import Bench, NotMeasuredError
 from tools.store.launch_config import LaunchConfig
-from tools.tune.journal import Journal, JournalError, read_journal
-from tools.tune.model import Confirmed, Screened
+from tools.tune.journal import Journal, JournalError
+from tools.tune.protocol import Confirmed, Screened
 from tools.tune.tuner import baselines
 
 Times = Mapping[tuple[int, int, LaunchConfig], float]
@@ -32,12 +32,12 @@ class ReplaySite:
     def bench(self, file: PlannedFile, limit_s: float) -> Bench:  # noqa: ARG002 (a landscape answers at once)
         """What the landscape holds of claimed, main's and the heuristic's entries; the rest is not known."""
         try:
-            journal = read_journal(self._landscape(file))
+            journal = Journal.read(self._landscape(file))
         except JournalError as error:
             raise NotMeasuredError("crashed") from error
         times = times_of(journal)
         rows = {m: _row(file, journal, times, m) for m in file.batch_sizes}
-        return Bench(rows, (journal.device or {}).get("environment") or journal.header.environment)
+        return Bench(rows, journal.environment)
 
     def tune_arguments(self, file: PlannedFile) -> tuple[str, ...]:
         """The landscape says the workload and its shapes."""

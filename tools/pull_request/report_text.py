@@ -21,7 +21,7 @@ from tools.pull_request.standing import (
     standing,
 )
 from tools.text import counted
-from tools.tune.policy import Decision, PromotionPolicy
+from tools.tune.decide import Decision, PromotionPolicy
 
 MAX_CHARACTERS = 60_000
 """GitHub takes comments of 65,536 characters; the rest is for the marker."""
