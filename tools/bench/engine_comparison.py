@@ -15,7 +15,7 @@ from tools.bench.peers import grouped_mm_us, layer_overhead
 from tools.bench.results import LayerFigures, Pair, Row, WorkloadResult
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
-from tools.measure.ceilings import Ceilings
+from tools.measure.gpu import Ceilings
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_routings
 from tools.measure.kernels import CompileLaunch, Contender, Problem, compile_key
 from tools.measure.layer import DOWN, UP, LayerShape, row_bytes, row_operations

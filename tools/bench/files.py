@@ -15,14 +15,13 @@ from tools.bench.contestants import Contestant
 from tools.compile.outcome import ConstraintError, Status
 from tools.compile.pool import CompilePool
 from tools.launch.heuristics import clamped
-from tools.measure.ceilings import Ceilings
+from tools.measure.gpu import Ceilings
 from tools.measure.inputs import RowInputs, make_weights, num_routings
 from tools.measure.kernels import CompileLaunch, Contender, Problem, compile_key
 from tools.measure.layer import DOWN, UP, LayerShape, row_bytes, row_operations
 from tools.measure.row import RowBench
-from tools.measure.statistics import Interval, floor_us
+from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, Measured, RowVerdict, Verdict, duel, floor_us
 from tools.measure.timing import Policy, capture, measure_series
-from tools.measure.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, Verdict, duel
 from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload

@@ -7,7 +7,7 @@ from pathlib import Path
 from tools.bench.contestants import NO_FILE
 from tools.bench.files_report import BenchReport, FileReport
 from tools.bench.files_request import FilesRequest
-from tools.measure.verdict import score
+from tools.measure.statistics import score
 from tools.store.config_file import ConfigFile
 from tools.store.files import canonical_record, read_file, record_path, write_file
 from tools.store.record import with_line

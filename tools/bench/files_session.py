@@ -22,7 +22,7 @@ from tools.compile.pool import CompilePool
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import EngineKernelError, engine_version
 from tools.measure.gpu import check_memory, driver, find_device, torch_with_gpu
-from tools.measure.verdict import RowVerdict
+from tools.measure.statistics import RowVerdict
 from tools.registry.devices import Device, normalise_device_name
 from tools.text import shown_path
 
@@ -77,7 +77,7 @@ def _measure_all(
     say: Say,
 ) -> BenchReport:
     from tools.bench.files import Arena, Match, compile_all, measure
-    from tools.measure.ceilings import measure_ceilings
+    from tools.measure.gpu import measure_ceilings
     from tools.measure.kernels import EngineKernel, OwnKernel
 
     contender = OwnKernel() if request.engine_path is None else EngineKernel(request.engine_path.resolve())

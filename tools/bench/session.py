@@ -40,7 +40,7 @@ def run(request: Request, argv: Sequence[str], progress: Callable[[str], None]) 
     largest = max(request.batch_sizes)
     notes = check_memory(torch, [(work.title, _layer_shape(work), largest) for work in wanted])
 
-    from tools.measure.ceilings import measure_ceilings
+    from tools.measure.gpu import measure_ceilings
 
     with torch.cuda.stream(torch.cuda.Stream()):
         ceilings = measure_ceilings(torch.device("cuda", torch.cuda.current_device()))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tools.measure.verdict import Verdict
+from tools.measure.statistics import Verdict
 from tools.store import schemas
 from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json, parse

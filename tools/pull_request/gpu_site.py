@@ -10,9 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tools.bench.contestants import HEURISTIC, NO_FILE
-from tools.measure.device import find_gpu
-from tools.measure.statistics import Interval
-from tools.measure.verdict import Duel, Verdict
+from tools.measure.gpu import find_gpu
+from tools.measure.statistics import Duel, Interval, Verdict
 from tools.pull_request.children import run_tool
 from tools.pull_request.documents import DEFAULT_TIER, PlannedFile
 from tools.pull_request.judgement import Benched

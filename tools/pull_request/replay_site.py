@@ -10,7 +10,7 @@ from pathlib import Path
 from tools.bench.contestants import Contestant
 from tools.compile.outcome import Status
 from tools.launch.heuristics import clamped
-from tools.measure.verdict import SAME_ENTRY, Duel, duel
+from tools.measure.statistics import SAME_ENTRY, Duel, duel
 from tools.pull_request.documents import PlannedFile
 from tools.pull_request.judgement import Benched
 from tools.pull_request.site import Bench, NotMeasuredError

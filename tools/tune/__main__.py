@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from tools.checkout import CONFIGS
 from tools.cli import run, say
 from tools.findings import emit
-from tools.measure.device import find_gpu
+from tools.measure.gpu import find_gpu
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.registry.reading import RegistryError

@@ -65,7 +65,7 @@ def main(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
         return
     device = torch.device("cuda", torch.cuda.current_device())
     with torch.cuda.stream(torch.cuda.Stream()), torch.inference_mode():
-        from tools.measure.ceilings import measure_ceilings
+        from tools.measure.gpu import measure_ceilings
         from tools.tune.row_timer import RowTimer
 
         ceilings = measure_ceilings(device)

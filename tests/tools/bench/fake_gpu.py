@@ -13,8 +13,8 @@ import pytest
 from tools.bench import files, files_session
 from tools.bench.files import Arena, Match, verdict
 from tools.launch.heuristics import clamped
-from tools.measure import ceilings
-from tools.measure.verdict import RowVerdict
+from tools.measure import gpu
+from tools.measure.statistics import RowVerdict
 from tools.store.launch_config import LaunchConfig
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -57,7 +57,7 @@ class FakeGpu:
         """In place of the edge: torch, nvidia-smi, the compiler and the clock."""
         monkeypatch.setattr(files_session, "torch_with_gpu", lambda: torch or fake_torch())
         monkeypatch.setattr(files_session, "driver", lambda: "575.57.08")
-        monkeypatch.setattr(ceilings, "measure_ceilings", lambda device: "ceilings")
+        monkeypatch.setattr(gpu, "measure_ceilings", lambda device: "ceilings")
         monkeypatch.setattr(files, "compile_all", lambda match, arena, pool: dict(self.does_not_compile))
         monkeypatch.setattr(files, "measure", self.measure)
         return self

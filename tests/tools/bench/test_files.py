@@ -17,8 +17,7 @@ from tools.bench.files import Arena, Match, compile_all, verdict, worst
 from tools.compile.outcome import Outcome, Status
 from tools.measure.kernels import CompileLaunch, OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
-from tools.measure.statistics import Interval
-from tools.measure.verdict import FAILED, SAME_ENTRY, Duel, RowVerdict, Verdict, score
+from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, RowVerdict, Verdict, score
 from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload

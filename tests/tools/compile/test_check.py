@@ -13,11 +13,11 @@ pytest.importorskip("triton")
 from tests.tools.compile.fake_tasks import FakeTask
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, read, registries, tuned
 from tools.compile import check
+from tools.compile.check import judge
 from tools.compile.kernel_task import KernelTask
 from tools.compile.outcome import Outcome, Resources, Status
 from tools.compile.plan import make_plan
 from tools.compile.pool import CompilePool, CompileTask
-from tools.compile.rules import judge
 from tools.findings import Severity
 
 OVER = (128, 256, 128, 1, 8, 3)

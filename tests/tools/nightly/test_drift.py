@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tools.measure.verdict import Verdict
+from tools.measure.statistics import Verdict
 from tools.nightly.drift import FileDrift, Recorded, compare, recorded_rows
 from tools.pull_request.artifacts import check_results
 from tools.pull_request.documents import (

@@ -22,7 +22,7 @@ from tests.tools.pull_request.documents_builder import (
     planned,
     write_json,
 )
-from tools.measure.verdict import duel
+from tools.measure.statistics import duel
 from tools.pull_request import measure
 from tools.pull_request.documents import PlannedFile, read_results, workload_json
 from tools.pull_request.gpu_site import GpuSite
