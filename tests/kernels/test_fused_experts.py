@@ -11,8 +11,8 @@ from kernels import fused_experts as module
 from kernels.activation import ACTIVATIONS
 from kernels.fused_experts import Scales, fused_experts
 from kernels.launch import QuantMode
-from kernels.testing import MODES, make_layer
-from kernels.twin_checks import ODD, SMALL, check_layer
+from tests.kernels.layers import MODES, ODD, SMALL, make_layer
+from tests.kernels.twin_checks import check_layer
 
 every_mode = pytest.mark.parametrize("mode", MODES)
 

@@ -11,8 +11,9 @@ from kernels.fused_experts import device_arch, fused_experts, invoke_fused_moe_k
 from kernels.launch import LaunchConfig
 from kernels.moe_align import align, moe_align_block_size
 from kernels.reference import product_reference
-from kernels.testing import MODES, assert_close, make_layer, make_routing, product_bound
-from kernels.twin_checks import check_layer, check_projection
+from kernels.testing import assert_close, product_bound
+from tests.kernels.layers import MODES, make_layer, make_routing
+from tests.kernels.twin_checks import check_layer, check_projection
 
 pytestmark = pytest.mark.gpu
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import torch
 
-from kernels.testing import make_routing
-
 DIRICHLET_CONCENTRATION = 1.0
 """At 128 experts the busiest has five times its even share, and hardly one is idle."""
 
@@ -16,8 +14,8 @@ DIRICHLET_CONCENTRATION = 1.0
 def uniform_routing(
     num_tokens: int, num_experts: int, top_k: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(topk_weights fp32, topk_ids int32), [num_tokens, top_k], on the CPU: every expert is as likely."""
-    return make_routing(num_tokens, num_experts, top_k, "uniform", generator)
+    """Every expert is as likely: softmax of random logits."""
+    return _chosen(torch.randn(num_tokens, num_experts, generator=generator), top_k)
 
 
 def skewed_routing(
@@ -30,6 +28,11 @@ def skewed_routing(
     draws = torch._standard_gamma(torch.full((num_experts,), DIRICHLET_CONCENTRATION), generator=generator)
     noise = torch.rand((num_tokens, num_experts), generator=generator).clamp(1e-20, 1 - 1e-7)
     logits = draws.clamp_min(1e-20).log() - (-noise.log()).log()
+    return _chosen(logits, top_k)
+
+
+def _chosen(logits: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The top_k experts of each token, their weights made to sum to 1."""
     weights, ids = logits.softmax(-1).topk(top_k, dim=-1)
     return (weights / weights.sum(-1, keepdim=True)).contiguous(), ids.int().contiguous()
 

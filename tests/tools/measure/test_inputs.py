@@ -7,7 +7,7 @@ import torch
 
 from kernels.problem import QuantMode, Routing
 from kernels.reference import align_reference
-from kernels.testing import make_routing
+from tests.kernels.layers import make_routing
 from tools.measure.inputs import (
     RowInputs,
     align,
