@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tools.errors import UserError
 from tools.launch.syntax_tree import first_line, free_names
 
 KERNEL_NAME = "fused_moe_kernel"
@@ -25,7 +26,7 @@ _HEADER = "import triton\nimport triton.language as tl\n"
 _PROVIDED = {"triton", "tl"}
 
 
-class EngineKernelError(ValueError):
+class EngineKernelError(UserError):
     """The file holds no kernel that can be cut out. The message says what was expected and found."""
 
 
