@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from tools.bench import files_request, request
 from tools.bench.request import RequestError
 from tools.cli import run, say
-from tools.measure.gpu import GpuError
-from tools.registry.reading import RegistryError
+from tools.errors import UserError
 from tools.text import printable
 
 
@@ -21,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         is_good, text = _compare_kernels(given) if _names_a_workload(given) else _bench_files(given)
-    except (GpuError, RegistryError, RequestError) as error:
+    except (RequestError, UserError) as error:
         _say(str(error))
         return 2
     print(text, end="")

@@ -52,37 +52,33 @@ def _ask(command: list[str]) -> str | None:
 BUSY_BYTES = 2 << 30
 
 
-class GpuError(UserError):
-    """This machine's GPU can't do what was asked, or there is none. One line for a person."""
-
-
 def torch_with_gpu() -> Any:
-    """The torch module. GpuError: there is none, or no GPU that it can use."""
+    """The torch module. UserError: there is none, or no GPU that it can use."""
     try:
         import torch
     except ImportError as error:
-        raise GpuError(f"expected torch, found none ({error}). Fix: run on a machine with torch and a GPU.") from error
+        raise UserError(f"expected torch, found none ({error}). Fix: run on a machine with torch and a GPU.") from error
     if not torch.cuda.is_available() or torch.version.hip is not None:
-        raise GpuError("expected an NVIDIA GPU, found none that torch can use. Fix: run where there is one.")
+        raise UserError("expected an NVIDIA GPU, found none that torch can use. Fix: run where there is one.")
     return torch
 
 
 def find_device(torch: Any) -> tuple[str, Device]:
-    """(name as the driver reports it, its entry). GpuError: an unknown one, or none of NVIDIA's."""
+    """(name as the driver reports it, its entry). UserError: an unknown one, or none of NVIDIA's."""
     reported = torch.cuda.get_device_name()
     device = load_devices().get(reported)
     if device is None or device.target is None or device.target.backend != "cuda" or not device.smem_bytes_per_block:
-        raise GpuError(f"device: expected an NVIDIA GPU of configs/registry/devices.json, found {reported!r}.")
+        raise UserError(f"device: expected an NVIDIA GPU of configs/registry/devices.json, found {reported!r}.")
     return reported, device
 
 
 def check_memory(torch: Any, wanted: Iterable[tuple[str, LayerShape, int]]) -> tuple[str, ...]:
-    """wanted: (title, shape, largest batch size). Returns notes. GpuError: more than is free."""
+    """wanted: (title, shape, largest batch size). Returns notes. UserError: more than is free."""
     free, total = torch.cuda.mem_get_info()
     for title, shape, num_tokens in wanted:
         need = shape.memory_bytes(num_tokens)
         if need > free:
-            raise GpuError(
+            raise UserError(
                 f"{title}: expected {need / 2**30:.1f} GiB of free GPU memory, found {free / 2**30:.1f}. "
                 "Fix: a larger tp or ep, or fewer tokens."
             )
