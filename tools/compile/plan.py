@@ -1,4 +1,4 @@
-"""From tuned files to distinct kernels: which binaries the rows of a file need, and which rows share one.
+"""From tuned files to distinct kernels: which files a change concerns, which binaries their rows need and share.
 
 Imports neither torch nor triton. K and top_k come from the file's record, else from a registered model with that E
 and N, else they are assumed; the name doesn't say them.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from kernels.launch import LaunchConfig, QuantMode, Routing, up_and_down
+from tools.checkout import CHECKOUT
 from tools.compile.kernel_task import KernelTask
 from tools.registry.devices import DeviceRegistry, Target
 from tools.registry.models import ModelRegistry
@@ -28,6 +30,27 @@ COMPILABLE = frozenset(
 
 # SGLang's USE_TMA chooses another load path, which this kernel doesn't have; the tile is checked without it.
 _NOT_OURS = frozenset({"USE_TMA", "grf_mode"})
+
+
+CONCERNS_ALL = ("kernels/", "tools/", "configs/registry/", "pyproject.toml")
+"""What every file's outcome hangs on: the kernel, the check, the devices' limits, the reference Triton."""
+
+
+def concerned(files: Iterable[ConfigFile], changed: Iterable[str]) -> list[ConfigFile]:
+    """Those of the files that changed; all of them where something changed that each hangs on.
+
+    changed: paths relative to the checkout, with slashes.
+    """
+    names = set(changed)
+    if any(name.startswith(CONCERNS_ALL) for name in names):
+        return list(files)
+    return [file for file in files if _relative(file.found.path) in names]
+
+
+def _relative(path: Path) -> str:
+    """To the checkout; empty for a path outside it."""
+    absolute = path.absolute()
+    return absolute.relative_to(CHECKOUT).as_posix() if absolute.is_relative_to(CHECKOUT) else ""
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, read, registries, tuned
-from tools.compile.plan import Plan, make_plan
-from tools.store.files import record_path
+from tools.checkout import CHECKOUT, CONFIGS
+from tools.compile.plan import Plan, concerned, make_plan
+from tools.store.config_file import ConfigFile
+from tools.store.files import Content, record_path
+from tools.store.tiers import Found, Role
+from tools.store.workload import parse_file_name
 
 
 def plan(root: Path) -> Plan:
@@ -100,3 +104,26 @@ def test_a_tile_deeper_than_a_scale_group_is_rejected_before_compiling(tmp_path:
 def test_sglangs_load_path_does_not_hide_the_tile(tmp_path: Path) -> None:
     tuned(tmp_path, {64: SOUND}, USE_TMA=True)
     assert len(plan(tmp_path).kernels) == 2
+
+
+def file_at(path: Path) -> ConfigFile:
+    found = Found(path, path.parent, PurePosixPath(path.name), Role.CONFIG)
+    return ConfigFile(found, parse_file_name(path.name), Content(b"", None, ()))
+
+
+ONE, OTHER = file_at(CONFIGS / "legacy_configs" / "one.json"), file_at(CONFIGS / "other.json")
+
+
+def test_a_change_concerns_only_the_files_that_changed() -> None:
+    changed = ["configs/legacy_configs/one.json", "configs/records/other.json", "README.md"]
+    assert concerned([ONE, OTHER], changed) == [ONE]
+    assert concerned([ONE, OTHER], []) == []
+
+
+@pytest.mark.parametrize("path", ["kernels/launch.py", "tools/compile/check.py", "configs/registry/devices.json"])
+def test_it_concerns_all_files_where_something_changed_that_each_hangs_on(path: str) -> None:
+    assert concerned([ONE, OTHER], [path]) == [ONE, OTHER]
+
+
+def test_files_outside_the_checkout_have_no_history_here() -> None:
+    assert concerned([file_at(CHECKOUT.parent / "one.json")], ["one.json"]) == []
