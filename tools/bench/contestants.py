@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kernels.launch_config import LaunchConfig
 from tools.errors import reason_of
 from tools.launch.heuristics import UnknownHeuristicError, sglang_heuristic, vllm_heuristic
 from tools.registry.devices import Device
 from tools.store.config_file import ConfigFile
 from tools.store.files import Content, discover, read_file
-from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import parse
 from tools.store.workload import Layout, Workload, parse_file_name
 from tools.text import printable

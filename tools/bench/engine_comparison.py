@@ -11,6 +11,7 @@ import torch
 
 from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch import Routing
+from kernels.launch_config import LaunchConfig
 from tools.bench.peers import grouped_mm_us, layer_overhead
 from tools.bench.results import LayerFigures, Pair, Row, WorkloadResult
 from tools.compile.outcome import Status
@@ -23,7 +24,6 @@ from tools.measure.row import RowBench
 from tools.measure.statistics import floor_us
 from tools.measure.timing import Policy, capture, measure
 from tools.registry.devices import Target
-from tools.store.launch_config import LaunchConfig
 
 FINALISTS = 5
 CONFIRM = Policy(min_rounds=6, max_rounds=16, budget_ms=1000.0)

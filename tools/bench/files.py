@@ -11,6 +11,7 @@ import torch
 
 from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch import Routing
+from kernels.launch_config import LaunchConfig
 from tools.bench.contestants import Contestant
 from tools.compile.outcome import ConstraintError, Status
 from tools.compile.pool import CompilePool
@@ -23,7 +24,6 @@ from tools.measure.row import RowBench
 from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, Measured, RowVerdict, Verdict, duel, floor_us
 from tools.measure.timing import Policy, capture, measure_series
 from tools.registry.devices import Target
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 
 ROUNDS = Policy(min_rounds=16, max_rounds=40, budget_ms=800.0)

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from kernels.launch_config import LaunchConfig
 from tools.measure.statistics import geomean, share_within
-from tools.store.launch_config import LaunchConfig
 
 TOP = 10
 LEAST_CONFIGS = 60

@@ -6,9 +6,9 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 
+from kernels.launch_config import REQUIRED_KEYS, LaunchConfig
 from tools.launch.axes import NVIDIA
 from tools.launch.shared_memory import loop_bytes
-from tools.store.launch_config import REQUIRED_KEYS, LaunchConfig
 
 # Of each hundred drawn configs; narrow tiles serve decode, the widest hardly ever wins.
 _SHARE_PERCENT = {16: 30, 32: 20, 64: 20, 128: 20, 256: 10}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tools.store.launch_config import LaunchConfig
+from kernels.launch_config import LaunchConfig
 from tools.store.workload import Workload
 
 _TRITON_WARPS, _TRITON_STAGES = 4, 3

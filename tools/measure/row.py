@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from kernels.launch import LaunchConfig as KernelConfig
+from kernels.launch_config import LaunchConfig
 from kernels.reference import product_reference
 from kernels.testing import assert_close, product_bound
 from tools.measure.inputs import RowInputs, Weights, checked_tokens
 from tools.measure.kernels import Contender, Problem
 from tools.measure.layer import UP, LayerShape
 from tools.measure.timing import Launch
-from tools.store.launch_config import LaunchConfig
 
 NUM_CHECKED_TOKENS = 64
 

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.store.launch_config import LaunchConfig
+from kernels.launch_config import LaunchConfig
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernels.launch_config import LaunchConfig
 from tools.bench.contestants import Contestant
 from tools.compile.outcome import Status
 from tools.launch.heuristics import clamped
@@ -14,7 +15,6 @@ from tools.measure.statistics import SAME_ENTRY, Duel, duel
 from tools.pull_request.documents import PlannedFile
 from tools.pull_request.judgement import Benched
 from tools.pull_request.site import Bench, NotMeasuredError
-from tools.store.launch_config import LaunchConfig
 from tools.tune.journal import Journal, JournalError, read_journal
 from tools.tune.model import Confirmed, Screened
 from tools.tune.tuner import baselines

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.tune.model import Confirmed, ConfirmJob, Event, Runner, Subject
 from tools.tune.policy import Comparison, ConfirmPolicy
 

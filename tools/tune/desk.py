@@ -11,8 +11,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.tune.model import Compiled, CompileJob, Event, Runner, Screened, ScreenJob, Subject, kernel_of
 
 QUEUE_DEPTH = 3

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kernels.launch_config import REQUIRED_KEYS, LaunchConfig
 from kernels.problem import QuantMode
 from tools.compile.outcome import Status
 from tools.registry.devices import Target
 from tools.store.files import version_folder
-from tools.store.launch_config import REQUIRED_KEYS, LaunchConfig
 from tools.store.workload import MAX_DIMENSION, ParsedName, Shape, Workload, parse_file_name
 from tools.tune.model import (
     Compiled,

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode, Routing
 from tools.compile.outcome import Status
 from tools.launch.axes import COMMON_GROUP_SIZE
 from tools.registry.devices import Target
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape, Workload
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from kernels.launch_config import LaunchConfig
 from tools.store import schemas
 from tools.store.config_file import ConfigFile
 from tools.store.files import canonical_record, read_file, record_path, version_folder, write_file
-from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json
 from tools.store.tiers import LEGACY, Found, Role
 from tools.store.workload import Workload, parse_file_name

@@ -11,8 +11,8 @@ import statistics
 from collections import defaultdict, deque
 from dataclasses import replace
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.tune.journal import Journal
 from tools.tune.model import (
     Compiled,

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_coarse_routings, num_routings
 from tools.measure.kernels import OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.row import RowBench
 from tools.measure.timing import Launch, Policy, Replay, capture, measure_series, sample_once
-from tools.store.launch_config import LaunchConfig
 from tools.tune.model import Confirmed, ConfirmJob, Screened, ScreenJob, Series, Subject, kernel_of
 
 NUM_CHECKED_TOKENS = 16

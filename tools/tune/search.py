@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from tools.store.launch_config import LaunchConfig
+from kernels.launch_config import LaunchConfig
 from tools.tune.desk import Desk
 from tools.tune.model import Subject, kernel_of
 from tools.tune.policy import Budget, Policies, SearchPolicy

@@ -9,13 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from kernels.launch_config import LaunchConfig
 from tools.checkout import reference_triton
 from tools.launch.heuristics import clamped
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import normalise_device_name
 from tools.store import schemas
 from tools.store.files import canonical_entries, write_file
-from tools.store.launch_config import LaunchConfig
 from tools.text import printable, shown_path
 from tools.tune import evidence
 from tools.tune.delivery import Measured, summarise, write

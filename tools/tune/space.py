@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch import check_launch
+from kernels.launch_config import LaunchConfig
 from tools.launch.axes import AMD, NVIDIA, Axes
 from tools.launch.shared_memory import loop_bytes
-from tools.store.launch_config import LaunchConfig
 from tools.tune.model import Subject
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
-from tools.store.launch_config import LaunchConfig
+from kernels.launch_config import LaunchConfig
 from tools.tune.desk import Landscape
 
 _UNIT_AXES = tuple(field.name for field in fields(LaunchConfig) if field.name != "GROUP_SIZE_M")

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from kernels.launch_config import LaunchConfig
 from tools import child_process
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.tune import gpu_worker
 from tools.tune.gpu_worker import Answer, DeviceReport, Refusal, WorkerSpec, failed
 from tools.tune.model import Confirmed, ConfirmJob, RunnerError, Screened, ScreenJob, Series

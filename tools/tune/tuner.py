@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kernels.launch_config import LaunchConfig
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
 from tools.measure.statistics import paired_ratio
-from tools.store.launch_config import LaunchConfig
 from tools.tune.confirm import Contest, Samples, common_rounds, confirm
 from tools.tune.desk import Desk, Landscape
 from tools.tune.model import Compiled, Confirmed, Event, Runner, Subject

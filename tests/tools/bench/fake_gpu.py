@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.bench import files, files_session
 from tools.bench.files import Arena, Match, verdict
 from tools.launch.heuristics import clamped
 from tools.measure import gpu
 from tools.measure.statistics import RowVerdict
-from tools.store.launch_config import LaunchConfig
 
 H100 = "NVIDIA H100 80GB HBM3"
 JITTER_US = (0.0, 0.1, -0.1, 0.0)

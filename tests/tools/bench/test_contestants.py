@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, tuned
 from tools.bench.contestants import (
     NO_FILE,
@@ -24,7 +25,6 @@ from tools.bench.contestants import (
 )
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
 from tools.registry.devices import load_devices
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 
 OLD, NEW = (16, 64, 64, 1, 4, 3), (32, 64, 64, 1, 4, 3)

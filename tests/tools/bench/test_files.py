@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode
 from tools.bench import files
 from tools.bench.contestants import Contestant
@@ -19,7 +20,6 @@ from tools.measure.kernels import CompileLaunch, OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, RowVerdict, Verdict, score
 from tools.registry.devices import Target
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 
 A, B, C = (LaunchConfig(16, 64, 128, 1, 4, stages) for stages in (3, 4, 5))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, tuned
 from tests.tools.validate.builder import NAME, Store
@@ -17,7 +18,6 @@ from tools.bench.request import RequestError
 from tools.measure.layer import LayerShape
 from tools.registry.devices import Device, load_devices
 from tools.store.config_file import ConfigFile
-from tools.store.launch_config import LaunchConfig
 
 OLD, DEEP = (32, 64, 64, 1, 4, 3), (16, 64, 256, 1, 4, 3)
 ELSEWHERE = MIXTRAL.replace("H100_80GB_HBM3", "H200")

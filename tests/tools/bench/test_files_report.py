@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE, THIS_FILE
 from tools.bench.files_report import BenchReport, FileReport, to_json, to_markdown
 from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, Measured, RowVerdict, Verdict, duel
-from tools.store.launch_config import LaunchConfig
 
 MARKDOWN, JSON = (Path(__file__).with_name(f"files_report.golden.{kind}") for kind in ("md", "json"))
 

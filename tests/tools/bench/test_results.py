@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.bench.report import CeilingFigures, Environment, Report, to_json, to_markdown
 from tools.bench.results import LayerFigures, Pair, Row, WorkloadResult, verdict
-from tools.store.launch_config import LaunchConfig
 
 COUNT = 62
 """Launch configs of a row: two more than the verdict asks for."""

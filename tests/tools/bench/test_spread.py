@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.bench.spread import spread
 from tools.launch.shared_memory import loop_bytes
-from tools.store.launch_config import LaunchConfig
 
 H100_SMEM_BYTES = 232448
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tools.store.launch_config import LaunchConfig
+from kernels.launch_config import LaunchConfig
 from tools.tune import evidence
 from tools.tune.confirm import Samples
 from tools.tune.evidence import Rates, Run

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.desk import QUEUE_DEPTH, Desk, Landscape, Times
 from tools.tune.model import CompileJob, Event, NamedShape, ScreenJob, Subject, kernel_of

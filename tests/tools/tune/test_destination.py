@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tests.tools.tune.decided import ENVIRONMENT, RUN, record_of
+from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.store.files import canonical_entries
-from tools.store.launch_config import USUAL_BATCH_SIZES, LaunchConfig
 from tools.tune import destination
 from tools.tune.destination import Origin, find_destination
 from tools.tune.model import Subject

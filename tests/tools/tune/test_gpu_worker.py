@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
 from tools.store import schemas
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.gpu_worker import BUSY_BYTES, Refusal, WorkerSpec, _look_around, _memory_bytes, failed
 from tools.tune.model import Confirmed, ConfirmJob, NamedShape, Screened, ScreenJob, Subject

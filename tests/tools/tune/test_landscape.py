@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.tune.desk import Desk
 from tools.tune.journal import Journal, read_journal
 from tools.tune.model import Compiled, Event, Screened, kernel_of

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tests.tools.tune.decided import record_of
 from tools.store.files import canonical_entries, canonical_record
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 from tools.tune.model import Subject
 from tools.tune.output import Existing, OutputError, Place, chain, find_existing, place_of, write

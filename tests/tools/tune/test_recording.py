@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tests.tools.tune.scripted_runner import ScriptedRunner
-from tools.store.launch_config import LaunchConfig
 from tools.tune.journal import Entry, JournalWriter, read_journal
 from tools.tune.journal_lines import Header
 from tools.tune.model import Compiled, CompileJob, ConfirmJob, Event, Job, ScreenJob, Subject

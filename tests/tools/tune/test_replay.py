@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.tune.journal import Entry, Journal
 from tools.tune.model import Compiled, CompileJob, Confirmed, ConfirmJob, Screened, ScreenJob, Series
 from tools.tune.replay import NOT_RECORDED, ReplayRunner

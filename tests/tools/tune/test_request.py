@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tools.checkout import CHECKOUT
-from tools.store.launch_config import USUAL_BATCH_SIZES
+from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.tune.policy import Budget
 from tools.tune.request import (
     Effort,

@@ -12,10 +12,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kernels.launch import Pointers  # noqa: E402
+from kernels.launch_config import LaunchConfig  # noqa: E402
 from kernels.problem import QuantMode  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
 from tools.measure.kernels import BoundLaunch, Problem  # noqa: E402
-from tools.store.launch_config import LaunchConfig  # noqa: E402
 from tools.store.workload import Shape, Workload  # noqa: E402
 from tools.tune.model import ConfirmJob, NamedShape, ScreenJob, Subject  # noqa: E402
 from tools.tune.row_timer import Clock, ContextLost, RowTimer  # noqa: E402

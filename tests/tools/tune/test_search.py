@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.desk import Desk
 from tools.tune.journal import Journal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tools.store.launch_config import LaunchConfig
+from kernels.launch_config import LaunchConfig
 from tools.tune.desk import Landscape, Times
 from tools.tune.strategy import InOrder, NeighboursFirst, Regime, neighbours_in, representatives
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.journal import Journal, JournalWriter, read_journal
 from tools.tune.journal_lines import Header

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernels.launch_config import KEY_VENDOR, REQUIRED_KEYS, LaunchConfig
 from tests.tools.validate.builder import ENTRY, entry
-from tools.store.launch_config import KEY_VENDOR, REQUIRED_KEYS, USUAL_BATCH_SIZES, LaunchConfig
+from tools.store.config_file import USUAL_BATCH_SIZES
 
 OPTIONAL: dict[str, st.SearchStrategy[Any]] = {
     key: {"grf_mode": st.text(), "USE_TMA": st.booleans()}.get(key, st.integers())

@@ -12,8 +12,6 @@ from types import MappingProxyType
 
 EntryValue = int | bool | str
 
-USUAL_BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096)
-"""The batch sizes that both engines' tuners measure by default."""
 
 KEY_VENDOR: Mapping[str, str | None] = MappingProxyType(
     {
