@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from kernels.launch_config import KEY_VENDOR, REQUIRED_KEYS, LaunchConfig
 from tests.tools.validate.builder import ENTRY, entry
-from tools.store.config_file import USUAL_BATCH_SIZES
 
 OPTIONAL: dict[str, st.SearchStrategy[Any]] = {
     key: {"grf_mode": st.text(), "USE_TMA": st.booleans()}.get(key, st.integers())
@@ -50,8 +49,3 @@ def test_a_value_of_another_type_is_named(key: str, value: Any) -> None:
 def test_an_unknown_key_is_named() -> None:
     with pytest.raises(ValueError, match=r"unknown \['num_wraps'\]"):
         LaunchConfig.from_entry(entry(num_wraps=4))
-
-
-def test_usual_batch_sizes_ascend_without_a_hole() -> None:
-    assert list(USUAL_BATCH_SIZES) == sorted(set(USUAL_BATCH_SIZES))
-    assert (USUAL_BATCH_SIZES[0], USUAL_BATCH_SIZES[-1]) == (1, 4096)

@@ -13,7 +13,7 @@ from kernels.launch_config import LaunchConfig
 from tools.errors import reason_of
 from tools.launch.heuristics import UnknownHeuristicError, sglang_heuristic, vllm_heuristic
 from tools.registry.devices import Device
-from tools.store.config_file import ConfigFile
+from tools.store.config_file import ConfigFile, nearest_batch_size
 from tools.store.files import Content, discover, read_file
 from tools.store.strict_json import parse
 from tools.store.workload import Layout, Workload, parse_file_name
@@ -37,7 +37,7 @@ class Contestant:
     entries: Mapping[int, LaunchConfig]
 
     def entry(self, num_tokens: int) -> LaunchConfig:
-        return self.entries[min(self.entries, key=lambda m: (abs(m - num_tokens), m))]
+        return self.entries[nearest_batch_size(self.entries, num_tokens)]
 
 
 def of_file(name: str, file: ConfigFile) -> Contestant:

@@ -56,6 +56,11 @@ class ConfigFile:
         return rows
 
 
+def nearest_batch_size(batch_sizes: Iterable[int], num_tokens: int) -> int:
+    """Whose entry serves num_tokens, as engines choose: the nearest, ties to the smaller. ValueError: there is none."""
+    return min(batch_sizes, key=lambda size: (abs(size - num_tokens), size))
+
+
 @dataclass(frozen=True)
 class Tree:
     """All files of a run, the tuned ones read, the others found."""

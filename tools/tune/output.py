@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from kernels.launch_config import LaunchConfig
 from tools.store import schemas
-from tools.store.config_file import ConfigFile
+from tools.store.config_file import ConfigFile, nearest_batch_size
 from tools.store.files import canonical_record, read_file, record_path, version_folder, write_file
 from tools.store.strict_json import Json
 from tools.store.tiers import LEGACY, Found, Role
@@ -56,8 +56,8 @@ class Existing:
         return rows if isinstance(rows, dict) else {}
 
     def nearest(self, num_tokens: int) -> LaunchConfig:
-        """As engines choose: the nearest batch size, ties to the smaller."""
-        return self.entries[min(self.entries, key=lambda m: (abs(m - num_tokens), m))]
+        """The entry that serves num_tokens, as engines choose."""
+        return self.entries[nearest_batch_size(self.entries, num_tokens)]
 
 
 def place_of(root: Path, workload: Workload, triton: str, reference: str) -> Place:
