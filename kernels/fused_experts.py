@@ -21,12 +21,13 @@ from kernels.checks import (
     weight_scale_shape,
 )
 from kernels.fused_moe_kernel import fused_moe_kernel
-from kernels.launch import LaunchConfig, Pointers, Strides, check_launch, plan_launch
+from kernels.launch import Pointers, Strides, check_launch, plan_launch
+from kernels.launch_config import TRITON_DEFAULTS, EntryValue, LaunchConfig
 from kernels.moe_align import Alignment, align
 from kernels.problem import Projection, QuantMode, Routing, cdiv, up_and_down
 from kernels.quantization import quantize
 
-Config = Mapping[str, int]
+Config = Mapping[str, EntryValue]
 
 BF16 = QuantMode()
 NO_SCALES = Scales()
@@ -68,9 +69,9 @@ def invoke_fused_moe_kernel(
     device = a.device
     arch = arch or device_arch(device)
     check_launch(quant, config, arch)
-    if alignment.block_size_m != config.block_size_m:
+    if alignment.block_size_m != config.BLOCK_SIZE_M:
         raise ValueError(
-            f"alignment: expected BLOCK_SIZE_M {config.block_size_m} of the launch config, found "
+            f"alignment: expected BLOCK_SIZE_M {config.BLOCK_SIZE_M} of the launch config, found "
             f"{alignment.block_size_m}. Fix: one BLOCK_SIZE_M for both projections."
         )
     if (alignment.sorted_token_ids is None) != routing.is_naive:
@@ -166,15 +167,15 @@ def fused_experts(
         found = ["none" if bias is None else "a tensor" for bias in (w1_bias, w2_bias)]
         raise ValueError(f"bias: expected both or neither of w1_bias and w2_bias, found {found[0]} and {found[1]}.")
     up_entry, down_entry = config if isinstance(config, tuple) else (config, config)
-    up_config, down_config = LaunchConfig.of(up_entry), LaunchConfig.of(down_entry)
+    up_config, down_config = (LaunchConfig.from_entry({**TRITON_DEFAULTS, **entry}) for entry in (up_entry, down_entry))
     arch = arch or device_arch(device)
     check_inputs(hidden_states, w1, w2, topk_weights, topk_ids, up, down, routing, quant, scales, w1_bias, w2_bias)
-    for entry in (up_config, down_config):
-        check_launch(quant, entry, arch)
-    if up_config.block_size_m != down_config.block_size_m:
+    for each in (up_config, down_config):
+        check_launch(quant, each, arch)
+    if up_config.BLOCK_SIZE_M != down_config.BLOCK_SIZE_M:
         raise ValueError(
-            f"config: expected one BLOCK_SIZE_M for up and down, found {up_config.block_size_m} and "
-            f"{down_config.block_size_m}. Fix: they share one alignment."
+            f"config: expected one BLOCK_SIZE_M for up and down, found {up_config.BLOCK_SIZE_M} and "
+            f"{down_config.BLOCK_SIZE_M}. Fix: they share one alignment."
         )
     if expert_map is not None:
         check_tensor("expert_map", expert_map, (routing.num_experts,), (torch.int32,), device, contiguous=True)
@@ -214,7 +215,7 @@ def fused_experts(
     def pair_rows(width: int) -> torch.Tensor:
         return torch.empty((routing.num_pairs, width), dtype=hidden_states.dtype, device=device)
 
-    alignment = align(topk_ids, routing, up_config.block_size_m, expert_map)
+    alignment = align(topk_ids, routing, up_config.BLOCK_SIZE_M, expert_map)
     a1, a1_scale = quantize(hidden_states, quant, w1.dtype, scales.a1)
     gate_up = product(a1, a1_scale, w1, scales.w1, w1_bias, up, up_config, pair_rows(up.n))
     a2, a2_scale = quantize(gate_up, quant, w2.dtype, scales.a2, activation)

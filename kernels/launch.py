@@ -14,11 +14,11 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from kernels.launch_config import AMD_KEYS, OPTION_KEYS, TILE_KEYS, LaunchConfig
 from kernels.problem import Projection, QuantMode, Routing, cdiv, up_and_down
 
 __all__ = [
     "Launch",
-    "LaunchConfig",
     "Pointers",
     "Projection",
     "QuantMode",
@@ -34,48 +34,8 @@ __all__ = [
     "up_and_down",
 ]
 
-TILE_KEYS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M")
-AMD_KEYS = ("waves_per_eu", "matrix_instr_nonkdim", "kpack")
-OPTION_KEYS = ("num_warps", "num_stages", "num_ctas", *AMD_KEYS)
-# What Triton takes where an entry is silent.
-DEFAULT_OPTIONS = {"num_warps": 4, "num_stages": 3, "num_ctas": 1}
-
 _ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float8e4nv": 1, "float8e4b8": 1, "int8": 1, "float32": 4, "int32": 4}
 _MAX_INT32 = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class LaunchConfig:
-    """One entry of a tuned file. options: the compiler's, sorted, as (key, value)."""
-
-    block_size_m: int
-    block_size_n: int
-    block_size_k: int
-    group_size_m: int
-    options: tuple[tuple[str, int], ...] = ()
-
-    @classmethod
-    def of(cls, entry: Mapping[str, int]) -> LaunchConfig:
-        """ValueError: a missing or unknown key, or a value that is no positive integer."""
-        known = (*TILE_KEYS, *OPTION_KEYS)
-        # Old files carry SPLIT_K 1, which is what the kernel does anyway.
-        entry = {key: value for key, value in entry.items() if (key, value) != ("SPLIT_K", 1)}
-        unknown = [key for key in entry if key not in known]
-        if unknown:
-            raise ValueError(f"launch config: expected keys out of {known}, found {unknown}. Fix: remove them.")
-        missing = [key for key in TILE_KEYS if key not in entry]
-        if missing:
-            raise ValueError(f"launch config: expected {TILE_KEYS}, found no {missing}.")
-        for key, value in entry.items():
-            least = 0 if key in AMD_KEYS else 1
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"launch config, {key}: expected an integer >= {least}, found {value!r}.")
-        for key in TILE_KEYS[:3]:
-            if entry[key] & (entry[key] - 1):
-                raise ValueError(f"launch config, {key}: expected a power of two, found {entry[key]}.")
-        options = DEFAULT_OPTIONS | {key: entry[key] for key in OPTION_KEYS if key in entry}
-        m, n, k, group = (entry[key] for key in TILE_KEYS)
-        return cls(m, n, k, group, tuple(sorted(options.items())))
 
 
 def check_launch(quant: QuantMode, config: LaunchConfig, arch: str) -> None:
@@ -84,22 +44,41 @@ def check_launch(quant: QuantMode, config: LaunchConfig, arch: str) -> None:
     A tile that spans two scale groups multiplies the second by the first one's scale (relative error 0.44).
     vLLM clamps BLOCK_SIZE_K to the smaller side of block_shape; what is measured must be what runs.
     """
+    _check_values(config)
     if quant.block_shape is not None:
         block_n, block_k = quant.block_shape
-        limit = min(block_n, block_k)
-        if config.block_size_k > limit or block_k % config.block_size_k:
+        limit, tile_k = min(block_n, block_k), config.BLOCK_SIZE_K
+        if tile_k > limit or block_k % tile_k:
             raise ValueError(
                 f"launch config, BLOCK_SIZE_K: expected a divisor of block_k {block_k}, at most {limit} for "
-                f"block_shape {quant.block_shape}, found {config.block_size_k}. Fix: BLOCK_SIZE_K <= {limit}."
+                f"block_shape {quant.block_shape}, found {tile_k}. Fix: BLOCK_SIZE_K <= {limit}."
             )
-    foreign = [key for key, _ in config.options if key in AMD_KEYS] if not arch.startswith("gfx") else []
+    foreign = [key for key, _ in config.options if key in AMD_KEYS and not arch.startswith("gfx")]
     if foreign:
         raise ValueError(f"launch config: expected no AMD keys on {arch}, found {foreign}. Fix: remove them.")
 
 
+def _check_values(config: LaunchConfig) -> None:
+    taken = (*TILE_KEYS, *OPTION_KEYS)
+    written = config.to_entry()
+    # Old files carry SPLIT_K 1, which is what the kernel does anyway.
+    unknown = [key for key, value in written.items() if key not in taken and (key, value) != ("SPLIT_K", 1)]
+    if unknown:
+        raise ValueError(f"launch config: expected keys out of {taken}, found {unknown}. Fix: remove them.")
+    for key in taken:
+        least = 0 if key in AMD_KEYS else 1
+        value = written.get(key, least)
+        if type(value) is not int or value < least:
+            raise ValueError(f"launch config, {key}: expected an integer >= {least}, found {value!r}.")
+    for key in TILE_KEYS[:3]:
+        size = getattr(config, key)
+        if size & (size - 1):
+            raise ValueError(f"launch config, {key}: expected a power of two, found {size}.")
+
+
 def swaps_operands(quant: QuantMode, config: LaunchConfig, arch: str) -> bool:
     """The engines' rule for fp8 on Hopper: a narrow tile puts N on the tensor core's 64-row side."""
-    return quant.dtype == "fp8_w8a8" and arch == "sm90" and config.block_size_m < 64 <= config.block_size_n
+    return quant.dtype == "fp8_w8a8" and arch == "sm90" and config.BLOCK_SIZE_M < 64 <= config.BLOCK_SIZE_N
 
 
 @dataclass(frozen=True)
@@ -181,7 +160,7 @@ def plan_launch(
     sizes, constexprs, rows = _scalars(projection, routing, quant, config, arch)
     strides = strides or Strides.contiguous(projection, quant)
     args = (*_values(pointers), *sizes.values(), *_values(strides))
-    grid = (cdiv(rows, config.block_size_m) * cdiv(projection.n, config.block_size_n),)
+    grid = (cdiv(rows, config.BLOCK_SIZE_M) * cdiv(projection.n, config.BLOCK_SIZE_N),)
     return Launch(args, constexprs, dict(config.options), grid)
 
 
@@ -192,13 +171,13 @@ def _values(record: Pointers | Strides) -> tuple[Any, ...]:
 def _scalars(
     projection: Projection, routing: Routing, quant: QuantMode, config: LaunchConfig, arch: str
 ) -> tuple[dict[str, int], dict[str, Any], int]:
-    rows = routing.rows(config.block_size_m)
+    rows = routing.rows(config.BLOCK_SIZE_M)
     sizes = {
         "N": projection.n,
         "K": projection.k,
         "EM": rows,
         "num_valid_tokens": routing.num_pairs,
-        "GROUP_SIZE_M": config.group_size_m,
+        "GROUP_SIZE_M": config.GROUP_SIZE_M,
     }
     group_n, group_k = quant.block_shape or (0, 0)
     constexprs = {
@@ -209,9 +188,9 @@ def _scalars(
         "MUL_ROUTED_WEIGHT": projection.mul_routed_weight,
         "naive_block_assignment": routing.is_naive,
         "SWAP_AB": swaps_operands(quant, config, arch),
-        "BLOCK_SIZE_M": config.block_size_m,
-        "BLOCK_SIZE_N": config.block_size_n,
-        "BLOCK_SIZE_K": config.block_size_k,
+        "BLOCK_SIZE_M": config.BLOCK_SIZE_M,
+        "BLOCK_SIZE_N": config.BLOCK_SIZE_N,
+        "BLOCK_SIZE_K": config.BLOCK_SIZE_K,
     }
     return sizes, constexprs, rows
 
@@ -256,7 +235,7 @@ def pointer_types(
         "block": experts * cdiv(n, group_n) * cdiv(k, group_k),
     }.get(scaling, 0)
     naive = routing.is_naive
-    block_size_m = config.block_size_m
+    block_size_m = config.BLOCK_SIZE_M
     capacity = 0 if naive else routing.capacity(block_size_m)
     blocks = pairs if naive else cdiv(capacity, block_size_m)
     counts = {

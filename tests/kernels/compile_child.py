@@ -16,7 +16,9 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
 from kernels.fused_moe_kernel import fused_moe_kernel
-from kernels.launch import LaunchConfig, QuantMode, Routing, binary_key, plan_launch, pointer_stand_ins, up_and_down
+from kernels.launch import binary_key, plan_launch, pointer_stand_ins
+from kernels.launch_config import LaunchConfig
+from kernels.problem import QuantMode, Routing, up_and_down
 
 
 class NoGPU(DriverBase):
@@ -59,7 +61,7 @@ def compile_case(case: dict[str, Any]) -> dict[str, Any]:
     )
     projection = up_and_down(*case["layer"], has_bias=case["bias"])[case["projection"]]
     routing = Routing(case["num_tokens"], case["layer"][3], case["layer"][0])
-    config = LaunchConfig.of(case["config"])
+    config = LaunchConfig.from_entry(case["config"])
     pointers = pointer_stand_ins(projection, routing, quant, config, arch, lambda name: getattr(tl, name))
     launch = plan_launch(projection, routing, quant, config, arch, pointers)
     compiled = fused_moe_kernel.warmup(*launch.args, grid=launch.grid, **launch.kwargs)

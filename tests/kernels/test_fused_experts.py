@@ -10,7 +10,7 @@ import torch
 from kernels import fused_experts as module
 from kernels.activation import ACTIVATIONS
 from kernels.fused_experts import Scales, fused_experts
-from kernels.launch import QuantMode
+from kernels.problem import QuantMode
 from tests.kernels.layers import MODES, ODD, SMALL, make_layer
 from tests.kernels.twin_checks import check_layer
 
@@ -139,7 +139,7 @@ WRONG = {
     ),
     "unknown-key": (
         "bf16",
-        lambda a: {"config": SMALL | {"USE_TMA": 1}},
+        lambda a: {"config": SMALL | {"USE_TMA": True}},
         r"expected keys out of .*found \['USE_TMA'\]",
     ),
     "amd-key-elsewhere": (

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kernels import moe_align
-from kernels.launch import Routing
 from kernels.moe_align import Alignment, align, moe_align_block_size
+from kernels.problem import Routing
 from kernels.reference import align_reference
 from tests.kernels.layers import make_routing
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from kernels.fused_experts import fused_experts, invoke_fused_moe_kernel
-from kernels.launch import LaunchConfig
+from kernels.launch_config import LaunchConfig
 from kernels.moe_align import align
 from kernels.problem import QuantMode
 from kernels.reference import activate_reference, moe_sum_reference, product_reference, quantize_reference
@@ -42,7 +42,7 @@ def poison_after_rows(x: torch.Tensor) -> torch.Tensor:
 
 def check_projection(layer: Layer, which: str, entry: Mapping[str, int], arch: str | None = None) -> None:
     """Runs one launch into NaN and compares every row with the fp64 twin of the same operands."""
-    config = LaunchConfig.of(entry)
+    config = LaunchConfig.from_entry(entry)
     quant, routing = layer.quant, layer.routing
     is_up = which == "up"
     projection = layer.up if is_up else layer.down
@@ -62,7 +62,7 @@ def check_projection(layer: Layer, which: str, entry: Mapping[str, int], arch: s
         routing=routing,
         quant=quant,
         config=config,
-        alignment=align(layer.topk_ids, routing, config.block_size_m, layer.expert_map),
+        alignment=align(layer.topk_ids, routing, config.BLOCK_SIZE_M, layer.expert_map),
         topk_weights=layer.topk_weights,
         a_scale=a_scale,
         b_scale=weight_scale,

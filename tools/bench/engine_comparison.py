@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from kernels.launch import LaunchConfig as KernelConfig
-from kernels.launch import Routing
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Routing
 from tools.bench.peers import grouped_mm_us, layer_overhead
 from tools.bench.results import LayerFigures, Pair, Row, WorkloadResult
 from tools.compile.outcome import Status
@@ -101,8 +100,7 @@ def _compile_all(
             for num_tokens in batch_sizes:
                 routing = Routing(num_tokens, shape.top_k, shape.num_experts)
                 for projection in shape.projections:
-                    entry = KernelConfig.of(config.to_entry())  # type: ignore[arg-type]  # integers only here
-                    problem = Problem(projection, routing, shape.quant, entry, setting.arch)
+                    problem = Problem(projection, routing, shape.quant, config, setting.arch)
                     key = (contender.name, compile_key(contender, problem))
                     tasks.setdefault(key, (config, CompileLaunch(contender, problem, setting.target)))
     planned = list(tasks.values())
@@ -156,7 +154,7 @@ class _RowBench:
     def layer(self, config: LaunchConfig) -> LayerFigures:
         own = self._setting.own
         products = (self._bench.launches(own, config, UP), self._bench.launches(own, config, DOWN))
-        return layer_overhead(self._inputs, config.to_entry(), products)  # type: ignore[arg-type]  # as above
+        return layer_overhead(self._inputs, config.to_entry(), products)
 
     def _pair(self, config: LaunchConfig) -> Pair:
         try:

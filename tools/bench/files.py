@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from kernels.launch import LaunchConfig as KernelConfig
-from kernels.launch import Routing
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Routing
 from tools.bench.contestants import Contestant
 from tools.compile.outcome import ConstraintError, Status
 from tools.compile.pool import CompilePool
@@ -69,8 +68,7 @@ def compile_all(match: Match, arena: Arena, pool: CompilePool) -> FailuresByRow:
                 routing = Routing(num_tokens, shape.top_k, shape.num_experts)
                 for projection in shape.projections:
                     try:
-                        entry = KernelConfig.of(config.to_entry())  # type: ignore[arg-type]  # checked by `of`
-                        problem = Problem(projection, routing, shape.quant, entry, arena.arch)
+                        problem = Problem(projection, routing, shape.quant, config, arena.arch)
                         key = compile_key(arena.contender, problem)
                     except (ConstraintError, ValueError) as error:
                         failures[num_tokens][config] = str(error)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from kernels.fused_experts import fused_experts
+from kernels.launch_config import EntryValue
 from tools.bench.results import LayerFigures
 from tools.measure.inputs import RowInputs, sorted_rows
 from tools.measure.layer import DOWN, UP
@@ -39,7 +40,7 @@ def _grouped_launch(rows: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor
 
 
 def layer_overhead(
-    inputs: RowInputs, entry: Mapping[str, int], products: tuple[list[Launch], list[Launch]]
+    inputs: RowInputs, entry: Mapping[str, EntryValue], products: tuple[list[Launch], list[Launch]]
 ) -> LayerFigures:
     """`fused_experts` against the given launches of up and down with the same launch config."""
 

@@ -206,7 +206,7 @@ def rows_text(rows: list[Row]) -> str:
 def _config(kernel: Kernel) -> str:
     config = kernel.task.config
     options = ", ".join(f"{key} {value}" for key, value in config.options)
-    return f"{config.block_size_m}×{config.block_size_n}×{config.block_size_k}, {options}"
+    return f"{config.BLOCK_SIZE_M}×{config.BLOCK_SIZE_N}×{config.BLOCK_SIZE_K}, {options}"
 
 
 def _first_line(message: str) -> str:

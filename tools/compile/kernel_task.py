@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from kernels.launch import (
-    LaunchConfig,
     Projection,
     QuantMode,
     Routing,
@@ -15,6 +14,7 @@ from kernels.launch import (
     plan_launch,
     pointer_stand_ins,
 )
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import ConstraintError
 from tools.registry.devices import Target
 

@@ -7,10 +7,11 @@ and N, else they are assumed; the name doesn't say them.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kernels.launch import LaunchConfig, QuantMode, Routing, up_and_down
+from kernels.launch_config import LaunchConfig
+from kernels.problem import QuantMode, Routing, up_and_down
 from tools.checkout import CHECKOUT
 from tools.compile.kernel_task import KernelTask
 from tools.registry.devices import DeviceRegistry, Target
@@ -28,8 +29,10 @@ COMPILABLE = frozenset(
 )
 """(backend, architecture) that Triton's wheel builds for on a machine without a GPU, 3.6.0 to 3.9.0."""
 
-# SGLang's USE_TMA chooses another load path, which this kernel doesn't have; the tile is checked without it.
-_NOT_OURS = frozenset({"USE_TMA", "grf_mode"})
+
+def _as_ours(config: LaunchConfig) -> LaunchConfig:
+    """SGLang's USE_TMA chooses another load path, which this kernel doesn't have; the tile is checked without it."""
+    return replace(config, USE_TMA=None, grf_mode=None)
 
 
 CONCERNS_ALL = ("kernels/", "tools/", "configs/registry/", "pyproject.toml")
@@ -161,13 +164,10 @@ def _launches(file: ConfigFile, workload: Workload, shape: Shape, quant: QuantMo
     projections = (("down", down),) if workload.down else (("up", up), ("down", down))
     for num_tokens, config in file.launch_configs.items():
         routing = Routing(num_tokens, shape.top_k, workload.E)
-        entry = {
-            key: value for key, value in config.to_entry().items() if isinstance(value, int) and key not in _NOT_OURS
-        }
         for name, projection in projections:
             row = Row(file, num_tokens, name)
             try:
-                task = KernelTask(projection, routing, quant, LaunchConfig.of(entry), target)
+                task = KernelTask(projection, routing, quant, _as_ours(config), target)
                 task.key  # noqa: B018  # checks the launch
             except ValueError as error:
                 yield Rejected(row, str(error))

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from kernels.checks import Scales, weight_dtypes
-from kernels.launch import LaunchConfig, Pointers
+from kernels.launch import Pointers
+from kernels.launch_config import LaunchConfig
 from kernels.problem import Routing, cdiv
 from kernels.reference import quantize_reference
 from kernels.testing import make_weight
@@ -112,7 +113,7 @@ class RowInputs:
 
     def pointers(self, projection: int, config: LaunchConfig, routing: int) -> Pointers:
         """Of one launch."""
-        block_size_m = config.block_size_m
+        block_size_m = config.BLOCK_SIZE_M
         if block_size_m not in self._aligned:
             self._aligned[block_size_m] = [align(ids, self.routing, block_size_m) for ids in self.topk_ids]
         return Pointers(

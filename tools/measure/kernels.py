@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 from kernels.launch import (
     DO_NOT_SPECIALIZE,
-    LaunchConfig,
     Pointers,
     Projection,
     QuantMode,
@@ -26,6 +25,7 @@ from kernels.launch import (
     pointer_stand_ins,
     swaps_operands,
 )
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import ConstraintError
 from tools.measure.engine_kernel import EngineKernelError, cut, load_kernel
 from tools.registry.devices import Target
@@ -113,8 +113,8 @@ class EngineKernel:
         check_launch(problem.quant, problem.config, problem.arch)
         values = _engine_arguments(problem, pointers)
         taken = _parameters(self.path)
-        rows = problem.routing.rows(problem.config.block_size_m)
-        tiles = -(-rows // problem.config.block_size_m) * -(-problem.projection.n // problem.config.block_size_n)
+        rows = problem.routing.rows(problem.config.BLOCK_SIZE_M)
+        tiles = -(-rows // problem.config.BLOCK_SIZE_M) * -(-problem.projection.n // problem.config.BLOCK_SIZE_N)
         kwargs = {name: value for name, value in values.items() if name in taken}
         return BoundLaunch((), {**kwargs, **dict(problem.config.options)}, (tiles,))
 
@@ -147,7 +147,7 @@ def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
         "num_tokens_post_padded_ptr": pointers.num_tokens_post_padded,
         "N": projection.n,
         "K": projection.k,
-        "EM": routing.rows(config.block_size_m),
+        "EM": routing.rows(config.BLOCK_SIZE_M),
         "num_valid_tokens": routing.num_pairs,
         "stride_am": strides.am,
         "stride_ak": 1,
@@ -166,10 +166,10 @@ def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
         "group_n": group_n,
         "group_k": group_k,
         "naive_block_assignment": routing.is_naive,
-        "BLOCK_SIZE_M": config.block_size_m,
-        "BLOCK_SIZE_N": config.block_size_n,
-        "BLOCK_SIZE_K": config.block_size_k,
-        "GROUP_SIZE_M": config.group_size_m,
+        "BLOCK_SIZE_M": config.BLOCK_SIZE_M,
+        "BLOCK_SIZE_N": config.BLOCK_SIZE_N,
+        "BLOCK_SIZE_K": config.BLOCK_SIZE_K,
+        "GROUP_SIZE_M": config.GROUP_SIZE_M,
         "SPLIT_K": 1,
         "MUL_ROUTED_WEIGHT": projection.mul_routed_weight,
         "top_k": projection.top_k,
@@ -187,7 +187,7 @@ def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
 # Parameters that other versions lack; none of them is needed for the modes here.
 _OPTIONAL = frozenset({"USE_TD", "SPLIT_K"})
 _ANY_PROBLEM = Problem(
-    Projection(1, 16, 16, 1, False), Routing(1, 1, 1), QuantMode(), LaunchConfig(16, 16, 16, 1), "sm90"
+    Projection(1, 16, 16, 1, False), Routing(1, 1, 1), QuantMode(), LaunchConfig(16, 16, 16, 1, 4, 3), "sm90"
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from kernels.launch import LaunchConfig as KernelConfig
 from kernels.launch_config import LaunchConfig
 from kernels.reference import product_reference
 from kernels.testing import assert_close, product_bound
@@ -35,9 +34,8 @@ class RowBench:
 
     def launch(self, contender: Contender, config: LaunchConfig, projection: int, routing: int) -> Launch:
         """ValueError: a rule forbids this launch config."""
-        entry = KernelConfig.of(config.to_entry())  # type: ignore[arg-type]  # integers only here
-        problem = Problem(self.shape.projections[projection], self.inputs.routing, self.shape.quant, entry, self._arch)
-        bound = contender.bind(problem, self.inputs.pointers(projection, entry, routing))
+        problem = Problem(self.shape.projections[projection], self.inputs.routing, self.shape.quant, config, self._arch)
+        bound = contender.bind(problem, self.inputs.pointers(projection, config, routing))
         kernel = contender.load()[bound.grid]
         return lambda: kernel(*bound.args, **bound.kwargs)
 

@@ -9,8 +9,7 @@ from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Self
 
-from kernels.launch import LaunchConfig as KernelConfig
-from kernels.launch import Routing, up_and_down
+from kernels.problem import Routing, up_and_down
 from tools.child_process import usable_cores
 from tools.compile.kernel_task import KernelTask
 from tools.compile.outcome import Outcome, Status
@@ -139,7 +138,6 @@ class LiveSession:
 def kernel_tasks(subject: Subject, job: CompileJob) -> list[KernelTask]:
     """Up and down of a launch config in a mode. ValueError: a rule forbids the launch."""
     shape, experts = subject.shapes[job.shape].shape, subject.workload.E
-    entry = KernelConfig.of(job.config.to_entry())  # type: ignore[arg-type]  # integers only in a space
     # What matters of a routing is its mode; counts don't specialise, and on AMD buffer sizes do only past 2 GiB.
     routing = (
         Routing(1, shape.top_k, experts, allow_naive=True)
@@ -147,7 +145,7 @@ def kernel_tasks(subject: Subject, job: CompileJob) -> list[KernelTask]:
         else Routing(64, shape.top_k, experts, allow_naive=False)
     )
     projections = up_and_down(experts, subject.workload.N, shape.K, shape.top_k)
-    tasks = [KernelTask(p, routing, subject.quant, entry, subject.target) for p in projections]
+    tasks = [KernelTask(p, routing, subject.quant, job.config, subject.target) for p in projections]
     for task in tasks:
         task.key  # noqa: B018  # checks the launch
     return tasks

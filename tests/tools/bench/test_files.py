@@ -107,7 +107,7 @@ class FakePool:
     def run(self, tasks: Iterable[CompileLaunch]) -> Iterator[tuple[int, Outcome]]:
         self.tasks = list(tasks)
         for index, task in reversed(list(enumerate(self.tasks))):
-            stages = dict(task.problem.config.options)["num_stages"]
+            stages = task.problem.config.num_stages
             status = Status.COMPILE if self.is_bad(task) else self.status.get(stages, Status.OK)
             yield index, Outcome(status, 0.1, message="" if status is Status.OK else "of the compiler")
 
@@ -176,7 +176,7 @@ class TestCompileAll:
         pool = FakePool()
         found = compile_all(Match(workload, (shape,), (Contestant("a", {64: deep}),), (64,)), arena(), pool)  # type: ignore[arg-type]
         assert found == {64: {}}
-        assert {task.problem.config.block_size_k for task in pool.tasks} == {128}
+        assert {task.problem.config.BLOCK_SIZE_K for task in pool.tasks} == {128}
 
 
 class FakeRow:

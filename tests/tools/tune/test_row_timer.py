@@ -39,16 +39,16 @@ class TorchKernel:
         return _Grid()
 
     def bind(self, problem: Problem, pointers: Pointers) -> BoundLaunch:
-        if problem.config.block_size_m == 32 and problem.config.block_size_n == 64:
+        if problem.config.BLOCK_SIZE_M == 32 and problem.config.BLOCK_SIZE_N == 64:
             raise ValueError("BLOCK_SIZE_M: expected another one")
         return BoundLaunch((self, problem, pointers), {}, (1,))
 
     def run(self, problem: Problem, pointers: Pointers) -> None:
-        self.launched.append((problem.config.block_size_m, problem.config.block_size_n))
+        self.launched.append((problem.config.BLOCK_SIZE_M, problem.config.BLOCK_SIZE_N))
         options = dict(problem.config.options)
-        if problem.config.block_size_m == 32:
+        if problem.config.BLOCK_SIZE_M == 32:
             raise RuntimeError("illegal address")
-        if problem.config.block_size_n == 64:
+        if problem.config.BLOCK_SIZE_N == 64:
             return
         weight = pointers.b[pointers.expert_ids.long()].double()
         rows = pointers.a.double().repeat_interleave(len(weight) // len(pointers.a), dim=0)
