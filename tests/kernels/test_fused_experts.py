@@ -162,7 +162,7 @@ def test_wrong_input_is_refused_before_any_launch(case: str, device: str, monkey
     def launched(*_: object, **__: object) -> None:
         raise AssertionError("something was launched")
 
-    for name in ("align", "quantize", "invoke_fused_moe_kernel", "moe_sum"):
+    for name in ("align", "quantize", "fused_moe_kernel", "moe_sum"):
         monkeypatch.setattr(module, name, launched)
     mode, change, message = WRONG[case]
     good = arguments(mode, device)

@@ -10,6 +10,7 @@ import torch
 from kernels.fused_experts import device_arch, fused_experts, invoke_fused_moe_kernel
 from kernels.launch_config import LaunchConfig
 from kernels.moe_align import align, moe_align_block_size
+from kernels.problem import Problem
 from kernels.reference import product_reference
 from kernels.testing import assert_close, product_bound
 from tests.kernels.layers import MODES, make_layer, make_routing
@@ -89,10 +90,7 @@ def test_offsets_beyond_32_bits_at_65536_tokens(mode: str) -> None:
         a,
         layer.w1,
         c,
-        projection=layer.up,
-        routing=layer.routing,
-        quant=quant,
-        config=config,
+        problem=Problem(layer.up, layer.routing, quant, config, device_arch(a.device)),
         alignment=align(layer.topk_ids, layer.routing, config.BLOCK_SIZE_M),
         topk_weights=layer.topk_weights,
         a_scale=a_scale,

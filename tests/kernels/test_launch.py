@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 
@@ -14,13 +15,10 @@ from kernels.launch import (
     Pointers,
     Strides,
     binary_key,
-    check_launch,
     plan_launch,
-    pointer_types,
-    swaps_operands,
 )
 from kernels.launch_config import LaunchConfig
-from kernels.problem import QuantMode, Routing, up_and_down
+from kernels.problem import Problem, QuantMode, Routing, check_launch, up_and_down
 
 ENTRY = {
     "BLOCK_SIZE_M": 64,
@@ -32,6 +30,10 @@ ENTRY = {
 }
 SMEM_LIMIT_BYTES = 227 * 1024
 FP8_BLOCK = QuantMode("fp8_w8a8", block_shape=(128, 128))
+
+
+def config_of(**entry: int) -> LaunchConfig:
+    return LaunchConfig.from_entry(ENTRY | entry)
 
 
 def usual_space(block_k: int | None) -> list[LaunchConfig]:
@@ -73,7 +75,7 @@ def test_kernels_that_the_usual_space_needs(quant: QuantMode, layer: tuple, most
         if smem_bytes(config, item_bytes, quant.block_shape is not None) <= SMEM_LIMIT_BYTES
     ]
     routings = [Routing(m, layer[3], layer[0], allow_naive=False) for m in (1, 2, 7, 16, 64, 1000, 4096, 65536)]
-    keys = {binary_key(projection, routing, quant, config, "sm90") for routing in routings for config in fitting}
+    keys = {binary_key(Problem(projection, r, quant, config, "sm90")) for r in routings for config in fitting}
     assert len(fitting) > 4 * most, "the group sizes alone are five"
     assert len(keys) <= most
 
@@ -83,7 +85,7 @@ BF16 = QuantMode()
 
 def key(num_tokens: int = 64, which: int = 0, quant: QuantMode = BF16, arch: str = "sm90", **entry: int):
     projection = up_and_down(64, 768, 2048, 8)[which]
-    return binary_key(projection, Routing(num_tokens, 8, 64), quant, LaunchConfig.from_entry(ENTRY | entry), arch)
+    return binary_key(Problem(projection, Routing(num_tokens, 8, 64), quant, config_of(**entry), arch))
 
 
 def test_the_key_ignores_what_varies_at_run_time() -> None:
@@ -110,21 +112,24 @@ def test_a_buffer_over_two_gibibytes_counts_on_amd_only() -> None:
     few, many = up_and_down(8, 14336, 4096, 2)[0], up_and_down(16, 14336, 4096, 2)[0]
     config = LaunchConfig.from_entry(ENTRY)
     for arch, same in (("gfx942", False), ("sm90", True)):
-        keys = {binary_key(p, Routing(64, 2, p.num_experts), QuantMode(), config, arch) for p in (few, many)}
+        routings = [Routing(64, 2, p.num_experts) for p in (few, many)]
+        keys = {
+            binary_key(Problem(p, routing, QuantMode(), config, arch))
+            for p, routing in zip((few, many), routings, strict=True)
+        }
         assert (len(keys) == 1) is same
 
 
 def test_arguments_come_in_the_kernels_order() -> None:
     names = list(fused_moe_kernel.arg_names)
     projection = up_and_down(4, 100, 200, 2, has_bias=True)[0]
-    routing = Routing(10, 2, 4)
-    pointers = Pointers(*(f"{name}_ptr" for name in pointer_types(projection, routing, FP8_BLOCK, config_of(), "sm90")))
-    launch = plan_launch(projection, routing, FP8_BLOCK, config_of(), "sm90", pointers)
-    bound = dict(zip(names, launch.args, strict=False)) | launch.constexprs
+    problem = Problem(projection, Routing(10, 2, 4), FP8_BLOCK, config_of(), "sm90")
+    launch = plan_launch(problem, Pointers(*(f"{field.name}_ptr" for field in fields(Pointers))))
+    bound = dict(zip(names, launch.args, strict=False)) | launch.named
     assert list(bound) == names
     assert all(value == name for name, value in bound.items() if name.endswith("_ptr"))
     assert (bound["N"], bound["K"], bound["num_valid_tokens"], bound["GROUP_SIZE_M"]) == (200, 200, 20, 1)
-    assert {name: bound[f"stride_{name}"] for name in vars(Strides.contiguous(projection, FP8_BLOCK))} == {
+    assert {name: bound[f"stride_{name}"] for name in vars(Strides.contiguous(problem))} == {
         "am": 200,
         "be": 40000,
         "bn": 200,
@@ -139,10 +144,6 @@ def test_arguments_come_in_the_kernels_order() -> None:
     # EM: 20 pairs + 4 experts * 63, but no more than 20 tiles of 64 and, as 10 < 64, as many as pairs.
     assert bound["EM"] == 20 + 4 * 63
     assert launch.grid == (5 * 2,)
-
-
-def config_of(**entry: int) -> LaunchConfig:
-    return LaunchConfig.from_entry(ENTRY | entry)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,8 @@ def test_naive_mode_condition(routing: Routing, naive: bool) -> None:
     ],
 )
 def test_operand_swap_rule(quant: QuantMode, m: int, n: int, arch: str, swaps: bool) -> None:
-    assert swaps_operands(quant, config_of(BLOCK_SIZE_M=m, BLOCK_SIZE_N=n), arch) is swaps
+    config = config_of(BLOCK_SIZE_M=m, BLOCK_SIZE_N=n)
+    assert Problem(up_and_down(8, 256, 512, 2)[0], Routing(64, 2, 8), quant, config, arch).swaps_operands is swaps
 
 
 @pytest.mark.parametrize(
@@ -208,6 +210,13 @@ def test_operand_swap_rule(quant: QuantMode, m: int, n: int, arch: str, swaps: b
 def test_a_bad_entry_is_named(entry: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_launch(QuantMode(), LaunchConfig.from_entry(entry), "gfx942")
+
+
+def test_a_problem_that_breaks_a_rule_can_not_be_made() -> None:
+    up = up_and_down(8, 256, 512, 2)[0]
+    quant = QuantMode("fp8_w8a8", block_shape=(64, 64))
+    with pytest.raises(ValueError, match=r"BLOCK_SIZE_K: expected a divisor of block_k 64, at most 64 .*found 128"):
+        Problem(up, Routing(64, 2, 8), quant, config_of(BLOCK_SIZE_K=128), "sm90")
 
 
 def test_an_old_split_k_of_one_says_nothing() -> None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import torch
 
-from kernels.fused_experts import fused_experts, invoke_fused_moe_kernel
+from kernels.fused_experts import device_arch, fused_experts, invoke_fused_moe_kernel
 from kernels.launch_config import LaunchConfig
 from kernels.moe_align import align
-from kernels.problem import QuantMode
+from kernels.problem import Problem, QuantMode
 from kernels.reference import activate_reference, moe_sum_reference, product_reference, quantize_reference
 from kernels.testing import UNIT_ROUNDOFF, Bound, assert_close, product_bound
 from tests.kernels.layers import Layer
@@ -42,10 +42,11 @@ def poison_after_rows(x: torch.Tensor) -> torch.Tensor:
 
 def check_projection(layer: Layer, which: str, entry: Mapping[str, int], arch: str | None = None) -> None:
     """Runs one launch into NaN and compares every row with the fp64 twin of the same operands."""
-    config = LaunchConfig.from_entry(entry)
     quant, routing = layer.quant, layer.routing
     is_up = which == "up"
     projection = layer.up if is_up else layer.down
+    arch = arch or device_arch(layer.w1.device)
+    problem = Problem(projection, routing, quant, LaunchConfig.from_entry(entry), arch)
     weight, bias = (layer.w1, layer.w1_bias) if is_up else (layer.w2, layer.w2_bias)
     weight_scale = layer.scales.w1 if is_up else layer.scales.w2
     x = layer.hidden_states
@@ -58,16 +59,12 @@ def check_projection(layer: Layer, which: str, entry: Mapping[str, int], arch: s
         a,
         weight,
         c,
-        projection=projection,
-        routing=routing,
-        quant=quant,
-        config=config,
-        alignment=align(layer.topk_ids, routing, config.BLOCK_SIZE_M, layer.expert_map),
+        problem=problem,
+        alignment=align(layer.topk_ids, routing, problem.config.BLOCK_SIZE_M, layer.expert_map),
         topk_weights=layer.topk_weights,
         a_scale=a_scale,
         b_scale=weight_scale,
         bias=bias,
-        arch=arch,
     )
 
     def twin(magnitude: bool) -> torch.Tensor:

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Routing
+from kernels.problem import Problem, Routing
 from tools.bench.peers import grouped_mm_us, layer_overhead
 from tools.bench.results import LayerFigures, Pair, Row, WorkloadResult
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
 from tools.measure.gpu import Ceilings
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_routings
-from tools.measure.kernels import CompileLaunch, Contender, Problem, compile_key
+from tools.measure.kernels import Kernel, KernelTask
 from tools.measure.layer import DOWN, UP, LayerShape, row_bytes, row_operations
 from tools.measure.row import RowBench
 from tools.measure.statistics import floor_us
@@ -33,8 +33,8 @@ Progress = Callable[[str], None]
 class Setting:
     """What stays the same for all workloads of a run. arch as `kernels.launch` spells it."""
 
-    own: Contender
-    engine: Contender
+    own: Kernel
+    engine: Kernel
     target: Target
     arch: str
     ceilings: Ceilings
@@ -42,7 +42,7 @@ class Setting:
     device: torch.device
 
     @property
-    def contenders(self) -> tuple[Contender, Contender]:
+    def contenders(self) -> tuple[Kernel, Kernel]:
         return self.own, self.engine
 
 
@@ -93,7 +93,7 @@ def _compile_all(
     pool: CompilePool,
     progress: Progress,
 ) -> tuple[Counter[str], Failures]:
-    tasks: dict[object, tuple[LaunchConfig, CompileLaunch]] = {}
+    tasks: dict[object, tuple[LaunchConfig, KernelTask]] = {}
     failures: Failures = {}
     for config in configs:
         for contender in setting.contenders:
@@ -101,8 +101,8 @@ def _compile_all(
                 routing = Routing(num_tokens, shape.top_k, shape.num_experts)
                 for projection in shape.projections:
                     problem = Problem(projection, routing, shape.quant, config, setting.arch)
-                    key = (contender.name, compile_key(contender, problem))
-                    tasks.setdefault(key, (config, CompileLaunch(contender, problem, setting.target)))
+                    task = KernelTask(problem, setting.target, contender)
+                    tasks.setdefault(task.key, (config, task))
     planned = list(tasks.values())
     progress(f"compiling {len(planned)} kernels")
     outcomes: Counter[str] = Counter()
@@ -110,12 +110,12 @@ def _compile_all(
         outcomes[outcome.status.value] += 1
         if outcome.status is not Status.OK:
             config, task = planned[index]
-            failures[config] = outcome.status.value, f"{task.contender.name}: {outcome.message}"
+            failures[config] = outcome.status.value, f"{task.kernel.name}: {outcome.message}"
         elif outcome.resources is not None and outcome.resources.spills:
             # The tuner drops it as well: where a kernel spills, its time is the register allocator's.
             config, task = planned[index]
             frame = outcome.resources.frame_bytes
-            failures.setdefault(config, ("spills", f"{task.contender.name}: {frame} bytes of stack a thread"))
+            failures.setdefault(config, ("spills", f"{task.kernel.name}: {frame} bytes of stack a thread"))
     return outcomes, failures
 
 

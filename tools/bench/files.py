@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Routing
+from kernels.problem import Problem, Routing
 from tools.bench.contestants import Contestant
-from tools.compile.outcome import ConstraintError, Status
+from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
 from tools.launch.heuristics import clamped
 from tools.measure.gpu import Ceilings
 from tools.measure.inputs import RowInputs, make_weights, num_routings
-from tools.measure.kernels import CompileLaunch, Contender, Problem, compile_key
+from tools.measure.kernels import Kernel, KernelTask
 from tools.measure.layer import DOWN, UP, LayerShape, row_bytes, row_operations
 from tools.measure.row import RowBench
 from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, Measured, RowVerdict, Verdict, duel, floor_us
@@ -42,7 +42,7 @@ class Match:
 class Arena:
     """What stays the same for all matches of a run. arch as `kernels.launch` spells it."""
 
-    contender: Contender
+    contender: Kernel
     target: Target
     arch: str
     ceilings: Ceilings
@@ -59,7 +59,7 @@ FailuresByRow = dict[int, Failures]
 
 def compile_all(match: Match, arena: Arena, pool: CompilePool) -> FailuresByRow:
     """Every kernel of the match, on all cores. What doesn't compile, and why."""
-    tasks: dict[Hashable, CompileLaunch] = {}
+    tasks: dict[Hashable, KernelTask] = {}
     sharing: dict[Hashable, set[tuple[int, LaunchConfig]]] = {}
     failures: FailuresByRow = {num_tokens: {} for num_tokens in match.batch_sizes}
     for num_tokens in match.batch_sizes:
@@ -69,12 +69,12 @@ def compile_all(match: Match, arena: Arena, pool: CompilePool) -> FailuresByRow:
                 for projection in shape.projections:
                     try:
                         problem = Problem(projection, routing, shape.quant, config, arena.arch)
-                        key = compile_key(arena.contender, problem)
-                    except (ConstraintError, ValueError) as error:
+                    except ValueError as error:
                         failures[num_tokens][config] = str(error)
                         continue
-                    tasks.setdefault(key, CompileLaunch(arena.contender, problem, arena.target))
-                    sharing.setdefault(key, set()).add((num_tokens, config))
+                    task = KernelTask(problem, arena.target, arena.contender)
+                    tasks.setdefault(task.key, task)
+                    sharing.setdefault(task.key, set()).add((num_tokens, config))
     keys = list(tasks)
     for index, outcome in pool.run(tasks.values()):
         if outcome.status is not Status.OK:

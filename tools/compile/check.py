@@ -204,7 +204,7 @@ def rows_text(rows: list[Row]) -> str:
 
 
 def _config(kernel: Kernel) -> str:
-    config = kernel.task.config
+    config = kernel.task.problem.config
     options = ", ".join(f"{key} {value}" for key, value in config.options)
     return f"{config.BLOCK_SIZE_M}×{config.BLOCK_SIZE_N}×{config.BLOCK_SIZE_K}, {options}"
 

@@ -27,10 +27,6 @@ class Status(enum.StrEnum):
     """The launch computed wrong numbers."""
 
 
-class ConstraintError(ValueError):
-    """A task's own reason not to compile. The message becomes the outcome's."""
-
-
 SPILL_LIMIT_BYTES = 256
 """A thread's stack frame above which a kernel counts as spilling.
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import QuantMode, Routing, up_and_down
+from kernels.problem import Problem, QuantMode, Routing, up_and_down
 from tools.checkout import CHECKOUT
-from tools.compile.kernel_task import KernelTask
+from tools.measure.kernels import KernelTask
 from tools.registry.devices import DeviceRegistry, Target
 from tools.registry.models import ModelRegistry
 from tools.registry.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
@@ -28,11 +28,6 @@ COMPILABLE = frozenset(
     }
 )
 """(backend, architecture) that Triton's wheel builds for on a machine without a GPU, 3.6.0 to 3.9.0."""
-
-
-def _as_ours(config: LaunchConfig) -> LaunchConfig:
-    """SGLang's USE_TMA chooses another load path, which this kernel doesn't have; the tile is checked without it."""
-    return replace(config, USE_TMA=None, grf_mode=None)
 
 
 CONCERNS_ALL = ("kernels/", "tools/", "configs/registry/", "pyproject.toml")
@@ -113,8 +108,9 @@ def make_plan(files: Iterable[ConfigFile], devices: DeviceRegistry, models: Mode
                 rejected.append(item)
             else:
                 row, task = item
-                tasks.setdefault(task.key, task)
-                rows.setdefault(task.key, []).append(row)
+                key = task.key
+                tasks.setdefault(key, task)
+                rows.setdefault(key, []).append(row)
     kernels = tuple(Kernel(task, tuple(rows[key])) for key, task in tasks.items())
     return Plan(kernels, tuple(rejected), tuple(notes))
 
@@ -167,9 +163,13 @@ def _launches(file: ConfigFile, workload: Workload, shape: Shape, quant: QuantMo
         for name, projection in projections:
             row = Row(file, num_tokens, name)
             try:
-                task = KernelTask(projection, routing, quant, _as_ours(config), target)
-                task.key  # noqa: B018  # checks the launch
+                problem = Problem(projection, routing, quant, _as_ours(config), target.kernel_arch)
             except ValueError as error:
                 yield Rejected(row, str(error))
             else:
-                yield row, task
+                yield row, KernelTask(problem, target)
+
+
+def _as_ours(config: LaunchConfig) -> LaunchConfig:
+    """SGLang's USE_TMA chooses another load path, which this kernel doesn't have; the tile is checked without it."""
+    return replace(config, USE_TMA=None, grf_mode=None)

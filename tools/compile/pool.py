@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from tools import child_process
-from tools.compile.outcome import ConstraintError, Outcome, Status
+from tools.compile.outcome import Outcome, Status, read_resources
 from tools.registry.devices import Target
 
 DEFAULT_TIMEOUT_S = 60.0
@@ -38,7 +38,7 @@ class CompileTask(Protocol):
         """What to compile for: the driver without a GPU is made active before `compile`."""
 
     def compile(self) -> Any:
-        """Triton's `CompiledKernel`. ConstraintError: a rule forbids this launch config."""
+        """Triton's `CompiledKernel`."""
 
 
 class CompilePool:
@@ -206,8 +206,6 @@ def _answer(task: Any, log_path: str) -> Outcome:
     started = time.monotonic()
     try:
         compiled = _compile(task)
-    except ConstraintError as error:
-        return Outcome(Status.CONSTRAINTS, time.monotonic() - started, message=str(error))
     except Exception as error:
         message = child_process.tail(f"{type(error).__name__}: {error}") or child_process.read_log(log_path)
         return Outcome(Status.COMPILE, time.monotonic() - started, message=message)
@@ -215,8 +213,8 @@ def _answer(task: Any, log_path: str) -> Outcome:
 
 
 def _compile(task: Any) -> Any:
+    # Triton takes half a second, and the parent never needs it.
     from tools.compile.no_gpu import activate
-    from tools.compile.outcome import read_resources
 
     activate(task.target)
     return read_resources(task.compile())

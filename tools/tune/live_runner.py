@@ -9,11 +9,11 @@ from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Self
 
-from kernels.problem import Routing, up_and_down
+from kernels.problem import Problem, Routing, up_and_down
 from tools.child_process import usable_cores
-from tools.compile.kernel_task import KernelTask
 from tools.compile.outcome import Outcome, Status
 from tools.compile.pool import CompilePool
+from tools.measure.kernels import KernelTask
 from tools.tune.gpu_worker import WorkerSpec
 from tools.tune.model import Compiled, CompileJob, Event, Job, Subject
 from tools.tune.supervisor import Supervisor
@@ -145,7 +145,5 @@ def kernel_tasks(subject: Subject, job: CompileJob) -> list[KernelTask]:
         else Routing(64, shape.top_k, experts, allow_naive=False)
     )
     projections = up_and_down(experts, subject.workload.N, shape.K, shape.top_k)
-    tasks = [KernelTask(p, routing, subject.quant, job.config, subject.target) for p in projections]
-    for task in tasks:
-        task.key  # noqa: B018  # checks the launch
-    return tasks
+    problems = [Problem(p, routing, subject.quant, job.config, subject.kernel_arch) for p in projections]
+    return [KernelTask(problem, subject.target) for problem in problems]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from kernels.launch import check_launch
 from kernels.launch_config import LaunchConfig
+from kernels.problem import check_launch
 from tools.launch.axes import AMD, NVIDIA, Axes
 from tools.launch.shared_memory import loop_bytes
 from tools.tune.model import Subject

@@ -16,7 +16,7 @@ from tools.bench import files
 from tools.bench.contestants import Contestant
 from tools.bench.files import Arena, Match, compile_all, verdict, worst
 from tools.compile.outcome import Outcome, Status
-from tools.measure.kernels import CompileLaunch, OwnKernel
+from tools.measure.kernels import KernelTask, OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, RowVerdict, Verdict, score
 from tools.registry.devices import Target
@@ -99,12 +99,12 @@ class TestWorstShape:
 class FakePool:
     """Answers every task at once, in reverse; `status` by the task's number of stages; is_bad: doesn't compile."""
 
-    def __init__(self, is_bad: Callable[[CompileLaunch], bool] = lambda task: False, **status: Status) -> None:
+    def __init__(self, is_bad: Callable[[KernelTask], bool] = lambda task: False, **status: Status) -> None:
         self.is_bad = is_bad
         self.status = {int(stages.removeprefix("stages_")): value for stages, value in status.items()}
-        self.tasks: list[CompileLaunch] = []
+        self.tasks: list[KernelTask] = []
 
-    def run(self, tasks: Iterable[CompileLaunch]) -> Iterator[tuple[int, Outcome]]:
+    def run(self, tasks: Iterable[KernelTask]) -> Iterator[tuple[int, Outcome]]:
         self.tasks = list(tasks)
         for index, task in reversed(list(enumerate(self.tasks))):
             stages = task.problem.config.num_stages

@@ -14,11 +14,11 @@ from tests.tools.compile.fake_tasks import FakeTask
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, read, registries, tuned
 from tools.compile import check
 from tools.compile.check import judge
-from tools.compile.kernel_task import KernelTask
 from tools.compile.outcome import Outcome, Resources, Status
 from tools.compile.plan import make_plan
 from tools.compile.pool import CompilePool, CompileTask
 from tools.findings import Severity
+from tools.measure.kernels import KernelTask
 
 OVER = (128, 256, 128, 1, 8, 3)
 SPILLING = (128, 128, 128, 1, 4, 2)
@@ -37,7 +37,7 @@ class Swapping:
 
     def _swap(self, task: CompileTask) -> CompileTask:
         assert isinstance(task, KernelTask)
-        kind = {HANGING: "hang", CRASHING: "segfault"}.get(tuple(task.config.to_entry().values()))
+        kind = {HANGING: "hang", CRASHING: "segfault"}.get(tuple(task.problem.config.to_entry().values()))
         return task if kind is None else FakeTask(kind)
 
 

@@ -52,14 +52,14 @@ def test_shape_comes_from_the_record_first(tmp_path: Path) -> None:
     record = record_path(tmp_path, read(tmp_path)[0].found.relative)
     record.parent.mkdir()
     record.write_text(json.dumps({"shapes": [{"K": 512, "top_k": 4, "models": []}]}), "utf-8")
-    (up,) = (k.task.projection for k in plan(tmp_path).kernels if k.rows[0].projection == "up")
+    (up,) = (k.task.problem.projection for k in plan(tmp_path).kernels if k.rows[0].projection == "up")
     assert (path.name, up.k, up.top_k) == (MIXTRAL, 512, 4)
 
 
 def test_shape_comes_from_a_registered_model_next(tmp_path: Path) -> None:
     tuned(tmp_path, {64: SOUND})
     made = plan(tmp_path)
-    (up,) = (kernel.task.projection for kernel in made.kernels if kernel.rows[0].projection == "up")
+    (up,) = (kernel.task.problem.projection for kernel in made.kernels if kernel.rows[0].projection == "up")
     assert (up.k, up.top_k) == (4096, 2)
     assert made.notes == ()
 

@@ -11,11 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kernels.launch import Pointers  # noqa: E402
+from kernels.launch import Launch, Pointers  # noqa: E402
 from kernels.launch_config import LaunchConfig  # noqa: E402
-from kernels.problem import QuantMode  # noqa: E402
+from kernels.problem import Problem, QuantMode  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
-from tools.measure.kernels import BoundLaunch, Problem  # noqa: E402
 from tools.store.workload import Shape, Workload  # noqa: E402
 from tools.tune.model import ConfirmJob, NamedShape, ScreenJob, Subject  # noqa: E402
 from tools.tune.row_timer import Clock, ContextLost, RowTimer  # noqa: E402
@@ -38,10 +37,10 @@ class TorchKernel:
     def load(self) -> Any:
         return _Grid()
 
-    def bind(self, problem: Problem, pointers: Pointers) -> BoundLaunch:
+    def bind(self, problem: Problem, pointers: Pointers) -> Launch:
         if problem.config.BLOCK_SIZE_M == 32 and problem.config.BLOCK_SIZE_N == 64:
             raise ValueError("BLOCK_SIZE_M: expected another one")
-        return BoundLaunch((self, problem, pointers), {}, (1,))
+        return Launch((self, problem, pointers), {}, {}, (1,))
 
     def run(self, problem: Problem, pointers: Pointers) -> None:
         self.launched.append((problem.config.BLOCK_SIZE_M, problem.config.BLOCK_SIZE_N))
