@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from kernels.fused_experts import fused_experts
+from kernels.launch_config import LaunchConfig
 from tools.bench.comparison import CompiledKernels, NotTimed, Setup, compile_all
 from tools.bench.kernels_report import KernelsRow, LayerFigures, Pair, WorkloadResult
 from tools.bench.request import Say
@@ -19,7 +20,6 @@ from tools.measure.layer import DOWN, UP
 from tools.measure.row import RowBench
 from tools.measure.timing import Launch, Policy, capture, measure
 from tools.registry.devices import Device
-from tools.store.launch_config import LaunchConfig
 
 FINALISTS = 5
 CONFIRM = Policy(min_rounds=6, max_rounds=16, budget_ms=1000.0)

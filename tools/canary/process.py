@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tools.canary.answers import LAST_TOKEN
-from tools.canary.cut import Cut
 from tools.canary.engines import Engine
 from tools.canary.questions import Question
+from tools.launch.source_cut import Cut
 from tools.store.workload import Layout, packed_size
 
 CHILD = Path(__file__).with_name("child.py")

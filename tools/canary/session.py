@@ -10,11 +10,11 @@ import fused_moe_configs
 from tools.canary import answers, process, questions
 from tools.canary.answers import Answer, Failure
 from tools.canary.child import stand_ins
-from tools.canary.cut import Cut, CutError, cut
 from tools.canary.engines import WANTED, Engine
 from tools.canary.package import Package
 from tools.canary.process import ProcessError
 from tools.canary.questions import NO_VERSION_FOLDER, Question
+from tools.launch.source_cut import Cut, CutError, cut
 from tools.registry.devices import DeviceRegistry
 from tools.store.workload import Layout, Workload
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tools.store.launch_config import LaunchConfig
+from kernels.launch_config import LaunchConfig
 
 COMMON_GROUP_SIZE = 16
 """Of a kernel whose best group size nobody knows yet, so that kernels can be compared.

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from tools.measure.statistics import geomean
-from tools.measure.verdict import NOISE_PCT, Verdict
+from tools.measure.statistics import NOISE_PCT, Verdict, geomean
 from tools.pull_request.documents import FileId, MeasuredFile, Plan, PlannedFile, Results, Row
 from tools.store.strict_json import Json
 from tools.tune.decide import PromotionPolicy

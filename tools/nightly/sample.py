@@ -11,11 +11,11 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from kernels.launch_config import LaunchConfig
 from tools.pull_request.documents import DEFAULT_TIER, FileId, workload_json
 from tools.registry.devices import DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.registry.sharding import explain_pair
-from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json
 from tools.store.workload import Shape, Workload
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from kernels.launch_config import EntryValue, LaunchConfig
 from tools.pull_request.files import Version, tier_of
 from tools.registry.devices import DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.registry.sharding import explain_pair
-from tools.store.launch_config import EntryValue, LaunchConfig
 from tools.store.workload import parse_file_name
 
 MOST_EDITS = 3

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tools.measure.verdict import Verdict
+from kernels.launch_config import LaunchConfig
+from tools.measure.statistics import Verdict
 from tools.store import schemas
-from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json, parse
 from tools.store.workload import Workload
 from tools.text import printable, shown_path

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from kernels.launch_config import LaunchConfig
 from tools.store.config_file import ConfigFile
 from tools.store.files import Content
-from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json, parse
 from tools.store.tiers import Found, Role
 from tools.store.workload import Workload, parse_file_name

@@ -11,9 +11,8 @@ from typing import Any
 
 from tools.bench.candidates import NO_FILE
 from tools.bench.request import HEURISTIC
-from tools.measure.device import find_gpu
-from tools.measure.statistics import Interval
-from tools.measure.verdict import Duel, Verdict
+from tools.measure.gpu import find_gpu
+from tools.measure.statistics import Duel, Interval, Verdict
 from tools.pull_request.children import run_tool
 from tools.pull_request.documents import DEFAULT_TIER, PlannedFile
 from tools.pull_request.judgement import Benched

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tools.measure.verdict import NOISE_PCT, Duel, Verdict
+from tools.measure.statistics import NOISE_PCT, Duel, Verdict
 from tools.pull_request.documents import PlannedFile, Row
 from tools.tune.decide import Decision, PromotionPolicy
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kernels.launch_config import LaunchConfig
 from tools.findings import Finding
 from tools.pull_request.changes import config_path, records_path, refused
 from tools.pull_request.files import Version
@@ -18,7 +19,6 @@ from tools.pull_request.gate import unearned, writes_verified
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.registry.sharding import explain_pair
-from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json
 from tools.store.workload import Shape, Workload
 

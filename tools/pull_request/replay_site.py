@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernels.launch_config import LaunchConfig
 from tools.bench.candidates import Candidate
 from tools.compile.outcome import Status
 from tools.launch.heuristics import clamped
-from tools.measure.verdict import SAME_ENTRY, Duel, duel
+from tools.measure.statistics import SAME_ENTRY, Duel, duel
 from tools.pull_request.documents import PlannedFile
 from tools.pull_request.judgement import Benched
 from tools.pull_request.site import Bench, NotMeasuredError
-from tools.store.launch_config import LaunchConfig
 from tools.tune.journal import Journal, JournalError
 from tools.tune.protocol import Confirmed, Screened
 from tools.tune.tuner import baselines

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.measure.verdict import Verdict
+from tools.measure.statistics import Verdict
 from tools.pull_request.artifacts import NO_RESULTS, has_results
 from tools.pull_request.documents import Leg, MeasuredFile, Plan, PlannedFile, PlannedShape, Results, Row
 from tools.pull_request.standing import (

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tools.measure.verdict import Verdict
+from tools.measure.statistics import Verdict
 from tools.pull_request.documents import MeasuredFile, Row
 from tools.tune.decide import Decision
 

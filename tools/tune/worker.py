@@ -18,15 +18,15 @@ from typing import Any
 import torch
 import triton
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.measure.ceilings import measure_ceilings
+from tools.measure.gpu import measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_coarse_routings, num_routings
 from tools.measure.kernels import OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.row import RowBench
 from tools.measure.timing import Launch, Policy, Replay, capture, measure_series, sample_once
 from tools.registry.devices import load_devices
-from tools.store.launch_config import LaunchConfig
 from tools.tune.protocol import (
     Confirmed,
     ConfirmJob,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, read, registries, tuned
-from tools.compile.plan import Plan, make_plan
-from tools.store.files import record_path
+from tests.tools.validate.builder import Store
+from tools.checkout import CHECKOUT, CONFIGS
+from tools.compile.plan import Plan, concerned, make_plan
+from tools.store.config_file import ConfigFile
+from tools.store.files import Content
+from tools.store.tiers import Found, Role
+from tools.store.workload import parse_file_name
 
 
 def plan(root: Path) -> Plan:
@@ -45,17 +49,15 @@ def test_a_down_file_compiles_the_down_projection_only(tmp_path: Path) -> None:
 
 def test_shape_comes_from_the_record_first(tmp_path: Path) -> None:
     path = tuned(tmp_path, {64: SOUND})
-    record = record_path(tmp_path, read(tmp_path)[0].found.relative)
-    record.parent.mkdir()
-    record.write_text(json.dumps({"shapes": [{"K": 512, "top_k": 4, "models": []}]}), "utf-8")
-    (up,) = (k.task.projection for k in plan(tmp_path).kernels if k.rows[0].projection == "up")
+    Store(tmp_path).measured(path, shapes=[{"K": 512, "top_k": 4, "models": []}])
+    (up,) = (k.task.problem.projection for k in plan(tmp_path).kernels if k.rows[0].projection == "up")
     assert (path.name, up.k, up.top_k) == (MIXTRAL, 512, 4)
 
 
 def test_shape_comes_from_a_registered_model_next(tmp_path: Path) -> None:
     tuned(tmp_path, {64: SOUND})
     made = plan(tmp_path)
-    (up,) = (kernel.task.projection for kernel in made.kernels if kernel.rows[0].projection == "up")
+    (up,) = (kernel.task.problem.projection for kernel in made.kernels if kernel.rows[0].projection == "up")
     assert (up.k, up.top_k) == (4096, 2)
     assert made.notes == ()
 
@@ -100,3 +102,26 @@ def test_a_tile_deeper_than_a_scale_group_is_rejected_before_compiling(tmp_path:
 def test_sglangs_load_path_does_not_hide_the_tile(tmp_path: Path) -> None:
     tuned(tmp_path, {64: SOUND}, USE_TMA=True)
     assert len(plan(tmp_path).kernels) == 2
+
+
+def file_at(path: Path) -> ConfigFile:
+    found = Found(path, path.parent, PurePosixPath(path.name), Role.CONFIG)
+    return ConfigFile(found, parse_file_name(path.name), Content(b"", None, ()))
+
+
+ONE, OTHER = file_at(CONFIGS / "legacy_configs" / "one.json"), file_at(CONFIGS / "other.json")
+
+
+def test_a_change_concerns_only_the_files_that_changed() -> None:
+    changed = ["configs/legacy_configs/one.json", "configs/records/other.json", "README.md"]
+    assert concerned([ONE, OTHER], changed) == [ONE]
+    assert concerned([ONE, OTHER], []) == []
+
+
+@pytest.mark.parametrize("path", ["kernels/launch.py", "tools/compile/check.py", "configs/registry/devices.json"])
+def test_it_concerns_all_files_where_something_changed_that_each_hangs_on(path: str) -> None:
+    assert concerned([ONE, OTHER], [path]) == [ONE, OTHER]
+
+
+def test_files_outside_the_checkout_have_no_history_here() -> None:
+    assert concerned([file_at(CHECKOUT.parent / "one.json")], ["one.json"]) == []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tools.measure.verdict import Verdict
+from kernels.launch_config import LaunchConfig
+from tools.measure.statistics import Verdict
 from tools.nightly.drift import FileDrift, Recorded, compare, recorded_rows
 from tools.pull_request.artifacts import check_results
 from tools.pull_request.documents import (
@@ -17,7 +18,6 @@ from tools.pull_request.documents import (
     Results,
     Row,
 )  # fmt: skip
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 
 from .conftest import times

@@ -17,7 +17,7 @@ from tests.tools.pull_request.documents_builder import (
     results_document,
     write_json,
 )
-from tools.measure.verdict import Verdict
+from tools.measure.statistics import Verdict
 from tools.pull_request import documents
 from tools.pull_request.documents import DocumentError, read_plan, read_results, results_json
 from tools.store import schemas

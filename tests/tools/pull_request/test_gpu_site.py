@@ -15,8 +15,7 @@ from tools.bench import request as bench_request
 from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE, against
 from tools.bench.files_report import FileResult, FilesReport, to_json
 from tools.checkout import reference_triton
-from tools.measure.statistics import Interval
-from tools.measure.verdict import FAILED, Duel, Measured, RowVerdict, Verdict
+from tools.measure.statistics import FAILED, Duel, Interval, Measured, RowVerdict, Verdict
 from tools.pull_request import gpu_site
 from tools.pull_request.documents import PlannedFile, PlannedShape
 from tools.pull_request.gpu_site import GpuSite, read_bench

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tools.pull_request.documents_builder import entry, planned
-from tools.measure.statistics import Interval
-from tools.measure.verdict import FAILED, Duel, duel
+from tools.measure.statistics import FAILED, Duel, Interval, duel
 from tools.pull_request.documents import Row
 from tools.pull_request.judgement import Benched, rows_of
 

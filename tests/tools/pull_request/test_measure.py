@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tests.tools.pull_request.documents_builder import (
     ENVIRONMENT,
     H100,
@@ -22,7 +23,7 @@ from tests.tools.pull_request.documents_builder import (
     planned,
     write_json,
 )
-from tools.measure.verdict import duel
+from tools.measure.statistics import duel
 from tools.pull_request import measure
 from tools.pull_request.documents import PlannedFile, read_results, workload_json
 from tools.pull_request.gpu_site import GpuSite
@@ -31,7 +32,6 @@ from tools.pull_request.measure import Limits, Retuned
 from tools.pull_request.site import Bench, NotMeasuredError
 from tools.store import schemas
 from tools.store.files import read_file, record_path
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 from tools.tune.journal import Journal
 from tools.tune.tuner import baselines

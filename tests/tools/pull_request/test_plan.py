@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tests.tools.validate.builder import H100, entry
 from tools.pull_request.plan import (
     ASSUMED_SHAPE,
@@ -20,7 +21,6 @@ from tools.pull_request.plan import (
 from tools.registry.models import ModelRegistry, load_models
 from tools.registry.sharding import PARALLEL_SIZES
 from tools.store import schemas
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape, Workload
 
 MIXTRAL = Workload(8, 3584, H100)

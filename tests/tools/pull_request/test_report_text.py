@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.tools.pull_request.documents_builder import A100, ENVIRONMENT, H100, NUMBER, SHA, entry, planned
-from tools.measure.verdict import Verdict
+from tools.measure.statistics import Verdict
 from tools.pull_request.artifacts import NO_RESULTS
 from tools.pull_request.documents import Leg, MeasuredFile, Plan, PlannedFile, PlannedShape, Results, Row
 from tools.pull_request.report_text import MAX_CHARACTERS, REASONS, code, render

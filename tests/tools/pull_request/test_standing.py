@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tools.pull_request.documents_builder import workload
-from tools.measure.verdict import Verdict
+from tools.measure.statistics import Verdict
 from tools.pull_request.documents import FileId, MeasuredFile, Row
 from tools.pull_request.standing import Standing, claim_gap, retuned_gap, standing, why_unverified
 from tools.tune.decide import Decision

@@ -1,4 +1,4 @@
-"""How tests and the tuner run a projection or a layer and compare it with its twin."""
+"""Runs a projection or a layer and compares it with its twin."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ from collections.abc import Mapping
 
 import torch
 
-from kernels.fused_experts import fused_experts, invoke_fused_moe_kernel
-from kernels.launch import LaunchConfig
+from kernels.fused_experts import device_arch, fused_experts, invoke_fused_moe_kernel
+from kernels.launch_config import LaunchConfig
 from kernels.moe_align import align
-from kernels.reference import (
-    activate_reference,
-    moe_sum_reference,
-    product_reference,
-    quantize_reference,
-)
-from kernels.testing import Layer, assert_close, chain_bound, product_bound
+from kernels.problem import Problem, QuantMode
+from kernels.reference import activate_reference, moe_sum_reference, product_reference, quantize_reference
+from kernels.testing import UNIT_ROUNDOFF, Bound, assert_close, product_bound
+from tests.kernels.layers import Layer
 
-SMALL = {
-    "BLOCK_SIZE_M": 16,
-    "BLOCK_SIZE_N": 32,
-    "BLOCK_SIZE_K": 32,
-    "GROUP_SIZE_M": 2,
-    "num_warps": 4,
-    "num_stages": 3,
-}
-# Small, odd, and no multiple of any tile or scale group.
-ODD = {"num_tokens": 9, "num_experts": 4, "intermediate_size": 73, "hidden_size": 201, "top_k": 2}
+
+def chain_bound(quant: QuantMode, dtype: torch.dtype) -> Bound:
+    """For `fused_experts` against the twins' chain; the magnitude is that of the down projection.
+
+    The twins round at the same places, but a value near a rounding boundary may land on the other side, so each
+    intermediate may be off by one spacing, 2 u of its format: gate_up twice (gate and up, and the activation's
+    slope is at most 1.13), its activation, the down product, the sum. With quantised activations a value of A may
+    move by one step: 2^-3 of itself in e4m3, of its group's largest value / 127 in int8 (at most all of itself).
+    """
+    u = 2 * UNIT_ROUNDOFF[dtype]
+    step = {"fp8_w8a8": 2.0**-3, "int8_w8a8": 2.0**-4}.get(quant.dtype or "", 0.0)
+    return Bound(3 * u, 4 * u + step, 2 * u, 2 * u + step / 8)
 
 
 def poison_after_rows(x: torch.Tensor) -> torch.Tensor:
@@ -43,10 +42,11 @@ def poison_after_rows(x: torch.Tensor) -> torch.Tensor:
 
 def check_projection(layer: Layer, which: str, entry: Mapping[str, int], arch: str | None = None) -> None:
     """Runs one launch into NaN and compares every row with the fp64 twin of the same operands."""
-    config = LaunchConfig.of(entry)
     quant, routing = layer.quant, layer.routing
     is_up = which == "up"
     projection = layer.up if is_up else layer.down
+    arch = arch or device_arch(layer.w1.device)
+    problem = Problem(projection, routing, quant, LaunchConfig.from_entry(entry), arch)
     weight, bias = (layer.w1, layer.w1_bias) if is_up else (layer.w2, layer.w2_bias)
     weight_scale = layer.scales.w1 if is_up else layer.scales.w2
     x = layer.hidden_states
@@ -59,16 +59,12 @@ def check_projection(layer: Layer, which: str, entry: Mapping[str, int], arch: s
         a,
         weight,
         c,
-        projection=projection,
-        routing=routing,
-        quant=quant,
-        config=config,
-        alignment=align(layer.topk_ids, routing, config.block_size_m, layer.expert_map),
+        problem=problem,
+        alignment=align(layer.topk_ids, routing, problem.config.BLOCK_SIZE_M, layer.expert_map),
         topk_weights=layer.topk_weights,
         a_scale=a_scale,
         b_scale=weight_scale,
         bias=bias,
-        arch=arch,
     )
 
     def twin(magnitude: bool) -> torch.Tensor:
