@@ -83,7 +83,8 @@ def check_memory(torch: Any, wanted: Iterable[tuple[str, LayerShape, int]]) -> t
                 "Fix: a larger tp or ep, or fewer tokens."
             )
     if total - free > BUSY_BYTES:
-        return (f"{(total - free) / 2**30:.1f} GiB of the GPU were in use at the start: somebody else may disturb.",)
+        used_gib = (total - free) / 2**30
+        return (f"another process uses the GPU ({used_gib:.1f} GiB in use at the start); timings may be noisy",)
     return ()
 
 

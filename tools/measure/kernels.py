@@ -97,7 +97,7 @@ def _source(path: Path) -> EngineSource:
 
 
 def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
-    """Every argument by the engine's name. USE_TD is what vLLM sets on NVIDIA and AMD unless told otherwise."""
+    """Every argument by the engine's name. USE_TD is what vLLM sets on NVIDIA and AMD by default."""
     projection, routing, quant, config = problem.projection, problem.routing, problem.quant, problem.config
     strides = Strides.contiguous(problem)
     group_n, group_k = quant.block_shape or (0, 0)

@@ -17,7 +17,7 @@ from tools.measure.inputs import RowInputs, Weights, make_weights, num_coarse_ro
 from tools.measure.kernels import OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.row import RowBench
-from tools.measure.timing import Launch, Policy, Replay, capture, measure_series, sample_once
+from tools.measure.timing import LaunchCall, Policy, Replay, capture, measure_series, sample_once
 from tools.tune.model import Confirmed, ConfirmJob, Screened, ScreenJob, Series, Subject, kernel_of
 
 NUM_CHECKED_TOKENS = 16
@@ -34,7 +34,7 @@ class ContextLost(RuntimeError):  # noqa: N818  # a fact, not an error of this p
 class Clock:
     """The thin edge to the GPU, replaced in tests."""
 
-    capture: Callable[[Sequence[Launch], int], Replay] = capture
+    capture: Callable[[Sequence[LaunchCall], int], Replay] = capture
     measure: Callable[[Sequence[Replay], Policy], list[list[float]]] = measure_series
     sample: Callable[[Sequence[Replay], int], list[list[float]]] = sample_once
     synchronize: Callable[[], None] = lambda: torch.cuda.synchronize()

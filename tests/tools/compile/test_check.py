@@ -42,7 +42,7 @@ class Swapping:
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> check.Result:
+def result(tmp_path_factory: pytest.TempPathFactory) -> check.CheckResult:
     """One run over a sound file and four planted ones."""
     root = tmp_path_factory.mktemp("configs with a space")
     tuned(root, {64: SOUND})
@@ -59,28 +59,28 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> check.Result:
     return made
 
 
-def said(result: check.Result, name: str) -> list[tuple[str, Severity, str]]:
+def said(result: check.CheckResult, name: str) -> list[tuple[str, Severity, str]]:
     return [(f.rule, f.severity, f.message) for f in result.report.findings if name in f.path]
 
 
-def test_a_sound_file_has_no_finding(result: check.Result) -> None:
+def test_a_sound_file_has_no_finding(result: check.CheckResult) -> None:
     assert said(result, "E=8,N=7168") == []
 
 
-def test_a_config_over_the_shared_memory_says_how_much_and_which_device(result: check.Result) -> None:
+def test_a_config_over_the_shared_memory_says_how_much_and_which_device(result: check.CheckResult) -> None:
     (finding,) = said(result, "N=14336")
     assert finding[:2] == ("over-shared-memory", Severity.ERROR)
     assert finding[2].startswith("batch sizes down 64; up 64 (128×256×128")
     assert "at most 232448 bytes of shared memory a block on NVIDIA_H100_80GB_HBM3, found 294" in finding[2]
 
 
-def test_a_spilling_config_is_a_warning_with_its_bytes(result: check.Result) -> None:
+def test_a_spilling_config_is_a_warning_with_its_bytes(result: check.CheckResult) -> None:
     findings = said(result, "E=256,N=128")
     assert {finding[:2] for finding in findings} == {("spills", Severity.WARNING)}
     assert "expected at most 256 bytes of stack" in findings[0][2]
 
 
-def test_a_hanging_and_a_crashing_config_cost_only_themselves(result: check.Result) -> None:
+def test_a_hanging_and_a_crashing_config_cost_only_themselves(result: check.CheckResult) -> None:
     findings = said(result, "N=1792")
     assert {severity for _, severity, _ in findings} == {Severity.ERROR}
     assert [(rule, message.split(" (")[0]) for rule, _, message in findings] == [
@@ -89,7 +89,7 @@ def test_a_hanging_and_a_crashing_config_cost_only_themselves(result: check.Resu
     ]
 
 
-def test_the_summary_counts_every_outcome(result: check.Result) -> None:
+def test_the_summary_counts_every_outcome(result: check.CheckResult) -> None:
     summary = result.summary
     assert summary.files == 4
     assert sum(summary.outcomes.values()) == summary.kernels
@@ -100,8 +100,8 @@ def test_the_summary_counts_every_outcome(result: check.Result) -> None:
 def findings_of(tmp_path: Path, resources: Resources) -> list[tuple[str, Severity]]:
     tuned(tmp_path, {64: SOUND}, MIXTRAL.replace(".json", "_down.json"))
     known = registries()
-    (kernel,) = make_plan(read(tmp_path), known.devices, known.models).kernels
-    return [(f.rule, f.severity) for f in judge([(kernel, Outcome(Status.OK, 0.1, resources))], known.devices)]
+    (binary,) = make_plan(read(tmp_path), known.devices, known.models).binaries
+    return [(f.rule, f.severity) for f in judge([(binary, Outcome(Status.OK, 0.1, resources))], known.devices)]
 
 
 @pytest.mark.parametrize(

@@ -72,11 +72,11 @@ class TestCheckMemory:
         with pytest.raises(match=r"^large: "):
             check_memory(with_memory(need, need), wanted)
 
-    def test_somebody_else_on_the_gpu_is_noted(self) -> None:
+    def test_another_process_on_the_gpu_is_noted(self) -> None:
         total = 80 * GIB
         assert check_memory(with_memory(total - BUSY_BYTES, total), []) == ()
         (note,) = check_memory(with_memory(total - BUSY_BYTES - GIB, total), [])
-        assert note == "3.0 GiB of the GPU were in use at the start: somebody else may disturb."
+        assert note == "another process uses the GPU (3.0 GiB in use at the start); timings may be noisy"
 
 
 class TestDriver:
