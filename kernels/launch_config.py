@@ -37,7 +37,7 @@ TILE_KEYS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M")
 REQUIRED_KEYS = (*TILE_KEYS, "num_warps", "num_stages")
 AMD_KEYS = tuple(key for key, vendor in KEY_VENDOR.items() if vendor == "amd")
 OPTION_KEYS = ("num_warps", "num_stages", "num_ctas", *AMD_KEYS)
-"""What the compiler is told; the tile's keys are the kernel's own arguments."""
+"""The compiler's; the tile's keys are the kernel's own arguments."""
 
 TRITON_DEFAULTS: Mapping[str, int] = MappingProxyType({"num_warps": 4, "num_stages": 3, "num_ctas": 1})
 """What Triton takes where an entry is silent."""
@@ -84,6 +84,6 @@ class LaunchConfig:
 
     @property
     def options(self) -> tuple[tuple[str, int], ...]:
-        """What the compiler is told, as (key, value) in alphabetical order: what is written, else Triton's defaults."""
+        """The compiler's options as (key, value) in alphabetical order: as written, else Triton's defaults."""
         written = {key: value for key in OPTION_KEYS if (value := getattr(self, key)) is not None}
         return tuple(sorted({**TRITON_DEFAULTS, **written}.items()))

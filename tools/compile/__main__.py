@@ -96,7 +96,7 @@ def _changed_since(revision: str) -> tuple[str, ...]:
         raise UserError(f"--since {error}") from error
 
 
-def _table(summary: check.Summary, triton: str) -> str:
+def _table(summary: check.CheckSummary, triton: str) -> str:
     outcomes = ", ".join(f"{count} {status}" for status, count in summary.outcomes.items()) or "none"
     rows = {
         "Triton": triton,
@@ -109,7 +109,7 @@ def _table(summary: check.Summary, triton: str) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[check.Progress]:
+def _progress() -> Iterator[check.OnProgress]:
     """A progress bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda *_: None

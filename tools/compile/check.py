@@ -1,4 +1,4 @@
-"""The compile check: plans the distinct kernels of tuned files, compiles them, and says what is wrong with whom."""
+"""The compile check: plans the distinct kernels of tuned files, compiles them, and says which rows are wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tools.checkout import reference_triton
 from tools.compile.outcome import SPILL_LIMIT_BYTES, Outcome, Resources, Status
-from tools.compile.plan import Kernel, Note, Plan, Rejected, Row, make_plan
+from tools.compile.plan import Binary, CompilePlan, FileRow, Note, RejectedRow, make_plan
 from tools.compile.pool import CompilePool
 from tools.findings import Finding, Report, Severity, ordered
 from tools.registry.devices import Device, DeviceRegistry
@@ -19,7 +19,7 @@ from tools.store.files import version_folder
 from tools.store.tiers import version_of_folder
 from tools.text import shown_path
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with the kernels done and the kernels in all."""
 
 
@@ -32,7 +32,7 @@ class Registries:
 
 
 @dataclass(frozen=True)
-class Summary:
+class CheckSummary:
     """The table at the end: files, distinct kernels, wall seconds, outcomes by status."""
 
     files: int
@@ -42,11 +42,11 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Result:
+class CheckResult:
     """All findings, and the summary."""
 
     report: Report
-    summary: Summary
+    summary: CheckSummary
 
 
 def split_by_triton(
@@ -74,8 +74,8 @@ def check(
     files: list[ConfigFile],
     registries: Registries,
     pool: CompilePool,
-    on_progress: Progress,
-) -> Result:
+    on_progress: OnProgress,
+) -> CheckResult:
     """Compiles every distinct kernel of the files."""
     started = time.monotonic()
     plan = make_plan(files, registries.devices, registries.models)
@@ -83,15 +83,15 @@ def check(
     outcomes: Counter[str] = Counter()
     if plan.rejected:
         outcomes[Status.CONSTRAINTS] = len({(r.row.file.found.path, r.message) for r in plan.rejected})
-    on_progress(0, len(plan.kernels))
-    judged: list[tuple[Kernel, Outcome]] = []
-    for index, outcome in pool.run(kernel.task for kernel in plan.kernels):
+    on_progress(0, len(plan.binaries))
+    judged: list[tuple[Binary, Outcome]] = []
+    for index, outcome in pool.run(binary.task for binary in plan.binaries):
         outcomes[outcome.status] += 1
-        judged.append((plan.kernels[index], outcome))
-        on_progress(len(judged), len(plan.kernels))
+        judged.append((plan.binaries[index], outcome))
+        on_progress(len(judged), len(plan.binaries))
     findings += judge(judged, registries.devices)
-    summary = Summary(len(files), len(plan.kernels), time.monotonic() - started, dict(sorted(outcomes.items())))
-    return Result(Report(len(files), ordered(findings)), summary)
+    summary = CheckSummary(len(files), len(plan.binaries), time.monotonic() - started, dict(sorted(outcomes.items())))
+    return CheckResult(Report(len(files), ordered(findings)), summary)
 
 
 def unchecked(others: Iterable[tuple[ConfigFile, str]], triton_version: str) -> list[Finding]:
@@ -113,8 +113,8 @@ def _note(note: Note) -> Finding:
     return Finding(shown_path(note.file.found.path), rule, Severity.INFO, note.message, note.fix)
 
 
-def _rejections(plan: Plan) -> Iterable[Finding]:
-    groups: dict[tuple[str, str], list[Rejected]] = {}
+def _rejections(plan: CompilePlan) -> Iterable[Finding]:
+    groups: dict[tuple[str, str], list[RejectedRow]] = {}
     for rejected in plan.rejected:
         groups.setdefault((shown_path(rejected.row.file.found.path), rejected.message), []).append(rejected)
     for (path, message), group in groups.items():
@@ -131,7 +131,7 @@ GAVE_UP_FRAME_BYTES = 1024
 
 
 @dataclass(frozen=True)
-class Verdict:
+class KernelFault:
     """One fault of a kernel, to be said once for each file that runs it."""
 
     rule: str
@@ -140,23 +140,23 @@ class Verdict:
     fix: str
 
 
-def judge(judged: Iterable[tuple[Kernel, Outcome]], devices: DeviceRegistry) -> Iterator[Finding]:
+def judge(judged: Iterable[tuple[Binary, Outcome]], devices: DeviceRegistry) -> Iterator[Finding]:
     """The findings of compiled kernels: one a file and fault, naming every batch size and projection that runs it."""
-    groups: dict[tuple[str, str, Verdict], list[Row]] = {}
-    for kernel, outcome in judged:
-        for row in kernel.rows:
+    groups: dict[tuple[str, str, KernelFault], list[FileRow]] = {}
+    for binary, outcome in judged:
+        for row in binary.rows:
             workload = row.file.workload
             device = None if workload is None else devices.get(workload.device_name)
-            for verdict in _verdicts(outcome, device):
-                groups.setdefault((shown_path(row.file.found.path), _config(kernel), verdict), []).append(row)
-    for (path, config, verdict), rows in groups.items():
-        message = f"{rows_text(rows)} ({config}): {verdict.message}"
-        yield Finding(path, verdict.rule, verdict.severity, message, verdict.fix)
+            for fault in _faults(outcome, device):
+                groups.setdefault((shown_path(row.file.found.path), _config(binary), fault), []).append(row)
+    for (path, config, fault), rows in groups.items():
+        message = f"{rows_text(rows)} ({config}): {fault.message}"
+        yield Finding(path, fault.rule, fault.severity, message, fault.fix)
 
 
-def _verdicts(outcome: Outcome, device: Device | None) -> Iterator[Verdict]:
+def _faults(outcome: Outcome, device: Device | None) -> Iterator[KernelFault]:
     if outcome.status is not Status.OK or outcome.resources is None:
-        yield Verdict(
+        yield KernelFault(
             "does-not-compile" if outcome.status is Status.COMPILE else outcome.status.value,
             Severity.ERROR,
             f"expected a kernel, found {outcome.status}: {_first_line(outcome.message)}",
@@ -166,7 +166,7 @@ def _verdicts(outcome: Outcome, device: Device | None) -> Iterator[Verdict]:
     resources = outcome.resources
     limit = None if device is None else device.smem_bytes_per_block
     if device is not None and limit is not None and resources.smem_bytes > limit:
-        yield Verdict(
+        yield KernelFault(
             "over-shared-memory",
             Severity.ERROR,
             f"expected at most {limit} bytes of shared memory a block on {device.name}, found {resources.smem_bytes} "
@@ -176,17 +176,17 @@ def _verdicts(outcome: Outcome, device: Device | None) -> Iterator[Verdict]:
     yield from _spills(resources)
 
 
-def _spills(resources: Resources) -> Iterator[Verdict]:
+def _spills(resources: Resources) -> Iterator[KernelFault]:
     frame, registers = resources.frame_bytes or 0, resources.registers or 0
     if frame >= GAVE_UP_FRAME_BYTES and 0 < registers <= GAVE_UP_REGISTERS:
-        yield Verdict(
+        yield KernelFault(
             "spills",
             Severity.ERROR,
             f"the assembler gave up: {registers} registers and {frame} bytes of stack a thread",
             "more warps or a smaller tile",
         )
     elif resources.spills:
-        yield Verdict(
+        yield KernelFault(
             "spills",
             Severity.WARNING,
             f"expected at most {SPILL_LIMIT_BYTES} bytes of stack a thread, found {frame} ({registers} registers)",
@@ -194,7 +194,7 @@ def _spills(resources: Resources) -> Iterator[Verdict]:
         )
 
 
-def rows_text(rows: list[Row]) -> str:
+def rows_text(rows: list[FileRow]) -> str:
     """The batch sizes of the rows by projection."""
     by_projection: dict[str, list[int]] = {}
     for row in rows:
@@ -203,8 +203,8 @@ def rows_text(rows: list[Row]) -> str:
     return f"batch sizes {'; '.join(parts)}"
 
 
-def _config(kernel: Kernel) -> str:
-    config = kernel.task.problem.config
+def _config(binary: Binary) -> str:
+    config = binary.task.problem.config
     options = ", ".join(f"{key} {value}" for key, value in config.options)
     return f"{config.BLOCK_SIZE_M}×{config.BLOCK_SIZE_N}×{config.BLOCK_SIZE_K}, {options}"
 

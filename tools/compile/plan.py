@@ -52,7 +52,7 @@ def _relative(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class FileRow:
     """One projection of one row of a file. Many rows share a kernel."""
 
     file: ConfigFile
@@ -70,52 +70,52 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedRow:
     """Rows of a file that a rule forbids before anything is compiled."""
 
-    row: Row
+    row: FileRow
     message: str
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A distinct binary and the rows that run it."""
+class Binary:
+    """A distinct compiled kernel and the rows that run it."""
 
     task: KernelTask
-    rows: tuple[Row, ...]
+    rows: tuple[FileRow, ...]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CompilePlan:
     """The distinct kernels of a set of files, and what can't be compiled at all."""
 
-    kernels: tuple[Kernel, ...]
-    rejected: tuple[Rejected, ...]
+    binaries: tuple[Binary, ...]
+    rejected: tuple[RejectedRow, ...]
     notes: tuple[Note, ...]
 
 
-def make_plan(files: Iterable[ConfigFile], devices: DeviceRegistry, models: ModelRegistry) -> Plan:
+def make_plan(files: Iterable[ConfigFile], devices: DeviceRegistry, models: ModelRegistry) -> CompilePlan:
     """Every file's kernels, each binary once."""
     tasks: dict[Hashable, KernelTask] = {}
-    rows: dict[Hashable, list[Row]] = {}
-    rejected: list[Rejected] = []
+    rows: dict[Hashable, list[FileRow]] = {}
+    rejected: list[RejectedRow] = []
     notes: list[Note] = []
     for file in files:
         for item in _items(file, devices, models):
             if isinstance(item, Note):
                 notes.append(item)
-            elif isinstance(item, Rejected):
+            elif isinstance(item, RejectedRow):
                 rejected.append(item)
             else:
                 row, task = item
                 key = task.key
                 tasks.setdefault(key, task)
                 rows.setdefault(key, []).append(row)
-    kernels = tuple(Kernel(task, tuple(rows[key])) for key, task in tasks.items())
-    return Plan(kernels, tuple(rejected), tuple(notes))
+    binaries = tuple(Binary(task, tuple(rows[key])) for key, task in tasks.items())
+    return CompilePlan(binaries, tuple(rejected), tuple(notes))
 
 
-_Item = tuple[Row, KernelTask] | Rejected | Note
+_Item = tuple[FileRow, KernelTask] | RejectedRow | Note
 
 
 def _items(file: ConfigFile, devices: DeviceRegistry, models: ModelRegistry) -> Iterator[_Item]:
@@ -161,11 +161,11 @@ def _launches(file: ConfigFile, workload: Workload, shape: Shape, quant: QuantMo
     for num_tokens, config in file.launch_configs.items():
         routing = Routing(num_tokens, shape.top_k, workload.E)
         for name, projection in projections:
-            row = Row(file, num_tokens, name)
+            row = FileRow(file, num_tokens, name)
             try:
                 problem = Problem(projection, routing, quant, _as_ours(config), target.kernel_arch)
             except ValueError as error:
-                yield Rejected(row, str(error))
+                yield RejectedRow(row, str(error))
             else:
                 yield row, KernelTask(problem, target)
 

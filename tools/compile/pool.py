@@ -49,7 +49,7 @@ class CompilePool:
             raise ValueError(f"jobs: expected at least 1, found {jobs}.")
         self._jobs = jobs
         self._timeout_s = timeout_s
-        self._workers: list[_Worker] = []
+        self._workers: list[_Compiler] = []
         self._queue: deque[tuple[int, CompileTask]] = deque()
         self._submitted = 0
         self._logs = tempfile.TemporaryDirectory(prefix="compile-pool-")
@@ -122,7 +122,7 @@ class CompilePool:
             worker = idle.pop() if idle else self._start()
             worker.give(*item, self._timeout_s)
 
-    def _collect(self, busy: list[_Worker], wait_s: float | None = None) -> Iterator[tuple[int, Outcome]]:
+    def _collect(self, busy: list[_Compiler], wait_s: float | None = None) -> Iterator[tuple[int, Outcome]]:
         """wait_s: at most so long for the first answer; None: until one comes or a task runs out of time."""
         ready = set(wait([worker.connection for worker in busy], self.seconds_left if wait_s is None else wait_s))
         for worker in busy:
@@ -138,17 +138,17 @@ class CompilePool:
                 message = f"no answer within {self._timeout_s:g} s. {worker.log()}".strip()
                 yield index, Outcome(Status.TIMEOUT, self._timeout_s, message=message)
 
-    def _start(self) -> _Worker:
-        worker = _Worker(Path(self._logs.name) / f"{time.monotonic_ns()}.log")
+    def _start(self) -> _Compiler:
+        worker = _Compiler(Path(self._logs.name) / f"{time.monotonic_ns()}.log")
         self._workers.append(worker)
         return worker
 
-    def _remove(self, worker: _Worker) -> None:
+    def _remove(self, worker: _Compiler) -> None:
         self._workers.remove(worker)
         worker.kill()
 
 
-class _Worker:
+class _Compiler:
     """One child. index: of the task it works on, None while idle."""
 
     def __init__(self, log_path: Path) -> None:

@@ -66,7 +66,7 @@ def _is_definition(statement: ast.stmt) -> bool:
 
 
 JIT_FUNCTIONS = Form(is_jit, follows_imports=False, is_verbatim=True)
-"""To be compiled by Triton, which reads its functions from a file, and to be told apart by the file's hash."""
+"""To be compiled by Triton, which reads its functions from a file, and to be identified by the text's hash."""
 
 PLAIN_FUNCTIONS = Form(_is_definition, follows_imports=True, is_verbatim=False)
 """To be run without the engine: annotations would need its types."""

@@ -33,11 +33,12 @@ class EngineKernelError(UserError):
 
 @dataclass(frozen=True)
 class EngineSource:
-    """A cut kernel: source text of its module, parameter names in order, those with a default."""
+    """A cut kernel: source text of its module, parameter names in order, those with a default, those compiled in."""
 
     text: str
     parameters: tuple[str, ...]
     optional: frozenset[str]
+    constants: frozenset[str]
 
     @property
     def sha256(self) -> str:
@@ -76,13 +77,14 @@ def _told(error: source_cut.NeededNameError, source: str) -> str:
     )
 
 
-def _parameters(arguments: ast.arguments) -> tuple[tuple[str, ...], frozenset[str]]:
-    """All by name in order, and those with a default."""
-    positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
-    defaults = positional[len(positional) - len(arguments.defaults) :]
-    keyword_defaults = [a.arg for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d]
-    keywords = [argument.arg for argument in arguments.kwonlyargs]
-    return (*positional, *keywords), frozenset(defaults + keyword_defaults)
+def _parameters(arguments: ast.arguments) -> tuple[tuple[str, ...], frozenset[str], frozenset[str]]:
+    """All by name in order, those with a default, and those that Triton compiles in."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    optional = positional[len(positional) - len(arguments.defaults) :]
+    optional += [a for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default]
+    every = [*positional, *arguments.kwonlyargs]
+    constants = [a for a in every if a.annotation is not None and "constexpr" in ast.unparse(a.annotation)]
+    return tuple(a.arg for a in every), frozenset(a.arg for a in optional), frozenset(a.arg for a in constants)
 
 
 def load(source: EngineSource, folder: Path | None = None) -> ModuleType:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from kernels.launch import Launch, Pointers, Strides, argument_class, binary_key, plan_launch, pointer_stand_ins
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Problem, Projection, QuantMode, Routing
-from tools.measure.engine_kernel import EngineKernelError, cut, load_kernel
+from tools.measure.engine_kernel import EngineKernelError, EngineSource, cut, load_kernel
 from tools.registry.devices import Target
 
 
@@ -77,13 +77,13 @@ class EngineKernel:
         return load_kernel(self.path)
 
     def bind(self, problem: Problem, pointers: Pointers) -> Launch:
-        taken = _parameters(self.path)
+        taken = _source(self.path).parameters
         named = {name: value for name, value in _engine_arguments(problem, pointers).items() if name in taken}
         return Launch((), named, dict(problem.config.options), problem.grid)
 
     def key(self, problem: Problem) -> Hashable:
         launch = self.bind(problem, pointer_stand_ins(problem, str))
-        constants = {parameter.name for parameter in self.load().params if parameter.is_constexpr}
+        constants = _source(self.path).constants
         classes = [
             (name, str(value) if name in constants else argument_class(value, problem.arch))
             for name, value in launch.named.items()
@@ -92,12 +92,12 @@ class EngineKernel:
 
 
 @cache
-def _parameters(path: Path) -> frozenset[str]:
-    return frozenset(cut(path).parameters)
+def _source(path: Path) -> EngineSource:
+    return cut(path)
 
 
 def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
-    """Every argument by the engine's name. USE_TD is what vLLM sets on NVIDIA and AMD unless told otherwise."""
+    """Every argument by the engine's name. USE_TD is what vLLM sets on NVIDIA and AMD by default."""
     projection, routing, quant, config = problem.projection, problem.routing, problem.quant, problem.config
     strides = Strides.contiguous(problem)
     group_n, group_k = quant.block_shape or (0, 0)

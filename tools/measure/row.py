@@ -11,7 +11,7 @@ from kernels.testing import assert_close, product_bound
 from tools.measure.inputs import RowInputs, Weights, checked_tokens
 from tools.measure.kernels import Kernel
 from tools.measure.layer import UP, LayerShape
-from tools.measure.timing import Launch
+from tools.measure.timing import LaunchCall
 
 NUM_CHECKED_TOKENS = 64
 
@@ -26,12 +26,14 @@ class RowBench:
         self._weights, self._arch, self._num_checked = weights, arch, num_checked
         self._expected: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
-    def launches(self, kernel: Kernel, config: LaunchConfig, projection: int, count: int | None = None) -> list[Launch]:
+    def launches(
+        self, kernel: Kernel, config: LaunchConfig, projection: int, count: int | None = None
+    ) -> list[LaunchCall]:
         """One for each routing, or for the first `count`."""
         routings = range(self.inputs.num_routings)[:count]
         return [self.launch(kernel, config, projection, i) for i in routings]
 
-    def launch(self, kernel: Kernel, config: LaunchConfig, projection: int, routing: int) -> Launch:
+    def launch(self, kernel: Kernel, config: LaunchConfig, projection: int, routing: int) -> LaunchCall:
         """ValueError: a rule forbids this launch config."""
         problem = Problem(self.shape.projections[projection], self.inputs.routing, self.shape.quant, config, self._arch)
         bound = kernel.bind(problem, self.inputs.pointers(projection, config, routing))
