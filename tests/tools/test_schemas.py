@@ -68,6 +68,7 @@ def test_a_valid_document_has_no_fault() -> None:
         ("record", "engine_checked_date_missing", "engine_checked / 0: date is missing"),
         ("record", "published_without_attribution", "top level: attribution is missing"),
         ("record", "shape_unknown_key", "shapes / 0: unknown key N"),
+        ("landscape", "dense_per_s_missing", "device: dense_per_s is missing, which memory_bytes_per_s needs"),
         # enum, const
         ("record", "row_decision_unknown", 'rows / 1 / decision: expected "promote", "retain" or "baseline", '
          'found "reject"'),
@@ -109,6 +110,7 @@ def test_a_valid_document_has_no_fault() -> None:
          'verified / commit: expected 40 hexadecimal digits in lower case, found "0123abc"'),
         ("plan", "neither_claimed_nor_main", "legs / 0 / workloads / 0: "
          "claimed: expected an object, found null; or main: expected an object, found null"),
+        ("landscape", "no_kind", "top level: format, compiled, screened, confirmed or device is missing"),
         # if and then, not
         ("models", "block_shape_with_bf16", "models / 0 / dtype: "
          'expected fp8_w8a8 or int8_w8a8, which alone have block scales, found "bf16"'),
