@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -182,6 +183,16 @@ class TestSchemas:
             lost for lost, mutant in mutants(SCHEMAS[name]) if violations(name, mutant) == usual_violations(name)
         ]
         assert survivors == []
+
+
+@pytest.mark.parametrize("name", ["landscape.jsonl.gz", "landscape_mixtral.jsonl.gz"])
+def test_a_recorded_landscape_is_valid_line_by_line(name: str) -> None:
+    check = validator("landscape", SCHEMAS["landscape"])
+    with gzip.open(CHECKOUT / "tests" / "tools" / "tune" / name, "rt", encoding="utf-8") as lines:
+        header, *others = map(json.loads, lines)
+    assert "format" in header
+    assert len(others) > 10_000
+    assert all(map(check.is_valid, [header, *others]))
 
 
 class TestCoverageItself:
