@@ -12,6 +12,10 @@ from kernels.problem import Projection, QuantMode
 from kernels.quantization import largest_value
 
 
+MAKING_BYTES = 1 << 29
+"""Of the fp32 values that random weights are made from, at a time."""
+
+
 @dataclass(frozen=True)
 class Bound:
     """|error| <= max_value * |expected| + max_terms * magnitude for each element, and the same of the rms values.
@@ -78,18 +82,23 @@ def make_weight(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(weight, scale): values of the format's whole range, scales that differ by up to 4 between groups.
 
-    So a scale of the wrong group shows, whatever the operands.
+    So a scale of the wrong group shows, whatever the operands. Beside the weight it takes `MAKING_BYTES`, or one
+    expert in fp32 where that is more: whole layers in fp32 would need several times the memory that serving does.
     """
     shape = (projection.num_experts, projection.n, projection.k)
     dtype = weight_dtypes(quant)[0]
-    value = torch.randn(shape, generator=generator, device=device)
+    weight = torch.empty(shape, dtype=dtype, device=device)
     scale_shape = weight_scale_shape(projection, quant)
     gain = projection.k**-0.5
+    for part in weight.split(max(1, MAKING_BYTES // (4 * projection.n * projection.k))):
+        value = torch.randn(part.shape, generator=generator, device=device)
+        if scale_shape is None:
+            part.copy_(value.mul_(gain))
+            continue
+        q_max = largest_value(dtype)
+        value.mul_(q_max / 4).clamp_(-q_max, q_max)
+        part.copy_(value.round_() if dtype == torch.int8 else value)
     if scale_shape is None:
-        return (value * gain).to(dtype), None
-    q_max = largest_value(dtype)
-    value = (value * (q_max / 4)).clamp(-q_max, q_max)
-    if dtype == torch.int8:
-        value = value.round()
+        return weight, None
     spread = torch.exp2(torch.rand(scale_shape, generator=generator, device=device) * 2 - 1)
-    return value.to(dtype), (spread * gain * 4 / q_max).float()
+    return weight, (spread * gain * 4 / largest_value(dtype)).float()
