@@ -27,6 +27,10 @@ MAX_ROUTINGS = 32
 L2_MULTIPLE = 4
 COARSE_L2_MULTIPLE = 2
 
+WEIGHTS_SEED = 1 << 40
+"""None of a row's, which are small: weights from the activations' own numbers give products that are all positive, and
+sums that no other operands have."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -40,7 +44,7 @@ class Weights:
         return Scales(self.scales[UP], self.scales[DOWN])
 
 
-def make_weights(shape: LayerShape, device: torch.device, seed: int = 0) -> Weights:
+def make_weights(shape: LayerShape, device: torch.device, seed: int = WEIGHTS_SEED) -> Weights:
     generator = torch.Generator(device).manual_seed(seed)
     up, down = (make_weight(p, shape.quant, generator, device) for p in shape.projections)
     return Weights((up[0], down[0]), (up[1], down[1]))
