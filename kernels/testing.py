@@ -11,7 +11,6 @@ from kernels.checks import weight_dtypes, weight_scale_shape
 from kernels.problem import Projection, QuantMode
 from kernels.quantization import largest_value
 
-
 MAKING_BYTES = 1 << 29
 """Of the fp32 values that random weights are made from, at a time."""
 
