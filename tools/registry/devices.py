@@ -6,14 +6,13 @@ schema/devices.schema.json says what each field means.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tools.registry.reading import (
     REGISTRY_FOLDER,
-    RegistryEntry,
     RegistryError,
     check_order,
     check_unique,
@@ -102,8 +101,7 @@ def normalise_device_name(name: str) -> str:
 
 def load_devices(path: Path = REGISTRY_FOLDER / "devices.json") -> DeviceRegistry:
     """Reads the device registry. RegistryError: it is missing, broken, unsorted, or a name stands twice."""
-    rows = read_entries(path, "devices")
-    devices = tuple(_device(RegistryEntry(row, path, f"devices[{i}]")) for i, row in enumerate(rows))
+    devices = tuple(_device(entry, path) for entry in read_entries(path, "devices"))
     check_order(path, [device.name for device in devices])
     check_unique(path, [name for device in devices for name in device.names])
     return DeviceRegistry(devices)
@@ -112,21 +110,10 @@ def load_devices(path: Path = REGISTRY_FOLDER / "devices.json") -> DeviceRegistr
 _ARCH_PATTERNS = {"nvidia": r"sm_[0-9]{2,3}", "amd": r"gfx[0-9a-f]{3,4}", "intel": r"[a-z]{3}"}
 
 
-def _device(row: RegistryEntry) -> Device:
-    device = Device(
-        name=row.text("name"),
-        vendor=row.text("vendor"),
-        family=row.text("family"),
-        aliases=row.texts("aliases"),
-        arch=row.optional_text("arch"),
-        smem_bytes_per_block=row.optional_count("smem_bytes_per_block"),
-        memory_bandwidth_gb_per_s=row.optional_count("memory_bandwidth_gb_per_s"),
-        memory_gib=row.optional_count("memory_gib"),
-        notes=row.optional_text("notes"),
-    )
-    pattern = _ARCH_PATTERNS.get(device.vendor)
-    if pattern is None:
-        raise row.error("vendor", "nvidia, amd or intel", device.vendor)
+def _device(entry: Mapping[str, Any], path: Path) -> Device:
+    device = Device(**{**entry, "aliases": tuple(entry["aliases"])})
+    pattern = _ARCH_PATTERNS[device.vendor]
     if device.arch is not None and not re.fullmatch(pattern, device.arch):
-        raise row.error("arch", f"{pattern} for {device.vendor}", device.arch)
+        reason = f"{device.name} / arch: expected {pattern} for {device.vendor}, found {device.arch!r}"
+        raise RegistryError(reason, "correct one of them", path)
     return device

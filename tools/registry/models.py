@@ -5,13 +5,13 @@ schema/models.schema.json says what each field means.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tools.registry.reading import (
     REGISTRY_FOLDER,
-    RegistryEntry,
     RegistryError,
     check_order,
     check_unique,
@@ -84,31 +84,16 @@ class ModelRegistry:
 
 def load_models(path: Path = REGISTRY_FOLDER / "models.json") -> ModelRegistry:
     """Reads the model registry. RegistryError: it is missing, broken, unsorted, or an id stands twice."""
-    rows = read_entries(path, "models")
-    models = tuple(_model(RegistryEntry(row, path, f"models[{i}]")) for i, row in enumerate(rows))
+    models = tuple(map(_model, read_entries(path, "models")))
     check_order(path, [model.id.casefold() for model in models])
     check_unique(path, [name.casefold() for model in models for name in model.ids])
     return ModelRegistry(models)
 
 
-def _model(row: RegistryEntry) -> Model:
-    block_shape = row.counts("block_shape")
-    if len(block_shape) not in (0, 2):
-        raise row.error("block_shape", "two numbers", list(block_shape))
-    return Model(
-        id=row.text("id"),
-        E=row.count("E"),
-        N=row.count("N"),
-        K=row.count("K"),
-        top_k=row.count("top_k"),
-        quantisation=Quantisation(
-            row.text("dtype"),
-            (block_shape[0], block_shape[1]) if block_shape else None,
-            row.flag("per_channel_quant", absent=False),
-        ),
-        source=row.text("source"),
-        also=row.texts("also"),
-        fused_shared_experts=row.optional_count("fused_shared_experts") or 0,
-        fusable_shared_experts=row.optional_count("fusable_shared_experts") or 0,
-        gated=row.flag("gated", absent=True),
+def _model(entry: Mapping[str, Any]) -> Model:
+    fields = dict(entry)
+    block_shape = fields.pop("block_shape", None)
+    quantisation = Quantisation(
+        fields.pop("dtype"), block_shape and tuple(block_shape), fields.pop("per_channel_quant", False)
     )
+    return Model(**{**fields, "quantisation": quantisation, "also": tuple(entry.get("also", ()))})

@@ -1,21 +1,23 @@
-"""How the registries' JSON is read: field by field, with errors that name the entry and both values."""
+"""How the registries' JSON is read: by its schema, with errors that name the entry."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tools.checkout import CONFIGS
 from tools.errors import UserError
+from tools.store import schemas
 from tools.store.files import read_file
+from tools.store.strict_json import Json
+from tools.text import printable
 
 REGISTRY_FOLDER = CONFIGS / "registry"
-SCHEMA_VERSION = 1
-_CORRECT = "correct it as the schema in schema/ says"
+_NAMES = {"devices": "name", "models": "id"}
 
 
 class RegistryError(UserError):
@@ -30,76 +32,31 @@ class RegistryError(UserError):
         super().__init__(f"{where}{reason}. Fix: {fix}." if fix else f"{where}{reason}")
 
 
-@dataclass(frozen=True)
-class RegistryEntry:
-    """One entry of a registry; each fault names the entry, the field and both values."""
-
-    fields: Any
-    path: Path
-    where: str
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.fields, Mapping):
-            raise RegistryError(f"{self.where}: expected an object, found {self.fields!r}", _CORRECT, self.path)
-
-    def error(self, key: str, expected: str, found: object) -> RegistryError:
-        shown = "nothing" if found is None else repr(found)
-        return RegistryError(f"{self.where}: {key}: expected {expected}, found {shown}", _CORRECT, self.path)
-
-    def text(self, key: str) -> str:
-        value = self.fields.get(key)
-        if not isinstance(value, str) or not value:
-            raise self.error(key, "a text", value)
-        return value
-
-    def optional_text(self, key: str) -> str | None:
-        return self.text(key) if key in self.fields else None
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self.fields.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-            raise self.error(key, "a list of texts", value)
-        return tuple(value)
-
-    def count(self, key: str) -> int:
-        value = self.fields.get(key)
-        if not _is_count(value):
-            raise self.error(key, "a whole number of at least 1", value)
-        return int(value)
-
-    def optional_count(self, key: str) -> int | None:
-        return self.count(key) if key in self.fields else None
-
-    def counts(self, key: str) -> tuple[int, ...]:
-        value = self.fields.get(key, [])
-        if not isinstance(value, list) or not all(map(_is_count, value)):
-            raise self.error(key, "a list of whole numbers of at least 1", value)
-        return tuple(value)
-
-    def flag(self, key: str, *, absent: bool) -> bool:
-        value = self.fields.get(key, absent)
-        if not isinstance(value, bool):
-            raise self.error(key, "true or false", value)
-        return value
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def read_entries(path: Path, key: str) -> list[Any]:
-    """The entries under `key`. RegistryError: no regular file, no strict JSON, another version, no list."""
+def read_entries(path: Path, kind: str) -> list[Mapping[str, Any]]:
+    """The entries of devices.json or models.json, valid by schema/KIND.schema.json. RegistryError: they aren't."""
     content = read_file(path)
     for fault in content.faults:
         raise RegistryError(f"can't be read: {fault}", fault.fix, path)
-    document = content.document
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
-        raise RegistryError(f"schema_version: expected {SCHEMA_VERSION}, found {version!r}", _CORRECT, path)
-    rows = document.get(key)
-    if not isinstance(rows, list):
-        raise RegistryError(f"{key}: expected a list, found {rows!r}", _CORRECT, path)
-    return rows
+    for where, message in faults_by_name(kind, content.document):
+        raise RegistryError(f"{where}: {message}", f"see schema/{kind}.schema.json", path)
+    entries: list[Mapping[str, Any]] = content.document[kind]
+    return entries
+
+
+def faults_by_name(kind: str, document: Json) -> Iterator[tuple[str, str]]:
+    """(where, what is wrong) for each fault by the schema; an entry goes by its name, where it has one, not its place.
+
+    kind: devices or models.
+    """
+    entries = document.get(kind) if isinstance(document, Mapping) else None
+    for fault in schemas.faults(kind, document):
+        place = re.match(rf"{kind} / ([0-9]+)", fault.where)
+        entry = entries[int(place[1])] if place and isinstance(entries, list) else None
+        name = entry.get(_NAMES[kind]) if isinstance(entry, Mapping) else None
+        where = (
+            fault.where.replace(place[0], printable(name)[:80], 1) if place and isinstance(name, str) else fault.where
+        )
+        yield where, fault.message
 
 
 def check_order(path: Path, names: list[str]) -> None:

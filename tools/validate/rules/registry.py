@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
-from tools.registry.reading import REGISTRY_FOLDER, RegistryError
-from tools.store import schemas
+from tools.registry.reading import REGISTRY_FOLDER, RegistryError, faults_by_name
 from tools.store.config_file import Tree
 from tools.store.files import read_file
 from tools.store.tiers import REGISTRY, Role
@@ -27,10 +26,9 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
         kind = found.path.stem
         for fault in content.faults:
             yield Issue(str(fault), fault.fix, path=found.path)
-        faults = [] if content.faults else schemas.faults(kind, content.document)
-        for schema_fault in faults:
-            where = f"{schema_fault.where}: {schema_fault.message}"
-            yield Issue(where, f"see schema/{kind}.schema.json", path=found.path)
+        faults = [] if content.faults else list(faults_by_name(kind, content.document))
+        for where, message in faults:
+            yield Issue(f"{where}: {message}", f"see schema/{kind}.schema.json", path=found.path)
         if not content.faults and not faults:
             try:
                 (load_devices if kind == "devices" else load_models)(found.path)
