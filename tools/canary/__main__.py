@@ -18,7 +18,7 @@ import fused_moe_configs
 from tools.canary import report
 from tools.canary.engines import ENGINES
 from tools.canary.package import Package, PackageError, open_package
-from tools.canary.session import EngineReport, Store, check
+from tools.canary.session import EngineReport, LoaderFiles, check
 from tools.checkout import reference_triton
 from tools.cli import path_argument, run
 from tools.registry.devices import load_devices
@@ -78,7 +78,7 @@ def _packages(given: Sequence[str]) -> Mapping[str, Package]:
     return found
 
 
-def _store() -> Store:
+def _store() -> LoaderFiles:
     if os.environ.get(USER_FOLDER):
         found = printable(os.environ[USER_FOLDER])
         raise UsageError(f"{USER_FOLDER}: expected none, found {found}. Fix: unset it: the loader would read it first.")
@@ -90,10 +90,10 @@ def _store() -> Store:
     reference = reference_triton()
     versions = sorted({".".join(map(str, version)) for version in folders} | {reference})
     workloads = tuple(name.workload for name in names if name.workload is not None)
-    return Store(workloads, load_devices(configs / "registry" / "devices.json"), reference, tuple(versions))
+    return LoaderFiles(workloads, load_devices(configs / "registry" / "devices.json"), reference, tuple(versions))
 
 
-def _check(name: str, package: Package, found: Store, timeout_s: float) -> EngineReport:
+def _check(name: str, package: Package, found: LoaderFiles, timeout_s: float) -> EngineReport:
     with tempfile.TemporaryDirectory(prefix="canary-") as scratch:
         return check(ENGINES[name], package, found, Path(scratch), timeout_s)
 

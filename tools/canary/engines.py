@@ -11,7 +11,7 @@ WANTED = ("get_config_file_name", "get_moe_configs", "try_get_optimal_moe_config
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineLookup:
     """places: the module with the look-up, the newest first."""
 
     name: str
@@ -20,8 +20,8 @@ class Engine:
 
 
 ENGINES = {
-    "vllm": Engine("vllm", Layout.VLLM, ("vllm/model_executor/layers/fused_moe/fused_moe.py",)),
-    "sglang": Engine(
+    "vllm": EngineLookup("vllm", Layout.VLLM, ("vllm/model_executor/layers/fused_moe/fused_moe.py",)),
+    "sglang": EngineLookup(
         "sglang",
         Layout.SGLANG,
         (

@@ -15,7 +15,7 @@ from typing import Any
 
 from tools.canary.answers import LAST_TOKEN
 from tools.canary.cut import Cut
-from tools.canary.engines import Engine
+from tools.canary.engines import EngineLookup
 from tools.canary.questions import Question
 from tools.store.workload import Layout
 
@@ -27,7 +27,7 @@ class ProcessError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Setting:
+class EngineSetting:
     """Questions that share what the engine sees around it: its folder, Triton and GPU."""
 
     folder: Path
@@ -36,15 +36,17 @@ class Setting:
     questions: tuple[Question, ...]
 
 
-def settings(folder: Path, questions: Sequence[Question]) -> list[Setting]:
+def settings(folder: Path, questions: Sequence[Question]) -> list[EngineSetting]:
     """The questions to one exported folder, grouped."""
     groups: dict[tuple[str, str], list[Question]] = {}
     for question in questions:
         groups.setdefault((question.triton_version, question.driver_name), []).append(question)
-    return [Setting(folder, version, driver, tuple(group)) for (version, driver), group in groups.items()]
+    return [EngineSetting(folder, version, driver, tuple(group)) for (version, driver), group in groups.items()]
 
 
-def ask(engine: Engine, code: Cut, asked: Sequence[Setting], scratch: Path, timeout_s: float) -> list[list[Any]]:
+def ask(
+    engine: EngineLookup, code: Cut, asked: Sequence[EngineSetting], scratch: Path, timeout_s: float
+) -> list[list[Any]]:
     """The answers as the child wrote them, a list for each setting. ProcessError: none, or not in time."""
     scratch.mkdir(parents=True, exist_ok=True)
     request, answers = scratch / "request.json", scratch / "answers.json"
@@ -66,7 +68,7 @@ def ask(engine: Engine, code: Cut, asked: Sequence[Setting], scratch: Path, time
     return found
 
 
-def _setting(engine: Engine, setting: Setting) -> Mapping[str, Any]:
+def _setting(engine: EngineLookup, setting: EngineSetting) -> Mapping[str, Any]:
     return {
         "folder": str(setting.folder),
         "triton_version": setting.triton_version,
@@ -75,7 +77,7 @@ def _setting(engine: Engine, setting: Setting) -> Mapping[str, Any]:
     }
 
 
-def _question(engine: Engine, question: Question) -> Mapping[str, Any]:
+def _question(engine: EngineLookup, question: Question) -> Mapping[str, Any]:
     workload = question.workload
     halved = engine.layout is Layout.SGLANG and workload.dtype == "int4_w4a16"
     return {

@@ -11,7 +11,7 @@ from tools.canary import answers, process, questions
 from tools.canary.answers import Answer, Failure
 from tools.canary.child import stand_ins
 from tools.canary.cut import Cut, CutError, cut
-from tools.canary.engines import WANTED, Engine
+from tools.canary.engines import WANTED, EngineLookup
 from tools.canary.package import Package
 from tools.canary.process import ProcessError
 from tools.canary.questions import NO_VERSION_FOLDER, Question
@@ -20,7 +20,7 @@ from tools.store.workload import Layout, Workload
 
 
 @dataclass(frozen=True)
-class Store:
+class LoaderFiles:
     """What the loader reads: the workloads of its files, its devices, the Triton versions that have a tier."""
 
     workloads: tuple[Workload, ...]
@@ -59,7 +59,7 @@ class _Export:
     questions: tuple[Question, ...]
 
 
-def check(engine: Engine, package: Package, store: Store, scratch: Path, timeout_s: float) -> EngineReport:
+def check(engine: EngineLookup, package: Package, store: LoaderFiles, scratch: Path, timeout_s: float) -> EngineReport:
     """Everything that the engine reads otherwise than the loader. ConfigError: a file of the store is broken."""
     try:
         code = cut(package.read, engine.places, WANTED, stand_ins(engine.name, "", "", ""))
@@ -81,13 +81,13 @@ def check(engine: Engine, package: Package, store: Store, scratch: Path, timeout
 
 
 def _report(
-    engine: Engine, package: Package, code: Cut, exports: Sequence[_Export], apart: tuple[Difference, ...]
+    engine: EngineLookup, package: Package, code: Cut, exports: Sequence[_Export], apart: tuple[Difference, ...]
 ) -> EngineReport:
     files, asked = sum(len(export.files) for export in exports), sum(len(export.questions) for export in exports)
     return EngineReport(engine.name, package.version, code.modules, files, asked, tuple(dict.fromkeys(apart)))
 
 
-def _export(engine: Engine, store: Store, triton_version: str | None, scratch: Path) -> _Export:
+def _export(engine: EngineLookup, store: LoaderFiles, triton_version: str | None, scratch: Path) -> _Export:
     folder = scratch / (triton_version or "every-tier")
     written = fused_moe_configs.export(folder, engine.name, triton_version=triton_version)
     files = tuple(path.relative_to(folder) for path in written)
@@ -100,7 +100,7 @@ def _export(engine: Engine, store: Store, triton_version: str | None, scratch: P
     return _Export(folder, triton_version, files, asked if files else ())
 
 
-def _compare(engine: Engine, question: Question, found: Answer | Failure) -> Iterator[Difference]:
+def _compare(engine: EngineLookup, question: Question, found: Answer | Failure) -> Iterator[Difference]:
     name = found.file_name if isinstance(found, Answer) else question.workload.file_name(engine.layout)
     loader = answers.of_loader(question, engine.layout, name)
     version = "" if question.triton_version == NO_VERSION_FOLDER else f", Triton {question.triton_version}"
@@ -109,7 +109,7 @@ def _compare(engine: Engine, question: Question, found: Answer | Failure) -> Ite
 
 
 def _never_read(
-    engine: Engine, exports: Iterable[_Export], found: Sequence[tuple[_Export, Question, Answer | Failure]]
+    engine: EngineLookup, exports: Iterable[_Export], found: Sequence[tuple[_Export, Question, Answer | Failure]]
 ) -> Iterator[Difference]:
     """Exported files that no workload of the store leads the engine to."""
     if any(isinstance(answer, Failure) for _, _, answer in found):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tools.measure.statistics import geomean
 from tools.measure.verdict import NOISE_PCT, Verdict
-from tools.pull_request.documents import FileId, MeasuredFile, Plan, PlannedFile, Results, Row
+from tools.pull_request.documents import FileId, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
 from tools.store.strict_json import Json
 from tools.tune.policy import PromotionPolicy
 
@@ -142,10 +142,10 @@ def _file(planned: PlannedFile, measured: MeasuredFile, record: Mapping[int, Rec
 
 
 def _rows(
-    planned: PlannedFile, rows: Mapping[int, Row], record: Mapping[int, Recorded], margin_pct: float
+    planned: PlannedFile, rows: Mapping[int, MeasuredRow], record: Mapping[int, Recorded], margin_pct: float
 ) -> Iterator[RowDrift]:
     for num_tokens, claimed_us in sorted(planned.claims_us.items()):
-        row = rows.get(num_tokens, Row())
+        row = rows.get(num_tokens, MeasuredRow())
         recorded = record.get(num_tokens)
         if recorded is None or recorded.median_us != claimed_us:  # re-tuned since the plan was made
             recorded = Recorded(claimed_us)
@@ -159,7 +159,7 @@ def _rows(
         )
 
 
-def _loss_pct(row: Row) -> float:
+def _loss_pct(row: MeasuredRow) -> float:
     if row.verdict is not Verdict.SLOWER or row.measured_us is None or row.heuristic_us is None:
         return 0.0
     return max(0.0, _pct(row.measured_us, row.heuristic_us))

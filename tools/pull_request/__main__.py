@@ -18,7 +18,7 @@ from tools.pull_request import diff_report, gate
 from tools.pull_request.diff_session import compare, make_diff
 from tools.pull_request.documents import plan_json
 from tools.pull_request.plan import Plan, Registries
-from tools.pull_request.plan_session import Outcome, Request, Rules, make_plan
+from tools.pull_request.plan_session import PlanOutcome, PlanRequest, Rules, make_plan
 from tools.pull_request.runners import RunnersError, with_runner
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
@@ -99,7 +99,7 @@ def _diff(args: argparse.Namespace) -> int:
     if args.merged:
         return 0
     commit = gate.verified_commit(args.of, os.environ.get("GITHUB_REPOSITORY", ""))
-    refusals = gate.refusals(found.changed, found.versions, commit)
+    refusals = gate.merge_refusals(found.changed, found.versions, commit)
     _refuse(refusals)
     return 1 if refusals else 0
 
@@ -108,13 +108,13 @@ def _plan(args: argparse.Namespace) -> int:
     if not is_sha(args.head_sha):
         return _bad_use(args, f"--head-sha: expected 40 hexadecimal digits, found {shown(args.head_sha, 60)!r}")
     repository = Repository(args.repository)
-    request = Request(args.number, args.head_sha, repository.commit(args.base))
+    request = PlanRequest(args.number, args.head_sha, repository.commit(args.base))
     rules = Rules(Registries(load_devices(), load_models()), Exceptions.load())
     runners = with_runner(args.runners, rules.registries.devices)
     try:
         outcome = make_plan(request, repository, rules)
     except CommitError as error:
-        outcome = Outcome(None, (error.finding,))
+        outcome = PlanOutcome(None, (error.finding,))
     if outcome.plan is None:
         _refuse(outcome.refusals)
         return 1

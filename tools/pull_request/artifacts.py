@@ -23,7 +23,7 @@ from tools.pull_request.documents import (
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.text import shown_path
 
-MAX_FILES = 4096
+MAX_ARTIFACT_FILES = 4096
 
 NO_RESULTS = "no results of its runner"
 """Why a file was not measured where nothing came from its leg. No word of a document: only what is missing says it."""
@@ -57,8 +57,10 @@ def find_results(folder: Path) -> list[Path]:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
                     count += 1
-                    if count > MAX_FILES:
-                        raise DocumentError(f"{shown}: expected at most {MAX_FILES} files, found more. {_ANEW}")
+                    if count > MAX_ARTIFACT_FILES:
+                        raise DocumentError(
+                            f"{shown}: expected at most {MAX_ARTIFACT_FILES} files, found more. {_ANEW}"
+                        )
                     path = Path(entry.path)
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(path)

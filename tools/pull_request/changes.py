@@ -18,7 +18,7 @@ from tools.text import shown
 
 ROOT = "configs"
 
-MAX_FILES = 1000
+MAX_CHANGED_FILES = 1000
 """Files that one pull request may change: files and records of about 500 workloads."""
 
 LONGEST_NAME = 200
@@ -81,10 +81,10 @@ def touches_registry(changed: Iterable[Change]) -> bool:
     return any(change.relative is not None and change.relative.parts[0] == REGISTRY for change in changed)
 
 
-def refusals(changed: Sequence[Change]) -> list[Finding]:
+def path_refusals(changed: Sequence[Change]) -> list[Finding]:
     """Why a pull request's files are no data, by their number, places, modes and names. Empty: they may be read."""
-    if len(changed) > MAX_FILES:
-        message = f"expected at most {MAX_FILES} changed files, found {len(changed)}"
+    if len(changed) > MAX_CHANGED_FILES:
+        message = f"expected at most {MAX_CHANGED_FILES} changed files, found {len(changed)}"
         return [refused(ROOT, "count", message, "split the change over several pull requests")]
     outside = [change for change in changed if change.path.partition("/")[0] != ROOT]
     if outside:

@@ -16,7 +16,7 @@ from tools.store.tiers import Role, role_in_repo
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CommitRange:
     """Two commits and what lies between them. trees: the earlier one's and the later one's."""
 
     base: str
@@ -26,16 +26,16 @@ class Comparison:
     versions: tuple[tuple[Version, Version], ...]
 
 
-def compare(base: str, head: str, repository: Repository) -> Comparison:
+def compare(base: str, head: str, repository: Repository) -> CommitRange:
     """From where `head` left `base` to `head`. CommitError: not in the repository, not related, beyond the limits."""
     head_sha = repository.commit(head)
     base_sha = repository.merge_base(repository.commit(base), head_sha)
     trees = repository.tree(base_sha), repository.tree(head_sha)
     changed = changes(*trees)
-    return Comparison(base_sha, head_sha, trees, changed, _versions(repository, trees, tuned_paths(changed)))
+    return CommitRange(base_sha, head_sha, trees, changed, _versions(repository, trees, tuned_paths(changed)))
 
 
-def make_diff(found: Comparison, models: ModelRegistry, devices: DeviceRegistry) -> Diff:
+def make_diff(found: CommitRange, models: ModelRegistry, devices: DeviceRegistry) -> Diff:
     """Pure."""
     before, after = (coverage(_tuned(tree), models, devices) for tree in found.trees)
     return Diff(

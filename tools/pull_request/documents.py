@@ -26,7 +26,7 @@ MAX_BYTES: Mapping[str, int] = {"plan": 4 << 20, "results": 8 << 20}
 """What readers take. 256 files of 18 rows are a plan of 1.2 MiB and results of 0.8; where a file has little to be
 planned (main has none, and no record), its results are up to half as large again."""
 
-MAX_FILES = 256
+MAX_LEG_FILES = 256
 """Of one leg, as both schemas have it."""
 
 DEFAULT_TIER = "default"
@@ -118,7 +118,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasuredRow:
     """One batch size, times in µs; fields as in schema/results.schema.json."""
 
     claimed_us: float | None = None
@@ -135,7 +135,7 @@ class MeasuredFile:
     """reason: why there are no rows, or of a measured file, why it was not re-tuned."""
 
     id: FileId
-    rows: Mapping[int, Row]
+    rows: Mapping[int, MeasuredRow]
     reason: str | None = None
     retuned_file: bool = False
     is_measured: bool = True
@@ -244,9 +244,11 @@ def _measured(document: Mapping[str, Json]) -> MeasuredFile:
     return MeasuredFile(_id(document), rows, document["reason"], document["retuned_file"], is_measured)
 
 
-def _row(document: Mapping[str, Json]) -> Row:
+def _row(document: Mapping[str, Json]) -> MeasuredRow:
     verdict, decision = document["verdict"], document["decision"]
-    return Row(**{**document, "verdict": verdict and Verdict(verdict), "decision": decision and Decision(decision)})
+    return MeasuredRow(
+        **{**document, "verdict": verdict and Verdict(verdict), "decision": decision and Decision(decision)}
+    )
 
 
 # ---------------------------------------------------------------
@@ -261,8 +263,8 @@ def plan_json(plan: Mapping[str, Any]) -> bytes:
 def why_too_large(plan: Mapping[str, Any]) -> str | None:
     """What a plan has more of than its readers, or those of its results, take. None: they take it."""
     for leg in plan["legs"]:
-        if (files := len(leg["workloads"])) > MAX_FILES:
-            return f"expected at most {MAX_FILES} tuned files on {leg['device_name']}, found {files}"
+        if (files := len(leg["workloads"])) > MAX_LEG_FILES:
+            return f"expected at most {MAX_LEG_FILES} tuned files on {leg['device_name']}, found {files}"
     if (size := len(plan_json(plan))) > MAX_BYTES["plan"]:
         return f"expected a plan of at most {MAX_BYTES['plan']} bytes, found {size}"
     return None

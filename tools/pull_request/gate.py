@@ -29,7 +29,7 @@ def verified_commit(head: str, home: str) -> str | None:
     return commit if is_own else None
 
 
-def refusals(
+def merge_refusals(
     changed: Iterable[Change], versions: Iterable[tuple[Version, Version]], commit: str | None
 ) -> list[Finding]:
     """A finding for each file that may not be merged. commit: as `verified_commit` has it."""

@@ -15,8 +15,8 @@ from tools.measure.statistics import Interval
 from tools.measure.verdict import Duel, Verdict
 from tools.pull_request.children import run_tool
 from tools.pull_request.documents import DEFAULT_TIER, PlannedFile
-from tools.pull_request.judgement import Benched
-from tools.pull_request.site import Bench, NotMeasuredError
+from tools.pull_request.judgement import BenchedRow
+from tools.pull_request.site import BenchedFile, NotMeasuredError
 from tools.registry.devices import load_devices
 from tools.store.files import canonical_entries, canonical_record, version_folder, write_file
 from tools.store.strict_json import Json
@@ -27,7 +27,7 @@ MAIN = "main"
 
 
 @dataclass(frozen=True)
-class GpuSite:
+class GpuBackend:
     """device_name: as the driver reports it, None: no GPU. triton: None: not installed.
 
     wanted: the Triton that default files are measured with on purpose, to see whether they hold under it.
@@ -38,7 +38,7 @@ class GpuSite:
     wanted: str
 
     @classmethod
-    def here(cls, wanted: str) -> GpuSite:
+    def here(cls, wanted: str) -> GpuBackend:
         """What this machine has; torch is not imported for it."""
         try:
             triton = metadata.version("triton")
@@ -46,7 +46,7 @@ class GpuSite:
             triton = None
         return cls(find_gpu(), triton, wanted)
 
-    def bench(self, file: PlannedFile, limit_s: float) -> Bench:
+    def bench(self, file: PlannedFile, limit_s: float) -> BenchedFile:
         """Claimed beside main's beside the heuristic, interleaved; main's alone where the claim is its removal."""
         self._check(file)
         name = file.id.workload.file_name()
@@ -94,20 +94,20 @@ def _serves(triton: str, tier: str, wanted: str) -> bool:
     return version_folder(triton) == folders.get(tier, tier)
 
 
-def read_bench(document: Mapping[str, Any]) -> Bench:
+def read_bench(document: Mapping[str, Any]) -> BenchedFile:
     """Of one file, from the JSON that `tools.bench` prints. Pure. NotMeasuredError: it isn't what it prints."""
     try:
         rows = {row["num_tokens"]: _row(row) for row in document["files"][0]["rows"]}
-        return Bench(rows, _environment(document["environment"]))
+        return BenchedFile(rows, _environment(document["environment"]))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise NotMeasuredError("crashed") from error
 
 
-def _row(row: Mapping[str, Any]) -> Benched:
+def _row(row: Mapping[str, Any]) -> BenchedRow:
     own = next(iter(row["measured"]))
     times = {name: measured["us"] and measured["us"]["median"] for name, measured in row["measured"].items()}
     duels = {name: _duel(duel) for name, duel in row["duels"].items()}
-    return Benched(times[own], times.get(MAIN), times[NO_FILE], duels.get(MAIN), duels[NO_FILE])
+    return BenchedRow(times[own], times.get(MAIN), times[NO_FILE], duels.get(MAIN), duels[NO_FILE])
 
 
 def _duel(duel: Mapping[str, Any]) -> Duel:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tools.measure.verdict import NOISE_PCT, Duel, Verdict
-from tools.pull_request.documents import PlannedFile, Row
+from tools.pull_request.documents import MeasuredRow, PlannedFile
 from tools.tune.policy import Decision, PromotionPolicy
 
 
 @dataclass(frozen=True)
-class Benched:
+class BenchedRow:
     """One batch size of the file that was benched: the claimed one, or main's where the claim is its removal.
 
     Times in µs, None: it fails, or there is no such entry. Duels are the benched file's; None: nobody can tell.
@@ -26,10 +26,10 @@ class Benched:
 
 def rows_of(
     file: PlannedFile,
-    benched: Mapping[int, Benched],
+    benched: Mapping[int, BenchedRow],
     retuned_us: Mapping[int, float],
     policy: PromotionPolicy | None = None,
-) -> dict[int, Row]:
+) -> dict[int, MeasuredRow]:
     """The file's rows, by batch size."""
     policy = policy or PromotionPolicy()
     if not file.claimed:
@@ -37,10 +37,12 @@ def rows_of(
     return {m: _kept(file, m, row, retuned_us.get(m), policy) for m, row in benched.items()}
 
 
-def _kept(file: PlannedFile, num_tokens: int, row: Benched, retuned_us: float | None, policy: PromotionPolicy) -> Row:
+def _kept(
+    file: PlannedFile, num_tokens: int, row: BenchedRow, retuned_us: float | None, policy: PromotionPolicy
+) -> MeasuredRow:
     duel = row.against_main if file.main else row.against_heuristic
     rival_us = row.main_us if file.main else row.heuristic_us
-    return Row(
+    return MeasuredRow(
         file.claims_us.get(num_tokens),
         _rounded(row.own_us),
         _rounded(row.main_us),
@@ -51,12 +53,12 @@ def _kept(file: PlannedFile, num_tokens: int, row: Benched, retuned_us: float | 
     )
 
 
-def _removed(row: Benched) -> Row:
+def _removed(row: BenchedRow) -> MeasuredRow:
     """Main's file was benched; without it the heuristic runs."""
     kept = _verdict(row.against_heuristic, row.own_us, row.heuristic_us)
     inverse = {Verdict.FASTER: Verdict.SLOWER, Verdict.SLOWER: Verdict.FASTER}
     decision = None if kept is None else Decision.BASELINE if kept is Verdict.SLOWER else Decision.RETAIN
-    return Row(
+    return MeasuredRow(
         main_us=_rounded(row.own_us),
         heuristic_us=_rounded(row.heuristic_us),
         verdict=None if kept is None else inverse.get(kept, kept),
@@ -77,7 +79,7 @@ def _verdict(duel: Duel | None, own_us: float | None, rival_us: float | None) ->
     return duel.verdict
 
 
-def _decision(has_main: bool, row: Benched, policy: PromotionPolicy) -> Decision | None:
+def _decision(has_main: bool, row: BenchedRow, policy: PromotionPolicy) -> Decision | None:
     """The tuner's gate, from a bench: the claim wins by the margin, and nothing that loses to the heuristic stays."""
     if row.against_heuristic is None or (has_main and row.against_main is None):
         return None
@@ -89,7 +91,7 @@ def _decision(has_main: bool, row: Benched, policy: PromotionPolicy) -> Decision
     return Decision.BASELINE if row.heuristic_us is not None and row.heuristic_us < limit_us else Decision.RETAIN
 
 
-def _wins(row: Benched, policy: PromotionPolicy) -> bool:
+def _wins(row: BenchedRow, policy: PromotionPolicy) -> bool:
     """Over main's entry; where that fails, any that runs does."""
     ratio = row.against_main.ratio if row.against_main else None
     return row.main_us is None if ratio is None else policy.is_won_by(ratio)

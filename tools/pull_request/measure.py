@@ -29,10 +29,10 @@ from tools.pull_request.documents import (
     read_plan,
     results_json,
 )
-from tools.pull_request.gpu_site import GpuSite
+from tools.pull_request.gpu_site import GpuBackend
 from tools.pull_request.judgement import rows_of
-from tools.pull_request.replay_site import ReplaySite
-from tools.pull_request.site import Bench, NotMeasuredError, Site
+from tools.pull_request.replay_site import ReplayBackend
+from tools.pull_request.site import Backend, BenchedFile, NotMeasuredError
 from tools.registry.shapes import quant_mode_of
 from tools.store.files import canonical_entries, record_path, version_folder, write_file
 from tools.store.strict_json import Json
@@ -45,7 +45,7 @@ TUNE_SPARE_S = 300.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class TimeLimits:
     """Seconds: what the tuner may search, and when everything must be written. until_s on the monotonic clock."""
 
     time_budget_s: float
@@ -110,13 +110,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DocumentError as error:
         say(f"measure: {error}")
         return 2
-    site: Site = GpuSite.here(options.triton) if options.replay is None else ReplaySite(options.replay)
-    limits = Limits(options.time_budget, time.monotonic() + options.limit)
+    backend: Backend = GpuBackend.here(options.triton) if options.replay is None else ReplayBackend(options.replay)
+    limits = TimeLimits(options.time_budget, time.monotonic() + options.limit)
     environment: Mapping[str, Json] | None = None
     files: list[MeasuredFile] = []
     for number, file in enumerate(leg.files, start=1):
         say(f"measure: {number} of {len(leg.files)}: {file.id.relative}")
-        measured, bench = measure(file, site, limits, options.out / CONFIGS)
+        measured, bench = measure(file, backend, limits, options.out / CONFIGS)
         environment = environment or (bench.environment if bench else None)
         files.append(measured)
         say(f"measure: {file.id.relative}: {_told(measured)}")
@@ -125,19 +125,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(file: PlannedFile, site: Site, limits: Limits, configs: Path) -> tuple[MeasuredFile, Bench | None]:
+def measure(
+    file: PlannedFile, backend: Backend, limits: TimeLimits, configs: Path
+) -> tuple[MeasuredFile, BenchedFile | None]:
     """One workload's result, and its bench where there was one. A re-tuned file is written below `configs`."""
     try:
         if not is_supported(file):
             raise NotMeasuredError("unsupported")
-        bench = site.bench(file, limits.cut(BENCH_LIMIT_S))
+        bench = backend.bench(file, limits.cut(BENCH_LIMIT_S))
     except NotMeasuredError as failed:
         return MeasuredFile(file.id, {}, failed.reason, is_measured=False), None
     reason, retuned = None, Retuned({}, is_other=False)
     # Unchanged entries (a nightly sample, a corrected record) have nothing to be tuned for, removed ones no file.
     if file.claimed and file.claimed != file.main:
         try:
-            retuned = retune(file, site, limits, configs)
+            retuned = retune(file, backend, limits, configs)
         except NotMeasuredError as failed:
             reason = failed.reason
     return MeasuredFile(file.id, rows_of(file, bench.rows, retuned.us), reason, retuned.is_other), bench
@@ -153,7 +155,7 @@ def is_supported(file: PlannedFile) -> bool:
     return quant_mode_of(workload) is not None and not workload.down
 
 
-def retune(file: PlannedFile, site: Site, limits: Limits, configs: Path) -> Retuned:
+def retune(file: PlannedFile, backend: Backend, limits: TimeLimits, configs: Path) -> Retuned:
     """Tunes with the claimed file as incumbent, in a scratch folder: only what the tuner wrote itself is handed on.
 
     NotMeasuredError: it ended without a file.
@@ -164,7 +166,7 @@ def retune(file: PlannedFile, site: Site, limits: Limits, configs: Path) -> Retu
         claimed = canonical_entries(file.claimed)
         write_file(root / file.id.relative, claimed)
         arguments = (
-            *site.tune_arguments(file),
+            *backend.tune_arguments(file),
             *("--num-tokens", *map(str, file.batch_sizes)),
             *("--time-budget", str(limits.time_budget_s), "--output", scratch, "--format", "json"),
         )

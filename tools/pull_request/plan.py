@@ -133,7 +133,7 @@ def described(workload: Workload) -> dict[str, Any]:
 
 
 def legs(files: Iterable[Changed], registries: Registries) -> Mapping[str, tuple[PlannedFile, ...]]:
-    """The files by device. They have passed `refusals`."""
+    """The files by device. They have passed `plan_refusals`."""
     by_device: defaultdict[str, list[PlannedFile]] = defaultdict(list)
     for file in files:
         device = _device(file, registries)
@@ -152,7 +152,7 @@ def legs(files: Iterable[Changed], registries: Registries) -> Mapping[str, tuple
     return {name: tuple(planned) for name, planned in by_device.items()}
 
 
-def refusals(files: Iterable[Changed], registries: Registries) -> list[Finding]:
+def plan_refusals(files: Iterable[Changed], registries: Registries) -> list[Finding]:
     """Why files that the validator accepts are still not measured. Empty: every one of them may be."""
     return [finding for file in files if file.is_there for finding in _faults(file, registries)]
 

@@ -16,8 +16,8 @@ from tools.pull_request.changes import (
     changes,
     config_path,
     oversized,
+    path_refusals,
     records_path,
-    refusals,
     refused,
     touches_registry,
     tuned_paths,
@@ -34,7 +34,7 @@ Tree = Mapping[str, Entry]
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
     """Which commit of which pull request is to be measured against which commit of main. All are whole names.
 
     number 0: no pull request; the commit is main's own, and base_sha is where main stood before.
@@ -54,14 +54,14 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PlanOutcome:
     """The plan, or why there is none."""
 
     plan: Plan | None
     refusals: tuple[Finding, ...]
 
 
-def make_plan(request: Request, repository: Repository, rules: Rules) -> Outcome:
+def make_plan(request: PlanRequest, repository: Repository, rules: Rules) -> PlanOutcome:
     """Reads the commit as data. CommitError: it isn't here, has moved on, or is beyond every limit."""
     check_head(request, repository)
     left_at = repository.merge_base(request.base_sha, request.head_sha)
@@ -69,29 +69,29 @@ def make_plan(request: Request, repository: Repository, rules: Rules) -> Outcome
     changed = changes(repository.tree(left_at), head)
     if request.number == MERGED:
         changed = below_root(changed)  # the rest is main's own code, reviewed and merged
-    if found := refusals(changed):
-        return Outcome(None, tuple(found))
+    if found := path_refusals(changed):
+        return PlanOutcome(None, tuple(found))
     sizes = repository.sizes(change.after.sha for change in changed if change.after is not None)
     if found := oversized(changed, sizes, repository.limits.blob_bytes):
-        return Outcome(None, tuple(found))
+        return PlanOutcome(None, tuple(found))
     main = {path: entry for path, entry in repository.tree(request.base_sha).items() if path.startswith(f"{ROOT}/")}
     merged = _merged(main, changed)
     contents = _Contents.read(repository, main, merged, neighbourhood(changed, {*main, *merged}))
     files = [contents.changed(relative) for relative in tuned_paths(changed)]
     found = prove(contents.merged, rules.registries.devices, rules.exceptions)
-    found = found or planning.refusals(files, rules.registries)
+    found = found or planning.plan_refusals(files, rules.registries)
     if found:
-        return Outcome(None, tuple(_with_hint(found, changed)))
+        return PlanOutcome(None, tuple(_with_hint(found, changed)))
     plan = Plan(request.number, request.head_sha, request.base_sha, planning.legs(files, rules.registries))
     document = plan.to_json()
     if why := why_too_large(document):
-        return Outcome(None, (refused(ROOT, "size", why, "split the change over several pull requests"),))
+        return PlanOutcome(None, (refused(ROOT, "size", why, "split the change over several pull requests"),))
     for fault in schemas.faults("plan", document):
         raise CommitError("plan", shown(f"{fault.where}: {fault.message}"), "report it with this commit")
-    return Outcome(plan, ())
+    return PlanOutcome(plan, ())
 
 
-def check_head(request: Request, repository: Repository) -> None:
+def check_head(request: PlanRequest, repository: Repository) -> None:
     """CommitError: the head isn't a commit of this repository, or the pull request was pushed anew since."""
     is_merged = request.number == MERGED
     where = "main" if is_merged else f"pull request {request.number}"

@@ -18,7 +18,7 @@ from tools.validate.exceptions import Exceptions
 def prove(files: Mapping[str, bytes], devices: DeviceRegistry, exceptions: Exceptions) -> list[Finding]:
     """Every error that the rules find in these files, by paths from the root of the repository.
 
-    The paths have passed `changes.refusals`: they are names of the grammar below configs/.
+    The paths have passed `path_refusals`: they are names of the grammar below configs/.
     """
     with tempfile.TemporaryDirectory(prefix="fused-moe-configs-") as folder:
         root = Path(folder).resolve()

@@ -12,8 +12,8 @@ from tools.compile.outcome import Status
 from tools.launch.heuristics import clamped
 from tools.measure.verdict import SAME_ENTRY, Duel, duel
 from tools.pull_request.documents import PlannedFile
-from tools.pull_request.judgement import Benched
-from tools.pull_request.site import Bench, NotMeasuredError
+from tools.pull_request.judgement import BenchedRow
+from tools.pull_request.site import BenchedFile, NotMeasuredError
 from tools.store.launch_config import LaunchConfig
 from tools.tune.journal import Journal, JournalError, read_journal
 from tools.tune.model import Confirmed, Screened
@@ -24,20 +24,20 @@ Times = Mapping[tuple[int, int, LaunchConfig], float]
 
 
 @dataclass(frozen=True)
-class ReplaySite:
+class ReplayBackend:
     """folder: holds `NAME.jsonl.gz` for a tuned file `NAME.json`."""
 
     folder: Path
 
-    def bench(self, file: PlannedFile, limit_s: float) -> Bench:  # noqa: ARG002 (a landscape answers at once)
+    def bench(self, file: PlannedFile, limit_s: float) -> BenchedFile:  # noqa: ARG002 (a landscape answers at once)
         """What the landscape holds of claimed, main's and the heuristic's entries; the rest is not known."""
         try:
             journal = read_journal(self._landscape(file))
         except JournalError as error:
             raise NotMeasuredError("crashed") from error
         times = times_of(journal)
-        rows = {m: _row(file, journal, times, m) for m in file.batch_sizes}
-        return Bench(rows, (journal.device or {}).get("environment") or journal.header.environment)
+        rows = {m: _recorded_row(file, journal, times, m) for m in file.batch_sizes}
+        return BenchedFile(rows, (journal.device or {}).get("environment") or journal.header.environment)
 
     def tune_arguments(self, file: PlannedFile) -> tuple[str, ...]:
         """The landscape says the workload and its shapes."""
@@ -66,7 +66,7 @@ def times_of(journal: Journal) -> Times:
     return {**screened, **confirmed}
 
 
-def _row(file: PlannedFile, journal: Journal, times: Times, num_tokens: int) -> Benched:
+def _recorded_row(file: PlannedFile, journal: Journal, times: Times, num_tokens: int) -> BenchedRow:
     """Under the shape where the file does worst."""
     heuristic, _ = baselines(journal.header.subject, num_tokens)
     own = _entry(file, file.claimed or file.main, num_tokens)
@@ -76,9 +76,9 @@ def _row(file: PlannedFile, journal: Journal, times: Times, num_tokens: int) -> 
         own_us, main_us, heuristic_us = (
             times.get((num_tokens, shape, config)) if config else None for config in (own, main, heuristic)
         )
-        against_main = SAME_ENTRY if own == main else _duel(own_us, main_us)
-        against_heuristic = SAME_ENTRY if own == heuristic else _duel(own_us, heuristic_us)
-        found.append(Benched(own_us, main_us, heuristic_us, against_main, against_heuristic))
+        against_main = SAME_ENTRY if own == main else _recorded_duel(own_us, main_us)
+        against_heuristic = SAME_ENTRY if own == heuristic else _recorded_duel(own_us, heuristic_us)
+        found.append(BenchedRow(own_us, main_us, heuristic_us, against_main, against_heuristic))
     return max(found, key=_worst)
 
 
@@ -86,10 +86,10 @@ def _entry(file: PlannedFile, entries: Mapping[int, LaunchConfig], num_tokens: i
     return clamped(Contestant("", entries).entry(num_tokens), file.id.workload) if entries else None
 
 
-def _duel(own_us: float | None, other_us: float | None) -> Duel | None:
+def _recorded_duel(own_us: float | None, other_us: float | None) -> Duel | None:
     return None if own_us is None or other_us is None else duel((own_us,), (other_us,))
 
 
-def _worst(row: Benched) -> float:
+def _worst(row: BenchedRow) -> float:
     ratios = [duel.ratio.median for duel in (row.against_main, row.against_heuristic) if duel and duel.ratio]
     return max(ratios, default=0.0)

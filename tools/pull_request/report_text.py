@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from tools.measure.verdict import Verdict
 from tools.pull_request.artifacts import NO_RESULTS, has_results
-from tools.pull_request.documents import Leg, MeasuredFile, Plan, PlannedFile, PlannedShape, Results, Row
+from tools.pull_request.documents import Leg, MeasuredFile, MeasuredRow, Plan, PlannedFile, PlannedShape, Results
 from tools.pull_request.standing import (
     CLAIM_TOLERANCE_PCT,
-    Standing,
+    FileSummary,
     claim_gap,
     is_slower,
     retuned_gap,
-    standing,
+    summary_of,
 )
 from tools.text import counted
 from tools.tune.policy import Decision, PromotionPolicy
@@ -38,11 +38,11 @@ REASONS: Mapping[str, str] = {
 
 NOTHING = "not measured: no runner sent results"
 
-HEADLINES: Mapping[Standing, str] = {
-    Standing.SLOWER: "not as it is: some rows are slower than what runs today",
-    Standing.UNKNOWN: "incomplete: not everything could be measured",
-    Standing.RETAIN: "no gain: nothing is slower, and nothing faster by the margin",
-    Standing.PROMOTE: "promote",
+HEADLINES: Mapping[FileSummary, str] = {
+    FileSummary.SLOWER: "not as it is: some rows are slower than what runs today",
+    FileSummary.UNKNOWN: "incomplete: not everything could be measured",
+    FileSummary.RETAIN: "no gain: nothing is slower, and nothing faster by the margin",
+    FileSummary.PROMOTE: "promote",
 }
 
 LEFT_OUT = "The table is left out: the comment would get too long. The artifact of the run has it."
@@ -51,7 +51,7 @@ HEADER = ("M", "claimed", "measured", "main's", "heuristic", "re-tuned best", "v
 
 
 @dataclass(frozen=True)
-class Part:
+class FileSection:
     """One file: what is always said, and its table, which may be left out where the comment gets too long."""
 
     planned: PlannedFile
@@ -62,7 +62,7 @@ class Part:
 def render(plan: Plan, results: Mapping[str, Results]) -> str:
     """results: one for each leg of the plan, by device name, of the plan's files in the plan's order."""
     parts = [
-        Part(planned, measured, leg)
+        FileSection(planned, measured, leg)
         for leg in plan.legs
         for planned, measured in zip(leg.files, results[leg.device_name].files, strict=True)
     ]
@@ -92,11 +92,11 @@ def _cut(text: str) -> str:
     return f"{kept}\n\nThe rest is left out: the artifacts of the run hold all of it.\n"
 
 
-def _head(plan: Plan, parts: Sequence[Part], *, is_empty: bool) -> list[str]:
-    standings = [standing(part.measured) for part in parts]
-    worst = next((s for s in Standing if s in standings), Standing.RETAIN)
-    counts = Counter(standings)
-    told = ", ".join(f"{counts[s]} {s.value}" for s in reversed(Standing) if counts[s])
+def _head(plan: Plan, parts: Sequence[FileSection], *, is_empty: bool) -> list[str]:
+    summaries = [summary_of(part.measured) for part in parts]
+    worst = next((s for s in FileSummary if s in summaries), FileSummary.RETAIN)
+    counts = Counter(summaries)
+    told = ", ".join(f"{counts[s]} {s.value}" for s in reversed(FileSummary) if counts[s])
     headline = NOTHING if is_empty else HEADLINES[worst]
     margin_pct = PromotionPolicy().min_improvement_pct
     return [
@@ -128,7 +128,7 @@ def _place(results: Results) -> str:
     return f"- {device}: {code(str(environment['device_name']))}, {software}."
 
 
-def _section(part: Part) -> list[str]:
+def _section(part: FileSection) -> list[str]:
     planned, measured = part.planned, part.measured
     lines = [f"### {code(str(planned.id.relative))}", "", f"**{_headline(planned, measured)}**", ""]
     lines.append(f"- Shapes: {_shapes(planned.shapes)}")
@@ -146,21 +146,21 @@ def _headline(planned: PlannedFile, measured: MeasuredFile) -> str:
         worth = "keep it" if slower else "it is no loss"
         return f"Removal: slower without main's file in {slower} of {total}; {worth}."
     rival = "main's file" if planned.main else "the heuristic"
-    match standing(measured):
-        case Standing.SLOWER:
+    match summary_of(measured):
+        case FileSummary.SLOWER:
             losing_to = "main's file or the heuristic" if planned.main else "the heuristic"
             return f"Slower than {losing_to} in {slower} of {total}, promoted in {promoted}."
-        case Standing.UNKNOWN:
+        case FileSummary.UNKNOWN:
             unknown = sum(row.verdict is None for row in rows)
             return f"Incomplete: no comparison in {unknown} of {total}; promoted in {promoted}, slower in none."
-        case Standing.RETAIN:
+        case FileSummary.RETAIN:
             return f"No gain: not faster than {rival} by the margin in any of {total}, slower in none."
-        case Standing.PROMOTE:
+        case FileSummary.PROMOTE:
             faster = sum(row.verdict is Verdict.FASTER for row in rows)
             return f"Promote: faster than {rival} in {faster} of {total}, slower in none."
 
 
-def _promoted(rows: Iterable[Row]) -> int:
+def _promoted(rows: Iterable[MeasuredRow]) -> int:
     return sum(row.decision is Decision.PROMOTE for row in rows)
 
 
@@ -181,7 +181,7 @@ def _claims(measured: MeasuredFile) -> str:
     return f"hold: no row takes more than {above:.1f} % longer here than claimed ({CLAIM_TOLERANCE_PCT:g} % may be)."
 
 
-def _retuning(part: Part) -> str:
+def _retuning(part: FileSection) -> str:
     if part.measured.reason is not None:
         return f"failed: {REASONS[part.measured.reason]}."
     if part.planned.claimed == part.planned.main:
@@ -196,7 +196,7 @@ def _retuning(part: Part) -> str:
     )
 
 
-def _table(part: Part) -> list[str]:
+def _table(part: FileSection) -> list[str]:
     rows = part.measured.rows
     if not rows:
         return []
@@ -205,7 +205,7 @@ def _table(part: Part) -> list[str]:
     return ["", f"<details><summary>{counted(len(rows), 'row')}</summary>", "", *lines, "", "</details>"]
 
 
-def _cells(num_tokens: int, row: Row) -> tuple[str, ...]:
+def _cells(num_tokens: int, row: MeasuredRow) -> tuple[str, ...]:
     times = (row.claimed_us, row.measured_us, row.main_us, row.heuristic_us, row.retuned_us)
     words = [word.value for word in (row.verdict, row.decision) if word is not None]
     return (str(num_tokens), *("–" if us is None else f"{us:.1f}" for us in times), ", ".join(words) or "–")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tools.pull_request.documents import PlannedFile
-from tools.pull_request.judgement import Benched
+from tools.pull_request.judgement import BenchedRow
 from tools.store.strict_json import Json
 
 
@@ -20,17 +20,17 @@ class NotMeasuredError(Exception):
 
 
 @dataclass(frozen=True)
-class Bench:
+class BenchedFile:
     """The file beside main's and the heuristic, by batch size; environment as a record has it."""
 
-    rows: Mapping[int, Benched]
+    rows: Mapping[int, BenchedRow]
     environment: Mapping[str, Json]
 
 
-class Site(Protocol):
+class Backend(Protocol):
     """A GPU, or recorded landscapes that stand in for one."""
 
-    def bench(self, file: PlannedFile, limit_s: float) -> Bench:
+    def bench(self, file: PlannedFile, limit_s: float) -> BenchedFile:
         """NotMeasuredError: there is no telling."""
 
     def tune_arguments(self, file: PlannedFile) -> tuple[str, ...]:

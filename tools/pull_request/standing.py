@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tools.measure.verdict import Verdict
-from tools.pull_request.documents import MeasuredFile, Row
+from tools.pull_request.documents import MeasuredFile, MeasuredRow
 from tools.tune.policy import Decision
 
 CLAIM_TOLERANCE_PCT = 5.0
 """Two machines of one kind differ by up to so much in clock and cooling; beyond it a claimed time doesn't hold."""
 
 
-class Standing(enum.Enum):
+class FileSummary(enum.Enum):
     """A file's headline, the worst first."""
 
     SLOWER = "slower"
@@ -33,16 +33,16 @@ class RowGap:
     pct: float
 
 
-def standing(file: MeasuredFile) -> Standing:
+def summary_of(file: MeasuredFile) -> FileSummary:
     rows = file.rows.values()
     if any(is_slower(row) for row in rows):
-        return Standing.SLOWER
+        return FileSummary.SLOWER
     if not rows or any(row.verdict is None for row in rows):
-        return Standing.UNKNOWN
-    return Standing.PROMOTE if any(row.decision is Decision.PROMOTE for row in rows) else Standing.RETAIN
+        return FileSummary.UNKNOWN
+    return FileSummary.PROMOTE if any(row.decision is Decision.PROMOTE for row in rows) else FileSummary.RETAIN
 
 
-def is_slower(row: Row) -> bool:
+def is_slower(row: MeasuredRow) -> bool:
     """Than main's, or than having no file; where the file is removed, main's was faster.
 
     The policy may want the heuristic because main's entry loses to it: no fault of a claim that doesn't.
@@ -76,7 +76,7 @@ def why_unverified(file: MeasuredFile) -> str | None:
     return None
 
 
-def _largest(file: MeasuredFile, pair: Callable[[Row], tuple[float | None, float | None]]) -> RowGap | None:
+def _largest(file: MeasuredFile, pair: Callable[[MeasuredRow], tuple[float | None, float | None]]) -> RowGap | None:
     gaps = [
         RowGap(num_tokens, 100.0 * (above / below - 1.0))
         for num_tokens, row in file.rows.items()

@@ -11,11 +11,11 @@ from tools.pull_request.documents import (
     FileId,
     Leg,
     MeasuredFile,
+    MeasuredRow,
     Plan,
     PlannedFile,
     PlannedShape,
     Results,
-    Row,
 )  # fmt: skip
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
@@ -32,7 +32,7 @@ def results(*files: MeasuredFile) -> dict[str, Results]:
     return {D: Results(PLAN.number, PLAN.head_sha, D, None, files)}
 
 
-def drifted(row: Row, recorded: Recorded | None = None, margin_pct: float = 5.0) -> FileDrift:
+def drifted(row: MeasuredRow, recorded: Recorded | None = None, margin_pct: float = 5.0) -> FileDrift:
     """Of a row whose record says 100 µs, and 200 for the heuristic."""
     recorded = recorded or Recorded(100.0, 0.0, 200.0)
     found = compare(PLAN, results(MeasuredFile(ID, {1: row})), {ID: {1: recorded}}, margin_pct)
@@ -56,30 +56,30 @@ def drifted(row: Row, recorded: Recorded | None = None, margin_pct: float = 5.0)
     ],
 )
 def test_a_row_drifts_by_itself_and_against_the_heuristic(measured_us, heuristic_us, finding: str) -> None:
-    found = drifted(Row(measured_us=measured_us, heuristic_us=heuristic_us))
+    found = drifted(MeasuredRow(measured_us=measured_us, heuristic_us=heuristic_us))
     assert found.rows[0].finding == finding
     assert found.has_drifted is bool(finding)
 
 
 def test_a_noisy_rows_limit_is_wider() -> None:
     noisy = Recorded(100.0, 4.0, 200.0)
-    assert drifted(Row(measured_us=108.0, heuristic_us=200.0), noisy).rows[0].finding == ""
-    assert drifted(Row(measured_us=110.0, heuristic_us=200.0), noisy).rows[0].finding == "slower"
+    assert drifted(MeasuredRow(measured_us=108.0, heuristic_us=200.0), noisy).rows[0].finding == ""
+    assert drifted(MeasuredRow(measured_us=110.0, heuristic_us=200.0), noisy).rows[0].finding == "slower"
 
 
 def test_the_margin_is_asked_for() -> None:
-    assert drifted(Row(measured_us=108.0, heuristic_us=200.0), margin_pct=10.0).rows[0].finding == ""
+    assert drifted(MeasuredRow(measured_us=108.0, heuristic_us=200.0), margin_pct=10.0).rows[0].finding == ""
 
 
 def test_a_row_that_loses_to_no_file_is_a_finding_whatever_it_took() -> None:
-    row = Row(measured_us=100.0, heuristic_us=98.0, verdict=Verdict.SLOWER)
+    row = MeasuredRow(measured_us=100.0, heuristic_us=98.0, verdict=Verdict.SLOWER)
     assert drifted(row, Recorded(100.0, 0.0, 98.0)).rows[0].finding == "2.0 % slower than no file"
-    near = Row(measured_us=100.0, heuristic_us=99.2, verdict=Verdict.SLOWER)
+    near = MeasuredRow(measured_us=100.0, heuristic_us=99.2, verdict=Verdict.SLOWER)
     assert drifted(near, Recorded(100.0, 0.0, 99.2)).rows[0].finding == ""
 
 
 def test_a_record_that_was_retuned_since_the_plan_lends_no_yardstick() -> None:
-    found = drifted(Row(measured_us=120.0, heuristic_us=240.0), Recorded(90.0, 50.0, 200.0))
+    found = drifted(MeasuredRow(measured_us=120.0, heuristic_us=240.0), Recorded(90.0, 50.0, 200.0))
     assert (found.rows[0].heuristic_pct, found.rows[0].finding) == (None, "slower")
 
 
@@ -102,7 +102,7 @@ def test_a_leg_without_results_is_a_finding() -> None:
 def test_how_much_slower_the_machine_reads_is_told() -> None:
     found = compare(
         PLAN,
-        results(MeasuredFile(ID, {1: Row(measured_us=99.0, heuristic_us=220.0)})),
+        results(MeasuredFile(ID, {1: MeasuredRow(measured_us=99.0, heuristic_us=220.0)})),
         {ID: {1: Recorded(100.0, 0.0, 200.0)}},
     )
     assert found[0].pace_pct == pytest.approx(10.0)

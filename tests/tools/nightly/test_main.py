@@ -188,7 +188,7 @@ def test_a_device_without_a_runner_is_never_due(three: Store, tmp_path: Path, mo
 def test_a_plan_that_nothing_could_read_is_one_line(
     three: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.pull_request.documents.MAX_FILES", 1)
+    monkeypatch.setattr("tools.pull_request.documents.MAX_LEG_FILES", 1)
     assert sample(three, tmp_path / "plan.json", "--count", "9") == 2
     told = capsys.readouterr().err
     assert (

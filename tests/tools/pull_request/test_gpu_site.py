@@ -18,8 +18,8 @@ from tools.measure.statistics import Interval
 from tools.measure.verdict import FAILED, Duel, Measured, RowVerdict, Verdict
 from tools.pull_request import gpu_site
 from tools.pull_request.documents import PlannedFile, PlannedShape
-from tools.pull_request.gpu_site import GpuSite, read_bench
-from tools.pull_request.judgement import Benched
+from tools.pull_request.gpu_site import GpuBackend, read_bench
+from tools.pull_request.judgement import BenchedRow
 from tools.pull_request.site import NotMeasuredError
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
@@ -29,7 +29,7 @@ from tools.store.workload import Shape
 from tools.tune import request as tune_request
 from tools.tune.subject import Registries, make_subject
 
-HERE = GpuSite("NVIDIA H100 80GB HBM3", reference_triton(), reference_triton())
+HERE = GpuBackend("NVIDIA H100 80GB HBM3", reference_triton(), reference_triton())
 MAIN = {64: entry(num_stages=2)}
 OLD_TIER = planned()
 OLD_TIER = replace(OLD_TIER, id=replace(OLD_TIER.id, tier="triton_3_4_0"))
@@ -70,19 +70,19 @@ def report(**times_us: float | None) -> dict[str, Any]:
 
 def test_reads_what_the_bench_prints() -> None:
     bench = read_bench(report(own=90, heuristic=120, sglang=130, main=100))
-    assert bench.rows == {64: Benched(90, 100, 120, FASTER, FASTER)}
+    assert bench.rows == {64: BenchedRow(90, 100, 120, FASTER, FASTER)}
     assert bench.environment["sm_count"] == 132
     assert bench.environment["device_name"] == "NVIDIA H100 80GB HBM3"
     assert "kernel" not in bench.environment
 
 
 def test_reads_a_bench_without_a_file_of_mains() -> None:
-    assert read_bench(report(own=90, heuristic=120, sglang=130)).rows == {64: Benched(90, None, 120, None, FASTER)}
+    assert read_bench(report(own=90, heuristic=120, sglang=130)).rows == {64: BenchedRow(90, None, 120, None, FASTER)}
 
 
 def test_an_entry_that_fails_has_no_time_and_its_message_stays_behind() -> None:
     bench = read_bench(report(own=None, heuristic=120, sglang=130, main=100))
-    assert bench.rows == {64: Benched(None, 100, 120, FAILED, FAILED)}
+    assert bench.rows == {64: BenchedRow(None, 100, 120, FAILED, FAILED)}
 
 
 @pytest.mark.parametrize("document", [{}, [], None, {"files": []}, {"files": [{"rows": [{}]}], "environment": {}}])
@@ -93,29 +93,29 @@ def test_what_is_no_bench_is_a_crash(document: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("site", "file", "reason"),
+    ("backend", "file", "reason"),
     [
-        (GpuSite(None, "3.8.0", reference_triton()), planned(), "no_gpu"),
-        (GpuSite("NVIDIA B200", "3.8.0", reference_triton()), planned(), "wrong_device"),
-        (GpuSite("A card that nobody knows", "3.8.0", reference_triton()), planned(), "wrong_device"),
+        (GpuBackend(None, "3.8.0", reference_triton()), planned(), "no_gpu"),
+        (GpuBackend("NVIDIA B200", "3.8.0", reference_triton()), planned(), "wrong_device"),
+        (GpuBackend("A card that nobody knows", "3.8.0", reference_triton()), planned(), "wrong_device"),
         (HERE, planned(device_name=A100), "wrong_device"),
-        (GpuSite(HERE.device_name, None, reference_triton()), planned(), "wrong_triton"),
-        (GpuSite(HERE.device_name, "3.4.0", reference_triton()), planned(), "wrong_triton"),
+        (GpuBackend(HERE.device_name, None, reference_triton()), planned(), "wrong_triton"),
+        (GpuBackend(HERE.device_name, "3.4.0", reference_triton()), planned(), "wrong_triton"),
         (HERE, OLD_TIER, "wrong_triton"),
     ],
 )
-def test_what_cannot_be_measured_here(site: GpuSite, file: PlannedFile, reason: str) -> None:
-    for attempt in (lambda: site.bench(file, 60), lambda: site.tune_arguments(file)):
+def test_what_cannot_be_measured_here(backend: GpuBackend, file: PlannedFile, reason: str) -> None:
+    for attempt in (lambda: backend.bench(file, 60), lambda: backend.tune_arguments(file)):
         with pytest.raises(NotMeasuredError) as error:
             attempt()
         assert error.value.reason == reason
 
 
 @pytest.mark.parametrize(
-    ("site", "file"), [(GpuSite(HERE.device_name, "3.4.0", reference_triton()), OLD_TIER), (HERE, LEGACY)]
+    ("backend", "file"), [(GpuBackend(HERE.device_name, "3.4.0", reference_triton()), OLD_TIER), (HERE, LEGACY)]
 )
-def test_a_tier_is_measured_with_its_triton_and_legacy_files_with_any(site: GpuSite, file: PlannedFile) -> None:
-    assert site.tune_arguments(file)
+def test_a_tier_is_measured_with_its_triton_and_legacy_files_with_any(backend: GpuBackend, file: PlannedFile) -> None:
+    assert backend.tune_arguments(file)
 
 
 class Seen:
@@ -184,7 +184,7 @@ def test_the_tuner_tunes_for_every_shape_where_there_are_several() -> None:
 
 
 def test_default_files_are_measured_under_another_triton_on_purpose() -> None:
-    site = GpuSite(HERE.device_name, "3.9.0", "3.9.0")
-    assert site.tune_arguments(planned())
+    backend = GpuBackend(HERE.device_name, "3.9.0", "3.9.0")
+    assert backend.tune_arguments(planned())
     with pytest.raises(NotMeasuredError, match="wrong_triton"):
-        site.tune_arguments(OLD_TIER)
+        backend.tune_arguments(OLD_TIER)

@@ -7,8 +7,8 @@ import pytest
 from tests.tools.pull_request.documents_builder import entry, planned
 from tools.measure.statistics import Interval
 from tools.measure.verdict import FAILED, Duel, duel
-from tools.pull_request.documents import Row
-from tools.pull_request.judgement import Benched, rows_of
+from tools.pull_request.documents import MeasuredRow
+from tools.pull_request.judgement import BenchedRow, rows_of
 
 MAIN = {64: entry(num_stages=2)}
 
@@ -17,12 +17,14 @@ def against(own_us: float, other_us: float) -> Duel:
     return duel((own_us,), (other_us,))
 
 
-def row_of(own_us: float | None, main_us: float | None, heuristic_us: float | None, *, has_main: bool = True) -> Row:
+def row_of(
+    own_us: float | None, main_us: float | None, heuristic_us: float | None, *, has_main: bool = True
+) -> MeasuredRow:
     """What becomes of one row of a claimed file; None fails to run."""
     rivals = [None if not has_main else main_us, heuristic_us]
     duels = [FAILED if own_us is None or rival is None else against(own_us, rival) for rival in rivals]
     file = planned({64: entry()}, MAIN if has_main else None, {64: 41.5})
-    benched = Benched(own_us, rivals[0], heuristic_us, duels[0] if has_main else None, duels[1])
+    benched = BenchedRow(own_us, rivals[0], heuristic_us, duels[0] if has_main else None, duels[1])
     return rows_of(file, {64: benched}, {64: 40.0})[64]
 
 
@@ -72,7 +74,7 @@ def test_against_the_heuristic_where_main_has_no_file(
 def test_a_removed_file_is_judged_by_what_runs_without_it(
     main_us: float, heuristic_us: float, verdict: str, decision: str
 ) -> None:
-    benched = Benched(main_us, None, heuristic_us, None, against(main_us, heuristic_us))
+    benched = BenchedRow(main_us, None, heuristic_us, None, against(main_us, heuristic_us))
     row = rows_of(planned({}, MAIN), {64: benched}, {})[64]
     assert (row.verdict, row.decision) == (verdict, decision)
     assert (row.claimed_us, row.measured_us, row.main_us) == (None, None, main_us)
@@ -81,13 +83,13 @@ def test_a_removed_file_is_judged_by_what_runs_without_it(
 def test_a_wide_interval_promotes_nothing() -> None:
     """2 % faster in the median, but not beyond doubt."""
     unsure = Duel(Interval(0.95, 0.98, 1.01), against(1, 1).verdict)
-    benched = Benched(98, 100, 120, unsure, against(98, 120))
+    benched = BenchedRow(98, 100, 120, unsure, against(98, 120))
     row = rows_of(planned({64: entry()}, MAIN), {64: benched}, {})[64]
     assert (row.verdict, row.decision) == ("same", "retain")
 
 
 def test_what_nobody_recorded_gets_no_verdict() -> None:
-    row = rows_of(planned({64: entry()}, MAIN), {64: Benched(None, 100, 120, None, None)}, {})[64]
+    row = rows_of(planned({64: entry()}, MAIN), {64: BenchedRow(None, 100, 120, None, None)}, {})[64]
     assert (row.verdict, row.decision) == (None, None)
 
 

@@ -25,10 +25,10 @@ from tests.tools.pull_request.documents_builder import (
 from tools.measure.verdict import duel
 from tools.pull_request import measure
 from tools.pull_request.documents import PlannedFile, read_results, workload_json
-from tools.pull_request.gpu_site import GpuSite
-from tools.pull_request.judgement import Benched
-from tools.pull_request.measure import Limits, Retuned
-from tools.pull_request.site import Bench, NotMeasuredError
+from tools.pull_request.gpu_site import GpuBackend
+from tools.pull_request.judgement import BenchedRow
+from tools.pull_request.measure import Retuned, TimeLimits
+from tools.pull_request.site import BenchedFile, NotMeasuredError
 from tools.store import schemas
 from tools.store.files import read_file, record_path
 from tools.store.launch_config import LaunchConfig
@@ -153,31 +153,31 @@ class TestOnALandscape:
 
 
 @dataclass
-class FakeSite:
+class FakeBackend:
     """A bench whose every time is known. fails: the reason that it gives instead."""
 
     fails: str | None = None
     limits_s: list[float] = field(default_factory=list)
 
-    def bench(self, file: PlannedFile, limit_s: float) -> Bench:
+    def bench(self, file: PlannedFile, limit_s: float) -> BenchedFile:
         self.limits_s.append(limit_s)
         if self.fails:
             raise NotMeasuredError(self.fails)
         won = duel((90.0,), (100.0,))
-        return Bench({m: Benched(90.0, None, 100.0, None, won) for m in file.batch_sizes}, ENVIRONMENT)
+        return BenchedFile({m: BenchedRow(90.0, None, 100.0, None, won) for m in file.batch_sizes}, ENVIRONMENT)
 
     def tune_arguments(self, file: PlannedFile) -> tuple[str, ...]:
         return ("--replay", "nowhere.jsonl.gz")
 
 
-def limits(seconds: float = 3600.0) -> Limits:
-    return Limits(45.0, time.monotonic() + seconds)
+def limits(seconds: float = 3600.0) -> TimeLimits:
+    return TimeLimits(45.0, time.monotonic() + seconds)
 
 
 class TestOneFile:
     @pytest.mark.parametrize("reason", ["no_gpu", "wrong_device", "wrong_triton", "crashed", "timeout"])
     def test_a_bench_that_fails_is_a_reason(self, tmp_path: Path, reason: str) -> None:
-        file, bench = measure.measure(planned(), FakeSite(reason), limits(), tmp_path)
+        file, bench = measure.measure(planned(), FakeBackend(reason), limits(), tmp_path)
         assert (file.is_measured, file.reason, file.rows, bench) == (False, reason, {}, None)
 
     @pytest.mark.parametrize("reason", ["timeout", "crashed"])
@@ -188,7 +188,7 @@ class TestOneFile:
             raise NotMeasuredError(reason)
 
         monkeypatch.setattr(measure, "retune", fail)
-        file, _ = measure.measure(planned(), FakeSite(), limits(), tmp_path)
+        file, _ = measure.measure(planned(), FakeBackend(), limits(), tmp_path)
         assert (file.is_measured, file.reason, file.retuned_file) == (True, reason, False)
         assert file.rows[64].verdict == "faster"
         assert list(tmp_path.iterdir()) == []
@@ -196,32 +196,32 @@ class TestOneFile:
     def test_a_tuner_that_says_nonsense_has_crashed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(measure, "run_tool", lambda *arguments: {"rows": "none"})
         with pytest.raises(NotMeasuredError) as error:
-            measure.retune(planned(), FakeSite(), limits(), tmp_path)
+            measure.retune(planned(), FakeBackend(), limits(), tmp_path)
         assert error.value.reason == "crashed"
         assert list(tmp_path.iterdir()) == []
 
     def test_no_file_of_the_pull_requests_is_ever_handed_on(self, tmp_path: Path) -> None:
         """The tuner refuses this replay; the claimed file, laid out as its incumbent, must not stay."""
-        file, _ = measure.measure(planned(), FakeSite(), limits(), tmp_path)
+        file, _ = measure.measure(planned(), FakeBackend(), limits(), tmp_path)
         assert file.reason == "unsupported"
         assert list(tmp_path.iterdir()) == []
 
     def test_what_the_legs_time_does_not_suffice_for_is_a_timeout(self, tmp_path: Path) -> None:
-        site = FakeSite()
-        file, _ = measure.measure(planned(), site, limits(-1.0), tmp_path)
-        assert (file.reason, site.limits_s) == ("timeout", [])
+        backend = FakeBackend()
+        file, _ = measure.measure(planned(), backend, limits(-1.0), tmp_path)
+        assert (file.reason, backend.limits_s) == ("timeout", [])
 
     def test_no_child_may_take_longer_than_the_leg(self, tmp_path: Path) -> None:
-        site = FakeSite("crashed")
-        measure.measure(planned(), site, limits(5.0), tmp_path)
-        assert 0 < site.limits_s[0] <= 5.0
+        backend = FakeBackend("crashed")
+        measure.measure(planned(), backend, limits(5.0), tmp_path)
+        assert 0 < backend.limits_s[0] <= 5.0
 
 
 class TestCommandLine:
     def test_a_machine_without_a_gpu_writes_results_that_say_so(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(GpuSite, "here", classmethod(lambda cls, wanted: cls(None, "3.8.0", wanted)))
+        monkeypatch.setattr(GpuBackend, "here", classmethod(lambda cls, wanted: cls(None, "3.8.0", wanted)))
         plan = {"schema_version": 1, "number": NUMBER, "head_sha": SHA, "base_sha": OTHER_SHA}
         leg = {"device_name": H100, "workloads": [workload_of({64: entry()})]}
         path = write_json(tmp_path / "plan.json", {**plan, "legs": [leg]})

@@ -12,25 +12,27 @@ import pytest
 from tests.tools.pull_request.documents_builder import A100, ENVIRONMENT, H100, NUMBER, SHA, entry, planned
 from tools.measure.verdict import Verdict
 from tools.pull_request.artifacts import NO_RESULTS
-from tools.pull_request.documents import Leg, MeasuredFile, Plan, PlannedFile, PlannedShape, Results, Row
+from tools.pull_request.documents import Leg, MeasuredFile, MeasuredRow, Plan, PlannedFile, PlannedShape, Results
 from tools.pull_request.report_text import MAX_CHARACTERS, REASONS, code, render
 from tools.store.schemas import SCHEMA_FOLDER
 from tools.tune.policy import Decision
 
 GOLDEN = Path(__file__).with_name("report.golden.md")
 
-FASTER = Row(88.0, 90.0, 100.0, 120.0, 89.0, Verdict.FASTER, Decision.PROMOTE)
-SAME = Row(99.5, 99.8, 100.0, 120.0, 97.5, Verdict.SAME, Decision.RETAIN)
-SLOWER = Row(90.0, 101.0, 100.0, 120.0, 95.0, Verdict.SLOWER, Decision.RETAIN)
-FAILS = Row(90.0, None, 100.0, 120.0, 95.0, Verdict.SLOWER, Decision.RETAIN)
-NEW = Row(None, 90.0, None, 100.0, None, Verdict.FASTER, Decision.PROMOTE)
-REMOVED = Row(None, None, 100.0, 120.0, None, Verdict.SLOWER, Decision.RETAIN)
-UNKNOWN = Row(90.0, None, 100.0, 120.0)
+FASTER = MeasuredRow(88.0, 90.0, 100.0, 120.0, 89.0, Verdict.FASTER, Decision.PROMOTE)
+SAME = MeasuredRow(99.5, 99.8, 100.0, 120.0, 97.5, Verdict.SAME, Decision.RETAIN)
+SLOWER = MeasuredRow(90.0, 101.0, 100.0, 120.0, 95.0, Verdict.SLOWER, Decision.RETAIN)
+FAILS = MeasuredRow(90.0, None, 100.0, 120.0, 95.0, Verdict.SLOWER, Decision.RETAIN)
+NEW = MeasuredRow(None, 90.0, None, 100.0, None, Verdict.FASTER, Decision.PROMOTE)
+REMOVED = MeasuredRow(None, None, 100.0, 120.0, None, Verdict.SLOWER, Decision.RETAIN)
+UNKNOWN = MeasuredRow(90.0, None, 100.0, 120.0)
 
 MAIN = {64: entry(num_stages=2), 128: entry(num_stages=2)}
 
 
-def case(number: int, planned_file: PlannedFile, *rows: Row, **measured: object) -> tuple[PlannedFile, MeasuredFile]:
+def case(
+    number: int, planned_file: PlannedFile, *rows: MeasuredRow, **measured: object
+) -> tuple[PlannedFile, MeasuredFile]:
     """A file with a name of its own, and what was measured of it at 64, 128, …"""
     workload = replace(planned_file.id.workload, N=128 * number)
     named = replace(planned_file, id=replace(planned_file.id, workload=workload))

@@ -6,44 +6,44 @@ import pytest
 
 from tests.tools.pull_request.documents_builder import workload
 from tools.measure.verdict import Verdict
-from tools.pull_request.documents import FileId, MeasuredFile, Row
-from tools.pull_request.standing import Standing, claim_gap, retuned_gap, standing, why_unverified
+from tools.pull_request.documents import FileId, MeasuredFile, MeasuredRow
+from tools.pull_request.standing import FileSummary, claim_gap, retuned_gap, summary_of, why_unverified
 from tools.tune.policy import Decision
 
-BETTER = Row(100, 101, 110, 120, 100, Verdict.FASTER, Decision.PROMOTE)
-SAME = Row(100, 101, 101, 120, 100, Verdict.SAME, Decision.RETAIN)
-SLOWER = Row(100, 101, 99, 120, 99, Verdict.SLOWER, Decision.RETAIN)
-NO_FILE_IS_BETTER = Row(100, 101, 110, 90, 90, Verdict.FASTER, Decision.BASELINE)
-MAIN_LOSES_TO_NO_FILE = Row(100, 99.5, 100, 99.6, 99, Verdict.SAME, Decision.BASELINE)
-UNKNOWN = Row(100, None, None, 120)
+BETTER = MeasuredRow(100, 101, 110, 120, 100, Verdict.FASTER, Decision.PROMOTE)
+SAME = MeasuredRow(100, 101, 101, 120, 100, Verdict.SAME, Decision.RETAIN)
+SLOWER = MeasuredRow(100, 101, 99, 120, 99, Verdict.SLOWER, Decision.RETAIN)
+NO_FILE_IS_BETTER = MeasuredRow(100, 101, 110, 90, 90, Verdict.FASTER, Decision.BASELINE)
+MAIN_LOSES_TO_NO_FILE = MeasuredRow(100, 99.5, 100, 99.6, 99, Verdict.SAME, Decision.BASELINE)
+UNKNOWN = MeasuredRow(100, None, None, 120)
 
 
-def file(*rows: Row, **changes: bool) -> MeasuredFile:
+def file(*rows: MeasuredRow, **changes: bool) -> MeasuredFile:
     return MeasuredFile(FileId(workload(), "default"), dict(enumerate(rows, start=1)), **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ((BETTER, SAME), Standing.PROMOTE),
-        ((SAME, SAME), Standing.RETAIN),
-        ((BETTER, SAME, SLOWER), Standing.SLOWER),
-        ((BETTER, NO_FILE_IS_BETTER), Standing.SLOWER),
-        ((BETTER, MAIN_LOSES_TO_NO_FILE), Standing.PROMOTE),
-        ((BETTER, UNKNOWN), Standing.UNKNOWN),
-        ((UNKNOWN, SLOWER), Standing.SLOWER),
-        ((), Standing.UNKNOWN),
+        ((BETTER, SAME), FileSummary.PROMOTE),
+        ((SAME, SAME), FileSummary.RETAIN),
+        ((BETTER, SAME, SLOWER), FileSummary.SLOWER),
+        ((BETTER, NO_FILE_IS_BETTER), FileSummary.SLOWER),
+        ((BETTER, MAIN_LOSES_TO_NO_FILE), FileSummary.PROMOTE),
+        ((BETTER, UNKNOWN), FileSummary.UNKNOWN),
+        ((UNKNOWN, SLOWER), FileSummary.SLOWER),
+        ((), FileSummary.UNKNOWN),
     ],
 )
-def test_the_worst_row_decides(rows: tuple[Row, ...], expected: Standing) -> None:
-    assert standing(file(*rows)) is expected
+def test_the_worst_row_decides(rows: tuple[MeasuredRow, ...], expected: FileSummary) -> None:
+    assert summary_of(file(*rows)) is expected
 
 
 def test_a_claim_is_compared_where_the_file_was_measured() -> None:
-    gap = claim_gap(file(UNKNOWN, BETTER, Row(100, 107)))
+    gap = claim_gap(file(UNKNOWN, BETTER, MeasuredRow(100, 107)))
     assert gap is not None
     assert (gap.num_tokens, round(gap.pct, 6)) == (3, 7.0)
-    assert claim_gap(file(Row(None, 107), UNKNOWN)) is None
+    assert claim_gap(file(MeasuredRow(None, 107), UNKNOWN)) is None
 
 
 def test_only_a_kept_re_tuned_file_gains_anything() -> None:
@@ -54,7 +54,7 @@ def test_only_a_kept_re_tuned_file_gains_anything() -> None:
 
 
 @pytest.mark.parametrize("rows", [(BETTER,), (SAME, BETTER), (MAIN_LOSES_TO_NO_FILE,)])
-def test_a_clean_file_is_verified(rows: tuple[Row, ...]) -> None:
+def test_a_clean_file_is_verified(rows: tuple[MeasuredRow, ...]) -> None:
     assert why_unverified(file(*rows)) is None
 
 
@@ -65,8 +65,11 @@ def test_a_clean_file_is_verified(rows: tuple[Row, ...]) -> None:
         ((BETTER, UNKNOWN), "M=2: no time was measured"),
         ((BETTER, SLOWER), "M=2: slower than main's file or the heuristic"),
         ((NO_FILE_IS_BETTER,), "M=1: slower than main's file or the heuristic"),
-        ((Row(100, 105.2, 110, 120, None, Verdict.FASTER, Decision.PROMOTE),), "M=1: 5.2 % above the recorded time"),
+        (
+            (MeasuredRow(100, 105.2, 110, 120, None, Verdict.FASTER, Decision.PROMOTE),),
+            "M=1: 5.2 % above the recorded time",
+        ),
     ],
 )
-def test_one_bad_row_keeps_a_file_from_being_verified(rows: tuple[Row, ...], reason: str) -> None:
+def test_one_bad_row_keeps_a_file_from_being_verified(rows: tuple[MeasuredRow, ...], reason: str) -> None:
     assert why_unverified(file(*rows)) == reason
