@@ -11,11 +11,8 @@ from pathlib import Path
 from tools.cli import hand_on, path_argument, run
 from tools.git import is_sha
 from tools.github.api import Api, ApiError
-from tools.github.comment import comment
-from tools.github.issue import issue
-from tools.github.lookup import lookup, read_event
-from tools.github.marked import read_body
-from tools.github.pull import Refused, open_pull
+from tools.github.posts import comment, issue, open_pull, read_body
+from tools.github.pull import Refused, lookup, read_event
 from tools.github.push import push
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.github.api import ApiError
-from tools.github.marked import AUTHOR, one_line
+from tools.github.posts import AUTHOR, one_line
 from tools.text import printable
 
 TIMEOUT_S = 300
