@@ -222,7 +222,7 @@ class TestANewTriton:
         assert self.triton(three, tmp_path, monkeypatch, "3.0.0") == f"triton={reference_triton()}"
 
     def test_pip_is_asked(self, three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tools.nightly.files.newest_triton", lambda: "triton (99.1.0)")
+        monkeypatch.setattr("tools.nightly.sample.newest_triton", lambda: "triton (99.1.0)")
         assert self.triton(three, tmp_path, monkeypatch, "pip") == "triton=99.1.0"
 
     @pytest.mark.parametrize("newest", ["soon", "3.8.0rc1"])
