@@ -16,9 +16,8 @@ from pathlib import Path
 
 import fused_moe_configs
 from tools.canary import report
-from tools.canary.engines import ENGINES
-from tools.canary.package import Package, PackageError, open_package
-from tools.canary.session import EngineReport, LoaderFiles, check
+from tools.canary.check import EngineReport, LoaderFiles, check
+from tools.canary.engines import ENGINES, Package, PackageError, open_package
 from tools.checkout import reference_triton
 from tools.cli import path_argument, run
 from tools.registry.devices import load_devices

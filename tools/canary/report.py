@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tools.canary.session import Difference, EngineReport
+from tools.canary.check import Difference, EngineReport
 from tools.text import counted, printable
 
 MOST_SHOWN = 25

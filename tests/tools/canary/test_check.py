@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.canary import questions
+from tools.canary import answers
 from tools.canary.__main__ import main
 from tools.checkout import reference_triton
 
@@ -18,8 +18,8 @@ def test_an_exported_file_that_is_never_asked_for_is_a_finding(
 ) -> None:
     configs.add(f"E=8,N=64,device_name={H100}.json")
     configs.add(f"E=8,N=96,device_name={H100}.json")
-    all_of = questions.of_store
-    monkeypatch.setattr(questions, "of_store", lambda *arguments: all_of(*arguments)[:1])
+    all_of = answers.questions_of_store
+    monkeypatch.setattr(answers, "questions_of_store", lambda *arguments: all_of(*arguments)[:1])
     assert main([f"vllm={vllm.unpacked(tmp_path / 'unpacked')}"]) == 1
     said = capsys.readouterr().out
     assert (
