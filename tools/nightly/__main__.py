@@ -17,9 +17,8 @@ from tools.checkout import CONFIGS, reference_triton
 from tools.cli import hand_on, path_argument, run
 from tools.nightly import drift, sample
 from tools.nightly.sample import NightlyError
-from tools.pull_request.artifacts import results_of
-from tools.pull_request.documents import DocumentError, plan_json, read_plan, why_too_large
-from tools.pull_request.runners import RunnersError, with_runner
+from tools.pull_request.documents import DocumentError, plan_json, read_plan, results_of, why_too_large
+from tools.pull_request.plan import RunnersError, with_runner
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.registry.reading import RegistryError

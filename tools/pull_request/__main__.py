@@ -14,12 +14,19 @@ from tools.checkout import CHECKOUT
 from tools.cli import hand_on, path_argument, run
 from tools.findings import Finding, Report, as_github, emit
 from tools.git import CommitError, Repository, is_sha
-from tools.pull_request import diff_report, gate
-from tools.pull_request.diff_session import compare, make_diff
+from tools.pull_request import changes, diff_report
+from tools.pull_request.diff import compare, make_diff
 from tools.pull_request.documents import plan_json
-from tools.pull_request.plan import Plan, Registries
-from tools.pull_request.plan_session import PlanOutcome, PlanRequest, Rules, make_plan
-from tools.pull_request.runners import RunnersError, with_runner
+from tools.pull_request.plan import (
+    Plan,
+    PlanOutcome,
+    PlanRequest,
+    Registries,
+    Rules,
+    RunnersError,
+    make_plan,
+    with_runner,
+)
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
@@ -98,8 +105,8 @@ def _diff(args: argparse.Namespace) -> int:
     emit(diff_report.FORMATS[args.format](diff))
     if args.merged:
         return 0
-    commit = gate.verified_commit(args.of, os.environ.get("GITHUB_REPOSITORY", ""))
-    refusals = gate.merge_refusals(found.changed, found.versions, commit)
+    commit = changes.verified_commit(args.of, os.environ.get("GITHUB_REPOSITORY", ""))
+    refusals = changes.merge_refusals(found.changed, found.versions, commit)
     _refuse(refusals)
     return 1 if refusals else 0
 

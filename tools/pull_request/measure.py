@@ -7,16 +7,29 @@ changes its entries, through `tools.tune`. What goes wrong with one is a reason 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
-from tools.checkout import reference_triton
+from tools.bench.contestants import HEURISTIC, NO_FILE, Contestant
+from tools.checkout import CHECKOUT, reference_triton
 from tools.cli import path_argument, say
-from tools.launch.heuristics import UnknownHeuristicError, vllm_heuristic
-from tools.pull_request.children import run_tool
+from tools.compile.outcome import Status
+from tools.launch.heuristics import UnknownHeuristicError, clamped, vllm_heuristic
+from tools.measure.device import find_gpu
+from tools.measure.statistics import Interval
+from tools.measure.verdict import SAME_ENTRY, Duel, Verdict, duel
 from tools.pull_request.documents import (
     CONFIGS,
     DEFAULT_TIER,
@@ -29,15 +42,17 @@ from tools.pull_request.documents import (
     read_plan,
     results_json,
 )
-from tools.pull_request.gpu_site import GpuBackend
-from tools.pull_request.judgement import rows_of
-from tools.pull_request.replay_site import ReplayBackend
-from tools.pull_request.site import Backend, BenchedFile, NotMeasuredError
+from tools.pull_request.judge import BenchedRow, rows_of
+from tools.registry.devices import load_devices
 from tools.registry.shapes import quant_mode_of
-from tools.store.files import canonical_entries, record_path, version_folder, write_file
-from tools.store.strict_json import Json
-from tools.store.tiers import LEGACY
+from tools.store.files import canonical_entries, canonical_record, record_path, version_folder, write_file
+from tools.store.launch_config import LaunchConfig
+from tools.store.strict_json import Json, parse
+from tools.store.tiers import LEGACY, RECORDS
 from tools.text import shown, shown_path
+from tools.tune.journal import Journal, JournalError, read_journal
+from tools.tune.model import Confirmed, Screened
+from tools.tune.tuner import baselines
 
 BENCH_LIMIT_S = 900.0
 TUNE_SPARE_S = 300.0
@@ -193,3 +208,250 @@ def _told(file: MeasuredFile) -> str:
         return f"not measured ({file.reason})"
     kept = "re-tuning found another file" if file.retuned_file else "no other file"
     return f"{len(file.rows)} rows, {kept}" + (f", not re-tuned ({file.reason})" if file.reason else "")
+
+
+# Where a planned file is measured: what every such place offers, and how it says that it can't.
+
+
+class NotMeasuredError(Exception):
+    """reason: a member of schema/results.schema.json's enumeration."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class BenchedFile:
+    """The file beside main's and the heuristic, by batch size; environment as a record has it."""
+
+    rows: Mapping[int, BenchedRow]
+    environment: Mapping[str, Json]
+
+
+class Backend(Protocol):
+    """A GPU, or recorded landscapes that stand in for one."""
+
+    def bench(self, file: PlannedFile, limit_s: float) -> BenchedFile:
+        """NotMeasuredError: there is no telling."""
+
+    def tune_arguments(self, file: PlannedFile) -> tuple[str, ...]:
+        """What names the workload to `tools.tune` here. NotMeasuredError: it can't be tuned here."""
+
+
+# On this machine's GPU: `tools.bench` as a child process, after a look at what is here.
+
+MAIN = "main"
+"""The folder that main's file is laid into; `tools.bench` calls a contestant by its folder."""
+
+
+@dataclass(frozen=True)
+class GpuBackend:
+    """device_name: as the driver reports it, None: no GPU. triton: None: not installed.
+
+    wanted: the Triton that default files are measured with on purpose, to see whether they hold under it.
+    """
+
+    device_name: str | None
+    triton: str | None
+    wanted: str
+
+    @classmethod
+    def here(cls, wanted: str) -> GpuBackend:
+        """What this machine has; torch is not imported for it."""
+        try:
+            triton = metadata.version("triton")
+        except metadata.PackageNotFoundError:
+            triton = None
+        return cls(find_gpu(), triton, wanted)
+
+    def bench(self, file: PlannedFile, limit_s: float) -> BenchedFile:
+        """Claimed beside main's beside the heuristic, interleaved; main's alone where the claim is its removal."""
+        self._check(file)
+        name = file.id.workload.file_name()
+        with TemporaryDirectory() as scratch:
+            own = Path(scratch, "own")
+            shapes: list[Json] = [{"K": shape.K, "top_k": shape.top_k} for shape in file.shapes]
+            write_file(own / name, canonical_entries(file.claimed or file.main))
+            # The bench takes its shapes from the record beside the file.
+            write_file(own / RECORDS / name, canonical_record({"shapes": shapes}))
+            arguments = [str(own / name), "--format", "json", "--against", HEURISTIC]
+            if file.claimed and file.main:
+                write_file(Path(scratch, MAIN, name), canonical_entries(file.main))
+                arguments += ["--against", str(Path(scratch, MAIN, name))]
+            # Exit 1 says that a row is slower, which is a result.
+            document = run_tool("tools.bench", arguments, limit_s, good=(0, 1))
+        return read_bench(document)
+
+    def tune_arguments(self, file: PlannedFile) -> tuple[str, ...]:
+        """The sizes; every registered shape where the plan has several."""
+        self._check(file)
+        workload, first = file.id.workload, file.shapes[0]
+        sizes = {"--E": workload.E, "--N": workload.N, "--K": first.K, "--top-k": first.top_k}
+        block_shape = () if workload.block_shape is None else ("--block-shape", "{},{}".format(*workload.block_shape))
+        return (
+            *(word for flag, size in sizes.items() for word in (flag, str(size))),
+            *(() if workload.dtype is None else ("--dtype", workload.dtype)),
+            *block_shape,
+            *(("--per-channel-quant",) if workload.per_channel_quant else ()),
+            *(("--all-shapes",) if len(file.shapes) > 1 else ()),
+        )
+
+    def _check(self, file: PlannedFile) -> None:
+        if self.device_name is None:
+            raise NotMeasuredError("no_gpu")
+        device = load_devices().get(self.device_name)
+        if device is None or file.id.workload.device_name not in device.names:
+            raise NotMeasuredError("wrong_device")
+        if self.triton is None or not _serves(self.triton, file.id.tier, self.wanted):
+            raise NotMeasuredError("wrong_triton")
+
+
+def _serves(triton: str, tier: str, wanted: str) -> bool:
+    """Whether figures of this Triton speak for the tier. Legacy files say nothing about theirs."""
+    folders = {DEFAULT_TIER: version_folder(wanted), LEGACY: version_folder(triton)}
+    return version_folder(triton) == folders.get(tier, tier)
+
+
+def read_bench(document: Mapping[str, Any]) -> BenchedFile:
+    """Of one file, from the JSON that `tools.bench` prints. Pure. NotMeasuredError: it isn't what it prints."""
+    try:
+        rows = {row["num_tokens"]: _row(row) for row in document["files"][0]["rows"]}
+        return BenchedFile(rows, _environment(document["environment"]))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise NotMeasuredError("crashed") from error
+
+
+def _row(row: Mapping[str, Any]) -> BenchedRow:
+    own = next(iter(row["measured"]))
+    times = {name: measured["us"] and measured["us"]["median"] for name, measured in row["measured"].items()}
+    duels = {name: _duel(duel) for name, duel in row["duels"].items()}
+    return BenchedRow(times[own], times.get(MAIN), times[NO_FILE], duels.get(MAIN), duels[NO_FILE])
+
+
+def _duel(duel: Mapping[str, Any]) -> Duel:
+    return Duel(duel["ratio"] and Interval(**duel["ratio"]), Verdict(duel["verdict"]))
+
+
+def _environment(told: Mapping[str, str]) -> dict[str, Json]:
+    """As a record has it; the bench's JSON knows a day and a kernel besides."""
+    same = ("compute_capability", "driver", "cuda", "torch", "triton", "python")
+    found: dict[str, Json] = {"device_name": told["device"], "sm_count": int(told["sm_count"])}
+    return found | {name: told[name] for name in same}
+
+
+# Recorded landscapes stand in for a GPU: what an entry took then is what it takes now. For tests and dry runs.
+
+Times = Mapping[tuple[int, int, LaunchConfig], float]
+"""µs by batch size, shape and entry."""
+
+
+@dataclass(frozen=True)
+class ReplayBackend:
+    """folder: holds `NAME.jsonl.gz` for a tuned file `NAME.json`."""
+
+    folder: Path
+
+    def bench(self, file: PlannedFile, limit_s: float) -> BenchedFile:  # noqa: ARG002 (a landscape answers at once)
+        """What the landscape holds of claimed, main's and the heuristic's entries; the rest is not known."""
+        try:
+            journal = read_journal(self._landscape(file))
+        except JournalError as error:
+            raise NotMeasuredError("crashed") from error
+        times = times_of(journal)
+        rows = {m: _recorded_row(file, journal, times, m) for m in file.batch_sizes}
+        return BenchedFile(rows, (journal.device or {}).get("environment") or journal.header.environment)
+
+    def tune_arguments(self, file: PlannedFile) -> tuple[str, ...]:
+        """The landscape says the workload and its shapes."""
+        return ("--replay", str(self._landscape(file).absolute()))
+
+    def _landscape(self, file: PlannedFile) -> Path:
+        path = self.folder / f"{file.id.relative.stem}.jsonl.gz"
+        if not path.is_file():
+            raise NotMeasuredError("unsupported")
+        return path
+
+
+def times_of(journal: Journal) -> Times:
+    """Up and down together: the median of a confirmation's samples, else what screening saw."""
+    screened: dict[tuple[int, int, LaunchConfig], float] = {}
+    confirmed: dict[tuple[int, int, LaunchConfig], float] = {}
+    for entry in journal.entries:
+        match entry.event:
+            case Screened(job, Status.OK) as event:
+                screened[job.num_tokens, job.shape, job.config] = event.total_us
+            case Confirmed(job, all_series):
+                for series in all_series:
+                    if series.total_us:
+                        key = job.num_tokens, job.shape, series.config
+                        confirmed.setdefault(key, statistics.median(series.total_us))
+    return {**screened, **confirmed}
+
+
+def _recorded_row(file: PlannedFile, journal: Journal, times: Times, num_tokens: int) -> BenchedRow:
+    """Under the shape where the file does worst."""
+    heuristic, _ = baselines(journal.header.subject, num_tokens)
+    own = _entry(file, file.claimed or file.main, num_tokens)
+    main = _entry(file, file.main, num_tokens) if file.claimed else None
+    found = []
+    for shape in range(len(journal.header.subject.shapes)):
+        own_us, main_us, heuristic_us = (
+            times.get((num_tokens, shape, config)) if config else None for config in (own, main, heuristic)
+        )
+        against_main = SAME_ENTRY if own == main else _recorded_duel(own_us, main_us)
+        against_heuristic = SAME_ENTRY if own == heuristic else _recorded_duel(own_us, heuristic_us)
+        found.append(BenchedRow(own_us, main_us, heuristic_us, against_main, against_heuristic))
+    return max(found, key=_worst)
+
+
+def _entry(file: PlannedFile, entries: Mapping[int, LaunchConfig], num_tokens: int) -> LaunchConfig | None:
+    return clamped(Contestant("", entries).entry(num_tokens), file.id.workload) if entries else None
+
+
+def _recorded_duel(own_us: float | None, other_us: float | None) -> Duel | None:
+    return None if own_us is None or other_us is None else duel((own_us,), (other_us,))
+
+
+def _worst(row: BenchedRow) -> float:
+    ratios = [duel.ratio.median for duel in (row.against_main, row.against_heuristic) if duel and duel.ratio]
+    return max(ratios, default=0.0)
+
+
+# Our own commands as child processes: what hangs or crashes in one workload must not take the others with it.
+
+MAX_OUTPUT_BYTES = 16 << 20
+_IMPOSSIBLE = 2
+
+
+def run_tool(module: str, arguments: Sequence[str], limit_s: float, *, good: Sequence[int] = (0,)) -> Any:
+    """The JSON that `python -m MODULE …` prints; what it tells people goes to our stderr.
+
+    NotMeasuredError: «timeout» after limit_s, with everything it started; «unsupported» where it says impossible here
+    (exit 2); «crashed» for any other end, and where it printed no JSON.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, cwd=CHECKOUT, start_new_session=True
+        )
+        try:
+            code = process.wait(max(0.0, limit_s))
+        except subprocess.TimeoutExpired as error:
+            raise NotMeasuredError("timeout") from error
+        finally:
+            _end(process)
+        if code not in good:
+            raise NotMeasuredError("unsupported" if code == _IMPOSSIBLE else "crashed")
+        output.seek(0)
+        document, faults = parse(output.read(MAX_OUTPUT_BYTES))
+    if faults:
+        raise NotMeasuredError("crashed")
+    return document
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With its whole group; what has a group of its own (tools.child_process) dies with its parent."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

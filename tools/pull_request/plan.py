@@ -1,4 +1,4 @@
-"""The plan: what a GPU runner may measure of a pull request, as numbers and members of enumerations. Pure.
+"""The plan: what a GPU runner may measure of a pull request, as numbers and members of enumerations.
 
 Every launch config is read with the core and written anew. Shapes come from main's registry; one that only the pull
 request's record names is taken within bounds and marked so.
@@ -6,21 +6,42 @@ request's record names is taken within bounds and marked so.
 
 from __future__ import annotations
 
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tools.findings import Finding
-from tools.pull_request.changes import config_path, records_path, refused
-from tools.pull_request.files import Version
-from tools.pull_request.gate import unearned, writes_verified
+from tools.findings import Finding, Severity
+from tools.git import CommitError, Entry, Repository
+from tools.pull_request.changes import (
+    ROOT,
+    Change,
+    Version,
+    below_root,
+    changes,
+    config_path,
+    oversized,
+    path_refusals,
+    records_path,
+    refused,
+    touches_registry,
+    tuned_paths,
+    unearned,
+    writes_verified,
+)
+from tools.pull_request.documents import MERGED, why_too_large
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.registry.sharding import explain_pair
+from tools.store import schemas
 from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json
-from tools.store.workload import Shape, Workload
+from tools.store.workload import Layout, Shape, Workload
+from tools.text import shown, shown_path
+from tools.validate import runner
+from tools.validate.exceptions import Exceptions
 
 ASSUMED_SHAPE = Shape(K=4096, top_k=2)
 """Mixtral 8x7B's, where neither main's registry nor the record says it."""
@@ -248,3 +269,180 @@ def _by_batch_size(rows: Mapping[int, Json]) -> dict[str, Json]:
 
 def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes < 2**70 else "over 2^40 GiB"
+
+
+# The edge: from a commit to its checked plan. Reads the objects, has them proved, gathers every refusal.
+
+Tree = Mapping[str, Entry]
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """Which commit of which pull request is to be measured against which commit of main. All are whole names.
+
+    number 0: no pull request; the commit is main's own, and base_sha is where main stood before.
+    """
+
+    number: int
+    head_sha: str
+    base_sha: str
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decides besides the code: main's registries and the findings it tolerates."""
+
+    registries: Registries
+    exceptions: Exceptions
+
+
+@dataclass(frozen=True)
+class PlanOutcome:
+    """The plan, or why there is none."""
+
+    plan: Plan | None
+    refusals: tuple[Finding, ...]
+
+
+def make_plan(request: PlanRequest, repository: Repository, rules: Rules) -> PlanOutcome:
+    """Reads the commit as data. CommitError: it isn't here, has moved on, or is beyond every limit."""
+    check_head(request, repository)
+    left_at = repository.merge_base(request.base_sha, request.head_sha)
+    head = repository.tree(request.head_sha)
+    changed = changes(repository.tree(left_at), head)
+    if request.number == MERGED:
+        changed = below_root(changed)  # the rest is main's own code, reviewed and merged
+    if found := path_refusals(changed):
+        return PlanOutcome(None, tuple(found))
+    sizes = repository.sizes(change.after.sha for change in changed if change.after is not None)
+    if found := oversized(changed, sizes, repository.limits.blob_bytes):
+        return PlanOutcome(None, tuple(found))
+    main = {path: entry for path, entry in repository.tree(request.base_sha).items() if path.startswith(f"{ROOT}/")}
+    merged = _merged(main, changed)
+    contents = _Contents.read(repository, main, merged, neighbourhood(changed, {*main, *merged}))
+    files = [contents.changed(relative) for relative in tuned_paths(changed)]
+    found = prove(contents.merged, rules.registries.devices, rules.exceptions)
+    found = found or plan_refusals(files, rules.registries)
+    if found:
+        return PlanOutcome(None, tuple(_with_hint(found, changed)))
+    plan = Plan(request.number, request.head_sha, request.base_sha, legs(files, rules.registries))
+    document = plan.to_json()
+    if why := why_too_large(document):
+        return PlanOutcome(None, (refused(ROOT, "size", why, "split the change over several pull requests"),))
+    for fault in schemas.faults("plan", document):
+        raise CommitError("plan", shown(f"{fault.where}: {fault.message}"), "report it with this commit")
+    return PlanOutcome(plan, ())
+
+
+def check_head(request: PlanRequest, repository: Repository) -> None:
+    """CommitError: the head isn't a commit of this repository, or the pull request was pushed anew since."""
+    is_merged = request.number == MERGED
+    where = "main" if is_merged else f"pull request {request.number}"
+    reference = "refs/heads/main" if is_merged else f"refs/pull/{request.number}/head"
+    here = None if is_merged else repository.ref(reference)  # main may go on: each push has a run of its own
+    if here is not None and here != request.head_sha:
+        message = f"expected its head at {request.head_sha[:12]}, found {shown(here[:12])}"
+        fix = "it was pushed anew: look at the new commit and start again with it"
+        raise CommitError(where, message, fix)
+    if not repository.has_commit(request.head_sha):
+        message = f"expected the commit {request.head_sha[:12]} in this repository, found none"
+        fix = f"git fetch origin +{reference}:{reference}; if it was pushed anew, start again with its head"
+        raise CommitError(where, message, fix)
+
+
+def neighbourhood(changed: Sequence[Change], paths: set[str]) -> set[str]:
+    """The paths that the rules look at together with the changed ones: records, twins, the same name in all tiers."""
+    names = {_stem(change.path) for change in changed}
+    return {path for path in paths if _stem(path) in names}
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem.removesuffix("_down")
+
+
+def _merged(main: Tree, changed: Sequence[Change]) -> Tree:
+    """Main's files with the pull request's changes: what a merge would leave."""
+    removed = {change.path for change in changed if change.after is None}
+    kept = {path: entry for path, entry in main.items() if path not in removed}
+    return {**kept, **{change.path: change.after for change in changed if change.after is not None}}
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """The bytes of the files in question, as main has them and as they would be merged."""
+
+    main: Mapping[str, bytes]
+    merged: Mapping[str, bytes]
+
+    @classmethod
+    def read(cls, repository: Repository, main: Tree, merged: Tree, paths: set[str]) -> _Contents:
+        blobs = repository.blobs(tree[path].sha for path in sorted(paths) for tree in (main, merged) if path in tree)
+        before, after = ({path: blobs[tree[path].sha] for path in paths & tree.keys()} for tree in (main, merged))
+        return cls(before, after)
+
+    def changed(self, relative: PurePosixPath) -> Changed:
+        claimed, main = (
+            Version(relative, files.get(config_path(relative)), files.get(records_path(relative)))
+            for files in (self.merged, self.main)
+        )
+        return Changed(claimed, main)
+
+
+def _with_hint(found: Sequence[Finding], changed: Sequence[Change]) -> list[Finding]:
+    """An unknown device is most likely one that the same pull request adds to the registry."""
+    if not touches_registry(changed):
+        return list(found)
+    fix = "the registry counts as main has it: add the device in a pull request of its own first"
+    return [replace(finding, fix=fix) if finding.rule == "device" else finding for finding in found]
+
+
+# The validator's rules on files that lie nowhere yet: they are written to a temporary tree and proved there.
+
+
+def prove(files: Mapping[str, bytes], devices: DeviceRegistry, exceptions: Exceptions) -> list[Finding]:
+    """Every error that the rules find in these files, by paths from the root of the repository.
+
+    The paths have passed `path_refusals`: they are names of the grammar below configs/.
+    """
+    with tempfile.TemporaryDirectory(prefix="fused-moe-configs-") as folder:
+        root = Path(folder).resolve()
+        for path, data in files.items():
+            target = root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        if not files:
+            return []
+        report = runner.validate([root / "configs"], Layout.REPO, devices, exceptions)
+        prefix = f"{shown_path(root)}/"
+        return [
+            replace(finding, path=shown(finding.path.removeprefix(prefix)), message=_short(finding.message, prefix))
+            for finding in report.findings
+            if finding.severity is Severity.ERROR
+        ]
+
+
+def _short(message: str, prefix: str) -> str:
+    return shown(message.replace(prefix, ""), 500)
+
+
+# Which devices have a runner, as the variable GPU_DEVICES of the repository says it.
+
+
+class RunnersError(ValueError):
+    """A device that the registry doesn't know. One line for a person."""
+
+
+def with_runner(text: str, devices: DeviceRegistry) -> frozenset[str]:
+    """The devices' names as the registry writes them, from names or aliases with commas. Empty: every device has one.
+
+    RunnersError: one that isn't in the registry.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        return frozenset(device.name for device in devices)
+    found = {name: devices.get(name) for name in names}
+    unknown = [name for name, device in found.items() if device is None]
+    if unknown:
+        told = f"expected names of configs/registry/devices.json with commas, found {shown(unknown[0], 60)!r}"
+        raise RunnersError(f"--runners: {told}. Fix: correct the repository's variable GPU_DEVICES.")
+    return frozenset(device.name for device in found.values() if device is not None)

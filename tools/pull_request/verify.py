@@ -12,10 +12,9 @@ from pathlib import Path
 
 from tools.checkout import CONFIGS
 from tools.cli import path_argument, say
-from tools.pull_request.artifacts import results_of
-from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, read_plan, shortened
+from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, read_plan, results_of, shortened
+from tools.pull_request.judge import why_unverified
 from tools.pull_request.report import check_plan
-from tools.pull_request.standing import why_unverified
 from tools.store import schemas
 from tools.store.files import canonical_record, read_file, record_path, sha256, write_file
 from tools.store.strict_json import Json

@@ -6,7 +6,6 @@ import pytest
 
 from tools.measure.verdict import Verdict
 from tools.nightly.drift import FileDrift, Recorded, compare, recorded_rows
-from tools.pull_request.artifacts import check_results
 from tools.pull_request.documents import (
     FileId,
     Leg,
@@ -16,6 +15,7 @@ from tools.pull_request.documents import (
     PlannedFile,
     PlannedShape,
     Results,
+    check_results,
 )  # fmt: skip
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload

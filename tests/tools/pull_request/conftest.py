@@ -60,11 +60,13 @@ class Ran:
     output: str
 
 
-Plan = Callable[..., Ran]
+RunPlan = Callable[..., Ran]
 
 
 @pytest.fixture
-def plan(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plan:
+def plan(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> RunPlan:
     """Runs the command on a commit of the project's repository."""
     output, out = tmp_path / "output", tmp_path / "plan.json"
     monkeypatch.setenv("GITHUB_OUTPUT", str(output))

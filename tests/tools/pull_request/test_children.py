@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tools.pull_request import children
-from tools.pull_request.children import run_tool
-from tools.pull_request.site import NotMeasuredError
+from tools.pull_request import measure
+from tools.pull_request.measure import NotMeasuredError, run_tool
 
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`python -m child` runs what the test writes there."""
-    monkeypatch.setattr(children, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(measure, "CHECKOUT", tmp_path)
     return tmp_path / "child.py"
 
 

@@ -10,9 +10,7 @@ import pytest
 
 from tests.tools.validate.builder import NAME, table
 from tools.git import Entry
-from tools.pull_request.changes import Change
-from tools.pull_request.files import Version
-from tools.pull_request.gate import merge_refusals, verified_commit
+from tools.pull_request.changes import Change, Version, merge_refusals, verified_commit
 from tools.store.files import canonical_config
 
 HOME = "fused-moe-configs/fused-moe-configs"

@@ -16,11 +16,10 @@ from tools.bench.files_report import BenchReport, FileReport, to_json
 from tools.checkout import reference_triton
 from tools.measure.statistics import Interval
 from tools.measure.verdict import FAILED, Duel, Measured, RowVerdict, Verdict
-from tools.pull_request import gpu_site
+from tools.pull_request import measure
 from tools.pull_request.documents import PlannedFile, PlannedShape
-from tools.pull_request.gpu_site import GpuBackend, read_bench
-from tools.pull_request.judgement import BenchedRow
-from tools.pull_request.site import NotMeasuredError
+from tools.pull_request.judge import BenchedRow
+from tools.pull_request.measure import GpuBackend, NotMeasuredError, read_bench
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.registry.shapes import shapes_of
@@ -128,7 +127,7 @@ class Seen:
         assert self.file.launch_configs
         self.shapes = shapes_of(self.file, load_models())
         rivals = [word for word in request.against if word != "heuristic"]
-        self.names = [file.name for file in (gpu_site.Path(word).parent for word in rivals)]
+        self.names = [file.name for file in (measure.Path(word).parent for word in rivals)]
         self.rivals: list[ConfigFile] = [against(word, self.file) for word in rivals]
         return report(own=90, heuristic=120, sglang=130)
 
@@ -136,7 +135,7 @@ class Seen:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     child = Seen()
-    monkeypatch.setattr(gpu_site, "run_tool", child)
+    monkeypatch.setattr(measure, "run_tool", child)
     return child
 
 

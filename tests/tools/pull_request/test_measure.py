@@ -25,10 +25,8 @@ from tests.tools.pull_request.documents_builder import (
 from tools.measure.verdict import duel
 from tools.pull_request import measure
 from tools.pull_request.documents import PlannedFile, read_results, workload_json
-from tools.pull_request.gpu_site import GpuBackend
-from tools.pull_request.judgement import BenchedRow
-from tools.pull_request.measure import Retuned, TimeLimits
-from tools.pull_request.site import BenchedFile, NotMeasuredError
+from tools.pull_request.judge import BenchedRow
+from tools.pull_request.measure import BenchedFile, GpuBackend, NotMeasuredError, Retuned, TimeLimits
 from tools.store import schemas
 from tools.store.files import read_file, record_path
 from tools.store.launch_config import LaunchConfig

@@ -18,7 +18,7 @@ from tests.tools.pull_request.documents_builder import (
     results_document,
     write_json,
 )
-from tools.pull_request import artifacts, report
+from tools.pull_request import documents, report
 
 BY_SCHEMA = "expected what schema/results.schema.json says"
 
@@ -178,7 +178,7 @@ def test_a_leg_that_answers_twice(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_too_many_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "MAX_ARTIFACT_FILES", 20)
+    monkeypatch.setattr(documents, "MAX_ARTIFACT_FILES", 20)
     for number in range(30):
         write_json(tmp_path / "results" / "results-0" / "configs" / f"{number}.json", {})
     assert run(tmp_path, plan_document(), results_document()) == 1

@@ -11,9 +11,17 @@ import pytest
 
 from tests.tools.pull_request.documents_builder import A100, ENVIRONMENT, H100, NUMBER, SHA, entry, planned
 from tools.measure.verdict import Verdict
-from tools.pull_request.artifacts import NO_RESULTS
-from tools.pull_request.documents import Leg, MeasuredFile, MeasuredRow, Plan, PlannedFile, PlannedShape, Results
-from tools.pull_request.report_text import MAX_CHARACTERS, REASONS, code, render
+from tools.pull_request.documents import (
+    NO_RESULTS,
+    Leg,
+    MeasuredFile,
+    MeasuredRow,
+    Plan,
+    PlannedFile,
+    PlannedShape,
+    Results,
+)
+from tools.pull_request.report import MAX_CHARACTERS, REASONS, code, render
 from tools.store.schemas import SCHEMA_FOLDER
 from tools.tune.policy import Decision
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tools.pull_request.documents_builder import entry, planned
+from tests.tools.pull_request.documents_builder import entry, planned, workload
 from tools.measure.statistics import Interval
-from tools.measure.verdict import FAILED, Duel, duel
-from tools.pull_request.documents import MeasuredRow
-from tools.pull_request.judgement import BenchedRow, rows_of
+from tools.measure.verdict import FAILED, Duel, Verdict, duel
+from tools.pull_request.documents import FileId, MeasuredFile, MeasuredRow
+from tools.pull_request.judge import (
+    BenchedRow,
+    FileSummary,
+    claim_gap,
+    retuned_gap,
+    rows_of,
+    summary_of,
+    why_unverified,
+)
+from tools.tune.policy import Decision
 
 MAIN = {64: entry(num_stages=2)}
 
@@ -96,3 +105,70 @@ def test_what_nobody_recorded_gets_no_verdict() -> None:
 def test_claims_and_re_tuned_times_go_along() -> None:
     row = row_of(90.12345, 100, 120)
     assert (row.claimed_us, row.measured_us, row.retuned_us) == (41.5, 90.123, 40.0)
+
+
+# What a file's rows come to, and what keeps a file from being called verified.
+
+BETTER = MeasuredRow(100, 101, 110, 120, 100, Verdict.FASTER, Decision.PROMOTE)
+SAME = MeasuredRow(100, 101, 101, 120, 100, Verdict.SAME, Decision.RETAIN)
+SLOWER = MeasuredRow(100, 101, 99, 120, 99, Verdict.SLOWER, Decision.RETAIN)
+NO_FILE_IS_BETTER = MeasuredRow(100, 101, 110, 90, 90, Verdict.FASTER, Decision.BASELINE)
+MAIN_LOSES_TO_NO_FILE = MeasuredRow(100, 99.5, 100, 99.6, 99, Verdict.SAME, Decision.BASELINE)
+UNKNOWN = MeasuredRow(100, None, None, 120)
+
+
+def file(*rows: MeasuredRow, **changes: bool) -> MeasuredFile:
+    return MeasuredFile(FileId(workload(), "default"), dict(enumerate(rows, start=1)), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ((BETTER, SAME), FileSummary.PROMOTE),
+        ((SAME, SAME), FileSummary.RETAIN),
+        ((BETTER, SAME, SLOWER), FileSummary.SLOWER),
+        ((BETTER, NO_FILE_IS_BETTER), FileSummary.SLOWER),
+        ((BETTER, MAIN_LOSES_TO_NO_FILE), FileSummary.PROMOTE),
+        ((BETTER, UNKNOWN), FileSummary.UNKNOWN),
+        ((UNKNOWN, SLOWER), FileSummary.SLOWER),
+        ((), FileSummary.UNKNOWN),
+    ],
+)
+def test_the_worst_row_decides(rows: tuple[MeasuredRow, ...], expected: FileSummary) -> None:
+    assert summary_of(file(*rows)) is expected
+
+
+def test_a_claim_is_compared_where_the_file_was_measured() -> None:
+    gap = claim_gap(file(UNKNOWN, BETTER, MeasuredRow(100, 107)))
+    assert gap is not None
+    assert (gap.num_tokens, round(gap.pct, 6)) == (3, 7.0)
+    assert claim_gap(file(MeasuredRow(None, 107), UNKNOWN)) is None
+
+
+def test_only_a_kept_re_tuned_file_gains_anything() -> None:
+    assert retuned_gap(file(BETTER)) is None
+    gap = retuned_gap(file(BETTER, retuned_file=True))
+    assert gap is not None
+    assert round(gap.pct, 6) == 1.0
+
+
+@pytest.mark.parametrize("rows", [(BETTER,), (SAME, BETTER), (MAIN_LOSES_TO_NO_FILE,)])
+def test_a_clean_file_is_verified(rows: tuple[MeasuredRow, ...]) -> None:
+    assert why_unverified(file(*rows)) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ((), "not measured (no rows)"),
+        ((BETTER, UNKNOWN), "M=2: no time was measured"),
+        ((BETTER, SLOWER), "M=2: slower than main's file or the heuristic"),
+        ((NO_FILE_IS_BETTER,), "M=1: slower than main's file or the heuristic"),
+        (
+            (MeasuredRow(100, 105.2, 110, 120, None, Verdict.FASTER, Decision.PROMOTE),),
+            "M=1: 5.2 % above the recorded time",
+        ),
+    ],
+)
+def test_one_bad_row_keeps_a_file_from_being_verified(rows: tuple[MeasuredRow, ...], reason: str) -> None:
+    assert why_unverified(file(*rows)) == reason
