@@ -17,10 +17,9 @@ from tools.checkout import CONFIGS, reference_triton
 from tools.cli import hand_on, path_argument, run
 from tools.nightly import drift, sample
 from tools.nightly.sample import NightlyError
-from tools.pull_request.documents import DocumentError, plan_json, read_plan, results_of, why_too_large
+from tools.pull_request.documents import DocumentError, Plan, results_of
 from tools.pull_request.plan import RunnersError, with_runner
 from tools.registry.devices import load_devices
-from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
 from tools.store.files import write_file
 from tools.text import counted, shown_path
@@ -82,16 +81,15 @@ def _sample(options: argparse.Namespace) -> int:
     triton = ".".join(map(str, newest if is_new else reference))
     if is_new:
         print(f"Triton {triton} is newer than any that a tier was tuned with: every file is measured under it")
-    registry = options.configs / "registry"
-    devices, models = load_devices(registry / "devices.json"), load_models(registry / "models.json")
+    devices = load_devices(options.configs / "registry" / "devices.json")
     found = sample.measurable(found, devices, with_runner(options.runners, devices))
     day = options.date or datetime.datetime.now(datetime.timezone.utc).date()
     chosen = sample.of_night(found, day, len(found) if is_new or options.all else options.count)
-    plan = sample.plan(chosen, sample.head_commit(), devices, models)
-    if why := why_too_large(plan):
+    plan = sample.plan(chosen, sample.head_commit(), devices)
+    if why := plan.why_too_large:
         raise NightlyError(f"plan: {why}. Fix: measure fewer files at a time, with --count.")
-    write_file(options.out, plan_json(plan))
-    names = [leg["device_name"] for leg in plan["legs"]]
+    write_file(options.out, plan.to_bytes())
+    names = [leg.device_name for leg in plan.legs]
     # Device names are the registry's.
     hand_on({"devices": json.dumps(names), "any": bool(names), "triton": triton})
     of_all = counted(len(found), "measured file")
@@ -100,7 +98,7 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _drift(options: argparse.Namespace) -> int:
-    plan = read_plan(options.plan)
+    plan = Plan.read(options.plan)
     records = sample.records_of(plan, options.configs)
     found = drift.compare(plan, results_of(plan, options.results), records, options.margin_pct)
     write_file(options.out, drift.to_markdown(found, plan.head_sha, options.margin_pct).encode())

@@ -16,12 +16,10 @@ from tools.findings import Finding, Report, as_github, emit
 from tools.git import CommitError, Repository, is_sha
 from tools.pull_request import changes, diff_report
 from tools.pull_request.diff import compare, make_diff
-from tools.pull_request.documents import plan_json
+from tools.pull_request.documents import Plan
 from tools.pull_request.plan import (
-    Plan,
     PlanOutcome,
     PlanRequest,
-    Registries,
     Rules,
     RunnersError,
     make_plan,
@@ -116,8 +114,8 @@ def _plan(args: argparse.Namespace) -> int:
         return _bad_use(args, f"--head-sha: expected 40 hexadecimal digits, found {shown(args.head_sha, 60)!r}")
     repository = Repository(args.repository)
     request = PlanRequest(args.number, args.head_sha, repository.commit(args.base))
-    rules = Rules(Registries(load_devices(), load_models()), Exceptions.load())
-    runners = with_runner(args.runners, rules.registries.devices)
+    rules = Rules(load_devices(), load_models(), Exceptions.load())
+    runners = with_runner(args.runners, rules.devices)
     try:
         outcome = make_plan(request, repository, rules)
     except CommitError as error:
@@ -125,9 +123,9 @@ def _plan(args: argparse.Namespace) -> int:
     if outcome.plan is None:
         _refuse(outcome.refusals)
         return 1
-    write_file(args.out, plan_json(outcome.plan.to_json()))
+    write_file(args.out, outcome.plan.to_bytes())
     # Device names are the registry's.
-    devices = [name for name in sorted(outcome.plan.legs) if name in runners]
+    devices = [leg.device_name for leg in outcome.plan.legs if leg.device_name in runners]
     hand_on({"devices": json.dumps(devices, separators=(",", ":")), "any": bool(outcome.plan.legs)})
     emit(f"{shown_path(args.out)}: {summary(outcome.plan, devices)}")
     return 0
@@ -135,9 +133,10 @@ def _plan(args: argparse.Namespace) -> int:
 
 def summary(plan: Plan, devices: Sequence[str]) -> str:
     """One line: how much there is to measure, and which of its devices have no runner."""
-    files = sum(map(len, plan.legs.values()))
-    on = f" on {', '.join(sorted(plan.legs))}" if plan.legs else ""
-    others = sorted(set(plan.legs) - set(devices))
+    names = [leg.device_name for leg in plan.legs]
+    files = sum(len(leg.files) for leg in plan.legs)
+    on = f" on {', '.join(names)}" if names else ""
+    others = [name for name in names if name not in devices]
     return f"{counted(files, 'tuned file')} to measure{on}" + (f"; no runner: {', '.join(others)}" if others else "")
 
 

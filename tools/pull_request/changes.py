@@ -18,7 +18,7 @@ from tools.store.config_file import ConfigFile
 from tools.store.files import Content
 from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json, parse
-from tools.store.tiers import RECORDS, REGISTRY, Found, Role, role_in_repo
+from tools.store.tiers import DEFAULT_TIER, RECORDS, REGISTRY, Found, Role, role_in_repo
 from tools.store.workload import Workload, parse_file_name
 from tools.text import shown
 
@@ -167,9 +167,6 @@ def config_path(relative: PurePosixPath) -> str:
 
 # Both sides of a changed file: bytes that lie nowhere, read with the same core as files on disk.
 
-DEFAULT = "default"
-"""The default tier's name, whose files lie in no folder of their own."""
-
 _LARGEST = 1e300
 """A record may hold an integer that no float can."""
 
@@ -228,7 +225,7 @@ class Version:
 
 def tier_of(relative: PurePosixPath) -> str:
     """`default`, `legacy_configs` or `triton_X_Y_Z`."""
-    return DEFAULT if len(relative.parts) == 1 else relative.parts[0]
+    return DEFAULT_TIER if len(relative.parts) == 1 else relative.parts[0]
 
 
 def _median_us(latency: Json) -> float | None:

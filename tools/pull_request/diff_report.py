@@ -10,6 +10,7 @@ from tools.findings import Finding, Report, Severity
 from tools.findings import as_github as findings_as_github
 from tools.pull_request.changes import KINDS, config_path
 from tools.pull_request.diff import BATCH_SIZES, MOST_EDITS, Cell, Diff, Edit, Group, Kind, ModeChange
+from tools.store.tiers import DEFAULT_TIER
 from tools.text import code, counted, dumped, shown
 
 NAMED = 3
@@ -154,7 +155,7 @@ def _edit(edit: Edit) -> str:
 
 
 def _tier(tier: str | None) -> str:
-    return "default tier" if tier == "default" else str(tier)
+    return "default tier" if tier == DEFAULT_TIER else str(tier)
 
 
 def _gain(group: Group, over: str) -> str:

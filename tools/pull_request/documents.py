@@ -20,6 +20,7 @@ from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
 from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json, parse
+from tools.store.tiers import DEFAULT_TIER
 from tools.store.workload import Workload
 from tools.text import printable, shown_path
 from tools.tune.policy import Decision
@@ -30,8 +31,6 @@ planned (main has none, and no record), its results are up to half as large agai
 
 MAX_LEG_FILES = 256
 """Of one leg, as both schemas have it."""
-
-DEFAULT_TIER = "default"
 
 MERGED = 0
 """A plan's number where there is no pull request: main has merged it already."""
@@ -92,6 +91,28 @@ class PlannedFile:
         """The claimed file's; main's where the file is removed."""
         return tuple(sorted(self.claimed or self.main))
 
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "workload": self.id.workload.to_json(),
+            "tier": self.id.tier,
+            "down": self.id.workload.down,
+            "shapes": [dict(vars(shape)) for shape in self.shapes],
+            "claimed": _config_json(self.claimed),
+            "main": _config_json(self.main),
+            "record": {"median_us": _by_batch_size(self.claims_us)} if self.claims_us else None,
+        }
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Json]) -> PlannedFile:
+        """Of a file as schema/plan.schema.json has it."""
+        return cls(
+            _id(document),
+            tuple(PlannedShape(**shape) for shape in document["shapes"]),
+            _entries(document["claimed"]),
+            _entries(document["main"]),
+            {int(key): float(us) for key, us in (document["record"] or {"median_us": {}})["median_us"].items()},
+        )
+
 
 @dataclass(frozen=True)
 class Leg:
@@ -103,10 +124,11 @@ class Leg:
 
 @dataclass(frozen=True)
 class Plan:
-    """number `MERGED`: no pull request."""
+    """What is to be measured of the commit `head_sha` against main at `base_sha`. number `MERGED`: no pull request."""
 
     number: int
     head_sha: str
+    base_sha: str
     legs: tuple[Leg, ...]
 
     def leg(self, device_name: str) -> Leg:
@@ -117,6 +139,48 @@ class Plan:
         known = ", ".join(leg.device_name for leg in self.legs) or "none"
         found = f"found {shortened(device_name)}. Fix: name one of them."
         raise DocumentError(f"--device: expected one of the plan's ({known}), {found}")
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """DocumentError: unreadable, too large, or not a plan."""
+        plan = cls.of_json(_read(path, "plan"))
+        _check_unique(path, "plan", [leg.device_name for leg in plan.legs])
+        for leg in plan.legs:
+            _check_unique(path, "plan", [str(file.id.relative) for file in leg.files])
+        return plan
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Json]) -> Plan:
+        """Of a document as schema/plan.schema.json has it."""
+        legs = (Leg(leg["device_name"], tuple(map(PlannedFile.of_json, leg["workloads"]))) for leg in document["legs"])
+        return cls(document["number"], document["head_sha"], document["base_sha"], tuple(legs))
+
+    def to_json(self) -> dict[str, Json]:
+        """As schema/plan.schema.json has it."""
+        return {
+            "schema_version": 1,
+            "number": self.number,
+            "head_sha": self.head_sha,
+            "base_sha": self.base_sha,
+            "legs": [
+                {"device_name": leg.device_name, "workloads": [file.to_json() for file in leg.files]}
+                for leg in self.legs
+            ],
+        }
+
+    def to_bytes(self) -> bytes:
+        """As it is handed on."""
+        return _written(self.to_json())
+
+    @property
+    def why_too_large(self) -> str | None:
+        """What it has more of than its readers, or those of its results, take. None: they take it."""
+        for leg in self.legs:
+            if len(leg.files) > MAX_LEG_FILES:
+                return f"expected at most {MAX_LEG_FILES} tuned files on {leg.device_name}, found {len(leg.files)}"
+        if (size := len(self.to_bytes())) > MAX_BYTES["plan"]:
+            return f"expected a plan of at most {MAX_BYTES['plan']} bytes, found {size}"
+        return None
 
 
 @dataclass(frozen=True)
@@ -131,6 +195,12 @@ class MeasuredRow:
     verdict: Verdict | None = None
     decision: Decision | None = None
 
+    @classmethod
+    def of_json(cls, document: Mapping[str, Json]) -> MeasuredRow:
+        verdict, decision = document["verdict"], document["decision"]
+        words = {"verdict": verdict and Verdict(verdict), "decision": decision and Decision(decision)}
+        return cls(**{**document, **words})
+
 
 @dataclass(frozen=True)
 class MeasuredFile:
@@ -141,6 +211,23 @@ class MeasuredFile:
     reason: str | None = None
     retuned_file: bool = False
     is_measured: bool = True
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "workload": self.id.workload.to_json(),
+            "tier": self.id.tier,
+            "status": "measured" if self.is_measured else "failed",
+            "reason": self.reason,
+            "retuned_file": self.retuned_file,
+            "rows": _by_batch_size({num_tokens: dict(vars(row)) for num_tokens, row in self.rows.items()}),
+        }
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Json]) -> MeasuredFile:
+        """Of a file as schema/results.schema.json has it."""
+        rows = {int(key): MeasuredRow.of_json(row) for key, row in document["rows"].items()}
+        is_measured = document["status"] == "measured"
+        return cls(_id(document), rows, document["reason"], document["retuned_file"], is_measured)
 
 
 @dataclass(frozen=True)
@@ -153,27 +240,28 @@ class Results:
     environment: Mapping[str, Json] | None
     files: tuple[MeasuredFile, ...]
 
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """DocumentError: unreadable, too large, or no results."""
+        document = _read(path, "results")
+        files = tuple(map(MeasuredFile.of_json, document["workloads"]))
+        _check_unique(path, "results", [str(file.id.relative) for file in files])
+        return cls(document["number"], document["head_sha"], document["device_name"], document["environment"], files)
 
-# ---------------------------------------------------------------
-# Reading
+    def to_json(self) -> dict[str, Json]:
+        """As schema/results.schema.json has it."""
+        return {
+            "schema_version": 1,
+            "number": self.number,
+            "head_sha": self.head_sha,
+            "device_name": self.device_name,
+            "environment": None if self.environment is None else dict(self.environment),
+            "workloads": [file.to_json() for file in self.files],
+        }
 
-
-def read_plan(path: Path) -> Plan:
-    """DocumentError: unreadable, too large, or not a plan."""
-    document = _read(path, "plan")
-    legs = tuple(Leg(leg["device_name"], tuple(map(_planned, leg["workloads"]))) for leg in document["legs"])
-    _check_unique(path, "plan", [leg.device_name for leg in legs])
-    for leg in legs:
-        _check_unique(path, "plan", [str(file.id.relative) for file in leg.files])
-    return Plan(document["number"], document["head_sha"], legs)
-
-
-def read_results(path: Path) -> Results:
-    """DocumentError: unreadable, too large, or no results."""
-    document = _read(path, "results")
-    files = tuple(map(_measured, document["workloads"]))
-    _check_unique(path, "results", [str(file.id.relative) for file in files])
-    return Results(document["number"], document["head_sha"], document["device_name"], document["environment"], files)
+    def to_bytes(self) -> bytes:
+        """As they are handed on."""
+        return _written(self.to_json())
 
 
 def shortened(text: str, limit: int = 80) -> str:
@@ -221,83 +309,19 @@ def _check_unique(path: Path, schema: str, names: list[str]) -> None:
 
 
 def _id(document: Mapping[str, Json]) -> FileId:
-    workload = document["workload"]
-    block_shape = workload["block_shape"]
-    return FileId(Workload(**{**workload, "block_shape": block_shape and tuple(block_shape)}), document["tier"])
-
-
-def _planned(document: Mapping[str, Json]) -> PlannedFile:
-    return PlannedFile(
-        _id(document),
-        tuple(PlannedShape(**shape) for shape in document["shapes"]),
-        _entries(document["claimed"]),
-        _entries(document["main"]),
-        {int(key): float(us) for key, us in (document["record"] or {"median_us": {}})["median_us"].items()},
-    )
+    return FileId(Workload.of_json(document["workload"]), document["tier"])
 
 
 def _entries(config: Mapping[str, Any] | None) -> dict[int, LaunchConfig]:
     return {int(key): LaunchConfig.from_entry(entry) for key, entry in (config or {}).items()}
 
 
-def _measured(document: Mapping[str, Json]) -> MeasuredFile:
-    rows = {int(key): _row(row) for key, row in document["rows"].items()}
-    is_measured = document["status"] == "measured"
-    return MeasuredFile(_id(document), rows, document["reason"], document["retuned_file"], is_measured)
+def _config_json(entries: Mapping[int, LaunchConfig]) -> dict[str, Json] | None:
+    return _by_batch_size({m: config.to_entry() for m, config in entries.items()}) if entries else None
 
 
-def _row(document: Mapping[str, Json]) -> MeasuredRow:
-    verdict, decision = document["verdict"], document["decision"]
-    return MeasuredRow(
-        **{**document, "verdict": verdict and Verdict(verdict), "decision": decision and Decision(decision)}
-    )
-
-
-# ---------------------------------------------------------------
-# Writing
-
-
-def plan_json(plan: Mapping[str, Any]) -> bytes:
-    """A plan as schema/plan.schema.json has it, as it is handed on."""
-    return _written(plan)
-
-
-def why_too_large(plan: Mapping[str, Any]) -> str | None:
-    """What a plan has more of than its readers, or those of its results, take. None: they take it."""
-    for leg in plan["legs"]:
-        if (files := len(leg["workloads"])) > MAX_LEG_FILES:
-            return f"expected at most {MAX_LEG_FILES} tuned files on {leg['device_name']}, found {files}"
-    if (size := len(plan_json(plan))) > MAX_BYTES["plan"]:
-        return f"expected a plan of at most {MAX_BYTES['plan']} bytes, found {size}"
-    return None
-
-
-def results_json(results: Results) -> bytes:
-    """As schema/results.schema.json has it."""
-    document = {
-        "schema_version": 1,
-        "number": results.number,
-        "head_sha": results.head_sha,
-        "device_name": results.device_name,
-        "environment": None if results.environment is None else dict(results.environment),
-        "workloads": [
-            {
-                "workload": workload_json(file.id.workload),
-                "tier": file.id.tier,
-                "status": "measured" if file.is_measured else "failed",
-                "reason": file.reason,
-                "retuned_file": file.retuned_file,
-                "rows": {str(num_tokens): vars(row) for num_tokens, row in sorted(file.rows.items())},
-            }
-            for file in results.files
-        ],
-    }
-    return _written(document)
-
-
-def workload_json(workload: Workload) -> dict[str, Json]:
-    """As schema/workload.schema.json has it."""
-    return {**vars(workload), "block_shape": workload.block_shape and list(workload.block_shape)}
+def _by_batch_size(rows: Mapping[int, Json]) -> dict[str, Json]:
+    return {str(num_tokens): rows[num_tokens] for num_tokens in sorted(rows)}
 
 
 def _written(document: Mapping[str, Json]) -> bytes:
@@ -321,7 +345,7 @@ _ANEW = "Fix: run that leg again, on a machine made anew."
 
 def results_of(plan: Plan, folder: Path) -> dict[str, Results]:
     """By device, one for each leg of the plan. DocumentError: broken ones, or an answer to another question."""
-    found = [read_results(path) for path in find_results(folder)]
+    found = [Results.read(path) for path in find_results(folder)]
     by_device = check_results(plan, found)
     devices = load_devices()
     for result in found:

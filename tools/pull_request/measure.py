@@ -32,15 +32,13 @@ from tools.measure.statistics import Interval
 from tools.measure.verdict import SAME_ENTRY, Duel, Verdict, duel
 from tools.pull_request.documents import (
     CONFIGS,
-    DEFAULT_TIER,
     RESULTS,
     DocumentError,
     FileId,
     MeasuredFile,
+    Plan,
     PlannedFile,
     Results,
-    read_plan,
-    results_json,
 )
 from tools.pull_request.judge import BenchedRow, rows_of
 from tools.registry.devices import load_devices
@@ -48,7 +46,7 @@ from tools.registry.shapes import quant_mode_of
 from tools.store.files import canonical_entries, canonical_record, record_path, version_folder, write_file
 from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json, parse
-from tools.store.tiers import LEGACY, RECORDS
+from tools.store.tiers import DEFAULT_TIER, LEGACY, RECORDS
 from tools.text import shown, shown_path
 from tools.tune.journal import Journal, JournalError, read_journal
 from tools.tune.model import Confirmed, Screened
@@ -120,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.replay is not None and not options.replay.is_dir():
             found = f"found {shown_path(options.replay)}. Fix: correct the path."
             raise DocumentError(f"--replay: expected a folder, {found}")
-        plan = read_plan(options.plan)
+        plan = Plan.read(options.plan)
         leg = plan.leg(options.device)
     except DocumentError as error:
         say(f"measure: {error}")
@@ -136,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files.append(measured)
         say(f"measure: {file.id.relative}: {_told(measured)}")
     results = Results(plan.number, plan.head_sha, leg.device_name, environment, tuple(files))
-    write_file(options.out / RESULTS, results_json(results))
+    write_file(options.out / RESULTS, results.to_bytes())
     return 0
 
 

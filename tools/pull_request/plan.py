@@ -9,9 +9,8 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from tools.findings import Finding, Severity
 from tools.git import CommitError, Entry, Repository
@@ -31,13 +30,11 @@ from tools.pull_request.changes import (
     unearned,
     writes_verified,
 )
-from tools.pull_request.documents import MERGED, why_too_large
+from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile, PlannedShape
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.registry.sharding import explain_pair
 from tools.store import schemas
-from tools.store.launch_config import LaunchConfig
-from tools.store.strict_json import Json
 from tools.store.workload import Layout, Shape, Workload
 from tools.text import shown, shown_path
 from tools.validate import runner
@@ -65,11 +62,12 @@ _BYTES_OF_ACTIVATION = 2
 
 
 @dataclass(frozen=True)
-class Registries:
-    """Main's, whatever the pull request does to them."""
+class Rules:
+    """What decides besides the code: main's registries and exceptions, whatever the pull request does to them."""
 
     devices: DeviceRegistry
     models: ModelRegistry
+    exceptions: Exceptions
 
 
 @dataclass(frozen=True)
@@ -90,100 +88,36 @@ class Changed:
         return not same and (self.claimed.exists or self.main.exists)
 
 
-@dataclass(frozen=True)
-class NamedShape:
-    """A shape to measure; registered: a model of main's registry has it with the file's E and N."""
-
-    shape: Shape
-    registered: bool
-
-
-@dataclass(frozen=True)
-class PlannedFile:
-    """One file of a leg. None in claimed or main: there is no such file."""
-
-    workload: Workload
-    tier: str
-    shapes: tuple[NamedShape, ...]
-    claimed: Mapping[int, LaunchConfig] | None
-    main: Mapping[int, LaunchConfig] | None
-    claimed_us: Mapping[int, float]
-
-    def to_json(self) -> dict[str, Json]:
-        return {
-            "workload": described(self.workload),
-            "tier": self.tier,
-            "down": self.workload.down,
-            "shapes": [
-                {"K": named.shape.K, "top_k": named.shape.top_k, "registered": named.registered}
-                for named in self.shapes
-            ],
-            "claimed": _entries(self.claimed),
-            "main": _entries(self.main),
-            "record": {"median_us": _by_batch_size(self.claimed_us)} if self.claimed_us else None,
-        }
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Files to measure by the device that measures them."""
-
-    number: int
-    head_sha: str
-    base_sha: str
-    legs: Mapping[str, tuple[PlannedFile, ...]]
-
-    def to_json(self) -> dict[str, Json]:
-        """As schema/plan.schema.json describes it."""
-        legs = [
-            {"device_name": name, "workloads": [file.to_json() for file in self.legs[name]]}
-            for name in sorted(self.legs)
-        ]
-        return {
-            "schema_version": 1,
-            "number": self.number,
-            "head_sha": self.head_sha,
-            "base_sha": self.base_sha,
-            "legs": legs,
-        }
-
-
-def described(workload: Workload) -> dict[str, Any]:
-    """The workload as records and plans spell it."""
-    return {**asdict(workload), "block_shape": workload.block_shape and list(workload.block_shape)}
-
-
-def legs(files: Iterable[Changed], registries: Registries) -> Mapping[str, tuple[PlannedFile, ...]]:
-    """The files by device. They have passed `plan_refusals`."""
+def legs(files: Iterable[Changed], rules: Rules) -> tuple[Leg, ...]:
+    """The files by device, in the order of the devices' names. They have passed `plan_refusals`."""
     by_device: defaultdict[str, list[PlannedFile]] = defaultdict(list)
     for file in files:
-        device = _device(file, registries)
+        device = _device(file, rules)
         if file.workload is None or device is None or not file.is_there:
             continue
         by_device[device.name].append(
             PlannedFile(
-                workload=file.workload,
-                tier=file.claimed.tier,
-                shapes=shapes_of(file.workload, _recorded(file.claimed), registries.models),
-                claimed=file.claimed.entries if file.claimed.exists else None,
-                main=file.main.entries if file.main.exists else None,
-                claimed_us=file.claimed.medians_us() if file.claimed.exists else {},
+                FileId(file.workload, file.claimed.tier),
+                shapes_of(file.workload, _recorded(file.claimed), rules.models),
+                file.claimed.entries,
+                file.main.entries,
+                file.claimed.medians_us() if file.claimed.exists else {},
             )
         )
-    return {name: tuple(planned) for name, planned in by_device.items()}
+    return tuple(Leg(name, tuple(by_device[name])) for name in sorted(by_device))
 
 
-def plan_refusals(files: Iterable[Changed], registries: Registries) -> list[Finding]:
+def plan_refusals(files: Iterable[Changed], rules: Rules) -> list[Finding]:
     """Why files that the validator accepts are still not measured. Empty: every one of them may be."""
-    return [finding for file in files if file.is_there for finding in _faults(file, registries)]
+    return [finding for file in files if file.is_there for finding in _faults(file, rules)]
 
 
-def shapes_of(workload: Workload, recorded: Sequence[Shape], models: ModelRegistry) -> tuple[NamedShape, ...]:
+def shapes_of(workload: Workload, recorded: Sequence[Shape], models: ModelRegistry) -> tuple[PlannedShape, ...]:
     """The shapes that the record speaks of, so that its figures can be compared; else the registry's; else one."""
     known = registered_shapes(workload, models)
     chosen = tuple(dict.fromkeys(recorded)) or known
     assumed = Shape(ASSUMED_SHAPE.K, min(ASSUMED_SHAPE.top_k, workload.E))
-    return tuple(NamedShape(shape, shape in known) for shape in chosen or (assumed,))
+    return tuple(PlannedShape(shape.K, shape.top_k, shape in known) for shape in chosen or (assumed,))
 
 
 def registered_shapes(workload: Workload, models: ModelRegistry) -> tuple[Shape, ...]:
@@ -203,20 +137,20 @@ def needed_bytes(workload: Workload, shape: Shape, num_tokens: int) -> int:
     return weights + num_tokens * (K + shape.top_k * (3 * N + K)) * _BYTES_OF_ACTIVATION
 
 
-def _faults(file: Changed, registries: Registries) -> Iterator[Finding]:
-    workload, device = file.workload, _device(file, registries)
+def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
+    workload, device = file.workload, _device(file, rules)
     path = config_path(file.claimed.relative)
     if workload is None or device is None:
         message = "expected a workload on a device of main's registry, found another name"
         yield refused(path, "device", message, "add the device in a pull request of its own first")
         return
-    if found := list(_record_faults(file, workload, registries.models)):
+    if found := list(_record_faults(file, workload, rules.models)):
         yield from found  # shapes out of bounds say nothing about memory
         return
     most = int(MEMORY_SHARE * (device.memory_gib or UNKNOWN_MEMORY_GIB) * 2**30)
     largest = max([*file.claimed.entries, *file.main.entries], default=1)
-    shapes = shapes_of(workload, _recorded(file.claimed), registries.models)
-    needed = max(needed_bytes(workload, named.shape, largest) for named in shapes)
+    shapes = shapes_of(workload, _recorded(file.claimed), rules.models)
+    needed = max(needed_bytes(workload, Shape(shape.K, shape.top_k), largest) for shape in shapes)
     if needed > most:
         message = (
             f"expected weights and activations of at most {_gib(most)} ({MEMORY_SHARE:.0%} of {device.name}), "
@@ -255,16 +189,8 @@ def _recorded(version: Version) -> tuple[Shape, ...]:
     return tuple(Shape(K, top_k) for K, top_k in sizes if isinstance(K, int) and isinstance(top_k, int))
 
 
-def _device(file: Changed, registries: Registries) -> Device | None:
-    return None if file.workload is None else registries.devices.get(file.workload.device_name)
-
-
-def _entries(entries: Mapping[int, LaunchConfig] | None) -> Json:
-    return None if entries is None else _by_batch_size({m: config.to_entry() for m, config in entries.items()})
-
-
-def _by_batch_size(rows: Mapping[int, Json]) -> dict[str, Json]:
-    return {str(num_tokens): rows[num_tokens] for num_tokens in sorted(rows)}
+def _device(file: Changed, rules: Rules) -> Device | None:
+    return None if file.workload is None else rules.devices.get(file.workload.device_name)
 
 
 def _gib(num_bytes: int) -> str:
@@ -286,14 +212,6 @@ class PlanRequest:
     number: int
     head_sha: str
     base_sha: str
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What decides besides the code: main's registries and the findings it tolerates."""
-
-    registries: Registries
-    exceptions: Exceptions
 
 
 @dataclass(frozen=True)
@@ -321,15 +239,14 @@ def make_plan(request: PlanRequest, repository: Repository, rules: Rules) -> Pla
     merged = _merged(main, changed)
     contents = _Contents.read(repository, main, merged, neighbourhood(changed, {*main, *merged}))
     files = [contents.changed(relative) for relative in tuned_paths(changed)]
-    found = prove(contents.merged, rules.registries.devices, rules.exceptions)
-    found = found or plan_refusals(files, rules.registries)
+    found = prove(contents.merged, rules.devices, rules.exceptions)
+    found = found or plan_refusals(files, rules)
     if found:
         return PlanOutcome(None, tuple(_with_hint(found, changed)))
-    plan = Plan(request.number, request.head_sha, request.base_sha, legs(files, rules.registries))
-    document = plan.to_json()
-    if why := why_too_large(document):
+    plan = Plan(request.number, request.head_sha, request.base_sha, legs(files, rules))
+    if why := plan.why_too_large:
         return PlanOutcome(None, (refused(ROOT, "size", why, "split the change over several pull requests"),))
-    for fault in schemas.faults("plan", document):
+    for fault in schemas.faults("plan", plan.to_json()):
         raise CommitError("plan", shown(f"{fault.where}: {fault.message}"), "report it with this commit")
     return PlanOutcome(plan, ())
 

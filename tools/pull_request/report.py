@@ -26,7 +26,6 @@ from tools.pull_request.documents import (
     PlannedShape,
     Results,
     has_results,
-    read_plan,
     results_of,
     shortened,
 )
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
     try:
-        plan = read_plan(options.plan)
+        plan = Plan.read(options.plan)
         check_plan(plan, options.number, options.head_sha)
         results = results_of(plan, options.results)
     except DocumentError as error:

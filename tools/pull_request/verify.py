@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tools.checkout import CONFIGS
 from tools.cli import path_argument, say
-from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, read_plan, results_of, shortened
+from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, Plan, results_of, shortened
 from tools.pull_request.judge import why_unverified
 from tools.pull_request.report import check_plan
 from tools.store import schemas
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line = {"runner": options.runner, "run_url": options.run_url, "commit": options.commit, "date": options.date}
     try:
         _check(line)
-        plan = read_plan(options.plan)
+        plan = Plan.read(options.plan)
         check_plan(plan, MERGED, options.commit)
         results = results_of(plan, options.results)
     except DocumentError as error:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from tools.store.strict_json import Json
 
 MAX_DIMENSION = 2**31 - 1
 """Largest E or N: Triton passes sizes as 32-bit integers."""
@@ -65,6 +68,16 @@ class Workload:
         if self.per_channel_quant:
             parts.append("per_channel_quant=True")
         return ",".join(parts) + ("_down" if self.down else "") + ".json"
+
+    def to_json(self) -> dict[str, Json]:
+        """As schema/workload.schema.json has it."""
+        return {**vars(self), "block_shape": self.block_shape and list(self.block_shape)}
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Json]) -> Workload:
+        """Of a document as schema/workload.schema.json has it."""
+        block_shape = document["block_shape"]
+        return cls(**{**document, "block_shape": block_shape and tuple(block_shape)})
 
 
 @dataclass(frozen=True)

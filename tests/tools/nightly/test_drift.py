@@ -16,7 +16,7 @@ from tools.pull_request.documents import (
     PlannedShape,
     Results,
     check_results,
-)  # fmt: skip
+)
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 
@@ -25,7 +25,7 @@ from .conftest import times
 D = "NVIDIA_H100_80GB_HBM3"
 ID = FileId(Workload(8, 7168, D), "default")
 FILE = PlannedFile(ID, (PlannedShape(4096, 2, True),), {1: LaunchConfig(16, 64, 64, 1, 4, 3)}, {}, {1: 100.0})
-PLAN = Plan(0, "a" * 40, (Leg(D, (FILE,)),))
+PLAN = Plan(0, "a" * 40, "a" * 40, (Leg(D, (FILE,)),))
 
 
 def results(*files: MeasuredFile) -> dict[str, Results]:

@@ -9,21 +9,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.nightly.sample import MeasuredFile, is_new, of_night, plan
-from tools.pull_request.documents import FileId
+from tools.nightly.sample import is_new, of_night, plan, planned
+from tools.pull_request.documents import PlannedFile
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.store.launch_config import LaunchConfig
 from tools.store.schemas import faults
-from tools.store.workload import Shape, Workload
+from tools.store.workload import Workload
 
 DAY = datetime.date(2026, 11, 24)
 CONFIG = LaunchConfig(16, 64, 64, 1, 4, 3)
+MODELS = load_models()
+RECORD = {
+    "shapes": [{"K": 4096, "top_k": 2}],
+    "rows": {"64": {"latency_us": {"median": 20.0}}, "1": {"latency_us": {"median": 10.0}}},
+}
 
 
-def measured(E: int, device_name: str = "NVIDIA_H100_80GB_HBM3", tier: str = "default", **name: object) -> MeasuredFile:
+def measured(E: int, device_name: str = "NVIDIA_H100_80GB_HBM3", folder: str = "", **name: object) -> PlannedFile:
     workload = Workload(E, 7168, device_name, **name)  # type: ignore[arg-type]
-    return MeasuredFile(FileId(workload, tier), {64: CONFIG, 1: CONFIG}, (Shape(4096, 2),), {64: 20.0, 1: 10.0})
+    return planned(workload, folder, {64: CONFIG, 1: CONFIG}, RECORD, MODELS)
 
 
 FILES = [measured(E) for E in range(1, 24)]
@@ -66,11 +71,11 @@ def test_a_release_is_new_where_no_tier_is_as_new(newest: tuple[int, ...], new: 
 def test_the_plan_is_of_the_plans_form_and_one_leg_a_device() -> None:
     files = [
         measured(8),
-        measured(8, tier="triton_3_6_0"),
+        measured(8, folder="triton_3_6_0"),
         measured(9, "NVIDIA_H200_NVL", dtype="fp8_w8a8", block_shape=(128, 128)),
         measured(8, "NVIDIA_H200", down=True),
     ]
-    document = plan(files, "a" * 40, load_devices(), load_models())
+    document = plan(files, "a" * 40, load_devices()).to_json()
     assert faults("plan", document) == []
     assert (document["number"], document["head_sha"], document["base_sha"]) == (0, "a" * 40, "a" * 40)
     legs = {leg["device_name"]: leg["workloads"] for leg in document["legs"]}

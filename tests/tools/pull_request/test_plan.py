@@ -1,4 +1,4 @@
-"""The pure part of the plan: which shapes, how much memory, how a plan is written."""
+"""What is planned of a pull request: with which shapes and how much memory, and against what on main."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ import pytest
 
 from tests.tools.pull_request.conftest import Project, RunPlan, refusal
 from tests.tools.pull_request.git_repository import EXECUTABLE, SYMLINK, Blob
-from tests.tools.validate.builder import H100, NAME, devices, entry, table
+from tests.tools.validate.builder import H100, NAME, devices, table
 from tools.pull_request import __main__ as command
 from tools.pull_request import documents
+from tools.pull_request.documents import PlannedShape
 from tools.pull_request.plan import (
     ASSUMED_SHAPE,
     HIDDEN_SIZES,
     MOST_EXPERTS_PER_TOKEN,
     MOST_SHAPES,
-    NamedShape,
-    Plan,
-    PlannedFile,
     RunnersError,
     needed_bytes,
     registered_shapes,
@@ -30,7 +28,6 @@ from tools.registry.models import ModelRegistry, load_models
 from tools.registry.sharding import PARALLEL_SIZES
 from tools.store import schemas
 from tools.store.files import canonical_record
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape, Workload
 
 MIXTRAL = Workload(8, 3584, H100)
@@ -42,17 +39,19 @@ class TestShapes:
     def test_the_records_shapes_are_taken_and_those_of_the_registry_marked(self) -> None:
         recorded = [Shape(4096, 2), Shape(5120, 3), Shape(4096, 2)]
         assert shapes_of(MIXTRAL, recorded, MODELS) == (
-            NamedShape(Shape(4096, 2), registered=True),
-            NamedShape(Shape(5120, 3), registered=False),
+            PlannedShape(4096, 2, registered=True),
+            PlannedShape(5120, 3, registered=False),
         )
 
     def test_without_any_the_registrys_are_taken(self) -> None:
-        assert shapes_of(MIXTRAL, [], MODELS) == tuple(NamedShape(s, True) for s in registered_shapes(MIXTRAL, MODELS))
+        assert shapes_of(MIXTRAL, [], MODELS) == tuple(
+            PlannedShape(s.K, s.top_k, True) for s in registered_shapes(MIXTRAL, MODELS)
+        )
 
     def test_without_either_one_is_assumed_that_the_workload_can_have(self) -> None:
-        assert shapes_of(UNKNOWN, [], MODELS) == (NamedShape(ASSUMED_SHAPE, registered=False),)
+        assert shapes_of(UNKNOWN, [], MODELS) == (PlannedShape(ASSUMED_SHAPE.K, ASSUMED_SHAPE.top_k, registered=False),)
         (assumed,) = shapes_of(Workload(1, 17, H100), [], MODELS)
-        assert assumed.shape.top_k == 1
+        assert assumed.top_k == 1
 
     def test_int4_is_looked_up_by_half_its_size(self) -> None:
         int4 = Workload(8, 2 * 3584, H100, "int4_w4a16")
@@ -79,26 +78,7 @@ def test_memory_is_of_weights_and_of_the_largest_batch(dtype: str | None, weight
     assert needed_bytes(workload, shape, 100) == 3 * 8 * 1000 * 2000 * weights + activations
 
 
-def test_a_plan_is_written_as_its_schema_says_in_a_fixed_order() -> None:
-    workload = Workload(8, 2048, H100, "fp8_w8a8", (128, 128), down=True)
-    config = LaunchConfig.from_entry(entry(num_ctas=1))
-    file = PlannedFile(
-        workload, "triton_3_6_0", (NamedShape(Shape(4096, 2), True),), {128: config, 64: config}, None, {64: 1.5}
-    )
-    document = Plan(12, "0" * 40, "1" * 40, {"NVIDIA_H200": (file,), H100: (file,)}).to_json()
-    assert schemas.faults("plan", document) == []
-    assert [leg["device_name"] for leg in document["legs"]] == ["NVIDIA_H100_80GB_HBM3", "NVIDIA_H200"]
-    (written,) = document["legs"][0]["workloads"]
-    assert list(written["claimed"]) == ["64", "128"]
-    assert (written["down"], written["workload"]["down"], written["workload"]["block_shape"]) == (
-        True,
-        True,
-        [128, 128],
-    )
-    assert (written["main"], written["record"]) == (None, {"median_us": {"64": 1.5}})
-
-
-# The plan of a pull request, from real git objects: what is planned, with which shapes, against what on main.
+# From real git objects.
 
 PATH, RECORD = f"configs/{NAME}", f"configs/records/{NAME}"
 MI300X = "AMD_Instinct_MI300X"

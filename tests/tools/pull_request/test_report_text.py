@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.pull_request.documents_builder import A100, ENVIRONMENT, H100, NUMBER, SHA, entry, planned
+from tests.tools.pull_request.documents_builder import A100, ENVIRONMENT, H100, NUMBER, OTHER_SHA, SHA, entry, planned
 from tools.measure.verdict import Verdict
 from tools.pull_request.documents import (
     NO_RESULTS,
@@ -52,7 +52,7 @@ def documents(*cases: tuple[PlannedFile, MeasuredFile], device_name: str = H100)
     leg = Leg(device_name, tuple(planned for planned, _ in cases))
     files = tuple(measured for _, measured in cases)
     environment = ENVIRONMENT if any(file.is_measured for file in files) else None
-    return Plan(NUMBER, SHA, (leg,)), {device_name: Results(NUMBER, SHA, device_name, environment, files)}
+    return Plan(NUMBER, SHA, OTHER_SHA, (leg,)), {device_name: Results(NUMBER, SHA, device_name, environment, files)}
 
 
 UNREGISTERED = replace(

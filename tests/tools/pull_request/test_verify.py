@@ -19,7 +19,6 @@ from tests.tools.pull_request.documents_builder import (
 )
 from tests.tools.validate.builder import NAME, Store, entry
 from tools.pull_request import verify
-from tools.pull_request.documents import workload_json
 from tools.store import schemas
 from tools.store.files import canonical_record, read_file
 from tools.store.workload import parse_file_name
@@ -46,7 +45,7 @@ def results(**row: Any) -> Any:
 
     def change(document: Any) -> None:
         document.update(number=0, device_name=WORKLOAD.device_name)
-        document["workloads"][0]["workload"] = workload_json(WORKLOAD)
+        document["workloads"][0]["workload"] = WORKLOAD.to_json()
         document["workloads"][0]["rows"]["64"].update({"claimed_us": 10.0, "measured_us": 10.1, **row})
 
     return changed(results_document(), change)
@@ -60,9 +59,7 @@ def plan(claimed_us: float | None = 10.0) -> Any:
         leg = document["legs"][0]
         leg["device_name"] = WORKLOAD.device_name
         claims = None if claimed_us is None else {"median_us": {"64": claimed_us}}
-        leg["workloads"][0].update(
-            workload=workload_json(WORKLOAD), claimed={"64": dict(ENTRY)}, main=None, record=claims
-        )
+        leg["workloads"][0].update(workload=WORKLOAD.to_json(), claimed={"64": dict(ENTRY)}, main=None, record=claims)
 
     return changed(plan_document(), change)
 
