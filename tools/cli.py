@@ -12,12 +12,16 @@ import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from tools.errors import UserError, reason_of
 from tools.text import printable
 
-Main = Callable[[Sequence[str] | None], int]
+
+class Main(Protocol):
+    """A tool's `main`. arguments None: those of the process."""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
 
 
 def run(main: Callable[[], int], name: str = "") -> NoReturn:

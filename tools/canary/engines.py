@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tools.errors import reason_of
+from tools.errors import UserError, reason_of
 from tools.store.workload import Layout
 from tools.text import shown_path
 
@@ -43,8 +43,8 @@ MAX_SOURCE_BYTES = 4 << 20
 """The look-up code has some ten kilobytes; a module larger than this is not read."""
 
 
-class PackageError(ValueError):
-    """The path holds no such package. One line for a person."""
+class PackageError(UserError):
+    """The path holds no such package."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tools.errors import UserError
 from tools.store.strict_json import Json, parse
 from tools.text import printable
 
@@ -32,8 +33,8 @@ _PASSING = frozenset({500, 502, 503, 504})
 _LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-class ApiError(Exception):
-    """GitHub can't be asked, or doesn't answer as expected. One line for a person."""
+class ApiError(UserError):
+    """GitHub can't be asked, or doesn't answer as expected."""
 
 
 @dataclass(frozen=True)

@@ -10,31 +10,26 @@ import argparse
 import datetime
 import json
 import re
-import sys
 from collections.abc import Sequence
 
 from tools.checkout import CONFIGS, reference_triton
-from tools.cli import hand_on, path_argument, run
+from tools.cli import command, hand_on, path_argument, run
 from tools.nightly import drift, sample
 from tools.nightly.sample import NightlyError
-from tools.pull_request.documents import DocumentError, Plan, results_of
-from tools.pull_request.plan import RunnersError, with_runner
+from tools.pull_request.documents import Plan, results_of
+from tools.pull_request.plan import with_runner
 from tools.registry.devices import load_devices
-from tools.registry.reading import RegistryError
 from tools.store.files import write_file
 from tools.text import counted, shown_path
 
 _RELEASE = re.compile(r"(?:triton \()?([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})\)?", re.ASCII)
 
 
+@command("nightly")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        return int(options.command(options))
-    except (NightlyError, DocumentError, RegistryError, RunnersError) as error:
-        print(f"nightly: {error}", file=sys.stderr)
-        return 2
+    return int(options.command(options))
 
 
 def _parser() -> argparse.ArgumentParser:

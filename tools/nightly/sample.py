@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tools.checkout import CHECKOUT
+from tools.errors import UserError
 from tools.git import CommitError, Repository
 from tools.nightly.drift import Recorded, recorded_rows
 from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile, PlannedShape
@@ -90,8 +91,8 @@ def planned(
 _FIX = "Fix: nox -s validate says what is wrong."
 
 
-class NightlyError(ValueError):
-    """What was asked can't be done here. One line for a person."""
+class NightlyError(UserError):
+    """What was asked can't be done here."""
 
 
 def measured_files(configs: Path) -> tuple[list[PlannedFile], set[tuple[int, int, int]]]:

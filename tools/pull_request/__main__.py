@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.checkout import CHECKOUT
-from tools.cli import hand_on, path_argument, run
+from tools.cli import command, hand_on, path_argument, run, say
+from tools.errors import UserError
 from tools.findings import Finding, Report, as_github, emit
 from tools.git import CommitError, Repository, is_sha
 from tools.pull_request import changes, diff_report
@@ -21,16 +22,14 @@ from tools.pull_request.plan import (
     PlanOutcome,
     PlanRequest,
     Rules,
-    RunnersError,
     make_plan,
     with_runner,
 )
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
-from tools.registry.reading import RegistryError
 from tools.store.files import write_file
-from tools.text import counted, printable, shown, shown_path
-from tools.validate.exceptions import Exceptions, ExceptionsError
+from tools.text import counted, shown, shown_path
+from tools.validate.exceptions import Exceptions
 
 MOST_LINES = 20
 """Refusals that are printed; of more only the number is."""
@@ -75,8 +74,8 @@ def parser() -> argparse.ArgumentParser:
         help="devices that have a runner, with commas; others are planned and not handed on; default: every device",
     )
     plan.add_argument("--out", required=True, type=path_argument, metavar="FILE", help="where the plan is written")
-    for command in (diff, plan):
-        command.add_argument(
+    for subcommand in (diff, plan):
+        subcommand.add_argument(
             "--repository", type=path_argument, default=CHECKOUT, metavar="PATH", help="default: this checkout"
         )
     return parser
@@ -89,10 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"tools.pull_request.{given[0]}")
         return int(module.main(given[1:]))
     args = parser().parse_args(given)
-    try:
-        return _diff(args) if args.command == "diff" else _plan(args)
-    except (CommitError, RegistryError, ExceptionsError, RunnersError) as error:
-        return _bad_use(args, printable(str(error)))
+    run_command = _diff if args.command == "diff" else _plan
+    return command(f"pull_request {args.command}")(lambda arguments=None: run_command(args))()  # noqa: ARG005
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -111,7 +108,7 @@ def _diff(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     if not is_sha(args.head_sha):
-        return _bad_use(args, f"--head-sha: expected 40 hexadecimal digits, found {shown(args.head_sha, 60)!r}")
+        raise UserError(f"--head-sha: expected 40 hexadecimal digits, found {shown(args.head_sha, 60)!r}")
     repository = Repository(args.repository)
     request = PlanRequest(args.number, args.head_sha, repository.commit(args.base))
     rules = Rules(load_devices(), load_models(), Exceptions.load())
@@ -146,19 +143,14 @@ def _refuse(refusals: Sequence[Finding]) -> None:
     if said and os.environ.get("GITHUB_ACTIONS") == "true":
         emit(as_github(Report(len(refusals), tuple(said))))
     for finding in said:
-        print(f"refused: {finding.path}: {finding.message}. Fix: {finding.fix}.", file=sys.stderr)
+        say(f"refused: {finding.path}: {finding.message}. Fix: {finding.fix}.")
     if unsaid > 0:
-        print(f"refused: {unsaid} further reasons.", file=sys.stderr)
+        say(f"refused: {unsaid} further reasons.")
 
 
 def _append(path: Path, text: str) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{text}\n")
-
-
-def _bad_use(args: argparse.Namespace, message: str) -> int:
-    print(f"pull_request {args.command}: {message}", file=sys.stderr)
-    return 2
 
 
 def _number(text: str) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tools.errors import UserError
 from tools.measure.verdict import Verdict
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
@@ -46,8 +47,8 @@ _FIXES: Mapping[str, str] = {
 }
 
 
-class DocumentError(ValueError):
-    """A document that can't be used. One line for a person."""
+class DocumentError(UserError):
+    """A document that can't be used."""
 
 
 @dataclass(frozen=True)

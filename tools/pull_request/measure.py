@@ -24,8 +24,9 @@ from typing import Any, Protocol
 
 from tools.bench.contestants import HEURISTIC, NO_FILE, Contestant
 from tools.checkout import CHECKOUT, reference_triton
-from tools.cli import path_argument, say
+from tools.cli import command, path_argument, say
 from tools.compile.outcome import Status
+from tools.errors import UserError
 from tools.launch.heuristics import UnknownHeuristicError, clamped, vllm_heuristic
 from tools.measure.device import find_gpu
 from tools.measure.statistics import Interval
@@ -33,7 +34,6 @@ from tools.measure.verdict import SAME_ENTRY, Duel, Verdict, duel
 from tools.pull_request.documents import (
     CONFIGS,
     RESULTS,
-    DocumentError,
     FileId,
     MeasuredFile,
     Plan,
@@ -52,6 +52,7 @@ from tools.tune.journal import Journal, JournalError, read_journal
 from tools.tune.model import Confirmed, Screened
 from tools.tune.tuner import baselines
 
+MOST_SECONDS = 7 * 24 * 3600
 BENCH_LIMIT_S = 900.0
 TUNE_SPARE_S = 300.0
 """Beyond its budget, for start, check and confirmation."""
@@ -102,27 +103,13 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command("measure")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    try:
-        for flag, value in (("--time-budget", options.time_budget), ("--limit", options.limit)):
-            if not 1 <= value <= 7 * 24 * 3600:
-                found = f"found {value}. Fix: give seconds."
-                raise DocumentError(f"{flag}: expected from 1 to {7 * 24 * 3600}, {found}")
-        try:
-            version_folder(options.triton)
-        except ValueError as error:
-            found = f"found {shown(options.triton, 60)!r}. Fix: name a release of Triton."
-            raise DocumentError(f"--triton: expected X.Y.Z, {found}") from error
-        if options.replay is not None and not options.replay.is_dir():
-            found = f"found {shown_path(options.replay)}. Fix: correct the path."
-            raise DocumentError(f"--replay: expected a folder, {found}")
-        plan = Plan.read(options.plan)
-        leg = plan.leg(options.device)
-    except DocumentError as error:
-        say(f"measure: {error}")
-        return 2
+    _check(options)
+    plan = Plan.read(options.plan)
+    leg = plan.leg(options.device)
     backend: Backend = GpuBackend.here(options.triton) if options.replay is None else ReplayBackend(options.replay)
     limits = TimeLimits(options.time_budget, time.monotonic() + options.limit)
     environment: Mapping[str, Json] | None = None
@@ -136,6 +123,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = Results(plan.number, plan.head_sha, leg.device_name, environment, tuple(files))
     write_file(options.out / RESULTS, results.to_bytes())
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """UserError: a value that no leg can be measured with."""
+    for flag, value in (("--time-budget", options.time_budget), ("--limit", options.limit)):
+        if not 1 <= value <= MOST_SECONDS:
+            raise UserError(f"{flag}: expected from 1 to {MOST_SECONDS}, found {value}. Fix: give seconds.")
+    try:
+        version_folder(options.triton)
+    except ValueError as error:
+        found = f"found {shown(options.triton, 60)!r}. Fix: name a release of Triton."
+        raise UserError(f"--triton: expected X.Y.Z, {found}") from error
+    if options.replay is not None and not options.replay.is_dir():
+        found = f"found {shown_path(options.replay)}. Fix: correct the path."
+        raise UserError(f"--replay: expected a folder, {found}")
 
 
 def measure(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from tools.errors import UserError
 from tools.findings import Finding, Severity
 from tools.git import CommitError, Entry, Repository
 from tools.pull_request.changes import (
@@ -345,8 +346,8 @@ def _short(message: str, prefix: str) -> str:
 # Which devices have a runner, as the variable GPU_DEVICES of the repository says it.
 
 
-class RunnersError(ValueError):
-    """A device that the registry doesn't know. One line for a person."""
+class RunnersError(UserError):
+    """A device that the registry doesn't know."""
 
 
 def with_runner(text: str, devices: DeviceRegistry) -> frozenset[str]:

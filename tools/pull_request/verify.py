@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.checkout import CONFIGS
-from tools.cli import path_argument, say
+from tools.cli import command, path_argument, say
 from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, Plan, results_of, shortened
 from tools.pull_request.judge import why_unverified
 from tools.pull_request.report import check_plan
@@ -37,18 +37,15 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command("verify")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
     line = {"runner": options.runner, "run_url": options.run_url, "commit": options.commit, "date": options.date}
-    try:
-        _check(line)
-        plan = Plan.read(options.plan)
-        check_plan(plan, MERGED, options.commit)
-        results = results_of(plan, options.results)
-    except DocumentError as error:
-        say(f"verify: {error}")
-        return 2
+    _check(line)
+    plan = Plan.read(options.plan)
+    check_plan(plan, MERGED, options.commit)
+    results = results_of(plan, options.results)
     for file in (file for result in results.values() for file in result.files):
         reason = why_unverified(file) or _write(options.configs, file, line)
         say(f"verify: {file.id.relative}: {'verified' if reason is None else f'not verified, {reason}'}")

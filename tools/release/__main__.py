@@ -6,12 +6,12 @@ import argparse
 import datetime
 import re
 import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tools.checkout import CHECKOUT
-from tools.cli import hand_on, run
+from tools.cli import command, hand_on, run
+from tools.errors import UserError
 
 LOADER = CHECKOUT / "fused_moe_configs" / "__init__.py"
 
@@ -21,8 +21,8 @@ _SHIPPED = ("configs/", "fused_moe_configs/")
 _STAYS_HOME = ("configs/records/", "configs/README.md", "configs/registry/models.json")
 
 
-class ReleaseError(ValueError):
-    """No release can be made so. One line for a person."""
+class ReleaseError(UserError):
+    """No release can be made so."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,14 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command("release")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = parser().parse_args(arguments)
-    try:
-        if args.command == "stamp":
-            LOADER.write_text(stamped(LOADER.read_text("utf-8"), args.version), "utf-8")
-        else:
-            _plan(args.date, is_forced=args.force)
-    except ReleaseError as error:
-        print(f"release: {error}", file=sys.stderr)
-        return 2
+    if args.command == "stamp":
+        LOADER.write_text(stamped(LOADER.read_text("utf-8"), args.version), "utf-8")
+    else:
+        _plan(args.date, is_forced=args.force)
     return 0
 
 
