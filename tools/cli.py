@@ -6,13 +6,14 @@ import argparse
 import contextlib
 import errno
 import functools
+import io
 import os
 import select
 import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TextIO
 
 from tools.errors import UserError, reason_of
 from tools.text import printable
@@ -28,10 +29,9 @@ def run(main: Callable[[], int], name: str = "") -> NoReturn:
     """Ends the process with the exit code of `main`; a closed pipe, a full disk or Ctrl-C is no traceback.
 
     0 where the reader of stdout has seen enough, 2 and a line on stderr where the output can't be written, 130 for
-    Ctrl-C. name: the command's, before that line.
+    Ctrl-C. What stderr can't take is dropped and changes no exit code. name: the command's, before that line.
     """
-    if sys.stderr is None:  # `2>&-`
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (for the process's life)
+    sys.stderr = _never_failing(sys.stderr)
     prefix = f"{name}: " if name else ""
     if sys.stdout is None:  # `>&-`: nobody would learn the result, and a file that is opened would become stdout
         say(f"{prefix}expected a standard output to write to, found it closed")
@@ -44,7 +44,13 @@ def run(main: Callable[[], int], name: str = "") -> NoReturn:
         _drop_output()
         if code:
             say(f"{prefix}can't write {error.filename or 'the output'}: {reason_of(error)}")
-    except KeyboardInterrupt:
+    except BaseException as error:  # Ctrl-C; anything else is a fault of ours and keeps its traceback
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
+        if not isinstance(error, KeyboardInterrupt):
+            raise
         code = 130
     sys.exit(code)
 
@@ -67,10 +73,9 @@ def command(name: str) -> Callable[[Main], Main]:
 
 
 def say(line: str) -> None:
-    """One line on stderr, at once: stdout belongs to the result. Where nobody reads it, the work goes on."""
-    with contextlib.suppress(OSError):
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+    """One line on stderr, at once: stdout belongs to the result."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def path_argument(text: str) -> Path:
@@ -85,6 +90,42 @@ def _exit_code(main: Callable[[], int]) -> int:
         return main()
     except SystemExit as end:  # argparse's --help and bad use
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
+class _Dropping(io.RawIOBase):
+    """Writes to a descriptor; what it can't take is dropped.
+
+    Text that stayed in a buffer would fail once more when Python flushes it at the end, and make the exit code 120.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._file = io.FileIO(descriptor, "w", closefd=False)
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            return self._file.write(data) or len(data)  # None: a full pipe that doesn't wait
+        return len(data)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def isatty(self) -> bool:
+        return self._file.isatty()
+
+
+def _never_failing(stream: TextIO | None) -> TextIO:
+    """stderr, line by line as Python's own. None: closed (`2>&-`)."""
+    if stream is None:
+        return Path(os.devnull).open("w")
+    try:
+        descriptor = stream.fileno()
+    except OSError:  # a text in memory, which takes everything
+        return stream
+    buffer = io.BufferedWriter(_Dropping(descriptor))
+    return io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", line_buffering=True)
 
 
 def _drop_output() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tools.errors import UserError, reason_of
 from tools.findings import Finding, Severity
 from tools.store.files import MAX_BYTES
-from tools.text import shown
+from tools.text import printable, shown
 
 REGULAR = "100644"
 EXECUTABLE = "100755"
@@ -38,11 +38,19 @@ _SAFE_SETTINGS = (
 
 
 class CommitError(UserError):
-    """A commit that can't be read as asked. One line for a person; `finding` has its parts."""
+    """A commit that can't be read as asked. One line for a person; `finding` has its parts.
 
-    def __init__(self, where: str, message: str, fix: str) -> None:
+    reason: in git's or the system's own words, where there are any.
+    """
+
+    def __init__(self, where: str, message: str, fix: str, reason: str = "") -> None:
         super().__init__(f"{where}: {message}. Fix: {fix}.")
         self.finding = Finding(where, "commit", Severity.ERROR, message, fix)
+        self.reason = reason
+
+
+class NoGitError(CommitError):
+    """git itself can't be run."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +160,28 @@ class Repository:
         answer = self._ask("cat-file", "--batch", stdin=_lines(sizes))
         return dict(_contents(answer.stdout, sizes))
 
+    def file(self, revision: str, path: Path) -> bytes:
+        """The bytes of the file `path`, below `root`, at a revision that a trusted person names.
+
+        CommitError: no repository, no such revision, or no such file there, as `reason` says in git's own words.
+        """
+        # `./`: where `root` is no repository's, git looks for one above it.
+        name = f"{revision}:./{path.as_posix()}"
+        # Not `git show`: it takes a range for an answer without a line in it.
+        size = int(self._of_revision(revision, path, "-s", name))
+        if size > self.limits.blob_bytes:
+            message = f"expected at most {self.limits.blob_bytes} bytes a file, found {size}"
+            raise CommitError(shown(path.name), message, "make it smaller: nothing larger is read", message)
+        return self._of_revision(revision, path, "blob", name)
+
+    def _of_revision(self, revision: str, path: Path, what: str, name: str) -> bytes:
+        answer = self._ask("cat-file", what, "--end-of-options", name)
+        if answer.returncode:
+            reason = printable(answer.stderr.decode("utf-8", "replace").strip().split("\n")[0])
+            message = f"expected a revision with {shown(path.name)}, found none ({reason})"
+            raise CommitError(shown(revision), message, "correct the revision, or fetch it", reason)
+        return answer.stdout
+
     def _listing(self, sha: str) -> bytes:
         """What `ls-tree` prints, broken off where it is too long: a tree of trees can unfold without end."""
         command = self._command("ls-tree", "-r", "-z", "--full-tree", "--end-of-options", sha)
@@ -227,9 +257,16 @@ def _too_large(sha: str, expected: str, found: str) -> CommitError:
     return CommitError(sha[:12], f"expected at most {expected}, found {found}", "make the commit smaller")
 
 
-def _no_git(error: Exception) -> CommitError:
-    found = "no answer in time" if isinstance(error, subprocess.TimeoutExpired) else reason_of(error)
-    return CommitError("git", f"expected it to run, found: {shown(found)}", "install git, or correct the revision")
+def _no_git(error: Exception) -> NoGitError:
+    found = shown("no answer in time" if isinstance(error, subprocess.TimeoutExpired) else reason_of(error))
+    return NoGitError("git", f"expected it to run, found: {found}", "install git, or correct the revision", found)
+
+
+def file_at(revision: str, path: Path) -> bytes:
+    """The bytes that a work tree's file has at a revision. Errors as of `Repository.file`."""
+    folder = path.absolute().parent.resolve()
+    root = next((place for place in (folder, *folder.parents) if (place / ".git").exists()), folder)
+    return Repository(root).file(revision, (folder / path.name).relative_to(root))
 
 
 # Names of commits, as GitHub's events write them.

@@ -1,10 +1,11 @@
-"""How text is shown: foreign text on one line, cut and escaped, in a terminal, a log or markdown; counts; JSON."""
+"""How text is shown: foreign text on one line, cut and escaped, in a terminal, a log or markdown; tables and JSON."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 LONGEST = 160
@@ -25,6 +26,20 @@ def code(text: str, longest: int = LONGEST) -> str:
         return f"`{safe}`"
     escaped = "".join(c if c.isalnum() or c in " .=" else f"&#{ord(c)};" for c in safe)
     return f"<code>{escaped}</code>"
+
+
+def cell(text: str) -> str:
+    """Text that can't end a table's cell or row; a compiler's messages have many lines."""
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> list[str]:
+    """The lines of a markdown table. right: so many columns, the first ones, are aligned to the right.
+
+    Cells are markdown: foreign text has been through `cell` or `code`.
+    """
+    rules = ["---:"] * right + ["---"] * (len(head) - right)
+    return [f"| {' | '.join(cells)} |" for cells in (head, rules, *rows)]
 
 
 _COMMAND = re.compile(r"^(\s*:):")

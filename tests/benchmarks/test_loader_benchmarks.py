@@ -1,67 +1,89 @@
-"""How long the loader takes: import in an empty process, first look-up, cached look-up. Goals: 5 ms, 1 ms, 1 µs.
+"""How long the loader takes, and what it may take: import 10 ms, import and first look-up 25 ms, cached look-up 2 µs.
 
-Nothing is asserted about time: a figure belongs to the machine that measured it.
+The best of many runs is what is held to these: a machine at work makes some of them slow, never all.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import timeit
+from pathlib import Path
 
 import pytest
 
 import fused_moe_configs
+from fused_moe_configs import api
 
+ROOT = Path(__file__).resolve().parents[2]
+IMPORT_MS, FIRST_LOOK_UP_MS, CACHED_US = 10, 25, 2
 WORKLOAD = {"E": 8, "N": 3584, "device_name": "NVIDIA_A100-SXM4-80GB", "triton_version": "3.8.0"}
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096)
 KEYS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "num_warps", "num_stages")
-IMPORT = """
+NEW_PROCESS = f"""
 import time
 start = time.perf_counter()
 import fused_moe_configs
+print(time.perf_counter() - start)
+assert len(fused_moe_configs.get_moe_configs(**{WORKLOAD})) == {len(SIZES)}
 print(time.perf_counter() - start)
 """
 
 
 @pytest.fixture
-def _one_file(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
+    """The shipped folder, with one file."""
     name = fused_moe_configs.get_config_file_name(8, 3584, "NVIDIA_A100-SXM4-80GB")
     (tmp_path / name).write_text(json.dumps({str(size): dict.fromkeys(KEYS, 16) for size in SIZES}, indent=4))
-    monkeypatch.setattr(fused_moe_configs, "_configs", str(tmp_path))
+    monkeypatch.setattr(api, "CONFIGS", tmp_path)
     fused_moe_configs.cache_clear()
-    yield
+    yield tmp_path
     fused_moe_configs.cache_clear()
 
 
-def test_import_in_an_empty_process(benchmark, tmp_path, monkeypatch):
-    """The process measures itself; the best of ten, with bytecode as pip leaves it, is in `extra_info`."""
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-    seconds = []
+def test_import_and_first_look_up_in_an_empty_process(benchmark, folder, tmp_path_factory):
+    """The process measures itself, with bytecode as pip leaves it."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment |= {
+        "PYTHONPATH": str(ROOT),
+        "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("bytecode")),
+        "VLLM_TUNED_CONFIG_FOLDER": str(folder),
+    }
 
     def start():
-        done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
-        seconds.append(float(done.stdout))
+        command = [sys.executable, "-c", NEW_PROCESS]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return [float(line) * 1e3 for line in done.stdout.split()]
 
-    benchmark.pedantic(start, rounds=10, warmup_rounds=1)
-    benchmark.extra_info["import_ms"] = min(seconds) * 1e3
-    assert min(seconds) > 0
+    def best():
+        """Of twenty processes, or of more while the machine is too busy for one good run."""
+        runs = [start() for _ in range(20)]
+        while min(first for _, first in runs) > FIRST_LOOK_UP_MS and len(runs) < 200:
+            runs.append(start())
+        return [min(column) for column in zip(*runs, strict=True)]
+
+    start()  # writes the bytecode
+    import_ms, first_ms = benchmark.pedantic(best)
+    benchmark.extra_info |= {"import_ms": import_ms, "import_and_first_look_up_ms": first_ms}
+    assert import_ms <= IMPORT_MS
+    assert first_ms <= FIRST_LOOK_UP_MS
 
 
-@pytest.mark.usefixtures("_one_file")
-def test_first_look_up(benchmark):
+@pytest.mark.usefixtures("folder")
+def test_look_up_after_the_cache_was_cleared(benchmark):
     found = benchmark.pedantic(
         fused_moe_configs.get_moe_configs, setup=fused_moe_configs.cache_clear, kwargs=WORKLOAD, rounds=200
     )
     assert list(found) == list(SIZES)
 
 
-@pytest.mark.usefixtures("_one_file")
-def test_cached_look_up(benchmark):
-    assert benchmark(lambda: fused_moe_configs.get_moe_configs(**WORKLOAD))
-
-
-@pytest.mark.usefixtures("_one_file")
-def test_cached_launch_config(benchmark):
-    assert benchmark(lambda: fused_moe_configs.get_config(64, **WORKLOAD))
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("call", ["get_moe_configs(**WORKLOAD)", "get_config(64, **WORKLOAD)"])
+def test_cached_look_up(benchmark, call):
+    timer = timeit.Timer(call, globals={**vars(api), "WORKLOAD": WORKLOAD})
+    benchmark(timer.timeit, 1000)
+    cached_us = min(timer.repeat(50, 1000)) / 1000 * 1e6
+    benchmark.extra_info["cached_us"] = cached_us
+    assert cached_us <= CACHED_US

@@ -13,6 +13,8 @@ import torch
 
 from tools.checkout import CHECKOUT
 
+pytestmark = pytest.mark.slow  # each test runs a part of the suite in a copy of the kernels
+
 # name: (text in the kernel, what it becomes)
 MUTATIONS = {
     "no-k-mask": (

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import fused_moe_configs
+from fused_moe_configs import api
 
 ENTRY = {
     "BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3,
@@ -40,8 +41,8 @@ class Store:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The shipped folder, with a registry; no user's folder."""
     store = Store(tmp_path / "tuned ünd dateien")
-    store.write_file("devices.json", {"schema_version": 1, "devices": DEVICES}, "registry")
-    monkeypatch.setattr(fused_moe_configs, "_configs", str(store.root))
+    store.write("devices.json", {"schema_version": 1, "devices": DEVICES}, "registry")
+    monkeypatch.setattr(api, "CONFIGS", store.root)
     monkeypatch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)
     monkeypatch.delenv("SGLANG_MOE_CONFIG_DIR", raising=False)
     fused_moe_configs.cache_clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -78,6 +79,34 @@ def test_every_shipped_file_loads_through_the_installed_wheel(python: Path) -> N
     assert len(result.stdout.splitlines()) == len(files) > 0
 
 
+def load_everything(python: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """As the nox session `wheel` runs it on every Python that the wheel claims."""
+    return run(python, "-S", str(Path(__file__).with_name("load_everything.py")), str(site))
+
+
+@pytest.fixture
+def site(wheel: Path, tmp_path: Path) -> Path:
+    """The wheel, unpacked."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    return tmp_path / "site"
+
+
+def test_every_shipped_file_loads_with_the_standard_library_alone(python: Path, site: Path) -> None:
+    result = load_everything(python, site)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{len(shipped_files())} files loaded by Python 3.")
+
+
+@pytest.mark.parametrize("name", ["E=8,N=1,device_name=NVIDIA H100.json", "E=8,N=one.json"])
+def test_a_file_that_no_name_leads_to_is_noticed(python: Path, site: Path, name: str) -> None:
+    shutil.copy(
+        next((site / "fused_moe_configs" / "configs").glob("E=*.json")), site / "fused_moe_configs" / "configs" / name
+    )
+    result = load_everything(python, site)
+    assert result.returncode == 1
+    assert f"{name}: expected" in result.stderr
+
+
 def test_wheel_holds_the_data_and_leaves_the_evidence_at_home(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     inside = {name.removeprefix("fused_moe_configs/configs/") for name in names if "/configs/" in name}
@@ -92,6 +121,12 @@ def test_wheel_needs_nothing(wheel: Path) -> None:
     text = archive.read(metadata).decode()
     assert "Requires-Dist" not in text
     assert "Requires-Python: >=3.10" in text
+
+
+def test_its_page_names_the_repository(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    assert "Project-URL: Repository, https://github.com/" in archive.read(metadata).decode()
 
 
 def test_installed_command_runs(python: Path) -> None:

@@ -15,6 +15,8 @@ from tools.checkout import CHECKOUT
 from tools.cli import check_file, command, hand_on, path_argument, read_text, run
 from tools.errors import UserError, reason_of
 
+COMMANDS = [f"tools.{path.parent.name}" for path in sorted((CHECKOUT / "tools").glob("*/__main__.py"))]
+
 
 def test_exit_code_is_that_of_the_command() -> None:
     with pytest.raises(SystemExit) as end:
@@ -31,12 +33,28 @@ def test_ctrl_c_is_no_traceback() -> None:
     assert end.value.code == 130
 
 
+@pytest.fixture(params=[None, "1"], ids=["buffered", "unbuffered"], autouse=True)
+def buffering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python keeps text back or doesn't: what can't be written fails when Python ends, or at once."""
+    if request.param is None:
+        monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    else:
+        monkeypatch.setenv("PYTHONUNBUFFERED", request.param)
+
+
+def shell(code: str, redirection: str, name: str = "") -> subprocess.CompletedProcess[str]:
+    program = f"import sys; from tools.cli import run, say; run(lambda: {code}, {name!r})"
+    command = ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, program]
+    return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+
+
+# ---------------------------------------------------------------
+# Standard output that can't be written
+
+
 def test_closed_pipe_is_no_traceback() -> None:
-    code = "from tools.cli import run\nrun(lambda: print('x' * 200_000) or 0)"
-    command = f"{sys.executable} -c '{code.replace(chr(39), chr(34))}' | head -c 1"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=CHECKOUT, check=False)
-    assert result.stdout == "x"
-    assert result.stderr == ""
+    result = shell("print('x' * 200_000) or 0", "| head -c 1; exit ${PIPESTATUS[0]}")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "x", "")
 
 
 def test_a_pipe_that_breaks_elsewhere_is_no_reader_that_has_seen_enough() -> None:
@@ -44,22 +62,8 @@ def test_a_pipe_that_breaks_elsewhere_is_no_reader_that_has_seen_enough() -> Non
     assert (result.returncode, result.stderr) == (2, "can't write the output: Broken pipe\n")
 
 
-def test_what_is_said_to_nobody_ends_no_work() -> None:
-    result = shell("[say(str(i)) for i in range(10_000)] and print('done', file=open(1, 'w')) or 3", "2> >(exec true)")
-    assert (result.returncode, result.stdout) == (3, "done\n")
-
-
 def test_a_command_says_its_name() -> None:
-    code = "from tools.cli import run; run(lambda: print('x') or 0, 'tune')"
-    command = ["bash", "-c", '"$0" -c "$1" >/dev/full', sys.executable, code]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
-    assert result.stderr.startswith("tune: can't write the output: ")
-
-
-def shell(code: str, redirection: str) -> subprocess.CompletedProcess[str]:
-    program = f"from tools.cli import run, say; run(lambda: {code})"
-    command = ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, program]
-    return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+    assert shell("print('x') or 0", ">/dev/full", "tune").stderr.startswith("tune: can't write the output: ")
 
 
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
@@ -70,12 +74,35 @@ def test_output_that_can_not_be_written_is_one_line_and_2(redirection: str, size
     assert "output" in result.stderr
 
 
-@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
-def test_a_closed_stderr_leaves_the_output_alone(redirection: str) -> None:
-    result = shell("print('x') or print('y', file=__import__('sys').stderr) or 0", redirection)
-    assert result.stderr == ""
-    assert "x" in result.stdout
-    assert "y" not in result.stdout
+@pytest.mark.parametrize(
+    ("error", "code", "last"), [("KeyboardInterrupt", 130, ""), ("ZeroDivisionError", 1, "ZeroDivisionError\n")]
+)
+def test_text_that_was_kept_back_changes_no_exit_code(
+    error: str, code: int, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    result = shell(f"print('x') or (_ for _ in ()).throw({error})", ">/dev/full")
+    assert result.returncode == code
+    assert result.stderr[-len(last) :] == last if last else result.stderr == ""
+
+
+# ---------------------------------------------------------------
+# Standard error that can't be written
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2> >(exec true)"])
+@pytest.mark.parametrize(
+    "speak", ["say('y')", "print('y', file=sys.stderr)", "sys.stderr.write('y')", "sys.stderr.write('y' * 200_000)"]
+)
+def test_what_stderr_can_not_take_changes_neither_output_nor_exit_code(redirection: str, speak: str) -> None:
+    result = shell(f"[{speak} for _ in range(9)] and print('x') or 3", redirection)
+    assert (result.returncode, result.stdout, result.stderr) == (3, "x\n", "")
+
+
+def test_what_is_said_lands_on_stderr_at_once_and_in_order() -> None:
+    lines = "say('1') or print('2', file=sys.stderr) or __import__('os').write(2, b'3\\n') and say('ü\\udc80') or 0"
+    result = shell(lines, "")
+    assert (result.returncode, result.stderr) == (0, "1\n2\n3\nü\\udc80\n")
 
 
 @pytest.mark.parametrize("module", ["tools.validate", "tools.registry"])
@@ -84,6 +111,12 @@ def test_the_commands_end_so_too(module: str, redirection: str) -> None:
     command = ["bash", "-c", f'"$0" -m {module} {redirection}', sys.executable]
     result = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_command_ends_with_its_own_code_where_nobody_reads_stderr(module: str) -> None:
+    command = ["bash", "-c", f'"$0" -m {module} --no-such-flag 2>/dev/full', sys.executable]
+    assert subprocess.run(command, cwd=CHECKOUT, check=False).returncode == 2
 
 
 def test_an_empty_path_is_refused() -> None:

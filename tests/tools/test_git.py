@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.tools.pull_request.git_repository import EXECUTABLE, TREE, Blob, GitRepository
-from tools.git import NOTHING, CommitError, Entry, Limits, Repository, is_sha
+from tools.git import NOTHING, CommitError, Entry, Limits, NoGitError, Repository, file_at, is_sha
 
 
 @pytest.fixture
@@ -113,3 +113,57 @@ def test_forty_lower_case_hexadecimal_digits_are_one() -> None:
 @pytest.mark.parametrize("text", ["", "main", "a" * 39, "a" * 41, "A" * 40, "a" * 40 + "\n", "\n" + "a" * 40, None, 7])
 def test_nothing_else_is(text: object) -> None:
     assert not is_sha(text)
+
+
+class TestFileAt:
+    @pytest.fixture
+    def file(self, git: GitRepository) -> Path:
+        """A file whose tagged commit has other bytes than the work tree, in a folder below the root."""
+        git.git("tag", "first", git.commit({"größe/a.json": b"old", "größe/deeper/b.json": b""}))
+        path = git.root / "größe" / "a.json"
+        path.parent.mkdir()
+        path.write_bytes(b"new")
+        return path
+
+    def test_its_bytes_at_the_revision(self, file: Path) -> None:
+        assert file_at("first", file) == b"old"
+
+    def test_below_a_link_to_its_folder_too(self, file: Path, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(file.parent)
+        assert file_at("first", tmp_path / "link" / "a.json") == b"old"
+
+    def test_the_environment_names_no_other_repository(
+        self, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = GitRepository.make(tmp_path / "other")
+        other.git("tag", "first", other.commit({"größe/a.json": b"another's"}))
+        monkeypatch.setenv("GIT_DIR", str(other.root / ".git"))
+        assert file_at("first", file) == b"old"
+
+    @pytest.mark.parametrize(
+        ("revision", "name", "reason"),
+        [
+            ("second", "a.json", "fatal: invalid object name 'second'"),
+            ("first", "c.json", "does not exist in 'first'"),
+            ("first", "deeper", "bad file"),
+            ("--batch", "a.json", "fatal: invalid object name '--batch'"),
+        ],
+    )
+    def test_what_is_not_there_has_gits_reason(self, file: Path, revision: str, name: str, reason: str) -> None:
+        with pytest.raises(CommitError, match=f"^{revision}: expected a revision with {name}, found none") as raised:
+            file_at(revision, file.with_name(name))
+        assert reason in raised.value.reason
+
+    def test_outside_any_repository(self, tmp_path: Path) -> None:
+        with pytest.raises(CommitError) as raised:
+            file_at("HEAD", tmp_path / "a.json")
+        assert "not a git repository" in raised.value.reason
+
+    def test_nothing_large_is_read(self, git: GitRepository, file: Path) -> None:
+        with pytest.raises(CommitError, match=r"a\.json: expected at most 2 bytes a file, found 3"):
+            Repository(git.root, Limits(blob_bytes=2)).file("first", file.relative_to(git.root))
+
+    def test_without_git_it_says_so(self, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(NoGitError, match=r"^git: expected it to run, found: No such file or directory"):
+            file_at("first", file)

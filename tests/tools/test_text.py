@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.text import LONGEST, code, shown
+from tools.text import LONGEST, cell, code, shown, table
 
 
 def test_control_characters_and_undecodable_bytes_are_escaped() -> None:
@@ -39,3 +39,22 @@ def test_it_reads_as_what_it_is(text: str) -> None:
     inner = answer[1:-1] if answer.startswith("`") else html.unescape(answer[6:-7])
     assert inner == shown(text)
     assert "\n" not in answer
+
+
+def test_a_table_is_its_head_a_rule_and_its_rows() -> None:
+    assert table(("M", "time"), [("1", "2.0"), ("64", "–")]) == [
+        "| M | time |",
+        "| --- | --- |",
+        "| 1 | 2.0 |",
+        "| 64 | – |",
+    ]
+
+
+def test_its_first_columns_may_be_aligned_to_the_right() -> None:
+    assert table(("M", "time", "verdict"), [], right=2)[1] == "| ---: | ---: | --- |"
+
+
+@given(st.text())
+def test_a_cell_ends_neither_its_row_nor_its_column(text: str) -> None:
+    assert len(cell(text).splitlines()) <= 1
+    assert not re.search(r"(?<!\\)\|", cell(text))

@@ -23,7 +23,7 @@ TRIGGERS = {
 READ = {"contents": "read"}
 NOTHING: dict[str, str] = {}
 GRANTS = {
-    "validate": {"configs": READ, "code": READ, "workflows": READ},
+    "validate": {"configs": READ, "code": READ, "wheel": READ, "workflows": READ},
     "tune": {
         "plan": {**READ, "pull-requests": "read"},
         "tune": NOTHING,
@@ -43,6 +43,7 @@ GRANTS = {
         "plan": READ,
         "build": READ,
         "test": READ,
+        "wheel": READ,
         "publish": {"id-token": "write"},
         "announce": {"contents": "write"},
     },
@@ -56,7 +57,7 @@ ENVIRONMENTS = {
 }
 MEASURES_IN = {"tune": "gpu-pull-request", "verify": "gpu-main", "nightly": "gpu-main"}
 COMMANDS = [
-    r'nox -s (?P<session>[a-z-]+)( -- [^;|&`<>]+?)?( > \w+\.md| >> "\$GITHUB_STEP_SUMMARY")?',
+    r'nox -s (?P<session>[a-z-]+)( --python "\$PYTHON")?( -- [^;|&`<>]+?)?( > \w+\.md| >> "\$GITHUB_STEP_SUMMARY")?',
     r'git fetch --no-tags origin "refs/pull/\$NUMBER/head"',
     r"python -m pip install nox",
     r"python -m pip download --no-deps --only-binary=:all: --dest wheels/(?P<engine>\w+) (?P=engine)",

@@ -58,6 +58,21 @@ def test_actionlint_and_shellcheck_have_no_complaint() -> None:
     assert result.returncode == 0, result.stdout
 
 
+def test_shellcheck_has_no_complaint_about_our_scripts() -> None:
+    stubs = [str(path) for path in (CHECKOUT / "tests" / "workflows" / "stubs" / "bin").iterdir()]
+    result = run("shellcheck", "nox", ".ci/run", *stubs)
+    assert result.returncode == 0, result.stdout
+
+
+def test_hooks_run_offline_from_the_lint_environment() -> None:
+    (repository,) = YAML(typ="safe").load(CHECKOUT / ".pre-commit-config.yaml")["repos"]
+    assert repository["repo"] == "local"
+    assert {hook["language"] for hook in repository["hooks"]} == {"system"}
+    entries = [hook["entry"].split() for hook in repository["hooks"]]
+    assert [entry[0] for entry in entries] == [".nox/lint/bin/ruff", ".nox/lint/bin/ruff", ".nox/lint/bin/python"]
+    assert [entry[1] for entry in entries[:2]] == ["check", "format"], "what the lint session asks of ruff"
+
+
 def test_actionlint_asks_shellcheck(tmp_path: Path) -> None:
     """Without it, actionlint says nothing about commands, and says nothing about that either."""
     careless = tmp_path / "careless.yml"

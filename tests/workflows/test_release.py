@@ -10,7 +10,7 @@ from typing import Any
 from tests.tools.pull_request.git_repository import GitRepository
 from tests.workflows.act import World
 
-ALL = {"plan", "build", "test", "publish", "announce"}
+ALL = {"plan", "build", "test", "wheel", "publish", "announce"}
 ON_MAIN: dict[str, Any] = {"ref": "refs/heads/main"}
 
 
@@ -23,7 +23,8 @@ def test_a_maintainers_go_publishes_the_tested_wheel(world: World, remote: GitRe
     version = f"{today.year}.{today.month}.{today.day}"
     run = world.act("release", "workflow_dispatch", ON_MAIN)
     assert run.jobs == dict.fromkeys(ALL, "success"), run
-    assert run.log.count("4 passed") == 2, "on each Python"
+    assert run.log.count("8 passed") == 2, "on each Python of the tools"
+    assert run.log.count(" files loaded by Python ") == 4, "on each Python of the loader"
     published = sorted(path.name for path in released(world, "index").iterdir())
     assert published == [f"fused_moe_configs-{version}-py3-none-any.whl", f"fused_moe_configs-{version}.tar.gz"]
     with zipfile.ZipFile(released(world, "index") / published[0]) as wheel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import tomllib
 
 from tests.workflows import rules
 from tests.workflows.parsed import Workflow, read, workflow, workflows
@@ -81,6 +82,24 @@ def test_a_workflow_that_breaks_a_rule_is_found(rule: Rule, name: str, right: st
 
 def test_every_rule_is_broken_once() -> None:
     assert {rule for rule, *_ in BROKEN} == set(RULES)
+
+
+@pytest.mark.parametrize("name", ["validate", "release"])
+def test_the_wheel_is_loaded_on_every_python_that_it_claims(name: str) -> None:
+    classifiers = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]["classifiers"]
+    claimed = [
+        line.rpartition(" ")[2] for line in classifiers if line.startswith("Programming Language :: Python :: 3.")
+    ]
+    job = workflow(name).jobs["wheel"]
+    assert job["strategy"]["matrix"]["python"] == claimed
+    (python,) = [step["with"]["python"] for step in job["steps"] if step.get("uses") == "./.github/actions/setup"]
+    assert python == job["env"]["PYTHON"] == "${{ matrix.python }}"
+
+
+def test_the_slow_tests_run_on_every_pull_request() -> None:
+    commands = [step.get("run") for step in workflow("validate").jobs["code"]["steps"]]
+    assert "nox -s tests" in commands
+    assert "nox -s tests -- -m slow -n auto" in commands
 
 
 def test_the_shared_steps_are_pinned_too() -> None:

@@ -1,4 +1,12 @@
-"""Timing launch configs on a GPU: one kernel beside another with the same inputs and launch configs.
+"""Comparisons on a GPU: tuned files side by side (`bench files`), our kernel beside an engine's (`bench kernels`).
 
-What is compared (contenders, engine_comparison) is apart from how it is measured (timing, inputs, ceilings).
+| | files | kernels |
+| --- | --- | --- |
+| what is compared | candidates | sample |
+| one run | compare_files | compare_kernels |
+| on the GPU | time_files | time_kernels |
+| what is written | files_report | kernels_report |
+
+Both share request (the command line), session (the edge) and comparison (compiling, rows, floors). How a row is timed
+and checked is `tools.measure`.
 """

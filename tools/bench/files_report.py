@@ -3,52 +3,77 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tools.measure.statistics import Interval
 from tools.measure.verdict import Duel, Measured, RowVerdict, Verdict, score
+from tools.store.record import Environment
+from tools.text import cell, table
 
 
 @dataclass(frozen=True)
-class FileReport:
-    """One tuned file and its contestants, in order; the file is the first. name: its path below the tiers' root."""
+class FileResult:
+    """One tuned file and its candidates, in order; the file is the first. name: its path below the tiers' root."""
 
     name: str
     shapes: tuple[str, ...]
-    contestants: tuple[str, ...]
+    candidates: tuple[str, ...]
     rows: tuple[RowVerdict, ...]
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class BenchReport:
-    """environment: what ran where, by name, in the order shown."""
+class FilesReport:
+    """date: YYYY-MM-DD, in UTC. engine_version None: measured on our own kernel, whose hash is kernel_sha256."""
 
-    environment: Mapping[str, str]
-    files: tuple[FileReport, ...]
+    environment: Environment
+    date: str
+    routing: str
+    kernel_sha256: str
+    engine_version: str | None
+    files: tuple[FileResult, ...]
 
     @property
     def is_slower(self) -> bool:
         """Whether a file loses a row beyond noise, or can't run one."""
         rows = [(file, row) for file in self.files for row in file.rows]
-        fails = any(row.measured[file.contestants[0]].us is None for file, row in rows)
+        fails = any(row.measured[file.candidates[0]].us is None for file, row in rows)
         return fails or any(duel.verdict is Verdict.SLOWER for _, row in rows for duel in row.duels.values())
 
 
-def to_markdown(report: BenchReport) -> str:
-    head = ["# Bench of tuned files", "", *(f"- {name}: {value}" for name, value in report.environment.items())]
+def to_markdown(report: FilesReport) -> str:
+    head = ["# Bench of tuned files", "", *(f"- {name}: {value}" for name, value in _shown(report).items())]
     return "\n".join([*head, *(line for file in report.files for line in ("", *_file_lines(file)))]) + "\n"
 
 
-def to_json(report: BenchReport) -> str:
+def to_json(report: FilesReport) -> str:
     document = {
-        "environment": dict(report.environment),
+        "environment": _shown(report),
         "is_slower": report.is_slower,
         "files": [_file_json(file) for file in report.files],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _shown(report: FilesReport) -> dict[str, str]:
+    """What ran where, by name."""
+    environment, engine = report.environment, report.engine_version
+    return {
+        "date": report.date,
+        "device": environment.device_name,
+        "compute_capability": environment.compute_capability,
+        "sm_count": str(environment.sm_count),
+        "driver": environment.driver or "unknown",
+        "cuda": environment.cuda or "unknown",
+        "torch": environment.torch,
+        "triton": environment.triton,
+        "python": environment.python,
+        "kernel": f"own, {report.kernel_sha256[:12]}" if engine is None else f"vLLM {engine}'s own",
+        "routing": report.routing,
+        **({} if engine is None else {"engine": engine}),
+    }
 
 
 _OF_SHAPES = (
@@ -56,9 +81,9 @@ _OF_SHAPES = (
 )
 
 
-def _file_lines(file: FileReport) -> list[str]:
-    own, *others = file.contestants
-    rivals = (cell for name in others for cell in (f"{_cell(name)} µs", "ratio", "verdict"))
+def _file_lines(file: FileResult) -> list[str]:
+    own, *others = file.candidates
+    rivals = (title for name in others for title in (f"{cell(name)} µs", "ratio", "verdict"))
     header = ["M", f"{own} µs", "of floor", *rivals]
     lines = [
         f"## {file.name}",
@@ -66,9 +91,7 @@ def _file_lines(file: FileReport) -> list[str]:
         f"{'; '.join(file.shapes)}. Up and down together, median and its 95 % interval; ratio: this file's time over "
         f"the other's, round by round.{_OF_SHAPES if len(file.shapes) > 1 else ''}",
         "",
-        f"| {' | '.join(header)} |",
-        f"|{' --- |' * len(header)}",
-        *(f"| {' | '.join(_cells(own, others, row))} |" for row in file.rows),
+        *table(header, [_cells(own, others, row) for row in file.rows]),
         "",
     ]
     for name in others:
@@ -92,21 +115,16 @@ def _cells(own: str, others: Sequence[str], row: RowVerdict) -> list[str]:
 
 def _time(measured: Measured) -> str:
     if measured.us is None:
-        return f"failed: {_cell(measured.message[:60])}"
+        return f"failed: {cell(measured.message[:60])}"
     return f"{measured.us.median:.1f} ({measured.us.low:.1f} to {measured.us.high:.1f})"
-
-
-def _cell(text: str) -> str:
-    """Text that can't end a table's cell or row; a compiler's messages have many lines."""
-    return " ".join(text.split()).replace("|", r"\|")
 
 
 def _duel(duel: Duel) -> tuple[str, str]:
     return (f"{duel.ratio.median:.3f}" if duel.ratio else "–"), duel.verdict.value
 
 
-def _file_json(file: FileReport) -> dict[str, Any]:
-    scores = {name: score(file.rows, name) for name in file.contestants[1:]}
+def _file_json(file: FileResult) -> dict[str, Any]:
+    scores = {name: score(file.rows, name) for name in file.candidates[1:]}
     return {
         "name": file.name,
         "shapes": list(file.shapes),

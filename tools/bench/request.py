@@ -1,42 +1,50 @@
-"""What the command line asks for, checked before anything runs. Standard library only."""
+"""The command line: `bench files PATH…` and `bench kernels --workload …`, checked before anything runs.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels.problem import QuantMode
 from tools.child_process import usable_cores
 from tools.cli import path_argument
-from tools.registry.models import Model, ModelRegistry
-from tools.registry.reading import RegistryError
-from tools.registry.sharding import Engine, Shard, ShardError, shard
+from tools.errors import UserError
+from tools.store.workload import Layout
 
+FILES, KERNELS = "files", "kernels"
+HEURISTIC = "heuristic"
 BATCH_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)
 MAX_NUM_TOKENS = 65536
 MAX_JOBS = 1024
 
 
-class RequestError(ValueError):
-    """Bad use, or impossible here. One line for a person."""
+Say = Callable[[str], None]
+"""Tells a person of the progress, a line at a time."""
 
 
 @dataclass(frozen=True)
-class WorkloadRequest:
-    """A model on one rank. title: as it was asked for."""
+class FilesRequest:
+    """`bench files`. engine_path None: our own kernel. batch_sizes empty: the files'. output None: only printed."""
 
-    title: str
-    model: Model
-    shard: Shard
-    quant: QuantMode
+    paths: tuple[Path, ...]
+    layout: Layout
+    against: tuple[str, ...]
+    engine_path: Path | None
+    batch_sizes: tuple[int, ...]
+    routing: str
+    jobs: int
+    output: Path | None
+    writes_record: bool
+    as_json: bool
 
 
 @dataclass(frozen=True)
-class Request:
-    """A checked command line, but for what only the device can tell."""
+class KernelsRequest:
+    """`bench kernels`, but for what only the device can tell. workloads: as asked for, «MODEL tp=N [ep=N]»."""
 
     engine: str
     engine_path: Path
@@ -48,11 +56,66 @@ class Request:
     as_json: bool
 
 
-def parse(arguments: Sequence[str]) -> Request:
-    """SystemExit(2) with a usage line, or RequestError."""
+def parse(arguments: Sequence[str]) -> FilesRequest | KernelsRequest:
+    """What is asked for; `PATH…` alone is short for `files PATH…`. SystemExit(2) with a usage line, or UserError."""
+    if arguments and arguments[0] not in (FILES, KERNELS, "-h", "--help"):
+        _check_short(arguments)
+        arguments = [FILES, *arguments]
+    options = parser().parse_args(arguments)
+    check_counts("--num-tokens", options.num_tokens, MAX_NUM_TOKENS)
+    check_counts("--jobs", [options.jobs], MAX_JOBS)
+    return _files_request(options) if options.command == FILES else _kernels_request(options)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench",
+        description="Measures tuned files, or kernels, side by side on a GPU. "
+        f"PATH without a command before it is short for {FILES} PATH.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{FILES},{KERNELS}}}")
+    _add_files(commands)
+    _add_kernels(commands)
+    return parser
+
+
+def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        FILES,
+        help="tuned files beside what would run without them",
+        description="Measures tuned files side by side with what would run without them.",
+        epilog="Exit 0: no row slower. 1: a row is slower beyond noise or fails, or a record isn't written. "
+        "2: bad use, or impossible here.",
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=path_argument,
+        metavar="PATH",
+        help="tuned files, or folders of them; _down files are left out: the up file's entries run both projections",
+    )
+    parser.add_argument(
+        "--layout", type=Layout, choices=list(Layout), default=Layout.REPO, metavar="{repo,vllm,sglang}"
+    )
+    parser.add_argument(
+        "--against", action="append", metavar="heuristic|FILE|GIT-REV", help="may be given several times (heuristic)"
+    )
+    parser.add_argument("--kernel", default="own", metavar="own|vllm=FILE", help="on whose kernel (own)")
+    parser.add_argument("--num-tokens", type=int, nargs="+", default=[], metavar="M", help="default: the file's keys")
+    parser.add_argument("--routing", choices=("uniform", "skew"), default="uniform")
+    _add_jobs(parser)
+    parser.add_argument("--output", type=path_argument, metavar="DIR", help="write markdown and JSON there as well")
+    parser.add_argument("--write-record", action="store_true", help="note the outcome in the files' records")
+    parser.add_argument("--format", choices=("markdown", "json"), default="markdown")
+
+
+def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        KERNELS,
+        help="our kernel beside an engine's own",
         description="Times our kernel beside an engine's with the same inputs and launch configs.",
+        epilog="Exit 0: every criterion holds. 1: one doesn't. 2: bad use, or impossible here.",
     )
     parser.add_argument("--kernel", required=True, metavar="vllm=PATH", help="the engine's installed fused_moe.py")
     parser.add_argument(
@@ -60,21 +123,53 @@ def parse(arguments: Sequence[str]) -> Request:
     )
     parser.add_argument("--num-tokens", type=int, nargs="+", default=list(BATCH_SIZES), metavar="M")
     parser.add_argument("--launch-configs", type=int, default=60, metavar="N", help="how many a workload (60)")
-    parser.add_argument("--jobs", type=int, default=usable_cores(), help="compiling processes (one a core)")
+    _add_jobs(parser)
     parser.add_argument("--output", type=path_argument, default=Path("docs/measurements"), metavar="DIR")
     parser.add_argument("--format", choices=("text", "json"), default="text")
-    options = parser.parse_args(arguments)
+
+
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=int, default=usable_cores(), help="compiling processes (one a core)")
+
+
+def _check_short(arguments: Sequence[str]) -> None:
+    """Kernels were once compared without a command's name."""
+    if any(argument.partition("=")[0] == "--workload" for argument in arguments):
+        command = f"python -m tools.bench {KERNELS} --kernel vllm=PATH/fused_moe.py --workload …"
+        raise UserError(f"--workload: expected the command {KERNELS}, found none. Fix: {command}")
+
+
+def _files_request(options: argparse.Namespace) -> FilesRequest:
+    against = tuple(dict.fromkeys(options.against or [HEURISTIC]))
+    engine, _, path = options.kernel.partition("=")
+    if options.kernel != "own" and (engine != "vllm" or not path):
+        raise UserError(f"--kernel: expected own or vllm=PATH/fused_moe.py, found {options.kernel!r}.")
+    if options.write_record:
+        _check_evidence(options.num_tokens, against, options.kernel)
+    return FilesRequest(
+        tuple(options.paths),
+        options.layout,
+        against,
+        Path(path) if path else None,
+        _batch_sizes(options),
+        options.routing,
+        options.jobs,
+        options.output,
+        options.write_record,
+        options.format == "json",
+    )
+
+
+def _kernels_request(options: argparse.Namespace) -> KernelsRequest:
+    check_counts("--launch-configs", [options.launch_configs], 10_000)
     engine, _, path = options.kernel.partition("=")
     if engine != "vllm" or not path:
-        raise RequestError(f"--kernel: expected vllm=PATH/fused_moe.py, found {options.kernel!r}.")
-    check_counts("--num-tokens", options.num_tokens, MAX_NUM_TOKENS)
-    check_counts("--launch-configs", [options.launch_configs], 10_000)
-    check_counts("--jobs", [options.jobs], MAX_JOBS)
-    return Request(
+        raise UserError(f"--kernel: expected vllm=PATH/fused_moe.py, found {options.kernel!r}.")
+    return KernelsRequest(
         engine,
         Path(path),
         tuple(options.workload),
-        tuple(sorted(set(options.num_tokens))),
+        _batch_sizes(options),
         options.launch_configs,
         options.jobs,
         options.output,
@@ -82,37 +177,23 @@ def parse(arguments: Sequence[str]) -> Request:
     )
 
 
+def _batch_sizes(options: argparse.Namespace) -> tuple[int, ...]:
+    return tuple(sorted(set(options.num_tokens)))
+
+
 def check_counts(name: str, values: Sequence[int], most: int) -> None:
-    """RequestError: one of them is not from 1 to `most`."""
+    """UserError: one of them is not from 1 to `most`."""
     wrong = [value for value in values if not 1 <= value <= most]
     if wrong:
-        raise RequestError(f"{name}: expected from 1 to {most}, found {wrong[0]}.")
+        raise UserError(f"{name}: expected from 1 to {most}, found {wrong[0]}.")
 
 
-def read_workload(text: str, models: ModelRegistry, device_name: str) -> WorkloadRequest:
-    """`MODEL tp=N [ep=N]` as one rank of vLLM sees it. RequestError: unknown, indivisible, no kernel."""
-    name, *sizes = text.split()
-    matches = [re.fullmatch(r"(tp|ep)=([1-9][0-9]{0,4})", size) for size in sizes]
-    if not all(matches):
-        raise RequestError(f'--workload: expected "MODEL tp=N [ep=N]", found {text!r}.')
-    sizes_by_name = {match[1]: int(match[2]) for match in matches if match}
-    tp, ep = (sizes_by_name.get(size, 1) for size in ("tp", "ep"))
-    try:
-        model = models.find(name)
-        found = shard(model, Engine.VLLM, device_name=device_name, tp=tp, ep=ep)
-        quant = quant_mode(model, found)
-    except (RegistryError, ShardError) as error:
-        raise RequestError(str(error)) from error
-    if not model.gated:
-        raise RequestError(f"{name}: expected gated experts, found {model.id} without a gate. Fix: another model.")
-    return WorkloadRequest(text, model, found, quant)
-
-
-def quant_mode(model: Model, found: Shard) -> QuantMode:
-    """The kernel's mode. RequestError: there is no kernel for the dtype here."""
-    workload, stored = found.workload, model.quantisation
-    compute_type = "fp16" if stored.dtype == "fp16" else "bf16"
-    try:
-        return QuantMode(workload.dtype, compute_type, stored.per_channel_quant, workload.block_shape)
-    except ValueError as error:
-        raise RequestError(f"{model.id}: {error}") from error
+def _check_evidence(num_tokens: Sequence[int], against: Sequence[str], kernel: str) -> None:
+    """A record speaks of the whole file, and of an engine only beside that engine's own answer."""
+    if num_tokens:
+        raise UserError("--write-record: expected every batch size of the file, found --num-tokens. Fix: drop one.")
+    if kernel != "own" and HEURISTIC not in against:
+        raise UserError(
+            f"--write-record with --kernel {kernel}: expected --against heuristic among what it meets, found "
+            f"{', '.join(against)}. Fix: add --against heuristic."
+        )

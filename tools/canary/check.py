@@ -20,7 +20,7 @@ from tools.canary.child import stand_ins
 from tools.canary.cut import Cut, CutError, cut
 from tools.canary.engines import WANTED, EngineLookup, Package
 from tools.registry.devices import DeviceRegistry
-from tools.store.workload import Layout, Workload
+from tools.store.workload import Layout, Workload, packed_size
 
 
 @dataclass(frozen=True)
@@ -192,10 +192,9 @@ def _setting(engine: EngineLookup, setting: EngineSetting) -> Mapping[str, Any]:
 
 def _question(engine: EngineLookup, question: Question) -> Mapping[str, Any]:
     workload = question.workload
-    halved = engine.layout is Layout.SGLANG and workload.dtype == "int4_w4a16"
     return {
         "E": workload.E,
-        "N": workload.N // 2 if halved else workload.N,
+        "N": packed_size(workload.N, workload.dtype) if engine.layout is Layout.SGLANG else workload.N,
         "dtype": workload.dtype,
         "block_shape": workload.block_shape,
         "per_channel_quant": workload.per_channel_quant,

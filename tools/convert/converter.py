@@ -7,25 +7,26 @@ that nothing is lost and `validate` can say what is wrong with it. What can't be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path, PurePosixPath
 
 from tools.checkout import reference_triton
 from tools.findings import Finding, Severity
 from tools.registry.models import ModelRegistry
-from tools.registry.sharding import explain_pair
+from tools.registry.shapes import registered_shapes
 from tools.store import schemas
 from tools.store.files import (
     canonical_config,
-    canonical_record,
     read_file,
     record_path,
     sha256,
     version_folder,
     write_file,
 )
+from tools.store.record import Record
+from tools.store.record import Source as RecordSource
 from tools.store.strict_json import Json
 from tools.store.tiers import LEGACY, Found, Role, version_of_folder, why_skipped
 from tools.store.workload import Layout, Workload, parse_file_name
@@ -149,7 +150,7 @@ def _convert_file(file: Found, source: Source, models: ModelRegistry) -> Taken |
     data = canonical_config(rows)
     record = _record(workload, data, source, models)
     relative = PurePosixPath(folder, workload.file_name())
-    return Taken(file.path, relative, data, canonical_record(record))
+    return Taken(file.path, relative, data, record.to_bytes())
 
 
 def _spelling(name: str) -> str:
@@ -171,30 +172,10 @@ def _folder(file: Found, layout: Layout, version: Json) -> str:
     return "" if folder == version_folder(reference_triton()) else folder
 
 
-def _record(workload: Workload, data: bytes, source: Source, models: ModelRegistry) -> dict[str, Json]:
-    described = asdict(workload)
-    return {
-        "schema_version": 1,
-        "workload": described,
-        "shapes": list(_shapes(workload, models)),
-        "source": "published",
-        "attribution": source.attribution,
-        "config_sha256": sha256(data),
-        "date": source.day.isoformat(),
-        "verified": None,
-    }
-
-
-def _shapes(workload: Workload, models: ModelRegistry) -> Iterator[Json]:
-    """The shapes of every registered model with this E and N, each with the models that have it."""
-    N = workload.N // 2 if workload.dtype == "int4_w4a16" else workload.N
-    by_shape: dict[tuple[int, int], list[str]] = {}
-    for explanation in explain_pair(workload.E, N, models):
-        model = models.find(explanation.model_id)
-        shape = (model.K, model.top_k + explanation.fused_shared_experts)
-        by_shape.setdefault(shape, []).append(str(explanation))
-    for (K, top_k), names in sorted(by_shape.items()):
-        yield {"K": K, "top_k": top_k, "models": names}
+def _record(workload: Workload, data: bytes, source: Source, models: ModelRegistry) -> Record:
+    shapes = sorted(registered_shapes(workload, models), key=lambda served: (served.shape.K, served.shape.top_k))
+    day = source.day.isoformat()
+    return Record(workload, tuple(shapes), RecordSource.PUBLISHED, sha256(data), day, source.attribution)
 
 
 def _refused(path: Path, message: str, fix: str, severity: Severity = Severity.ERROR) -> Finding:

@@ -188,7 +188,7 @@ def coverage(paths: Iterable[PurePosixPath], models: ModelRegistry, devices: Dev
         workload = parse_file_name(path.name).workload
         if workload is None:
             continue
-        pair = workload.E, workload.N // 2 if workload.dtype == "int4_w4a16" else workload.N
+        pair = workload.E, workload.N
         if pair not in pairs:
             pairs[pair] = tuple({found.model_id for found in explain_pair(*pair, models)})
         device = devices.get(workload.device_name)

@@ -310,7 +310,7 @@ def _check_unique(path: Path, schema: str, names: list[str]) -> None:
 
 
 def _id(document: Mapping[str, Json]) -> FileId:
-    return FileId(Workload.of_json(document["workload"]), document["tier"])
+    return FileId(Workload.read(document["workload"]), document["tier"])
 
 
 def _entries(config: Mapping[str, Any] | None) -> dict[int, LaunchConfig]:

@@ -22,7 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from tools.bench.contestants import HEURISTIC, NO_FILE, Contestant
+from tools.bench.candidates import NO_FILE, Candidate
+from tools.bench.request import HEURISTIC
 from tools.checkout import CHECKOUT, reference_triton
 from tools.cli import command, path_argument, say
 from tools.compile.outcome import Status
@@ -406,7 +407,7 @@ def _recorded_row(file: PlannedFile, journal: Journal, times: Times, num_tokens:
 
 
 def _entry(file: PlannedFile, entries: Mapping[int, LaunchConfig], num_tokens: int) -> LaunchConfig | None:
-    return clamped(Contestant("", entries).entry(num_tokens), file.id.workload) if entries else None
+    return clamped(Candidate("", entries).entry(num_tokens), file.id.workload) if entries else None
 
 
 def _recorded_duel(own_us: float | None, other_us: float | None) -> Duel | None:

@@ -123,9 +123,8 @@ def shapes_of(workload: Workload, recorded: Sequence[Shape], models: ModelRegist
 
 def registered_shapes(workload: Workload, models: ModelRegistry) -> tuple[Shape, ...]:
     """Those of every registered model with this E and N, of the model that needs the fewest ranks first."""
-    N = workload.N // 2 if workload.dtype == "int4_w4a16" else workload.N
     shapes: dict[Shape, None] = {}
-    for explanation in explain_pair(workload.E, N, models):
+    for explanation in explain_pair(workload.E, workload.N, models):
         model = models.find(explanation.model_id)
         shapes[Shape(model.K, model.top_k + explanation.fused_shared_experts)] = None
     return tuple(shapes)

@@ -20,7 +20,7 @@ from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine, Explanation, ShardError, explain_pair, shard
 from tools.store.files import walk
 from tools.store.tiers import RECORDS, REGISTRY
-from tools.store.workload import Layout
+from tools.store.workload import Layout, unpacked_size
 from tools.text import counted, printable, shown_path
 
 SHOWN = 3
@@ -57,10 +57,9 @@ def report(names: Iterable[str], models: ModelRegistry, layout: Layout = Layout.
         if match is None:
             continue
         E, N = int(match[1]), int(match[2])
-        # Only SGLang's int4 names have the N of the model; elsewhere it is doubled.
-        packed = "dtype=int4_w4a16" in name and layout is not Layout.SGLANG and N % 2 == 0
+        dtype = "int4_w4a16" if "dtype=int4_w4a16" in name else None
         counts[E, N] = counts.get((E, N), 0) + 1
-        unpacked.setdefault((E, N), set()).add(N // 2 if packed else N)
+        unpacked.setdefault((E, N), set()).add(unpacked_size(N, dtype) if layout is Layout.SGLANG else N)
     return [
         Row(E, N, files, tuple(sorted({e for n in unpacked[E, N] for e in explain_pair(E, n, models)})))
         for (E, N), files in sorted(counts.items())

@@ -71,7 +71,7 @@ def shard(
     moe_tp_size. For vLLM with expert parallelism pass tp = ep = its tensor times data parallel size: then N
     stays whole. `quantisation` replaces the checkpoint's own. Shared experts are fused by SGLang only, and
     only without expert parallelism, where SGLang turns fusion off on NVIDIA.
-    int4_w4a16 doubles N, since canonical names are vLLM's. Block scales that don't divide the shard are
+    Block scales that don't divide the shard are
     refined by vLLM and refused by SGLang.
     ShardError: something doesn't divide, or the engine has no such workload.
     """
@@ -86,7 +86,7 @@ def shard(
         stored = replace(stored, block_shape=fit(model, stored.block_shape, N, slices))
     workload = Workload(
         E=E,
-        N=2 * N if stored.dtype == "int4_w4a16" else N,
+        N=N,
         device_name=_reported_name(device_name, engine),
         dtype=None if stored.dtype in ("bf16", "fp16") else stored.dtype,
         block_shape=stored.block_shape,
@@ -99,7 +99,7 @@ def shard(
 def explain_pair(E: int, N: int, models: Iterable[Model]) -> tuple[Explanation, ...]:
     """Which models, at which sizes of `PARALLEL_SIZES`, have E experts of N on a rank; fewest ranks first.
 
-    N is before int4's doubling. Dtypes are left out of account, since any model may be quantised otherwise.
+    N is the model's own, as in `Workload`. Dtypes are left out of account, since any model may be quantised otherwise.
     Shared experts that SGLang fuses, by default or on demand, count; redundant experts of its load
     balancer don't.
     """

@@ -1,10 +1,342 @@
-"""Lines that a later bench adds to a record: `verified_with` and `engine_checked`. Pure."""
+"""The record: the evidence beside a tuned file, as schema/record.schema.json has it. Pure.
+
+Reading checks nothing that the schema does: `Record.read` takes a document that is valid, `read_record` a file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from tools.errors import UserError
+from tools.store.files import Content, canonical_record, sha256
 from tools.store.strict_json import Json
+from tools.store.workload import Shape, Workload
+
+SCHEMA_VERSION = 1
+
+
+class RecordError(UserError):
+    """A record that can't be used. The message begins with what is wrong; the caller knows the path."""
+
+
+class Source(enum.StrEnum):
+    """Where a record's figures come from."""
+
+    MEASURED = "measured"
+    """This project's tuner."""
+    PUBLISHED = "published"
+    """Taken over from elsewhere: no figures of ours."""
+
+
+class Decision(enum.StrEnum):
+    """Why a row holds its entry."""
+
+    PROMOTE = "promote"
+    """A challenger, faster than what was there."""
+    RETAIN = "retain"
+    """The incumbent: no challenger was faster by the margin."""
+    BASELINE = "baseline"
+    """The heuristic's own entry: nothing was faster."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where figures were measured.
+
+    device_name: as the driver reports it. compute_capability: as in 9.0; gfx942 on AMD. sm_count: multiprocessors or
+    compute units. driver None: it can't be read. cuda: CUDA or ROCm version that torch was built with.
+    """
+
+    device_name: str
+    compute_capability: str
+    sm_count: int
+    driver: str | None
+    cuda: str | None
+    torch: str
+    triton: str
+    python: str
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> Environment:
+        """A document that is valid by the schema; the order of its keys is no matter."""
+        return cls(**document)
+
+    def to_json(self) -> dict[str, Json]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Distribution of a time in µs."""
+
+    median: float
+    p10: float
+    p90: float
+    samples: int
+
+    def to_json(self) -> dict[str, Json]:
+        return dict(vars(self))
+
+    @property
+    def spread_pct(self) -> float:
+        """Half of what lies between the 10th and the 90th percentile, in per cent of the median."""
+        return 50.0 * (self.p90 - self.p10) / self.median
+
+
+@dataclass(frozen=True)
+class ShapeOfModels:
+    """A shape behind the file's name, with the models that have it, as in «mistralai/Mixtral-8x7B-v0.1 tp=2»."""
+
+    shape: Shape
+    models: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> ShapeOfModels:
+        return cls(Shape(document["K"], document["top_k"]), tuple(document["models"]))
+
+    def to_json(self) -> dict[str, Json]:
+        return {"K": self.shape.K, "top_k": self.shape.top_k, "models": list(self.models)}
+
+
+@dataclass(frozen=True)
+class RowOfShape:
+    """A row's figures for one of several shapes."""
+
+    shape: Shape
+    latency_us: Latency
+    baseline_us: Latency
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> RowOfShape:
+        shape = Shape(document["K"], document["top_k"])
+        return cls(shape, Latency(**document["latency_us"]), Latency(**document["baseline_us"]))
+
+    def to_json(self) -> dict[str, Json]:
+        times = {"latency_us": self.latency_us.to_json(), "baseline_us": self.baseline_us.to_json()}
+        return {"K": self.shape.K, "top_k": self.shape.top_k, **times}
+
+
+@dataclass(frozen=True)
+class RecordedRow:
+    """One batch size; with several shapes, under the one where the entry does worst.
+
+    Times in µs, of up and down projection together unless named; in the record of a `_down` file of down alone.
+    baseline_us: vLLM's heuristic. baselines: other engines' heuristics. bound: what sets the floor, memory or compute.
+    """
+
+    latency_us: Latency
+    baseline_us: Latency
+    decision: Decision
+    up_us: float | None = None
+    down_us: float | None = None
+    baselines: Mapping[str, Latency] = field(default_factory=dict)
+    incumbent_us: Latency | None = None
+    floor_us: float | None = None
+    bound: str | None = None
+    by_shape: tuple[RowOfShape, ...] = ()
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> RecordedRow:
+        incumbent = document.get("incumbent_us")
+        return cls(
+            Latency(**document["latency_us"]),
+            Latency(**document["baseline_us"]),
+            Decision(document["decision"]),
+            document.get("up_us"),
+            document.get("down_us"),
+            {engine: Latency(**latency) for engine, latency in document.get("baselines", {}).items()},
+            Latency(**incumbent) if incumbent else None,
+            document.get("floor_us"),
+            document.get("bound"),
+            tuple(RowOfShape.read(row) for row in document.get("by_shape", ())),
+        )
+
+    def to_json(self) -> dict[str, Json]:
+        baselines = {engine: latency.to_json() for engine, latency in self.baselines.items()}
+        return {
+            "latency_us": self.latency_us.to_json(),
+            **_given(up_us=self.up_us, down_us=self.down_us),
+            "baseline_us": self.baseline_us.to_json(),
+            **({"baselines": baselines} if baselines else {}),
+            "incumbent_us": self.incumbent_us and self.incumbent_us.to_json(),
+            **_given(floor_us=self.floor_us, bound=self.bound),
+            "decision": self.decision.value,
+            **({"by_shape": [row.to_json() for row in self.by_shape]} if self.by_shape else {}),
+        }
+
+
+@dataclass(frozen=True)
+class TunerRun:
+    """How a file was found. seconds: wall time. outcomes: candidates by status."""
+
+    settings: Mapping[str, Json]
+    seconds: float
+    kernels_compiled: int
+    measurements: int
+    outcomes: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Json]:
+        return {**vars(self), "settings": dict(self.settings), "outcomes": dict(self.outcomes)}
+
+
+@dataclass(frozen=True)
+class VerifiedWith:
+    """A bench under another Triton. worst_loss_pct: of the worst row against the fastest measured beside it."""
+
+    triton: str
+    date: str
+    worst_loss_pct: float
+
+    def to_json(self) -> dict[str, Json]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class EngineChecked:
+    """A bench on an engine's own kernel. Ratios: time of this file over time without it."""
+
+    engine: str
+    version: str
+    triton: str
+    date: str
+    worst_ratio: float
+    geomean_ratio: float
+
+    def to_json(self) -> dict[str, Json]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The main branch's own re-measurement. Only main's workflow writes it."""
+
+    runner: str
+    run_url: str
+    commit: str
+    date: str
+
+    def to_json(self) -> dict[str, Json]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Record:
+    """The evidence beside a tuned file.
+
+    config_sha256: of the file's bytes. kernel_sha256: of the kernel's source, as `tools.launch.kernel_hash` has it.
+    environment, kernel_sha256, tuner, rows: of measured figures. attribution: of published ones.
+    verified_with, engine_checked: None where the document has no such list, which writing keeps.
+    """
+
+    workload: Workload
+    shapes: tuple[ShapeOfModels, ...]
+    source: Source
+    config_sha256: str
+    date: str
+    attribution: str | None = None
+    environment: Environment | None = None
+    kernel_sha256: str | None = None
+    tuner: TunerRun | None = None
+    rows: Mapping[int, RecordedRow] = field(default_factory=dict)
+    verified_with: tuple[VerifiedWith, ...] | None = None
+    engine_checked: tuple[EngineChecked, ...] | None = None
+    verified: Verified | None = None
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> Record:
+        """A document that is valid by the schema."""
+        environment, tuner, verified = (document.get(key) for key in ("environment", "tuner", "verified"))
+        return cls(
+            Workload.read(document["workload"]),
+            tuple(map(ShapeOfModels.read, document["shapes"])),
+            Source(document["source"]),
+            document["config_sha256"],
+            document["date"],
+            document.get("attribution"),
+            Environment.read(environment) if environment else None,
+            document.get("kernel_sha256"),
+            TunerRun(**tuner) if tuner else None,
+            {int(num_tokens): RecordedRow.read(row) for num_tokens, row in document.get("rows", {}).items()},
+            _lines(VerifiedWith, document.get("verified_with")),
+            _lines(EngineChecked, document.get("engine_checked")),
+            Verified(**verified) if verified else None,
+        )
+
+    def to_json(self) -> dict[str, Json]:
+        """In the order in which every record is written."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "workload": self.workload.to_json(),
+            "shapes": [shape.to_json() for shape in self.shapes],
+            "source": self.source.value,
+            **_given(attribution=self.attribution, environment=self.environment and self.environment.to_json()),
+            **_given(kernel_sha256=self.kernel_sha256),
+            "config_sha256": self.config_sha256,
+            **_given(tuner=self.tuner and self.tuner.to_json()),
+            "date": self.date,
+            **_given(rows=self._rows_json() if self.is_measured or self.rows else None),
+            **_given(
+                verified_with=None if self.verified_with is None else [line.to_json() for line in self.verified_with],
+                engine_checked=None
+                if self.engine_checked is None
+                else [line.to_json() for line in self.engine_checked],
+            ),
+            "verified": self.verified and self.verified.to_json(),
+        }
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes."""
+        return canonical_record(self.to_json())
+
+    @property
+    def is_measured(self) -> bool:
+        return self.source is Source.MEASURED
+
+    def speaks_of(self, config: bytes) -> bool:
+        """Whether these are the bytes of the tuned file that was recorded."""
+        return self.config_sha256 == sha256(config)
+
+    def with_verified_with(self, line: VerifiedWith) -> Record:
+        """With the line, instead of an older one of the same Triton."""
+        kept = (old for old in self.verified_with or () if old.triton != line.triton)
+        return replace(self, verified_with=(*kept, line))
+
+    def with_engine_checked(self, line: EngineChecked) -> Record:
+        """With the line, instead of an older one of the same engine, version and Triton."""
+        said = (line.engine, line.version, line.triton)
+        kept = (old for old in self.engine_checked or () if (old.engine, old.version, old.triton) != said)
+        return replace(self, engine_checked=(*kept, line))
+
+    def with_lines_of(self, other: Record) -> Record:
+        """With what benches said of another record's file, where that one had the same bytes."""
+        if other.config_sha256 != self.config_sha256:
+            return self
+        return replace(self, verified_with=other.verified_with, engine_checked=other.engine_checked)
+
+    def _rows_json(self) -> dict[str, Json]:
+        return {str(num_tokens): self.rows[num_tokens].to_json() for num_tokens in sorted(self.rows)}
+
+
+def as_record(content: Content) -> Record:
+    """The record that a file holds. RecordError: it can't be read, or is none by the schema."""
+    from tools.store import schemas  # a command line is checked without the validators' libraries
+
+    for fault in content.faults:
+        raise RecordError(f"{fault}. Fix: {fault.fix}.")
+    for schema_fault in schemas.faults("record", content.document):
+        raise RecordError(f"{schema_fault.where}: {schema_fault.message}. Fix: see schema/record.schema.json.")
+    return Record.read(content.document)
+
+
+def _given(**values: Json) -> dict[str, Json]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _lines(kind: Any, documents: Iterable[Mapping[str, Json]] | None) -> Any:
+    return None if documents is None else tuple(kind(**document) for document in documents)
 
 
 def with_line(record: Mapping[str, Json], key: str, line: Mapping[str, Json], same: Sequence[str]) -> dict[str, Json]:

@@ -11,8 +11,7 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from tools.store.strict_json import Json
+from typing import Any
 
 MAX_DIMENSION = 2**31 - 1
 """Largest E or N: Triton passes sizes as 32-bit integers."""
@@ -43,8 +42,8 @@ LOOKED_UP_DTYPES[Layout.REPO] = LOOKED_UP_DTYPES[Layout.VLLM] | LOOKED_UP_DTYPES
 class Workload:
     """What a file's name says: E experts on the rank, intermediate size N per shard, device, quantisation.
 
-    dtype is None for bf16 and fp16, which share a name. block_shape is (block_n, block_k). For int4_w4a16, N is
-    doubled as vLLM writes it (the weight is packed); SGLang's spelling halves it again.
+    dtype is None for bf16 and fp16, which share a name. block_shape is (block_n, block_k). N is the model's own size
+    whatever the dtype; SGLang's name of int4_w4a16 holds half of it (`packed_size`).
     """
 
     E: int
@@ -55,10 +54,20 @@ class Workload:
     per_channel_quant: bool = False
     down: bool = False
 
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Workload:
+        """A document that is valid by schema/workload.schema.json."""
+        block_shape = document["block_shape"]
+        return cls(**{**document, "block_shape": block_shape and tuple(block_shape)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Inverse of `read`."""
+        return {**vars(self), "block_shape": self.block_shape and list(self.block_shape)}
+
     def file_name(self, layout: Layout = Layout.REPO) -> str:
         """The name under which `layout` files this workload. Inverse of `parse_file_name`."""
         sglang = layout is Layout.SGLANG
-        N = self.N // 2 if sglang and self.dtype == "int4_w4a16" else self.N
+        N = packed_size(self.N, self.dtype) if sglang else self.N
         parts = [f"E={self.E},N={N},device_name={self.device_name}"]
         if self.dtype is not None:
             parts.append(f"dtype={self.dtype}")
@@ -69,15 +78,18 @@ class Workload:
             parts.append("per_channel_quant=True")
         return ",".join(parts) + ("_down" if self.down else "") + ".json"
 
-    def to_json(self) -> dict[str, Json]:
-        """As schema/workload.schema.json has it."""
-        return {**vars(self), "block_shape": self.block_shape and list(self.block_shape)}
 
-    @classmethod
-    def of_json(cls, document: Mapping[str, Json]) -> Workload:
-        """Of a document as schema/workload.schema.json has it."""
-        block_shape = document["block_shape"]
-        return cls(**{**document, "block_shape": block_shape and tuple(block_shape)})
+def packed_size(N: int, dtype: str | None) -> int:
+    """The N that SGLang writes into a name for a model's N on the rank.
+
+    Both engines take it from w2's last size, and int4 packs two values a byte there; vLLM doubles it back.
+    """
+    return N // 2 if dtype == "int4_w4a16" else N
+
+
+def unpacked_size(name_N: int, dtype: str | None) -> int:
+    """The model's N on the rank behind the N of SGLang's name. Inverse of `packed_size`."""
+    return 2 * name_N if dtype == "int4_w4a16" else name_N
 
 
 @dataclass(frozen=True)
@@ -147,8 +159,8 @@ def parse_file_name(name: str, layout: Layout = Layout.REPO) -> ParsedName:
         )
     if E is None or N is None or not (is_device_name(device_name) or device_name == ""):
         return ParsedName(None, tuple(faults))
-    if layout is Layout.SGLANG and dtype == "int4_w4a16":
-        N *= 2
+    if layout is Layout.SGLANG:
+        N = unpacked_size(N, dtype)
     workload = Workload(E, N, device_name, dtype, block_shape, per_channel == "True", down)
     faults += _liveness_faults(workload, layout)
     if not faults and workload.file_name(layout) != name:

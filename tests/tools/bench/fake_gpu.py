@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 
-from tools.bench import files, files_session
-from tools.bench.files import Arena, Match, verdict
+from tools.bench import comparison, session, time_files
+from tools.bench.candidates import FileComparison
+from tools.bench.comparison import Setup
+from tools.bench.time_files import verdict
+from tools.compile.pool import CompilePool
 from tools.launch.heuristics import clamped
-from tools.measure import ceilings
+from tools.measure import environment
+from tools.measure.kernels import Contender
 from tools.measure.verdict import RowVerdict
+from tools.registry.devices import Device
 from tools.store.launch_config import LaunchConfig
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -50,23 +55,32 @@ class FakeGpu:
 
     us: Callable[[LaunchConfig, int], float | str]
     does_not_compile: Mapping[LaunchConfig, str] = field(default_factory=dict)
-    matches: list[Match] = field(default_factory=list)
-    arenas: list[Arena] = field(default_factory=list)
+    comparisons: list[FileComparison] = field(default_factory=list)
+    setups: list[Setup] = field(default_factory=list)
+    devices: list[Device] = field(default_factory=list)
 
     def install(self, monkeypatch: pytest.MonkeyPatch, torch: Any = None) -> FakeGpu:
         """In place of the edge: torch, nvidia-smi, the compiler and the clock."""
-        monkeypatch.setattr(files_session, "torch_with_gpu", lambda: torch or fake_torch())
-        monkeypatch.setattr(files_session, "driver", lambda: "575.57.08")
-        monkeypatch.setattr(ceilings, "measure_ceilings", lambda device: "ceilings")
-        monkeypatch.setattr(files, "compile_all", lambda match, arena, pool: dict(self.does_not_compile))
-        monkeypatch.setattr(files, "measure", self.measure)
+        monkeypatch.setattr(session, "torch_with_gpu", lambda: torch or fake_torch())
+        monkeypatch.setattr(environment, "driver", lambda: "575.57.08")
+        monkeypatch.setattr(comparison, "measure_ceilings", lambda device: "ceilings")
+        monkeypatch.setattr(time_files, "compile_file", self.compile)
+        monkeypatch.setattr(time_files, "measure", self.measure)
         return self
 
-    def measure(self, match: Match, arena: Arena, failures: Mapping[LaunchConfig, str]) -> Iterator[RowVerdict]:
-        self.matches.append(match)
-        self.arenas.append(arena)
-        for num_tokens in match.batch_sizes:
-            entries = {c.name: clamped(c.entry(num_tokens), match.workload) for c in match.contestants}
+    def compile(
+        self, comparison: FileComparison, kernel: Contender, device: Device, pool: CompilePool
+    ) -> dict[LaunchConfig, str]:
+        self.devices.append(device)
+        return dict(self.does_not_compile)
+
+    def measure(
+        self, comparison: FileComparison, setup: Setup, failures: Mapping[LaunchConfig, str]
+    ) -> Iterator[RowVerdict]:
+        self.comparisons.append(comparison)
+        self.setups.append(setup)
+        for num_tokens in comparison.batch_sizes:
+            entries = {c.name: clamped(c.entry(num_tokens), comparison.workload) for c in comparison.candidates}
             times = {config: failures.get(config) or self.us(config, num_tokens) for config in entries.values()}
             samples = {
                 config: tuple(us + JITTER_US[i % 4] for i in range(16))

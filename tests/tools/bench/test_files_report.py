@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE, THIS_FILE
-from tools.bench.files_report import BenchReport, FileReport, to_json, to_markdown
+from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE, THIS_FILE
+from tools.bench.files_report import FileResult, FilesReport, to_json, to_markdown
 from tools.measure.statistics import Interval
 from tools.measure.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, Verdict, duel
 from tools.store.launch_config import LaunchConfig
+from tools.store.record import Environment
 
 MARKDOWN, JSON = (Path(__file__).with_name(f"files_report.golden.{kind}") for kind in ("md", "json"))
 
@@ -56,14 +58,19 @@ FAILS = RowVerdict(
 )
 
 
-def report(*rows: RowVerdict, notes: tuple[str, ...] = ()) -> BenchReport:
-    file = FileReport(
+def bench(*files: FileResult) -> FilesReport:
+    environment = Environment("D", "9.0", 132, "580.1", "13.0", "2.13.0", "3.8.0", "3.12.3")
+    return FilesReport(environment, "2026-11-24", "uniform", "0123456789abcdef" * 4, None, files)
+
+
+def report(*rows: RowVerdict, notes: tuple[str, ...] = ()) -> FilesReport:
+    file = FileResult(
         "E=8,N=7168,device_name=D.json", ("K=4096, top_k=2",), (THIS_FILE, NO_FILE, SGLANG_NO_FILE), rows, notes
     )
-    return BenchReport({"date": "2026-11-24", "device": "D", "kernel": "own, 0123456789ab"}, (file,))
+    return bench(file)
 
 
-FULL = report(WINS, LOSES, FAILS, notes=("assumed K=4096, top_k=2: nobody says them",))
+FULL = report(WINS, LOSES, FAILS, notes=("assumed K=4096, top_k=2: neither record nor registry gives them",))
 
 
 def test_markdown_is_the_golden_text() -> None:
@@ -72,6 +79,16 @@ def test_markdown_is_the_golden_text() -> None:
 
 def test_json_is_the_golden_text() -> None:
     assert to_json(FULL) == JSON.read_text("utf-8")
+
+
+def test_an_engines_kernel_is_told_by_its_version() -> None:
+    environment = json.loads(to_json(replace(FULL, engine_version="0.33.0")))["environment"]
+    assert (environment["kernel"], environment["engine"]) == ("vLLM 0.33.0's own", "0.33.0")
+
+
+def test_a_driver_that_cannot_be_read_is_unknown() -> None:
+    where = replace(FULL, environment=replace(FULL.environment, driver=None))
+    assert "\n- driver: unknown\n" in to_markdown(where)
 
 
 def test_every_row_of_the_table_has_the_headers_cells() -> None:
@@ -88,18 +105,18 @@ def test_a_lost_row_or_one_that_fails_is_slower(row: RowVerdict, is_slower: bool
     assert json.loads(to_json(report(WINS, row)))["is_slower"] is is_slower
 
 
-def test_a_contestant_that_fails_is_none_of_the_files_fault() -> None:
+def test_a_candidate_that_fails_is_none_of_the_files_fault() -> None:
     only = RowVerdict(1, 1.0, "memory", {THIS_FILE: of(OWN, OWN_US), NO_FILE: Measured(OTHER, None)}, {NO_FILE: FAILED})
-    file = FileReport("a.json", (), (THIS_FILE, NO_FILE), (only,))
-    assert not BenchReport({}, (file,)).is_slower
-    assert "failed" in to_markdown(BenchReport({}, (file,)))
-    assert json.loads(to_json(BenchReport({}, (file,))))["files"][0]["against"] == {}
+    file = FileResult("a.json", (), (THIS_FILE, NO_FILE), (only,))
+    assert not bench(file).is_slower
+    assert "failed" in to_markdown(bench(file))
+    assert json.loads(to_json(bench(file)))["files"][0]["against"] == {}
 
 
 def test_a_name_cannot_break_the_table() -> None:
     names = (THIS_FILE, "a | b\nc")
     row = RowVerdict(1, 1.0, "memory", dict.fromkeys(names, of(OWN, OWN_US)), {names[1]: Duel(None, Verdict.SAME)})
-    lines = to_markdown(BenchReport({}, (FileReport("a.json", (), names, (row,)),))).splitlines()
+    lines = to_markdown(bench(FileResult("a.json", (), names, (row,)))).splitlines()
     assert (
         next(line for line in lines if line.startswith("| M "))
         == r"| M | this file µs | of floor | a \| b c µs | ratio | verdict |"
@@ -107,6 +124,6 @@ def test_a_name_cannot_break_the_table() -> None:
 
 
 def test_several_files_come_in_order() -> None:
-    files = tuple(FileReport(name, (), (THIS_FILE,), ()) for name in ("b.json", "triton_3_7_0/a.json"))
-    headings = [line for line in to_markdown(BenchReport({}, files)).splitlines() if line.startswith("## ")]
+    files = tuple(FileResult(name, (), (THIS_FILE,), ()) for name in ("b.json", "triton_3_7_0/a.json"))
+    headings = [line for line in to_markdown(bench(*files)).splitlines() if line.startswith("## ")]
     assert headings == ["## b.json", "## triton_3_7_0/a.json"]

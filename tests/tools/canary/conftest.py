@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fused_moe_configs
+from fused_moe_configs import api
 
 H100 = "NVIDIA_H100_80GB_HBM3"
 HERE = Path(__file__).parent
@@ -97,7 +98,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     registry = store.root / "registry" / "devices.json"
     registry.parent.mkdir(parents=True)
     registry.write_text(json.dumps({"schema_version": 1, "devices": DEVICES}))
-    monkeypatch.setattr(fused_moe_configs, "_configs", str(store.root))
+    monkeypatch.setattr(api, "CONFIGS", store.root)
     monkeypatch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)
     fused_moe_configs.cache_clear()
     yield store

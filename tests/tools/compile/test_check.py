@@ -28,7 +28,7 @@ CRASHING = (16, 64, 64, 1, 4, 4)
 
 @dataclass(frozen=True)
 class Swapping:
-    """A pool that compiles fake kernels in place of those of two launch configs."""
+    """A pool that compiles fake kernels in place of those of HANGING and CRASHING."""
 
     pool: CompilePool
 
@@ -44,22 +44,32 @@ class Swapping:
         return task
 
 
-@pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> check.Result:
-    """One run over a sound file and four planted ones."""
-    root = tmp_path_factory.mktemp("configs with a space")
-    tuned(root, {64: SOUND})
-    tuned(root, {64: OVER, 128: SOUND}, MIXTRAL.replace("N=7168", "N=14336"))
-    tuned(root, {256: SPILLING}, DEEPSEEK)
-    tuned(root, {64: HANGING, 128: CRASHING, 256: SOUND}, MIXTRAL.replace("N=7168", "N=1792"))
+def checked(root: Path, cache: Path) -> check.Result:
+    """The compile check of the tuned files below root, on a pool of two that ends a hang after 30 s."""
     progress: list[tuple[int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TRITON_CACHE_DIR", str(cache))
         with CompilePool(2, timeout_s=30) as pool:
             made = check.check(read(root), registries(), Swapping(pool), lambda *done: progress.append(done))
     assert progress[0][0] == 0
     assert progress[-1][0] == progress[-1][1] == made.summary.kernels
     return made
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> check.Result:
+    """One run over a sound file and three planted ones."""
+    root = tmp_path_factory.mktemp("configs with a space")
+    tuned(root, {64: SOUND})
+    tuned(root, {64: OVER, 128: SOUND}, MIXTRAL.replace("N=7168", "N=14336"))
+    tuned(root, {256: SPILLING}, DEEPSEEK)
+    tuned(root, {128: CRASHING, 256: SOUND}, MIXTRAL.replace("N=7168", "N=1792"))
+    return checked(root, cache)
 
 
 def said(result: check.Result, name: str) -> list[tuple[str, Severity, str]]:
@@ -83,28 +93,36 @@ def test_a_spilling_config_is_a_warning_with_its_bytes(result: check.Result) -> 
     assert "expected at most 256 bytes of stack" in findings[0][2]
 
 
-def test_a_hanging_and_a_crashing_config_cost_only_themselves(result: check.Result) -> None:
-    findings = said(result, "N=1792")
-    assert {severity for _, severity, _ in findings} == {Severity.ERROR}
-    assert [(rule, message.split(" (")[0]) for rule, _, message in findings] == [
-        ("crash", "batch sizes down 128; up 128"),
-        ("timeout", "batch sizes down 64; up 64"),
+def test_a_crashing_config_costs_only_itself(result: check.Result) -> None:
+    (finding,) = said(result, "N=1792")
+    assert finding[:2] == ("crash", Severity.ERROR)
+    assert finding[2].startswith("batch sizes down 128; up 128 (")
+
+
+@pytest.mark.slow  # the pool waits for its limit, twice
+def test_a_hanging_config_costs_only_itself(tmp_path: Path, cache: Path) -> None:
+    tuned(tmp_path, {64: HANGING, 128: CRASHING, 256: SOUND})
+    result = checked(tmp_path, cache)
+    assert [(f.rule, f.severity, f.message.split(" (")[0]) for f in result.report.findings] == [
+        ("crash", Severity.ERROR, "batch sizes down 128; up 128"),
+        ("timeout", Severity.ERROR, "batch sizes down 64; up 64"),
     ]
+    assert (result.summary.outcomes["timeout"], result.summary.outcomes["crash"]) == (2, 2)
 
 
 def test_the_summary_counts_every_outcome(result: check.Result) -> None:
     summary = result.summary
     assert summary.files == 4
     assert sum(summary.outcomes.values()) == summary.kernels
-    assert (summary.outcomes["timeout"], summary.outcomes["crash"]) == (2, 2)
+    assert summary.outcomes["crash"] == 2
     assert result.report.failed
 
 
-def findings_of(tmp_path: Path, resources: Resources) -> list[tuple[str, Severity]]:
+def findings_of(tmp_path: Path, outcome: Outcome) -> list[tuple[str, Severity]]:
     tuned(tmp_path, {64: SOUND}, MIXTRAL.replace(".json", "_down.json"))
     known = registries()
     (kernel,) = make_plan(read(tmp_path), known.devices, known.models).kernels
-    return [(f.rule, f.severity) for f in judge([(kernel, Outcome(Status.OK, 0.1, resources))], known.devices)]
+    return [(f.rule, f.severity) for f in judge([(kernel, outcome)], known.devices)]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +138,15 @@ def findings_of(tmp_path: Path, resources: Resources) -> list[tuple[str, Severit
     ids=["at both limits", "one byte over", "spills", "gave up", "spills much", "unknown registers"],
 )
 def test_bounds(tmp_path: Path, resources: Resources, expected: list[tuple[str, Severity]]) -> None:
-    assert findings_of(tmp_path, resources) == expected
+    assert findings_of(tmp_path, Outcome(Status.OK, 0.1, resources)) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "rule"),
+    [(Status.COMPILE, "does-not-compile"), (Status.TIMEOUT, "timeout"), (Status.CRASH, "crash")],
+)
+def test_no_kernel_is_an_error_under_its_own_name(tmp_path: Path, status: Status, rule: str) -> None:
+    assert findings_of(tmp_path, Outcome(status, 30.0, message="no answer")) == [(rule, Severity.ERROR)]
 
 
 def test_files_are_compiled_with_their_own_triton_only(tmp_path: Path) -> None:

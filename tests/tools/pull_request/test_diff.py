@@ -160,10 +160,10 @@ class TestCoverage:
         ]
         assert coverage(paths, load_models(), devices()) == coverage(paths[:1], load_models(), devices())
 
-    def test_the_doubled_size_of_int4_is_halved(self) -> None:
+    def test_int4_has_the_models_own_size(self) -> None:
         plain, int4 = (
             coverage([PurePosixPath(f"E=8,N={N},device_name={H100}{dtype}.json")], load_models(), devices())
-            for N, dtype in ((3584, ""), (7168, ",dtype=int4_w4a16"))
+            for N, dtype in ((3584, ""), (3584, ",dtype=int4_w4a16"))
         )
         assert plain == int4
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.tools.pull_request.documents_builder import A100, H100, entry, planned
-from tools.bench import files_plan, files_request
-from tools.bench.contestants import NO_FILE, SGLANG_NO_FILE, against
-from tools.bench.files_report import BenchReport, FileReport, to_json
+from tests.tools.pull_request.documents_builder import A100, ENVIRONMENT, H100, entry, planned
+from tools.bench import candidates
+from tools.bench import request as bench_request
+from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE, against
+from tools.bench.files_report import FileResult, FilesReport, to_json
 from tools.checkout import reference_triton
 from tools.measure.statistics import Interval
 from tools.measure.verdict import FAILED, Duel, Measured, RowVerdict, Verdict
@@ -24,6 +25,7 @@ from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.registry.shapes import shapes_of
 from tools.store.config_file import ConfigFile
+from tools.store.record import Environment
 from tools.store.workload import Shape
 from tools.tune import request as tune_request
 from tools.tune.subject import Registries, make_subject
@@ -34,19 +36,6 @@ OLD_TIER = planned()
 OLD_TIER = replace(OLD_TIER, id=replace(OLD_TIER.id, tier="triton_3_4_0"))
 LEGACY = replace(OLD_TIER, id=replace(OLD_TIER.id, tier="legacy_configs"))
 
-ENVIRONMENT = {
-    "date": "2026-11-22",
-    "device": "NVIDIA H100 80GB HBM3",
-    "compute_capability": "9.0",
-    "sm_count": "132",
-    "driver": "580.159.04",
-    "cuda": "13.0",
-    "torch": "2.13.0+cu130",
-    "triton": "3.8.0",
-    "python": "3.12.3",
-    "kernel": "own, 5fc444e90acd",
-    "routing": "uniform",
-}
 FASTER = Duel(Interval(0.88, 0.9, 0.92), Verdict.FASTER)
 
 
@@ -63,16 +52,16 @@ def report(**times_us: float | None) -> dict[str, Any]:
     }
     duels = {name: FASTER if m.us and times_us["own"] else FAILED for name, m in list(measured.items())[1:]}
     row = RowVerdict(64, 10.0, "memory", measured, duels)
-    file = FileReport("name.json", ("K=4096, top_k=2",), tuple(measured), (row,))
-    return json.loads(to_json(BenchReport(ENVIRONMENT, (file,))))
+    file = FileResult("name.json", ("K=4096, top_k=2",), tuple(measured), (row,))
+    return json.loads(
+        to_json(FilesReport(Environment.read(ENVIRONMENT), "2026-11-22", "uniform", "5f" * 32, None, (file,)))
+    )
 
 
 def test_reads_what_the_bench_prints() -> None:
     bench = read_bench(report(own=90, heuristic=120, sglang=130, main=100))
     assert bench.rows == {64: BenchedRow(90, 100, 120, FASTER, FASTER)}
-    assert bench.environment["sm_count"] == 132
-    assert bench.environment["device_name"] == "NVIDIA H100 80GB HBM3"
-    assert "kernel" not in bench.environment
+    assert bench.environment == ENVIRONMENT
 
 
 def test_reads_a_bench_without_a_file_of_mains() -> None:
@@ -122,8 +111,8 @@ class Seen:
 
     def __call__(self, module: str, arguments: Sequence[str], limit_s: float, *, good: Sequence[int]) -> Any:
         assert (module, limit_s, good) == ("tools.bench", 60, (0, 1))
-        request = files_request.parse(arguments)
-        (self.file,) = files_plan.read_files(request, lambda line: None)
+        request = bench_request.parse(arguments)
+        (self.file,) = candidates.read_files(request, lambda line: None)
         assert self.file.launch_configs
         self.shapes = shapes_of(self.file, load_models())
         rivals = [word for word in request.against if word != "heuristic"]

@@ -53,8 +53,8 @@ class TestShapes:
         (assumed,) = shapes_of(Workload(1, 17, H100), [], MODELS)
         assert assumed.top_k == 1
 
-    def test_int4_is_looked_up_by_half_its_size(self) -> None:
-        int4 = Workload(8, 2 * 3584, H100, "int4_w4a16")
+    def test_int4_has_the_models_own_size(self) -> None:
+        int4 = Workload(8, 3584, H100, "int4_w4a16")
         assert registered_shapes(int4, MODELS) == registered_shapes(MIXTRAL, MODELS) != ()
 
     def test_an_empty_registry_knows_none(self) -> None:

@@ -238,8 +238,8 @@ class TestReport:
         assert mixtral.files == 2
         assert Explanation(1, 4, "mistralai/Mixtral-8x7B-v0.1") in mixtral.explanations
 
-    @pytest.mark.parametrize(("layout", "N"), [(Layout.REPO, 256), (Layout.VLLM, 256), (Layout.SGLANG, 128)])
-    def test_int4_names_are_read_as_their_layout_doubles_them(
+    @pytest.mark.parametrize(("layout", "N"), [(Layout.REPO, 128), (Layout.VLLM, 128), (Layout.SGLANG, 64)])
+    def test_int4_names_hold_the_models_size_and_sglangs_half_of_it(
         self, models: ModelRegistry, layout: Layout, N: int
     ) -> None:
         (row,) = report([f"E=384,N={N},device_name=A,dtype=int4_w4a16.json"], models, layout)

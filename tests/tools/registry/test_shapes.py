@@ -11,8 +11,9 @@ from kernels.problem import QuantMode
 from tests.tools.compile.tuned_files import MIXTRAL, SOUND, read, tuned
 from tests.tools.validate.builder import Store
 from tools.registry.models import Model, ModelRegistry, Quantisation, load_models
-from tools.registry.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
+from tools.registry.shapes import ASSUMED_SHAPE, assumed_shape, quant_mode_of, registered_shapes, shapes_of
 from tools.store.config_file import ConfigFile
+from tools.store.record import ShapeOfModels
 from tools.store.workload import Shape, Workload
 
 BF16 = Quantisation("bf16")
@@ -38,6 +39,9 @@ def recorded(root: Path, shapes: Any) -> ConfigFile:
     return found
 
 
+BOTH = (Shape(2048, 4), Shape(4096, 2))
+
+
 class TestShapesOf:
     def test_the_record_has_the_first_word(self, tmp_path: Path) -> None:
         shapes = [{"K": 6144, "top_k": 8, "models": ["x/y"]}, {"K": 7168, "top_k": 8, "models": []}]
@@ -49,8 +53,8 @@ class TestShapesOf:
         (found,) = read(tmp_path)
         assert shapes_of(found, MODELS) == (Shape(1, 1),)
 
-    def test_without_a_record_the_model_on_the_fewest_ranks(self, tmp_path: Path) -> None:
-        assert shapes_of(file(tmp_path), MODELS) == (Shape(2048, 4),)
+    def test_without_a_record_every_model_counts_that_on_the_fewest_ranks_first(self, tmp_path: Path) -> None:
+        assert shapes_of(file(tmp_path), MODELS) == BOTH
 
     def test_a_model_may_be_split(self, tmp_path: Path) -> None:
         assert shapes_of(file(tmp_path), ModelRegistry(MODELS.models[1:])) == (Shape(4096, 2),)
@@ -68,13 +72,45 @@ class TestShapesOf:
         "shapes", [[], None, 3, "K", [3], [{"K": 4096}], [{"K": None, "top_k": 2}], [{"K": "many", "top_k": 2}]]
     )
     def test_a_record_that_says_nothing_leaves_it_to_the_models(self, tmp_path: Path, shapes: Any) -> None:
-        assert shapes_of(recorded(tmp_path, shapes), MODELS) == (Shape(2048, 4),)
+        assert shapes_of(recorded(tmp_path, shapes), MODELS) == BOTH
 
     @pytest.mark.parametrize("text", ["", "[]", "{"])
     def test_so_does_a_broken_one(self, tmp_path: Path, text: str) -> None:
         found = recorded(tmp_path, [])
         (tmp_path / "records" / MIXTRAL).write_text(text, "utf-8")
-        assert shapes_of(found, MODELS) == (Shape(2048, 4),)
+        assert shapes_of(found, MODELS) == BOTH
+
+
+class TestRegisteredShapes:
+    """Which models read a name, by the dtype that they are stored in."""
+
+    MODELS = ModelRegistry(
+        (
+            Model("a/Plain", 8, 7168, 2048, 4, BF16, "made up"),
+            Model("b/Block", 8, 7168, 4096, 2, Quantisation("fp8_w8a8", (128, 128)), "made up"),
+            Model("c/AsPlain", 8, 14336, 2048, 4, BF16, "made up"),
+        )
+    )
+
+    def served(self, dtype: str | None = None, block_shape: tuple[int, int] | None = None) -> Any:
+        return registered_shapes(Workload(8, 7168, "any", dtype, block_shape), self.MODELS)
+
+    def test_models_of_one_shape_are_named_together(self) -> None:
+        assert self.served() == (ShapeOfModels(Shape(2048, 4), ("a/Plain tp=1", "c/AsPlain tp=2")),)
+
+    def test_a_bf16_file_serves_no_checkpoint_that_is_stored_in_fp8(self) -> None:
+        assert Shape(4096, 2) not in [each.shape for each in self.served()]
+
+    def test_a_bf16_checkpoint_may_be_quantised_while_loading(self) -> None:
+        assert [each.shape for each in self.served("fp8_w8a8", (128, 128))] == [Shape(2048, 4), Shape(4096, 2)]
+
+    def test_scales_of_blocks_are_no_scales_of_tensors(self) -> None:
+        assert [each.shape for each in self.served("fp8_w8a8")] == [Shape(2048, 4)]
+
+
+def test_of_one_expert_one_is_chosen() -> None:
+    assert assumed_shape(1) == Shape(4096, 1)
+    assert assumed_shape(8) == Shape(4096, 2)
 
 
 def test_what_is_assumed_is_mixtrals() -> None:

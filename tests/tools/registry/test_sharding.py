@@ -44,8 +44,8 @@ FACTS = [
     ("zai-org/GLM-4.5-FP8", VLLM, 8, 1, "E=160,N=192,dtype=fp8_w8a8.json"),
     ("Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8", SGLANG, 8, 2, "E=80,N=640,dtype=fp8_w8a8,block_shape=[128, 128].json"),
     ("moonshotai/Kimi-K2-Instruct", SGLANG, 16, 1, "E=384,N=128,dtype=fp8_w8a8,block_shape=[128, 128].json"),
-    ("moonshotai/Kimi-K2-Thinking", VLLM, 8, 1, "E=384,N=512,dtype=int4_w4a16.json"),
-    ("moonshotai/Kimi-K2-Thinking", SGLANG, 8, 1, "E=384,N=256,dtype=int4_w4a16.json"),
+    ("moonshotai/Kimi-K2-Thinking", VLLM, 8, 1, "E=384,N=256,dtype=int4_w4a16.json"),
+    ("moonshotai/Kimi-K2-Thinking", SGLANG, 8, 1, "E=384,N=128,dtype=int4_w4a16.json"),
     ("nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16", SGLANG, 8, 4, "E=128,N=1344.json"),
 ]  # fmt: skip
 
@@ -68,9 +68,9 @@ def test_shared_experts_are_not_fused_under_expert_parallelism(models: ModelRegi
     assert found.shape.top_k == 8
 
 
-def test_int4_is_doubled_in_the_canonical_name_of_both_engines(models: ModelRegistry) -> None:
+def test_int4_has_the_models_own_size_under_both_engines(models: ModelRegistry) -> None:
     model = models.find("moonshotai/Kimi-K2-Thinking")
-    assert {shard(model, engine, device_name=H100, tp=8).workload.N for engine in Engine} == {512}
+    assert {shard(model, engine, device_name=H100, tp=8).workload.N for engine in Engine} == {2048 // 8}
 
 
 @pytest.mark.parametrize(("engine", "name"), [(VLLM, "NVIDIA_H200"), (SGLANG, "NVIDIA_H200_NVL")])

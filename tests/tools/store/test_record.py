@@ -1,42 +1,135 @@
-"""Lines that a later bench adds to a record."""
+"""The record: read, written and edited without a loss."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from tools.store.record import with_line
+from tools.checkout import CHECKOUT, CONFIGS
+from tools.store.files import read_file, sha256
+from tools.store.record import (
+    Decision,
+    EngineChecked,
+    Environment,
+    Latency,
+    Record,
+    RecordError,
+    Source,
+    VerifiedWith,
+    as_record,
+)
+from tools.store.workload import Shape, Workload
 
-LINE = {"triton": "3.8.0", "date": "2026-11-24", "worst_loss_pct": 0.5}
-OTHER = {"triton": "3.7.0", "date": "2026-01-01", "worst_loss_pct": 1.0}
-OLDER = {**LINE, "date": "2026-01-01"}
-
-
-def test_the_first_line_goes_before_verified() -> None:
-    record = {"rows": {}, "verified": {"commit": "0"}}
-    found = with_line(record, "verified_with", LINE, ["triton"])
-    assert found == {"rows": {}, "verified_with": [LINE], "verified": {"commit": "0"}}
-    assert list(found) == ["rows", "verified_with", "verified"]
-
-
-def test_a_line_takes_the_place_of_its_elder_alone() -> None:
-    found = with_line({"verified_with": [OLDER, OTHER]}, "verified_with", LINE, ["triton"])
-    assert found == {"verified_with": [OTHER, LINE], "verified": None}
-
-
-def test_it_agrees_in_all_that_it_is_told_by() -> None:
-    elder = {**OLDER, "engine": "vllm", "version": "0.32"}
-    line = {**LINE, "engine": "vllm", "version": "0.33"}
-    assert with_line({"k": [elder]}, "k", line, ["engine", "version", "triton"])["k"] == [elder, line]
-    assert with_line({"k": [elder]}, "k", line, ["engine", "triton"])["k"] == [line]
+FIXTURES = CHECKOUT / "tests" / "schema" / "fixtures" / "record"
+ALL_KEYS = FIXTURES / "valid" / "all_keys.json"
 
 
-@pytest.mark.parametrize("broken", [None, "3.8.0", {"triton": "3.8.0"}, ["3.8.0", None]])
-def test_what_is_no_line_goes(broken: object) -> None:
-    assert with_line({"k": broken}, "k", LINE, ["triton"])["k"] == [LINE]  # type: ignore[dict-item]
+def document(path: Path = ALL_KEYS) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return loaded
 
 
-def test_the_record_given_stays_as_it_was() -> None:
-    lines = [OTHER]
-    record = {"verified_with": lines}
-    with_line(record, "verified_with", LINE, ["triton"])  # type: ignore[arg-type]
-    assert record == {"verified_with": [OTHER]}
+def record(path: Path = ALL_KEYS) -> Record:
+    return Record.read(document(path))
+
+
+class TestReadingAndWriting:
+    @pytest.mark.parametrize("path", sorted((CONFIGS / "records").rglob("*.json")), ids=lambda path: path.name)
+    def test_a_shipped_record_comes_out_byte_for_byte(self, path: Path) -> None:
+        assert as_record(read_file(path)).to_bytes() == path.read_bytes()
+
+    @pytest.mark.parametrize("path", sorted((FIXTURES / "valid").glob("*.json")), ids=lambda path: path.stem)
+    def test_every_valid_one_says_the_same_afterwards(self, path: Path) -> None:
+        once = record(path)
+        assert Record.read(once.to_json()) == once
+
+    @pytest.mark.parametrize("name", ["all_keys", "nulls_and_the_other_choices"])
+    def test_no_key_is_lost(self, name: str) -> None:
+        path = FIXTURES / "valid" / f"{name}.json"
+        assert record(path).to_json() == document(path)
+
+    def test_its_parts_have_types(self) -> None:
+        found = record()
+        row = found.rows[min(found.rows)]
+        assert isinstance(found.workload, Workload)
+        assert isinstance(found.shapes[0].shape, Shape)
+        assert isinstance(row.latency_us, Latency)
+        assert isinstance(row.decision, Decision)
+
+    def test_rows_are_written_in_order(self) -> None:
+        found = record()
+        backwards = replace(found, rows=dict(reversed(found.rows.items())))
+        assert backwards.to_bytes() == found.to_bytes()
+
+    @pytest.mark.parametrize(
+        ("data", "says"),
+        [(b"{", "not JSON"), (b"[]", "top level"), (b'{"schema_version": 1}', "schema/record.schema.json")],
+    )
+    def test_what_is_no_record_is_refused_with_a_way_out(self, tmp_path: Path, data: bytes, says: str) -> None:
+        path = tmp_path / "record.json"
+        path.write_bytes(data)
+        with pytest.raises(RecordError, match=r"Fix: ") as caught:
+            as_record(read_file(path))
+        assert says in str(caught.value)
+
+    def test_one_that_is_not_there_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(RecordError, match="not found"):
+            as_record(read_file(tmp_path / "record.json"))
+
+
+class TestWhoseItIs:
+    def test_it_speaks_of_the_bytes_that_were_hashed_and_no_others(self) -> None:
+        found = replace(record(), config_sha256=sha256(b"{}\n"))
+        assert found.speaks_of(b"{}\n")
+        assert not found.speaks_of(b"{}")
+
+    def test_published_figures_are_none_of_ours(self) -> None:
+        published = record(FIXTURES / "valid" / "least_published.json")
+        assert (published.source, published.is_measured, published.rows) == (Source.PUBLISHED, False, {})
+
+
+class TestLinesOfBenches:
+    NEW = VerifiedWith("3.9.0", "2026-01-02", 0.5)
+    CHECKED = EngineChecked("vllm", "0.33.0", "3.8.0", "2026-01-02", 1.0, 0.9)
+
+    def test_a_line_is_added(self) -> None:
+        found = replace(record(), verified_with=None)
+        assert found.with_verified_with(self.NEW).verified_with == (self.NEW,)
+
+    def test_it_replaces_the_one_of_the_same_triton_and_no_other(self) -> None:
+        other = replace(self.NEW, triton="3.7.0")
+        found = replace(record(), verified_with=(self.NEW, other))
+        newer = replace(self.NEW, worst_loss_pct=0.1)
+        assert found.with_verified_with(newer).verified_with == (other, newer)
+
+    @pytest.mark.parametrize("change", [{"engine": "sglang"}, {"version": "0.34.0"}, {"triton": "3.9.0"}])
+    def test_an_engines_line_replaces_only_its_own(self, change: dict[str, str]) -> None:
+        other = replace(self.CHECKED, **change)  # type: ignore[arg-type]
+        found = replace(record(), engine_checked=(self.CHECKED, other))
+        newer = replace(self.CHECKED, worst_ratio=1.1)
+        assert found.with_engine_checked(newer).engine_checked == (other, newer)
+
+    def test_lines_stay_with_the_bytes_that_they_speak_of(self) -> None:
+        old = replace(record(), verified_with=(self.NEW,), engine_checked=None)
+        bare = replace(old, verified_with=None)
+        assert bare.with_lines_of(old).verified_with == (self.NEW,)
+        assert replace(bare, config_sha256="0" * 64).with_lines_of(old).verified_with is None
+
+
+def test_the_spread_is_half_of_what_lies_between_the_tenths() -> None:
+    assert Latency(100.0, 98.0, 104.0, 20).spread_pct == pytest.approx(3.0)
+
+
+class TestEnvironment:
+    def test_what_is_written_is_read_back_in_the_schemas_order(self) -> None:
+        written = document()["environment"]
+        backwards = dict(reversed(written.items()))
+        assert list(Environment.read(backwards).to_json().items()) == list(written.items())
+
+    def test_what_is_not_known_stays_null(self) -> None:
+        unknown = {**document()["environment"], "driver": None, "cuda": None}
+        assert Environment.read(unknown).to_json() == unknown

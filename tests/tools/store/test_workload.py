@@ -70,8 +70,8 @@ def test_json_says_it_all_as_the_schema_has_it() -> None:
     document = workload.to_json()
     assert schemas.faults("workload", document) == []
     assert document["block_shape"] == [128, 64]
-    assert Workload.of_json(json.loads(json.dumps(document))) == workload
-    assert Workload.of_json(H200.to_json()) == H200
+    assert Workload.read(json.loads(json.dumps(document))) == workload
+    assert Workload.read(H200.to_json()) == H200
 
 
 class TestSpelling:

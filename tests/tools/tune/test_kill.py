@@ -24,6 +24,8 @@ from tools.checkout import CHECKOUT
 from tools.tune.journal import Entry, read_journal
 from tools.tune.model import Compiled
 
+pytestmark = pytest.mark.slow  # each test starts the tuner several times
+
 LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
 NAME = "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"
 FLAGS = ["--model", "deepseek-ai/DeepSeek-V3", "--tp", "16", "--num-tokens", "1", "64", "4096"]

@@ -106,7 +106,7 @@ class Store:
     def measured(self, path: Path, triton: str | None = None, **changes: Any) -> Path:
         """Writes a record as the tuner does, measured with `triton` (default: the reference)."""
         latency = {"median": 10.0, "p10": 9.0, "p90": 11.0, "samples": 20}
-        row = {"latency_us": latency, "baseline_us": latency, "decision": "promote"}
+        row = {"latency_us": latency, "baseline_us": latency, "incumbent_us": None, "decision": "promote"}
         found = re.search(r"device_name=([^,.]+)", path.name)
         device = devices().get(found[1] if found else H100) or devices().find(H100)
         arch = device.arch or "sm_90"

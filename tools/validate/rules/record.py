@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from tools.registry.devices import Device
 from tools.store import schemas
 from tools.store.config_file import ConfigFile
 from tools.store.files import closed_folder, read_file, record_path, sha256, version_folder
-from tools.store.strict_json import Json
-from tools.store.workload import Workload
+from tools.store.record import Environment, Record
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
 
 
@@ -41,15 +40,16 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         fix = "see schema/record.schema.json; the tuner writes valid records"
         yield Issue(f"{schema_fault.where}: {schema_fault.message}", fix, path=path)
     if not faults:
-        yield from _mismatches(content.document, path, file)
-        if content.document["source"] == "measured":
-            yield from _measured_mismatches(content.document, path, file)
-            yield from _elsewhere(content.document["environment"], path, context.device_of(file), context)
+        record = Record.read(content.document)
+        yield from _mismatches(record, path, file)
+        if record.environment is not None:
+            yield from _measured_mismatches(record, record.environment, path, file)
+            yield from _elsewhere(record.environment, path, context.device_of(file), context)
 
 
-def _mismatches(record: Mapping[str, Json], path: Path, file: ConfigFile) -> Iterator[Issue]:
+def _mismatches(record: Record, path: Path, file: ConfigFile) -> Iterator[Issue]:
     if file.workload is not None:
-        expected, found = _described(file.workload), _described(_workload(record["workload"]))
+        expected, found = asdict(file.workload), asdict(record.workload)
         for key in expected:
             if expected[key] != found[key]:
                 yield Issue(
@@ -57,17 +57,20 @@ def _mismatches(record: Mapping[str, Json], path: Path, file: ConfigFile) -> Ite
                     "the record is of another file: tune again, or restore its own",
                     path=path,
                 )
-    if file.content.data is not None and record["config_sha256"] != sha256(file.content.data):
+    if file.content.data is not None and not record.speaks_of(file.content.data):
         yield Issue(
             f"config_sha256: expected {sha256(file.content.data)}, the hash of the file's bytes, "
-            f"found {record['config_sha256']}",
+            f"found {record.config_sha256}",
             "the file was changed after it was recorded: tune again, or restore the bytes",
             path=path,
         )
 
 
-def _measured_mismatches(record: Mapping[str, Json], path: Path, file: ConfigFile) -> Iterator[Issue]:
-    rows, keys = list(record["rows"]), [str(num_tokens) for num_tokens in file.launch_configs]
+def _measured_mismatches(record: Record, environment: Environment, path: Path, file: ConfigFile) -> Iterator[Issue]:
+    rows, keys = (
+        [str(num_tokens) for num_tokens in record.rows],
+        [str(num_tokens) for num_tokens in file.launch_configs],
+    )
     if file.document is not None and set(rows) != set(keys):
         missing, extra = sorted(set(keys) - set(rows), key=int), sorted(set(rows) - set(keys), key=int)
         yield Issue(
@@ -76,8 +79,8 @@ def _measured_mismatches(record: Mapping[str, Json], path: Path, file: ConfigFil
             path=path,
         )
     if file.workload is not None and not file.workload.down:
-        yield from _slower_rows(record["rows"], path)
-    triton = record["environment"]["triton"]
+        yield from _slower_rows(record, path)
+    triton = environment.triton
     folder = file.found.folder
     if folder.startswith("triton_") and version_folder(triton) != folder:
         yield Issue(
@@ -85,7 +88,7 @@ def _measured_mismatches(record: Mapping[str, Json], path: Path, file: ConfigFil
             "move the file to its version's folder, or tune with that version",
             path=path,
         )
-    held = {version_folder(entry["triton"]) for entry in record.get("verified_with", [])}
+    held = {version_folder(line.triton) for line in record.verified_with or ()}
     if folder == "" and version_folder(reference_triton()) not in held | {version_folder(triton)}:
         yield Issue(
             f"environment.triton: measured with {triton}, the reference is {reference_triton()}",
@@ -93,7 +96,7 @@ def _measured_mismatches(record: Mapping[str, Json], path: Path, file: ConfigFil
             Severity.WARNING,
             path=path,
         )
-    if record["kernel_sha256"] != kernel_sha256():
+    if record.kernel_sha256 != kernel_sha256():
         yield Issue(
             "measured on an older kernel",
             "nothing to do until the bench shows a difference",
@@ -102,30 +105,30 @@ def _measured_mismatches(record: Mapping[str, Json], path: Path, file: ConfigFil
         )
 
 
-def _slower_rows(rows: Mapping[str, Json], path: Path) -> Iterator[Issue]:
+def _slower_rows(record: Record, path: Path) -> Iterator[Issue]:
     """Of a whole row. A `_down` file's entry is half of one, and may lose there what the other half gains."""
-    for key, row in rows.items():
-        found, heuristic = row["latency_us"]["median"], row["baseline_us"]["median"]
+    for num_tokens, row in record.rows.items():
+        found, heuristic = row.latency_us.median, row.baseline_us.median
         if found > heuristic:
             yield Issue(
-                f"rows.{key}: expected at most the heuristic's {heuristic} µs, found {found} µs",
+                f"rows.{num_tokens}: expected at most the heuristic's {heuristic} µs, found {found} µs",
                 "an engine is faster without the file: tune it again, which writes the heuristic's own entry there",
                 path=path,
             )
 
 
-def _elsewhere(environment: Mapping[str, Json], path: Path, device: Device | None, context: Context) -> Iterator[Issue]:
+def _elsewhere(environment: Environment, path: Path, device: Device | None, context: Context) -> Iterator[Issue]:
     """Figures of another GPU say nothing of the one that the name promises."""
     if device is None:
         return
-    expected = [("device_name", device.name, context.devices.get(environment["device_name"]) == device)]
+    expected = [("device_name", device.name, context.devices.get(environment.device_name) == device)]
     if device.arch is not None:
         capability = _capability(device.arch)
-        expected.append(("compute_capability", capability, environment["compute_capability"] == capability))
+        expected.append(("compute_capability", capability, environment.compute_capability == capability))
     for key, wanted, agrees in expected:
         if not agrees:
             yield Issue(
-                f"environment.{key}: expected {wanted} as of the name's device, found {environment[key]}",
+                f"environment.{key}: expected {wanted} as of the name's device, found {getattr(environment, key)}",
                 "tune it on that device, or name the file by the one that was measured",
                 path=path,
             )
@@ -135,15 +138,6 @@ def _capability(arch: str) -> str:
     """As a driver tells it: sm_90 is 9.0, sm_120 is 12.0; AMD's architectures have no other name."""
     digits = arch.removeprefix("sm_")
     return f"{digits[:-1]}.{digits[-1]}" if digits != arch else arch
-
-
-def _workload(document: Mapping[str, Json]) -> Workload:
-    block_shape = document["block_shape"]
-    return Workload(**{**document, "block_shape": block_shape and tuple(block_shape)})
-
-
-def _described(workload: Workload) -> dict[str, object]:
-    return asdict(workload)
 
 
 RULE = FileRule("record", "The file's record exists, is valid and matches.", check, layouts=REPO_ONLY)

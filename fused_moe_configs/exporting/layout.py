@@ -1,0 +1,142 @@
+"""Which files an engine reads, under which names, with which bytes. Names are paths below the destination."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from fused_moe_configs.lookup import (
+    REFERENCE_TRITON,
+    VERSION_FOLDER,
+    Chain,
+    ConfigEntry,
+    ConfigError,
+    device_in,
+    read_json,
+    release,
+    renamed,
+    version_folders,
+)
+
+Tiers = dict[Path, str]
+DEAD_PARTS = {"vllm": ("dtype=int8_w8a8", "per_channel_quant=True", "_down.json"), "sglang": ("dtype=fp8_w8a16",)}
+"""Parts of a name that the engine never asks for."""
+
+
+def chains_answers(
+    chain: Chain, engine: str, triton_version: str | None, device: str | None, notes: list[str]
+) -> dict[str, bytes]:
+    """Name → bytes of the files that serve the engine. device: only those under this name. What is left out is noted.
+
+    ConfigError: a file is broken. ValueError: no version.
+    """
+    files = {}
+    only = None if device is None else _driver_name(engine, device)
+    for folder, tiers in _folders(chain, engine, triton_version, notes).items():
+        names = {path.name for tier in tiers for path in tier.glob("[!.]*.json")}
+        for name in sorted(names):
+            spelled = _spelled(engine, name, notes)
+            for alias in chain.devices(device_in(name)) if spelled else ():
+                asked = _driver_name(engine, alias)
+                if only not in (None, asked):
+                    continue
+                for device_name in (asked, alias):  # the folded name may be unknown to the registry
+                    lookup, entries = chain.look_up(renamed(name, device_name), tiers)
+                    if entries:
+                        break
+                if entries and str(lookup.winner).endswith("_down.json") == name.endswith("_down.json"):
+                    files[folder + renamed(spelled, asked)] = _content(engine, name, entries, notes)
+                else:
+                    notes.append(f"{name}: left out: no up file wins beside it")
+    return files
+
+
+def engines_own(engine: str, overlay: Path, target: Path, notes: list[str]) -> dict[str, bytes]:
+    """The engine's own files as they are, but for `triton_version`, over which SGLang stumbles.
+
+    ValueError: overlay holds none, or is the folder written to.
+    """
+    folders = {"": overlay}
+    if engine == "sglang":
+        parent = overlay / "configs" if (overlay / "configs").is_dir() else overlay
+        folders = {_below(version): path for version, path in version_folders(parent).items()}
+    files = {}
+    for folder, source in folders.items():
+        if os.path.realpath(source) == os.path.realpath(target / folder):
+            raise ValueError(f"overlay: expected another folder than the one written to, found {source}")
+        for path in sorted(source.glob("[!.]*.json")):
+            try:
+                text, pairs = read_json(path)
+                if any(key == "triton_version" for key, _ in pairs):
+                    kept = {key: value for key, value in json.loads(text).items() if key != "triton_version"}
+                    text = f"{json.dumps(kept, indent=4)}\n"
+                files[folder + path.name] = text.encode()
+            except (ConfigError, RecursionError) as error:
+                notes.append(f"{path}: left out: {getattr(error, 'reason', 'nested too deeply')}")
+    if not files:
+        raise ValueError(f"overlay: expected the configs folder of {engine}, found no tuned file in {overlay}")
+    return files
+
+
+def with_twins(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Beside an up file that stands alone its copy, where another folder has a `_down` file.
+
+    SGLang looks for each of the two through all folders, and would pair an up file with another version's down file.
+    """
+    places = [path.rpartition("/") for path in files]
+    downs = {name for _, _, name in places if name.endswith("_down.json")}
+    ups = {name.replace("_down.json", ".json"): name for name in downs}
+    alone = ((folder + slash, name) for folder, slash, name in places if name in ups)
+    twins = {folder + ups[name]: files[folder + name] for folder, name in alone}
+    return twins | files
+
+
+def _folders(chain: Chain, engine: str, triton_version: str | None, notes: list[str]) -> dict[str, Tiers]:
+    """Folder below the destination → the tiers whose answers it holds."""
+    if triton_version is not None:
+        folder = _below(release(triton_version)) if engine == "sglang" else ""
+        return {folder: chain.tiers(triton_version)}
+    versions = version_folders(chain.configs)
+    if engine == "vllm":
+        notes += [f"{path}: left out: vLLM's folder is flat. Fix: pass a Triton version" for path in versions.values()]
+        return {"": chain.tiers(None)}
+    default, legacy = ({folder: tier} for folder, tier in chain.tiers(None).items())
+    folders = {(0, 0, 0): legacy} | {version: {folder: "a version folder"} for version, folder in versions.items()}
+    reference = release(REFERENCE_TRITON)
+    folders[reference] = folders.get(reference, {}) | default
+    return {_below(version): tiers for version, tiers in folders.items()}
+
+
+def _below(version: tuple[int, ...]) -> str:
+    """Where SGLang looks for the files of a Triton version."""
+    return f"configs/{VERSION_FOLDER.format(*version)}/"
+
+
+def _driver_name(engine: str, device: str) -> str:
+    """vLLM asks for the whole H200 family under one name."""
+    return "NVIDIA_H200" if engine == "vllm" and "H200" in device.split("_") else device
+
+
+def _spelled(engine: str, name: str, notes: list[str]) -> str:
+    """The engine's own spelling of a name; empty, with a note, where the engine never asks for it."""
+    faults = [f"{engine} never asks for {part}" for part in DEAD_PARTS[engine] if part in name]
+    if not (match := re.match(r"E=[1-9]\d*,N=([1-9]\d*),device_name=[^,=]", name, re.ASCII)):
+        faults = ["no workload has this name"]
+    elif engine == "sglang":
+        name, N = re.sub(r"\[(\d+),(\d+)\]", r"[\1, \2]", name), match[1]
+        if "dtype=int4_w4a16" in name:  # SGLang takes the packed weight's size, two values a byte
+            faults += [f"SGLang's names hold half of int4's N, found the odd {N}"] if int(N) % 2 else []
+            name = name.replace(f"N={N}", f"N={int(N) // 2}", 1)
+    notes += [f"{name}: left out: {fault}" for fault in faults[:1]]
+    return "" if faults else name
+
+
+def _content(engine: str, name: str, entries: Mapping[int, ConfigEntry], notes: list[str]) -> bytes:
+    rows = {size: dict(entry) for size, entry in entries.items()}
+    if engine == "vllm" and any("USE_TMA" in row for row in rows.values()):
+        notes.append(f"{name}: its USE_TMA left out: vllm's kernel does not take it")
+        rows = {size: {key: value for key, value in row.items() if key != "USE_TMA"} for size, row in rows.items()}
+    return f"{json.dumps(rows, indent=4)}\n".encode()

@@ -1,0 +1,309 @@
+"""Which tuned file serves a workload, and what stands in it: names, tiers, the chain through them, strict reading.
+
+Everything that an answer depends on is here. Nothing is cached or logged, and no GPU is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict, cast
+
+USER_FOLDER = "VLLM_TUNED_CONFIG_FOLDER"
+REFERENCE_TRITON = "3.8.0"  # the default tier is tuned with it
+VERSION_FOLDER = "triton_{}_{}_{}"
+DTYPES = ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "int8_w8a8", "float32")
+MAX_BYTES = 2**20
+Pairs = tuple[tuple[str, Any], ...]  # a JSON object as it stands in the file, duplicate keys included
+
+
+class _Required(TypedDict):
+    BLOCK_SIZE_M: int
+    BLOCK_SIZE_N: int
+    BLOCK_SIZE_K: int
+    GROUP_SIZE_M: int
+    num_warps: int
+    num_stages: int
+
+
+class ConfigEntry(_Required, total=False):
+    """The launch config of one batch size. A file may hold further keys: integers, true, false or strings."""
+
+    num_ctas: int
+    waves_per_eu: int
+    matrix_instr_nonkdim: int
+    kpack: int
+    grf_mode: str
+    USE_TMA: bool
+    SPLIT_K: int
+
+
+REQUIRED = tuple(_Required.__annotations__)
+TRITON_DEFAULTS = {"num_warps": 4, "num_stages": 3}  # what runs where an engine passes none
+
+
+class ConfigError(ValueError):
+    """A file that exists and cannot be used. line and column count from 1, where it is not JSON; else None."""
+
+    def __init__(self, path: Path | str, reason: str, line: int | None = None, column: int | None = None) -> None:
+        super().__init__(str(path), reason, line, column)
+        self.path, self.reason, self.line, self.column = str(path), reason, line, column
+
+    def __str__(self) -> str:
+        at = f"line {self.line}, column {self.column}: " if self.line else ""
+        return f"{printable(self.path)}: {at}{self.reason}"
+
+
+class Lookup(NamedTuple):
+    """How a workload was looked up. str() is all of it, a line each.
+
+    tried: (path, what was found there), in order. winner: the file that serves it. reason: why, in a sentence.
+    """
+
+    tried: tuple[tuple[Path, str], ...]
+    winner: Path | None
+    reason: str
+
+    def __str__(self) -> str:
+        return "\n".join([*(f"{found:>7}  {printable(path)}" for path, found in self.tried), self.reason])
+
+
+def get_config_file_name(
+    E: int, N: int, device_name: str, dtype: str | None = None, block_shape: Sequence[int] | None = None,
+    *, per_channel_quant: bool = False, down: bool = False,
+) -> str:  # fmt: skip
+    """A workload's file name in vLLM's spelling. Raises ValueError, naming the value, where none can exist.
+
+    E: experts on the rank. N: intermediate size per shard, for int4_w4a16 too. device_name: as the driver
+    or a file name spells it. dtype: None for bf16 and fp16. block_shape: (block_n, block_k).
+    """
+    name = f"E={checked_size('E', E)},N={checked_size('N', N)},device_name={device_part(device_name)}"
+    if dtype not in (None, "bf16", "bfloat16", "fp16", "float16", "half"):
+        if dtype not in DTYPES:
+            wish = f"expected one of {', '.join(DTYPES)}, or None for bf16 and fp16"
+            raise ValueError(f"dtype: {wish}, found {shown(dtype)}")
+        name += f",dtype={dtype}"
+    if block_shape is not None:
+        if not isinstance(block_shape, (list, tuple)) or len(block_shape) != 2:
+            raise ValueError(f"block_shape: expected (block_n, block_k), found {shown(block_shape)}")
+        if all(size != 0 for size in block_shape):
+            name += ",block_shape=[{},{}]".format(*(checked_size("block_shape", size) for size in block_shape))
+    name += ",per_channel_quant=True" * bool(per_channel_quant) + "_down" * bool(down) + ".json"
+    if len(name.encode()) > 255:
+        raise ValueError(f"device_name: expected a file name of at most 255 bytes, found {shown(name)}")
+    return name
+
+
+def device_part(device_name: object) -> str:
+    """The driver's name as a file name holds it: trimmed, each run of white space and each slash a `_`."""
+    if isinstance(device_name, str) and (trimmed := device_name.strip()).isprintable():
+        part = re.sub(r"\s+|/", "_", trimmed)
+        if part.strip("_.") and not any(bad in f"{part}$" for bad in ("..", "\\", ",", "=", "_down$", ".$")):
+            return part
+    wish = "expected the driver's printable name, without '..', '\\', ',' and '=', not ending in '.' or '_down'"
+    raise ValueError(f"device_name: {wish}, found {shown(device_name)}")
+
+
+def device_in(name: str) -> str:
+    return name.split("device_name=")[1].removesuffix(".json").removesuffix("_down").split(",")[0]
+
+
+def renamed(name: str, device: str) -> str:
+    return name.replace(f"device_name={device_in(name)}", f"device_name={device}")
+
+
+def release(triton_version: object) -> tuple[int, ...]:
+    """(X, Y, Z) of a Triton version, without what follows, such as +git, rc1 or .post1."""
+    pattern = r"(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?:(?:a|b|rc|\.post|\.dev|[+-])[\w.+-]*)?"
+    if isinstance(triton_version, str) and (match := re.fullmatch(pattern, triton_version, re.ASCII)):
+        return tuple(int(part or 0) for part in match.groups())
+    raise ValueError(f"triton_version: expected a version such as '3.8.0', found {shown(triton_version)}")
+
+
+def version_folders(parent: Path) -> dict[tuple[int, ...], Path]:
+    """The folders triton_X_Y_Z by release, newest first. Any other name is ignored."""
+    pattern = re.compile(VERSION_FOLDER.replace("{}", "(0|[1-9][0-9]{0,8})"))
+    matches = [pattern.fullmatch(path.name) for path in parent.iterdir()] if parent.is_dir() else []
+    found = {tuple(map(int, match.groups())): parent / match[0] for match in matches if match}
+    return dict(sorted(found.items(), reverse=True))
+
+
+class Chain:
+    """The tiers of a configs folder, whichever it is, behind the user's own folder where one is given."""
+
+    def __init__(self, configs: Path, user_folder: Path | None = None) -> None:
+        self.configs, self.user_folder = configs, user_folder
+
+    def tiers(self, triton_version: str | None) -> dict[Path, str]:
+        """Folder → what it is, in order. Without a Triton version no version folder counts."""
+        tiers = {self.user_folder: "the user's folder"} if self.user_folder else {}
+        if triton_version is not None:
+            asked = release(triton_version)
+            tiers[self.configs / VERSION_FOLDER.format(*asked)] = "this Triton's folder"
+            for found, folder in version_folders(self.configs).items():
+                if found[:2] == asked[:2]:
+                    tiers.setdefault(folder, "the folder of another patch of this Triton")
+        return tiers | {self.configs: "the default tier", self.configs / "legacy_configs": "the legacy tier"}
+
+    def devices(self, own: str) -> Iterator[str]:
+        """The device's own name, then the others of the same hardware, which are read only when reached."""
+        yield own
+        yield from (name for names in self._devices if own in names for name in names if name != own)
+
+    def look_up(self, name: str, tiers: Mapping[Path, str]) -> tuple[Lookup, dict[int, ConfigEntry] | None]:
+        """The first file that exists, and its entries by batch size. A broken one is never passed by: ConfigError.
+
+        name: as `get_config_file_name` spells it. tiers: as `Chain.tiers` lists them.
+        """
+        tried: list[tuple[Path, str]] = []
+
+        def is_there(path: Path) -> bool:
+            tried.append((path, "found" if exists(path) else "no file"))
+            return tried[-1][1] == "found"
+
+        for path, reason in self._places(name, tiers):
+            if not is_there(path):
+                continue
+            if name.endswith("_down.json"):
+                down = path.with_name(f"{path.name.removesuffix('.json')}_down.json")
+                if is_there(down):
+                    path, reason = down, f"{reason}; its _down file lies beside the up file"
+                else:
+                    reason += "; no _down file lies beside the up file, which serves both"
+            entries = read_config(path, is_users=path.parent == self.user_folder)
+            return Lookup(tuple(tried), path, f"{reason}."), entries
+        reason = f"No tier has a file for {device_in(name)} or another name of the same hardware."
+        if "dtype=int8_w8a8" in name:
+            reason += " int8_w8a8 never falls back to the bf16 file."
+        return Lookup(tuple(tried), None, reason), None
+
+    def _places(self, name: str, tiers: Mapping[Path, str]) -> Iterator[tuple[Path, str]]:
+        """Where an up file may lie, in order, and why it would serve."""
+        own = device_in(name)
+        for device in self.devices(own):
+            alias = f" as {device}, another name of the same hardware" if device != own else ""
+            asked = renamed(name, device).replace("_down.json", ".json")
+            for spelled in dict.fromkeys((asked, asked.replace(",per_channel_quant=True", ""))):
+                plain = "; no per-channel file exists: the plain one serves" if spelled != asked else ""
+                yield from ((folder / spelled, f"Served by {tier}{alias}{plain}") for folder, tier in tiers.items())
+
+    @cached_property
+    def _devices(self) -> list[list[str]]:
+        path = self.configs / "registry" / "devices.json"
+        document = read_json(path)[1] if exists(path) else (("devices", ()),)
+        try:
+            devices = [dict(device) for device in dict(document)["devices"]]
+            return [[device_part(name) for name in (d["name"], *d.get("aliases", ()))] for d in devices]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(path, f"expected devices with a name and aliases, found otherwise: {error}") from error
+
+
+def exists(path: Path) -> bool:
+    """Whether anything has this name, a broken link included. ConfigError: the folder does not let itself be asked."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(path, f"cannot be looked for: {error.strerror}") from error
+    return True
+
+
+def read_json(path: Path, max_bytes: int = MAX_BYTES) -> tuple[str, Pairs]:
+    """Text and document of a regular UTF-8 file that holds one JSON object. Objects are `Pairs`."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(path, "expected a file, found a directory or a device. Fix: remove or rename it")
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ConfigError(path, f"cannot be read: {error.strerror}") from error
+    if len(data) > max_bytes:
+        raise ConfigError(path, f"expected at most {max_bytes // 2**20} MiB, found more")
+    before = ""
+    try:
+        text = data.decode()
+        reason = "expected JSON, found a byte order mark. Fix: save the file without one"
+        if not text.startswith("\ufeff"):
+            document = json.loads(text, object_pairs_hook=tuple)
+            if isinstance(document, tuple):
+                return text, document
+            reason = f"expected a JSON object, found {shown(document)}"
+    except UnicodeDecodeError as error:
+        reason, before = f"expected UTF-8, found byte {data[error.start]:#x}", data[: error.start].decode()
+    except json.JSONDecodeError as error:
+        reason, before = f"not JSON: {error.msg}", text[: error.pos]
+    except (RecursionError, ValueError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+        before = re.split(r"\[|\{[^{}]*\{[^{}]*\{|[0-9]{4300}", text)[0]
+    raise ConfigError(path, reason, before.count("\n") + 1, len(before) - before.rfind("\n"))
+
+
+def read_config(path: Path, is_users: bool = False) -> dict[int, ConfigEntry]:
+    """Entries by batch size, ascending.
+
+    is_users: as engines read, a `triton_version` string is dropped, and a row may leave num_warps and num_stages out.
+    """
+    pairs, entries = read_json(path)[1], dict[int, ConfigEntry]()
+    try:
+        rows = _unique("", pairs)
+        if is_users and isinstance(rows.get("triton_version"), str):
+            del rows["triton_version"]
+        for size, row in rows.items():
+            if not re.fullmatch("[1-9][0-9]{0,8}", size):
+                raise ValueError(f"expected a batch size (a positive decimal integer) as key, found {shown(size)}")
+            entries[int(size)] = _entry(size, row, TRITON_DEFAULTS if is_users else {})
+        if not entries:
+            raise ValueError("expected at least one batch size, found none")
+    except ValueError as error:
+        raise ConfigError(path, str(error)) from None
+    return dict(sorted(entries.items()))
+
+
+def _entry(size: str, row: object, defaults: Mapping[str, int]) -> ConfigEntry:
+    if not isinstance(row, tuple):
+        raise ValueError(f"{size}: expected an object of launch keys, found {shown(row)}")
+    entry = _unique(f"{size} / ", row)
+    entry |= {key: value for key, value in defaults.items() if key not in entry}
+    if missing := [key for key in REQUIRED if key not in entry]:
+        raise ValueError(f"{size}: expected {', '.join(missing)}, found nothing")
+    for key, value in entry.items():
+        if key in REQUIRED:
+            checked_size(f"{size} / {key}", value)
+        elif not isinstance(value, (int, str)):
+            found = "an object" if isinstance(value, tuple) else shown(value)
+            raise ValueError(f"{size} / {printable(key)}: expected integer, true, false or string, found {found}")
+    return cast("ConfigEntry", entry)
+
+
+def _unique(at: str, pairs: Pairs) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{at}{printable(key)}: expected it once, found a duplicate key")
+        found[key] = value
+    return found
+
+
+def checked_size(what: str, value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
+        return int(value)
+    raise ValueError(f"{what}: expected an integer from 1 to {2**31 - 1}, found {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """The value as a message may hold it: printable and short, whatever it is."""
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):  # Python prints no integer of over 4300 digits
+        text = f"{type(value).__name__} too large to print"
+    return text if len(text) <= 90 else text[:87] + "..."
+
+
+def printable(text: object) -> str:
+    """A path or a key on one line: quoted where a newline or the like is in it."""
+    return plain if (plain := str(text)).isprintable() else ascii(plain)

@@ -1,0 +1,52 @@
+"""This machine's GPU, Triton and engines, without importing torch or triton wherever package metadata can tell."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from .lookup import USER_FOLDER, printable
+
+ENGINE_FOLDERS = {USER_FOLDER: "*.json", "SGLANG_MOE_CONFIG_DIR": "configs/triton_*/*.json"}
+"""The engines' variables, and where tuned files lie below the folder that each names."""
+TRITONS = ("triton", "pytorch-triton", "pytorch-triton-rocm", "pytorch-triton-xpu", "triton-rocm", "triton-windows")
+
+
+def version_of(package: str) -> str | None:
+    """The version that is loaded, or else installed; None where there is none."""
+    loaded = getattr(sys.modules.get(package), "__version__", None)
+    for name in (TRITONS if package == "triton" else (package,)) if loaded is None else ():
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return loaded
+
+
+def device_name() -> str:
+    """What the driver calls this machine's GPU. Imports torch. RuntimeError: no torch, or no GPU."""
+    fix = "Fix: pass device_name (--device-name), as the driver of the GPU reports it"
+    try:
+        import torch
+
+        gpus = torch.cuda if torch.cuda.is_available() else torch.xpu
+        return str(gpus.get_device_name())
+    except Exception as error:  # a torch that does not fit the machine fails in many ways
+        reason = str(error).split("\n")[0]
+        raise RuntimeError(f"device_name: expected a GPU that torch can name, found none: {reason}. {fix}") from error
+
+
+def engine_folders() -> dict[str, str]:
+    """What each engine's variable points at: the folder and how many tuned files it holds, or why none can be read."""
+    found = dict.fromkeys(ENGINE_FOLDERS, "not set")
+    for variable, pattern in ENGINE_FOLDERS.items():
+        if folder := os.environ.get(variable):
+            try:
+                next(Path(folder).iterdir(), None)  # glob finds nothing where nothing can be read
+                files = [path for path in Path(folder).glob(pattern) if not path.name.startswith(".")]
+                found[variable] = f"{printable(folder)}: {len(files)} files {pattern}"
+            except OSError as error:
+                found[variable] = f"{printable(folder)}: cannot be read: {error.strerror}"
+    return found

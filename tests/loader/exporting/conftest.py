@@ -1,0 +1,33 @@
+"""The store's tuned files, exported and read back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fused_moe_configs.exporting import write_export
+from fused_moe_configs.exporting.destination import MANIFEST
+
+D = "E=8,N=6,device_name=D.json"
+SGLANG = "configs/triton_3_8_0"
+
+
+def name(*parts, device="D", N=6):
+    return ",".join([f"E=8,N={N},device_name={device}", *parts]) + ".json"
+
+
+@pytest.fixture
+def destination(tmp_path):
+    return tmp_path / "für die engine"
+
+
+def tree(destination):
+    """Name → mark of every exported file."""
+    paths = (path for path in destination.rglob("*.json") if path.name != MANIFEST)
+    return {str(p.relative_to(destination)): json.loads(p.read_text())["1"]["num_warps"] for p in paths}
+
+
+def notes(store, destination, engine, **options):
+    options = {"triton_version": None, "device_name": None, "overlay": None} | options
+    return "\n".join(write_export(store.root, destination, engine, **options)[1])

@@ -1,0 +1,57 @@
+"""export: what is asked for, and what is refused or said."""
+
+from __future__ import annotations
+
+import pytest
+
+import fused_moe_configs
+from fused_moe_configs import ConfigError, export
+
+from .conftest import D, name, notes, tree
+
+
+def test_a_broken_file_stops_the_export_before_anything_is_written(store, destination):
+    store.add(D, 1)
+    store.write(name(N=9), b"{")
+    with pytest.raises(ConfigError):
+        export(destination, "vllm")
+    assert not destination.exists()
+
+
+def test_a_device_that_no_file_serves_is_said_and_what_was_exported_stays(store, destination):
+    store.add(D, 1)
+    export(destination, "vllm")
+    assert "no shipped file serves nosuch" in notes(store, destination, "vllm", device_name="nosuch")
+    assert tree(destination) == {D: 1}
+
+
+@pytest.mark.parametrize("what", ["destination", "overlay"])
+@pytest.mark.parametrize(("folder", "found"), [("", "an empty string"), (None, "None"), (3, "3"), ([], r"\[\]")])
+def test_a_folder_is_a_path(store, destination, what, folder, found):
+    store.add(D, 1)
+    if what == "overlay" and folder is None:
+        folder, found = False, "False"
+    with pytest.raises(ValueError, match=f"{what}: expected a folder, found {found}"):
+        export(**{"destination": destination, "engine": "vllm", what: folder})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"engine": "trt"},
+        {"engine": []},
+        {"triton_version": []},
+        {"device_name": []},
+        {"triton_version": "x"},
+        {"device_name": "../x"},
+    ],
+)
+def test_bad_use_is_named(store, destination, options):
+    with pytest.raises(ValueError, match=r"expected .* found"):
+        export(destination, **{"engine": "vllm"} | options)
+
+
+def test_the_api_logs_what_it_left_out(store, destination, caplog):
+    store.add(name("dtype=int8_w8a8"), 1)
+    fused_moe_configs.export(str(destination), "vllm")
+    assert "vllm never asks for dtype=int8_w8a8" in caplog.text

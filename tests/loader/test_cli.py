@@ -1,0 +1,290 @@
+"""The published command: where, explain, export, doctor; exit 0 good, 1 negative verdict, 2 bad use."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fused_moe_configs
+from fused_moe_configs.cli import main
+from fused_moe_configs.exporting.destination import LOCK
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "E=8,N=1,device_name=D.json"
+WORKLOAD = ["8", "1", "--device-name", "D", "--triton-version", "3.8.0"]
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+def test_where(store, capsys):
+    assert main(["where"]) == 0
+    assert capsys.readouterr().out == f"{store.root}\n"
+
+
+def test_explain_is_0_where_a_file_serves_and_1_where_none_does(store, capsys):
+    assert main(["explain", *WORKLOAD]) == 1
+    assert "No tier has a file" in capsys.readouterr().out
+    path = store.add(NAME)
+    fused_moe_configs.cache_clear()
+    assert main(["explain", *WORKLOAD]) == 0
+    assert f"found  {path}\nServed by the default tier." in capsys.readouterr().out
+
+
+def test_explain_takes_the_whole_workload(store, capsys):
+    arguments = [*WORKLOAD, "--dtype", "fp8_w8a8", "--block-shape", "128,128", "--per-channel-quant", "--down"]
+    store.add(NAME.replace(".json", ",dtype=fp8_w8a8,block_shape=[128,128],per_channel_quant=True.json"))
+    assert main(["explain", *arguments]) == 0
+    assert "no _down file" in capsys.readouterr().out
+
+
+def test_a_broken_file_is_a_negative_verdict(store, capsys):
+    store.write(NAME, b"{")
+    assert main(["explain", *WORKLOAD]) == 1
+    assert "line 1, column 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["unknown"], ["explain"], ["explain", "8", "x"], ["explain", *WORKLOAD, "--block-shape", "x"],
+     ["export", "d"], ["export", "d", "--engine", "trt"], ["where", "x"]],
+)  # fmt: skip
+def test_bad_arguments_exit_2(store, arguments, capsys):
+    assert main(arguments) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["explain", "8", "0", "--device-name", "D"], ["explain", "8", "1"], ["explain", "8", "1", "--device-name", "../x"],
+     ["explain", *WORKLOAD, "--dtype", "float8"], ["explain", "8", "1", "--device-name", "D", "--triton-version", "x"],
+     ["export", "/dev/null/x", "--engine", "vllm"], ["export", "d", "--engine", "vllm", "--overlay", "/none"],
+     ["export", "", "--engine", "vllm"],
+     ["doctor", "--model-like", "8", "1", "--device-name", "a\nb"]],
+)  # fmt: skip
+def test_impossible_use_exits_2_and_says_why(store, arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store.add(NAME)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_place_that_can_not_be_written_is_named_without_a_number(store, capsys):
+    store.add(NAME)
+    assert main(["export", "/dev/null/x", "--engine", "vllm", "--triton-version", "3.8.0"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: /dev/null/x: expected to write there, found: Not a directory. Fix: ")
+
+
+def test_export_writes_and_says_what_it_left_out(store, tmp_path, capsys):
+    store.add(NAME)
+    store.add(NAME.replace(".json", ",dtype=int8_w8a8.json"))
+    assert main(["export", str(tmp_path / "zu vllm"), "--engine", "vllm", "--triton-version", "3.8.0"]) == 0
+    output = capsys.readouterr()
+    assert "1 file written to " in output.out
+    assert "left out: vllm never asks for dtype=int8_w8a8" in output.err
+    assert (tmp_path / "zu vllm" / NAME).is_file()
+
+
+def test_doctor_is_good_on_a_machine_with_nothing(store, capsys, monkeypatch):
+    monkeypatch.setattr("fused_moe_configs.machine.version_of", lambda package: None)
+    assert main(["doctor"]) == 0
+    output = capsys.readouterr().out
+    for package in ("triton", "torch", "vllm", "sglang"):
+        assert f"{package}: not installed" in output
+    assert "GPU: none" in output
+    assert "VLLM_TUNED_CONFIG_FOLDER: not set" in output
+    assert "SGLANG_MOE_CONFIG_DIR: not set" in output
+
+
+def test_doctor_says_what_the_variables_point_at(store, user, capsys, monkeypatch):
+    user.add(NAME)
+    monkeypatch.setenv("SGLANG_MOE_CONFIG_DIR", str(user.root / "nothing"))
+    assert main(["doctor"]) == 0
+    output = capsys.readouterr().out
+    assert f"VLLM_TUNED_CONFIG_FOLDER: {user.root}: 1 files *.json" in output
+    assert f"SGLANG_MOE_CONFIG_DIR: {user.root / 'nothing'}: cannot be read: No such file or directory" in output
+
+
+def test_doctor_counts_tuned_files_and_not_their_records(store, capsys):
+    for tier in ("", "legacy_configs", "triton_3_8_0", "records", "records/legacy_configs"):
+        store.add(NAME, 1, tier)
+    assert main(["doctor"]) == 0
+    assert ", 3 tuned files in " in capsys.readouterr().out
+
+
+def test_doctor_without_a_gpu_needs_a_device_name_for_a_workload(store, capsys):
+    assert main(["doctor", "--model-like", "8", "1"]) == 2
+    output = capsys.readouterr()
+    assert "--device-name" in output.err
+    assert output.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--dtype", "zzz"], "dtype"), (["--triton-version", "zzz"], "triton_version"),
+     (["--device-name", "../x"], "device_name"), (["--device-name", ""], "device_name"),
+     (["--block-shape", "-1,1"], "block_shape")],
+)  # fmt: skip
+def test_doctor_refuses_what_explain_refuses(store, arguments, named, capsys):
+    assert main(["doctor", "=".join(arguments)]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"error: {named}: expected")
+    assert (output.err.count("\n"), output.out) == (1, "")
+
+
+def test_a_block_shape_says_how_it_is_written(store, capsys):
+    assert main(["explain", *WORKLOAD, "--block-shape", "x"]) == 2
+    assert "expected n,k such as 128,128, found 'x'" in capsys.readouterr().err
+
+
+def test_a_device_that_no_file_serves_is_a_negative_verdict(store, tmp_path, capsys):
+    store.add(NAME)
+    assert main(["export", str(tmp_path / "d"), "--engine", "vllm", "--device-name", "nosuch"]) == 1
+    assert "no shipped file serves nosuch" in capsys.readouterr().err
+
+
+def test_doctor_says_which_file_a_workload_gets_and_whether_vllm_reads_it(store, capsys):
+    path = store.add(NAME.replace(".json", ",dtype=fp8_w8a8.json"))
+    assert main(["doctor", "--model-like", *WORKLOAD, "--dtype", "fp8_w8a8"]) == 0
+    output = capsys.readouterr().out
+    assert f"found  {path}" in output
+    assert "per-tensor or per-channel fp8: not read unless the Triton backend is chosen" in output
+
+
+@pytest.mark.parametrize("layout", ["checkout", "wheel"])
+def test_the_package_finds_its_folder_in_a_checkout_and_in_a_wheel(tmp_path, layout):
+    root = tmp_path / "ein pfad ü"
+    package = shutil.copytree(Path(fused_moe_configs.__file__).parent, root / "fused_moe_configs")
+    configs = (root if layout == "checkout" else package) / "configs"
+    (configs / "registry").mkdir(parents=True)
+    (configs / "registry" / "devices.json").write_text('{"devices": []}')
+    command = [sys.executable, "-m", "fused_moe_configs"]
+    run = {"cwd": root, "capture_output": True, "encoding": "utf-8"}
+    assert subprocess.run([*command, "where"], check=True, **run).stdout == f"{configs}\n"
+    assert subprocess.run([*command, "explain", *WORKLOAD], check=False, **run).returncode == 1
+
+
+# ---------------------------------------------------------------
+# Outputs that end early, are full or closed
+
+FULL = "error: the output: expected to write there, found: No space left on device. Fix: name another place\n"
+NOTHING = ["explain", *WORKLOAD]
+BAD_USE = ["explain", "8"]
+BAD_VALUE = ["explain", "8", "0"]
+
+
+def shell(arguments, redirection):
+    """As from a terminal: without PYTHONUNBUFFERED text waits in a buffer for Python's own end."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    command = [
+        "bash",
+        "-o",
+        "pipefail",
+        "-c",
+        f'"$0" -m fused_moe_configs "$@" {redirection}',
+        sys.executable,
+        *arguments,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+
+
+@pytest.mark.parametrize("arguments", [["where"], ["doctor"], NOTHING, ["--help"], ["--version"]])
+def test_a_full_output_is_one_line_and_2(arguments):
+    done = shell(arguments, ">/dev/full")
+    assert (done.returncode, done.stderr) == (2, FULL)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["where"], 0), (["doctor"], 0), (NOTHING, 1), (["--version"], 0)])
+def test_a_closed_output_is_no_traceback_and_the_verdict_stays(arguments, code):
+    done = shell(arguments, ">&-")
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+@pytest.mark.parametrize("arguments", [["where"], ["doctor"], NOTHING, ["--help"], ["--version"]])
+def test_a_reader_that_has_seen_enough_gets_no_traceback(arguments):
+    done = shell(arguments, "| true")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["where"], 0), (NOTHING, 1), (BAD_USE, 2), (BAD_VALUE, 2)])
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", "2> >(exec true)"])
+def test_what_can_not_be_said_changes_no_exit_code_and_is_not_said_on_stdout(arguments, code, redirection):
+    done = shell(arguments, redirection)
+    assert done.returncode == code
+    assert done.stdout == shell(arguments, "").stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", "2> >(exec true)"])
+def test_an_export_whose_notes_nobody_reads_is_done(tmp_path, redirection):
+    overlay = tmp_path / "overlay"
+    overlay.mkdir()
+    (overlay / NAME).write_text("{}")
+    (overlay / "broken.json").write_text("{")  # what the notes say
+    done = shell(["export", str(tmp_path / "d"), "--engine", "vllm", "--overlay", str(overlay)], redirection)
+    assert done.returncode == 0
+    assert f"written to {tmp_path / 'd'}" in done.stdout
+    assert (tmp_path / "d" / NAME).is_file()
+
+
+def test_neither_output_leaves_the_verdict_alone():
+    assert shell(NOTHING, ">/dev/full 2>/dev/full").returncode == 2
+    assert shell(NOTHING, ">&- 2>&-").returncode == 1
+
+
+def test_ctrl_c_is_no_traceback(store, capsys, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fused_moe_configs.cli.where", interrupted)
+    assert main(["where"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+WAITING = """
+import sys, time
+from fused_moe_configs.cli import main
+sleep = time.sleep
+time.sleep = lambda seconds: (print("waiting", flush=True), sleep(seconds))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_ends_an_export_that_waits_for_another(tmp_path):
+    (tmp_path / LOCK).touch()
+    command = [sys.executable, "-c", WAITING, "export", str(tmp_path), "--engine", "vllm"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, cwd=ROOT, **pipes) as export:
+        assert export.stdout.readline() == "waiting\n"
+        export.send_signal(signal.SIGINT)
+        assert export.wait(30) == 130
+        assert export.stderr.read() == ""
+
+
+def test_a_lock_that_nobody_lifts_is_said_in_its_own_words(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fused_moe_configs.exporting.destination.LOCK_WAIT_S", 0)
+    store.add(NAME)
+    (tmp_path / LOCK).touch()
+    assert main(["export", str(tmp_path), "--engine", "vllm"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / LOCK}: expected no other export here")
+    assert line.count("Fix: ") == 1
+
+
+def test_a_full_disk_names_the_folder_and_not_the_output(store, tmp_path, capsys, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as write(2) fails: without a name
+
+    store.add(NAME)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["export", str(tmp_path / "d"), "--engine", "vllm"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'd'}: expected to write there, found: No space left")

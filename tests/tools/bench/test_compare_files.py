@@ -1,0 +1,381 @@
+"""A whole bench of tuned files on a GPU that isn't there: what is printed, written, and noted in records."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+
+from tests.tools.bench.fake_gpu import H100, FakeGpu, fake_torch
+from tests.tools.validate.builder import NAME, Store, entry, table
+from tools.bench import __main__ as command
+from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE
+from tools.launch.kernel_hash import kernel_sha256
+from tools.registry.devices import Target
+from tools.registry.reading import RegistryError
+from tools.store import schemas
+from tools.store.launch_config import LaunchConfig
+from tools.validate.rules import record as record_rule
+
+OWN = LaunchConfig.from_entry(entry())
+TRITON = importlib.metadata.version("triton")
+TODAY = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+
+
+def wins(config: LaunchConfig, num_tokens: int) -> float:
+    """The tuned file takes 100 µs, every other 125."""
+    return 100.0 if config == OWN else 125.0
+
+
+def loses_at_64(config: LaunchConfig, num_tokens: int) -> float:
+    return 110.0 if config == OWN and num_tokens == 64 else 100.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """One measured file with its record."""
+    store = Store(tmp_path / "configs")
+    store.measured(store.config())
+    return store
+
+
+def record(store: Store, name: str = NAME) -> dict[str, Any]:
+    return json.loads(store.record_of(store.root / name).read_text("utf-8"))
+
+
+def bench(*arguments: object) -> int:
+    return command.main([str(argument) for argument in arguments])
+
+
+class TestExitCodes:
+    def test_a_file_that_wins_everywhere_ends_with_0(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        FakeGpu(wins).install(monkeypatch)
+        assert bench(store.root) == 0
+        printed = capsys.readouterr()
+        assert f"## {NAME}" in printed.out
+        assert f"{NAME}, M=64: against {NO_FILE} faster (0.800), {SGLANG_NO_FILE} faster (0.800)" in printed.err
+
+    def test_a_row_that_loses_ends_with_1(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        FakeGpu(loses_at_64).install(monkeypatch)
+        assert bench(store.root) == 1
+
+    def test_a_row_that_does_not_run_ends_with_1(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        FakeGpu(wins, {OWN: "compile: no"}).install(monkeypatch)
+        assert bench(store.root) == 1
+        printed = capsys.readouterr()
+        assert "| failed: compile: no |" in printed.out
+        assert f"M=1: against {NO_FILE} failed, {SGLANG_NO_FILE} failed" in printed.err
+
+    @pytest.mark.parametrize(
+        ("arguments", "torch", "told"),
+        [
+            (["--against", "no-such-branch"], fake_torch(), "expected heuristic, an existing file or a git revision"),
+            ([], fake_torch("NVIDIA H200"), "expected a file of this GPU, NVIDIA_H200, found NVIDIA_H100_80GB_HBM3"),
+            ([], fake_torch("Toaster 3000"), "expected an NVIDIA GPU of configs/registry/devices.json"),
+            ([], fake_torch(free_gib=1), "GiB of free GPU memory, found 1.0. Fix: "),
+            (["--kernel", "vllm=no/such.py"], fake_torch(), "such.py: expected the engine's fused_moe.py, found none"),
+        ],
+        ids=["candidate", "another GPU", "unknown GPU", "full GPU", "engine"],
+    )
+    def test_what_cannot_be_is_one_line_and_2(
+        self,
+        store: Store,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        arguments: list[str],
+        torch: Any,
+        told: str,
+    ) -> None:
+        gpu = FakeGpu(wins).install(monkeypatch, torch)
+        assert bench(store.root, *arguments) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("bench: ")
+        assert told in printed.err
+        assert printed.err.count("\n") == 1
+        assert gpu.comparisons == []
+
+    def test_memory_that_runs_out_on_the_way_is_one_line_and_2(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def us(config: LaunchConfig, num_tokens: int) -> float:
+            raise MemoryError
+
+        FakeGpu(us).install(monkeypatch)
+        assert bench(store.root) == 2
+        assert f"{NAME}: expected enough GPU memory, found none left." in capsys.readouterr().err
+
+    def test_a_broken_registry_is_one_line_and_2(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def broken() -> None:
+            raise RegistryError("models[0]: expected an object, found 1")
+
+        FakeGpu(wins).install(monkeypatch)
+        monkeypatch.setattr("tools.bench.candidates.load_models", broken)
+        assert bench(store.root) == 2
+        assert capsys.readouterr().err == "bench: models[0]: expected an object, found 1\n"
+
+
+class TestWhatIsMeasured:
+    def test_the_comparison_and_the_setup_are_the_files_and_the_gpus(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gpu = FakeGpu(wins).install(monkeypatch)
+        bench(store.root, "--num-tokens", 1, 64, "--routing", "skew", "--against", "heuristic")
+        (comparison,), (setup,), (device,) = gpu.comparisons, gpu.setups, gpu.devices
+        assert (comparison.workload.E, comparison.workload.N, comparison.batch_sizes) == (8, 1024, (1, 64))
+        assert [(shape.hidden_size, shape.top_k) for shape in comparison.shapes] == [(4096, 2)]
+        assert [c.name for c in comparison.candidates] == ["this file", NO_FILE, SGLANG_NO_FILE]
+        assert (device.target, setup.arch) == (Target("cuda", 90, 32), "sm90")
+        assert (setup.ceilings, setup.l2_bytes, setup.device) == ("ceilings", 50 << 20, "cuda:0")
+        assert (setup.routing_kind, [kernel.name for kernel in setup.kernels]) == ("skew", ["ours"])
+
+    def test_files_of_two_tiers_are_told_apart(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        store.config(folder="triton_3_7_0", record=False)
+        FakeGpu(wins).install(monkeypatch)
+        assert bench(store.root, "--format", "json") == 0
+        names = [file["name"] for file in json.loads(capsys.readouterr().out)["files"]]
+        assert names == [NAME, f"triton_3_7_0/{NAME}"]
+
+    def test_another_process_on_the_gpu_is_said(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        FakeGpu(wins).install(monkeypatch, fake_torch(free_gib=70))
+        bench(store.root)
+        assert (
+            "10.0 GiB of the GPU were in use at the start: another process uses the GPU; timings may be noisy."
+            in capsys.readouterr().err
+        )
+
+
+class TestEnvironment:
+    def environment(self, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+        return json.loads(capsys.readouterr().out)["environment"]
+
+    def test_it_says_what_ran_where(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        FakeGpu(wins).install(monkeypatch)
+        bench(store.root, "--format", "json")
+        found = self.environment(capsys)
+        assert found.pop("python").startswith("3.")
+        assert found == {
+            "date": TODAY,
+            "device": H100,
+            "compute_capability": "9.0",
+            "sm_count": "132",
+            "driver": "575.57.08",
+            "cuda": "12.9",
+            "torch": "2.13.0+cu129",
+            "triton": TRITON,
+            "kernel": f"own, {kernel_sha256()[:12]}",
+            "routing": "uniform",
+        }
+
+    def test_an_engines_kernel_is_named_by_its_version(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
+        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path: "0.33.0")
+        gpu = FakeGpu(wins).install(monkeypatch)
+        bench(store.root, "--format", "json", "--kernel", "vllm=fused_moe.py")
+        found = self.environment(capsys)
+        assert (found["kernel"], found["engine"]) == ("vLLM 0.33.0's own", "0.33.0")
+        assert [kernel.name for kernel in gpu.setups[0].kernels] == ["vllm"]
+
+
+class TestOutput:
+    def written(self, folder: Path) -> list[str]:
+        return sorted(path.name for path in folder.iterdir())
+
+    def test_both_forms_are_written_and_printed_alike(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        FakeGpu(wins).install(monkeypatch)
+        bench(store.root, "--output", tmp_path / "out" / "deep")
+        stem = f"{TODAY}-bench-E=8_N=1024_device_name=NVIDIA_H100_80GB_HBM3-own-kernel-triton-{TRITON}"
+        assert self.written(tmp_path / "out" / "deep") == [f"{stem}.json", f"{stem}.md"]
+        printed = capsys.readouterr()
+        assert (tmp_path / "out" / "deep" / f"{stem}.md").read_text("utf-8") == printed.out
+        assert f"written: {tmp_path}/out/deep/{stem}.json" in printed.err
+
+    def test_a_tiers_file_does_not_overwrite_the_defaults(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = store.config(folder="triton_3_7_0", record=False)
+        FakeGpu(wins).install(monkeypatch)
+        for path in (store.root / NAME, other):
+            bench(path, "--output", tmp_path / "out")
+        assert len(self.written(tmp_path / "out")) == 4
+
+    def test_the_same_file_against_another_is_another_report(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        FakeGpu(wins).install(monkeypatch)
+        bench(store.root, "--output", tmp_path / "out")
+        first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        bench(store.root, "--output", tmp_path / "out", "--num-tokens", 1, "--routing", "skew")
+        after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        assert first.items() <= after.items()
+        assert {name.rpartition(".")[0][-2:] for name in after.keys() - first.keys()} == {"-2"}
+
+    def test_a_folder_that_cannot_take_the_report_shows_before_the_gpu_is_asked(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        gpu = FakeGpu(wins).install(monkeypatch)
+        (tmp_path / "file").write_text("")
+        assert bench(store.root, "--output", tmp_path / "file") == 2
+        told = capsys.readouterr().err
+        assert told == f"bench: --output: expected a folder that can be written, found {tmp_path}/file.\n"
+        assert gpu.comparisons == []
+
+    def test_several_files_go_by_their_count_and_the_gpu(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.config(name=NAME.replace("E=8", "E=16"), record=False)
+        FakeGpu(wins).install(monkeypatch)
+        bench(store.root, "--output", tmp_path / "out")
+        stem = f"{TODAY}-bench-2-files-own-kernel-triton-{TRITON}-NVIDIA_H100_80GB_HBM3"
+        assert self.written(tmp_path / "out") == [f"{stem}.json", f"{stem}.md"]
+
+    def test_json_alone_goes_to_stdout(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        FakeGpu(wins).install(monkeypatch)
+        bench(store.root, "--format", "json")
+        document = json.loads(capsys.readouterr().out)
+        assert document["is_slower"] is False
+        assert len(document["files"][0]["rows"]) == len(table())
+
+
+class TestWriteRecord:
+    def assert_sound(self, store: Store) -> None:
+        assert schemas.faults("record", record(store)) == []
+        assert store.messages(record_rule.RULE) == []
+
+    def test_on_our_kernel_the_worst_row_is_verified_with_this_triton(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = record(store)
+        FakeGpu(loses_at_64).install(monkeypatch)
+        assert bench(store.root, "--write-record") == 1
+        found = record(store)
+        assert found.pop("verified_with") == [{"triton": TRITON, "date": TODAY, "worst_loss_pct": 10.0}]
+        assert found.pop("verified") is None
+        assert found == before
+        assert f"written: {store.record_of(store.root / NAME)}" in capsys.readouterr().err
+        self.assert_sound(store)
+
+    def test_a_file_that_wins_everywhere_has_a_negative_loss(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        FakeGpu(wins).install(monkeypatch)
+        assert bench(store.root, "--write-record") == 0
+        assert [line["worst_loss_pct"] for line in record(store)["verified_with"]] == [-20.0]
+        self.assert_sound(store)
+
+    def test_the_worst_of_all_candidates_counts(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        def us(config: LaunchConfig, num_tokens: int) -> float:
+            return {16: 100.0, 64: 80.0}.get(config.BLOCK_SIZE_M, 200.0) if config != OWN else 100.0
+
+        FakeGpu(us).install(monkeypatch)
+        bench(store.root, "--write-record")
+        assert [line["worst_loss_pct"] for line in record(store)["verified_with"]] == [25.0]
+
+    def test_a_second_bench_replaces_its_own_line_alone(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        old = {"triton": "3.7.0", "date": "2026-01-01", "worst_loss_pct": 3.0}
+        store.measured(store.root / NAME, verified_with=[old, {**old, "triton": TRITON}], verified=None)
+        FakeGpu(wins).install(monkeypatch)
+        bench(store.root, "--write-record")
+        bench(store.root, "--write-record")
+        new = {"triton": TRITON, "date": TODAY, "worst_loss_pct": -20.0}
+        assert record(store)["verified_with"] == [old, new]
+        self.assert_sound(store)
+
+    def test_on_an_engines_kernel_it_is_checked_against_the_engines_heuristic(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
+        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path: "0.33.0")
+        FakeGpu(wins).install(monkeypatch)
+        other = Store(store.root.parent / "other").config(table(num_stages=2))
+        assert (
+            bench(store.root, "--write-record", "--kernel", "vllm=a.py", "--against", other, "--against", "heuristic")
+            == 0
+        )
+        assert record(store)["engine_checked"] == [
+            {
+                "engine": "vllm",
+                "version": "0.33.0",
+                "triton": TRITON,
+                "date": TODAY,
+                "worst_ratio": 0.8,
+                "geomean_ratio": 0.8,
+            }
+        ]
+        assert "verified_with" not in record(store)
+        self.assert_sound(store)
+
+    def test_a_published_files_record_takes_a_line_too(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        store.record(store.root / NAME)
+        FakeGpu(wins).install(monkeypatch)
+        assert bench(store.root, "--write-record") == 0
+        assert record(store)["source"] == "published"
+        self.assert_sound(store)
+
+    @pytest.mark.parametrize("format_", ["markdown", "json"])
+    def test_a_file_that_does_not_run_everywhere_is_no_evidence_but_is_reported(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], format_: str
+    ) -> None:
+        before = record(store)
+        FakeGpu(lambda config, m: "crash" if config == OWN and m == 2048 else 100.0).install(monkeypatch)
+        assert bench(store.root, "--write-record", "--format", format_) == 1
+        printed = capsys.readouterr()
+        assert "expected every row to run, found M=2048 failed." in printed.err
+        assert NAME in printed.out
+        assert record(store) == before
+
+    def test_a_candidate_that_runs_nowhere_hinders_nothing(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        def us(config: LaunchConfig, num_tokens: int) -> float | str:
+            is_sglangs = config.BLOCK_SIZE_N == 32 or config.BLOCK_SIZE_K == 32
+            return "out of resources" if is_sglangs else wins(config, num_tokens)
+
+        FakeGpu(us).install(monkeypatch)
+        assert bench(store.root, "--write-record") == 0
+        assert [line["worst_loss_pct"] for line in record(store)["verified_with"]] == [-20.0]
+
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            ([], "nothing to compare with: every baseline failed."),
+            (["--kernel", "vllm=a.py"], f"expected {NO_FILE} to run, found that it failed everywhere."),
+        ],
+    )
+    def test_where_every_baseline_fails_nothing_is_written_and_it_ends_with_1(
+        self,
+        store: Store,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        arguments: list[str],
+        told: str,
+    ) -> None:
+        monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
+        before = record(store)
+        FakeGpu(lambda config, m: 100.0 if config == OWN else "crash").install(monkeypatch)
+        assert bench(store.root, "--write-record", *arguments) == 1
+        path = store.record_of(store.root / NAME)
+        assert f"bench: not written: {path}: {told}\n" in capsys.readouterr().err
+        assert record(store) == before

@@ -1,0 +1,227 @@
+"""What is compared: a tuned file with another of its workload, itself at a git revision, and the heuristics."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tools.bench.request import HEURISTIC, FilesRequest, Say
+from tools.errors import UserError
+from tools.git import CommitError, NoGitError, file_at
+from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
+from tools.measure.layer import LayerShape
+from tools.registry.devices import Device
+from tools.registry.models import load_models
+from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of
+from tools.store.config_file import ConfigFile, load
+from tools.store.files import Content, discover, read_file, record_path
+from tools.store.launch_config import LaunchConfig
+from tools.store.record import RecordError, as_record
+from tools.store.strict_json import parse
+from tools.store.tiers import Role, why_skipped
+from tools.store.workload import Layout, Workload, parse_file_name
+from tools.text import printable, shown_path
+
+THIS_FILE = "this file"
+NO_FILE = "vLLM's heuristic"
+SGLANG_NO_FILE = "SGLang's heuristic"
+_DOWN = "both projections run the up file's entries here, as in vLLM"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """entries: by batch size; where one is asked for that isn't there, the nearest serves it, as in both engines."""
+
+    name: str
+    entries: Mapping[int, LaunchConfig]
+
+    def entry(self, num_tokens: int) -> LaunchConfig:
+        return self.entries[min(self.entries, key=lambda m: (abs(m - num_tokens), m))]
+
+
+def of_file(name: str, file: ConfigFile) -> Candidate:
+    """UserError: no launch config can be read from it, or not all of them."""
+    if file.workload is None:
+        fault = file.name.faults[0]
+        raise UserError(f"{name}: {fault.message}. Fix: {fault.fix}.")
+    if file.content.faults or not file.launch_configs:
+        faults = [fault.message for fault in file.content.faults] or ["no launch config in it"]
+        raise UserError(f"{name}: expected a tuned file, found {faults[0]}.")
+    unread = [key for key in file.document or {} if key not in map(str, file.launch_configs)]
+    if unread:
+        raise UserError(
+            f"{name}: expected a launch config at every batch size, found none at {printable(unread[0])!r}. "
+            "Fix: mend the entry; nox -s validate says more."
+        )
+    return Candidate(name, file.launch_configs)
+
+
+def heuristics(workload: Workload, batch_sizes: tuple[int, ...], device: Device) -> tuple[Candidate, Candidate]:
+    """vLLM's and SGLang's. UserError: neither is known for the dtype."""
+    is_rocm = device.vendor == "amd"
+    smem_bytes = device.smem_bytes_per_block
+    try:
+        vllm = {m: vllm_heuristic(workload, m, is_rocm=is_rocm) for m in batch_sizes}
+        sglang = {m: sglang_heuristic(workload, m, is_rocm=is_rocm, smem_bytes=smem_bytes) for m in batch_sizes}
+    except UnknownHeuristicError as error:
+        raise UserError(str(error)) from error
+    return Candidate(NO_FILE, vllm), Candidate(SGLANG_NO_FILE, sglang)
+
+
+def against(what: str, file: ConfigFile) -> Candidate:
+    """The candidate that `--against` names: a path that exists, else a git revision of the file's own path.
+
+    UserError: another workload, no such file or revision.
+    """
+    path = Path(what)
+    if os.path.isfile(what):  # noqa: PTH113 (never raises)
+        other = read(path)
+        if _essence(other.workload) != _essence(file.workload):
+            found = printable(path.name)
+            raise UserError(f"--against: expected a file of {file.found.path.name}'s workload, found {found}.")
+        # The folder says whose file it is; its name is the workload's.
+        return of_file(printable(path.absolute().parent.name), other)
+    data = at_revision(what, file.found.path)
+    document, faults = parse(data)
+    content = Content(data, document, tuple(faults))
+    return of_file(printable(what), replace(file, content=content))
+
+
+def with_distinct_names(rivals: Mapping[str, tuple[Candidate, ...]]) -> tuple[Candidate, ...]:
+    """All rivals, by what `--against` named; those of one name, or of the file's own, go by what named them."""
+    names = Counter([THIS_FILE, *(candidate.name for named in rivals.values() for candidate in named)])
+    return tuple(
+        candidate if names[candidate.name] == 1 else replace(candidate, name=printable(what))
+        for what, named in rivals.items()
+        for candidate in named
+    )
+
+
+def read(path: Path) -> ConfigFile:
+    """A tuned file of any layout."""
+    found = discover([path], Layout.VLLM)[0]
+    return ConfigFile(found, parse_file_name(path.name, layout_of(path.name)), read_file(path))
+
+
+def layout_of(name: str) -> Layout:
+    """SGLang writes a space into block_shape, and spellings of its own; vLLM's names are canonical."""
+    return Layout.SGLANG if ", " in name else Layout.REPO
+
+
+def at_revision(revision: str, path: Path) -> bytes:
+    """The file's bytes at a git revision, read as data. UserError: git knows neither."""
+    shown = printable(revision)
+    if not revision or revision.startswith("-") or ":" in revision:
+        raise UserError(f"--against: expected heuristic, a file or a git revision, found {shown!r}.")
+    try:
+        return file_at(revision, path)
+    except NoGitError as error:
+        raise UserError(f"--against {shown}: expected git to run, found: {error.reason}. Fix: install git.") from error
+    except CommitError as error:
+        raise UserError(
+            f"--against: expected heuristic, an existing file or a git revision with {path.name}, found {shown!r} "
+            f"({error.reason})."
+        ) from error
+
+
+def _essence(workload: Workload | None) -> Workload | None:
+    """What two names must share to be compared: engines spell channel scales differently."""
+    return workload and replace(workload, per_channel_quant=False, down=False)
+
+
+# ---------------------------------------------------------------
+# Which tuned files are measured, and what is said of it before the GPU is asked for anything
+
+
+@dataclass(frozen=True)
+class FileComparison:
+    """A tuned file, the first candidate, and what it is compared with. batch_sizes: of its rows.
+
+    name: the file's path below the root, so that the tiers' files of one workload have different names.
+    """
+
+    name: str
+    workload: Workload
+    shapes: tuple[LayerShape, ...]
+    candidates: tuple[Candidate, ...]
+    batch_sizes: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
+    """What is to be measured; says what isn't, and why.
+
+    UserError: a path isn't there, nothing to bench in it, or no record to write into.
+    """
+    try:
+        found = discover(request.paths, request.layout)
+    except OSError as error:
+        path = printable(str(error.filename or error))  # of a path that isn't there, its name is all
+        found_instead = f"found: {error.strerror or 'nothing there'}. Fix: correct the path."
+        raise UserError(f"{path}: expected a file or a folder, {found_instead}") from error
+    tree = load(found, request.layout)
+    files = []
+    for file in tree.configs:
+        if file.workload is not None and file.workload.down:
+            say(f"not measured: {shown_path(file.found.path)}, a _down file: {_DOWN}")
+        else:
+            files.append(file)
+    for other in tree.others:
+        if other.role is Role.SKIPPED:
+            say(f"not measured: {shown_path(other.path)}: {'. Fix: '.join(why_skipped(other, request.layout))}")
+        elif other.role is Role.UNREADABLE:
+            say(f"not measured: {shown_path(other.path)}: can't be read")
+    if not files:
+        found_instead = f"only _down files: {_DOWN}. Fix: name the up file" if tree.configs else "none"
+        raise UserError(f"expected at least one tuned file, found {found_instead}.")
+    for file in files if request.writes_record else ():
+        record = record_path(file.found.root, file.found.relative)
+        content = read_file(record)
+        if content.data is None:
+            raise UserError(f"--write-record: expected a record {shown_path(record)}, found none. Fix: tune the file.")
+        try:
+            as_record(content)
+        except RecordError as error:
+            raise UserError(f"--write-record: {shown_path(record)}: {error}") from error
+    return files
+
+
+def comparison_of(file: ConfigFile, request: FilesRequest, device: Device) -> FileComparison:
+    """UserError: a file that can't be read, of another device, or without a kernel here."""
+    own = of_file(shown_path(file.found.path), file)
+    workload = file.workload
+    assert workload is not None
+    if workload.device_name not in device.names:
+        raise UserError(f"{own.name}: expected a file of this GPU, {device.name}, found {workload.device_name}.")
+    quant = quant_mode_of(workload)
+    if quant is None:
+        raise UserError(f"{own.name}: expected a dtype that this kernel runs, found {workload.dtype}.")
+    batch_sizes = request.batch_sizes or tuple(file.launch_configs)
+    rivals = with_distinct_names({what: _rivals(what, file, batch_sizes, device) for what in request.against})
+    shapes, assumed = shapes_of(file, load_models()), assumed_shape(workload.E)
+    notes = [] if shapes else [f"assumed K={assumed.K}, top_k={assumed.top_k}: neither record nor registry gives them"]
+    candidates = (replace(own, name=THIS_FILE), *rivals)
+    notes += _clamped_notes(candidates, workload, batch_sizes)
+    down = file.found.path.with_name(f"{file.found.path.stem}_down.json")
+    if down.exists():
+        notes.append(f"{printable(down.name)} is not measured: {_DOWN}")
+    layers = tuple(LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in shapes or (assumed,))
+    name = printable(file.found.relative.as_posix())
+    return FileComparison(name, workload, layers, candidates, batch_sizes, tuple(notes))
+
+
+def _clamped_notes(candidates: Sequence[Candidate], workload: Workload, batch_sizes: Sequence[int]) -> Iterator[str]:
+    for candidate in candidates:
+        rows = [m for m in batch_sizes if clamped(candidate.entry(m), workload) != candidate.entry(m)]
+        if rows:
+            limit = clamped(candidate.entry(rows[0]), workload).BLOCK_SIZE_K
+            listed = ", ".join(map(str, rows))
+            yield f"{candidate.name}, M={listed}: BLOCK_SIZE_K clamped to {limit}, as vLLM does"
+
+
+def _rivals(what: str, file: ConfigFile, batch_sizes: tuple[int, ...], device: Device) -> tuple[Candidate, ...]:
+    assert file.workload is not None
+    return heuristics(file.workload, batch_sizes, device) if what == HEURISTIC else (against(what, file),)

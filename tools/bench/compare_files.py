@@ -1,0 +1,144 @@
+"""`bench files`: reads tuned files, compiles and measures them, writes reports and notes in records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.bench import session
+from tools.bench.candidates import NO_FILE, FileComparison, comparison_of, read_files
+from tools.bench.files_report import FileResult, FilesReport, to_json, to_markdown
+from tools.bench.request import FilesRequest, Say
+from tools.bench.session import Gpu, engine_kernel, today
+from tools.compile.pool import CompilePool
+from tools.errors import UserError
+from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.engine_kernel import engine_version
+from tools.measure.gpu import check_memory
+from tools.measure.kernels import EngineKernel, OwnKernel
+from tools.measure.verdict import RowVerdict, score
+from tools.registry.devices import normalise_device_name
+from tools.store.config_file import ConfigFile
+from tools.store.files import read_file, record_path, write_file
+from tools.store.record import EngineChecked, VerifiedWith, as_record
+from tools.text import shown_path
+
+
+def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
+    """(whether no row is slower and all was written, what goes to stdout). UserError: nothing was measured."""
+    if request.output is not None:
+        session.check_folder(request.output)
+    files = read_files(request, say)
+    gpu = Gpu.here()
+    engine = None if request.engine_path is None else engine_kernel(request.engine_path)
+    comparisons = [comparison_of(file, request, gpu.device) for file in files]
+    largest = [
+        (shown_path(file.found.path), shape, max(comparison.batch_sizes))
+        for file, comparison in zip(files, comparisons, strict=True)
+        for shape in comparison.shapes
+    ]
+    for note in check_memory(gpu.torch, largest):
+        say(note)
+    report = compare(gpu, comparisons, engine, request.routing, request.jobs, say)
+    if request.output is not None:
+        for path in write(report, request.output):
+            say(f"written: {shown_path(path)}")
+    is_good = not report.is_slower
+    for file, result in zip(files, report.files, strict=True) if request.writes_record else ():
+        try:
+            say(f"written: {shown_path(note_in_record(file, report, result))}")
+        except NoEvidenceError as error:
+            say(f"not written: {error}")
+            is_good = False
+    return is_good, to_json(report) if request.as_json else to_markdown(report)
+
+
+def compare(
+    gpu: Gpu, comparisons: Sequence[FileComparison], engine: EngineKernel | None, routing: str, jobs: int, say: Say
+) -> FilesReport:
+    """Compiles and measures. engine None: on our own kernel. jobs: compiling processes.
+
+    UserError: the GPU's memory ran out, for all that was free at the start.
+    """
+    from tools.bench.comparison import Setup
+    from tools.bench.time_files import compile_file, measure
+
+    torch, kernel = gpu.torch, engine or OwnKernel()
+    done: list[FileResult] = []
+    with torch.cuda.stream(torch.cuda.Stream()):
+        # All before the ceilings: while they are timed, few processes should be on the cores, and none else on the GPU.
+        with CompilePool(jobs) as pool:
+            failures = [compile_file(comparison, kernel, gpu.device, pool) for comparison in comparisons]
+        setup = Setup.measured(gpu, [kernel], routing)
+        for comparison, failed in zip(comparisons, failures, strict=True):
+            rows = []
+            for row in _enough_memory(torch, comparison.name, measure(comparison, setup, failed)):
+                rows.append(row)
+                say(f"{comparison.name}, M={row.num_tokens}: against {_against(row)}")
+            shapes = tuple(f"K={shape.hidden_size}, top_k={shape.top_k}" for shape in comparison.shapes)
+            names = tuple(candidate.name for candidate in comparison.candidates)
+            done.append(FileResult(comparison.name, shapes, names, tuple(rows), comparison.notes))
+            torch.cuda.empty_cache()
+    version = None if engine is None else engine_version(engine.path) or "unknown"
+    return FilesReport(gpu.environment(), today(), routing, kernel_sha256(), version, tuple(done))
+
+
+def _enough_memory(torch: Any, name: str, rows: Iterator[RowVerdict]) -> Iterator[RowVerdict]:
+    try:
+        yield from rows
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{name}: expected enough GPU memory, found none left. Fix: fewer tokens, or a GPU of its own."
+        ) from error
+
+
+def _against(row: RowVerdict) -> str:
+    return ", ".join(
+        f"{name} {duel.verdict} ({duel.ratio.median:.3f})" if duel.ratio else f"{name} {duel.verdict}"
+        for name, duel in row.duels.items()
+    )
+
+
+def write(report: FilesReport, folder: Path) -> tuple[Path, Path]:
+    """Markdown and JSON, whole or not at all, beside those of other runs."""
+    first = session.file_name_part(report.files[0].name.removesuffix(".json"))
+    what = first if len(report.files) == 1 else f"{len(report.files)}-files"
+    kernel = "own" if report.engine_version is None else "vllm"
+    stem = f"{report.date}-bench-{what}-{kernel}-kernel-triton-{report.environment.triton}"
+    device = normalise_device_name(report.environment.device_name)
+    if device not in stem:
+        stem = f"{stem}-{device}"
+    return session.write(session.claim(folder, stem), to_markdown(report), to_json(report))
+
+
+class NoEvidenceError(UserError):
+    """A bench that a record can't speak of. One line for a person."""
+
+
+def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) -> Path:
+    """Adds `engine_checked` (on an engine's kernel) or `verified_with` (on ours) to the record; returns its path.
+
+    NoEvidenceError: the file doesn't run everywhere, or every baseline failed; the record stays as it is.
+    """
+    path = record_path(file.found.root, file.found.relative)
+    record = as_record(read_file(path))
+    own, *others = result.candidates
+    failed = [row.num_tokens for row in result.rows if row.measured[own].us is None]
+    if failed:
+        raise NoEvidenceError(f"{shown_path(path)}: expected every row to run, found M={failed[0]} failed.")
+    scores = {name: found for name in others if (found := score(result.rows, name))}
+    triton, date = report.environment.triton, report.date
+    if report.engine_version is not None:
+        engine = scores.get(NO_FILE)
+        if engine is None:
+            raise NoEvidenceError(f"{shown_path(path)}: expected {NO_FILE} to run, found that it failed everywhere.")
+        ratios = round(engine.worst_ratio, 4), round(engine.geomean_ratio, 4)
+        record = record.with_engine_checked(EngineChecked("vllm", report.engine_version, triton, date, *ratios))
+    else:
+        if not scores:
+            raise NoEvidenceError(f"{shown_path(path)}: nothing to compare with: every baseline failed.")
+        worst = max(found.worst_ratio for found in scores.values())
+        record = record.with_verified_with(VerifiedWith(triton, date, round(100.0 * (worst - 1.0), 2)))
+    write_file(path, record.to_bytes())
+    return path

@@ -1,0 +1,98 @@
+"""`bench kernels`: our kernel beside an engine's, workload by workload; reports are written as it goes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tools.bench import session
+from tools.bench.kernels_report import CeilingFigures, ComparedKernels, KernelsReport, to_json, to_markdown
+from tools.bench.request import KernelsRequest, Say
+from tools.bench.sample import KernelComparison, comparison_of
+from tools.bench.session import Gpu, engine_kernel, today
+from tools.compile.pool import CompilePool
+from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.engine_kernel import cut, engine_version
+from tools.measure.gpu import check_memory
+from tools.measure.kernels import OwnKernel
+from tools.registry.devices import normalise_device_name
+from tools.registry.models import load_models
+
+
+def run(request: KernelsRequest, arguments: Sequence[str], say: Say) -> tuple[bool, str]:
+    """(whether every criterion holds, what goes to stdout). UserError: nothing was run."""
+    session.check_folder(request.output)
+    gpu = Gpu.here()
+    torch = gpu.torch
+    engine = engine_kernel(request.engine_path)
+    models = load_models()
+    wanted = [comparison_of(text, request, models, gpu.name, gpu.device) for text in request.workloads]
+    largest = max(request.batch_sizes)
+    notes = check_memory(torch, [(work.title, work.shape, largest) for work in wanted])
+
+    from tools.bench.comparison import Setup
+    from tools.bench.time_kernels import compare
+
+    with torch.cuda.stream(torch.cuda.Stream()), CompilePool(request.jobs) as pool:
+        setup = Setup.measured(gpu, [OwnKernel(), engine])
+        say(f"ceilings: {setup.ceilings}")
+        command = f"python -m tools.bench {shlex.join(_shown(arguments, request))}"
+        report = KernelsReport(
+            gpu.environment(), _kernels(engine.path), today(), command, _figures(setup.ceilings), (), notes
+        )
+        path: Path | None = None
+        for work in wanted:
+            done = report.workloads
+            say(f"{work.title}: {len(work.configs)} launch configs, M {' '.join(map(str, work.batch_sizes))}")
+            for result in compare(setup, gpu.device, work, pool, _titled(work.title, say)):
+                report = replace(report, workloads=(*done, result))
+                path = path or _claim(report, wanted, request.output)
+                _write(report, path)
+            torch.cuda.empty_cache()
+    report = replace(report, complete=True)
+    paths = _write(report, path or _claim(report, wanted, request.output))
+    say(f"written: {', '.join(map(str, paths))}")
+    return report.passed, to_json(report) if request.as_json else to_markdown(report)
+
+
+def _titled(title: str, say: Say) -> Say:
+    return lambda line: say(f"{title}: {line}")
+
+
+def _figures(ceilings: Any) -> CeilingFigures:
+    return CeilingFigures(
+        ceilings.memory_bytes_per_s / 1e9,
+        ceilings.dense_bf16_per_s / 1e12,
+        ceilings.dense_8bit_per_s / 1e12,
+        ceilings.dense_8bit_measured,
+    )
+
+
+def _kernels(engine_path: Path) -> ComparedKernels:
+    engine = f"vLLM {engine_version(engine_path) or '(version unknown)'}"
+    return ComparedKernels(engine, cut(engine_path).sha256, kernel_sha256())
+
+
+def _shown(arguments: Sequence[str], request: KernelsRequest) -> list[str]:
+    """The command without this machine's folders: the engine's file by its name, no output folder."""
+    kept = [
+        argument
+        for before, argument in zip(("", *arguments), arguments, strict=False)
+        if "--output" not in (before, argument.partition("=")[0])
+    ]
+    return [argument.replace(str(request.engine_path), request.engine_path.name) for argument in kept]
+
+
+def _claim(report: KernelsReport, wanted: Sequence[KernelComparison], folder: Path) -> Path:
+    what = session.file_name_part(wanted[0].title) if len(wanted) == 1 else f"{len(wanted)}-workloads"
+    device = normalise_device_name(report.environment.device_name)
+    stem = f"{report.date}-engine-comparison-{what}-{device}-triton-{report.environment.triton}"
+    return session.claim(folder, stem)
+
+
+def _write(report: KernelsReport, path: Path) -> tuple[Path, Path]:
+    """Replaces both files whole, so that a run that is cut off leaves what it finished."""
+    return session.write(path, to_markdown(report), to_json(report))

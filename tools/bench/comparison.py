@@ -1,0 +1,163 @@
+"""What comparing files and comparing kernels share on the GPU: compiling, a row's inputs, its floor, its launches.
+
+Needs a GPU, except `compile_all`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kernels.launch import LaunchConfig as KernelConfig
+from kernels.launch import Routing
+from tools.bench.request import Say
+from tools.bench.session import Gpu
+from tools.compile.outcome import ConstraintError, Status
+from tools.compile.pool import CompilePool
+from tools.measure.ceilings import Ceilings, measure_ceilings
+from tools.measure.inputs import RowInputs, Weights, num_routings
+from tools.measure.kernels import CompileLaunch, Contender, Problem, compile_key
+from tools.measure.layer import DOWN, UP, LayerShape, row_bytes, row_operations
+from tools.measure.row import RowBench
+from tools.measure.statistics import floor_us
+from tools.measure.timing import Replay, capture
+from tools.registry.devices import Device
+from tools.store.launch_config import LaunchConfig
+
+# ---------------------------------------------------------------
+# Compiling, on all cores and before anything is timed
+
+
+@dataclass(frozen=True)
+class NotTimed:
+    """Why a launch config is not timed. kernel: which of the compared ones."""
+
+    kernel: str
+    status: str
+    message: str
+
+
+@dataclass(frozen=True)
+class CompiledKernels:
+    """outcomes: number of kernels by status. failed and spilling: what isn't fit to be timed, by batch size.
+
+    By batch size because small ones run another mode of the kernel: one mode may compile where the other doesn't.
+    """
+
+    outcomes: Mapping[str, int]
+    failed: Mapping[int, Mapping[LaunchConfig, NotTimed]]
+    spilling: Mapping[int, Mapping[LaunchConfig, NotTimed]]
+
+
+def compile_all(
+    kernels: Sequence[Contender],
+    shapes: Sequence[LayerShape],
+    configs: Mapping[int, Sequence[LaunchConfig]],
+    device: Device,
+    pool: CompilePool,
+    say: Say = lambda _line: None,
+) -> CompiledKernels:
+    """Up and down of every kernel with every launch config. configs: by batch size."""
+    assert device.target is not None
+    arch = kernel_arch(device)
+    tasks: dict[Hashable, CompileLaunch] = {}
+    sharing: dict[Hashable, set[tuple[int, LaunchConfig]]] = {}
+    failed: dict[int, dict[LaunchConfig, NotTimed]] = {num_tokens: {} for num_tokens in configs}
+    spilling: dict[int, dict[LaunchConfig, NotTimed]] = {num_tokens: {} for num_tokens in configs}
+    wanted = [(m, config) for m, row in configs.items() for config in dict.fromkeys(row)]
+    for (num_tokens, config), kernel, shape in itertools.product(wanted, kernels, shapes):
+        routing = Routing(num_tokens, shape.top_k, shape.num_experts)
+        for projection in shape.projections:
+            try:
+                entry = KernelConfig.of(config.to_entry())  # type: ignore[arg-type]  # checked by `of`
+                problem = Problem(projection, routing, shape.quant, entry, arch)
+                key = (kernel.name, compile_key(kernel, problem))
+            except (ConstraintError, ValueError) as error:
+                failed[num_tokens][config] = NotTimed(kernel.name, Status.CONSTRAINTS.value, str(error))
+                continue
+            tasks.setdefault(key, CompileLaunch(kernel, problem, device.target))
+            sharing.setdefault(key, set()).add((num_tokens, config))
+    say(f"compiling {len(tasks)} kernels")
+    outcomes: Counter[str] = Counter()
+    keys = list(tasks)
+    for index, outcome in pool.run(tasks.values()):
+        outcomes[outcome.status.value] += 1
+        name = tasks[keys[index]].contender.name
+        # All that run this kernel: one left out would be compiled in this process, which a crash takes down.
+        for num_tokens, config in sharing[keys[index]]:
+            if outcome.status is not Status.OK:
+                failed[num_tokens][config] = NotTimed(name, outcome.status.value, outcome.message)
+            elif outcome.resources is not None and outcome.resources.spills:
+                message = f"{outcome.resources.frame_bytes} bytes of stack a thread"
+                spilling[num_tokens][config] = NotTimed(name, "spills", message)
+    return CompiledKernels(outcomes, failed, spilling)
+
+
+def kernel_arch(device: Device) -> str:
+    """The device's architecture as `kernels.launch` spells it."""
+    assert device.arch is not None
+    return device.arch.replace("_", "")
+
+
+# ---------------------------------------------------------------
+# A row: one batch size of one shape
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least time of up and down together, and what sets it: memory or compute. num_bytes and operations: least."""
+
+    us: float
+    bound: str
+    num_bytes: float
+    operations: float
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What stays the same for all rows of a run. arch as `kernels.launch` spells it."""
+
+    kernels: tuple[Contender, ...]
+    arch: str
+    ceilings: Ceilings
+    l2_bytes: int
+    device: torch.device
+    routing_kind: str = "uniform"
+
+    @classmethod
+    def measured(cls, gpu: Gpu, kernels: Sequence[Contender], routing_kind: str = "uniform") -> Setup:
+        """Measures the ceilings, on a stream that isn't the default. Nothing else should run on GPU or cores."""
+        place = gpu.torch.device("cuda", gpu.torch.cuda.current_device())
+        l2_bytes = gpu.torch.cuda.get_device_properties(place).L2_cache_size
+        return cls(tuple(kernels), kernel_arch(gpu.device), measure_ceilings(place), l2_bytes, place, routing_kind)
+
+    def row(self, shape: LayerShape, weights: Weights, num_tokens: int) -> RowBench:
+        """With as many draws of routing as keep the weights cold."""
+        count = num_routings(shape, num_tokens, self.l2_bytes)
+        inputs = RowInputs(shape, weights, num_tokens, count, seed=num_tokens, routing_kind=self.routing_kind)
+        return RowBench(shape, weights, inputs, self.arch)
+
+    def floor(self, row: RowBench) -> Floor:
+        """From the ceilings, for the experts that the row's routings reach."""
+        shape, num_tokens = row.shape, row.inputs.routing.num_tokens
+        num_bytes = row_bytes(shape, num_tokens, row.inputs.active_experts)
+        operations = row_operations(shape, num_tokens)
+        dense_per_s = self.ceilings.dense_per_s(8 if shape.quant.quantizes_activations else 16)
+        us, bound = floor_us(num_bytes, operations, self.ceilings.memory_bytes_per_s, dense_per_s)
+        return Floor(us, bound, num_bytes, operations)
+
+    def check(self, row: RowBench, config: LaunchConfig) -> None:
+        """Up and down of every kernel against the reference. AssertionError: wrong numbers."""
+        for kernel, projection in itertools.product(self.kernels, (UP, DOWN)):
+            row.check(kernel, config, projection)
+
+    def captured(self, row: RowBench, config: LaunchConfig) -> list[Replay]:
+        """Up and down of the first kernel, then of the next."""
+        return [
+            capture(row.launches(kernel, config, projection))
+            for kernel, projection in itertools.product(self.kernels, (UP, DOWN))
+        ]
