@@ -16,7 +16,7 @@ from tools.checkout import CONFIGS, reference_triton
 from tools.cli import command, hand_on, path_argument, run
 from tools.nightly import drift, sample
 from tools.nightly.sample import NightlyError
-from tools.pull_request.documents import Plan, results_of
+from tools.pull_request.documents import read_plan, results_of
 from tools.pull_request.plan import with_runner
 from tools.registry.devices import load_devices
 from tools.store.files import write_file
@@ -93,7 +93,7 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _drift(options: argparse.Namespace) -> int:
-    plan = Plan.read(options.plan)
+    plan = read_plan(options.plan)
     records = sample.records_of(plan, options.configs)
     found = drift.compare(plan, results_of(plan, options.results), records, options.margin_pct)
     write_file(options.out, drift.to_markdown(found, plan.head_sha, options.margin_pct).encode())

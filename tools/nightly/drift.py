@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tools.measure.statistics import geomean
 from tools.measure.verdict import NOISE_PCT, Verdict
 from tools.pull_request.documents import FileId, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
-from tools.store.strict_json import Json
+from tools.store.record import Environment, Record, RecordedRow
 from tools.text import counted
 from tools.tune.policy import PromotionPolicy
 
@@ -22,15 +22,6 @@ MARGIN_PCT = 5.0
 
 HARMLESS = frozenset({"unsupported", "wrong_triton"})
 """Why a file may go unmeasured on a sound runner: no bench for its kind, or tuned for another Triton."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A row of a record, in µs. spread_pct: half of what lies between the 10th and 90th percentile, of the median."""
-
-    median_us: float
-    spread_pct: float = 0.0
-    heuristic_us: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +82,7 @@ class DeviceDrift:
     """One leg. environment: where it was measured, None: nowhere."""
 
     device_name: str
-    environment: Mapping[str, Json] | None
+    environment: Environment | None
     files: tuple[FileDrift, ...]
 
     @property
@@ -101,22 +92,10 @@ class DeviceDrift:
         return 100.0 * (geomean([1.0 + pct / 100.0 for pct in found]) - 1.0) if found else None
 
 
-def recorded_rows(record: Json) -> Mapping[int, Recorded]:
-    """The rows of a record as schema/record.schema.json has it; none of one without figures."""
-    rows = record.get("rows") if isinstance(record, dict) else None
-    return {int(size): _recorded(row) for size, row in (rows or {}).items()}
-
-
-def _recorded(row: Json) -> Recorded:
-    latency = row["latency_us"]
-    spread = 50.0 * (latency["p90"] - latency["p10"]) / latency["median"]
-    return Recorded(latency["median"], spread, row["baseline_us"]["median"])
-
-
 def compare(
     plan: Plan,
     results: Mapping[str, Results],
-    records: Mapping[FileId, Mapping[int, Recorded]],
+    records: Mapping[FileId, Record],
     margin_pct: float = MARGIN_PCT,
 ) -> tuple[DeviceDrift, ...]:
     """Every leg of the plan. results: checked against it, one for each leg, by device.
@@ -128,7 +107,7 @@ def compare(
             leg.device_name,
             results[leg.device_name].environment,
             tuple(
-                _file(planned, measured, records.get(planned.id, {}), margin_pct)
+                _file(planned, measured, records.get(planned.id), margin_pct)
                 for planned, measured in zip(leg.files, results[leg.device_name].files, strict=True)
             ),
         )
@@ -136,26 +115,29 @@ def compare(
     )
 
 
-def _file(planned: PlannedFile, measured: MeasuredFile, record: Mapping[int, Recorded], margin_pct: float) -> FileDrift:
+def _file(planned: PlannedFile, measured: MeasuredFile, record: Record | None, margin_pct: float) -> FileDrift:
     if not measured.is_measured:
         return FileDrift(planned.id, (), measured.reason or "no reason")
-    return FileDrift(planned.id, tuple(_rows(planned, measured.rows, record, margin_pct)))
+    recorded = record.rows if record else {}
+    return FileDrift(planned.id, tuple(_rows(planned, measured.rows, recorded, margin_pct)))
 
 
 def _rows(
-    planned: PlannedFile, rows: Mapping[int, MeasuredRow], record: Mapping[int, Recorded], margin_pct: float
+    planned: PlannedFile,
+    measured: Mapping[int, MeasuredRow],
+    recorded: Mapping[int, RecordedRow],
+    margin_pct: float,
 ) -> Iterator[RowDrift]:
     for num_tokens, claimed_us in sorted(planned.claims_us.items()):
-        row = rows.get(num_tokens, MeasuredRow())
-        recorded = record.get(num_tokens)
-        if recorded is None or recorded.median_us != claimed_us:  # re-tuned since the plan was made
-            recorded = Recorded(claimed_us)
+        row, then = measured.get(num_tokens, MeasuredRow()), recorded.get(num_tokens)
+        if then is not None and then.latency_us.median != claimed_us:  # re-tuned since the plan was made
+            then = None
         yield RowDrift(
             num_tokens,
             claimed_us,
             row.measured_us,
-            _pct(row.heuristic_us, recorded.heuristic_us) if row.heuristic_us and recorded.heuristic_us else None,
-            margin_pct + max(NOISE_PCT, recorded.spread_pct),
+            _pct(row.heuristic_us, then.baseline_us.median) if row.heuristic_us and then else None,
+            margin_pct + max(NOISE_PCT, then.latency_us.spread_pct if then else 0.0),
             _loss_pct(row),
         )
 
@@ -212,8 +194,9 @@ def _device(device: DeviceDrift) -> str:
     environment = device.environment
     where = "no results"
     if environment is not None:
-        versions = [f"{name} {environment[name] or 'unknown'}" for name in ("driver", "triton", "torch")]
-        where = f"{environment['device_name']}, {', '.join(versions)}"
+        versions = {"driver": environment.driver, "triton": environment.triton, "torch": environment.torch}
+        software = ", ".join(f"{name} {version or 'unknown'}" for name, version in versions.items())
+        where = f"{environment.device_name}, {software}"
     pace = "" if device.pace_pct is None else f"; the heuristic reads {device.pace_pct:+.1f} % against the records"
     drifted = sum(file.has_drifted for file in device.files)
     return f"`{device.device_name}` ({where}): {counted(len(device.files), 'file')}, {drifted} drifted or failed{pace}"

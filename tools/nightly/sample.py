@@ -18,18 +18,17 @@ from pathlib import Path
 from tools.checkout import CHECKOUT
 from tools.errors import UserError
 from tools.git import CommitError, Repository
-from tools.nightly.drift import Recorded, recorded_rows
-from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile, PlannedShape
-from tools.pull_request.plan import MOST_SHAPES, registered_shapes
+from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile
+from tools.pull_request.plan import MOST_SHAPES, planned_shapes
 from tools.registry.devices import DeviceRegistry
 from tools.registry.models import ModelRegistry, load_models
 from tools.store import config_file, schemas
 from tools.store.config_file import ConfigFile
 from tools.store.files import discover, read_file, record_path
 from tools.store.launch_config import LaunchConfig
-from tools.store.strict_json import Json
+from tools.store.record import Record, RecordError, as_record
 from tools.store.tiers import DEFAULT_TIER, REGISTRY, Found, Role, version_of_folder
-from tools.store.workload import Layout, Shape, Workload
+from tools.store.workload import Layout, Workload
 from tools.text import shown_path
 
 
@@ -67,22 +66,19 @@ def plan(files: Iterable[PlannedFile], commit: str, devices: DeviceRegistry) -> 
 
 
 def planned(
-    workload: Workload, folder: str, entries: Mapping[int, LaunchConfig], record: Json, models: ModelRegistry
+    workload: Workload, folder: str, entries: Mapping[int, LaunchConfig], record: Record, models: ModelRegistry
 ) -> PlannedFile:
     """A file with figures, as a night measures it: claimed as it is, and main has none beside it.
 
-    So it is measured against the heuristic, not itself. folder: of its tier, empty for the default. record: measured,
-    as schema/record.schema.json has it.
+    So it is measured against the heuristic, not itself. folder: of its tier, empty for the default.
     """
-    known = registered_shapes(workload, models)
-    shapes = list(dict.fromkeys(Shape(shape["K"], shape["top_k"]) for shape in record["shapes"]))
-    medians_us = {int(size): float(row["latency_us"]["median"]) for size, row in record["rows"].items()}
+    recorded = [served.shape for served in record.shapes]
     return PlannedFile(
         FileId(workload, folder or DEFAULT_TIER),
-        tuple(PlannedShape(shape.K, shape.top_k, shape in known) for shape in shapes[:MOST_SHAPES]),
+        planned_shapes(workload, recorded, models)[:MOST_SHAPES],
         claimed=entries,
         main={},
-        claims_us=medians_us,
+        claims_us={num_tokens: float(row.latency_us.median) for num_tokens, row in record.rows.items()},
     )
 
 
@@ -110,30 +106,31 @@ def measured_files(configs: Path) -> tuple[list[PlannedFile], set[tuple[int, int
 
 def _measured(file: ConfigFile, models: ModelRegistry) -> PlannedFile | None:
     record = _record(file.found)
-    if record is None or record["source"] != "measured" or not record["rows"]:
+    if record is None or not record.is_measured or not record.rows:
         return None
     if file.content.faults or file.workload is None or schemas.faults("tuned_config", file.document):
         raise NightlyError(f"{shown_path(file.found.path)}: expected a tuned file, found a broken one. {_FIX}")
     return planned(file.workload, file.found.folder, file.launch_configs, record, models)
 
 
-def _record(found: Found) -> Json:
+def _record(found: Found) -> Record | None:
     """None where the file has none."""
     path = record_path(found.root, found.relative)
     if not os.path.lexists(path):
         return None
-    content = read_file(path)
-    if content.faults or schemas.faults("record", content.document):
-        raise NightlyError(f"{shown_path(path)}: expected a record, found a broken one. {_FIX}")
-    return content.document
+    try:
+        return as_record(read_file(path))
+    except RecordError as error:
+        raise NightlyError(f"{shown_path(path)}: expected a record, found a broken one. {_FIX}") from error
 
 
-def records_of(plan: Plan, configs: Path) -> Mapping[FileId, Mapping[int, Recorded]]:
-    """Rows of the plan's files as the checkout's records have them now; of a file that is gone, none."""
-    found: dict[FileId, Mapping[int, Recorded]] = {}
+def records_of(plan: Plan, configs: Path) -> Mapping[FileId, Record]:
+    """The records of the plan's files as the checkout has them now, as far as there are any."""
+    found = {}
     for file in (file for leg in plan.legs for file in leg.files):
         relative = file.id.relative
-        found[file.id] = recorded_rows(_record(Found(configs / relative, configs, relative, Role.CONFIG)))
+        if (record := _record(Found(configs / relative, configs, relative, Role.CONFIG))) is not None:
+            found[file.id] = record
     return found
 
 

@@ -20,11 +20,11 @@ from tools.measure.verdict import Verdict
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
 from tools.store.launch_config import LaunchConfig
+from tools.store.record import Decision, Environment
 from tools.store.strict_json import Json, parse
 from tools.store.tiers import DEFAULT_TIER
 from tools.store.workload import Workload
 from tools.text import printable, shown_path
-from tools.tune.policy import Decision
 
 MAX_BYTES: Mapping[str, int] = {"plan": 4 << 20, "results": 8 << 20}
 """What readers take. 256 files of 18 rows are a plan of 1.2 MiB and results of 0.8; where a file has little to be
@@ -104,8 +104,8 @@ class PlannedFile:
         }
 
     @classmethod
-    def of_json(cls, document: Mapping[str, Json]) -> PlannedFile:
-        """Of a file as schema/plan.schema.json has it."""
+    def read(cls, document: Mapping[str, Json]) -> PlannedFile:
+        """A file of a document that is valid by schema/plan.schema.json."""
         return cls(
             _id(document),
             tuple(PlannedShape(**shape) for shape in document["shapes"]),
@@ -142,22 +142,13 @@ class Plan:
         raise DocumentError(f"--device: expected one of the plan's ({known}), {found}")
 
     @classmethod
-    def read(cls, path: Path) -> Plan:
-        """DocumentError: unreadable, too large, or not a plan."""
-        plan = cls.of_json(_read(path, "plan"))
-        _check_unique(path, "plan", [leg.device_name for leg in plan.legs])
-        for leg in plan.legs:
-            _check_unique(path, "plan", [str(file.id.relative) for file in leg.files])
-        return plan
-
-    @classmethod
-    def of_json(cls, document: Mapping[str, Json]) -> Plan:
-        """Of a document as schema/plan.schema.json has it."""
-        legs = (Leg(leg["device_name"], tuple(map(PlannedFile.of_json, leg["workloads"]))) for leg in document["legs"])
+    def read(cls, document: Mapping[str, Json]) -> Plan:
+        """A document that is valid by schema/plan.schema.json."""
+        legs = (Leg(leg["device_name"], tuple(map(PlannedFile.read, leg["workloads"]))) for leg in document["legs"])
         return cls(document["number"], document["head_sha"], document["base_sha"], tuple(legs))
 
     def to_json(self) -> dict[str, Json]:
-        """As schema/plan.schema.json has it."""
+        """Inverse of `read`."""
         return {
             "schema_version": 1,
             "number": self.number,
@@ -197,7 +188,7 @@ class MeasuredRow:
     decision: Decision | None = None
 
     @classmethod
-    def of_json(cls, document: Mapping[str, Json]) -> MeasuredRow:
+    def read(cls, document: Mapping[str, Json]) -> MeasuredRow:
         verdict, decision = document["verdict"], document["decision"]
         words = {"verdict": verdict and Verdict(verdict), "decision": decision and Decision(decision)}
         return cls(**{**document, **words})
@@ -224,9 +215,9 @@ class MeasuredFile:
         }
 
     @classmethod
-    def of_json(cls, document: Mapping[str, Json]) -> MeasuredFile:
-        """Of a file as schema/results.schema.json has it."""
-        rows = {int(key): MeasuredRow.of_json(row) for key, row in document["rows"].items()}
+    def read(cls, document: Mapping[str, Json]) -> MeasuredFile:
+        """A file of a document that is valid by schema/results.schema.json."""
+        rows = {int(key): MeasuredRow.read(row) for key, row in document["rows"].items()}
         is_measured = document["status"] == "measured"
         return cls(_id(document), rows, document["reason"], document["retuned_file"], is_measured)
 
@@ -238,31 +229,51 @@ class Results:
     number: int
     head_sha: str
     device_name: str
-    environment: Mapping[str, Json] | None
+    environment: Environment | None
     files: tuple[MeasuredFile, ...]
 
     @classmethod
-    def read(cls, path: Path) -> Results:
-        """DocumentError: unreadable, too large, or no results."""
-        document = _read(path, "results")
-        files = tuple(map(MeasuredFile.of_json, document["workloads"]))
-        _check_unique(path, "results", [str(file.id.relative) for file in files])
-        return cls(document["number"], document["head_sha"], document["device_name"], document["environment"], files)
+    def read(cls, document: Mapping[str, Json]) -> Results:
+        """A document that is valid by schema/results.schema.json."""
+        environment = document["environment"]
+        return cls(
+            document["number"],
+            document["head_sha"],
+            document["device_name"],
+            Environment.read(environment) if environment else None,
+            tuple(map(MeasuredFile.read, document["workloads"])),
+        )
 
     def to_json(self) -> dict[str, Json]:
-        """As schema/results.schema.json has it."""
+        """Inverse of `read`."""
         return {
             "schema_version": 1,
             "number": self.number,
             "head_sha": self.head_sha,
             "device_name": self.device_name,
-            "environment": None if self.environment is None else dict(self.environment),
+            "environment": self.environment and self.environment.to_json(),
             "workloads": [file.to_json() for file in self.files],
         }
 
     def to_bytes(self) -> bytes:
         """As they are handed on."""
         return _written(self.to_json())
+
+
+def read_plan(path: Path) -> Plan:
+    """DocumentError: unreadable, too large, or not a plan."""
+    plan = Plan.read(_read(path, "plan"))
+    _check_unique(path, "plan", [leg.device_name for leg in plan.legs])
+    for leg in plan.legs:
+        _check_unique(path, "plan", [str(file.id.relative) for file in leg.files])
+    return plan
+
+
+def read_results(path: Path) -> Results:
+    """DocumentError: unreadable, too large, or no results."""
+    results = Results.read(_read(path, "results"))
+    _check_unique(path, "results", [str(file.id.relative) for file in results.files])
+    return results
 
 
 def shortened(text: str, limit: int = 80) -> str:
@@ -346,7 +357,7 @@ _ANEW = "Fix: run that leg again, on a machine made anew."
 
 def results_of(plan: Plan, folder: Path) -> dict[str, Results]:
     """By device, one for each leg of the plan. DocumentError: broken ones, or an answer to another question."""
-    found = [Results.read(path) for path in find_results(folder)]
+    found = [read_results(path) for path in find_results(folder)]
     by_device = check_results(plan, found)
     devices = load_devices()
     for result in found:
@@ -412,7 +423,7 @@ def check_machine(result: Results, devices: DeviceRegistry) -> None:
         if any(file.is_measured for file in result.files):
             raise DocumentError(f"{where}: expected the environment of what was measured, found none. {_ANEW}")
         return
-    told = str(result.environment["device_name"])
+    told = result.environment.device_name
     device = devices.get(told)
     if device is None or result.device_name not in device.names:
         raise DocumentError(f"{where}: expected an environment of that GPU, found {shortened(told)}. {_ANEW}")

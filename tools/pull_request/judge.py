@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from tools.measure.verdict import NOISE_PCT, Duel, Verdict
 from tools.pull_request.documents import MeasuredFile, MeasuredRow, PlannedFile
-from tools.tune.policy import Decision, PromotionPolicy
+from tools.store.record import Decision
+from tools.tune.policy import PromotionPolicy
 
 
 @dataclass(frozen=True)

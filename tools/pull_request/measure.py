@@ -37,15 +37,16 @@ from tools.pull_request.documents import (
     RESULTS,
     FileId,
     MeasuredFile,
-    Plan,
     PlannedFile,
     Results,
+    read_plan,
 )
 from tools.pull_request.judge import BenchedRow, rows_of
 from tools.registry.devices import load_devices
 from tools.registry.shapes import quant_mode_of
 from tools.store.files import canonical_entries, canonical_record, record_path, version_folder, write_file
 from tools.store.launch_config import LaunchConfig
+from tools.store.record import Environment
 from tools.store.strict_json import Json, parse
 from tools.store.tiers import DEFAULT_TIER, LEGACY, RECORDS
 from tools.text import shown, shown_path
@@ -109,11 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
     _check(options)
-    plan = Plan.read(options.plan)
+    plan = read_plan(options.plan)
     leg = plan.leg(options.device)
     backend: Backend = GpuBackend.here(options.triton) if options.replay is None else ReplayBackend(options.replay)
     limits = TimeLimits(options.time_budget, time.monotonic() + options.limit)
-    environment: Mapping[str, Json] | None = None
+    environment: Environment | None = None
     files: list[MeasuredFile] = []
     for number, file in enumerate(leg.files, start=1):
         say(f"measure: {number} of {len(leg.files)}: {file.id.relative}")
@@ -227,7 +228,7 @@ class BenchedFile:
     """The file beside main's and the heuristic, by batch size; environment as a record has it."""
 
     rows: Mapping[int, BenchedRow]
-    environment: Mapping[str, Json]
+    environment: Environment
 
 
 class Backend(Protocol):
@@ -318,7 +319,7 @@ def read_bench(document: Mapping[str, Any]) -> BenchedFile:
     """Of one file, from the JSON that `tools.bench` prints. Pure. NotMeasuredError: it isn't what it prints."""
     try:
         rows = {row["num_tokens"]: _row(row) for row in document["files"][0]["rows"]}
-        return BenchedFile(rows, _environment(document["environment"]))
+        return BenchedFile(rows, Environment.read(document["environment"]))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise NotMeasuredError("crashed") from error
 
@@ -332,13 +333,6 @@ def _row(row: Mapping[str, Any]) -> BenchedRow:
 
 def _duel(duel: Mapping[str, Any]) -> Duel:
     return Duel(duel["ratio"] and Interval(**duel["ratio"]), Verdict(duel["verdict"]))
-
-
-def _environment(told: Mapping[str, str]) -> dict[str, Json]:
-    """As a record has it; the bench's JSON knows a day and a kernel besides."""
-    same = ("compute_capability", "driver", "cuda", "torch", "triton", "python")
-    found: dict[str, Json] = {"device_name": told["device"], "sm_count": int(told["sm_count"])}
-    return found | {name: told[name] for name in same}
 
 
 # Recorded landscapes stand in for a GPU: what an entry took then is what it takes now. For tests and dry runs.
@@ -361,7 +355,10 @@ class ReplayBackend:
             raise NotMeasuredError("crashed") from error
         times = times_of(journal)
         rows = {m: _recorded_row(file, journal, times, m) for m in file.batch_sizes}
-        return BenchedFile(rows, (journal.device or {}).get("environment") or journal.header.environment)
+        environment = (journal.device or {}).get("environment")
+        if environment is None:  # of a run that was killed: nobody knows on what
+            raise NotMeasuredError("crashed")
+        return BenchedFile(rows, Environment.read(environment))
 
     def tune_arguments(self, file: PlannedFile) -> tuple[str, ...]:
         """The landscape says the workload and its shapes."""

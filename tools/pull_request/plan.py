@@ -34,15 +34,12 @@ from tools.pull_request.changes import (
 from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile, PlannedShape
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
-from tools.registry.sharding import explain_pair
+from tools.registry.shapes import assumed_shape, registered_shapes
 from tools.store import schemas
 from tools.store.workload import Layout, Shape, Workload
 from tools.text import shown, shown_path
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
-
-ASSUMED_SHAPE = Shape(K=4096, top_k=2)
-"""Mixtral 8x7B's, where neither main's registry nor the record says it."""
 
 HIDDEN_SIZES = range(256, 16384 + 1, 64)
 """The hidden sizes that are measured though no registered model has them; those of the registry lie inside."""
@@ -99,7 +96,7 @@ def legs(files: Iterable[Changed], rules: Rules) -> tuple[Leg, ...]:
         by_device[device.name].append(
             PlannedFile(
                 FileId(file.workload, file.claimed.tier),
-                shapes_of(file.workload, _recorded(file.claimed), rules.models),
+                planned_shapes(file.workload, _recorded(file.claimed), rules.models),
                 file.claimed.entries,
                 file.main.entries,
                 file.claimed.medians_us() if file.claimed.exists else {},
@@ -113,21 +110,11 @@ def plan_refusals(files: Iterable[Changed], rules: Rules) -> list[Finding]:
     return [finding for file in files if file.is_there for finding in _faults(file, rules)]
 
 
-def shapes_of(workload: Workload, recorded: Sequence[Shape], models: ModelRegistry) -> tuple[PlannedShape, ...]:
+def planned_shapes(workload: Workload, recorded: Sequence[Shape], models: ModelRegistry) -> tuple[PlannedShape, ...]:
     """The shapes that the record speaks of, so that its figures can be compared; else the registry's; else one."""
-    known = registered_shapes(workload, models)
-    chosen = tuple(dict.fromkeys(recorded)) or known
-    assumed = Shape(ASSUMED_SHAPE.K, min(ASSUMED_SHAPE.top_k, workload.E))
-    return tuple(PlannedShape(shape.K, shape.top_k, shape in known) for shape in chosen or (assumed,))
-
-
-def registered_shapes(workload: Workload, models: ModelRegistry) -> tuple[Shape, ...]:
-    """Those of every registered model with this E and N, of the model that needs the fewest ranks first."""
-    shapes: dict[Shape, None] = {}
-    for explanation in explain_pair(workload.E, workload.N, models):
-        model = models.find(explanation.model_id)
-        shapes[Shape(model.K, model.top_k + explanation.fused_shared_experts)] = None
-    return tuple(shapes)
+    known = [served.shape for served in registered_shapes(workload, models)]
+    chosen = list(dict.fromkeys(recorded)) or known or [assumed_shape(workload.E)]
+    return tuple(PlannedShape(shape.K, shape.top_k, shape in known) for shape in chosen)
 
 
 def needed_bytes(workload: Workload, shape: Shape, num_tokens: int) -> int:
@@ -149,7 +136,7 @@ def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
         return
     most = int(MEMORY_SHARE * (device.memory_gib or UNKNOWN_MEMORY_GIB) * 2**30)
     largest = max([*file.claimed.entries, *file.main.entries], default=1)
-    shapes = shapes_of(workload, _recorded(file.claimed), rules.models)
+    shapes = planned_shapes(workload, _recorded(file.claimed), rules.models)
     needed = max(needed_bytes(workload, Shape(shape.K, shape.top_k), largest) for shape in shapes)
     if needed > most:
         message = (
@@ -171,7 +158,7 @@ def _record_faults(file: Changed, workload: Workload, models: ModelRegistry) -> 
     if len(shapes) > MOST_SHAPES:
         message = f"shapes: expected at most {MOST_SHAPES}, found {len(shapes)}"
         yield refused(path, "shape", message, "name those that were measured")
-    known = registered_shapes(workload, models)
+    known = [served.shape for served in registered_shapes(workload, models)]
     most = min(workload.E, MOST_EXPERTS_PER_TOKEN)
     for shape in shapes[:MOST_SHAPES]:
         if shape not in known and (shape.K not in HIDDEN_SIZES or not 1 <= shape.top_k <= most):

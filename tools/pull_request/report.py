@@ -26,13 +26,15 @@ from tools.pull_request.documents import (
     PlannedShape,
     Results,
     has_results,
+    read_plan,
     results_of,
     shortened,
 )
 from tools.pull_request.judge import CLAIM_TOLERANCE_PCT, FileSummary, claim_gap, is_slower, retuned_gap, summary_of
 from tools.store.files import write_file
+from tools.store.record import Decision
 from tools.text import counted
-from tools.tune.policy import Decision, PromotionPolicy
+from tools.tune.policy import PromotionPolicy
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
     try:
-        plan = Plan.read(options.plan)
+        plan = read_plan(options.plan)
         check_plan(plan, options.number, options.head_sha)
         results = results_of(plan, options.results)
     except DocumentError as error:
@@ -176,12 +178,14 @@ def _place(results: Results) -> str:
         return f"- {device}: not measured ({NO_RESULTS})."
     if environment is None:
         return f"- {device}: nothing was measured."
-    software = ", ".join(
-        f"{title} {code(str(environment[name]))}"
-        for name, title in (("driver", "driver"), ("cuda", "CUDA"), ("torch", "torch"), ("triton", "Triton"))
-        if environment.get(name) is not None
-    )
-    return f"- {device}: {code(str(environment['device_name']))}, {software}."
+    versions = {
+        "driver": environment.driver,
+        "CUDA": environment.cuda,
+        "torch": environment.torch,
+        "Triton": environment.triton,
+    }
+    software = ", ".join(f"{title} {code(version)}" for title, version in versions.items() if version is not None)
+    return f"- {device}: {code(environment.device_name)}, {software}."
 
 
 def _section(part: FileSection) -> list[str]:

@@ -14,21 +14,22 @@ from tools.pull_request.documents import PlannedFile
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.store.launch_config import LaunchConfig
+from tools.store.record import Decision, Latency, Record, RecordedRow, ShapeOfModels, Source
 from tools.store.schemas import faults
-from tools.store.workload import Workload
+from tools.store.workload import Shape, Workload
 
 DAY = datetime.date(2026, 11, 24)
 CONFIG = LaunchConfig(16, 64, 64, 1, 4, 3)
 MODELS = load_models()
-RECORD = {
-    "shapes": [{"K": 4096, "top_k": 2}],
-    "rows": {"64": {"latency_us": {"median": 20.0}}, "1": {"latency_us": {"median": 10.0}}},
-}
+US = {1: Latency(10.0, 10.0, 10.0, 3), 64: Latency(20.0, 20.0, 20.0, 3)}
 
 
 def measured(E: int, device_name: str = "NVIDIA_H100_80GB_HBM3", folder: str = "", **name: object) -> PlannedFile:
     workload = Workload(E, 7168, device_name, **name)  # type: ignore[arg-type]
-    return planned(workload, folder, {64: CONFIG, 1: CONFIG}, RECORD, MODELS)
+    rows = {num_tokens: RecordedRow(us, us, Decision.BASELINE) for num_tokens, us in US.items()}
+    shapes = (ShapeOfModels(Shape(4096, 2)),)
+    record = Record(workload, shapes, Source.MEASURED, "0" * 64, "2026-11-20", rows=rows)
+    return planned(workload, folder, {64: CONFIG, 1: CONFIG}, record, MODELS)
 
 
 FILES = [measured(E) for E in range(1, 24)]

@@ -21,6 +21,7 @@ from tools.pull_request.documents import (
     Plan,
     find_results,
     has_results,
+    read_plan,
     results_of,
 )
 
@@ -29,7 +30,7 @@ from tools.pull_request.documents import (
 def plan(tmp_path: Path) -> Plan:
     """Two legs with the same file."""
     two = changed(plan_document(), lambda d: d["legs"].append({**d["legs"][0], "device_name": A100}))
-    return Plan.read(write_json(tmp_path / "plan.json", two))
+    return read_plan(write_json(tmp_path / "plan.json", two))
 
 
 def left(folder: Path, *documents: Any) -> Path:

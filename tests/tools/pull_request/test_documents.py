@@ -20,7 +20,16 @@ from tests.tools.pull_request.documents_builder import (
 )
 from tools.measure.verdict import Verdict
 from tools.pull_request import documents
-from tools.pull_request.documents import DocumentError, FileId, Leg, Plan, PlannedFile, PlannedShape, Results
+from tools.pull_request.documents import (
+    DocumentError,
+    FileId,
+    Leg,
+    Plan,
+    PlannedFile,
+    PlannedShape,
+    read_plan,
+    read_results,
+)
 from tools.store import schemas
 from tools.store.workload import Workload
 
@@ -34,7 +43,7 @@ def one_line(error: pytest.ExceptionInfo[DocumentError]) -> str:
 
 
 def test_a_plan_is_read(tmp_path: Path) -> None:
-    plan = Plan.read(write_json(tmp_path / "plan.json", plan_document()))
+    plan = read_plan(write_json(tmp_path / "plan.json", plan_document()))
     file = plan.leg(H100).files[0]
     assert str(file.id.relative) == f"E=8,N=7168,device_name={H100}.json"
     assert file.batch_sizes == (64,)
@@ -44,23 +53,23 @@ def test_a_plan_is_read(tmp_path: Path) -> None:
 
 def test_a_file_of_a_tier_lies_in_its_folder(tmp_path: Path) -> None:
     document = changed(plan_document(), lambda d: d["legs"][0]["workloads"][0].update(tier="triton_3_6_0"))
-    file = Plan.read(write_json(tmp_path / "plan.json", document)).legs[0].files[0]
+    file = read_plan(write_json(tmp_path / "plan.json", document)).legs[0].files[0]
     assert file.id.relative.parent.name == "triton_3_6_0"
 
 
 def test_a_removed_file_has_mains_batch_sizes(tmp_path: Path) -> None:
     document = changed(plan_document(), lambda d: d["legs"][0]["workloads"][0].update(claimed=None, record=None))
-    file = Plan.read(write_json(tmp_path / "plan.json", document)).legs[0].files[0]
+    file = read_plan(write_json(tmp_path / "plan.json", document)).legs[0].files[0]
     assert (file.claimed, file.claims_us, file.batch_sizes) == ({}, {}, (64,))
 
 
 def test_results_are_written_as_they_are_read(tmp_path: Path) -> None:
-    results = Results.read(write_json(tmp_path / "results.json", results_document()))
+    results = read_results(write_json(tmp_path / "results.json", results_document()))
     assert results.files[0].rows[64].verdict is Verdict.FASTER
     written = results.to_json()
     assert schemas.faults("results", written) == []
     (tmp_path / "again.json").write_bytes(results.to_bytes())
-    assert Results.read(tmp_path / "again.json") == results
+    assert read_results(tmp_path / "again.json") == results
 
 
 def test_a_plan_is_written_as_it_is_read_in_a_fixed_order(tmp_path: Path) -> None:
@@ -80,11 +89,11 @@ def test_a_plan_is_written_as_it_is_read_in_a_fixed_order(tmp_path: Path) -> Non
     )
     assert (written["main"], written["record"]) == (None, {"median_us": {"64": 1.5}})
     (tmp_path / "plan.json").write_bytes(plan.to_bytes())
-    assert Plan.read(tmp_path / "plan.json") == plan
+    assert read_plan(tmp_path / "plan.json") == plan
 
 
 def test_a_leg_that_the_plan_does_not_have(tmp_path: Path) -> None:
-    plan = Plan.read(write_json(tmp_path / "plan.json", plan_document()))
+    plan = read_plan(write_json(tmp_path / "plan.json", plan_document()))
     with pytest.raises(DocumentError, match=f"expected one of the plan's \\({H100}\\), found NVIDIA_B200") as error:
         plan.leg("NVIDIA_B200")
     one_line(error)
@@ -110,7 +119,7 @@ def test_a_leg_that_the_plan_does_not_have(tmp_path: Path) -> None:
 def test_hostile_bytes(tmp_path: Path, text: bytes, told: str) -> None:
     (tmp_path / "results.json").write_bytes(text)
     with pytest.raises(DocumentError) as error:
-        Results.read(tmp_path / "results.json")
+        read_results(tmp_path / "results.json")
     assert told in one_line(error)
 
 
@@ -136,7 +145,7 @@ ROW = "64"
 )
 def test_hostile_values(tmp_path: Path, change: Change) -> None:
     with pytest.raises(DocumentError) as error:
-        Results.read(write_json(tmp_path / "results.json", changed(results_document(), change)))
+        read_results(write_json(tmp_path / "results.json", changed(results_document(), change)))
     one_line(error)
 
 
@@ -151,7 +160,7 @@ def test_hostile_values(tmp_path: Path, change: Change) -> None:
 )
 def test_hostile_plans(tmp_path: Path, change: Change) -> None:
     with pytest.raises(DocumentError) as error:
-        Plan.read(write_json(tmp_path / "plan.json", changed(plan_document(), change)))
+        read_plan(write_json(tmp_path / "plan.json", changed(plan_document(), change)))
     one_line(error)
 
 
@@ -159,12 +168,12 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     write_json(tmp_path / "elsewhere.json", results_document())
     (tmp_path / "results.json").symlink_to(tmp_path / "elsewhere.json")
     with pytest.raises(DocumentError, match="expected a regular file"):
-        Results.read(tmp_path / "results.json")
+        read_results(tmp_path / "results.json")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match="expected a readable file, found: No such file"):
-        Results.read(tmp_path / "results.json")
+        read_results(tmp_path / "results.json")
 
 
 def many(files: int, rows: int) -> dict[str, Any]:
@@ -181,12 +190,12 @@ class TestLimits:
     """What is planned can be read again, and so can its results."""
 
     def test_256_files_of_18_rows_take_a_third(self, tmp_path: Path) -> None:
-        plan = Plan.of_json(many(256, 18))
+        plan = Plan.read(many(256, 18))
         assert plan.why_too_large is None
         data = plan.to_bytes()
         assert 2.5 * len(data) < documents.MAX_BYTES["plan"]
         (tmp_path / "plan.json").write_bytes(data)
-        assert len(Plan.read(tmp_path / "plan.json").legs[0].files) == 256
+        assert len(read_plan(tmp_path / "plan.json").legs[0].files) == 256
 
     def test_results_of_the_largest_plan_can_be_read(self) -> None:
         """Removed files are planned with least, and answered with as many figures."""
@@ -197,10 +206,10 @@ class TestLimits:
         assert measured / planned < documents.MAX_BYTES["results"] / documents.MAX_BYTES["plan"]
 
     def test_more_files_than_results_may_hold(self) -> None:
-        told = Plan.of_json(many(257, 1)).why_too_large
+        told = Plan.read(many(257, 1)).why_too_large
         assert told == f"expected at most 256 tuned files on {H100}, found 257"
 
     def test_more_bytes_than_are_read(self) -> None:
-        told = Plan.of_json(many(256, 86)).why_too_large
+        told = Plan.read(many(256, 86)).why_too_large
         assert told is not None
         assert told.startswith("expected a plan of at most 4194304 bytes, found ")

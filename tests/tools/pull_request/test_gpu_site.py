@@ -61,7 +61,7 @@ def report(**times_us: float | None) -> dict[str, Any]:
 def test_reads_what_the_bench_prints() -> None:
     bench = read_bench(report(own=90, heuristic=120, sglang=130, main=100))
     assert bench.rows == {64: BenchedRow(90, 100, 120, FASTER, FASTER)}
-    assert bench.environment == ENVIRONMENT
+    assert bench.environment == Environment.read(ENVIRONMENT)
 
 
 def test_reads_a_bench_without_a_file_of_mains() -> None:

@@ -17,7 +17,7 @@ from tools.pull_request.judge import (
     summary_of,
     why_unverified,
 )
-from tools.tune.policy import Decision
+from tools.store.record import Decision
 
 MAIN = {64: entry(num_stages=2)}
 

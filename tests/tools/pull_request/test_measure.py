@@ -24,7 +24,7 @@ from tests.tools.pull_request.documents_builder import (
 )
 from tools.measure.verdict import duel
 from tools.pull_request import measure
-from tools.pull_request.documents import PlannedFile, Results
+from tools.pull_request.documents import PlannedFile, read_results
 from tools.pull_request.judge import BenchedRow
 from tools.pull_request.measure import BenchedFile, GpuBackend, NotMeasuredError, Retuned, TimeLimits
 from tools.store import schemas
@@ -78,7 +78,7 @@ def run(folder: Path, landscapes: Path, *workloads: dict[str, Any]) -> Any:
     assert measure.main(arguments) == 0
     document = json.loads((folder / "out" / "results.json").read_text("utf-8"))
     assert schemas.faults("results", document) == []
-    return Results.read(folder / "out" / "results.json")
+    return read_results(folder / "out" / "results.json")
 
 
 class TestOnALandscape:
@@ -87,7 +87,7 @@ class TestOnALandscape:
         (file,) = results.files
         row = file.rows[64]
         assert (results.number, results.head_sha, results.device_name) == (NUMBER, SHA, H100)
-        assert results.environment["device_name"] == "NVIDIA H100 80GB HBM3"
+        assert results.environment.device_name == "NVIDIA H100 80GB HBM3"
         assert (row.claimed_us, row.verdict, row.decision) == (230.0, "slower", "retain")
         assert row.retuned_us < row.measured_us
         assert file.retuned_file
@@ -224,7 +224,7 @@ class TestCommandLine:
         leg = {"device_name": H100, "workloads": [workload_of({64: entry()})]}
         path = write_json(tmp_path / "plan.json", {**plan, "legs": [leg]})
         assert measure.main(["--plan", str(path), "--device", H100, "--out", str(tmp_path / "out")]) == 0
-        results = Results.read(tmp_path / "out" / "results.json")
+        results = read_results(tmp_path / "out" / "results.json")
         assert results.environment is None
         assert results.files[0].reason == "no_gpu"
 

@@ -14,17 +14,16 @@ from tools.pull_request import __main__ as command
 from tools.pull_request import documents
 from tools.pull_request.documents import PlannedShape
 from tools.pull_request.plan import (
-    ASSUMED_SHAPE,
     HIDDEN_SIZES,
     MOST_EXPERTS_PER_TOKEN,
     MOST_SHAPES,
     RunnersError,
     needed_bytes,
-    registered_shapes,
-    shapes_of,
+    planned_shapes,
     with_runner,
 )
-from tools.registry.models import ModelRegistry, load_models
+from tools.registry.models import load_models
+from tools.registry.shapes import registered_shapes
 from tools.registry.sharding import PARALLEL_SIZES
 from tools.store import schemas
 from tools.store.files import canonical_record
@@ -38,35 +37,39 @@ MODELS = load_models()
 class TestShapes:
     def test_the_records_shapes_are_taken_and_those_of_the_registry_marked(self) -> None:
         recorded = [Shape(4096, 2), Shape(5120, 3), Shape(4096, 2)]
-        assert shapes_of(MIXTRAL, recorded, MODELS) == (
+        assert planned_shapes(MIXTRAL, recorded, MODELS) == (
             PlannedShape(4096, 2, registered=True),
             PlannedShape(5120, 3, registered=False),
         )
 
-    def test_without_any_the_registrys_are_taken(self) -> None:
-        assert shapes_of(MIXTRAL, [], MODELS) == tuple(
-            PlannedShape(s.K, s.top_k, True) for s in registered_shapes(MIXTRAL, MODELS)
-        )
+    def test_without_any_those_of_every_model_that_reads_the_name_are_taken(self) -> None:
+        known = [served.shape for served in registered_shapes(MIXTRAL, MODELS)]
+        assert Shape(4096, 2) in known
+        assert planned_shapes(MIXTRAL, [], MODELS) == tuple(PlannedShape(s.K, s.top_k, True) for s in known)
 
     def test_without_either_one_is_assumed_that_the_workload_can_have(self) -> None:
-        assert shapes_of(UNKNOWN, [], MODELS) == (PlannedShape(ASSUMED_SHAPE.K, ASSUMED_SHAPE.top_k, registered=False),)
-        (assumed,) = shapes_of(Workload(1, 17, H100), [], MODELS)
-        assert assumed.top_k == 1
+        assert planned_shapes(UNKNOWN, [], MODELS) == (PlannedShape(4096, 2, registered=False),)
+        assert planned_shapes(Workload(1, 17, H100), [], MODELS) == (PlannedShape(4096, 1, registered=False),)
 
-    def test_int4_has_the_models_own_size(self) -> None:
-        int4 = Workload(8, 3584, H100, "int4_w4a16")
-        assert registered_shapes(int4, MODELS) == registered_shapes(MIXTRAL, MODELS) != ()
-
-    def test_an_empty_registry_knows_none(self) -> None:
-        assert registered_shapes(MIXTRAL, ModelRegistry(())) == ()
+    def test_a_shape_of_models_that_cannot_run_in_the_names_dtype_is_not_registered(self) -> None:
+        """DeepSeek's checkpoints are stored in fp8 with blocks: nobody reads a name without a dtype for them."""
+        deepseek = [Shape(7168, 8)]
+        blocks = Workload(256, 128, H100, "fp8_w8a8", (128, 128))
+        assert planned_shapes(blocks, deepseek, MODELS) == (PlannedShape(7168, 8, registered=True),)
+        assert planned_shapes(Workload(256, 128, H100), deepseek, MODELS) == (PlannedShape(7168, 8, registered=False),)
 
     def test_the_bounds_hold_all_that_is_registered(self) -> None:
         for model in MODELS:
             assert model.K in HIDDEN_SIZES, model.id
             assert model.top_k <= MOST_EXPERTS_PER_TOKEN, model.id
+            stored = model.quantisation
+            dtype = None if stored.dtype in ("bf16", "fp16") else stored.dtype
             for tp in PARALLEL_SIZES:
-                workload = Workload(model.E, model.N // tp, H100)
-                assert len(registered_shapes(workload, MODELS)) <= MOST_SHAPES
+                for workload in (
+                    Workload(model.E, model.N // tp, H100),
+                    Workload(model.E, model.N // tp, H100, dtype, stored.block_shape),
+                ):
+                    assert len(registered_shapes(workload, MODELS)) <= MOST_SHAPES
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from tools.pull_request.documents import (
     Results,
 )
 from tools.pull_request.report import MAX_CHARACTERS, REASONS, code, render
+from tools.store.record import Decision, Environment
 from tools.store.schemas import SCHEMA_FOLDER
-from tools.tune.policy import Decision
 
 GOLDEN = Path(__file__).with_name("report.golden.md")
 
@@ -51,7 +51,7 @@ def case(
 def documents(*cases: tuple[PlannedFile, MeasuredFile], device_name: str = H100) -> tuple[Plan, dict[str, Results]]:
     leg = Leg(device_name, tuple(planned for planned, _ in cases))
     files = tuple(measured for _, measured in cases)
-    environment = ENVIRONMENT if any(file.is_measured for file in files) else None
+    environment = Environment.read(ENVIRONMENT) if any(file.is_measured for file in files) else None
     return Plan(NUMBER, SHA, OTHER_SHA, (leg,)), {device_name: Results(NUMBER, SHA, device_name, environment, files)}
 
 
