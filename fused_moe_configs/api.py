@@ -63,7 +63,10 @@ def explain(
     per_channel_quant: bool = False, down: bool = False,
     device_name: str | None = None, triton_version: str | None = None,
 ) -> Lookup:  # fmt: skip
-    """Every place where `get_moe_configs` looks for the workload, what is there, and why the winner wins."""
+    """Every place where `get_moe_configs` looks for the workload, what is there, and why the winner wins.
+
+    Errors as in `get_moe_configs`.
+    """
     return _look_up(E, N, block_shape, dtype, per_channel_quant, down, device_name, triton_version)[0]
 
 

@@ -1,6 +1,7 @@
 """How long the loader takes, and what it may take: import 10 ms, import and first look-up 25 ms, cached look-up 2 µs.
 
-The best of many runs is what is held to these: a machine at work makes some of them slow, never all.
+Held to these is the processor's time, the best of many runs: one thread does all the work, so that on an idle machine
+it is the time that passes, and a busy one doesn't count.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import timeit
 from pathlib import Path
 
@@ -24,11 +26,11 @@ SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 30
 KEYS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "num_warps", "num_stages")
 NEW_PROCESS = f"""
 import time
-start = time.perf_counter()
+start = time.process_time()
 import fused_moe_configs
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 assert len(fused_moe_configs.get_moe_configs(**{WORKLOAD})) == {len(SIZES)}
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 """
 
 
@@ -58,9 +60,9 @@ def test_import_and_first_look_up_in_an_empty_process(benchmark, folder, tmp_pat
         return [float(line) * 1e3 for line in done.stdout.split()]
 
     def best():
-        """Of twenty processes, or of more while the machine is too busy for one good run."""
+        """Of twenty processes, or of more while what else runs on the core slows all of them."""
         runs = [start() for _ in range(20)]
-        while min(first for _, first in runs) > FIRST_LOOK_UP_MS and len(runs) < 200:
+        while min(first for _, first in runs) > FIRST_LOOK_UP_MS and len(runs) < 100:
             runs.append(start())
         return [min(column) for column in zip(*runs, strict=True)]
 
@@ -82,8 +84,8 @@ def test_look_up_after_the_cache_was_cleared(benchmark):
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("call", ["get_moe_configs(**WORKLOAD)", "get_config(64, **WORKLOAD)"])
 def test_cached_look_up(benchmark, call):
-    timer = timeit.Timer(call, globals={**vars(api), "WORKLOAD": WORKLOAD})
+    timer = timeit.Timer(call, timer=time.process_time, globals={**vars(api), "WORKLOAD": WORKLOAD})
     benchmark(timer.timeit, 1000)
-    cached_us = min(timer.repeat(50, 1000)) / 1000 * 1e6
+    cached_us = min(timer.repeat(20, 1000)) / 1000 * 1e6
     benchmark.extra_info["cached_us"] = cached_us
     assert cached_us <= CACHED_US

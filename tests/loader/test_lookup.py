@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fused_moe_configs import ConfigError, cache_clear, explain, get_config, get_config_file_name, get_moe_configs
-from fused_moe_configs.lookup import read_config
+from fused_moe_configs.lookup import Chain, read_config
 from tools.registry.devices import normalise_device_name
 
 from .conftest import ENTRY, H100
@@ -327,6 +327,30 @@ def test_a_name_that_could_leave_the_folder_is_refused(store, bad):
         get_moe_configs(**{"E": 8, "N": 1} | MACHINE | bad)
 
 
+@pytest.mark.parametrize(
+    ("device", "version", "expected"),
+    [(H100, "3.8.0", "triton_3_8_0"), (H100, "3.8.1", "triton_3_8_0"), (H100, "3.6.0", ""), (H100, None, ""),
+     ("NVIDIA_H100_OEM", "3.8.0", "triton_3_8_0"), ("NVIDIA_H200", "3.8.0", None)],
+)  # fmt: skip
+def test_any_folder_has_a_chain_and_the_users_folder_is_only_in_that_which_is_given_one(
+    store, user, device, version, expected
+):
+    """What a tuner asks: the file that the loader would read of this folder, whatever this machine's user has."""
+    user.add(NAME, 9)
+    store.add(NAME, 1)
+    store.add(NAME, 2, "triton_3_8_0")
+    chain = Chain(store.root)
+    lookup, entries = chain.look_up(get_config_file_name(8, 1, device), chain.tiers(version))
+    assert lookup.winner == (None if expected is None else store.root / expected / NAME)
+    assert (entries is None) == (expected is None)
+    assert user.root not in {path.parent for path, _ in lookup.tried}
+
+
+def test_a_folder_that_is_not_there_yet_has_no_file(tmp_path):
+    chain = Chain(tmp_path / "not yet")
+    assert chain.look_up(NAME, chain.tiers("3.8.0"))[1] is None
+
+
 # ---------------------------------------------------------------
 # Reading
 
@@ -527,7 +551,7 @@ def test_without_a_registry_there_are_no_other_names(store):
 READER = """
 import sys
 from pathlib import Path
-from fused_moe_configs.lookup import read_config
+from fused_moe_configs.lookup import Chain, read_config
 for _ in range(100):
     marks = {entry["num_warps"] for entry in read_config(Path(sys.argv[1])).values()}
     assert len(marks) == 1, marks

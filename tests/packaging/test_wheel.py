@@ -112,7 +112,7 @@ def test_wheel_holds_the_data_and_leaves_the_evidence_at_home(wheel: Path) -> No
     inside = {name.removeprefix("fused_moe_configs/configs/") for name in names if "/configs/" in name}
     expected = {found.relative.as_posix() for found in shipped_files()} | {"registry/devices.json"}
     assert inside == expected
-    assert "fused_moe_configs/py.typed" in names
+    assert {"fused_moe_configs/py.typed", "fused_moe_configs/__init__.pyi"} <= set(names)
 
 
 def test_wheel_needs_nothing(wheel: Path) -> None:

@@ -42,7 +42,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     if not faults:
         record = Record.read(content.document)
         yield from _mismatches(record, path, file)
-        if record.environment is not None:
+        if record.is_measured and record.environment is not None:
             yield from _measured_mismatches(record, record.environment, path, file)
             yield from _elsewhere(record.environment, path, context.device_of(file), context)
 
