@@ -15,7 +15,7 @@ from tools.measure.verdict import NOISE_PCT, Verdict
 from tools.pull_request.documents import FileId, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
 from tools.store.record import Environment, Record, RecordedRow
 from tools.text import counted
-from tools.tune.policy import PromotionPolicy
+from tools.tune.decide import PromotionPolicy
 
 MARGIN_PCT = 5.0
 """Two machines of one kind differ by up to so much."""

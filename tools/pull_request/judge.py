@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tools.measure.verdict import NOISE_PCT, Duel, Verdict
 from tools.pull_request.documents import MeasuredFile, MeasuredRow, PlannedFile
 from tools.store.record import Decision
-from tools.tune.policy import PromotionPolicy
+from tools.tune.decide import PromotionPolicy
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,8 @@ from tools.store.record import Environment
 from tools.store.strict_json import Json, parse
 from tools.store.tiers import DEFAULT_TIER, LEGACY, RECORDS
 from tools.text import shown, shown_path
-from tools.tune.journal import Journal, JournalError, read_journal
-from tools.tune.model import Confirmed, Screened
+from tools.tune.journal import Journal, JournalError
+from tools.tune.protocol import Confirmed, Screened
 from tools.tune.tuner import baselines
 
 MOST_SECONDS = 7 * 24 * 3600
@@ -350,15 +350,14 @@ class ReplayBackend:
     def bench(self, file: PlannedFile, limit_s: float) -> BenchedFile:  # noqa: ARG002 (a landscape answers at once)
         """What the landscape holds of claimed, main's and the heuristic's entries; the rest is not known."""
         try:
-            journal = read_journal(self._landscape(file))
+            journal = Journal.read(self._landscape(file))
         except JournalError as error:
             raise NotMeasuredError("crashed") from error
         times = times_of(journal)
         rows = {m: _recorded_row(file, journal, times, m) for m in file.batch_sizes}
-        environment = (journal.device or {}).get("environment")
-        if environment is None:  # of a run that was killed: nobody knows on what
+        if journal.device is None or not journal.device.environment:  # of a run that was killed: it has no machine
             raise NotMeasuredError("crashed")
-        return BenchedFile(rows, Environment.read(environment))
+        return BenchedFile(rows, Environment.read(journal.device.environment))
 
     def tune_arguments(self, file: PlannedFile) -> tuple[str, ...]:
         """The landscape says the workload and its shapes."""

@@ -34,7 +34,7 @@ from tools.pull_request.judge import CLAIM_TOLERANCE_PCT, FileSummary, claim_gap
 from tools.store.files import write_file
 from tools.store.record import Decision
 from tools.text import counted
-from tools.tune.policy import PromotionPolicy
+from tools.tune.decide import PromotionPolicy
 
 
 def parser() -> argparse.ArgumentParser:

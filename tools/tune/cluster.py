@@ -1,7 +1,7 @@
 """Tunes many workloads on a Ray cluster, one a GPU. The only module that imports ray, and only when it is asked to.
 
-Each node needs a checkout of the same commit at the same path, with torch and Triton. What stands in the output folder
-is carried to every node, since a challenger must beat it; what a node then changes is carried back, and written here.
+Each node needs a checkout of the same commit at the same path, with torch and Triton. What the output folder serves is
+carried to every node, since a challenger must beat it; what a node then changes is carried back, and written here.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from tools.checkout import CHECKOUT
+from tools.errors import UserError
 from tools.store.files import write_file
 from tools.store.tiers import REGISTRY
 from tools.text import printable
 
 
-class ClusterError(ValueError):
-    """No cluster to tune on. One line for a person."""
-
-
 @dataclass(frozen=True)
-class Job:
+class NodeJob:
     """One workload: the arguments of `python -m tools.tune` that name it and say how."""
 
     title: str
@@ -33,31 +30,31 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Done:
+class NodeResult:
     """files: what changed, bytes by path below the output folder, None for what was removed.
 
     log: what it said, the reason where exit_code is not 0.
     """
 
-    job: Job
+    job: NodeJob
     exit_code: int
     files: Mapping[str, bytes | None]
     log: str
 
 
 def tune_on_cluster(
-    address: str, jobs: Sequence[Job], output: Path, say: Callable[[str], None], ray: Any = None
+    address: str, jobs: Sequence[NodeJob], output: Path, say: Callable[[str], None], ray: Any = None
 ) -> int:
     """Runs every job, writes what comes back as it comes, and returns the worst exit code.
 
-    ClusterError: ray is missing, or no cluster answers. A job that fails is told, and the others go on.
+    UserError: ray is missing, or no cluster answers. A failed job is reported, and the others go on.
     """
     ray = ray or _import_ray()
     try:
         ray.init(address=address, log_to_driver=False)
     except Exception as error:  # ray has no common error of its own
-        told = printable(str(error))
-        raise ClusterError(f"--ray {printable(address)}: expected a cluster, found: {told}") from error
+        reason = printable(str(error))
+        raise UserError(f"--ray {printable(address)}: expected a cluster, found: {reason}") from error
     try:
         remote = ray.remote(num_gpus=1, max_retries=0)(run_here)
         before = ray.put(_files_below(output))
@@ -74,7 +71,7 @@ def tune_on_cluster(
         ray.shutdown()
 
 
-def run_here(job: Job, before: Mapping[str, bytes]) -> Done:
+def run_here(job: NodeJob, before: Mapping[str, bytes]) -> NodeResult:
     """On the node: tunes into a folder of its own that holds these files already."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -85,16 +82,19 @@ def run_here(job: Job, before: Mapping[str, bytes]) -> Done:
         after = _files_below(root)
     changed: dict[str, bytes | None] = {path: data for path, data in after.items() if before.get(path) != data}
     removed = dict.fromkeys(before.keys() - after.keys())
-    return Done(job, answer.returncode, {**changed, **removed} if answer.returncode == 0 else {}, answer.stderr)
+    return NodeResult(job, answer.returncode, {**changed, **removed} if answer.returncode == 0 else {}, answer.stderr)
 
 
 def _files_below(folder: Path) -> dict[str, bytes]:
-    """Tuned files and records, by path below the folder."""
+    """Tuned files and records, and the devices' aliases, by which a file may serve; by path below the folder."""
     found = {path.relative_to(folder): path for path in folder.rglob("*.json") if path.is_file()}
-    return {key.as_posix(): path.read_bytes() for key, path in found.items() if REGISTRY not in key.parts}
+    aliases = Path(REGISTRY, "devices.json")
+    return {
+        key.as_posix(): path.read_bytes() for key, path in found.items() if REGISTRY not in key.parts or key == aliases
+    }
 
 
-def _take_over(done: Done, output: Path) -> None:
+def _take_over(done: NodeResult, output: Path) -> None:
     for relative, data in done.files.items():
         if data is None:
             (output / relative).unlink(missing_ok=True)
@@ -102,19 +102,19 @@ def _take_over(done: Done, output: Path) -> None:
             write_file(output / relative, data)
 
 
-def _how_it_went(done: Done) -> str:
+def _how_it_went(done: NodeResult) -> str:
     if done.exit_code == 0:
         return "tuned"
     last = (done.log.strip() or "no output").splitlines()[-1]
     return f"failed: {printable(last.removeprefix('tune: '))}"
 
 
-def _result(ray: Any, ready: Any, job: Job) -> Done:
+def _result(ray: Any, ready: Any, job: NodeJob) -> NodeResult:
     try:
         done = ray.get(ready)
     except Exception as error:  # a node that died
-        return Done(job, 1, {}, f"{type(error).__name__}: {error}")
-    assert isinstance(done, Done)
+        return NodeResult(job, 1, {}, f"{type(error).__name__}: {error}")
+    assert isinstance(done, NodeResult)
     return done
 
 
@@ -122,5 +122,5 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ClusterError('--ray: expected the package ray, found none. Fix: pip install "ray"') from error
+        raise UserError('--ray: expected the package ray, found none. Fix: pip install "ray"') from error
     return ray

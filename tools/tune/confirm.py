@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
-from tools.tune.model import Confirmed, ConfirmJob, Event, Runner, Subject
-from tools.tune.policy import Comparison, ConfirmPolicy
+from tools.tune.decide import ConfirmPolicy, PairedComparison
+from tools.tune.protocol import Confirmed, ConfirmJob, Event, Runner, Subject
 
 
 @dataclass(frozen=True)
-class Samples:
+class RowSamples:
     """One config's times at one row under one shape, a sample a round, in µs."""
 
     up_us: tuple[float, ...]
@@ -23,30 +23,30 @@ class Samples:
     def total_us(self) -> tuple[float, ...]:
         return tuple(up + down for up, down in zip(self.up_us, self.down_us, strict=True))
 
-    def first(self, rounds: int) -> Samples:
+    def first(self, rounds: int) -> RowSamples:
         """Those of the first rounds."""
-        return Samples(self.up_us[:rounds], self.down_us[:rounds])
+        return RowSamples(self.up_us[:rounds], self.down_us[:rounds])
 
-    def __add__(self, other: Samples) -> Samples:
-        return Samples(self.up_us + other.up_us, self.down_us + other.down_us)
+    def __add__(self, other: RowSamples) -> RowSamples:
+        return RowSamples(self.up_us + other.up_us, self.down_us + other.down_us)
 
 
 @dataclass(frozen=True)
-class Contest:
-    """What confirming a row gave. samples: by config, one `Samples` a shape; only configs that passed under all.
+class Confirmation:
+    """What confirming a row gave. samples: by config, one `RowSamples` a shape; only configs that passed under all.
 
     active_experts: by shape, as the last job counted them.
     """
 
     num_tokens: int
-    samples: dict[LaunchConfig, tuple[Samples, ...]]
+    samples: dict[LaunchConfig, tuple[RowSamples, ...]]
     failures: dict[LaunchConfig, tuple[Status, str]]
     active_experts: tuple[float | None, ...] = ()
 
     def loss(self, config: LaunchConfig) -> float:
         """Time over the fastest other's, round by round, the worst of all shapes. Infinite where it failed.
 
-        Only rounds that both took part in count: a clock that was high when somebody was dropped mustn't make it win.
+        Only rounds that both took part in count: a clock that was high when the other was dropped mustn't make it win.
         """
         if config not in self.samples:
             return math.inf
@@ -61,12 +61,14 @@ class Contest:
         """The shape where it loses most."""
         return max(range(len(self.samples[config])), key=lambda shape: self._loss_under(config, shape))
 
-    def beside(self, config: LaunchConfig, other: LaunchConfig) -> tuple[Comparison, ...]:
+    def beside(self, config: LaunchConfig, other: LaunchConfig) -> tuple[PairedComparison, ...]:
         """One a shape, over the rounds that both took part in: all jobs start with all configs."""
         return tuple(self._beside(config, other, shape) for shape in range(len(self.samples[config])))
 
-    def _beside(self, config: LaunchConfig, other: LaunchConfig, shape: int) -> Comparison:
-        return Comparison.of(*common_rounds(self.samples[config][shape].total_us, self.samples[other][shape].total_us))
+    def _beside(self, config: LaunchConfig, other: LaunchConfig, shape: int) -> PairedComparison:
+        return PairedComparison.of(
+            *common_rounds(self.samples[config][shape].total_us, self.samples[other][shape].total_us)
+        )
 
     def _loss_under(self, config: LaunchConfig, shape: int) -> float:
         return max(self._beside(config, other, shape).ratio.median for other in self.samples)
@@ -87,53 +89,55 @@ def confirm(
     policy: ConfirmPolicy,
     observe: Callable[[Event], None],
     deadline_s: float = math.inf,
-) -> Contest:
-    """Measures until the best finalist is told from the others, or the policy's jobs or the clock are used up.
+) -> Confirmation:
+    """Measures until the best finalist stands out from the others, or the policy's jobs or the clock are used up.
 
     always: what stays in to the end, since its figures are written down. A finalist that is slower than the best one
     beyond doubt is not measured further.
     """
     configs = list(dict.fromkeys([*finalists, *always]))
-    contest = Contest(num_tokens, {}, {})
+    confirmation = Confirmation(num_tokens, {}, {})
     for job in range(policy.max_jobs):
-        contest = _measure(subject, runner, contest, configs, policy.rounds, observe)
-        left = [config for config in configs if config in contest.samples]
-        best = contest.best_of(left)
-        rivals = [config for config in left if config in finalists and not _is_beaten(contest, config, best, policy)]
-        configs = list(dict.fromkeys([*rivals, *(config for config in always if config in contest.samples)]))
+        confirmation = _measure(subject, runner, confirmation, configs, policy.rounds, observe)
+        left = [config for config in configs if config in confirmation.samples]
+        best = confirmation.best_of(left)
+        rivals = [
+            config for config in left if config in finalists and not _is_beaten(confirmation, config, best, policy)
+        ]
+        configs = list(dict.fromkeys([*rivals, *(config for config in always if config in confirmation.samples)]))
         if (job > 0 and len(rivals) < 2) or runner.clock_s >= deadline_s:
             break
-    return contest
+    return confirmation
 
 
 def _measure(
     subject: Subject,
     runner: Runner,
-    contest: Contest,
+    confirmation: Confirmation,
     configs: Sequence[LaunchConfig],
     rounds: int,
     observe: Callable[[Event], None],
-) -> Contest:
-    """The contest with another job's samples. Who is left out keeps what it has."""
-    found: dict[LaunchConfig, tuple[Samples, ...]] = {}
-    failures = dict(contest.failures)
+) -> Confirmation:
+    """With another job's samples added. A config that this job leaves out keeps what it has."""
+    found: dict[LaunchConfig, tuple[RowSamples, ...]] = {}
+    failures = dict(confirmation.failures)
     active_experts: list[float | None] = []
     for shape in range(len(subject.shapes)):
-        runner.submit(ConfirmJob(contest.num_tokens, shape, tuple(configs), rounds))
+        runner.submit(ConfirmJob(confirmation.num_tokens, shape, tuple(configs), rounds))
         event = _next_confirmed(runner, observe)
         active_experts.append(event.active_experts)
         for series in event.series:
             if series.status is Status.OK:
-                found[series.config] = (*found.get(series.config, ()), Samples(series.up_us, series.down_us))
+                found[series.config] = (*found.get(series.config, ()), RowSamples(series.up_us, series.down_us))
             else:
                 failures[series.config] = series.status, series.message
-    samples = {config: old for config, old in contest.samples.items() if config not in failures}
+    samples = {config: old for config, old in confirmation.samples.items() if config not in failures}
     for config, new in found.items():
         if config in samples:
             samples[config] = tuple(old + more for old, more in zip(samples[config], new, strict=True))
         elif config not in failures:
             samples[config] = new
-    return Contest(contest.num_tokens, samples, failures, tuple(active_experts))
+    return Confirmation(confirmation.num_tokens, samples, failures, tuple(active_experts))
 
 
 def _next_confirmed(runner: Runner, observe: Callable[[Event], None]) -> Confirmed:
@@ -145,9 +149,11 @@ def _next_confirmed(runner: Runner, observe: Callable[[Event], None]) -> Confirm
             return event
 
 
-def _is_beaten(contest: Contest, config: LaunchConfig, best: LaunchConfig | None, policy: ConfirmPolicy) -> bool:
+def _is_beaten(
+    confirmation: Confirmation, config: LaunchConfig, best: LaunchConfig | None, policy: ConfirmPolicy
+) -> bool:
     """Whether the best is faster under this one's worst shape by more than noise."""
     if best is None or config == best:
         return False
-    worst = contest.beside(config, best)[contest.worst_shape(config)]
+    worst = confirmation.beside(config, best)[confirmation.worst_shape(config)]
     return worst.ratio.low > 1.0 + policy.noise_pct / 100.0

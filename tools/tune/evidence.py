@@ -11,7 +11,7 @@ from tools.measure.statistics import floor_us, quantile
 from tools.store.files import sha256
 from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json
-from tools.tune.model import Subject
+from tools.tune.protocol import Subject
 from tools.tune.tuner import Counts, RowResult
 
 _DIGITS = 3
@@ -26,7 +26,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Run:
+class Provenance:
     """Where and how the figures came about. rates None: no floors (a replay on other hardware knows none)."""
 
     environment: Mapping[str, Json]
@@ -38,7 +38,12 @@ class Run:
 
 
 def record(
-    subject: Subject, rows: Sequence[RowResult], counts: Counts, run: Run, config: bytes, kept: Mapping[str, Json]
+    subject: Subject,
+    rows: Sequence[RowResult],
+    counts: Counts,
+    run: Provenance,
+    config: bytes,
+    kept: Mapping[str, Json],
 ) -> dict[str, Json]:
     """The record beside the file whose bytes are `config`. kept: rows of an earlier record that stay."""
     measured = {str(row.num_tokens): _row(subject, row, run) for row in rows}
@@ -46,7 +51,12 @@ def record(
 
 
 def down_record(
-    subject: Subject, rows: Sequence[RowResult], counts: Counts, run: Run, config: bytes, kept: Mapping[str, Json]
+    subject: Subject,
+    rows: Sequence[RowResult],
+    counts: Counts,
+    run: Provenance,
+    config: bytes,
+    kept: Mapping[str, Json],
 ) -> dict[str, Json]:
     """The record of a `_down` file: the down projection's own figures. kept: as in `record`."""
     measured = {str(row.num_tokens): _down_row(row) for row in rows}
@@ -70,7 +80,7 @@ def down_entries(rows: Iterable[RowResult]) -> dict[int, LaunchConfig] | None:
 def floor_of(subject: Subject, row: RowResult, rates: Rates) -> tuple[float, str]:
     """(least µs of the row's worst shape, memory or compute), for the experts that the routings reached.
 
-    Where nobody counted them (landscapes of old): for as many as uniform routing reaches on average.
+    Where they weren't counted (older landscapes): for as many as uniform routing reaches on average.
     """
     workload, shape = subject.workload, subject.shapes[row.shape].shape
     layer = LayerShape(workload.E, workload.N, shape.K, shape.top_k, subject.quant)
@@ -79,12 +89,14 @@ def floor_of(subject: Subject, row: RowResult, rates: Rates) -> tuple[float, str
     return floor_us(num_bytes, row_operations(layer, row.num_tokens), rates.memory_bytes_per_s, rates.dense_per_s)
 
 
-def _document(subject: Subject, counts: Counts, run: Run, config: bytes, rows: Mapping[str, Json]) -> dict[str, Json]:
+def _document(
+    subject: Subject, counts: Counts, run: Provenance, config: bytes, rows: Mapping[str, Json]
+) -> dict[str, Json]:
     workload = subject.workload
     return {
         "schema_version": 1,
-        "workload": {**vars(workload), "block_shape": workload.block_shape and list(workload.block_shape)},
-        "shapes": [{"K": s.shape.K, "top_k": s.shape.top_k, "models": list(s.models)} for s in subject.shapes],
+        "workload": workload.to_json(),
+        "shapes": [named.to_json() for named in subject.shapes],
         "source": "measured",
         "environment": dict(run.environment),
         "kernel_sha256": run.kernel_sha256,
@@ -102,7 +114,7 @@ def _document(subject: Subject, counts: Counts, run: Run, config: bytes, rows: M
     }
 
 
-def _row(subject: Subject, row: RowResult, run: Run) -> dict[str, Json]:
+def _row(subject: Subject, row: RowResult, run: Provenance) -> dict[str, Json]:
     shape = row.shape
     document: dict[str, Any] = {
         "latency_us": _latency(row.chosen[shape].total_us),

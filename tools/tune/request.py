@@ -7,22 +7,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tools import cli
 from tools.cli import path_argument
-from tools.errors import reason_of
+from tools.errors import UserError, reason_of
 from tools.store.launch_config import USUAL_BATCH_SIZES
 from tools.store.strict_json import Json
 from tools.text import printable, shown_path
-from tools.tune.policy import Budget
+from tools.tune.decide import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
 
 MAX_NUM_TOKENS = 65536
 ROUTINGS = ("uniform", "skew")
-
-
-class RequestError(ValueError):
-    """Bad use. One line for a person."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Request:
+class TuneRequest:
     """A checked command line, but for what only the machine can tell. sources: empty for a replay."""
 
     sources: tuple[Source, ...]
@@ -76,6 +73,147 @@ class Request:
         }
 
 
+MODEL, CONFIG_JSON, WORKLOADS, REPLAY = "--model", "--config-json", "--workloads", "--replay"
+SIZES = "--E --N --K --top-k"
+ON_A_GPU = (MODEL, CONFIG_JSON, SIZES, WORKLOADS)
+WAYS = (*ON_A_GPU, REPLAY)
+"""The ways to name a workload. A command line holds exactly one of them."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag, and when it has an effect: one that would change nothing is refused as a mistake.
+
+    reads: what argparse needs to read it. only_with: the ways to name the workload with which it has an effect.
+    not_with: the flag beside which it has none. within: the least and the most that its numbers may be.
+    """
+
+    name: str
+    help: str | None
+    reads: Mapping[str, Any]
+    only_with: tuple[str, ...] = WAYS
+    not_with: str | None = None
+    within: tuple[int, int] | None = None
+
+    @property
+    def attribute(self) -> str:
+        """Of argparse's namespace."""
+        return self.name.lstrip("-").replace("-", "_")
+
+    @property
+    def default(self) -> Any:
+        """What it reads as where it isn't given."""
+        return False if self.reads.get("action") == "store_true" else self.reads.get("default")
+
+
+FLAGS: Mapping[str, tuple[Flag, ...]] = {
+    "the workload, in one of four ways": (
+        Flag("--model", "a model of configs/registry/models.json", {"metavar": "NAME"}),
+        Flag("--config-json", "a checkpoint's config.json", {"type": path_argument, "metavar": "FILE"}),
+        Flag("--E", "experts on one rank", {"type": int, "metavar": "E"}),
+        Flag("--N", "intermediate size of one shard", {"type": int, "metavar": "N"}),
+        Flag("--K", "hidden size", {"type": int, "metavar": "K"}),
+        Flag("--top-k", "experts per token", {"type": int, "metavar": "T"}),
+        Flag(
+            "--workloads",
+            "a file with a line «MODEL tp=N [ep=N] [dtype=D]» for each workload",
+            {"type": path_argument, "metavar": "FILE"},
+        ),
+        Flag(
+            "--tp",
+            "tensor parallel size (1)",
+            {"type": int, "default": 1, "metavar": "N"},
+            only_with=(MODEL, CONFIG_JSON),
+            within=(1, 4096),
+        ),
+        Flag(
+            "--ep",
+            "expert parallel size (1)",
+            {"type": int, "default": 1, "metavar": "N"},
+            only_with=(MODEL, CONFIG_JSON),
+            within=(1, 4096),
+        ),
+        Flag(
+            "--dtype",
+            "instead of the checkpoint's: bf16, fp16, fp8_w8a8, int8_w8a16, …",
+            {"metavar": "D"},
+            only_with=(MODEL, CONFIG_JSON, SIZES),
+        ),
+        Flag("--block-shape", "block of the weights' scales, with sizes", {"metavar": "n,k"}, only_with=(SIZES,)),
+        Flag("--per-channel-quant", "channel scales, with sizes", {"action": "store_true"}, only_with=(SIZES,)),
+        Flag(
+            "--all-shapes",
+            "every (K, top_k) that registered models have with this file name",
+            {"action": "store_true"},
+            only_with=ON_A_GPU,
+        ),
+    ),
+    "how": (
+        Flag(
+            "--num-tokens",
+            "batch sizes; default: the 18 usual ones",
+            {"type": int, "nargs": "+", "metavar": "M"},
+            within=(1, MAX_NUM_TOKENS),
+        ),
+        Flag(
+            "--routing",
+            "how tokens choose experts (uniform)",
+            {"choices": ROUTINGS, "default": "uniform"},
+            only_with=ON_A_GPU,
+        ),
+        Flag("--separate-down", "also write a _down file where it is faster", {"action": "store_true"}),
+        Flag(
+            "--time-budget",
+            "seconds to aim for: the search stops early enough to measure every row, and a row is measured at least "
+            f"once, however long that takes ({Effort.time_budget_s:.0f})",
+            {"type": float, "default": Effort.time_budget_s, "metavar": "S"},
+            not_with="--exhaustive",
+            within=(1, 7 * 24 * 3600),
+        ),
+        Flag("--exhaustive", "measure everything, however long it takes", {"action": "store_true"}),
+        Flag(
+            "--jobs",
+            "compile processes (one per core)",
+            {"type": int, "metavar": "N"},
+            only_with=ON_A_GPU,
+            not_with="--ray",
+            within=(1, 1024),
+        ),
+        Flag(
+            "--ray",
+            "tune --workloads on a Ray cluster, one workload per GPU",
+            {"metavar": "ADDRESS"},
+            only_with=(WORKLOADS,),
+        ),
+    ),
+    "files": (
+        Flag("--output", "default: configs/", {"type": path_argument, "metavar": "DIR"}),
+        Flag(
+            "--resume",
+            "continue a run that was killed",
+            {"action": "store_true"},
+            only_with=ON_A_GPU,
+            not_with="--ray",
+        ),
+        Flag(
+            "--record-landscape",
+            "write every measurement to FILE",
+            {"type": path_argument, "metavar": "FILE"},
+            only_with=ON_A_GPU,
+            not_with="--ray",
+        ),
+        Flag("--replay", "tune on a recorded landscape, without a GPU", {"type": path_argument, "metavar": "FILE"}),
+        # A replay that writes nothing writes no version file either: `_check_effects`.
+        Flag(
+            "--force-version-file", "write a triton_X_Y_Z/ file even where it gains nothing", {"action": "store_true"}
+        ),
+        Flag("--format", None, {"choices": ("text", "json"), "default": "text"}, not_with="--ray"),
+    ),
+}
+"""The command line, group by group."""
+EVERY_FLAG = tuple(flag for group in FLAGS.values() for flag in group)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -83,65 +221,27 @@ def parser() -> argparse.ArgumentParser:
         description="Finds the best launch config for every batch size of a workload, on this machine's GPU.",
         epilog="Exit 0: tuned. 1: a row could not be decided. 2: bad use, or impossible here; nothing was written.",
     )
-    what = parser.add_argument_group("the workload, in one of four ways")
-    what.add_argument("--model", metavar="NAME", help="a model of configs/registry/models.json")
-    what.add_argument("--config-json", type=path_argument, metavar="FILE", help="a checkpoint's config.json")
-    for flag in ("E", "N", "K", "top-k"):
-        what.add_argument(f"--{flag}", type=int, metavar=flag[0].upper(), help="a size as one rank sees it")
-    what.add_argument("--workloads", type=path_argument, metavar="FILE", help="lines «MODEL tp=N [ep=N] [dtype=D]»")
-    what.add_argument("--tp", type=int, default=1, metavar="N", help="tensor parallel size (1)")
-    what.add_argument("--ep", type=int, default=1, metavar="N", help="expert parallel size (1)")
-    what.add_argument("--dtype", metavar="D", help="instead of the checkpoint's: bf16, fp16, fp8_w8a8, int8_w8a16, …")
-    what.add_argument("--block-shape", metavar="n,k", help="block of the weights' scales, with sizes")
-    what.add_argument("--per-channel-quant", action="store_true", help="channel scales, with sizes")
-    what.add_argument("--all-shapes", action="store_true", help="every (K, top_k) of registered models behind the name")
-    how = parser.add_argument_group("how")
-    how.add_argument("--num-tokens", type=int, nargs="+", metavar="M", help="batch sizes; default: the 18 usual ones")
-    how.add_argument("--routing", choices=ROUTINGS, default="uniform", help="how tokens choose experts (uniform)")
-    how.add_argument("--separate-down", action="store_true", help="write a _down file too where it gains")
-    how.add_argument(
-        "--time-budget",
-        type=float,
-        default=Effort.time_budget_s,
-        metavar="S",
-        help="seconds to plan with: the search ends in time, and a row is measured no more often than that leaves "
-        f"time for, but once however long it takes ({Effort.time_budget_s:.0f})",
-    )
-    how.add_argument("--exhaustive", action="store_true", help="measure everything, however long it takes")
-    how.add_argument("--jobs", type=int, metavar="N", help="compiling processes (one a core)")
-    how.add_argument("--ray", metavar="ADDRESS", help="tune --workloads on a Ray cluster, one a GPU")
-    files = parser.add_argument_group("files")
-    files.add_argument("--output", type=path_argument, metavar="DIR", help="default: configs/")
-    files.add_argument("--resume", action="store_true", help="go on with a run that was killed")
-    files.add_argument("--record-landscape", type=path_argument, metavar="FILE", help="keep every measurement")
-    files.add_argument("--replay", type=path_argument, metavar="FILE", help="tune on a kept landscape, without a GPU")
-    files.add_argument("--force-version-file", action="store_true", help="a triton_X_Y_Z/ file even without gain")
-    files.add_argument("--format", choices=("text", "json"), default="text")
+    for title, flags in FLAGS.items():
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            group.add_argument(flag.name, help=flag.help, **flag.reads)
     return parser
 
 
-def parse(arguments: Sequence[str]) -> Request:
-    """SystemExit(2) with a usage line, or RequestError."""
+def parse(arguments: Sequence[str]) -> TuneRequest:
+    """SystemExit(2) with a usage line, or UserError."""
     options = parser().parse_args(arguments)
-    way = _way(options)
-    _check_effects(options, way)
+    values = {flag.name: (getattr(options, flag.attribute), flag.default) for flag in EVERY_FLAG}
+    given = {name: value for name, (value, default) in values.items() if value != default}
+    way = _way(given)
+    _check_effects(given, way)
     sources = _sources(options, way)
-    batch_sizes = tuple(sorted(set(options.num_tokens or USUAL_BATCH_SIZES)))
-    for name, value, least, most in (
-        ("--num-tokens", batch_sizes[0], 1, MAX_NUM_TOKENS),
-        ("--num-tokens", batch_sizes[-1], 1, MAX_NUM_TOKENS),
-        ("--time-budget", options.time_budget, 1, 7 * 24 * 3600),
-        ("--jobs", 1 if options.jobs is None else options.jobs, 1, 1024),
-        ("--tp", options.tp, 1, 4096),
-        ("--ep", options.ep, 1, 4096),
-    ):
-        if not least <= value <= most:
-            raise RequestError(f"{name}: expected from {least} to {most}, found {value}.")
+    _check_bounds(given)
     if options.record_landscape and len(sources) > 1:
-        raise RequestError("--record-landscape: expected one workload, found several.")
-    return Request(
+        raise UserError("--record-landscape: expected one workload, found several.")
+    return TuneRequest(
         sources,
-        batch_sizes,
+        tuple(sorted(set(options.num_tokens or USUAL_BATCH_SIZES))),
         Files(options.output, options.record_landscape, options.replay, options.force_version_file),
         Effort(options.time_budget, options.exhaustive, options.resume, options.jobs),
         options.routing,
@@ -152,66 +252,53 @@ def parse(arguments: Sequence[str]) -> Request:
     )
 
 
-_SIZES = {"--E": "E", "--N": "N", "--K": "K", "--top-k": "top_k"}
-_BY_SIZES = " ".join(_SIZES)
-_WAYS = {"--model": "model", "--config-json": "config_json", "--workloads": "workloads", "--replay": "replay"}
-_ON_A_GPU = ("--model", "--config-json", _BY_SIZES, "--workloads")
-_COUNTS_WITH: Mapping[str, tuple[str, ...]] = {
-    "--tp": ("--model", "--config-json"),
-    "--ep": ("--model", "--config-json"),
-    "--dtype": ("--model", "--config-json", _BY_SIZES),
-    "--block-shape": (_BY_SIZES,),
-    "--per-channel-quant": (_BY_SIZES,),
-    "--ray": ("--workloads",),
-    **dict.fromkeys(("--all-shapes", "--routing", "--jobs", "--resume", "--record-landscape"), _ON_A_GPU),
-}
-"""A flag that would change nothing is a mistake of whoever gives it."""
-_NOT_ON_A_CLUSTER = ("--jobs", "--resume", "--record-landscape", "--format")
-
-
-def _way(options: argparse.Namespace) -> str:
-    """The one flag that names the workload."""
-    found = [flag for flag, name in _WAYS.items() if getattr(options, name) is not None]
-    if any(getattr(options, name) is not None for name in _SIZES.values()):
-        found.append(_BY_SIZES)
+def _way(given: Mapping[str, Any]) -> str:
+    """The one way that names the workload."""
+    found = [way for way in WAYS if any(flag in given for flag in way.split())]
     if len(found) != 1:
-        expected = ", ".join((*_ON_A_GPU, "--replay"))
-        raise RequestError(f"the workload: expected one of {expected}, found {' and '.join(found) or 'none of them'}.")
+        raise UserError(
+            f"the workload: expected one of {', '.join(WAYS)}, found {' and '.join(found) or 'none of them'}."
+        )
     return found[0]
 
 
-def _check_effects(options: argparse.Namespace, way: str) -> None:
-    unsaid = parser()
-    given = {
-        flag
-        for flag in (*_COUNTS_WITH, *_NOT_ON_A_CLUSTER, "--time-budget", "--force-version-file")
-        if getattr(options, name := flag.lstrip("-").replace("-", "_")) != unsaid.get_default(name)
-    }
-    for flag, ways in _COUNTS_WITH.items():
-        if flag in given and way not in ways:
-            raise RequestError(f"{flag}: expected with {' or '.join(ways)}, found with {way}: it would change nothing.")
-    for flag in _NOT_ON_A_CLUSTER:
-        if flag in given and options.ray is not None:
-            raise RequestError(f"{flag}: expected without --ray, found both: it would change nothing there.")
-    if "--time-budget" in given and options.exhaustive:
-        raise RequestError("--time-budget: expected without --exhaustive, found both: it would change nothing.")
-    if "--force-version-file" in given and way == "--replay" and options.output is None:
-        raise RequestError("--force-version-file: expected with --output, found none: it would change nothing.")
+def _check_effects(given: Mapping[str, Any], way: str) -> None:
+    flags = [flag for flag in EVERY_FLAG if flag.name in given]
+    for flag in flags:
+        if way not in flag.only_with:
+            expected = " or ".join(flag.only_with)
+            raise UserError(f"{flag.name}: expected with {expected}, found with {way}: it would change nothing.")
+    for flag in flags:
+        if flag.not_with in given:
+            raise UserError(f"{flag.name}: expected without {flag.not_with}, found both: it would change nothing.")
+    if "--force-version-file" in given and way == REPLAY and "--output" not in given:
+        raise UserError("--force-version-file: expected with --output, found none: it would change nothing.")
+
+
+def _check_bounds(given: Mapping[str, Any]) -> None:
+    for flag in EVERY_FLAG:
+        value = given.get(flag.name)
+        if flag.within is None or value is None:
+            continue
+        least, most = flag.within
+        for number in value if isinstance(value, list) else [value]:
+            if not least <= number <= most:
+                raise UserError(f"{flag.name}: expected from {least} to {most}, found {number}.")
 
 
 def _sources(options: argparse.Namespace, way: str) -> tuple[Source, ...]:
     parallel = Parallel(options.tp, options.ep)
-    if way == "--replay":
+    if way == REPLAY:
         return ()
-    if way == "--workloads":
+    if way == WORKLOADS:
         return read_workloads(options.workloads)
-    if way == "--model":
+    if way == MODEL:
         return (ModelSource(options.model, parallel, options.dtype),)
-    if way == "--config-json":
+    if way == CONFIG_JSON:
         return (ConfigJsonSource(options.config_json, parallel, options.dtype),)
-    missing = [flag for flag, name in _SIZES.items() if getattr(options, name) is None]
+    missing = [flag for flag in SIZES.split() if getattr(options, flag.lstrip("-").replace("-", "_")) is None]
     if missing:
-        raise RequestError(f"sizes: expected all of {_BY_SIZES}, found no {' '.join(missing)}.")
+        raise UserError(f"sizes: expected all of {SIZES}, found no {' '.join(missing)}.")
     return (
         SizesSource(
             options.E,
@@ -230,25 +317,25 @@ def _block_shape(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"\[?([1-9][0-9]{0,4}), ?([1-9][0-9]{0,4})\]?", text)
     if match is None:
-        raise RequestError(f"--block-shape: expected two numbers as in 128,128, found {text!r}.")
+        raise UserError(f"--block-shape: expected two numbers as in 128,128, found {text!r}.")
     return int(match[1]), int(match[2])
 
 
 def read_workloads(path: Path) -> tuple[ModelSource, ...]:
-    """`MODEL tp=N [ep=N] [dtype=D]` a line; empty lines and what follows # are skipped. RequestError names the line."""
+    """`MODEL tp=N [ep=N] [dtype=D]` a line; empty lines and what follows # are skipped. UserError names the line."""
     try:
         lines = cli.read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = "bytes that are no UTF-8" if isinstance(error, UnicodeDecodeError) else reason_of(error)
-        told = f"expected a text file, found: {reason}. Fix: correct the path, or save it as UTF-8."
-        raise RequestError(f"--workloads: {shown_path(path)}: {told}") from error
+        problem = f"expected a text file, found: {reason}. Fix: correct the path, or save it as UTF-8."
+        raise UserError(f"--workloads: {shown_path(path)}: {problem}") from error
     found = []
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()
         if words:
             found.append(_workload(f"{shown_path(path)}, line {number}", words))
     if not found:
-        raise RequestError(f"--workloads: expected a workload a line, found none in {shown_path(path)}.")
+        raise UserError(f"--workloads: expected a workload a line, found none in {shown_path(path)}.")
     return tuple(found)
 
 
@@ -259,9 +346,7 @@ def _workload(where: str, words: list[str]) -> ModelSource:
         key, _, value = setting.partition("=")
         is_sound = value if key == "dtype" else key in ("tp", "ep") and re.fullmatch("[1-9][0-9]{0,3}", value)
         if not is_sound or key in values:
-            raise RequestError(
-                f"{where}: expected «MODEL tp=N [ep=N] [dtype=D]», found {printable(' '.join(words))!r}."
-            )
+            raise UserError(f"{where}: expected «MODEL tp=N [ep=N] [dtype=D]», found {printable(' '.join(words))!r}.")
         values[key] = value
     parallel = Parallel(int(values.get("tp", 1)), int(values.get("ep", 1)))
     return ModelSource(name, parallel, values.get("dtype"), where)
@@ -273,7 +358,7 @@ def arguments_of(source: ModelSource) -> tuple[str, ...]:
     return ("--model", source.name, *sizes, *(("--dtype", source.dtype) if source.dtype else ()))
 
 
-def arguments_of_effort(request: Request) -> tuple[str, ...]:
+def arguments_of_effort(request: TuneRequest) -> tuple[str, ...]:
     """The flags that say how to tune."""
     flags = {
         "--exhaustive": request.effort.exhaustive,

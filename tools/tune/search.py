@@ -8,15 +8,18 @@ group sizes of its best, then what its neighbours found.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+import math
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
+from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
-from tools.tune.desk import Desk
-from tools.tune.model import Subject, kernel_of
-from tools.tune.policy import Budget, Policies, SearchPolicy
+from tools.tune.decide import Budget, Policies, SearchPolicy
+from tools.tune.protocol import Compiled, CompileJob, Event, Runner, Screened, ScreenJob, Subject, kernel_of
 from tools.tune.space import Space
-from tools.tune.strategy import NeighboursFirst, Regime, Strategy, neighbours_in, representatives
 
 
 def search(
@@ -26,32 +29,32 @@ def search(
     wanted: Mapping[int, Sequence[LaunchConfig]],
     strategy: Strategy,
     policies: Policies,
-    desk: Desk,
+    queue: JobQueue,
 ) -> bool:
-    """Fills the desk's landscape. wanted: what is measured in any case, by batch size (baselines, incumbents).
+    """Fills the queue's measurements. wanted: what is measured in any case, by batch size (baselines, incumbents).
 
     Returns whether the clock ended it while the strategy still had kernels to propose.
     """
     regimes = _regimes(subject, space, batch_sizes, policies.search.anchor_factor)
     for num_tokens in batch_sizes:
-        desk.screen(num_tokens, wanted.get(num_tokens, ()))
-    is_cut_short = _screen_kernels(regimes, strategy, policies.budget, desk)
+        queue.screen(num_tokens, wanted.get(num_tokens, ()))
+    is_cut_short = _screen_kernels(regimes, strategy, policies.budget, queue)
     anchors = sorted(itertools.chain.from_iterable(regime.anchors for regime in regimes))
     is_naive = {m: _mode(subject, m) for m in batch_sizes}
     for num_tokens in batch_sizes:
         beside = _beside(num_tokens, [m for m in anchors if is_naive[m] == is_naive[num_tokens]])
         for anchor in beside:
-            desk.screen(num_tokens, desk.landscape.ranking(anchor)[: policies.search.carried])
-    _finish_measuring(desk)
+            queue.screen(num_tokens, queue.measurements.ranking(anchor)[: policies.search.carried])
+    _finish_measuring(queue)
     for num_tokens in batch_sizes:
-        best = _kernels(desk.landscape.ranking(num_tokens))[: policies.search.survivors]
-        desk.screen(num_tokens, [replace(k, GROUP_SIZE_M=size) for k in best for size in space.group_sizes])
-    _finish_measuring(desk)
+        best = _kernels(queue.measurements.ranking(num_tokens))[: policies.search.survivors]
+        queue.screen(num_tokens, [replace(k, GROUP_SIZE_M=size) for k in best for size in space.group_sizes])
+    _finish_measuring(queue)
     for num_tokens in batch_sizes:
         like = [m for m in batch_sizes if is_naive[m] == is_naive[num_tokens] and m != num_tokens]
         for near in _beside(num_tokens, like):
-            desk.screen(num_tokens, desk.landscape.ranking(near)[:2])
-    _finish_measuring(desk)
+            queue.screen(num_tokens, queue.measurements.ranking(near)[:2])
+    _finish_measuring(queue)
     return is_cut_short
 
 
@@ -90,23 +93,23 @@ def _mode(subject: Subject, num_tokens: int) -> tuple[bool, ...]:
     return tuple(subject.routing(num_tokens, shape).is_naive for shape in range(len(subject.shapes)))
 
 
-def _screen_kernels(regimes: Sequence[Regime], strategy: Strategy, budget: Budget, desk: Desk) -> bool:
-    while desk.clock_s < budget.search_s:
-        while desk.has_free_slot and (offer := strategy.propose(regimes, desk.landscape)) is not None:
+def _screen_kernels(regimes: Sequence[Regime], strategy: Strategy, budget: Budget, queue: JobQueue) -> bool:
+    while queue.clock_s < budget.search_s:
+        while queue.has_free_slot and (offer := strategy.propose(regimes, queue.measurements)) is not None:
             regime, kernel = offer
             del regime.pending[kernel]
             for anchor in regime.anchors:
-                desk.screen(anchor, [kernel])
-        if not (desk.is_compiling or desk.is_measuring):
+                queue.screen(anchor, [kernel])
+        if not (queue.is_compiling or queue.is_measuring):
             return False
-        desk.step()
-    desk.forget_compiling()
-    return strategy.propose(regimes, desk.landscape) is not None
+        queue.step()
+    queue.forget_compiling()
+    return strategy.propose(regimes, queue.measurements) is not None
 
 
-def _finish_measuring(desk: Desk) -> None:
-    while desk.is_measuring:
-        desk.step()
+def _finish_measuring(queue: JobQueue) -> None:
+    while queue.is_measuring:
+        queue.step()
 
 
 def _beside(num_tokens: int, others: Sequence[int]) -> list[int]:
@@ -118,3 +121,286 @@ def _beside(num_tokens: int, others: Sequence[int]) -> list[int]:
 
 def _kernels(configs: Iterable[LaunchConfig]) -> list[LaunchConfig]:
     return list(dict.fromkeys(kernel_of(config) for config in configs))
+
+
+# ---------------------------------------------------------------
+# Strategies: in which order kernels are tried, and when to stop. A strategy sees what is pending and what was measured,
+# no more. A *regime* is the batch sizes that run one mode of the kernel (decode's naive mode has binaries of its own).
+
+_UNIT_AXES = tuple(field.name for field in fields(LaunchConfig) if field.name != "GROUP_SIZE_M")
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Its anchors, and in `pending` the kernels that weren't asked for yet."""
+
+    anchors: tuple[int, ...]
+    is_naive: bool
+    pending: dict[LaunchConfig, None]
+
+
+class Strategy(Protocol):
+    """Chooses the next kernel to compile and screen."""
+
+    def propose(self, regimes: Sequence[Regime], measurements: Measurements) -> tuple[Regime, LaunchConfig] | None:
+        """None: nothing that is pending is worth its compilation, as far as is known now."""
+
+
+@dataclass(frozen=True)
+class NeighboursFirst:
+    """Seeds, then whatever is one step away from the best that is known at an anchor; anchors take turns.
+
+    Without turns the anchors whose rows are flat (decode) would have all their near-optimal kernels' neighbours tried
+    before a steep one (prefill) has its second step. seeds: launch configs in the order in which they are tried
+    without knowledge. neighbours: of each kernel, those that differ in one axis by one step. A kernel promises as much
+    as its best measured neighbour; above `promise_limit` (a ratio to the row's best) nothing is compiled.
+    """
+
+    seeds: Mapping[bool, Sequence[LaunchConfig]]
+    neighbours: Mapping[LaunchConfig, tuple[LaunchConfig, ...]]
+    promise_limit: float
+
+    def propose(self, regimes: Sequence[Regime], measurements: Measurements) -> tuple[Regime, LaunchConfig] | None:
+        for regime in regimes:
+            for kernel in self.seeds[regime.is_naive]:
+                if kernel in regime.pending:
+                    return regime, kernel
+        for regime, anchor in _in_turn(regimes):
+            promises = {kernel: self._promise(kernel, anchor, measurements) for kernel in regime.pending}
+            kernel = min(promises, key=promises.__getitem__)
+            if promises[kernel] <= self.promise_limit:
+                return regime, kernel
+        return None
+
+    def _promise(self, kernel: LaunchConfig, anchor: int, measurements: Measurements) -> float:
+        return min((measurements.ratio(anchor, near) for near in self.neighbours[kernel]), default=math.inf)
+
+
+def _in_turn(regimes: Sequence[Regime]) -> list[tuple[Regime, int]]:
+    """Every anchor that has something pending. With each kernel taken, another one comes first."""
+    turns = [(regime, anchor) for regime in regimes if regime.pending for anchor in regime.anchors]
+    if not turns:
+        return []
+    first = -sum(len(regime.pending) for regime in regimes) % len(turns)
+    return turns[first:] + turns[:first]
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """Everything in the order given: exhaustive search, and random search once shuffled."""
+
+    order: Mapping[LaunchConfig, int]
+
+    @classmethod
+    def shuffled(cls, kernels: Iterable[LaunchConfig], seed: int = 0) -> InOrder:
+        order = list(kernels)
+        random.Random(seed).shuffle(order)
+        return cls({kernel: place for place, kernel in enumerate(order)})
+
+    def propose(self, regimes: Sequence[Regime], measurements: Measurements) -> tuple[Regime, LaunchConfig] | None:  # noqa: ARG002
+        offers = [(self.order[kernel], i) for i, regime in enumerate(regimes) for kernel in regime.pending]
+        if not offers:
+            return None
+        place, index = min(offers)
+        return regimes[index], next(kernel for kernel in regimes[index].pending if self.order[kernel] == place)
+
+
+def neighbours_in(kernels: Sequence[LaunchConfig]) -> dict[LaunchConfig, tuple[LaunchConfig, ...]]:
+    """Of each kernel those that differ in one axis, with no other value of that axis between them."""
+    known = set(kernels)
+    values = {axis: sorted({getattr(kernel, axis) for kernel in kernels}, key=_rank) for axis in _UNIT_AXES}
+    found: dict[LaunchConfig, tuple[LaunchConfig, ...]] = {}
+    for kernel in kernels:
+        steps = []
+        for axis, line in values.items():
+            at = line.index(getattr(kernel, axis))
+            for side in (line[at + 1 :], line[:at][::-1]):
+                # Past a gap that doesn't fit the GPU: the next that does.
+                near = next((n for value in side if (n := replace(kernel, **{axis: value})) in known), None)
+                steps += [near] if near is not None else []
+        found[kernel] = tuple(steps)
+    return found
+
+
+def _rank(value: object) -> tuple[bool, str | int]:
+    return (False, 0) if value is None else (True, value if isinstance(value, int) else str(value))
+
+
+def representatives(kernels: Sequence[LaunchConfig], *, is_naive: bool) -> list[LaunchConfig]:
+    """One kernel a tile: the middle of its pipeline depths, warps by the tile's area. Small tiles first.
+
+    In the naive mode a tile has one valid row: only the lowest tiles are worth a try without knowledge.
+    """
+    least_m = min((kernel.BLOCK_SIZE_M for kernel in kernels), default=0)
+    by_tile: dict[tuple[int, int, int], list[LaunchConfig]] = {}
+    for kernel in kernels:
+        if not is_naive or least_m == kernel.BLOCK_SIZE_M:
+            tile = kernel.BLOCK_SIZE_M, kernel.BLOCK_SIZE_N, kernel.BLOCK_SIZE_K
+            by_tile.setdefault(tile, []).append(kernel)
+    return [min(of_tile, key=_distance_from_middle) for _, of_tile in sorted(by_tile.items())]
+
+
+def _distance_from_middle(kernel: LaunchConfig) -> tuple[int, int]:
+    usual_warps = 4 if kernel.BLOCK_SIZE_M * kernel.BLOCK_SIZE_N < 64 * 128 else 8
+    return abs(kernel.num_warps - usual_warps), abs(kernel.num_stages - 3)
+
+
+# ---------------------------------------------------------------
+# Between a search and its runner: compiles before it measures, keeps every result, knows what is open. A search only
+# says which launch config it wants to know at which batch size. Several shapes behind one name are measured apart; a
+# config counts by its worst loss over them.
+
+QUEUE_DEPTH = 3
+"""Measurements handed out at once: enough that the GPU never waits, few enough that each knows the row's best."""
+
+Observer = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of one launch config at one batch size under one shape, in µs."""
+
+    up_us: float
+    down_us: float
+
+    @property
+    def total_us(self) -> float:
+        return self.up_us + self.down_us
+
+
+class Measurements:
+    """What is known so far, by batch size, shape and launch config."""
+
+    def __init__(self, num_shapes: int) -> None:
+        self._num_shapes = num_shapes
+        self._times: dict[tuple[int, int], dict[LaunchConfig, Times]] = {}
+        self._best_us: dict[tuple[int, int], float] = {}
+
+    def add(self, num_tokens: int, shape: int, config: LaunchConfig, times: Times) -> None:
+        row = num_tokens, shape
+        self._times.setdefault(row, {})[config] = times
+        self._best_us[row] = min(self._best_us.get(row, math.inf), times.total_us)
+
+    def best_us(self, num_tokens: int, shape: int) -> float:
+        """Infinite as long as nothing is known."""
+        return self._best_us.get((num_tokens, shape), math.inf)
+
+    def times(self, num_tokens: int, shape: int, config: LaunchConfig) -> Times | None:
+        return self._times.get((num_tokens, shape), {}).get(config)
+
+    def ratio(self, num_tokens: int, config: LaunchConfig) -> float:
+        """Time over the row's best, the worst of all shapes. Infinite: failed, or not measured under all of them."""
+        worst = 1.0
+        for shape in range(self._num_shapes):
+            times = self.times(num_tokens, shape, config)
+            if times is None:
+                return math.inf
+            worst = max(worst, times.total_us / self.best_us(num_tokens, shape))
+        return worst
+
+    def ranking(self, num_tokens: int) -> list[LaunchConfig]:
+        """Every config that is known under all shapes, the best first."""
+        known = [config for config in self._times.get((num_tokens, 0), {}) if self.ratio(num_tokens, config) < math.inf]
+        return sorted(known, key=lambda config: self.ratio(num_tokens, config))
+
+
+class JobQueue:
+    """Turns wishes into jobs, events into a `Measurements`. observe sees every event."""
+
+    def __init__(self, subject: Subject, runner: Runner, give_up_ratio: float, observe: Observer) -> None:
+        self._subject, self._runner, self._observe = subject, runner, observe
+        self._give_up_ratio = give_up_ratio
+        self._compiled: dict[CompileJob, Status] = {}
+        self._compiling: set[CompileJob] = set()
+        self._waiting: dict[CompileJob, list[tuple[int, int, LaunchConfig]]] = {}
+        self._queue: deque[tuple[int, int, LaunchConfig]] = deque()
+        self._asked: set[tuple[int, LaunchConfig]] = set()
+        self._measuring = 0
+        self.measurements = Measurements(len(subject.shapes))
+        self.failures: dict[LaunchConfig, Status] = {}
+
+    @property
+    def clock_s(self) -> float:
+        return self._runner.clock_s
+
+    @property
+    def has_free_slot(self) -> bool:
+        """Whether another kernel can be compiled at once."""
+        return len(self._compiling) < self._runner.compile_slots
+
+    @property
+    def is_compiling(self) -> bool:
+        return bool(self._compiling)
+
+    @property
+    def is_measuring(self) -> bool:
+        return bool(self._measuring or self._queue)
+
+    def screen(self, num_tokens: int, configs: Iterable[LaunchConfig]) -> None:
+        """Wants their times at a batch size; what was asked before is not asked again."""
+        for config in configs:
+            if (num_tokens, config) in self._asked:
+                continue
+            self._asked.add((num_tokens, config))
+            for shape in range(len(self._subject.shapes)):
+                is_naive = self._subject.routing(num_tokens, shape).is_naive
+                self._need(CompileJob(kernel_of(config), shape, is_naive), (num_tokens, shape, config))
+
+    def step(self) -> None:
+        """Hands out what it can and takes in one event. LookupError: nothing is outstanding."""
+        while self._queue and self._measuring < QUEUE_DEPTH:
+            num_tokens, shape, config = self._queue.popleft()
+            limit_us = self.measurements.best_us(num_tokens, shape) * self._give_up_ratio
+            self._runner.submit(ScreenJob(num_tokens, shape, config, limit_us if limit_us < math.inf else None))
+            self._measuring += 1
+        event = self._runner.wait()
+        if isinstance(event, Compiled):
+            self._on_compiled(event)
+        elif isinstance(event, Screened):
+            self._on_screened(event)
+        self._observe(event)
+
+    def finish(self) -> None:
+        """Until everything asked for is known."""
+        while self.is_measuring or self._compiling:
+            self.step()
+
+    def forget_compiling(self) -> None:
+        """What isn't compiled by now is no longer waited for; should it still come, it is measured."""
+        self._waiting.clear()
+        self._compiling.clear()
+
+    def outcomes(self) -> Counter[str]:
+        """Launch configs by what became of them."""
+        failed = Counter(status.value for status in self.failures.values())
+        tried = {config for _, config in self._asked}
+        ok = sum(1 for config in tried if config not in self.failures and kernel_of(config) not in self.failures)
+        return failed + Counter({Status.OK.value: ok})
+
+    def _need(self, job: CompileJob, wish: tuple[int, int, LaunchConfig]) -> None:
+        status = self._compiled.get(job)
+        if status is Status.OK:
+            self._queue.append(wish)
+        elif status is None:
+            self._waiting.setdefault(job, []).append(wish)
+            if job not in self._compiling:
+                self._compiling.add(job)
+                self._runner.submit(job)
+
+    def _on_compiled(self, event: Compiled) -> None:
+        job = event.job
+        self._compiled[job] = event.status
+        self._compiling.discard(job)
+        wishes = self._waiting.pop(job, [])
+        if event.status is Status.OK:
+            self._queue.extend(wishes)
+        else:
+            self.failures[job.config] = event.status
+
+    def _on_screened(self, event: Screened) -> None:
+        self._measuring -= 1
+        job = event.job
+        if event.status is Status.OK:
+            self.measurements.add(job.num_tokens, job.shape, job.config, Times(event.up_us, event.down_us))
+        else:
+            self.failures[job.config] = event.status

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from tools.checkout import reference_triton
+from tools.errors import UserError
 from tools.launch.heuristics import clamped
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import normalise_device_name
@@ -18,66 +18,57 @@ from tools.store.files import canonical_entries, write_file
 from tools.store.launch_config import LaunchConfig
 from tools.text import printable, shown_path
 from tools.tune import evidence
-from tools.tune.delivery import Measured, summarise, write
-from tools.tune.destination import Origin, find_destination
+from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.evidence import Rates
-from tools.tune.gpu_worker import WorkerSpec
-from tools.tune.journal import Journal, JournalError, read_journal
-from tools.tune.journal_lines import Header
-from tools.tune.live_runner import LiveSession
-from tools.tune.model import Event, Screened, Subject
-from tools.tune.output import Existing
-from tools.tune.policy import Budget, Policies, SearchPolicy
-from tools.tune.progress import Reporter, reporter
-from tools.tune.recording import RecordingRunner
-from tools.tune.replay import ReplayRunner
-from tools.tune.report import Summary
-from tools.tune.request import Request, RequestError
-from tools.tune.run_journals import open_journals, partial_path
-from tools.tune.search import usual_strategy
+from tools.tune.journal import Journal, JournalError, JournalHeader, open_journals, partial_path
+from tools.tune.live import LiveSession, Supervisor
+from tools.tune.protocol import DeviceReport, Event, Screened, Subject, WorkerSpec
+from tools.tune.replay import RecordingRunner, ReplayRunner
+from tools.tune.report import Progress, TuneSummary, progress
+from tools.tune.request import TuneRequest
+from tools.tune.search import InOrder, Strategy, usual_strategy
 from tools.tune.space import Space, candidates
-from tools.tune.strategy import InOrder, Strategy
-from tools.tune.supervisor import Supervisor
 from tools.tune.tuner import RowResult, Task, tune, wanted_by_row
+from tools.tune.write import Existing, MeasuredRun, Origin, deliver, find_destination, summarise
 
 
-def tune_here(request: Request, subject: Subject) -> Summary:
+def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     """Tunes on this machine's GPU and writes file and record.
 
-    RequestError, OutputError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError:
+    UserError, OutputError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError:
     the run ended early; its journal is there to resume.
     """
     origin = origin_here()
     place, existing = find_destination(request, subject, origin)
     task = make_task(request, subject, existing)
-    header = Header(subject, request.settings, dict(vars(origin)))
+    header = JournalHeader(subject, request.settings, dict(vars(origin)))
     resume, landscape = request.effort.resume, request.files.record_landscape
     with open_journals(header, landscape, resume=resume) as journals:
         with (
             LiveSession(WorkerSpec(subject, max(task.batch_sizes), request.routing), request.effort.jobs) as live,
             RecordingRunner(live.runner, journals.writers, journals.earlier) as runner,
-            reporter(len(task.batch_sizes), task.policies.budget.search_s) as tell,
+            progress(len(task.batch_sizes), task.policies.budget.search_s) as tell,
         ):
             keep = _row_keeper(tell, partial_path(subject))
             result = tune(task, runner, _observer(tell, live.supervisor), keep)
             report = live.supervisor.report
             for writer in journals.writers:
-                writer.report({**vars(report), "environment": dict(report.environment)})
+                writer.report(report)
             rates = Rates(report.memory_bytes_per_s, report.dense_per_s)
-            measured = Measured(result, report.environment, rates, runner.seconds_in_all, report.notes)
-        summary = write(request, subject, measured, place, existing)
+            measured = MeasuredRun(result, report.environment, rates, runner.seconds_in_all, report.notes)
+        summary = deliver(request, subject, measured, place, existing)
         journals.forget()
         partial_path(subject).unlink(missing_ok=True)
     return summary
 
 
-def replay(request: Request, landscape_path: Path) -> Summary:
-    """Tunes on a kept landscape. Writes only where --output says so. JournalError: it can't be used."""
-    landscape = read_journal(landscape_path)
-    header, device = landscape.header, landscape.device or {}
-    subject, environment = header.subject, device.get("environment") or header.environment
+def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
+    """Tunes on a recorded landscape. Writes only where --output says so. JournalError: it can't be used."""
+    landscape = Journal.read(landscape_path)
+    header, device, environment = landscape.header, landscape.device, landscape.environment
+    subject = header.subject
     if request.files.output:
-        _check_machine(landscape_path, subject, device.get("environment"))
+        _check_machine(landscape_path, subject, device)
     batch_sizes = _recorded(request, landscape)
     missing = [m for m in request.batch_sizes if m not in batch_sizes]
     # What was measured under another routing stays so.
@@ -88,24 +79,24 @@ def replay(request: Request, landscape_path: Path) -> Summary:
     place, existing = find_destination(request, subject, origin) if request.files.output else (None, None)
     task = make_task(request, subject, existing)
     runner = ReplayRunner(landscape)
-    with reporter(len(batch_sizes), task.policies.budget.search_s) as tell:
+    with progress(len(batch_sizes), task.policies.budget.search_s) as tell:
         result = tune(task, runner, tell.event, tell.row)
-    rates = _recorded_rates(device)
+    rates = Rates(device.memory_bytes_per_s, device.dense_per_s) if device else None
     notes = (
-        f"replayed from {printable(landscape_path.name)}: nothing was measured, seconds are the landscape's",
+        f"replayed from {printable(landscape_path.name)}: nothing was measured; times and seconds are the recording's",
         *([f"not in the landscape: batch sizes {', '.join(map(str, missing))}"] if missing else []),
     )
-    measured = Measured(result, environment, rates, runner.clock_s, notes, kernel)
+    measured = MeasuredRun(result, environment, rates, runner.clock_s, notes, kernel)
     if place is None:
         return summarise(subject, measured, ())
-    return write(request, subject, measured, place, existing)
+    return deliver(request, subject, measured, place, existing)
 
 
-def make_task(request: Request, subject: Subject, existing: Existing | None) -> Task:
-    """What to tune, by the request's effort. RequestError: no launch config passes the constraints."""
+def make_task(request: TuneRequest, subject: Subject, existing: Existing | None) -> Task:
+    """What to tune, by the request's effort. UserError: no launch config passes the constraints."""
     space = candidates(subject)
     if not space.kernels:
-        raise RequestError(f"the workload: expected launch configs to try, found none. {space.rejected[0].message}")
+        raise UserError(f"the workload: expected launch configs to try, found none. {space.rejected[0].message}")
     # As vLLM launches it: that is what an engine runs today.
     incumbent = {m: clamped(existing.nearest(m), subject.workload) for m in request.batch_sizes} if existing else {}
     if request.effort.exhaustive:
@@ -117,45 +108,42 @@ def make_task(request: Request, subject: Subject, existing: Existing | None) -> 
 
 
 def origin_here() -> Origin:
-    """The Triton that is installed, and this checkout's kernel. RequestError: there is no Triton."""
+    """The Triton that is installed, and this checkout's kernel. UserError: there is no Triton."""
     try:
         return Origin(metadata.version("triton"), kernel_sha256())
     except metadata.PackageNotFoundError as error:
-        raise RequestError("expected Triton, found none. Fix: run `nox -s tune`, which installs it.") from error
+        raise UserError("expected Triton, found none. Fix: run `nox -s tune`, which installs it.") from error
 
 
-def _strategy(request: Request, task: Task, space: Space) -> Strategy:
+def _strategy(request: TuneRequest, task: Task, space: Space) -> Strategy:
     if request.effort.exhaustive:
         return InOrder({kernel: place for place, kernel in enumerate(space.kernels)})
     wanted: Iterator[LaunchConfig] = (config for row in wanted_by_row(task).values() for config in row)
     return usual_strategy(space, wanted, task.policies.search)
 
 
-def _check_machine(landscape_path: Path, subject: Subject, environment: Mapping[str, Any] | None) -> None:
+def _check_machine(landscape_path: Path, subject: Subject, device: DeviceReport | None) -> None:
     """JournalError: a record of this landscape would be none of a machine."""
-    if environment is None:
+    if device is None or not device.environment:
         raise JournalError(
-            f"{shown_path(landscape_path)}: expected the landscape of a run that came to its end, found one without "
-            "the GPU's own report, which a record needs. Fix: without --output."
+            f"{shown_path(landscape_path)}: expected the landscape of a finished run, found one without the GPU's own "
+            "report, which a record needs. Fix: leave out --output."
         )
+    environment = device.environment
     faults = schemas.faults("record", {"environment": environment})
-    told = [f"{fault.where}: {fault.message}" for fault in faults if fault.where.startswith("environment")]
-    if not told and normalise_device_name(environment["device_name"]) != subject.workload.device_name:
-        told = [f"device_name: {environment['device_name']}, which the workload's isn't"]
-    if told:
+    problems = [f"{fault.where}: {fault.message}" for fault in faults if fault.where.startswith("environment")]
+    if not problems and normalise_device_name(environment["device_name"]) != subject.workload.device_name:
+        problems = [
+            f"device_name: {environment['device_name']}, but the workload is for {subject.workload.device_name}"
+        ]
+    if problems:
         raise JournalError(
-            f"{shown_path(landscape_path)}: expected a GPU's report that a record can hold, found {told[0]}. "
-            "Fix: without --output."
+            f"{shown_path(landscape_path)}: expected a GPU's report that a record can hold, found {problems[0]}. "
+            "Fix: leave out --output."
         )
 
 
-def _recorded_rates(device: Mapping[str, Any]) -> Rates | None:
-    """None: the run was killed before its end. Older landscapes call the first what it was: a copy's."""
-    memory = device.get("memory_bytes_per_s", device.get("copy_bytes_per_s"))
-    return Rates(memory, device["dense_per_s"]) if memory is not None else None
-
-
-def _recorded(request: Request, landscape: Journal) -> tuple[int, ...]:
+def _recorded(request: TuneRequest, landscape: Journal) -> tuple[int, ...]:
     """The batch sizes asked for that the landscape holds. JournalError: none of them."""
     known = {entry.event.job.num_tokens for entry in landscape.entries if hasattr(entry.event.job, "num_tokens")}
     both = tuple(m for m in request.batch_sizes if m in known)
@@ -165,7 +153,7 @@ def _recorded(request: Request, landscape: Journal) -> tuple[int, ...]:
     return both
 
 
-def _row_keeper(tell: Reporter, path: Path) -> Callable[[RowResult], None]:
+def _row_keeper(tell: Progress, path: Path) -> Callable[[RowResult], None]:
     rows: list[RowResult] = []
 
     def keep(row: RowResult) -> None:
@@ -176,7 +164,7 @@ def _row_keeper(tell: Reporter, path: Path) -> Callable[[RowResult], None]:
     return keep
 
 
-def _observer(tell: Reporter, supervisor: Supervisor) -> Callable[[Event], None]:
+def _observer(tell: Progress, supervisor: Supervisor) -> Callable[[Event], None]:
     """Tells what the GPU's process noticed (a busy GPU) as soon as it has reported, not with the results."""
     is_told = False
 

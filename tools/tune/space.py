@@ -10,7 +10,7 @@ from kernels.launch import check_launch
 from tools.launch.axes import AMD, NVIDIA, Axes
 from tools.launch.shared_memory import loop_bytes
 from tools.store.launch_config import LaunchConfig
-from tools.tune.model import Subject
+from tools.tune.protocol import Subject
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Constraint:
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedCandidate:
     """A candidate that is not tried, and the constraint that it breaks."""
 
     config: LaunchConfig
@@ -36,20 +36,20 @@ class Space:
 
     kernels: tuple[LaunchConfig, ...]
     group_sizes: tuple[int, ...]
-    rejected: tuple[Rejected, ...]
+    rejected: tuple[RejectedCandidate, ...]
 
 
 def candidates(subject: Subject, axes: Axes | None = None) -> Space:
     """The subject's space, by its vendor's axes unless others are given."""
     axes = axes or _axes_of(subject)
     kernels: list[LaunchConfig] = []
-    rejected: list[Rejected] = []
+    rejected: list[RejectedCandidate] = []
     for kernel in axes.kernels():
         broken = next(((c.name, why) for c in CONSTRAINTS if (why := c.why(kernel, subject))), None)
         if broken is None:
             kernels.append(kernel)
         else:
-            rejected.append(Rejected(kernel, *broken))
+            rejected.append(RejectedCandidate(kernel, *broken))
     return Space(tuple(kernels), axes.GROUP_SIZE_M, tuple(rejected))
 
 

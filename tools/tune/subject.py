@@ -10,7 +10,7 @@ from typing import Any
 
 from kernels.problem import QuantMode
 from tools import cli
-from tools.errors import reason_of
+from tools.errors import UserError, reason_of
 from tools.launch.heuristics import UnknownHeuristicError, vllm_heuristic
 from tools.registry.devices import DeviceRegistry, normalise_device_name
 from tools.registry.models import Model, ModelRegistry, Quantisation
@@ -18,12 +18,12 @@ from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine, ShardError, explain_pair, shard
 from tools.store.workload import MAX_DIMENSION, Shape, Workload
 from tools.text import printable
-from tools.tune.model import NamedShape, Subject
+from tools.tune.protocol import Subject, SubjectShape
 
 _FLAGS = "give the sizes themselves: --E --N --K --top-k [--dtype] [--block-shape n,k]"
 
 
-class SubjectError(ValueError):
+class SubjectError(UserError):
     """What was named can't be tuned. One line for a person."""
 
 
@@ -73,21 +73,15 @@ class SizesSource:
 Source = ModelSource | ConfigJsonSource | SizesSource
 
 
-@dataclass(frozen=True)
-class Registries:
-    """What is known of models and devices."""
-
-    models: ModelRegistry
-    devices: DeviceRegistry
-
-
-def make_subject(source: Source, device_name: str, registries: Registries, *, all_shapes: bool = False) -> Subject:
+def make_subject(
+    source: Source, device_name: str, models: ModelRegistry, devices: DeviceRegistry, *, all_shapes: bool = False
+) -> Subject:
     """The subject on the device that reports `device_name`.
 
     all_shapes: every shape that registered models have behind the same file name, instead of the one asked for.
     SubjectError: unknown, indivisible, or nothing that this kernel and the engines' heuristics cover.
     """
-    device = registries.devices.get(device_name)
+    device = devices.get(device_name)
     if device is None or device.arch is None or device.target is None or device.smem_bytes_per_block is None:
         found = f"{device_name!r}" + ("" if device is None else " without architecture or shared memory")
         raise SubjectError(
@@ -95,17 +89,17 @@ def make_subject(source: Source, device_name: str, registries: Registries, *, al
             f'"{printable(normalise_device_name(device_name))}" there, with arch and smem_bytes_per_block.'
         )
     try:
-        workload, named, quant = _read(source, device_name, registries.models)
+        workload, named, quant = _read(source, device_name, models)
         _check_sizes(workload, named.shape)
         vllm_heuristic(workload, 1)
     except (RegistryError, ShardError, UnknownHeuristicError) as error:
         hint = f" Or {_FLAGS}." if isinstance(error, RegistryError) else ""
         raise SubjectError(f"{printable(str(error))}{hint}") from error
-    shapes = _shapes(workload, named, registries.models, every=all_shapes)
+    shapes = _shapes(workload, named, models, every=all_shapes)
     return Subject(workload, shapes, quant, device.target, device.arch, device.smem_bytes_per_block)
 
 
-def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Workload, NamedShape, QuantMode]:
+def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Workload, SubjectShape, QuantMode]:
     match source:
         case SizesSource():
             return _of_sizes(source, device_name)
@@ -116,7 +110,7 @@ def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Work
             return _of_model(model, path.parent.name or str(path), parallel, dtype, device_name)
 
 
-def _of_sizes(source: SizesSource, device_name: str) -> tuple[Workload, NamedShape, QuantMode]:
+def _of_sizes(source: SizesSource, device_name: str) -> tuple[Workload, SubjectShape, QuantMode]:
     dtype = None if source.dtype in ("bf16", "fp16") else source.dtype
     device = normalise_device_name(device_name)
     workload = Workload(source.E, source.N, device, dtype, source.block_shape, source.per_channel_quant)
@@ -125,17 +119,19 @@ def _of_sizes(source: SizesSource, device_name: str) -> tuple[Workload, NamedSha
     quant = _quant(dtype, source.dtype, source.block_shape, per_channel)
     if dtype == "int8_w8a16":
         workload = replace(workload, per_channel_quant=False)
-    return workload, NamedShape(Shape(source.K, source.top_k)), quant
+    return workload, SubjectShape(Shape(source.K, source.top_k)), quant
 
 
 def _of_model(
     model: Model, title: str, parallel: Parallel, dtype: str | None, device_name: str
-) -> tuple[Workload, NamedShape, QuantMode]:
+) -> tuple[Workload, SubjectShape, QuantMode]:
     if not model.gated:
-        raise SubjectError(f"{title}: expected gated experts, found a model without a gate, which is another kernel.")
+        raise SubjectError(
+            f"{title}: expected gated experts, found a model without a gate, which needs another kernel."
+        )
     stored = model.quantisation if dtype in (None, model.quantisation.dtype) else Quantisation(str(dtype))
     found = shard(model, Engine.VLLM, device_name=device_name, tp=parallel.tp, ep=parallel.ep, quantisation=stored)
-    named = NamedShape(found.shape, (f"{title} {parallel}",))
+    named = SubjectShape(found.shape, (f"{title} {parallel}",))
     workload = found.workload
     per_channel = stored.per_channel_quant or (
         workload.dtype in ("int8_w8a8", "int8_w8a16") and not workload.block_shape
@@ -160,7 +156,7 @@ def _quant(dtype: str | None, stored: str | None, block_shape: tuple[int, int] |
         raise SubjectError(f"dtype: {error}{fix}") from error
 
 
-def _shapes(workload: Workload, named: NamedShape, models: ModelRegistry, *, every: bool) -> tuple[NamedShape, ...]:
+def _shapes(workload: Workload, named: SubjectShape, models: ModelRegistry, *, every: bool) -> tuple[SubjectShape, ...]:
     """The one asked for first, with every registered model that has it; with `every` the others behind the name too."""
     by_shape: dict[Shape, dict[str, None]] = {named.shape: dict.fromkeys(named.models)}
     for found in explain_pair(workload.E, workload.N, models):
@@ -170,7 +166,7 @@ def _shapes(workload: Workload, named: NamedShape, models: ModelRegistry, *, eve
         shape = Shape(model.K, model.top_k + found.fused_shared_experts)
         if shape == named.shape or every:
             by_shape.setdefault(shape, {})[str(found)] = None
-    return tuple(NamedShape(shape, tuple(names)) for shape, names in by_shape.items())
+    return tuple(SubjectShape(shape, tuple(names)) for shape, names in by_shape.items())
 
 
 def _may_read(stored: Quantisation, workload: Workload) -> bool:
@@ -199,8 +195,8 @@ def read_config_json(path: Path, dtype: str | None = None) -> Model:
     try:
         document = json.loads(cli.read_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        told = f"found: {reason_of(error)}. Fix: give the checkpoint's own"
-        raise SubjectError(f"{printable(str(path))}: expected a model's config.json, {told}") from error
+        reason = f"{reason_of(error)}. Fix: give the checkpoint's own"
+        raise SubjectError(f"{printable(str(path))}: expected a model's config.json, found: {reason}") from error
     if not isinstance(document, dict):
         raise SubjectError(f"{printable(str(path))}: expected an object, found {type(document).__name__}.")
     text = document.get("text_config")

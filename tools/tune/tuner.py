@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
 from tools.measure.statistics import paired_ratio
 from tools.store.launch_config import LaunchConfig
-from tools.tune.confirm import Contest, Samples, common_rounds, confirm
-from tools.tune.desk import Desk, Landscape
-from tools.tune.model import Compiled, Confirmed, Event, Runner, Subject
-from tools.tune.policy import Decision, Policies, PromotionPolicy, decide, passes_gate
-from tools.tune.search import search
+from tools.tune.confirm import Confirmation, RowSamples, common_rounds, confirm
+from tools.tune.decide import Decision, Policies, PromotionPolicy, decide, passes_gate
+from tools.tune.protocol import Compiled, Confirmed, Event, Runner, Subject
+from tools.tune.search import JobQueue, Measurements, Strategy, search
 from tools.tune.space import Space
-from tools.tune.strategy import Strategy
 
 DOWN_FINALISTS = 3
 
@@ -37,26 +35,26 @@ class SeparateDown:
     """Another entry for the down projection alone, and the whole row's time over that with one entry for both."""
 
     entry: LaunchConfig
-    samples: tuple[Samples, ...]
+    samples: tuple[RowSamples, ...]
     ratio: float
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """One batch size, decided. Each tuple of samples has one `Samples` a shape.
+    """One batch size, decided. Each tuple of samples has one `RowSamples` a shape.
 
     shape: index of the shape where the entry loses most; with one shape 0. active_experts: that the routings of that
-    shape reached, on average; None: nobody counted.
+    shape reached, on average; None: not counted.
     """
 
     num_tokens: int
     entry: LaunchConfig
     decision: Decision
     shape: int
-    chosen: tuple[Samples, ...]
-    baseline: tuple[Samples, ...]
-    sglang: tuple[Samples, ...] | None = None
-    incumbent: tuple[Samples, ...] | None = None
+    chosen: tuple[RowSamples, ...]
+    baseline: tuple[RowSamples, ...]
+    sglang: tuple[RowSamples, ...] | None = None
+    incumbent: tuple[RowSamples, ...] | None = None
     down: SeparateDown | None = None
     active_experts: float | None = None
 
@@ -71,12 +69,12 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Result:
-    """A tuned workload. is_cut_short: the search's time ended before its ideas did."""
+class TuneResult:
+    """A tuned workload. is_cut_short: the search stopped at its time limit with candidates left."""
 
     rows: tuple[RowResult, ...]
     counts: Counts
-    landscape: Landscape
+    measurements: Measurements
     is_cut_short: bool
 
 
@@ -87,27 +85,27 @@ class TuneError(RuntimeError):
 OnRow = Callable[[RowResult], None]
 
 
-def tune(task: Task, runner: Runner, observe: Callable[[Event], None], on_row: OnRow) -> Result:
+def tune(task: Task, runner: Runner, observe: Callable[[Event], None], on_row: OnRow) -> TuneResult:
     """Searches, then confirms every row; on_row sees each as it is decided.
 
     TuneError: a row's heuristic doesn't run, so that nothing can be compared with having no file.
     """
     counter = _Counter(observe)
-    desk = Desk(task.subject, runner, task.policies.search.give_up_ratio, counter)
+    queue = JobQueue(task.subject, runner, task.policies.search.give_up_ratio, counter)
     is_cut_short = search(
-        task.subject, task.space, task.batch_sizes, wanted_by_row(task), task.strategy, task.policies, desk
+        task.subject, task.space, task.batch_sizes, wanted_by_row(task), task.strategy, task.policies, queue
     )
     rows: list[RowResult] = []
     for done, num_tokens in enumerate(task.batch_sizes):
         left_s = max(0.0, task.policies.budget.total_s - runner.clock_s)
         deadline_s = runner.clock_s + left_s / (len(task.batch_sizes) - done)
-        row = _row(task, runner, desk.landscape, num_tokens, counter, deadline_s)
+        row = _row(task, runner, queue.measurements, num_tokens, counter, deadline_s)
         rows.append(row)
         on_row(row)
-    outcomes = desk.outcomes()
+    outcomes = queue.outcomes()
     outcomes["constraints"] += len(task.space.rejected)
     counts = Counts(counter.kernels, counter.measurements, dict(outcomes))
-    return Result(tuple(rows), counts, desk.landscape, is_cut_short)
+    return TuneResult(tuple(rows), counts, queue.measurements, is_cut_short)
 
 
 def baselines(subject: Subject, num_tokens: int) -> tuple[LaunchConfig, LaunchConfig]:
@@ -128,7 +126,7 @@ def wanted_by_row(task: Task) -> dict[int, tuple[LaunchConfig, ...]]:
 def _row(
     task: Task,
     runner: Runner,
-    landscape: Landscape,
+    measurements: Measurements,
     num_tokens: int,
     observe: Callable[[Event], None],
     deadline_s: float,
@@ -137,49 +135,55 @@ def _row(
     incumbent = task.incumbent.get(num_tokens)
     always = [vllm, *([incumbent] if incumbent else [])]
     # SGLang's heuristic is one more candidate: once it is beaten, a few samples are figure enough.
-    finalists = [*landscape.ranking(num_tokens)[: task.policies.confirm.finalists], sglang]
-    contest = confirm(task.subject, runner, num_tokens, finalists, always, task.policies.confirm, observe, deadline_s)
-    if vllm not in contest.samples:
-        status, message = contest.failures[vllm]
-        raise TuneError(f"M={num_tokens}: expected vLLM's heuristic to run, found {status.value}: {message}.")
-    entry, decision = _decide(contest, finalists, incumbent, vllm, task.policies.promotion)
-    down = (
-        _separate_down(task, runner, landscape, num_tokens, entry, observe, deadline_s) if task.separate_down else None
+    finalists = [*measurements.ranking(num_tokens)[: task.policies.confirm.finalists], sglang]
+    confirmation = confirm(
+        task.subject, runner, num_tokens, finalists, always, task.policies.confirm, observe, deadline_s
     )
-    shape = contest.worst_shape(entry)
+    if vllm not in confirmation.samples:
+        status, message = confirmation.failures[vllm]
+        raise TuneError(f"M={num_tokens}: expected vLLM's heuristic to run, found {status.value}: {message}.")
+    entry, decision = _decide(confirmation, finalists, incumbent, vllm, task.policies.promotion)
+    down = (
+        _separate_down(task, runner, measurements, num_tokens, entry, observe, deadline_s)
+        if task.separate_down
+        else None
+    )
+    shape = confirmation.worst_shape(entry)
     # What is compared in the record comes from the same rounds.
-    compared = [config for config in (entry, vllm, incumbent) if config in contest.samples]
-    rounds = min(len(samples.up_us) for config in compared for samples in contest.samples[config])
-    told = {config: tuple(samples.first(rounds) for samples in contest.samples[config]) for config in compared}
+    compared = [config for config in (entry, vllm, incumbent) if config in confirmation.samples]
+    rounds = min(len(samples.up_us) for config in compared for samples in confirmation.samples[config])
+    same_rounds = {
+        config: tuple(samples.first(rounds) for samples in confirmation.samples[config]) for config in compared
+    }
     return RowResult(
         num_tokens,
         entry,
         decision,
         shape,
-        told[entry],
-        told[vllm],
-        contest.samples.get(sglang),
-        told.get(incumbent) if incumbent else None,
+        same_rounds[entry],
+        same_rounds[vllm],
+        confirmation.samples.get(sglang),
+        same_rounds.get(incumbent) if incumbent else None,
         down,
-        contest.active_experts[shape],
+        confirmation.active_experts[shape],
     )
 
 
 def _decide(
-    contest: Contest,
+    confirmation: Confirmation,
     finalists: Sequence[LaunchConfig],
     incumbent: LaunchConfig | None,
     vllm: LaunchConfig,
     policy: PromotionPolicy,
 ) -> tuple[LaunchConfig, Decision]:
     """The challenger is the finalist with the least worst-case loss of those that pass the gate under every shape."""
-    candidates = [config for config in finalists if config in contest.samples and config not in (vllm, incumbent)]
-    challenger = contest.best_of(config for config in candidates if passes_gate(contest.beside(config, vllm)))
-    standing = incumbent if incumbent in contest.samples else None
+    candidates = [config for config in finalists if config in confirmation.samples and config not in (vllm, incumbent)]
+    challenger = confirmation.best_of(config for config in candidates if passes_gate(confirmation.beside(config, vllm)))
+    standing = incumbent if incumbent in confirmation.samples else None
     decision = decide(
-        contest.beside(challenger, vllm) if challenger else None,
-        contest.beside(standing, vllm) if standing else None,
-        contest.beside(challenger, standing) if challenger and standing else None,
+        confirmation.beside(challenger, vllm) if challenger else None,
+        confirmation.beside(standing, vllm) if standing else None,
+        confirmation.beside(challenger, standing) if challenger and standing else None,
         policy,
     )
     entry = {Decision.PROMOTE: challenger, Decision.RETAIN: standing}.get(decision) or vllm
@@ -189,7 +193,7 @@ def _decide(
 def _separate_down(
     task: Task,
     runner: Runner,
-    landscape: Landscape,
+    measurements: Measurements,
     num_tokens: int,
     entry: LaunchConfig,
     observe: Callable[[Event], None],
@@ -199,30 +203,32 @@ def _separate_down(
     shapes = range(len(task.subject.shapes))
 
     def down_us(config: LaunchConfig) -> float:
-        return max(t.down_us if (t := landscape.times(num_tokens, s, config)) else float("inf") for s in shapes)
+        return max(t.down_us if (t := measurements.times(num_tokens, s, config)) else float("inf") for s in shapes)
 
-    same_tile = [c for c in landscape.ranking(num_tokens) if c.BLOCK_SIZE_M == entry.BLOCK_SIZE_M and c != entry]
+    same_tile = [c for c in measurements.ranking(num_tokens) if c.BLOCK_SIZE_M == entry.BLOCK_SIZE_M and c != entry]
     rivals = sorted(same_tile, key=down_us)[:DOWN_FINALISTS]
     if not rivals:
         return None
     always, policy = [entry, *rivals], task.policies.confirm
-    contest = confirm(task.subject, runner, num_tokens, rivals, always, policy, observe, deadline_s)
+    confirmation = confirm(task.subject, runner, num_tokens, rivals, always, policy, observe, deadline_s)
     found = [
-        _with_down(contest, entry, rival) for rival in rivals if rival in contest.samples and entry in contest.samples
+        _with_down(confirmation, entry, rival)
+        for rival in rivals
+        if rival in confirmation.samples and entry in confirmation.samples
     ]
     best = min(found, key=lambda down: down.ratio, default=None)
     return best if best and best.ratio <= 1.0 - task.policies.promotion.min_improvement_pct / 100.0 else None
 
 
-def _with_down(contest: Contest, entry: LaunchConfig, rival: LaunchConfig) -> SeparateDown:
+def _with_down(confirmation: Confirmation, entry: LaunchConfig, rival: LaunchConfig) -> SeparateDown:
     """The row's time with the rival for down over that with the entry for both, under the shape that gains least."""
     ratios = []
-    for own, other in zip(contest.samples[entry], contest.samples[rival], strict=True):
+    for own, other in zip(confirmation.samples[entry], confirmation.samples[rival], strict=True):
         up_us, down_us, total_us = common_rounds(own.up_us, other.down_us, own.total_us)
         mixed = [up + down for up, down in zip(up_us, down_us, strict=True)]
         ratio = paired_ratio(mixed, total_us)
         ratios.append(ratio.median if ratio.high < 1.0 else 1.0)
-    return SeparateDown(rival, contest.samples[rival], max(ratios))
+    return SeparateDown(rival, confirmation.samples[rival], max(ratios))
 
 
 class _Counter:

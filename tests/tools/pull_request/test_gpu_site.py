@@ -28,7 +28,7 @@ from tools.store.config_file import ConfigFile
 from tools.store.record import Environment
 from tools.store.workload import Shape
 from tools.tune import request as tune_request
-from tools.tune.subject import Registries, make_subject
+from tools.tune.subject import make_subject
 
 HERE = GpuBackend("NVIDIA H100 80GB HBM3", reference_triton(), reference_triton())
 MAIN = {64: entry(num_stages=2)}
@@ -161,7 +161,7 @@ def test_benches_mains_file_where_it_is_to_be_removed(seen: Seen) -> None:
 def test_the_tuner_tunes_the_plans_workload(file: PlannedFile) -> None:
     request = tune_request.parse(HERE.tune_arguments(file))
     (source,) = request.sources
-    subject = make_subject(source, H100, Registries(load_models(), load_devices()), all_shapes=request.all_shapes)
+    subject = make_subject(source, H100, load_models(), load_devices(), all_shapes=request.all_shapes)
     assert subject.workload == file.id.workload
     assert [shape.shape for shape in subject.shapes] == [Shape(4096, 2)]
 

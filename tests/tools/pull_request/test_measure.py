@@ -31,7 +31,7 @@ from tools.store import schemas
 from tools.store.files import read_file, record_path
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
-from tools.tune.journal import read_journal
+from tools.tune.journal import Journal
 from tools.tune.tuner import baselines
 
 LANDSCAPE = Path(__file__).parents[1] / "tune" / "landscape.jsonl.gz"
@@ -121,7 +121,7 @@ class TestOnALandscape:
         assert (file.rows[64].measured_us, file.rows[64].verdict) == (None, None)
 
     def test_the_heuristics_own_entry_is_the_same(self, tmp_path: Path, landscapes: Path) -> None:
-        heuristic, _ = baselines(read_journal(LANDSCAPE).header.subject, 64)
+        heuristic, _ = baselines(Journal.read(LANDSCAPE).header.subject, 64)
         (file,) = run(tmp_path, landscapes, workload_of({64: heuristic})).files
         assert file.rows[64].verdict == "same"
         assert file.rows[64].measured_us == file.rows[64].heuristic_us

@@ -13,9 +13,8 @@ from tools.compile.outcome import Status
 from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape, Workload
-from tools.tune.journal import Entry, Journal
-from tools.tune.journal_lines import Header
-from tools.tune.model import Compiled, CompileJob, NamedShape, Screened, ScreenJob, Subject
+from tools.tune.journal import Journal, JournalEntry, JournalHeader
+from tools.tune.protocol import Compiled, CompileJob, Screened, ScreenJob, Subject, SubjectShape
 from tools.tune.space import Space, candidates
 from tools.tune.tuner import baselines
 
@@ -27,7 +26,7 @@ def subject() -> Subject:
     """Mixtral 8x7B TP2 in bf16 on an H100."""
     return Subject(
         Workload(8, 7168, "NVIDIA_H100_80GB_HBM3"),
-        (NamedShape(Shape(4096, 2), ("mistralai/Mixtral-8x7B-v0.1 tp=2",)),),
+        (SubjectShape(Shape(4096, 2), ("mistralai/Mixtral-8x7B-v0.1 tp=2",)),),
         QuantMode(),
         Target("cuda", 90, 32),
         "sm_90",
@@ -71,20 +70,20 @@ def make_landscape(subject: Subject, space: Space) -> Callable[..., Journal]:
         times: Callable[[int, int, LaunchConfig], tuple[float, float]] = lambda m, shape, config: model_us(m, config),
         spoil: Callable[[Screened], Screened] = lambda event: event,
     ) -> Journal:
-        entries: list[Entry] = []
+        entries: list[JournalEntry] = []
         kernels = dict.fromkeys(space.kernels)
         extra = {c for m in batch_sizes for c in baselines(of, m)}
         kernels |= dict.fromkeys(replace(c, GROUP_SIZE_M=1) for c in extra)
         for shape in range(len(of.shapes)):
             for kernel in kernels:
                 for is_naive in (False, True):
-                    entries.append(Entry(Compiled(CompileJob(kernel, shape, is_naive), Status.OK, 1.0, 2), 0.0))
+                    entries.append(JournalEntry(Compiled(CompileJob(kernel, shape, is_naive), Status.OK, 1.0, 2), 0.0))
                 for num_tokens in batch_sizes:
                     groups = {*space.group_sizes, *(c.GROUP_SIZE_M for c in extra)}
                     for config in (replace(kernel, GROUP_SIZE_M=group) for group in sorted(groups)):
                         up_us, down_us = times(num_tokens, shape, config)
                         job = ScreenJob(num_tokens, shape, config)
-                        entries.append(Entry(spoil(Screened(job, Status.OK, 0.004, up_us, down_us)), 0.0))
-        return Journal(Header(of, {}, {"triton": "3.8.0"}), tuple(entries))
+                        entries.append(JournalEntry(spoil(Screened(job, Status.OK, 0.004, up_us, down_us)), 0.0))
+        return Journal(JournalHeader(of, {}, {"triton": "3.8.0"}), tuple(entries))
 
     return make

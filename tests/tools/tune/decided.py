@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from tools.store.files import canonical_entries, canonical_record
 from tools.store.launch_config import LaunchConfig
 from tools.tune import evidence
-from tools.tune.confirm import Samples
-from tools.tune.evidence import Rates, Run
-from tools.tune.model import Subject
-from tools.tune.policy import Decision
+from tools.tune.confirm import RowSamples
+from tools.tune.decide import Decision
+from tools.tune.evidence import Provenance, Rates
+from tools.tune.protocol import Subject
 from tools.tune.tuner import Counts, RowResult, SeparateDown
 
+NAME = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json"
 ENTRY = LaunchConfig(16, 64, 128, 8, 4, 4)
 DOWN_ENTRY = LaunchConfig(16, 128, 128, 1, 4, 3)
 COUNTS = Counts(120, 640, {"ok": 100, "constraints": 20, "correctness": 0})
@@ -27,13 +30,13 @@ ENVIRONMENT = {
     "triton": "3.8.0",
     "python": "3.12.3",
 }
-RUN = Run(ENVIRONMENT, {"routing": "uniform"}, 28.73, "2026-01-31", "ab" * 32, H100_RATES)
+RUN = Provenance(ENVIRONMENT, {"routing": "uniform"}, 28.73, "2026-01-31", "ab" * 32, H100_RATES)
 
 
-def samples(total_us: float, count: int = 5) -> Samples:
+def samples(total_us: float, count: int = 5) -> RowSamples:
     """Around the median by up to 2 %; two thirds are up's."""
     spread = [0.98 + 0.04 * i / (count - 1) for i in range(count)]
-    return Samples(tuple(total_us * s * 2 / 3 for s in spread), tuple(total_us * s / 3 for s in spread))
+    return RowSamples(tuple(total_us * s * 2 / 3 for s in spread), tuple(total_us * s / 3 for s in spread))
 
 
 def row(num_tokens: int, chosen_us: float, baseline_us: float, **changes: Any) -> RowResult:
@@ -58,3 +61,14 @@ def with_down(num_tokens: int, chosen_us: float, baseline_us: float) -> RowResul
 def record_of(subject: Subject, rows: Iterable[int], config: bytes = b"{}\n", **changes: Any) -> dict[str, Any]:
     """The record that a run wrote which measured these batch sizes; changes as the record has them."""
     return evidence.record(subject, [row(m, 10.0, 20.0) for m in rows], COUNTS, RUN, config, {}) | changes
+
+
+def put_file(
+    folder: Path, entries: Mapping[int, LaunchConfig], name: str = NAME, with_record: dict[str, Any] | None = None
+) -> None:
+    """A tuned file and, where one is given, its record, in a folder of tiers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(canonical_entries(entries))
+    if with_record is not None:
+        (folder / "records").mkdir(exist_ok=True)
+        (folder / "records" / name).write_bytes(canonical_record(with_record))

@@ -16,10 +16,9 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 from tools.tune import __main__ as command
-from tools.tune import run_journals, session
-from tools.tune.gpu_worker import DeviceReport
-from tools.tune.journal import Journal, read_journal
-from tools.tune.model import CompileJob, Confirmed, ConfirmJob, Event, Job, ScreenJob
+from tools.tune import journal, session
+from tools.tune.journal import Journal
+from tools.tune.protocol import CompileJob, Confirmed, ConfirmJob, Event, Job, ScreenJob
 from tools.tune.replay import ReplayRunner
 
 
@@ -58,9 +57,7 @@ class ReplaySession:
     """In the place of `LiveSession`."""
 
     def __init__(self, landscape: Journal, seconds: float, asked: Path) -> None:
-        device = dict(landscape.device or {})
-        report = DeviceReport(device["environment"], device["copy_bytes_per_s"], device["dense_per_s"])
-        self.supervisor = SimpleNamespace(report=report)
+        self.supervisor = SimpleNamespace(report=landscape.device)
         self.runner = SlowReplay(landscape, seconds, asked)
 
     def __enter__(self) -> Self:
@@ -71,9 +68,9 @@ class ReplaySession:
 
 
 def main(journals: str, asked: str, seconds: str, landscape_path: str, *flags: str) -> int:
-    landscape = read_journal(Path(landscape_path))
-    device_name = str(dict(landscape.device or {})["environment"]["device_name"])
-    run_journals.JOURNALS = Path(journals)
+    landscape = Journal.read(Path(landscape_path))
+    device_name = str(landscape.environment["device_name"])
+    journal.JOURNALS = Path(journals)
     session.LiveSession = lambda spec, jobs: ReplaySession(landscape, float(seconds), Path(asked))  # type: ignore[assignment,misc]
     command.find_gpu = lambda: device_name  # type: ignore[attr-defined]
     return command.main(flags)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
-from tools.tune.model import Compiled, CompileJob, Confirmed, ConfirmJob, Event, Job, Screened, ScreenJob, Series
+from tools.tune.protocol import Compiled, CompileJob, Confirmed, ConfirmJob, Event, Job, Screened, ScreenJob, Series
 
 Times = Callable[[ConfirmJob, LaunchConfig], tuple[float, ...]]
 

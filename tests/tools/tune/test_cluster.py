@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
+from tools.errors import UserError
 from tools.store.files import read_file, write_file
 from tools.tune import __main__ as command
-from tools.tune.cluster import ClusterError, Done, Job, run_here, tune_on_cluster
+from tools.tune.cluster import NodeJob, NodeResult, run_here, tune_on_cluster
 
 LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
 NAME = "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"
-REPLAY = Job("DeepSeek-V3 tp=16", ("--replay", str(LANDSCAPE), "--num-tokens", "64"))
+REPLAY = NodeJob("DeepSeek-V3 tp=16", ("--replay", str(LANDSCAPE), "--num-tokens", "64"))
 
-OnNode = Callable[[Job, dict[str, bytes]], Done]
+OnNode = Callable[[NodeJob, dict[str, bytes]], NodeResult]
 
 
 @dataclass
@@ -52,7 +53,7 @@ class FakeRay:
         def decorate(function: OnNode) -> Any:
             class Remote:
                 @staticmethod
-                def remote(job: Job, before: dict[str, bytes]) -> Callable[[], Done]:
+                def remote(job: NodeJob, before: dict[str, bytes]) -> Callable[[], NodeResult]:
                     return lambda: (self.on_node or function)(job, before)
 
             return Remote
@@ -63,7 +64,7 @@ class FakeRay:
         assert num_returns == 1
         return [waiting[-1]], list(waiting[:-1])
 
-    def get(self, ready: Callable[[], Done]) -> Done:
+    def get(self, ready: Callable[[], NodeResult]) -> NodeResult:
         return ready()
 
 
@@ -71,7 +72,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def tune(ray: FakeRay, output: Path, *jobs: Job) -> tuple[int, list[str]]:
+def tune(ray: FakeRay, output: Path, *jobs: NodeJob) -> tuple[int, list[str]]:
     """(exit code, what was said)."""
     said: list[str] = []
     code = tune_on_cluster("auto", jobs, output, said.append, ray)
@@ -80,10 +81,10 @@ def tune(ray: FakeRay, output: Path, *jobs: Job) -> tuple[int, list[str]]:
 
 
 def comes_to(exit_code: int = 0, log: str = "", **changed: bytes | None) -> OnNode:
-    return lambda job, before: Done(job, exit_code, changed, log)
+    return lambda job, before: NodeResult(job, exit_code, changed, log)
 
 
-ONE, TWO = Job("one", ("--model", "a/A")), Job("two", ("--model", "b/B"))
+ONE, TWO = NodeJob("one", ("--model", "a/A")), NodeJob("two", ("--model", "b/B"))
 
 
 # ---------------------------------------------------------------
@@ -97,24 +98,25 @@ def test_a_job_takes_a_gpu_and_is_not_repeated(tmp_path: Path) -> None:
 
 
 def test_results_are_taken_over_as_they_come(tmp_path: Path) -> None:
-    ray = FakeRay(lambda job, before: Done(job, 0, {f"{job.title}.json": job.title.encode()}, ""))
+    ray = FakeRay(lambda job, before: NodeResult(job, 0, {f"{job.title}.json": job.title.encode()}, ""))
     assert tune(ray, tmp_path / "out", ONE, TWO) == (0, ["two: tuned", "one: tuned"])
     assert files(tmp_path / "out") == {"one.json": b"one", "two.json": b"two"}
 
 
-def test_a_node_is_given_tuned_files_and_records_and_nothing_else(tmp_path: Path) -> None:
+def test_a_node_is_given_tuned_files_records_and_the_devices_names_and_nothing_else(tmp_path: Path) -> None:
     """In a checkout that itself may lie below a folder named registry."""
     output = tmp_path / "registry" / "configs"
-    for name in ("a.json", "triton_3_6_0/a.json", "records/a.json", "registry/devices.json", "README.md"):
+    carried = ("a.json", "triton_3_6_0/a.json", "records/a.json", "registry/devices.json")
+    for name in (*carried, "registry/models.json", "README.md"):
         write_file(output / name, name.encode())
     given: list[dict[str, bytes]] = []
 
-    def on_node(job: Job, before: dict[str, bytes]) -> Done:
+    def on_node(job: NodeJob, before: dict[str, bytes]) -> NodeResult:
         given.append(before)
-        return Done(job, 0, {}, "")
+        return NodeResult(job, 0, {}, "")
 
     tune(FakeRay(on_node), output, ONE)
-    assert given == [{name: name.encode() for name in ("a.json", "triton_3_6_0/a.json", "records/a.json")}]
+    assert given == [{name: name.encode() for name in carried}]
 
 
 def test_a_node_may_take_a_file_away(tmp_path: Path) -> None:
@@ -124,9 +126,9 @@ def test_a_node_may_take_a_file_away(tmp_path: Path) -> None:
 
 
 def test_a_job_that_fails_is_told_by_its_last_line_and_the_others_go_on(tmp_path: Path) -> None:
-    def on_node(job: Job, before: dict[str, bytes]) -> Done:
-        failed = Done(job, 2, {}, "tune: M=1: promote\ntune: GPU: expected one\x1b[31m of these\n")
-        return failed if job == TWO else Done(job, 0, {"one.json": b"1"}, "")
+    def on_node(job: NodeJob, before: dict[str, bytes]) -> NodeResult:
+        failed = NodeResult(job, 2, {}, "tune: M=1: promote\ntune: GPU: expected one\x1b[31m of these\n")
+        return failed if job == TWO else NodeResult(job, 0, {"one.json": b"1"}, "")
 
     code, said = tune(FakeRay(on_node), tmp_path, ONE, TWO)
     assert code == 2
@@ -139,10 +141,10 @@ def test_a_silent_failure_is_told_too(tmp_path: Path) -> None:
 
 
 def test_a_node_that_dies_fails_its_job_alone(tmp_path: Path) -> None:
-    def on_node(job: Job, before: dict[str, bytes]) -> Done:
+    def on_node(job: NodeJob, before: dict[str, bytes]) -> NodeResult:
         if job == TWO:
             raise RuntimeError("the node died")
-        return Done(job, 0, {}, "")
+        return NodeResult(job, 0, {}, "")
 
     code, said = tune(FakeRay(on_node), tmp_path, ONE, TWO)
     assert (code, said) == (1, ["two: failed: RuntimeError: the node died", "one: tuned"])
@@ -157,7 +159,7 @@ def test_the_cluster_is_left_whatever_happens(tmp_path: Path) -> None:
 
 
 def test_no_cluster_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match=r"^--ray auto: expected a cluster, found: no\\nanswer$"):
+    with pytest.raises(UserError, match=r"^--ray auto: expected a cluster, found: no\\nanswer$"):
         tune(FakeRay(refuses="no\nanswer"), tmp_path, ONE)
 
 
@@ -170,7 +172,7 @@ def test_without_ray_the_package_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without_ray)
-    with pytest.raises(ClusterError, match=r"--ray: expected the package ray, found none\. Fix: pip install"):
+    with pytest.raises(UserError, match=r"--ray: expected the package ray, found none\. Fix: pip install"):
         tune_on_cluster("auto", [ONE], tmp_path, lambda line: None)
 
 
@@ -186,7 +188,7 @@ def test_a_node_tunes_and_brings_back_file_and_record(tmp_path: Path) -> None:
 
 def test_the_files_that_stand_here_are_the_nodes_incumbents(tmp_path: Path) -> None:
     """Without them a node would write its rows over a whole file, and beat nobody to do so."""
-    tune(FakeRay(), tmp_path, Job("all", (*REPLAY.arguments[:2],)))
+    tune(FakeRay(), tmp_path, NodeJob("all", (*REPLAY.arguments[:2],)))
     before = files(tmp_path)
     tune(FakeRay(), tmp_path, REPLAY)
     after = files(tmp_path)
@@ -207,7 +209,7 @@ def test_a_node_brings_back_only_what_it_changed() -> None:
 
 
 def test_a_node_that_refuses_brings_back_nothing_but_its_line() -> None:
-    done = run_here(Job("x", ("--replay", "no such file")), {})
+    done = run_here(NodeJob("x", ("--replay", "no such file")), {})
     assert (done.exit_code, done.files) == (2, {})
     assert done.log.startswith("tune: no such file: expected a journal of the tuner")
 
@@ -227,7 +229,10 @@ def test_rows_alone_are_not_tuned_into_configs_from_afar(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("folder", "told"),
     [
-        ("triton_3_8_0", "expected the folder above .*/triton_3_8_0 with --ray"),
+        (
+            "triton_3_8_0",
+            r"expected with --ray a folder that holds tiers, found the tier .*triton_3_8_0\. Fix: name",
+        ),
         ("legacy_configs", "a folder that holds tiers"),
     ],
 )

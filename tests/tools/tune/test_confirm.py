@@ -12,9 +12,9 @@ from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
-from tools.tune.confirm import Contest, Samples, confirm
-from tools.tune.model import Compiled, CompileJob, ConfirmJob, Event, NamedShape, Subject
-from tools.tune.policy import ConfirmPolicy
+from tools.tune.confirm import Confirmation, RowSamples, confirm
+from tools.tune.decide import ConfirmPolicy
+from tools.tune.protocol import Compiled, CompileJob, ConfirmJob, Event, Subject, SubjectShape
 
 A = LaunchConfig(16, 64, 64, 8, 4, 2)
 B = replace(A, num_stages=3)
@@ -28,12 +28,12 @@ def run(
     runner: ScriptedRunner,
     finalists: Sequence[LaunchConfig] = (A, B, C),
     deadline_s: float = math.inf,
-) -> tuple[Contest, list[ConfirmJob]]:
+) -> tuple[Confirmation, list[ConfirmJob]]:
     seen: list[Event] = []
-    contest = confirm(subject, runner, 64, finalists, [HEURISTIC], POLICY, seen.append, deadline_s)
+    confirmation = confirm(subject, runner, 64, finalists, [HEURISTIC], POLICY, seen.append, deadline_s)
     jobs = [job for job in runner.asked if isinstance(job, ConfirmJob)]
     assert len(seen) == len(jobs)
-    return contest, jobs
+    return confirmation, jobs
 
 
 def noisy(job: ConfirmJob, us: float) -> tuple[float, ...]:
@@ -52,15 +52,15 @@ def test_all_are_measured_together_first(subject: Subject) -> None:
 
 
 def test_the_beaten_are_not_measured_further_but_the_heuristic_is(subject: Subject) -> None:
-    contest, jobs = run(subject, steady(a=10.0, b=11.0, c=12.0))
+    confirmation, jobs = run(subject, steady(a=10.0, b=11.0, c=12.0))
     assert [job.configs for job in jobs] == [(A, B, C, HEURISTIC), (A, HEURISTIC)]
-    assert {config: len(samples[0].up_us) for config, samples in contest.samples.items()} == {
+    assert {config: len(samples[0].up_us) for config, samples in confirmation.samples.items()} == {
         A: 16,
         B: 8,
         C: 8,
         HEURISTIC: 16,
     }
-    assert contest.best_of([A, B, C]) == A
+    assert confirmation.best_of([A, B, C]) == A
 
 
 def test_rivals_within_noise_are_measured_until_the_policy_ends_it(subject: Subject) -> None:
@@ -80,11 +80,11 @@ def test_a_high_clock_makes_nobody_win_who_was_dropped(subject: Subject) -> None
             super().submit(job)  # type: ignore[arg-type]
 
     runner = Drifting(lambda job, config: (us[config] * runner.clock,) * job.rounds)
-    contest, jobs = run(subject, runner)
+    confirmation, jobs = run(subject, runner)
     assert C not in jobs[1].configs
-    assert contest.best_of([A, B, C]) == A
-    assert contest.loss(C) == pytest.approx(1.01)
-    assert contest.beside(C, HEURISTIC)[0].ratio.median == pytest.approx(101.0 / 105.0)
+    assert confirmation.best_of([A, B, C]) == A
+    assert confirmation.loss(C) == pytest.approx(1.01)
+    assert confirmation.beside(C, HEURISTIC)[0].ratio.median == pytest.approx(101.0 / 105.0)
 
 
 def test_a_lead_below_the_noise_is_no_lead(subject: Subject) -> None:
@@ -95,9 +95,9 @@ def test_a_lead_below_the_noise_is_no_lead(subject: Subject) -> None:
 
 def test_the_clock_ends_it_but_not_before_the_first_job(subject: Subject) -> None:
     runner = ScriptedRunner(lambda job, config: noisy(job, 10.0))
-    contest, jobs = run(subject, runner, deadline_s=0.0)
+    confirmation, jobs = run(subject, runner, deadline_s=0.0)
     assert len(jobs) == 1
-    assert set(contest.samples) == {A, B, C, HEURISTIC}
+    assert set(confirmation.samples) == {A, B, C, HEURISTIC}
 
 
 def test_a_finalist_that_is_the_heuristic_is_measured_once(subject: Subject) -> None:
@@ -107,10 +107,10 @@ def test_a_finalist_that_is_the_heuristic_is_measured_once(subject: Subject) -> 
 
 def test_whoever_fails_is_out_with_the_reason(subject: Subject) -> None:
     runner = replace_failing(steady(a=10.0, b=11.0), {A: Status.CORRECTNESS})
-    contest, jobs = run(subject, runner)
-    assert contest.failures == {A: (Status.CORRECTNESS, "no")}
-    assert contest.loss(A) == math.inf
-    assert contest.best_of([A, B]) == B
+    confirmation, jobs = run(subject, runner)
+    assert confirmation.failures == {A: (Status.CORRECTNESS, "no")}
+    assert confirmation.loss(A) == math.inf
+    assert confirmation.best_of([A, B]) == B
     assert A not in jobs[1].configs
 
 
@@ -124,28 +124,28 @@ def test_whoever_fails_later_loses_what_it_had(subject: Subject) -> None:
             self.failing = {A: Status.RUNTIME} if self.asked else {}
             super().submit(job)  # type: ignore[arg-type]
 
-    contest, _ = run(subject, FailsAtItsSecondJob(steady(a=10.0, b=11.0).times))
-    assert A not in contest.samples
-    assert contest.failures[A][0] is Status.RUNTIME
+    confirmation, _ = run(subject, FailsAtItsSecondJob(steady(a=10.0, b=11.0).times))
+    assert A not in confirmation.samples
+    assert confirmation.failures[A][0] is Status.RUNTIME
 
 
 def test_where_everybody_fails_nobody_is_best(subject: Subject) -> None:
     runner = ScriptedRunner(failing=dict.fromkeys((A, B, C, HEURISTIC), Status.TIMEOUT))
-    contest, _ = run(subject, runner)
-    assert contest.samples == {}
-    assert contest.best_of([A, B, C]) is None
+    confirmation, _ = run(subject, runner)
+    assert confirmation.samples == {}
+    assert confirmation.best_of([A, B, C]) is None
 
 
 def test_under_several_shapes_the_worst_counts(subject: Subject) -> None:
-    two = replace(subject, shapes=(*subject.shapes, NamedShape(Shape(2048, 4))))
+    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
     us = {A: (10.0, 30.0), B: (12.0, 22.0), C: (20.0, 20.0), HEURISTIC: (40.0, 40.0)}
     runner = ScriptedRunner(lambda job, config: (us[config][job.shape],) * job.rounds)
-    contest, jobs = run(two, runner)
+    confirmation, jobs = run(two, runner)
     assert [job.shape for job in jobs[:2]] == [0, 1]
-    assert contest.best_of([A, B, C]) == B
-    assert contest.loss(B) == pytest.approx(1.2)
-    assert contest.worst_shape(A) == 1
-    assert contest.worst_shape(C) == 0
+    assert confirmation.best_of([A, B, C]) == B
+    assert confirmation.loss(B) == pytest.approx(1.2)
+    assert confirmation.worst_shape(A) == 1
+    assert confirmation.worst_shape(C) == 0
 
 
 def test_compilations_that_come_late_are_let_by(subject: Subject) -> None:
@@ -157,6 +157,6 @@ def test_compilations_that_come_late_are_let_by(subject: Subject) -> None:
 
 
 def test_samples_add_up_round_by_round() -> None:
-    both = Samples((1.0,), (0.5,)) + Samples((3.0,), (2.0,))
-    assert both == Samples((1.0, 3.0), (0.5, 2.0))
+    both = RowSamples((1.0,), (0.5,)) + RowSamples((3.0,), (2.0,))
+    assert both == RowSamples((1.0, 3.0), (0.5, 2.0))
     assert both.total_us == (1.5, 5.0)

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
+import json
+import math
 import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tools.checkout import CHECKOUT
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
-from tools.tune.journal import JournalError, JournalWriter, read_header, read_journal
-from tools.tune.journal_lines import Header
-from tools.tune.model import (
+from tools.tune.journal import (
+    Journal,
+    JournalError,
+    JournalHeader,
+    JournalWriter,
+    journal_path,
+    open_journals,
+    read_header,
+)
+from tools.tune.live import DeviceRefused
+from tools.tune.protocol import (
     Compiled,
     CompileJob,
     Confirmed,
     ConfirmJob,
+    DeviceReport,
     Event,
     Screened,
     ScreenJob,
@@ -47,7 +65,7 @@ EVENTS: dict[str, Event] = {
 
 
 def written(path: Path, subject: Subject) -> Path:
-    writer = JournalWriter(path, Header(subject, {"routing": "uniform"}, {"triton": "3.8.0"}))
+    writer = JournalWriter(path, JournalHeader(subject, {"routing": "uniform"}, {"triton": "3.8.0"}))
     for clock_s, event in enumerate(EVENTS.values()):
         writer.append(event, float(clock_s))
     writer.close()
@@ -56,9 +74,9 @@ def written(path: Path, subject: Subject) -> Path:
 
 @pytest.mark.parametrize("name", ["journal.jsonl", "landscape.jsonl.gz"])
 def test_reads_back_what_was_written(tmp_path: Path, subject: Subject, name: str) -> None:
-    journal = read_journal(written(tmp_path / name, subject))
+    journal = Journal.read(written(tmp_path / name, subject))
 
-    assert journal.header == Header(subject, {"routing": "uniform"}, {"triton": "3.8.0"})
+    assert journal.header == JournalHeader(subject, {"routing": "uniform"}, {"triton": "3.8.0"})
     assert [entry.event for entry in journal.entries] == list(EVENTS.values())
     assert [entry.clock_s for entry in journal.entries] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
@@ -70,7 +88,7 @@ def test_a_kill_at_any_byte_loses_one_event_at_most(tmp_path: Path, subject: Sub
 
     for length in range(header_end, len(whole), 7):
         torn.write_bytes(whole[:length])
-        entries = read_journal(torn).entries
+        entries = Journal.read(torn).entries
         assert [entry.event for entry in entries] == list(EVENTS.values())[: whole[:length].count(b"\n") - 1]
 
 
@@ -82,7 +100,7 @@ def test_goes_on_where_the_torn_line_began(tmp_path: Path, subject: Subject) -> 
     writer.append(EVENTS["screened"], 9.0)
     writer.close()
 
-    assert [entry.event for entry in read_journal(path).entries][-2:] == [EVENTS["confirmed"], EVENTS["screened"]]
+    assert [entry.event for entry in Journal.read(path).entries][-2:] == [EVENTS["confirmed"], EVENTS["screened"]]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "a bomb", "nested"])
@@ -100,7 +118,7 @@ def test_a_damaged_landscape_is_one_line(
     else:
         path.write_bytes(gzip.compress(b"[" * 100_000 + b"\n"))
     with pytest.raises(JournalError, match="landscape"):
-        read_journal(path)
+        Journal.read(path)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +136,7 @@ def test_what_is_no_journal_is_refused(tmp_path: Path, content: bytes | None, to
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(JournalError, match=told):
-        read_journal(path)
+        Journal.read(path)
 
 
 def test_a_broken_line_is_named(tmp_path: Path, subject: Subject) -> None:
@@ -126,23 +144,23 @@ def test_a_broken_line_is_named(tmp_path: Path, subject: Subject) -> None:
     lines = path.read_text("utf-8").split("\n")
     path.write_text("\n".join([*lines[:2], "{}", *lines[2:]]), "utf-8")
     with pytest.raises(JournalError, match="line 3: expected an event"):
-        read_journal(path)
+        Journal.read(path)
 
 
 def test_a_gz_that_is_cut_short_is_refused(tmp_path: Path, subject: Subject) -> None:
     path = written(tmp_path / "landscape.jsonl.gz", subject)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(JournalError, match="expected a journal of the tuner"):
-        read_journal(path)
+        Journal.read(path)
 
 
 def test_a_file_that_is_not_there_is_said_without_a_number() -> None:
     with pytest.raises(
         JournalError, match=r"^/nope: expected a journal of the tuner, found: No such file or directory\."
     ):
-        read_journal(Path("/nope"))
+        Journal.read(Path("/nope"))
     with pytest.raises(JournalError, match=r"\. Fix: give a file that the tuner wrote"):
-        read_journal(Path("/nope"))
+        Journal.read(Path("/nope"))
 
 
 # ---------------------------------------------------------------
@@ -153,12 +171,12 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     with pytest.raises(JournalError, match="Not a regular file"):
-        read_journal(path)
+        Journal.read(path)
 
 
 def test_a_device_that_never_ends_is_not_read() -> None:
     with pytest.raises(JournalError, match="Not a regular file"):
-        read_journal(Path("/dev/zero"))
+        Journal.read(Path("/dev/zero"))
 
 
 # ---------------------------------------------------------------
@@ -167,7 +185,7 @@ def test_a_device_that_never_ends_is_not_read() -> None:
 
 @pytest.mark.parametrize("name", ["journal.jsonl", "landscape.jsonl.gz"])
 def test_the_header_of_a_run_that_was_killed_can_be_read(tmp_path: Path, subject: Subject, name: str) -> None:
-    path, header = tmp_path / name, Header(subject, {"routing": "uniform"}, {"triton": "3.8.0"})
+    path, header = tmp_path / name, JournalHeader(subject, {"routing": "uniform"}, {"triton": "3.8.0"})
     writer = JournalWriter(path, header)
     for event in EVENTS.values():
         writer.append(event, 1.0)
@@ -183,3 +201,395 @@ def test_what_has_no_header_is_nobodys(tmp_path: Path, data: bytes) -> None:
         (tmp_path / name).write_bytes(data)
         assert read_header(tmp_path / name) is None
     assert read_header(tmp_path / "missing") is None
+
+
+# ---------------------------------------------------------------
+# Landscapes come from anybody: whatever a line holds that no run writes is refused, and says where.
+
+ENTRY = {
+    "BLOCK_SIZE_M": 16,
+    "BLOCK_SIZE_N": 64,
+    "BLOCK_SIZE_K": 128,
+    "GROUP_SIZE_M": 8,
+    "num_warps": 4,
+    "num_stages": 3,
+}
+COMPILED = {"compiled": ENTRY, "shape": 0, "naive": True, "kernels": 2, "status": "ok", "seconds": 1.5, "clock_s": 1.0}
+SCREENED = {
+    "screened": ENTRY, "shape": 0, "num_tokens": 64, "give_up_us": None, "up_us": 60.25, "down_us": 30.0,
+    "status": "ok", "seconds": 0.004, "clock_s": 1.0,
+}  # fmt: skip
+SERIES = {"config": ENTRY, "status": "ok", "up_us": [1.0, 2.0], "down_us": [3.0, 4.0], "message": ""}
+CONFIRMED = {"confirmed": [SERIES], "shape": 0, "num_tokens": 4, "rounds": 2, "seconds": 0.25, "clock_s": 1.0}
+DEVICE: dict[str, Any] = {
+    "device": {
+        "environment": {"triton": "3.8.0", "sm_count": 132, "driver": None},
+        "copy_bytes_per_s": 2e12,
+        "dense_per_s": 7e14,
+    }
+}
+
+
+def test_a_header_reads_back_as_it_was_written(subject: Subject) -> None:
+    header = JournalHeader(subject, {"routing": "skew"}, {"triton": "3.8.0", "kernel_sha256": "ab" * 32})
+    assert JournalHeader.from_json(json.loads(json.dumps(header.to_json()))) == header
+
+
+def changed(document: Any, place: str, value: Any) -> Any:
+    """A copy with another value at «a.0.b»; `...`: without it."""
+    found = document = copy.deepcopy(document)
+    *way, last = (int(key) if key.isdigit() else key for key in place.split("."))
+    for key in way:
+        found = found[key]
+    if value is ...:
+        del found[last]
+    else:
+        found[last] = value
+    return document
+
+
+Read = Callable[..., Journal]
+
+
+@pytest.fixture
+def read(subject: Subject, tmp_path: Path) -> Read:
+    """Reads a journal of these lines behind a header."""
+
+    def read(*lines: Any, header: Any = None) -> Journal:
+        first = JournalHeader(subject, {}, {"triton": "3.8.0"}).to_json() if header is None else header
+        path = tmp_path / "x.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in (first, *lines)), "utf-8")
+        return Journal.read(path)
+
+    return read
+
+
+def test_what_a_run_writes_is_read(read: Read) -> None:
+    lines = [COMPILED, SCREENED, CONFIRMED, DEVICE]
+    journal = read(*lines)
+    assert read(*journal.to_json()[1:], header=journal.to_json()[0]) == journal
+    assert journal.to_json()[1:4] == lines[:3]
+
+
+def test_landscapes_of_old_call_the_memorys_rate_a_copys(read: Read) -> None:
+    new = {**DEVICE["device"], "memory_bytes_per_s": 2e12, "notes": ["a busy GPU"]}
+    del new["copy_bytes_per_s"]
+    environment = DEVICE["device"]["environment"]
+    assert read(DEVICE).device == DeviceReport(environment, 2e12, 7e14)
+    assert read({"device": new}).device == DeviceReport(environment, 2e12, 7e14, ("a busy GPU",))
+
+
+def test_the_last_report_counts_and_without_one_only_triton_and_kernel_are_known(read: Read) -> None:
+    later = {"device": {**DEVICE["device"], "dense_per_s": 8e14}}
+    journal = read(DEVICE, SCREENED, later)
+    assert journal.device is not None
+    assert journal.device.dense_per_s == 8e14
+    assert journal.environment == DEVICE["device"]["environment"]
+    assert read(SCREENED).environment == {"triton": "3.8.0"}
+
+
+NO_NUMBERS = ["1", True, None, [], {}, math.nan, math.inf, -1, ..., 10**400]
+
+
+@pytest.mark.parametrize(
+    ("place", "values"),
+    [
+        ("format", [2, "1", ...]),
+        ("workload", [None, [], "E=8"]),
+        ("workload.E", [0, -1, 2**31, 1.5, "8", True, ...]),
+        ("workload.N", [0, 1.5, None]),
+        ("workload.device_name", ["x/../../evil", "../x", "", "a b", "a\n", "NVIDIA\x1b[31m", "\ud800", 7, None, ...]),
+        ("workload.dtype", ["fp8/../x", "nonsense", 8, ...]),
+        ("workload.block_shape", [[128], [128, 128, 1], [0, 1], "128", [128, 128], ...]),
+        ("workload.per_channel_quant", [1, None, True]),
+        ("workload.down", [1, True]),
+        ("shapes", [[], None, {}, [1]]),
+        ("shapes.0.K", [0, "4096", 2**31, ...]),
+        ("shapes.0.top_k", [0, 9, 2.0, ...]),
+        ("shapes.0.models", ["a", [1], ["a\nb"], ...]),
+        ("quant", [None, []]),
+        ("quant.dtype", ["fp8_w8a8", 7]),
+        ("quant.compute_type", ["fp4", None]),
+        ("quant.per_channel", [True, 1]),
+        ("target", [[], ["cuda", 80, 32], ["hip", "gfx942", 64], ["cuda", 90], [[], {}, 0]]),
+        ("arch", ["sm90", "sm_90/..", 90, None, "gfx942"]),
+        ("smem_bytes", [0, -1, 1e6, "232448", 2**40]),
+        ("settings", [None, []]),
+        ("settings.routing", ["zipf", 1, None, []]),
+        ("environment", [None, []]),
+        ("environment.triton", ["", "3", "3.8", "x/../y", 3, None]),
+        ("environment.kernel_sha256", ["ab", 7, "AB" * 32]),
+    ],
+)
+def test_a_header_that_no_run_writes(place: str, values: list[Any], subject: Subject, read: Read) -> None:
+    sound = JournalHeader(subject, {"routing": "uniform"}, {"triton": "3.8.0", "kernel_sha256": "ab" * 32}).to_json()
+    for value in values:
+        with pytest.raises(JournalError, match=r"x\.jsonl, line 1: expected the header of a tuner's journal, found "):
+            read(header=changed(sound, place, value))
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "values"),
+    [
+        *((COMPILED, key, NO_NUMBERS) for key in ("seconds", "clock_s")),
+        (COMPILED, "compiled", [None, {}, [1], "x"]),
+        (COMPILED, "compiled.BLOCK_SIZE_M", [0, -16, 1.5, "16", True, 2**20, ...]),
+        (COMPILED, "shape", [1, -1, "0", None, True, ...]),
+        (COMPILED, "kernels", [-1, 1.5, "2", None, ...]),
+        (COMPILED, "naive", [0, None, "no", ...]),
+        (COMPILED, "status", ["good", None, 1, [], ...]),
+        *((SCREENED, key, [*NO_NUMBERS, 0]) for key in ("up_us", "down_us")),
+        (SCREENED, "give_up_us", [0, -1, "1", math.inf, ...]),
+        (SCREENED, "num_tokens", [0, 65537, 1.0, "64", None, ...]),
+        (SCREENED, "shape", [1, -1]),
+        (CONFIRMED, "confirmed", [[], None, {}, [None]]),
+        (CONFIRMED, "confirmed.0.up_us", [[], [1.0], [1.0, math.nan], [1.0, 0], "12", None, ...]),
+        (CONFIRMED, "confirmed.0.status", ["runtime", "good", ...]),
+        (CONFIRMED, "confirmed.0.config", [None, {}]),
+        (CONFIRMED, "rounds", [0, "2", None, ...]),
+        (CONFIRMED, "num_tokens", [0, ...]),
+        (CONFIRMED, "active_experts", [0, -1, math.nan, "3"]),
+        (DEVICE, "device", [None, [], "x"]),
+        (DEVICE, "device.copy_bytes_per_s", [0, -1, math.inf, "fast", ...]),
+        (DEVICE, "device.dense_per_s", [0, math.nan, ...]),
+        (DEVICE, "device.environment", [None, [], ...]),
+        (DEVICE, "device.environment.triton", ["", "x", None]),
+        (DEVICE, "device.environment.driver", [[], {}, 1.5, "a\nb"]),
+        ({"a": [7]}, "a", [7]),
+    ],
+)
+def test_a_line_that_no_run_writes(line: Any, place: str, values: list[Any], read: Read) -> None:
+    for value in values:
+        with pytest.raises(JournalError, match=r"x\.jsonl, line 3: expected an event, found "):
+            read(SCREENED, changed(line, place, value))
+
+
+@pytest.mark.parametrize("line", [None, 7, [], "x", {}, [["device"]]])
+def test_a_line_that_is_no_event(line: Any, read: Read) -> None:
+    with pytest.raises(JournalError, match="line 2: expected an event"):
+        read(line)
+
+
+# ---------------------------------------------------------------
+# The journals of a run: what it may go on with, what it never writes over, and that only one run has them.
+
+Make = Callable[..., Journal]
+
+
+@pytest.fixture(autouse=True)
+def journals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tools.tune.journal.JOURNALS", tmp_path / "journals")
+    return tmp_path / "journals"
+
+
+@pytest.fixture
+def header(subject: Subject) -> JournalHeader:
+    return JournalHeader(subject, {"routing": "uniform"}, {"triton": "3.8.0", "kernel_sha256": "ab" * 32})
+
+
+@pytest.fixture
+def path(subject: Subject, journals: Path) -> Path:
+    return journal_path(subject)
+
+
+@pytest.fixture
+def kept(make_landscape: Make, header: JournalHeader) -> Journal:
+    """What a killed run left."""
+    made = make_landscape((1,))
+    return Journal(header, made.entries[:40])
+
+
+def save(path: Path, journal: Journal) -> bytes:
+    writer = JournalWriter(path, journal.header)
+    for entry in journal.entries:
+        writer.append(entry.event, entry.clock_s)
+    writer.close()
+    return path.read_bytes()
+
+
+def run(header: JournalHeader, landscape: Path | None = None, *, resume: bool = False, refused: bool = False) -> int:
+    """A run that measures nothing. How many events an earlier one left."""
+    with open_journals(header, landscape, resume=resume) as opened:
+        if refused:
+            raise DeviceRefused("no GPU")
+        for writer in opened.writers:
+            writer.close()
+        return len(opened.earlier)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}
+
+
+def test_a_run_that_starts_anew_keeps_the_journal_before(path: Path, header: JournalHeader, kept: Journal) -> None:
+    before = save(path, kept)
+    assert run(header) == 0
+    assert Journal.read(path).entries == ()
+    (previous,) = path.parent.glob("*.previous.jsonl")
+    assert previous.read_bytes() == before
+
+
+def test_a_run_that_came_to_its_end_leaves_nothing_to_resume(path: Path, header: JournalHeader) -> None:
+    with open_journals(header, None, resume=False) as opened:
+        assert path.exists()
+        opened.forget()
+    assert files(path.parent) == {}
+
+
+# ---------------------------------------------------------------
+# Going on
+
+
+def test_resume_goes_on_with_the_journal(path: Path, header: JournalHeader, kept: Journal, tmp_path: Path) -> None:
+    save(path, kept)
+    landscape = tmp_path / "landscape.jsonl.gz"
+    assert run(header, landscape, resume=True) == len(kept.entries)
+    assert Journal.read(landscape).entries == Journal.read(path).entries == kept.entries
+
+
+def test_there_is_nothing_to_resume(header: JournalHeader, journals: Path) -> None:
+    with pytest.raises(JournalError, match=r"--resume: expected a killed run's journal, found no .*\.jsonl"):
+        run(header, resume=True)
+    assert not journals.exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (lambda h: replace(h, settings={"num_tokens": [1]}), r"the settings: expected .* found .*\[1\]"),
+        (lambda h: replace(h, environment={"triton": "3.6.0"}), r"Triton and kernel: expected .* found .*3\.6\.0"),
+        (
+            lambda h: replace(h, subject=replace(h.subject, smem_bytes=1)),
+            r"the workload: expected .* found .*smem_bytes=1",
+        ),
+    ],
+)
+def test_another_run_is_not_resumed(
+    other: Callable[[JournalHeader], JournalHeader], told: str, path: Path, header: JournalHeader, kept: Journal
+) -> None:
+    before = save(path, replace(kept, header=other(header)))
+    with pytest.raises(JournalError, match=rf"{told}.* Fix: leave out --resume"):
+        run(header, resume=True)
+    assert files(path.parent) == {path.name: before}
+
+
+# ---------------------------------------------------------------
+# A landscape
+
+
+def test_a_landscape_is_not_written_over(header: JournalHeader, journals: Path, tmp_path: Path) -> None:
+    landscape = tmp_path / "landscape.jsonl.gz"
+    landscape.write_bytes(b"hours of work")
+    with pytest.raises(JournalError, match="--record-landscape: expected a new file, found"):
+        run(header, landscape)
+    assert landscape.read_bytes() == b"hours of work"
+    assert not journals.exists()
+
+
+@pytest.mark.parametrize("name", ["landscape.jsonl", "landscape.jsonl.gz"])
+def test_a_resumed_run_writes_its_own_landscape_anew(
+    name: str, path: Path, header: JournalHeader, kept: Journal, tmp_path: Path
+) -> None:
+    save(path, kept)
+    whole = save(tmp_path / name, replace(kept, entries=kept.entries[:30]))
+    (tmp_path / name).write_bytes(whole[:-20])
+    run(header, tmp_path / name, resume=True)
+    assert Journal.read(tmp_path / name).entries == kept.entries
+
+
+@pytest.mark.parametrize("what", ["a note", "of another run"])
+def test_a_resumed_run_writes_over_nothing_else(
+    what: str, path: Path, header: JournalHeader, kept: Journal, tmp_path: Path
+) -> None:
+    save(path, kept)
+    landscape = tmp_path / "landscape.jsonl"
+    save(landscape, replace(kept, header=replace(header, settings={})))
+    if what == "a note":
+        landscape.write_text("buy milk\n", "utf-8")
+    before = landscape.read_bytes()
+    with pytest.raises(JournalError, match="--record-landscape: expected a new file, or this very run's own, found"):
+        run(header, landscape, resume=True)
+    assert landscape.read_bytes() == before
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("is_link", [True, False])
+def test_the_journal_is_no_landscape(
+    resume: bool, is_link: bool, path: Path, header: JournalHeader, kept: Journal, tmp_path: Path
+) -> None:
+    before = save(path, kept)
+    named = tmp_path / "link" if is_link else path
+    if is_link:
+        named.symlink_to(path)
+    with pytest.raises(JournalError, match="--record-landscape: expected another file than the journal"):
+        run(header, named, resume=resume)
+    assert files(path.parent) == {path.name: before}
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_where_the_landscape_cannot_be_written_the_journal_stays(
+    is_there: bool, path: Path, header: JournalHeader, kept: Journal, tmp_path: Path
+) -> None:
+    before = {path.name: save(path, kept)} if is_there else {}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match=r"--record-landscape: expected a file that can be written, found .*Fix"):
+        run(header, tmp_path / "file" / "landscape.jsonl")
+    assert files(path.parent) == before
+
+
+def test_a_device_that_refuses_leaves_all_as_it_was(
+    path: Path, header: JournalHeader, kept: Journal, tmp_path: Path
+) -> None:
+    landscape = tmp_path / "landscape.jsonl"
+    with pytest.raises(DeviceRefused):
+        run(header, landscape, refused=True)
+    assert not landscape.exists()
+    assert files(path.parent) == {}
+    before = save(path, kept)
+    for resume in (False, True):
+        with pytest.raises(DeviceRefused):
+            run(header, landscape, resume=resume, refused=True)
+        assert not landscape.exists()
+        assert files(path.parent) == {path.name: before}
+
+
+# ---------------------------------------------------------------
+# One run at a time
+
+HOLD = """
+import sys
+from pathlib import Path
+from tools.tune import journal
+journal.JOURNALS = Path(sys.argv[1])
+with journal._locked(Path(sys.argv[2])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_the_second_run_of_a_file_touches_nothing(
+    resume: bool, path: Path, header: JournalHeader, kept: Journal, journals: Path, tmp_path: Path
+) -> None:
+    before = save(path, kept)
+    landscape = tmp_path / "landscape.jsonl"
+    command: list[Any] = [sys.executable, "-c", HOLD, journals, path]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"held\n"
+        with pytest.raises(JournalError, match=r"expected no other run of this file, found one at work\. Fix: wait"):
+            run(header, landscape, resume=resume)
+        assert files(path.parent) == {path.name: before}
+        assert not landscape.exists()
+        first.communicate()
+    run(header, landscape, resume=resume)
+
+
+def test_a_run_that_was_killed_holds_nothing(path: Path, header: JournalHeader, kept: Journal, journals: Path) -> None:
+    save(path, kept)
+    command: list[Any] = [sys.executable, "-c", HOLD, journals, path]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        first.kill()
+    assert run(header, resume=True) == len(kept.entries)

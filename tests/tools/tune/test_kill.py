@@ -21,8 +21,8 @@ import pytest
 
 from tests.tools.tune.killable_tuner import described
 from tools.checkout import CHECKOUT
-from tools.tune.journal import Entry, read_journal
-from tools.tune.model import Compiled
+from tools.tune.journal import Journal, JournalEntry
+from tools.tune.protocol import Compiled
 
 pytestmark = pytest.mark.slow  # each test starts the tuner several times
 
@@ -35,7 +35,7 @@ SHARES = (0.0, 0.1, 0.4, 0.7, 0.9, 0.99)
 
 
 @dataclass(frozen=True)
-class Run:
+class Provenance:
     """A tuner in a folder of its own."""
 
     folder: Path
@@ -73,8 +73,8 @@ class Run:
         """What the journal holds."""
         return Counter(json.dumps(described(entry.event.job)) for entry in self.entries() if is_measured(entry))
 
-    def entries(self) -> tuple[Entry, ...]:
-        return read_journal(self.journal).entries
+    def entries(self) -> tuple[JournalEntry, ...]:
+        return Journal.read(self.journal).entries
 
     def written(self) -> Any:
         return json.loads((self.output / NAME).read_bytes())
@@ -83,7 +83,7 @@ class Run:
         return json.loads((self.output / "records" / NAME).read_bytes())["rows"]
 
 
-def is_measured(entry: Entry) -> bool:
+def is_measured(entry: JournalEntry) -> bool:
     return not isinstance(entry.event, Compiled)
 
 
@@ -111,7 +111,7 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    run = Run(tmp_path_factory.mktemp("whole"))
+    run = Provenance(tmp_path_factory.mktemp("whole"))
     copy = run.folder / "landscape.jsonl"
     run.finish("--record-landscape", str(copy))
     assert not run.journal.exists()
@@ -120,7 +120,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 @pytest.mark.parametrize("share", SHARES)
 def test_a_killed_run_resumes_and_measures_nothing_twice(share: float, whole: Whole, tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = Provenance(tmp_path)
     num_lines = len(whole.journal.read_bytes().splitlines())
     kill_after(run.start(seconds=0.002), run.journal, 1 + int(share * (num_lines - 2)))
     before = run.measured()
@@ -140,7 +140,7 @@ def test_the_last_of_these_moments_lies_among_the_confirmations(whole: Whole) ->
 
 
 def test_a_run_that_is_killed_again_and_again_comes_to_its_end(whole: Whole, tmp_path: Path) -> None:
-    run, chance = Run(tmp_path), random.Random(7)
+    run, chance = Provenance(tmp_path), random.Random(7)
     flags: tuple[str, ...] = ()
     lines = 1
     for _ in range(4):
@@ -157,7 +157,7 @@ def test_a_run_that_is_killed_again_and_again_comes_to_its_end(whole: Whole, tmp
 
 
 def test_a_kill_between_the_last_row_and_the_file_costs_no_gpu_time(whole: Whole, tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = Provenance(tmp_path)
     run.journal.parent.mkdir()
     run.journal.write_bytes(whole.journal.read_bytes())
     run.finish("--resume")

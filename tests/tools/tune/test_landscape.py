@@ -16,14 +16,12 @@ import pytest
 
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
-from tools.tune.desk import Desk
-from tools.tune.journal import Journal, read_journal
-from tools.tune.model import Compiled, Event, Screened, kernel_of
-from tools.tune.policy import Budget, Policies, SearchPolicy
+from tools.tune.decide import Budget, Policies, SearchPolicy
+from tools.tune.journal import Journal
+from tools.tune.protocol import Compiled, Event, Screened, kernel_of
 from tools.tune.replay import ReplayRunner
-from tools.tune.search import search, usual_strategy
+from tools.tune.search import InOrder, JobQueue, Strategy, search, usual_strategy
 from tools.tune.space import Space, candidates
-from tools.tune.strategy import InOrder, Strategy
 from tools.tune.tuner import baselines
 
 HERE = Path(__file__).parent
@@ -55,7 +53,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def landscape(name: str) -> Journal:
-    return read_journal(HERE / name)
+    return Journal.read(HERE / name)
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +77,9 @@ def run(landscape: Journal, space: Space, best_us: dict[int, float], strategy: S
     wanted = {m: baselines(subject, m) for m in batch_sizes}
     seen: list[Event] = []
     runner = ReplayRunner(landscape)
-    desk = Desk(subject, runner, policies.search.give_up_ratio, seen.append)
-    search(subject, space, batch_sizes, wanted, strategy, policies, desk)
-    regrets = tuple(100.0 * (desk.landscape.best_us(m, 0) / best_us[m] - 1.0) for m in batch_sizes)
+    queue = JobQueue(subject, runner, policies.search.give_up_ratio, seen.append)
+    search(subject, space, batch_sizes, wanted, strategy, policies, queue)
+    regrets = tuple(100.0 * (queue.measurements.best_us(m, 0) / best_us[m] - 1.0) for m in batch_sizes)
     kernels = sum(event.kernels for event in seen if isinstance(event, Compiled))
     return Outcome(regrets, kernels, sum(isinstance(event, Screened) for event in seen), runner.clock_s)
 

@@ -19,7 +19,7 @@ from tools.checkout import CHECKOUT
 from tools.store.files import canonical_config
 from tools.store.launch_config import USUAL_BATCH_SIZES
 from tools.tune import __main__ as command
-from tools.tune import destination, run_journals
+from tools.tune import journal, write
 from tools.tune.journal import JournalError
 from tools.tune.request import parse
 from tools.validate.__main__ import main as validate
@@ -96,8 +96,8 @@ def test_only_the_rows_asked_for_change(tmp_path: Path, capsys: pytest.CaptureFi
 def test_without_output_a_replay_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(destination, "CONFIGS", tmp_path)
-    monkeypatch.setattr(run_journals, "JOURNALS", tmp_path)
+    monkeypatch.setattr(write, "CONFIGS", tmp_path)
+    monkeypatch.setattr(journal, "JOURNALS", tmp_path)
     assert tune(*REPLAY, "--num-tokens", 64) == 0
     assert files(tmp_path) == {}
     assert "written:" not in capsys.readouterr().out
@@ -248,7 +248,7 @@ def unusable_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(run_journals, "JOURNALS", tmp_path / "journals")
+    monkeypatch.setattr(journal, "JOURNALS", tmp_path / "journals")
     return tmp_path / "journals"
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from tests.tools.tune.decided import COUNTS, ENTRY, H100_RATES, row, samples, with_down
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
+from tools.tune.decide import Decision
 from tools.tune.evidence import Rates
-from tools.tune.model import NamedShape, Subject
-from tools.tune.policy import Decision
-from tools.tune.report import Summary, lines, to_json, to_text
+from tools.tune.protocol import Subject, SubjectShape
+from tools.tune.report import TuneSummary, lines, to_json, to_text
 
 GOLDEN = Path(__file__).with_name("report.golden.txt")
 
 
-def summary(subject: Subject, rates: Rates | None = H100_RATES) -> Summary:
+def summary(subject: Subject, rates: Rates | None = H100_RATES) -> TuneSummary:
     """A row of each kind."""
     heuristic = (samples(2810.0),)
     rows = [
@@ -34,14 +34,14 @@ def summary(subject: Subject, rates: Rates | None = H100_RATES) -> Summary:
             baseline=heuristic,
         ),
     ]
-    return Summary(
+    return TuneSummary(
         subject.workload.file_name(),
         ("K=4096 top_k=2",),
         lines(subject, rows, rates),
         28.73,
         COUNTS,
         ("configs/a.json", "configs/records/a.json"),
-        ("3.0 GiB of the GPU were in use by others at the start: figures may be disturbed.",),
+        ("another process uses the GPU (3.0 GiB at the start); timings may be noisy",),
     )
 
 
@@ -67,7 +67,7 @@ def test_json_holds_what_the_table_does_and_survives_a_parser(subject: Subject) 
         "measurements": 640,
         "outcomes": {"ok": 100, "constraints": 20, "correctness": 0},
         "files": ["configs/a.json", "configs/records/a.json"],
-        "notes": ["3.0 GiB of the GPU were in use by others at the start: figures may be disturbed."],
+        "notes": ["another process uses the GPU (3.0 GiB at the start); timings may be noisy"],
     }
     assert [line["num_tokens"] for line in rows] == [1, 64, 512, 4096]
     assert rows[0] == {
@@ -87,7 +87,7 @@ def test_json_holds_what_the_table_does_and_survives_a_parser(subject: Subject) 
 
 
 def test_a_line_is_of_the_shape_that_loses_most(subject: Subject) -> None:
-    two = replace(subject, shapes=(*subject.shapes, NamedShape(Shape(2048, 4))))
+    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
     both = row(64, 0.0, 0.0, shape=1, chosen=(samples(100.0), samples(60.0)), baseline=(samples(300.0), samples(80.0)))
     (line,) = lines(two, [both], None)
     assert (line.new_us, line.heuristic_us, line.gain_pct) == (60.0, 80.0, 25.0)

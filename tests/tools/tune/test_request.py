@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tools.checkout import CHECKOUT
+from tools.errors import UserError
 from tools.store.launch_config import USUAL_BATCH_SIZES
-from tools.tune.policy import Budget
+from tools.tune.decide import Budget
 from tools.tune.request import (
     Effort,
     Files,
-    RequestError,
     arguments_of,
     arguments_of_effort,
     parse,
@@ -105,7 +105,7 @@ def test_more_than_the_usual_batch_sizes_make_a_whole_file() -> None:
     ],
 )
 def test_bad_values_are_refused_by_name(arguments: list[str], told: str) -> None:
-    with pytest.raises(RequestError, match=told):
+    with pytest.raises(UserError, match=told):
         parse(arguments)
 
 
@@ -130,7 +130,7 @@ def test_bad_values_are_refused_by_name(arguments: list[str], told: str) -> None
     ],
 )
 def test_a_flag_that_would_change_nothing_is_refused(arguments: list[str], flag: str) -> None:
-    with pytest.raises(RequestError, match=f"^{flag}: expected with.* it would change nothing"):
+    with pytest.raises(UserError, match=f"^{flag}: expected with.* it would change nothing"):
         parse(arguments)
 
 
@@ -163,7 +163,7 @@ def test_a_file_of_workloads(tmp_path: Path) -> None:
 def test_a_line_that_cannot_be_read_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "workloads.txt"
     path.write_text(f"b/B tp=2\n{line}\n", "utf-8")
-    with pytest.raises(RequestError, match=rf"workloads\.txt, line 2: expected «MODEL tp=N .*», found '{line}'"):
+    with pytest.raises(UserError, match=rf"workloads\.txt, line 2: expected «MODEL tp=N .*», found '{line}'"):
         read_workloads(path)
 
 
@@ -180,13 +180,13 @@ def test_a_file_that_holds_no_workload(data: bytes | None, told: str, tmp_path: 
     path = tmp_path / "workloads.txt"
     if data is not None:
         path.write_bytes(data)
-    with pytest.raises(RequestError, match=f"^--workloads: .*{told}"):
+    with pytest.raises(UserError, match=f"^--workloads: .*{told}"):
         read_workloads(path)
 
 
 def test_a_pipe_is_no_file_of_workloads(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(RequestError, match=r"--workloads: .*/pipe: expected a text file, found: Not a regular file\."):
+    with pytest.raises(UserError, match=r"--workloads: .*/pipe: expected a text file, found: Not a regular file\."):
         read_workloads(tmp_path / "pipe")
 
 
@@ -201,7 +201,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
 def test_landscapes_of_several_workloads_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "workloads.txt"
     path.write_text("a/A\nb/B\n", "utf-8")
-    with pytest.raises(RequestError, match="--record-landscape: expected one workload, found several"):
+    with pytest.raises(UserError, match="--record-landscape: expected one workload, found several"):
         parse(["--workloads", str(path), "--record-landscape", "a.gz"])
 
 

@@ -8,17 +8,30 @@ from dataclasses import replace
 
 import pytest
 
+from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
-from tools.tune.desk import Desk
+from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.journal import Journal
-from tools.tune.model import Event, NamedShape, Screened, Subject, kernel_of
-from tools.tune.policy import Budget, Policies, SearchPolicy
+from tools.tune.protocol import CompileJob, Event, Screened, ScreenJob, Subject, SubjectShape, kernel_of
 from tools.tune.replay import ReplayRunner
-from tools.tune.search import anchors_of, search, usual_strategy
+from tools.tune.search import (
+    QUEUE_DEPTH,
+    InOrder,
+    JobQueue,
+    Measurements,
+    NeighboursFirst,
+    Regime,
+    Strategy,
+    Times,
+    anchors_of,
+    neighbours_in,
+    representatives,
+    search,
+    usual_strategy,
+)
 from tools.tune.space import Space
-from tools.tune.strategy import InOrder, Strategy, neighbours_in, representatives
 from tools.tune.tuner import baselines
 
 Make = Callable[..., Journal]
@@ -30,15 +43,15 @@ def run(
     batch_sizes: Sequence[int],
     strategy: Strategy | None = None,
     policies: Policies | None = None,
-) -> tuple[Desk, list[Event]]:
+) -> tuple[JobQueue, list[Event]]:
     subject = landscape.header.subject
     policies = policies or Policies()
     seen: list[Event] = []
     wanted = {m: baselines(subject, m) for m in batch_sizes}
     usual = usual_strategy(space, [c for row in wanted.values() for c in row], policies.search)
-    desk = Desk(subject, ReplayRunner(landscape), policies.search.give_up_ratio, seen.append)
-    search(subject, space, batch_sizes, wanted, strategy or usual, policies, desk)
-    return desk, seen
+    queue = JobQueue(subject, ReplayRunner(landscape), policies.search.give_up_ratio, seen.append)
+    search(subject, space, batch_sizes, wanted, strategy or usual, policies, queue)
+    return queue, seen
 
 
 def best_of(landscape: Journal, num_tokens: int) -> float:
@@ -52,9 +65,9 @@ def best_of(landscape: Journal, num_tokens: int) -> float:
 
 def test_finds_every_rows_optimum(make_landscape: Make, space: Space, batch_sizes: tuple[int, ...]) -> None:
     landscape = make_landscape()
-    desk, seen = run(landscape, space, batch_sizes)
+    queue, seen = run(landscape, space, batch_sizes)
     for num_tokens in batch_sizes:
-        assert desk.landscape.best_us(num_tokens, 0) == pytest.approx(best_of(landscape, num_tokens))
+        assert queue.measurements.best_us(num_tokens, 0) == pytest.approx(best_of(landscape, num_tokens))
     everything = len(space.kernels) * len(space.group_sizes) * len(batch_sizes)
     assert sum(isinstance(event, Screened) for event in seen) < everything / 5
 
@@ -62,40 +75,40 @@ def test_finds_every_rows_optimum(make_landscape: Make, space: Space, batch_size
 def test_exhaustive_measures_everything(make_landscape: Make, space: Space, batch_sizes: tuple[int, ...]) -> None:
     order = InOrder({kernel: place for place, kernel in enumerate(space.kernels)})
     policies = Policies(search=SearchPolicy.exhaustive(), budget=Budget(math.inf))
-    desk, _ = run(make_landscape(), space, batch_sizes, order, policies)
+    queue, _ = run(make_landscape(), space, batch_sizes, order, policies)
     for num_tokens in batch_sizes:
-        assert len(desk.landscape.ranking(num_tokens)) >= len(space.kernels) * len(space.group_sizes)
+        assert len(queue.measurements.ranking(num_tokens)) >= len(space.kernels) * len(space.group_sizes)
 
 
 def test_the_budget_ends_the_search_but_not_before_the_baselines_are_known(
     make_landscape: Make, space: Space, batch_sizes: tuple[int, ...]
 ) -> None:
-    desk, _ = run(make_landscape(), space, batch_sizes, policies=Policies(budget=Budget(total_s=6.0)))
-    hasty = len(desk.landscape.ranking(batch_sizes[-1]))
+    queue, _ = run(make_landscape(), space, batch_sizes, policies=Policies(budget=Budget(total_s=6.0)))
+    hasty = len(queue.measurements.ranking(batch_sizes[-1]))
     patient, _ = run(make_landscape(), space, batch_sizes)
-    assert hasty < len(patient.landscape.ranking(batch_sizes[-1]))
+    assert hasty < len(patient.measurements.ranking(batch_sizes[-1]))
     for num_tokens in batch_sizes:
-        for config in baselines(desk_subject(make_landscape()), num_tokens):
-            assert desk.landscape.ratio(num_tokens, config) < math.inf
+        for config in baselines(subject_of(make_landscape()), num_tokens):
+            assert queue.measurements.ratio(num_tokens, config) < math.inf
 
 
 def test_says_whether_its_time_was_up_before_its_ideas_were(
     make_landscape: Make, space: Space, batch_sizes: tuple[int, ...]
 ) -> None:
-    subject = desk_subject(make_landscape())
+    subject = subject_of(make_landscape())
     wanted = {m: baselines(subject, m) for m in batch_sizes}
 
     def is_cut_short(total_s: float) -> bool:
         policies = Policies(budget=Budget(total_s))
         strategy = usual_strategy(space, [c for row in wanted.values() for c in row], policies.search)
-        desk = Desk(subject, ReplayRunner(make_landscape()), policies.search.give_up_ratio, lambda event: None)
-        return search(subject, space, batch_sizes, wanted, strategy, policies, desk)
+        queue = JobQueue(subject, ReplayRunner(make_landscape()), policies.search.give_up_ratio, lambda event: None)
+        return search(subject, space, batch_sizes, wanted, strategy, policies, queue)
 
     assert is_cut_short(6.0)
     assert not is_cut_short(6000.0)
 
 
-def desk_subject(landscape: Journal) -> Subject:
+def subject_of(landscape: Journal) -> Subject:
     return landscape.header.subject
 
 
@@ -107,17 +120,17 @@ def test_a_candidate_that_fails_is_a_status_and_the_search_goes_on(
         return replace(event, status=Status.CORRECTNESS, up_us=0.0, down_us=0.0) if bad else event
 
     landscape = make_landscape(spoil=spoil)
-    desk, _ = run(landscape, space, batch_sizes)
-    assert desk.outcomes()["correctness"] > 0
+    queue, _ = run(landscape, space, batch_sizes)
+    assert queue.outcomes()["correctness"] > 0
     for num_tokens in batch_sizes:
-        best = desk.landscape.ranking(num_tokens)[0]
+        best = queue.measurements.ranking(num_tokens)[0]
         assert (best.num_stages, best.num_warps) != (4, 4)
-        assert desk.landscape.best_us(num_tokens, 0) <= best_of(landscape, num_tokens) * 1.02
+        assert queue.measurements.best_us(num_tokens, 0) <= best_of(landscape, num_tokens) * 1.02
 
 
 def test_several_shapes_choose_by_the_worst_loss(make_landscape: Make, subject: Subject, space: Space) -> None:
     """Under one shape narrow tiles win, under the other wide ones; in between lies the compromise."""
-    two = replace(subject, shapes=(*subject.shapes, NamedShape(Shape(2048, 4))))
+    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
 
     def times(num_tokens: int, shape: int, config: LaunchConfig) -> tuple[float, float]:
         wanted = (32, 128)[shape]
@@ -125,8 +138,8 @@ def test_several_shapes_choose_by_the_worst_loss(make_landscape: Make, subject: 
         rest += abs(math.log2(config.BLOCK_SIZE_M / 16)) + 0.01 * math.log2(config.GROUP_SIZE_M)
         return 100.0 * (1 + abs(math.log2(config.BLOCK_SIZE_N / wanted)) + rest), 50.0
 
-    desk, _ = run(make_landscape((64,), of=two, times=times), space, (64,))
-    assert desk.landscape.ranking(64)[0].BLOCK_SIZE_N == 64
+    queue, _ = run(make_landscape((64,), of=two, times=times), space, (64,))
+    assert queue.measurements.ranking(64)[0].BLOCK_SIZE_N == 64
 
 
 def test_anchors_lie_a_factor_apart_and_hold_both_ends() -> None:
@@ -151,3 +164,315 @@ def test_one_representative_a_tile(space: Space) -> None:
     tiles = {(k.BLOCK_SIZE_M, k.BLOCK_SIZE_N, k.BLOCK_SIZE_K) for k in space.kernels}
     assert len(representatives(space.kernels, is_naive=False)) == len(tiles)
     assert {k.BLOCK_SIZE_M for k in representatives(space.kernels, is_naive=True)} == {16}
+
+
+# ---------------------------------------------------------------
+# In which order kernels are tried: seeds, then what promises most, and nothing that promises too little.
+
+MIDDLE = LaunchConfig(16, 64, 64, 1, 4, 3)
+DEEPER, SHALLOWER = replace(MIDDLE, num_stages=4), replace(MIDDLE, num_stages=2)
+WIDER = replace(MIDDLE, BLOCK_SIZE_N=128)
+KERNELS = (SHALLOWER, MIDDLE, DEEPER, WIDER)
+
+
+def regime(*pending: LaunchConfig, anchors: tuple[int, ...] = (64,), is_naive: bool = False) -> Regime:
+    return Regime(anchors, is_naive, dict.fromkeys(pending))
+
+
+def known(**total_us: float) -> Measurements:
+    """What was measured at one batch size, 64."""
+    by_name = {"shallower": SHALLOWER, "middle": MIDDLE, "deeper": DEEPER, "wider": WIDER}
+    measurements = Measurements(1)
+    for name, us in total_us.items():
+        measurements.add(64, 0, by_name[name], Times(us, 0.0))
+    return measurements
+
+
+def strategy(*seeds: LaunchConfig, promise_limit: float = 1.15) -> NeighboursFirst:
+    return NeighboursFirst({False: seeds, True: ()}, neighbours_in(KERNELS), promise_limit)
+
+
+# ---------------------------------------------------------------
+# Neighbours first
+
+
+def test_seeds_come_first_in_their_order() -> None:
+    row = regime(*KERNELS)
+    assert strategy(WIDER, MIDDLE).propose([row], known()) == (row, WIDER)
+    row = regime(SHALLOWER, MIDDLE, DEEPER)
+    assert strategy(WIDER, MIDDLE).propose([row], known(wider=1.0)) == (row, MIDDLE)
+
+
+def test_then_the_neighbour_of_the_best() -> None:
+    both = replace(WIDER, num_stages=4)
+    around = NeighboursFirst({False: (), True: ()}, neighbours_in((*KERNELS, both)), 1.15)
+    row = regime(both, SHALLOWER)
+    assert around.propose([row], known(middle=10.0, wider=11.0)) == (row, SHALLOWER)
+    assert around.propose([row], known(middle=11.0, wider=10.0)) == (row, both)
+
+
+def test_below_the_limit_nothing_is_compiled() -> None:
+    row = regime(DEEPER)
+    slow_middle = known(middle=12.0, wider=10.0)
+    assert strategy(promise_limit=1.15).propose([row], slow_middle) is None
+    assert strategy(promise_limit=1.25).propose([row], slow_middle) == (row, DEEPER)
+
+
+def test_without_knowledge_there_is_no_promise() -> None:
+    assert strategy().propose([regime(*KERNELS)], known()) is None
+
+
+def test_a_promise_at_one_anchor_is_enough() -> None:
+    measurements = known(middle=30.0, wider=10.0)
+    measurements.add(4096, 0, MIDDLE, Times(5.0, 0.0))
+    row = regime(DEEPER, anchors=(64, 4096))
+    assert strategy().propose([row], measurements) == (row, DEEPER)
+
+
+def test_anchors_take_turns() -> None:
+    """A row where many kernels are equal (64) must not use up the time of one with a steep way to its best (4096)."""
+    measurements = known(middle=10.0, wider=10.0)
+    steep = replace(MIDDLE, BLOCK_SIZE_M=128)
+    measurements.add(4096, 0, steep, Times(50.0, 0.0))
+    measurements.add(4096, 0, MIDDLE, Times(100.0, 0.0))
+    measurements.add(64, 0, steep, Times(100.0, 0.0))
+    flat = [SHALLOWER, DEEPER, replace(WIDER, num_stages=4), replace(WIDER, num_stages=2)]
+    steps = [replace(steep, num_stages=4), replace(steep, num_stages=2)]
+    around = NeighboursFirst({False: (), True: ()}, neighbours_in([MIDDLE, WIDER, steep, *flat, *steps]), 1.15)
+    row = regime(*flat, *steps, anchors=(64, 4096))
+    taken = []
+    for _ in range(4):
+        offer = around.propose([row], measurements)
+        assert offer is not None
+        taken.append(offer[1])
+        del row.pending[offer[1]]
+    assert [kernel in steps for kernel in taken].count(True) == 2
+
+
+def test_an_anchor_without_ideas_leaves_its_turn_to_the_others() -> None:
+    measurements = known(middle=10.0)
+    measurements.add(4096, 0, MIDDLE, Times(100.0, 0.0))
+    measurements.add(4096, 0, WIDER, Times(50.0, 0.0))
+    row = regime(SHALLOWER, DEEPER, anchors=(64, 4096))
+    for _ in range(2):
+        offer = strategy().propose([row], measurements)
+        assert offer is not None
+        del row.pending[offer[1]]
+    assert strategy().propose([row], measurements) is None
+
+
+def test_each_mode_has_seeds_of_its_own() -> None:
+    naive, grouped = regime(*KERNELS, is_naive=True), regime(*KERNELS)
+    both = NeighboursFirst({True: (DEEPER,), False: (WIDER,)}, neighbours_in(KERNELS), 1.15)
+    assert both.propose([naive, grouped], known()) == (naive, DEEPER)
+    del naive.pending[DEEPER]
+    assert both.propose([naive, grouped], known()) == (grouped, WIDER)
+
+
+def test_nothing_pending_is_the_end() -> None:
+    assert strategy(*KERNELS).propose([regime()], known(middle=1.0)) is None
+    assert strategy(*KERNELS).propose([], known()) is None
+
+
+# ---------------------------------------------------------------
+# In order
+
+
+def test_in_order_goes_through_everything_whatever_was_measured() -> None:
+    row = regime(*KERNELS)
+    order = InOrder({kernel: place for place, kernel in enumerate(reversed(KERNELS))})
+    found = []
+    while (offer := order.propose([row], known(middle=1.0))) is not None:
+        found.append(offer[1])
+        del row.pending[offer[1]]
+    assert found == list(reversed(KERNELS))
+
+
+def test_in_order_takes_the_first_of_any_mode() -> None:
+    one, other = regime(DEEPER), regime(MIDDLE, is_naive=True)
+    order = InOrder({MIDDLE: 0, DEEPER: 1})
+    assert order.propose([one, other], known()) == (other, MIDDLE)
+
+
+def test_a_shuffle_is_told_by_its_seed() -> None:
+    first, again, other = (InOrder.shuffled(KERNELS, seed).order for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert sorted(first.values()) == [0, 1, 2, 3]
+    assert set(first) == set(KERNELS)
+
+
+# ---------------------------------------------------------------
+# Neighbours and representatives (their sizes on a real space: above)
+
+
+def test_a_neighbour_is_one_step_along_one_axis() -> None:
+    assert set(neighbours_in(KERNELS)[MIDDLE]) == {SHALLOWER, DEEPER, WIDER}
+    assert neighbours_in(KERNELS)[WIDER] == (MIDDLE,)
+    assert set(neighbours_in(KERNELS)[DEEPER]) == {MIDDLE}
+
+
+def test_axes_of_one_vendor_are_axes_too() -> None:
+    amd = [replace(MIDDLE, kpack=kpack, waves_per_eu=waves) for kpack in (1, 2) for waves in (0, 1, 2)]
+    around = neighbours_in(amd)[replace(MIDDLE, kpack=1, waves_per_eu=1)]
+    assert {(kernel.kpack, kernel.waves_per_eu) for kernel in around} == {(2, 1), (1, 0), (1, 2)}
+
+
+def test_a_tiles_representative_is_the_middle_of_its_options() -> None:
+    options = [replace(MIDDLE, num_warps=warps, num_stages=stages) for warps in (4, 8) for stages in (2, 3, 4, 5)]
+    large = [replace(kernel, BLOCK_SIZE_M=128, BLOCK_SIZE_N=128) for kernel in options]
+    assert representatives([*large, *options], is_naive=False) == [MIDDLE, replace(large[0], num_warps=8, num_stages=3)]
+
+
+def test_no_kernels_have_no_representatives() -> None:
+    assert representatives([], is_naive=True) == []
+    assert neighbours_in([]) == {}
+
+
+# ---------------------------------------------------------------
+# The job queue compiles before it measures, asks for nothing twice, and ranks by the worst loss over shapes.
+
+SLOW = LaunchConfig(16, 64, 64, 8, 4, 4)
+FAST = replace(SLOW, num_stages=2)
+
+
+def at(runner: ScriptedRunner, kind: type) -> list[object]:
+    return [job for job in runner.asked if isinstance(job, kind)]
+
+
+def make(subject: Subject, runner: ScriptedRunner) -> tuple[JobQueue, list[Event]]:
+    seen: list[Event] = []
+    return JobQueue(subject, runner, 1.5, seen.append), seen
+
+
+def test_a_wish_is_compiled_then_measured(subject: Subject) -> None:
+    runner = ScriptedRunner()
+    queue, seen = make(subject, runner)
+    queue.screen(64, [SLOW])
+    queue.finish()
+    assert runner.asked == [CompileJob(kernel_of(SLOW), 0, False), ScreenJob(64, 0, SLOW)]
+    assert len(seen) == 2
+    assert queue.measurements.times(64, 0, SLOW) == Times(4.0, 4.0)
+
+
+def test_nothing_is_asked_twice_and_group_sizes_share_a_kernel(subject: Subject) -> None:
+    runner = ScriptedRunner()
+    queue, _ = make(subject, runner)
+    for _ in range(2):
+        queue.screen(64, [SLOW, SLOW, replace(SLOW, GROUP_SIZE_M=1)])
+        queue.screen(256, [SLOW])
+        queue.finish()
+    assert len(at(runner, CompileJob)) == 1
+    assert len(at(runner, ScreenJob)) == 3
+
+
+def test_decode_has_kernels_of_its_own(subject: Subject) -> None:
+    """With few tokens and many experts the kernel runs its naive mode."""
+    many = replace(subject, workload=replace(subject.workload, E=128))
+    runner = ScriptedRunner()
+    queue, _ = make(many, runner)
+    for num_tokens in (1, 1024):
+        queue.screen(num_tokens, [SLOW])
+    assert at(runner, CompileJob) == [CompileJob(kernel_of(SLOW), 0, naive) for naive in (True, False)]
+
+
+def test_few_measurements_are_handed_out_at_once_and_later_ones_know_the_best(subject: Subject) -> None:
+    runner = ScriptedRunner()
+    queue, _ = make(subject, runner)
+    group_sizes = (1, 8, 16, 32, 64)
+    queue.screen(64, [replace(FAST, GROUP_SIZE_M=size) for size in group_sizes])
+    queue.step()  # the kernel
+    queue.step()  # the first measurement
+    first = [job for job in runner.asked if isinstance(job, ScreenJob)]
+    assert len(first) == QUEUE_DEPTH
+    assert {job.give_up_us for job in first} == {None}
+    queue.finish()
+    later = [job for job in runner.asked if isinstance(job, ScreenJob)][QUEUE_DEPTH:]
+    assert {job.give_up_us for job in later} == {1.5 * (2.0 + 2.0)}
+
+
+def test_what_does_not_compile_is_not_measured(subject: Subject) -> None:
+    runner = ScriptedRunner(refused={kernel_of(SLOW): Status.COMPILE})
+    queue, _ = make(subject, runner)
+    queue.screen(64, [SLOW, FAST])
+    queue.finish()
+    queue.screen(256, [SLOW])  # known by now
+    queue.finish()
+    assert at(runner, ScreenJob) == [ScreenJob(64, 0, FAST)]
+    assert queue.measurements.ranking(64) == [FAST]
+    assert queue.outcomes() == {"compile": 1, "ok": 1}
+
+
+def test_what_fails_on_the_gpu_is_counted_and_not_ranked(subject: Subject) -> None:
+    runner = ScriptedRunner(failing={SLOW: Status.CORRECTNESS})
+    queue, _ = make(subject, runner)
+    queue.screen(64, [SLOW, FAST])
+    queue.finish()
+    assert queue.measurements.ranking(64) == [FAST]
+    assert queue.outcomes() == {"correctness": 1, "ok": 1}
+
+
+def test_a_free_slot_is_one_that_compiles_at_once(subject: Subject) -> None:
+    queue, _ = make(subject, ScriptedRunner(compile_slots=2))
+    queue.screen(64, [SLOW])
+    assert queue.has_free_slot
+    queue.screen(64, [FAST])
+    assert not queue.has_free_slot
+    assert queue.is_compiling
+    assert not queue.is_measuring
+
+
+def test_what_still_compiles_when_time_is_up_is_no_longer_waited_for(subject: Subject) -> None:
+    runner = ScriptedRunner()
+    queue, _ = make(subject, runner)
+    queue.screen(64, [SLOW])
+    queue.forget_compiling()
+    assert not queue.is_compiling
+    queue.screen(64, [FAST])
+    queue.finish()
+    assert at(runner, ScreenJob) == [ScreenJob(64, 0, FAST)]
+
+
+def test_waiting_for_nothing_is_an_error(subject: Subject) -> None:
+    queue, _ = make(subject, ScriptedRunner())
+    with pytest.raises(LookupError):
+        queue.step()
+
+
+# ---------------------------------------------------------------
+# What was measured so far
+
+
+def test_a_row_nobody_measured() -> None:
+    measurements = Measurements(1)
+    assert measurements.ranking(64) == []
+    assert measurements.best_us(64, 0) == measurements.ratio(64, SLOW) == math.inf
+    assert measurements.times(64, 0, SLOW) is None
+
+
+def test_a_config_counts_by_its_worst_shape() -> None:
+    measurements = Measurements(2)
+    times = {SLOW: (10.0, 30.0), FAST: (20.0, 20.0)}
+    for config, by_shape in times.items():
+        for shape, us in enumerate(by_shape):
+            measurements.add(64, shape, config, Times(us / 2, us / 2))
+    assert measurements.ratio(64, SLOW) == pytest.approx(1.5)
+    assert measurements.ratio(64, FAST) == pytest.approx(2.0)
+    assert measurements.ranking(64) == [SLOW, FAST]
+
+
+def test_a_config_that_is_unknown_under_one_shape_is_not_ranked() -> None:
+    measurements = Measurements(2)
+    measurements.add(64, 0, FAST, Times(1.0, 1.0))
+    assert measurements.ratio(64, FAST) == math.inf
+    assert measurements.ranking(64) == []
+
+
+def test_every_shape_behind_the_name_is_measured(subject: Subject) -> None:
+    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
+    runner = ScriptedRunner()
+    queue, _ = make(two, runner)
+    queue.screen(64, [SLOW])
+    queue.finish()
+    assert at(runner, ScreenJob) == [ScreenJob(64, shape, SLOW) for shape in (0, 1)]
+    assert queue.measurements.ranking(64) == [SLOW]

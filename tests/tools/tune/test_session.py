@@ -10,26 +10,21 @@ from typing import Any
 
 import pytest
 
-from tests.tools.tune.decided import COUNTS, ENTRY, ENVIRONMENT, record_of, row, with_down
+from tests.tools.tune.decided import ENVIRONMENT, NAME, put_file, record_of
+from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
-from tools.store import schemas
 from tools.store.files import canonical_entries, canonical_record
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Layout
-from tools.tune import destination, session
-from tools.tune.delivery import Measured, write
-from tools.tune.desk import Landscape
-from tools.tune.destination import Origin, find_destination
-from tools.tune.journal import Journal, JournalError, JournalWriter
-from tools.tune.journal_lines import Header
-from tools.tune.model import Subject
-from tools.tune.output import Existing, Place
-from tools.tune.report import Summary
-from tools.tune.request import Request, RequestError, parse
-from tools.tune.subject import Registries, SizesSource, make_subject
-from tools.tune.tuner import Result, RowResult
+from tools.tune import session, write
+from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWriter
+from tools.tune.protocol import DeviceReport, Subject
+from tools.tune.report import TuneSummary
+from tools.tune.request import TuneRequest, parse
+from tools.tune.subject import SizesSource, make_subject
+from tools.tune.write import Existing, Place
 from tools.validate.exceptions import Exceptions
 from tools.validate.rules import down_twin, record
 from tools.validate.runner import validate
@@ -37,10 +32,8 @@ from tools.validate.runner import validate
 Make = Callable[..., Journal]
 Times = Callable[[int, int, LaunchConfig], tuple[float, float]]
 
-NAME = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json"
 DOWN = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
-REPORT = {"environment": ENVIRONMENT, "copy_bytes_per_s": 2.4e12, "dense_per_s": 7e14, "notes": []}
-ORIGIN = Origin("3.8.0", kernel_sha256())
+REPORT = DeviceReport(ENVIRONMENT, 2.4e12, 7e14)
 BEST = LaunchConfig(16, 64, 128, 8, 4, 3)
 FOR_DOWN = LaunchConfig(16, 128, 128, 8, 4, 3)
 
@@ -61,16 +54,15 @@ def flat(us: dict[LaunchConfig, tuple[float, float]]) -> Times:
 
 
 DOWN_GAINS = flat({BEST: (40.0, 20.0), FOR_DOWN: (52.0, 15.0)})
-DOWN_GAINS_NOTHING = flat({BEST: (40.0, 20.0)})
 
 
 @pytest.fixture
-def tune(make_landscape: Make, tmp_path: Path) -> Callable[..., Summary]:
+def tune(make_landscape: Make, tmp_path: Path) -> Callable[..., TuneSummary]:
     """Replays a made landscape with these flags into tmp_path/out."""
 
-    def tune(*flags: str, triton: str = "3.8.0", times: Times | None = None, **changes: Any) -> Summary:
+    def tune(*flags: str, triton: str = "3.8.0", times: Times | None = None, **changes: Any) -> TuneSummary:
         made = make_landscape((1, 64), **({"times": times} if times else {}))
-        device = {**REPORT, "environment": {**ENVIRONMENT, "triton": triton}}
+        device = replace(REPORT, environment={**ENVIRONMENT, "triton": triton})
         path = save(tmp_path / "landscape.jsonl", replace(made, device=device, **changes))
         request = parse(["--replay", str(path), "--output", str(tmp_path / "out"), *flags])
         return session.replay(request, path)
@@ -87,16 +79,6 @@ def document(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
-def put(
-    folder: Path, entries: dict[int, LaunchConfig], name: str = NAME, with_record: dict[str, Any] | None = None
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(canonical_entries(entries))
-    if with_record is not None:
-        (folder / "records").mkdir(exist_ok=True)
-        (folder / "records" / name).write_bytes(canonical_record(with_record))
-
-
 def findings(folder: Path) -> list[str]:
     rules = (record.RULE, down_twin.RULE)
     report = validate([folder], Layout.REPO, load_devices(), Exceptions(frozenset()), rules)
@@ -107,7 +89,7 @@ def findings(folder: Path) -> list[str]:
 # What a replay writes
 
 
-def test_writes_file_and_record_of_what_was_recorded(tune: Callable[..., Summary], out: Path) -> None:
+def test_writes_file_and_record_of_what_was_recorded(tune: Callable[..., TuneSummary], out: Path) -> None:
     summary = tune()
     assert [Path(name).relative_to(out).as_posix() for name in summary.files] == [NAME, f"records/{NAME}"]
     assert list(document(out / NAME)) == ["1", "64"]
@@ -115,9 +97,9 @@ def test_writes_file_and_record_of_what_was_recorded(tune: Callable[..., Summary
 
 
 def test_the_record_is_of_the_landscapes_kernel_routing_and_machine(
-    tune: Callable[..., Summary], subject: Subject, out: Path
+    tune: Callable[..., TuneSummary], subject: Subject, out: Path
 ) -> None:
-    tune(header=Header(subject, {"routing": "skew"}, {"triton": "3.8.0", "kernel_sha256": "cd" * 32}))
+    tune(header=JournalHeader(subject, {"routing": "skew"}, {"triton": "3.8.0", "kernel_sha256": "cd" * 32}))
     found = document(out / "records" / NAME)
     assert found["kernel_sha256"] == "cd" * 32
     assert found["tuner"]["settings"]["routing"] == "skew"
@@ -127,7 +109,7 @@ def test_the_record_is_of_the_landscapes_kernel_routing_and_machine(
 def test_without_output_nothing_is_written(
     make_landscape: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(destination, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(write, "CONFIGS", tmp_path / "configs")
     path = save(tmp_path / "landscape.jsonl", make_landscape((1,)))
     summary = session.replay(parse(["--replay", str(path)]), path)
     assert summary.files == ()
@@ -137,7 +119,7 @@ def test_without_output_nothing_is_written(
 def test_a_landscape_whose_machine_is_unknown_makes_no_record(make_landscape: Make, tmp_path: Path) -> None:
     path = save(tmp_path / "landscape.jsonl", make_landscape((1,)))
     with pytest.raises(
-        JournalError, match=r"without the GPU's own report, which a record needs\. Fix: without --output"
+        JournalError, match=r"without the GPU's own report, which a record needs\. Fix: leave out --output"
     ):
         session.replay(parse(["--replay", str(path), "--output", str(tmp_path / "out")]), path)
 
@@ -147,26 +129,26 @@ def test_a_landscape_whose_machine_is_unknown_makes_no_record(make_landscape: Ma
     [
         ({"python": None}, "environment / python: null is not of type"),
         ({"sm_count": "many"}, "environment / sm_count: "),
-        ({"device_name": "NVIDIA H200"}, "device_name: NVIDIA H200, which the workload's isn't"),
+        ({"device_name": "NVIDIA H200"}, "device_name: NVIDIA H200, but the workload is for NVIDIA_H100_80GB_HBM3"),
     ],
 )
 def test_a_machine_that_a_record_cannot_hold_makes_none(
     changes: dict[str, Any], told: str, make_landscape: Make, tmp_path: Path
 ) -> None:
-    device = {**REPORT, "environment": {**ENVIRONMENT, **changes}}
+    device = replace(REPORT, environment={**ENVIRONMENT, **changes})
     path = save(tmp_path / "landscape.jsonl", replace(make_landscape((1,)), device=device))
     with pytest.raises(JournalError, match=rf"expected a GPU's report that a record can hold, found {told}.* Fix"):
         session.replay(parse(["--replay", str(path), "--output", str(tmp_path / "out")]), path)
     assert not (tmp_path / "out").exists()
 
 
-def test_batch_sizes_that_were_not_recorded_are_told(tune: Callable[..., Summary], out: Path) -> None:
+def test_batch_sizes_that_were_not_recorded_are_told(tune: Callable[..., TuneSummary], out: Path) -> None:
     summary = tune("--num-tokens", "1", "5", "64", "7")
     assert "not in the landscape: batch sizes 5, 7" in summary.notes
     assert [line.num_tokens for line in summary.lines] == [1, 64]
 
 
-def test_none_of_the_batch_sizes_was_recorded(tune: Callable[..., Summary]) -> None:
+def test_none_of_the_batch_sizes_was_recorded(tune: Callable[..., TuneSummary]) -> None:
     with pytest.raises(JournalError, match=r"--replay: expected one of the batch sizes \[1, 64\], found \[5\]"):
         tune("--num-tokens", "5")
 
@@ -175,10 +157,10 @@ def test_none_of_the_batch_sizes_was_recorded(tune: Callable[..., Summary]) -> N
 # Some rows of a file that is there
 
 
-def test_only_the_rows_asked_for_are_replaced(tune: Callable[..., Summary], subject: Subject, out: Path) -> None:
+def test_only_the_rows_asked_for_are_replaced(tune: Callable[..., TuneSummary], subject: Subject, out: Path) -> None:
     others = {m: LaunchConfig(32, 32, 64, 64, 8, 2) for m in (4, 64, 4096)}
     kept = record_of(subject, others, kernel_sha256=kernel_sha256())
-    put(out, others, with_record=kept)
+    put_file(out, others, with_record=kept)
     tune("--num-tokens", "64")
     after = document(out / NAME)
     assert list(after) == ["4", "64", "4096"]
@@ -187,70 +169,6 @@ def test_only_the_rows_asked_for_are_replaced(tune: Callable[..., Summary], subj
     rows = document(out / "records" / NAME)["rows"]
     assert rows["4"] == kept["rows"]["4"]
     assert rows["64"]["incumbent_us"] is not None
-
-
-def test_a_whole_run_replaces_the_file(subject: Subject, out: Path) -> None:
-    put(out, {4096: BEST}, with_record=record_of(subject, [4096]))
-    write_whole(subject, out, row(1, 10.0, 20.0), row(64, 100.0, 120.0))
-    assert list(document(out / NAME)) == ["1", "64"]
-    assert list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
-
-
-def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str, ...] = ()) -> Summary:
-    """What a run of all usual batch sizes writes that came to these rows."""
-    asked = request("--output", str(out), *flags)
-    place, existing = find_destination(asked, subject, ORIGIN)
-    return write(asked, subject, measured(*rows), place, existing)
-
-
-def measured(*rows: RowResult) -> Measured:
-    return Measured(Result(rows, COUNTS, Landscape(1), False), ENVIRONMENT, None, 1.0)
-
-
-def test_two_runs_into_one_folder_lose_no_rows(subject: Subject, out: Path) -> None:
-    """Both read what stands there before either writes."""
-    asked = [request("--output", str(out), "--num-tokens", str(m)) for m in (1, 64)]
-    places = [find_destination(one, subject, ORIGIN) for one in asked]
-    for one, (place, existing), m in zip(asked, places, (1, 64), strict=True):
-        write(one, subject, measured(row(m, 10.0, 20.0)), place, existing)
-    assert list(document(out / NAME)) == list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
-
-
-def test_rows_of_another_origin_that_came_in_between_are_not_relabelled(subject: Subject, out: Path) -> None:
-    asked = request("--output", str(out), "--num-tokens", "1")
-    place, existing = find_destination(asked, subject, ORIGIN)
-    put(out, {64: BEST}, with_record=record_of(subject, [64]))
-    with pytest.raises(RequestError, match=r"expected the rows that stay, .* kernel_sha256"):
-        write(asked, subject, measured(row(1, 10.0, 20.0)), place, existing)
-    assert list(document(out / NAME)) == ["64"]
-
-
-LINES = {
-    "verified_with": [{"triton": "3.6.0", "date": "2026-01-01", "worst_loss_pct": 0.5}],
-    "engine_checked": [
-        {
-            "engine": "vllm",
-            "version": "0.33.0",
-            "triton": "3.8.0",
-            "date": "2026-01-01",
-            "worst_ratio": 0.99,
-            "geomean_ratio": 0.9,
-        }
-    ],
-}
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_what_benches_said_of_the_same_bytes_stays(same: bool, subject: Subject, out: Path) -> None:
-    entries = {1: ENTRY if same else BEST}
-    old = record_of(subject, entries, canonical_entries(entries), **LINES)
-    put(out, entries, with_record=old)
-    write_whole(subject, out, row(1, 10.0, 20.0))
-    found = document(out / "records" / NAME)
-    assert {key: found[key] for key in LINES if key in found} == (LINES if same else {})
-    assert list(found)[-1] == "verified"
-    assert found["verified"] is None
-    assert schemas.faults("record", found) == []
 
 
 # ---------------------------------------------------------------
@@ -269,9 +187,9 @@ def default(subject: Subject) -> dict[str, Any]:
 
 
 def test_a_version_file_that_gains_nothing_is_a_line_in_the_default_files_record(
-    tune: Callable[..., Summary], default: dict[str, Any], out: Path
+    tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path
 ) -> None:
-    put(out, TUNED, with_record=default)
+    put_file(out, TUNED, with_record=default)
     before = (out / NAME).read_bytes()
     summary = tune(triton="3.6.0")
     assert "the default file holds under Triton 3.6.0: no version file is written" in summary.notes
@@ -283,10 +201,27 @@ def test_a_version_file_that_gains_nothing_is_a_line_in_the_default_files_record
     assert list(found)[-2:] == ["verified_with", "verified"]
 
 
-def test_a_version_file_that_gains_is_written_beside(
-    tune: Callable[..., Summary], default: dict[str, Any], out: Path
+def test_beside_the_file_of_another_patch_a_version_file_has_to_earn_its_place_too(
+    tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path
 ) -> None:
-    put(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=default)
+    """At 3.6.1 the loader takes triton_3_6_0/, whatever the default file holds."""
+    put_file(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=default)
+    (out / "triton_3_6_0").mkdir()
+    (out / "triton_3_6_0" / NAME).write_bytes(canonical_entries(TUNED))
+    (out / "records" / "triton_3_6_0").mkdir()
+    (out / "records" / "triton_3_6_0" / NAME).write_bytes(canonical_record(default))
+    summary = tune(triton="3.6.1")
+    assert "the file of triton_3_6_0/ holds under Triton 3.6.1: no version file is written" in summary.notes
+    assert not (out / "triton_3_6_1").exists()
+    lines = document(out / "records" / "triton_3_6_0" / NAME)["verified_with"]
+    assert [line["triton"] for line in lines] == ["3.6.0", "3.6.1"]
+    assert document(out / "records" / NAME) == default
+
+
+def test_a_version_file_that_gains_is_written_beside(
+    tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path
+) -> None:
+    put_file(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=default)
     tune(triton="3.6.0")
     assert list(document(out / "triton_3_6_0" / NAME)) == ["1", "64"]
     assert findings(out / "triton_3_6_0") == []
@@ -295,9 +230,9 @@ def test_a_version_file_that_gains_is_written_beside(
 
 @pytest.mark.parametrize("forced", [True, False], ids=["asked for", "the default file has no record"])
 def test_a_version_file_all_the_same(
-    tune: Callable[..., Summary], default: dict[str, Any], out: Path, forced: bool
+    tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path, forced: bool
 ) -> None:
-    put(out, TUNED, with_record=default if forced else None)
+    put_file(out, TUNED, with_record=default if forced else None)
     tune(*(["--force-version-file"] if forced else []), triton="3.6.0")
     assert (out / "triton_3_6_0" / NAME).exists()
 
@@ -306,24 +241,14 @@ def test_a_version_file_all_the_same(
 # A file for down
 
 
-def test_down_has_its_own_file_where_it_gains(tune: Callable[..., Summary], out: Path) -> None:
+def test_down_has_its_own_file_where_it_gains(tune: Callable[..., TuneSummary], out: Path) -> None:
     summary = tune("--separate-down", times=DOWN_GAINS)
     assert len(summary.files) == 4
     assert {entry["BLOCK_SIZE_N"] for entry in document(out / DOWN).values()} == {128}
     assert findings(out) == []
 
 
-def test_where_no_row_gains_there_is_none_and_a_stale_one_goes(subject: Subject, out: Path) -> None:
-    flags = ("--separate-down",)
-    assert len(write_whole(subject, out, with_down(64, 90.0, 120.0), flags=flags).files) == 4
-    summary = write_whole(subject, out, row(64, 90.0, 120.0), flags=flags)
-    assert len(summary.files) == 2
-    assert [note.startswith("removed: ") for note in summary.notes] == [True, True]
-    assert not (out / DOWN).exists()
-    assert not (out / "records" / DOWN).exists()
-
-
-def test_rows_alone_leave_the_other_rows_of_both_files(tune: Callable[..., Summary], out: Path) -> None:
+def test_rows_alone_leave_the_other_rows_of_both_files(tune: Callable[..., TuneSummary], out: Path) -> None:
     tune("--separate-down", times=DOWN_GAINS)
     before = document(out / "records" / DOWN)["rows"]
     tune("--separate-down", "--num-tokens", "64", times=DOWN_GAINS)
@@ -339,7 +264,7 @@ def test_rows_alone_leave_the_other_rows_of_both_files(tune: Callable[..., Summa
 def test_an_incumbent_is_what_an_engine_would_launch(tmp_path: Path) -> None:
     """vLLM clamps BLOCK_SIZE_K to the scales' block."""
     source = SizesSource(8, 1024, 4096, 2, "fp8_w8a8", (128, 128))
-    subject = make_subject(source, "NVIDIA H100 80GB HBM3", Registries(load_models(), load_devices()))
+    subject = make_subject(source, "NVIDIA H100 80GB HBM3", load_models(), load_devices())
     place = Place(tmp_path, Path(subject.workload.file_name()))  # type: ignore[arg-type]
     existing = Existing(place, {64: LaunchConfig(64, 128, 256, 1, 4, 3)}, {})
     task = session.make_task(request("--num-tokens", "1", "64"), subject, existing)
@@ -348,10 +273,10 @@ def test_an_incumbent_is_what_an_engine_would_launch(tmp_path: Path) -> None:
 
 def test_a_workload_that_no_launch_config_runs_is_refused() -> None:
     source = SizesSource(8, 1024, 4096, 2, "fp8_w8a8", (128, 48))
-    subject = make_subject(source, "NVIDIA H100 80GB HBM3", Registries(load_models(), load_devices()))
-    with pytest.raises(RequestError, match=r"expected launch configs to try, found none\. .*power of two, found 48"):
+    subject = make_subject(source, "NVIDIA H100 80GB HBM3", load_models(), load_devices())
+    with pytest.raises(UserError, match=r"expected launch configs to try, found none\. .*power of two, found 48"):
         session.make_task(request(), subject, None)
 
 
-def request(*flags: str) -> Request:
+def request(*flags: str) -> TuneRequest:
     return parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2", *flags])

@@ -13,17 +13,16 @@ from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
-from tools.tune.model import NamedShape, Subject
+from tools.tune.protocol import Subject, SubjectShape
 from tools.tune.space import AMD, CONSTRAINTS, NVIDIA, Axes, candidates
-from tools.tune.subject import ModelSource, Parallel, Registries, make_subject
+from tools.tune.subject import ModelSource, Parallel, make_subject
 
 KERNEL = LaunchConfig(64, 64, 64, 1, 4, 3)
 BLOCKS = QuantMode("fp8_w8a8", block_shape=(128, 128))
 
 
 def subject_of(model: str, tp: int, device_name: str = "NVIDIA H100 80GB HBM3") -> Subject:
-    registries = Registries(load_models(), load_devices())
-    return make_subject(ModelSource(model, Parallel(tp)), device_name, registries)
+    return make_subject(ModelSource(model, Parallel(tp)), device_name, load_models(), load_devices())
 
 
 def why(name: str, config: LaunchConfig, subject: Subject) -> str | None:
@@ -121,7 +120,7 @@ def test_tile_over_columns(subject: Subject, intermediate_size: int, hidden_size
     narrow = replace(
         subject,
         workload=replace(subject.workload, N=intermediate_size),
-        shapes=(*subject.shapes, NamedShape(Shape(hidden_size, 2))),
+        shapes=(*subject.shapes, SubjectShape(Shape(hidden_size, 2))),
     )
     assert why("tile-over-columns", KERNEL, narrow) is None
     told = why("tile-over-columns", replace(KERNEL, BLOCK_SIZE_N=128), narrow)

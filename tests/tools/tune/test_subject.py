@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from kernels.problem import QuantMode
 from tools.registry.devices import Target, load_devices
 from tools.registry.models import load_models
 from tools.store.workload import Shape
+from tools.tune.protocol import Subject
 from tools.tune.subject import (
     ConfigJsonSource,
     ModelSource,
     Parallel,
-    Registries,
     SizesSource,
     Source,
     SubjectError,
@@ -30,9 +31,18 @@ MIXTRAL = "mistralai/Mixtral-8x7B-v0.1"
 CONFIG_JSON = {"num_local_experts": 8, "intermediate_size": 14336, "hidden_size": 4096, "num_experts_per_tok": 2}
 
 
+Make = Callable[..., Subject]
+
+
 @pytest.fixture(scope="module")
-def registries() -> Registries:
-    return Registries(load_models(), load_devices())
+def make() -> Make:
+    """The subject of a source, on an H100 unless a device is named, by this repository's registries."""
+    models, devices = load_models(), load_devices()
+
+    def make(source: Source, device_name: str = H100, *, all_shapes: bool = False) -> Subject:
+        return make_subject(source, device_name, models, devices, all_shapes=all_shapes)
+
+    return make
 
 
 def config_json(folder: Path, document: Any) -> Path:
@@ -106,29 +116,29 @@ def config_json(folder: Path, document: Any) -> Path:
     ],
 )
 def test_a_source_is_one_ranks_workload(
-    source: Source, file_name: str, shape: Shape, quant: QuantMode, registries: Registries
+    source: Source, file_name: str, shape: Shape, quant: QuantMode, make: Make
 ) -> None:
-    subject = make_subject(source, H100, registries)
+    subject = make(source)
     assert subject.workload.file_name() == file_name
     assert [named.shape for named in subject.shapes] == [shape]
     assert subject.quant == quant
     assert (subject.target, subject.arch, subject.smem_bytes) == (Target("cuda", 90, 32), "sm_90", 232448)
 
 
-def test_the_devices_facts_come_from_the_registry(registries: Registries) -> None:
-    subject = make_subject(ModelSource(MIXTRAL, Parallel(2)), "AMD Instinct MI300X", registries)
+def test_the_devices_facts_come_from_the_registry(make: Make) -> None:
+    subject = make(ModelSource(MIXTRAL, Parallel(2)), "AMD Instinct MI300X")
     assert (subject.target, subject.kernel_arch, subject.smem_bytes) == (Target("hip", "gfx942", 64), "gfx942", 65536)
     assert subject.is_rocm
 
 
-def test_every_registered_model_with_the_shape_is_named(registries: Registries) -> None:
-    (named,) = make_subject(ModelSource("deepseek-ai/DeepSeek-V3", Parallel(16)), H100, registries).shapes
+def test_every_registered_model_with_the_shape_is_named(make: Make) -> None:
+    (named,) = make(ModelSource("deepseek-ai/DeepSeek-V3", Parallel(16))).shapes
     assert named.models == ("deepseek-ai/DeepSeek-V3 tp=16", "deepseek-ai/DeepSeek-V3.2 tp=16")
 
 
-def test_all_shapes_are_those_behind_the_name_the_one_asked_for_first(registries: Registries) -> None:
+def test_all_shapes_are_those_behind_the_name_the_one_asked_for_first(make: Make) -> None:
     source = ModelSource("deepseek-ai/DeepSeek-V3", Parallel(16))
-    first, *others = make_subject(source, H100, registries, all_shapes=True).shapes
+    first, *others = make(source, all_shapes=True).shapes
     assert first.shape == Shape(7168, 8)
     assert Shape(2048, 8) in [named.shape for named in others]
     assert len({named.shape for named in others} | {first.shape}) == len(others) + 1
@@ -162,19 +172,19 @@ def test_all_shapes_are_those_behind_the_name_the_one_asked_for_first(registries
         "blocks",
     ],
 )
-def test_a_config_json_is_read(document: Any, quant: QuantMode, registries: Registries, tmp_path: Path) -> None:
+def test_a_config_json_is_read(document: Any, quant: QuantMode, make: Make, tmp_path: Path) -> None:
     source = ConfigJsonSource(config_json(tmp_path, document), Parallel(2))
-    subject = make_subject(source, H100, registries)
+    subject = make(source)
     assert (subject.workload.E, subject.workload.N, subject.shapes[0].shape) == (8, 7168, Shape(4096, 2))
     assert subject.shapes[0].models == ("a-model tp=2", f"{MIXTRAL} tp=2", "ai21labs/AI21-Jamba-Mini-1.5 tp=4 ep=2")
     assert subject.quant == quant
 
 
-def test_a_named_dtype_helps_where_the_checkpoints_own_is_unknown(registries: Registries, tmp_path: Path) -> None:
+def test_a_named_dtype_helps_where_the_checkpoints_own_is_unknown(make: Make, tmp_path: Path) -> None:
     path = config_json(tmp_path, {**CONFIG_JSON, "quantization_config": {"quant_method": "awq"}})
     with pytest.raises(SubjectError, match=r"expected fp8 .* 'awq'.* Fix: name the dtype: --dtype, or give the sizes"):
-        make_subject(ConfigJsonSource(path), H100, registries)
-    assert make_subject(ConfigJsonSource(path, dtype="fp8_w8a8"), H100, registries).quant == QuantMode("fp8_w8a8")
+        make(ConfigJsonSource(path))
+    assert make(ConfigJsonSource(path, dtype="fp8_w8a8")).quant == QuantMode("fp8_w8a8")
 
 
 @pytest.mark.parametrize(
@@ -196,18 +206,18 @@ def test_a_named_dtype_helps_where_the_checkpoints_own_is_unknown(registries: Re
     ],
     ids=["no object", "dense", "a flag for a number", "zero", "too large", "more chosen than there are", "zero blocks"],
 )
-def test_a_config_json_that_cannot_be_used(document: Any, told: str, registries: Registries, tmp_path: Path) -> None:
+def test_a_config_json_that_cannot_be_used(document: Any, told: str, make: Make, tmp_path: Path) -> None:
     with pytest.raises(SubjectError, match=told):
-        make_subject(ConfigJsonSource(config_json(tmp_path, document)), H100, registries)
+        make(ConfigJsonSource(config_json(tmp_path, document)))
 
 
 @pytest.mark.parametrize("data", [None, b"{", b"\xff", b'{"a":' * 50_000], ids=["missing", "torn", "binary", "deep"])
-def test_a_file_that_is_no_config_json_is_named(data: bytes | None, registries: Registries, tmp_path: Path) -> None:
+def test_a_file_that_is_no_config_json_is_named(data: bytes | None, make: Make, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(SubjectError, match=r"config\.json: expected a model's config\.json, found: ") as refused:
-        make_subject(ConfigJsonSource(path), H100, registries)
+        make(ConfigJsonSource(path))
     assert str(refused.value).isprintable()
 
 
@@ -247,9 +257,9 @@ def test_a_file_that_is_no_config_json_is_named(data: bytes | None, registries: 
         (SizesSource(8, 7168, 4096, 2, None, None, True), "expected False for 16-bit weights, found True"),
     ],
 )
-def test_what_cannot_be_tuned_is_one_line_with_a_way_out(source: Source, told: str, registries: Registries) -> None:
+def test_what_cannot_be_tuned_is_one_line_with_a_way_out(source: Source, told: str, make: Make) -> None:
     with pytest.raises(SubjectError, match=told) as refused:
-        make_subject(source, H100, registries)
+        make(source)
     assert str(refused.value).isprintable()
     assert str(refused.value).count("Fix:") <= 1
 
@@ -263,11 +273,9 @@ def test_what_cannot_be_tuned_is_one_line_with_a_way_out(source: Source, told: s
         ("a\x1b[31mb", r"found 'a\\x1b\[31mb'"),
     ],
 )
-def test_an_unknown_gpu_is_named_as_the_registry_would_have_it(
-    device_name: str, told: str, registries: Registries
-) -> None:
+def test_an_unknown_gpu_is_named_as_the_registry_would_have_it(device_name: str, told: str, make: Make) -> None:
     with pytest.raises(SubjectError, match=rf"^GPU: expected one of configs/registry/devices\.json, .*{told}"):
-        make_subject(ModelSource(MIXTRAL), device_name, registries)
+        make(ModelSource(MIXTRAL), device_name)
 
 
 def test_a_pipe_is_no_config_json(tmp_path: Path) -> None:

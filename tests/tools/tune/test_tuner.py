@@ -11,16 +11,13 @@ import pytest
 from tools.compile.outcome import Status
 from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
-from tools.tune.journal import Journal, JournalWriter, read_journal
-from tools.tune.journal_lines import Header
-from tools.tune.model import ConfirmJob, Event, Job, NamedShape, Runner, Screened, ScreenJob, Subject, kernel_of
-from tools.tune.policy import Budget, Decision, Policies
-from tools.tune.recording import RecordingRunner
-from tools.tune.replay import ReplayRunner
-from tools.tune.search import usual_strategy
+from tools.tune.decide import Budget, Decision, Policies
+from tools.tune.journal import Journal, JournalHeader, JournalWriter
+from tools.tune.protocol import ConfirmJob, Event, Job, Runner, Screened, ScreenJob, Subject, SubjectShape, kernel_of
+from tools.tune.replay import RecordingRunner, ReplayRunner
+from tools.tune.search import InOrder, usual_strategy
 from tools.tune.space import Space
-from tools.tune.strategy import InOrder
-from tools.tune.tuner import Result, RowResult, Task, TuneError, baselines, tune, wanted_by_row
+from tools.tune.tuner import RowResult, Task, TuneError, TuneResult, baselines, tune, wanted_by_row
 
 Make = Callable[..., Journal]
 
@@ -31,7 +28,7 @@ def make_task(subject: Subject, space: Space, batch_sizes: tuple[int, ...], **ch
     return replace(blank, strategy=usual_strategy(space, wanted, Policies().search))
 
 
-def run(task: Task, runner: Runner) -> tuple[Result, list[RowResult]]:
+def run(task: Task, runner: Runner) -> tuple[TuneResult, list[RowResult]]:
     seen: list[RowResult] = []
     return tune(task, runner, lambda event: None, seen.append), seen
 
@@ -123,7 +120,7 @@ def test_without_a_running_heuristic_nothing_can_be_judged(
 def test_several_shapes_are_decided_by_the_one_that_loses_most(
     make_landscape: Make, subject: Subject, space: Space
 ) -> None:
-    two = replace(subject, shapes=(*subject.shapes, NamedShape(Shape(2048, 4))))
+    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
     good_for = (LaunchConfig(16, 64, 128, 8, 4, 2), LaunchConfig(16, 64, 128, 8, 4, 4))
     fair = LaunchConfig(16, 64, 128, 8, 4, 3)
 
@@ -214,14 +211,14 @@ def test_a_killed_run_resumes_and_measures_nothing_twice(
     task = make_task(subject, space, (1, 64))
     whole, _ = run(task, ReplayRunner(small))
     path = tmp_path / "journal.jsonl"
-    header = Header(subject, {}, {})
+    header = JournalHeader(subject, {}, {})
 
     with pytest.raises(Killed):
         run(task, RecordingRunner(Dying(ReplayRunner(small), after), [JournalWriter(path, header)]))
     # What kill -9 leaves may end in half a line.
     path.write_bytes(path.read_bytes() + b'{"screened":{"BLOCK')
 
-    earlier = read_journal(path).entries
+    earlier = Journal.read(path).entries
     again = Dying(ReplayRunner(small), 10**9)
     resumed, _ = run(task, RecordingRunner(again, [JournalWriter(path, None)], earlier))
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tools.measure.statistics import Interval
-from tools.tune.policy import Comparison, Decision, PromotionPolicy, decide
+from tools.tune.decide import Decision, PairedComparison, PromotionPolicy, decide
 
 RULES = PromotionPolicy(min_improvement_pct=1.0)
 
@@ -40,10 +40,10 @@ def test_the_gate(challenger: float | None, incumbent: float | None, baseline: f
 def decided(*shapes: tuple[float | None, float | None, float]) -> Decision:
     """By (challenger, incumbent, heuristic) under each shape, in µs."""
 
-    def beside(own: int, other: int) -> list[Comparison] | None:
+    def beside(own: int, other: int) -> list[PairedComparison] | None:
         pairs = [(shape[own], shape[other]) for shape in shapes]
         return [
-            Comparison.of(around(a, 0.0001, seed=1), around(b, 0.0001, seed=2)) for a, b in pairs if a and b
+            PairedComparison.of(around(a, 0.0001, seed=1), around(b, 0.0001, seed=2)) for a, b in pairs if a and b
         ] or None
 
     return decide(beside(0, 2), beside(1, 2), beside(0, 1), RULES)
@@ -74,23 +74,23 @@ def test_an_incumbent_that_fails_the_gate_needs_no_margin_to_be_replaced() -> No
 def test_noise_promotes_nothing() -> None:
     noisy, incumbent, baseline = around(98.0, 0.2, seed=1), around(100.0, 0.2, seed=2), around(150.0)
     pairs = ((noisy, baseline), (incumbent, baseline), (noisy, incumbent))
-    assert decide(*([Comparison.of(a, b)] for a, b in pairs), RULES) is Decision.RETAIN
+    assert decide(*([PairedComparison.of(a, b)] for a, b in pairs), RULES) is Decision.RETAIN
 
 
 def test_drift_that_both_share_is_no_noise() -> None:
     drift = [1.0 + 0.02 * i for i in range(16)]
     challenger, incumbent = [95.0 * d for d in drift], [100.0 * d for d in drift]
     baseline = [120.0 * d for d in drift]
-    duel = Comparison.of(challenger, incumbent)
+    duel = PairedComparison.of(challenger, incumbent)
     assert duel.ratio.high == pytest.approx(0.95)
-    passed = [Comparison.of(incumbent, baseline)]
-    assert decide([Comparison.of(challenger, baseline)], passed, [duel], RULES) is Decision.PROMOTE
+    passed = [PairedComparison.of(incumbent, baseline)]
+    assert decide([PairedComparison.of(challenger, baseline)], passed, [duel], RULES) is Decision.PROMOTE
 
 
 def test_a_record_never_shows_a_row_that_is_slower_than_its_heuristic() -> None:
     """Faster in most rounds, and yet slower by the medians, when the clock changes between them."""
     challenger, baseline = [10.0, 10.0, 11.9, 12.0, 12.0], [10.1, 10.1, 11.8, 12.1, 12.1]
-    comparison = Comparison.of(challenger, baseline)
+    comparison = PairedComparison.of(challenger, baseline)
     assert comparison.ratio.median < 1.0 < comparison.us / comparison.other_us
     assert decide([comparison], None, None, RULES) is Decision.BASELINE
 

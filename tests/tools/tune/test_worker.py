@@ -1,4 +1,4 @@
-"""Times on a fake clock what really computes: a stand-in kernel in plain torch, for the naive mode on the CPU."""
+"""Times on a fake clock what really computes (a stand-in kernel in plain torch, for the naive mode on the CPU)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,34 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
 
 from kernels.launch import Pointers  # noqa: E402
 from kernels.problem import QuantMode  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
 from tools.measure.kernels import BoundLaunch, Problem  # noqa: E402
+from tools.store import schemas  # noqa: E402
 from tools.store.launch_config import LaunchConfig  # noqa: E402
 from tools.store.workload import Shape, Workload  # noqa: E402
-from tools.tune.model import ConfirmJob, NamedShape, ScreenJob, Subject  # noqa: E402
-from tools.tune.row_timer import Clock, ContextLost, RowTimer  # noqa: E402
+from tools.tune.protocol import (  # noqa: E402
+    Confirmed,
+    ConfirmJob,
+    Refusal,
+    Screened,
+    ScreenJob,
+    Subject,
+    SubjectShape,
+    WorkerSpec,
+    failed,
+)
+from tools.tune.worker import (  # noqa: E402
+    BUSY_BYTES,
+    Clock,
+    ContextLost,
+    RowTimer,
+    _look_around,
+    _memory_bytes,
+)
 
 GOOD = LaunchConfig(16, 32, 64, 1, 4, 3)
 GROUPED = replace(GOOD, GROUP_SIZE_M=8)
@@ -67,7 +86,7 @@ class _Grid:
 def small() -> Subject:
     workload = Workload(64, 32, "NVIDIA_H100_80GB_HBM3")
     target = ("cuda", 90, 32)
-    return Subject(workload, (NamedShape(Shape(64, 2)),), QuantMode(), target, "sm_90", 232448)  # type: ignore[arg-type]
+    return Subject(workload, (SubjectShape(Shape(64, 2)),), QuantMode(), target, "sm_90", 232448)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -92,7 +111,7 @@ def timer(small: Subject, kernel: TorchKernel, samples: list[int]) -> RowTimer:
         sample=sample,
         synchronize=lambda: None,
     )
-    return RowTimer(small, torch.device("cpu"), 1 << 20, clock=clock, contender=kernel)
+    return RowTimer(small, torch.device("cpu"), 1 << 20, clock=clock, kernel=kernel)
 
 
 def test_screens_up_and_down(timer: RowTimer) -> None:
@@ -155,13 +174,100 @@ def test_a_lost_context_ends_the_worker(small: Subject, kernel: TorchKernel) -> 
     def broken() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    timer = RowTimer(small, torch.device("cpu"), 1 << 20, clock=Clock(synchronize=broken), contender=kernel)
+    timer = RowTimer(small, torch.device("cpu"), 1 << 20, clock=Clock(synchronize=broken), kernel=kernel)
     with pytest.raises(ContextLost, match="illegal address"):
         timer.screen(ScreenJob(4, 0, RAISES))
 
 
 def test_each_shape_has_inputs_of_its_own(small: Subject, kernel: TorchKernel) -> None:
-    two = replace(small, shapes=(*small.shapes, NamedShape(Shape(128, 4))))
+    two = replace(small, shapes=(*small.shapes, SubjectShape(Shape(128, 4))))
     clock = Clock(capture=lambda launches, _: SimpleNamespace(), sample=lambda r, n: [[1.0] * n] * 2)  # type: ignore[arg-type,return-value]
-    timer = RowTimer(two, torch.device("cpu"), 1 << 20, clock=clock, contender=kernel)
+    timer = RowTimer(two, torch.device("cpu"), 1 << 20, clock=clock, kernel=kernel)
     assert [timer.screen(ScreenJob(4, shape, GOOD)).status for shape in (0, 1)] == [Status.OK, Status.OK]
+
+
+# ---------------------------------------------------------------
+# What it finds when it looks around: the right GPU with enough memory, or why not, on a line
+
+GIB = 1 << 30
+
+
+def machine(
+    name: str = "NVIDIA H100 80GB HBM3", *, free: int = 79 * GIB, total: int = 80 * GIB, available: bool = True
+) -> Any:
+    """What the worker asks torch for."""
+    properties = SimpleNamespace(major=9, minor=0, multi_processor_count=132, gcnArchName="")
+    cuda = SimpleNamespace(
+        is_available=lambda: available,
+        get_device_name=lambda: name,
+        current_device=lambda: 0,
+        mem_get_info=lambda: (free, total),
+        get_device_properties=lambda _: properties,
+    )
+    return SimpleNamespace(cuda=cuda, version=SimpleNamespace(hip=None, cuda="13.0"), __version__="2.13.0+cu130")
+
+
+def refusal(found: Any) -> str:
+    assert isinstance(found, Refusal)
+    return found.message
+
+
+def test_the_environment_is_what_a_record_holds(subject: Subject) -> None:
+    found = _look_around(machine(), WorkerSpec(subject, 4096))
+    assert not isinstance(found, Refusal)
+    environment, notes = found
+    assert notes == ()
+    assert (environment["device_name"], environment["compute_capability"]) == ("NVIDIA H100 80GB HBM3", "9.0")
+    faults = schemas.faults("record", {"environment": environment})
+    assert not [fault for fault in faults if fault.where.startswith("environment")]
+
+
+def test_no_gpu_for_torch(subject: Subject) -> None:
+    told = refusal(_look_around(machine(available=False), WorkerSpec(subject, 64)))
+    assert told == "expected a GPU that torch can use, found none. Fix: run where there is one."
+
+
+def test_another_gpu(subject: Subject) -> None:
+    told = refusal(_look_around(machine("NVIDIA H200"), WorkerSpec(subject, 64)))
+    assert told.startswith("GPU: expected NVIDIA_H100_80GB_HBM3, found NVIDIA H200. Fix: ")
+
+
+def test_too_little_memory_says_need_and_have(subject: Subject) -> None:
+    told = refusal(_look_around(machine(free=3 * GIB), WorkerSpec(subject, 4096)))
+    need = _memory_bytes(WorkerSpec(subject, 4096)) / GIB
+    assert told == (
+        f"{subject.workload.file_name()}: expected {need:.1f} GiB of free GPU memory for weights and "
+        "activations, found 3.0. Fix: a larger tp or ep, or smaller batch sizes (--num-tokens)."
+    )
+
+
+def test_a_busy_gpu_is_told_and_used(subject: Subject) -> None:
+    busy = machine(free=80 * GIB - BUSY_BYTES - GIB)
+    found = _look_around(busy, WorkerSpec(subject, 4096))
+    assert not isinstance(found, Refusal)
+    assert found[1] == ("another process uses the GPU (3.0 GiB at the start); timings may be noisy",)
+
+
+def test_more_tokens_need_more_memory(subject: Subject) -> None:
+    assert _memory_bytes(WorkerSpec(subject, 65536)) > _memory_bytes(WorkerSpec(subject, 1))
+
+
+def test_weights_count_once_for_each_hidden_size(subject: Subject) -> None:
+    """Shapes that differ in top_k alone share their weights."""
+
+    def need(*shapes: Shape) -> int:
+        return _memory_bytes(WorkerSpec(replace(subject, shapes=tuple(map(SubjectShape, shapes))), 1))
+
+    one = need(Shape(4096, 2))
+    assert need(Shape(4096, 2), Shape(4096, 1)) == one
+    assert need(Shape(4096, 2), Shape(2048, 2)) > one
+
+
+@pytest.mark.parametrize("status", [Status.RUNTIME, Status.TIMEOUT, Status.CRASH])
+def test_a_job_without_times_is_still_answered(status: Status) -> None:
+    configs = (LaunchConfig(16, 64, 64, 1, 4, 3), LaunchConfig(16, 64, 64, 8, 4, 3))
+    screened = failed(ScreenJob(64, 0, configs[0]), status, "why", 1.5)
+    assert screened == Screened(ScreenJob(64, 0, configs[0]), status, 1.5, message="why")
+    confirmed = failed(ConfirmJob(64, 0, configs, 8), status, "why")
+    assert isinstance(confirmed, Confirmed)
+    assert [(series.status, series.up_us) for series in confirmed.series] == [(status, ())] * 2

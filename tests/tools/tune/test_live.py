@@ -14,20 +14,23 @@ import pytest
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
 from tools.store.launch_config import LaunchConfig
-from tools.tune.gpu_worker import Answer, DeviceReport, Refusal, WorkerSpec, failed
-from tools.tune.live_runner import LiveRunner
-from tools.tune.model import (
+from tools.tune.live import DeviceRefused, LiveRunner, Supervisor, WorkerLimits
+from tools.tune.protocol import (
     Compiled,
     CompileJob,
     Confirmed,
     ConfirmJob,
+    DeviceReport,
+    Refusal,
     RunnerError,
     Screened,
     ScreenJob,
     Series,
     Subject,
+    WorkerAnswer,
+    WorkerSpec,
+    failed,
 )
-from tools.tune.supervisor import DeviceRefused, Limits, Supervisor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton has Linux wheels only")
 
@@ -38,7 +41,7 @@ HANGS = LaunchConfig(16, 64, 128, 1, 8, 5)
 LOSES_CONTEXT = LaunchConfig(16, 32, 128, 1, 4, 5)
 HUGE = LaunchConfig(256, 256, 256, 1, 8, 5)
 
-QUICK = Limits(start_s=20.0, screen_s=0.5, confirm_s=0.5, max_failed_starts=2)
+QUICK = WorkerLimits(start_s=20.0, screen_s=0.5, confirm_s=0.5, max_failed_starts=2)
 
 
 def stand_in(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
@@ -55,13 +58,13 @@ def stand_in(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
         if HANGS in configs:
             time.sleep(60)
         if LOSES_CONTEXT in configs:
-            connection.send(Answer(failed(job, "runtime", "illegal address"), is_last=True))
+            connection.send(WorkerAnswer(failed(job, Status.RUNTIME, "illegal address"), is_last=True))
             return
         if isinstance(job, ScreenJob):
-            connection.send(Answer(Screened(job, Status.OK, 0.0, float(job.num_tokens), 1.0)))
+            connection.send(WorkerAnswer(Screened(job, Status.OK, 0.0, float(job.num_tokens), 1.0)))
         else:
             series = tuple(Series(c, Status.OK, (2.0,) * job.rounds, (1.0,) * job.rounds) for c in configs)
-            connection.send(Answer(Confirmed(job, series, 0.0)))
+            connection.send(WorkerAnswer(Confirmed(job, series, 0.0)))
 
 
 def refuses(connection: Connection, log_path: str, spec: WorkerSpec) -> None:

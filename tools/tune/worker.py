@@ -1,24 +1,139 @@
-"""Times launch configs on the GPU of this process, checked against the reference first. Imports torch."""
+"""The process that owns the GPU: answers jobs until its pipe closes or its GPU context is lost. Imports torch.
+
+Its parent imports no torch and holds no context, so a crash here costs one job.
+"""
 
 from __future__ import annotations
 
 import math
+import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+import triton
 
 from tools.compile.outcome import Status
+from tools.measure.ceilings import measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_coarse_routings, num_routings
 from tools.measure.kernels import OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.row import RowBench
 from tools.measure.timing import Launch, Policy, Replay, capture, measure_series, sample_once
+from tools.registry.devices import load_devices
 from tools.store.launch_config import LaunchConfig
-from tools.tune.model import Confirmed, ConfirmJob, Screened, ScreenJob, Series, Subject, kernel_of
+from tools.tune.protocol import (
+    Confirmed,
+    ConfirmJob,
+    DeviceReport,
+    Refusal,
+    Screened,
+    ScreenJob,
+    Series,
+    Subject,
+    WorkerAnswer,
+    WorkerSpec,
+    failed,
+    kernel_of,
+)
+
+BUSY_BYTES = 2 << 30
+"""More memory in use than this before the worker takes any is another process's; a bare context takes 0.5 GB."""
+
+
+def serve(connection: Connection, spec: WorkerSpec) -> None:
+    """Sends a `DeviceReport` or a `Refusal`, then an `WorkerAnswer` for each job."""
+    found = _look_around(torch, spec)
+    if isinstance(found, Refusal):
+        connection.send(found)
+        return
+    device = torch.device("cuda", torch.cuda.current_device())
+    with torch.cuda.stream(torch.cuda.Stream()), torch.inference_mode():
+        ceilings = measure_ceilings(device)
+        bits = 8 if spec.subject.quant.quantizes_activations else 16
+        environment, notes = found
+        l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+        timer = RowTimer(spec.subject, device, l2_bytes, spec.routing_kind)
+        connection.send(DeviceReport(environment, ceilings.memory_bytes_per_s, ceilings.dense_per_s(bits), notes))
+        _answer_jobs(connection, timer)
+
+
+def _answer_jobs(connection: Connection, timer: RowTimer) -> None:
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = WorkerAnswer(timer.screen(job) if isinstance(job, ScreenJob) else timer.confirm(job))
+        except ContextLost as error:
+            answer = WorkerAnswer(failed(job, Status.RUNTIME, str(error)), is_last=True)
+        connection.send(answer)
+        if answer.is_last:
+            return
+
+
+def _look_around(machine: Any, spec: WorkerSpec) -> Refusal | tuple[dict[str, Any], tuple[str, ...]]:
+    """Why it can't be measured here, or (the environment, notes). machine: torch, or what a test puts in its place."""
+    if not machine.cuda.is_available():
+        return Refusal("expected a GPU that torch can use, found none. Fix: run where there is one.")
+    name = machine.cuda.get_device_name()
+    devices, wanted = load_devices(), spec.subject.workload.device_name
+    if devices.get(name) != devices.get(wanted):
+        return Refusal(f"GPU: expected {wanted}, found {name}. Fix: CUDA_VISIBLE_DEVICES chooses another.")
+    free, total = machine.cuda.mem_get_info()
+    need = _memory_bytes(spec)
+    if need > free:
+        return Refusal(
+            f"{spec.subject.workload.file_name()}: expected {need / 2**30:.1f} GiB of free GPU memory for weights and "
+            f"activations, found {free / 2**30:.1f}. Fix: a larger tp or ep, or smaller batch sizes (--num-tokens)."
+        )
+    busy = total - free
+    notes = (f"another process uses the GPU ({busy / 2**30:.1f} GiB at the start); timings may be noisy",)
+    return _environment(machine, name), notes if busy > BUSY_BYTES else ()
+
+
+def _memory_bytes(spec: WorkerSpec) -> int:
+    """Weights once for each hidden size, rows for the shape that needs most."""
+    shapes = layer_shapes(spec.subject)
+    by_width = {shape.hidden_size: shape for shape in shapes}
+    largest = max(shape.memory_bytes(spec.max_num_tokens) for shape in shapes)
+    others = [shape.memory_bytes(1) for shape in by_width.values()]
+    return largest + sum(others) - max(others)
+
+
+def _environment(machine: Any, device_name: str) -> dict[str, Any]:
+    """As the record's schema has it."""
+    properties = machine.cuda.get_device_properties(machine.cuda.current_device())
+    is_rocm = machine.version.hip is not None
+    arch = properties.gcnArchName.split(":")[0] if is_rocm else f"{properties.major}.{properties.minor}"
+    return {
+        "device_name": device_name,
+        "compute_capability": arch,
+        "sm_count": properties.multi_processor_count,
+        "driver": None if is_rocm else _driver(),
+        "cuda": machine.version.hip if is_rocm else machine.version.cuda,
+        "torch": str(machine.__version__),
+        "triton": str(triton.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def _driver() -> str | None:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")[0]
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+# ---------------------------------------------------------------
+# Times launch configs, checked against the reference first
 
 NUM_CHECKED_TOKENS = 16
 SCREEN_US = 1500.0
@@ -41,7 +156,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class _Contest:
+class _CapturedRow:
     """Graphs of the batch size that is being confirmed, by shape and config."""
 
     num_tokens: int
@@ -58,17 +173,17 @@ class RowTimer:
         l2_bytes: int,
         routing_kind: str = "uniform",
         clock: Clock = Clock(),  # frozen
-        contender: Any = OwnKernel(),  # noqa: B008  # frozen
+        kernel: Any = OwnKernel(),  # noqa: B008  # frozen
     ) -> None:
         self._subject, self._l2_bytes, self._routing_kind = subject, l2_bytes, routing_kind
-        self._clock, self._contender = clock, contender
+        self._clock, self._kernel = clock, kernel
         self._shapes = layer_shapes(subject)
         # Shapes that differ in top_k alone share their weights.
         by_width = {shape.hidden_size: make_weights(shape, device) for shape in self._shapes}
         self._weights: list[Weights] = [by_width[shape.hidden_size] for shape in self._shapes]
         self._rows: dict[tuple[int, int], RowBench] = {}
         self._checked: set[tuple[LaunchConfig, int, bool]] = set()
-        self._contest = _Contest(0, {})
+        self._captured = _CapturedRow(0, {})
 
     def screen(self, job: ScreenJob) -> Screened:
         """ContextLost: nothing more can be measured in this process."""
@@ -88,7 +203,7 @@ class RowTimer:
         replays: dict[LaunchConfig, list[Replay]] = {}
         for config in job.configs:
             try:
-                replays[config] = self._contestant(job, row, config)
+                replays[config] = self._candidate(job, row, config)
             except Exception as error:
                 failed[config] = Series(config, *_without_times(self._status_of(error)))
         policy = Policy(min_rounds=job.rounds, max_rounds=job.rounds)
@@ -101,11 +216,11 @@ class RowTimer:
         series = tuple(failed.get(config) or measured[config] for config in job.configs)
         return Confirmed(job, series, time.monotonic() - started, row.inputs.active_experts)
 
-    def _contestant(self, job: ConfirmJob, row: RowBench, config: LaunchConfig) -> list[Replay]:
+    def _candidate(self, job: ConfirmJob, row: RowBench, config: LaunchConfig) -> list[Replay]:
         """Of up and down, correct."""
-        if self._contest.num_tokens != job.num_tokens:
-            self._contest = _Contest(job.num_tokens, {})
-        known = self._contest.replays
+        if self._captured.num_tokens != job.num_tokens:
+            self._captured = _CapturedRow(job.num_tokens, {})
+        known = self._captured.replays
         if (job.shape, config) not in known:
             self._check(row, config)
             known[job.shape, config] = [self._capture(row, config, projection) for projection in (UP, DOWN)]
@@ -113,10 +228,10 @@ class RowTimer:
 
     def _screen(self, job: ScreenJob) -> tuple[float, float]:
         row = self._row(job.num_tokens, job.shape)
-        kernel = kernel_of(job.config), job.shape, row.inputs.routing.is_naive
-        if kernel not in self._checked:
+        binary = kernel_of(job.config), job.shape, row.inputs.routing.is_naive
+        if binary not in self._checked:
             self._check(row, job.config)
-            self._checked.add(kernel)
+            self._checked.add(binary)
         routings = num_coarse_routings(self._shapes[job.shape], job.num_tokens, self._l2_bytes)
         replays = [self._capture(row, job.config, projection, routings) for projection in (UP, DOWN)]
         samples = self._clock.sample(replays, 1)
@@ -130,10 +245,10 @@ class RowTimer:
 
     def _check(self, row: RowBench, config: LaunchConfig) -> None:
         for projection in (UP, DOWN):
-            row.check(self._contender, config, projection)
+            row.check(self._kernel, config, projection)
 
     def _capture(self, row: RowBench, config: LaunchConfig, projection: int, count: int | None = None) -> Replay:
-        return self._clock.capture(row.launches(self._contender, config, projection, count), 1)
+        return self._clock.capture(row.launches(self._kernel, config, projection, count), 1)
 
     def _row(self, num_tokens: int, shape: int) -> RowBench:
         key = num_tokens, shape

@@ -1,4 +1,4 @@
-"""What the tuner's parts say to each other: the subject, jobs, events, and the runner that turns one into the other.
+"""What the tuner's parts hand to each other: the subject, jobs, events, and the runner that turns one into the other.
 
 A strategy sees only these. Whether a GPU or a recorded landscape stands behind a `Runner` it can't tell. Standard
 library only; every event is journaled as it is.
@@ -6,23 +6,30 @@ library only; every event is journaled as it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from kernels.problem import QuantMode, Routing
 from tools.compile.outcome import Status
+from tools.errors import UserError
 from tools.launch.axes import COMMON_GROUP_SIZE
 from tools.registry.devices import Target
 from tools.store.launch_config import LaunchConfig
+from tools.store.strict_json import Json
 from tools.store.workload import Shape, Workload
 
 
 @dataclass(frozen=True)
-class NamedShape:
+class SubjectShape:
     """One shape behind a file's name, and the models that have it, as in «mistralai/Mixtral-8x7B-v0.1 tp=2»."""
 
     shape: Shape
     models: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        """As a record has it."""
+        return {"K": self.shape.K, "top_k": self.shape.top_k, "models": list(self.models)}
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Subject:
     """
 
     workload: Workload
-    shapes: tuple[NamedShape, ...]
+    shapes: tuple[SubjectShape, ...]
     quant: QuantMode
     target: Target
     arch: str
@@ -137,7 +144,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The series in the job's order. active_experts: that the routings reached, on average; None: nobody counted."""
+    """The series in the job's order. active_experts: that the routings reached, on average; None: not counted."""
 
     job: ConfirmJob
     series: tuple[Series, ...]
@@ -170,6 +177,55 @@ class RunnerError(RuntimeError):
     """Nothing more can be measured: no worker comes up. One line for a person."""
 
 
+class DeviceRefused(UserError):  # noqa: N818  # says what it is
+    """The machine can't do it: wrong GPU, too little memory. One line for a person."""
+
+
 def kernel_of(config: LaunchConfig) -> LaunchConfig:
     """What stands for every launch config that shares its binaries: the one with the common group size."""
     return replace(config, GROUP_SIZE_M=COMMON_GROUP_SIZE)
+
+
+# ---------------------------------------------------------------
+# What is said between the process that owns the GPU and its parent
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker is to measure. max_num_tokens: the largest batch size, for the memory that it takes."""
+
+    subject: Subject
+    max_num_tokens: int
+    routing_kind: str = "uniform"
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What a worker found when it came up. environment: as a record has it. Rates are measured."""
+
+    environment: Mapping[str, Any]
+    memory_bytes_per_s: float
+    dense_per_s: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why this machine can't do it. One line for a person."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class WorkerAnswer:
+    """is_last: the context is lost, and the worker ends."""
+
+    event: Screened | Confirmed
+    is_last: bool = False
+
+
+def failed(job: ScreenJob | ConfirmJob, status: Status, message: str, seconds: float = 0.0) -> Screened | Confirmed:
+    """The event of a job that gave no time."""
+    if isinstance(job, ScreenJob):
+        return Screened(job, status, seconds, message=message)
+    return Confirmed(job, tuple(Series(config, status, message=message) for config in job.configs), seconds)

@@ -1,8 +1,8 @@
 """What the tuner is allowed to spend, and by which rules it decides. Frozen data and pure functions.
 
-The gate, in this order: (1) whoever is slower than the heuristic under any shape is out, without margin: a row never is
-slower than no file. Where nobody is left, the heuristic's own entry is written. (2) A challenger replaces an incumbent
-only by a margin that noise can't explain.
+The gate, in this order: (1) an entry that is slower than the heuristic under any shape is out, without margin: a row is
+never slower than having no file. Where none is left, the heuristic's own entry is written. (2) A challenger replaces an
+incumbent only by a margin that noise can't explain.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class SearchPolicy:
 class ConfirmPolicy:
     """How a row's best few are measured.
 
-    finalists: how many besides baselines and incumbent. rounds: of a job; jobs are repeated while the best aren't told
-    apart. noise_pct: what a finalist may lose and still be measured further.
+    finalists: how many besides baselines and incumbent. rounds: of a job; jobs are repeated while the best can't be
+    told apart. noise_pct: what a finalist may lose and still be measured further.
     """
 
     finalists: int = 12
@@ -100,7 +100,7 @@ class Decision(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """An entry beside another, over the rounds that both took part in, under one shape.
 
     ratio: its time over the other's, round by round. us, other_us: the medians, as a record shows them.
@@ -111,7 +111,7 @@ class Comparison:
     other_us: float
 
     @classmethod
-    def of(cls, us: Sequence[float], other_us: Sequence[float]) -> Comparison:
+    def of(cls, us: Sequence[float], other_us: Sequence[float]) -> PairedComparison:
         """Of as many rounds of each, in µs. ValueError: no rounds, or not as many."""
         return cls(paired_ratio(us, other_us), statistics.median(us), statistics.median(other_us))
 
@@ -121,15 +121,15 @@ class Comparison:
         return self.ratio.median > 1.0 or self.us > self.other_us
 
 
-def passes_gate(beside_heuristic: Sequence[Comparison]) -> bool:
+def passes_gate(beside_heuristic: Sequence[PairedComparison]) -> bool:
     """Whether an entry is nowhere slower than having no file. One comparison a shape."""
     return not any(comparison.is_slower for comparison in beside_heuristic)
 
 
 def decide(
-    challenger: Sequence[Comparison] | None,
-    incumbent: Sequence[Comparison] | None,
-    duel: Sequence[Comparison] | None,
+    challenger: Sequence[PairedComparison] | None,
+    incumbent: Sequence[PairedComparison] | None,
+    duel: Sequence[PairedComparison] | None,
     policy: PromotionPolicy,
 ) -> Decision:
     """The gate for one row, one comparison a shape. None: there is none, or it failed.

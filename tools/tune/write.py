@@ -1,0 +1,472 @@
+"""From a request to the files it leaves: where they go, what stands there already, what is written. The edge to files.
+
+All that can be refused is refused before anything is measured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fused_moe_configs.lookup import Chain, ConfigError
+from tools import cli
+from tools.checkout import CONFIGS, reference_triton
+from tools.errors import UserError
+from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.statistics import quantile
+from tools.store import schemas
+from tools.store.config_file import ConfigFile
+from tools.store.files import canonical_entries, canonical_record, read_file, record_path, version_folder, write_file
+from tools.store.launch_config import LaunchConfig
+from tools.store.record import with_line
+from tools.store.strict_json import Json
+from tools.store.tiers import LEGACY, RECORDS, REGISTRY, Found, Role, version_of_folder
+from tools.store.workload import Workload, parse_file_name
+from tools.text import printable, shown_path
+from tools.tune import evidence
+from tools.tune.decide import PromotionPolicy
+from tools.tune.evidence import Provenance, Rates
+from tools.tune.protocol import Subject
+from tools.tune.report import TuneSummary, lines
+from tools.tune.request import TuneRequest
+from tools.tune.tuner import TuneResult
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run's figures come from besides the workload: rows of another origin don't go into one record."""
+
+    triton: str
+    kernel_sha256: str
+
+
+def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> tuple[Place, Existing | None]:
+    """Where the file goes, and what an engine would read today.
+
+    UserError: the folder is none, or of another Triton; rows or a twin would be left without what they need.
+    OutputError: what an engine would read is broken.
+    """
+    triton = origin.triton
+    folder = folder_of_tiers(request.files.output)
+    version = version_of_folder(folder.name)
+    if version is not None and folder.name != version_folder(triton):
+        raise UserError(
+            f"--output: expected {version_folder(triton)}/, the folder of the Triton that runs here ({triton}), "
+            f"found {shown_path(folder)}. Fix: name the folder above it, or run that Triton."
+        )
+    root = folder.parent if version is not None else folder
+    is_of_configs = root == CONFIGS.resolve()
+    if request.files.replay and is_of_configs:
+        raise UserError(
+            f"--replay: expected --output outside {shown_path(root)}, found {shown_path(folder)}: a replay measures "
+            "nothing, so it is no evidence."
+        )
+    place = place_of(root, subject.workload, triton, reference_triton())
+    if version is not None:
+        place = Place(root, PurePosixPath(folder.name, place.relative.name))
+    _check_writable(place)
+    existing = served_today(root, subject.workload, triton)
+    there = existing if existing is not None and existing.place == place else None
+    if request.is_partial:
+        if is_of_configs:
+            _check_evidence(request, place, there)
+        if existing is not None:
+            _check_nothing_is_hidden(request, place, existing)
+        if there is not None:
+            check_origin(there, request.batch_sizes, subject, origin)
+    _check_twin(request, place, there)
+    if request.is_partial and request.separate_down and (twin := existing_at(place.down)):
+        check_origin(twin, request.batch_sizes, subject, origin)
+    return place, existing
+
+
+def folder_of_tiers(wanted: Path | None) -> Path:
+    """The folder that `--output` names (None: configs/), links followed: one that holds tiers, or a version's own.
+
+    UserError: it is neither, or no folder.
+    """
+    try:
+        folder = (wanted or CONFIGS).resolve()
+        is_none = folder.exists() and not folder.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long, links in a circle
+        raise UserError(f"--output: expected a folder, found: {printable(str(error))}.") from error
+    is_version = version_of_folder(folder.name) is not None
+    above = folder.parents
+    is_inside_a_tier = any(f.name == LEGACY or version_of_folder(f.name) is not None for f in above)
+    configs = CONFIGS.resolve()
+    is_lost_in_configs = configs in above and not (is_version and folder.parent == configs)
+    is_special = folder.name in (LEGACY, RECORDS, REGISTRY)
+    if is_none or is_special or is_inside_a_tier or is_lost_in_configs:
+        raise UserError(f"--output: expected a folder that holds tiers, found {shown_path(folder)}.")
+    return folder
+
+
+def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subject, origin: Origin) -> None:
+    """UserError: rows that stay would pass as measured under shapes, Triton or kernel that they weren't."""
+    if not standing.record or set(standing.entries) <= set(batch_sizes):
+        return
+    record = standing.record
+    for name, expected, found in (
+        ("the shapes (K, top_k)", _shapes_of(subject), sorted((s["K"], s["top_k"]) for s in record["shapes"])),
+        ("Triton", origin.triton, record.get("environment", {}).get("triton")),
+        ("kernel_sha256", origin.kernel_sha256, record.get("kernel_sha256")),
+    ):
+        if expected != found:
+            raise UserError(
+                f"--num-tokens: expected the rows that stay, in {shown_path(standing.place.record_path)}, to be of "
+                f"this run's {name}, {expected}, found {found}. Fix: tune all batch sizes."
+            )
+
+
+def _shapes_of(subject: Subject) -> list[tuple[int, int]]:
+    return sorted((named.shape.K, named.shape.top_k) for named in subject.shapes)
+
+
+def _check_writable(place: Place) -> None:
+    """Now, not after a minute on the GPU."""
+    for path in (place.path, place.record_path):
+        try:
+            cli.check_folder(path.parent)
+            is_blocked = path.is_dir()
+        except OSError as error:
+            found = shown_path(Path(error.filename or path.parent))
+            raise UserError(f"--output: expected a folder that can be written, found {found}.") from error
+        if is_blocked:
+            raise UserError(f"--output: expected a file or none at {shown_path(path)}, found a folder.")
+
+
+def _check_evidence(request: TuneRequest, place: Place, there: Existing | None) -> None:
+    """In configs/ every row has its evidence, those that stay as well."""
+    if there is None:
+        raise UserError(
+            f"--num-tokens: expected an existing {shown_path(place.path)} to replace rows of, found none. "
+            "Fix: tune all batch sizes, or give --output DIR outside configs/."
+        )
+    unmeasured = [m for m in there.entries if m not in request.batch_sizes and str(m) not in there.rows]
+    if unmeasured:
+        raise UserError(
+            f"--num-tokens: expected measured rows in {shown_path(place.record_path)}, found none for "
+            f"{', '.join(map(str, unmeasured))}, which would stay. Fix: tune all batch sizes."
+        )
+
+
+def _check_nothing_is_hidden(request: TuneRequest, place: Place, existing: Existing) -> None:
+    """The first file that exists wins whole: one of a few rows in a tier before hides all others of the one behind."""
+    hidden = [m for m in existing.entries if m not in request.batch_sizes]
+    if existing.place != place and hidden:
+        raise UserError(
+            f"--num-tokens: expected an existing {shown_path(place.path)} to replace rows of, found "
+            f"{shown_path(existing.place.path)}, which a file of these rows alone would hide. "
+            "Fix: tune all batch sizes."
+        )
+
+
+def _check_twin(request: TuneRequest, place: Place, there: Existing | None) -> None:
+    """A `_down` file has the batch sizes and the BLOCK_SIZE_M of the file that it stands beside."""
+    has_twin = place.down.path.exists()
+    if has_twin and not request.separate_down:
+        raise UserError(
+            f"{shown_path(place.down.path)}: expected --separate-down, since this file belongs to the one to be "
+            "tuned. Fix: give --separate-down, or remove it."
+        )
+    if request.separate_down and request.is_partial and there is not None and not has_twin:
+        raise UserError(
+            f"--separate-down: expected an existing {shown_path(place.down.path)} to replace rows of, found none. "
+            "Fix: tune all batch sizes."
+        )
+
+
+# ---------------------------------------------------------------
+# Where a tuned file lies, and what stands there already
+
+
+class OutputError(UserError):
+    """The output folder can't take the file. One line for a person."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a workload's file lies below a root that holds tiers."""
+
+    root: Path
+    relative: PurePosixPath
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.relative
+
+    @property
+    def record_path(self) -> Path:
+        return record_path(self.root, self.relative)
+
+    @property
+    def down(self) -> Place:
+        """Of the `_down` file beside it."""
+        return Place(self.root, self.relative.with_name(f"{self.relative.stem}_down.json"))
+
+
+@dataclass(frozen=True)
+class Existing:
+    """A file that stands in the chain: its entries, and the rows of its record (none where there is no record)."""
+
+    place: Place
+    entries: Mapping[int, LaunchConfig]
+    record: Mapping[str, Json]
+
+    @property
+    def rows(self) -> Mapping[str, Json]:
+        rows = self.record.get("rows")
+        return rows if isinstance(rows, dict) else {}
+
+    def nearest(self, num_tokens: int) -> LaunchConfig:
+        """As engines choose: the nearest batch size, ties to the smaller."""
+        return self.entries[min(self.entries, key=lambda m: (abs(m - num_tokens), m))]
+
+
+def place_of(root: Path, workload: Workload, triton: str, reference: str) -> Place:
+    """The default tier for the reference Triton, else that version's folder."""
+    name = workload.file_name()
+    folder = "" if version_folder(triton) == version_folder(reference) else version_folder(triton)
+    return Place(root, PurePosixPath(folder, name))
+
+
+def served_today(root: Path, workload: Workload, triton: str) -> Existing | None:
+    """What the loader would read with `root` for its configs folder and no folder of the user's own. None: no file.
+
+    OutputError: that file or its record can't be read, so that it can't be improved on either.
+    """
+    chain = Chain(root)
+    tiers = chain.tiers("{}.{}.{}".format(*version_of_folder(version_folder(triton)) or ()))
+    try:
+        winner = chain.look_up(workload.file_name(), tiers)[0].winner
+    except ConfigError as error:
+        broken = Path(error.path)
+        if REGISTRY not in broken.relative_to(root).parts:
+            _read(_place_at(root, broken))  # names the fault and the way out
+        raise OutputError(f"{shown_path(broken)}: {error.reason}. Fix: mend it (nox -s validate says more).") from error
+    return None if winner is None else _read(_place_at(root, winner))
+
+
+def existing_at(place: Place) -> Existing | None:
+    """The file of this very place. Errors as `served_today`."""
+    return _read(place) if place.path.exists() else None
+
+
+def _place_at(root: Path, path: Path) -> Place:
+    return Place(root, PurePosixPath(path.relative_to(root).as_posix()))
+
+
+def write_pair(place: Place, config: bytes, record: Mapping[str, Json]) -> tuple[Path, Path]:
+    """File and record, both or neither: where the second can't be written, the first is as it was. OSError."""
+    before = place.record_path.read_bytes() if place.record_path.exists() else None
+    write_file(place.record_path, canonical_record(record))
+    try:
+        write_file(place.path, config)
+    except BaseException:  # Ctrl-C too
+        if before is None:
+            place.record_path.unlink()
+        else:
+            write_file(place.record_path, before)
+        raise
+    return place.path, place.record_path
+
+
+def _read(place: Place) -> Existing:
+    content = read_file(place.path)
+    file = ConfigFile(
+        Found(place.path, place.root, place.relative, Role.CONFIG), parse_file_name(place.path.name), content
+    )
+    if (fault := _fault(file)) is not None:
+        raise OutputError(
+            f"{shown_path(place.path)}: expected a tuned file to start from, found {fault}. "
+            "Fix: mend it (nox -s validate says more), or move it away."
+        )
+    return Existing(place, file.launch_configs, _record(place.record_path))
+
+
+def _record(path: Path) -> Mapping[str, Json]:
+    """Empty where there is none. OutputError: a broken one, whose evidence would be lost."""
+    if not os.path.lexists(path):
+        return {}
+    content = read_file(path)
+    faults = [str(fault) for fault in content.faults]
+    faults = faults or [f"{fault.where}: {fault.message}" for fault in schemas.faults("record", content.document)]
+    if faults:
+        raise OutputError(
+            f"{shown_path(path)}: expected a record to keep the evidence of, found {printable(faults[0])}. "
+            "Fix: mend it (nox -s validate says more), or move it away."
+        )
+    assert isinstance(content.document, dict)  # the schema says so
+    return content.document
+
+
+def _fault(file: ConfigFile) -> str | None:
+    if file.content.faults:
+        return file.content.faults[0].message
+    broken = [key for key in file.document or {} if key not in map(str, file.launch_configs)]
+    if broken:
+        return f"no launch config at {', '.join(map(repr, broken))}"
+    return None if file.launch_configs else "no launch config in it"
+
+
+# ---------------------------------------------------------------
+# What a run leaves: the tuned file, its record and `_down` twin, or a line in the default file's record.
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """What a run measured, where, and on which kernel."""
+
+    result: TuneResult
+    environment: Mapping[str, Any]
+    rates: Rates | None
+    seconds: float
+    notes: tuple[str, ...] = ()
+    kernel_sha256: str = field(default_factory=kernel_sha256)
+
+
+def deliver(
+    request: TuneRequest, subject: Subject, measured: MeasuredRun, place: Place, existing: Existing | None
+) -> TuneSummary:
+    """Writes the file and its record; a version file that gains nothing becomes a line in the served file's record.
+
+    existing: what the rows were compared with. What stands there by now, which another run may have written, is read
+    again. UserError, OutputError: rows of it that would stay can't.
+    """
+    result, triton = measured.result, str(measured.environment["triton"])
+    if existing is not None and (now := _as_compared(existing)) and _is_needless(request, result, place, now):
+        line: dict[str, Json] = {
+            "triton": triton,
+            "date": _today(),
+            "worst_loss_pct": round(_worst_loss_pct(result), 2),
+        }
+        write_file(
+            now.place.record_path,
+            canonical_record(with_line(now.record, "verified_with", line, ("triton",))),
+        )
+        tier = now.place.relative.parent.name
+        holds = f"the file of {tier}/" if tier else "the default file"
+        note = f"{holds} holds under Triton {triton}: no version file is written"
+        return summarise(subject, replace(measured, notes=(*measured.notes, note)), (now.place.record_path,))
+    run = Provenance(
+        measured.environment, request.settings, measured.seconds, _today(), measured.kernel_sha256, measured.rates
+    )
+    origin = Origin(triton, measured.kernel_sha256)
+    standing = _standing(place, is_partial=request.is_partial)
+    kept = standing if request.is_partial else None
+    if kept is not None:
+        check_origin(kept, request.batch_sizes, subject, origin)
+    entries = {**(kept.entries if kept else {}), **evidence.entries(result.rows)}
+    config = canonical_entries(entries)
+    record = evidence.record(subject, result.rows, result.counts, run, config, kept.rows if kept else {})
+    files: tuple[Path, ...] = write_pair(place, config, _with_lines(record, standing))
+    if request.separate_down:
+        down_files, notes = _write_down(subject, measured, run, place.down, is_whole=kept is None)
+        files, measured = (*files, *down_files), replace(measured, notes=(*measured.notes, *notes))
+    return summarise(subject, measured, files)
+
+
+def _write_down(
+    subject: Subject, measured: MeasuredRun, run: Provenance, place: Place, *, is_whole: bool
+) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """(files, notes). Where no row gains by it there is no `_down` file, and one that was there goes.
+
+    Not is_whole: only some rows of the file were tuned; the others stay as they are.
+    """
+    rows = measured.result.rows
+    gaining = evidence.down_entries(rows)
+    if gaining is None and is_whole:
+        stale = [path for path in (place.path, place.record_path) if path.exists()]
+        for path in stale:
+            path.unlink()
+        return (), tuple(f"removed: {shown_path(path)}: no row gains by it" for path in stale)
+    standing = _standing(place, is_partial=not is_whole)
+    kept = None if is_whole else standing
+    if kept is not None:
+        origin = Origin(str(run.environment["triton"]), run.kernel_sha256)
+        check_origin(kept, [row.num_tokens for row in rows], subject, origin)
+    entries = {**(kept.entries if kept else {}), **(gaining or evidence.entries(rows))}
+    config = canonical_entries(entries)
+    document = evidence.down_record(subject, rows, measured.result.counts, run, config, kept.rows if kept else {})
+    return write_pair(place, config, _with_lines(document, standing)), ()
+
+
+def _standing(place: Place, *, is_partial: bool) -> Existing | None:
+    """What stands there at this moment. One that is broken is no matter where all of it is replaced."""
+    try:
+        return existing_at(place)
+    except OutputError:
+        if is_partial:
+            raise
+        return None
+
+
+def _as_compared(existing: Existing) -> Existing | None:
+    """What stands in its place by now, where that still holds the same entries."""
+    now = _standing(existing.place, is_partial=False)
+    return now if now is not None and now.entries == existing.entries else None
+
+
+def _with_lines(record: dict[str, Json], standing: Existing | None) -> dict[str, Json]:
+    """The record with what benches said of these very bytes before."""
+    if standing is None or standing.record.get("config_sha256") != record["config_sha256"]:
+        return record
+    lines = {key: standing.record[key] for key in ("verified_with", "engine_checked") if key in standing.record}
+    rest = {key: value for key, value in record.items() if key != "verified"}
+    return {**rest, **lines, "verified": record["verified"]}
+
+
+def _is_needless(request: TuneRequest, result: TuneResult, place: Place, existing: Existing) -> bool:
+    """A version file exists only where the file that serves this Triton without it loses more than the margin.
+
+    That file needs a record to say so in, and must be of the same workload: by an alias of the device perhaps, but not
+    the plain file that serves per-channel scales too.
+    """
+    tier, own_tier = existing.place.relative.parent.name, place.relative.parent.name
+    own, other = (parse_file_name(one.relative.name).workload for one in (place, existing.place))
+    is_the_same = own is not None and other is not None and replace(other, device_name=own.device_name) == own
+    could_do_without = own_tier != "" and tier not in (own_tier, LEGACY) and is_the_same and bool(existing.record)
+    loses = _worst_loss_pct(result) > PromotionPolicy().min_improvement_pct
+    return could_do_without and not (loses or request.files.force_version_file)
+
+
+CUT_SHORT = "search stopped at its time limit with candidates left; a larger --time-budget tries more"
+
+
+def summarise(subject: Subject, measured: MeasuredRun, files: tuple[Path, ...]) -> TuneSummary:
+    """What is printed at the end. files: what was written."""
+    notes = (*measured.notes, *([CUT_SHORT] if measured.result.is_cut_short else []))
+    shapes = tuple(f"K={s.shape.K} top_k={s.shape.top_k}" for s in subject.shapes)
+    return TuneSummary(
+        subject.workload.file_name(),
+        shapes,
+        lines(subject, measured.result.rows, measured.rates),
+        measured.seconds,
+        measured.result.counts,
+        tuple(shown_path(path) for path in files),
+        notes,
+    )
+
+
+def _worst_loss_pct(result: TuneResult) -> float:
+    """Of the incumbent against what was chosen, in its worst row. Infinite: there is none, or it doesn't run."""
+    losses = [
+        100.0 * (_median(row.incumbent[row.shape].total_us) / _median(row.chosen[row.shape].total_us) - 1.0)
+        if row.incumbent
+        else math.inf
+        for row in result.rows
+    ]
+    return max(losses)
+
+
+def _median(samples: tuple[float, ...]) -> float:
+    return quantile(samples, 0.5)
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
