@@ -9,9 +9,11 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from tools.measure.statistics import Interval
 from tools.measure.verdict import NOISE_PCT, Duel, Verdict
 from tools.pull_request.documents import MeasuredFile, MeasuredRow, PlannedFile
 from tools.store.record import Decision
+from tools.store.strict_json import Json
 from tools.tune.decide import PromotionPolicy
 
 
@@ -27,6 +29,27 @@ class BenchedRow:
     heuristic_us: float | None
     against_main: Duel | None
     against_heuristic: Duel | None
+
+    def to_json(self) -> dict[str, Json]:
+        duels = {"against_main": _duel_json(self.against_main), "against_heuristic": _duel_json(self.against_heuristic)}
+        return {**vars(self), **duels}
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> BenchedRow:
+        """Inverse of `to_json`."""
+        duels = {name: _duel(document[name]) for name in ("against_main", "against_heuristic")}
+        return cls(**{**document, **duels})
+
+
+def _duel_json(duel: Duel | None) -> Json:
+    return duel and {"ratio": duel.ratio and dict(vars(duel.ratio)), "verdict": duel.verdict.value}
+
+
+def _duel(document: Json) -> Duel | None:
+    if document is None:
+        return None
+    ratio = document["ratio"]
+    return Duel(None if ratio is None else Interval(**ratio), Verdict(document["verdict"]))
 
 
 def rows_of(
