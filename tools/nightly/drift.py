@@ -14,7 +14,7 @@ from tools.measure.statistics import geomean
 from tools.measure.verdict import NOISE_PCT, Verdict
 from tools.pull_request.documents import FileId, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
 from tools.store.record import Environment, Record, RecordedRow
-from tools.text import counted
+from tools.text import counted, table
 from tools.tune.decide import PromotionPolicy
 
 MARGIN_PCT = 5.0
@@ -204,17 +204,15 @@ def _device(device: DeviceDrift) -> str:
 
 def _table(files: Sequence[FileDrift]) -> list[str]:
     header = ["file", "M", "recorded", "measured", "drift", "heuristic", "limit", "finding"]
-    lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     rows = [(file, row) for file in files for row in file.rows]
-    lines += [_row(file, row) for file, row in rows[:MOST_ROWS]]
+    lines = table(header, [_cells(file, row) for file, row in rows[:MOST_ROWS]])
     return [*lines, "", f"And {len(rows) - MOST_ROWS} rows more."] if len(rows) > MOST_ROWS else lines
 
 
-def _row(file: FileDrift, row: RowDrift) -> str:
+def _cells(file: FileDrift, row: RowDrift) -> list[str]:
     cells = [f"`{file.id.relative}`", str(row.num_tokens), f"{row.recorded_us:.1f}"]
     cells += ["–" if row.measured_us is None else f"{row.measured_us:.1f}", _signed(row.drift_pct)]
-    cells += [_signed(row.heuristic_pct), f"{row.limit_pct:.1f} %", f"**{row.finding}**" if row.finding else ""]
-    return f"| {' | '.join(cells)} |"
+    return [*cells, _signed(row.heuristic_pct), f"{row.limit_pct:.1f} %", f"**{row.finding}**" if row.finding else ""]
 
 
 def _signed(pct: float | None) -> str:

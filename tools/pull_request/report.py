@@ -33,7 +33,7 @@ from tools.pull_request.documents import (
 from tools.pull_request.judge import CLAIM_TOLERANCE_PCT, FileSummary, claim_gap, is_slower, retuned_gap, summary_of
 from tools.store.files import write_file
 from tools.store.record import Decision
-from tools.text import counted
+from tools.text import code, counted, table
 from tools.tune.decide import PromotionPolicy
 
 
@@ -130,19 +130,13 @@ def render(plan: Plan, results: Mapping[str, Results]) -> str:
     tables = [_table(part) for part in parts]
     length = sum(len(line) + 1 for lines in (head, *sections) for line in lines)
     body: list[str] = []
-    for section, table in zip(sections, tables, strict=True):
-        more = sum(len(line) + 1 for line in table)
+    for section, rows in zip(sections, tables, strict=True):
+        more = sum(len(line) + 1 for line in rows)
         fits = length + more <= MAX_CHARACTERS
         length += more if fits else len(LEFT_OUT) + 2
-        body += [*section, *(table if fits else ["", LEFT_OUT]), ""]
+        body += [*section, *(rows if fits else ["", LEFT_OUT]), ""]
     text = "\n".join([*head, *body]).rstrip() + "\n"
     return text if len(text) <= MAX_CHARACTERS else _cut(text)
-
-
-def code(text: str) -> str:
-    """A code span that nothing in the text can leave; a bar would end a table's cell."""
-    inner = "".join(c if c.isprintable() and c not in "`|" else "?" for c in text)
-    return f"`{inner}`"
 
 
 def _cut(text: str) -> str:
@@ -260,8 +254,8 @@ def _table(part: FileSection) -> list[str]:
     rows = part.measured.rows
     if not rows:
         return []
-    lines = [f"| {' | '.join(HEADER)} |", f"|{' ---: |' * (len(HEADER) - 1)} --- |"]
-    lines += [f"| {' | '.join(_cells(num_tokens, row))} |" for num_tokens, row in sorted(rows.items())]
+    cells = [_cells(num_tokens, row) for num_tokens, row in sorted(rows.items())]
+    lines = table(HEADER, cells, right=len(HEADER) - 1)
     return ["", f"<details><summary>{counted(len(rows), 'row')}</summary>", "", *lines, "", "</details>"]
 
 

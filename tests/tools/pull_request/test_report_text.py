@@ -21,7 +21,7 @@ from tools.pull_request.documents import (
     PlannedShape,
     Results,
 )
-from tools.pull_request.report import MAX_CHARACTERS, REASONS, code, render
+from tools.pull_request.report import MAX_CHARACTERS, REASONS, render
 from tools.store.record import Decision, Environment
 from tools.store.schemas import SCHEMA_FOLDER
 
@@ -100,8 +100,13 @@ def test_every_reason_has_words() -> None:
     assert NO_RESULTS not in reasons, "a runner can't say of itself that it sent nothing"
 
 
-def test_a_code_span_lets_nothing_out() -> None:
-    assert code("a`b|c\n<img src=x>\u202e@team") == "`a?b?c?<img src=x>?@team`"
+def test_text_of_an_artifact_leaves_no_code_span() -> None:
+    hostile = "a`b|c\n<img src=x>\u202e@team"
+    plan, results = documents(case(1, planned(), FASTER), device_name=hostile)
+    text = render(plan, results)
+    assert "<img" not in text
+    assert "@team" not in text
+    assert "a`b" not in text
 
 
 def test_a_comment_never_gets_longer_than_github_takes() -> None:
