@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.validate.builder import Store, table
+from tests.builders import Store, table
 from tools.checkout import CHECKOUT
 
 pytest.importorskip("pytest_benchmark")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.builders import entry
 from tests.tools.pull_request.git_repository import EXECUTABLE, SUBMODULE, SYMLINK, TREE, Blob, GitRepository
-from tests.tools.validate.builder import entry
 from tests.workflows.act import REPOSITORY, TOKEN, World
 from tests.workflows.fake_github import FakeGitHub
 from tests.workflows.repository import TUNED, propose

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.builders import NAME, Store, table
 from tests.tools.pull_request.git_repository import GitRepository, files_of
-from tests.tools.validate.builder import NAME, Store, table
 from tools.pull_request import __main__ as command
 
 

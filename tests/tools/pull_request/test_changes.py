@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from tests.tools.validate.builder import NAME
+from tests.builders import NAME
 from tools.git import Entry
 from tools.pull_request.changes import (
     MAX_CHANGED_FILES,

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.builders import H100, NAME, devices, entry, table
 from tests.tools.pull_request.conftest import Project
 from tests.tools.pull_request.git_repository import EXECUTABLE, SUBMODULE, SYMLINK, Blob
-from tests.tools.validate.builder import H100, NAME, devices, entry, table
 from tools.pull_request import __main__ as command
 from tools.pull_request.changes import Version
 from tools.pull_request.diff import Cell, Edit, FileChange, Kind, coverage, file_changes, grouped

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.validate.builder import NAME, table
+from tests.builders import NAME, table
 from tools.git import Entry
 from tools.pull_request.changes import Change, Version, merge_refusals, verified_commit
 from tools.store.files import canonical_config

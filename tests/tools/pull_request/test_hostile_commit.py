@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import H100, NAME, entry, table
 from tests.tools.pull_request.conftest import Project, RunPlan, refusal
 from tests.tools.pull_request.git_repository import EXECUTABLE, SUBMODULE, SYMLINK, TREE, Blob
-from tests.tools.validate.builder import H100, NAME, entry, table
 from tools.store.files import canonical_config
 
 PATH, RECORD = f"configs/{NAME}", f"configs/records/{NAME}"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.builders import H100, NAME, devices, table
 from tests.tools.pull_request.conftest import Project, RunPlan, refusal
 from tests.tools.pull_request.git_repository import EXECUTABLE, SYMLINK, Blob
-from tests.tools.validate.builder import H100, NAME, devices, table
 from tools.pull_request import __main__ as command
 from tools.pull_request import documents
 from tools.pull_request.documents import PlannedShape

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.builders import NAME, Store, entry
 from tests.tools.pull_request.documents_builder import (
     ENTRY,
     OTHER_SHA,
@@ -17,7 +18,6 @@ from tests.tools.pull_request.documents_builder import (
     results_document,
     write_json,
 )
-from tests.tools.validate.builder import NAME, Store, entry
 from tools.pull_request import verify
 from tools.store import schemas
 from tools.store.files import canonical_record, read_file

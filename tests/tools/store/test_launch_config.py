@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tools.validate.builder import ENTRY, entry
+from tests.builders import ENTRY, entry
 from tools.store.launch_config import KEY_VENDOR, REQUIRED_KEYS, USUAL_BATCH_SIZES, LaunchConfig
 
 OPTIONAL: dict[str, st.SearchStrategy[Any]] = {

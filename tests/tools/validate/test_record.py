@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.validate.builder import H100, NAME, Store, as_nobody, described, table
+from tests.builders import H100, NAME, Store, as_nobody, described, table
 from tools.checkout import reference_triton
 from tools.findings import Severity
 from tools.store.workload import Layout, Workload
