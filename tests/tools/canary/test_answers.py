@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
+from tests.builders import H100, Store
 from tools.canary.answers import (
     Answer,
     Failure,
@@ -20,7 +21,7 @@ from tools.canary.answers import (
 from tools.registry.devices import Device, DeviceRegistry
 from tools.store.workload import Layout, Workload
 
-from .conftest import H100, Store
+from .conftest import add
 
 ONE, TWO = {"BLOCK_SIZE_M": 16}, {"BLOCK_SIZE_M": 32}
 TABLE = Reading({1: ONE, 9: TWO}, ((1, ONE), (6, TWO)))
@@ -78,8 +79,8 @@ def test_an_answer_of_another_form_is_a_failure(document: object) -> None:
 
 
 def test_the_loader_gives_down_the_m_tile_of_up_as_sglang_does(configs: Store) -> None:
-    configs.add(f"E=8,N=64,device_name={H100}.json")
-    configs.add(f"E=8,N=64,device_name={H100}_down.json", BLOCK_SIZE_M=64)
+    add(configs, f"E=8,N=64,device_name={H100}.json")
+    add(configs, f"E=8,N=64,device_name={H100}_down.json", BLOCK_SIZE_M=64)
     answer = answer_of_loader(Question(Workload(8, 64, H100), "3.8.0"), Layout.SGLANG, "any")
     assert answer.down is not None
     assert answer.down.rows is not None
@@ -88,8 +89,8 @@ def test_the_loader_gives_down_the_m_tile_of_up_as_sglang_does(configs: Store) -
 
 
 def test_the_loader_is_asked_under_the_name_that_the_engine_asks_for(configs: Store) -> None:
-    configs.add("E=8,N=64,device_name=NVIDIA_H200.json")
-    configs.add("E=8,N=64,device_name=NVIDIA_H200_NVL.json", num_warps=8)
+    add(configs, "E=8,N=64,device_name=NVIDIA_H200.json")
+    add(configs, "E=8,N=64,device_name=NVIDIA_H200_NVL.json", num_warps=8)
     question = Question(Workload(8, 64, "NVIDIA_H200_NVL"), "3.8.0")
     folded, own = (
         answer_of_loader(question, layout, f"E=8,N=64,device_name={name}.json").up.rows

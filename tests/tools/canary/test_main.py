@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import H100, Store
 from tools.canary.__main__ import main
 
-from .conftest import H100, FakeEngine, Store, engine
+from .conftest import FakeEngine, add, engine
 
 FIRST_LINE = "part, whole = FOLDED"
 """Of what every look-up runs first."""
@@ -101,7 +102,7 @@ def test_a_store_without_a_file_has_nothing_to_differ_in(configs: Store, tmp_pat
 
 
 def test_a_file_that_no_export_can_hold_is_not_asked_for(configs: Store, tmp_path: Path, vllm: FakeEngine) -> None:
-    configs.add(f"E=8,N=64,device_name={H100},dtype=int8_w8a8.json")
+    add(configs, f"E=8,N=64,device_name={H100},dtype=int8_w8a8.json")
     assert main([f"vllm={vllm.unpacked(tmp_path / 'unpacked')}"]) == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.builders import times
 from tools.measure.verdict import Verdict
 from tools.nightly.drift import FileDrift, compare
 from tools.pull_request.documents import (
@@ -20,8 +21,6 @@ from tools.pull_request.documents import (
 from tools.store.launch_config import LaunchConfig
 from tools.store.record import Decision, Latency, Record, RecordedRow, Source
 from tools.store.workload import Workload
-
-from .conftest import times
 
 D = "NVIDIA_H100_80GB_HBM3"
 ID = FileId(Workload(8, 7168, D), "default")

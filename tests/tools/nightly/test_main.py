@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.builders import H100, Store
 from tools.checkout import reference_triton
 from tools.nightly.__main__ import main
 
-from .conftest import H100, Store, head, leave, results, row
+from .conftest import add, head, leave, results, row
 
 MIXTRAL = f"E=8,N=7168,device_name={H100}.json"
 QWEN = f"E=128,N=768,device_name={H100}.json"
@@ -21,7 +22,7 @@ ON_H200 = "E=8,N=7168,device_name=NVIDIA_H200.json"
 @pytest.fixture
 def three(configs: Store) -> Store:
     for name in (MIXTRAL, QWEN, ON_H200):
-        configs.add(name)
+        add(configs, name)
     return configs
 
 
@@ -64,7 +65,7 @@ def test_github_is_told_the_devices(three: Store, tmp_path: Path, monkeypatch: p
 
 
 def test_github_is_told_that_nothing_is_measured(configs: Store, tmp_path: Path, monkeypatch) -> None:
-    configs.add(MIXTRAL, source="published", attribution="somebody, Apache-2.0")
+    configs.config(name=MIXTRAL)
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
     assert sample(configs, tmp_path / "plan.json", "--count", "2") == 0
     assert (tmp_path / "output").read_text() == f"devices=[]\nany=false\ntriton={reference_triton()}\n"
@@ -88,7 +89,7 @@ def test_a_new_triton_measures_every_file(
 
 
 def test_a_triton_that_has_its_folder_is_not_new(three: Store, tmp_path: Path) -> None:
-    three.add(MIXTRAL, "triton_99_0_0")
+    add(three, MIXTRAL, "triton_99_0_0")
     sample(three, tmp_path / "plan.json", "--count", "1", "--newest", "99.0.0")
     assert planned(tmp_path / "plan.json") == 1
 
@@ -109,7 +110,7 @@ def test_drift_is_a_table_of_the_files_rows(three: Store, plan_path: Path, plan:
     assert f"| `{MIXTRAL}` | 1 | 100.0 | 100.0 | +0.0 % | +0.0 % | 5.5 % |  |" in text
     assert f"| `{MIXTRAL}` | 64 | 200.0 | 240.0 | +20.0 % | +0.0 % | 5.5 % | **slower** |" in text
     assert f"- `{ON_H200}`: no results of its runner" in text
-    assert f"{H100}, driver 570.1, triton 3.8.0, torch 2.13.0" in text
+    assert f"{H100}, driver 580.159.04, triton 3.8.0, torch 2.13.0+cu130" in text
 
 
 def test_a_slower_machine_is_told_and_is_no_drift(three: Store, plan_path: Path, plan: Any, tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_results_that_cannot_be_used_are_one_line(
     ("spoil", "message"),
     [
         (lambda store: (store.root / MIXTRAL).write_text("{"), "expected a tuned file, found a broken one"),
-        (lambda store: store.record(store.root / MIXTRAL).write_text("{}"), "expected a record, found a broken one"),
+        (lambda store: store.record_of(store.root / MIXTRAL).write_text("{}"), "expected a record, found a broken one"),
     ],
     ids=["file", "record"],
 )
