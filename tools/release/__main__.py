@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import re
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tools.checkout import CHECKOUT
 from tools.cli import command, hand_on, run
 from tools.errors import UserError
+from tools.git import Repository
 
 LOADER = CHECKOUT / "fused_moe_configs" / "__init__.py"
 
@@ -62,26 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(date: datetime.date, *, is_forced: bool) -> None:
-    previous = _git("describe", "--tags", "--abbrev=0", "--match=v20*") or _first_commit()
-    changed = _git("diff", "--name-only", "-z", f"{previous}..HEAD", "--") or ""
-    due = decide(date, previous, changed.split("\0"), is_forced=is_forced)
+    repository = Repository(CHECKOUT)
+    previous = repository.newest_tag("v20*") or repository.first_commit()
+    if previous is None:
+        raise ReleaseError("the checkout: expected a git repository with its history, found none. Fix: clone it whole.")
+    before, after = (repository.tree(repository.commit(revision)) for revision in (previous, "HEAD"))
+    changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
+    due = decide(date, previous, changed, is_forced=is_forced)
     print(f"{due.version}: {'due' if due.is_due else 'nothing that the wheel holds changed'} since {due.previous}")
     hand_on({"due": due.is_due, "version": due.version, "previous": due.previous})
-
-
-def _first_commit() -> str:
-    commit = _git("rev-list", "--max-parents=0", "HEAD")
-    if not commit:
-        raise ReleaseError("the checkout: expected a git repository with its history, found none. Fix: clone it whole.")
-    return commit.split("\n")[-1]
-
-
-def _git(*arguments: str) -> str | None:
-    """What git prints; None where it fails."""
-    answer = subprocess.run(
-        ["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, errors="replace", check=False
-    )
-    return None if answer.returncode else answer.stdout.strip()
 
 
 def decide(date: datetime.date, previous: str, changed: Iterable[str], *, is_forced: bool) -> Due:
