@@ -252,5 +252,5 @@ def _row(M: int, ours: Entry | None, theirs: Entry | None) -> str:
 
 
 def _text(entry: Entry | None) -> str:
-    """Also tells 1 from true, which compare as equal."""
+    """Also distinguishes 1 from true, which compare as equal."""
     return "nothing" if entry is None else json.dumps(entry, sort_keys=True, default=repr)

@@ -117,7 +117,7 @@ def _never_read(
 ) -> Iterator[Difference]:
     """Exported files that no workload of the store leads the engine to."""
     if any(isinstance(answer, Failure) for _, _, answer in found):
-        return  # which file a failed look-up would have read nobody knows
+        return  # a failed look-up doesn't say which file it would have read
     for export in exports:
         if engine.layout is Layout.SGLANG and export.triton_version is None:
             continue  # asked for by the names in it
@@ -218,7 +218,9 @@ def _run(command: Sequence[str], folder: Path, timeout_s: float) -> None:
         try:
             code = child.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise ProcessError(f"expected answers within {timeout_s:g} s, found the engine's code at work") from error
+            raise ProcessError(
+                f"expected answers within {timeout_s:g} s, found the engine's code still running"
+            ) from error
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)  # with all that it started

@@ -17,8 +17,8 @@ _MEANING = (
     "number of tokens up to 4096."
 )
 _WAY_OUT = (
-    "Each difference means that an export doesn't give this engine what the loader promises: mend the export, the "
-    "loader or, where the engine now names or reads files otherwise, `tools/workload.py` and `tools/canary`."
+    "Each difference means that an export doesn't give this engine what the loader promises: fix the export, the "
+    "loader or, where the engine has changed how it names or reads files, `tools/store/workload.py` and `tools/canary`."
 )
 
 

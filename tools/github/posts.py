@@ -83,7 +83,7 @@ def comment(api: Api, number: int, head_sha: str, body: str) -> str:
 
 
 def issue(api: Api, name: str, title: str, body: str) -> str:
-    """Opens the one open issue of a kind («tuned files have drifted»), told by the marker `name`, or updates it.
+    """Opens the one open issue of a kind («tuned files have drifted»), found by the marker `name`, or updates it.
 
     Returns its address.
     """

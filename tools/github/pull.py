@@ -64,7 +64,7 @@ def find_at(api: Api, number: int, head_sha: str) -> Pull:
     if pull.head_sha != head_sha:
         raise Refused(
             f"pull request {number}: expected its head at {head_sha}, found {pull.head_sha}: it was pushed to since. "
-            "Fix: look at the new commit, and start anew."
+            "Fix: review the new commit and start again."
         )
     return pull
 
@@ -126,7 +126,7 @@ def _of_run(api: Api, run: dict[str, Any]) -> Pull:
     if ours[0].head_sha != head_sha:
         raise Refused(
             f"pull request {ours[0].number}: expected its head at {head_sha}, as in the run, found "
-            f"{ours[0].head_sha}: it was pushed to since, which has a run of its own."
+            f"{ours[0].head_sha}: it was pushed to since; the new commit has a run of its own."
         )
     return ours[0]
 

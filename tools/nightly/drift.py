@@ -1,4 +1,4 @@
-"""How far tonight's times lie from those that the records hold, and the issue that tells of it. Pure.
+"""How far tonight's times lie from those that the records hold, and the issue that reports it. Pure.
 
 Times of two runs differ for reasons that are no file's fault: another card of the same kind, its clocks, the driver.
 The heuristic is the yardstick: it was measured beside the file both times, so a row has drifted only where the time
@@ -160,10 +160,10 @@ MOST_ROWS = 300
 
 _MEANING = (
     "Recorded: the time in the record beside the file. Measured: tonight's, median in µs, up and down together. "
-    "The heuristic is measured beside the file both times: where it drifts alike, the machine or its clocks did, and "
-    "the row counts as sound. Limit: the margin of {margin:g} % and the row's noise."
+    "The heuristic is measured beside the file both times: where it drifts by as much, the cause is the machine or its "
+    "clocks, and the row counts as sound. Limit: the margin of {margin:g} % and the row's noise."
 )
-_WAY_OUT = "Re-tune the files below (`nox -s tune`), or move their figures with the reason for it."
+_WAY_OUT = "Re-tune the files below (`nox -s tune`), or update their records and give the reason."
 
 
 def to_markdown(devices: Sequence[DeviceDrift], commit: str, margin_pct: float) -> str:

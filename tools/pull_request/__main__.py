@@ -60,9 +60,11 @@ def parser() -> argparse.ArgumentParser:
         "--of",
         default="",
         metavar="OWNER/NAME:BRANCH",
-        help="whose branch HEAD is, as GitHub tells it: only verify's own in $GITHUB_REPOSITORY may write `verified`",
+        help="whose branch HEAD is, as GitHub names it: only verify's own in $GITHUB_REPOSITORY may write `verified`",
     )
-    diff.add_argument("--merged", action="store_true", help="main has it already: it is told, and nothing is refused")
+    diff.add_argument(
+        "--merged", action="store_true", help="main has it already: it is reported, and nothing is refused"
+    )
     plan = commands.add_parser("plan", help="the checked plan of a pull request's commit")
     plan.add_argument("--number", required=True, type=_number, help="of the pull request, 0 after a merge")
     plan.add_argument("--head-sha", required=True, help="the commit to measure, 40 hexadecimal digits")

@@ -142,7 +142,7 @@ def _faults(change: Change) -> Iterator[Finding]:
     relative = change.relative
     if relative is None or change.role is Role.FOREIGN:
         message = "expected a tuned file, a record or a registry, found another path"
-        fix = "see configs/README.md for what lies where; remove the others"
+        fix = "configs/README.md says which files belong where; remove the others"
         yield refused(change.path, "foreign-file", message, fix)
         return
     if change.role is Role.KNOWN:
@@ -243,10 +243,10 @@ OWN_BRANCHES = "verify/"
 
 
 def verified_commit(head: str, home: str) -> str | None:
-    """The commit that verify.yml measured, where `head` is its own branch; None: the branch is anybody's.
+    """The commit that verify.yml measured, where `head` is its own branch; None: it is any other branch.
 
-    head: OWNER/NAME:BRANCH, as GitHub tells of a pull request's head. home: OWNER/NAME of this repository. In a fork a
-    branch may have any name; in this repository only who may write to it makes one.
+    head: OWNER/NAME:BRANCH, as GitHub gives it for a pull request's head. home: OWNER/NAME of this repository. In a
+    fork a branch may have any name; in this repository only who may write to it makes one.
     """
     repository, _, branch = head.partition(":")
     commit = branch.removeprefix(OWN_BRANCHES)

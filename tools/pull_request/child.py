@@ -110,7 +110,7 @@ def tune_in_child(
 
 
 def run_child(module: str, job: Mapping[str, Json], limit_s: float) -> Any:
-    """The JSON that `python -m MODULE` answers to the job; what it tells people goes to our stderr.
+    """The JSON that `python -m MODULE` answers to the job; what it says to people goes to our stderr.
 
     NotMeasuredError: «timeout» after limit_s, with everything it started; «unsupported» where it says impossible here
     (exit 2); «crashed» for any other end, and where it printed no JSON.

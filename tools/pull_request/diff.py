@@ -32,7 +32,7 @@ from tools.store.tiers import Role, role_in_repo
 from tools.store.workload import parse_file_name
 
 MOST_EDITS = 3
-"""Up to so many distinct changes of a value are told by their values, more only by their keys."""
+"""Up to so many distinct changes of a value are shown with their values, more only with their keys."""
 
 BATCH_SIZES = "batch sizes"
 """The key of an edit that adds or takes away rows; its values are their numbers."""
@@ -63,7 +63,7 @@ class FileChange:
     """One tuned file. rows: batch sizes whose entry changed, came or went. moved_from: the tier that it left.
 
     gain_pct: the median over rows of the time saved, as the record claims it: against the heuristic for an added
-    file, against the earlier entry for the changed rows of another. None: the record doesn't tell.
+    file, against the earlier entry for the changed rows of another. None: the record doesn't give it.
     """
 
     kind: Kind
@@ -84,7 +84,7 @@ class FileChange:
 
     @property
     def likeness(self) -> tuple[object, ...]:
-        """Files with the same one changed alike. Added and removed ones are told apart by device."""
+        """Files with the same one changed alike. Added and removed ones are grouped by device."""
         if self.kind in (Kind.ADDED, Kind.REMOVED):
             return self.kind, self.tier, self.device_name
         if self.kind in (Kind.RECORDED, Kind.UNREADABLE):

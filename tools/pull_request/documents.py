@@ -42,8 +42,8 @@ CONFIGS = "configs"
 
 
 _FIXES: Mapping[str, str] = {
-    "plan": "Fix: make the plan anew.",
-    "results": "Fix: run that leg again, on a machine made anew.",
+    "plan": "Fix: run `plan` again.",
+    "results": "Fix: run that leg again on a fresh machine.",
 }
 
 
@@ -349,10 +349,10 @@ def _written(document: Mapping[str, Json]) -> bytes:
 
 MAX_ARTIFACT_FILES = 4096
 
-NO_RESULTS = "no results of its runner"
+NO_RESULTS = "its runner sent no results"
 """Why a file was not measured where nothing came from its leg. No word of a document: only what is missing says it."""
 
-_ANEW = "Fix: run that leg again, on a machine made anew."
+_AGAIN = "Fix: run that leg again on a fresh machine."
 
 
 def results_of(plan: Plan, folder: Path) -> dict[str, Results]:
@@ -383,7 +383,7 @@ def find_results(folder: Path) -> list[Path]:
                     count += 1
                     if count > MAX_ARTIFACT_FILES:
                         raise DocumentError(
-                            f"{shown}: expected at most {MAX_ARTIFACT_FILES} files, found more. {_ANEW}"
+                            f"{shown}: expected at most {MAX_ARTIFACT_FILES} files, found more. {_AGAIN}"
                         )
                     path = Path(entry.path)
                     if entry.is_dir(follow_symlinks=False):
@@ -408,9 +408,9 @@ def check_results(plan: Plan, results: Sequence[Results]) -> dict[str, Results]:
                 f"found {result.number} at {result.head_sha}. Fix: give the results of this plan."
             )
         if result.device_name not in legs:
-            raise DocumentError(f"{where}: expected none, found some: the plan has no such leg. {_ANEW}")
+            raise DocumentError(f"{where}: for a device that is not in the plan (the plan has no such leg). {_AGAIN}")
         if result.device_name in by_device:
-            raise DocumentError(f"{where}: expected once, found twice. {_ANEW}")
+            raise DocumentError(f"{where}: expected once, found twice. {_AGAIN}")
         _check_files(legs[result.device_name], result)
         by_device[result.device_name] = result
     return {name: by_device.get(name) or _without(plan, leg) for name, leg in legs.items()}
@@ -421,12 +421,12 @@ def check_machine(result: Results, devices: DeviceRegistry) -> None:
     where = f"results of {shortened(result.device_name)}"
     if result.environment is None:
         if any(file.is_measured for file in result.files):
-            raise DocumentError(f"{where}: expected the environment of what was measured, found none. {_ANEW}")
+            raise DocumentError(f"{where}: expected the environment of what was measured, found none. {_AGAIN}")
         return
-    told = result.environment.device_name
-    device = devices.get(told)
+    reported = result.environment.device_name
+    device = devices.get(reported)
     if device is None or result.device_name not in device.names:
-        raise DocumentError(f"{where}: expected an environment of that GPU, found {shortened(told)}. {_ANEW}")
+        raise DocumentError(f"{where}: expected an environment of that GPU, found {shortened(reported)}. {_AGAIN}")
 
 
 def has_results(results: Mapping[str, Results]) -> bool:
@@ -444,13 +444,11 @@ def _check_files(leg: Leg, results: Results) -> None:
     where = f"results of {leg.device_name}"
     expected, found = [file.id for file in leg.files], [file.id for file in results.files]
     if expected != found:
-        raise DocumentError(
-            f"{where}: expected the plan's {len(expected)} files in its order, found other ones. {_ANEW}"
-        )
+        raise DocumentError(f"{where}: expected the plan's {len(expected)} files in its order, found others. {_AGAIN}")
     for planned, measured in zip(leg.files, results.files, strict=True):
         name = planned.id.relative
         if measured.is_measured and tuple(sorted(measured.rows)) != planned.batch_sizes:
-            raise DocumentError(f"{where}: expected the batch sizes of {name}, found other ones. {_ANEW}")
+            raise DocumentError(f"{where}: expected the batch sizes of {name}, found others. {_AGAIN}")
         claims: Mapping[int, float] = planned.claims_us if planned.claimed else {}
         if any(row.claimed_us != claims.get(num_tokens) for num_tokens, row in measured.rows.items()):
-            raise DocumentError(f"{where}: expected the times that {name}'s record claims, found other ones. {_ANEW}")
+            raise DocumentError(f"{where}: expected the times that {name}'s record claims, found others. {_AGAIN}")

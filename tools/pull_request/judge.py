@@ -21,7 +21,7 @@ from tools.tune.decide import PromotionPolicy
 class BenchedRow:
     """One batch size of the file that was benched: the claimed one, or main's where the claim is its removal.
 
-    Times in µs, None: it fails, or there is no such entry. Duels are the benched file's; None: nobody can tell.
+    Times in µs, None: it fails, or there is no such entry. Duels are the benched file's; None: unknown.
     """
 
     own_us: float | None

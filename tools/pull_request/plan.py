@@ -51,7 +51,7 @@ MOST_SHAPES = 16
 
 MEMORY_SHARE = 0.8
 UNKNOWN_MEMORY_GIB = 32
-"""Of a device whose memory the registry doesn't tell."""
+"""Of a device whose memory the registry doesn't give."""
 
 LONGEST_US = 1e9
 
@@ -239,18 +239,18 @@ def make_plan(request: PlanRequest, repository: Repository, rules: Rules) -> Pla
 
 
 def check_head(request: PlanRequest, repository: Repository) -> None:
-    """CommitError: the head isn't a commit of this repository, or the pull request was pushed anew since."""
+    """CommitError: the head isn't a commit of this repository, or the pull request was pushed to since."""
     is_merged = request.number == MERGED
     where = "main" if is_merged else f"pull request {request.number}"
     reference = "refs/heads/main" if is_merged else f"refs/pull/{request.number}/head"
     here = None if is_merged else repository.ref(reference)  # main may go on: each push has a run of its own
     if here is not None and here != request.head_sha:
         message = f"expected its head at {request.head_sha[:12]}, found {shown(here[:12])}"
-        fix = "it was pushed anew: look at the new commit and start again with it"
+        fix = "it was pushed to since: review the new commit and start again with it"
         raise CommitError(where, message, fix)
     if not repository.has_commit(request.head_sha):
         message = f"expected the commit {request.head_sha[:12]} in this repository, found none"
-        fix = f"git fetch origin +{reference}:{reference}; if it was pushed anew, start again with its head"
+        fix = f"git fetch origin +{reference}:{reference}; if it was pushed to since, start again with its head"
         raise CommitError(where, message, fix)
 
 
@@ -347,6 +347,9 @@ def with_runner(text: str, devices: DeviceRegistry) -> frozenset[str]:
     found = {name: devices.get(name) for name in names}
     unknown = [name for name, device in found.items() if device is None]
     if unknown:
-        told = f"expected names of configs/registry/devices.json with commas, found {shown(unknown[0], 60)!r}"
-        raise RunnersError(f"--runners: {told}. Fix: correct the repository's variable GPU_DEVICES.")
+        found_name = shown(unknown[0], 60)
+        raise RunnersError(
+            f"--runners: expected names of configs/registry/devices.json with commas, found {found_name!r}. "
+            "Fix: correct the repository's variable GPU_DEVICES."
+        )
     return frozenset(device.name for device in found.values() if device is not None)

@@ -2,7 +2,7 @@
 
 The pull request's number and commit come from the caller, who has them from the event or the API; an artifact that
 says otherwise is refused, and so is one that answers another question than the plan asked. A leg without results is
-told as such.
+reported as such.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check_plan(plan: Plan, number: int, head_sha: str) -> None:
     """DocumentError: the plan is of another pull request or commit."""
     if plan.number != number:
-        raise DocumentError(f"plan: expected pull request {number}, found {plan.number}. Fix: make the plan anew.")
+        raise DocumentError(f"plan: expected pull request {number}, found {plan.number}. Fix: run `plan` again.")
     if plan.head_sha != head_sha:
         raise DocumentError(
-            f"plan: expected commit {shortened(head_sha, 40)}, found {plan.head_sha}. Fix: make the plan anew."
+            f"plan: expected commit {shortened(head_sha, 40)}, found {plan.head_sha}. Fix: run `plan` again."
         )
 
 
@@ -87,8 +87,8 @@ MAX_CHARACTERS = 60_000
 REASONS: Mapping[str, str] = {
     NO_RESULTS: NO_RESULTS,
     "no_gpu": "the runner has no GPU",
-    "wrong_device": "the runner's GPU is another one",
-    "wrong_triton": "the runner has another Triton than the folder says",
+    "wrong_device": "the runner has another GPU",
+    "wrong_triton": "the runner has another Triton than the file's folder names",
     "unsupported": "this project's kernel does not run it, or it does not fit the GPU",
     "crashed": "a crash; the run's log says more",
     "timeout": "it took too long",
@@ -148,19 +148,19 @@ def _head(plan: Plan, parts: Sequence[FileSection], *, is_empty: bool) -> list[s
     summaries = [summary_of(part.measured) for part in parts]
     worst = next((s for s in FileSummary if s in summaries), FileSummary.RETAIN)
     counts = Counter(summaries)
-    told = ", ".join(f"{counts[s]} {s.value}" for s in reversed(FileSummary) if counts[s])
+    tally = ", ".join(f"{counts[s]} {s.value}" for s in reversed(FileSummary) if counts[s])
     headline = NOTHING if is_empty else HEADLINES[worst]
     margin_pct = PromotionPolicy().min_improvement_pct
     return [
         "## Measured on our runners",
         "",
-        f"**Verdict: {headline}.** {counted(len(parts), 'file')}: {told}. Commit {code(plan.head_sha)}.",
+        f"**Verdict: {headline}.** {counted(len(parts), 'file')}: {tally}. Commit {code(plan.head_sha)}.",
         "",
-        "*Claimed* is what the pull request's record says, and nobody here has seen it. All other times are *verified "
-        "here*: measured for this report by main's code, medians in µs, up and down projection together. "
-        "The verdict is the claimed file's, beyond noise, against main's (against the heuristic where main has none); "
-        "then whose entry the policy would write: the claimed one "
-        f"(promote; over main's from {margin_pct:g} % on), main's (retain) or the heuristic's (baseline). "
+        "*Claimed*: the times in the pull request's record, which nothing here has checked. All other times are "
+        "*verified here*: measured for this report by main's code, median in µs, up and down projection together. "
+        "The verdict compares the claimed file with main's, beyond noise (with the heuristic where main has no file). "
+        "After it stands whose entry the policy would write: the claimed one (promote; over main's if at least "
+        f"{margin_pct:g} % faster), main's (retain) or the heuristic's (baseline). "
         "«–»: no such entry, or it does not run.",
         "",
     ]
@@ -199,7 +199,7 @@ def _headline(planned: PlannedFile, measured: MeasuredFile) -> str:
     if not planned.claimed:
         worth = "keep it" if slower else "it is no loss"
         return f"Removal: slower without main's file in {slower} of {total}; {worth}."
-    rival = "main's file" if planned.main else "the heuristic"
+    other = "main's file" if planned.main else "the heuristic"
     match summary_of(measured):
         case FileSummary.SLOWER:
             losing_to = "main's file or the heuristic" if planned.main else "the heuristic"
@@ -208,10 +208,10 @@ def _headline(planned: PlannedFile, measured: MeasuredFile) -> str:
             unknown = sum(row.verdict is None for row in rows)
             return f"Incomplete: no comparison in {unknown} of {total}; promoted in {promoted}, slower in none."
         case FileSummary.RETAIN:
-            return f"No gain: not faster than {rival} by the margin in any of {total}, slower in none."
+            return f"No gain: not faster than {other} by the margin in any of {total}, slower in none."
         case FileSummary.PROMOTE:
             faster = sum(row.verdict is Verdict.FASTER for row in rows)
-            return f"Promote: faster than {rival} in {faster} of {total}, slower in none."
+            return f"Promote: faster than {other} in {faster} of {total}, slower in none."
 
 
 def _promoted(rows: Iterable[MeasuredRow]) -> int:
@@ -232,7 +232,9 @@ def _claims(measured: MeasuredFile) -> str:
     if gap.pct > CLAIM_TOLERANCE_PCT:
         return f"**do not hold**: M={gap.num_tokens} takes {gap.pct:.1f} % longer here than claimed."
     above = max(gap.pct, 0.0)
-    return f"hold: no row takes more than {above:.1f} % longer here than claimed ({CLAIM_TOLERANCE_PCT:g} % may be)."
+    return (
+        f"hold: no row takes more than {above:.1f} % longer here than claimed ({CLAIM_TOLERANCE_PCT:g} % is accepted)."
+    )
 
 
 def _retuning(part: FileSection) -> str:
@@ -246,7 +248,7 @@ def _retuning(part: FileSection) -> str:
     gain = f", up to {gap.pct:.1f} % (M={gap.num_tokens})" if gap and gap.pct > 0 else ""
     return (
         f"found another file{gain}: {code('configs/')} in the artifact {code(f'results-{part.leg.device_name}')} "
-        "holds it with its record, ready to be taken over."
+        "holds it with its record, ready to be copied into the pull request."
     )
 
 

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def why_other(record: Record, config: bytes, file: MeasuredFile) -> str | None:
     """What shows that file or record aren't the ones that were measured. None: they are."""
     if not record.speaks_of(config):
-        return "its record is of other bytes"
+        return "its record describes other bytes"
     claimed = {num_tokens: row.latency_us.median for num_tokens, row in record.rows.items()}
     if any(row.claimed_us != claimed.get(num_tokens) for num_tokens, row in file.rows.items()):
         return "its record claims other times than were checked"

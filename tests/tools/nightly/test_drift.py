@@ -101,7 +101,7 @@ def test_a_file_that_was_not_measured_gives_its_reason(reason: str, has_drifted:
 
 def test_a_leg_without_results_is_a_finding() -> None:
     found = compare(PLAN, check_results(PLAN, []), {})
-    assert found[0].files[0].reason == "no results of its runner"
+    assert found[0].files[0].reason == "its runner sent no results"
     assert found[0].files[0].has_drifted
 
 

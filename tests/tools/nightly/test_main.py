@@ -109,7 +109,7 @@ def test_drift_is_a_table_of_the_files_rows(three: Store, plan_path: Path, plan:
     text = out.read_text()
     assert f"| `{MIXTRAL}` | 1 | 100.0 | 100.0 | +0.0 % | +0.0 % | 5.5 % |  |" in text
     assert f"| `{MIXTRAL}` | 64 | 200.0 | 240.0 | +20.0 % | +0.0 % | 5.5 % | **slower** |" in text
-    assert f"- `{ON_H200}`: no results of its runner" in text
+    assert f"- `{ON_H200}`: its runner sent no results" in text
     assert f"{H100}, driver 580.159.04, triton 3.8.0, torch 2.13.0+cu130" in text
 
 
@@ -176,7 +176,7 @@ def test_no_results_at_all_are_told(three: Store, plan_path: Path, tmp_path: Pat
     """Where there is no artifact, the download makes no folder."""
     code, out = drift(three, plan_path, tmp_path / "nowhere")
     assert code == 1
-    assert out.read_text().count(": no results of its runner") == 3
+    assert out.read_text().count(": its runner sent no results") == 3
 
 
 def test_a_device_without_a_runner_is_never_due(three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

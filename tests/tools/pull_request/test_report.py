@@ -109,7 +109,7 @@ def test_a_plan_of_something_else(
         (lambda d: d.update(head_sha=OTHER_SHA), f"expected pull request 12 at {SHA}, found 12 at {OTHER_SHA}"),
         (
             lambda d: d.update(device_name=A100),
-            f"results of {A100}: expected none, found some",
+            f"results of {A100}: for a device that is not in the plan",
         ),
         (lambda d: d["workloads"].clear(), "expected the plan's 1 files in its order"),
         (lambda d: d["workloads"][0].update(tier="legacy_configs"), "expected the plan's 1 files in its order"),
@@ -174,9 +174,9 @@ def two_legs() -> Any:
 def test_a_leg_that_is_missing_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     assert run(tmp_path, two_legs(), results_document()) == 0
     text = (tmp_path / "report.md").read_text("utf-8")
-    assert f"- `{A100}`: not measured (no results of its runner)." in text
+    assert f"- `{A100}`: not measured (its runner sent no results)." in text
     assert "**Verdict: incomplete: not everything could be measured.** 2 files: 1 promote, 1 not measured." in text
-    assert text.count("**Not measured: no results of its runner.**") == 1
+    assert text.count("**Not measured: its runner sent no results.**") == 1
     assert "| 64 | 41.5 | 41.9 |" in text
 
 
@@ -184,7 +184,7 @@ def test_no_results_at_all_are_a_report_that_says_so(tmp_path: Path) -> None:
     assert run(tmp_path, two_legs()) == 0
     text = (tmp_path / "report.md").read_text("utf-8")
     assert "**Verdict: not measured: no runner sent results.** 2 files: 2 not measured." in text
-    assert text.count("not measured (no results of its runner)") == 2
+    assert text.count("not measured (its runner sent no results)") == 2
 
 
 def test_a_leg_that_is_missing_excuses_no_lie_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,7 +128,7 @@ def test_a_file_that_did_not_hold_is_named_and_left_as_it_is(
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda merged: merged.file(b"{}\n"), "its record is of other bytes"),
+        (lambda merged: merged.file(b"{}\n"), "its record describes other bytes"),
         (lambda merged: (merged.root / NAME).unlink(), "the file or its record is not there"),
         (lambda merged: (merged.root / "records" / NAME).unlink(), "the file or its record is not there"),
         (lambda merged: merged.measured(merged.root / NAME, date="yesterday"), "its record is not valid"),
@@ -173,6 +173,6 @@ def test_results_that_the_plan_did_not_ask_for_write_nothing(merged: Store, caps
 def test_a_file_whose_runner_sent_nothing_is_named(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:
     before = record_of(merged)
     assert sign(merged) == 0
-    told = "not verified, not measured (no results of its runner)"
+    told = "not verified, not measured (its runner sent no results)"
     assert capsys.readouterr().err == f"verify: {NAME}: {told}\n"
     assert record_of(merged) == before
