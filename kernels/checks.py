@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.problem import Projection, QuantMode, Routing, cdiv
+from kernels.problem import Problem, Projection, QuantMode, Routing, cdiv
 
 COMPUTE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)
@@ -79,38 +79,50 @@ def check_optional(
         check_tensor(name, tensor, shape, (dtype,), device)
 
 
-def check_inputs(
+def check_weights(
+    names: tuple[str, str, str],
+    problem: Problem,
+    weight: torch.Tensor,
+    scale: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    device: torch.device,
+) -> None:
+    """What one projection multiplies by. names: of the weight, its scale and its bias, for people."""
+    projection, quant = problem.projection, problem.quant
+    experts, n, k = projection.num_experts, projection.n, projection.k
+    check_tensor(names[0], weight, (experts, n, k), weight_dtypes(quant), device)
+    check_optional(names[1], scale, weight_scale_shape(projection, quant), torch.float32, device)
+    bias_shape = (experts, n) if projection.has_bias else None
+    check_optional(names[2], bias, bias_shape, COMPUTE[quant.compute_type], device)
+
+
+def check_topk_weights(topk_weights: torch.Tensor, routing: Routing, device: torch.device) -> None:
+    shape = (routing.num_tokens, routing.top_k)
+    check_tensor("topk_weights", topk_weights, shape, (torch.float32,), device, contiguous=True)
+
+
+def check_layer(
     hidden_states: torch.Tensor,
     w1: torch.Tensor,
     w2: torch.Tensor,
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
-    up: Projection,
-    down: Projection,
-    routing: Routing,
-    quant: QuantMode,
+    up: Problem,
+    down: Problem,
     scales: Scales,
     w1_bias: torch.Tensor | None,
     w2_bias: torch.Tensor | None,
 ) -> None:
-    """Everything that can disagree, before the first launch of the chain (each launch checks its own part again)."""
-    device = hidden_states.device
-    compute = COMPUTE[quant.compute_type]
-    check_tensor("hidden_states", hidden_states, (routing.num_tokens, up.k), (compute,), device, contiguous=True)
-    weights = weight_dtypes(quant)
-    for name, tensor, projection in (("w1", w1, up), ("w2", w2, down)):
-        check_tensor(name, tensor, (projection.num_experts, projection.n, projection.k), weights, device)
+    """Everything that a caller's tensors can disagree in, before the first launch of the chain."""
+    device, routing, quant = hidden_states.device, up.routing, up.quant
+    shape = (routing.num_tokens, up.projection.k)
+    check_tensor("hidden_states", hidden_states, shape, (COMPUTE[quant.compute_type],), device, contiguous=True)
+    check_weights(("w1", "scales.w1", "w1_bias"), up, w1, scales.w1, w1_bias, device)
+    check_weights(("w2", "scales.w2", "w2_bias"), down, w2, scales.w2, w2_bias, device)
     check_tensor("w2", w2, w2.shape, (w1.dtype,), device)
-    for name, tensor, dtypes in (
-        ("topk_weights", topk_weights, (torch.float32,)),
-        ("topk_ids", topk_ids, (torch.int32, torch.int64)),
-    ):
-        check_tensor(name, tensor, (routing.num_tokens, routing.top_k), dtypes, device, contiguous=True)
-    for name, scale, projection in (("scales.w1", scales.w1, up), ("scales.w2", scales.w2, down)):
-        check_optional(name, scale, weight_scale_shape(projection, quant), torch.float32, device)
+    check_topk_weights(topk_weights, routing, device)
+    ids_shape = (routing.num_tokens, routing.top_k)
+    check_tensor("topk_ids", topk_ids, ids_shape, (torch.int32, torch.int64), device, contiguous=True)
     for name, scale in (("scales.a1", scales.a1), ("scales.a2", scales.a2)):
         if scale is not None:
             check_optional(name, scale, (1,) if quant.scaling == "tensor" else None, torch.float32, device)
-    for name, bias, projection in (("w1_bias", w1_bias, up), ("w2_bias", w2_bias, down)):
-        if bias is not None:
-            check_tensor(name, bias, (projection.num_experts, projection.n), (compute,), device)

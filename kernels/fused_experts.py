@@ -14,19 +14,20 @@ from kernels.activation import check_activation, moe_sum
 from kernels.checks import (
     COMPUTE,
     Scales,
-    check_inputs,
+    check_layer,
     check_optional,
     check_tensor,
-    weight_dtypes,
-    weight_scale_shape,
+    check_topk_weights,
+    check_weights,
 )
 from kernels.fused_moe_kernel import fused_moe_kernel
-from kernels.launch import LaunchConfig, Pointers, Strides, check_launch, plan_launch
+from kernels.launch import Pointers, Strides, plan_launch
+from kernels.launch_config import TRITON_DEFAULTS, EntryValue, LaunchConfig
 from kernels.moe_align import Alignment, align
-from kernels.problem import Projection, QuantMode, Routing, cdiv, up_and_down
+from kernels.problem import Problem, Projection, QuantMode, Routing, cdiv, up_and_down
 from kernels.quantization import quantize
 
-Config = Mapping[str, int]
+Config = Mapping[str, EntryValue]
 
 BF16 = QuantMode()
 NO_SCALES = Scales()
@@ -48,29 +49,23 @@ def invoke_fused_moe_kernel(
     b: torch.Tensor,
     c: torch.Tensor,
     *,
-    projection: Projection,
-    routing: Routing,
-    quant: QuantMode,
-    config: LaunchConfig,
+    problem: Problem,
     alignment: Alignment,
     topk_weights: torch.Tensor,
     a_scale: torch.Tensor | None = None,
     b_scale: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
-    arch: str | None = None,
 ) -> None:
     """One launch of `fused_moe_kernel`: c [pairs, n] = a [pairs // top_k, k] x b [num_experts, n, k].
 
     a_scale as `quantize` returns it, b_scale as `Scales` says, bias [num_experts, n] of c's dtype, topk_weights
     fp32 [num_tokens, top_k]. Every pair's row of c is written, zeros for experts that aren't on this rank.
-    ValueError, before any launch: what disagrees in shape, dtype, device, strides or launch config.
+    ValueError, before any launch: what disagrees in shape, dtype, device or strides.
     """
-    device = a.device
-    arch = arch or device_arch(device)
-    check_launch(quant, config, arch)
-    if alignment.block_size_m != config.block_size_m:
+    device, quant, projection, routing = a.device, problem.quant, problem.projection, problem.routing
+    if alignment.block_size_m != problem.config.BLOCK_SIZE_M:
         raise ValueError(
-            f"alignment: expected BLOCK_SIZE_M {config.block_size_m} of the launch config, found "
+            f"alignment: expected BLOCK_SIZE_M {problem.config.BLOCK_SIZE_M} of the launch config, found "
             f"{alignment.block_size_m}. Fix: one BLOCK_SIZE_M for both projections."
         )
     if (alignment.sorted_token_ids is None) != routing.is_naive:
@@ -78,38 +73,24 @@ def invoke_fused_moe_kernel(
             f"alignment: expected the naive mode to be {routing.is_naive}, found "
             f"{alignment.sorted_token_ids is None}. Fix: `align` with the same routing."
         )
+    check_weights(("b", "b_scale", "bias"), problem, b, b_scale, bias, device)
+    check_topk_weights(topk_weights, routing, device)
     compute = COMPUTE[quant.compute_type]
-    weights = weight_dtypes(quant)
-    pairs, n, k = routing.num_pairs, projection.n, projection.k
-    rows = cdiv(pairs, projection.top_k)
-    check_tensor("b", b, (projection.num_experts, n, k), weights, device)
-    check_tensor("a", a, (rows, k), (b.dtype if quant.quantizes_activations else compute,), device)
-    check_tensor("c", c, (pairs, n), (compute,), device)
-    check_tensor(
-        "topk_weights", topk_weights, (routing.num_tokens, routing.top_k), (torch.float32,), device, contiguous=True
-    )
+    rows = cdiv(routing.num_pairs, projection.top_k)
+    check_tensor("a", a, (rows, projection.k), (b.dtype if quant.quantizes_activations else compute,), device)
+    check_tensor("c", c, (routing.num_pairs, projection.n), (compute,), device)
     a_scale_shape = {
         "tensor": (1,),
         "channel": (rows, 1),
-        "block": (rows, cdiv(k, quant.block_shape[1] if quant.block_shape else 1)),
+        "block": (rows, cdiv(projection.k, quant.block_shape[1] if quant.block_shape else 1)),
     }.get(quant.scaling)
     check_optional("a_scale", a_scale, a_scale_shape, torch.float32, device)
-    check_optional("b_scale", b_scale, weight_scale_shape(projection, quant), torch.float32, device)
-    check_optional("bias", bias, (projection.num_experts, n) if projection.has_bias else None, compute, device)
+    _launch(problem, Pointers(a, b, c, bias, a_scale, b_scale, topk_weights, *alignment.arrays))
 
-    pointers = Pointers(
-        a,
-        b,
-        c,
-        bias,
-        a_scale,
-        b_scale,
-        topk_weights,
-        alignment.sorted_token_ids,
-        alignment.expert_ids,
-        alignment.num_tokens_post_padded,
-    )
-    launch = plan_launch(projection, routing, quant, config, arch, pointers, _strides(pointers, quant))
+
+def _launch(problem: Problem, pointers: Pointers) -> None:
+    """Tensors that are checked already."""
+    launch = plan_launch(problem, pointers, _strides(pointers, problem.quant))
     if launch.grid[0]:
         fused_moe_kernel[launch.grid](*launch.args, **launch.kwargs)
 
@@ -161,21 +142,20 @@ def fused_experts(
     """
     check_activation(activation)
     device = hidden_states.device
-    up, down, routing = _problem(hidden_states, w1, w2, topk_ids, expert_map, w1_bias is not None, allow_naive)
     if (w1_bias is None) != (w2_bias is None):
         found = ["none" if bias is None else "a tensor" for bias in (w1_bias, w2_bias)]
         raise ValueError(f"bias: expected both or neither of w1_bias and w2_bias, found {found[0]} and {found[1]}.")
-    up_entry, down_entry = config if isinstance(config, tuple) else (config, config)
-    up_config, down_config = LaunchConfig.of(up_entry), LaunchConfig.of(down_entry)
-    arch = arch or device_arch(device)
-    check_inputs(hidden_states, w1, w2, topk_weights, topk_ids, up, down, routing, quant, scales, w1_bias, w2_bias)
-    for entry in (up_config, down_config):
-        check_launch(quant, entry, arch)
-    if up_config.block_size_m != down_config.block_size_m:
+    projections, routing = _sizes(hidden_states, w1, w2, topk_ids, expert_map, w1_bias is not None, allow_naive)
+    entries = config if isinstance(config, tuple) else (config, config)
+    configs = [LaunchConfig.from_entry({**TRITON_DEFAULTS, **entry}) for entry in entries]
+    if configs[0].BLOCK_SIZE_M != configs[1].BLOCK_SIZE_M:
         raise ValueError(
-            f"config: expected one BLOCK_SIZE_M for up and down, found {up_config.block_size_m} and "
-            f"{down_config.block_size_m}. Fix: they share one alignment."
+            f"config: expected one BLOCK_SIZE_M for up and down, found {configs[0].BLOCK_SIZE_M} and "
+            f"{configs[1].BLOCK_SIZE_M}. Fix: they share one alignment."
         )
+    arch = arch or device_arch(device)
+    up, down = (Problem(p, routing, quant, c, arch) for p, c in zip(projections, configs, strict=True))
+    check_layer(hidden_states, w1, w2, topk_weights, topk_ids, up, down, scales, w1_bias, w2_bias)
     if expert_map is not None:
         check_tensor("expert_map", expert_map, (routing.num_experts,), (torch.int32,), device, contiguous=True)
     if out is None:
@@ -184,49 +164,23 @@ def fused_experts(
     if not routing.num_pairs:
         return out.zero_()
 
-    def product(
-        a: torch.Tensor,
-        a_scale: torch.Tensor | None,
-        b: torch.Tensor,
-        b_scale: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        projection: Projection,
-        entry: LaunchConfig,
-        c: torch.Tensor,
-    ) -> torch.Tensor:
-        invoke_fused_moe_kernel(
-            a,
-            b,
-            c,
-            projection=projection,
-            routing=routing,
-            quant=quant,
-            config=entry,
-            alignment=alignment,
-            topk_weights=topk_weights,
-            a_scale=a_scale,
-            b_scale=b_scale,
-            bias=bias,
-            arch=arch,
-        )
-        return c
-
     def pair_rows(width: int) -> torch.Tensor:
         return torch.empty((routing.num_pairs, width), dtype=hidden_states.dtype, device=device)
 
-    alignment = align(topk_ids, routing, up_config.block_size_m, expert_map)
+    alignment = align(topk_ids, routing, up.config.BLOCK_SIZE_M, expert_map)
     a1, a1_scale = quantize(hidden_states, quant, w1.dtype, scales.a1)
-    gate_up = product(a1, a1_scale, w1, scales.w1, w1_bias, up, up_config, pair_rows(up.n))
+    gate_up = pair_rows(up.projection.n)
+    _launch(up, Pointers(a1, w1, gate_up, w1_bias, a1_scale, scales.w1, topk_weights, *alignment.arrays))
     a2, a2_scale = quantize(gate_up, quant, w2.dtype, scales.a2, activation)
     # One expert a token has nothing to sum.
-    c2 = out if routing.top_k == 1 else pair_rows(down.n)
-    product(a2, a2_scale, w2, scales.w2, w2_bias, down, down_config, c2)
+    c2 = out if routing.top_k == 1 else pair_rows(down.projection.n)
+    _launch(down, Pointers(a2, w2, c2, w2_bias, a2_scale, scales.w2, topk_weights, *alignment.arrays))
     if routing.top_k > 1:
-        moe_sum(c2.view(routing.num_tokens, routing.top_k, down.n), out)
+        moe_sum(c2.view(routing.num_tokens, routing.top_k, down.projection.n), out)
     return out
 
 
-def _problem(
+def _sizes(
     hidden_states: torch.Tensor,
     w1: torch.Tensor,
     w2: torch.Tensor,
@@ -234,13 +188,13 @@ def _problem(
     expert_map: torch.Tensor | None,
     has_bias: bool,
     allow_naive: bool,
-) -> tuple[Projection, Projection, Routing]:
+) -> tuple[tuple[Projection, Projection], Routing]:
     dims = {"hidden_states": (hidden_states, 2), "w1": (w1, 3), "w2": (w2, 3), "topk_ids": (topk_ids, 2)}
     for name, (tensor, dim) in dims.items():
         if tensor.dim() != dim:
             raise ValueError(f"{name}, shape: expected {dim} dimensions, found {tuple(tensor.shape)}.")
     experts, _, intermediate_size = w2.shape
     num_tokens, top_k = topk_ids.shape
-    up, down = up_and_down(experts, intermediate_size, hidden_states.shape[1], top_k, has_bias=has_bias)
+    projections = up_and_down(experts, intermediate_size, hidden_states.shape[1], top_k, has_bias=has_bias)
     global_experts = experts if expert_map is None else expert_map.numel()
-    return up, down, Routing(num_tokens, top_k, global_experts, expert_map is not None, allow_naive)
+    return projections, Routing(num_tokens, top_k, global_experts, expert_map is not None, allow_naive)

@@ -1,11 +1,8 @@
-"""From a problem and a launch config to the kernel's argument list. Imports neither torch nor triton.
+"""From a problem to the kernel's argument list. Imports neither torch nor triton.
 
 The one place that knows `fused_moe_kernel`'s arguments. The host half calls it with tensors; the compile check
 and the tuner call it with stand-ins for pointers, through `fused_moe_kernel.warmup`, on machines without a GPU.
-`binary_key` tells whether two launches share one compiled kernel.
-
-Rules the engines apply at launch live here too: the operand swap on Hopper fp8, the naive mode of decode, the
-number of rows that the grid covers, the limit on BLOCK_SIZE_K of block-quantised weights.
+`binary_key` tells whether two launches share one compiled kernel, `argument_class` by which rule of Triton's.
 """
 
 from __future__ import annotations
@@ -14,92 +11,10 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from kernels.problem import Projection, QuantMode, Routing, cdiv, up_and_down
-
-__all__ = [
-    "Launch",
-    "LaunchConfig",
-    "Pointers",
-    "Projection",
-    "QuantMode",
-    "Routing",
-    "StandIn",
-    "Strides",
-    "binary_key",
-    "check_launch",
-    "plan_launch",
-    "pointer_stand_ins",
-    "pointer_types",
-    "swaps_operands",
-    "up_and_down",
-]
-
-TILE_KEYS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M")
-AMD_KEYS = ("waves_per_eu", "matrix_instr_nonkdim", "kpack")
-OPTION_KEYS = ("num_warps", "num_stages", "num_ctas", *AMD_KEYS)
-# What Triton takes where an entry is silent.
-DEFAULT_OPTIONS = {"num_warps": 4, "num_stages": 3, "num_ctas": 1}
+from kernels.problem import Problem, cdiv
 
 _ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float8e4nv": 1, "float8e4b8": 1, "int8": 1, "float32": 4, "int32": 4}
 _MAX_INT32 = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class LaunchConfig:
-    """One entry of a tuned file. options: the compiler's, sorted, as (key, value)."""
-
-    block_size_m: int
-    block_size_n: int
-    block_size_k: int
-    group_size_m: int
-    options: tuple[tuple[str, int], ...] = ()
-
-    @classmethod
-    def of(cls, entry: Mapping[str, int]) -> LaunchConfig:
-        """ValueError: a missing or unknown key, or a value that is no positive integer."""
-        known = (*TILE_KEYS, *OPTION_KEYS)
-        # Old files carry SPLIT_K 1, which is what the kernel does anyway.
-        entry = {key: value for key, value in entry.items() if (key, value) != ("SPLIT_K", 1)}
-        unknown = [key for key in entry if key not in known]
-        if unknown:
-            raise ValueError(f"launch config: expected keys out of {known}, found {unknown}. Fix: remove them.")
-        missing = [key for key in TILE_KEYS if key not in entry]
-        if missing:
-            raise ValueError(f"launch config: expected {TILE_KEYS}, found no {missing}.")
-        for key, value in entry.items():
-            least = 0 if key in AMD_KEYS else 1
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"launch config, {key}: expected an integer >= {least}, found {value!r}.")
-        for key in TILE_KEYS[:3]:
-            if entry[key] & (entry[key] - 1):
-                raise ValueError(f"launch config, {key}: expected a power of two, found {entry[key]}.")
-        options = DEFAULT_OPTIONS | {key: entry[key] for key in OPTION_KEYS if key in entry}
-        m, n, k, group = (entry[key] for key in TILE_KEYS)
-        return cls(m, n, k, group, tuple(sorted(options.items())))
-
-
-def check_launch(quant: QuantMode, config: LaunchConfig, arch: str) -> None:
-    """ValueError where the launch would compute wrong numbers or not compile.
-
-    A tile that spans two scale groups multiplies the second by the first one's scale (relative error 0.44).
-    vLLM clamps BLOCK_SIZE_K to the smaller side of block_shape; what is measured must be what runs.
-    """
-    if quant.block_shape is not None:
-        block_n, block_k = quant.block_shape
-        limit = min(block_n, block_k)
-        if config.block_size_k > limit or block_k % config.block_size_k:
-            raise ValueError(
-                f"launch config, BLOCK_SIZE_K: expected a divisor of block_k {block_k}, at most {limit} for "
-                f"block_shape {quant.block_shape}, found {config.block_size_k}. Fix: BLOCK_SIZE_K <= {limit}."
-            )
-    foreign = [key for key, _ in config.options if key in AMD_KEYS] if not arch.startswith("gfx") else []
-    if foreign:
-        raise ValueError(f"launch config: expected no AMD keys on {arch}, found {foreign}. Fix: remove them.")
-
-
-def swaps_operands(quant: QuantMode, config: LaunchConfig, arch: str) -> bool:
-    """The engines' rule for fp8 on Hopper: a narrow tile puts N on the tensor core's 64-row side."""
-    return quant.dtype == "fp8_w8a8" and arch == "sm90" and config.block_size_m < 64 <= config.block_size_n
 
 
 @dataclass(frozen=True)
@@ -134,7 +49,8 @@ class Strides:
     bsk: int
 
     @classmethod
-    def contiguous(cls, projection: Projection, quant: QuantMode) -> Strides:
+    def contiguous(cls, problem: Problem) -> Strides:
+        projection, quant = problem.projection, problem.quant
         n, k = projection.n, projection.k
         bias_e = n if projection.has_bias else 0
         scale = (0, 0, 0, 0, 0)
@@ -152,68 +68,56 @@ class Strides:
 
 @dataclass(frozen=True)
 class Launch:
-    """What one launch hands to Triton: `kernel[grid](*args, **kwargs)`, or `kernel.warmup(*args, grid=…, **kwargs)`."""
+    """What one launch hands to Triton: `kernel[grid](*args, **kwargs)`, or `kernel.warmup(*args, grid=…, **kwargs)`.
+
+    named: arguments by their names; of our kernel its constants. options: the compiler's.
+    """
 
     args: tuple[Any, ...]
-    constexprs: Mapping[str, Any]
+    named: Mapping[str, Any]
     options: Mapping[str, int]
     grid: tuple[int]
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        return {**self.constexprs, **self.options}
+        return {**self.named, **self.options}
 
 
-def plan_launch(
-    projection: Projection,
-    routing: Routing,
-    quant: QuantMode,
-    config: LaunchConfig,
-    arch: str,
-    pointers: Pointers,
-    strides: Strides | None = None,
-) -> Launch:
-    """The launch of one projection. arch: "sm90", "gfx942", …; strides: contiguous unless given.
-
-    ValueError as `check_launch`.
-    """
-    check_launch(quant, config, arch)
-    sizes, constexprs, rows = _scalars(projection, routing, quant, config, arch)
-    strides = strides or Strides.contiguous(projection, quant)
-    args = (*_values(pointers), *sizes.values(), *_values(strides))
-    grid = (cdiv(rows, config.block_size_m) * cdiv(projection.n, config.block_size_n),)
-    return Launch(args, constexprs, dict(config.options), grid)
+def plan_launch(problem: Problem, pointers: Pointers, strides: Strides | None = None) -> Launch:
+    """The launch of one projection by our kernel. strides: contiguous unless given."""
+    strides = strides or Strides.contiguous(problem)
+    args = (*_values(pointers), *_sizes(problem).values(), *_values(strides))
+    return Launch(args, _constants(problem), dict(problem.config.options), problem.grid)
 
 
 def _values(record: Pointers | Strides) -> tuple[Any, ...]:
     return tuple(getattr(record, field.name) for field in fields(record))
 
 
-def _scalars(
-    projection: Projection, routing: Routing, quant: QuantMode, config: LaunchConfig, arch: str
-) -> tuple[dict[str, int], dict[str, Any], int]:
-    rows = routing.rows(config.block_size_m)
-    sizes = {
-        "N": projection.n,
-        "K": projection.k,
-        "EM": rows,
-        "num_valid_tokens": routing.num_pairs,
-        "GROUP_SIZE_M": config.group_size_m,
+def _sizes(problem: Problem) -> dict[str, int]:
+    return {
+        "N": problem.projection.n,
+        "K": problem.projection.k,
+        "EM": problem.rows,
+        "num_valid_tokens": problem.routing.num_pairs,
+        "GROUP_SIZE_M": problem.config.GROUP_SIZE_M,
     }
-    group_n, group_k = quant.block_shape or (0, 0)
-    constexprs = {
+
+
+def _constants(problem: Problem) -> dict[str, Any]:
+    group_n, group_k = problem.quant.block_shape or (0, 0)
+    return {
         "group_n": group_n,
         "group_k": group_k,
-        "SCALING": quant.scaling,
-        "top_k": projection.top_k,
-        "MUL_ROUTED_WEIGHT": projection.mul_routed_weight,
-        "naive_block_assignment": routing.is_naive,
-        "SWAP_AB": swaps_operands(quant, config, arch),
-        "BLOCK_SIZE_M": config.block_size_m,
-        "BLOCK_SIZE_N": config.block_size_n,
-        "BLOCK_SIZE_K": config.block_size_k,
+        "SCALING": problem.quant.scaling,
+        "top_k": problem.projection.top_k,
+        "MUL_ROUTED_WEIGHT": problem.projection.mul_routed_weight,
+        "naive_block_assignment": problem.routing.is_naive,
+        "SWAP_AB": problem.swaps_operands,
+        "BLOCK_SIZE_M": problem.config.BLOCK_SIZE_M,
+        "BLOCK_SIZE_N": problem.config.BLOCK_SIZE_N,
+        "BLOCK_SIZE_K": problem.config.BLOCK_SIZE_K,
     }
-    return sizes, constexprs, rows
 
 
 # ---------------------------------------------------------------
@@ -239,81 +143,61 @@ class StandIn:
         return self.size_bytes
 
 
-def pointer_types(
-    projection: Projection, routing: Routing, quant: QuantMode, config: LaunchConfig, arch: str
-) -> dict[str, tuple[str, int] | None]:
-    """Per pointer its element type as `triton.language` names it and its size in bytes; None where unused."""
-    a_type, b_type, c_type = quant.operand_types(arch)
+def pointer_stand_ins(problem: Problem, to_dtype: Callable[[str], Any]) -> Pointers:
+    """Pointers for `warmup`. to_dtype: `lambda name: getattr(triton.language, name)`."""
+    projection, routing, quant = problem.projection, problem.routing, problem.quant
+    a_type, b_type, c_type = quant.operand_types(problem.arch)
     n, k, experts, pairs = projection.n, projection.k, projection.num_experts, routing.num_pairs
     rows = cdiv(pairs, projection.top_k)
-    scaling = quant.scaling
     group_n, group_k = quant.block_shape or (1, 1)
-    a_scales = {"tensor": 1, "channel": rows, "block": rows * cdiv(k, group_k)}.get(scaling, 0)
+    a_scales = {"tensor": 1, "channel": rows, "block": rows * cdiv(k, group_k)}.get(quant.scaling, 0)
     b_scales = {
         "tensor": experts,
         "channel": experts * n,
         "weight": experts * n,
         "block": experts * cdiv(n, group_n) * cdiv(k, group_k),
-    }.get(scaling, 0)
-    naive = routing.is_naive
-    block_size_m = config.block_size_m
-    capacity = 0 if naive else routing.capacity(block_size_m)
-    blocks = pairs if naive else cdiv(capacity, block_size_m)
-    counts = {
-        "a": (a_type, rows * k),
-        "b": (b_type, experts * n * k),
-        "c": (c_type, pairs * n),
-        "b_bias": (c_type, experts * n if projection.has_bias else 0),
-        "a_scale": ("float32", a_scales),
-        "b_scale": ("float32", b_scales),
-        "topk_weights": ("float32", pairs),
-        "sorted_token_ids": ("int32", capacity),
-        "expert_ids": ("int32", blocks),
-        "num_tokens_post_padded": ("int32", 1),
-    }
-    return {name: (dtype, count * _ITEM_BYTES[dtype]) if count else None for name, (dtype, count) in counts.items()}
+    }.get(quant.scaling, 0)
+    block_size_m = problem.config.BLOCK_SIZE_M
+    capacity = 0 if routing.is_naive else routing.capacity(block_size_m)
 
+    def stand_in(dtype: str, count: int) -> StandIn | None:
+        return StandIn(to_dtype(dtype), count * _ITEM_BYTES[dtype]) if count else None
 
-def pointer_stand_ins(
-    projection: Projection,
-    routing: Routing,
-    quant: QuantMode,
-    config: LaunchConfig,
-    arch: str,
-    to_dtype: Callable[[str], Any],
-) -> Pointers:
-    """Pointers for `warmup`. to_dtype: `lambda name: getattr(triton.language, name)`."""
-    types = pointer_types(projection, routing, quant, config, arch)
-    return Pointers(**{name: StandIn(to_dtype(kind[0]), kind[1]) if kind else None for name, kind in types.items()})
-
-
-def binary_key(
-    projection: Projection,
-    routing: Routing,
-    quant: QuantMode,
-    config: LaunchConfig,
-    arch: str,
-    strides: Strides | None = None,
-) -> Hashable:
-    """Equal for two launches exactly if Triton compiles one kernel for both (allocator-aligned tensors).
-
-    Follows Triton's rules: an integer is constant if it is 1, else it counts by width and divisibility by 16; a
-    pointer counts by element type and, on AMD, by whether its buffer is under 2 GiB.
-    """
-    check_launch(quant, config, arch)
-    sizes, constexprs, _ = _scalars(projection, routing, quant, config, arch)
-    strides = strides or Strides.contiguous(projection, quant)
-    is_amd = arch.startswith("gfx")
-    pointers = tuple(
-        kind and (kind[0], is_amd and kind[1] <= _MAX_INT32)
-        for kind in pointer_types(projection, routing, quant, config, arch).values()
+    return Pointers(
+        a=stand_in(a_type, rows * k),
+        b=stand_in(b_type, experts * n * k),
+        c=stand_in(c_type, pairs * n),
+        b_bias=stand_in(c_type, experts * n if projection.has_bias else 0),
+        a_scale=stand_in("float32", a_scales),
+        b_scale=stand_in("float32", b_scales),
+        topk_weights=stand_in("float32", pairs),
+        sorted_token_ids=stand_in("int32", capacity),
+        expert_ids=stand_in("int32", pairs if routing.is_naive else cdiv(capacity, block_size_m)),
+        num_tokens_post_padded=stand_in("int32", 1),
     )
-    integers = tuple(_integer_class(value, name not in DO_NOT_SPECIALIZE) for name, value in sizes.items())
-    integers += tuple(_integer_class(value, True) for value in _values(strides))
-    return (arch, pointers, integers, tuple(constexprs.items()), config.options)
 
 
-def _integer_class(value: int, specializes: bool) -> str:
+def binary_key(problem: Problem) -> Hashable:
+    """Equal for two launches of our kernel exactly if Triton compiles one binary for both (contiguous tensors)."""
+    pointers = _values(pointer_stand_ins(problem, str))
+    classes = [argument_class(pointer, problem.arch) for pointer in pointers]
+    for name, size in _sizes(problem).items():
+        classes.append(argument_class(size, problem.arch, specializes=name not in DO_NOT_SPECIALIZE))
+    classes += [argument_class(stride, problem.arch) for stride in _values(Strides.contiguous(problem))]
+    return (problem.arch, *classes, *_constants(problem).items(), *problem.config.options)
+
+
+def argument_class(value: StandIn | int | None, arch: str, *, specializes: bool = True) -> Hashable:
+    """What of a run-time argument Triton compiles in: two values of one class share a binary.
+
+    An integer is constant if it is 1, else it counts by width and divisibility by 16 (by width alone where the kernel
+    keeps it from specialising); a pointer, aligned as allocators align, counts by element type and, on AMD, by whether
+    its buffer is under 2 GiB.
+    """
+    if value is None:
+        return None
+    if isinstance(value, StandIn):
+        return value.dtype, arch.startswith("gfx") and value.size_bytes <= _MAX_INT32
     width = "i32" if value <= _MAX_INT32 else "i64"
     if not specializes:
         return width

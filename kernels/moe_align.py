@@ -29,6 +29,11 @@ class Alignment:
     expert_ids: torch.Tensor
     num_tokens_post_padded: torch.Tensor
 
+    @property
+    def arrays(self) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        """In the kernel's order."""
+        return self.sorted_token_ids, self.expert_ids, self.num_tokens_post_padded
+
 
 def align(
     topk_ids: torch.Tensor, routing: Routing, block_size_m: int, expert_map: torch.Tensor | None = None

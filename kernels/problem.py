@@ -1,12 +1,15 @@
-"""What is computed: quantisation, projection, routing. Imports neither torch nor triton.
+"""What one launch computes: quantisation, projection, routing, launch config, GPU. Imports neither torch nor triton.
 
-Facts that do not depend on the launch config, or only on BLOCK_SIZE_M, live here; `kernels.launch` turns them
-into the kernel's argument list and re-exports them.
+Rules the engines apply at launch live here too: the operand swap on Hopper fp8, the naive mode of decode, the number
+of rows that the grid covers, the limit on BLOCK_SIZE_K of block-quantised weights. `kernels.launch` turns a problem
+into the kernel's argument list.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from kernels.launch_config import AMD_KEYS, OPTION_KEYS, TILE_KEYS, LaunchConfig
 
 DTYPES = (None, "fp8_w8a8", "int8_w8a8", "int8_w8a16")
 COMPUTE_TYPES = {"bf16": "bfloat16", "fp16": "float16"}
@@ -135,3 +138,75 @@ class Routing:
         capacity = self.capacity(block_size_m)
         # With fewer tokens than a tile has rows, no expert has a second tile.
         return min(capacity, self.num_pairs * block_size_m) if self.num_tokens < block_size_m else capacity
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One launch but for its tensors. arch: "sm90", "gfx942", …; "cpu" under Triton's interpreter.
+
+    ValueError: a launch that would compute wrong numbers or not compile, as `check_launch` says. What is
+    handed a problem need not check it again.
+    """
+
+    projection: Projection
+    routing: Routing
+    quant: QuantMode
+    config: LaunchConfig
+    arch: str
+
+    def __post_init__(self) -> None:
+        check_launch(self.quant, self.config, self.arch)
+
+    @property
+    def rows(self) -> int:
+        """The kernel's EM: rows that the grid covers."""
+        return self.routing.rows(self.config.BLOCK_SIZE_M)
+
+    @property
+    def grid(self) -> tuple[int]:
+        """One program a tile."""
+        return (cdiv(self.rows, self.config.BLOCK_SIZE_M) * cdiv(self.projection.n, self.config.BLOCK_SIZE_N),)
+
+    @property
+    def swaps_operands(self) -> bool:
+        """The engines' rule for fp8 on Hopper: a narrow tile puts N on the tensor core's 64-row side."""
+        is_hopper_fp8 = self.quant.dtype == "fp8_w8a8" and self.arch == "sm90"
+        return is_hopper_fp8 and self.config.BLOCK_SIZE_M < 64 <= self.config.BLOCK_SIZE_N
+
+
+def check_launch(quant: QuantMode, config: LaunchConfig, arch: str) -> None:
+    """ValueError where the launch would compute wrong numbers or not compile.
+
+    A tile that spans two scale groups multiplies the second by the first one's scale (relative error 0.44).
+    vLLM clamps BLOCK_SIZE_K to the smaller side of block_shape; what is measured must be what runs.
+    """
+    _check_values(config)
+    if quant.block_shape is not None:
+        block_n, block_k = quant.block_shape
+        limit, tile_k = min(block_n, block_k), config.BLOCK_SIZE_K
+        if tile_k > limit or block_k % tile_k:
+            raise ValueError(
+                f"launch config, BLOCK_SIZE_K: expected a divisor of block_k {block_k}, at most {limit} for "
+                f"block_shape {quant.block_shape}, found {tile_k}. Fix: BLOCK_SIZE_K <= {limit}."
+            )
+    foreign = [key for key, _ in config.options if key in AMD_KEYS and not arch.startswith("gfx")]
+    if foreign:
+        raise ValueError(f"launch config: expected no AMD keys on {arch}, found {foreign}. Fix: remove them.")
+
+
+def _check_values(config: LaunchConfig) -> None:
+    taken = (*TILE_KEYS, *OPTION_KEYS)
+    written = config.to_entry()
+    # Old files carry SPLIT_K 1, which is what the kernel does anyway.
+    unknown = [key for key, value in written.items() if key not in taken and (key, value) != ("SPLIT_K", 1)]
+    if unknown:
+        raise ValueError(f"launch config: expected keys out of {taken}, found {unknown}. Fix: remove them.")
+    for key in taken:
+        least = 0 if key in AMD_KEYS else 1
+        value = written.get(key, least)
+        if type(value) is not int or value < least:
+            raise ValueError(f"launch config, {key}: expected an integer >= {least}, found {value!r}.")
+    for key in TILE_KEYS[:3]:
+        size = getattr(config, key)
+        if size & (size - 1):
+            raise ValueError(f"launch config, {key}: expected a power of two, found {size}.")

@@ -18,8 +18,8 @@ from tools.findings import Finding
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
+from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.store.files import canonical_config, canonical_record
-from tools.store.launch_config import USUAL_BATCH_SIZES
 from tools.store.workload import Layout, parse_file_name
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions

@@ -1,4 +1,4 @@
-"""A commit's objects, read with git as data: nothing is checked out, filtered or run. The edge to git.
+"""A repository, read with git as data: nothing is checked out, filtered or run. The edge to git.
 
 What is read may be hostile, so whatever could grow without bound (a tree that unfolds, a blob of gigabytes) is
 measured before it is read. Names and contents never reach a command line: git is asked by object name, on stdin.
@@ -124,6 +124,22 @@ class Repository:
             fix = "fetch the whole history (git fetch --unshallow), or rebase the branch on main"
             raise CommitError(head[:12], message, fix)
         return sha
+
+    def changed_since(self, revision: str) -> tuple[str, ...]:
+        """Paths that differ, in the working tree, from where HEAD's history left the revision's.
+
+        Since the commit of 40 zeros every tracked file has changed. Bytes that aren't UTF-8 come as surrogates.
+        """
+        if revision == NOTHING:
+            answer = self._ask("ls-files", "-z")
+        else:
+            names = ("--merge-base", "--name-only", "--no-renames", "--no-ext-diff", "-z")
+            answer = self._ask("diff", *names, "--end-of-options", revision, "--")
+        if answer.returncode:
+            reason = shown(answer.stderr.decode("utf-8", "replace").strip().partition("\n")[0])
+            message = f"expected a revision with a common history, found none ({reason})"
+            raise CommitError(shown(revision), message, "correct it, or fetch the whole history")
+        return tuple(name.decode("utf-8", "surrogateescape") for name in answer.stdout.split(b"\0") if name)
 
     def tree(self, sha: str) -> Mapping[str, Entry]:
         """Every file at a commit by its path from the root. Bytes that aren't UTF-8 come as surrogates."""

@@ -1,5 +1,7 @@
 """How long a thousand files take, and how much memory: target ≤ 3 s and ≤ 200 MB on two cores.
 
+And files of a megabyte that are nothing but faults: their schema's faults take at most half a second each.
+
 A whole process is measured, as a person starts it. Nothing here fails on time.
 """
 
@@ -14,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.builders import Store, table
+from tests.builders import Store, entry, table
 from tools.checkout import CHECKOUT
+from tools.store import schemas
 
 pytest.importorskip("pytest_benchmark")
 
@@ -64,3 +67,17 @@ def test_a_thousand_files(benchmark: Any, kind: str, exit_code: int, request: py
     code, peak_mb, report = benchmark.pedantic(validate, args=(store.root,), rounds=3, warmup_rounds=1)
     benchmark.extra_info["peak_memory_mb"] = round(peak_mb, 1)
     assert (code, report["files"]) == (exit_code, FILES)
+
+
+HOSTILE: dict[str, Any] = {
+    "wrong keys": {f"k{i}": 0 for i in range(80_000)},
+    "empty rows": {str(i): {} for i in range(1, 80_000)},
+    "unknown keys": {"1": entry(**{f"k{i}": 0 for i in range(80_000)})},
+    "a long key of whole floats": {"k" * 500_000: [1.0] * 100_000},
+    "a fault behind thousands of rows": {**{str(i): entry() for i in range(1, 8000)}, "8000": entry(num_warps="4")},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_megabyte(benchmark: Any, kind: str) -> None:
+    assert benchmark.pedantic(schemas.faults, args=("tuned_config", HOSTILE[kind]), rounds=3, warmup_rounds=1)

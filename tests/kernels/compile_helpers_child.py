@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
-import triton
 import triton.language as tl
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from compile_child import NoGPU
 
 from kernels import activation_kernel, align_kernel, quantization_kernel
 from kernels.launch import StandIn
+from tools.compile.no_gpu import activate
+from tools.registry.devices import Target
 
 
 def pointer(dtype: tl.dtype) -> StandIn:
@@ -57,7 +53,7 @@ CASES: dict[str, tuple[Any, tuple[Any, ...], int]] = {
 }
 
 if __name__ == "__main__":
-    triton.runtime.driver.set_active(NoGPU("sm90"))
+    activate(Target("cuda", 90, 32))
     results = {
         name: len(kernel.warmup(*args, grid=(1,), num_warps=num_warps).asm["cubin"])
         for name, (kernel, args, num_warps) in CASES.items()

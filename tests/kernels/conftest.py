@@ -11,7 +11,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-from kernels.testing import repair_interpreter
+from tests.kernels.interpreter import repair_interpreter
 
 repair_interpreter()
 

@@ -18,8 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kernels import moe_align
-from kernels.testing import MODES, make_layer
-from kernels.twin_checks import ODD, SMALL, check_layer, check_projection
+from tests.kernels.layers import MODES, ODD, SMALL, make_layer
+from tests.kernels.twin_checks import check_layer, check_projection
 
 
 def main(modes: list[str]) -> int:

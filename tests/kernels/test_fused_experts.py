@@ -10,9 +10,9 @@ import torch
 from kernels import fused_experts as module
 from kernels.activation import ACTIVATIONS
 from kernels.fused_experts import Scales, fused_experts
-from kernels.launch import QuantMode
-from kernels.testing import MODES, make_layer
-from kernels.twin_checks import ODD, SMALL, check_layer
+from kernels.problem import QuantMode
+from tests.kernels.layers import MODES, ODD, SMALL, make_layer
+from tests.kernels.twin_checks import check_layer
 
 every_mode = pytest.mark.parametrize("mode", MODES)
 
@@ -139,7 +139,7 @@ WRONG = {
     ),
     "unknown-key": (
         "bf16",
-        lambda a: {"config": SMALL | {"USE_TMA": 1}},
+        lambda a: {"config": SMALL | {"USE_TMA": True}},
         r"expected keys out of .*found \['USE_TMA'\]",
     ),
     "amd-key-elsewhere": (
@@ -162,7 +162,7 @@ def test_wrong_input_is_refused_before_any_launch(case: str, device: str, monkey
     def launched(*_: object, **__: object) -> None:
         raise AssertionError("something was launched")
 
-    for name in ("align", "quantize", "invoke_fused_moe_kernel", "moe_sum"):
+    for name in ("align", "quantize", "fused_moe_kernel", "moe_sum"):
         monkeypatch.setattr(module, name, launched)
     mode, change, message = WRONG[case]
     good = arguments(mode, device)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kernels.testing import MODES, make_layer
-from kernels.twin_checks import ODD, SMALL, check_projection
+from tests.kernels.layers import MODES, ODD, SMALL, make_layer
+from tests.kernels.twin_checks import check_projection
 
 both = pytest.mark.parametrize("which", ["up", "down"])
 every_mode = pytest.mark.parametrize("mode", MODES)

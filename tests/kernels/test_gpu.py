@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from kernels.fused_experts import device_arch, fused_experts, invoke_fused_moe_kernel
-from kernels.launch import LaunchConfig
+from kernels.launch_config import LaunchConfig
 from kernels.moe_align import align, moe_align_block_size
+from kernels.problem import Problem
 from kernels.reference import product_reference
-from kernels.testing import MODES, assert_close, make_layer, make_routing, product_bound
-from kernels.twin_checks import check_layer, check_projection
+from kernels.testing import assert_close, product_bound
+from tests.kernels.layers import MODES, make_layer, make_routing
+from tests.kernels.twin_checks import check_layer, check_projection
 
 pytestmark = pytest.mark.gpu
 
@@ -78,7 +80,7 @@ def test_offsets_beyond_32_bits_at_65536_tokens(mode: str) -> None:
     quant = MODES[mode]
     sizes = {"num_experts": 16, "intermediate_size": 2560, "hidden_size": 256, "top_k": 8}
     layer = make_layer(quant, num_tokens=65536, **sizes, device="cuda", seed=8)
-    config = LaunchConfig.of(entry_for(mode, ENTRY | {"BLOCK_SIZE_M": 128}))
+    config = LaunchConfig.from_entry(entry_for(mode, ENTRY | {"BLOCK_SIZE_M": 128}))
     from kernels.quantization import quantize
 
     a, a_scale = quantize(layer.hidden_states, quant, layer.w1.dtype)
@@ -88,11 +90,8 @@ def test_offsets_beyond_32_bits_at_65536_tokens(mode: str) -> None:
         a,
         layer.w1,
         c,
-        projection=layer.up,
-        routing=layer.routing,
-        quant=quant,
-        config=config,
-        alignment=align(layer.topk_ids, layer.routing, config.block_size_m),
+        problem=Problem(layer.up, layer.routing, quant, config, device_arch(a.device)),
+        alignment=align(layer.topk_ids, layer.routing, config.BLOCK_SIZE_M),
         topk_weights=layer.topk_weights,
         a_scale=a_scale,
         b_scale=layer.scales.w1,

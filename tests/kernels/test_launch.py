@@ -5,24 +5,20 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 
 from kernels.fused_moe_kernel import fused_moe_kernel
 from kernels.launch import (
     DO_NOT_SPECIALIZE,
-    LaunchConfig,
     Pointers,
-    QuantMode,
-    Routing,
     Strides,
     binary_key,
-    check_launch,
     plan_launch,
-    pointer_types,
-    swaps_operands,
-    up_and_down,
 )
+from kernels.launch_config import LaunchConfig
+from kernels.problem import Problem, QuantMode, Routing, check_launch, up_and_down
 
 ENTRY = {
     "BLOCK_SIZE_M": 64,
@@ -36,6 +32,10 @@ SMEM_LIMIT_BYTES = 227 * 1024
 FP8_BLOCK = QuantMode("fp8_w8a8", block_shape=(128, 128))
 
 
+def config_of(**entry: int) -> LaunchConfig:
+    return LaunchConfig.from_entry(ENTRY | entry)
+
+
 def usual_space(block_k: int | None) -> list[LaunchConfig]:
     """The tuner's space. In block modes a tile along K is one scale group: narrower loads each scale twice."""
     axes = itertools.product(
@@ -47,17 +47,17 @@ def usual_space(block_k: int | None) -> list[LaunchConfig]:
         (2, 3, 4, 5),
     )
     keys = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "num_warps", "num_stages")
-    return [LaunchConfig.of(dict(zip(keys, values, strict=True))) for values in axes]
+    return [LaunchConfig.from_entry(dict(zip(keys, values, strict=True))) for values in axes]
 
 
 def smem_bytes(config: LaunchConfig, item_bytes: int, is_block_quantized: bool) -> int:
     """Shared memory on sm90: the tiles of every stage that is in flight, and the scales' of block quantisation."""
     options = dict(config.options)
-    m, n = config.block_size_m, config.block_size_n
+    m, n = config.BLOCK_SIZE_M, config.BLOCK_SIZE_N
     stages = options["num_stages"] if m >= 64 else max(1, options["num_stages"] - 1)
     sides = [side for side in (m, n) if side >= 32 * options["num_warps"]]
     extra = 4 * max(sides, default=0) if is_block_quantized else 0
-    return (m + n) * config.block_size_k * item_bytes * stages + extra
+    return (m + n) * config.BLOCK_SIZE_K * item_bytes * stages + extra
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_kernels_that_the_usual_space_needs(quant: QuantMode, layer: tuple, most
         if smem_bytes(config, item_bytes, quant.block_shape is not None) <= SMEM_LIMIT_BYTES
     ]
     routings = [Routing(m, layer[3], layer[0], allow_naive=False) for m in (1, 2, 7, 16, 64, 1000, 4096, 65536)]
-    keys = {binary_key(projection, routing, quant, config, "sm90") for routing in routings for config in fitting}
+    keys = {binary_key(Problem(projection, r, quant, config, "sm90")) for r in routings for config in fitting}
     assert len(fitting) > 4 * most, "the group sizes alone are five"
     assert len(keys) <= most
 
@@ -85,7 +85,7 @@ BF16 = QuantMode()
 
 def key(num_tokens: int = 64, which: int = 0, quant: QuantMode = BF16, arch: str = "sm90", **entry: int):
     projection = up_and_down(64, 768, 2048, 8)[which]
-    return binary_key(projection, Routing(num_tokens, 8, 64), quant, LaunchConfig.of(ENTRY | entry), arch)
+    return binary_key(Problem(projection, Routing(num_tokens, 8, 64), quant, config_of(**entry), arch))
 
 
 def test_the_key_ignores_what_varies_at_run_time() -> None:
@@ -110,23 +110,26 @@ def test_the_key_sees_what_shapes_the_code() -> None:
 
 def test_a_buffer_over_two_gibibytes_counts_on_amd_only() -> None:
     few, many = up_and_down(8, 14336, 4096, 2)[0], up_and_down(16, 14336, 4096, 2)[0]
-    config = LaunchConfig.of(ENTRY)
+    config = LaunchConfig.from_entry(ENTRY)
     for arch, same in (("gfx942", False), ("sm90", True)):
-        keys = {binary_key(p, Routing(64, 2, p.num_experts), QuantMode(), config, arch) for p in (few, many)}
+        routings = [Routing(64, 2, p.num_experts) for p in (few, many)]
+        keys = {
+            binary_key(Problem(p, routing, QuantMode(), config, arch))
+            for p, routing in zip((few, many), routings, strict=True)
+        }
         assert (len(keys) == 1) is same
 
 
 def test_arguments_come_in_the_kernels_order() -> None:
     names = list(fused_moe_kernel.arg_names)
     projection = up_and_down(4, 100, 200, 2, has_bias=True)[0]
-    routing = Routing(10, 2, 4)
-    pointers = Pointers(*(f"{name}_ptr" for name in pointer_types(projection, routing, FP8_BLOCK, config_of(), "sm90")))
-    launch = plan_launch(projection, routing, FP8_BLOCK, config_of(), "sm90", pointers)
-    bound = dict(zip(names, launch.args, strict=False)) | launch.constexprs
+    problem = Problem(projection, Routing(10, 2, 4), FP8_BLOCK, config_of(), "sm90")
+    launch = plan_launch(problem, Pointers(*(f"{field.name}_ptr" for field in fields(Pointers))))
+    bound = dict(zip(names, launch.args, strict=False)) | launch.named
     assert list(bound) == names
     assert all(value == name for name, value in bound.items() if name.endswith("_ptr"))
     assert (bound["N"], bound["K"], bound["num_valid_tokens"], bound["GROUP_SIZE_M"]) == (200, 200, 20, 1)
-    assert {name: bound[f"stride_{name}"] for name in vars(Strides.contiguous(projection, FP8_BLOCK))} == {
+    assert {name: bound[f"stride_{name}"] for name in vars(Strides.contiguous(problem))} == {
         "am": 200,
         "be": 40000,
         "bn": 200,
@@ -141,10 +144,6 @@ def test_arguments_come_in_the_kernels_order() -> None:
     # EM: 20 pairs + 4 experts * 63, but no more than 20 tiles of 64 and, as 10 < 64, as many as pairs.
     assert bound["EM"] == 20 + 4 * 63
     assert launch.grid == (5 * 2,)
-
-
-def config_of(**entry: int) -> LaunchConfig:
-    return LaunchConfig.of(ENTRY | entry)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +191,8 @@ def test_naive_mode_condition(routing: Routing, naive: bool) -> None:
     ],
 )
 def test_operand_swap_rule(quant: QuantMode, m: int, n: int, arch: str, swaps: bool) -> None:
-    assert swaps_operands(quant, config_of(BLOCK_SIZE_M=m, BLOCK_SIZE_N=n), arch) is swaps
+    config = config_of(BLOCK_SIZE_M=m, BLOCK_SIZE_N=n)
+    assert Problem(up_and_down(8, 256, 512, 2)[0], Routing(64, 2, 8), quant, config, arch).swaps_operands is swaps
 
 
 @pytest.mark.parametrize(
@@ -202,17 +202,25 @@ def test_operand_swap_rule(quant: QuantMode, m: int, n: int, arch: str, swaps: b
         (ENTRY | {"SPLIT_K": 2}, r"found \['SPLIT_K'\]"),
         (ENTRY | {"BLOCK_SIZE_N": 48}, r"BLOCK_SIZE_N: expected a power of two, found 48"),
         (ENTRY | {"num_stages": 0}, r"num_stages: expected an integer >= 1, found 0"),
-        (ENTRY | {"num_warps": "4"}, r"num_warps: expected an integer >= 1, found '4'"),
-        ({"BLOCK_SIZE_M": 16}, r"found no \['BLOCK_SIZE_N', 'BLOCK_SIZE_K', 'GROUP_SIZE_M'\]"),
+        (ENTRY | {"waves_per_eu": -1}, r"waves_per_eu: expected an integer >= 0, found -1"),
+        (ENTRY | {"num_warps": "4"}, r"num_warps: expected int, found '4'"),
+        ({"BLOCK_SIZE_M": 16}, r"found no \['BLOCK_SIZE_N', 'BLOCK_SIZE_K', 'GROUP_SIZE_M', "),
     ],
 )
 def test_a_bad_entry_is_named(entry: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LaunchConfig.of(entry)
+        check_launch(QuantMode(), LaunchConfig.from_entry(entry), "gfx942")
+
+
+def test_a_problem_that_breaks_a_rule_can_not_be_made() -> None:
+    up = up_and_down(8, 256, 512, 2)[0]
+    quant = QuantMode("fp8_w8a8", block_shape=(64, 64))
+    with pytest.raises(ValueError, match=r"BLOCK_SIZE_K: expected a divisor of block_k 64, at most 64 .*found 128"):
+        Problem(up, Routing(64, 2, 8), quant, config_of(BLOCK_SIZE_K=128), "sm90")
 
 
 def test_an_old_split_k_of_one_says_nothing() -> None:
-    assert LaunchConfig.of(ENTRY | {"SPLIT_K": 1}) == LaunchConfig.of(ENTRY)
+    assert key(SPLIT_K=1) == key()
 
 
 def test_amd_keys_pass_through_on_amd() -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from kernels import moe_align
-from kernels.launch import Routing
 from kernels.moe_align import Alignment, align, moe_align_block_size
+from kernels.problem import Routing
 from kernels.reference import align_reference
-from kernels.testing import make_routing
+from tests.kernels.layers import make_routing
 
 
 def assert_aligned(alignment: Alignment, topk_ids: torch.Tensor, num_experts: int, expert_map: torch.Tensor | None):

@@ -37,7 +37,7 @@ def run_suite_on(kernel_source: str, folder: Path) -> subprocess.CompletedProces
     shutil.copytree(CHECKOUT / "kernels", folder / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
     tests = folder / "tests" / "kernels"
     tests.mkdir(parents=True)
-    for name in ("conftest.py", "test_fused_moe_kernel.py"):
+    for name in ("conftest.py", "interpreter.py", "layers.py", "twin_checks.py", "test_fused_moe_kernel.py"):
         shutil.copy(CHECKOUT / "tests" / "kernels" / name, tests)
     (folder / "kernels" / "fused_moe_kernel.py").write_text(kernel_source)
     (folder / "pytest.ini").write_text("[pytest]\npythonpath = .\nmarkers = gpu: needs a GPU\n")

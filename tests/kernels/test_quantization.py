@@ -8,7 +8,7 @@ import torch
 from kernels.checks import weight_dtypes
 from kernels.quantization import quantize
 from kernels.reference import activate_reference, dequantize_activation, quantize_reference
-from kernels.testing import MODES
+from tests.kernels.layers import MODES
 
 EIGHT_BIT = [mode for mode, quant in MODES.items() if quant.quantizes_activations]
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,15 @@ def subschemas(schema: Any, at: Pointer = ()) -> Iterator[tuple[Pointer, dict[st
                 yield from subschemas(inner, (*at, key, position))
         elif isinstance(value, dict) and key not in ANNOTATIONS | {"const", "enum"}:
             yield from subschemas(value, (*at, key))
+
+
+def strings(document: Any) -> Iterator[str]:
+    """Every string in a document, keys among them."""
+    if isinstance(document, str):
+        yield document
+    elif isinstance(document, dict | list | tuple):
+        for inner in [*document, *(document.values() if isinstance(document, dict) else ())]:
+            yield from strings(inner)
 
 
 def mutants(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -147,11 +158,41 @@ class TestSchemas:
         ]
         assert bare == []
 
+    def test_every_pattern_is_said_in_words(self, name: str) -> None:
+        """By its title, which is what people read where a value doesn't match."""
+        assert [at for at, inner in subschemas(SCHEMAS[name]) if "pattern" in inner and not inner.get("title")] == []
+
+    def test_no_pattern_lets_a_newline_through_at_the_end(self, name: str) -> None:
+        """Python's $ matches before it too; hence (?!\\n)$, which says the same in every dialect."""
+        for _, inner in subschemas(SCHEMAS[name]):
+            if "pattern" not in inner:
+                continue
+            pattern = inner["pattern"]
+            assert pattern.startswith("^")
+            assert pattern.endswith("(?!\\n)$")
+            fast = jsonschema_rs.Draft202012Validator({"pattern": pattern})
+            matching = [text for text in strings(documents(name)) if re.search(pattern, text)]
+            assert matching, pattern
+            for text in matching:
+                assert fast.is_valid(text)
+                assert not fast.is_valid(text + "\n")
+                assert not re.search(pattern, text + "\n")
+
     def test_every_keyword_is_exercised_by_a_fixture(self, name: str) -> None:
         survivors = [
             lost for lost, mutant in mutants(SCHEMAS[name]) if violations(name, mutant) == usual_violations(name)
         ]
         assert survivors == []
+
+
+@pytest.mark.parametrize("name", ["landscape.jsonl.gz", "landscape_mixtral.jsonl.gz"])
+def test_a_recorded_landscape_is_valid_line_by_line(name: str) -> None:
+    check = validator("landscape", SCHEMAS["landscape"])
+    with gzip.open(CHECKOUT / "tests" / "tools" / "tune" / name, "rt", encoding="utf-8") as lines:
+        header, *others = map(json.loads, lines)
+    assert "format" in header
+    assert len(others) > 10_000
+    assert all(map(check.is_valid, [header, *others]))
 
 
 class TestCoverageItself:

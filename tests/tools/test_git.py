@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,59 @@ def test_git_that_is_not_installed_is_said(git: GitRepository, monkeypatch: pyte
         Repository(git.root).commit("HEAD")
     with pytest.raises(CommitError, match="install git"):
         Repository(git.root).tree("1" * 40)
+
+
+# What changed in the working tree.
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    in_checkout(tmp_path, "init", "--quiet", "--initial-branch=main", ".")
+    commit_file(tmp_path, "first")
+    return tmp_path
+
+
+def in_checkout(folder: Path, *arguments: str) -> None:
+    who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def commit_file(folder: Path, name: str) -> None:
+    (folder / name).write_text(name, "utf-8")
+    in_checkout(folder, "add", "--all")
+    in_checkout(folder, "commit", "--quiet", f"--message={name}")
+
+
+def test_what_the_other_branch_did_meanwhile_does_not_count(checkout: Path) -> None:
+    in_checkout(checkout, "switch", "--quiet", "--create", "mine")
+    commit_file(checkout, "mîne\n.json")
+    in_checkout(checkout, "switch", "--quiet", "main")
+    commit_file(checkout, "theirs")
+    in_checkout(checkout, "switch", "--quiet", "mine")
+    (checkout / "first").write_text("not committed yet", "utf-8")
+    assert Repository(checkout).changed_since("main") == ("first", "mîne\n.json")
+
+
+def test_since_before_the_first_push_everything_changed(checkout: Path) -> None:
+    commit_file(checkout, "mîne\n.json")
+    assert Repository(checkout).changed_since(NOTHING) == ("first", "mîne\n.json")
+
+
+@pytest.mark.parametrize("revision", ["", "nowhere", "--output=gone", "0" * 39, "1" * 40])
+def test_what_is_no_revision_is_said_in_one_line(checkout: Path, revision: str) -> None:
+    with pytest.raises(CommitError, match=rf"^{revision}: expected a revision with a common history, found") as caught:
+        Repository(checkout).changed_since(revision)
+    assert "\n" not in str(caught.value)
+    assert ". Fix: " in str(caught.value)
+    assert not (checkout / "gone").exists()
+
+
+def test_a_program_that_the_checkouts_settings_name_is_not_run(checkout: Path) -> None:
+    in_checkout(checkout, "config", "diff.external", f"touch {checkout / 'ran'};")
+    in_checkout(checkout, "config", "core.fsmonitor", f"touch {checkout / 'ran'};")
+    (checkout / "first").write_text("changed", "utf-8")
+    assert Repository(checkout).changed_since("main") == ("first",)
+    assert not (checkout / "ran").exists()
 
 
 # Which texts are a commit's whole name.

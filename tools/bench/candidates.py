@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kernels.launch_config import LaunchConfig
 from tools.bench.request import HEURISTIC, FilesRequest, Say
 from tools.errors import UserError
 from tools.git import CommitError, NoGitError, file_at
@@ -16,9 +17,8 @@ from tools.measure.layer import LayerShape
 from tools.registry.devices import Device
 from tools.registry.models import load_models
 from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of
-from tools.store.config_file import ConfigFile, load
+from tools.store.config_file import ConfigFile, load, nearest_batch_size
 from tools.store.files import Content, discover, read_file, record_path
-from tools.store.launch_config import LaunchConfig
 from tools.store.record import RecordError, as_record
 from tools.store.strict_json import parse
 from tools.store.tiers import Role, why_skipped
@@ -39,7 +39,7 @@ class Candidate:
     entries: Mapping[int, LaunchConfig]
 
     def entry(self, num_tokens: int) -> LaunchConfig:
-        return self.entries[min(self.entries, key=lambda m: (abs(m - num_tokens), m))]
+        return self.entries[nearest_batch_size(self.entries, num_tokens)]
 
 
 def of_file(name: str, file: ConfigFile) -> Candidate:

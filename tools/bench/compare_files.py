@@ -17,7 +17,7 @@ from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import engine_version
 from tools.measure.gpu import check_memory
 from tools.measure.kernels import EngineKernel, OwnKernel
-from tools.measure.verdict import RowVerdict, score
+from tools.measure.statistics import RowVerdict, score
 from tools.registry.devices import normalise_device_name
 from tools.store.config_file import ConfigFile
 from tools.store.files import read_file, record_path, write_file

@@ -12,21 +12,20 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.launch import LaunchConfig as KernelConfig
-from kernels.launch import Routing
+from kernels.launch_config import LaunchConfig
+from kernels.problem import Problem, Routing
 from tools.bench.request import Say
 from tools.bench.session import Gpu
-from tools.compile.outcome import ConstraintError, Status
+from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
-from tools.measure.ceilings import Ceilings, measure_ceilings
+from tools.measure.gpu import Ceilings, measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, num_routings
-from tools.measure.kernels import CompileLaunch, Contender, Problem, compile_key
+from tools.measure.kernels import Kernel, KernelTask
 from tools.measure.layer import DOWN, UP, LayerShape, row_bytes, row_operations
 from tools.measure.row import RowBench
 from tools.measure.statistics import floor_us
 from tools.measure.timing import Replay, capture
 from tools.registry.devices import Device
-from tools.store.launch_config import LaunchConfig
 
 # ---------------------------------------------------------------
 # Compiling, on all cores and before anything is timed
@@ -54,7 +53,7 @@ class CompiledKernels:
 
 
 def compile_all(
-    kernels: Sequence[Contender],
+    kernels: Sequence[Kernel],
     shapes: Sequence[LayerShape],
     configs: Mapping[int, Sequence[LaunchConfig]],
     device: Device,
@@ -64,7 +63,7 @@ def compile_all(
     """Up and down of every kernel with every launch config. configs: by batch size."""
     assert device.target is not None
     arch = kernel_arch(device)
-    tasks: dict[Hashable, CompileLaunch] = {}
+    tasks: dict[Hashable, KernelTask] = {}
     sharing: dict[Hashable, set[tuple[int, LaunchConfig]]] = {}
     failed: dict[int, dict[LaunchConfig, NotTimed]] = {num_tokens: {} for num_tokens in configs}
     spilling: dict[int, dict[LaunchConfig, NotTimed]] = {num_tokens: {} for num_tokens in configs}
@@ -73,20 +72,19 @@ def compile_all(
         routing = Routing(num_tokens, shape.top_k, shape.num_experts)
         for projection in shape.projections:
             try:
-                entry = KernelConfig.of(config.to_entry())  # type: ignore[arg-type]  # checked by `of`
-                problem = Problem(projection, routing, shape.quant, entry, arch)
-                key = (kernel.name, compile_key(kernel, problem))
-            except (ConstraintError, ValueError) as error:
+                problem = Problem(projection, routing, shape.quant, config, arch)
+            except ValueError as error:
                 failed[num_tokens][config] = NotTimed(kernel.name, Status.CONSTRAINTS.value, str(error))
                 continue
-            tasks.setdefault(key, CompileLaunch(kernel, problem, device.target))
-            sharing.setdefault(key, set()).add((num_tokens, config))
+            task = KernelTask(problem, device.target, kernel)
+            tasks.setdefault(task.key, task)
+            sharing.setdefault(task.key, set()).add((num_tokens, config))
     say(f"compiling {len(tasks)} kernels")
     outcomes: Counter[str] = Counter()
     keys = list(tasks)
     for index, outcome in pool.run(tasks.values()):
         outcomes[outcome.status.value] += 1
-        name = tasks[keys[index]].contender.name
+        name = tasks[keys[index]].kernel.name
         # All that run this kernel: one left out would be compiled in this process, which a crash takes down.
         for num_tokens, config in sharing[keys[index]]:
             if outcome.status is not Status.OK:
@@ -121,7 +119,7 @@ class Floor:
 class Setup:
     """What stays the same for all rows of a run. arch as `kernels.launch` spells it."""
 
-    kernels: tuple[Contender, ...]
+    kernels: tuple[Kernel, ...]
     arch: str
     ceilings: Ceilings
     l2_bytes: int
@@ -129,7 +127,7 @@ class Setup:
     routing_kind: str = "uniform"
 
     @classmethod
-    def measured(cls, gpu: Gpu, kernels: Sequence[Contender], routing_kind: str = "uniform") -> Setup:
+    def measured(cls, gpu: Gpu, kernels: Sequence[Kernel], routing_kind: str = "uniform") -> Setup:
         """Measures the ceilings, on a stream that isn't the default. Nothing else should run on GPU or cores."""
         place = gpu.torch.device("cuda", gpu.torch.cuda.current_device())
         l2_bytes = gpu.torch.cuda.get_device_properties(place).L2_cache_size

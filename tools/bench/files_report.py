@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tools.measure.statistics import Interval
-from tools.measure.verdict import Duel, Measured, RowVerdict, Verdict, score
+from tools.measure.statistics import Duel, Interval, Measured, RowVerdict, Verdict, score
 from tools.store.record import Environment
 from tools.text import cell, table
 

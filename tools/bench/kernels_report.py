@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kernels.launch_config import LaunchConfig
 from tools.measure.statistics import geomean, share_within
-from tools.store.launch_config import LaunchConfig
 from tools.store.record import Environment
 from tools.text import table
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from kernels.launch_config import REQUIRED_KEYS, LaunchConfig
 from kernels.problem import QuantMode
 from tools.bench.request import KernelsRequest
 from tools.errors import UserError
@@ -20,7 +21,6 @@ from tools.measure.layer import LayerShape
 from tools.registry.devices import Device
 from tools.registry.models import Model, ModelRegistry
 from tools.registry.sharding import Engine, shard
-from tools.store.launch_config import REQUIRED_KEYS, LaunchConfig
 from tools.store.workload import Workload
 
 

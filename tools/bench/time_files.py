@@ -9,19 +9,18 @@ from dataclasses import replace
 
 import torch
 
+from kernels.launch_config import LaunchConfig
 from tools.bench.candidates import FileComparison
 from tools.bench.comparison import NotTimed, Setup, compile_all
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
 from tools.launch.heuristics import clamped
 from tools.measure.inputs import make_weights
-from tools.measure.kernels import Contender
+from tools.measure.kernels import Kernel
 from tools.measure.row import RowBench
-from tools.measure.statistics import Interval
+from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, Measured, RowVerdict, Verdict, duel
 from tools.measure.timing import Policy, Replay, measure_series
-from tools.measure.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, Verdict, duel
 from tools.registry.devices import Device
-from tools.store.launch_config import LaunchConfig
 
 ROUNDS = Policy(min_rounds=16, max_rounds=40, budget_ms=800.0)
 
@@ -29,9 +28,7 @@ TimesUs = Mapping[LaunchConfig, tuple[float, ...]]
 Failures = Mapping[LaunchConfig, str]
 
 
-def compile_file(
-    comparison: FileComparison, kernel: Contender, device: Device, pool: CompilePool
-) -> dict[int, Failures]:
+def compile_file(comparison: FileComparison, kernel: Kernel, device: Device, pool: CompilePool) -> dict[int, Failures]:
     """Every kernel of the comparison. What doesn't compile, and why, by batch size."""
     configs = {m: list(_entries(comparison, m).values()) for m in comparison.batch_sizes}
     compiled = compile_all([kernel], comparison.shapes, configs, device, pool)

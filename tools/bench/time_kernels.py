@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from kernels.fused_experts import fused_experts
+from kernels.launch_config import LaunchConfig
 from tools.bench.comparison import CompiledKernels, NotTimed, Setup, compile_all
 from tools.bench.kernels_report import KernelsRow, LayerFigures, Pair, WorkloadResult
 from tools.bench.request import Say
@@ -17,9 +18,8 @@ from tools.compile.pool import CompilePool
 from tools.measure.inputs import RowInputs, make_weights, sorted_rows
 from tools.measure.layer import DOWN, UP
 from tools.measure.row import RowBench
-from tools.measure.timing import Launch, Policy, capture, measure
+from tools.measure.timing import LaunchCall, Policy, capture, measure
 from tools.registry.devices import Device
-from tools.store.launch_config import LaunchConfig
 
 FINALISTS = 5
 CONFIRM = Policy(min_rounds=6, max_rounds=16, budget_ms=1000.0)
@@ -159,16 +159,16 @@ def grouped_mm_us(inputs: RowInputs) -> float | None:
     return sum(samples.median_us for samples in measure(replays))
 
 
-def _grouped_launch(rows: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> Launch:
+def _grouped_launch(rows: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> LaunchCall:
     return lambda: torch._grouped_mm(rows, weight, offs=ends)
 
 
 def layer_overhead(
-    inputs: RowInputs, entry: Mapping[str, int], products: tuple[list[Launch], list[Launch]]
+    inputs: RowInputs, entry: Mapping[str, int], products: tuple[list[LaunchCall], list[LaunchCall]]
 ) -> LayerFigures:
     """`fused_experts` against the given launches of up and down with the same launch config."""
 
-    def layer(routing: int) -> Launch:
+    def layer(routing: int) -> LaunchCall:
         return lambda: fused_experts(
             inputs.hidden_states,
             *inputs.weights.w,

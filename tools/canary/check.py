@@ -17,8 +17,8 @@ import fused_moe_configs
 from tools.canary import answers
 from tools.canary.answers import LAST_TOKEN, NO_VERSION_FOLDER, Answer, Failure, Question
 from tools.canary.child import stand_ins
-from tools.canary.cut import Cut, CutError, cut
 from tools.canary.engines import WANTED, EngineLookup, Package
+from tools.launch.source_cut import Cut, CutError, cut
 from tools.registry.devices import DeviceRegistry
 from tools.store.workload import Layout, Workload, packed_size
 

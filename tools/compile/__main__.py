@@ -9,21 +9,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tools.checkout import CONFIGS
+from tools.checkout import CHECKOUT, CONFIGS
 from tools.child_process import usable_cores
-from tools.cli import run
+from tools.cli import command, run
 from tools.compile import check
+from tools.compile.plan import concerned
 from tools.compile.pool import DEFAULT_TIMEOUT_S, CompilePool
-from tools.compile.since import SinceError, changed_since, concerned
-from tools.errors import reason_of
+from tools.errors import UserError, reason_of
 from tools.findings import FORMATS, Report, ordered
+from tools.git import CommitError, Repository
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
-from tools.registry.reading import RegistryError
-from tools.store.config_file import load
+from tools.store.config_file import ConfigFile, load
 from tools.store.files import discover
 from tools.store.workload import Layout
-from tools.text import printable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command("compile")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parsed = parser()
@@ -61,25 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.error(f"--jobs and --timeout: expected positive numbers, found {args.jobs} and {args.timeout}")
     try:
         triton = importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        print("compile: expected Triton, found none. Fix: run `nox -s compile`, which installs it", file=sys.stderr)
-        return 2
-    try:
-        registries = check.Registries(load_devices(), load_models())
-        files = list(load(discover(args.paths or [CONFIGS], args.layout), args.layout).configs)
-        if args.since is not None:
-            paths = set(concerned([file.found.path for file in files], changed_since(args.since)))
-            files = [file for file in files if file.found.path in paths]
-    except FileNotFoundError as error:
-        print(f"compile: no such file or folder: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where, found = printable(str(error.filename)), reason_of(error)
-        print(f"compile: {where}: expected to read it, found: {found}. Fix: make it readable.", file=sys.stderr)
-        return 2
-    except (RegistryError, SinceError) as error:
-        print(f"compile: {printable(str(error))}", file=sys.stderr)
-        return 2
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError("expected Triton, found none. Fix: run `nox -s compile`, which installs it") from error
+    registries = check.Registries(load_devices(), load_models())
+    files = _read(args.paths or [CONFIGS], args.layout)
+    if args.since is not None:
+        files = concerned(files, _changed_since(args.since))
     own, others = (files, []) if args.every_version else check.split_by_triton(files, triton)
     with CompilePool(args.jobs, timeout_s=args.timeout) as pool, _progress() as on_progress:
         result = check.check(own, registries, pool, on_progress)
@@ -90,7 +77,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if report.failed else 0
 
 
-def _table(summary: check.Summary, triton: str) -> str:
+def _read(paths: Sequence[Path], layout: Layout) -> list[ConfigFile]:
+    """UserError: a path isn't there, or can't be read."""
+    try:
+        return list(load(discover(paths, layout), layout).configs)
+    except FileNotFoundError as error:
+        raise UserError(f"no such file or folder: {error}") from error
+    except OSError as error:
+        found = reason_of(error)
+        raise UserError(f"{error.filename}: expected to read it, found: {found}. Fix: make it readable.") from error
+
+
+def _changed_since(revision: str) -> tuple[str, ...]:
+    """UserError: git can't tell."""
+    try:
+        return Repository(CHECKOUT).changed_since(revision)
+    except CommitError as error:
+        raise UserError(f"--since {error}") from error
+
+
+def _table(summary: check.CheckSummary, triton: str) -> str:
     outcomes = ", ".join(f"{count} {status}" for status, count in summary.outcomes.items()) or "none"
     rows = {
         "Triton": triton,
@@ -103,7 +109,7 @@ def _table(summary: check.Summary, triton: str) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[check.Progress]:
+def _progress() -> Iterator[check.OnProgress]:
     """A progress bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda *_: None

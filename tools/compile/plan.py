@@ -1,4 +1,4 @@
-"""From tuned files to distinct kernels: which binaries the rows of a file need, and which rows share one.
+"""From tuned files to distinct kernels: which files a change concerns, which binaries their rows need and share.
 
 Imports neither torch nor triton. K and top_k come from the file's record, else from a registered model with that E
 and N, else they are assumed; the name doesn't say them.
@@ -7,10 +7,13 @@ and N, else they are assumed; the name doesn't say them.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from kernels.launch import LaunchConfig, QuantMode, Routing, up_and_down
-from tools.compile.kernel_task import KernelTask
+from kernels.launch_config import LaunchConfig
+from kernels.problem import Problem, QuantMode, Routing, up_and_down
+from tools.checkout import CHECKOUT
+from tools.measure.kernels import KernelTask
 from tools.registry.devices import DeviceRegistry, Target
 from tools.registry.models import ModelRegistry
 from tools.registry.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
@@ -26,12 +29,30 @@ COMPILABLE = frozenset(
 )
 """(backend, architecture) that Triton's wheel builds for on a machine without a GPU, 3.6.0 to 3.9.0."""
 
-# SGLang's USE_TMA chooses another load path, which this kernel doesn't have; the tile is checked without it.
-_NOT_OURS = frozenset({"USE_TMA", "grf_mode"})
+
+CONCERNS_ALL = ("kernels/", "tools/", "configs/registry/", "pyproject.toml")
+"""What every file's outcome hangs on: the kernel, the check, the devices' limits, the reference Triton."""
+
+
+def concerned(files: Iterable[ConfigFile], changed: Iterable[str]) -> list[ConfigFile]:
+    """Those of the files that changed; all of them where something changed that each hangs on.
+
+    changed: paths relative to the checkout, with slashes.
+    """
+    names = set(changed)
+    if any(name.startswith(CONCERNS_ALL) for name in names):
+        return list(files)
+    return [file for file in files if _relative(file.found.path) in names]
+
+
+def _relative(path: Path) -> str:
+    """To the checkout; empty for a path outside it."""
+    absolute = path.absolute()
+    return absolute.relative_to(CHECKOUT).as_posix() if absolute.is_relative_to(CHECKOUT) else ""
 
 
 @dataclass(frozen=True)
-class Row:
+class FileRow:
     """One projection of one row of a file. Many rows share a kernel."""
 
     file: ConfigFile
@@ -49,51 +70,52 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedRow:
     """Rows of a file that a rule forbids before anything is compiled."""
 
-    row: Row
+    row: FileRow
     message: str
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A distinct binary and the rows that run it."""
+class Binary:
+    """A distinct compiled kernel and the rows that run it."""
 
     task: KernelTask
-    rows: tuple[Row, ...]
+    rows: tuple[FileRow, ...]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CompilePlan:
     """The distinct kernels of a set of files, and what can't be compiled at all."""
 
-    kernels: tuple[Kernel, ...]
-    rejected: tuple[Rejected, ...]
+    binaries: tuple[Binary, ...]
+    rejected: tuple[RejectedRow, ...]
     notes: tuple[Note, ...]
 
 
-def make_plan(files: Iterable[ConfigFile], devices: DeviceRegistry, models: ModelRegistry) -> Plan:
+def make_plan(files: Iterable[ConfigFile], devices: DeviceRegistry, models: ModelRegistry) -> CompilePlan:
     """Every file's kernels, each binary once."""
     tasks: dict[Hashable, KernelTask] = {}
-    rows: dict[Hashable, list[Row]] = {}
-    rejected: list[Rejected] = []
+    rows: dict[Hashable, list[FileRow]] = {}
+    rejected: list[RejectedRow] = []
     notes: list[Note] = []
     for file in files:
         for item in _items(file, devices, models):
             if isinstance(item, Note):
                 notes.append(item)
-            elif isinstance(item, Rejected):
+            elif isinstance(item, RejectedRow):
                 rejected.append(item)
             else:
                 row, task = item
-                tasks.setdefault(task.key, task)
-                rows.setdefault(task.key, []).append(row)
-    kernels = tuple(Kernel(task, tuple(rows[key])) for key, task in tasks.items())
-    return Plan(kernels, tuple(rejected), tuple(notes))
+                key = task.key
+                tasks.setdefault(key, task)
+                rows.setdefault(key, []).append(row)
+    binaries = tuple(Binary(task, tuple(rows[key])) for key, task in tasks.items())
+    return CompilePlan(binaries, tuple(rejected), tuple(notes))
 
 
-_Item = tuple[Row, KernelTask] | Rejected | Note
+_Item = tuple[FileRow, KernelTask] | RejectedRow | Note
 
 
 def _items(file: ConfigFile, devices: DeviceRegistry, models: ModelRegistry) -> Iterator[_Item]:
@@ -138,15 +160,16 @@ def _launches(file: ConfigFile, workload: Workload, shape: Shape, quant: QuantMo
     projections = (("down", down),) if workload.down else (("up", up), ("down", down))
     for num_tokens, config in file.launch_configs.items():
         routing = Routing(num_tokens, shape.top_k, workload.E)
-        entry = {
-            key: value for key, value in config.to_entry().items() if isinstance(value, int) and key not in _NOT_OURS
-        }
         for name, projection in projections:
-            row = Row(file, num_tokens, name)
+            row = FileRow(file, num_tokens, name)
             try:
-                task = KernelTask(projection, routing, quant, LaunchConfig.of(entry), target)
-                task.key  # noqa: B018  # checks the launch
+                problem = Problem(projection, routing, quant, _as_ours(config), target.kernel_arch)
             except ValueError as error:
-                yield Rejected(row, str(error))
+                yield RejectedRow(row, str(error))
             else:
-                yield row, task
+                yield row, KernelTask(problem, target)
+
+
+def _as_ours(config: LaunchConfig) -> LaunchConfig:
+    """SGLang's USE_TMA chooses another load path, which this kernel doesn't have; the tile is checked without it."""
+    return replace(config, USE_TMA=None, grf_mode=None)

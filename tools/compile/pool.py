@@ -11,6 +11,7 @@ A task that hangs, crashes its process or fills the screen costs only itself. Wh
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import time
 from collections import deque
@@ -21,8 +22,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from tools import child_process
-from tools.compile.outcome import Outcome, Status
-from tools.compile.worker import main
+from tools.compile.outcome import Outcome, Status, read_resources
 from tools.registry.devices import Target
 
 DEFAULT_TIMEOUT_S = 60.0
@@ -38,7 +38,7 @@ class CompileTask(Protocol):
         """What to compile for: the driver without a GPU is made active before `compile`."""
 
     def compile(self) -> Any:
-        """Triton's `CompiledKernel`. ConstraintError: a rule forbids this launch config."""
+        """Triton's `CompiledKernel`."""
 
 
 class CompilePool:
@@ -49,7 +49,7 @@ class CompilePool:
             raise ValueError(f"jobs: expected at least 1, found {jobs}.")
         self._jobs = jobs
         self._timeout_s = timeout_s
-        self._workers: list[_Worker] = []
+        self._workers: list[_Compiler] = []
         self._queue: deque[tuple[int, CompileTask]] = deque()
         self._submitted = 0
         self._logs = tempfile.TemporaryDirectory(prefix="compile-pool-")
@@ -122,7 +122,7 @@ class CompilePool:
             worker = idle.pop() if idle else self._start()
             worker.give(*item, self._timeout_s)
 
-    def _collect(self, busy: list[_Worker], wait_s: float | None = None) -> Iterator[tuple[int, Outcome]]:
+    def _collect(self, busy: list[_Compiler], wait_s: float | None = None) -> Iterator[tuple[int, Outcome]]:
         """wait_s: at most so long for the first answer; None: until one comes or a task runs out of time."""
         ready = set(wait([worker.connection for worker in busy], self.seconds_left if wait_s is None else wait_s))
         for worker in busy:
@@ -138,17 +138,17 @@ class CompilePool:
                 message = f"no answer within {self._timeout_s:g} s. {worker.log()}".strip()
                 yield index, Outcome(Status.TIMEOUT, self._timeout_s, message=message)
 
-    def _start(self) -> _Worker:
-        worker = _Worker(Path(self._logs.name) / f"{time.monotonic_ns()}.log")
+    def _start(self) -> _Compiler:
+        worker = _Compiler(Path(self._logs.name) / f"{time.monotonic_ns()}.log")
         self._workers.append(worker)
         return worker
 
-    def _remove(self, worker: _Worker) -> None:
+    def _remove(self, worker: _Compiler) -> None:
         self._workers.remove(worker)
         worker.kill()
 
 
-class _Worker:
+class _Compiler:
     """One child. index: of the task it works on, None while idle."""
 
     def __init__(self, log_path: Path) -> None:
@@ -182,3 +182,39 @@ class _Worker:
 
     def kill(self) -> None:
         self._child.kill()
+
+
+# ---------------------------------------------------------------
+# The child process: compiles one task after the other until its pipe closes
+
+
+def main(connection: Connection, log_path: str) -> None:
+    """Answers each task with its `Outcome`. What the compiler prints goes to `log_path`."""
+    # The interpreter compiles nothing; a parent that runs kernels in it must not turn this into a sham.
+    os.environ.pop("TRITON_INTERPRET", None)
+    child_process.settle(log_path)
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        connection.send(_answer(task, log_path))
+
+
+def _answer(task: Any, log_path: str) -> Outcome:
+    os.ftruncate(1, 0)
+    started = time.monotonic()
+    try:
+        compiled = _compile(task)
+    except Exception as error:
+        message = child_process.tail(f"{type(error).__name__}: {error}") or child_process.read_log(log_path)
+        return Outcome(Status.COMPILE, time.monotonic() - started, message=message)
+    return Outcome(Status.OK, time.monotonic() - started, compiled)
+
+
+def _compile(task: Any) -> Any:
+    # Triton takes half a second, and the parent never needs it.
+    from tools.compile.no_gpu import activate
+
+    activate(task.target)
+    return read_resources(task.compile())

@@ -1,1 +1,1 @@
-"""Launch configs as the kernel takes them: search space, the engines' heuristics, shared memory, the kernel's hash."""
+"""Launch configs as the kernel takes them: search space, the engines' heuristics, shared memory; kernels' sources."""

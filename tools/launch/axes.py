@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tools.store.launch_config import LaunchConfig
+from kernels.launch_config import LaunchConfig
 
 COMMON_GROUP_SIZE = 16
-"""Of a kernel whose best group size nobody knows yet, so that kernels can be compared.
+"""Of a kernel whose best group size is not known yet, so that kernels can be compared.
 
 Exhaustive landscapes of three workloads on an H100: with 16 the twelve best kernels of a row lose 0.2 to 3 % on average
 against each one's best group size (Mixtral at 4096 tokens: 5 %). With 1 it is up to 30 %, and not the same for all:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tools.store.launch_config import LaunchConfig
+from kernels.launch_config import TRITON_DEFAULTS, LaunchConfig
 from tools.store.workload import Workload
 
-_TRITON_WARPS, _TRITON_STAGES = 4, 3
+_TRITON_WARPS, _TRITON_STAGES = TRITON_DEFAULTS["num_warps"], TRITON_DEFAULTS["num_stages"]
 _SMALL_SMEM_BYTES = 128 << 10
 
 

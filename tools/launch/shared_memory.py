@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tools.store.launch_config import LaunchConfig
+from kernels.launch_config import LaunchConfig
 
 _SHARED_OPERAND_ARCHES = frozenset({"sm_90", "sm_100", "sm_103"})
 _MIN_ROWS_FROM_SHARED = 64

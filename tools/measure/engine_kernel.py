@@ -18,24 +18,27 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tools.launch.syntax_tree import first_line, free_names
+from tools.errors import UserError
+from tools.launch import source_cut
+from tools.launch.source_cut import is_jit
 
 KERNEL_NAME = "fused_moe_kernel"
 _HEADER = "import triton\nimport triton.language as tl\n"
 _PROVIDED = {"triton", "tl"}
 
 
-class EngineKernelError(ValueError):
+class EngineKernelError(UserError):
     """The file holds no kernel that can be cut out. The message says what was expected and found."""
 
 
 @dataclass(frozen=True)
 class EngineSource:
-    """A cut kernel: source text of its module, parameter names in order, those with a default."""
+    """A cut kernel: source text of its module, parameter names in order, those with a default, those compiled in."""
 
     text: str
     parameters: tuple[str, ...]
     optional: frozenset[str]
+    constants: frozenset[str]
 
     @property
     def sha256(self) -> str:
@@ -46,29 +49,42 @@ def cut(path: Path, name: str = KERNEL_NAME) -> EngineSource:
     """Cuts the JIT function `name` and every JIT function that it needs. EngineKernelError: it can't be done."""
     try:
         source = path.read_text("utf-8")
-        tree = ast.parse(source)
     except OSError as error:
         raise EngineKernelError(
             f"{path}: expected the engine's fused_moe.py, found none ({error.strerror}). Fix: give its full path."
         ) from error
-    except (SyntaxError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise EngineKernelError(f"{path}: expected Python source, found {error}.") from error
-    jit = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and _is_jit(node)}
-    if name not in jit:
+    try:
+        found = source_cut.cut(lambda _: source, [str(path)], [name], _PROVIDED, source_cut.JIT_FUNCTIONS)
+    except source_cut.NeededNameError as error:
+        raise EngineKernelError(f"{path}: {_told(error, source)}") from error
+    except source_cut.CutError as error:
+        raise EngineKernelError(f"{error}.") from error
+    function = found.taken[name]
+    assert isinstance(function, ast.FunctionDef)
+    return EngineSource(f"{_HEADER}\n\n\n{found.text}", *_parameters(function.args))
+
+
+def _told(error: source_cut.NeededNameError, source: str) -> str:
+    if error.needed_by is None:
+        jit = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and is_jit(node)]
         found = ", ".join(sorted(jit)) or "none"
-        raise EngineKernelError(
-            f"{path}: expected a JIT function {name}, found {found}. Fix: give the engine's fused_moe.py."
-        )
-    needed = _closure(path, jit, name)
-    lines = source.splitlines()
-    functions = [node for node in jit.values() if node.name in needed]
-    text = "\n\n\n".join([_HEADER, *("\n".join(lines[first_line(node) - 1 : node.end_lineno]) for node in functions)])
-    arguments = jit[name].args
-    parameters = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
-    defaults = parameters[len(parameters) - len(arguments.defaults) :]
-    keyword_defaults = [a.arg for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d]
-    parameters += [argument.arg for argument in arguments.kwonlyargs]
-    return EngineSource(text + "\n", tuple(parameters), frozenset(defaults + keyword_defaults))
+        return f"expected a JIT function {error.name}, found {found}. Fix: give the engine's fused_moe.py."
+    return (
+        f"expected {error.needed_by} to use triton, tl and JIT functions of the same file only, found {error.name}. "
+        "Fix: use a version of the engine that this project knows."
+    )
+
+
+def _parameters(arguments: ast.arguments) -> tuple[tuple[str, ...], frozenset[str], frozenset[str]]:
+    """All by name in order, those with a default, and those that Triton compiles in."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    optional = positional[len(positional) - len(arguments.defaults) :]
+    optional += [a for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default]
+    every = [*positional, *arguments.kwonlyargs]
+    constants = [a for a in every if a.annotation is not None and "constexpr" in ast.unparse(a.annotation)]
+    return tuple(a.arg for a in every), frozenset(a.arg for a in optional), frozenset(a.arg for a in constants)
 
 
 def load(source: EngineSource, folder: Path | None = None) -> ModuleType:
@@ -106,26 +122,3 @@ def engine_version(path: Path) -> str | None:
                 if line.startswith("Version:"):
                     return line.partition(":")[2].strip()
     return None
-
-
-def _is_jit(function: ast.FunctionDef) -> bool:
-    return any("jit" in ast.unparse(decorator).split("(")[0].split(".") for decorator in function.decorator_list)
-
-
-def _closure(path: Path, jit: dict[str, ast.FunctionDef], name: str) -> set[str]:
-    """Names of the JIT functions that `name` reaches, itself included."""
-    needed: set[str] = set()
-    waiting = [name]
-    while waiting:
-        current = waiting.pop()
-        if current in needed:
-            continue
-        needed.add(current)
-        for free in sorted(free_names(jit[current]) - _PROVIDED):
-            if free not in jit:
-                raise EngineKernelError(
-                    f"{path}: expected {current} to use triton, tl and JIT functions of the same file only, "
-                    f"found {free}. Fix: use a version of the engine that this project knows."
-                )
-            waiting.append(free)
-    return needed

@@ -15,41 +15,21 @@ from dataclasses import dataclass
 import torch
 
 from kernels.checks import Scales, weight_dtypes
-from kernels.launch import LaunchConfig, Pointers
+from kernels.launch import Pointers
+from kernels.launch_config import LaunchConfig
 from kernels.problem import Routing, cdiv
 from kernels.reference import quantize_reference
-from kernels.testing import make_routing, make_weight
+from kernels.testing import make_weight
 from tools.measure.layer import DOWN, UP, LayerShape
+from tools.measure.routing import ROUTING_KINDS
 
 MAX_ROUTINGS = 32
 L2_MULTIPLE = 4
 COARSE_L2_MULTIPLE = 2
-DIRICHLET_CONCENTRATION = 1.0
-"""At 128 experts the busiest has five times its even share, and hardly one is idle."""
 
-
-def uniform_routing(
-    num_tokens: int, num_experts: int, top_k: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(topk_weights fp32, topk_ids int32), [num_tokens, top_k], on the CPU: every expert is as likely."""
-    return make_routing(num_tokens, num_experts, top_k, "uniform", generator)
-
-
-def skewed_routing(
-    num_tokens: int, num_experts: int, top_k: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `uniform_routing`, but popular experts and idle ones: popularity is drawn from a symmetric Dirichlet.
-
-    Tokens choose top_k distinct experts by it (Gumbel's trick).
-    """
-    draws = torch._standard_gamma(torch.full((num_experts,), DIRICHLET_CONCENTRATION), generator=generator)
-    noise = torch.rand((num_tokens, num_experts), generator=generator).clamp(1e-20, 1 - 1e-7)
-    logits = draws.clamp_min(1e-20).log() - (-noise.log()).log()
-    weights, ids = logits.softmax(-1).topk(top_k, dim=-1)
-    return (weights / weights.sum(-1, keepdim=True)).contiguous(), ids.int().contiguous()
-
-
-ROUTING_KINDS = {"uniform": uniform_routing, "skew": skewed_routing}
+WEIGHTS_SEED = 1 << 40
+"""None of a row's, which are small: weights from the activations' own numbers give products that are all positive, and
+sums that no other operands have."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +44,7 @@ class Weights:
         return Scales(self.scales[UP], self.scales[DOWN])
 
 
-def make_weights(shape: LayerShape, device: torch.device, seed: int = 0) -> Weights:
+def make_weights(shape: LayerShape, device: torch.device, seed: int = WEIGHTS_SEED) -> Weights:
     generator = torch.Generator(device).manual_seed(seed)
     up, down = (make_weight(p, shape.quant, generator, device) for p in shape.projections)
     return Weights((up[0], down[0]), (up[1], down[1]))
@@ -137,7 +117,7 @@ class RowInputs:
 
     def pointers(self, projection: int, config: LaunchConfig, routing: int) -> Pointers:
         """Of one launch."""
-        block_size_m = config.block_size_m
+        block_size_m = config.BLOCK_SIZE_M
         if block_size_m not in self._aligned:
             self._aligned[block_size_m] = [align(ids, self.routing, block_size_m) for ids in self.topk_ids]
         return Pointers(

@@ -1,7 +1,7 @@
 """Kernels that can be timed side by side: how each takes one and the same problem. Imports triton only when asked to.
 
-A contender turns a problem and a launch config into the arguments of its own kernel. With tensors that is a launch;
-with stand-ins for pointers and the JIT's `warmup` it is a compilation without a GPU (`CompileLaunch`).
+A kernel turns a problem into its own arguments. With tensors that is a launch; with stand-ins for pointers and the
+JIT's `warmup` it is a compilation without a GPU (`KernelTask`).
 """
 
 from __future__ import annotations
@@ -12,46 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from kernels.launch import (
-    DO_NOT_SPECIALIZE,
-    LaunchConfig,
-    Pointers,
-    Projection,
-    QuantMode,
-    Routing,
-    StandIn,
-    Strides,
-    check_launch,
-    plan_launch,
-    pointer_stand_ins,
-    swaps_operands,
-)
-from tools.compile.outcome import ConstraintError
-from tools.measure.engine_kernel import EngineKernelError, cut, load_kernel
+from kernels.launch import Launch, Pointers, Strides, argument_class, binary_key, plan_launch, pointer_stand_ins
+from kernels.launch_config import LaunchConfig
+from kernels.problem import Problem, Projection, QuantMode, Routing
+from tools.measure.engine_kernel import EngineKernelError, EngineSource, cut, load_kernel
 from tools.registry.devices import Target
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One launch but for its tensors."""
-
-    projection: Projection
-    routing: Routing
-    quant: QuantMode
-    config: LaunchConfig
-    arch: str
-
-
-@dataclass(frozen=True)
-class BoundLaunch:
-    """`kernel[grid](*args, **kwargs)`."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    grid: tuple[int]
-
-
-class Contender(Protocol):
+class Kernel(Protocol):
     """A kernel under test. Pickles, so that children of the compile pool can load it."""
 
     @property
@@ -60,11 +28,11 @@ class Contender(Protocol):
     def load(self) -> Any:
         """The JIT function."""
 
-    def bind(self, problem: Problem, pointers: Pointers) -> BoundLaunch:
+    def bind(self, problem: Problem, pointers: Pointers) -> Launch:
         """Its arguments."""
 
-    def integers_kept_general(self) -> frozenset[str]:
-        """Arguments that its JIT does not specialise."""
+    def key(self, problem: Problem) -> Hashable:
+        """Equal where two problems share one binary, so that each is compiled once."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +46,11 @@ class OwnKernel:
 
         return fused_moe_kernel
 
-    def bind(self, problem: Problem, pointers: Pointers) -> BoundLaunch:
-        launch = plan_launch(problem.projection, problem.routing, problem.quant, problem.config, problem.arch, pointers)
-        return BoundLaunch(launch.args, launch.kwargs, launch.grid)
+    def bind(self, problem: Problem, pointers: Pointers) -> Launch:
+        return plan_launch(problem, pointers)
 
-    def integers_kept_general(self) -> frozenset[str]:
-        return DO_NOT_SPECIALIZE
+    def key(self, problem: Problem) -> Hashable:
+        return binary_key(problem)
 
 
 @dataclass(frozen=True)
@@ -103,34 +70,36 @@ class EngineKernel:
             raise EngineKernelError(
                 f"{self.path}: expected the parameters of vLLM 0.33's fused_moe_kernel, found "
                 f"{f'none named {missing}' if missing else f'unknown ones {unknown}'}. "
-                "Fix: use that version, or teach tools/bench/contenders.py the new interface."
+                "Fix: use that version, or teach tools/measure/kernels.py the new interface."
             )
 
     def load(self) -> Any:
         return load_kernel(self.path)
 
-    def bind(self, problem: Problem, pointers: Pointers) -> BoundLaunch:
-        check_launch(problem.quant, problem.config, problem.arch)
-        values = _engine_arguments(problem, pointers)
-        taken = _parameters(self.path)
-        rows = problem.routing.rows(problem.config.block_size_m)
-        tiles = -(-rows // problem.config.block_size_m) * -(-problem.projection.n // problem.config.block_size_n)
-        kwargs = {name: value for name, value in values.items() if name in taken}
-        return BoundLaunch((), {**kwargs, **dict(problem.config.options)}, (tiles,))
+    def bind(self, problem: Problem, pointers: Pointers) -> Launch:
+        taken = _source(self.path).parameters
+        named = {name: value for name, value in _engine_arguments(problem, pointers).items() if name in taken}
+        return Launch((), named, dict(problem.config.options), problem.grid)
 
-    def integers_kept_general(self) -> frozenset[str]:
-        return frozenset()
+    def key(self, problem: Problem) -> Hashable:
+        launch = self.bind(problem, pointer_stand_ins(problem, str))
+        constants = _source(self.path).constants
+        classes = [
+            (name, str(value) if name in constants else argument_class(value, problem.arch))
+            for name, value in launch.named.items()
+        ]
+        return (problem.arch, *classes, *launch.options.items())
 
 
 @cache
-def _parameters(path: Path) -> frozenset[str]:
-    return frozenset(cut(path).parameters)
+def _source(path: Path) -> EngineSource:
+    return cut(path)
 
 
 def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
-    """Every argument by the engine's name. USE_TD is what vLLM sets on NVIDIA and AMD unless told otherwise."""
+    """Every argument by the engine's name. USE_TD is what vLLM sets on NVIDIA and AMD by default."""
     projection, routing, quant, config = problem.projection, problem.routing, problem.quant, problem.config
-    strides = Strides.contiguous(projection, quant)
+    strides = Strides.contiguous(problem)
     group_n, group_k = quant.block_shape or (0, 0)
     import triton.language as tl
 
@@ -147,7 +116,7 @@ def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
         "num_tokens_post_padded_ptr": pointers.num_tokens_post_padded,
         "N": projection.n,
         "K": projection.k,
-        "EM": routing.rows(config.block_size_m),
+        "EM": problem.rows,
         "num_valid_tokens": routing.num_pairs,
         "stride_am": strides.am,
         "stride_ak": 1,
@@ -166,10 +135,10 @@ def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
         "group_n": group_n,
         "group_k": group_k,
         "naive_block_assignment": routing.is_naive,
-        "BLOCK_SIZE_M": config.block_size_m,
-        "BLOCK_SIZE_N": config.block_size_n,
-        "BLOCK_SIZE_K": config.block_size_k,
-        "GROUP_SIZE_M": config.group_size_m,
+        "BLOCK_SIZE_M": config.BLOCK_SIZE_M,
+        "BLOCK_SIZE_N": config.BLOCK_SIZE_N,
+        "BLOCK_SIZE_K": config.BLOCK_SIZE_K,
+        "GROUP_SIZE_M": config.GROUP_SIZE_M,
         "SPLIT_K": 1,
         "MUL_ROUTED_WEIGHT": projection.mul_routed_weight,
         "top_k": projection.top_k,
@@ -179,7 +148,7 @@ def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
         "use_int8_w8a16": quant.dtype == "int8_w8a16",
         "per_channel_quant": quant.per_channel,
         "HAS_BIAS": projection.has_bias,
-        "SWAP_AB": swaps_operands(quant, config, problem.arch),
+        "SWAP_AB": problem.swaps_operands,
         "USE_TD": False,
     }
 
@@ -187,7 +156,7 @@ def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
 # Parameters that other versions lack; none of them is needed for the modes here.
 _OPTIONAL = frozenset({"USE_TD", "SPLIT_K"})
 _ANY_PROBLEM = Problem(
-    Projection(1, 16, 16, 1, False), Routing(1, 1, 1), QuantMode(), LaunchConfig(16, 16, 16, 1), "sm90"
+    Projection(1, 16, 16, 1, False), Routing(1, 1, 1), QuantMode(), LaunchConfig(16, 16, 16, 1, 4, 3), "sm90"
 )
 
 
@@ -196,52 +165,22 @@ _ANY_PROBLEM = Problem(
 
 
 @dataclass(frozen=True)
-class CompileLaunch:
-    """A task of the compile pool: one contender's kernel for one problem."""
+class KernelTask:
+    """A task of the compile pool: what one kernel compiles for one problem on one GPU."""
 
-    contender: Contender
     problem: Problem
     target: Target
+    kernel: Kernel = OwnKernel()
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for tasks that compile one binary."""
+        return self.kernel.name, self.kernel.key(self.problem)
 
     def compile(self) -> Any:
+        """Triton's `CompiledKernel`, through the JIT's own `warmup`."""
         import triton.language as tl
 
-        launch = bind_stand_ins(self.contender, self.problem, lambda name: getattr(tl, name))
-        return self.contender.load().warmup(*launch.args, grid=launch.grid, **launch.kwargs)
-
-
-def bind_stand_ins(contender: Contender, problem: Problem, to_dtype: Any) -> BoundLaunch:
-    """The launch with stand-ins for its pointers. ConstraintError: a rule forbids this launch config."""
-    try:
-        pointers = pointer_stand_ins(
-            problem.projection, problem.routing, problem.quant, problem.config, problem.arch, to_dtype
-        )
-        return contender.bind(problem, pointers)
-    except EngineKernelError:
-        raise
-    except ValueError as error:
-        raise ConstraintError(str(error)) from error
-
-
-def compile_key(contender: Contender, problem: Problem) -> Hashable:
-    """Equal where two problems share one binary of the contender, so that each is compiled once (NVIDIA).
-
-    Triton's rule: an integer is constant if it is 1, else it counts by its width and divisibility by 16.
-    """
-    launch = bind_stand_ins(contender, problem, str)
-    params = {param.name: param.is_constexpr for param in contender.load().params}
-    values = {**dict(zip(params, launch.args, strict=False)), **launch.kwargs}
-    general = contender.integers_kept_general()
-    # What is no parameter is an option of the compiler.
-    return tuple(
-        (name, _argument_class(values[name], params.get(name, True), name in general)) for name in sorted(values)
-    )
-
-
-def _argument_class(value: Any, is_constant: bool, is_general: bool) -> Hashable:
-    if is_constant or value is None:
-        return str(value)
-    if isinstance(value, StandIn):
-        return str(value.dtype)
-    width = 32 if value < 2**31 else 64
-    return width if is_general else (width, value == 1, value % 16 == 0)
+        pointers = pointer_stand_ins(self.problem, lambda name: getattr(tl, name))
+        launch = self.kernel.bind(self.problem, pointers)
+        return self.kernel.load().warmup(*launch.args, grid=launch.grid, **launch.kwargs)

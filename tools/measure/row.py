@@ -1,17 +1,17 @@
-"""One batch size of one workload on the GPU: launches of any contender, checked against the reference. Needs a GPU."""
+"""One batch size of one workload on the GPU: launches of any kernel, checked against the reference. Needs a GPU."""
 
 from __future__ import annotations
 
 import torch
 
-from kernels.launch import LaunchConfig as KernelConfig
+from kernels.launch_config import LaunchConfig
+from kernels.problem import Problem
 from kernels.reference import product_reference
 from kernels.testing import assert_close, product_bound
 from tools.measure.inputs import RowInputs, Weights, checked_tokens
-from tools.measure.kernels import Contender, Problem
+from tools.measure.kernels import Kernel
 from tools.measure.layer import UP, LayerShape
-from tools.measure.timing import Launch
-from tools.store.launch_config import LaunchConfig
+from tools.measure.timing import LaunchCall
 
 NUM_CHECKED_TOKENS = 64
 
@@ -27,26 +27,25 @@ class RowBench:
         self._expected: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
     def launches(
-        self, contender: Contender, config: LaunchConfig, projection: int, count: int | None = None
-    ) -> list[Launch]:
+        self, kernel: Kernel, config: LaunchConfig, projection: int, count: int | None = None
+    ) -> list[LaunchCall]:
         """One for each routing, or for the first `count`."""
         routings = range(self.inputs.num_routings)[:count]
-        return [self.launch(contender, config, projection, i) for i in routings]
+        return [self.launch(kernel, config, projection, i) for i in routings]
 
-    def launch(self, contender: Contender, config: LaunchConfig, projection: int, routing: int) -> Launch:
+    def launch(self, kernel: Kernel, config: LaunchConfig, projection: int, routing: int) -> LaunchCall:
         """ValueError: a rule forbids this launch config."""
-        entry = KernelConfig.of(config.to_entry())  # type: ignore[arg-type]  # integers only here
-        problem = Problem(self.shape.projections[projection], self.inputs.routing, self.shape.quant, entry, self._arch)
-        bound = contender.bind(problem, self.inputs.pointers(projection, entry, routing))
-        kernel = contender.load()[bound.grid]
-        return lambda: kernel(*bound.args, **bound.kwargs)
+        problem = Problem(self.shape.projections[projection], self.inputs.routing, self.shape.quant, config, self._arch)
+        bound = kernel.bind(problem, self.inputs.pointers(projection, config, routing))
+        jit = kernel.load()[bound.grid]
+        return lambda: jit(*bound.args, **bound.kwargs)
 
-    def check(self, contender: Contender, config: LaunchConfig, projection: int) -> None:
+    def check(self, kernel: Kernel, config: LaunchConfig, projection: int) -> None:
         """AssertionError: an output isn't written, or is beyond the derived bound of the fp64 reference."""
-        where = f"{contender.name}, {('up', 'down')[projection]}"
+        where = f"{kernel.name}, {('up', 'down')[projection]}"
         c = self.inputs.c[projection]
         c.fill_(torch.nan)
-        self.launch(contender, config, projection, 0)()
+        self.launch(kernel, config, projection, 0)()
         if bool(c.isnan().any()):
             raise AssertionError(f"{where}: expected every output written, found NaN.")
         if projection not in self._expected:

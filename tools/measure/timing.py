@@ -17,7 +17,7 @@ import torch
 
 from tools.measure.statistics import Samples
 
-Launch = Callable[[], Any]
+LaunchCall = Callable[[], Any]
 
 MIN_SAMPLE_US = 200.0
 """Shorter samples are repeated: an event resolves 0.5 µs."""
@@ -40,7 +40,7 @@ class Replay:
     num_launches: int
 
 
-def capture(launches: Sequence[Launch], num_warm: int | None = None) -> Replay:
+def capture(launches: Sequence[LaunchCall], num_warm: int | None = None) -> Replay:
     """Captures the launches on the current stream, which must not be the default one.
 
     Each (or the first `num_warm`, where all run one kernel) runs once before: the first loads the module and is no

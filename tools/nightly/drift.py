@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.measure.statistics import geomean
-from tools.measure.verdict import NOISE_PCT, Verdict
+from tools.measure.statistics import NOISE_PCT, Verdict, geomean
 from tools.pull_request.documents import FileId, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
 from tools.store.record import Environment, Record, RecordedRow
 from tools.text import counted, table

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from kernels.launch_config import LaunchConfig
 from tools.checkout import CHECKOUT
 from tools.errors import UserError
 from tools.git import CommitError, Repository
@@ -25,7 +26,6 @@ from tools.registry.models import ModelRegistry, load_models
 from tools.store import config_file, schemas
 from tools.store.config_file import ConfigFile
 from tools.store.files import discover, read_file, record_path
-from tools.store.launch_config import LaunchConfig
 from tools.store.record import Record, RecordError, as_record
 from tools.store.tiers import DEFAULT_TIER, REGISTRY, Found, Role, version_of_folder
 from tools.store.workload import Layout, Workload
@@ -108,7 +108,7 @@ def _measured(file: ConfigFile, models: ModelRegistry) -> PlannedFile | None:
     record = _record(file.found)
     if record is None or not record.is_measured or not record.rows:
         return None
-    if file.content.faults or file.workload is None or schemas.faults("tuned_config", file.document):
+    if file.content.faults or file.workload is None or not schemas.is_valid("tuned_config", file.document):
         raise NightlyError(f"{shown_path(file.found.path)}: expected a tuned file, found a broken one. {_FIX}")
     return planned(file.workload, file.found.folder, file.launch_configs, record, models)
 

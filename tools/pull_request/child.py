@@ -20,19 +20,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kernels.launch_config import LaunchConfig
 from tools.checkout import CHECKOUT
 from tools.child_process import usable_cores
 from tools.cli import run, say
 from tools.errors import UserError
 from tools.findings import emit
 from tools.launch.heuristics import clamped
-from tools.measure.verdict import SAME_ENTRY, Duel, RowVerdict, duel
+from tools.measure.statistics import SAME_ENTRY, Duel, RowVerdict, duel
 from tools.pull_request.documents import PlannedFile
 from tools.pull_request.judge import BenchedRow
 from tools.registry.devices import Device, load_devices
 from tools.registry.models import load_models
 from tools.registry.shapes import quant_mode_of, registered_shapes
-from tools.store.launch_config import LaunchConfig
 from tools.store.record import Environment
 from tools.store.strict_json import Json, parse
 from tools.store.workload import Shape

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from kernels.launch_config import EntryValue, LaunchConfig
 from tools.git import REGULAR, Entry, Repository
 from tools.pull_request.changes import (
     ROOT,
@@ -27,7 +28,6 @@ from tools.pull_request.changes import (
 from tools.registry.devices import DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.registry.sharding import explain_pair
-from tools.store.launch_config import EntryValue, LaunchConfig
 from tools.store.tiers import Role, role_in_repo
 from tools.store.workload import parse_file_name
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kernels.launch_config import LaunchConfig
 from tools.errors import UserError
-from tools.measure.verdict import Verdict
+from tools.measure.statistics import Verdict
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
-from tools.store.launch_config import LaunchConfig
 from tools.store.record import Decision, Environment
 from tools.store.strict_json import Json, parse
 from tools.store.tiers import DEFAULT_TIER
@@ -302,15 +302,9 @@ def _read(path: Path, schema: str) -> Any:
     wrong = schemas.faults(schema, document)
     if wrong:
         others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        where, found = shortened(wrong[0].where), _middle_cut(wrong[0].message)
-        expected = f"expected what schema/{schema}.schema.json says of it"
-        raise DocumentError(f"{shown}: {where}: {expected}, found: {found}{others}. {_FIXES[schema]}")
+        fault = f"{shortened(wrong[0].where)}: {shortened(wrong[0].message, 240)}{others}"
+        raise DocumentError(f"{shown}: {fault}; see schema/{schema}.schema.json. {_FIXES[schema]}")
     return document
-
-
-def _middle_cut(message: str) -> str:
-    """A schema's fault begins with what was found, which may be long, and ends with what was expected."""
-    return shortened(message if len(message) <= 160 else f"{message[:60]}…{message[-99:]}", 160)
 
 
 def _check_unique(path: Path, schema: str, names: list[str]) -> None:

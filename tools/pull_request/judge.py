@@ -9,8 +9,7 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tools.measure.statistics import Interval
-from tools.measure.verdict import NOISE_PCT, Duel, Verdict
+from tools.measure.statistics import NOISE_PCT, Duel, Interval, Verdict
 from tools.pull_request.documents import MeasuredFile, MeasuredRow, PlannedFile
 from tools.store.record import Decision
 from tools.store.strict_json import Json

@@ -19,7 +19,7 @@ from tools.checkout import reference_triton
 from tools.cli import command, path_argument, say
 from tools.errors import UserError
 from tools.launch.heuristics import UnknownHeuristicError, vllm_heuristic
-from tools.measure.device import find_gpu
+from tools.measure.gpu import find_gpu
 from tools.pull_request.child import BenchedFile, NotMeasuredError, bench_in_child, tune_in_child
 from tools.pull_request.documents import (
     CONFIGS,

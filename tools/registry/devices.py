@@ -30,6 +30,11 @@ class Target(NamedTuple):
     arch: int | str
     warp_size: int
 
+    @property
+    def kernel_arch(self) -> str:
+        """As `kernels.problem` spells it: sm90, gfx942."""
+        return f"sm{self.arch}" if self.backend == "cuda" else str(self.arch)
+
 
 @dataclass(frozen=True)
 class Device:

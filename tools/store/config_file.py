@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from kernels.launch_config import LaunchConfig
 from tools.store.files import Content, read_file
-from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json
 from tools.store.tiers import Found, Role
 from tools.store.workload import Layout, ParsedName, Workload, parse_file_name
+
+USUAL_BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096)
+"""The batch sizes that both engines' tuners measure by default."""
 
 _BATCH_SIZE = re.compile(r"[1-9][0-9]{0,6}", re.ASCII)
 
@@ -51,6 +54,11 @@ class ConfigFile:
                 except ValueError:
                     continue
         return rows
+
+
+def nearest_batch_size(batch_sizes: Iterable[int], num_tokens: int) -> int:
+    """Whose entry serves num_tokens, as engines choose: the nearest, ties to the smaller. ValueError: there is none."""
+    return min(batch_sizes, key=lambda size: (abs(size - num_tokens), size))
 
 
 @dataclass(frozen=True)

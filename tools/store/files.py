@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tools.store.launch_config import KEY_VENDOR, LaunchConfig
+from kernels.launch_config import KEY_VENDOR, LaunchConfig
 from tools.store.strict_json import Fault, Json, parse
 from tools.store.tiers import RECORDS, Found, Role, role_of, root_of
 from tools.store.workload import Layout

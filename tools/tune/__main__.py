@@ -11,7 +11,7 @@ from tools.checkout import CONFIGS
 from tools.cli import command, run, say
 from tools.errors import UserError
 from tools.findings import emit
-from tools.measure.device import find_gpu
+from tools.measure.gpu import find_gpu
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.store.tiers import version_of_folder

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.tune.decide import ConfirmPolicy, PairedComparison
 from tools.tune.protocol import Confirmed, ConfirmJob, Event, Runner, Subject
 

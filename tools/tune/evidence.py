@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kernels.launch_config import LaunchConfig
 from tools.measure.layer import LayerShape, expected_active_experts, row_bytes, row_operations
 from tools.measure.statistics import floor_us, quantile
 from tools.store.files import sha256
-from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json
 from tools.tune.protocol import Subject
 from tools.tune.tuner import Counts, RowResult

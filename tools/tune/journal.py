@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from kernels.launch_config import REQUIRED_KEYS, LaunchConfig
 from kernels.problem import QuantMode
 from tools import cli
 from tools.checkout import CHECKOUT
@@ -26,7 +27,6 @@ from tools.compile.outcome import Status
 from tools.errors import UserError, reason_of
 from tools.registry.devices import Target
 from tools.store.files import version_folder, write_file
-from tools.store.launch_config import REQUIRED_KEYS, LaunchConfig
 from tools.store.workload import MAX_DIMENSION, ParsedName, Shape, Workload, parse_file_name
 from tools.text import shown_path
 from tools.tune.protocol import (

@@ -13,14 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from kernels.launch import LaunchConfig as KernelConfig
-from kernels.launch import Routing, up_and_down
+from kernels.launch_config import LaunchConfig
+from kernels.problem import Problem, Routing, up_and_down
 from tools import child_process
 from tools.child_process import usable_cores
-from tools.compile.kernel_task import KernelTask
 from tools.compile.outcome import Outcome, Status
 from tools.compile.pool import CompilePool
-from tools.store.launch_config import LaunchConfig
+from tools.measure.kernels import KernelTask
 from tools.tune.protocol import (
     Compiled,
     CompileJob,
@@ -161,7 +160,6 @@ class LiveSession:
 def kernel_tasks(subject: Subject, job: CompileJob) -> list[KernelTask]:
     """Up and down of a launch config in a mode. ValueError: a rule forbids the launch."""
     shape, experts = subject.shapes[job.shape].shape, subject.workload.E
-    entry = KernelConfig.of(job.config.to_entry())  # type: ignore[arg-type]  # integers only in a space
     # What matters of a routing is its mode; counts don't specialise, and on AMD buffer sizes do only past 2 GiB.
     routing = (
         Routing(1, shape.top_k, experts, allow_naive=True)
@@ -169,10 +167,8 @@ def kernel_tasks(subject: Subject, job: CompileJob) -> list[KernelTask]:
         else Routing(64, shape.top_k, experts, allow_naive=False)
     )
     projections = up_and_down(experts, subject.workload.N, shape.K, shape.top_k)
-    tasks = [KernelTask(p, routing, subject.quant, entry, subject.target) for p in projections]
-    for task in tasks:
-        task.key  # noqa: B018  # checks the launch
-    return tasks
+    problems = [Problem(p, routing, subject.quant, job.config, subject.kernel_arch) for p in projections]
+    return [KernelTask(problem, subject.target) for problem in problems]
 
 
 # ---------------------------------------------------------------

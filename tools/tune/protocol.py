@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode, Routing
 from tools.compile.outcome import Status
 from tools.errors import UserError
 from tools.launch.axes import COMMON_GROUP_SIZE
 from tools.registry.devices import Target
-from tools.store.launch_config import LaunchConfig
 from tools.store.strict_json import Json
 from tools.store.workload import Shape, Workload
 

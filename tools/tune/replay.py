@@ -14,8 +14,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.tune.journal import Journal, JournalEntry, JournalWriter
 from tools.tune.protocol import (
     Compiled,

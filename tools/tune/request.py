@@ -12,7 +12,7 @@ from typing import Any
 from tools import cli
 from tools.cli import path_argument
 from tools.errors import UserError, reason_of
-from tools.store.launch_config import USUAL_BATCH_SIZES
+from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.store.strict_json import Json
 from tools.text import printable, shown_path
 from tools.tune.decide import Budget

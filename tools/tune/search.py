@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.protocol import Compiled, CompileJob, Event, Runner, Screened, ScreenJob, Subject, kernel_of
 from tools.tune.space import Space

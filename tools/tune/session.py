@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
+from kernels.launch_config import LaunchConfig
 from tools.checkout import reference_triton
 from tools.errors import UserError
 from tools.launch.heuristics import clamped
@@ -15,7 +16,6 @@ from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import normalise_device_name
 from tools.store import schemas
 from tools.store.files import canonical_entries, write_file
-from tools.store.launch_config import LaunchConfig
 from tools.text import printable, shown_path
 from tools.tune import evidence
 from tools.tune.decide import Budget, Policies, SearchPolicy

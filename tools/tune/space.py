@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from kernels.launch import LaunchConfig as KernelConfig
-from kernels.launch import check_launch
+from kernels.launch_config import LaunchConfig
+from kernels.problem import check_launch
 from tools.launch.axes import AMD, NVIDIA, Axes
 from tools.launch.shared_memory import loop_bytes
-from tools.store.launch_config import LaunchConfig
 from tools.tune.protocol import Subject
 
 
@@ -66,7 +65,7 @@ def _axes_of(subject: Subject) -> Axes:
 
 def _launch_rule(config: LaunchConfig, subject: Subject) -> str | None:
     try:
-        check_launch(subject.quant, KernelConfig.of(config.to_entry()), subject.kernel_arch)  # type: ignore[arg-type]
+        check_launch(subject.quant, config, subject.kernel_arch)
     except ValueError as error:
         return str(error)
     return None

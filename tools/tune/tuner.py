@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kernels.launch_config import LaunchConfig
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
 from tools.measure.statistics import paired_ratio
-from tools.store.launch_config import LaunchConfig
 from tools.tune.confirm import Confirmation, RowSamples, common_rounds, confirm
 from tools.tune.decide import Decision, Policies, PromotionPolicy, decide, passes_gate
 from tools.tune.protocol import Compiled, Confirmed, Event, Runner, Subject

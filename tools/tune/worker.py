@@ -18,15 +18,15 @@ from typing import Any
 import torch
 import triton
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.measure.ceilings import measure_ceilings
+from tools.measure.gpu import measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_coarse_routings, num_routings
 from tools.measure.kernels import OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.row import RowBench
-from tools.measure.timing import Launch, Policy, Replay, capture, measure_series, sample_once
+from tools.measure.timing import LaunchCall, Policy, Replay, capture, measure_series, sample_once
 from tools.registry.devices import load_devices
-from tools.store.launch_config import LaunchConfig
 from tools.tune.protocol import (
     Confirmed,
     ConfirmJob,
@@ -149,7 +149,7 @@ class ContextLost(RuntimeError):  # noqa: N818  # a fact, not an error of this p
 class Clock:
     """The thin edge to the GPU, replaced in tests."""
 
-    capture: Callable[[Sequence[Launch], int], Replay] = capture
+    capture: Callable[[Sequence[LaunchCall], int], Replay] = capture
     measure: Callable[[Sequence[Replay], Policy], list[list[float]]] = measure_series
     sample: Callable[[Sequence[Replay], int], list[list[float]]] = sample_once
     synchronize: Callable[[], None] = lambda: torch.cuda.synchronize()

@@ -14,15 +14,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fused_moe_configs.lookup import Chain, ConfigError
+from kernels.launch_config import LaunchConfig
 from tools import cli
 from tools.checkout import CONFIGS, reference_triton
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.statistics import quantile
 from tools.store import schemas
-from tools.store.config_file import ConfigFile
+from tools.store.config_file import ConfigFile, nearest_batch_size
 from tools.store.files import canonical_entries, canonical_record, read_file, record_path, version_folder, write_file
-from tools.store.launch_config import LaunchConfig
 from tools.store.record import with_line
 from tools.store.strict_json import Json
 from tools.store.tiers import LEGACY, RECORDS, REGISTRY, Found, Role, version_of_folder
@@ -225,7 +225,7 @@ class Existing:
 
     def nearest(self, num_tokens: int) -> LaunchConfig:
         """As engines choose: the nearest batch size, ties to the smaller."""
-        return self.entries[min(self.entries, key=lambda m: (abs(m - num_tokens), m))]
+        return self.entries[nearest_batch_size(self.entries, num_tokens)]
 
 
 def place_of(root: Path, workload: Workload, triton: str, reference: str) -> Place:

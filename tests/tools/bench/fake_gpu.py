@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.bench import comparison, session, time_files
 from tools.bench.candidates import FileComparison
 from tools.bench.comparison import Setup
@@ -17,10 +18,9 @@ from tools.bench.time_files import verdict
 from tools.compile.pool import CompilePool
 from tools.launch.heuristics import clamped
 from tools.measure import environment
-from tools.measure.kernels import Contender
-from tools.measure.verdict import RowVerdict
+from tools.measure.kernels import Kernel
+from tools.measure.statistics import RowVerdict
 from tools.registry.devices import Device
-from tools.store.launch_config import LaunchConfig
 
 H100 = "NVIDIA H100 80GB HBM3"
 JITTER_US = (0.0, 0.1, -0.1, 0.0)
@@ -69,7 +69,7 @@ class FakeGpu:
         return self
 
     def compile(
-        self, comparison: FileComparison, kernel: Contender, device: Device, pool: CompilePool
+        self, comparison: FileComparison, kernel: Kernel, device: Device, pool: CompilePool
     ) -> dict[LaunchConfig, str]:
         self.devices.append(device)
         return dict(self.does_not_compile)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from tools.compile.outcome import Outcome, Resources, Status
-from tools.measure.kernels import CompileLaunch, OwnKernel
+from tools.measure.kernels import KernelTask, OwnKernel
 from tools.registry.devices import load_devices
 
 DEVICE = load_devices().find("NVIDIA H100 80GB HBM3")
@@ -21,15 +21,15 @@ class FakePool:
 
     def __init__(
         self,
-        is_bad: Callable[[CompileLaunch], bool] = lambda task: False,
+        is_bad: Callable[[KernelTask], bool] = lambda task: False,
         spills: tuple[int, ...] = (),
         **status: Status,
     ) -> None:
         self.is_bad, self.spills = is_bad, spills
         self.status = {int(stages.removeprefix("stages_")): value for stages, value in status.items()}
-        self.tasks: list[CompileLaunch] = []
+        self.tasks: list[KernelTask] = []
 
-    def run(self, tasks: Iterable[CompileLaunch]) -> Iterator[tuple[int, Outcome]]:
+    def run(self, tasks: Iterable[KernelTask]) -> Iterator[tuple[int, Outcome]]:
         self.tasks = list(tasks)
         for index, task in reversed(list(enumerate(self.tasks))):
             stages = dict(task.problem.config.options)["num_stages"]

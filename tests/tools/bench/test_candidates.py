@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode
 from tests.builders import NAME, Store
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, tuned
@@ -32,7 +33,6 @@ from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
 from tools.measure.layer import LayerShape
 from tools.registry.devices import Device, load_devices
 from tools.store.config_file import ConfigFile
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 
 OLD, NEW = (16, 64, 64, 1, 4, 3), (32, 64, 64, 1, 4, 3)

@@ -23,7 +23,7 @@ from tools.bench.sample import KernelComparison
 from tools.bench.session import today
 from tools.compile.pool import CompilePool
 from tools.measure import environment
-from tools.measure.ceilings import Ceilings
+from tools.measure.gpu import Ceilings
 from tools.measure.kernels import EngineKernel
 from tools.registry.devices import Device
 

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode
 from tests.tools.bench.fake_pool import DEVICE, FakePool, with_parameters
 from tools.bench.comparison import CompiledKernels, Floor, NotTimed, Setup, compile_all
 from tools.compile.outcome import Status
-from tools.measure.ceilings import Ceilings
+from tools.measure.gpu import Ceilings
 from tools.measure.kernels import OwnKernel
 from tools.measure.layer import LayerShape, row_bytes, row_operations
-from tools.store.launch_config import LaunchConfig
 
 A, B = (LaunchConfig(16, 64, 128, 1, 4, stages) for stages in (3, 4))
 SHAPE = LayerShape(8, 7168, 4096, 2, QuantMode())
@@ -52,7 +52,7 @@ class TestCompileAll:
     def test_each_of_the_compared_kernels_is(self) -> None:
         pool = FakePool()
         self.compile(pool, {64: [A]}, kernels=(OwnKernel(), OtherKernel()))
-        assert [task.contender.name for task in pool.tasks] == ["ours", "ours", "other", "other"]
+        assert [task.kernel.name for task in pool.tasks] == ["ours", "ours", "other", "other"]
 
     def test_every_shape_has_kernels_of_its_own(self) -> None:
         pool = FakePool()

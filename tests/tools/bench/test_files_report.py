@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE, THIS_FILE
 from tools.bench.files_report import FileResult, FilesReport, to_json, to_markdown
-from tools.measure.statistics import Interval
-from tools.measure.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, Verdict, duel
-from tools.store.launch_config import LaunchConfig
+from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, Measured, RowVerdict, Verdict, duel
 from tools.store.record import Environment
 
 MARKDOWN, JSON = (Path(__file__).with_name(f"files_report.golden.{kind}") for kind in ("md", "json"))

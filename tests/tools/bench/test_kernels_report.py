@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.bench.kernels_report import (
     CeilingFigures,
     ComparedKernels,
@@ -20,7 +21,6 @@ from tools.bench.kernels_report import (
     to_markdown,
     verdict,
 )
-from tools.store.launch_config import LaunchConfig
 from tools.store.record import Environment
 
 COUNT = 62

@@ -6,12 +6,12 @@ from collections import Counter
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode
 from tools.bench.sample import read_workload, sample
 from tools.errors import UserError
 from tools.launch.shared_memory import loop_bytes
 from tools.registry.models import load_models
-from tools.store.launch_config import LaunchConfig
 
 H100_SMEM_BYTES = 232448
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode
 from tests.tools.bench.fake_pool import DEVICE, FakePool, with_parameters
 from tools.bench import comparison, time_files
@@ -17,9 +18,7 @@ from tools.bench.time_files import compile_file, verdict, worst
 from tools.compile.outcome import Status
 from tools.measure.kernels import OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
-from tools.measure.statistics import Interval
-from tools.measure.verdict import FAILED, SAME_ENTRY, Duel, RowVerdict, Verdict, score
-from tools.store.launch_config import LaunchConfig
+from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, RowVerdict, Verdict, score
 from tools.store.workload import Workload
 
 A, B, C = (LaunchConfig(16, 64, 128, 1, 4, stages) for stages in (3, 4, 5))
@@ -127,7 +126,7 @@ class TestCompileFile:
         deep = LaunchConfig(16, 64, 256, 1, 4, 3)
         pool = FakePool()
         assert self.compile(pool, {64: deep}, workload=workload, shapes=(shape,)) == {64: {}}
-        assert {task.problem.config.block_size_k for task in pool.tasks} == {128}
+        assert {task.problem.config.BLOCK_SIZE_K for task in pool.tasks} == {128}
 
 
 class FakeRow:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from kernels.launch_config import LaunchConfig
 from tools.bench.comparison import CompiledKernels, NotTimed
 from tools.bench.time_kernels import not_timed
-from tools.store.launch_config import LaunchConfig
 
 A, B, C = (LaunchConfig(16, 64, 128, 1, 4, stages) for stages in (3, 4, 5))
 CRASHES, SPILLS = (

@@ -1,7 +1,8 @@
-"""What only the whole of a run can tell: an exported file that nothing leads the engine to."""
+"""An engine's own look-up runs without it, and what only a whole run shows: a file that nothing leads the engine to."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,22 @@ import pytest
 from tests.builders import H100, Store
 from tools.canary import answers
 from tools.canary.__main__ import main
+from tools.canary.child import stand_ins
+from tools.canary.engines import ENGINES, WANTED
 from tools.checkout import reference_triton
+from tools.launch.source_cut import cut
 
-from .conftest import FakeEngine, add
+from .conftest import FakeEngine, add, engine
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+def test_a_whole_look_up_needs_nothing_of_its_engine(name: str) -> None:
+    found = cut(engine(name).modules.get, ENGINES[name].places, WANTED, stand_ins(name, "", "", ""))
+    assert set(WANTED) <= set(re.findall(r"^def (\w+)", found.text, re.MULTILINE))
+    imports = set(re.findall(r"^\s*(?:from|import) (\w+)", found.text, re.MULTILINE))
+    assert imports <= {"functools", "json", "os"}
+    assert found.modules == tuple(sorted(engine(name).modules))
+    assert "unrelated" not in found.text
 
 
 def test_an_exported_file_that_is_never_asked_for_is_a_finding(

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tools.compile.outcome import ConstraintError
 from tools.registry.devices import Target
 
 
@@ -44,10 +43,6 @@ def _refuse(path: Path | None) -> None:
     raise RuntimeError("PassManager::run failed")
 
 
-def _forbid(path: Path | None) -> None:
-    raise ConstraintError("BLOCK_SIZE_K: expected at most 128, found 256.")
-
-
 def _print_without_end(path: Path | None) -> None:
     for _ in range(2000):
         sys.stdout.write("error: 'ttg.convert_layout' op \n" * 100)
@@ -59,7 +54,6 @@ def _print_without_end(path: Path | None) -> None:
 _KINDS: dict[str, Any] = {
     "ok": lambda path: SimpleNamespace(asm={}, metadata=SimpleNamespace(shared=98304)),
     "refuse": _refuse,
-    "forbid": _forbid,
     "hang": _hang,
     "exit": lambda path: os._exit(7),
     "segfault": lambda path: os.kill(os.getpid(), signal.SIGSEGV),

@@ -54,4 +54,4 @@ def test_missing_paths_and_odd_numbers_are_bad_use(tmp_path: Path, capsys: pytes
 
 def test_since_compiles_what_changed_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--since", "nowhere"]) == 2
-    assert "--since: expected a revision" in capsys.readouterr().err
+    assert "compile: --since nowhere: expected a revision" in capsys.readouterr().err

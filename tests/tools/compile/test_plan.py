@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests.builders import Store
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, read, registries, tuned
-from tools.compile.plan import Plan, make_plan
-from tools.store.files import record_path
+from tools.checkout import CHECKOUT, CONFIGS
+from tools.compile.plan import CompilePlan, concerned, make_plan
+from tools.store.config_file import ConfigFile
+from tools.store.files import Content
+from tools.store.tiers import Found, Role
+from tools.store.workload import parse_file_name
 
 
-def plan(root: Path) -> Plan:
+def plan(root: Path) -> CompilePlan:
     known = registries()
     return make_plan(read(root), known.devices, known.models)
 
@@ -21,50 +25,48 @@ def test_rows_that_share_a_binary_are_compiled_once(tmp_path: Path) -> None:
     grouped = (64, 64, 64, 32, 4, 3)
     tuned(tmp_path, {64: SOUND, 128: SOUND, 4096: grouped})
     made = plan(tmp_path)
-    assert sorted(kernel.rows[0].projection for kernel in made.kernels) == ["down", "up"]
-    assert {row.num_tokens for row in made.kernels[0].rows} == {64, 128, 4096}
+    assert sorted(kernel.rows[0].projection for kernel in made.binaries) == ["down", "up"]
+    assert {row.num_tokens for row in made.binaries[0].rows} == {64, 128, 4096}
 
 
 def test_files_of_one_architecture_share_kernels(tmp_path: Path) -> None:
     tuned(tmp_path, {64: SOUND})
     tuned(tmp_path, {64: SOUND}, MIXTRAL.replace("H100_80GB_HBM3", "H200"))
     made = plan(tmp_path)
-    assert len(made.kernels) == 2
-    assert len(made.kernels[0].rows) == 2
+    assert len(made.binaries) == 2
+    assert len(made.binaries[0].rows) == 2
 
 
 def test_decode_without_alignment_is_another_kernel(tmp_path: Path) -> None:
     tuned(tmp_path, {1: SOUND, 64: SOUND})
-    assert len(plan(tmp_path).kernels) == 4
+    assert len(plan(tmp_path).binaries) == 4
 
 
 def test_a_down_file_compiles_the_down_projection_only(tmp_path: Path) -> None:
     tuned(tmp_path, {64: SOUND}, MIXTRAL.replace(".json", "_down.json"))
-    assert [kernel.rows[0].projection for kernel in plan(tmp_path).kernels] == ["down"]
+    assert [kernel.rows[0].projection for kernel in plan(tmp_path).binaries] == ["down"]
 
 
 def test_shape_comes_from_the_record_first(tmp_path: Path) -> None:
     path = tuned(tmp_path, {64: SOUND})
-    record = record_path(tmp_path, read(tmp_path)[0].found.relative)
-    record.parent.mkdir()
-    record.write_text(json.dumps({"shapes": [{"K": 512, "top_k": 4, "models": []}]}), "utf-8")
-    (up,) = (k.task.projection for k in plan(tmp_path).kernels if k.rows[0].projection == "up")
+    Store(tmp_path).measured(path, shapes=[{"K": 512, "top_k": 4, "models": []}])
+    (up,) = (k.task.problem.projection for k in plan(tmp_path).binaries if k.rows[0].projection == "up")
     assert (path.name, up.k, up.top_k) == (MIXTRAL, 512, 4)
 
 
 def test_shape_comes_from_a_registered_model_next(tmp_path: Path) -> None:
     tuned(tmp_path, {64: SOUND})
     made = plan(tmp_path)
-    (up,) = (kernel.task.projection for kernel in made.kernels if kernel.rows[0].projection == "up")
+    (up,) = (kernel.task.problem.projection for kernel in made.binaries if kernel.rows[0].projection == "up")
     assert (up.k, up.top_k) == (4096, 2)
     assert made.notes == ()
 
 
-def test_a_shape_that_nobody_knows_is_assumed_and_said(tmp_path: Path) -> None:
+def test_an_unknown_shape_is_assumed_and_said(tmp_path: Path) -> None:
     tuned(tmp_path, {64: SOUND}, "E=7,N=112,device_name=NVIDIA_H100_80GB_HBM3.json")
     made = plan(tmp_path)
     assert [note.message.split(":")[0] for note in made.notes] == ["assumed K=4096, top_k=2"]
-    assert len(made.kernels) == 2
+    assert len(made.binaries) == 2
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_a_shape_that_nobody_knows_is_assumed_and_said(tmp_path: Path) -> None:
 def test_what_cannot_be_compiled_is_said(tmp_path: Path, name: str, said: str) -> None:
     tuned(tmp_path, {64: SOUND}, name)
     made = plan(tmp_path)
-    assert made.kernels == ()
+    assert made.binaries == ()
     assert len(made.notes) == 1
     assert said in made.notes[0].message
 
@@ -92,11 +94,34 @@ def test_an_unreadable_file_is_said(tmp_path: Path) -> None:
 def test_a_tile_deeper_than_a_scale_group_is_rejected_before_compiling(tmp_path: Path) -> None:
     tuned(tmp_path, {64: (64, 64, 256, 1, 4, 2)}, DEEPSEEK)
     made = plan(tmp_path)
-    assert made.kernels == ()
+    assert made.binaries == ()
     assert {rejected.row.projection for rejected in made.rejected} == {"up", "down"}
     assert "256" in made.rejected[0].message
 
 
 def test_sglangs_load_path_does_not_hide_the_tile(tmp_path: Path) -> None:
     tuned(tmp_path, {64: SOUND}, USE_TMA=True)
-    assert len(plan(tmp_path).kernels) == 2
+    assert len(plan(tmp_path).binaries) == 2
+
+
+def file_at(path: Path) -> ConfigFile:
+    found = Found(path, path.parent, PurePosixPath(path.name), Role.CONFIG)
+    return ConfigFile(found, parse_file_name(path.name), Content(b"", None, ()))
+
+
+ONE, OTHER = file_at(CONFIGS / "legacy_configs" / "one.json"), file_at(CONFIGS / "other.json")
+
+
+def test_a_change_concerns_only_the_files_that_changed() -> None:
+    changed = ["configs/legacy_configs/one.json", "configs/records/other.json", "README.md"]
+    assert concerned([ONE, OTHER], changed) == [ONE]
+    assert concerned([ONE, OTHER], []) == []
+
+
+@pytest.mark.parametrize("path", ["kernels/launch.py", "tools/compile/check.py", "configs/registry/devices.json"])
+def test_it_concerns_all_files_where_something_changed_that_each_hangs_on(path: str) -> None:
+    assert concerned([ONE, OTHER], [path]) == [ONE, OTHER]
+
+
+def test_files_outside_the_checkout_have_no_history_here() -> None:
+    assert concerned([file_at(CHECKOUT.parent / "one.json")], ["one.json"]) == []

@@ -40,7 +40,6 @@ def test_what_compiles_is_ok_with_its_resources() -> None:
     ("kind", "status", "message"),
     [
         ("refuse", Status.COMPILE, "RuntimeError: PassManager::run failed"),
-        ("forbid", Status.CONSTRAINTS, "BLOCK_SIZE_K: expected at most 128, found 256."),
         ("exit", Status.CRASH, "the compiler's process ended: exit code 7."),
         ("segfault", Status.CRASH, "the compiler's process ended: killed by signal 11."),
     ],

@@ -13,32 +13,32 @@ from tools.checkout import CHECKOUT
 
 pytest.importorskip("triton")
 
-from kernels.launch import LaunchConfig, QuantMode, Routing, up_and_down
+from kernels.launch_config import LaunchConfig
+from kernels.problem import Problem, QuantMode, Routing, up_and_down
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
-from tools.measure.kernels import CompileLaunch, OwnKernel, Problem
+from tools.measure.kernels import KernelTask
 from tools.registry.devices import Target
 
 TARGET = Target("cuda", 90, 32)
-CONFIG = LaunchConfig.of(
-    {"BLOCK_SIZE_M": 64, "BLOCK_SIZE_N": 128, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 4}
-)
+CONFIG = LaunchConfig(64, 128, 64, 1, 4, 4)
 
 # The launch with tensors as a process with the GPU makes it; the driver stands in for the GPU's.
 SECOND_PROCESS = """
 import torch
 from kernels.fused_moe_kernel import fused_moe_kernel
-from kernels.launch import LaunchConfig, Pointers, QuantMode, Routing, plan_launch, up_and_down
+from kernels.launch import Pointers, plan_launch
+from kernels.launch_config import LaunchConfig
+from kernels.problem import Problem, QuantMode, Routing, up_and_down
 from tools.compile.no_gpu import activate
-from tools.registry import Target
+from tools.registry.devices import Target
 activate(Target("cuda", 90, 32))
 up, _ = up_and_down(8, 256, 512, 2)
-tile = dict(BLOCK_SIZE_M=64, BLOCK_SIZE_N=128, BLOCK_SIZE_K=64)
-config = LaunchConfig.of(dict(tile, GROUP_SIZE_M=8, num_warps=4, num_stages=4))
+config = LaunchConfig(64, 128, 64, 8, 4, 4)
 bf16, ints = (lambda *shape: torch.empty(shape, dtype=torch.bfloat16)), (lambda n: torch.empty(n, dtype=torch.int32))
 pointers = Pointers(bf16(1024, 512), bf16(8, 512, 512), bf16(2048, 512), None, None, None, torch.empty(1024, 2),
                     ints(4096), ints(64), ints(1))
-launch = plan_launch(up, Routing(1024, 2, 8), QuantMode(), config, "sm90", pointers)
+launch = plan_launch(Problem(up, Routing(1024, 2, 8), QuantMode(), config, "sm90"), pointers)
 print(fused_moe_kernel.warmup(*launch.args, grid=launch.grid, **launch.kwargs).hash)
 """
 
@@ -56,7 +56,7 @@ def test_what_the_pool_compiled_is_found_in_the_cache_by_a_launch_with_tensors(
     up, _ = up_and_down(8, 256, 512, 2)
     problem = Problem(up, Routing(64, 2, 8), QuantMode(), CONFIG, "sm90")
     with CompilePool(1) as pool:
-        ((_, outcome),) = pool.run([CompileLaunch(OwnKernel(), problem, TARGET)])
+        ((_, outcome),) = pool.run([KernelTask(problem, TARGET)])
     assert outcome.status is Status.OK, outcome.message
     assert outcome.resources is not None
     assert outcome.resources.smem_bytes == (64 + 128) * 64 * 2 * 4
@@ -69,14 +69,3 @@ def test_what_the_pool_compiled_is_found_in_the_cache_by_a_launch_with_tensors(
         [sys.executable, "-c", SECOND_PROCESS], cwd=CHECKOUT, env=environment(tmp_path), check=True, capture_output=True
     )
     assert {path.name for path in tmp_path.iterdir()} == before
-
-
-def test_a_config_that_breaks_a_rule_is_not_compiled() -> None:
-    quant = QuantMode("fp8_w8a8", block_shape=(64, 64))
-    entry = {"BLOCK_SIZE_M": 64, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 1}
-    up, _ = up_and_down(8, 256, 512, 2)
-    problem = Problem(up, Routing(64, 2, 8), quant, LaunchConfig.of(entry), "sm90")
-    with CompilePool(1) as pool:
-        ((_, outcome),) = pool.run([CompileLaunch(OwnKernel(), problem, TARGET)])
-    assert outcome.status is Status.CONSTRAINTS
-    assert "BLOCK_SIZE_K" in outcome.message

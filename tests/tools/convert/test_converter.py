@@ -174,8 +174,12 @@ class TestRefusals:
             (NAME, b"{}", "top level: "),
             (NAME, b"\xff", "expected UTF-8"),
             (NAME, b'{"1": {"BLOCK_SIZE_M": 1e999}}', "no finite number"),
-            (NAME, json.dumps(table(num_warps=4.0)).encode(), "expected an integer, found 4.0"),
-            (NAME, json.dumps(table(num_warps=None)).encode(), '"num_warps" is a required property'),
+            (
+                NAME,
+                json.dumps(table(num_warps=4.0)).encode(),
+                "num_warps: expected an integer of at least 1, found 4.0",
+            ),
+            (NAME, json.dumps(table(num_warps=None)).encode(), "1: num_warps is missing"),
             (NAME, json.dumps({**table(), "note": "x"}).encode(), "note"),
         ],
     )

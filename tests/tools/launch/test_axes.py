@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 
+from kernels.launch_config import KEY_VENDOR, REQUIRED_KEYS
 from tools.launch.axes import AMD, COMMON_GROUP_SIZE, NVIDIA, Axes
-from tools.store.launch_config import KEY_VENDOR, REQUIRED_KEYS
 
 
 def test_group_sizes_share_their_kernels() -> None:

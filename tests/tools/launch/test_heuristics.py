@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 
 H100 = "NVIDIA_H100_80GB_HBM3"

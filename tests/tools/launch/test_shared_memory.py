@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernels.launch_config import LaunchConfig
 from tools.launch.shared_memory import loop_bytes
-from tools.store.launch_config import LaunchConfig
 
 # arch, dtype, block scales, BLOCK_SIZE_M, N, K, warps, stages, bytes that the compiler reserves
 COMPILED = [

@@ -28,6 +28,7 @@ def test_the_kernel_and_what_it_calls_are_cut_and_nothing_else(engine_file: Path
     assert "no_such_engine" not in source.text
     assert source.parameters == ("a_ptr", "c_ptr", "N", "BLOCK_SIZE_M", "USE_TD")
     assert source.optional == {"USE_TD"}
+    assert source.constants == {"BLOCK_SIZE_M", "USE_TD"}
 
 
 def test_the_cut_module_imports_as_a_jit_function_with_its_source(engine_file: Path, tmp_path: Path) -> None:

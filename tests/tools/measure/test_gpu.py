@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from kernels.problem import QuantMode
 from tests.tools.bench.fake_gpu import H100, fake_torch
 from tools.errors import UserError
-from tools.measure.gpu import BUSY_BYTES, check_memory, find_device, torch_with_gpu
+from tools.measure.gpu import BUSY_BYTES, check_memory, find_device, find_gpu, torch_with_gpu
 from tools.measure.layer import LayerShape
 
 MIXTRAL = LayerShape(8, 7168, 4096, 2, QuantMode())
@@ -29,7 +31,7 @@ class TestTorchWithGpu:
 
     def test_no_torch_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "torch", None)
-        with pytest.raises(UserError, match=r"expected torch, found none .*Fix: run on a machine with torch"):
+        with pytest.raises(match=r"expected torch, found none .*Fix: run on a machine with torch"):
             torch_with_gpu()
 
     @pytest.mark.parametrize(("available", "hip"), [(False, None), (True, "6.4")], ids=["no GPU", "AMD's"])
@@ -37,7 +39,7 @@ class TestTorchWithGpu:
         torch = fake_torch(is_available=lambda: available)
         torch.version.hip = hip
         monkeypatch.setitem(sys.modules, "torch", torch)
-        with pytest.raises(UserError, match="expected an NVIDIA GPU, found none that torch can use"):
+        with pytest.raises(match="expected an NVIDIA GPU, found none that torch can use"):
             torch_with_gpu()
 
 
@@ -61,19 +63,111 @@ class TestCheckMemory:
     def test_the_border_is_what_the_layer_takes(self) -> None:
         need = MIXTRAL.memory_bytes(4096)
         assert check_memory(with_memory(need, need), [("a", MIXTRAL, 4096)]) == ()
-        with pytest.raises(UserError, match=r"^a: expected \d+\.\d GiB of free GPU memory, found \d+\.\d\. Fix: "):
+        with pytest.raises(match=r"^a: expected \d+\.\d GiB of free GPU memory, found \d+\.\d\. Fix: "):
             check_memory(with_memory(need - 1, need), [("a", MIXTRAL, 4096)])
 
     def test_every_one_must_fit_by_itself(self) -> None:
         need = MIXTRAL.memory_bytes(1)
         wanted = [("small", MIXTRAL, 1), ("large", MIXTRAL, 65536)]
-        with pytest.raises(UserError, match=r"^large: "):
+        with pytest.raises(match=r"^large: "):
             check_memory(with_memory(need, need), wanted)
 
     def test_another_process_on_the_gpu_is_noted(self) -> None:
         total = 80 * GIB
         assert check_memory(with_memory(total - BUSY_BYTES, total), []) == ()
         (note,) = check_memory(with_memory(total - BUSY_BYTES - GIB, total), [])
-        assert (
-            note == "3.0 GiB of the GPU were in use at the start: another process uses the GPU; timings may be noisy."
-        )
+        assert note == "another process uses the GPU (3.0 GiB at the start); timings may be noisy"
+
+
+# Which GPU is here: as `nvidia-smi` prints it, else as torch names it, without importing torch into the tuner.
+
+Install = Callable[[str, str], None]
+
+TWO_GPUS = """
+case "$*" in
+  "--query-gpu=name --format=csv,noheader --id=0") echo "NVIDIA H100 80GB HBM3";;
+  "--query-gpu=name --format=csv,noheader --id=1"|*--id=GPU-5a1e*) echo "NVIDIA A100-SXM4-80GB";;
+  *) echo "No devices were found"; exit 6;;
+esac
+"""
+NO_TORCH = "exit 1"
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Puts a program on a PATH that holds no other; `python` is what asks torch."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def install(name: str, script: str) -> None:
+        path = folder / name
+        path.write_text(f"#!/bin/sh\n{script}\n", "utf-8")
+        path.chmod(0o755)
+        if name == "python":
+            monkeypatch.setattr(sys, "executable", str(path))
+
+    install("python", NO_TORCH)
+    return install
+
+
+def test_the_first_gpu_by_the_drivers_own_name(install: Install) -> None:
+    install("nvidia-smi", TWO_GPUS)
+    assert find_gpu() == "NVIDIA H100 80GB HBM3"
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("0", "NVIDIA H100 80GB HBM3"),
+        ("1", "NVIDIA A100-SXM4-80GB"),
+        ("1,0", "NVIDIA A100-SXM4-80GB"),
+        ("GPU-5a1e8f10", "NVIDIA A100-SXM4-80GB"),
+        ("", None),
+        ("-1", None),
+        ("7", None),
+    ],
+)
+def test_hidden_gpus_are_not_there(
+    visible: str, expected: str | None, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("nvidia-smi", TWO_GPUS)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert find_gpu() == expected
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        'echo "NVIDIA-SMI has failed because it couldn\'t communicate with the NVIDIA driver."; exit 9',
+        'echo "No devices were found"; exit 6',
+        "exit 0",
+        'echo ""',
+    ],
+    ids=["no driver", "no device", "silent", "blank"],
+)
+def test_what_nvidia_smi_says_when_it_fails_is_no_name(script: str, install: Install) -> None:
+    install("nvidia-smi", script)
+    assert find_gpu() is None
+
+
+def test_of_several_lines_the_first_counts(install: Install) -> None:
+    install("nvidia-smi", 'echo " NVIDIA H200 "; echo "NVIDIA A10"')
+    assert find_gpu() == "NVIDIA H200"
+
+
+def test_without_nvidia_smi_torch_is_asked(install: Install) -> None:
+    install("python", 'echo "AMD Instinct MI300X"')
+    assert find_gpu() == "AMD Instinct MI300X"
+
+
+def test_without_either_there_is_none(install: Install) -> None:
+    assert find_gpu() is None
+
+
+def test_torch_itself_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    expected = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    assert find_gpu() == expected

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tests.builders import times
-from tools.measure.verdict import Verdict
+from tools.measure.statistics import Verdict
 from tools.nightly.drift import FileDrift, compare
 from tools.pull_request.documents import (
     FileId,
@@ -18,7 +19,6 @@ from tools.pull_request.documents import (
     Results,
     check_results,
 )
-from tools.store.launch_config import LaunchConfig
 from tools.store.record import Decision, Latency, Record, RecordedRow, Source
 from tools.store.workload import Workload
 

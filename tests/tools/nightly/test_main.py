@@ -130,7 +130,10 @@ def test_the_margin_can_be_set(three: Store, plan_path: Path, plan: Any, tmp_pat
     ("spoil", "message"),
     [
         (lambda path: path.write_text("{"), "expected strict JSON, found"),
-        (lambda path: path.write_text("[]"), "expected what schema/results.schema.json says of it, found"),
+        (
+            lambda path: path.write_text("[]"),
+            "top level: expected an object, found an empty list; see schema/results.schema.json",
+        ),
         (
             lambda path: path.write_text(path.read_text().replace('"measured_us": 1', '"measured_us": NaN, "x": 1')),
             "NaN",

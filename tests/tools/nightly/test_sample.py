@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels.launch_config import LaunchConfig
 from tools.nightly.sample import is_new, of_night, plan, planned
 from tools.pull_request.documents import PlannedFile
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
-from tools.store.launch_config import LaunchConfig
 from tools.store.record import Decision, Latency, Record, RecordedRow, ShapeOfModels, Source
 from tools.store.schemas import faults
 from tools.store.workload import Shape, Workload

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kernels.launch_config import LaunchConfig
 from tests.builders import ENTRY, H100, environment
 from tools.pull_request.documents import FileId, PlannedFile, PlannedShape
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Workload
 
 SHA = "0123456789abcdef0123456789abcdef01234567"

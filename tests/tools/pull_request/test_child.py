@@ -23,8 +23,7 @@ from tools.bench.session import Gpu
 from tools.errors import UserError
 from tools.measure import gpu
 from tools.measure.layer import LayerShape
-from tools.measure.statistics import Interval
-from tools.measure.verdict import FAILED, SAME_ENTRY, Duel, Measured, RowVerdict, Verdict
+from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, Measured, RowVerdict, Verdict
 from tools.pull_request import child
 from tools.pull_request.child import BenchedFile, NotMeasuredError, comparison_of, run_child, subject_of
 from tools.pull_request.documents import PlannedFile, PlannedShape

@@ -18,7 +18,7 @@ from tests.tools.pull_request.documents_builder import (
     results_document,
     write_json,
 )
-from tools.measure.verdict import Verdict
+from tools.measure.statistics import Verdict
 from tools.pull_request import documents
 from tools.pull_request.documents import (
     DocumentError,
@@ -110,7 +110,7 @@ def test_a_leg_that_the_plan_does_not_have(tmp_path: Path) -> None:
         (b'{"number": ' + b"9" * 5000 + b"}", "expected strict JSON, found: cannot be read"),
         (b'{"number": 1, "number": 2}', "duplicate keys"),
         (b"[" * 100_000, "nested over 32 levels"),
-        (b'{"\\n::error::<img src=x>": 1}', "expected what schema/results.schema.json says"),
+        (b'{"\\n::error::<img src=x>": 1}', "; see schema/results.schema.json"),
         (b" " * (documents.MAX_BYTES["results"] + 1), "expected at most"),
         (b"\xff\xfe", "expected UTF-8"),
     ],

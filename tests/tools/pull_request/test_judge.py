@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tools.pull_request.documents_builder import entry, planned, workload
-from tools.measure.statistics import Interval
-from tools.measure.verdict import FAILED, Duel, Verdict, duel
+from tools.measure.statistics import FAILED, Duel, Interval, Verdict, duel
 from tools.pull_request.documents import FileId, MeasuredFile, MeasuredRow
 from tools.pull_request.judge import (
     BenchedRow,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tests.tools.pull_request.documents_builder import (
     A100,
     ENVIRONMENT,
@@ -24,7 +25,7 @@ from tests.tools.pull_request.documents_builder import (
     write_json,
 )
 from tools.checkout import reference_triton
-from tools.measure.verdict import duel
+from tools.measure.statistics import duel
 from tools.pull_request import measure
 from tools.pull_request.child import BenchedFile, NotMeasuredError, tune_in_child
 from tools.pull_request.documents import PlannedFile, read_results
@@ -32,7 +33,6 @@ from tools.pull_request.judge import BenchedRow
 from tools.pull_request.measure import GpuBackend, Retuned, TimeLimits
 from tools.store import schemas
 from tools.store.files import read_file, record_path
-from tools.store.launch_config import LaunchConfig
 from tools.store.record import Environment
 from tools.store.workload import Workload
 from tools.tune.journal import Journal

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernels.launch_config import KEY_VENDOR, LaunchConfig
 from tests.builders import NAME, as_nobody, entry, table
 from tools.checkout import reference_triton
 from tools.store.files import (
@@ -30,7 +31,6 @@ from tools.store.files import (
     version_folder,
     write_file,
 )
-from tools.store.launch_config import KEY_VENDOR, LaunchConfig
 from tools.store.tiers import Role, version_of_folder
 from tools.store.workload import Layout
 from tools.text import printable, shown_path

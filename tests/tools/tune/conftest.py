@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode
 from tools.compile.outcome import Status
 from tools.registry.devices import Target
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape, Workload
 from tools.tune.journal import Journal, JournalEntry, JournalHeader
 from tools.tune.protocol import Compiled, CompileJob, Screened, ScreenJob, Subject, SubjectShape

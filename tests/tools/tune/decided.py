@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kernels.launch_config import LaunchConfig
 from tools.store.files import canonical_entries, canonical_record
-from tools.store.launch_config import LaunchConfig
 from tools.tune import evidence
 from tools.tune.confirm import RowSamples
 from tools.tune.decide import Decision

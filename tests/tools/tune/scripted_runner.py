@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.tune.protocol import Compiled, CompileJob, Confirmed, ConfirmJob, Event, Job, Screened, ScreenJob, Series
 
 Times = Callable[[ConfirmJob, LaunchConfig], tuple[float, ...]]

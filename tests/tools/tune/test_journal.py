@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.checkout import CHECKOUT
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.tune.journal import (
     Journal,
     JournalError,

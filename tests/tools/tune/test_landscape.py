@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.journal import Journal
 from tools.tune.protocol import Compiled, Event, Screened, kernel_of

@@ -11,9 +11,9 @@ from multiprocessing.connection import Connection
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
-from tools.store.launch_config import LaunchConfig
 from tools.tune.live import DeviceRefused, LiveRunner, Supervisor, WorkerLimits
 from tools.tune.protocol import (
     Compiled,

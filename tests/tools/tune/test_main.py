@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tools.checkout import CHECKOUT
+from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.store.files import canonical_config
-from tools.store.launch_config import USUAL_BATCH_SIZES
 from tools.tune import __main__ as command
 from tools.tune import journal, write
 from tools.tune.journal import JournalError

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.tune.journal import Journal, JournalEntry, JournalHeader, JournalWriter
 from tools.tune.protocol import (
     Compiled,

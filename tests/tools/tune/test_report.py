@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from kernels.launch_config import LaunchConfig
 from tests.tools.tune.decided import COUNTS, ENTRY, H100_RATES, row, samples, with_down
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.decide import Decision
 from tools.tune.evidence import Rates

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.journal import Journal

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tests.tools.tune.decided import ENVIRONMENT, NAME, put_file, record_of
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.store.files import canonical_entries, canonical_record
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Layout
 from tools.tune import session, write
 from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWriter
@@ -127,7 +127,7 @@ def test_a_landscape_whose_machine_is_unknown_makes_no_record(make_landscape: Ma
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"python": None}, "environment / python: null is not of type"),
+        ({"python": None}, "environment / python: expected a version of three numbers, like 3.8.0 .* found null"),
         ({"sm_count": "many"}, "environment / sm_count: "),
         ({"device_name": "NVIDIA H200"}, "device_name: NVIDIA H200, but the workload is for NVIDIA_H100_80GB_HBM3"),
     ],

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode
 from tools.launch.axes import COMMON_GROUP_SIZE
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.protocol import Subject, SubjectShape
 from tools.tune.space import AMD, CONSTRAINTS, NVIDIA, Axes, candidates

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.store.launch_config import LaunchConfig
 from tools.store.workload import Shape
 from tools.tune.decide import Budget, Decision, Policies
 from tools.tune.journal import Journal, JournalHeader, JournalWriter

@@ -12,12 +12,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from kernels.launch import Pointers  # noqa: E402
-from kernels.problem import QuantMode  # noqa: E402
+from kernels.launch import Launch, Pointers  # noqa: E402
+from kernels.launch_config import LaunchConfig  # noqa: E402
+from kernels.problem import Problem, QuantMode  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
-from tools.measure.kernels import BoundLaunch, Problem  # noqa: E402
 from tools.store import schemas  # noqa: E402
-from tools.store.launch_config import LaunchConfig  # noqa: E402
 from tools.store.workload import Shape, Workload  # noqa: E402
 from tools.tune.protocol import (  # noqa: E402
     Confirmed,
@@ -57,17 +56,17 @@ class TorchKernel:
     def load(self) -> Any:
         return _Grid()
 
-    def bind(self, problem: Problem, pointers: Pointers) -> BoundLaunch:
-        if problem.config.block_size_m == 32 and problem.config.block_size_n == 64:
+    def bind(self, problem: Problem, pointers: Pointers) -> Launch:
+        if problem.config.BLOCK_SIZE_M == 32 and problem.config.BLOCK_SIZE_N == 64:
             raise ValueError("BLOCK_SIZE_M: expected another one")
-        return BoundLaunch((self, problem, pointers), {}, (1,))
+        return Launch((self, problem, pointers), {}, {}, (1,))
 
     def run(self, problem: Problem, pointers: Pointers) -> None:
-        self.launched.append((problem.config.block_size_m, problem.config.block_size_n))
+        self.launched.append((problem.config.BLOCK_SIZE_M, problem.config.BLOCK_SIZE_N))
         options = dict(problem.config.options)
-        if problem.config.block_size_m == 32:
+        if problem.config.BLOCK_SIZE_M == 32:
             raise RuntimeError("illegal address")
-        if problem.config.block_size_n == 64:
+        if problem.config.BLOCK_SIZE_N == 64:
             return
         weight = pointers.b[pointers.expert_ids.long()].double()
         rows = pointers.a.double().repeat_interleave(len(weight) // len(pointers.a), dim=0)

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 import fused_moe_configs
+from kernels.launch_config import LaunchConfig
 from tests.tools.tune.decided import COUNTS, ENTRY, ENVIRONMENT, NAME, RUN, put_file, record_of, row, with_down
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.store import schemas
+from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.store.files import canonical_entries, canonical_record
-from tools.store.launch_config import USUAL_BATCH_SIZES, LaunchConfig
 from tools.store.workload import Workload
 from tools.tune import write
 from tools.tune.protocol import Subject

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.builders import Store, table
-from tools.store.launch_config import USUAL_BATCH_SIZES
+from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.validate.rules.coverage import RULE
 
 

@@ -20,7 +20,7 @@ def test_a_tuned_file_is_fine(store: Store) -> None:
 @pytest.mark.parametrize("key", ENTRY)
 def test_each_of_the_six_keys_is_required(store: Store, key: str) -> None:
     store.config({"16": entry(**{key: None})})
-    assert store.messages(RULE) == [f'16: "{key}" is a required property']
+    assert store.messages(RULE) == [f"16: {key} is missing"]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_violation_is_named_with_its_place(store: Store, document: dict[str, A
 
 def test_a_number_with_a_fraction_is_no_integer_to_triton(store: Store) -> None:
     store.config({"16": entry(num_warps=4.0)})
-    assert store.messages(RULE) == ["16 / num_warps: expected an integer, found 4.0"]
+    assert store.messages(RULE) == ["16 / num_warps: expected an integer of at least 1, found 4.0"]
 
 
 @pytest.mark.parametrize("layout", list(Layout))
@@ -62,12 +62,12 @@ def test_what_is_no_object_is_the_json_rules_business(store: Store, data: bytes)
     assert store.findings(RULE) == []
 
 
-def test_a_megabyte_of_wrong_keys_is_cut_short_and_counted(store: Store) -> None:
+def test_a_megabyte_of_wrong_keys_is_cut_short(store: Store) -> None:
     """Worded one by one with their surroundings, these would take terabytes."""
     store.file(json.dumps({f"k{i}": 0 for i in range(80_000)}).encode())
     messages = store.messages(RULE)
     assert len(messages) == 101
-    assert any(message.endswith("further violations") for message in messages)
+    assert "top level: only the first 100 faults are listed" in messages
 
 
 def test_keys_and_values_of_any_length_make_short_messages(store: Store) -> None:

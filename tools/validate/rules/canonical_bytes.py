@@ -13,7 +13,7 @@ from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
 def fixed(file: ConfigFile) -> bytes | None:
     """The canonical bytes of the file, None where they can't be known or would change a value."""
     document = file.content.document
-    if file.content.faults or not isinstance(document, dict) or schemas.faults("tuned_config", document):
+    if file.content.faults or not isinstance(document, dict) or not schemas.is_valid("tuned_config", document):
         return None
     return canonical_config(document)
 

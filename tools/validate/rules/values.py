@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kernels.launch_config import KEY_VENDOR, LaunchConfig
 from tools.registry.devices import Device
 from tools.store.config_file import ConfigFile
-from tools.store.launch_config import KEY_VENDOR, LaunchConfig
 from tools.store.workload import Layout
 from tools.validate.model import Context, FileRule, Issue
 
