@@ -101,7 +101,7 @@ def check_topk_weights(topk_weights: torch.Tensor, routing: Routing, device: tor
     check_tensor("topk_weights", topk_weights, shape, (torch.float32,), device, contiguous=True)
 
 
-def check_layer(
+def check_layer_inputs(
     hidden_states: torch.Tensor,
     w1: torch.Tensor,
     w2: torch.Tensor,

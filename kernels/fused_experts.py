@@ -14,7 +14,7 @@ from kernels.activation import check_activation, moe_sum
 from kernels.checks import (
     COMPUTE,
     Scales,
-    check_layer,
+    check_layer_inputs,
     check_optional,
     check_tensor,
     check_topk_weights,
@@ -35,7 +35,7 @@ NO_SCALES = Scales()
 
 @functools.cache
 def device_arch(device: torch.device) -> str:
-    """What `kernels.launch` calls arch: "sm90", "gfx942"; "cpu" under the interpreter."""
+    """What `kernels.problem` calls arch: "sm90", "gfx942"; "cpu" under the interpreter."""
     if device.type != "cuda":
         return str(device.type)
     if torch.version.hip is not None:
@@ -155,7 +155,7 @@ def fused_experts(
         )
     arch = arch or device_arch(device)
     up, down = (Problem(p, routing, quant, c, arch) for p, c in zip(projections, configs, strict=True))
-    check_layer(hidden_states, w1, w2, topk_weights, topk_ids, up, down, scales, w1_bias, w2_bias)
+    check_layer_inputs(hidden_states, w1, w2, topk_weights, topk_ids, up, down, scales, w1_bias, w2_bias)
     if expert_map is not None:
         check_tensor("expert_map", expert_map, (routing.num_experts,), (torch.int32,), device, contiguous=True)
     if out is None:

@@ -12,7 +12,7 @@ Index arrays
     num_tokens_post_padded  int32 [1]          rows in use of sorted_token_ids
     topk_weights            fp32  [pairs]
 
-SCALING is how operands were quantised (`kernels.launch.QuantMode.scaling`):
+SCALING is how operands were quantised (`kernels.problem.QuantMode.scaling`):
     none     16-bit weights
     tensor   a_scale [1], b_scale [E]
     channel  a_scale [rows of A], b_scale [E, N]

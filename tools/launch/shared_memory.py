@@ -4,8 +4,8 @@ The pipelined loop keeps `buffers` tiles of both operands:
 (BLOCK_SIZE_M · bytes_a + BLOCK_SIZE_N · bytes_b) · BLOCK_SIZE_K · buffers. Where the matrix unit reads its operands
 from shared memory (wgmma on sm_90, tcgen05 on sm_100 and sm_103, from 64 rows on), every stage has a buffer; else the
 last stage lives in registers. 8-bit weights beside 16-bit activations are converted into one more tile there. The
-epilogue can only raise the total, so the result is a lower bound. tests/tools/test_shared_memory.py holds figures of
-the compiler itself. Older Tritons differ: 3.1.0 keeps one tile less for 8-bit weights beside 16-bit activations.
+epilogue can only raise the total, so the result is a lower bound. Its test holds figures of the compiler itself. Older
+Tritons differ: 3.1.0 keeps one tile less for 8-bit weights beside 16-bit activations.
 """
 
 from __future__ import annotations

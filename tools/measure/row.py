@@ -17,7 +17,7 @@ NUM_CHECKED_TOKENS = 64
 
 
 class RowBench:
-    """Launches over a row's inputs. arch as `kernels.launch` spells it. num_checked: tokens compared in a check."""
+    """Launches over a row's inputs. arch as `kernels.problem` spells it. num_checked: tokens compared in a check."""
 
     def __init__(
         self, shape: LayerShape, weights: Weights, inputs: RowInputs, arch: str, num_checked: int = NUM_CHECKED_TOKENS

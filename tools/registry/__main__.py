@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.registry.models", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.registry", description=__doc__)
     add = parser.add_argument
     add("folder", nargs="?", type=path_argument, default=CONFIGS, help="files to explain (configs/)")
     add("--layout", choices=[*Layout], type=Layout, default=Layout.REPO, help="whose int4 names")

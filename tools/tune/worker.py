@@ -103,7 +103,7 @@ def _memory_bytes(spec: WorkerSpec) -> int:
     shapes = layer_shapes(spec.subject)
     by_width = {shape.hidden_size: shape for shape in shapes}
     largest = max(shape.memory_bytes(spec.max_num_tokens) for shape in shapes)
-    others = [shape.memory_bytes(1) for shape in by_width.values()]
+    others = [shape.weights_bytes for shape in by_width.values()]
     return largest + sum(others) - max(others)
 
 

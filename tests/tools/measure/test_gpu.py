@@ -171,3 +171,28 @@ def test_torch_itself_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("PATH", str(tmp_path))
     expected = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     assert find_gpu() == expected
+
+
+# What the card reaches at best.
+
+
+def test_ceilings_are_bytes_and_operations_over_the_measured_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from tools.measure import gpu, timing
+
+    times_us = iter([10.0, 4.0, 2.0, 1.0])
+
+    def measure(replays: list[Any]) -> list[Any]:
+        replays[0]()
+        return [timing.Samples.of([next(times_us)])]
+
+    monkeypatch.setattr(timing, "capture", lambda launches: launches[0])
+    monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(gpu, "_TRAFFIC_BYTES", 1 << 16)
+    monkeypatch.setattr(gpu, "_DENSE", 32)
+    found = gpu.measure_ceilings(torch.device("cpu"))
+    # Copying moves twice the bytes of reading, and takes 10 µs against 4.
+    assert found.memory_bytes_per_s == pytest.approx((1 << 16) / 4e-6)
+    assert found.dense_bf16_per_s == pytest.approx(2 * 32**3 / 2e-6)
+    assert found.dense_8bit_per_s == pytest.approx(2 * found.dense_bf16_per_s)
+    assert (found.dense_per_s(8), found.dense_per_s(16)) == (found.dense_8bit_per_s, found.dense_bf16_per_s)

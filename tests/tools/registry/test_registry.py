@@ -115,6 +115,12 @@ class TestDevices:
         assert devices.find(name).target == target
 
     @pytest.mark.parametrize(
+        ("target", "arch"), [(Target("cuda", 90, 32), "sm90"), (Target("hip", "gfx942", 64), "gfx942")]
+    )
+    def test_the_kernels_spell_an_architecture_without_the_line(self, target: Target, arch: str) -> None:
+        assert target.kernel_arch == arch
+
+    @pytest.mark.parametrize(
         ("arch", "kib"),
         [
             *[("sm_80", 163), ("sm_86", 99), ("sm_89", 99), ("sm_90", 227), ("sm_100", 227), ("sm_103", 227)],
