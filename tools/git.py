@@ -103,6 +103,16 @@ class Repository:
         answer = self._ask("rev-parse", "--verify", "--quiet", "--end-of-options", name)
         return answer.stdout.decode("ascii", "replace").strip() if answer.returncode == 0 else None
 
+    def newest_tag(self, pattern: str) -> str | None:
+        """The last tag behind HEAD whose name fits a trusted person's pattern (`v20*`); None: there is none."""
+        answer = self._ask("describe", "--tags", "--abbrev=0", f"--match={pattern}")
+        return answer.stdout.decode("utf-8", "replace").strip() if answer.returncode == 0 else None
+
+    def first_commit(self) -> str | None:
+        """The oldest commit without a parent behind HEAD; None: there is no commit."""
+        answer = self._ask("rev-list", "--max-parents=0", "HEAD")
+        return answer.stdout.decode("ascii", "replace").split()[-1] if answer.returncode == 0 else None
+
     def merge_base(self, base: str, head: str) -> str:
         """Where `head` left `base`; both are commits' whole names."""
         if base == NOTHING:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.validate.builder import Store, entry, table
+from tests.builders import Store, entry, table
 from tools.checkout import CHECKOUT
 from tools.store import schemas
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.launch_config import KEY_VENDOR, REQUIRED_KEYS, LaunchConfig
-from tests.tools.validate.builder import ENTRY, entry
+from tests.builders import ENTRY, entry
 
 OPTIONAL: dict[str, st.SearchStrategy[Any]] = {
     key: {"grf_mode": st.text(), "USE_TMA": st.booleans()}.get(key, st.integers())

@@ -39,6 +39,19 @@ def test_sizes_are_known_without_reading(git: GitRepository) -> None:
     assert Repository(git.root).sizes([sha]) == {sha: 3_000_000}
 
 
+def test_the_newest_tag_behind_head_and_the_first_commit(git: GitRepository) -> None:
+    repository = Repository(git.root)
+    assert (repository.newest_tag("v20*"), repository.first_commit()) == (None, None)
+    first = git.commit({"a": b"1"})
+    second = git.commit({"a": b"2"}, first)
+    git.set_ref("refs/heads/main", second)
+    git.set_ref("refs/tags/v2026.1.2", first)
+    git.set_ref("refs/tags/other", second)
+    assert (repository.newest_tag("v20*"), repository.first_commit()) == ("v2026.1.2", first)
+    git.set_ref("refs/tags/v2026.3.4", second)
+    assert repository.newest_tag("v20*") == "v2026.3.4"
+
+
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.builders import entry
 from tests.tools.pull_request.git_repository import EXECUTABLE, SUBMODULE, SYMLINK, TREE, Blob, GitRepository
-from tests.tools.validate.builder import entry
 from tests.workflows.act import REPOSITORY, TOKEN, World
 from tests.workflows.fake_github import FakeGitHub
 from tests.workflows.repository import TUNED, propose
@@ -114,7 +114,7 @@ def test_a_device_without_a_runner_is_reported_as_not_measured(world: World, git
     assert run.jobs == {"plan": "success", "report": "success"}, run
     (comment,) = github.comments
     assert "**Verdict: not measured: no runner sent results.**" in comment["body"]
-    assert "- `NVIDIA_H100_80GB_HBM3`: not measured (no results of its runner)." in comment["body"]
+    assert "- `NVIDIA_H100_80GB_HBM3`: not measured (its runner sent no results)." in comment["body"]
 
 
 def with_names(data: bytes, names: Mapping[str, str]) -> bytes:
@@ -134,7 +134,7 @@ def test_a_device_without_a_runner_takes_its_own_leg_along_alone(
     run = world.act("tune", "workflow_dispatch", dispatch(head), "--var", f"GPU_DEVICES=NVIDIA_L4,{H100}")
     assert run.jobs == {"plan": "success", "measure": "success", "report": "success"}, run
     (comment,) = github.comments
-    assert f"- `{h200}`: not measured (no results of its runner)." in comment["body"]
+    assert f"- `{h200}`: not measured (its runner sent no results)." in comment["body"]
     assert "**Promote: faster than the heuristic in " in comment["body"]
 
 

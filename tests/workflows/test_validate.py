@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.builders import H100, NAME, Store, table
 from tests.tools.pull_request.git_repository import GitRepository, files_of
-from tests.tools.validate.builder import H100, NAME, Store, table
 from tests.workflows.act import REPOSITORY, Annotation, Run, World, annotation
 from tests.workflows.repository import propose
 from tests.workflows.repository import snapshot as snapshot_of_main

@@ -87,7 +87,7 @@ def test_a_device_without_a_runner_is_named_and_nothing_is_proposed(
 ) -> None:
     run, _ = merge(world, remote, tuned, "--var", "GPU_DEVICES=NVIDIA_H200")
     assert run.jobs == {"plan": "success", "propose": "success"}, run
-    assert f"verify: {TUNED}: not verified, not measured (no results of its runner)" in run.log
+    assert f"verify: {TUNED}: not verified, not measured (its runner sent no results)" in run.log
     assert github.writes == []
 
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import fused_moe_configs
 from tools.canary import report
-from tools.canary.engines import ENGINES
-from tools.canary.package import Package, PackageError, open_package
-from tools.canary.session import EngineReport, Store, check
+from tools.canary.check import EngineReport, LoaderFiles, check
+from tools.canary.engines import ENGINES, Package, open_package
 from tools.checkout import reference_triton
-from tools.cli import path_argument, run
+from tools.cli import command, path_argument, run
+from tools.errors import UserError
 from tools.registry.devices import load_devices
-from tools.registry.reading import RegistryError
 from tools.store.files import discover, write_file
 from tools.store.tiers import Role, version_of_folder
 from tools.store.workload import Layout, parse_file_name
@@ -32,10 +30,7 @@ USER_FOLDER = "VLLM_TUNED_CONFIG_FOLDER"
 MOST_PRINTED = 10
 
 
-class UsageError(ValueError):
-    """What was asked can't be done here. One line for a person."""
-
-
+@command("canary")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = _parser().parse_args(arguments)
@@ -45,9 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         packages = _packages(options.packages)
         found = _store()
         reports = [_check(name, package, found, options.time_limit) for name, package in packages.items()]
-    except (UsageError, PackageError, RegistryError, fused_moe_configs.ConfigError) as error:
-        print(f"canary: {error}", file=sys.stderr)
-        return 2
+    except fused_moe_configs.ConfigError as error:
+        raise UserError(str(error)) from error
     if options.out is not None:
         write_file(options.out, report.to_markdown(reports).encode())
     for each in reports:
@@ -73,15 +67,15 @@ def _packages(given: Sequence[str]) -> Mapping[str, Package]:
         name, _, path = argument.partition("=")
         if name not in ENGINES or not path or name in found:
             wish = " and ".join(f"{engine}=PATH" for engine in ENGINES)
-            raise UsageError(f"expected {wish}, each at most once, found {printable(argument)!r}.")
+            raise UserError(f"expected {wish}, each at most once, found {printable(argument)!r}.")
         found[name] = open_package(name, Path(path))
     return found
 
 
-def _store() -> Store:
+def _store() -> LoaderFiles:
     if os.environ.get(USER_FOLDER):
         found = printable(os.environ[USER_FOLDER])
-        raise UsageError(f"{USER_FOLDER}: expected none, found {found}. Fix: unset it: the loader would read it first.")
+        raise UserError(f"{USER_FOLDER}: expected none, found {found}. Fix: unset it: the loader would read it first.")
     fused_moe_configs.cache_clear()
     configs = fused_moe_configs.where()
     files = [file for file in discover([configs], Layout.REPO) if file.role is Role.CONFIG]
@@ -90,10 +84,10 @@ def _store() -> Store:
     reference = reference_triton()
     versions = sorted({".".join(map(str, version)) for version in folders} | {reference})
     workloads = tuple(name.workload for name in names if name.workload is not None)
-    return Store(workloads, load_devices(configs / "registry" / "devices.json"), reference, tuple(versions))
+    return LoaderFiles(workloads, load_devices(configs / "registry" / "devices.json"), reference, tuple(versions))
 
 
-def _check(name: str, package: Package, found: Store, timeout_s: float) -> EngineReport:
+def _check(name: str, package: Package, found: LoaderFiles, timeout_s: float) -> EngineReport:
     with tempfile.TemporaryDirectory(prefix="canary-") as scratch:
         return check(ENGINES[name], package, found, Path(scratch), timeout_s)
 

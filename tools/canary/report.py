@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tools.canary.session import Difference, EngineReport
-from tools.text import counted, printable
+from tools.canary.check import Difference, EngineReport
+from tools.text import counted, printable, table
 
 MOST_SHOWN = 25
 """Of an engine: an issue takes 65536 characters."""
@@ -17,19 +17,19 @@ _MEANING = (
     "number of tokens up to 4096."
 )
 _WAY_OUT = (
-    "Each difference means that an export doesn't give this engine what the loader promises: mend the export, the "
-    "loader or, where the engine now names or reads files otherwise, `tools/workload.py` and `tools/canary`."
+    "Each difference means that an export doesn't give this engine what the loader promises: fix the export, the "
+    "loader or, where the engine has changed how it names or reads files, `tools/store/workload.py` and `tools/canary`."
 )
 
 
 def to_markdown(reports: Sequence[EngineReport]) -> str:
     """The whole report: a table of engines, then each one's differences, the first in full."""
-    lines = ["# Engine canary", "", _MEANING, "", "| engine | version | files | look-ups | differences |"]
-    lines.append(f"|{' --- |' * 5}")
-    for report in reports:
-        version = printable(report.version)
-        counts = (report.files, report.asked, len(report.differences))
-        lines.append(f"| {report.engine} | {_code(version)} | {' | '.join(map(str, counts))} |")
+    rows = [
+        (each.engine, _code(each.version), str(each.files), str(each.asked), str(len(each.differences)))
+        for each in reports
+    ]
+    head = ("engine", "version", "files", "look-ups", "differences")
+    lines = ["# Engine canary", "", _MEANING, "", *table(head, rows)]
     if any(report.differences for report in reports):
         lines += ["", _WAY_OUT]
     for report in reports:

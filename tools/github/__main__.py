@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.cli import hand_on, path_argument, run
+from tools.cli import command, hand_on, path_argument, run, say
 from tools.git import is_sha
 from tools.github.api import Api, ApiError
-from tools.github.comment import comment
-from tools.github.issue import issue
-from tools.github.lookup import lookup, read_event
-from tools.github.marked import read_body
-from tools.github.pull import Refused, open_pull
+from tools.github.posts import comment, issue, open_pull, read_body
+from tools.github.pull import Refused, lookup, read_event
 from tools.github.push import push
 
 
@@ -48,17 +44,15 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command("github")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
     try:
         _run(options)
     except Refused as refusal:
-        print(f"github: {refusal}", file=sys.stderr)
+        say(f"github: {refusal}")
         return 1
-    except ApiError as error:
-        print(f"github: {error}", file=sys.stderr)
-        return 2
     return 0
 
 

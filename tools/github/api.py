@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tools.errors import UserError
 from tools.store.strict_json import Json, parse
 from tools.text import printable
 
@@ -27,13 +28,13 @@ MAX_PAGES = 50
 MAX_BYTES = 16 << 20
 ATTEMPTS = 3
 _PASSING = frozenset({500, 502, 503, 504})
-"""What GitHub answers while it is ill; reading may simply be tried again."""
+"""Transient server errors: reading may simply be tried again."""
 
 _LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-class ApiError(Exception):
-    """GitHub can't be asked, or doesn't answer as expected. One line for a person."""
+class ApiError(UserError):
+    """GitHub can't be asked, or doesn't answer as expected."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Api:
         return self.repository.partition("/")[0]
 
     def get(self, path: str, **query: str | int) -> Json:
-        """ApiError: no such thing, or no answer; a server that is ill is asked again."""
+        """ApiError: no such thing, or no answer; after a transient server error it asks again."""
         for attempt in range(1, ATTEMPTS):
             try:
                 return self._ask("GET", path, query)
@@ -136,11 +137,11 @@ def _refusal(what: str, error: urllib.error.HTTPError) -> ApiError:
     limit = _rate_limit(error)
     if limit is not None:
         return ApiError(f"{what}: expected an answer, found GitHub's rate limit. Fix: try again {limit}.")
-    told = f"{what}: expected an answer, found HTTP {error.code} ({_message(error)})."
+    said = f"{what}: expected an answer, found HTTP {error.code} ({_message(error)})."
     if error.code in _PASSING:
-        return _PassingError(told)
+        return _PassingError(said)
     hints = {401: "is the token valid?", 403: "which permission does the job lack?", 404: "is it there, and readable?"}
-    return ApiError(f"{told} Fix: {hints[error.code]}" if error.code in hints else told)
+    return ApiError(f"{said} Fix: {hints[error.code]}" if error.code in hints else said)
 
 
 def _rate_limit(error: urllib.error.HTTPError) -> str | None:

@@ -1,14 +1,24 @@
-"""Pull requests: what GitHub tells of one, reduced to what is checked; where its head stands; opening one."""
+"""Which pull request a run is for, reduced to what is checked: its number, and its head's commit.
+
+An event's own list of pull requests is empty for forks: the API knows. An event is trusted as far as GitHub wrote it:
+branch names and inputs are people's. What comes out is a number and a commit that the API confirms as the head of an
+open pull request.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from tools.git import is_sha
 from tools.github.api import Api, ApiError
-from tools.github.marked import address, one_line
-from tools.store.strict_json import Json
-from tools.text import printable
+from tools.store.strict_json import Json, parse
+from tools.text import printable, shown_path
+
+MAX_BYTES = 4 << 20
+"""Of an event."""
 
 
 class Refused(Exception):  # noqa: N818 (a verdict, not a defect)
@@ -54,7 +64,7 @@ def find_at(api: Api, number: int, head_sha: str) -> Pull:
     if pull.head_sha != head_sha:
         raise Refused(
             f"pull request {number}: expected its head at {head_sha}, found {pull.head_sha}: it was pushed to since. "
-            "Fix: look at the new commit, and start anew."
+            "Fix: review the new commit and start again."
         )
     return pull
 
@@ -68,12 +78,66 @@ def default_branch(api: Api) -> str:
     return branch
 
 
-def open_pull(api: Api, branch: str, title: str, body: str) -> str:
-    """Opens the pull request of a branch of ours, or updates the open one; returns its address."""
-    document = {"title": one_line(title), "body": body}
-    base = default_branch(api)
-    for old in api.pages("/pulls", state="open", head=f"{api.owner}:{branch}", base=base):
-        pull = Pull.of(old)
-        if (pull.head_repository, pull.head_branch, pull.base) == (api.repository, branch, base):
-            return address(api.send("PATCH", f"/pulls/{pull.number}", document))
-    return address(api.send("POST", "/pulls", {**document, "head": branch, "base": base}))
+def read_event(path: Path) -> dict[str, Any]:
+    """ApiError: unreadable, or no event."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ApiError(f"--event: expected a readable file, found: {error.strerror}.") from error
+    document, faults = parse(data)
+    if faults or not isinstance(document, dict) or len(data) > MAX_BYTES:
+        raise ApiError(f"--event: expected an event's JSON object, found another thing in {shown_path(path)}.")
+    return document
+
+
+def lookup(api: Api, event: dict[str, Any]) -> Pull:
+    """The pull request, open and with its head at the event's commit. Refused: it isn't. ApiError: no such event."""
+    run, inputs = event.get("workflow_run"), event.get("inputs")
+    if isinstance(run, dict):
+        return _of_run(api, run)
+    if isinstance(inputs, dict):
+        return _of_inputs(api, inputs)
+    raise ApiError("--event: expected a workflow_run or a workflow_dispatch, found neither.")
+
+
+def _of_inputs(api: Api, inputs: dict[str, Any]) -> Pull:
+    number, head_sha = str(inputs.get("number", "")), inputs.get("head_sha")
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", number):
+        raise Refused(f"input number: expected a pull request's, found {printable(number)[:40]!r}.")
+    if not is_sha(head_sha):
+        raise Refused(f"input head_sha: expected 40 hex digits, found {printable(str(head_sha))[:60]!r}.")
+    return find_at(api, int(number), str(head_sha))
+
+
+def _of_run(api: Api, run: dict[str, Any]) -> Pull:
+    head_sha, branch, repository = _head(run)
+    owner = repository.partition("/")[0]
+    found = [Pull.of(document) for document in api.pages("/pulls", state="open", head=f"{owner}:{branch}")]
+    main = default_branch(api)
+    # An owner may have two forks, and a branch several pull requests into different branches.
+    ours = [p for p in found if p.is_open and p.base == main]
+    ours = [p for p in ours if p.head_repository == repository and p.head_branch == branch]
+    where = printable(f"{owner}:{branch}")[:120]
+    if not ours:
+        raise Refused(f"{where}: expected an open pull request into {main}, found none.")
+    if len(ours) > 1:
+        raise Refused(f"{where}: expected one open pull request into {main}, found {len(ours)}.")
+    if ours[0].head_sha != head_sha:
+        raise Refused(
+            f"pull request {ours[0].number}: expected its head at {head_sha}, as in the run, found "
+            f"{ours[0].head_sha}: it was pushed to since; the new commit has a run of its own."
+        )
+    return ours[0]
+
+
+def _head(run: dict[str, Any]) -> tuple[str, str, str]:
+    """(commit, branch, repository) that the run was for."""
+    head_sha, branch = run.get("head_sha"), run.get("head_branch")
+    source: Json = run.get("head_repository")
+    repository = source.get("full_name") if isinstance(source, dict) else None
+    if run.get("event") != "pull_request":
+        raise Refused(f"workflow_run: expected a pull request's, found {printable(str(run.get('event')))[:40]!r}.")
+    if not is_sha(head_sha) or not isinstance(branch, str) or not branch or not isinstance(repository, str):
+        raise Refused("workflow_run: expected its head's commit, branch and repository, found one missing.")
+    return str(head_sha), branch, repository

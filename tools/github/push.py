@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.github.api import ApiError
-from tools.github.marked import AUTHOR, one_line
+from tools.github.posts import AUTHOR, one_line
 from tools.text import printable
 
 TIMEOUT_S = 300
@@ -58,8 +58,8 @@ class _Git:
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             raise ApiError(f"git {arguments[0]}: expected it to run, found {type(error).__name__}.") from error
         if answer.returncode:
-            told = printable((answer.stderr or answer.stdout).strip().split("\n")[0])[:200]
-            raise ApiError(f"git {arguments[0]}: expected success, found: {told}")
+            reason = printable((answer.stderr or answer.stdout).strip().split("\n")[0])[:200]
+            raise ApiError(f"git {arguments[0]}: expected success, found: {reason}")
         return answer.stdout
 
 

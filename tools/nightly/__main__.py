@@ -10,33 +10,26 @@ import argparse
 import datetime
 import json
 import re
-import sys
 from collections.abc import Sequence
 
 from tools.checkout import CONFIGS, reference_triton
-from tools.cli import hand_on, path_argument, run
-from tools.nightly import drift, files, report, sample
-from tools.nightly.files import NightlyError
-from tools.pull_request.artifacts import results_of
-from tools.pull_request.documents import DocumentError, plan_json, read_plan, why_too_large
-from tools.pull_request.runners import RunnersError, with_runner
+from tools.cli import command, hand_on, path_argument, run
+from tools.nightly import drift, sample
+from tools.nightly.sample import NightlyError
+from tools.pull_request.documents import read_plan, results_of
+from tools.pull_request.plan import with_runner
 from tools.registry.devices import load_devices
-from tools.registry.models import load_models
-from tools.registry.reading import RegistryError
 from tools.store.files import write_file
 from tools.text import counted, shown_path
 
 _RELEASE = re.compile(r"(?:triton \()?([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})\)?", re.ASCII)
 
 
+@command("nightly")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        return int(options.command(options))
-    except (NightlyError, DocumentError, RegistryError, RunnersError) as error:
-        print(f"nightly: {error}", file=sys.stderr)
-        return 2
+    return int(options.command(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,23 +69,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    found, folders = files.measured_files(options.configs)
+    found, folders = sample.measured_files(options.configs)
     reference = _release(reference_triton())
     newest = reference if options.newest is None else _newest(options.newest)
     is_new = sample.is_new(newest, reference, folders)
     triton = ".".join(map(str, newest if is_new else reference))
     if is_new:
         print(f"Triton {triton} is newer than any that a tier was tuned with: every file is measured under it")
-    registry = options.configs / "registry"
-    devices, models = load_devices(registry / "devices.json"), load_models(registry / "models.json")
+    devices = load_devices(options.configs / "registry" / "devices.json")
     found = sample.measurable(found, devices, with_runner(options.runners, devices))
     day = options.date or datetime.datetime.now(datetime.timezone.utc).date()
     chosen = sample.of_night(found, day, len(found) if is_new or options.all else options.count)
-    plan = sample.plan(chosen, files.head_commit(), devices, models)
-    if why := why_too_large(plan):
+    plan = sample.plan(chosen, sample.head_commit(), devices)
+    if why := plan.why_too_large:
         raise NightlyError(f"plan: {why}. Fix: measure fewer files at a time, with --count.")
-    write_file(options.out, plan_json(plan))
-    names = [leg["device_name"] for leg in plan["legs"]]
+    write_file(options.out, plan.to_bytes())
+    names = [leg.device_name for leg in plan.legs]
     # Device names are the registry's.
     hand_on({"devices": json.dumps(names), "any": bool(names), "triton": triton})
     of_all = counted(len(found), "measured file")
@@ -102,10 +94,10 @@ def _sample(options: argparse.Namespace) -> int:
 
 def _drift(options: argparse.Namespace) -> int:
     plan = read_plan(options.plan)
-    records = files.records_of(plan, options.configs)
+    records = sample.records_of(plan, options.configs)
     found = drift.compare(plan, results_of(plan, options.results), records, options.margin_pct)
-    write_file(options.out, report.to_markdown(found, plan.head_sha, options.margin_pct).encode())
-    print(f"{report.summary(found)}: {shown_path(options.out)}")
+    write_file(options.out, drift.to_markdown(found, plan.head_sha, options.margin_pct).encode())
+    print(f"{drift.summary(found)}: {shown_path(options.out)}")
     return 1 if any(file.has_drifted for device in found for file in device.files) else 0
 
 
@@ -123,7 +115,7 @@ def _date(text: str) -> datetime.date:
 
 
 def _newest(text: str) -> tuple[int, ...]:
-    return _release(files.newest_triton() if text == "pip" else text)
+    return _release(sample.newest_triton() if text == "pip" else text)
 
 
 def _release(text: str) -> tuple[int, ...]:

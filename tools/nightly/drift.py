@@ -1,4 +1,4 @@
-"""How far tonight's times lie from those that the records hold. Pure.
+"""How far tonight's times lie from those that the records hold, and the issue that reports it. Pure.
 
 Times of two runs differ for reasons that are no file's fault: another card of the same kind, its clocks, the driver.
 The heuristic is the yardstick: it was measured beside the file both times, so a row has drifted only where the time
@@ -7,12 +7,13 @@ itself and the time against the heuristic's both left their margin.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tools.measure.statistics import NOISE_PCT, Verdict, geomean
-from tools.pull_request.documents import FileId, MeasuredFile, Plan, PlannedFile, Results, Row
-from tools.store.strict_json import Json
+from tools.pull_request.documents import FileId, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
+from tools.store.record import Environment, Record, RecordedRow
+from tools.text import counted, table
 from tools.tune.decide import PromotionPolicy
 
 MARGIN_PCT = 5.0
@@ -20,15 +21,6 @@ MARGIN_PCT = 5.0
 
 HARMLESS = frozenset({"unsupported", "wrong_triton"})
 """Why a file may go unmeasured on a sound runner: no bench for its kind, or tuned for another Triton."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A row of a record, in µs. spread_pct: half of what lies between the 10th and 90th percentile, of the median."""
-
-    median_us: float
-    spread_pct: float = 0.0
-    heuristic_us: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ class DeviceDrift:
     """One leg. environment: where it was measured, None: nowhere."""
 
     device_name: str
-    environment: Mapping[str, Json] | None
+    environment: Environment | None
     files: tuple[FileDrift, ...]
 
     @property
@@ -99,22 +91,10 @@ class DeviceDrift:
         return 100.0 * (geomean([1.0 + pct / 100.0 for pct in found]) - 1.0) if found else None
 
 
-def recorded_rows(record: Json) -> Mapping[int, Recorded]:
-    """The rows of a record as schema/record.schema.json has it; none of one without figures."""
-    rows = record.get("rows") if isinstance(record, dict) else None
-    return {int(size): _recorded(row) for size, row in (rows or {}).items()}
-
-
-def _recorded(row: Json) -> Recorded:
-    latency = row["latency_us"]
-    spread = 50.0 * (latency["p90"] - latency["p10"]) / latency["median"]
-    return Recorded(latency["median"], spread, row["baseline_us"]["median"])
-
-
 def compare(
     plan: Plan,
     results: Mapping[str, Results],
-    records: Mapping[FileId, Mapping[int, Recorded]],
+    records: Mapping[FileId, Record],
     margin_pct: float = MARGIN_PCT,
 ) -> tuple[DeviceDrift, ...]:
     """Every leg of the plan. results: checked against it, one for each leg, by device.
@@ -126,7 +106,7 @@ def compare(
             leg.device_name,
             results[leg.device_name].environment,
             tuple(
-                _file(planned, measured, records.get(planned.id, {}), margin_pct)
+                _file(planned, measured, records.get(planned.id), margin_pct)
                 for planned, measured in zip(leg.files, results[leg.device_name].files, strict=True)
             ),
         )
@@ -134,31 +114,34 @@ def compare(
     )
 
 
-def _file(planned: PlannedFile, measured: MeasuredFile, record: Mapping[int, Recorded], margin_pct: float) -> FileDrift:
+def _file(planned: PlannedFile, measured: MeasuredFile, record: Record | None, margin_pct: float) -> FileDrift:
     if not measured.is_measured:
         return FileDrift(planned.id, (), measured.reason or "no reason")
-    return FileDrift(planned.id, tuple(_rows(planned, measured.rows, record, margin_pct)))
+    recorded = record.rows if record else {}
+    return FileDrift(planned.id, tuple(_rows(planned, measured.rows, recorded, margin_pct)))
 
 
 def _rows(
-    planned: PlannedFile, rows: Mapping[int, Row], record: Mapping[int, Recorded], margin_pct: float
+    planned: PlannedFile,
+    measured: Mapping[int, MeasuredRow],
+    recorded: Mapping[int, RecordedRow],
+    margin_pct: float,
 ) -> Iterator[RowDrift]:
     for num_tokens, claimed_us in sorted(planned.claims_us.items()):
-        row = rows.get(num_tokens, Row())
-        recorded = record.get(num_tokens)
-        if recorded is None or recorded.median_us != claimed_us:  # re-tuned since the plan was made
-            recorded = Recorded(claimed_us)
+        row, then = measured.get(num_tokens, MeasuredRow()), recorded.get(num_tokens)
+        if then is not None and then.latency_us.median != claimed_us:  # re-tuned since the plan was made
+            then = None
         yield RowDrift(
             num_tokens,
             claimed_us,
             row.measured_us,
-            _pct(row.heuristic_us, recorded.heuristic_us) if row.heuristic_us and recorded.heuristic_us else None,
-            margin_pct + max(NOISE_PCT, recorded.spread_pct),
+            _pct(row.heuristic_us, then.baseline_us.median) if row.heuristic_us and then else None,
+            margin_pct + max(NOISE_PCT, then.latency_us.spread_pct if then else 0.0),
             _loss_pct(row),
         )
 
 
-def _loss_pct(row: Row) -> float:
+def _loss_pct(row: MeasuredRow) -> float:
     if row.verdict is not Verdict.SLOWER or row.measured_us is None or row.heuristic_us is None:
         return 0.0
     return max(0.0, _pct(row.measured_us, row.heuristic_us))
@@ -166,3 +149,70 @@ def _loss_pct(row: Row) -> float:
 
 def _pct(value: float, reference: float) -> float:
     return 100.0 * (value / reference - 1.0)
+
+
+# What a night found, as the markdown of an issue. All strings are of the plan, which main wrote, or of results whose
+# schema takes narrow patterns only.
+
+MOST_ROWS = 300
+"""Rows of the table: an issue takes 65536 characters."""
+
+_MEANING = (
+    "Recorded: the time in the record beside the file. Measured: tonight's, median in µs, up and down together. "
+    "The heuristic is measured beside the file both times: where it drifts by as much, the cause is the machine or its "
+    "clocks, and the row counts as sound. Limit: the margin of {margin:g} % and the row's noise."
+)
+_WAY_OUT = "Re-tune the files below (`nox -s tune`), or update their records and give the reason."
+
+
+def to_markdown(devices: Sequence[DeviceDrift], commit: str, margin_pct: float) -> str:
+    """The whole report: devices, then every row of the files that drifted, the worst file first."""
+    drifted = sorted((file for device in devices for file in device.files if file.has_drifted), key=_worst_first)
+    lines = ["# Drift of tuned files", "", f"Commit `{commit}`. {_MEANING.format(margin=margin_pct)}", ""]
+    lines += [f"- {_device(device)}" for device in devices] or ["- Nothing was planned."]
+    if drifted:
+        lines += ["", _WAY_OUT, "", *_table(drifted)]
+    unmeasured = [file for device in devices for file in device.files if file.reason]
+    if unmeasured:
+        lines += ["", "Not measured:", "", *(f"- `{file.id.relative}`: {file.reason}" for file in unmeasured[:100])]
+    return "\n".join(lines) + "\n"
+
+
+def summary(devices: Sequence[DeviceDrift]) -> str:
+    """One line for the terminal."""
+    files = [file for device in devices for file in device.files]
+    drifted, reasons = sum(file.has_drifted for file in files), sum(bool(file.reason) for file in files)
+    return f"{counted(len(files), 'file')}: {drifted} drifted or failed, {reasons} not measured"
+
+
+def _worst_first(file: FileDrift) -> tuple[float, str]:
+    return -file.worst_pct, str(file.id.relative)
+
+
+def _device(device: DeviceDrift) -> str:
+    environment = device.environment
+    where = "no results"
+    if environment is not None:
+        versions = {"driver": environment.driver, "triton": environment.triton, "torch": environment.torch}
+        software = ", ".join(f"{name} {version or 'unknown'}" for name, version in versions.items())
+        where = f"{environment.device_name}, {software}"
+    pace = "" if device.pace_pct is None else f"; the heuristic reads {device.pace_pct:+.1f} % against the records"
+    drifted = sum(file.has_drifted for file in device.files)
+    return f"`{device.device_name}` ({where}): {counted(len(device.files), 'file')}, {drifted} drifted or failed{pace}"
+
+
+def _table(files: Sequence[FileDrift]) -> list[str]:
+    header = ["file", "M", "recorded", "measured", "drift", "heuristic", "limit", "finding"]
+    rows = [(file, row) for file in files for row in file.rows]
+    lines = table(header, [_cells(file, row) for file, row in rows[:MOST_ROWS]])
+    return [*lines, "", f"And {len(rows) - MOST_ROWS} rows more."] if len(rows) > MOST_ROWS else lines
+
+
+def _cells(file: FileDrift, row: RowDrift) -> list[str]:
+    cells = [f"`{file.id.relative}`", str(row.num_tokens), f"{row.recorded_us:.1f}"]
+    cells += ["–" if row.measured_us is None else f"{row.measured_us:.1f}", _signed(row.drift_pct)]
+    return [*cells, _signed(row.heuristic_pct), f"{row.limit_pct:.1f} %", f"**{row.finding}**" if row.finding else ""]
+
+
+def _signed(pct: float | None) -> str:
+    return "–" if pct is None else f"{pct:+.1f} %"

@@ -1,4 +1,4 @@
-"""Which measured files a night visits, and the plan that a GPU runner measures them by. Pure.
+"""Which measured files a night visits, and the plan that a GPU runner measures them by.
 
 There is no state: the date decides. The files stand in a circle and each night takes the next ones, so that over any
 number of nights the visits of two files differ by one at most.
@@ -8,29 +8,28 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
+import subprocess
+import sys
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
-from tools.pull_request.documents import DEFAULT_TIER, FileId, workload_json
+from tools.checkout import CHECKOUT
+from tools.errors import UserError
+from tools.git import CommitError, Repository
+from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile
+from tools.pull_request.plan import MOST_SHAPES, planned_shapes
 from tools.registry.devices import DeviceRegistry
-from tools.registry.models import ModelRegistry
-from tools.registry.sharding import explain_pair
-from tools.store.strict_json import Json
-from tools.store.workload import Shape, Workload
-
-MOST_SHAPES = 16
-"""Shapes of one file that are measured; schema/plan.schema.json takes no more."""
-
-
-@dataclass(frozen=True)
-class MeasuredFile:
-    """A tuned file with figures. median_us: what its record says, by batch size."""
-
-    id: FileId
-    entries: Mapping[int, LaunchConfig]
-    shapes: tuple[Shape, ...]
-    median_us: Mapping[int, float]
+from tools.registry.models import ModelRegistry, load_models
+from tools.store import config_file, schemas
+from tools.store.config_file import ConfigFile
+from tools.store.files import discover, read_file, record_path
+from tools.store.record import Record, RecordError, as_record
+from tools.store.tiers import DEFAULT_TIER, REGISTRY, Found, Role, version_of_folder
+from tools.store.workload import Layout, Workload
+from tools.text import shown_path
 
 
 def is_new(newest: tuple[int, ...], reference: tuple[int, ...], folders: Iterable[tuple[int, ...]]) -> bool:
@@ -39,8 +38,8 @@ def is_new(newest: tuple[int, ...], reference: tuple[int, ...], folders: Iterabl
 
 
 def measurable(
-    files: Iterable[MeasuredFile], devices: DeviceRegistry, with_runner: Collection[str]
-) -> list[MeasuredFile]:
+    files: Iterable[PlannedFile], devices: DeviceRegistry, with_runner: Collection[str]
+) -> list[PlannedFile]:
     """The files whose device is among those with a runner, which are named as the registry names them."""
     return [
         file
@@ -49,7 +48,7 @@ def measurable(
     ]
 
 
-def of_night(files: Sequence[MeasuredFile], day: datetime.date, count: int) -> tuple[MeasuredFile, ...]:
+def of_night(files: Sequence[PlannedFile], day: datetime.date, count: int) -> tuple[PlannedFile, ...]:
     """The files that are due on that day, `count` of them or all there are."""
     # Shuffled the same way every night, so that a night's files are of many models and devices.
     circle = sorted(files, key=lambda file: hashlib.sha256(str(file.id.relative).encode()).digest())
@@ -57,51 +56,97 @@ def of_night(files: Sequence[MeasuredFile], day: datetime.date, count: int) -> t
     return tuple(circle[(start + step) % len(circle)] for step in range(min(count, len(circle))))
 
 
-def plan(
-    files: Iterable[MeasuredFile], commit: str, devices: DeviceRegistry, models: ModelRegistry
-) -> Mapping[str, Json]:
-    """The plan as schema/plan.schema.json has it, number 0. commit: main's head, 40 hexadecimal digits.
-
-    A file is claimed as it is and main has none beside it: so it is measured against the heuristic, not itself.
-    """
-    legs: dict[str, list[Json]] = {}
+def plan(files: Iterable[PlannedFile], commit: str, devices: DeviceRegistry) -> Plan:
+    """The plan of a night. commit: main's head, 40 hexadecimal digits."""
+    legs: defaultdict[str, list[PlannedFile]] = defaultdict(list)
     for file in sorted(files, key=lambda file: str(file.id.relative)):
         device = devices.get(file.id.workload.device_name)
-        name = device.name if device else file.id.workload.device_name
-        legs.setdefault(name, []).append(_planned(file, models))
-    return {
-        "schema_version": 1,
-        "number": 0,
-        "head_sha": commit,
-        "base_sha": commit,
-        "legs": [{"device_name": name, "workloads": legs[name]} for name in sorted(legs)],
-    }
+        legs[device.name if device else file.id.workload.device_name].append(file)
+    return Plan(MERGED, commit, commit, tuple(Leg(name, tuple(legs[name])) for name in sorted(legs)))
 
 
-def _planned(file: MeasuredFile, models: ModelRegistry) -> Mapping[str, Json]:
-    known = _registered(file.id.workload, models)
-    return {
-        "workload": workload_json(file.id.workload),
-        "tier": file.id.tier,
-        "down": file.id.workload.down,
-        "shapes": [
-            {"K": shape.K, "top_k": shape.top_k, "registered": shape in known} for shape in file.shapes[:MOST_SHAPES]
-        ],
-        "claimed": {str(size): file.entries[size].to_entry() for size in sorted(file.entries)},
-        "main": None,
-        "record": {"median_us": {str(size): file.median_us[size] for size in sorted(file.median_us)}},
-    }
+def planned(
+    workload: Workload, folder: str, entries: Mapping[int, LaunchConfig], record: Record, models: ModelRegistry
+) -> PlannedFile:
+    """A file with figures, as a night measures it: claimed as it is, and main has none beside it.
 
-
-def _registered(workload: Workload, models: ModelRegistry) -> frozenset[Shape]:
-    return frozenset(
-        Shape(models.find(found.model_id).K, models.find(found.model_id).top_k + found.fused_shared_experts)
-        for found in explain_pair(workload.E, workload.N, models)
+    So it is measured against the heuristic, not itself. folder: of its tier, empty for the default.
+    """
+    recorded = [served.shape for served in record.shapes]
+    return PlannedFile(
+        FileId(workload, folder or DEFAULT_TIER),
+        planned_shapes(workload, recorded, models)[:MOST_SHAPES],
+        claimed=entries,
+        main={},
+        claims_us={num_tokens: float(row.latency_us.median) for num_tokens, row in record.rows.items()},
     )
 
 
-def measured_file(workload: Workload, folder: str, entries: Mapping[int, LaunchConfig], record: Json) -> MeasuredFile:
-    """folder: of its tier, empty for the default. record: measured, as schema/record.schema.json has it."""
-    shapes = tuple(dict.fromkeys(Shape(shape["K"], shape["top_k"]) for shape in record["shapes"]))
-    medians = {int(size): float(row["latency_us"]["median"]) for size, row in record["rows"].items()}
-    return MeasuredFile(FileId(workload, folder or DEFAULT_TIER), entries, shapes, medians)
+# The edge: tuned files and records of the checkout, its commit, and Triton's newest release.
+
+_FIX = "Fix: nox -s validate says what is wrong."
+
+
+class NightlyError(UserError):
+    """What was asked can't be done here."""
+
+
+def measured_files(configs: Path) -> tuple[list[PlannedFile], set[tuple[int, int, int]]]:
+    """Files with figures, and the Triton versions that have a folder. NightlyError: a file or record is broken."""
+    try:
+        found = [file for file in discover([configs], Layout.REPO) if file.role is Role.CONFIG]
+    except OSError as error:
+        what = error.strerror or "none"
+        raise NightlyError(f"{shown_path(configs)}: expected the configs folder, found {what}.") from error
+    folders = {version for file in found if (version := version_of_folder(file.folder)) is not None}
+    models = load_models(configs / REGISTRY / "models.json")
+    tree = config_file.load(found, Layout.REPO)
+    return [measured for file in tree.configs if (measured := _measured(file, models)) is not None], folders
+
+
+def _measured(file: ConfigFile, models: ModelRegistry) -> PlannedFile | None:
+    record = _record(file.found)
+    if record is None or not record.is_measured or not record.rows:
+        return None
+    if file.content.faults or file.workload is None or not schemas.is_valid("tuned_config", file.document):
+        raise NightlyError(f"{shown_path(file.found.path)}: expected a tuned file, found a broken one. {_FIX}")
+    return planned(file.workload, file.found.folder, file.launch_configs, record, models)
+
+
+def _record(found: Found) -> Record | None:
+    """None where the file has none."""
+    path = record_path(found.root, found.relative)
+    if not os.path.lexists(path):
+        return None
+    try:
+        return as_record(read_file(path))
+    except RecordError as error:
+        raise NightlyError(f"{shown_path(path)}: expected a record, found a broken one. {_FIX}") from error
+
+
+def records_of(plan: Plan, configs: Path) -> Mapping[FileId, Record]:
+    """The records of the plan's files as the checkout has them now, as far as there are any."""
+    found = {}
+    for file in (file for leg in plan.legs for file in leg.files):
+        relative = file.id.relative
+        if (record := _record(Found(configs / relative, configs, relative, Role.CONFIG))) is not None:
+            found[file.id] = record
+    return found
+
+
+def head_commit(checkout: Path = CHECKOUT) -> str:
+    """The commit that is checked out. NightlyError: none is."""
+    try:
+        return Repository(checkout).commit("HEAD")
+    except CommitError as error:
+        raise NightlyError("expected a git checkout with a commit, found none. Fix: run it in a clone.") from error
+
+
+def newest_triton() -> str:
+    """What pip finds: its first line, «triton (3.9.0)». NightlyError: it finds none."""
+    command = [sys.executable, "-m", "pip", "index", "versions", "triton"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NightlyError("--newest: expected pip to know Triton's releases, found none. Fix: give X.Y.Z.") from error
+    return done.stdout.partition("\n")[0]

@@ -11,21 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.checkout import CHECKOUT
-from tools.cli import hand_on, path_argument, run
+from tools.cli import command, hand_on, path_argument, run, say
+from tools.errors import UserError
 from tools.findings import Finding, Report, as_github, emit
 from tools.git import CommitError, Repository, is_sha
-from tools.pull_request import diff_report, gate
-from tools.pull_request.diff_session import compare, make_diff
-from tools.pull_request.documents import plan_json
-from tools.pull_request.plan import Plan, Registries
-from tools.pull_request.plan_session import Outcome, Request, Rules, make_plan
-from tools.pull_request.runners import RunnersError, with_runner
+from tools.pull_request import changes, diff_report
+from tools.pull_request.diff import compare, make_diff
+from tools.pull_request.documents import Plan
+from tools.pull_request.plan import (
+    PlanOutcome,
+    PlanRequest,
+    Rules,
+    make_plan,
+    with_runner,
+)
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
-from tools.registry.reading import RegistryError
 from tools.store.files import write_file
-from tools.text import counted, printable, shown, shown_path
-from tools.validate.exceptions import Exceptions, ExceptionsError
+from tools.text import counted, shown, shown_path
+from tools.validate.exceptions import Exceptions
 
 MOST_LINES = 20
 """Refusals that are printed; of more only the number is."""
@@ -56,9 +60,11 @@ def parser() -> argparse.ArgumentParser:
         "--of",
         default="",
         metavar="OWNER/NAME:BRANCH",
-        help="whose branch HEAD is, as GitHub tells it: only verify's own in $GITHUB_REPOSITORY may write `verified`",
+        help="whose branch HEAD is, as GitHub names it: only verify's own in $GITHUB_REPOSITORY may write `verified`",
     )
-    diff.add_argument("--merged", action="store_true", help="main has it already: it is told, and nothing is refused")
+    diff.add_argument(
+        "--merged", action="store_true", help="main has it already: it is reported, and nothing is refused"
+    )
     plan = commands.add_parser("plan", help="the checked plan of a pull request's commit")
     plan.add_argument("--number", required=True, type=_number, help="of the pull request, 0 after a merge")
     plan.add_argument("--head-sha", required=True, help="the commit to measure, 40 hexadecimal digits")
@@ -70,8 +76,8 @@ def parser() -> argparse.ArgumentParser:
         help="devices that have a runner, with commas; others are planned and not handed on; default: every device",
     )
     plan.add_argument("--out", required=True, type=path_argument, metavar="FILE", help="where the plan is written")
-    for command in (diff, plan):
-        command.add_argument(
+    for subcommand in (diff, plan):
+        subcommand.add_argument(
             "--repository", type=path_argument, default=CHECKOUT, metavar="PATH", help="default: this checkout"
         )
     return parser
@@ -84,10 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"tools.pull_request.{given[0]}")
         return int(module.main(given[1:]))
     args = parser().parse_args(given)
-    try:
-        return _diff(args) if args.command == "diff" else _plan(args)
-    except (CommitError, RegistryError, ExceptionsError, RunnersError) as error:
-        return _bad_use(args, printable(str(error)))
+    run_command = _diff if args.command == "diff" else _plan
+    return command(f"pull_request {args.command}")(lambda arguments=None: run_command(args))()  # noqa: ARG005
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -98,29 +102,29 @@ def _diff(args: argparse.Namespace) -> int:
     emit(diff_report.FORMATS[args.format](diff))
     if args.merged:
         return 0
-    commit = gate.verified_commit(args.of, os.environ.get("GITHUB_REPOSITORY", ""))
-    refusals = gate.refusals(found.changed, found.versions, commit)
+    commit = changes.verified_commit(args.of, os.environ.get("GITHUB_REPOSITORY", ""))
+    refusals = changes.merge_refusals(found.changed, found.versions, commit)
     _refuse(refusals)
     return 1 if refusals else 0
 
 
 def _plan(args: argparse.Namespace) -> int:
     if not is_sha(args.head_sha):
-        return _bad_use(args, f"--head-sha: expected 40 hexadecimal digits, found {shown(args.head_sha, 60)!r}")
+        raise UserError(f"--head-sha: expected 40 hexadecimal digits, found {shown(args.head_sha, 60)!r}")
     repository = Repository(args.repository)
-    request = Request(args.number, args.head_sha, repository.commit(args.base))
-    rules = Rules(Registries(load_devices(), load_models()), Exceptions.load())
-    runners = with_runner(args.runners, rules.registries.devices)
+    request = PlanRequest(args.number, args.head_sha, repository.commit(args.base))
+    rules = Rules(load_devices(), load_models(), Exceptions.load())
+    runners = with_runner(args.runners, rules.devices)
     try:
         outcome = make_plan(request, repository, rules)
     except CommitError as error:
-        outcome = Outcome(None, (error.finding,))
+        outcome = PlanOutcome(None, (error.finding,))
     if outcome.plan is None:
         _refuse(outcome.refusals)
         return 1
-    write_file(args.out, plan_json(outcome.plan.to_json()))
+    write_file(args.out, outcome.plan.to_bytes())
     # Device names are the registry's.
-    devices = [name for name in sorted(outcome.plan.legs) if name in runners]
+    devices = [leg.device_name for leg in outcome.plan.legs if leg.device_name in runners]
     hand_on({"devices": json.dumps(devices, separators=(",", ":")), "any": bool(outcome.plan.legs)})
     emit(f"{shown_path(args.out)}: {summary(outcome.plan, devices)}")
     return 0
@@ -128,9 +132,10 @@ def _plan(args: argparse.Namespace) -> int:
 
 def summary(plan: Plan, devices: Sequence[str]) -> str:
     """One line: how much there is to measure, and which of its devices have no runner."""
-    files = sum(map(len, plan.legs.values()))
-    on = f" on {', '.join(sorted(plan.legs))}" if plan.legs else ""
-    others = sorted(set(plan.legs) - set(devices))
+    names = [leg.device_name for leg in plan.legs]
+    files = sum(len(leg.files) for leg in plan.legs)
+    on = f" on {', '.join(names)}" if names else ""
+    others = [name for name in names if name not in devices]
     return f"{counted(files, 'tuned file')} to measure{on}" + (f"; no runner: {', '.join(others)}" if others else "")
 
 
@@ -140,19 +145,14 @@ def _refuse(refusals: Sequence[Finding]) -> None:
     if said and os.environ.get("GITHUB_ACTIONS") == "true":
         emit(as_github(Report(len(refusals), tuple(said))))
     for finding in said:
-        print(f"refused: {finding.path}: {finding.message}. Fix: {finding.fix}.", file=sys.stderr)
+        say(f"refused: {finding.path}: {finding.message}. Fix: {finding.fix}.")
     if unsaid > 0:
-        print(f"refused: {unsaid} further reasons.", file=sys.stderr)
+        say(f"refused: {unsaid} further reasons.")
 
 
 def _append(path: Path, text: str) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{text}\n")
-
-
-def _bad_use(args: argparse.Namespace, message: str) -> int:
-    print(f"pull_request {args.command}: {message}", file=sys.stderr)
-    return 2
 
 
 def _number(text: str) -> int:

@@ -1,4 +1,4 @@
-"""What a pull request changes against its merge base, and which of it is data at all. Pure.
+"""What a pull request changes against its merge base, which of it is data at all, and what may not be merged. Pure.
 
 Only regular files below configs/ under names of the store's grammar are data. Everything else is refused by its name
 and mode, before a byte of it is read.
@@ -6,19 +6,25 @@ and mode, before a byte of it is read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
+from kernels.launch_config import LaunchConfig
 from tools.findings import Finding, Severity
-from tools.git import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Entry
-from tools.store.tiers import RECORDS, REGISTRY, Role, role_in_repo
-from tools.store.workload import parse_file_name
+from tools.git import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Entry, is_sha
+from tools.store.config_file import ConfigFile
+from tools.store.files import Content
+from tools.store.strict_json import Json, parse
+from tools.store.tiers import DEFAULT_TIER, RECORDS, REGISTRY, Found, Role, role_in_repo
+from tools.store.workload import Workload, parse_file_name
 from tools.text import shown
 
 ROOT = "configs"
 
-MAX_FILES = 1000
+MAX_CHANGED_FILES = 1000
 """Files that one pull request may change: files and records of about 500 workloads."""
 
 LONGEST_NAME = 200
@@ -81,10 +87,10 @@ def touches_registry(changed: Iterable[Change]) -> bool:
     return any(change.relative is not None and change.relative.parts[0] == REGISTRY for change in changed)
 
 
-def refusals(changed: Sequence[Change]) -> list[Finding]:
+def path_refusals(changed: Sequence[Change]) -> list[Finding]:
     """Why a pull request's files are no data, by their number, places, modes and names. Empty: they may be read."""
-    if len(changed) > MAX_FILES:
-        message = f"expected at most {MAX_FILES} changed files, found {len(changed)}"
+    if len(changed) > MAX_CHANGED_FILES:
+        message = f"expected at most {MAX_CHANGED_FILES} changed files, found {len(changed)}"
         return [refused(ROOT, "count", message, "split the change over several pull requests")]
     outside = [change for change in changed if change.path.partition("/")[0] != ROOT]
     if outside:
@@ -136,7 +142,7 @@ def _faults(change: Change) -> Iterator[Finding]:
     relative = change.relative
     if relative is None or change.role is Role.FOREIGN:
         message = "expected a tuned file, a record or a registry, found another path"
-        fix = "see configs/README.md for what lies where; remove the others"
+        fix = "configs/README.md says which files belong where; remove the others"
         yield refused(change.path, "foreign-file", message, fix)
         return
     if change.role is Role.KNOWN:
@@ -157,3 +163,128 @@ def records_path(relative: PurePosixPath) -> str:
 def config_path(relative: PurePosixPath) -> str:
     """From the root of the repository, the path of the tuned file `relative`."""
     return f"{ROOT}/{relative}"
+
+
+# Both sides of a changed file: bytes that lie nowhere, read with the same core as files on disk.
+
+_LARGEST = 1e300
+"""A record may hold an integer that no float can."""
+
+_BATCH_SIZE = re.compile(r"[1-9][0-9]{0,6}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A tuned file and its record as one side of a change has them. data None: there is no file."""
+
+    relative: PurePosixPath
+    data: bytes | None
+    record_data: bytes | None
+
+    @cached_property
+    def file(self) -> ConfigFile:
+        """The file, read; without bytes it has no entries."""
+        document, faults = (None, ()) if self.data is None else parse(self.data)
+        found = Found(Path(self.relative), Path(), self.relative, Role.CONFIG)
+        return ConfigFile(found, parse_file_name(self.relative.name), Content(self.data, document, tuple(faults)))
+
+    @property
+    def exists(self) -> bool:
+        return self.data is not None
+
+    @property
+    def workload(self) -> Workload | None:
+        return self.file.workload
+
+    @property
+    def entries(self) -> Mapping[int, LaunchConfig]:
+        return self.file.launch_configs
+
+    @property
+    def tier(self) -> str:
+        return tier_of(self.relative)
+
+    @cached_property
+    def record(self) -> Mapping[str, Json]:
+        """The record's fields; empty where there is none that can be read."""
+        document = None if self.record_data is None else parse(self.record_data)[0]
+        return document if isinstance(document, dict) else {}
+
+    @property
+    def rows(self) -> Mapping[int, Mapping[str, Json]]:
+        """The record's rows by batch size, as far as they are rows of batch sizes."""
+        rows = self.record.get("rows")
+        found = rows.items() if isinstance(rows, dict) else ()
+        return {int(key): row for key, row in found if _BATCH_SIZE.fullmatch(key) and isinstance(row, dict)}
+
+    def medians_us(self, figure: str = "latency_us") -> Mapping[int, float]:
+        """Median of one of the record's figures by batch size, where it has that figure."""
+        medians = {num_tokens: _median_us(row.get(figure)) for num_tokens, row in self.rows.items()}
+        return {num_tokens: median for num_tokens, median in medians.items() if median is not None}
+
+
+def tier_of(relative: PurePosixPath) -> str:
+    """`default`, `legacy_configs` or `triton_X_Y_Z`."""
+    return DEFAULT_TIER if len(relative.parts) == 1 else relative.parts[0]
+
+
+def _median_us(latency: Json) -> float | None:
+    median = latency.get("median") if isinstance(latency, dict) else None
+    if not isinstance(median, int | float) or isinstance(median, bool) or median <= 0:
+        return None
+    return float(min(median, _LARGEST))
+
+
+# What the required check refuses of a change to configs/: evidence that isn't main's own, and files that aren't plain.
+# `plan` refuses it too, but no merge waits for a plan.
+
+OWN_BRANCHES = "verify/"
+"""Where verify.yml pushes what it proposes, under the name of the commit that it measured."""
+
+
+def verified_commit(head: str, home: str) -> str | None:
+    """The commit that verify.yml measured, where `head` is its own branch; None: it is any other branch.
+
+    head: OWNER/NAME:BRANCH, as GitHub gives it for a pull request's head. home: OWNER/NAME of this repository. In a
+    fork a branch may have any name; in this repository only who may write to it makes one.
+    """
+    repository, _, branch = head.partition(":")
+    commit = branch.removeprefix(OWN_BRANCHES)
+    is_own = bool(home) and repository == home and branch.startswith(OWN_BRANCHES) and is_sha(commit)
+    return commit if is_own else None
+
+
+def merge_refusals(
+    changed: Iterable[Change], versions: Iterable[tuple[Version, Version]], commit: str | None
+) -> list[Finding]:
+    """A finding for each file that may not be merged. commit: as `verified_commit` has it."""
+    modes = filter(None, map(mode_fault, changed))
+    return [*modes, *(finding for pair in versions for finding in _evidence(*pair, commit))]
+
+
+def writes_verified(before: Version, after: Version) -> bool:
+    """Main's own evidence may stay where it is, as long as it speaks of the same bytes; taken away it may be too."""
+    said = after.record.get("verified")
+    return said is not None and (said != before.record.get("verified") or after.data != before.data)
+
+
+def unearned(path: str) -> Finding:
+    """Of a record that says `verified`, by its path."""
+    message = "verified: expected null, found evidence that only main's own run may write"
+    return refused(path, "verified", message, "set it to null: it is written after the merge")
+
+
+def _evidence(before: Version, after: Version, commit: str | None) -> Iterator[Finding]:
+    if writes_verified(before, after) and not (commit and _is_of(commit, before, after)):
+        yield unearned(records_path(after.relative))
+
+
+def _is_of(commit: str, before: Version, after: Version) -> bool:
+    """Whether nothing but the evidence changes, and it says that this very commit was measured."""
+    said = after.record.get("verified")
+    is_named = isinstance(said, dict) and said.get("commit") == commit
+    return is_named and before.data == after.data and _rest(before.record) == _rest(after.record)
+
+
+def _rest(record: Mapping[str, Json]) -> dict[str, Json]:
+    return {key: value for key, value in record.items() if key != "verified"}

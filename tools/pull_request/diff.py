@@ -1,4 +1,4 @@
-"""The semantic diff: what became of workloads, rows and launch keys between two commits, and of coverage. Pure.
+"""The semantic diff: what became of workloads, rows and launch keys between two commits, and of coverage.
 
 200 files that changed alike are one group, so that a person reads one line.
 """
@@ -13,14 +13,26 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from kernels.launch_config import EntryValue, LaunchConfig
-from tools.pull_request.files import Version, tier_of
+from tools.git import REGULAR, Entry, Repository
+from tools.pull_request.changes import (
+    ROOT,
+    Change,
+    Version,
+    below_root,
+    changes,
+    config_path,
+    records_path,
+    tier_of,
+    tuned_paths,
+)
 from tools.registry.devices import DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.registry.sharding import explain_pair
+from tools.store.tiers import Role, role_in_repo
 from tools.store.workload import parse_file_name
 
 MOST_EDITS = 3
-"""Up to so many distinct changes of a value are told by their values, more only by their keys."""
+"""Up to so many distinct changes of a value are shown with their values, more only with their keys."""
 
 BATCH_SIZES = "batch sizes"
 """The key of an edit that adds or takes away rows; its values are their numbers."""
@@ -51,7 +63,7 @@ class FileChange:
     """One tuned file. rows: batch sizes whose entry changed, came or went. moved_from: the tier that it left.
 
     gain_pct: the median over rows of the time saved, as the record claims it: against the heuristic for an added
-    file, against the earlier entry for the changed rows of another. None: the record doesn't tell.
+    file, against the earlier entry for the changed rows of another. None: the record doesn't give it.
     """
 
     kind: Kind
@@ -72,7 +84,7 @@ class FileChange:
 
     @property
     def likeness(self) -> tuple[object, ...]:
-        """Files with the same one changed alike. Added and removed ones are told apart by device."""
+        """Files with the same one changed alike. Added and removed ones are grouped by device."""
         if self.kind in (Kind.ADDED, Kind.REMOVED):
             return self.kind, self.tier, self.device_name
         if self.kind in (Kind.RECORDED, Kind.UNREADABLE):
@@ -245,3 +257,74 @@ def _median_gain_pct(
 ) -> float | None:
     gains = [(1 - after_us[m] / before_us[m]) * 100 for m in rows if m in before_us and m in after_us]
     return statistics.median(gains) if gains else None
+
+
+# The edge: reads the two commits' objects.
+
+
+@dataclass(frozen=True)
+class CommitRange:
+    """Two commits and what lies between them. trees: the earlier one's and the later one's."""
+
+    base: str
+    head: str
+    trees: tuple[Mapping[str, Entry], Mapping[str, Entry]]
+    changed: tuple[Change, ...]
+    versions: tuple[tuple[Version, Version], ...]
+
+
+def compare(base: str, head: str, repository: Repository) -> CommitRange:
+    """From where `head` left `base` to `head`. CommitError: not in the repository, not related, beyond the limits."""
+    head_sha = repository.commit(head)
+    base_sha = repository.merge_base(repository.commit(base), head_sha)
+    trees = repository.tree(base_sha), repository.tree(head_sha)
+    changed = changes(*trees)
+    return CommitRange(base_sha, head_sha, trees, changed, _versions(repository, trees, tuned_paths(changed)))
+
+
+def make_diff(found: CommitRange, models: ModelRegistry, devices: DeviceRegistry) -> Diff:
+    """Pure."""
+    before, after = (coverage(_tuned(tree), models, devices) for tree in found.trees)
+    return Diff(
+        base=found.base,
+        head=found.head,
+        groups=grouped(file_changes(found.versions)),
+        gained=tuple(sorted(after - before)),
+        lost=tuple(sorted(before - after)),
+        covered=len(after),
+        others=tuple(change.path for change in found.changed if not _is_told(change)),
+        modes=tuple(filter(None, map(_mode, below_root(found.changed)))),
+    )
+
+
+def _mode(change: Change) -> ModeChange | None:
+    """None: it is a plain file as it was, or is none any more."""
+    before, after = (None if side is None else side.mode for side in (change.before, change.after))
+    return None if after is None or (before or REGULAR) == after else ModeChange(change.path, before, after)
+
+
+def _is_told(change: Change) -> bool:
+    return change.role in (Role.CONFIG, Role.RECORD)
+
+
+def _tuned(tree: Mapping[str, Entry]) -> list[PurePosixPath]:
+    places = (Change(path, None, entry) for path, entry in tree.items() if path.startswith(f"{ROOT}/"))
+    return [place.relative for place in places if place.relative and role_in_repo(place.relative) is Role.CONFIG]
+
+
+def _versions(
+    repository: Repository, trees: tuple[Mapping[str, Entry], Mapping[str, Entry]], paths: Sequence[PurePosixPath]
+) -> tuple[tuple[Version, Version], ...]:
+    """Both sides of each path. What is no regular file, or too large, has no content that could be compared."""
+    wanted = [path for relative in paths for path in (config_path(relative), records_path(relative))]
+    entries = [tree[path] for tree in trees for path in wanted if path in tree and tree[path].mode == REGULAR]
+    sizes = repository.sizes(entry.sha for entry in entries)
+    blobs = repository.blobs(sha for sha, size in sizes.items() if size <= repository.limits.blob_bytes)
+
+    def version(relative: PurePosixPath, tree: Mapping[str, Entry]) -> Version:
+        places = config_path(relative), records_path(relative)
+        file, record = (blobs.get(tree[path].sha, b"") if path in tree else None for path in places)
+        return Version(relative, file, record)
+
+    before, after = trees
+    return tuple((version(relative, before), version(relative, after)) for relative in paths)

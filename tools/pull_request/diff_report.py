@@ -10,6 +10,7 @@ from tools.findings import Finding, Report, Severity
 from tools.findings import as_github as findings_as_github
 from tools.pull_request.changes import KINDS, config_path
 from tools.pull_request.diff import BATCH_SIZES, MOST_EDITS, Cell, Diff, Edit, Group, Kind, ModeChange
+from tools.store.tiers import DEFAULT_TIER
 from tools.text import code, counted, dumped, shown
 
 NAMED = 3
@@ -64,10 +65,10 @@ def line(group: Group, quote: Quote) -> str:
     if group.kind in (Kind.RECORDED, Kind.UNREADABLE):
         return names
     moved = f"{_tier(first.moved_from)} → {_tier(first.tier)}" if first.moved_from else ""
-    told = "; ".join(filter(None, [moved, _edits(group)]))
+    what = "; ".join(filter(None, [moved, _edits(group)]))
     rows = f", {counted(group.num_rows, 'row')}" if group.num_rows else ""
     devices = f" on {len(group.devices)} devices" if len(group.devices) > 1 else ""
-    return f"{told}{rows}{devices}: {names}{_gain(group, 'the earlier entries')}"
+    return f"{what}{rows}{devices}: {names}{_gain(group, 'the earlier entries')}"
 
 
 def as_text(diff: Diff) -> str:
@@ -127,8 +128,8 @@ FORMATS: Mapping[str, Callable[[Diff], str]] = {
 def summary(diff: Diff) -> str:
     """One line: how many of each kind, and how much is covered."""
     counts = {kind: sum(len(group.files) for group in diff.of(kind)) for kind in Kind}
-    told = [f"{count} {kind}" for kind, count in counts.items() if count]
-    files = ", ".join(told) if told else "No tuned file changed"
+    changed = [f"{count} {kind}" for kind, count in counts.items() if count]
+    files = ", ".join(changed) if changed else "No tuned file changed"
     change = f" (+{len(diff.gained)}, −{len(diff.lost)})" if diff.gained or diff.lost else ""
     modes = f" {counted(len(diff.modes), 'file mode')} changed." if diff.modes else ""
     return f"{files}.{modes} {counted(diff.covered, 'pair')} of model and device covered{change}."
@@ -154,7 +155,7 @@ def _edit(edit: Edit) -> str:
 
 
 def _tier(tier: str | None) -> str:
-    return "default tier" if tier == "default" else str(tier)
+    return "default tier" if tier == DEFAULT_TIER else str(tier)
 
 
 def _gain(group: Group, over: str) -> str:

@@ -7,29 +7,31 @@ enumerations and strings of a narrow pattern.
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kernels.launch_config import LaunchConfig
+from tools.errors import UserError
 from tools.measure.statistics import Verdict
+from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
+from tools.store.record import Decision, Environment
 from tools.store.strict_json import Json, parse
+from tools.store.tiers import DEFAULT_TIER
 from tools.store.workload import Workload
 from tools.text import printable, shown_path
-from tools.tune.decide import Decision
 
 MAX_BYTES: Mapping[str, int] = {"plan": 4 << 20, "results": 8 << 20}
 """What readers take. 256 files of 18 rows are a plan of 1.2 MiB and results of 0.8; where a file has little to be
 planned (main has none, and no record), its results are up to half as large again."""
 
-MAX_FILES = 256
+MAX_LEG_FILES = 256
 """Of one leg, as both schemas have it."""
-
-DEFAULT_TIER = "default"
 
 MERGED = 0
 """A plan's number where there is no pull request: main has merged it already."""
@@ -40,13 +42,13 @@ CONFIGS = "configs"
 
 
 _FIXES: Mapping[str, str] = {
-    "plan": "Fix: make the plan anew.",
-    "results": "Fix: run that leg again, on a machine made anew.",
+    "plan": "Fix: run `plan` again.",
+    "results": "Fix: run that leg again on a fresh machine.",
 }
 
 
-class DocumentError(ValueError):
-    """A document that can't be used. One line for a person."""
+class DocumentError(UserError):
+    """A document that can't be used."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,28 @@ class PlannedFile:
         """The claimed file's; main's where the file is removed."""
         return tuple(sorted(self.claimed or self.main))
 
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "workload": self.id.workload.to_json(),
+            "tier": self.id.tier,
+            "down": self.id.workload.down,
+            "shapes": [dict(vars(shape)) for shape in self.shapes],
+            "claimed": _config_json(self.claimed),
+            "main": _config_json(self.main),
+            "record": {"median_us": _by_batch_size(self.claims_us)} if self.claims_us else None,
+        }
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> PlannedFile:
+        """A file of a document that is valid by schema/plan.schema.json."""
+        return cls(
+            _id(document),
+            tuple(PlannedShape(**shape) for shape in document["shapes"]),
+            _entries(document["claimed"]),
+            _entries(document["main"]),
+            {int(key): float(us) for key, us in (document["record"] or {"median_us": {}})["median_us"].items()},
+        )
+
 
 @dataclass(frozen=True)
 class Leg:
@@ -101,10 +125,11 @@ class Leg:
 
 @dataclass(frozen=True)
 class Plan:
-    """number `MERGED`: no pull request."""
+    """What is to be measured of the commit `head_sha` against main at `base_sha`. number `MERGED`: no pull request."""
 
     number: int
     head_sha: str
+    base_sha: str
     legs: tuple[Leg, ...]
 
     def leg(self, device_name: str) -> Leg:
@@ -116,9 +141,42 @@ class Plan:
         found = f"found {shortened(device_name)}. Fix: name one of them."
         raise DocumentError(f"--device: expected one of the plan's ({known}), {found}")
 
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> Plan:
+        """A document that is valid by schema/plan.schema.json."""
+        legs = (Leg(leg["device_name"], tuple(map(PlannedFile.read, leg["workloads"]))) for leg in document["legs"])
+        return cls(document["number"], document["head_sha"], document["base_sha"], tuple(legs))
+
+    def to_json(self) -> dict[str, Json]:
+        """Inverse of `read`."""
+        return {
+            "schema_version": 1,
+            "number": self.number,
+            "head_sha": self.head_sha,
+            "base_sha": self.base_sha,
+            "legs": [
+                {"device_name": leg.device_name, "workloads": [file.to_json() for file in leg.files]}
+                for leg in self.legs
+            ],
+        }
+
+    def to_bytes(self) -> bytes:
+        """As it is handed on."""
+        return _written(self.to_json())
+
+    @property
+    def why_too_large(self) -> str | None:
+        """What it has more of than its readers, or those of its results, take. None: they take it."""
+        for leg in self.legs:
+            if len(leg.files) > MAX_LEG_FILES:
+                return f"expected at most {MAX_LEG_FILES} tuned files on {leg.device_name}, found {len(leg.files)}"
+        if (size := len(self.to_bytes())) > MAX_BYTES["plan"]:
+            return f"expected a plan of at most {MAX_BYTES['plan']} bytes, found {size}"
+        return None
+
 
 @dataclass(frozen=True)
-class Row:
+class MeasuredRow:
     """One batch size, times in µs; fields as in schema/results.schema.json."""
 
     claimed_us: float | None = None
@@ -129,16 +187,39 @@ class Row:
     verdict: Verdict | None = None
     decision: Decision | None = None
 
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> MeasuredRow:
+        verdict, decision = document["verdict"], document["decision"]
+        words = {"verdict": verdict and Verdict(verdict), "decision": decision and Decision(decision)}
+        return cls(**{**document, **words})
+
 
 @dataclass(frozen=True)
 class MeasuredFile:
     """reason: why there are no rows, or of a measured file, why it was not re-tuned."""
 
     id: FileId
-    rows: Mapping[int, Row]
+    rows: Mapping[int, MeasuredRow]
     reason: str | None = None
     retuned_file: bool = False
     is_measured: bool = True
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "workload": self.id.workload.to_json(),
+            "tier": self.id.tier,
+            "status": "measured" if self.is_measured else "failed",
+            "reason": self.reason,
+            "retuned_file": self.retuned_file,
+            "rows": _by_batch_size({num_tokens: dict(vars(row)) for num_tokens, row in self.rows.items()}),
+        }
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> MeasuredFile:
+        """A file of a document that is valid by schema/results.schema.json."""
+        rows = {int(key): MeasuredRow.read(row) for key, row in document["rows"].items()}
+        is_measured = document["status"] == "measured"
+        return cls(_id(document), rows, document["reason"], document["retuned_file"], is_measured)
 
 
 @dataclass(frozen=True)
@@ -148,30 +229,51 @@ class Results:
     number: int
     head_sha: str
     device_name: str
-    environment: Mapping[str, Json] | None
+    environment: Environment | None
     files: tuple[MeasuredFile, ...]
 
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> Results:
+        """A document that is valid by schema/results.schema.json."""
+        environment = document["environment"]
+        return cls(
+            document["number"],
+            document["head_sha"],
+            document["device_name"],
+            Environment.read(environment) if environment else None,
+            tuple(map(MeasuredFile.read, document["workloads"])),
+        )
 
-# ---------------------------------------------------------------
-# Reading
+    def to_json(self) -> dict[str, Json]:
+        """Inverse of `read`."""
+        return {
+            "schema_version": 1,
+            "number": self.number,
+            "head_sha": self.head_sha,
+            "device_name": self.device_name,
+            "environment": self.environment and self.environment.to_json(),
+            "workloads": [file.to_json() for file in self.files],
+        }
+
+    def to_bytes(self) -> bytes:
+        """As they are handed on."""
+        return _written(self.to_json())
 
 
 def read_plan(path: Path) -> Plan:
     """DocumentError: unreadable, too large, or not a plan."""
-    document = _read(path, "plan")
-    legs = tuple(Leg(leg["device_name"], tuple(map(_planned, leg["workloads"]))) for leg in document["legs"])
-    _check_unique(path, "plan", [leg.device_name for leg in legs])
-    for leg in legs:
+    plan = Plan.read(_read(path, "plan"))
+    _check_unique(path, "plan", [leg.device_name for leg in plan.legs])
+    for leg in plan.legs:
         _check_unique(path, "plan", [str(file.id.relative) for file in leg.files])
-    return Plan(document["number"], document["head_sha"], legs)
+    return plan
 
 
 def read_results(path: Path) -> Results:
     """DocumentError: unreadable, too large, or no results."""
-    document = _read(path, "results")
-    files = tuple(map(_measured, document["workloads"]))
-    _check_unique(path, "results", [str(file.id.relative) for file in files])
-    return Results(document["number"], document["head_sha"], document["device_name"], document["environment"], files)
+    results = Results.read(_read(path, "results"))
+    _check_unique(path, "results", [str(file.id.relative) for file in results.files])
+    return results
 
 
 def shortened(text: str, limit: int = 80) -> str:
@@ -200,8 +302,8 @@ def _read(path: Path, schema: str) -> Any:
     wrong = schemas.faults(schema, document)
     if wrong:
         others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        told = f"{shortened(wrong[0].where)}: {shortened(wrong[0].message, 240)}{others}"
-        raise DocumentError(f"{shown}: {told}; see schema/{schema}.schema.json. {_FIXES[schema]}")
+        fault = f"{shortened(wrong[0].where)}: {shortened(wrong[0].message, 240)}{others}"
+        raise DocumentError(f"{shown}: {fault}; see schema/{schema}.schema.json. {_FIXES[schema]}")
     return document
 
 
@@ -213,83 +315,134 @@ def _check_unique(path: Path, schema: str, names: list[str]) -> None:
 
 
 def _id(document: Mapping[str, Json]) -> FileId:
-    workload = document["workload"]
-    block_shape = workload["block_shape"]
-    return FileId(Workload(**{**workload, "block_shape": block_shape and tuple(block_shape)}), document["tier"])
-
-
-def _planned(document: Mapping[str, Json]) -> PlannedFile:
-    return PlannedFile(
-        _id(document),
-        tuple(PlannedShape(**shape) for shape in document["shapes"]),
-        _entries(document["claimed"]),
-        _entries(document["main"]),
-        {int(key): float(us) for key, us in (document["record"] or {"median_us": {}})["median_us"].items()},
-    )
+    return FileId(Workload.read(document["workload"]), document["tier"])
 
 
 def _entries(config: Mapping[str, Any] | None) -> dict[int, LaunchConfig]:
     return {int(key): LaunchConfig.from_entry(entry) for key, entry in (config or {}).items()}
 
 
-def _measured(document: Mapping[str, Json]) -> MeasuredFile:
-    rows = {int(key): _row(row) for key, row in document["rows"].items()}
-    is_measured = document["status"] == "measured"
-    return MeasuredFile(_id(document), rows, document["reason"], document["retuned_file"], is_measured)
+def _config_json(entries: Mapping[int, LaunchConfig]) -> dict[str, Json] | None:
+    return _by_batch_size({m: config.to_entry() for m, config in entries.items()}) if entries else None
 
 
-def _row(document: Mapping[str, Json]) -> Row:
-    verdict, decision = document["verdict"], document["decision"]
-    return Row(**{**document, "verdict": verdict and Verdict(verdict), "decision": decision and Decision(decision)})
-
-
-# ---------------------------------------------------------------
-# Writing
-
-
-def plan_json(plan: Mapping[str, Any]) -> bytes:
-    """A plan as schema/plan.schema.json has it, as it is handed on."""
-    return _written(plan)
-
-
-def why_too_large(plan: Mapping[str, Any]) -> str | None:
-    """What a plan has more of than its readers, or those of its results, take. None: they take it."""
-    for leg in plan["legs"]:
-        if (files := len(leg["workloads"])) > MAX_FILES:
-            return f"expected at most {MAX_FILES} tuned files on {leg['device_name']}, found {files}"
-    if (size := len(plan_json(plan))) > MAX_BYTES["plan"]:
-        return f"expected a plan of at most {MAX_BYTES['plan']} bytes, found {size}"
-    return None
-
-
-def results_json(results: Results) -> bytes:
-    """As schema/results.schema.json has it."""
-    document = {
-        "schema_version": 1,
-        "number": results.number,
-        "head_sha": results.head_sha,
-        "device_name": results.device_name,
-        "environment": None if results.environment is None else dict(results.environment),
-        "workloads": [
-            {
-                "workload": workload_json(file.id.workload),
-                "tier": file.id.tier,
-                "status": "measured" if file.is_measured else "failed",
-                "reason": file.reason,
-                "retuned_file": file.retuned_file,
-                "rows": {str(num_tokens): vars(row) for num_tokens, row in sorted(file.rows.items())},
-            }
-            for file in results.files
-        ],
-    }
-    return _written(document)
-
-
-def workload_json(workload: Workload) -> dict[str, Json]:
-    """As schema/workload.schema.json has it."""
-    return {**vars(workload), "block_shape": workload.block_shape and list(workload.block_shape)}
+def _by_batch_size(rows: Mapping[int, Json]) -> dict[str, Json]:
+    return {str(num_tokens): rows[num_tokens] for num_tokens in sorted(rows)}
 
 
 def _written(document: Mapping[str, Json]) -> bytes:
     """Without spaces: these files are read by programs, and the limits are theirs."""
     return (json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n").encode()
+
+
+# ---------------------------------------------------------------
+# The results that the runners of a plan left behind, found below a folder and held against the plan.
+#
+# A leg may have no results: its device has no runner, or its machine was lost. Its files say so; the other legs count
+# all the same. What is there must answer this very plan.
+
+MAX_ARTIFACT_FILES = 4096
+
+NO_RESULTS = "its runner sent no results"
+"""Why a file was not measured where nothing came from its leg. No word of a document: only what is missing says it."""
+
+_AGAIN = "Fix: run that leg again on a fresh machine."
+
+
+def results_of(plan: Plan, folder: Path) -> dict[str, Results]:
+    """By device, one for each leg of the plan. DocumentError: broken ones, or an answer to another question."""
+    found = [read_results(path) for path in find_results(folder)]
+    by_device = check_results(plan, found)
+    devices = load_devices()
+    for result in found:
+        check_machine(result, devices)
+    return by_device
+
+
+def find_results(folder: Path) -> list[Path]:
+    """Every `results.json` below the folder, however deep. DocumentError: it is no folder, or holds too many files.
+
+    No folder at all is none found: where there is no artifact, GitHub's action for downloading makes none.
+    """
+    if not os.path.lexists(folder):
+        return []
+    shown = shown_path(folder)
+    found: list[Path] = []
+    count = 0
+    folders = [folder]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    if count > MAX_ARTIFACT_FILES:
+                        raise DocumentError(
+                            f"{shown}: expected at most {MAX_ARTIFACT_FILES} files, found more. {_AGAIN}"
+                        )
+                    path = Path(entry.path)
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(path)
+                    elif entry.name == RESULTS:
+                        found.append(path)
+        except OSError as error:
+            reason = error.strerror or "an error"
+            raise DocumentError(f"{shown}: expected a folder, found: {reason}. Fix: correct --results.") from error
+    return sorted(found)
+
+
+def check_results(plan: Plan, results: Sequence[Results]) -> dict[str, Results]:
+    """One for each leg, by device. DocumentError: of another pull request, commit, leg or file, or twice."""
+    by_device: dict[str, Results] = {}
+    legs = {leg.device_name: leg for leg in plan.legs}
+    for result in results:
+        where = f"results of {shortened(result.device_name)}"
+        if (result.number, result.head_sha) != (plan.number, plan.head_sha):
+            raise DocumentError(
+                f"{where}: expected pull request {plan.number} at {plan.head_sha}, "
+                f"found {result.number} at {result.head_sha}. Fix: give the results of this plan."
+            )
+        if result.device_name not in legs:
+            raise DocumentError(f"{where}: for a device that is not in the plan (the plan has no such leg). {_AGAIN}")
+        if result.device_name in by_device:
+            raise DocumentError(f"{where}: expected once, found twice. {_AGAIN}")
+        _check_files(legs[result.device_name], result)
+        by_device[result.device_name] = result
+    return {name: by_device.get(name) or _without(plan, leg) for name, leg in legs.items()}
+
+
+def check_machine(result: Results, devices: DeviceRegistry) -> None:
+    """DocumentError: measured times without a machine, or of another GPU than the leg's."""
+    where = f"results of {shortened(result.device_name)}"
+    if result.environment is None:
+        if any(file.is_measured for file in result.files):
+            raise DocumentError(f"{where}: expected the environment of what was measured, found none. {_AGAIN}")
+        return
+    reported = result.environment.device_name
+    device = devices.get(reported)
+    if device is None or result.device_name not in device.names:
+        raise DocumentError(f"{where}: expected an environment of that GPU, found {shortened(reported)}. {_AGAIN}")
+
+
+def has_results(results: Mapping[str, Results]) -> bool:
+    """Whether any leg sent some."""
+    return any(file.reason != NO_RESULTS for result in results.values() for file in result.files)
+
+
+def _without(plan: Plan, leg: Leg) -> Results:
+    files = tuple(MeasuredFile(file.id, {}, NO_RESULTS, is_measured=False) for file in leg.files)
+    return Results(plan.number, plan.head_sha, leg.device_name, None, files)
+
+
+def _check_files(leg: Leg, results: Results) -> None:
+    """The plan's files in the plan's order, and of each no batch size or claim that the plan doesn't have."""
+    where = f"results of {leg.device_name}"
+    expected, found = [file.id for file in leg.files], [file.id for file in results.files]
+    if expected != found:
+        raise DocumentError(f"{where}: expected the plan's {len(expected)} files in its order, found others. {_AGAIN}")
+    for planned, measured in zip(leg.files, results.files, strict=True):
+        name = planned.id.relative
+        if measured.is_measured and tuple(sorted(measured.rows)) != planned.batch_sizes:
+            raise DocumentError(f"{where}: expected the batch sizes of {name}, found others. {_AGAIN}")
+        claims: Mapping[int, float] = planned.claims_us if planned.claimed else {}
+        if any(row.claimed_us != claims.get(num_tokens) for num_tokens, row in measured.rows.items()):
+            raise DocumentError(f"{where}: expected the times that {name}'s record claims, found others. {_AGAIN}")

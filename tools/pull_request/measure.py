@@ -1,7 +1,7 @@
 """`measure`: one device's leg of a plan, on a GPU runner. Main's code works on the plan's numbers and nothing else.
 
-Each workload goes through `tools.bench` (claimed beside main's beside the heuristic) and, where the pull request
-changes its entries, through `tools.tune`. What goes wrong with one is a reason in its result; the others go on.
+Each file is benched (claimed beside main's beside the heuristic) and, where the pull request changes its entries,
+re-tuned, in a child process each. What goes wrong with one is a reason in its result; the others go on.
 """
 
 from __future__ import annotations
@@ -10,42 +10,42 @@ import argparse
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 from tools.checkout import reference_triton
-from tools.cli import path_argument, say
+from tools.cli import command, path_argument, say
+from tools.errors import UserError
 from tools.launch.heuristics import UnknownHeuristicError, vllm_heuristic
-from tools.pull_request.children import run_tool
+from tools.measure.gpu import find_gpu
+from tools.pull_request.child import BenchedFile, NotMeasuredError, bench_in_child, tune_in_child
 from tools.pull_request.documents import (
     CONFIGS,
-    DEFAULT_TIER,
     RESULTS,
-    DocumentError,
     FileId,
     MeasuredFile,
     PlannedFile,
     Results,
     read_plan,
-    results_json,
 )
-from tools.pull_request.gpu_site import GpuSite
-from tools.pull_request.judgement import rows_of
-from tools.pull_request.replay_site import ReplaySite
-from tools.pull_request.site import Bench, NotMeasuredError, Site
+from tools.pull_request.judge import rows_of
+from tools.registry.devices import load_devices
 from tools.registry.shapes import quant_mode_of
 from tools.store.files import canonical_entries, record_path, version_folder, write_file
-from tools.store.strict_json import Json
-from tools.store.tiers import LEGACY
+from tools.store.record import Environment
+from tools.store.tiers import DEFAULT_TIER, LEGACY
 from tools.text import shown, shown_path
 
+MOST_SECONDS = 7 * 24 * 3600
 BENCH_LIMIT_S = 900.0
 TUNE_SPARE_S = 300.0
 """Beyond its budget, for start, check and confirmation."""
 
 
 @dataclass(frozen=True)
-class Limits:
+class TimeLimits:
     """Seconds: what the tuner may search, and when everything must be written. until_s on the monotonic clock."""
 
     time_budget_s: float
@@ -57,6 +57,81 @@ class Limits:
         if left_s <= 0:
             raise NotMeasuredError("timeout")
         return left_s
+
+
+class Backend(Protocol):
+    """Where planned files are measured: a GPU, or recorded landscapes that stand in for one."""
+
+    def bench(self, file: PlannedFile, limit_s: float) -> BenchedFile:
+        """Claimed beside main's beside the heuristic. NotMeasuredError: it can't be benched here."""
+
+    def tune(self, file: PlannedFile, output: Path, time_budget_s: float, limit_s: float) -> Mapping[int, float]:
+        """The new entries' times in µs, by batch size; writes below `output`. NotMeasuredError: as of `bench`."""
+
+
+@dataclass(frozen=True)
+class GpuBackend:
+    """This machine's GPU. device_name: as the driver reports it, None: no GPU. triton: None: not installed.
+
+    wanted: the Triton that default files are measured with on purpose, to see whether they hold under it.
+    """
+
+    device_name: str | None
+    triton: str | None
+    wanted: str
+
+    @classmethod
+    def here(cls, wanted: str) -> GpuBackend:
+        """What this machine has; torch is not imported for it."""
+        try:
+            triton = metadata.version("triton")
+        except metadata.PackageNotFoundError:
+            triton = None
+        return cls(find_gpu(), triton, wanted)
+
+    def bench(self, file: PlannedFile, limit_s: float) -> BenchedFile:
+        self.check(file)
+        return bench_in_child(file, None, limit_s)
+
+    def tune(self, file: PlannedFile, output: Path, time_budget_s: float, limit_s: float) -> Mapping[int, float]:
+        self.check(file)
+        return tune_in_child(file, None, output, time_budget_s, limit_s)
+
+    def check(self, file: PlannedFile) -> None:
+        """NotMeasuredError: no figures of this machine would be of the file's GPU and Triton."""
+        if self.device_name is None:
+            raise NotMeasuredError("no_gpu")
+        device = load_devices().get(self.device_name)
+        if device is None or file.id.workload.device_name not in device.names:
+            raise NotMeasuredError("wrong_device")
+        if self.triton is None or not _serves(self.triton, file.id.tier, self.wanted):
+            raise NotMeasuredError("wrong_triton")
+
+
+def _serves(triton: str, tier: str, wanted: str) -> bool:
+    """Whether figures of this Triton speak for the tier. Legacy files say nothing about theirs."""
+    folders = {DEFAULT_TIER: version_folder(wanted), LEGACY: version_folder(triton)}
+    return version_folder(triton) == folders.get(tier, tier)
+
+
+@dataclass(frozen=True)
+class ReplayBackend:
+    """Recorded landscapes. folder: holds `NAME.jsonl.gz` for a tuned file `NAME.json`."""
+
+    folder: Path
+
+    def bench(self, file: PlannedFile, limit_s: float) -> BenchedFile:
+        return bench_in_child(file, self.landscape(file), limit_s)
+
+    def tune(self, file: PlannedFile, output: Path, time_budget_s: float, limit_s: float) -> Mapping[int, float]:
+        return tune_in_child(file, self.landscape(file), output, time_budget_s, limit_s)
+
+    def landscape(self, file: PlannedFile) -> Path:
+        """NotMeasuredError: there is none of the file."""
+        path = self.folder / f"{file.id.relative.stem}.jsonl.gz"
+        if not path.is_file():
+            raise NotMeasuredError("unsupported")
+        return path
 
 
 @dataclass(frozen=True)
@@ -89,55 +164,58 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command("measure")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    try:
-        for flag, value in (("--time-budget", options.time_budget), ("--limit", options.limit)):
-            if not 1 <= value <= 7 * 24 * 3600:
-                found = f"found {value}. Fix: give seconds."
-                raise DocumentError(f"{flag}: expected from 1 to {7 * 24 * 3600}, {found}")
-        try:
-            version_folder(options.triton)
-        except ValueError as error:
-            found = f"found {shown(options.triton, 60)!r}. Fix: name a release of Triton."
-            raise DocumentError(f"--triton: expected X.Y.Z, {found}") from error
-        if options.replay is not None and not options.replay.is_dir():
-            found = f"found {shown_path(options.replay)}. Fix: correct the path."
-            raise DocumentError(f"--replay: expected a folder, {found}")
-        plan = read_plan(options.plan)
-        leg = plan.leg(options.device)
-    except DocumentError as error:
-        say(f"measure: {error}")
-        return 2
-    site: Site = GpuSite.here(options.triton) if options.replay is None else ReplaySite(options.replay)
-    limits = Limits(options.time_budget, time.monotonic() + options.limit)
-    environment: Mapping[str, Json] | None = None
+    _check(options)
+    plan = read_plan(options.plan)
+    leg = plan.leg(options.device)
+    backend: Backend = GpuBackend.here(options.triton) if options.replay is None else ReplayBackend(options.replay)
+    limits = TimeLimits(options.time_budget, time.monotonic() + options.limit)
+    environment: Environment | None = None
     files: list[MeasuredFile] = []
     for number, file in enumerate(leg.files, start=1):
         say(f"measure: {number} of {len(leg.files)}: {file.id.relative}")
-        measured, bench = measure(file, site, limits, options.out / CONFIGS)
+        measured, bench = measure(file, backend, limits, options.out / CONFIGS)
         environment = environment or (bench.environment if bench else None)
         files.append(measured)
         say(f"measure: {file.id.relative}: {_told(measured)}")
     results = Results(plan.number, plan.head_sha, leg.device_name, environment, tuple(files))
-    write_file(options.out / RESULTS, results_json(results))
+    write_file(options.out / RESULTS, results.to_bytes())
     return 0
 
 
-def measure(file: PlannedFile, site: Site, limits: Limits, configs: Path) -> tuple[MeasuredFile, Bench | None]:
+def _check(options: argparse.Namespace) -> None:
+    """UserError: a value that no leg can be measured with."""
+    for flag, value in (("--time-budget", options.time_budget), ("--limit", options.limit)):
+        if not 1 <= value <= MOST_SECONDS:
+            raise UserError(f"{flag}: expected from 1 to {MOST_SECONDS}, found {value}. Fix: give seconds.")
+    try:
+        version_folder(options.triton)
+    except ValueError as error:
+        found = f"found {shown(options.triton, 60)!r}. Fix: name a release of Triton."
+        raise UserError(f"--triton: expected X.Y.Z, {found}") from error
+    if options.replay is not None and not options.replay.is_dir():
+        found = f"found {shown_path(options.replay)}. Fix: correct the path."
+        raise UserError(f"--replay: expected a folder, {found}")
+
+
+def measure(
+    file: PlannedFile, backend: Backend, limits: TimeLimits, configs: Path
+) -> tuple[MeasuredFile, BenchedFile | None]:
     """One workload's result, and its bench where there was one. A re-tuned file is written below `configs`."""
     try:
         if not is_supported(file):
             raise NotMeasuredError("unsupported")
-        bench = site.bench(file, limits.cut(BENCH_LIMIT_S))
+        bench = backend.bench(file, limits.cut(BENCH_LIMIT_S))
     except NotMeasuredError as failed:
         return MeasuredFile(file.id, {}, failed.reason, is_measured=False), None
     reason, retuned = None, Retuned({}, is_other=False)
     # Unchanged entries (a nightly sample, a corrected record) have nothing to be tuned for, removed ones no file.
     if file.claimed and file.claimed != file.main:
         try:
-            retuned = retune(file, site, limits, configs)
+            retuned = retune(file, backend, limits, configs)
         except NotMeasuredError as failed:
             reason = failed.reason
     return MeasuredFile(file.id, rows_of(file, bench.rows, retuned.us), reason, retuned.is_other), bench
@@ -153,7 +231,7 @@ def is_supported(file: PlannedFile) -> bool:
     return quant_mode_of(workload) is not None and not workload.down
 
 
-def retune(file: PlannedFile, site: Site, limits: Limits, configs: Path) -> Retuned:
+def retune(file: PlannedFile, backend: Backend, limits: TimeLimits, configs: Path) -> Retuned:
     """Tunes with the claimed file as incumbent, in a scratch folder: only what the tuner wrote itself is handed on.
 
     NotMeasuredError: it ended without a file.
@@ -163,16 +241,11 @@ def retune(file: PlannedFile, site: Site, limits: Limits, configs: Path) -> Retu
         root = Path(scratch)
         claimed = canonical_entries(file.claimed)
         write_file(root / file.id.relative, claimed)
-        arguments = (
-            *site.tune_arguments(file),
-            *("--num-tokens", *map(str, file.batch_sizes)),
-            *("--time-budget", str(limits.time_budget_s), "--output", scratch, "--format", "json"),
-        )
-        document = run_tool("tools.tune", arguments, limits.cut(limits.time_budget_s + TUNE_SPARE_S))
+        limit_s = limits.cut(limits.time_budget_s + TUNE_SPARE_S)
+        us = backend.tune(file, root, limits.time_budget_s, limit_s)
         try:
-            us = {row["num_tokens"]: float(row["new_us"]) for row in document["rows"]}
             config, record = (path.read_bytes() for path in (root / found.relative, record_path(root, found.relative)))
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except OSError as error:
             raise NotMeasuredError("crashed") from error
         is_other = config != claimed
         if is_other:

@@ -1,4 +1,4 @@
-"""The plan: what a GPU runner may measure of a pull request, as numbers and members of enumerations. Pure.
+"""The plan: what a GPU runner may measure of a pull request, as numbers and members of enumerations.
 
 Every launch config is read with the core and written anew. Shapes come from main's registry; one that only the pull
 request's record names is taken within bounds and marked so.
@@ -6,24 +6,40 @@ request's record names is taken within bounds and marked so.
 
 from __future__ import annotations
 
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
-from kernels.launch_config import LaunchConfig
-from tools.findings import Finding
-from tools.pull_request.changes import config_path, records_path, refused
-from tools.pull_request.files import Version
-from tools.pull_request.gate import unearned, writes_verified
+from tools.errors import UserError
+from tools.findings import Finding, Severity
+from tools.git import CommitError, Entry, Repository
+from tools.pull_request.changes import (
+    ROOT,
+    Change,
+    Version,
+    below_root,
+    changes,
+    config_path,
+    oversized,
+    path_refusals,
+    records_path,
+    refused,
+    touches_registry,
+    tuned_paths,
+    unearned,
+    writes_verified,
+)
+from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile, PlannedShape
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
-from tools.registry.sharding import explain_pair
-from tools.store.strict_json import Json
-from tools.store.workload import Shape, Workload
-
-ASSUMED_SHAPE = Shape(K=4096, top_k=2)
-"""Mixtral 8x7B's, where neither main's registry nor the record says it."""
+from tools.registry.shapes import assumed_shape, registered_shapes
+from tools.store import schemas
+from tools.store.workload import Layout, Shape, Workload
+from tools.text import shown, shown_path
+from tools.validate import runner
+from tools.validate.exceptions import Exceptions
 
 HIDDEN_SIZES = range(256, 16384 + 1, 64)
 """The hidden sizes that are measured though no registered model has them; those of the registry lie inside."""
@@ -35,7 +51,7 @@ MOST_SHAPES = 16
 
 MEMORY_SHARE = 0.8
 UNKNOWN_MEMORY_GIB = 32
-"""Of a device whose memory the registry doesn't tell."""
+"""Of a device whose memory the registry doesn't give."""
 
 LONGEST_US = 1e9
 
@@ -44,11 +60,12 @@ _BYTES_OF_ACTIVATION = 2
 
 
 @dataclass(frozen=True)
-class Registries:
-    """Main's, whatever the pull request does to them."""
+class Rules:
+    """What decides besides the code: main's registries and exceptions, whatever the pull request does to them."""
 
     devices: DeviceRegistry
     models: ModelRegistry
+    exceptions: Exceptions
 
 
 @dataclass(frozen=True)
@@ -69,109 +86,35 @@ class Changed:
         return not same and (self.claimed.exists or self.main.exists)
 
 
-@dataclass(frozen=True)
-class NamedShape:
-    """A shape to measure; registered: a model of main's registry has it with the file's E and N."""
-
-    shape: Shape
-    registered: bool
-
-
-@dataclass(frozen=True)
-class PlannedFile:
-    """One file of a leg. None in claimed or main: there is no such file."""
-
-    workload: Workload
-    tier: str
-    shapes: tuple[NamedShape, ...]
-    claimed: Mapping[int, LaunchConfig] | None
-    main: Mapping[int, LaunchConfig] | None
-    claimed_us: Mapping[int, float]
-
-    def to_json(self) -> dict[str, Json]:
-        return {
-            "workload": described(self.workload),
-            "tier": self.tier,
-            "down": self.workload.down,
-            "shapes": [
-                {"K": named.shape.K, "top_k": named.shape.top_k, "registered": named.registered}
-                for named in self.shapes
-            ],
-            "claimed": _entries(self.claimed),
-            "main": _entries(self.main),
-            "record": {"median_us": _by_batch_size(self.claimed_us)} if self.claimed_us else None,
-        }
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Files to measure by the device that measures them."""
-
-    number: int
-    head_sha: str
-    base_sha: str
-    legs: Mapping[str, tuple[PlannedFile, ...]]
-
-    def to_json(self) -> dict[str, Json]:
-        """As schema/plan.schema.json describes it."""
-        legs = [
-            {"device_name": name, "workloads": [file.to_json() for file in self.legs[name]]}
-            for name in sorted(self.legs)
-        ]
-        return {
-            "schema_version": 1,
-            "number": self.number,
-            "head_sha": self.head_sha,
-            "base_sha": self.base_sha,
-            "legs": legs,
-        }
-
-
-def described(workload: Workload) -> dict[str, Any]:
-    """The workload as records and plans spell it."""
-    return {**asdict(workload), "block_shape": workload.block_shape and list(workload.block_shape)}
-
-
-def legs(files: Iterable[Changed], registries: Registries) -> Mapping[str, tuple[PlannedFile, ...]]:
-    """The files by device. They have passed `refusals`."""
+def legs(files: Iterable[Changed], rules: Rules) -> tuple[Leg, ...]:
+    """The files by device, in the order of the devices' names. They have passed `plan_refusals`."""
     by_device: defaultdict[str, list[PlannedFile]] = defaultdict(list)
     for file in files:
-        device = _device(file, registries)
+        device = _device(file, rules)
         if file.workload is None or device is None or not file.is_there:
             continue
         by_device[device.name].append(
             PlannedFile(
-                workload=file.workload,
-                tier=file.claimed.tier,
-                shapes=shapes_of(file.workload, _recorded(file.claimed), registries.models),
-                claimed=file.claimed.entries if file.claimed.exists else None,
-                main=file.main.entries if file.main.exists else None,
-                claimed_us=file.claimed.medians_us() if file.claimed.exists else {},
+                FileId(file.workload, file.claimed.tier),
+                planned_shapes(file.workload, _recorded(file.claimed), rules.models),
+                file.claimed.entries,
+                file.main.entries,
+                file.claimed.medians_us() if file.claimed.exists else {},
             )
         )
-    return {name: tuple(planned) for name, planned in by_device.items()}
+    return tuple(Leg(name, tuple(by_device[name])) for name in sorted(by_device))
 
 
-def refusals(files: Iterable[Changed], registries: Registries) -> list[Finding]:
+def plan_refusals(files: Iterable[Changed], rules: Rules) -> list[Finding]:
     """Why files that the validator accepts are still not measured. Empty: every one of them may be."""
-    return [finding for file in files if file.is_there for finding in _faults(file, registries)]
+    return [finding for file in files if file.is_there for finding in _faults(file, rules)]
 
 
-def shapes_of(workload: Workload, recorded: Sequence[Shape], models: ModelRegistry) -> tuple[NamedShape, ...]:
+def planned_shapes(workload: Workload, recorded: Sequence[Shape], models: ModelRegistry) -> tuple[PlannedShape, ...]:
     """The shapes that the record speaks of, so that its figures can be compared; else the registry's; else one."""
-    known = registered_shapes(workload, models)
-    chosen = tuple(dict.fromkeys(recorded)) or known
-    assumed = Shape(ASSUMED_SHAPE.K, min(ASSUMED_SHAPE.top_k, workload.E))
-    return tuple(NamedShape(shape, shape in known) for shape in chosen or (assumed,))
-
-
-def registered_shapes(workload: Workload, models: ModelRegistry) -> tuple[Shape, ...]:
-    """Those of every registered model with this E and N, of the model that needs the fewest ranks first."""
-    shapes: dict[Shape, None] = {}
-    for explanation in explain_pair(workload.E, workload.N, models):
-        model = models.find(explanation.model_id)
-        shapes[Shape(model.K, model.top_k + explanation.fused_shared_experts)] = None
-    return tuple(shapes)
+    known = [served.shape for served in registered_shapes(workload, models)]
+    chosen = list(dict.fromkeys(recorded)) or known or [assumed_shape(workload.E)]
+    return tuple(PlannedShape(shape.K, shape.top_k, shape in known) for shape in chosen)
 
 
 def needed_bytes(workload: Workload, shape: Shape, num_tokens: int) -> int:
@@ -181,20 +124,20 @@ def needed_bytes(workload: Workload, shape: Shape, num_tokens: int) -> int:
     return weights + num_tokens * (K + shape.top_k * (3 * N + K)) * _BYTES_OF_ACTIVATION
 
 
-def _faults(file: Changed, registries: Registries) -> Iterator[Finding]:
-    workload, device = file.workload, _device(file, registries)
+def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
+    workload, device = file.workload, _device(file, rules)
     path = config_path(file.claimed.relative)
     if workload is None or device is None:
         message = "expected a workload on a device of main's registry, found another name"
         yield refused(path, "device", message, "add the device in a pull request of its own first")
         return
-    if found := list(_record_faults(file, workload, registries.models)):
+    if found := list(_record_faults(file, workload, rules.models)):
         yield from found  # shapes out of bounds say nothing about memory
         return
     most = int(MEMORY_SHARE * (device.memory_gib or UNKNOWN_MEMORY_GIB) * 2**30)
     largest = max([*file.claimed.entries, *file.main.entries], default=1)
-    shapes = shapes_of(workload, _recorded(file.claimed), registries.models)
-    needed = max(needed_bytes(workload, named.shape, largest) for named in shapes)
+    shapes = planned_shapes(workload, _recorded(file.claimed), rules.models)
+    needed = max(needed_bytes(workload, Shape(shape.K, shape.top_k), largest) for shape in shapes)
     if needed > most:
         message = (
             f"expected weights and activations of at most {_gib(most)} ({MEMORY_SHARE:.0%} of {device.name}), "
@@ -215,7 +158,7 @@ def _record_faults(file: Changed, workload: Workload, models: ModelRegistry) -> 
     if len(shapes) > MOST_SHAPES:
         message = f"shapes: expected at most {MOST_SHAPES}, found {len(shapes)}"
         yield refused(path, "shape", message, "name those that were measured")
-    known = registered_shapes(workload, models)
+    known = [served.shape for served in registered_shapes(workload, models)]
     most = min(workload.E, MOST_EXPERTS_PER_TOKEN)
     for shape in shapes[:MOST_SHAPES]:
         if shape not in known and (shape.K not in HIDDEN_SIZES or not 1 <= shape.top_k <= most):
@@ -233,17 +176,180 @@ def _recorded(version: Version) -> tuple[Shape, ...]:
     return tuple(Shape(K, top_k) for K, top_k in sizes if isinstance(K, int) and isinstance(top_k, int))
 
 
-def _device(file: Changed, registries: Registries) -> Device | None:
-    return None if file.workload is None else registries.devices.get(file.workload.device_name)
-
-
-def _entries(entries: Mapping[int, LaunchConfig] | None) -> Json:
-    return None if entries is None else _by_batch_size({m: config.to_entry() for m, config in entries.items()})
-
-
-def _by_batch_size(rows: Mapping[int, Json]) -> dict[str, Json]:
-    return {str(num_tokens): rows[num_tokens] for num_tokens in sorted(rows)}
+def _device(file: Changed, rules: Rules) -> Device | None:
+    return None if file.workload is None else rules.devices.get(file.workload.device_name)
 
 
 def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes < 2**70 else "over 2^40 GiB"
+
+
+# The edge: from a commit to its checked plan. Reads the objects, has them proved, gathers every refusal.
+
+Tree = Mapping[str, Entry]
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """Which commit of which pull request is to be measured against which commit of main. All are whole names.
+
+    number 0: no pull request; the commit is main's own, and base_sha is where main stood before.
+    """
+
+    number: int
+    head_sha: str
+    base_sha: str
+
+
+@dataclass(frozen=True)
+class PlanOutcome:
+    """The plan, or why there is none."""
+
+    plan: Plan | None
+    refusals: tuple[Finding, ...]
+
+
+def make_plan(request: PlanRequest, repository: Repository, rules: Rules) -> PlanOutcome:
+    """Reads the commit as data. CommitError: it isn't here, has moved on, or is beyond every limit."""
+    check_head(request, repository)
+    left_at = repository.merge_base(request.base_sha, request.head_sha)
+    head = repository.tree(request.head_sha)
+    changed = changes(repository.tree(left_at), head)
+    if request.number == MERGED:
+        changed = below_root(changed)  # the rest is main's own code, reviewed and merged
+    if found := path_refusals(changed):
+        return PlanOutcome(None, tuple(found))
+    sizes = repository.sizes(change.after.sha for change in changed if change.after is not None)
+    if found := oversized(changed, sizes, repository.limits.blob_bytes):
+        return PlanOutcome(None, tuple(found))
+    main = {path: entry for path, entry in repository.tree(request.base_sha).items() if path.startswith(f"{ROOT}/")}
+    merged = _merged(main, changed)
+    contents = _Contents.read(repository, main, merged, neighbourhood(changed, {*main, *merged}))
+    files = [contents.changed(relative) for relative in tuned_paths(changed)]
+    found = prove(contents.merged, rules.devices, rules.exceptions)
+    found = found or plan_refusals(files, rules)
+    if found:
+        return PlanOutcome(None, tuple(_with_hint(found, changed)))
+    plan = Plan(request.number, request.head_sha, request.base_sha, legs(files, rules))
+    if why := plan.why_too_large:
+        return PlanOutcome(None, (refused(ROOT, "size", why, "split the change over several pull requests"),))
+    for fault in schemas.faults("plan", plan.to_json()):
+        raise CommitError("plan", shown(f"{fault.where}: {fault.message}"), "report it with this commit")
+    return PlanOutcome(plan, ())
+
+
+def check_head(request: PlanRequest, repository: Repository) -> None:
+    """CommitError: the head isn't a commit of this repository, or the pull request was pushed to since."""
+    is_merged = request.number == MERGED
+    where = "main" if is_merged else f"pull request {request.number}"
+    reference = "refs/heads/main" if is_merged else f"refs/pull/{request.number}/head"
+    here = None if is_merged else repository.ref(reference)  # main may go on: each push has a run of its own
+    if here is not None and here != request.head_sha:
+        message = f"expected its head at {request.head_sha[:12]}, found {shown(here[:12])}"
+        fix = "it was pushed to since: review the new commit and start again with it"
+        raise CommitError(where, message, fix)
+    if not repository.has_commit(request.head_sha):
+        message = f"expected the commit {request.head_sha[:12]} in this repository, found none"
+        fix = f"git fetch origin +{reference}:{reference}; if it was pushed to since, start again with its head"
+        raise CommitError(where, message, fix)
+
+
+def neighbourhood(changed: Sequence[Change], paths: set[str]) -> set[str]:
+    """The paths that the rules look at together with the changed ones: records, twins, the same name in all tiers."""
+    names = {_stem(change.path) for change in changed}
+    return {path for path in paths if _stem(path) in names}
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem.removesuffix("_down")
+
+
+def _merged(main: Tree, changed: Sequence[Change]) -> Tree:
+    """Main's files with the pull request's changes: what a merge would leave."""
+    removed = {change.path for change in changed if change.after is None}
+    kept = {path: entry for path, entry in main.items() if path not in removed}
+    return {**kept, **{change.path: change.after for change in changed if change.after is not None}}
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """The bytes of the files in question, as main has them and as they would be merged."""
+
+    main: Mapping[str, bytes]
+    merged: Mapping[str, bytes]
+
+    @classmethod
+    def read(cls, repository: Repository, main: Tree, merged: Tree, paths: set[str]) -> _Contents:
+        blobs = repository.blobs(tree[path].sha for path in sorted(paths) for tree in (main, merged) if path in tree)
+        before, after = ({path: blobs[tree[path].sha] for path in paths & tree.keys()} for tree in (main, merged))
+        return cls(before, after)
+
+    def changed(self, relative: PurePosixPath) -> Changed:
+        claimed, main = (
+            Version(relative, files.get(config_path(relative)), files.get(records_path(relative)))
+            for files in (self.merged, self.main)
+        )
+        return Changed(claimed, main)
+
+
+def _with_hint(found: Sequence[Finding], changed: Sequence[Change]) -> list[Finding]:
+    """An unknown device is most likely one that the same pull request adds to the registry."""
+    if not touches_registry(changed):
+        return list(found)
+    fix = "the registry counts as main has it: add the device in a pull request of its own first"
+    return [replace(finding, fix=fix) if finding.rule == "device" else finding for finding in found]
+
+
+# The validator's rules on files that lie nowhere yet: they are written to a temporary tree and proved there.
+
+
+def prove(files: Mapping[str, bytes], devices: DeviceRegistry, exceptions: Exceptions) -> list[Finding]:
+    """Every error that the rules find in these files, by paths from the root of the repository.
+
+    The paths have passed `path_refusals`: they are names of the grammar below configs/.
+    """
+    with tempfile.TemporaryDirectory(prefix="fused-moe-configs-") as folder:
+        root = Path(folder).resolve()
+        for path, data in files.items():
+            target = root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        if not files:
+            return []
+        report = runner.validate([root / "configs"], Layout.REPO, devices, exceptions)
+        prefix = f"{shown_path(root)}/"
+        return [
+            replace(finding, path=shown(finding.path.removeprefix(prefix)), message=_short(finding.message, prefix))
+            for finding in report.findings
+            if finding.severity is Severity.ERROR
+        ]
+
+
+def _short(message: str, prefix: str) -> str:
+    return shown(message.replace(prefix, ""), 500)
+
+
+# Which devices have a runner, as the variable GPU_DEVICES of the repository says it.
+
+
+class RunnersError(UserError):
+    """A device that the registry doesn't know."""
+
+
+def with_runner(text: str, devices: DeviceRegistry) -> frozenset[str]:
+    """The devices' names as the registry writes them, from names or aliases with commas. Empty: every device has one.
+
+    RunnersError: one that isn't in the registry.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        return frozenset(device.name for device in devices)
+    found = {name: devices.get(name) for name in names}
+    unknown = [name for name, device in found.items() if device is None]
+    if unknown:
+        found_name = shown(unknown[0], 60)
+        raise RunnersError(
+            f"--runners: expected names of configs/registry/devices.json with commas, found {found_name!r}. "
+            "Fix: correct the repository's variable GPU_DEVICES."
+        )
+    return frozenset(device.name for device in found.values() if device is not None)

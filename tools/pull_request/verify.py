@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tools.checkout import CONFIGS
-from tools.cli import path_argument, say
-from tools.pull_request.artifacts import results_of
-from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, read_plan, shortened
+from tools.cli import command, path_argument, say
+from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, read_plan, results_of, shortened
+from tools.pull_request.judge import why_unverified
 from tools.pull_request.report import check_plan
-from tools.pull_request.standing import why_unverified
 from tools.store import schemas
-from tools.store.files import canonical_record, read_file, record_path, sha256, write_file
-from tools.store.strict_json import Json
+from tools.store.files import read_file, record_path, write_file
+from tools.store.record import Record, RecordError, Verified, as_record
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,61 +38,53 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command("verify")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    line = {"runner": options.runner, "run_url": options.run_url, "commit": options.commit, "date": options.date}
-    try:
-        _check(line)
-        plan = read_plan(options.plan)
-        check_plan(plan, MERGED, options.commit)
-        results = results_of(plan, options.results)
-    except DocumentError as error:
-        say(f"verify: {error}")
-        return 2
+    line = Verified(options.runner, options.run_url, options.commit, options.date)
+    _check(line)
+    plan = read_plan(options.plan)
+    check_plan(plan, MERGED, options.commit)
+    results = results_of(plan, options.results)
     for file in (file for result in results.values() for file in result.files):
         reason = why_unverified(file) or _write(options.configs, file, line)
         say(f"verify: {file.id.relative}: {'verified' if reason is None else f'not verified, {reason}'}")
     return 0
 
 
-def verified(record: Mapping[str, Json], line: Mapping[str, Json]) -> dict[str, Json]:
-    """The record with `verified`, which stands last."""
-    rest = {key: value for key, value in record.items() if key != "verified"}
-    return {**rest, "verified": dict(line)}
-
-
-def why_other(record: Mapping[str, Json], config: bytes, file: MeasuredFile) -> str | None:
+def why_other(record: Record, config: bytes, file: MeasuredFile) -> str | None:
     """What shows that file or record aren't the ones that were measured. None: they are."""
-    if record["config_sha256"] != sha256(config):
-        return "its record is of other bytes"
-    rows: Mapping[str, Json] = record.get("rows", {})
-    claimed = {int(num_tokens): row["latency_us"]["median"] for num_tokens, row in rows.items()}
+    if not record.speaks_of(config):
+        return "its record describes other bytes"
+    claimed = {num_tokens: row.latency_us.median for num_tokens, row in record.rows.items()}
     if any(row.claimed_us != claimed.get(num_tokens) for num_tokens, row in file.rows.items()):
         return "its record claims other times than were checked"
     return None
 
 
-def _check(line: Mapping[str, str]) -> None:
+def _check(line: Verified) -> None:
     """DocumentError: a line that no record may hold."""
     # Alone it lacks the rest of a record; what counts is what is said of the line itself.
-    if any(fault.where.startswith("verified") for fault in schemas.faults("record", {"verified": dict(line)})):
-        found = shortened(" ".join(line.values()), 200)
+    if any(fault.where.startswith("verified") for fault in schemas.faults("record", {"verified": line.to_json()})):
+        found = shortened(" ".join(vars(line).values()), 200)
         expected = "expected a runner, an https:// address, 40 hex digits and a day"
         raise DocumentError(f"verified: {expected}, found {found}. Fix: correct the options.")
 
 
-def _write(configs: Path, file: MeasuredFile, line: Mapping[str, Json]) -> str | None:
+def _write(configs: Path, file: MeasuredFile, line: Verified) -> str | None:
     """Why nothing was written; None: it was."""
     path = record_path(configs, file.id.relative)
-    record, config = read_file(path), read_file(configs / file.id.relative)
-    if config.data is None or not isinstance(record.document, dict):
+    content, config = read_file(path), read_file(configs / file.id.relative)
+    if config.data is None or not isinstance(content.document, dict):
         return "the file or its record is not there"
-    if record.faults or not schemas.is_valid("record", record.document):
+    try:
+        record = as_record(content)
+    except RecordError:
         return "its record is not valid"
-    other = why_other(record.document, config.data, file)
+    other = why_other(record, config.data, file)
     if other is None:
-        write_file(path, canonical_record(verified(record.document, line)))
+        write_file(path, replace(record, verified=line).to_bytes())
     return other
 
 

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import subprocess
-import sys
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from tools.checkout import CHECKOUT
-from tools.cli import hand_on, run
-from tools.release.due import ReleaseError, decide, stamped
+from tools.cli import command, hand_on, run
+from tools.errors import UserError
+from tools.git import Repository
 
 LOADER = CHECKOUT / "fused_moe_configs" / "__init__.py"
+
+_VERSION = re.compile(r"20\d\d\.(?:[1-9]|1[0-2])\.(?:[1-9]|[12]\d|3[01])")
+_VERSION_LINE = re.compile(rf'(?m)^__version__ = "{_VERSION.pattern}"$')
+_SHIPPED = ("configs/", "fused_moe_configs/")
+_STAYS_HOME = ("configs/records/", "configs/README.md", "configs/registry/models.json")
+
+
+class ReleaseError(UserError):
+    """No release can be made so."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """version: `YYYY.M.D`. previous: the tag or commit that the notes start from."""
+
+    is_due: bool
+    version: str
+    previous: str
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,41 +50,53 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command("release")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = parser().parse_args(arguments)
-    try:
-        if args.command == "stamp":
-            LOADER.write_text(stamped(LOADER.read_text("utf-8"), args.version), "utf-8")
-        else:
-            _plan(args.date, is_forced=args.force)
-    except ReleaseError as error:
-        print(f"release: {error}", file=sys.stderr)
-        return 2
+    if args.command == "stamp":
+        LOADER.write_text(stamped(LOADER.read_text("utf-8"), args.version), "utf-8")
+    else:
+        _plan(args.date, is_forced=args.force)
     return 0
 
 
 def _plan(date: datetime.date, *, is_forced: bool) -> None:
-    previous = _git("describe", "--tags", "--abbrev=0", "--match=v20*") or _first_commit()
-    changed = _git("diff", "--name-only", "-z", f"{previous}..HEAD", "--") or ""
-    due = decide(date, previous, changed.split("\0"), is_forced=is_forced)
+    repository = Repository(CHECKOUT)
+    previous = repository.newest_tag("v20*") or repository.first_commit()
+    if previous is None:
+        raise ReleaseError("the checkout: expected a git repository with its history, found none. Fix: clone it whole.")
+    before, after = (repository.tree(repository.commit(revision)) for revision in (previous, "HEAD"))
+    changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
+    due = decide(date, previous, changed, is_forced=is_forced)
     print(f"{due.version}: {'due' if due.is_due else 'nothing that the wheel holds changed'} since {due.previous}")
     hand_on({"due": due.is_due, "version": due.version, "previous": due.previous})
 
 
-def _first_commit() -> str:
-    commit = _git("rev-list", "--max-parents=0", "HEAD")
-    if not commit:
-        raise ReleaseError("the checkout: expected a git repository with its history, found none. Fix: clone it whole.")
-    return commit.split("\n")[-1]
+def decide(date: datetime.date, previous: str, changed: Iterable[str], *, is_forced: bool) -> Due:
+    """Due where anything changed that the wheel holds, or where a person asks.
+
+    previous: the last tag, `vYYYY.M.D`, or the first commit where there is none. ReleaseError: the day has a release
+    already, or a later day has.
+    """
+    version = f"{date.year}.{date.month}.{date.day}"
+    if _VERSION.fullmatch(previous[1:]) and _numbers(previous[1:]) >= _numbers(version):
+        raise ReleaseError(f"--date: expected a day after the release {previous}, found {date}. Fix: wait a day.")
+    is_shipped = any(path.startswith(_SHIPPED) and not path.startswith(_STAYS_HOME) for path in changed)
+    return Due(is_forced or is_shipped, version, previous)
 
 
-def _git(*arguments: str) -> str | None:
-    """What git prints; None where it fails."""
-    answer = subprocess.run(
-        ["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, errors="replace", check=False
-    )
-    return None if answer.returncode else answer.stdout.strip()
+def stamped(source: str, version: str) -> str:
+    """The loader's source with its version. ReleaseError: not a date, or no line for it."""
+    if not _VERSION.fullmatch(version):
+        raise ReleaseError(f"the version: expected a date like 2026.11.24, found {version!r}.")
+    if len(_VERSION_LINE.findall(source)) != 1:
+        raise ReleaseError('fused_moe_configs/__init__.py: expected one line __version__ = "YYYY.M.D", found another.')
+    return _VERSION_LINE.sub(f'__version__ = "{version}"', source)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from tools.store.workload import Layout
 
+DEFAULT_TIER = "default"
+"""What documents call the tier whose files lie in no folder of their own."""
+
 LEGACY = "legacy_configs"
 RECORDS = "records"
 REGISTRY = "registry"

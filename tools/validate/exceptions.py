@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.checkout import CONFIGS
+from tools.errors import UserError
 from tools.findings import Finding, Severity
 from tools.store import schemas
 from tools.store.files import read_file, record_path
@@ -16,7 +17,7 @@ from tools.text import shown_path
 EXCEPTIONS_FILE = schemas.SCHEMA_FOLDER / "exceptions.json"
 
 
-class ExceptionsError(ValueError):
+class ExceptionsError(UserError):
     """The list of exceptions cannot be used; the message says where and why."""
 
 

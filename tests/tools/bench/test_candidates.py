@@ -11,8 +11,8 @@ import pytest
 
 from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode
+from tests.builders import NAME, Store
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, tuned
-from tests.tools.validate.builder import NAME, Store
 from tools.bench.candidates import (
     NO_FILE,
     SGLANG_NO_FILE,

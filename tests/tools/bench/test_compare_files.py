@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("triton")
 
 from kernels.launch_config import LaunchConfig
+from tests.builders import NAME, Store, entry, table
 from tests.tools.bench.fake_gpu import H100, FakeGpu, fake_torch
-from tests.tools.validate.builder import NAME, Store, entry, table
 from tools.bench import __main__ as command
 from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE
 from tools.launch.kernel_hash import kernel_sha256

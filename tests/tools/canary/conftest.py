@@ -12,8 +12,8 @@ import pytest
 
 import fused_moe_configs
 from fused_moe_configs import api
+from tests.builders import H100, Store, entry
 
-H100 = "NVIDIA_H100_80GB_HBM3"
 HERE = Path(__file__).parent
 SOURCES = {
     "vllm": {
@@ -22,9 +22,6 @@ SOURCES = {
     },
     "sglang": {"sglang/srt/layers/moe/moe_runner/triton_utils/fused_moe_triton_config.py": "sglang_lookup.txt"},
 }
-ENTRY = {
-    "BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3,
-}  # fmt: skip
 DEVICES = [
     {"name": "AMD_Instinct_MI300X", "vendor": "amd", "family": "MI300", "aliases": ["AMD_Instinct_MI300X_OAM"]},
     {"name": H100, "vendor": "nvidia", "family": "H100", "aliases": []},
@@ -79,17 +76,10 @@ def sglang() -> FakeEngine:
     return engine("sglang")
 
 
-class Store:
-    """A configs folder that the loader reads."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def add(self, name: str, tier: str = "", sizes: tuple[int, ...] = (1, 16, 64), **keys: object) -> None:
-        """Each batch size gets an entry of its own, told by its group size."""
-        path = self.root / tier / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({str(size): {**ENTRY, "GROUP_SIZE_M": size, **keys} for size in sizes}))
+def add(store: Store, name: str, folder: str = "", sizes: tuple[int, ...] = (1, 16, 64), **keys: object) -> None:
+    """Each batch size gets an entry of its own, told by its group size."""
+    entries = {str(size): entry(**{"BLOCK_SIZE_K": 128, "GROUP_SIZE_M": size, **keys}) for size in sizes}
+    store.config(entries, name, folder=folder, record=False)
 
 
 @pytest.fixture
@@ -108,15 +98,15 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def varied(configs: Store) -> Store:
     """Every kind of name and tier that the engines read."""
-    configs.add(f"E=8,N=64,device_name={H100}.json")
-    configs.add(f"E=8,N=64,device_name={H100}.json", "triton_3_6_0", num_stages=2)
-    configs.add(f"E=8,N=64,device_name={H100}.json", "legacy_configs", num_stages=4)
-    configs.add(f"E=8,N=96,device_name={H100},dtype=int4_w4a16.json", "legacy_configs")
-    configs.add(f"E=8,N=64,device_name={H100},dtype=fp8_w8a8,block_shape=[128,128].json", sizes=(1, 4096, 8192))
-    configs.add(f"E=8,N=64,device_name={H100},dtype=fp8_w8a16.json")
-    configs.add(f"E=8,N=64,device_name={H100},dtype=int8_w8a8,per_channel_quant=True.json")
-    configs.add("E=8,N=64,device_name=NVIDIA_H200.json", USE_TMA=True)
-    configs.add("E=8,N=64,device_name=NVIDIA_H200_down.json", BLOCK_SIZE_M=64, USE_TMA=True)
-    configs.add("E=8,N=128,device_name=NVIDIA_H200_NVL.json")
-    configs.add("E=8,N=64,device_name=AMD_Instinct_MI300X_OAM,dtype=int8_w8a16.json", waves_per_eu=2, kpack=1)
+    add(configs, f"E=8,N=64,device_name={H100}.json")
+    add(configs, f"E=8,N=64,device_name={H100}.json", "triton_3_6_0", num_stages=2)
+    add(configs, f"E=8,N=64,device_name={H100}.json", "legacy_configs", num_stages=4)
+    add(configs, f"E=8,N=96,device_name={H100},dtype=int4_w4a16.json", "legacy_configs")
+    add(configs, f"E=8,N=64,device_name={H100},dtype=fp8_w8a8,block_shape=[128,128].json", sizes=(1, 4096, 8192))
+    add(configs, f"E=8,N=64,device_name={H100},dtype=fp8_w8a16.json")
+    add(configs, f"E=8,N=64,device_name={H100},dtype=int8_w8a8,per_channel_quant=True.json")
+    add(configs, "E=8,N=64,device_name=NVIDIA_H200.json", USE_TMA=True)
+    add(configs, "E=8,N=64,device_name=NVIDIA_H200_down.json", BLOCK_SIZE_M=64, USE_TMA=True)
+    add(configs, "E=8,N=128,device_name=NVIDIA_H200_NVL.json")
+    add(configs, "E=8,N=64,device_name=AMD_Instinct_MI300X_OAM,dtype=int8_w8a16.json", waves_per_eu=2, kpack=1)
     return configs

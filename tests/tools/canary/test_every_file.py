@@ -6,9 +6,8 @@ import pytest
 
 import fused_moe_configs
 from tools.canary.__main__ import _store
-from tools.canary.engines import ENGINES
-from tools.canary.package import open_package
-from tools.canary.session import EngineReport, check
+from tools.canary.check import EngineReport, check
+from tools.canary.engines import ENGINES, open_package
 from tools.checkout import CONFIGS
 from tools.store.files import discover
 from tools.store.tiers import Found, Role

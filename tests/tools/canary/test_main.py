@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import H100, Store
 from tools.canary.__main__ import main
 
-from .conftest import H100, FakeEngine, Store, engine
+from .conftest import FakeEngine, add, engine
 
 FIRST_LINE = "part, whole = FOLDED"
 """Of what every look-up runs first."""
@@ -63,7 +64,7 @@ def test_code_that_hangs_is_a_finding(varied: Store, tmp_path: Path, capsys, vll
     hanging = vllm.changed(FIRST_LINE, f"{FIRST_LINE}\n    while True: pass")
     package = hanging.unpacked(tmp_path / "unpacked")
     assert main([f"vllm={package}", "--time-limit", "2"]) == 1
-    assert "expected answers within 2 s, found the engine's code at work" in capsys.readouterr().out
+    assert "expected answers within 2 s, found the engine's code still running" in capsys.readouterr().out
 
 
 def test_code_that_ends_its_process_is_a_finding(varied: Store, tmp_path: Path, capsys, vllm: FakeEngine) -> None:
@@ -101,7 +102,7 @@ def test_a_store_without_a_file_has_nothing_to_differ_in(configs: Store, tmp_pat
 
 
 def test_a_file_that_no_export_can_hold_is_not_asked_for(configs: Store, tmp_path: Path, vllm: FakeEngine) -> None:
-    configs.add(f"E=8,N=64,device_name={H100},dtype=int8_w8a8.json")
+    add(configs, f"E=8,N=64,device_name={H100},dtype=int8_w8a8.json")
     assert main([f"vllm={vllm.unpacked(tmp_path / 'unpacked')}"]) == 0
 
 

@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests.builders import Store
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, read, registries, tuned
-from tests.tools.validate.builder import Store
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.compile.plan import CompilePlan, concerned, make_plan
 from tools.store.config_file import ConfigFile

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tools.validate.builder import NAME, entry, table
+from tests.builders import NAME, entry, table
 from tools.checkout import reference_triton
 from tools.convert import converter
 from tools.convert.converter import Source, Taken

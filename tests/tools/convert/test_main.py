@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.validate.builder import NAME, Store, table
+from tests.builders import NAME, Store, table
 from tools.checkout import CHECKOUT
 from tools.convert.__main__ import main
 from tools.findings import Severity

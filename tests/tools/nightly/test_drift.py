@@ -5,38 +5,44 @@ from __future__ import annotations
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from tests.builders import times
 from tools.measure.statistics import Verdict
-from tools.nightly.drift import FileDrift, Recorded, compare, recorded_rows
-from tools.pull_request.artifacts import check_results
+from tools.nightly.drift import FileDrift, compare
 from tools.pull_request.documents import (
     FileId,
     Leg,
     MeasuredFile,
+    MeasuredRow,
     Plan,
     PlannedFile,
     PlannedShape,
     Results,
-    Row,
-)  # fmt: skip
+    check_results,
+)
+from tools.store.record import Decision, Latency, Record, RecordedRow, Source
 from tools.store.workload import Workload
-
-from .conftest import times
 
 D = "NVIDIA_H100_80GB_HBM3"
 ID = FileId(Workload(8, 7168, D), "default")
 FILE = PlannedFile(ID, (PlannedShape(4096, 2, True),), {1: LaunchConfig(16, 64, 64, 1, 4, 3)}, {}, {1: 100.0})
-PLAN = Plan(0, "a" * 40, (Leg(D, (FILE,)),))
+PLAN = Plan(0, "a" * 40, "a" * 40, (Leg(D, (FILE,)),))
 
 
 def results(*files: MeasuredFile) -> dict[str, Results]:
     return {D: Results(PLAN.number, PLAN.head_sha, D, None, files)}
 
 
-def drifted(row: Row, recorded: Recorded | None = None, margin_pct: float = 5.0) -> FileDrift:
+def recorded(median_us: float, spread_pct: float, heuristic_us: float) -> Record:
+    row = RecordedRow(Latency(**times(median_us, spread_pct)), Latency(**times(heuristic_us)), Decision.PROMOTE)
+    return Record(ID.workload, (), Source.MEASURED, "0" * 64, "2026-11-20", rows={1: row})
+
+
+USUAL = recorded(100.0, 0.0, 200.0)
+
+
+def drifted(row: MeasuredRow, record: Record = USUAL, margin_pct: float = 5.0) -> FileDrift:
     """Of a row whose record says 100 µs, and 200 for the heuristic."""
-    recorded = recorded or Recorded(100.0, 0.0, 200.0)
-    found = compare(PLAN, results(MeasuredFile(ID, {1: row})), {ID: {1: recorded}}, margin_pct)
-    return found[0].files[0]
+    return compare(PLAN, results(MeasuredFile(ID, {1: row})), {ID: record}, margin_pct)[0].files[0]
 
 
 @pytest.mark.parametrize(
@@ -56,30 +62,30 @@ def drifted(row: Row, recorded: Recorded | None = None, margin_pct: float = 5.0)
     ],
 )
 def test_a_row_drifts_by_itself_and_against_the_heuristic(measured_us, heuristic_us, finding: str) -> None:
-    found = drifted(Row(measured_us=measured_us, heuristic_us=heuristic_us))
+    found = drifted(MeasuredRow(measured_us=measured_us, heuristic_us=heuristic_us))
     assert found.rows[0].finding == finding
     assert found.has_drifted is bool(finding)
 
 
 def test_a_noisy_rows_limit_is_wider() -> None:
-    noisy = Recorded(100.0, 4.0, 200.0)
-    assert drifted(Row(measured_us=108.0, heuristic_us=200.0), noisy).rows[0].finding == ""
-    assert drifted(Row(measured_us=110.0, heuristic_us=200.0), noisy).rows[0].finding == "slower"
+    noisy = recorded(100.0, 4.0, 200.0)
+    assert drifted(MeasuredRow(measured_us=108.0, heuristic_us=200.0), noisy).rows[0].finding == ""
+    assert drifted(MeasuredRow(measured_us=110.0, heuristic_us=200.0), noisy).rows[0].finding == "slower"
 
 
 def test_the_margin_is_asked_for() -> None:
-    assert drifted(Row(measured_us=108.0, heuristic_us=200.0), margin_pct=10.0).rows[0].finding == ""
+    assert drifted(MeasuredRow(measured_us=108.0, heuristic_us=200.0), margin_pct=10.0).rows[0].finding == ""
 
 
 def test_a_row_that_loses_to_no_file_is_a_finding_whatever_it_took() -> None:
-    row = Row(measured_us=100.0, heuristic_us=98.0, verdict=Verdict.SLOWER)
-    assert drifted(row, Recorded(100.0, 0.0, 98.0)).rows[0].finding == "2.0 % slower than no file"
-    near = Row(measured_us=100.0, heuristic_us=99.2, verdict=Verdict.SLOWER)
-    assert drifted(near, Recorded(100.0, 0.0, 99.2)).rows[0].finding == ""
+    row = MeasuredRow(measured_us=100.0, heuristic_us=98.0, verdict=Verdict.SLOWER)
+    assert drifted(row, recorded(100.0, 0.0, 98.0)).rows[0].finding == "2.0 % slower than no file"
+    near = MeasuredRow(measured_us=100.0, heuristic_us=99.2, verdict=Verdict.SLOWER)
+    assert drifted(near, recorded(100.0, 0.0, 99.2)).rows[0].finding == ""
 
 
 def test_a_record_that_was_retuned_since_the_plan_lends_no_yardstick() -> None:
-    found = drifted(Row(measured_us=120.0, heuristic_us=240.0), Recorded(90.0, 50.0, 200.0))
+    found = drifted(MeasuredRow(measured_us=120.0, heuristic_us=240.0), recorded(90.0, 50.0, 200.0))
     assert (found.rows[0].heuristic_pct, found.rows[0].finding) == (None, "slower")
 
 
@@ -95,22 +101,21 @@ def test_a_file_that_was_not_measured_gives_its_reason(reason: str, has_drifted:
 
 def test_a_leg_without_results_is_a_finding() -> None:
     found = compare(PLAN, check_results(PLAN, []), {})
-    assert found[0].files[0].reason == "no results of its runner"
+    assert found[0].files[0].reason == "its runner sent no results"
     assert found[0].files[0].has_drifted
 
 
 def test_how_much_slower_the_machine_reads_is_told() -> None:
     found = compare(
         PLAN,
-        results(MeasuredFile(ID, {1: Row(measured_us=99.0, heuristic_us=220.0)})),
-        {ID: {1: Recorded(100.0, 0.0, 200.0)}},
+        results(MeasuredFile(ID, {1: MeasuredRow(measured_us=99.0, heuristic_us=220.0)})),
+        {ID: USUAL},
     )
     assert found[0].pace_pct == pytest.approx(10.0)
     assert compare(PLAN, check_results(PLAN, []), {})[0].pace_pct is None
 
 
-def test_a_records_rows_give_median_spread_and_heuristic() -> None:
-    row = {"latency_us": times(100.0, 2.0), "baseline_us": times(150.0)}
-    assert recorded_rows({"rows": {"8": row}}) == {8: Recorded(100.0, pytest.approx(2.0), 150.0)}
-    assert recorded_rows({"source": "published"}) == {}
-    assert recorded_rows(None) == {}
+def test_without_a_record_only_the_time_itself_is_held_against_the_claim() -> None:
+    found = compare(PLAN, results(MeasuredFile(ID, {1: MeasuredRow(measured_us=120.0, heuristic_us=240.0)})), {})
+    (row,) = found[0].files[0].rows
+    assert (row.recorded_us, row.heuristic_pct, row.finding) == (100.0, None, "slower")

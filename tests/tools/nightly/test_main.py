@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.builders import H100, Store
 from tools.checkout import reference_triton
 from tools.nightly.__main__ import main
 
-from .conftest import H100, Store, head, leave, results, row
+from .conftest import add, head, leave, results, row
 
 MIXTRAL = f"E=8,N=7168,device_name={H100}.json"
 QWEN = f"E=128,N=768,device_name={H100}.json"
@@ -21,7 +22,7 @@ ON_H200 = "E=8,N=7168,device_name=NVIDIA_H200.json"
 @pytest.fixture
 def three(configs: Store) -> Store:
     for name in (MIXTRAL, QWEN, ON_H200):
-        configs.add(name)
+        add(configs, name)
     return configs
 
 
@@ -64,7 +65,7 @@ def test_github_is_told_the_devices(three: Store, tmp_path: Path, monkeypatch: p
 
 
 def test_github_is_told_that_nothing_is_measured(configs: Store, tmp_path: Path, monkeypatch) -> None:
-    configs.add(MIXTRAL, source="published", attribution="somebody, Apache-2.0")
+    configs.config(name=MIXTRAL)
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
     assert sample(configs, tmp_path / "plan.json", "--count", "2") == 0
     assert (tmp_path / "output").read_text() == f"devices=[]\nany=false\ntriton={reference_triton()}\n"
@@ -88,7 +89,7 @@ def test_a_new_triton_measures_every_file(
 
 
 def test_a_triton_that_has_its_folder_is_not_new(three: Store, tmp_path: Path) -> None:
-    three.add(MIXTRAL, "triton_99_0_0")
+    add(three, MIXTRAL, "triton_99_0_0")
     sample(three, tmp_path / "plan.json", "--count", "1", "--newest", "99.0.0")
     assert planned(tmp_path / "plan.json") == 1
 
@@ -108,8 +109,8 @@ def test_drift_is_a_table_of_the_files_rows(three: Store, plan_path: Path, plan:
     text = out.read_text()
     assert f"| `{MIXTRAL}` | 1 | 100.0 | 100.0 | +0.0 % | +0.0 % | 5.5 % |  |" in text
     assert f"| `{MIXTRAL}` | 64 | 200.0 | 240.0 | +20.0 % | +0.0 % | 5.5 % | **slower** |" in text
-    assert f"- `{ON_H200}`: no results of its runner" in text
-    assert f"{H100}, driver 570.1, triton 3.8.0, torch 2.13.0" in text
+    assert f"- `{ON_H200}`: its runner sent no results" in text
+    assert f"{H100}, driver 580.159.04, triton 3.8.0, torch 2.13.0+cu130" in text
 
 
 def test_a_slower_machine_is_told_and_is_no_drift(three: Store, plan_path: Path, plan: Any, tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_results_that_cannot_be_used_are_one_line(
     ("spoil", "message"),
     [
         (lambda store: (store.root / MIXTRAL).write_text("{"), "expected a tuned file, found a broken one"),
-        (lambda store: store.record(store.root / MIXTRAL).write_text("{}"), "expected a record, found a broken one"),
+        (lambda store: store.record_of(store.root / MIXTRAL).write_text("{}"), "expected a record, found a broken one"),
     ],
     ids=["file", "record"],
 )
@@ -178,7 +179,7 @@ def test_no_results_at_all_are_told(three: Store, plan_path: Path, tmp_path: Pat
     """Where there is no artifact, the download makes no folder."""
     code, out = drift(three, plan_path, tmp_path / "nowhere")
     assert code == 1
-    assert out.read_text().count(": no results of its runner") == 3
+    assert out.read_text().count(": its runner sent no results") == 3
 
 
 def test_a_device_without_a_runner_is_never_due(three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +192,7 @@ def test_a_device_without_a_runner_is_never_due(three: Store, tmp_path: Path, mo
 def test_a_plan_that_nothing_could_read_is_one_line(
     three: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.pull_request.documents.MAX_FILES", 1)
+    monkeypatch.setattr("tools.pull_request.documents.MAX_LEG_FILES", 1)
     assert sample(three, tmp_path / "plan.json", "--count", "9") == 2
     told = capsys.readouterr().err
     assert (
@@ -225,7 +226,7 @@ class TestANewTriton:
         assert self.triton(three, tmp_path, monkeypatch, "3.0.0") == f"triton={reference_triton()}"
 
     def test_pip_is_asked(self, three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tools.nightly.files.newest_triton", lambda: "triton (99.1.0)")
+        monkeypatch.setattr("tools.nightly.sample.newest_triton", lambda: "triton (99.1.0)")
         assert self.triton(three, tmp_path, monkeypatch, "pip") == "triton=99.1.0"
 
     @pytest.mark.parametrize("newest", ["soon", "3.8.0rc1"])

@@ -10,20 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.launch_config import LaunchConfig
-from tools.nightly.sample import MeasuredFile, is_new, of_night, plan
-from tools.pull_request.documents import FileId
+from tools.nightly.sample import is_new, of_night, plan, planned
+from tools.pull_request.documents import PlannedFile
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
+from tools.store.record import Decision, Latency, Record, RecordedRow, ShapeOfModels, Source
 from tools.store.schemas import faults
 from tools.store.workload import Shape, Workload
 
 DAY = datetime.date(2026, 11, 24)
 CONFIG = LaunchConfig(16, 64, 64, 1, 4, 3)
+MODELS = load_models()
+US = {1: Latency(10.0, 10.0, 10.0, 3), 64: Latency(20.0, 20.0, 20.0, 3)}
 
 
-def measured(E: int, device_name: str = "NVIDIA_H100_80GB_HBM3", tier: str = "default", **name: object) -> MeasuredFile:
+def measured(E: int, device_name: str = "NVIDIA_H100_80GB_HBM3", folder: str = "", **name: object) -> PlannedFile:
     workload = Workload(E, 7168, device_name, **name)  # type: ignore[arg-type]
-    return MeasuredFile(FileId(workload, tier), {64: CONFIG, 1: CONFIG}, (Shape(4096, 2),), {64: 20.0, 1: 10.0})
+    rows = {num_tokens: RecordedRow(us, us, Decision.BASELINE) for num_tokens, us in US.items()}
+    shapes = (ShapeOfModels(Shape(4096, 2)),)
+    record = Record(workload, shapes, Source.MEASURED, "0" * 64, "2026-11-20", rows=rows)
+    return planned(workload, folder, {64: CONFIG, 1: CONFIG}, record, MODELS)
 
 
 FILES = [measured(E) for E in range(1, 24)]
@@ -66,11 +72,11 @@ def test_a_release_is_new_where_no_tier_is_as_new(newest: tuple[int, ...], new: 
 def test_the_plan_is_of_the_plans_form_and_one_leg_a_device() -> None:
     files = [
         measured(8),
-        measured(8, tier="triton_3_6_0"),
+        measured(8, folder="triton_3_6_0"),
         measured(9, "NVIDIA_H200_NVL", dtype="fp8_w8a8", block_shape=(128, 128)),
         measured(8, "NVIDIA_H200", down=True),
     ]
-    document = plan(files, "a" * 40, load_devices(), load_models())
+    document = plan(files, "a" * 40, load_devices()).to_json()
     assert faults("plan", document) == []
     assert (document["number"], document["head_sha"], document["base_sha"]) == (0, "a" * 40, "a" * 40)
     legs = {leg["device_name"]: leg["workloads"] for leg in document["legs"]}

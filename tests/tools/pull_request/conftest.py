@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.builders import NAME, Store, table
 from tests.tools.pull_request.git_repository import GitRepository, files_of
-from tests.tools.validate.builder import NAME, Store, table
 from tools.pull_request import __main__ as command
 
 
@@ -60,11 +60,13 @@ class Ran:
     output: str
 
 
-Plan = Callable[..., Ran]
+RunPlan = Callable[..., Ran]
 
 
 @pytest.fixture
-def plan(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plan:
+def plan(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> RunPlan:
     """Runs the command on a commit of the project's repository."""
     output, out = tmp_path / "output", tmp_path / "plan.json"
     monkeypatch.setenv("GITHUB_OUTPUT", str(output))

@@ -9,33 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from kernels.launch_config import LaunchConfig
+from tests.builders import ENTRY, H100, environment
 from tools.pull_request.documents import FileId, PlannedFile, PlannedShape
 from tools.store.workload import Workload
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 OTHER_SHA = "f" * 40
 NUMBER = 12
-H100 = "NVIDIA_H100_80GB_HBM3"
 A100 = "NVIDIA_A100-SXM4-80GB"
 
-ENTRY: Mapping[str, Any] = {
-    "BLOCK_SIZE_M": 16,
-    "BLOCK_SIZE_N": 64,
-    "BLOCK_SIZE_K": 64,
-    "GROUP_SIZE_M": 1,
-    "num_warps": 4,
-    "num_stages": 3,
-}
-ENVIRONMENT: Mapping[str, Any] = {
-    "device_name": "NVIDIA H100 80GB HBM3",
-    "compute_capability": "9.0",
-    "sm_count": 132,
-    "driver": "580.159.04",
-    "cuda": "13.0",
-    "torch": "2.13.0+cu130",
-    "triton": "3.8.0",
-    "python": "3.12.3",
-}
+ENVIRONMENT: Mapping[str, Any] = environment()
 
 
 def entry(**changes: Any) -> LaunchConfig:

@@ -15,8 +15,15 @@ from tests.tools.pull_request.documents_builder import (
     results_document,
     write_json,
 )
-from tools.pull_request.artifacts import NO_RESULTS, find_results, has_results, results_of
-from tools.pull_request.documents import DocumentError, Plan, read_plan
+from tools.pull_request.documents import (
+    NO_RESULTS,
+    DocumentError,
+    Plan,
+    find_results,
+    has_results,
+    read_plan,
+    results_of,
+)
 
 
 @pytest.fixture

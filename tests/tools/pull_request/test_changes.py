@@ -6,14 +6,14 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from tests.tools.validate.builder import NAME
+from tests.builders import NAME
 from tools.git import Entry
 from tools.pull_request.changes import (
-    MAX_FILES,
+    MAX_CHANGED_FILES,
     Change,
     changes,
     oversized,
-    refusals,
+    path_refusals,
     touches_registry,
     tuned_paths,
 )
@@ -64,17 +64,17 @@ def test_a_file_and_its_record_are_one_tuned_file() -> None:
 
 def test_sound_changes_are_not_refused() -> None:
     paths = [f"configs/{NAME}", f"configs/records/{NAME}", "configs/README.md", "configs/registry/models.json"]
-    assert refusals([added(path) for path in paths]) == []
+    assert path_refusals([added(path) for path in paths]) == []
 
 
 def test_whatever_lies_below_configs_may_be_removed() -> None:
-    assert refusals([Change("configs/evil.py", LINK, None)]) == []
+    assert path_refusals([Change("configs/evil.py", LINK, None)]) == []
 
 
 def test_the_number_is_looked_at_before_anything_else() -> None:
-    many = [added(f"x{i}") for i in range(MAX_FILES + 1)]
-    assert [finding.rule for finding in refusals(many)] == ["count"]
-    assert [finding.rule for finding in refusals(many[1:])] == ["outside"]
+    many = [added(f"x{i}") for i in range(MAX_CHANGED_FILES + 1)]
+    assert [finding.rule for finding in path_refusals(many)] == ["count"]
+    assert [finding.rule for finding in path_refusals(many[1:])] == ["outside"]
 
 
 def test_a_file_is_too_large_by_its_blobs_size() -> None:

@@ -13,14 +13,25 @@ from tests.tools.pull_request.documents_builder import (
     H100,
     Change,
     changed,
+    entry,
     plan_document,
     results_document,
     write_json,
 )
 from tools.measure.statistics import Verdict
 from tools.pull_request import documents
-from tools.pull_request.documents import DocumentError, read_plan, read_results, results_json
+from tools.pull_request.documents import (
+    DocumentError,
+    FileId,
+    Leg,
+    Plan,
+    PlannedFile,
+    PlannedShape,
+    read_plan,
+    read_results,
+)
 from tools.store import schemas
+from tools.store.workload import Workload
 
 
 def one_line(error: pytest.ExceptionInfo[DocumentError]) -> str:
@@ -55,10 +66,30 @@ def test_a_removed_file_has_mains_batch_sizes(tmp_path: Path) -> None:
 def test_results_are_written_as_they_are_read(tmp_path: Path) -> None:
     results = read_results(write_json(tmp_path / "results.json", results_document()))
     assert results.files[0].rows[64].verdict is Verdict.FASTER
-    written = json.loads(results_json(results))
+    written = results.to_json()
     assert schemas.faults("results", written) == []
-    (tmp_path / "again.json").write_bytes(results_json(results))
+    (tmp_path / "again.json").write_bytes(results.to_bytes())
     assert read_results(tmp_path / "again.json") == results
+
+
+def test_a_plan_is_written_as_it_is_read_in_a_fixed_order(tmp_path: Path) -> None:
+    workload = Workload(8, 2048, H100, "fp8_w8a8", (128, 128), down=True)
+    shapes = (PlannedShape(4096, 2, registered=True),)
+    claimed = {64: entry(num_ctas=1), 128: entry(num_ctas=1)}
+    file = PlannedFile(FileId(workload, "triton_3_6_0"), shapes, dict(reversed(claimed.items())), {}, {64: 1.5})
+    plan = Plan(12, "0" * 40, "1" * 40, (Leg(H100, (file,)), Leg("NVIDIA_H200", (file,))))
+    document = plan.to_json()
+    assert schemas.faults("plan", document) == []
+    (written,) = document["legs"][0]["workloads"]
+    assert list(written["claimed"]) == ["64", "128"]
+    assert (written["down"], written["workload"]["down"], written["workload"]["block_shape"]) == (
+        True,
+        True,
+        [128, 128],
+    )
+    assert (written["main"], written["record"]) == (None, {"median_us": {"64": 1.5}})
+    (tmp_path / "plan.json").write_bytes(plan.to_bytes())
+    assert read_plan(tmp_path / "plan.json") == plan
 
 
 def test_a_leg_that_the_plan_does_not_have(tmp_path: Path) -> None:
@@ -159,9 +190,9 @@ class TestLimits:
     """What is planned can be read again, and so can its results."""
 
     def test_256_files_of_18_rows_take_a_third(self, tmp_path: Path) -> None:
-        document = many(256, 18)
-        assert documents.why_too_large(document) is None
-        data = documents.plan_json(document)
+        plan = Plan.read(many(256, 18))
+        assert plan.why_too_large is None
+        data = plan.to_bytes()
         assert 2.5 * len(data) < documents.MAX_BYTES["plan"]
         (tmp_path / "plan.json").write_bytes(data)
         assert len(read_plan(tmp_path / "plan.json").legs[0].files) == 256
@@ -175,10 +206,10 @@ class TestLimits:
         assert measured / planned < documents.MAX_BYTES["results"] / documents.MAX_BYTES["plan"]
 
     def test_more_files_than_results_may_hold(self) -> None:
-        told = documents.why_too_large(many(257, 1))
+        told = Plan.read(many(257, 1)).why_too_large
         assert told == f"expected at most 256 tuned files on {H100}, found 257"
 
     def test_more_bytes_than_are_read(self) -> None:
-        told = documents.why_too_large(many(256, 86))
+        told = Plan.read(many(256, 86)).why_too_large
         assert told is not None
         assert told.startswith("expected a plan of at most 4194304 bytes, found ")

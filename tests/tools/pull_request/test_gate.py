@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.tools.validate.builder import NAME, table
+from tests.builders import NAME, table
 from tools.git import Entry
-from tools.pull_request.changes import Change
-from tools.pull_request.files import Version
-from tools.pull_request.gate import refusals, verified_commit
+from tools.pull_request.changes import Change, Version, merge_refusals, verified_commit
 from tools.store.files import canonical_config
 
 HOME = "fused-moe-configs/fused-moe-configs"
@@ -60,7 +58,7 @@ class TestWhoseBranch:
 
 class TestEvidence:
     def told(self, before: Version, after: Version, commit: str | None = None) -> list[str]:
-        return [f"{finding.path}: {finding.message}" for finding in refusals([], [(before, after)], commit)]
+        return [f"{finding.path}: {finding.message}" for finding in merge_refusals([], [(before, after)], commit)]
 
     @pytest.mark.parametrize(
         ("before", "after"),
@@ -122,14 +120,14 @@ class TestModes:
     def test_another_than_a_plain_files_is_refused(self, path: str, mode: str, kind: str, found: str) -> None:
         plain = Entry("100644", "blob", COMMIT)
         for before in (None, plain):
-            (finding,) = refusals([Change(path, before, Entry(mode, kind, COMMIT))], [], COMMIT)
+            (finding,) = merge_refusals([Change(path, before, Entry(mode, kind, COMMIT))], [], COMMIT)
             assert (finding.path, finding.rule) == (path, "mode")
             assert finding.message == f"expected a regular file (mode 100644), found {found}"
 
     def test_code_may_have_any(self) -> None:
-        assert refusals([Change("tools/x.sh", None, Entry("100755", "blob", COMMIT))], [], None) == []
+        assert merge_refusals([Change("tools/x.sh", None, Entry("100755", "blob", COMMIT))], [], None) == []
 
     def test_what_goes_or_becomes_plain_is_welcome(self) -> None:
         plain, executable = Entry("100644", "blob", COMMIT), Entry("100755", "blob", COMMIT)
         path = f"configs/{NAME}"
-        assert refusals([Change(path, executable, plain), Change(path, executable, None)], [], None) == []
+        assert merge_refusals([Change(path, executable, plain), Change(path, executable, None)], [], None) == []

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.pull_request.conftest import Plan, Project, refusal
+from tests.builders import H100, NAME, entry, table
+from tests.tools.pull_request.conftest import Project, RunPlan, refusal
 from tests.tools.pull_request.git_repository import EXECUTABLE, SUBMODULE, SYMLINK, TREE, Blob
-from tests.tools.validate.builder import H100, NAME, entry, table
 from tools.store.files import canonical_config
 
 PATH, RECORD = f"configs/{NAME}", f"configs/records/{NAME}"
@@ -24,35 +24,35 @@ OTHER = f"E=8,N=2048,device_name={H100}.json"
 class TestHostileCommit:
     """Each of these is a real commit; the only trace that it leaves is one line."""
 
-    def test_code(self, project: Project, plan: Plan) -> None:
+    def test_code(self, project: Project, plan: RunPlan) -> None:
         files = {**project.files(num_stages=4), "tools/code.py": b"import os\n", "setup.py": b""}
         line = refusal(plan(project.head(files)))
         assert line.startswith("refused: setup.py: expected changes below configs/ only, found 2 outside.")
         assert "reviewed by itself" in line
 
-    def test_removed_code(self, project: Project, plan: Plan) -> None:
+    def test_removed_code(self, project: Project, plan: RunPlan) -> None:
         assert "found 1 outside" in refusal(plan(project.head({"tools/code.py": None})))
 
-    def test_a_folder_that_only_begins_like_configs(self, project: Project, plan: Plan) -> None:
+    def test_a_folder_that_only_begins_like_configs(self, project: Project, plan: RunPlan) -> None:
         assert "found 1 outside" in refusal(plan(project.head({f"configs.old/{NAME}": b"{}"})))
 
-    def test_a_symbolic_link(self, project: Project, plan: Plan) -> None:
+    def test_a_symbolic_link(self, project: Project, plan: RunPlan) -> None:
         line = refusal(plan(project.head({PATH: Blob(b"/etc/passwd", SYMLINK)})))
         assert "expected a regular file (mode 100644), found a symbolic link" in line
 
-    def test_a_link_in_place_of_configs_itself(self, project: Project, plan: Plan) -> None:
+    def test_a_link_in_place_of_configs_itself(self, project: Project, plan: RunPlan) -> None:
         head = project.head({PATH: None, RECORD: None, "configs": Blob(b"/etc", SYMLINK)})
         assert "found a symbolic link" in refusal(plan(head))
 
-    def test_a_submodule(self, project: Project, plan: Plan) -> None:
+    def test_a_submodule(self, project: Project, plan: RunPlan) -> None:
         line = refusal(plan(project.head({"configs/sub": Blob(mode=SUBMODULE, sha=project.main)})))
         assert "found a submodule" in line
 
-    def test_an_executable(self, project: Project, plan: Plan) -> None:
+    def test_an_executable(self, project: Project, plan: RunPlan) -> None:
         data = project.files()[PATH]
         assert "found an executable file" in refusal(plan(project.head({PATH: Blob(data, EXECUTABLE)})))
 
-    def test_a_path_that_leads_out_of_configs(self, project: Project, plan: Plan) -> None:
+    def test_a_path_that_leads_out_of_configs(self, project: Project, plan: RunPlan) -> None:
         repository = project.repository
         inner = repository.tree_of(("100644", b"evil.json", repository.blob(b"{}")))
         configs = repository.tree_of((TREE, b"..", inner))
@@ -64,7 +64,7 @@ class TestHostileCommit:
         line = refusal(plan(repository.commit_tree(root, project.main)))
         assert "configs/../evil.json: expected a tuned file, a record or a registry" in line
 
-    def test_a_slash_inside_a_name(self, project: Project, plan: Plan, tmp_path: Path) -> None:
+    def test_a_slash_inside_a_name(self, project: Project, plan: RunPlan, tmp_path: Path) -> None:
         repository = project.repository
         name = f"../{tmp_path.name}".encode()
         configs = repository.tree_of(("100644", name, repository.blob(b"{}")))
@@ -73,7 +73,7 @@ class TestHostileCommit:
         project.repository.set_ref("refs/heads/main", repository.git("rev-parse", f"{head}^"))
         assert "found another path" in refusal(plan(head))
 
-    def test_a_path_that_stands_twice_in_a_tree(self, project: Project, plan: Plan) -> None:
+    def test_a_path_that_stands_twice_in_a_tree(self, project: Project, plan: RunPlan) -> None:
         repository = project.repository
         blob, link = repository.blob(b"{}"), repository.blob(b"/etc/passwd")
         configs = repository.tree_of(("100644", NAME.encode(), blob), ("120000", NAME.encode(), link))
@@ -101,32 +101,32 @@ class TestHostileCommit:
     )
     @pytest.mark.parametrize("folder", ["", "records/", "triton_3_6_0/"])
     def test_a_name(
-        self, project: Project, plan: Plan, folder: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, project: Project, plan: RunPlan, folder: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
         refusal(plan(project.head({f"configs/{folder}{name}": b"{}"})))
         assert not list(tmp_path.rglob("canary"))
 
-    def test_a_file_of_another_kind(self, project: Project, plan: Plan) -> None:
+    def test_a_file_of_another_kind(self, project: Project, plan: RunPlan) -> None:
         line = refusal(plan(project.head({"configs/conftest.py": b"raise SystemExit"})))
         assert "configs/conftest.py: expected a tuned file, a record or a registry" in line
 
-    def test_git_attributes(self, project: Project, plan: Plan) -> None:
+    def test_git_attributes(self, project: Project, plan: RunPlan) -> None:
         assert "configs/.gitattributes" in refusal(plan(project.head({"configs/.gitattributes": b"* filter=evil\n"})))
 
-    def test_ten_thousand_files(self, project: Project, plan: Plan) -> None:
+    def test_ten_thousand_files(self, project: Project, plan: RunPlan) -> None:
         blob = project.repository.blob(b"{}")
         files = {f"configs/E={i + 1},N=1,device_name={H100}.json": Blob(sha=blob) for i in range(10_000)}
         assert "expected at most 1000 changed files, found 10000" in refusal(plan(project.head(files)))
 
-    def test_a_blob_of_100_megabytes(self, project: Project, plan: Plan) -> None:
+    def test_a_blob_of_100_megabytes(self, project: Project, plan: RunPlan) -> None:
         head = project.head({PATH: bytes(100_000_000)})
         started = time.monotonic()
         line = refusal(plan(head))
         assert f"{PATH}: expected at most 1048576 bytes, found 100000000" in line
         assert time.monotonic() - started < 5
 
-    def test_a_tree_that_unfolds_without_end(self, project: Project, plan: Plan) -> None:
+    def test_a_tree_that_unfolds_without_end(self, project: Project, plan: RunPlan) -> None:
         repository = project.repository
         tree = repository.tree_of(("100644", b"x" * 100, repository.blob(b"")))
         for _ in range(10):  # 10 names in each of 10 levels: 10^10 files
@@ -146,13 +146,13 @@ class TestHostileCommit:
         ],
         ids=["duplicate keys", "NaN", "infinity", "digits", "nesting", "binary"],
     )
-    def test_what_is_no_strict_json(self, project: Project, plan: Plan, data: bytes, expected: str) -> None:
+    def test_what_is_no_strict_json(self, project: Project, plan: RunPlan, data: bytes, expected: str) -> None:
         files = {**project.files(OTHER), f"configs/{OTHER}": data}
         signed = project.store.file(data, OTHER)
         files[f"configs/records/{OTHER}"] = project.store.record(signed).read_bytes()
         assert expected in refusal(plan(project.head(files)))
 
-    def test_huge_integers(self, project: Project, plan: Plan) -> None:
+    def test_huge_integers(self, project: Project, plan: RunPlan) -> None:
         document = {**table(), "64": entry(GROUP_SIZE_M=10**4000)}
         path = project.store.config(document, OTHER, record=False)
         project.store.measured(path)
@@ -163,18 +163,18 @@ class TestHostileCommit:
     @pytest.mark.parametrize(
         "key", ["x\n::error::forged", "##[error]forged", "$(touch canary)", "<script>", "\x1b[31m", "a" * 5000]
     )
-    def test_text_in_a_record(self, project: Project, plan: Plan, key: str) -> None:
+    def test_text_in_a_record(self, project: Project, plan: RunPlan, key: str) -> None:
         line = refusal(plan(project.head(project.files(OTHER, record={key: 1}))))
         assert "configs/records/" in line
 
     @pytest.mark.parametrize("median", [1e300, 10**400])
-    def test_times_that_nothing_can_take(self, project: Project, plan: Plan, median: float) -> None:
+    def test_times_that_nothing_can_take(self, project: Project, plan: RunPlan, median: float) -> None:
         latency = {"median": median, "p10": 1.0, "p90": 1.0, "samples": 3}
         row = {"latency_us": latency, "baseline_us": latency, "decision": "promote"}
         files = project.files(OTHER, record={"rows": dict.fromkeys(table(), row)})
         assert "expected medians of at most" in refusal(plan(project.head(files)))
 
-    def test_a_config_of_an_amd_gpu_under_an_nvidia_name(self, project: Project, plan: Plan) -> None:
+    def test_a_config_of_an_amd_gpu_under_an_nvidia_name(self, project: Project, plan: RunPlan) -> None:
         document = {**table(), "64": entry(waves_per_eu=2)}
         path = project.store.config(document, OTHER, record=False)
         project.store.measured(path)
@@ -182,29 +182,31 @@ class TestHostileCommit:
         line = refusal(plan(project.head({name: file.read_bytes() for name, file in made.items()})))
         assert "waves_per_eu is a key of amd's compiler, the device is nvidia's" in line
 
-    def test_a_config_that_needs_more_shared_memory_than_the_named_gpu_has(self, project: Project, plan: Plan) -> None:
+    def test_a_config_that_needs_more_shared_memory_than_the_named_gpu_has(
+        self, project: Project, plan: RunPlan
+    ) -> None:
         amd = f"E=8,N=1024,device_name={MI300X}.json"
         files = project.files(amd, BLOCK_SIZE_M=128, BLOCK_SIZE_N=128, BLOCK_SIZE_K=128, num_stages=4)
         assert "expected at most 65536 bytes of shared memory" in refusal(plan(project.head(files)))
 
-    def test_bytes_that_are_not_the_stores_own(self, project: Project, plan: Plan) -> None:
+    def test_bytes_that_are_not_the_stores_own(self, project: Project, plan: RunPlan) -> None:
         data = json.dumps(table()).encode()
         path = project.store.file(data, OTHER)
         project.store.measured(path)
         made = {f"configs/{OTHER}": data, f"configs/records/{OTHER}": project.store.record_of(path).read_bytes()}
         assert "canonical bytes" in refusal(plan(project.head(made)))
 
-    def test_a_file_without_record(self, project: Project, plan: Plan) -> None:
+    def test_a_file_without_record(self, project: Project, plan: RunPlan) -> None:
         line = refusal(plan(project.head({f"configs/{OTHER}": canonical_config(table())})))
         assert "expected a record at" in line
 
     @pytest.mark.parametrize("name", [NAME, OTHER])
-    def test_verified_written_by_the_pull_request(self, project: Project, plan: Plan, name: str) -> None:
+    def test_verified_written_by_the_pull_request(self, project: Project, plan: RunPlan, name: str) -> None:
         verified = {"runner": "me", "run_url": "https://example.org/", "commit": "0" * 40, "date": "2026-01-01"}
         line = refusal(plan(project.head(project.files(name, record={"verified": verified}, num_stages=4))))
         assert "verified: expected null" in line
 
-    def test_verified_kept_though_the_file_changed(self, project: Project, plan: Plan) -> None:
+    def test_verified_kept_though_the_file_changed(self, project: Project, plan: RunPlan) -> None:
         verified = {"runner": "a", "run_url": "https://example.org/", "commit": "0" * 40, "date": "2026-01-01"}
         main = project.head(project.files(record={"verified": verified}))
         project.repository.set_ref("refs/heads/main", main)
@@ -214,11 +216,11 @@ class TestHostileCommit:
         head = project.head(project.files(record={"verified": verified, **lines}), parent=main)
         assert plan(head).code == 0
 
-    def test_a_head_that_is_not_here(self, project: Project, plan: Plan) -> None:
+    def test_a_head_that_is_not_here(self, project: Project, plan: RunPlan) -> None:
         line = refusal(plan("0123456789abcdef0123456789abcdef01234567"))
         assert "expected the commit 0123456789ab in this repository, found none" in line
 
-    def test_a_push_since_the_plan_was_asked_for(self, project: Project, plan: Plan) -> None:
+    def test_a_push_since_the_plan_was_asked_for(self, project: Project, plan: RunPlan) -> None:
         """The commit that was looked at is still in the repository, but no longer the pull request's."""
         looked_at = project.head(project.files(num_stages=4))
         project.repository.set_ref("refs/pull/12/head", project.head(project.files(num_stages=2)))
@@ -226,30 +228,30 @@ class TestHostileCommit:
         assert f"pull request 12: expected its head at {looked_at[:12]}, found" in line
         assert plan(looked_at, number=13).code == 0
 
-    def test_a_tag_in_place_of_a_commit(self, project: Project, plan: Plan) -> None:
+    def test_a_tag_in_place_of_a_commit(self, project: Project, plan: RunPlan) -> None:
         body = f"object {project.main}\ntype commit\ntag v1\ntagger a <a> 0 +0000\n\nx\n"
         tag = project.repository.object("tag", body.encode())
         assert "found none" in refusal(plan(tag))
 
-    def test_a_branch_without_a_common_ancestor(self, project: Project, plan: Plan) -> None:
+    def test_a_branch_without_a_common_ancestor(self, project: Project, plan: RunPlan) -> None:
         head = project.repository.commit(project.files(num_stages=4))
         assert "expected a common ancestor" in refusal(plan(head))
 
     @pytest.mark.parametrize(
         "sha", ["main", "abc", "", "A" * 40, "0" * 39, "0" * 41, "--help", f"{'0' * 40}\n", "$(x)"]
     )
-    def test_a_head_that_is_no_whole_name_is_bad_use(self, project: Project, plan: Plan, sha: str) -> None:
+    def test_a_head_that_is_no_whole_name_is_bad_use(self, project: Project, plan: RunPlan, sha: str) -> None:
         ran = plan(sha) if not sha.startswith("-") else plan("x" + sha)
         assert (ran.code, ran.plan, ran.output, len(ran.lines)) == (2, None, "", 1)
         assert "--head-sha: expected 40 hexadecimal digits" in ran.lines[0]
 
-    def test_very_many_faults_are_cut(self, project: Project, plan: Plan) -> None:
+    def test_very_many_faults_are_cut(self, project: Project, plan: RunPlan) -> None:
         ran = plan(project.head({f"configs/{i}.json": b"{}" for i in range(30)}))
         assert (ran.code, len(ran.lines)) == (1, 21)
         assert ran.lines[-1] == "refused: 10 further reasons."
 
 
-def test_settings_of_the_repository_run_nothing(project: Project, plan: Plan, tmp_path: Path) -> None:
+def test_settings_of_the_repository_run_nothing(project: Project, plan: RunPlan, tmp_path: Path) -> None:
     canary, head = tmp_path / "canary", project.head(project.files(num_stages=4))
     for setting in ("core.fsmonitor", "diff.external", "core.pager", "filter.evil.smudge", "diff.evil.textconv"):
         project.repository.git("config", setting, f"touch '{canary}'")
@@ -261,7 +263,7 @@ def test_settings_of_the_repository_run_nothing(project: Project, plan: Plan, tm
 
 @pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_OBJECT_DIRECTORY", "GIT_INDEX_FILE", "GIT_EXTERNAL_DIFF"])
 def test_variables_of_git_move_nothing(
-    project: Project, plan: Plan, variable: str, monkeypatch: pytest.MonkeyPatch
+    project: Project, plan: RunPlan, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = project.head(project.files(num_stages=4))
     monkeypatch.setenv(variable, "/nowhere")

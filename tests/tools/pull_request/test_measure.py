@@ -14,6 +14,7 @@ import pytest
 
 from kernels.launch_config import LaunchConfig
 from tests.tools.pull_request.documents_builder import (
+    A100,
     ENVIRONMENT,
     H100,
     NUMBER,
@@ -23,15 +24,16 @@ from tests.tools.pull_request.documents_builder import (
     planned,
     write_json,
 )
+from tools.checkout import reference_triton
 from tools.measure.statistics import duel
 from tools.pull_request import measure
-from tools.pull_request.documents import PlannedFile, read_results, workload_json
-from tools.pull_request.gpu_site import GpuSite
-from tools.pull_request.judgement import Benched
-from tools.pull_request.measure import Limits, Retuned
-from tools.pull_request.site import Bench, NotMeasuredError
+from tools.pull_request.child import BenchedFile, NotMeasuredError, tune_in_child
+from tools.pull_request.documents import PlannedFile, read_results
+from tools.pull_request.judge import BenchedRow
+from tools.pull_request.measure import GpuBackend, Retuned, TimeLimits
 from tools.store import schemas
 from tools.store.files import read_file, record_path
+from tools.store.record import Environment
 from tools.store.workload import Workload
 from tools.tune.journal import Journal
 from tools.tune.tuner import baselines
@@ -61,7 +63,7 @@ def workload_of(
         return entries and {str(m): entry.to_entry() for m, entry in entries.items()}
 
     return {
-        "workload": workload_json(workload),
+        "workload": workload.to_json(),
         "tier": tier,
         "down": workload.down,
         "shapes": [{"K": 7168, "top_k": 8, "registered": True}],
@@ -89,7 +91,7 @@ class TestOnALandscape:
         (file,) = results.files
         row = file.rows[64]
         assert (results.number, results.head_sha, results.device_name) == (NUMBER, SHA, H100)
-        assert results.environment["device_name"] == "NVIDIA H100 80GB HBM3"
+        assert results.environment.device_name == "NVIDIA H100 80GB HBM3"
         assert (row.claimed_us, row.verdict, row.decision) == (230.0, "slower", "retain")
         assert row.retuned_us < row.measured_us
         assert file.retuned_file
@@ -153,31 +155,35 @@ class TestOnALandscape:
 
 
 @dataclass
-class FakeSite:
+class FakeBackend:
     """A bench whose every time is known. fails: the reason that it gives instead."""
 
     fails: str | None = None
     limits_s: list[float] = field(default_factory=list)
 
-    def bench(self, file: PlannedFile, limit_s: float) -> Bench:
+    def bench(self, file: PlannedFile, limit_s: float) -> BenchedFile:
         self.limits_s.append(limit_s)
         if self.fails:
             raise NotMeasuredError(self.fails)
         won = duel((90.0,), (100.0,))
-        return Bench({m: Benched(90.0, None, 100.0, None, won) for m in file.batch_sizes}, ENVIRONMENT)
+        rows = {m: BenchedRow(90.0, None, 100.0, None, won) for m in file.batch_sizes}
+        return BenchedFile(rows, Environment.read(ENVIRONMENT))
 
-    def tune_arguments(self, file: PlannedFile) -> tuple[str, ...]:
-        return ("--replay", "nowhere.jsonl.gz")
+    def tune(self, file: PlannedFile, output: Path, time_budget_s: float, limit_s: float) -> Mapping[int, float]:
+        assert read_file(output / file.id.relative).document == {
+            str(m): config.to_entry() for m, config in file.claimed.items()
+        }
+        return tune_in_child(file, Path("nowhere.jsonl.gz"), output, time_budget_s, limit_s)
 
 
-def limits(seconds: float = 3600.0) -> Limits:
-    return Limits(45.0, time.monotonic() + seconds)
+def limits(seconds: float = 3600.0) -> TimeLimits:
+    return TimeLimits(45.0, time.monotonic() + seconds)
 
 
 class TestOneFile:
     @pytest.mark.parametrize("reason", ["no_gpu", "wrong_device", "wrong_triton", "crashed", "timeout"])
     def test_a_bench_that_fails_is_a_reason(self, tmp_path: Path, reason: str) -> None:
-        file, bench = measure.measure(planned(), FakeSite(reason), limits(), tmp_path)
+        file, bench = measure.measure(planned(), FakeBackend(reason), limits(), tmp_path)
         assert (file.is_measured, file.reason, file.rows, bench) == (False, reason, {}, None)
 
     @pytest.mark.parametrize("reason", ["timeout", "crashed"])
@@ -188,40 +194,83 @@ class TestOneFile:
             raise NotMeasuredError(reason)
 
         monkeypatch.setattr(measure, "retune", fail)
-        file, _ = measure.measure(planned(), FakeSite(), limits(), tmp_path)
+        file, _ = measure.measure(planned(), FakeBackend(), limits(), tmp_path)
         assert (file.is_measured, file.reason, file.retuned_file) == (True, reason, False)
         assert file.rows[64].verdict == "faster"
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_tuner_that_says_nonsense_has_crashed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(measure, "run_tool", lambda *arguments: {"rows": "none"})
+    def test_a_tuner_that_leaves_no_file_has_crashed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(FakeBackend, "tune", lambda *arguments: {64: 80.0, 128: 85.0})
         with pytest.raises(NotMeasuredError) as error:
-            measure.retune(planned(), FakeSite(), limits(), tmp_path)
+            measure.retune(planned(), FakeBackend(), limits(), tmp_path)
         assert error.value.reason == "crashed"
         assert list(tmp_path.iterdir()) == []
 
     def test_no_file_of_the_pull_requests_is_ever_handed_on(self, tmp_path: Path) -> None:
         """The tuner refuses this replay; the claimed file, laid out as its incumbent, must not stay."""
-        file, _ = measure.measure(planned(), FakeSite(), limits(), tmp_path)
-        assert file.reason == "unsupported"
+        file, _ = measure.measure(planned(), FakeBackend(), limits(), tmp_path)
+        assert file.reason == "crashed"
         assert list(tmp_path.iterdir()) == []
 
     def test_what_the_legs_time_does_not_suffice_for_is_a_timeout(self, tmp_path: Path) -> None:
-        site = FakeSite()
-        file, _ = measure.measure(planned(), site, limits(-1.0), tmp_path)
-        assert (file.reason, site.limits_s) == ("timeout", [])
+        backend = FakeBackend()
+        file, _ = measure.measure(planned(), backend, limits(-1.0), tmp_path)
+        assert (file.reason, backend.limits_s) == ("timeout", [])
 
     def test_no_child_may_take_longer_than_the_leg(self, tmp_path: Path) -> None:
-        site = FakeSite("crashed")
-        measure.measure(planned(), site, limits(5.0), tmp_path)
-        assert 0 < site.limits_s[0] <= 5.0
+        backend = FakeBackend("crashed")
+        measure.measure(planned(), backend, limits(5.0), tmp_path)
+        assert 0 < backend.limits_s[0] <= 5.0
+
+
+HERE = GpuBackend("NVIDIA H100 80GB HBM3", reference_triton(), reference_triton())
+OLD_TIER = planned()
+OLD_TIER = replace(OLD_TIER, id=replace(OLD_TIER.id, tier="triton_3_4_0"))
+LEGACY_FILE = replace(OLD_TIER, id=replace(OLD_TIER.id, tier="legacy_configs"))
+
+
+class TestGpu:
+    @pytest.mark.parametrize(
+        ("backend", "file", "reason"),
+        [
+            (GpuBackend(None, "3.8.0", reference_triton()), planned(), "no_gpu"),
+            (GpuBackend("NVIDIA B200", "3.8.0", reference_triton()), planned(), "wrong_device"),
+            (GpuBackend("A card that nobody knows", "3.8.0", reference_triton()), planned(), "wrong_device"),
+            (HERE, planned(device_name=A100), "wrong_device"),
+            (GpuBackend(HERE.device_name, None, reference_triton()), planned(), "wrong_triton"),
+            (GpuBackend(HERE.device_name, "3.4.0", reference_triton()), planned(), "wrong_triton"),
+            (HERE, OLD_TIER, "wrong_triton"),
+        ],
+    )
+    def test_what_cannot_be_measured_here(
+        self, backend: GpuBackend, file: PlannedFile, reason: str, tmp_path: Path
+    ) -> None:
+        for attempt in (lambda: backend.bench(file, 60), lambda: backend.tune(file, tmp_path, 45, 60)):
+            with pytest.raises(NotMeasuredError) as error:
+                attempt()
+            assert error.value.reason == reason
+
+    @pytest.mark.parametrize(
+        ("backend", "file"),
+        [(GpuBackend(HERE.device_name, "3.4.0", reference_triton()), OLD_TIER), (HERE, LEGACY_FILE)],
+    )
+    def test_a_tier_is_measured_with_its_triton_and_legacy_files_with_any(
+        self, backend: GpuBackend, file: PlannedFile
+    ) -> None:
+        backend.check(file)
+
+    def test_default_files_are_measured_under_another_triton_on_purpose(self) -> None:
+        backend = GpuBackend(HERE.device_name, "3.9.0", "3.9.0")
+        backend.check(planned())
+        with pytest.raises(NotMeasuredError, match="wrong_triton"):
+            backend.check(OLD_TIER)
 
 
 class TestCommandLine:
     def test_a_machine_without_a_gpu_writes_results_that_say_so(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(GpuSite, "here", classmethod(lambda cls, wanted: cls(None, "3.8.0", wanted)))
+        monkeypatch.setattr(GpuBackend, "here", classmethod(lambda cls, wanted: cls(None, "3.8.0", wanted)))
         plan = {"schema_version": 1, "number": NUMBER, "head_sha": SHA, "base_sha": OTHER_SHA}
         leg = {"device_name": H100, "workloads": [workload_of({64: entry()})]}
         path = write_json(tmp_path / "plan.json", {**plan, "legs": [leg]})

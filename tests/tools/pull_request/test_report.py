@@ -1,7 +1,10 @@
-"""The report's command line: sound artifacts become a comment, hostile ones are refused with one line."""
+"""The report: sound artifacts become a comment as a reviewer reads it, hostile ones are refused with one line."""
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +12,34 @@ import pytest
 
 from tests.tools.pull_request.documents_builder import (
     A100,
+    ENVIRONMENT,
+    H100,
     NUMBER,
     OTHER_SHA,
     SHA,
     Change,
     changed,
+    entry,
     plan_document,
+    planned,
     results_document,
     write_json,
 )
-from tools.pull_request import artifacts, report
+from tools.measure.statistics import Verdict
+from tools.pull_request import documents, report
+from tools.pull_request.documents import (
+    NO_RESULTS,
+    Leg,
+    MeasuredFile,
+    MeasuredRow,
+    Plan,
+    PlannedFile,
+    PlannedShape,
+    Results,
+)
+from tools.pull_request.report import MAX_CHARACTERS, REASONS, render
+from tools.store.record import Decision, Environment
+from tools.store.schemas import SCHEMA_FOLDER
 
 BY_SCHEMA = "; see schema/results.schema.json"
 
@@ -88,7 +109,7 @@ def test_a_plan_of_something_else(
         (lambda d: d.update(head_sha=OTHER_SHA), f"expected pull request 12 at {SHA}, found 12 at {OTHER_SHA}"),
         (
             lambda d: d.update(device_name=A100),
-            f"results of {A100}: expected none, found some",
+            f"results of {A100}: for a device that is not in the plan",
         ),
         (lambda d: d["workloads"].clear(), "expected the plan's 1 files in its order"),
         (lambda d: d["workloads"][0].update(tier="legacy_configs"), "expected the plan's 1 files in its order"),
@@ -156,9 +177,9 @@ def two_legs() -> Any:
 def test_a_leg_that_is_missing_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     assert run(tmp_path, two_legs(), results_document()) == 0
     text = (tmp_path / "report.md").read_text("utf-8")
-    assert f"- `{A100}`: not measured (no results of its runner)." in text
+    assert f"- `{A100}`: not measured (its runner sent no results)." in text
     assert "**Verdict: incomplete: not everything could be measured.** 2 files: 1 promote, 1 not measured." in text
-    assert text.count("**Not measured: no results of its runner.**") == 1
+    assert text.count("**Not measured: its runner sent no results.**") == 1
     assert "| 64 | 41.5 | 41.9 |" in text
 
 
@@ -166,7 +187,7 @@ def test_no_results_at_all_are_a_report_that_says_so(tmp_path: Path) -> None:
     assert run(tmp_path, two_legs()) == 0
     text = (tmp_path / "report.md").read_text("utf-8")
     assert "**Verdict: not measured: no runner sent results.** 2 files: 2 not measured." in text
-    assert text.count("not measured (no results of its runner)") == 2
+    assert text.count("not measured (its runner sent no results)") == 2
 
 
 def test_a_leg_that_is_missing_excuses_no_lie_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +202,7 @@ def test_a_leg_that_answers_twice(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_too_many_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "MAX_FILES", 20)
+    monkeypatch.setattr(documents, "MAX_ARTIFACT_FILES", 20)
     for number in range(30):
         write_json(tmp_path / "results" / "results-0" / "configs" / f"{number}.json", {})
     assert run(tmp_path, plan_document(), results_document()) == 1
@@ -217,3 +238,100 @@ def test_a_file_in_the_folders_place(tmp_path: Path, capsys: pytest.CaptureFixtu
     arguments = ["--plan", str(tmp_path / "plan.json"), "--results", str(tmp_path / "plan.json"), "--number", "12"]
     assert report.main([*arguments, "--head-sha", SHA, "--out", str(tmp_path / "report.md")]) == 1
     assert "expected a folder, found: Not a directory. Fix: " in refused(tmp_path, capsys)
+
+
+# The comment as a reviewer reads it, against a golden file: GOLDEN=1 in the environment writes it anew.
+
+GOLDEN = Path(__file__).with_name("report.golden.md")
+
+FASTER = MeasuredRow(88.0, 90.0, 100.0, 120.0, 89.0, Verdict.FASTER, Decision.PROMOTE)
+SAME = MeasuredRow(99.5, 99.8, 100.0, 120.0, 97.5, Verdict.SAME, Decision.RETAIN)
+SLOWER = MeasuredRow(90.0, 101.0, 100.0, 120.0, 95.0, Verdict.SLOWER, Decision.RETAIN)
+FAILS = MeasuredRow(90.0, None, 100.0, 120.0, 95.0, Verdict.SLOWER, Decision.RETAIN)
+NEW = MeasuredRow(None, 90.0, None, 100.0, None, Verdict.FASTER, Decision.PROMOTE)
+REMOVED = MeasuredRow(None, None, 100.0, 120.0, None, Verdict.SLOWER, Decision.RETAIN)
+UNKNOWN = MeasuredRow(90.0, None, 100.0, 120.0)
+
+MAIN = {64: entry(num_stages=2), 128: entry(num_stages=2)}
+
+
+def case(
+    number: int, planned_file: PlannedFile, *rows: MeasuredRow, **measured: object
+) -> tuple[PlannedFile, MeasuredFile]:
+    """A file with a name of its own, and what was measured of it at 64, 128, …"""
+    workload = replace(planned_file.id.workload, N=128 * number)
+    named = replace(planned_file, id=replace(planned_file.id, workload=workload))
+    by_batch_size = dict(zip((64, 128), rows, strict=False))
+    return named, MeasuredFile(named.id, by_batch_size, **measured)  # type: ignore[arg-type]
+
+
+def answered(*cases: tuple[PlannedFile, MeasuredFile], device_name: str = H100) -> tuple[Plan, dict[str, Results]]:
+    leg = Leg(device_name, tuple(planned for planned, _ in cases))
+    files = tuple(measured for _, measured in cases)
+    environment = Environment.read(ENVIRONMENT) if any(file.is_measured for file in files) else None
+    return Plan(NUMBER, SHA, OTHER_SHA, (leg,)), {device_name: Results(NUMBER, SHA, device_name, environment, files)}
+
+
+UNREGISTERED = replace(
+    planned(), shapes=(PlannedShape(4096, 2, registered=True), PlannedShape(6144, 4, registered=False))
+)
+CHANGED = planned(main=MAIN)
+
+
+def test_the_whole_comment() -> None:
+    plan, results = answered(
+        case(1, CHANGED, FASTER, SAME, retuned_file=True),
+        case(2, CHANGED, FASTER, SLOWER),
+        case(3, CHANGED, SAME, SAME, reason="timeout"),
+        case(4, CHANGED, FASTER, FAILS),
+        case(5, UNREGISTERED, NEW, NEW),
+        case(6, planned({}, MAIN), REMOVED, REMOVED),
+        case(7, planned(MAIN, MAIN), SAME, SAME),
+        case(8, CHANGED, FASTER, UNKNOWN),
+        case(9, planned(), reason="crashed", is_measured=False),
+    )
+    other, other_results = answered(case(1, planned(), reason="no_gpu", is_measured=False), device_name=A100)
+    text = render(replace(plan, legs=(*plan.legs, *other.legs)), results | other_results)
+    if "GOLDEN" in os.environ:
+        GOLDEN.write_text(text, "utf-8")
+    assert text == GOLDEN.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("cases", "told"),
+    [
+        ([case(1, CHANGED, FASTER, SAME)], "**Verdict: promote.** 1 file: 1 promote."),
+        ([case(1, CHANGED, SAME), case(2, CHANGED, SAME)], "**Verdict: no gain: "),
+        ([case(1, CHANGED, FASTER), case(2, CHANGED, SLOWER)], "**Verdict: not as it is: "),
+        ([case(1, CHANGED, FASTER), case(2, CHANGED, reason="crashed", is_measured=False)], "**Verdict: incomplete: "),
+    ],
+)
+def test_the_worst_file_makes_the_headline(cases: list[tuple[PlannedFile, MeasuredFile]], told: str) -> None:
+    assert told in render(*answered(*cases))
+
+
+def test_every_reason_has_words() -> None:
+    schema = json.loads((SCHEMA_FOLDER / "results.schema.json").read_text("utf-8"))
+    reasons = schema["$defs"]["measured_workload"]["properties"]["reason"]["enum"]
+    assert {*REASONS, None} == {*reasons, NO_RESULTS}
+    assert NO_RESULTS not in reasons, "a runner can't say of itself that it sent nothing"
+
+
+def test_text_of_an_artifact_leaves_no_code_span() -> None:
+    hostile = "a`b|c\n<img src=x>\u202e@team"
+    plan, results = answered(case(1, planned(), FASTER), device_name=hostile)
+    text = render(plan, results)
+    assert "<img" not in text
+    assert "@team" not in text
+    assert "a`b" not in text
+
+
+def test_a_comment_never_gets_longer_than_github_takes() -> None:
+    rows = dict.fromkeys(range(1, 200), FASTER)
+    for count, told in ((20, "The table is left out"), (250, "The rest is left out")):
+        cases = [case(number, CHANGED) for number in range(1, count)]
+        cases = [(planned, replace(measured, rows=rows)) for planned, measured in cases]
+        text = render(*answered(*cases))
+        assert len(text) <= MAX_CHARACTERS + 100
+        assert text.count("<details>") == text.count("</details>")
+        assert told in text

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.builders import NAME, Store, entry
 from tests.tools.pull_request.documents_builder import (
     ENTRY,
     OTHER_SHA,
@@ -17,9 +18,7 @@ from tests.tools.pull_request.documents_builder import (
     results_document,
     write_json,
 )
-from tests.tools.validate.builder import NAME, Store, entry
 from tools.pull_request import verify
-from tools.pull_request.documents import workload_json
 from tools.store import schemas
 from tools.store.files import canonical_record, read_file
 from tools.store.workload import parse_file_name
@@ -46,7 +45,7 @@ def results(**row: Any) -> Any:
 
     def change(document: Any) -> None:
         document.update(number=0, device_name=WORKLOAD.device_name)
-        document["workloads"][0]["workload"] = workload_json(WORKLOAD)
+        document["workloads"][0]["workload"] = WORKLOAD.to_json()
         document["workloads"][0]["rows"]["64"].update({"claimed_us": 10.0, "measured_us": 10.1, **row})
 
     return changed(results_document(), change)
@@ -60,9 +59,7 @@ def plan(claimed_us: float | None = 10.0) -> Any:
         leg = document["legs"][0]
         leg["device_name"] = WORKLOAD.device_name
         claims = None if claimed_us is None else {"median_us": {"64": claimed_us}}
-        leg["workloads"][0].update(
-            workload=workload_json(WORKLOAD), claimed={"64": dict(ENTRY)}, main=None, record=claims
-        )
+        leg["workloads"][0].update(workload=WORKLOAD.to_json(), claimed={"64": dict(ENTRY)}, main=None, record=claims)
 
     return changed(plan_document(), change)
 
@@ -131,7 +128,7 @@ def test_a_file_that_did_not_hold_is_named_and_left_as_it_is(
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda merged: merged.file(b"{}\n"), "its record is of other bytes"),
+        (lambda merged: merged.file(b"{}\n"), "its record describes other bytes"),
         (lambda merged: (merged.root / NAME).unlink(), "the file or its record is not there"),
         (lambda merged: (merged.root / "records" / NAME).unlink(), "the file or its record is not there"),
         (lambda merged: merged.measured(merged.root / NAME, date="yesterday"), "its record is not valid"),
@@ -176,6 +173,6 @@ def test_results_that_the_plan_did_not_ask_for_write_nothing(merged: Store, caps
 def test_a_file_whose_runner_sent_nothing_is_named(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:
     before = record_of(merged)
     assert sign(merged) == 0
-    told = "not verified, not measured (no results of its runner)"
+    told = "not verified, not measured (its runner sent no results)"
     assert capsys.readouterr().err == f"verify: {NAME}: {told}\n"
     assert record_of(merged) == before

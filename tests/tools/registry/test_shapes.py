@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kernels.problem import QuantMode
+from tests.builders import Store
 from tests.tools.compile.tuned_files import MIXTRAL, SOUND, read, tuned
-from tests.tools.validate.builder import Store
 from tools.registry.models import Model, ModelRegistry, Quantisation, load_models
 from tools.registry.shapes import ASSUMED_SHAPE, assumed_shape, quant_mode_of, registered_shapes, shapes_of
 from tools.store.config_file import ConfigFile

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fused_moe_configs
-from tests.tools.validate.builder import ENTRY
+from tests.builders import ENTRY
 from tools.store.config_file import USUAL_BATCH_SIZES, nearest_batch_size
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.launch_config import KEY_VENDOR, LaunchConfig
-from tests.tools.validate.builder import NAME, as_nobody, entry, table
+from tests.builders import NAME, as_nobody, entry, table
 from tools.checkout import reference_triton
 from tools.store.files import (
     MAX_BYTES,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.validate.builder import entry, table
+from tests.builders import entry, table
 from tools.store import schemas
 from tools.store.schemas import SchemaFault, TooManyStepsError, explainer, faults, is_valid
 

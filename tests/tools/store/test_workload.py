@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tools.store import schemas
 from tools.store.workload import (
     BLOCK_QUANTISED,
     LOOKED_UP_DTYPES,
@@ -60,6 +63,15 @@ class TestRoundTrip:
         if not parsed.faults:
             assert parsed.workload is not None
             assert parsed.workload.file_name(layout) == name
+
+
+def test_json_says_it_all_as_the_schema_has_it() -> None:
+    workload = Workload(8, 1024, "NVIDIA_H200", "fp8_w8a8", (128, 64), down=True)
+    document = workload.to_json()
+    assert schemas.faults("workload", document) == []
+    assert document["block_shape"] == [128, 64]
+    assert Workload.read(json.loads(json.dumps(document))) == workload
+    assert Workload.read(H200.to_json()) == H200
 
 
 class TestSpelling:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.validate.builder import Store
+from tests.builders import Store
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.tools.validate.builder import Store, entry
+from tests.builders import Store, entry
 from tools.validate.rules.ascending_keys import RULE
 
 

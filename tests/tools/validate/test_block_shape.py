@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tools.validate.builder import H100, NAME, Store, table
+from tests.builders import H100, NAME, Store, table
 from tools.findings import Severity
 from tools.validate.rules.block_shape import RULE
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tools.validate.builder import NAME, Store, entry, table
+from tests.builders import NAME, Store, entry, table
 from tools.checkout import CONFIGS
 from tools.store.config_file import ConfigFile
 from tools.store.files import Content, canonical_config

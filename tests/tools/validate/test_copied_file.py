@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tools.validate.builder import Store, table
+from tests.builders import Store, table
 from tools.findings import Severity
 from tools.validate.rules.copied_file import RULE
 

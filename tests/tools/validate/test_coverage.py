@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tools.validate.builder import Store, table
+from tests.builders import Store, table
 from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.validate.rules.coverage import RULE
 

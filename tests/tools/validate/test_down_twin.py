@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.tools.validate.builder import NAME, Store, table
+from tests.builders import NAME, Store, table
 from tools.store.workload import Layout
 from tools.validate.rules.down_twin import RULE
 

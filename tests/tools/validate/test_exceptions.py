@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.validate.builder import NAME, Store, table
+from tests.builders import NAME, Store, table
 from tools.checkout import CONFIGS
 from tools.findings import Severity
 from tools.store.files import canonical_config

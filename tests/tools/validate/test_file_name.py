@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.tools.validate.builder import NAME, Store
+from tests.builders import NAME, Store
 from tools.store.workload import Layout
 from tools.validate.rules.file_name import RULE
 

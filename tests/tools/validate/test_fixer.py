@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.validate.builder import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, devices, table
+from tests.builders import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, devices, table
 from tools.findings import Severity
 from tools.store.files import canonical_config
 from tools.store.workload import Layout

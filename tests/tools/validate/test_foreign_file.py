@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tools.validate.builder import NAME, Store
+from tests.builders import NAME, Store
 from tools.store.workload import Layout
 from tools.validate.rules.foreign_file import RULE
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.validate.builder import H100, NAME, Store, table
+from tests.builders import H100, NAME, Store, table
 from tools.checkout import CHECKOUT
 from tools.registry.devices import load_devices
 from tools.registry.reading import RegistryError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.tools.validate.builder import H100, NAME, Store
+from tests.builders import H100, NAME, Store
 from tools.store.workload import Layout
 from tools.validate.rules.one_spelling import RULE
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.validate.builder import Store, as_nobody
+from tests.builders import Store, as_nobody
 from tools.validate.rules.orphan_record import RULE
 
 

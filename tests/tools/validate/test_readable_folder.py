@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.tools.validate.builder import Store
+from tests.builders import Store
 from tools.store.workload import Layout
 from tools.validate.rules.readable_folder import RULE
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.validate.builder import H100, NAME, Store, as_nobody, described, table
+from tests.builders import H100, NAME, Store, as_nobody, table
 from tools.checkout import reference_triton
 from tools.findings import Severity
 from tools.store.workload import Layout, Workload
@@ -71,13 +71,13 @@ def test_a_dangling_link_is_no_record(store: Store) -> None:
 )
 def test_a_record_of_another_workload_is_an_error(store: Store, changes: dict[str, Any], message: str) -> None:
     path = store.config()
-    store.record(path, workload=described(Workload(**{"E": 8, "N": 1024, "device_name": H100, **changes})))
+    store.record(path, workload=Workload(**{"E": 8, "N": 1024, "device_name": H100, **changes}).to_json())
     assert store.messages(RULE) == [message]
 
 
 def test_absent_flags_mean_false(store: Store) -> None:
     path = store.config()
-    workload = described(Workload(8, 1024, H100))
+    workload = Workload(8, 1024, H100).to_json()
     store.record(path, workload={key: value for key, value in workload.items() if value is not False})
     assert store.findings(RULE) == []
 

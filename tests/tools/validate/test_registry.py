@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from tests.tools.validate.builder import Store
+from tests.builders import Store
 from tools.checkout import CONFIGS
 from tools.validate.rules import registry
 from tools.validate.rules.registry import RULE

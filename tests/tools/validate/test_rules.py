@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.validate.builder import Store
+from tests.builders import Store
 from tools.store.workload import Layout
 from tools.validate import rules
 from tools.validate.rules import RULES

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.validate.builder import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, devices, table
+from tests.builders import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, devices, table
 from tools.findings import Severity
 from tools.store.files import discover
 from tools.store.workload import Layout

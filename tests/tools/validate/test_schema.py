@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.validate.builder import ENTRY, Store, entry, table
+from tests.builders import ENTRY, Store, entry, table
 from tools.store.workload import Layout
 from tools.validate.rules.schema import RULE
 

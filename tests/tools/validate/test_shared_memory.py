@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.validate.builder import H100, Store, entry, table
+from tests.builders import H100, Store, entry, table
 from tools.findings import Severity
 from tools.validate.rules.shared_memory import RULE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tools.validate.builder import NAME, Store
+from tests.builders import NAME, Store
 from tools.findings import Severity
 from tools.store.workload import Layout
 from tools.validate.rules.skipped_file import RULE

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.tools.validate.builder import Store, table
+from tests.builders import Store, table
 from tools.store.workload import Layout
 from tools.validate.rules.triton_version import RULE
 

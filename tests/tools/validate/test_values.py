@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.validate.builder import H100, Store, entry
+from tests.builders import H100, Store, entry
 from tools.store.workload import Layout
 from tools.validate.rules.values import RULE
 

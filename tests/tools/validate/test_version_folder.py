@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tools.validate.builder import Store
+from tests.builders import Store
 from tools.store.workload import Layout
 from tools.validate.rules.version_folder import RULE
 

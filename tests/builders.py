@@ -1,4 +1,4 @@
-"""Tiny stores for the tests of the rules: one call makes a sound store, the test breaks one thing in it."""
+"""What tests of several rooms build: stores, entries, times, environments. A call makes a sound one; tests break it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
 from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.store.files import canonical_config, canonical_record
-from tools.store.workload import Layout, Workload, parse_file_name
+from tools.store.workload import Layout, parse_file_name
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Rule
@@ -53,6 +53,27 @@ def entry(**changes: Any) -> dict[str, Any]:
 def table(batch_sizes: Iterable[int] = USUAL_BATCH_SIZES, **changes: Any) -> dict[str, Any]:
     """A sound tuned file's document."""
     return {str(num_tokens): entry(**changes) for num_tokens in batch_sizes}
+
+
+def times(median: float, spread_pct: float = 0.0) -> dict[str, Any]:
+    """A time in µs as records have it. spread_pct: of the median, from it to either percentile."""
+    half = median * spread_pct / 100.0
+    return {"median": median, "p10": median - half, "p90": median + half, "samples": 20}
+
+
+def environment(**changes: Any) -> dict[str, Any]:
+    """Where figures were measured, as records and results have it: on an H100, with the reference Triton."""
+    return {
+        "device_name": "NVIDIA H100 80GB HBM3",
+        "compute_capability": "9.0",
+        "sm_count": 132,
+        "driver": "580.159.04",
+        "cuda": "13.0",
+        "torch": "2.13.0+cu130",
+        "triton": reference_triton(),
+        "python": "3.12.3",
+        **changes,
+    }
 
 
 @dataclass(frozen=True)
@@ -90,7 +111,7 @@ class Store:
         assert workload is not None
         record = {
             "schema_version": 1,
-            "workload": described(workload),
+            "workload": workload.to_json(),
             "shapes": [],
             "source": "published",
             "attribution": "Somebody, Apache-2.0",
@@ -105,26 +126,21 @@ class Store:
 
     def measured(self, path: Path, triton: str | None = None, **changes: Any) -> Path:
         """Writes a record as the tuner does, measured with `triton` (default: the reference)."""
-        latency = {"median": 10.0, "p10": 9.0, "p90": 11.0, "samples": 20}
+        latency = times(10.0, spread_pct=10.0)
         row = {"latency_us": latency, "baseline_us": latency, "incumbent_us": None, "decision": "promote"}
         found = re.search(r"device_name=([^,.]+)", path.name)
         device = devices().get(found[1] if found else H100) or devices().find(H100)
         arch = device.arch or "sm_90"
-        environment = {
-            "device_name": device.name,
-            "compute_capability": re.sub(r"sm_(\d+)(\d)", r"\1.\2", arch),
-            "sm_count": 132,
-            "driver": None,
-            "cuda": "12.9",
-            "torch": "2.13.0",
-            "triton": triton or reference_triton(),
-            "python": "3.12.0",
-        }
+        here = environment(
+            device_name=device.name,
+            compute_capability=re.sub(r"sm_(\d+)(\d)", r"\1.\2", arch),
+            triton=triton or reference_triton(),
+        )
         tuner = {"settings": {}, "seconds": 1.0, "kernels_compiled": 1, "measurements": 1, "outcomes": {"ok": 1}}
         fields = {
             "source": "measured",
             "shapes": [{"K": 4096, "top_k": 2, "models": []}],
-            "environment": environment,
+            "environment": here,
             "kernel_sha256": kernel_sha256(),
             "tuner": tuner,
             "rows": dict.fromkeys(json.loads(path.read_bytes()), row),
@@ -145,20 +161,6 @@ class Store:
     def messages(self, *rules: Rule, layout: Layout = Layout.REPO) -> list[str]:
         """As `findings`, the messages alone."""
         return [finding.message for finding in self.findings(*rules, layout=layout)]
-
-
-def described(workload: Workload) -> dict[str, Any]:
-    """The workload as a record tells it."""
-    shape = workload.block_shape
-    return {
-        "E": workload.E,
-        "N": workload.N,
-        "dtype": workload.dtype,
-        "block_shape": None if shape is None else list(shape),
-        "device_name": workload.device_name,
-        "per_channel_quant": workload.per_channel_quant,
-        "down": workload.down,
-    }
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""An engine's own look-up runs without it, and what only the whole of a run can tell."""
+"""An engine's own look-up runs without it, and what only a whole run shows: a file that nothing leads the engine to."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tools.canary import questions
+from tests.builders import H100, Store
+from tools.canary import answers
 from tools.canary.__main__ import main
 from tools.canary.child import stand_ins
 from tools.canary.engines import ENGINES, WANTED
 from tools.checkout import reference_triton
 from tools.launch.source_cut import cut
 
-from .conftest import H100, FakeEngine, Store, engine
+from .conftest import FakeEngine, add, engine
 
 
 @pytest.mark.parametrize("name", ["vllm", "sglang"])
@@ -30,10 +31,10 @@ def test_a_whole_look_up_needs_nothing_of_its_engine(name: str) -> None:
 def test_an_exported_file_that_is_never_asked_for_is_a_finding(
     configs: Store, tmp_path: Path, capsys, vllm: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs.add(f"E=8,N=64,device_name={H100}.json")
-    configs.add(f"E=8,N=96,device_name={H100}.json")
-    all_of = questions.of_store
-    monkeypatch.setattr(questions, "of_store", lambda *arguments: all_of(*arguments)[:1])
+    add(configs, f"E=8,N=64,device_name={H100}.json")
+    add(configs, f"E=8,N=96,device_name={H100}.json")
+    all_of = answers.questions_of_store
+    monkeypatch.setattr(answers, "questions_of_store", lambda *arguments: all_of(*arguments)[:1])
     assert main([f"vllm={vllm.unpacked(tmp_path / 'unpacked')}"]) == 1
     said = capsys.readouterr().out
     assert (

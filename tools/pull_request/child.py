@@ -1,0 +1,344 @@
+"""The child process that benches or tunes one planned file: what hangs or crashes in it takes no other file with it.
+
+This module is both ends. `bench_in_child` and `tune_in_child` start `python -m tools.pull_request.child`; the job goes
+in on its stdin, the answer comes out of its stdout, both JSON, and what people read goes to stderr. The child calls
+bench and tuner with the entries and shapes of the plan; only there are they imported, since torch takes seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kernels.launch_config import LaunchConfig
+from tools.checkout import CHECKOUT
+from tools.child_process import usable_cores
+from tools.cli import run, say
+from tools.errors import UserError
+from tools.findings import emit
+from tools.launch.heuristics import clamped
+from tools.measure.statistics import SAME_ENTRY, Duel, RowVerdict, duel
+from tools.pull_request.documents import PlannedFile
+from tools.pull_request.judge import BenchedRow
+from tools.registry.devices import Device, load_devices
+from tools.registry.models import load_models
+from tools.registry.shapes import quant_mode_of, registered_shapes
+from tools.store.record import Environment
+from tools.store.strict_json import Json, parse
+from tools.store.workload import Shape
+from tools.text import printable
+
+if TYPE_CHECKING:
+    from tools.bench.candidates import FileComparison
+    from tools.tune.journal import Journal
+    from tools.tune.protocol import Subject
+
+MODULE = "tools.pull_request.child"
+MAX_OUTPUT_BYTES = 16 << 20
+_IMPOSSIBLE = 2
+
+BENCH, TUNE = "bench", "tune"
+MAIN = "main"
+"""What the bench calls main's file."""
+
+
+class NotMeasuredError(Exception):
+    """reason: a member of schema/results.schema.json's enumeration."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class BenchedFile:
+    """A planned file beside main's and the heuristic, by batch size, and where it was measured."""
+
+    rows: Mapping[int, BenchedRow]
+    environment: Environment
+
+    def to_json(self) -> dict[str, Json]:
+        rows = {str(num_tokens): row.to_json() for num_tokens, row in self.rows.items()}
+        return {"environment": self.environment.to_json(), "rows": rows}
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> BenchedFile:
+        """Inverse of `to_json`. KeyError, TypeError, ValueError, AttributeError: it is something else."""
+        rows = {int(num_tokens): BenchedRow.read(row) for num_tokens, row in document["rows"].items()}
+        return cls(rows, Environment.read(document["environment"]))
+
+
+# ---------------------------------------------------------------
+# The parent's end. landscape: a recording that stands in for the GPU, None: this machine's GPU.
+
+
+def bench_in_child(file: PlannedFile, landscape: Path | None, limit_s: float) -> BenchedFile:
+    """Claimed beside main's beside the heuristic, interleaved; main's alone where the claim is its removal.
+
+    NotMeasuredError: as of `run_child`.
+    """
+    document = run_child(MODULE, _job(BENCH, file, landscape), limit_s)
+    try:
+        return BenchedFile.read(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NotMeasuredError("crashed") from error
+
+
+def tune_in_child(
+    file: PlannedFile, landscape: Path | None, output: Path, time_budget_s: float, limit_s: float
+) -> dict[int, float]:
+    """The new entries' times in µs, by batch size. output: folder of tiers; an incumbent in it is the one to beat.
+
+    NotMeasuredError: as of `run_child`.
+    """
+    job = {**_job(TUNE, file, landscape), "output": str(output), "time_budget_s": time_budget_s}
+    document = run_child(MODULE, job, limit_s)
+    try:
+        return {int(num_tokens): float(us) for num_tokens, us in document["new_us"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NotMeasuredError("crashed") from error
+
+
+def run_child(module: str, job: Mapping[str, Json], limit_s: float) -> Any:
+    """The JSON that `python -m MODULE` answers to the job; what it says to people goes to our stderr.
+
+    NotMeasuredError: «timeout» after limit_s, with everything it started; «unsupported» where it says impossible here
+    (exit 2); «crashed» for any other end, and where it printed no JSON.
+    """
+    with tempfile.TemporaryFile() as question, tempfile.TemporaryFile() as output:
+        question.write(json.dumps(job, allow_nan=False).encode())
+        question.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-m", module], stdin=question, stdout=output, cwd=CHECKOUT, start_new_session=True
+        )
+        try:
+            code = process.wait(max(0.0, limit_s))
+        except subprocess.TimeoutExpired as error:
+            raise NotMeasuredError("timeout") from error
+        finally:
+            _end(process)
+        if code:
+            raise NotMeasuredError("unsupported" if code == _IMPOSSIBLE else "crashed")
+        output.seek(0)
+        document, faults = parse(output.read(MAX_OUTPUT_BYTES))
+    if faults:
+        raise NotMeasuredError("crashed")
+    return document
+
+
+def _job(work: str, file: PlannedFile, landscape: Path | None) -> dict[str, Json]:
+    # Absolute: the child runs in the checkout.
+    return {"work": work, "file": file.to_json(), "landscape": landscape and str(landscape.absolute())}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With its whole group; what has a group of its own (tools.child_process) dies with its parent."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+# ---------------------------------------------------------------
+# The child's end
+
+
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: ARG001 (the job comes on stdin)
+    """Does the job on stdin. 0: answered. 1: it went wrong. 2: impossible here."""
+    from tools.tune.journal import JournalError
+    from tools.tune.protocol import RunnerError
+    from tools.tune.tuner import TuneError
+
+    job = json.load(sys.stdin)
+    try:
+        # Whatever a library prints would otherwise stand in the answer.
+        with contextlib.redirect_stdout(sys.stderr):
+            answer = _answer(job)
+    except (JournalError, RunnerError, TuneError) as error:
+        say(f"{job['work']}: {printable(str(error))}")
+        return 1
+    except UserError as error:
+        say(f"{job['work']}: {printable(str(error))}")
+        return _IMPOSSIBLE
+    emit(json.dumps(answer, allow_nan=False))
+    return 0
+
+
+def _answer(job: Mapping[str, Json]) -> dict[str, Json]:
+    file = PlannedFile.read(job["file"])
+    landscape = None if job["landscape"] is None else Path(job["landscape"])
+    if job["work"] == TUNE:
+        new_us = tune(file, landscape, Path(job["output"]), job["time_budget_s"])
+        return {"new_us": {str(num_tokens): us for num_tokens, us in new_us.items()}}
+    return (bench_here(file) if landscape is None else bench_recorded(file, landscape)).to_json()
+
+
+def bench_here(file: PlannedFile) -> BenchedFile:
+    """UserError: impossible here."""
+    from tools.bench.compare_files import compare
+    from tools.bench.session import Gpu
+    from tools.measure.gpu import check_memory
+
+    gpu = Gpu.here()
+    comparison = comparison_of(file, gpu.device)
+    for note in check_memory(gpu.torch, [(comparison.name, s, max(file.batch_sizes)) for s in comparison.shapes]):
+        _say(note)
+    report = compare(gpu, [comparison], None, "uniform", usable_cores(), _say)
+    return BenchedFile({row.num_tokens: benched_row(row) for row in report.files[0].rows}, report.environment)
+
+
+def _say(line: str) -> None:
+    say(f"{BENCH}: {printable(line)}")
+
+
+def comparison_of(file: PlannedFile, device: Device) -> FileComparison:
+    """What the bench compares: the file first, the heuristics, and main's file beside a claimed one.
+
+    UserError: there is no kernel or heuristic for it.
+    """
+    from tools.bench.candidates import THIS_FILE, Candidate, FileComparison, heuristics
+    from tools.measure.layer import LayerShape
+
+    workload = file.id.workload
+    quant = quant_mode_of(workload)
+    if quant is None:
+        raise UserError(f"{file.id.relative}: expected a dtype that this kernel runs, found {workload.dtype}.")
+    candidates = [Candidate(THIS_FILE, file.claimed or file.main), *heuristics(workload, file.batch_sizes, device)]
+    if file.claimed and file.main:
+        candidates.append(Candidate(MAIN, file.main))
+    shapes = tuple(LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in file.shapes)
+    return FileComparison(str(file.id.relative), workload, shapes, tuple(candidates), file.batch_sizes)
+
+
+def benched_row(row: RowVerdict) -> BenchedRow:
+    """The row of a comparison as `comparison_of` makes it."""
+    from tools.bench.candidates import NO_FILE, THIS_FILE
+
+    us = {name: None if measured.us is None else measured.us.median for name, measured in row.measured.items()}
+    return BenchedRow(us[THIS_FILE], us.get(MAIN), us[NO_FILE], row.duels.get(MAIN), row.duels[NO_FILE])
+
+
+def tune(file: PlannedFile, landscape: Path | None, output: Path, time_budget_s: float) -> dict[int, float]:
+    """The new entries' times in µs, by batch size; file and record lie below `output`. UserError: impossible here."""
+    from tools.tune import session
+    from tools.tune.request import Effort, Files, TuneRequest
+
+    request = TuneRequest(
+        sources=(),
+        batch_sizes=file.batch_sizes,
+        files=Files(output=output, replay=landscape),
+        effort=Effort(time_budget_s),
+        routing="uniform",
+        separate_down=False,
+        all_shapes=False,
+        ray=None,
+        as_json=True,
+    )
+    if landscape is not None:
+        summary = session.replay(request, landscape)
+    else:
+        summary = session.tune_here(request, subject_of(file))
+    return {line.num_tokens: line.new_us for line in summary.lines}
+
+
+def subject_of(file: PlannedFile) -> Subject:
+    """What the tuner tunes: the plan's workload and shapes. UserError: no kernel or heuristic covers it."""
+    from tools.tune.protocol import SubjectShape
+    from tools.tune.subject import SizesSource, make_subject
+
+    workload, first, models = file.id.workload, file.shapes[0], load_models()
+    sizes = (workload.E, workload.N, first.K, first.top_k)
+    source = SizesSource(*sizes, workload.dtype, workload.block_shape, workload.per_channel_quant)
+    subject = make_subject(source, workload.device_name, models, load_devices())
+    served = {known.shape: known.models for known in registered_shapes(workload, models)}
+    shapes = [Shape(shape.K, shape.top_k) for shape in file.shapes]
+    return replace(subject, shapes=tuple(SubjectShape(shape, served.get(shape, ())) for shape in shapes))
+
+
+# ---------------------------------------------------------------
+# A bench on a landscape: what an entry took when it was recorded is what it takes now. For tests and dry runs.
+
+TimesUs = Mapping[tuple[int, int, LaunchConfig], float]
+"""By batch size, shape and entry."""
+
+
+def bench_recorded(file: PlannedFile, landscape: Path) -> BenchedFile:
+    """What the landscape holds of claimed, main's and the heuristic's entries; the rest is not known.
+
+    JournalError: it can't be used.
+    """
+    from tools.tune.journal import Journal, JournalError
+
+    journal = Journal.read(landscape)
+    if journal.device is None or not journal.device.environment:
+        raise JournalError(f"{landscape}: expected the landscape of a finished run, found one without its GPU's report")
+    times_us = recorded_times(journal)
+    rows = {
+        num_tokens: _recorded_row(file, journal.header.subject, times_us, num_tokens) for num_tokens in file.batch_sizes
+    }
+    return BenchedFile(rows, Environment.read(journal.device.environment))
+
+
+def recorded_times(journal: Journal) -> TimesUs:
+    """Up and down together: the median of a confirmation's samples, else what screening saw."""
+    from tools.compile.outcome import Status
+    from tools.tune.protocol import Confirmed, Screened
+
+    screened: dict[tuple[int, int, LaunchConfig], float] = {}
+    confirmed: dict[tuple[int, int, LaunchConfig], float] = {}
+    for entry in journal.entries:
+        match entry.event:
+            case Screened(job, Status.OK) as event:
+                screened[job.num_tokens, job.shape, job.config] = event.total_us
+            case Confirmed(job, all_series):
+                for series in all_series:
+                    if series.total_us:
+                        key = job.num_tokens, job.shape, series.config
+                        confirmed.setdefault(key, statistics.median(series.total_us))
+    return {**screened, **confirmed}
+
+
+def _recorded_row(file: PlannedFile, subject: Subject, times_us: TimesUs, num_tokens: int) -> BenchedRow:
+    """Under the shape where the file does worst."""
+    from tools.tune.tuner import baselines
+
+    heuristic, _ = baselines(subject, num_tokens)
+    own = _entry(file, file.claimed or file.main, num_tokens)
+    main = _entry(file, file.main, num_tokens) if file.claimed else None
+    found = []
+    for shape in range(len(subject.shapes)):
+        own_us, main_us, heuristic_us = (
+            times_us.get((num_tokens, shape, config)) if config else None for config in (own, main, heuristic)
+        )
+        against_main = SAME_ENTRY if own == main else _recorded_duel(own_us, main_us)
+        against_heuristic = SAME_ENTRY if own == heuristic else _recorded_duel(own_us, heuristic_us)
+        found.append(BenchedRow(own_us, main_us, heuristic_us, against_main, against_heuristic))
+    return max(found, key=_worst_ratio)
+
+
+def _entry(file: PlannedFile, entries: Mapping[int, LaunchConfig], num_tokens: int) -> LaunchConfig | None:
+    from tools.bench.candidates import Candidate
+
+    return clamped(Candidate("", entries).entry(num_tokens), file.id.workload) if entries else None
+
+
+def _recorded_duel(own_us: float | None, other_us: float | None) -> Duel | None:
+    return None if own_us is None or other_us is None else duel((own_us,), (other_us,))
+
+
+def _worst_ratio(row: BenchedRow) -> float:
+    ratios = [duel.ratio.median for duel in (row.against_main, row.against_heuristic) if duel and duel.ratio]
+    return max(ratios, default=0.0)
+
+
+if __name__ == "__main__":
+    run(main)
