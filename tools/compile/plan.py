@@ -16,7 +16,7 @@ from tools.checkout import CHECKOUT
 from tools.measure.kernels import KernelTask
 from tools.registry.devices import DeviceRegistry, Target
 from tools.registry.models import ModelRegistry
-from tools.registry.shapes import ASSUMED_SHAPE, quant_mode_of, shapes_of
+from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of
 from tools.store.config_file import ConfigFile
 from tools.store.workload import Shape, Workload
 
@@ -129,11 +129,11 @@ def _items(file: ConfigFile, devices: DeviceRegistry, models: ModelRegistry) -> 
         yield from [target] if isinstance(target, Note) else []
         yield from [_no_kernel(file, workload)] if quant is None else []
         return
-    shapes = shapes_of(file, models)
+    shapes, assumed = shapes_of(file, models), assumed_shape(workload.E)
     if not shapes:
-        message = f"assumed K={ASSUMED_SHAPE.K}, top_k={ASSUMED_SHAPE.top_k}: no registered model has this E and N"
+        message = f"assumed K={assumed.K}, top_k={assumed.top_k}: no registered model has this E and N"
         yield Note(file, message, "add the model to configs/registry/models.json")
-    for shape in shapes or (ASSUMED_SHAPE,):
+    for shape in shapes or (assumed,):
         yield from _launches(file, workload, shape, quant, target)
 
 

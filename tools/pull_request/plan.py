@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from kernels.problem import QuantMode
 from tools.errors import UserError
 from tools.findings import Finding, Severity
 from tools.git import CommitError, Entry, Repository
+from tools.measure.layer import LayerShape
 from tools.pull_request.changes import (
     ROOT,
     Change,
@@ -34,7 +36,7 @@ from tools.pull_request.changes import (
 from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile, PlannedShape
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
-from tools.registry.shapes import assumed_shape, registered_shapes
+from tools.registry.shapes import assumed_shape, quant_mode_of, registered_shapes
 from tools.store import schemas
 from tools.store.workload import Layout, Shape, Workload
 from tools.text import shown, shown_path
@@ -49,14 +51,13 @@ MOST_EXPERTS_PER_TOKEN = 64
 MOST_SHAPES = 16
 """Shapes of one workload. Of the registry's (E, N) none stands for more than 12."""
 
-MEMORY_SHARE = 0.8
+MEMORY_SHARE = 0.95
+"""Of the registry's nominal size; driver and context take the rest."""
+
 UNKNOWN_MEMORY_GIB = 32
 """Of a device whose memory the registry doesn't give."""
 
 LONGEST_US = 1e9
-
-_BYTES_OF_WEIGHT = {None: 2, "float32": 4}
-_BYTES_OF_ACTIVATION = 2
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,9 @@ def planned_shapes(workload: Workload, recorded: Sequence[Shape], models: ModelR
 
 
 def needed_bytes(workload: Workload, shape: Shape, num_tokens: int) -> int:
-    """Memory of one layer's weights, and of the largest batch's activations between its two launches."""
-    E, N, K = workload.E, workload.N, shape.K
-    weights = 3 * E * N * K * _BYTES_OF_WEIGHT.get(workload.dtype, 1)
-    return weights + num_tokens * (K + shape.top_k * (3 * N + K)) * _BYTES_OF_ACTIVATION
+    """GPU memory that measuring it takes, by the one formula; of a dtype without a kernel as if it were bf16."""
+    quant = quant_mode_of(workload) or QuantMode()
+    return LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant).memory_bytes(num_tokens)
 
 
 def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
@@ -140,7 +140,7 @@ def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
     needed = max(needed_bytes(workload, Shape(shape.K, shape.top_k), largest) for shape in shapes)
     if needed > most:
         message = (
-            f"expected weights and activations of at most {_gib(most)} ({MEMORY_SHARE:.0%} of {device.name}), "
+            f"expected it to be measured in at most {_gib(most)} of GPU memory ({MEMORY_SHARE:.0%} of {device.name}), "
             f"found {_gib(needed)} at batch size {largest}"
         )
         yield refused(path, "memory", message, "correct E and N in the name, or leave the largest batch sizes out")

@@ -10,6 +10,7 @@ import pytest
 from tests.builders import H100, NAME, devices, table
 from tests.tools.pull_request.conftest import Project, RunPlan, refusal
 from tests.tools.pull_request.git_repository import EXECUTABLE, SYMLINK, Blob
+from tools.measure.layer import LayerShape
 from tools.pull_request import __main__ as command
 from tools.pull_request import documents
 from tools.pull_request.documents import PlannedShape
@@ -23,7 +24,7 @@ from tools.pull_request.plan import (
     with_runner,
 )
 from tools.registry.models import load_models
-from tools.registry.shapes import registered_shapes
+from tools.registry.shapes import quant_mode_of, registered_shapes
 from tools.registry.sharding import PARALLEL_SIZES
 from tools.store import schemas
 from tools.store.files import canonical_record
@@ -72,13 +73,18 @@ class TestShapes:
                     assert len(registered_shapes(workload, MODELS)) <= MOST_SHAPES
 
 
-@pytest.mark.parametrize(
-    ("dtype", "weights"), [(None, 2), ("float32", 4), ("fp8_w8a8", 1), ("int8_w8a8", 1), ("int4_w4a16", 1)]
-)
-def test_memory_is_of_weights_and_of_the_largest_batch(dtype: str | None, weights: int) -> None:
+@pytest.mark.parametrize("dtype", [None, "fp8_w8a8", "int8_w8a8"])
+def test_memory_is_what_the_bench_asks_for(dtype: str | None) -> None:
     workload, shape = Workload(8, 1000, H100, dtype), Shape(2000, 2)
-    activations = 100 * (2000 + 2 * (3 * 1000 + 2000)) * 2
-    assert needed_bytes(workload, shape, 100) == 3 * 8 * 1000 * 2000 * weights + activations
+    quant = quant_mode_of(workload)
+    assert quant is not None
+    assert needed_bytes(workload, shape, 100) == LayerShape(8, 1000, 2000, 2, quant).memory_bytes(100)
+
+
+def test_a_dtype_without_a_kernel_takes_what_bf16_does() -> None:
+    assert needed_bytes(Workload(8, 1000, H100, "int4_w4a16"), Shape(2000, 2), 1) == needed_bytes(
+        Workload(8, 1000, H100), Shape(2000, 2), 1
+    )
 
 
 # From real git objects.
@@ -305,7 +311,7 @@ class TestShapesOfACommit:
 
     def test_weights_beyond_the_devices_memory_are_refused(self, project: Project, plan: RunPlan) -> None:
         line = refusal(plan(project.head(project.files(f"E=2147483647,N=2147483647,device_name={H100}.json"))))
-        assert "expected weights and activations of at most 64.0 GiB" in line
+        assert "expected it to be measured in at most 76.0 GiB of GPU memory" in line
 
     def test_a_new_device_is_refused_until_it_is_on_main(self, project: Project, plan: RunPlan) -> None:
         device = {"name": "NVIDIA_Z9000", "vendor": "nvidia", "family": "Z", "aliases": []}
