@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from tools.errors import UserError
 from tools.findings import Finding, Severity
 from tools.git import CommitError, Entry, Repository
+from tools.measure.layer import LayerShape
 from tools.pull_request.changes import (
     ROOT,
     Change,
@@ -34,7 +35,7 @@ from tools.pull_request.changes import (
 from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile, PlannedShape
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
-from tools.registry.shapes import assumed_shape, registered_shapes
+from tools.registry.shapes import assumed_shape, quant_mode_of, registered_shapes
 from tools.store import schemas
 from tools.store.workload import Layout, Shape, Workload
 from tools.text import shown, shown_path
@@ -54,9 +55,6 @@ UNKNOWN_MEMORY_GIB = 32
 """Of a device whose memory the registry doesn't give."""
 
 LONGEST_US = 1e9
-
-_BYTES_OF_WEIGHT = {None: 2, "float32": 4}
-_BYTES_OF_ACTIVATION = 2
 
 
 @dataclass(frozen=True)
@@ -117,11 +115,13 @@ def planned_shapes(workload: Workload, recorded: Sequence[Shape], models: ModelR
     return tuple(PlannedShape(shape.K, shape.top_k, shape in known) for shape in chosen)
 
 
-def needed_bytes(workload: Workload, shape: Shape, num_tokens: int) -> int:
-    """Memory of one layer's weights, and of the largest batch's activations between its two launches."""
-    E, N, K = workload.E, workload.N, shape.K
-    weights = 3 * E * N * K * _BYTES_OF_WEIGHT.get(workload.dtype, 1)
-    return weights + num_tokens * (K + shape.top_k * (3 * N + K)) * _BYTES_OF_ACTIVATION
+def needed_bytes(workload: Workload, shapes: Iterable[PlannedShape], num_tokens: int) -> int:
+    """GPU memory that measuring takes at its peak, under the shape that takes most; 0 where no kernel runs it."""
+    quant = quant_mode_of(workload)
+    if quant is None:
+        return 0  # nothing will be measured
+    layers = [LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in shapes]
+    return max(layer.memory_bytes(num_tokens) for layer in layers)
 
 
 def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
@@ -137,10 +137,10 @@ def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
     most = int(MEMORY_SHARE * (device.memory_gib or UNKNOWN_MEMORY_GIB) * 2**30)
     largest = max([*file.claimed.entries, *file.main.entries], default=1)
     shapes = planned_shapes(workload, _recorded(file.claimed), rules.models)
-    needed = max(needed_bytes(workload, Shape(shape.K, shape.top_k), largest) for shape in shapes)
+    needed = needed_bytes(workload, shapes, largest)
     if needed > most:
         message = (
-            f"expected weights and activations of at most {_gib(most)} ({MEMORY_SHARE:.0%} of {device.name}), "
+            f"expected at most {_gib(most)} of GPU memory ({MEMORY_SHARE:.0%} of {device.name}) to measure it, "
             f"found {_gib(needed)} at batch size {largest}"
         )
         yield refused(path, "memory", message, "correct E and N in the name, or leave the largest batch sizes out")

@@ -10,6 +10,7 @@ import pytest
 from tests.builders import H100, NAME, devices, table
 from tests.tools.pull_request.conftest import Project, RunPlan, refusal
 from tests.tools.pull_request.git_repository import EXECUTABLE, SYMLINK, Blob
+from tools.measure.layer import LayerShape
 from tools.pull_request import __main__ as command
 from tools.pull_request import documents
 from tools.pull_request.documents import PlannedShape
@@ -23,7 +24,7 @@ from tools.pull_request.plan import (
     with_runner,
 )
 from tools.registry.models import load_models
-from tools.registry.shapes import registered_shapes
+from tools.registry.shapes import quant_mode_of, registered_shapes
 from tools.registry.sharding import PARALLEL_SIZES
 from tools.store import schemas
 from tools.store.files import canonical_record
@@ -72,13 +73,16 @@ class TestShapes:
                     assert len(registered_shapes(workload, MODELS)) <= MOST_SHAPES
 
 
-@pytest.mark.parametrize(
-    ("dtype", "weights"), [(None, 2), ("float32", 4), ("fp8_w8a8", 1), ("int8_w8a8", 1), ("int4_w4a16", 1)]
-)
-def test_memory_is_of_weights_and_of_the_largest_batch(dtype: str | None, weights: int) -> None:
-    workload, shape = Workload(8, 1000, H100, dtype), Shape(2000, 2)
-    activations = 100 * (2000 + 2 * (3 * 1000 + 2000)) * 2
-    assert needed_bytes(workload, shape, 100) == 3 * 8 * 1000 * 2000 * weights + activations
+class TestMemory:
+    def test_it_is_what_measuring_takes_under_the_shape_that_takes_most(self) -> None:
+        shapes = (PlannedShape(4096, 8, registered=False), PlannedShape(7168, 8, registered=True))
+        workload = Workload(256, 2048, H100, "fp8_w8a8", (128, 128))
+        quant = quant_mode_of(workload)
+        assert quant is not None
+        assert needed_bytes(workload, shapes, 4096) == LayerShape(256, 2048, 7168, 8, quant).memory_bytes(4096)
+
+    def test_what_no_kernel_runs_is_not_measured(self) -> None:
+        assert needed_bytes(Workload(8, 2048, H100, "int4_w4a16"), planned_shapes(MIXTRAL, [], MODELS), 4096) == 0
 
 
 # From real git objects.
@@ -305,7 +309,7 @@ class TestShapesOfACommit:
 
     def test_weights_beyond_the_devices_memory_are_refused(self, project: Project, plan: RunPlan) -> None:
         line = refusal(plan(project.head(project.files(f"E=2147483647,N=2147483647,device_name={H100}.json"))))
-        assert "expected weights and activations of at most 64.0 GiB" in line
+        assert "expected at most 64.0 GiB of GPU memory" in line
 
     def test_a_new_device_is_refused_until_it_is_on_main(self, project: Project, plan: RunPlan) -> None:
         device = {"name": "NVIDIA_Z9000", "vendor": "nvidia", "family": "Z", "aliases": []}
