@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jsonschema_rs
-
 from tools.checkout import CHECKOUT
 from tools.store.strict_json import Json
 from tools.text import printable
 
 if TYPE_CHECKING:
+    import jsonschema_rs
     from jsonschema import ValidationError
     from jsonschema.protocols import Validator
 
@@ -98,6 +97,8 @@ def _follows(check: jsonschema_rs.Draft202012Validator, document: Json) -> bool:
 @functools.cache
 def _compiled(reference: str) -> jsonschema_rs.Draft202012Validator:
     """Of a schema's file, or of a part of it, as in `record.schema.json#/$defs/row`."""
+    import jsonschema_rs  # a command line is checked before any document is
+
     registry = jsonschema_rs.Registry([(f"json-schema:///{key}", value) for key, value in _schemas().items()])
     return jsonschema_rs.Draft202012Validator({"$ref": f"json-schema:///{reference}"}, registry=registry)
 
