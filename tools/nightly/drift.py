@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from tools.measure.gate import PromotionPolicy
 from tools.measure.statistics import NOISE_PCT, Verdict, geomean
 from tools.pull_request.documents import FileId, MeasuredFile, Plan, PlannedFile, Results, Row
 from tools.store.strict_json import Json
-from tools.tune.decide import PromotionPolicy
 
 MARGIN_PCT = 5.0
 """Two machines of one kind differ by up to so much."""

@@ -17,10 +17,10 @@ from typing import Any
 from kernels.launch_config import LaunchConfig
 from tools.measure.statistics import Verdict
 from tools.store import schemas
+from tools.store.record import Decision
 from tools.store.strict_json import Json, parse
 from tools.store.workload import Workload
 from tools.text import printable, shown_path
-from tools.tune.decide import Decision
 
 MAX_BYTES: Mapping[str, int] = {"plan": 4 << 20, "results": 8 << 20}
 """What readers take. 256 files of 18 rows are a plan of 1.2 MiB and results of 0.8; where a file has little to be

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tools.measure.gate import PromotionPolicy
 from tools.measure.statistics import NOISE_PCT, Duel, Verdict
 from tools.pull_request.documents import PlannedFile, Row
-from tools.tune.decide import Decision, PromotionPolicy
+from tools.store.record import Decision
 
 
 @dataclass(frozen=True)

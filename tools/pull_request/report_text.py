@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tools.measure.gate import PromotionPolicy
 from tools.measure.statistics import Verdict
 from tools.pull_request.artifacts import NO_RESULTS, has_results
 from tools.pull_request.documents import Leg, MeasuredFile, Plan, PlannedFile, PlannedShape, Results, Row
@@ -20,8 +21,8 @@ from tools.pull_request.standing import (
     retuned_gap,
     standing,
 )
+from tools.store.record import Decision
 from tools.text import counted
-from tools.tune.decide import Decision, PromotionPolicy
 
 MAX_CHARACTERS = 60_000
 """GitHub takes comments of 65,536 characters; the rest is for the marker."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tools.measure.statistics import Verdict
 from tools.pull_request.documents import MeasuredFile, Row
-from tools.tune.decide import Decision
+from tools.store.record import Decision
 
 CLAIM_TOLERANCE_PCT = 5.0
 """Two machines of one kind differ by up to so much in clock and cooling; beyond it a claimed time doesn't hold."""

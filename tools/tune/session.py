@@ -18,10 +18,10 @@ from tools.store import schemas
 from tools.store.files import canonical_entries, write_file
 from tools.text import printable, shown_path
 from tools.tune import evidence
-from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.evidence import Rates
 from tools.tune.journal import Journal, JournalError, JournalHeader, open_journals, partial_path
 from tools.tune.live import LiveSession, Supervisor
+from tools.tune.policy import Budget, Policies, SearchPolicy
 from tools.tune.protocol import DeviceReport, Event, Screened, Subject, WorkerSpec
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.report import Progress, TuneSummary, progress

@@ -19,6 +19,7 @@ from tools import cli
 from tools.checkout import CONFIGS, reference_triton
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.gate import PromotionPolicy
 from tools.measure.statistics import quantile
 from tools.store import schemas
 from tools.store.config_file import ConfigFile, nearest_batch_size
@@ -29,7 +30,6 @@ from tools.store.tiers import LEGACY, RECORDS, REGISTRY, Found, Role, version_of
 from tools.store.workload import Workload, parse_file_name
 from tools.text import printable, shown_path
 from tools.tune import evidence
-from tools.tune.decide import PromotionPolicy
 from tools.tune.evidence import Provenance, Rates
 from tools.tune.protocol import Subject
 from tools.tune.report import TuneSummary, lines

@@ -14,8 +14,8 @@ from tools.measure.statistics import Verdict
 from tools.pull_request.artifacts import NO_RESULTS
 from tools.pull_request.documents import Leg, MeasuredFile, Plan, PlannedFile, PlannedShape, Results, Row
 from tools.pull_request.report_text import MAX_CHARACTERS, REASONS, code, render
+from tools.store.record import Decision
 from tools.store.schemas import SCHEMA_FOLDER
-from tools.tune.decide import Decision
 
 GOLDEN = Path(__file__).with_name("report.golden.md")
 

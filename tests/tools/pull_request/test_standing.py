@@ -8,7 +8,7 @@ from tests.tools.pull_request.documents_builder import workload
 from tools.measure.statistics import Verdict
 from tools.pull_request.documents import FileId, MeasuredFile, Row
 from tools.pull_request.standing import Standing, claim_gap, retuned_gap, standing, why_unverified
-from tools.tune.decide import Decision
+from tools.store.record import Decision
 
 BETTER = Row(100, 101, 110, 120, 100, Verdict.FASTER, Decision.PROMOTE)
 SAME = Row(100, 101, 101, 120, 100, Verdict.SAME, Decision.RETAIN)

@@ -8,9 +8,9 @@ from typing import Any
 
 from kernels.launch_config import LaunchConfig
 from tools.store.files import canonical_entries, canonical_record
+from tools.store.record import Decision
 from tools.tune import evidence
 from tools.tune.confirm import RowSamples
-from tools.tune.decide import Decision
 from tools.tune.evidence import Provenance, Rates
 from tools.tune.protocol import Subject
 from tools.tune.tuner import Counts, RowResult, SeparateDown

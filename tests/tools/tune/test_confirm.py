@@ -13,7 +13,7 @@ from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
 from tools.store.workload import Shape
 from tools.tune.confirm import Confirmation, RowSamples, confirm
-from tools.tune.decide import ConfirmPolicy
+from tools.tune.policy import ConfirmPolicy
 from tools.tune.protocol import Compiled, CompileJob, ConfirmJob, Event, Subject, SubjectShape
 
 A = LaunchConfig(16, 64, 64, 8, 4, 2)

@@ -11,9 +11,9 @@ import pytest
 from tests.tools.tune.decided import COUNTS, DOWN_ENTRY, ENTRY, RUN, row, samples, with_down
 from tools.store import schemas
 from tools.store.files import sha256
+from tools.store.record import Decision
 from tools.store.workload import Shape
 from tools.tune import evidence
-from tools.tune.decide import Decision
 from tools.tune.protocol import Subject, SubjectShape
 from tools.tune.tuner import RowResult
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
 from tests.tools.tune.decided import COUNTS, ENTRY, H100_RATES, row, samples, with_down
+from tools.store.record import Decision
 from tools.store.workload import Shape
-from tools.tune.decide import Decision
 from tools.tune.evidence import Rates
 from tools.tune.protocol import Subject, SubjectShape
 from tools.tune.report import TuneSummary, lines, to_json, to_text

@@ -12,8 +12,8 @@ from kernels.launch_config import LaunchConfig
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
 from tools.store.workload import Shape
-from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.journal import Journal
+from tools.tune.policy import Budget, Policies, SearchPolicy
 from tools.tune.protocol import CompileJob, Event, Screened, ScreenJob, Subject, SubjectShape, kernel_of
 from tools.tune.replay import ReplayRunner
 from tools.tune.search import (

@@ -10,9 +10,10 @@ import pytest
 
 from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
+from tools.store.record import Decision
 from tools.store.workload import Shape
-from tools.tune.decide import Budget, Decision, Policies
 from tools.tune.journal import Journal, JournalHeader, JournalWriter
+from tools.tune.policy import Budget, Policies
 from tools.tune.protocol import ConfirmJob, Event, Job, Runner, Screened, ScreenJob, Subject, SubjectShape, kernel_of
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.search import InOrder, usual_strategy
