@@ -27,6 +27,7 @@ from tools.compile.outcome import Status
 from tools.errors import UserError, reason_of
 from tools.registry.devices import Target
 from tools.store.files import version_folder, write_file
+from tools.store.record import ShapeOfModels
 from tools.store.workload import MAX_DIMENSION, ParsedName, Shape, Workload, parse_file_name
 from tools.text import shown_path
 from tools.tune.protocol import (
@@ -41,7 +42,6 @@ from tools.tune.protocol import (
     ScreenJob,
     Series,
     Subject,
-    SubjectShape,
 )
 
 MOST_CHARACTERS = 1 << 28
@@ -359,14 +359,14 @@ def _workload(fields: _Fields) -> Workload:
     return workload
 
 
-def _shape(fields: _Fields, workload: Workload) -> SubjectShape:
+def _shape(fields: _Fields, workload: Workload) -> ShapeOfModels:
     models = fields["models"]
     if not isinstance(models, list) or not all(
         isinstance(model, str) and model and model.isprintable() for model in models
     ):
         raise ValueError(f"models: expected names, found {models!r:.80}")
     shape = Shape(fields.whole("K", 1, MAX_DIMENSION), fields.whole("top_k", 1, workload.E))
-    return SubjectShape(shape, tuple(models))
+    return ShapeOfModels(shape, tuple(models))
 
 
 def _quant(fields: _Fields, workload: Workload) -> QuantMode:

@@ -16,20 +16,8 @@ from tools.compile.outcome import Status
 from tools.errors import UserError
 from tools.launch.axes import COMMON_GROUP_SIZE
 from tools.registry.devices import Target
-from tools.store.strict_json import Json
-from tools.store.workload import Shape, Workload
-
-
-@dataclass(frozen=True)
-class SubjectShape:
-    """One shape behind a file's name, and the models that have it, as in «mistralai/Mixtral-8x7B-v0.1 tp=2»."""
-
-    shape: Shape
-    models: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Json]:
-        """As a record has it."""
-        return {"K": self.shape.K, "top_k": self.shape.top_k, "models": list(self.models)}
+from tools.store.record import ShapeOfModels
+from tools.store.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -40,7 +28,7 @@ class Subject:
     """
 
     workload: Workload
-    shapes: tuple[SubjectShape, ...]
+    shapes: tuple[ShapeOfModels, ...]
     quant: QuantMode
     target: Target
     arch: str

@@ -11,10 +11,10 @@ import pytest
 from tests.tools.tune.decided import COUNTS, DOWN_ENTRY, ENTRY, RUN, row, samples, with_down
 from tools.store import schemas
 from tools.store.files import sha256
-from tools.store.record import Decision
+from tools.store.record import Decision, ShapeOfModels
 from tools.store.workload import Shape
 from tools.tune import evidence
-from tools.tune.protocol import Subject, SubjectShape
+from tools.tune.protocol import Subject
 from tools.tune.tuner import RowResult
 
 CONFIG = b"{}\n"
@@ -110,7 +110,7 @@ def test_without_rates_there_is_no_floor(subject: Subject) -> None:
 
 
 def test_several_shapes_show_their_worst_at_the_top_and_each_below(subject: Subject) -> None:
-    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
+    two = replace(subject, shapes=(*subject.shapes, ShapeOfModels(Shape(2048, 4))))
     both = (samples(100.0), samples(60.0))
     decided = row(64, 0.0, 0.0, shape=1, chosen=both, baseline=(samples(130.0), samples(61.0)))
     document = record(two, decided)
