@@ -35,9 +35,11 @@ class ReplaySite:
             journal = Journal.read(self._landscape(file))
         except JournalError as error:
             raise NotMeasuredError("crashed") from error
+        if journal.device is None or journal.device.environment is None:
+            raise NotMeasuredError("crashed")
         times = times_of(journal)
         rows = {m: _row(file, journal, times, m) for m in file.batch_sizes}
-        return Bench(rows, journal.environment)
+        return Bench(rows, journal.device.environment.to_json())
 
     def tune_arguments(self, file: PlannedFile) -> tuple[str, ...]:
         """The landscape says the workload and its shapes."""

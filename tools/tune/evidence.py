@@ -10,6 +10,7 @@ from kernels.launch_config import LaunchConfig
 from tools.measure.layer import LayerShape, expected_active_experts, row_bytes, row_operations
 from tools.measure.statistics import floor_us, quantile
 from tools.store.files import sha256
+from tools.store.record import Environment
 from tools.store.strict_json import Json
 from tools.tune.protocol import Subject
 from tools.tune.tuner import Counts, RowResult
@@ -29,7 +30,7 @@ class Rates:
 class Provenance:
     """Where and how the figures came about. rates None: no floors (a replay on other hardware knows none)."""
 
-    environment: Mapping[str, Json]
+    environment: Environment
     settings: Mapping[str, Json]
     seconds: float
     date: str
@@ -98,7 +99,7 @@ def _document(
         "workload": workload.to_json(),
         "shapes": [named.to_json() for named in subject.shapes],
         "source": "measured",
-        "environment": dict(run.environment),
+        "environment": run.environment.to_json(),
         "kernel_sha256": run.kernel_sha256,
         "config_sha256": sha256(config),
         "tuner": {

@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from fused_moe_configs.lookup import Chain, ConfigError
 from kernels.launch_config import LaunchConfig
@@ -24,7 +23,7 @@ from tools.measure.statistics import quantile
 from tools.store import schemas
 from tools.store.config_file import ConfigFile, nearest_batch_size
 from tools.store.files import canonical_entries, canonical_record, read_file, record_path, version_folder, write_file
-from tools.store.record import with_line
+from tools.store.record import Environment, with_line
 from tools.store.strict_json import Json
 from tools.store.tiers import LEGACY, RECORDS, REGISTRY, Found, Role, version_of_folder
 from tools.store.workload import Workload, parse_file_name
@@ -320,10 +319,9 @@ def _fault(file: ConfigFile) -> str | None:
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """What a run measured, where, and on which kernel."""
+    """What a run measured, and on which kernel."""
 
     result: TuneResult
-    environment: Mapping[str, Any]
     rates: Rates | None
     seconds: float
     notes: tuple[str, ...] = ()
@@ -331,14 +329,19 @@ class MeasuredRun:
 
 
 def deliver(
-    request: TuneRequest, subject: Subject, measured: MeasuredRun, place: Place, existing: Existing | None
+    request: TuneRequest,
+    subject: Subject,
+    measured: MeasuredRun,
+    environment: Environment,
+    place: Place,
+    existing: Existing | None,
 ) -> TuneSummary:
     """Writes the file and its record; a version file that gains nothing becomes a line in the served file's record.
 
-    existing: what the rows were compared with. What stands there by now, which another run may have written, is read
-    again. UserError, OutputError: rows of it that would stay can't.
+    environment: where it was measured. existing: what the rows were compared with. What stands there by now, which
+    another run may have written, is read again. UserError, OutputError: rows of it that would stay can't.
     """
-    result, triton = measured.result, str(measured.environment["triton"])
+    result, triton = measured.result, environment.triton
     if existing is not None and (now := _as_compared(existing)) and _is_needless(request, result, place, now):
         line: dict[str, Json] = {
             "triton": triton,
@@ -353,9 +356,7 @@ def deliver(
         holds = f"the file of {tier}/" if tier else "the default file"
         note = f"{holds} holds under Triton {triton}: no version file is written"
         return summarise(subject, replace(measured, notes=(*measured.notes, note)), (now.place.record_path,))
-    run = Provenance(
-        measured.environment, request.settings, measured.seconds, _today(), measured.kernel_sha256, measured.rates
-    )
+    run = Provenance(environment, request.settings, measured.seconds, _today(), measured.kernel_sha256, measured.rates)
     origin = Origin(triton, measured.kernel_sha256)
     standing = _standing(place, is_partial=request.is_partial)
     kept = standing if request.is_partial else None
@@ -388,7 +389,7 @@ def _write_down(
     standing = _standing(place, is_partial=not is_whole)
     kept = None if is_whole else standing
     if kept is not None:
-        origin = Origin(str(run.environment["triton"]), run.kernel_sha256)
+        origin = Origin(run.environment.triton, run.kernel_sha256)
         check_origin(kept, [row.num_tokens for row in rows], subject, origin)
     entries = {**(kept.entries if kept else {}), **(gaining or evidence.entries(rows))}
     config = canonical_entries(entries)

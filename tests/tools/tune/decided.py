@@ -8,7 +8,7 @@ from typing import Any
 
 from kernels.launch_config import LaunchConfig
 from tools.store.files import canonical_entries, canonical_record
-from tools.store.record import Decision
+from tools.store.record import Decision, Environment
 from tools.tune import evidence
 from tools.tune.confirm import RowSamples
 from tools.tune.evidence import Provenance, Rates
@@ -20,16 +20,16 @@ ENTRY = LaunchConfig(16, 64, 128, 8, 4, 4)
 DOWN_ENTRY = LaunchConfig(16, 128, 128, 1, 4, 3)
 COUNTS = Counts(120, 640, {"ok": 100, "constraints": 20, "correctness": 0})
 H100_RATES = Rates(2.4e12, 7.0e14)
-ENVIRONMENT = {
-    "device_name": "NVIDIA H100 80GB HBM3",
-    "compute_capability": "9.0",
-    "sm_count": 132,
-    "driver": "580.159.04",
-    "cuda": "13.0",
-    "torch": "2.13.0+cu130",
-    "triton": "3.8.0",
-    "python": "3.12.3",
-}
+ENVIRONMENT = Environment(
+    device_name="NVIDIA H100 80GB HBM3",
+    compute_capability="9.0",
+    sm_count=132,
+    driver="580.159.04",
+    cuda="13.0",
+    torch="2.13.0+cu130",
+    triton="3.8.0",
+    python="3.12.3",
+)
 RUN = Provenance(ENVIRONMENT, {"routing": "uniform"}, 28.73, "2026-01-31", "ab" * 32, H100_RATES)
 
 

@@ -42,7 +42,7 @@ def test_says_what_was_measured_where_and_how(subject: Subject) -> None:
         },
         "shapes": [{"K": 4096, "top_k": 2, "models": ["mistralai/Mixtral-8x7B-v0.1 tp=2"]}],
         "source": "measured",
-        "environment": RUN.environment,
+        "environment": RUN.environment.to_json(),
         "kernel_sha256": "ab" * 32,
         "config_sha256": sha256(CONFIG),
         "tuner": {

@@ -62,7 +62,7 @@ def tune(make_landscape: Make, tmp_path: Path) -> Callable[..., TuneSummary]:
 
     def tune(*flags: str, triton: str = "3.8.0", times: Times | None = None, **changes: Any) -> TuneSummary:
         made = make_landscape((1, 64), **({"times": times} if times else {}))
-        device = replace(REPORT, environment={**ENVIRONMENT, "triton": triton})
+        device = replace(REPORT, environment=replace(ENVIRONMENT, triton=triton))
         path = save(tmp_path / "landscape.jsonl", replace(made, device=device, **changes))
         request = parse(["--replay", str(path), "--output", str(tmp_path / "out"), *flags])
         return session.replay(request, path)
@@ -103,7 +103,7 @@ def test_the_record_is_of_the_landscapes_kernel_routing_and_machine(
     found = document(out / "records" / NAME)
     assert found["kernel_sha256"] == "cd" * 32
     assert found["tuner"]["settings"]["routing"] == "skew"
-    assert found["environment"] == ENVIRONMENT
+    assert found["environment"] == ENVIRONMENT.to_json()
 
 
 def test_without_output_nothing_is_written(
@@ -135,7 +135,7 @@ def test_a_landscape_whose_machine_is_unknown_makes_no_record(make_landscape: Ma
 def test_a_machine_that_a_record_cannot_hold_makes_none(
     changes: dict[str, Any], told: str, make_landscape: Make, tmp_path: Path
 ) -> None:
-    device = replace(REPORT, environment={**ENVIRONMENT, **changes})
+    device = replace(REPORT, environment=replace(ENVIRONMENT, **changes))
     path = save(tmp_path / "landscape.jsonl", replace(make_landscape((1,)), device=device))
     with pytest.raises(JournalError, match=rf"expected a GPU's report that a record can hold, found {told}.* Fix"):
         session.replay(parse(["--replay", str(path), "--output", str(tmp_path / "out")]), path)

@@ -216,8 +216,8 @@ def test_the_environment_is_what_a_record_holds(subject: Subject) -> None:
     assert not isinstance(found, Refusal)
     environment, notes = found
     assert notes == ()
-    assert (environment["device_name"], environment["compute_capability"]) == ("NVIDIA H100 80GB HBM3", "9.0")
-    faults = schemas.faults("record", {"environment": environment})
+    assert (environment.device_name, environment.compute_capability) == ("NVIDIA H100 80GB HBM3", "9.0")
+    faults = schemas.faults("record", {"environment": environment.to_json()})
     assert not [fault for fault in faults if fault.where.startswith("environment")]
 
 

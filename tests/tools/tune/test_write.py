@@ -188,7 +188,7 @@ def test_a_file_whose_rows_are_all_tuned_again_loses_none(put: Put, find: Find, 
             {"shapes": [{"K": 2048, "top_k": 4, "models": []}]},
             r"the shapes \(K, top_k\), \[\(4096, 2\)\], found \[\(2048, 4\)\]",
         ),
-        ({"environment": {**ENVIRONMENT, "triton": "3.6.0"}}, r"Triton, 3\.8\.0, found 3\.6\.0"),
+        ({"environment": {**ENVIRONMENT.to_json(), "triton": "3.6.0"}}, r"Triton, 3\.8\.0, found 3\.6\.0"),
         ({"kernel_sha256": "cd" * 32}, "kernel_sha256, abab.*, found cdcd"),
     ],
     ids=["shapes", "Triton", "kernel"],
@@ -553,14 +553,14 @@ def request_of(*flags: str) -> TuneRequest:
 
 
 def measured(*rows: RowResult) -> MeasuredRun:
-    return MeasuredRun(TuneResult(rows, COUNTS, Measurements(1), False), ENVIRONMENT, None, 1.0)
+    return MeasuredRun(TuneResult(rows, COUNTS, Measurements(1), False), None, 1.0)
 
 
 def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str, ...] = ()) -> TuneSummary:
     """What a run of all usual batch sizes writes that came to these rows."""
     asked = request_of("--output", str(out), *flags)
     place, existing = find_destination(asked, subject, ORIGIN)
-    return deliver(asked, subject, measured(*rows), place, existing)
+    return deliver(asked, subject, measured(*rows), ENVIRONMENT, place, existing)
 
 
 def test_a_whole_run_replaces_the_file(subject: Subject, out: Path) -> None:
@@ -575,7 +575,7 @@ def test_two_runs_into_one_folder_lose_no_rows(subject: Subject, out: Path) -> N
     asked = [request_of("--output", str(out), "--num-tokens", str(m)) for m in (1, 64)]
     places = [find_destination(one, subject, ORIGIN) for one in asked]
     for one, (place, existing), m in zip(asked, places, (1, 64), strict=True):
-        deliver(one, subject, measured(row(m, 10.0, 20.0)), place, existing)
+        deliver(one, subject, measured(row(m, 10.0, 20.0)), ENVIRONMENT, place, existing)
     assert list(document(out / NAME)) == list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
 
 
@@ -584,7 +584,7 @@ def test_rows_of_another_origin_that_came_in_between_are_not_relabelled(subject:
     place, existing = find_destination(asked, subject, ORIGIN)
     put_file(out, {64: BEST}, with_record=record_of(subject, [64]))
     with pytest.raises(UserError, match=r"expected the rows that stay, .* kernel_sha256"):
-        deliver(asked, subject, measured(row(1, 10.0, 20.0)), place, existing)
+        deliver(asked, subject, measured(row(1, 10.0, 20.0)), ENVIRONMENT, place, existing)
     assert list(document(out / NAME)) == ["64"]
 
 
