@@ -20,8 +20,8 @@ from tools.tune.tuner import RowResult
 CONFIG = b"{}\n"
 
 
-def record(subject: Subject, *rows: RowResult, **kept: Any) -> dict[str, Any]:
-    document = evidence.record(subject, rows, COUNTS, RUN, CONFIG, kept)
+def record(subject: Subject, *rows: RowResult) -> dict[str, Any]:
+    document = evidence.record(subject, rows, COUNTS, RUN, CONFIG, {}).to_json()
     assert schemas.faults("record", document) == []
     return document
 
@@ -104,9 +104,9 @@ def test_the_floor_is_of_the_experts_that_the_routings_reached(subject: Subject)
 
 def test_without_rates_there_is_no_floor(subject: Subject) -> None:
     run = replace(RUN, rates=None)
-    document = evidence.record(subject, [row(64, 100.0, 120.0)], COUNTS, run, CONFIG, {})
+    document = evidence.record(subject, [row(64, 100.0, 120.0)], COUNTS, run, CONFIG, {}).to_json()
     assert schemas.faults("record", document) == []
-    assert not {"floor_us", "bound"} & set(document["rows"]["64"])  # type: ignore[call-overload,index,arg-type]
+    assert not {"floor_us", "bound"} & set(document["rows"]["64"])
 
 
 def test_several_shapes_show_their_worst_at_the_top_and_each_below(subject: Subject) -> None:
@@ -125,17 +125,17 @@ def test_several_shapes_show_their_worst_at_the_top_and_each_below(subject: Subj
 
 
 def test_rows_ascend_as_numbers_and_kept_ones_stay(subject: Subject) -> None:
-    old = record(subject, row(8, 50.0, 60.0), row(64, 999.0, 999.0))["rows"]
-    document = evidence.record(subject, [row(64, 100.0, 120.0), row(512, 1.0, 2.0)], COUNTS, RUN, CONFIG, old)
-    rows: Any = document["rows"]
+    old = evidence.record(subject, [row(8, 50.0, 60.0), row(64, 999.0, 999.0)], COUNTS, RUN, CONFIG, {}).rows
+    found = evidence.record(subject, [row(64, 100.0, 120.0), row(512, 1.0, 2.0)], COUNTS, RUN, CONFIG, old)
+    rows = found.to_json()["rows"]
     assert list(rows) == ["8", "64", "512"]
-    assert rows["8"] == old["8"]
+    assert rows["8"] == old[8].to_json()
     assert rows["64"]["latency_us"]["median"] == 100.0
 
 
 def test_a_down_record_holds_downs_own_figures(subject: Subject) -> None:
     rows = [with_down(64, 90.0, 120.0), row(512, 300.0, 330.0, decision=Decision.RETAIN)]
-    document: Any = evidence.down_record(subject, rows, COUNTS, RUN, CONFIG, {})
+    document = evidence.down_record(subject, rows, COUNTS, RUN, CONFIG, {}).to_json()
     assert schemas.faults("record", document) == []
     assert document["workload"]["down"] is True
     gaining, other = document["rows"]["64"], document["rows"]["512"]
