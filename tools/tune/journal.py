@@ -15,7 +15,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +27,7 @@ from tools.compile.outcome import Status
 from tools.errors import UserError, reason_of
 from tools.registry.devices import Target
 from tools.store.files import version_folder, write_file
+from tools.store.record import Environment, ShapeOfModels
 from tools.store.workload import MAX_DIMENSION, ParsedName, Shape, Workload, parse_file_name
 from tools.text import shown_path
 from tools.tune.protocol import (
@@ -41,7 +42,6 @@ from tools.tune.protocol import (
     ScreenJob,
     Series,
     Subject,
-    SubjectShape,
 )
 
 MOST_CHARACTERS = 1 << 28
@@ -163,11 +163,6 @@ class Journal:
         device = [] if self.device is None else [_device_to_json(self.device)]
         return [self.header.to_json(), *(entry.to_json() for entry in self.entries), *device]
 
-    @property
-    def environment(self) -> Mapping[str, Any]:
-        """Of the GPU's machine; of a run that was killed before its end only Triton and kernel."""
-        return (self.device.environment if self.device else None) or self.header.environment
-
 
 class JournalWriter:
     """Appends to a journal. Each line is flushed: a kill loses at most the line being written."""
@@ -262,7 +257,8 @@ def _drop_torn_line(path: Path) -> None:
 
 
 def _device_to_json(device: DeviceReport) -> dict[str, Any]:
-    return {"device": {**vars(device), "environment": dict(device.environment), "notes": list(device.notes)}}
+    environment = device.environment.to_json() if device.environment else {}
+    return {"device": {**vars(device), "environment": environment, "notes": list(device.notes)}}
 
 
 def _device_from_json(document: Any) -> DeviceReport:
@@ -270,7 +266,7 @@ def _device_from_json(document: Any) -> DeviceReport:
     fields = _Fields.of(document["device"], "device")
     rate = "copy_bytes_per_s" if "copy_bytes_per_s" in fields else "memory_bytes_per_s"
     return DeviceReport(
-        _environment(_Fields.of(fields["environment"], "environment")),
+        _whole(_environment(_Fields.of(fields["environment"], "environment"))),
         fields.number(rate, above_zero=True),
         fields.number("dense_per_s", above_zero=True),
         tuple(map(str, fields.get("notes", ()))),
@@ -359,14 +355,14 @@ def _workload(fields: _Fields) -> Workload:
     return workload
 
 
-def _shape(fields: _Fields, workload: Workload) -> SubjectShape:
+def _shape(fields: _Fields, workload: Workload) -> ShapeOfModels:
     models = fields["models"]
     if not isinstance(models, list) or not all(
         isinstance(model, str) and model and model.isprintable() for model in models
     ):
         raise ValueError(f"models: expected names, found {models!r:.80}")
     shape = Shape(fields.whole("K", 1, MAX_DIMENSION), fields.whole("top_k", 1, workload.E))
-    return SubjectShape(shape, tuple(models))
+    return ShapeOfModels(shape, tuple(models))
 
 
 def _quant(fields: _Fields, workload: Workload) -> QuantMode:
@@ -393,6 +389,13 @@ def _environment(fields: _Fields) -> dict[str, Any]:
     if "triton" in fields:
         version_folder(fields.text("triton"))
     return dict(fields)
+
+
+def _whole(environment: Mapping[str, Any]) -> Environment | None:
+    """None where some of it is missing. What else it tells is left alone."""
+    names = [field.name for field in fields(Environment)]
+    known = {name: environment[name] for name in names if name in environment}
+    return Environment.read(known) if len(known) == len(names) else None
 
 
 def _config(entry: Any) -> LaunchConfig:

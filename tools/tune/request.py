@@ -15,7 +15,7 @@ from tools.errors import UserError, reason_of
 from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.store.strict_json import Json
 from tools.text import printable, shown_path
-from tools.tune.decide import Budget
+from tools.tune.policy import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
 
 MAX_NUM_TOKENS = 65536

@@ -12,7 +12,7 @@ import pytest
 from tools.checkout import CHECKOUT
 from tools.errors import UserError
 from tools.store.config_file import USUAL_BATCH_SIZES
-from tools.tune.decide import Budget
+from tools.tune.policy import Budget
 from tools.tune.request import (
     Effort,
     Files,
