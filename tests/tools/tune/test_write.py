@@ -17,14 +17,13 @@ from tests.tools.tune.decided import COUNTS, ENTRY, ENVIRONMENT, NAME, RUN, put_
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.store import schemas
-from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.store.files import canonical_entries, canonical_record
 from tools.store.record import EngineChecked, Record, ShapeOfModels, VerifiedWith
 from tools.store.workload import Shape, Workload
 from tools.tune import write
 from tools.tune.protocol import Subject
 from tools.tune.report import TuneSummary
-from tools.tune.request import TuneRequest, parse
+from tools.tune.request import DEFAULT_BATCH_SIZES, TuneRequest, parse
 from tools.tune.search import Measurements
 from tools.tune.tuner import RowResult, TuneResult
 from tools.tune.write import (
@@ -41,7 +40,7 @@ from tools.tune.write import (
 )
 
 DOWN = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
-ENTRIES = dict.fromkeys(USUAL_BATCH_SIZES, LaunchConfig(16, 64, 128, 1, 4, 4))
+ENTRIES = dict.fromkeys(DEFAULT_BATCH_SIZES, LaunchConfig(16, 64, 128, 1, 4, 4))
 
 Find = Callable[..., tuple[Path, Path | None]]
 
@@ -145,7 +144,7 @@ def test_a_broken_file_in_the_chain_is_refused(put: Put, find: Find, configs: Pa
 
 
 def test_rows_of_a_measured_file_are_replaced_where_it_stands(put: Put, find: Find, configs: Path) -> None:
-    path = put(configs, rows=USUAL_BATCH_SIZES)
+    path = put(configs, rows=DEFAULT_BATCH_SIZES)
     assert find("--num-tokens", "1", "64") == (path, path)
 
 
@@ -199,7 +198,7 @@ def test_rows_that_stay_are_of_the_same_origin(
     name: str, changes: dict[str, Any], told: str, put: Put, find: Find, tmp_path: Path
 ) -> None:
     put(tmp_path), put(tmp_path, DOWN)
-    put(tmp_path, name, USUAL_BATCH_SIZES, **changes)
+    put(tmp_path, name, DEFAULT_BATCH_SIZES, **changes)
     with pytest.raises(UserError, match=rf"--num-tokens: expected the rows that stay, .*{told}.* Fix: tune all"):
         find("--num-tokens", "1", "--separate-down", output=tmp_path)
     # Where none stays all may differ.
@@ -230,7 +229,7 @@ def test_a_down_file_must_not_be_left_behind(put: Put, find: Find, configs: Path
 
 
 def test_rows_alone_make_no_down_file(put: Put, find: Find, configs: Path) -> None:
-    put(configs, rows=USUAL_BATCH_SIZES)
+    put(configs, rows=DEFAULT_BATCH_SIZES)
     with pytest.raises(UserError, match=r"--separate-down: expected an existing .*_down\.json to replace rows of"):
         find("--separate-down", "--num-tokens", "1")
     put(configs, DOWN)
