@@ -375,6 +375,43 @@ def test_a_line_that_no_run_writes(line: Any, place: str, values: list[Any], rea
             read(SCREENED, changed(line, place, value))
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"device": {}, "device": {}}', "duplicate keys: 'device'"),
+        ('{"compiled": NaN}', "NaN is no finite number"),
+        ('{"note": 1e999, "device": {}}', "1e999 is no finite number"),
+        (json.dumps({**COMPILED, "kernels": 8.0}), "kernels: expected an integer from 0 to 1000, found 8.0"),
+        (json.dumps({**COMPILED, "shape": 1}), "shape: expected one of the header's 1, counted from 0, found 1"),
+        (json.dumps({**CONFIRMED, "confirmed": [{**SERIES, "down_us": [1.0]}]}), "as many times for up .* 2 and 1"),
+        (json.dumps({**SCREENED, "status": "runtime", "message": None}), "message: expected a text, found null"),
+        (json.dumps({"device": {**DEVICE["device"], "notes": "x"}}), 'device / notes: expected a list, found "x"'),
+        ("", "expected a JSON object"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_told(line: str, told: str, subject: Subject, tmp_path: Path) -> None:
+    header = json.dumps(JournalHeader(subject, {}, {}).to_json())
+    (tmp_path / "x.jsonl").write_text(f"{header}\n{line}\n", "utf-8")
+    with pytest.raises(JournalError, match=rf"line 2: expected an event, found .*{told}.*\. Fix: "):
+        Journal.read(tmp_path / "x.jsonl")
+
+
+def test_only_the_first_line_is_a_header(subject: Subject, read: Read) -> None:
+    header = JournalHeader(subject, {}, {}).to_json()
+    with pytest.raises(JournalError, match=r"line 3: expected an event, .*: a header, which only the first line is"):
+        read(SCREENED, header)
+    with pytest.raises(JournalError, match=r"line 1: expected the header .*: format is missing"):
+        read(header=SCREENED)
+
+
+@pytest.mark.parametrize("place", ["shapes.0.models.0", "environment.host"])
+def test_what_cannot_be_printed_is_refused_wherever_it_would_be_told(place: str, subject: Subject, read: Read) -> None:
+    """The schema's pattern knows control characters only."""
+    header = JournalHeader(subject, {}, {"host": "x"}).to_json()
+    with pytest.raises(JournalError, match=r"expected .* that can be printed, found .*\\u202e"):
+        read(header=changed(header, place, "\u202e"))
+
+
 @pytest.mark.parametrize("line", [None, 7, [], "x", {}, [["device"]]])
 def test_a_line_that_is_no_event(line: Any, read: Read) -> None:
     with pytest.raises(JournalError, match="line 2: expected an event"):
