@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -260,21 +261,23 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_ctrl_c_ends_an_export_that_waits_for_another(tmp_path):
-    (tmp_path / LOCK).touch()
     command = [sys.executable, "-c", WAITING, "export", str(tmp_path), "--engine", "vllm"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, cwd=ROOT, **pipes) as export:
-        assert export.stdout.readline() == "waiting\n"
-        export.send_signal(signal.SIGINT)
-        assert export.wait(30) == 130
-        assert export.stderr.read() == ""
+    with (tmp_path / LOCK).open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with subprocess.Popen(command, text=True, cwd=ROOT, **pipes) as export:
+            assert export.stdout.readline() == "waiting\n"
+            export.send_signal(signal.SIGINT)
+            assert export.wait(30) == 130
+            assert export.stderr.read() == ""
 
 
-def test_a_lock_that_nobody_lifts_is_said_in_its_own_words(store, tmp_path, capsys, monkeypatch):
+def test_an_export_that_does_not_end_is_said_in_its_own_words(store, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("fused_moe_configs.exporting.destination.LOCK_WAIT_S", 0)
     store.add(NAME)
-    (tmp_path / LOCK).touch()
-    assert main(["export", str(tmp_path), "--engine", "vllm"]) == 2
+    with (tmp_path / LOCK).open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert main(["export", str(tmp_path), "--engine", "vllm"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path / LOCK}: expected no other export here")
     assert line.count("Fix: ") == 1
