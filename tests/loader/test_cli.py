@@ -251,6 +251,73 @@ def test_ctrl_c_is_no_traceback(store, capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
 
 
+INTERRUPTED_IN_AN_IMPORT = """
+import os, signal, sys
+interrupted_at, sys.argv[1:] = sys.argv[1], ["where"]
+
+class Interrupt:
+    def find_spec(name, path=None, target=None):
+        if name == interrupted_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt)
+from fused_moe_configs.__main__ import run
+sys.exit(run())
+"""
+
+
+@pytest.mark.parametrize("module", ["fused_moe_configs.cli", "fused_moe_configs.exporting", "argparse", "hashlib"])
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(module):
+    command = [sys.executable, "-c", INTERRUPTED_IN_AN_IMPORT, module]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+INTERRUPTED_AT_THE_END = """
+import atexit, os, signal, sys
+from fused_moe_configs.__main__ import run
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.exit(run())
+"""
+
+
+def test_ctrl_c_after_the_verdict_changes_nothing():
+    command = [sys.executable, "-c", INTERRUPTED_AT_THE_END, *NOTHING]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "No tier has a file" in done.stdout
+
+
+INTERRUPTED_IN_A_WRITE = """
+import os, signal, sys
+from pathlib import Path
+from fused_moe_configs.__main__ import run
+replace, left = Path.replace, [int(sys.argv.pop(1))]
+
+def replace_or_interrupt(self, target):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGINT)
+    return replace(self, target)
+
+Path.replace = replace_or_interrupt
+sys.exit(run())
+"""
+
+
+@pytest.mark.parametrize("files_before", range(4))
+def test_ctrl_c_in_a_write_is_no_traceback_and_is_healed_by_the_next(tmp_path, files_before):
+    destination = tmp_path / "d"
+    arguments = ["export", str(destination), "--engine", "vllm"]
+    command = [sys.executable, "-c", INTERRUPTED_IN_A_WRITE, str(files_before), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert shell(arguments, "").returncode == 0
+    assert shell([*arguments[:1], str(tmp_path / "fresh"), *arguments[2:]], "").returncode == 0
+    read = {path.name: path.read_bytes() for path in destination.iterdir()}
+    assert read == {path.name: path.read_bytes() for path in (tmp_path / "fresh").iterdir()}
+
+
 WAITING = """
 import sys, time
 from fused_moe_configs.cli import main
