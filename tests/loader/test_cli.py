@@ -350,6 +350,47 @@ def test_an_export_that_does_not_end_is_said_in_its_own_words(store, tmp_path, c
     assert line.count("Fix: ") == 1
 
 
+def test_a_store_that_can_not_be_listed_is_not_the_place_written_to(store, tmp_path, capsys, monkeypatch):
+    def iterdir(path):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    store.add(NAME)
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert main(["export", str(tmp_path / "d"), "--engine", "sglang"]) == 1
+    assert capsys.readouterr().err == f"error: {store.root}: cannot be listed: Permission denied\n"
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_an_overlay_that_can_not_be_read_is_not_the_place_written_to(store, tmp_path, capsys, engine):
+    store.add(NAME)
+    overlay = tmp_path / ("x" * 300)
+    assert main(["export", str(tmp_path / "d"), "--engine", engine, "--overlay", str(overlay)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: overlay: expected the configs folder of {engine}, found {overlay}, which can't be")
+
+
+def test_a_users_folder_that_can_not_be_asked_is_not_a_place_written_to(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", str(tmp_path / ("x" * 300)))
+    fused_moe_configs.cache_clear()
+    assert main(["explain", *WORKLOAD]) == 1
+    error = capsys.readouterr().err
+    assert "cannot be looked for: File name too long" in error
+    assert "to write there" not in error
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EACCES, errno.EROFS])
+def test_what_the_system_says_of_the_place_written_to_is_one_message(store, tmp_path, capsys, monkeypatch, number):
+    def fail(path, data):
+        raise OSError(number, os.strerror(number), str(path))
+
+    store.add(NAME)
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    assert main(["export", str(tmp_path / "d"), "--engine", "vllm"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f": expected to write there, found: {os.strerror(number)}. Fix: name another place" in line
+    assert "Errno" not in line
+
+
 def test_a_full_disk_names_the_folder_and_not_the_output(store, tmp_path, capsys, monkeypatch):
     def full(path, data):
         raise OSError(errno.ENOSPC, "No space left on device")  # as write(2) fails: without a name

@@ -203,14 +203,16 @@ def test_a_directory_named_like_a_file_is_left_alone(store, destination):
 
 
 @pytest.mark.parametrize(
-    "manifest", ["", "[]", "{", '{"vllm": 3}', '{"vllm": {"../x.json": ""}}', '{"vllm": {"/x.json": ""}}']
+    "manifest",
+    ["", "[]", "{", "\ufeff{}", '{"vllm": 3}', '{"vllm": {"../x.json": ""}}', '{"vllm": {"/x.json": ""}}'],
 )
 def test_a_broken_manifest_is_refused(store, destination, manifest):
     destination.mkdir()
     (destination / MANIFEST).write_text(manifest)
     store.add(D, 1)
-    with pytest.raises(ConfigError, match="list of exported files"):
+    with pytest.raises(ConfigError, match="list of exported files") as raised:
         export(destination, "vllm")
+    assert str(raised.value).count("Fix: ") == 1
 
 
 def test_a_failed_write_leaves_no_half_file_and_is_continued_by_the_next(store, destination, monkeypatch):
