@@ -1,8 +1,22 @@
-"""python -m fused_moe_configs: the published command."""
+"""The published command, as `fused-moe-configs` and as `python -m fused_moe_configs`."""
 
 import sys
 
-from .cli import main
+
+def run() -> int:
+    """The command's exit code; 130 for a Ctrl-C, also while modules are imported, and never with a traceback."""
+    try:
+        from .cli import main
+
+        code = main()
+        # The verdict is out: a Ctrl-C while Python ends changes nothing.
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        return 130
+    return code
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

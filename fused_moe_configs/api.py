@@ -154,7 +154,7 @@ def _this_chain() -> Chain:
         if _chain is None:
             user_folder = os.environ.get(USER_FOLDER)
             _chain = Chain(CONFIGS, Path(user_folder) if user_folder else None)
-            if user_folder and not Path(user_folder).is_dir():
+            if user_folder and not os.path.isdir(user_folder):  # noqa: PTH112 (never raises)
                 wish = "%s: expected a folder, found none at %s. Fix: correct or unset it"
                 _warn(wish, USER_FOLDER, printable(user_folder))
         return _chain

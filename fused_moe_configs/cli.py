@@ -61,8 +61,6 @@ def _run(arguments: list[str] | None) -> int:
         return int(end.code or 0)
     try:
         return int(options.pop("run")(**options))
-    except TimeoutError as error:  # another export is at work
-        _say(f"error: {error}")
     except OSError as error:
         place = printable(error.filename or options.get("destination"))
         found = error.strerror or error

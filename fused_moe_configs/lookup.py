@@ -125,11 +125,16 @@ def release(triton_version: object) -> tuple[int, ...]:
 
 
 def version_folders(parent: Path) -> dict[tuple[int, ...], Path]:
-    """The folders triton_X_Y_Z by release, newest first. Any other name is ignored."""
+    """The folders triton_X_Y_Z by release, newest first; other names are ignored. ConfigError: they can't be listed."""
     pattern = re.compile(VERSION_FOLDER.replace("{}", "(0|[1-9][0-9]{0,8})"))
-    matches = [pattern.fullmatch(path.name) for path in parent.iterdir()] if parent.is_dir() else []
-    found = {tuple(map(int, match.groups())): parent / match[0] for match in matches if match}
-    return dict(sorted(found.items(), reverse=True))
+    try:
+        names = [path.name for path in parent.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ConfigError(parent, f"cannot be listed: {error.strerror}") from error
+    matches = filter(None, map(pattern.fullmatch, names))
+    return dict(sorted(((tuple(map(int, m.groups())), parent / m[0]) for m in matches), reverse=True))
 
 
 class Chain:
@@ -197,9 +202,13 @@ class Chain:
         document = read_json(path)[1] if exists(path) else (("devices", ()),)
         try:
             devices = [dict(device) for device in dict(document)["devices"]]
-            return [[device_part(name) for name in (d["name"], *d.get("aliases", ()))] for d in devices]
+            names = [(device["name"], *device.get("aliases", ())) for device in devices]
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(path, f"expected devices with a name and aliases, found otherwise: {error}") from error
+            raise ConfigError(path, "expected devices, each with a name and aliases, found otherwise") from error
+        try:
+            return [[device_part(name) for name in of_one] for of_one in names]
+        except ValueError as error:
+            raise ConfigError(path, str(error)) from error
 
 
 def exists(path: Path) -> bool:

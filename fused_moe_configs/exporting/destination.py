@@ -1,4 +1,8 @@
-"""The folder that exports write to: one at a time, whole files, and never what another hand wrote or changed."""
+"""The folder that exports write to: one at a time, whole files, and never what another hand wrote or changed.
+
+An export that is killed at any moment is finished by the next one. Its lock dies with its process, and the manifest
+names every file with the hash of its bytes before the first one is written.
+"""
 
 from __future__ import annotations
 
@@ -17,66 +21,84 @@ MANIFEST = ".fused_moe_configs.json"
 LOCK = ".fused_moe_configs.lock"
 LOCK_WAIT_S = 30.0
 MANIFEST_MAX_BYTES = 2**26
+_TEMPORARY = ".fused_moe_configs-"
 _WRITTEN = re.compile(r"(configs/triton_\d+_\d+_\d+/)?[^/\\]+\.json")
+_Manifest = dict[str, dict[str, str]]
+"""Engine → name → the SHA-256 that a file of ours may have; while an export is at work there are several."""
 
 
 def write(destination: Path, engine: str, files: dict[str, bytes], notes: list[str]) -> list[Path]:
     """Replaces and removes only what the manifest says an export wrote, and only while it is unchanged.
 
-    OSError: it can't be written. TimeoutError: another export holds the lock. ConfigError: the manifest is broken.
+    OSError: it can't be written. RuntimeError: it can't be locked. ConfigError: the manifest is broken.
     """
-    written = []
-    with _locked(destination), _owned(destination, engine) as owned:
-        for name in sorted({*files, *owned}):
-            path, data = destination / name, files.get(name)
-            wanted = data is not None and hashlib.sha256(data).hexdigest()
-            # What has our bytes already is ours, whoever wrote it.
-            if os.path.lexists(path) and _sha256(path) not in (owned.get(name), wanted):
+    written, wanted = [], {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    with _locked(destination):
+        manifest = _read_manifest(destination / MANIFEST)
+        _remove_leftovers(destination)
+        known = manifest.get(engine, {})
+        # What has our bytes already is ours, whoever wrote it.
+        ours = {name: f"{known.get(name, '')} {wanted.get(name, '')}".split() for name in sorted({*known, *wanted})}
+        _write_manifest(destination, manifest | {engine: {name: " ".join(hashes) for name, hashes in ours.items()}})
+        for name, hashes in ours.items():
+            path = destination / name
+            if os.path.lexists(path) and _sha256(path) not in hashes:
                 notes.append(f"{path}: left alone: another hand wrote or changed it")
-            elif data is not None:
-                _replace(path, data)
+                wanted.pop(name, None)
+            elif name in files:
+                _replace(path, files[name])
                 written.append(path)
-                owned[name] = str(wanted)
-                continue
             else:
                 path.unlink(missing_ok=True)
-            owned.pop(name, None)
+        _write_manifest(destination, manifest | {engine: wanted})
     return written
 
 
 @contextmanager
 def _locked(destination: Path) -> Iterator[None]:
-    """While no other export writes to the folder, which is made where it is missing."""
-    lock, deadline = destination / LOCK, time.monotonic() + LOCK_WAIT_S
+    """While no other export writes to the folder, which is made where it is missing. The lock's file stays there."""
+    try:
+        import fcntl
+    except ImportError:
+        wish = "export: expected a system with file locks (Linux, macOS), found another"
+        raise RuntimeError(f"{wish}. Fix: export on one of them, and copy the folder") from None
     destination.mkdir(parents=True, exist_ok=True)
-    while True:
+    lock, deadline = destination / LOCK, time.monotonic() + LOCK_WAIT_S
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    wish = f"{lock}: expected no other export here, found one still at work after {LOCK_WAIT_S:.0f} s"
+                    raise RuntimeError(f"{wish}. Fix: try again when it has ended") from None
+                time.sleep(0.05)
+            except OSError as error:
+                wish = f"{lock}: expected a file system that locks files, found: {error.strerror}"
+                raise RuntimeError(f"{wish}. Fix: export to a local folder, and copy it") from error
         try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
-            break
-        except FileExistsError:
-            if time.monotonic() > deadline:
-                fix = "Fix: try again, or remove the file if no export runs"
-                raise TimeoutError(f"{lock}: expected no other export here, found one at work. {fix}") from None
-            time.sleep(0.05)
-    try:
-        yield
+            yield
+        finally:  # a process forked meanwhile holds the descriptor too, and would hold the lock
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
-        lock.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
-@contextmanager
-def _owned(destination: Path, engine: str) -> Iterator[dict[str, str]]:
-    """Name → SHA-256 of what exports for the engine wrote, from the manifest and back to it."""
-    path = destination / MANIFEST
-    manifest = _read_manifest(path)
-    try:
-        yield manifest.setdefault(engine, {})
-    finally:
-        if any(manifest.values()) or path.exists():
-            _replace(path, f"{json.dumps(manifest, indent=4)}\n".encode())
+def _remove_leftovers(destination: Path) -> None:
+    """What exports that were killed in mid-write left behind: under the lock no other one writes."""
+    for folder in (destination, *destination.glob("configs/triton_*")):
+        for path in folder.glob(f"{_TEMPORARY}*"):
+            if re.fullmatch(f"{re.escape(_TEMPORARY)}[0-9a-f]{{12}}", path.name):
+                path.unlink(missing_ok=True)
 
 
-def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
+def _write_manifest(destination: Path, manifest: _Manifest) -> None:
+    _replace(destination / MANIFEST, f"{json.dumps(manifest, indent=4)}\n".encode())
+
+
+def _read_manifest(path: Path) -> _Manifest:
     try:
         document = read_json(path, MANIFEST_MAX_BYTES)[1] if os.path.lexists(path) else ()
         manifest = {engine: dict(names) for engine, names in document}
@@ -84,7 +106,7 @@ def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
             return manifest
         reason = "a name that no export writes"
     except (ValueError, TypeError) as error:
-        reason = str(getattr(error, "reason", error))
+        reason = str(getattr(error, "reason", error)).split(". Fix: ")[0]
     raise ConfigError(path, f"expected the list of exported files, found: {reason}. Fix: export to a new folder")
 
 
@@ -95,7 +117,7 @@ def _sha256(path: Path) -> str:
 def _replace(path: Path, data: bytes) -> None:
     """Whole or not at all: readers see the old bytes or the new ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".fused_moe_configs-{os.urandom(6).hex()}")
+    temporary = path.with_name(f"{_TEMPORARY}{os.urandom(6).hex()}")
     try:
         temporary.write_bytes(data)
         temporary.replace(path)

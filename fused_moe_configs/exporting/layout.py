@@ -104,9 +104,9 @@ def _folders(chain: Chain, engine: str, triton_version: str | None, notes: list[
         notes += [f"{path}: left out: vLLM's folder is flat. Fix: pass a Triton version" for path in versions.values()]
         return {"": chain.tiers(None)}
     default, legacy = ({folder: tier} for folder, tier in chain.tiers(None).items())
-    folders = {(0, 0, 0): legacy} | {version: {folder: "a version folder"} for version, folder in versions.items()}
-    reference = release(REFERENCE_TRITON)
-    folders[reference] = folders.get(reference, {}) | default
+    folders: dict[tuple[int, ...], Tiers] = {v: {folder: "a version folder"} for v, folder in versions.items()}
+    for version, tier in ((release(REFERENCE_TRITON), default), ((0, 0, 0), legacy)):
+        folders[version] = folders.get(version, {}) | tier
     return {_below(version): tiers for version, tiers in folders.items()}
 
 

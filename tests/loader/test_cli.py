@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -250,6 +251,73 @@ def test_ctrl_c_is_no_traceback(store, capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
 
 
+INTERRUPTED_IN_AN_IMPORT = """
+import os, signal, sys
+interrupted_at, sys.argv[1:] = sys.argv[1], ["where"]
+
+class Interrupt:
+    def find_spec(name, path=None, target=None):
+        if name == interrupted_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt)
+from fused_moe_configs.__main__ import run
+sys.exit(run())
+"""
+
+
+@pytest.mark.parametrize("module", ["fused_moe_configs.cli", "fused_moe_configs.exporting", "argparse", "hashlib"])
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(module):
+    command = [sys.executable, "-c", INTERRUPTED_IN_AN_IMPORT, module]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+INTERRUPTED_AT_THE_END = """
+import atexit, os, signal, sys
+from fused_moe_configs.__main__ import run
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.exit(run())
+"""
+
+
+def test_ctrl_c_after_the_verdict_changes_nothing():
+    command = [sys.executable, "-c", INTERRUPTED_AT_THE_END, *NOTHING]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "No tier has a file" in done.stdout
+
+
+INTERRUPTED_IN_A_WRITE = """
+import os, signal, sys
+from pathlib import Path
+from fused_moe_configs.__main__ import run
+replace, left = Path.replace, [int(sys.argv.pop(1))]
+
+def replace_or_interrupt(self, target):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGINT)
+    return replace(self, target)
+
+Path.replace = replace_or_interrupt
+sys.exit(run())
+"""
+
+
+@pytest.mark.parametrize("files_before", range(4))
+def test_ctrl_c_in_a_write_is_no_traceback_and_is_healed_by_the_next(tmp_path, files_before):
+    destination = tmp_path / "d"
+    arguments = ["export", str(destination), "--engine", "vllm"]
+    command = [sys.executable, "-c", INTERRUPTED_IN_A_WRITE, str(files_before), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert shell(arguments, "").returncode == 0
+    assert shell([*arguments[:1], str(tmp_path / "fresh"), *arguments[2:]], "").returncode == 0
+    read = {path.name: path.read_bytes() for path in destination.iterdir()}
+    assert read == {path.name: path.read_bytes() for path in (tmp_path / "fresh").iterdir()}
+
+
 WAITING = """
 import sys, time
 from fused_moe_configs.cli import main
@@ -260,24 +328,67 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_ctrl_c_ends_an_export_that_waits_for_another(tmp_path):
-    (tmp_path / LOCK).touch()
     command = [sys.executable, "-c", WAITING, "export", str(tmp_path), "--engine", "vllm"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, cwd=ROOT, **pipes) as export:
-        assert export.stdout.readline() == "waiting\n"
-        export.send_signal(signal.SIGINT)
-        assert export.wait(30) == 130
-        assert export.stderr.read() == ""
+    with (tmp_path / LOCK).open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with subprocess.Popen(command, text=True, cwd=ROOT, **pipes) as export:
+            assert export.stdout.readline() == "waiting\n"
+            export.send_signal(signal.SIGINT)
+            assert export.wait(30) == 130
+            assert export.stderr.read() == ""
 
 
-def test_a_lock_that_nobody_lifts_is_said_in_its_own_words(store, tmp_path, capsys, monkeypatch):
+def test_an_export_that_does_not_end_is_said_in_its_own_words(store, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("fused_moe_configs.exporting.destination.LOCK_WAIT_S", 0)
     store.add(NAME)
-    (tmp_path / LOCK).touch()
-    assert main(["export", str(tmp_path), "--engine", "vllm"]) == 2
+    with (tmp_path / LOCK).open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert main(["export", str(tmp_path), "--engine", "vllm"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path / LOCK}: expected no other export here")
     assert line.count("Fix: ") == 1
+
+
+def test_a_store_that_can_not_be_listed_is_not_the_place_written_to(store, tmp_path, capsys, monkeypatch):
+    def iterdir(path):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    store.add(NAME)
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert main(["export", str(tmp_path / "d"), "--engine", "sglang"]) == 1
+    assert capsys.readouterr().err == f"error: {store.root}: cannot be listed: Permission denied\n"
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_an_overlay_that_can_not_be_read_is_not_the_place_written_to(store, tmp_path, capsys, engine):
+    store.add(NAME)
+    overlay = tmp_path / ("x" * 300)
+    assert main(["export", str(tmp_path / "d"), "--engine", engine, "--overlay", str(overlay)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: overlay: expected the configs folder of {engine}, found {overlay}, which can't be")
+
+
+def test_a_users_folder_that_can_not_be_asked_is_not_a_place_written_to(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", str(tmp_path / ("x" * 300)))
+    fused_moe_configs.cache_clear()
+    assert main(["explain", *WORKLOAD]) == 1
+    error = capsys.readouterr().err
+    assert "cannot be looked for: File name too long" in error
+    assert "to write there" not in error
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EACCES, errno.EROFS])
+def test_what_the_system_says_of_the_place_written_to_is_one_message(store, tmp_path, capsys, monkeypatch, number):
+    def fail(path, data):
+        raise OSError(number, os.strerror(number), str(path))
+
+    store.add(NAME)
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    assert main(["export", str(tmp_path / "d"), "--engine", "vllm"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f": expected to write there, found: {os.strerror(number)}. Fix: name another place" in line
+    assert "Errno" not in line
 
 
 def test_a_full_disk_names_the_folder_and_not_the_output(store, tmp_path, capsys, monkeypatch):

@@ -543,6 +543,14 @@ def test_a_broken_registry_is_refused_where_it_is_needed(store, document):
     assert read()
 
 
+def test_a_devices_odd_name_is_one_message(store):
+    path = store.write("devices.json", {"devices": [{"name": "../x", "aliases": []}]}, "registry")
+    with pytest.raises(ConfigError) as raised:
+        mark()
+    assert str(raised.value).startswith(f"{path}: device_name: expected ")
+    assert [str(raised.value).count(word) for word in ("expected", "found")] == [1, 1]
+
+
 def test_without_a_registry_there_are_no_other_names(store):
     (store.root / "registry/devices.json").unlink()
     assert read() is None

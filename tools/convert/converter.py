@@ -27,7 +27,7 @@ from tools.store.files import (
 )
 from tools.store.record import Record, Source
 from tools.store.strict_json import Json
-from tools.store.tiers import LEGACY, Found, Role, version_of_folder, why_skipped
+from tools.store.tiers import LEGACY, Found, Role, version_of_folder, why_no_version_tier, why_skipped
 from tools.store.workload import Layout, Workload, parse_file_name
 from tools.text import shown_path
 
@@ -162,6 +162,8 @@ def _folder(file: Found, layout: Layout, version: Json) -> str:
     if layout is Layout.SGLANG:
         if version_of_folder(file.folder) is None:
             raise ValueError(f"expected a folder named triton_X_Y_Z, found {file.folder!r}")
+        if refused := why_no_version_tier(file.folder):
+            raise ValueError(refused[0])
         return file.folder
     if version is None:
         return LEGACY

@@ -6,7 +6,7 @@ schema/devices.schema.json says what each field means.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,10 +106,19 @@ def fold_h200(name: str) -> str:
 
 
 def load_devices(path: Path = REGISTRY_FOLDER / "devices.json") -> DeviceRegistry:
-    """Reads the device registry. RegistryError: it is missing, broken, unsorted, or a name stands twice."""
+    """Reads the device registry.
+
+    RegistryError: it is missing, broken or unsorted; a name stands twice, ignoring case, or speaks of another device;
+    devices of one architecture differ in shared memory.
+    """
     devices = tuple(_device(entry, path) for entry in read_entries(path, "devices"))
     check_order(path, [device.name for device in devices])
-    check_unique(path, [name for device in devices for name in device.names])
+    names = [name for device in devices for name in device.names]
+    # Some file systems hold one file for names that differ in case alone.
+    by_folded = {name.casefold(): name for name in reversed(names)}
+    check_unique(path, [by_folded[name.casefold()] for name in names])
+    _check_names(path, devices)
+    _check_shared_memory(path, devices)
     return DeviceRegistry(devices)
 
 
@@ -123,3 +132,43 @@ def _device(entry: Mapping[str, Any], path: Path) -> Device:
         reason = f"{device.name} / arch: expected {pattern} for {device.vendor}, found {device.arch!r}"
         raise RegistryError(reason, "correct one of them", path)
     return device
+
+
+_VENDOR_WORDS = {"nvidia": "nvidia", "amd": "amd", "intel": "intel", "intel(r)": "intel"}
+
+
+def _check_names(path: Path, devices: Sequence[Device]) -> None:
+    """No device takes what another one's driver reports: no other vendor's name, and no longer form of another's name.
+
+    vLLM reads every name with the part H200 as NVIDIA_H200's.
+    """
+    owners = {device.name: device for device in devices}
+    for device in devices:
+        for name in device.names:
+            first, *_ = parts = name.split("_")
+            if _VENDOR_WORDS.get(first.casefold(), device.vendor) != device.vendor:
+                raise _taken(path, device, name, f"a name that begins like one of {device.vendor}")
+            if "H200" in parts and device.family != "H200":
+                raise _taken(path, device, name, "a name without the part H200, which vLLM reads as NVIDIA_H200")
+        for alias in device.aliases:
+            likeness = [other for other in owners if re.match(rf"{re.escape(other)}[^A-Za-z0-9]", alias)]
+            nearest = max(likeness, key=len, default=device.name)
+            if nearest != device.name and not device.name.startswith(nearest):
+                raise _taken(path, device, alias, f"another name of the same hardware, none that begins with {nearest}")
+
+
+def _taken(path: Path, device: Device, name: str, expected: str) -> RegistryError:
+    reason = f"{device.name}: expected {expected}, found {name!r}"
+    return RegistryError(reason, "give that hardware an entry of its own", path)
+
+
+def _check_shared_memory(path: Path, devices: Sequence[Device]) -> None:
+    first: dict[str, Device] = {}
+    for device in devices:
+        if device.arch is None or device.smem_bytes_per_block is None:
+            continue
+        other = first.setdefault(device.arch, device)
+        if device.smem_bytes_per_block != other.smem_bytes_per_block:
+            expected = f"expected {other.smem_bytes_per_block} as of {other.name}, which is {device.arch} too"
+            reason = f"{device.name} / smem_bytes_per_block: {expected}, found {device.smem_bytes_per_block}"
+            raise RegistryError(reason, "correct one of them", path)

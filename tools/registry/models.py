@@ -83,8 +83,12 @@ class ModelRegistry:
 
 
 def load_models(path: Path = REGISTRY_FOLDER / "models.json") -> ModelRegistry:
-    """Reads the model registry. RegistryError: it is missing, broken, unsorted, or an id stands twice."""
+    """Reads the model registry. RegistryError: it is missing, broken, unsorted, an id stands twice, or top_k > E."""
     models = tuple(map(_model, read_entries(path, "models")))
+    for model in models:
+        if model.top_k > model.E:
+            reason = f"{model.id} / top_k: expected at most its {model.E} experts, found {model.top_k}"
+            raise RegistryError(reason, "correct one of them", path)
     check_order(path, [model.id.casefold() for model in models])
     check_unique(path, [name.casefold() for model in models for name in model.ids])
     return ModelRegistry(models)

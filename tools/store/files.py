@@ -28,9 +28,9 @@ MAX_BYTES = 1024 * 1024
 
 
 def version_folder(triton_version: str) -> str:
-    """`triton_3_8_0` for `3.8.0`, local and pre-release parts cut off. ValueError for what is no version."""
+    """`triton_3_8_0` for `3.8.0`, local and pre-release parts cut off. ValueError for what is no version, as 0.0.0."""
     match = re.match(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?!\d)", triton_version, re.ASCII)
-    if match is None:
+    if match is None or not any(map(int, match.groups())):
         raise ValueError(f"Triton version: expected X.Y.Z, found {triton_version!r}")
     return f"triton_{int(match[1])}_{int(match[2])}_{int(match[3])}"
 

@@ -18,7 +18,10 @@ LEGACY = "legacy_configs"
 RECORDS = "records"
 REGISTRY = "registry"
 
-_VERSION_FOLDER = re.compile(r"triton_([0-9]{1,4})_([0-9]{1,4})_([0-9]{1,4})", re.ASCII)
+_NUMBERS = re.compile(r"triton_([0-9]{1,4})_([0-9]{1,4})_([0-9]{1,4})", re.ASCII)
+
+_EXPORTED_LEGACY = (0, 0, 0)
+"""As which version `export` gives SGLang the legacy tier. No release has it, so no tier of this store does."""
 
 
 class Role(enum.Enum):
@@ -49,9 +52,25 @@ class Found:
 
 
 def version_of_folder(folder: str) -> tuple[int, int, int] | None:
-    """(3, 8, 0) for `triton_3_8_0`, None for every other folder name."""
-    match = _VERSION_FOLDER.fullmatch(folder)
-    return (int(match[1]), int(match[2]), int(match[3])) if match else None
+    """(3, 8, 0) for `triton_3_8_0`; None for every other folder name, `triton_03_08_00` among them."""
+    match = _NUMBERS.fullmatch(folder)
+    version = (int(match[1]), int(match[2]), int(match[3])) if match else None
+    return version if version and folder == "triton_{}_{}_{}".format(*version) else None
+
+
+def why_no_version_tier(folder: str) -> tuple[str, str] | None:
+    """For a folder named by three numbers that is no tier of this store: why not, and the way out. Else None."""
+    match = _NUMBERS.fullmatch(folder)
+    if match is None or _is_version_tier(folder):
+        return None
+    version = tuple(map(int, match.groups()))
+    if version == _EXPORTED_LEGACY:
+        reason = (
+            f"{folder}/: expected the folder of a Triton release, found 0.0.0, which `export` gives the legacy tier"
+        )
+        return reason, f"move its files to {LEGACY}/, or to the folder of the Triton that they were tuned with"
+    wanted = "triton_{}_{}_{}".format(*version)
+    return f"{folder}/: expected no leading zeros, found some: nothing reads it", f"rename it to {wanted}/"
 
 
 def root_of(path: Path, layout: Layout) -> Path:
@@ -65,7 +84,7 @@ def root_of(path: Path, layout: Layout) -> Path:
         # SGLANG_MOE_CONFIG_DIR is the folder above configs/
         inner = folder / "configs"
         return inner if folder == path and os.path.isdir(inner) else folder  # noqa: PTH112
-    while folder.name in (LEGACY, RECORDS, REGISTRY) or version_of_folder(folder.name) is not None:
+    while folder.name in (LEGACY, RECORDS, REGISTRY) or _NUMBERS.fullmatch(folder.name):
         folder = folder.parent
     return folder
 
@@ -131,4 +150,8 @@ def _file_type(path: Path) -> int:
 def _in_tier(parts: tuple[str, ...]) -> bool:
     if len(parts) == 1:
         return True
-    return len(parts) == 2 and (parts[0] == LEGACY or version_of_folder(parts[0]) is not None)
+    return len(parts) == 2 and (parts[0] == LEGACY or _is_version_tier(parts[0]))
+
+
+def _is_version_tier(folder: str) -> bool:
+    return version_of_folder(folder) not in (None, _EXPORTED_LEGACY)

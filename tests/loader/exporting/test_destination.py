@@ -1,8 +1,14 @@
-"""The folder that exports write to: whole files, by turns, and nothing of another hand's touched."""
+"""The folder that exports write to: whole files, by turns, healed after a kill, nothing of another hand's touched."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import random
+import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +20,30 @@ from fused_moe_configs.exporting import destination as module
 from fused_moe_configs.exporting.destination import LOCK, MANIFEST
 
 from .conftest import SGLANG, D, name, notes, tree
+
+EXPORT = "import sys; from fused_moe_configs import api; api.CONFIGS = api.Path(sys.argv[1]); api.export(*sys.argv[2:])"
+
+EXPORT_KILLED_BEFORE_A_STEP = """
+import os, signal, sys
+from pathlib import Path
+from fused_moe_configs import api
+
+steps_left = int(sys.argv[4])
+
+def or_kill(step):
+    def counted(*arguments, **options):
+        global steps_left
+        if steps_left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps_left -= 1
+        return step(*arguments, **options)
+    return counted
+
+for name in ("mkdir", "write_bytes", "replace", "unlink"):
+    setattr(Path, name, or_kill(getattr(Path, name)))
+api.CONFIGS = Path(sys.argv[1])
+api.export(*sys.argv[2:4])
+"""
 
 
 def test_the_same_export_again_writes_the_same(store, destination):
@@ -72,17 +102,15 @@ def test_a_pipe_in_the_destination_is_not_waited_for(store, destination, name):
     if name == D:
         assert "left alone" in notes(store, destination, "vllm")
     else:
-        with pytest.raises(ConfigError, match="list of exported files"):
+        with pytest.raises(ConfigError, match="list of exported files") as raised:
             export(destination, "vllm")
+        assert str(raised.value).count("Fix: ") == 1
 
 
 def test_exports_at_one_time_take_turns(store, destination):
     for N in range(1, 401):
         store.add(name(N=N), 1)
-    code = (
-        "import sys; from fused_moe_configs import api; api.CONFIGS = api.Path(sys.argv[1]); api.export(*sys.argv[2:])"
-    )
-    command = [sys.executable, "-c", code, store.root, destination]
+    command = [sys.executable, "-c", EXPORT, store.root, destination]
     runs = [subprocess.Popen([*command, engine]) for engine in ("vllm", "vllm", "sglang")]
     assert [run.wait(60) for run in runs] == [0, 0, 0]
     for N in range(1, 401):
@@ -90,17 +118,82 @@ def test_exports_at_one_time_take_turns(store, destination):
     assert [notes(store, destination, engine) for engine in ("vllm", "sglang")] == ["", ""]
     assert {*tree(destination).values()} == {2}
     assert len(tree(destination)) == 800
-    assert not (destination / LOCK).exists()
+    assert {path.name for path in destination.rglob(".*")} == {MANIFEST, LOCK}
 
 
-def test_a_lock_that_nobody_lifts_is_named(store, destination, monkeypatch):
+def test_an_export_that_does_not_end_is_named(store, destination, monkeypatch):
+    monkeypatch.setattr(module, "LOCK_WAIT_S", 0)
+    store.add(D, 1)
+    destination.mkdir()
+    with (destination / LOCK).open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(RuntimeError, match=r"lock: expected no other export .* Fix: try again"):
+            export(destination, "vllm")
+        assert [path.name for path in destination.iterdir()] == [LOCK]
+    assert export(destination, "vllm") == [destination / D]
+
+
+def test_a_lock_left_by_a_dead_process_holds_nobody_up(store, destination, monkeypatch):
     monkeypatch.setattr(module, "LOCK_WAIT_S", 0)
     store.add(D, 1)
     destination.mkdir()
     (destination / LOCK).touch()
-    with pytest.raises(TimeoutError, match=r"lock: expected no other export .* remove the file"):
+    assert export(destination, "vllm") == [destination / D]
+
+
+def test_a_process_forked_in_mid_export_does_not_keep_the_lock(store, destination, monkeypatch):
+    monkeypatch.setattr(module, "LOCK_WAIT_S", 0)
+    read, write = os.pipe()
+    replace, children = Path.replace, []
+
+    def replace_and_fork(self, target):
+        if not children:
+            children.append(os.fork())
+            if not children[0]:
+                os.close(write)
+                os.read(read, 1)  # until the test ends
+                os._exit(0)
+        return replace(self, target)
+
+    store.add(D, 1)
+    monkeypatch.setattr(Path, "replace", replace_and_fork)
+    try:
+        export(destination, "vllm")
+        assert export(destination, "vllm") == [destination / D]
+    finally:
+        os.close(write)
+        os.waitpid(children[0], 0)
+        os.close(read)
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EBADF])
+def test_a_file_system_without_locks_is_said_and_nothing_is_written(store, destination, monkeypatch, number):
+    def refuse(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    store.add(D, 1)
+    wish = f"lock: expected a file system that locks files, found: {os.strerror(number)}. Fix: export to a local folder"
+    with pytest.raises(RuntimeError, match=wish):
         export(destination, "vllm")
     assert [path.name for path in destination.iterdir()] == [LOCK]
+
+
+def test_a_system_without_locks_is_said_and_nothing_is_written(store, destination, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    store.add(D, 1)
+    with pytest.raises(RuntimeError, match=r"expected a system with file locks .* Fix: "):
+        export(destination, "vllm")
+    assert not destination.exists()
+
+
+def test_a_link_in_the_locks_place_is_not_followed(store, destination, tmp_path):
+    destination.mkdir()
+    (destination / LOCK).symlink_to(tmp_path / "elsewhere")
+    store.add(D, 1)
+    with pytest.raises(OSError, match="symbolic links"):
+        export(destination, "vllm")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_directory_named_like_a_file_is_left_alone(store, destination):
@@ -110,14 +203,16 @@ def test_a_directory_named_like_a_file_is_left_alone(store, destination):
 
 
 @pytest.mark.parametrize(
-    "manifest", ["", "[]", "{", '{"vllm": 3}', '{"vllm": {"../x.json": ""}}', '{"vllm": {"/x.json": ""}}']
+    "manifest",
+    ["", "[]", "{", "\ufeff{}", '{"vllm": 3}', '{"vllm": {"../x.json": ""}}', '{"vllm": {"/x.json": ""}}'],
 )
 def test_a_broken_manifest_is_refused(store, destination, manifest):
     destination.mkdir()
     (destination / MANIFEST).write_text(manifest)
     store.add(D, 1)
-    with pytest.raises(ConfigError, match="list of exported files"):
+    with pytest.raises(ConfigError, match="list of exported files") as raised:
         export(destination, "vllm")
+    assert str(raised.value).count("Fix: ") == 1
 
 
 def test_a_failed_write_leaves_no_half_file_and_is_continued_by_the_next(store, destination, monkeypatch):
@@ -133,7 +228,7 @@ def test_a_failed_write_leaves_no_half_file_and_is_continued_by_the_next(store, 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         export(destination, "vllm")
-    assert {path.name for path in destination.iterdir()} == {MANIFEST, D}
+    assert {path.name for path in destination.iterdir()} == {MANIFEST, LOCK, D}
     broken.clear()
     assert len(export(destination, "vllm")) == 2
 
@@ -144,3 +239,94 @@ def test_files_are_readable_by_whom_the_umask_lets(store, destination):
     mask = os.umask(0)
     os.umask(mask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+# ---------------------------------------------------------------
+# Killed at any moment
+
+
+def content(destination):
+    """Path → bytes of every file, the manifest among them."""
+    return {path.relative_to(destination): path.read_bytes() for path in destination.rglob("*") if path.is_file()}
+
+
+def upgrade(store, files):
+    """Another release: a third of the names gone, a third changed, as many new ones, one folder less and one more."""
+    for N in range(1, files + 1):
+        store.add(name(N=N), 1)
+        store.add(name(N=N), 3, "triton_3_6_0")
+    before = shutil.copytree(store.root, store.root.with_name("before"))
+    shutil.rmtree(store.root / "triton_3_6_0")
+    for N in range(1, files + 1):
+        (store.root / name(N=N)).unlink() if N % 3 == 0 else store.add(name(N=N), 1 + N % 3)
+        store.add(name(N=files + N), 1, "triton_3_7_0")
+    return before
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+@pytest.mark.parametrize("is_upgrade", [False, True])
+def test_an_export_killed_before_any_of_its_steps_is_healed_by_the_next(store, tmp_path, engine, is_upgrade):
+    before = upgrade(store, files=3)
+    export(tmp_path / "fresh", engine)
+    fresh, killed = content(tmp_path / "fresh"), 0
+    while True:
+        destination = tmp_path / f"killed before step {killed}"
+        if is_upgrade:
+            command = [sys.executable, "-c", EXPORT, before, destination, engine]
+            subprocess.run(command, check=True, capture_output=True)
+        command = [sys.executable, "-c", EXPORT_KILLED_BEFORE_A_STEP, store.root, destination, engine, str(killed)]
+        done = subprocess.run(command, check=False, capture_output=True)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert "left alone" not in notes(store, destination, engine)
+        assert content(destination) == fresh, f"killed before step {killed}"
+        killed += 1
+    assert killed > 3 * len(fresh)
+
+
+def test_exports_killed_at_random_moments_one_after_the_other_are_healed_by_the_next(store, tmp_path):
+    before = upgrade(store, files=60)
+    export(tmp_path / "fresh", "sglang")
+    fresh, moments, half_written = content(tmp_path / "fresh"), random.Random(0), 0
+    for number in range(12):
+        destination = tmp_path / f"killed {number}"
+        for root in moments.choices([before, store.root], k=3):
+            command = [sys.executable, "-c", f"print(flush=True); {EXPORT}", root, destination, "sglang"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+                child.stdout.readline()
+                try:
+                    child.wait(moments.uniform(0.02, 0.2))
+                except subprocess.TimeoutExpired:
+                    child.kill()
+        half_written += child.returncode == -signal.SIGKILL and b" " in manifest_hashes(destination)
+        assert "left alone" not in notes(store, destination, "sglang")
+        assert content(destination) == fresh, f"the folder of number {number}"
+    assert half_written > 0
+
+
+def manifest_hashes(destination):
+    path = destination / MANIFEST
+    return b"".join(re.findall(rb": \"(.*)\"", path.read_bytes())) if path.exists() else b""
+
+
+def test_what_another_hand_writes_after_a_kill_is_left_alone(store, destination):
+    store.add(D, 1)
+    store.add(name(N=7), 1)
+    command = [sys.executable, "-c", EXPORT_KILLED_BEFORE_A_STEP, store.root, destination, "vllm", "5"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert (destination / MANIFEST).exists()
+    (destination / D).write_text("mine")
+    assert "left alone" in notes(store, destination, "vllm")
+    assert (destination / D).read_text() == "mine"
+    assert (destination / name(N=7)).is_file()
+
+
+def test_only_temporaries_of_its_own_are_swept(store, destination):
+    store.add(D, 1)
+    destination.mkdir()
+    left, others = destination / ".fused_moe_configs-0123456789ab", destination / ".fused_moe_configs-notes"
+    left.touch()
+    others.touch()
+    export(destination, "vllm")
+    assert (left.exists(), others.exists()) == (False, True)

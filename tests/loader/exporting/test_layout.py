@@ -54,6 +54,19 @@ def test_the_version_folder_of_the_reference_wins_over_the_default(store, destin
     assert tree(destination) == {f"{SGLANG}/{D}": 2}
 
 
+@pytest.mark.parametrize("folder", ["triton_0_0_0", "triton_3_8_0"])
+def test_no_folder_takes_a_tiers_place(store, destination, folder):
+    store.add(D, 1)
+    store.add(name(N=7), 2, "legacy_configs")
+    store.add(name(N=8), 3, folder)
+    export(destination, "sglang")
+    assert tree(destination) == {
+        f"{SGLANG}/{D}": 1,
+        f"configs/triton_0_0_0/{name(N=7)}": 2,
+        f"configs/{folder}/{name(N=8)}": 3,
+    }
+
+
 def test_each_engine_gets_its_own_spelling(store, destination):
     block = name("dtype=fp8_w8a8", "block_shape=[128,128]")
     store.add(block, 1)

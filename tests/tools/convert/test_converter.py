@@ -193,7 +193,7 @@ class TestRefusals:
         assert reason in finding.message
         assert finding.path.endswith(path.name)
 
-    @pytest.mark.parametrize("version", ["3.6", "", "x", 3, None, ["3.6.0"]])
+    @pytest.mark.parametrize("version", ["3.6", "0.0.0", "", "x", 3, None, ["3.6.0"]])
     def test_a_version_that_is_none_is_refused_unless_absent(
         self, folder: Path, models: ModelRegistry, version: Any
     ) -> None:
@@ -207,6 +207,12 @@ class TestRefusals:
         taken, (finding,) = convert(folder, SGLANG, models)
         assert taken == ()
         assert "expected a folder named triton_X_Y_Z, found 'triton_3_6_0_rc1'" in finding.message
+
+    def test_the_folder_that_export_gives_the_legacy_tier_is_refused(self, folder: Path, models: ModelRegistry) -> None:
+        put(folder, f"triton_0_0_0/{NAME}")
+        taken, (finding,) = convert(folder, SGLANG, models)
+        assert taken == ()
+        assert "found 0.0.0, which `export` gives the legacy tier" in finding.message
 
     def test_two_spellings_of_one_workload_are_taken_once_and_only_if_they_agree(
         self, folder: Path, models: ModelRegistry

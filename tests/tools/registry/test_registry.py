@@ -191,10 +191,37 @@ class TestBrokenRegistry:
             (_devices({"name": "A", "arch": "gfx942"}), "A / arch: expected .* for nvidia, found 'gfx942'"),
             (
                 _devices({"name": "A", "memory_gib": True}),
-                "A / memory_gib: expected an integer of at least 1, found true",
+                "A / memory_gib: expected an integer from 1 to 4096, found true",
             ),
             (_devices({"name": "B"}, {"name": "A"}), "sorted entries, found 'A' after 'B'"),
             (_devices({"name": "A"}, {"name": "B", "aliases": ["A"]}), "each name once, found 'A' twice"),
+            (_devices({"name": "A"}, {"name": "B", "aliases": ["a"]}), "each name once, found 'A' twice"),
+            (
+                _devices({"name": "A", "smem_bytes_per_block": 2**60}),
+                "smem_bytes_per_block: .* from 1 to 524288, found",
+            ),
+            (_devices({"name": "A", "memory_gib": 10**12}), "memory_gib: expected an integer from 1 to 4096, found"),
+            (
+                _devices(
+                    {"name": "A", "arch": "sm_90", "smem_bytes_per_block": 232448},
+                    {"name": "B", "arch": "sm_90", "smem_bytes_per_block": 524288},
+                ),
+                "B / smem_bytes_per_block: expected 232448 as of A, which is sm_90 too, found 524288",
+            ),
+            (
+                _devices({"name": "NVIDIA_L4", "aliases": ["NVIDIA_L4_H200_X"]}),
+                "NVIDIA_L4: expected a name without the part H200, which vLLM reads as NVIDIA_H200, found",
+            ),
+            (_devices({"name": "H200_X"}), "H200_X: expected a name without the part H200"),
+            (
+                _devices({"name": "NVIDIA_H100"}, {"name": "NVIDIA_L4", "aliases": ["NVIDIA_H100_SXM"]}),
+                "NVIDIA_L4: expected another name of the same hardware, none that begins with NVIDIA_H100, found",
+            ),
+            (
+                _devices({"name": "NVIDIA_L4", "vendor": "amd", "aliases": []}),
+                "NVIDIA_L4: expected a name that begins like one of amd, found 'NVIDIA_L4'",
+            ),
+            (_devices({"name": "A", "aliases": ["Intel(R)_Arc"]}), "expected a name that begins like one of nvidia"),
         ],
     )
     def test_a_fault_in_devices_is_named_with_its_place(self, tmp_path: Path, text: str, message: str) -> None:
@@ -207,17 +234,20 @@ class TestBrokenRegistry:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            (_models({"id": "o/a", "E": 0}), "o/a / E: expected an integer of at least 1, found 0"),
+            (_models({"id": "o/a", "E": 0}), "o/a / E: expected an integer from 1 to 4096, found 0"),
             (
                 _models({"id": "o/a", "dtype": "fp8_w8a8", "block_shape": [128]}),
                 "o/a / block_shape: expected a list of 2 items",
             ),
             (
                 _models({"id": "o/a", "dtype": "fp8_w8a8", "block_shape": [0, 1]}),
-                "o/a / block_shape / 0: expected an integer of at least 1",
+                "o/a / block_shape / 0: expected an integer from 1 to 1024, found 0",
             ),
             (_models({"id": "o/a", "gated": 1}), "o/a / gated: expected false, found 1"),
             (_models({"id": "o/a"}, {"id": "o/b", "also": ["O/A"]}), "each name once, found 'o/a' twice"),
+            (_models({"id": "o/a", "top_k": 9}), "o/a / top_k: expected at most its 8 experts, found 9"),
+            (_models({"id": "o/a", "K": 2**31 - 1}), "o/a / K: expected an integer from 1 to 131072, found 2147483647"),
+            (_models({"id": "o/a", "source": "javascript:alert(1)"}), "o/a / source: expected a line that says where"),
         ],
     )
     def test_a_fault_in_models_is_named_with_its_place(self, tmp_path: Path, text: str, message: str) -> None:
@@ -226,6 +256,13 @@ class TestBrokenRegistry:
         with pytest.raises(RegistryError, match=message) as raised:
             load_models(path)
         assert str(raised.value).startswith(str(path))
+
+    @pytest.mark.parametrize("alias", ["NVIDIA_H100_80GB_HBM3_X", "NVIDIA_H100_SXM", "H100-SXM", "NVIDIA_L40"])
+    def test_longer_forms_of_a_devices_own_name_and_new_names_are_aliases(self, tmp_path: Path, alias: str) -> None:
+        path = tmp_path / "devices.json"
+        h100 = {"name": "NVIDIA_H100_80GB_HBM3", "aliases": [alias]}
+        path.write_text(_devices({"name": "NVIDIA_H100"}, h100, {"name": "NVIDIA_L4"}), encoding="utf-8")
+        assert load_devices(path).find(alias).name == "NVIDIA_H100_80GB_HBM3"
 
     @pytest.mark.parametrize("load", [load_devices, load_models])
     def test_a_pipe_or_a_giant_is_refused_and_nobody_waits(self, tmp_path: Path, load: Any) -> None:

@@ -306,14 +306,26 @@ class TestNames:
         assert version_folder(version) == folder
         assert version_of_folder(folder) is not None
 
-    @pytest.mark.parametrize("version", ["", "3", "3.8", "v3.8.0", "3.8.x", "٣.8.0", "12345.0.0", "3.8.12345"])
+    @pytest.mark.parametrize(
+        "version", ["", "3", "3.8", "v3.8.0", "3.8.x", "٣.8.0", "12345.0.0", "3.8.12345", "0.0.0", "0.0.0+git"]
+    )
     def test_what_is_no_version_raises_with_the_text(self, version: str) -> None:
         with pytest.raises(ValueError, match=r"expected X\.Y\.Z, found"):
             version_folder(version)
 
     @pytest.mark.parametrize(
         "folder",
-        ["", "triton_3_8", "triton_3_8_0_rc1", "triton_3_8_0\n", "Triton_3_8_0", "triton_٣_8_0", "triton_3_8_-1"],
+        [
+            "",
+            "triton_3_8",
+            "triton_3_8_0_rc1",
+            "triton_3_8_0\n",
+            "Triton_3_8_0",
+            "triton_٣_8_0",
+            "triton_3_8_-1",
+            "triton_03_08_00",
+            "triton_3_8_00",
+        ],
     )
     def test_other_folders_have_no_version(self, folder: str) -> None:
         assert version_of_folder(folder) is None

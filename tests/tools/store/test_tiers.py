@@ -51,6 +51,9 @@ def test_a_files_role_follows_from_its_place_and_name(tmp_path: Path, layout: La
         (".", Role.FOREIGN),
         ("registry/others.json", Role.FOREIGN),
         (f"triton_main/{NAME}", Role.FOREIGN),
+        (f"triton_0_0_0/{NAME}", Role.FOREIGN),
+        (f"records/triton_0_0_0/{NAME}", Role.FOREIGN),
+        (f"triton_03_06_00/{NAME}", Role.FOREIGN),
         (f"records/deep/er/{NAME}", Role.FOREIGN),
         ("conftest.py", Role.FOREIGN),
     ],
@@ -66,6 +69,16 @@ def test_sglangs_root_is_below_the_folder_of_its_variable_and_what_lies_beside_i
     assert [found.path for found in discover([tmp_path], Layout.SGLANG)] == [path]
     (found,) = discover([put(tmp_path, NAME)], Layout.SGLANG)
     assert (found.root, found.role) == (tmp_path, Role.SKIPPED)
+
+
+@pytest.mark.parametrize("folder", ["triton_0_0_0", "triton_03_06_00"])
+def test_a_file_named_by_itself_in_a_folder_that_is_no_tier_is_none_of_the_default_tier(
+    tmp_path: Path, folder: str
+) -> None:
+    path = put(tmp_path, f"{folder}/{NAME}")
+    for named in (path, path.parent):
+        (found,) = discover([named], Layout.REPO)
+        assert (found.root, found.role) == (tmp_path, Role.FOREIGN)
 
 
 @pytest.mark.parametrize(("name", "reason"), [(f"sub/{NAME}", "in this place"), (f"{NAME}.bak", "under this name")])

@@ -43,6 +43,25 @@ def test_everything_else_is_an_error_at_its_place(store: Store, place: str) -> N
     assert "found a file of another kind or in another place" in finding.message
 
 
+@pytest.mark.parametrize(
+    ("folder", "found", "fix"),
+    [
+        ("triton_0_0_0", "found 0.0.0, which `export` gives the legacy tier", "legacy_configs/"),
+        ("triton_00_0_0", "found 0.0.0, which `export` gives the legacy tier", "legacy_configs/"),
+        ("triton_03_06_00", "expected no leading zeros, found some: nothing reads it", "rename it to triton_3_6_0/"),
+        ("records/triton_3_6_00", "expected no leading zeros, found some: nothing reads it", "to triton_3_6_0/"),
+    ],
+)
+def test_a_version_folder_that_no_reader_looks_into_is_an_error(
+    store: Store, folder: str, found: str, fix: str
+) -> None:
+    store.file(b"{}", f"{folder}/{NAME}")
+    (finding,) = store.findings(RULE)
+    assert finding.path.endswith(f"{folder}/{NAME}")
+    assert found in finding.message
+    assert fix in finding.fix
+
+
 @pytest.mark.parametrize("target", ["../secret", "nothing", "."])
 def test_a_symbolic_link_is_foreign_and_not_followed(store: Store, target: str) -> None:
     store.config()

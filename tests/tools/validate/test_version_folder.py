@@ -15,7 +15,9 @@ def test_folders_of_three_numbers_are_fine(store: Store, folder: str) -> None:
     assert store.findings(RULE, layout=Layout.SGLANG) == []
 
 
-@pytest.mark.parametrize("folder", ["triton_3_6_0_rc1", "triton_3_6", "triton_3_6_x", "other", "triton_٣_6_0"])
+@pytest.mark.parametrize(
+    "folder", ["triton_3_6_0_rc1", "triton_3_6", "triton_3_6_x", "other", "triton_٣_6_0", "triton_03_06_00"]
+)
 def test_any_other_folder_of_tuned_files_is_an_error_once(store: Store, folder: str) -> None:
     for N in (1, 2):
         store.config(name=f"E=8,N={N},device_name=NVIDIA_H200.json", folder=folder, record=False)

@@ -16,7 +16,7 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
     for path, folder in sorted(folders.items()):
         if version_of_folder(folder) is None:
             yield Issue(
-                f"expected a folder named triton_X_Y_Z, found {folder!r}, which SGLang can't parse",
+                f"expected a folder named triton_X_Y_Z, found {folder!r}, which names no Triton release to SGLang",
                 "name the folder by the three numbers of the Triton release",
                 path=path,
             )
