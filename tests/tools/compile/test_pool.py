@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from fake_tasks import FakeTask
 from tests.tools.processes import is_alive, wait_until_dead
 from tools.compile.outcome import Outcome, Resources, Status
 from tools.compile.pool import CompilePool
+from tools.errors import MachineError
 
 
 def run(*tasks: FakeTask, jobs: int = 1, timeout_s: float = 60.0) -> list[Outcome]:
@@ -48,6 +51,58 @@ def test_a_failure_has_its_status_and_the_next_task_runs(kind: str, status: Stat
     failed, following = run(FakeTask(kind), FakeTask("ok"))
     assert (failed.status, failed.message) == (status, message)
     assert following.status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("kind", "found", "fix"),
+    [
+        ("disk full", "No space left on device at /cache/of/triton", "TRITON_CACHE_DIR"),
+        ("read-only", "Read-only file system at /cache/of/triton", "TRITON_CACHE_DIR"),
+        ("no permission", "Permission denied at /cache/of/triton", "TRITON_CACHE_DIR"),
+        ("over quota", "Disk quota exceeded at /cache/of/triton", "TRITON_CACHE_DIR"),
+        ("out of memory", "no memory left", "--jobs"),
+        ("assembler killed", "no memory left (`ptxas` failed with error code -9)", "--jobs"),
+        ("killed", "the compiler's process killed by signal 9", "--jobs"),
+    ],
+)
+def test_what_the_machine_fails_at_is_no_tasks_fault(kind: str, found: str, fix: str) -> None:
+    with pytest.raises(MachineError) as error:
+        run(FakeTask(kind), FakeTask("ok"))
+    message = str(error.value)
+    assert f"found: {found}" in message
+    assert fix in message.partition("Fix: ")[2]
+    assert "\n" not in message
+
+
+def test_what_fails_once_only_costs_nobody_anything(tmp_path: Path) -> None:
+    outcomes = run(FakeTask("killed once", tmp_path / "pid"), FakeTask("ok"))
+    assert [outcome.status for outcome in outcomes] == [Status.OK, Status.OK]
+
+
+def test_a_file_without_end_is_the_tasks_fault() -> None:
+    (outcome,) = run(FakeTask("endless file"))
+    assert outcome.status is Status.COMPILE
+
+
+def test_a_queued_task_that_the_machine_fails_at_ends_the_run() -> None:
+    def collect_for_ever(pool: CompilePool) -> None:
+        while True:
+            pool.collect()
+            time.sleep(0.05)
+
+    with CompilePool(1) as pool:
+        pool.submit(FakeTask("disk full"))
+        with pytest.raises(MachineError):
+            collect_for_ever(pool)
+
+
+def test_no_room_for_the_childrens_output_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(prefix: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), prefix)
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    with pytest.raises(MachineError, match="No space left on device"):
+        CompilePool(1)
 
 
 def test_what_fills_the_screen_is_kept_off_it_but_for_its_end(capfd: pytest.CaptureFixture[str]) -> None:
