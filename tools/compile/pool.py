@@ -224,6 +224,8 @@ def main(connection: Connection, log_path: str) -> None:
     """Answers each task with its `Outcome`. What the compiler prints goes to `log_path`."""
     # The interpreter compiles nothing; a parent that runs kernels in it must not turn this into a sham.
     os.environ.pop("TRITON_INTERPRET", None)
+    # What the compiler leaves when it is killed, or fails, goes with the pool's own folder.
+    tempfile.tempdir = os.environ["TMPDIR"] = str(Path(log_path).parent)
     try:
         child_process.settle(log_path)
     except OSError as error:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,8 @@ class FakeTask:
 
 
 def _hang(path: Path | None) -> None:
-    child = subprocess.Popen(["sleep", "600"])
+    with tempfile.NamedTemporaryFile(suffix=".ptx", delete=False):
+        child = subprocess.Popen(["sleep", "600"])
     if path is not None:
         path.write_text(f"{os.getpid()} {child.pid}", "utf-8")
     time.sleep(600)

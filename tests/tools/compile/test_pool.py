@@ -138,6 +138,34 @@ def test_leaving_in_the_middle_leaves_no_child(tmp_path: Path) -> None:
     wait_until_dead([int(pid) for pid in pids.read_text("utf-8").split()])
 
 
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_stopped_command_leaves_neither_children_nor_folders(tmp_path: Path, how: str) -> None:
+    """Nor what a compiler had put there: its own temporary files are left for whoever finds them."""
+    pids, folders = tmp_path / "pids", tmp_path / "folders"
+    folders.mkdir()
+    code = (
+        f"import sys; sys.path[:0] = [{str(CHECKOUT)!r}, {str(Path(__file__).parent)!r}]\n"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from pathlib import Path\nfrom fake_tasks import FakeTask\n"
+        "from tools.cli import run\nfrom tools.compile.pool import CompilePool\n"
+        "def main():\n"
+        f"    with CompilePool(1) as pool: list(pool.run([FakeTask('hang', Path({str(pids)!r}))]))\n"
+        "if __name__ == '__main__': run(main)\n"
+    )
+    env = {**os.environ, "TMPDIR": str(folders)}
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env=env)
+    while not pids.exists() or len(pids.read_text("utf-8").split()) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    (log,) = folders.rglob("*.log")
+    assert list(log.parent.glob("*.ptx")) != []
+    parent.send_signal(getattr(signal, how))
+    assert parent.communicate(timeout=30) == (None, b"")
+    assert parent.returncode == 128 + getattr(signal, how)
+    wait_until_dead([int(pid) for pid in pids.read_text("utf-8").split()])
+    assert list(folders.iterdir()) == []
+
+
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
 def test_a_stopped_parent_leaves_no_worker(tmp_path: Path, how: str) -> None:
     pid = tmp_path / "pid"
