@@ -18,9 +18,9 @@ from tools.findings import Finding
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
-from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.store.files import canonical_config, canonical_record
 from tools.store.workload import Layout, parse_file_name
+from tools.tune.request import DEFAULT_BATCH_SIZES
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Rule
@@ -50,7 +50,7 @@ def entry(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in {**ENTRY, **changes}.items() if value is not None}
 
 
-def table(batch_sizes: Iterable[int] = USUAL_BATCH_SIZES, **changes: Any) -> dict[str, Any]:
+def table(batch_sizes: Iterable[int] = DEFAULT_BATCH_SIZES, **changes: Any) -> dict[str, Any]:
     """A sound tuned file's document."""
     return {str(num_tokens): entry(**changes) for num_tokens in batch_sizes}
 

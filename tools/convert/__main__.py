@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"--attribution: expected one line of readable text, found {args.attribution!a}")
     if os.path.lexists(args.to) and not os.path.isdir(args.to):  # noqa: PTH112 (never raises)
         return _refuse(f"--to: expected a folder, found a file: {args.to}")
-    source = converter.Source(args.layout, args.attribution.strip(), datetime.now(UTC).date())
+    source = converter.Attribution(args.layout, args.attribution.strip(), datetime.now(UTC).date())
     try:
         found = discover([args.path], args.layout)
         taken, refused = converter.convert(found, source, load_models())

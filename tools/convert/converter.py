@@ -25,8 +25,7 @@ from tools.store.files import (
     version_folder,
     write_file,
 )
-from tools.store.record import Record
-from tools.store.record import Source as RecordSource
+from tools.store.record import Record, Source
 from tools.store.strict_json import Json
 from tools.store.tiers import LEGACY, Found, Role, version_of_folder, why_skipped
 from tools.store.workload import Layout, Workload, parse_file_name
@@ -46,7 +45,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Source:
+class Attribution:
     """Where files come from and whom their records name."""
 
     layout: Layout
@@ -55,7 +54,7 @@ class Source:
 
 
 def convert(
-    found: Iterable[Found], source: Source, models: ModelRegistry
+    found: Iterable[Found], source: Attribution, models: ModelRegistry
 ) -> tuple[tuple[Taken, ...], tuple[Finding, ...]]:
     """Every file that can be taken over, and a finding for each that can't. Pure but for reading the files."""
     taken: dict[PurePosixPath, Taken] = {}
@@ -124,7 +123,7 @@ def _signs(record: Path, config: bytes) -> bool:
     return isinstance(document, dict) and document.get("config_sha256") == sha256(config)
 
 
-def _convert_file(file: Found, source: Source, models: ModelRegistry) -> Taken | Finding:
+def _convert_file(file: Found, source: Attribution, models: ModelRegistry) -> Taken | Finding:
     content = read_file(file.path)
     for fault in content.faults:
         return _refused(file.path, str(fault), fault.fix)
@@ -172,10 +171,10 @@ def _folder(file: Found, layout: Layout, version: Json) -> str:
     return "" if folder == version_folder(reference_triton()) else folder
 
 
-def _record(workload: Workload, data: bytes, source: Source, models: ModelRegistry) -> Record:
+def _record(workload: Workload, data: bytes, source: Attribution, models: ModelRegistry) -> Record:
     shapes = sorted(registered_shapes(workload, models), key=lambda served: (served.shape.K, served.shape.top_k))
     day = source.day.isoformat()
-    return Record(workload, tuple(shapes), RecordSource.PUBLISHED, sha256(data), day, source.attribution)
+    return Record(workload, tuple(shapes), Source.PUBLISHED, sha256(data), day, source.attribution)
 
 
 def _refused(path: Path, message: str, fix: str, severity: Severity = Severity.ERROR) -> Finding:

@@ -141,11 +141,16 @@ class RowVerdict:
 def duel(own: Sequence[float], other: Sequence[float]) -> Duel:
     """Slower or faster only where the ratio's interval leaves 1 out and its median is beyond the noise."""
     ratio = paired_ratio(own, other)
-    if ratio.low > 1.0 and ratio.median > 1.0 + NOISE_PCT / 100.0:
+    if is_slower(ratio):
         return Duel(ratio, Verdict.SLOWER)
     if ratio.high < 1.0 and ratio.median < 1.0 - NOISE_PCT / 100.0:
         return Duel(ratio, Verdict.FASTER)
     return Duel(ratio, Verdict.SAME)
+
+
+def is_slower(ratio: Interval) -> bool:
+    """Beyond doubt and beyond the noise. ratio: the own time over another's, round by round."""
+    return ratio.low > 1.0 and ratio.median > 1.0 + NOISE_PCT / 100.0
 
 
 SAME_ENTRY = Duel(Interval(1.0, 1.0, 1.0), Verdict.SAME)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from tools.measure.gate import PromotionPolicy
 from tools.measure.statistics import NOISE_PCT, Verdict, geomean
 from tools.pull_request.documents import FileId, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
 from tools.store.record import Environment, Record, RecordedRow
 from tools.text import counted, table
-from tools.tune.decide import PromotionPolicy
 
 MARGIN_PCT = 5.0
 """Two machines of one kind differ by up to so much."""

@@ -33,7 +33,7 @@ from tools.pull_request.judge import BenchedRow
 from tools.registry.devices import Device, load_devices
 from tools.registry.models import load_models
 from tools.registry.shapes import quant_mode_of, registered_shapes
-from tools.store.record import Environment
+from tools.store.record import Environment, ShapeOfModels
 from tools.store.strict_json import Json, parse
 from tools.store.workload import Shape
 from tools.text import printable
@@ -252,7 +252,6 @@ def tune(file: PlannedFile, landscape: Path | None, output: Path, time_budget_s:
 
 def subject_of(file: PlannedFile) -> Subject:
     """What the tuner tunes: the plan's workload and shapes. UserError: no kernel or heuristic covers it."""
-    from tools.tune.protocol import SubjectShape
     from tools.tune.subject import SizesSource, make_subject
 
     workload, first, models = file.id.workload, file.shapes[0], load_models()
@@ -261,7 +260,7 @@ def subject_of(file: PlannedFile) -> Subject:
     subject = make_subject(source, workload.device_name, models, load_devices())
     served = {known.shape: known.models for known in registered_shapes(workload, models)}
     shapes = [Shape(shape.K, shape.top_k) for shape in file.shapes]
-    return replace(subject, shapes=tuple(SubjectShape(shape, served.get(shape, ())) for shape in shapes))
+    return replace(subject, shapes=tuple(ShapeOfModels(shape, served.get(shape, ())) for shape in shapes))
 
 
 # ---------------------------------------------------------------
@@ -285,7 +284,7 @@ def bench_recorded(file: PlannedFile, landscape: Path) -> BenchedFile:
     rows = {
         num_tokens: _recorded_row(file, journal.header.subject, times_us, num_tokens) for num_tokens in file.batch_sizes
     }
-    return BenchedFile(rows, Environment.read(journal.device.environment))
+    return BenchedFile(rows, journal.device.environment)
 
 
 def recorded_times(journal: Journal) -> TimesUs:

@@ -9,11 +9,11 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tools.measure.statistics import NOISE_PCT, Duel, Interval, Verdict
+from tools.measure.gate import Noise, PairedComparison, PromotionPolicy, decide
+from tools.measure.statistics import Duel, Interval, Verdict
 from tools.pull_request.documents import MeasuredFile, MeasuredRow, PlannedFile
 from tools.store.record import Decision
 from tools.store.strict_json import Json
-from tools.tune.decide import PromotionPolicy
 
 
 @dataclass(frozen=True)
@@ -107,21 +107,21 @@ def _verdict(duel: Duel | None, own_us: float | None, rival_us: float | None) ->
 
 
 def _decision(has_main: bool, row: BenchedRow, policy: PromotionPolicy) -> Decision | None:
-    """The tuner's gate, from a bench: the claim wins by the margin, and nothing that loses to the heuristic stays."""
+    """The tuner's own gate, but for the noise of a bench: the claim challenges main's entry. None: unknown."""
     if row.against_heuristic is None or (has_main and row.against_main is None):
         return None
-    if row.own_us is not None and (not has_main or _wins(row, policy)):
-        return Decision.BASELINE if row.against_heuristic.verdict is Verdict.SLOWER else Decision.PROMOTE
-    if row.main_us is None:
-        return Decision.BASELINE
-    limit_us = row.main_us / (1.0 + NOISE_PCT / 100.0)
-    return Decision.BASELINE if row.heuristic_us is not None and row.heuristic_us < limit_us else Decision.RETAIN
+    challenger = None if row.own_us is None else _beside(row.against_heuristic.ratio, row.own_us, row.heuristic_us)
+    incumbent = None if row.main_us is None or not has_main else _beside(None, row.main_us, row.heuristic_us)
+    against_main = row.against_main.ratio if row.against_main else None
+    duel = None if challenger is None or incumbent is None else _beside(against_main, row.own_us, row.main_us)
+    return decide(challenger, incumbent, duel, policy, Noise.MEASURED)
 
 
-def _wins(row: BenchedRow, policy: PromotionPolicy) -> bool:
-    """Over main's entry; where that fails, any that runs does."""
-    ratio = row.against_main.ratio if row.against_main else None
-    return row.main_us is None if ratio is None else policy.is_won_by(ratio)
+def _beside(ratio: Interval | None, us: float | None, other_us: float | None) -> list[PairedComparison]:
+    """Empty where one of them doesn't run: nothing to be slower than. ratio None: only the medians are known."""
+    if us is None or other_us is None:
+        return []
+    return [PairedComparison.of_medians(us, other_us) if ratio is None else PairedComparison(ratio, us, other_us)]
 
 
 # A file: what its rows come to by the promotion policy, and whether its claims hold.

@@ -95,6 +95,8 @@ class GpuBackend:
 
     def tune(self, file: PlannedFile, output: Path, time_budget_s: float, limit_s: float) -> Mapping[int, float]:
         self.check(file)
+        if file.id.tier == DEFAULT_TIER and version_folder(self.wanted) != version_folder(reference_triton()):
+            raise NotMeasuredError("wrong_triton")  # its answer would be a version file
         return tune_in_child(file, None, output, time_budget_s, limit_s)
 
     def check(self, file: PlannedFile) -> None:

@@ -118,12 +118,6 @@ def planned_shapes(workload: Workload, recorded: Sequence[Shape], models: ModelR
     return tuple(PlannedShape(shape.K, shape.top_k, shape in known) for shape in chosen)
 
 
-def needed_bytes(workload: Workload, shape: Shape, num_tokens: int) -> int:
-    """GPU memory that measuring it takes, by the one formula; of a dtype without a kernel as if it were bf16."""
-    quant = quant_mode_of(workload) or QuantMode()
-    return LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant).memory_bytes(num_tokens)
-
-
 def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
     workload, device = file.workload, _device(file, rules)
     path = config_path(file.claimed.relative)
@@ -137,7 +131,9 @@ def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
     most = int(MEMORY_SHARE * (device.memory_gib or UNKNOWN_MEMORY_GIB) * 2**30)
     largest = max([*file.claimed.entries, *file.main.entries], default=1)
     shapes = planned_shapes(workload, _recorded(file.claimed), rules.models)
-    needed = max(needed_bytes(workload, Shape(shape.K, shape.top_k), largest) for shape in shapes)
+    quant = quant_mode_of(workload) or QuantMode()  # of a dtype without a kernel, which nothing measures
+    layers = [LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in shapes]
+    needed = max(layer.memory_bytes(largest) for layer in layers)
     if needed > most:
         message = (
             f"expected it to be measured in at most {_gib(most)} of GPU memory ({MEMORY_SHARE:.0%} of {device.name}), "

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tools.cli import path_argument, say
+from tools.measure.gate import PromotionPolicy
 from tools.measure.statistics import Verdict
 from tools.pull_request.documents import (
     NO_RESULTS,
@@ -34,7 +35,6 @@ from tools.pull_request.judge import CLAIM_TOLERANCE_PCT, FileSummary, claim_gap
 from tools.store.files import write_file
 from tools.store.record import Decision
 from tools.text import code, counted, table
-from tools.tune.decide import PromotionPolicy
 
 
 def parser() -> argparse.ArgumentParser:

@@ -99,6 +99,12 @@ def normalise_device_name(name: str) -> str:
     return re.sub(r"\s+|/", "_", name.strip())
 
 
+def fold_h200(name: str) -> str:
+    """As vLLM goes on from there: every variant of the H200 is NVIDIA_H200. SGLang keeps them apart."""
+    normalised = normalise_device_name(name)
+    return "NVIDIA_H200" if "H200" in normalised.split("_") else normalised
+
+
 def load_devices(path: Path = REGISTRY_FOLDER / "devices.json") -> DeviceRegistry:
     """Reads the device registry. RegistryError: it is missing, broken, unsorted, or a name stands twice."""
     devices = tuple(_device(entry, path) for entry in read_entries(path, "devices"))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from tools.errors import UserError
-from tools.registry.devices import normalise_device_name
+from tools.registry.devices import fold_h200, normalise_device_name
 from tools.registry.models import Model, Quantisation
 from tools.store.workload import BLOCK_QUANTISED, LOOKED_UP_DTYPES, Layout, Shape, Workload
 
@@ -87,7 +87,7 @@ def shard(
     workload = Workload(
         E=E,
         N=N,
-        device_name=_reported_name(device_name, engine),
+        device_name=fold_h200(device_name) if engine is Engine.VLLM else normalise_device_name(device_name),
         dtype=None if stored.dtype in ("bf16", "fp16") else stored.dtype,
         block_shape=stored.block_shape,
         # vLLM's names don't tell channel scales from tensor scales.
@@ -178,9 +178,3 @@ def _checked_block_shape(model: Model, block_shape: tuple[int, int], N: int, sli
                 f"Fix: use a smaller tp, or an ep."
             )
     return block_shape
-
-
-def _reported_name(device_name: str, engine: Engine) -> str:
-    """The name under which the engine looks: vLLM folds all H200 variants into one."""
-    name = normalise_device_name(device_name)
-    return "NVIDIA_H200" if engine is Engine.VLLM and "H200" in name.split("_") else name

@@ -13,9 +13,6 @@ from tools.store.strict_json import Json
 from tools.store.tiers import Found, Role
 from tools.store.workload import Layout, ParsedName, Workload, parse_file_name
 
-USUAL_BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096)
-"""The batch sizes that both engines' tuners measure by default."""
-
 _BATCH_SIZE = re.compile(r"[1-9][0-9]{0,6}", re.ASCII)
 
 

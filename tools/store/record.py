@@ -6,7 +6,7 @@ Reading checks nothing that the schema does: `Record.read` takes a document that
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -337,15 +337,3 @@ def _given(**values: Json) -> dict[str, Json]:
 
 def _lines(kind: Any, documents: Iterable[Mapping[str, Json]] | None) -> Any:
     return None if documents is None else tuple(kind(**document) for document in documents)
-
-
-def with_line(record: Mapping[str, Json], key: str, line: Mapping[str, Json], same: Sequence[str]) -> dict[str, Json]:
-    """The record with the line under `key`, instead of an older one that agrees in all of `same`.
-
-    `verified` stays last, as in every record.
-    """
-    lines = record.get(key)
-    known = [old for old in lines if isinstance(old, dict)] if isinstance(lines, list) else []
-    kept: list[Json] = [old for old in known if any(old.get(name) != line[name] for name in same)]
-    rest = {name: value for name, value in record.items() if name not in (key, "verified")}
-    return {**rest, key: [*kept, dict(line)], "verified": record.get("verified")}

@@ -35,12 +35,53 @@ class _NonFiniteError(ValueError):
     pass
 
 
+class _NotStrictError(ValueError):
+    """What is wrong, the careful way says."""
+
+
 def parse(data: bytes) -> tuple[Json, tuple[Fault, ...]]:
     """Parses UTF-8 JSON and lists every fault. The document is None where nothing could be read. Never raises.
 
     Faults beyond broken syntax: a byte order mark, duplicate keys, NaN and infinities, numbers too
     large for a float, half a surrogate pair, nesting over 32 levels.
     """
+    try:
+        return _quickly(data), ()
+    except (ValueError, RecursionError):
+        return _carefully(data)
+
+
+def _quickly(data: bytes) -> Json:
+    """What is sound, as nearly every document is. ValueError, RecursionError: it may not be."""
+    text = data.decode()
+    if _depth_exceeds(text, _MAX_DEPTH) or _SURROGATE.search(text):
+        raise _NotStrictError
+    return _STRICT.decode(text)
+
+
+def _unique(items: list[tuple[str, Json]]) -> dict[str, Json]:
+    document = dict(items)
+    if len(document) < len(items):
+        raise _NotStrictError
+    return document
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise _NotStrictError
+    return value
+
+
+def _refused(constant: str) -> float:
+    raise _NotStrictError(constant)
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refused)
+
+
+def _carefully(data: bytes) -> tuple[Json, tuple[Fault, ...]]:
+    """With every fault."""
     faults: list[Fault] = []
     if not data.strip():
         return None, (Fault("expected a JSON object, found an empty file", "restore the file or remove it"),)
@@ -93,26 +134,20 @@ def parse(data: bytes) -> tuple[Json, tuple[Fault, ...]]:
     return None, tuple(faults)
 
 
+_TEXT_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+
+
 def _depth_exceeds(text: str, limit: int) -> bool:
     """Whether brackets outside strings nest deeper than `limit`."""
     if text.count("[") + text.count("{") <= limit:
         return False
     depth = 0
-    in_string = escaped = False
-    for character in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == '"':
-                in_string = False
-        elif character == '"':
-            in_string = True
-        elif character in "[{":
-            depth += 1
-            if depth > limit:
-                return True
-        elif character in "]}":
-            depth -= 1
+    for token in _TEXT_OR_BRACKET.finditer(text):
+        match token[0]:
+            case "[" | "{":
+                depth += 1
+                if depth > limit:
+                    return True
+            case "]" | "}":
+                depth -= 1
     return False

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.tune.decide import ConfirmPolicy, PairedComparison
+from tools.measure.gate import PairedComparison
+from tools.tune.policy import ConfirmPolicy
 from tools.tune.protocol import Confirmed, ConfirmJob, Event, Runner, Subject
 
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from kernels.launch_config import LaunchConfig
 from tools.measure.layer import LayerShape, expected_active_experts, row_bytes, row_operations
 from tools.measure.statistics import floor_us, quantile
 from tools.store.files import sha256
+from tools.store.record import (
+    Decision,
+    Environment,
+    Latency,
+    Record,
+    RecordedRow,
+    RowOfShape,
+    Source,
+    TunerRun,
+)
 from tools.store.strict_json import Json
 from tools.tune.protocol import Subject
 from tools.tune.tuner import Counts, RowResult
@@ -29,7 +38,7 @@ class Rates:
 class Provenance:
     """Where and how the figures came about. rates None: no floors (a replay on other hardware knows none)."""
 
-    environment: Mapping[str, Json]
+    environment: Environment
     settings: Mapping[str, Json]
     seconds: float
     date: str
@@ -43,11 +52,11 @@ def record(
     counts: Counts,
     run: Provenance,
     config: bytes,
-    kept: Mapping[str, Json],
-) -> dict[str, Json]:
+    kept: Mapping[int, RecordedRow],
+) -> Record:
     """The record beside the file whose bytes are `config`. kept: rows of an earlier record that stay."""
-    measured = {str(row.num_tokens): _row(subject, row, run) for row in rows}
-    return _document(subject, counts, run, config, {**kept, **measured})
+    measured = {row.num_tokens: _row(subject, row, run) for row in rows}
+    return _record(subject, counts, run, config, {**kept, **measured})
 
 
 def down_record(
@@ -56,12 +65,12 @@ def down_record(
     counts: Counts,
     run: Provenance,
     config: bytes,
-    kept: Mapping[str, Json],
-) -> dict[str, Json]:
+    kept: Mapping[int, RecordedRow],
+) -> Record:
     """The record of a `_down` file: the down projection's own figures. kept: as in `record`."""
-    measured = {str(row.num_tokens): _down_row(row) for row in rows}
+    measured = {row.num_tokens: _down_row(row) for row in rows}
     down = replace(subject, workload=replace(subject.workload, down=True))
-    return _document(down, counts, run, config, {**kept, **measured})
+    return _record(down, counts, run, config, {**kept, **measured})
 
 
 def entries(rows: Iterable[RowResult]) -> dict[int, LaunchConfig]:
@@ -89,74 +98,59 @@ def floor_of(subject: Subject, row: RowResult, rates: Rates) -> tuple[float, str
     return floor_us(num_bytes, row_operations(layer, row.num_tokens), rates.memory_bytes_per_s, rates.dense_per_s)
 
 
-def _document(
-    subject: Subject, counts: Counts, run: Provenance, config: bytes, rows: Mapping[str, Json]
-) -> dict[str, Json]:
-    workload = subject.workload
-    return {
-        "schema_version": 1,
-        "workload": workload.to_json(),
-        "shapes": [named.to_json() for named in subject.shapes],
-        "source": "measured",
-        "environment": dict(run.environment),
-        "kernel_sha256": run.kernel_sha256,
-        "config_sha256": sha256(config),
-        "tuner": {
-            "settings": dict(run.settings),
-            "seconds": round(run.seconds, 1),
-            "kernels_compiled": counts.kernels_compiled,
-            "measurements": counts.measurements,
-            "outcomes": {status: count for status, count in counts.outcomes.items() if count},
-        },
-        "date": run.date,
-        "rows": {key: rows[key] for key in sorted(rows, key=int)},
-        "verified": None,
-    }
+def _record(
+    subject: Subject, counts: Counts, run: Provenance, config: bytes, rows: Mapping[int, RecordedRow]
+) -> Record:
+    return Record(
+        subject.workload,
+        subject.shapes,
+        Source.MEASURED,
+        sha256(config),
+        run.date,
+        environment=run.environment,
+        kernel_sha256=run.kernel_sha256,
+        tuner=TunerRun(
+            run.settings,
+            round(run.seconds, 1),
+            counts.kernels_compiled,
+            counts.measurements,
+            {status: count for status, count in counts.outcomes.items() if count},
+        ),
+        rows=rows,
+    )
 
 
-def _row(subject: Subject, row: RowResult, run: Provenance) -> dict[str, Json]:
+def _row(subject: Subject, row: RowResult, run: Provenance) -> RecordedRow:
     shape = row.shape
-    document: dict[str, Any] = {
-        "latency_us": _latency(row.chosen[shape].total_us),
-        "up_us": _median(row.chosen[shape].up_us),
-        "down_us": _median(row.chosen[shape].down_us),
-        "baseline_us": _latency(row.baseline[shape].total_us),
-    }
-    if row.sglang:
-        document["baselines"] = {"sglang": _latency(row.sglang[shape].total_us)}
-    document["incumbent_us"] = _latency(row.incumbent[shape].total_us) if row.incumbent else None
-    if run.rates:
-        floor, bound = floor_of(subject, row, run.rates)
-        document |= {"floor_us": round(floor, _DIGITS), "bound": bound}
-    document["decision"] = row.decision.value
-    if len(subject.shapes) > 1:
-        document["by_shape"] = [
-            {
-                "K": named.shape.K,
-                "top_k": named.shape.top_k,
-                "latency_us": _latency(chosen.total_us),
-                "baseline_us": _latency(baseline.total_us),
-            }
-            for named, chosen, baseline in zip(subject.shapes, row.chosen, row.baseline, strict=True)
-        ]
-    return document
+    chosen, baseline = row.chosen[shape], row.baseline[shape]
+    floor, bound = floor_of(subject, row, run.rates) if run.rates else (None, None)
+    by_shape = [
+        RowOfShape(named.shape, _latency(own.total_us), _latency(heuristic.total_us))
+        for named, own, heuristic in zip(subject.shapes, row.chosen, row.baseline, strict=True)
+    ]
+    return RecordedRow(
+        _latency(chosen.total_us),
+        _latency(baseline.total_us),
+        row.decision,
+        _median(chosen.up_us),
+        _median(chosen.down_us),
+        {"sglang": _latency(row.sglang[shape].total_us)} if row.sglang else {},
+        _latency(row.incumbent[shape].total_us) if row.incumbent else None,
+        None if floor is None else round(floor, _DIGITS),
+        bound,
+        tuple(by_shape) if len(by_shape) > 1 else (),
+    )
 
 
-def _down_row(row: RowResult) -> dict[str, Json]:
-    shape = row.shape
+def _down_row(row: RowResult) -> RecordedRow:
     samples = row.down.samples if row.down else row.chosen
-    latency: dict[str, Json] = {"latency_us": _latency(samples[shape].down_us)}
-    decision = "promote" if row.down else row.decision.value
-    return {**latency, "baseline_us": _latency(row.baseline[shape].down_us), "incumbent_us": None, "decision": decision}
+    decision = Decision.PROMOTE if row.down else row.decision
+    return RecordedRow(_latency(samples[row.shape].down_us), _latency(row.baseline[row.shape].down_us), decision)
 
 
-def _latency(samples: Sequence[float]) -> dict[str, Json]:
-    return {
-        "median": _median(samples),
-        "p10": round(quantile(samples, 0.1), _DIGITS),
-        "p90": round(quantile(samples, 0.9), _DIGITS),
-        "samples": len(samples),
-    }
+def _latency(samples: Sequence[float]) -> Latency:
+    p10, p90 = (round(quantile(samples, share), _DIGITS) for share in (0.1, 0.9))
+    return Latency(_median(samples), p10, p90, len(samples))
 
 
 def _median(samples: Sequence[float]) -> float:

@@ -12,22 +12,24 @@ import gzip
 import io
 import json
 import os
-import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
-from kernels.launch_config import REQUIRED_KEYS, LaunchConfig
+from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode
 from tools import cli
 from tools.checkout import CHECKOUT
 from tools.compile.outcome import Status
 from tools.errors import UserError, reason_of
 from tools.registry.devices import Target
-from tools.store.files import version_folder, write_file
-from tools.store.workload import MAX_DIMENSION, ParsedName, Shape, Workload, parse_file_name
+from tools.store import schemas
+from tools.store.files import write_file
+from tools.store.record import Environment, ShapeOfModels
+from tools.store.strict_json import Json, parse
+from tools.store.workload import ParsedName, Workload, parse_file_name
 from tools.text import shown_path
 from tools.tune.protocol import (
     Compiled,
@@ -41,18 +43,11 @@ from tools.tune.protocol import (
     ScreenJob,
     Series,
     Subject,
-    SubjectShape,
 )
 
 MOST_CHARACTERS = 1 << 28
 """Of a journal, unpacked: an exhaustive one of the largest space has a tenth."""
 FORMAT = 1
-_ROUTINGS = ("uniform", "skew")
-_MOST_TOKENS = 65536
-_MOST = 1e18
-"""Of anything that is counted or timed here."""
-_ARCH = r"sm_[0-9]{2,3}|gfx[0-9a-f]{3,4}"
-_SHA256 = r"[0-9a-f]{64}"
 
 _FIX = "Fix: give a file that the tuner wrote (--record-landscape FILE keeps one)"
 
@@ -73,28 +68,20 @@ class JournalHeader:
     environment: Mapping[str, Any]
 
     @classmethod
-    def from_json(cls, document: Any) -> JournalHeader:
-        """ValueError names the field, KeyError is of a missing one."""
-        fields = _Fields.of(document, "the header")
-        if fields["format"] != FORMAT:
-            raise ValueError(f"format: expected {FORMAT}, found {fields['format']!r}")
-        workload = _workload(_Fields.of(fields["workload"], "workload"))
-        shapes = tuple(_shape(_Fields.of(shape, "shapes"), workload) for shape in fields.list("shapes"))
-        arch = fields.text("arch", _ARCH)
+    def from_json(cls, document: Json) -> JournalHeader:
+        """Of a document that is valid by the schema. ValueError: it is of no workload that a run tunes."""
+        workload = _workload(document)
+        quant, target = document["quant"], document["target"]
         subject = Subject(
             workload,
-            shapes,
-            _quant(_Fields.of(fields["quant"], "quant"), workload),
-            _target(fields.list("target"), arch),
-            arch,
-            fields.whole("smem_bytes", 1, 1 << 30),
+            tuple(_shape(shape, workload) for shape in document["shapes"]),
+            _quant(quant, workload),
+            _target(target, document["arch"]),
+            document["arch"],
+            document["smem_bytes"],
         )
-        settings, environment = (_Fields.of(fields[key], key) for key in ("settings", "environment"))
-        if settings.get("routing", "uniform") not in _ROUTINGS:
-            raise ValueError(f"routing: expected one of {_ROUTINGS}, found {settings['routing']!r}")
-        if "kernel_sha256" in environment:
-            environment.text("kernel_sha256", _SHA256)
-        return cls(subject, dict(settings), _environment(environment))
+        _check_printable(document["environment"])
+        return cls(subject, document["settings"], document["environment"])
 
     def to_json(self) -> dict[str, Any]:
         subject = self.subject
@@ -120,10 +107,9 @@ class JournalEntry:
     clock_s: float
 
     @classmethod
-    def from_json(cls, document: Any, subject: Subject) -> JournalEntry:
-        """Errors as `JournalHeader.from_json`."""
-        line = _Fields.of(document, "the line")
-        return cls(_event_from_json(line, subject), line.number("clock_s"))
+    def from_json(cls, document: Json, subject: Subject) -> JournalEntry:
+        """Of a document that is valid by the schema. ValueError: it is none of this subject's events."""
+        return cls(_event_from_json(document, subject), float(document["clock_s"]))
 
     def to_json(self) -> dict[str, Any]:
         return {**_event_to_json(self.event), "clock_s": round(self.clock_s, 4)}
@@ -162,11 +148,6 @@ class Journal:
         """A document a line, as a run writes them."""
         device = [] if self.device is None else [_device_to_json(self.device)]
         return [self.header.to_json(), *(entry.to_json() for entry in self.entries), *device]
-
-    @property
-    def environment(self) -> Mapping[str, Any]:
-        """Of the GPU's machine; of a run that was killed before its end only Triton and kernel."""
-        return (self.device.environment if self.device else None) or self.header.environment
 
 
 class JournalWriter:
@@ -210,31 +191,38 @@ def read_header(path: Path) -> JournalHeader | None:
         return None
 
 
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-
-
 def _header(path: Path, line: str) -> JournalHeader:
     try:
-        return JournalHeader.from_json(json.loads(line))
-    except _DAMAGE as error:
-        raise JournalError(
-            f"{path}, line 1: expected the header of a tuner's journal, found {_described(line, error)}. {_FIX}"
-        ) from error
+        document = _document(line)
+        if "format" not in document:
+            raise ValueError("format is missing")
+        return JournalHeader.from_json(document)
+    except ValueError as error:
+        raise _refused(path, 1, "the header of a tuner's journal", line, error) from error
 
 
 def _line(path: Path, number: int, line: str, subject: Subject) -> JournalEntry | DeviceReport:
     try:
-        document = json.loads(line)
+        document = _document(line)
+        if "format" in document:
+            raise ValueError("a header, which only the first line is")
         return _device_from_json(document) if "device" in document else JournalEntry.from_json(document, subject)
-    except _DAMAGE as error:
-        raise JournalError(
-            f"{path}, line {number}: expected an event, found {_described(line, error)}. {_FIX}"
-        ) from error
+    except ValueError as error:
+        raise _refused(path, number, "an event", line, error) from error
 
 
-def _described(line: str, error: Exception) -> str:
-    reason = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
-    return f"{line[:80]!r}: {reason}"
+def _document(line: str) -> Json:
+    """What the line holds, valid by the schema. ValueError says what is wrong."""
+    document, broken = parse(line.encode())
+    for fault in broken:
+        raise ValueError(fault.message)
+    for violation in schemas.faults("landscape", document):
+        raise ValueError(f"{violation.where}: {violation.message}")
+    return document
+
+
+def _refused(path: Path, number: int, expected: str, line: str, error: ValueError) -> JournalError:
+    return JournalError(f"{path}, line {number}: expected {expected}, found {line[:80]!r}: {error}. {_FIX}")
 
 
 def _open(path: Path, mode: str) -> IO[Any]:
@@ -257,23 +245,21 @@ def _drop_torn_line(path: Path) -> None:
 
 
 # ---------------------------------------------------------------
-# Lines as JSON, both ways. Anyone may write a landscape: each field is checked as it is read. Every reader raises
-# ValueError that names the field, or KeyError where it is missing.
+# Lines as JSON, both ways. Anyone may write a landscape: what its schema can't say is checked as it is read.
 
 
 def _device_to_json(device: DeviceReport) -> dict[str, Any]:
-    return {"device": {**vars(device), "environment": dict(device.environment), "notes": list(device.notes)}}
+    environment = device.environment.to_json() if device.environment else {}
+    return {"device": {**vars(device), "environment": environment, "notes": list(device.notes)}}
 
 
-def _device_from_json(document: Any) -> DeviceReport:
+def _device_from_json(document: Json) -> DeviceReport:
     """Older landscapes call the memory's rate what it was, a copy's."""
-    fields = _Fields.of(document["device"], "device")
-    rate = "copy_bytes_per_s" if "copy_bytes_per_s" in fields else "memory_bytes_per_s"
+    device = document["device"]
+    rate = device["copy_bytes_per_s"] if "copy_bytes_per_s" in device else device["memory_bytes_per_s"]
+    _check_printable(device["environment"])
     return DeviceReport(
-        _environment(_Fields.of(fields["environment"], "environment")),
-        fields.number(rate, above_zero=True),
-        fields.number("dense_per_s", above_zero=True),
-        tuple(map(str, fields.get("notes", ()))),
+        _whole(device["environment"]), float(rate), float(device["dense_per_s"]), tuple(device.get("notes", ()))
     )
 
 
@@ -307,73 +293,60 @@ def _event_to_json(event: Event) -> dict[str, Any]:
     return {**body, "status": status.value, "seconds": seconds} | ({"message": message} if message else {})
 
 
-def _event_from_json(line: _Fields, subject: Subject) -> Event:
-    shape, seconds = line.whole("shape", 0, len(subject.shapes) - 1), line.number("seconds")
+def _event_from_json(line: Json, subject: Subject) -> Event:
+    shape, seconds = line["shape"], float(line["seconds"])
+    if shape >= len(subject.shapes):
+        raise ValueError(f"shape: expected one of the header's {len(subject.shapes)}, counted from 0, found {shape}")
     if "compiled" in line:
-        compile_job = CompileJob(_config(line["compiled"]), shape, line.flag("naive"))
-        return Compiled(compile_job, Status(line["status"]), seconds, line.whole("kernels", 0, 1000), line.message())
-    num_tokens = line.whole("num_tokens", 1, _MOST_TOKENS)
+        compile_job = CompileJob(LaunchConfig(**line["compiled"]), shape, line["naive"])
+        return Compiled(compile_job, Status(line["status"]), seconds, line["kernels"], line.get("message", ""))
+    num_tokens = line["num_tokens"]
     if "screened" in line:
-        status = Status(line["status"])
-        give_up_us = None if line["give_up_us"] is None else line.number("give_up_us", above_zero=True)
-        screen_job = ScreenJob(num_tokens, shape, _config(line["screened"]), give_up_us)
-        is_ok = status is Status.OK
-        up_us, down_us = (line.number(key, above_zero=is_ok) for key in ("up_us", "down_us"))
-        return Screened(screen_job, status, seconds, up_us, down_us, line.message())
-    series = tuple(_series(_Fields.of(row, "confirmed")) for row in line.list("confirmed"))
-    job = ConfirmJob(num_tokens, shape, tuple(row.config for row in series), line.whole("rounds", 1, 10_000))
-    counted = line.get("active_experts") is not None
-    return Confirmed(job, series, seconds, line.number("active_experts", above_zero=True) if counted else None)
+        give_up_us = None if line["give_up_us"] is None else float(line["give_up_us"])
+        screen_job = ScreenJob(num_tokens, shape, LaunchConfig(**line["screened"]), give_up_us)
+        up_us, down_us = float(line["up_us"]), float(line["down_us"])
+        return Screened(screen_job, Status(line["status"]), seconds, up_us, down_us, line.get("message", ""))
+    series = tuple(map(_series, line["confirmed"]))
+    job = ConfirmJob(num_tokens, shape, tuple(row.config for row in series), line["rounds"])
+    active_experts = line.get("active_experts")
+    return Confirmed(job, series, seconds, None if active_experts is None else float(active_experts))
 
 
-def _series(row: _Fields) -> Series:
-    status = Status(row["status"])
-    up_us, down_us = row.times("up_us"), row.times("down_us")
-    if len(up_us) != len(down_us) or bool(up_us) != (status is Status.OK):
-        raise ValueError(
-            "confirmed: expected as many times for up as for down, and none unless ok, "
-            f"found {len(up_us)} and {len(down_us)}"
-        )
-    return Series(_config(row["config"]), status, up_us, down_us, row.message())
+def _series(row: Json) -> Series:
+    up_us, down_us = (tuple(map(float, row[key])) for key in ("up_us", "down_us"))
+    if len(up_us) != len(down_us):
+        raise ValueError(f"confirmed: expected as many times for up as for down, found {len(up_us)} and {len(down_us)}")
+    return Series(LaunchConfig(**row["config"]), Status(row["status"]), up_us, down_us, row.get("message", ""))
 
 
 # ---------------------------------------------------------------
 # Parts
 
 
-def _workload(fields: _Fields) -> Workload:
+def _workload(document: Json) -> Workload:
     """One that its own file name stands for: what is written goes by that name."""
-    workload = Workload(
-        fields.whole("E", 1, MAX_DIMENSION),
-        fields.whole("N", 1, MAX_DIMENSION),
-        fields.text("device_name"),
-        None if fields["dtype"] is None else fields.text("dtype"),
-        fields.block_shape(),
-        fields.flag("per_channel_quant"),
-        fields.flag("down"),
-    )
+    workload = Workload.read(document["workload"])
     found = parse_file_name(workload.file_name())
-    if found != ParsedName(workload, ()) or workload.down:
+    if found != ParsedName(workload, ()):
         reason = found.faults[0].message if found.faults else "no file of its own"
         raise ValueError(f"workload: expected one that a file can be named after, found: {reason}")
     return workload
 
 
-def _shape(fields: _Fields, workload: Workload) -> SubjectShape:
-    models = fields["models"]
-    if not isinstance(models, list) or not all(
-        isinstance(model, str) and model and model.isprintable() for model in models
-    ):
-        raise ValueError(f"models: expected names, found {models!r:.80}")
-    shape = Shape(fields.whole("K", 1, MAX_DIMENSION), fields.whole("top_k", 1, workload.E))
-    return SubjectShape(shape, tuple(models))
+def _shape(document: Json, workload: Workload) -> ShapeOfModels:
+    named = ShapeOfModels.read(document)
+    if named.shape.top_k > workload.E:
+        raise ValueError(f"top_k: expected at most E={workload.E}, found {named.shape.top_k}")
+    if not all(map(str.isprintable, named.models)):
+        raise ValueError(f"models: expected names that can be printed, found {list(named.models)!r:.80}")
+    return named
 
 
-def _quant(fields: _Fields, workload: Workload) -> QuantMode:
-    dtype = None if fields["dtype"] is None else fields.text("dtype")
-    quant = QuantMode(dtype, fields.text("compute_type"), fields.flag("per_channel"), fields.block_shape())
+def _quant(document: Json, workload: Workload) -> QuantMode:
+    block_shape = document["block_shape"] and tuple(document["block_shape"])
+    quant = QuantMode(document["dtype"], document["compute_type"], document["per_channel"], block_shape)
     if (quant.dtype, quant.block_shape) != (workload.dtype, workload.block_shape):
-        raise ValueError(f"quant: expected the workload's dtype and block_shape, found {dtype}, {quant.block_shape}")
+        raise ValueError(f"quant: expected the workload's dtype and block_shape, found {quant.dtype}, {block_shape}")
     return quant
 
 
@@ -385,85 +358,17 @@ def _target(parts: Sequence[Any], arch: str) -> Target:
     return Target(*expected)
 
 
-def _environment(fields: _Fields) -> dict[str, Any]:
-    """What a record tells of a machine: plain values, and a Triton that a folder can be named after."""
-    for key, value in fields.items():
-        if not isinstance(value, int | None) and not (isinstance(value, str) and value.isprintable()):
-            raise ValueError(f"{key!r:.40}: expected a text or a number, found {value!r:.80}")
-    if "triton" in fields:
-        version_folder(fields.text("triton"))
-    return dict(fields)
+def _check_printable(environment: Mapping[str, Json]) -> None:
+    for key, value in environment.items():
+        if isinstance(value, str) and not value.isprintable():
+            raise ValueError(f"{key!r:.40}: expected a text that can be printed, found {value!r:.80}")
 
 
-def _config(entry: Any) -> LaunchConfig:
-    config = LaunchConfig.from_entry(_Fields.of(entry, "launch config"))
-    wrong = [key for key in REQUIRED_KEYS if not 1 <= getattr(config, key) <= 1 << 16]
-    if wrong:
-        raise ValueError(f"launch config: expected from 1 to {1 << 16}, found {entry!r:.80}")
-    return config
-
-
-class _Fields(dict[str, Any]):
-    """A JSON object whose fields are asked for by type and range."""
-
-    @classmethod
-    def of(cls, value: Any, what: str) -> _Fields:
-        if not isinstance(value, dict):
-            raise ValueError(f"{what}: expected an object, found {value!r:.80}")
-        return cls(value)
-
-    def whole(self, key: str, least: int, most: int) -> int:
-        value = self[key]
-        if type(value) is not int or not least <= value <= most:
-            raise ValueError(f"{key}: expected a whole number from {least} to {most}, found {value!r:.80}")
-        return value
-
-    def number(self, key: str, *, above_zero: bool = False) -> float:
-        return _number(key, self[key], above_zero=above_zero)
-
-    def times(self, key: str) -> tuple[float, ...]:
-        values = self[key]
-        if not isinstance(values, list):
-            raise ValueError(f"{key}: expected times, found {values!r:.80}")
-        return tuple(_number(key, value, above_zero=True) for value in values)
-
-    def text(self, key: str, pattern: str = r".{1,200}") -> str:
-        value = self[key]
-        if not isinstance(value, str) or not value.isprintable() or not re.fullmatch(pattern, value):
-            raise ValueError(f"{key}: expected a text like {pattern}, found {value!r:.80}")
-        return value
-
-    def message(self) -> str:
-        """May be left out, and may hold anything."""
-        return str(self.get("message", ""))
-
-    def flag(self, key: str) -> bool:
-        value = self[key]
-        if not isinstance(value, bool):
-            raise ValueError(f"{key}: expected true or false, found {value!r:.80}")
-        return value
-
-    def list(self, key: str) -> Sequence[Any]:
-        value = self[key]
-        if not isinstance(value, list) or not value:
-            raise ValueError(f"{key}: expected a list that isn't empty, found {value!r:.80}")
-        return value
-
-    def block_shape(self) -> tuple[int, int] | None:
-        value = self["block_shape"]
-        if value is None:
-            return None
-        if not isinstance(value, list) or len(value) != 2 or any(type(n) is not int or n < 1 for n in value):
-            raise ValueError(f"block_shape: expected two numbers or null, found {value!r:.80}")
-        return value[0], value[1]
-
-
-def _number(key: str, value: Any, *, above_zero: bool) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not (value > 0 if above_zero else value >= 0) or not value <= _MOST:
-        least = "above 0" if above_zero else "from 0"
-        raise ValueError(f"{key}: expected a finite number {least}, found {value!r:.80}")
-    return float(value)
+def _whole(environment: Mapping[str, Json]) -> Environment | None:
+    """None where some of it is missing. What else it tells is left alone."""
+    names = [field.name for field in fields(Environment)]
+    known = {name: environment[name] for name in names if name in environment}
+    return Environment.read(known) if len(known) == len(names) else None
 
 
 # ---------------------------------------------------------------

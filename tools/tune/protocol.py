@@ -6,9 +6,8 @@ library only; every event is journaled as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode, Routing
@@ -16,20 +15,8 @@ from tools.compile.outcome import Status
 from tools.errors import UserError
 from tools.launch.axes import COMMON_GROUP_SIZE
 from tools.registry.devices import Target
-from tools.store.strict_json import Json
-from tools.store.workload import Shape, Workload
-
-
-@dataclass(frozen=True)
-class SubjectShape:
-    """One shape behind a file's name, and the models that have it, as in «mistralai/Mixtral-8x7B-v0.1 tp=2»."""
-
-    shape: Shape
-    models: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Json]:
-        """As a record has it."""
-        return {"K": self.shape.K, "top_k": self.shape.top_k, "models": list(self.models)}
+from tools.store.record import Environment, ShapeOfModels
+from tools.store.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -40,7 +27,7 @@ class Subject:
     """
 
     workload: Workload
-    shapes: tuple[SubjectShape, ...]
+    shapes: tuple[ShapeOfModels, ...]
     quant: QuantMode
     target: Target
     arch: str
@@ -201,9 +188,12 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """What a worker found when it came up. environment: as a record has it. Rates are measured."""
+    """What a worker found when it came up. Rates are measured.
 
-    environment: Mapping[str, Any]
+    environment None: a landscape that doesn't tell all of it.
+    """
+
+    environment: Environment | None
     memory_bytes_per_s: float
     dense_per_s: float
     notes: tuple[str, ...] = ()

@@ -12,14 +12,16 @@ from typing import Any
 from tools import cli
 from tools.cli import path_argument
 from tools.errors import UserError, reason_of
-from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.store.strict_json import Json
 from tools.text import printable, shown_path
-from tools.tune.decide import Budget
+from tools.tune.policy import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
 
 MAX_NUM_TOKENS = 65536
 ROUTINGS = ("uniform", "skew")
+
+DEFAULT_BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096)
+"""The batch sizes that both engines' tuners measure by default."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class TuneRequest:
     @property
     def is_partial(self) -> bool:
         """Only some of the usual rows were asked for."""
-        return not set(USUAL_BATCH_SIZES) <= set(self.batch_sizes)
+        return not set(DEFAULT_BATCH_SIZES) <= set(self.batch_sizes)
 
     @property
     def settings(self) -> dict[str, Json]:
@@ -241,7 +243,7 @@ def parse(arguments: Sequence[str]) -> TuneRequest:
         raise UserError("--record-landscape: expected one workload, found several.")
     return TuneRequest(
         sources,
-        tuple(sorted(set(options.num_tokens or USUAL_BATCH_SIZES))),
+        tuple(sorted(set(options.num_tokens or DEFAULT_BATCH_SIZES))),
         Files(options.output, options.record_landscape, options.replay, options.force_version_file),
         Effort(options.time_budget, options.exhaustive, options.resume, options.jobs),
         options.routing,

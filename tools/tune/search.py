@@ -17,7 +17,7 @@ from typing import Protocol
 
 from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.tune.decide import Budget, Policies, SearchPolicy
+from tools.tune.policy import Budget, Policies, SearchPolicy
 from tools.tune.protocol import Compiled, CompileJob, Event, Runner, Screened, ScreenJob, Subject, kernel_of
 from tools.tune.space import Space
 

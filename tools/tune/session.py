@@ -9,19 +9,19 @@ from importlib import metadata
 from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
-from tools.checkout import reference_triton
 from tools.errors import UserError
 from tools.launch.heuristics import clamped
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import normalise_device_name
 from tools.store import schemas
 from tools.store.files import canonical_entries, write_file
+from tools.store.record import Environment
 from tools.text import printable, shown_path
 from tools.tune import evidence
-from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.evidence import Rates
 from tools.tune.journal import Journal, JournalError, JournalHeader, open_journals, partial_path
 from tools.tune.live import LiveSession, Supervisor
+from tools.tune.policy import Budget, Policies, SearchPolicy
 from tools.tune.protocol import DeviceReport, Event, Screened, Subject, WorkerSpec
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.report import Progress, TuneSummary, progress
@@ -55,8 +55,9 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
             for writer in journals.writers:
                 writer.report(report)
             rates = Rates(report.memory_bytes_per_s, report.dense_per_s)
-            measured = MeasuredRun(result, report.environment, rates, runner.seconds_in_all, report.notes)
-        summary = deliver(request, subject, measured, place, existing)
+            measured = MeasuredRun(result, rates, runner.seconds_in_all, report.notes)
+        assert report.environment is not None  # a process that is up tells all of it
+        summary = deliver(request, subject, measured, report.environment, place, existing)
         journals.forget()
         partial_path(subject).unlink(missing_ok=True)
     return summary
@@ -65,18 +66,17 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
 def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
     """Tunes on a recorded landscape. Writes only where --output says so. JournalError: it can't be used."""
     landscape = Journal.read(landscape_path)
-    header, device, environment = landscape.header, landscape.device, landscape.environment
+    header, device = landscape.header, landscape.device
     subject = header.subject
-    if request.files.output:
-        _check_machine(landscape_path, subject, device)
+    environment = _environment(landscape_path, subject, device) if request.files.output else None
     batch_sizes = _recorded(request, landscape)
     missing = [m for m in request.batch_sizes if m not in batch_sizes]
     # What was measured under another routing stays so.
     request = replace(request, batch_sizes=batch_sizes, routing=header.settings.get("routing", request.routing))
-    triton = str(environment.get("triton", reference_triton()))
     kernel = header.environment.get("kernel_sha256", kernel_sha256())
-    origin = Origin(triton, kernel)
-    place, existing = find_destination(request, subject, origin) if request.files.output else (None, None)
+    place = existing = None
+    if environment is not None:
+        place, existing = find_destination(request, subject, Origin(environment.triton, kernel))
     task = make_task(request, subject, existing)
     runner = ReplayRunner(landscape)
     with progress(len(batch_sizes), task.policies.budget.search_s) as tell:
@@ -86,10 +86,10 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
         f"replayed from {printable(landscape_path.name)}: nothing was measured; times and seconds are the recording's",
         *([f"not in the landscape: batch sizes {', '.join(map(str, missing))}"] if missing else []),
     )
-    measured = MeasuredRun(result, environment, rates, runner.clock_s, notes, kernel)
-    if place is None:
+    measured = MeasuredRun(result, rates, runner.clock_s, notes, kernel)
+    if environment is None or place is None:
         return summarise(subject, measured, ())
-    return deliver(request, subject, measured, place, existing)
+    return deliver(request, subject, measured, environment, place, existing)
 
 
 def make_task(request: TuneRequest, subject: Subject, existing: Existing | None) -> Task:
@@ -122,25 +122,24 @@ def _strategy(request: TuneRequest, task: Task, space: Space) -> Strategy:
     return usual_strategy(space, wanted, task.policies.search)
 
 
-def _check_machine(landscape_path: Path, subject: Subject, device: DeviceReport | None) -> None:
-    """JournalError: a record of this landscape would be none of a machine."""
-    if device is None or not device.environment:
+def _environment(landscape_path: Path, subject: Subject, device: DeviceReport | None) -> Environment:
+    """Where it was measured. JournalError: a record of this landscape would be none of a machine."""
+    if device is None or device.environment is None:
         raise JournalError(
             f"{shown_path(landscape_path)}: expected the landscape of a finished run, found one without the GPU's own "
             "report, which a record needs. Fix: leave out --output."
         )
     environment = device.environment
-    faults = schemas.faults("record", {"environment": environment})
+    faults = schemas.faults("record", {"environment": environment.to_json()})
     problems = [f"{fault.where}: {fault.message}" for fault in faults if fault.where.startswith("environment")]
-    if not problems and normalise_device_name(environment["device_name"]) != subject.workload.device_name:
-        problems = [
-            f"device_name: {environment['device_name']}, but the workload is for {subject.workload.device_name}"
-        ]
+    if not problems and normalise_device_name(environment.device_name) != subject.workload.device_name:
+        problems = [f"device_name: {environment.device_name}, but the workload is for {subject.workload.device_name}"]
     if problems:
         raise JournalError(
             f"{shown_path(landscape_path)}: expected a GPU's report that a record can hold, found {problems[0]}. "
             "Fix: leave out --output."
         )
+    return environment
 
 
 def _recorded(request: TuneRequest, landscape: Journal) -> tuple[int, ...]:

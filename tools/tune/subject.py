@@ -15,10 +15,12 @@ from tools.launch.heuristics import UnknownHeuristicError, vllm_heuristic
 from tools.registry.devices import DeviceRegistry, normalise_device_name
 from tools.registry.models import Model, ModelRegistry, Quantisation
 from tools.registry.reading import RegistryError
-from tools.registry.sharding import Engine, ShardError, explain_pair, shard
+from tools.registry.shapes import registered_shapes
+from tools.registry.sharding import Engine, ShardError, shard
+from tools.store.record import ShapeOfModels
 from tools.store.workload import MAX_DIMENSION, Shape, Workload
 from tools.text import printable
-from tools.tune.protocol import Subject, SubjectShape
+from tools.tune.protocol import Subject
 
 _FLAGS = "give the sizes themselves: --E --N --K --top-k [--dtype] [--block-shape n,k]"
 
@@ -99,7 +101,7 @@ def make_subject(
     return Subject(workload, shapes, quant, device.target, device.arch, device.smem_bytes_per_block)
 
 
-def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Workload, SubjectShape, QuantMode]:
+def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Workload, ShapeOfModels, QuantMode]:
     match source:
         case SizesSource():
             return _of_sizes(source, device_name)
@@ -110,7 +112,7 @@ def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Work
             return _of_model(model, path.parent.name or str(path), parallel, dtype, device_name)
 
 
-def _of_sizes(source: SizesSource, device_name: str) -> tuple[Workload, SubjectShape, QuantMode]:
+def _of_sizes(source: SizesSource, device_name: str) -> tuple[Workload, ShapeOfModels, QuantMode]:
     dtype = None if source.dtype in ("bf16", "fp16") else source.dtype
     device = normalise_device_name(device_name)
     workload = Workload(source.E, source.N, device, dtype, source.block_shape, source.per_channel_quant)
@@ -119,19 +121,19 @@ def _of_sizes(source: SizesSource, device_name: str) -> tuple[Workload, SubjectS
     quant = _quant(dtype, source.dtype, source.block_shape, per_channel)
     if dtype == "int8_w8a16":
         workload = replace(workload, per_channel_quant=False)
-    return workload, SubjectShape(Shape(source.K, source.top_k)), quant
+    return workload, ShapeOfModels(Shape(source.K, source.top_k)), quant
 
 
 def _of_model(
     model: Model, title: str, parallel: Parallel, dtype: str | None, device_name: str
-) -> tuple[Workload, SubjectShape, QuantMode]:
+) -> tuple[Workload, ShapeOfModels, QuantMode]:
     if not model.gated:
         raise SubjectError(
             f"{title}: expected gated experts, found a model without a gate, which needs another kernel."
         )
     stored = model.quantisation if dtype in (None, model.quantisation.dtype) else Quantisation(str(dtype))
     found = shard(model, Engine.VLLM, device_name=device_name, tp=parallel.tp, ep=parallel.ep, quantisation=stored)
-    named = SubjectShape(found.shape, (f"{title} {parallel}",))
+    named = ShapeOfModels(found.shape, (f"{title} {parallel}",))
     workload = found.workload
     per_channel = stored.per_channel_quant or (
         workload.dtype in ("int8_w8a8", "int8_w8a16") and not workload.block_shape
@@ -156,24 +158,14 @@ def _quant(dtype: str | None, stored: str | None, block_shape: tuple[int, int] |
         raise SubjectError(f"dtype: {error}{fix}") from error
 
 
-def _shapes(workload: Workload, named: SubjectShape, models: ModelRegistry, *, every: bool) -> tuple[SubjectShape, ...]:
+def _shapes(
+    workload: Workload, named: ShapeOfModels, models: ModelRegistry, *, every: bool
+) -> tuple[ShapeOfModels, ...]:
     """The one asked for first, with every registered model that has it; with `every` the others behind the name too."""
-    by_shape: dict[Shape, dict[str, None]] = {named.shape: dict.fromkeys(named.models)}
-    for found in explain_pair(workload.E, workload.N, models):
-        model = models.find(found.model_id)
-        if not _may_read(model.quantisation, workload):
-            continue
-        shape = Shape(model.K, model.top_k + found.fused_shared_experts)
-        if shape == named.shape or every:
-            by_shape.setdefault(shape, {})[str(found)] = None
-    return tuple(SubjectShape(shape, tuple(names)) for shape, names in by_shape.items())
-
-
-def _may_read(stored: Quantisation, workload: Workload) -> bool:
-    """Whether a checkpoint stored so can run in the workload's dtype: quantised while loading, or stored in it."""
-    if stored.dtype in ("bf16", "fp16"):
-        return True
-    return stored.dtype == workload.dtype and (stored.block_shape is None) == (workload.block_shape is None)
+    registered = registered_shapes(workload, models)
+    same = [name for served in registered if served.shape == named.shape for name in served.models]
+    first = ShapeOfModels(named.shape, tuple(dict.fromkeys((*named.models, *same))))
+    return (first, *(served for served in registered if every and served.shape != named.shape))
 
 
 # ---------------------------------------------------------------

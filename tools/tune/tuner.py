@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from kernels.launch_config import LaunchConfig
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
+from tools.measure.gate import Noise, PromotionPolicy, decide, passes_gate
 from tools.measure.statistics import paired_ratio
+from tools.store.record import Decision
 from tools.tune.confirm import Confirmation, RowSamples, common_rounds, confirm
-from tools.tune.decide import Decision, Policies, PromotionPolicy, decide, passes_gate
+from tools.tune.policy import Policies
 from tools.tune.protocol import Compiled, Confirmed, Event, Runner, Subject
 from tools.tune.search import JobQueue, Measurements, Strategy, search
 from tools.tune.space import Space
@@ -178,13 +180,16 @@ def _decide(
 ) -> tuple[LaunchConfig, Decision]:
     """The challenger is the finalist with the least worst-case loss of those that pass the gate under every shape."""
     candidates = [config for config in finalists if config in confirmation.samples and config not in (vllm, incumbent)]
-    challenger = confirmation.best_of(config for config in candidates if passes_gate(confirmation.beside(config, vllm)))
+    challenger = confirmation.best_of(
+        config for config in candidates if passes_gate(confirmation.beside(config, vllm), Noise.NONE)
+    )
     standing = incumbent if incumbent in confirmation.samples else None
     decision = decide(
         confirmation.beside(challenger, vllm) if challenger else None,
         confirmation.beside(standing, vllm) if standing else None,
         confirmation.beside(challenger, standing) if challenger and standing else None,
         policy,
+        Noise.NONE,
     )
     entry = {Decision.PROMOTE: challenger, Decision.RETAIN: standing}.get(decision) or vllm
     return (vllm, Decision.BASELINE) if entry == vllm else (entry, decision)

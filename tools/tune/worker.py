@@ -6,9 +6,7 @@ Its parent imports no torch and holds no context, so a crash here costs one job.
 from __future__ import annotations
 
 import math
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from kernels.launch_config import LaunchConfig
 from tools.compile.machine import fault_of
 from tools.compile.outcome import Status
 from tools.errors import MachineError
+from tools.measure.environment import environment_here
 from tools.measure.gpu import measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_coarse_routings, num_routings
 from tools.measure.kernels import OwnKernel
@@ -29,6 +28,7 @@ from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.row import RowBench
 from tools.measure.timing import LaunchCall, Policy, Replay, capture, measure_series, sample_once
 from tools.registry.devices import load_devices
+from tools.store.record import Environment
 from tools.tune.protocol import (
     Confirmed,
     ConfirmJob,
@@ -83,7 +83,7 @@ def _answer_jobs(connection: Connection, timer: RowTimer) -> None:
             return
 
 
-def _look_around(machine: Any, spec: WorkerSpec) -> Refusal | tuple[dict[str, Any], tuple[str, ...]]:
+def _look_around(machine: Any, spec: WorkerSpec) -> Refusal | tuple[Environment, tuple[str, ...]]:
     """Why it can't be measured here, or (the environment, notes). machine: torch, or what a test puts in its place."""
     if not machine.cuda.is_available():
         return Refusal("expected a GPU that torch can use, found none. Fix: run where there is one.")
@@ -100,7 +100,7 @@ def _look_around(machine: Any, spec: WorkerSpec) -> Refusal | tuple[dict[str, An
         )
     busy = total - free
     notes = (f"another process uses the GPU ({busy / 2**30:.1f} GiB at the start); timings may be noisy",)
-    return _environment(machine, name), notes if busy > BUSY_BYTES else ()
+    return environment_here(machine, triton), notes if busy > BUSY_BYTES else ()
 
 
 def _memory_bytes(spec: WorkerSpec) -> int:
@@ -110,31 +110,6 @@ def _memory_bytes(spec: WorkerSpec) -> int:
     largest = max(shape.memory_bytes(spec.max_num_tokens) for shape in shapes)
     others = [shape.weights_bytes for shape in by_width.values()]
     return largest + sum(others) - max(others)
-
-
-def _environment(machine: Any, device_name: str) -> dict[str, Any]:
-    """As the record's schema has it."""
-    properties = machine.cuda.get_device_properties(machine.cuda.current_device())
-    is_rocm = machine.version.hip is not None
-    arch = properties.gcnArchName.split(":")[0] if is_rocm else f"{properties.major}.{properties.minor}"
-    return {
-        "device_name": device_name,
-        "compute_capability": arch,
-        "sm_count": properties.multi_processor_count,
-        "driver": None if is_rocm else _driver(),
-        "cuda": machine.version.hip if is_rocm else machine.version.cuda,
-        "torch": str(machine.__version__),
-        "triton": str(triton.__version__),
-        "python": platform.python_version(),
-    }
-
-
-def _driver() -> str | None:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")[0]
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 # ---------------------------------------------------------------

@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from fused_moe_configs.lookup import Chain, ConfigError
 from kernels.launch_config import LaunchConfig
@@ -19,17 +18,16 @@ from tools import cli
 from tools.checkout import CONFIGS, reference_triton
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.gate import PromotionPolicy
 from tools.measure.statistics import quantile
 from tools.store import schemas
 from tools.store.config_file import ConfigFile, nearest_batch_size
-from tools.store.files import canonical_entries, canonical_record, read_file, record_path, version_folder, write_file
-from tools.store.record import with_line
-from tools.store.strict_json import Json
+from tools.store.files import canonical_entries, read_file, record_path, version_folder, write_file
+from tools.store.record import Environment, Record, RecordedRow, ShapeOfModels, VerifiedWith
 from tools.store.tiers import LEGACY, RECORDS, REGISTRY, Found, Role, version_of_folder
 from tools.store.workload import Workload, parse_file_name
 from tools.text import printable, shown_path
 from tools.tune import evidence
-from tools.tune.decide import PromotionPolicy
 from tools.tune.evidence import Provenance, Rates
 from tools.tune.protocol import Subject
 from tools.tune.report import TuneSummary, lines
@@ -108,13 +106,14 @@ def folder_of_tiers(wanted: Path | None) -> Path:
 
 def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subject, origin: Origin) -> None:
     """UserError: rows that stay would pass as measured under shapes, Triton or kernel that they weren't."""
-    if not standing.record or set(standing.entries) <= set(batch_sizes):
-        return
     record = standing.record
+    if record is None or set(standing.entries) <= set(batch_sizes):
+        return
+    triton = record.environment.triton if record.environment else None
     for name, expected, found in (
-        ("the shapes (K, top_k)", _shapes_of(subject), sorted((s["K"], s["top_k"]) for s in record["shapes"])),
-        ("Triton", origin.triton, record.get("environment", {}).get("triton")),
-        ("kernel_sha256", origin.kernel_sha256, record.get("kernel_sha256")),
+        ("the shapes (K, top_k)", _sizes(subject.shapes), _sizes(record.shapes)),
+        ("Triton", origin.triton, triton),
+        ("kernel_sha256", origin.kernel_sha256, record.kernel_sha256),
     ):
         if expected != found:
             raise UserError(
@@ -123,8 +122,8 @@ def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subjec
             )
 
 
-def _shapes_of(subject: Subject) -> list[tuple[int, int]]:
-    return sorted((named.shape.K, named.shape.top_k) for named in subject.shapes)
+def _sizes(shapes: Sequence[ShapeOfModels]) -> list[tuple[int, int]]:
+    return sorted((named.shape.K, named.shape.top_k) for named in shapes)
 
 
 def _check_writable(place: Place) -> None:
@@ -147,7 +146,7 @@ def _check_evidence(request: TuneRequest, place: Place, there: Existing | None) 
             f"--num-tokens: expected an existing {shown_path(place.path)} to replace rows of, found none. "
             "Fix: tune all batch sizes, or give --output DIR outside configs/."
         )
-    unmeasured = [m for m in there.entries if m not in request.batch_sizes and str(m) not in there.rows]
+    unmeasured = [m for m in there.entries if m not in request.batch_sizes and m not in there.rows]
     if unmeasured:
         raise UserError(
             f"--num-tokens: expected measured rows in {shown_path(place.record_path)}, found none for "
@@ -212,16 +211,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Existing:
-    """A file that stands in the chain: its entries, and the rows of its record (none where there is no record)."""
+    """A file that stands in the chain, and its record, where there is one."""
 
     place: Place
     entries: Mapping[int, LaunchConfig]
-    record: Mapping[str, Json]
+    record: Record | None
 
     @property
-    def rows(self) -> Mapping[str, Json]:
-        rows = self.record.get("rows")
-        return rows if isinstance(rows, dict) else {}
+    def rows(self) -> Mapping[int, RecordedRow]:
+        """That were measured; none without a record."""
+        return self.record.rows if self.record else {}
 
     def nearest(self, num_tokens: int) -> LaunchConfig:
         """As engines choose: the nearest batch size, ties to the smaller."""
@@ -261,10 +260,10 @@ def _place_at(root: Path, path: Path) -> Place:
     return Place(root, PurePosixPath(path.relative_to(root).as_posix()))
 
 
-def write_pair(place: Place, config: bytes, record: Mapping[str, Json]) -> tuple[Path, Path]:
+def write_pair(place: Place, config: bytes, record: Record) -> tuple[Path, Path]:
     """File and record, both or neither: where the second can't be written, the first is as it was. OSError."""
     before = place.record_path.read_bytes() if place.record_path.exists() else None
-    write_file(place.record_path, canonical_record(record))
+    write_file(place.record_path, record.to_bytes())
     try:
         write_file(place.path, config)
     except BaseException:  # Ctrl-C too
@@ -289,10 +288,10 @@ def _read(place: Place) -> Existing:
     return Existing(place, file.launch_configs, _record(place.record_path))
 
 
-def _record(path: Path) -> Mapping[str, Json]:
-    """Empty where there is none. OutputError: a broken one, whose evidence would be lost."""
+def _record(path: Path) -> Record | None:
+    """None where there is none. OutputError: a broken one, whose evidence would be lost."""
     if not os.path.lexists(path):
-        return {}
+        return None
     content = read_file(path)
     faults = [str(fault) for fault in content.faults]
     faults = faults or [f"{fault.where}: {fault.message}" for fault in schemas.faults("record", content.document)]
@@ -301,8 +300,7 @@ def _record(path: Path) -> Mapping[str, Json]:
             f"{shown_path(path)}: expected a record to keep the evidence of, found {printable(faults[0])}. "
             "Fix: mend it (nox -s validate says more), or move it away."
         )
-    assert isinstance(content.document, dict)  # the schema says so
-    return content.document
+    return Record.read(content.document)
 
 
 def _fault(file: ConfigFile) -> str | None:
@@ -320,10 +318,9 @@ def _fault(file: ConfigFile) -> str | None:
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """What a run measured, where, and on which kernel."""
+    """What a run measured, and on which kernel."""
 
     result: TuneResult
-    environment: Mapping[str, Any]
     rates: Rates | None
     seconds: float
     notes: tuple[str, ...] = ()
@@ -331,31 +328,28 @@ class MeasuredRun:
 
 
 def deliver(
-    request: TuneRequest, subject: Subject, measured: MeasuredRun, place: Place, existing: Existing | None
+    request: TuneRequest,
+    subject: Subject,
+    measured: MeasuredRun,
+    environment: Environment,
+    place: Place,
+    existing: Existing | None,
 ) -> TuneSummary:
     """Writes the file and its record; a version file that gains nothing becomes a line in the served file's record.
 
-    existing: what the rows were compared with. What stands there by now, which another run may have written, is read
-    again. UserError, OutputError: rows of it that would stay can't.
+    environment: where it was measured. existing: what the rows were compared with. What stands there by now, which
+    another run may have written, is read again. UserError, OutputError: rows of it that would stay can't.
     """
-    result, triton = measured.result, str(measured.environment["triton"])
+    result, triton = measured.result, environment.triton
     if existing is not None and (now := _as_compared(existing)) and _is_needless(request, result, place, now):
-        line: dict[str, Json] = {
-            "triton": triton,
-            "date": _today(),
-            "worst_loss_pct": round(_worst_loss_pct(result), 2),
-        }
-        write_file(
-            now.place.record_path,
-            canonical_record(with_line(now.record, "verified_with", line, ("triton",))),
-        )
+        assert now.record is not None
+        line = VerifiedWith(triton, _today(), round(_worst_loss_pct(result), 2))
+        write_file(now.place.record_path, now.record.with_verified_with(line).to_bytes())
         tier = now.place.relative.parent.name
         holds = f"the file of {tier}/" if tier else "the default file"
         note = f"{holds} holds under Triton {triton}: no version file is written"
         return summarise(subject, replace(measured, notes=(*measured.notes, note)), (now.place.record_path,))
-    run = Provenance(
-        measured.environment, request.settings, measured.seconds, _today(), measured.kernel_sha256, measured.rates
-    )
+    run = Provenance(environment, request.settings, measured.seconds, _today(), measured.kernel_sha256, measured.rates)
     origin = Origin(triton, measured.kernel_sha256)
     standing = _standing(place, is_partial=request.is_partial)
     kept = standing if request.is_partial else None
@@ -388,12 +382,12 @@ def _write_down(
     standing = _standing(place, is_partial=not is_whole)
     kept = None if is_whole else standing
     if kept is not None:
-        origin = Origin(str(run.environment["triton"]), run.kernel_sha256)
+        origin = Origin(run.environment.triton, run.kernel_sha256)
         check_origin(kept, [row.num_tokens for row in rows], subject, origin)
     entries = {**(kept.entries if kept else {}), **(gaining or evidence.entries(rows))}
     config = canonical_entries(entries)
-    document = evidence.down_record(subject, rows, measured.result.counts, run, config, kept.rows if kept else {})
-    return write_pair(place, config, _with_lines(document, standing)), ()
+    record = evidence.down_record(subject, rows, measured.result.counts, run, config, kept.rows if kept else {})
+    return write_pair(place, config, _with_lines(record, standing)), ()
 
 
 def _standing(place: Place, *, is_partial: bool) -> Existing | None:
@@ -412,13 +406,9 @@ def _as_compared(existing: Existing) -> Existing | None:
     return now if now is not None and now.entries == existing.entries else None
 
 
-def _with_lines(record: dict[str, Json], standing: Existing | None) -> dict[str, Json]:
+def _with_lines(record: Record, standing: Existing | None) -> Record:
     """The record with what benches said of these very bytes before."""
-    if standing is None or standing.record.get("config_sha256") != record["config_sha256"]:
-        return record
-    lines = {key: standing.record[key] for key in ("verified_with", "engine_checked") if key in standing.record}
-    rest = {key: value for key, value in record.items() if key != "verified"}
-    return {**rest, **lines, "verified": record["verified"]}
+    return record.with_lines_of(standing.record) if standing and standing.record else record
 
 
 def _is_needless(request: TuneRequest, result: TuneResult, place: Place, existing: Existing) -> bool:
@@ -430,7 +420,7 @@ def _is_needless(request: TuneRequest, result: TuneResult, place: Place, existin
     tier, own_tier = existing.place.relative.parent.name, place.relative.parent.name
     own, other = (parse_file_name(one.relative.name).workload for one in (place, existing.place))
     is_the_same = own is not None and other is not None and replace(other, device_name=own.device_name) == own
-    could_do_without = own_tier != "" and tier not in (own_tier, LEGACY) and is_the_same and bool(existing.record)
+    could_do_without = own_tier != "" and tier not in (own_tier, LEGACY) and is_the_same and existing.record is not None
     loses = _worst_loss_pct(result) > PromotionPolicy().min_improvement_pct
     return could_do_without and not (loses or request.files.force_version_file)
 

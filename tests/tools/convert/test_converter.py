@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.builders import NAME, entry, table
 from tools.checkout import reference_triton
 from tools.convert import converter
-from tools.convert.converter import Source, Taken
+from tools.convert.converter import Attribution, Taken
 from tools.findings import Finding, Severity
 from tools.registry.models import ModelRegistry, load_models
 from tools.store import schemas
@@ -23,8 +23,8 @@ from tools.store.files import canonical_config, discover, sha256
 from tools.store.workload import Layout, Workload, parse_file_name
 
 DAY = date(2026, 1, 2)
-SGLANG = Source(Layout.SGLANG, "Somebody, MIT", DAY)
-VLLM = Source(Layout.VLLM, "Somebody, MIT", DAY)
+SGLANG = Attribution(Layout.SGLANG, "Somebody, MIT", DAY)
+VLLM = Attribution(Layout.VLLM, "Somebody, MIT", DAY)
 STEM = NAME.removesuffix(".json")
 
 
@@ -47,11 +47,11 @@ def put(folder: Path, name: str, document: Any = None, data: bytes | None = None
     return path
 
 
-def convert(folder: Path, source: Source, models: ModelRegistry) -> tuple[tuple[Taken, ...], tuple[Finding, ...]]:
+def convert(folder: Path, source: Attribution, models: ModelRegistry) -> tuple[tuple[Taken, ...], tuple[Finding, ...]]:
     return converter.convert(discover([folder], source.layout), source, models)
 
 
-def one(folder: Path, source: Source, models: ModelRegistry) -> Taken:
+def one(folder: Path, source: Attribution, models: ModelRegistry) -> Taken:
     (taken,), findings = convert(folder, source, models)
     assert findings == ()
     return taken
@@ -264,7 +264,7 @@ class TestWrite:
         converter.write(convert(folder / "from", SGLANG, models)[0], folder / "to")
         record = folder / "to" / "records" / "triton_3_6_0" / NAME
         before = record.read_bytes()
-        later = Source(Layout.SGLANG, "Somebody else", date(2027, 1, 1))
+        later = Attribution(Layout.SGLANG, "Somebody else", date(2027, 1, 1))
         assert converter.write(convert(folder / "from", later, models)[0], folder / "to") == (1, ())
         assert record.read_bytes() == before
 

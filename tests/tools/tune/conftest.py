@@ -12,9 +12,10 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode
 from tools.compile.outcome import Status
 from tools.registry.devices import Target
+from tools.store.record import ShapeOfModels
 from tools.store.workload import Shape, Workload
 from tools.tune.journal import Journal, JournalEntry, JournalHeader
-from tools.tune.protocol import Compiled, CompileJob, Screened, ScreenJob, Subject, SubjectShape
+from tools.tune.protocol import Compiled, CompileJob, Screened, ScreenJob, Subject
 from tools.tune.space import Space, candidates
 from tools.tune.tuner import baselines
 
@@ -26,7 +27,7 @@ def subject() -> Subject:
     """Mixtral 8x7B TP2 in bf16 on an H100."""
     return Subject(
         Workload(8, 7168, "NVIDIA_H100_80GB_HBM3"),
-        (SubjectShape(Shape(4096, 2), ("mistralai/Mixtral-8x7B-v0.1 tp=2",)),),
+        (ShapeOfModels(Shape(4096, 2), ("mistralai/Mixtral-8x7B-v0.1 tp=2",)),),
         QuantMode(),
         Target("cuda", 90, 32),
         "sm_90",

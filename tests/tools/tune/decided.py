@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kernels.launch_config import LaunchConfig
-from tools.store.files import canonical_entries, canonical_record
+from tools.store.files import canonical_entries
+from tools.store.record import Decision, Environment, Record
 from tools.tune import evidence
 from tools.tune.confirm import RowSamples
-from tools.tune.decide import Decision
 from tools.tune.evidence import Provenance, Rates
 from tools.tune.protocol import Subject
 from tools.tune.tuner import Counts, RowResult, SeparateDown
@@ -20,16 +21,16 @@ ENTRY = LaunchConfig(16, 64, 128, 8, 4, 4)
 DOWN_ENTRY = LaunchConfig(16, 128, 128, 1, 4, 3)
 COUNTS = Counts(120, 640, {"ok": 100, "constraints": 20, "correctness": 0})
 H100_RATES = Rates(2.4e12, 7.0e14)
-ENVIRONMENT = {
-    "device_name": "NVIDIA H100 80GB HBM3",
-    "compute_capability": "9.0",
-    "sm_count": 132,
-    "driver": "580.159.04",
-    "cuda": "13.0",
-    "torch": "2.13.0+cu130",
-    "triton": "3.8.0",
-    "python": "3.12.3",
-}
+ENVIRONMENT = Environment(
+    device_name="NVIDIA H100 80GB HBM3",
+    compute_capability="9.0",
+    sm_count=132,
+    driver="580.159.04",
+    cuda="13.0",
+    torch="2.13.0+cu130",
+    triton="3.8.0",
+    python="3.12.3",
+)
 RUN = Provenance(ENVIRONMENT, {"routing": "uniform"}, 28.73, "2026-01-31", "ab" * 32, H100_RATES)
 
 
@@ -58,17 +59,18 @@ def with_down(num_tokens: int, chosen_us: float, baseline_us: float) -> RowResul
     return row(num_tokens, chosen_us, baseline_us, down=down)
 
 
-def record_of(subject: Subject, rows: Iterable[int], config: bytes = b"{}\n", **changes: Any) -> dict[str, Any]:
-    """The record that a run wrote which measured these batch sizes; changes as the record has them."""
-    return evidence.record(subject, [row(m, 10.0, 20.0) for m in rows], COUNTS, RUN, config, {}) | changes
+def record_of(subject: Subject, rows: Iterable[int], config: bytes = b"{}\n", **changes: Any) -> Record:
+    """The record that a run wrote which measured these batch sizes; changes as `Record` has them."""
+    written = evidence.record(subject, [row(m, 10.0, 20.0) for m in rows], COUNTS, RUN, config, {})
+    return replace(written, **changes)
 
 
 def put_file(
-    folder: Path, entries: Mapping[int, LaunchConfig], name: str = NAME, with_record: dict[str, Any] | None = None
+    folder: Path, entries: Mapping[int, LaunchConfig], name: str = NAME, with_record: Record | None = None
 ) -> None:
     """A tuned file and, where one is given, its record, in a folder of tiers."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(canonical_entries(entries))
     if with_record is not None:
         (folder / "records").mkdir(exist_ok=True)
-        (folder / "records" / name).write_bytes(canonical_record(with_record))
+        (folder / "records" / name).write_bytes(with_record.to_bytes())

@@ -69,7 +69,9 @@ class ReplaySession:
 
 def main(journals: str, asked: str, seconds: str, landscape_path: str, *flags: str) -> int:
     landscape = Journal.read(Path(landscape_path))
-    device_name = str(landscape.environment["device_name"])
+    assert landscape.device is not None
+    assert landscape.device.environment is not None
+    device_name = landscape.device.environment.device_name
     journal.JOURNALS = Path(journals)
     session.LiveSession = lambda spec, jobs: ReplaySession(landscape, float(seconds), Path(asked))  # type: ignore[assignment,misc]
     command.find_gpu = lambda: device_name  # type: ignore[attr-defined]

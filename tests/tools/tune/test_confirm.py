@@ -11,10 +11,11 @@ import pytest
 from kernels.launch_config import LaunchConfig
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
+from tools.store.record import ShapeOfModels
 from tools.store.workload import Shape
 from tools.tune.confirm import Confirmation, RowSamples, confirm
-from tools.tune.decide import ConfirmPolicy
-from tools.tune.protocol import Compiled, CompileJob, ConfirmJob, Event, Subject, SubjectShape
+from tools.tune.policy import ConfirmPolicy
+from tools.tune.protocol import Compiled, CompileJob, ConfirmJob, Event, Subject
 
 A = LaunchConfig(16, 64, 64, 8, 4, 2)
 B = replace(A, num_stages=3)
@@ -137,7 +138,7 @@ def test_where_everybody_fails_nobody_is_best(subject: Subject) -> None:
 
 
 def test_under_several_shapes_the_worst_counts(subject: Subject) -> None:
-    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
+    two = replace(subject, shapes=(*subject.shapes, ShapeOfModels(Shape(2048, 4))))
     us = {A: (10.0, 30.0), B: (12.0, 22.0), C: (20.0, 20.0), HEURISTIC: (40.0, 40.0)}
     runner = ScriptedRunner(lambda job, config: (us[config][job.shape],) * job.rounds)
     confirmation, jobs = run(two, runner)

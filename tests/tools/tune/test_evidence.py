@@ -11,17 +11,17 @@ import pytest
 from tests.tools.tune.decided import COUNTS, DOWN_ENTRY, ENTRY, RUN, row, samples, with_down
 from tools.store import schemas
 from tools.store.files import sha256
+from tools.store.record import Decision, ShapeOfModels
 from tools.store.workload import Shape
 from tools.tune import evidence
-from tools.tune.decide import Decision
-from tools.tune.protocol import Subject, SubjectShape
+from tools.tune.protocol import Subject
 from tools.tune.tuner import RowResult
 
 CONFIG = b"{}\n"
 
 
-def record(subject: Subject, *rows: RowResult, **kept: Any) -> dict[str, Any]:
-    document = evidence.record(subject, rows, COUNTS, RUN, CONFIG, kept)
+def record(subject: Subject, *rows: RowResult) -> dict[str, Any]:
+    document = evidence.record(subject, rows, COUNTS, RUN, CONFIG, {}).to_json()
     assert schemas.faults("record", document) == []
     return document
 
@@ -42,7 +42,7 @@ def test_says_what_was_measured_where_and_how(subject: Subject) -> None:
         },
         "shapes": [{"K": 4096, "top_k": 2, "models": ["mistralai/Mixtral-8x7B-v0.1 tp=2"]}],
         "source": "measured",
-        "environment": RUN.environment,
+        "environment": RUN.environment.to_json(),
         "kernel_sha256": "ab" * 32,
         "config_sha256": sha256(CONFIG),
         "tuner": {
@@ -104,13 +104,13 @@ def test_the_floor_is_of_the_experts_that_the_routings_reached(subject: Subject)
 
 def test_without_rates_there_is_no_floor(subject: Subject) -> None:
     run = replace(RUN, rates=None)
-    document = evidence.record(subject, [row(64, 100.0, 120.0)], COUNTS, run, CONFIG, {})
+    document = evidence.record(subject, [row(64, 100.0, 120.0)], COUNTS, run, CONFIG, {}).to_json()
     assert schemas.faults("record", document) == []
-    assert not {"floor_us", "bound"} & set(document["rows"]["64"])  # type: ignore[call-overload,index,arg-type]
+    assert not {"floor_us", "bound"} & set(document["rows"]["64"])
 
 
 def test_several_shapes_show_their_worst_at_the_top_and_each_below(subject: Subject) -> None:
-    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
+    two = replace(subject, shapes=(*subject.shapes, ShapeOfModels(Shape(2048, 4))))
     both = (samples(100.0), samples(60.0))
     decided = row(64, 0.0, 0.0, shape=1, chosen=both, baseline=(samples(130.0), samples(61.0)))
     document = record(two, decided)
@@ -125,17 +125,17 @@ def test_several_shapes_show_their_worst_at_the_top_and_each_below(subject: Subj
 
 
 def test_rows_ascend_as_numbers_and_kept_ones_stay(subject: Subject) -> None:
-    old = record(subject, row(8, 50.0, 60.0), row(64, 999.0, 999.0))["rows"]
-    document = evidence.record(subject, [row(64, 100.0, 120.0), row(512, 1.0, 2.0)], COUNTS, RUN, CONFIG, old)
-    rows: Any = document["rows"]
+    old = evidence.record(subject, [row(8, 50.0, 60.0), row(64, 999.0, 999.0)], COUNTS, RUN, CONFIG, {}).rows
+    found = evidence.record(subject, [row(64, 100.0, 120.0), row(512, 1.0, 2.0)], COUNTS, RUN, CONFIG, old)
+    rows = found.to_json()["rows"]
     assert list(rows) == ["8", "64", "512"]
-    assert rows["8"] == old["8"]
+    assert rows["8"] == old[8].to_json()
     assert rows["64"]["latency_us"]["median"] == 100.0
 
 
 def test_a_down_record_holds_downs_own_figures(subject: Subject) -> None:
     rows = [with_down(64, 90.0, 120.0), row(512, 300.0, 330.0, decision=Decision.RETAIN)]
-    document: Any = evidence.down_record(subject, rows, COUNTS, RUN, CONFIG, {})
+    document = evidence.down_record(subject, rows, COUNTS, RUN, CONFIG, {}).to_json()
     assert schemas.faults("record", document) == []
     assert document["workload"]["down"] is True
     gaining, other = document["rows"]["64"], document["rows"]["512"]

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from tests.tools.tune.decided import ENVIRONMENT
 from tools.checkout import CHECKOUT
 from tools.compile.outcome import Status
 from tools.tune.journal import (
@@ -223,7 +224,7 @@ SERIES = {"config": ENTRY, "status": "ok", "up_us": [1.0, 2.0], "down_us": [3.0,
 CONFIRMED = {"confirmed": [SERIES], "shape": 0, "num_tokens": 4, "rounds": 2, "seconds": 0.25, "clock_s": 1.0}
 DEVICE: dict[str, Any] = {
     "device": {
-        "environment": {"triton": "3.8.0", "sm_count": 132, "driver": None},
+        "environment": replace(ENVIRONMENT, driver=None).to_json(),
         "copy_bytes_per_s": 2e12,
         "dense_per_s": 7e14,
     }
@@ -274,18 +275,28 @@ def test_what_a_run_writes_is_read(read: Read) -> None:
 def test_landscapes_of_old_call_the_memorys_rate_a_copys(read: Read) -> None:
     new = {**DEVICE["device"], "memory_bytes_per_s": 2e12, "notes": ["a busy GPU"]}
     del new["copy_bytes_per_s"]
-    environment = DEVICE["device"]["environment"]
+    environment = replace(ENVIRONMENT, driver=None)
     assert read(DEVICE).device == DeviceReport(environment, 2e12, 7e14)
     assert read({"device": new}).device == DeviceReport(environment, 2e12, 7e14, ("a busy GPU",))
 
 
-def test_the_last_report_counts_and_without_one_only_triton_and_kernel_are_known(read: Read) -> None:
+@pytest.mark.parametrize("lacking", list(ENVIRONMENT.to_json()))
+def test_a_machine_that_is_not_wholly_told_is_unknown_and_its_rates_are_not(lacking: str, read: Read) -> None:
+    found = read(changed(DEVICE, f"device.environment.{lacking}", ...)).device
+    assert found == DeviceReport(None, 2e12, 7e14)
+    assert read(*Journal(read().header, (), found).to_json()[1:]).device == found
+
+
+def test_what_else_a_machine_tells_is_left_alone(read: Read) -> None:
+    assert read(changed(DEVICE, "device.environment.host", "x")) == read(DEVICE)
+
+
+def test_the_last_report_counts(read: Read) -> None:
     later = {"device": {**DEVICE["device"], "dense_per_s": 8e14}}
     journal = read(DEVICE, SCREENED, later)
     assert journal.device is not None
     assert journal.device.dense_per_s == 8e14
-    assert journal.environment == DEVICE["device"]["environment"]
-    assert read(SCREENED).environment == {"triton": "3.8.0"}
+    assert read(SCREENED).device is None
 
 
 NO_NUMBERS = ["1", True, None, [], {}, math.nan, math.inf, -1, ..., 10**400]
@@ -362,6 +373,43 @@ def test_a_line_that_no_run_writes(line: Any, place: str, values: list[Any], rea
     for value in values:
         with pytest.raises(JournalError, match=r"x\.jsonl, line 3: expected an event, found "):
             read(SCREENED, changed(line, place, value))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"device": {}, "device": {}}', "duplicate keys: 'device'"),
+        ('{"compiled": NaN}', "NaN is no finite number"),
+        ('{"note": 1e999, "device": {}}', "1e999 is no finite number"),
+        (json.dumps({**COMPILED, "kernels": 8.0}), "kernels: expected an integer from 0 to 1000, found 8.0"),
+        (json.dumps({**COMPILED, "shape": 1}), "shape: expected one of the header's 1, counted from 0, found 1"),
+        (json.dumps({**CONFIRMED, "confirmed": [{**SERIES, "down_us": [1.0]}]}), "as many times for up .* 2 and 1"),
+        (json.dumps({**SCREENED, "status": "runtime", "message": None}), "message: expected a text, found null"),
+        (json.dumps({"device": {**DEVICE["device"], "notes": "x"}}), 'device / notes: expected a list, found "x"'),
+        ("", "expected a JSON object"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_told(line: str, told: str, subject: Subject, tmp_path: Path) -> None:
+    header = json.dumps(JournalHeader(subject, {}, {}).to_json())
+    (tmp_path / "x.jsonl").write_text(f"{header}\n{line}\n", "utf-8")
+    with pytest.raises(JournalError, match=rf"line 2: expected an event, found .*{told}.*\. Fix: "):
+        Journal.read(tmp_path / "x.jsonl")
+
+
+def test_only_the_first_line_is_a_header(subject: Subject, read: Read) -> None:
+    header = JournalHeader(subject, {}, {}).to_json()
+    with pytest.raises(JournalError, match=r"line 3: expected an event, .*: a header, which only the first line is"):
+        read(SCREENED, header)
+    with pytest.raises(JournalError, match=r"line 1: expected the header .*: format is missing"):
+        read(header=SCREENED)
+
+
+@pytest.mark.parametrize("place", ["shapes.0.models.0", "environment.host"])
+def test_what_cannot_be_printed_is_refused_wherever_it_would_be_told(place: str, subject: Subject, read: Read) -> None:
+    """The schema's pattern knows control characters only."""
+    header = JournalHeader(subject, {}, {"host": "x"}).to_json()
+    with pytest.raises(JournalError, match=r"expected .* that can be printed, found .*\\u202e"):
+        read(header=changed(header, place, "\u202e"))
 
 
 @pytest.mark.parametrize("line", [None, 7, [], "x", {}, [["device"]]])

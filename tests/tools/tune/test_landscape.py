@@ -16,8 +16,8 @@ import pytest
 
 from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.journal import Journal
+from tools.tune.policy import Budget, Policies, SearchPolicy
 from tools.tune.protocol import Compiled, Event, Screened, kernel_of
 from tools.tune.replay import ReplayRunner
 from tools.tune.search import InOrder, JobQueue, Strategy, search, usual_strategy

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from tests.tools.tune.decided import ENVIRONMENT
 from tools.compile.machine import MachineFault
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
@@ -49,7 +50,7 @@ QUICK = WorkerLimits(start_s=20.0, screen_s=0.5, confirm_s=0.5, max_failed_start
 
 def stand_in(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
     """Answers like a worker with a GPU; some configs make it crash, hang or lose its context."""
-    connection.send(DeviceReport({"triton": "3.8.0"}, 3e12, 7e14))
+    connection.send(DeviceReport(ENVIRONMENT, 3e12, 7e14))
     while True:
         try:
             job = connection.recv()

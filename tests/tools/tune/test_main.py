@@ -17,12 +17,11 @@ import pytest
 
 from tools.checkout import CHECKOUT
 from tools.errors import MachineError
-from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.store.files import canonical_config
 from tools.tune import __main__ as command
 from tools.tune import journal, write
 from tools.tune.journal import JournalError
-from tools.tune.request import parse
+from tools.tune.request import DEFAULT_BATCH_SIZES, parse
 from tools.validate.__main__ import main as validate
 
 LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
@@ -46,11 +45,11 @@ def test_a_whole_replay_writes_what_validate_finds_sound(tmp_path: Path, capsys:
     assert tune(*REPLAY, "--output", tmp_path) == 0
     told = capsys.readouterr()
     assert set(files(tmp_path)) == {NAME, f"records/{NAME}"}
-    assert list(document(tmp_path / NAME)) == [str(m) for m in USUAL_BATCH_SIZES]
+    assert list(document(tmp_path / NAME)) == [str(m) for m in DEFAULT_BATCH_SIZES]
 
     lines = told.out.splitlines()
     assert lines[0].startswith(NAME)
-    assert [line.split()[0] for line in lines[2:20]] == [str(m) for m in USUAL_BATCH_SIZES]
+    assert [line.split()[0] for line in lines[2:20]] == [str(m) for m in DEFAULT_BATCH_SIZES]
     assert lines[-2:] == [f"written: {tmp_path / NAME}", f"written: {tmp_path / 'records' / NAME}"]
     assert len(told.err.splitlines()) == 18
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
 from tests.tools.tune.decided import COUNTS, ENTRY, H100_RATES, row, samples, with_down
+from tools.store.record import Decision, ShapeOfModels
 from tools.store.workload import Shape
-from tools.tune.decide import Decision
 from tools.tune.evidence import Rates
-from tools.tune.protocol import Subject, SubjectShape
+from tools.tune.protocol import Subject
 from tools.tune.report import TuneSummary, lines, to_json, to_text
 
 GOLDEN = Path(__file__).with_name("report.golden.txt")
@@ -87,7 +87,7 @@ def test_json_holds_what_the_table_does_and_survives_a_parser(subject: Subject) 
 
 
 def test_a_line_is_of_the_shape_that_loses_most(subject: Subject) -> None:
-    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
+    two = replace(subject, shapes=(*subject.shapes, ShapeOfModels(Shape(2048, 4))))
     both = row(64, 0.0, 0.0, shape=1, chosen=(samples(100.0), samples(60.0)), baseline=(samples(300.0), samples(80.0)))
     (line,) = lines(two, [both], None)
     assert (line.new_us, line.heuristic_us, line.gain_pct) == (60.0, 80.0, 25.0)

@@ -11,9 +11,9 @@ import pytest
 
 from tools.checkout import CHECKOUT
 from tools.errors import UserError
-from tools.store.config_file import USUAL_BATCH_SIZES
-from tools.tune.decide import Budget
+from tools.tune.policy import Budget
 from tools.tune.request import (
+    DEFAULT_BATCH_SIZES,
     Effort,
     Files,
     arguments_of,
@@ -30,7 +30,7 @@ SIZES = ["--E", "8", "--N", "7168", "--K", "4096", "--top-k", "2"]
 def test_a_model_is_all_it_takes() -> None:
     request = parse(MODEL)
     assert request.sources == (ModelSource("mistralai/Mixtral-8x7B-v0.1"),)
-    assert request.batch_sizes == USUAL_BATCH_SIZES
+    assert request.batch_sizes == DEFAULT_BATCH_SIZES
     assert (request.files, request.effort) == (Files(), Effort())
     assert (request.routing, request.separate_down, request.all_shapes, request.as_json) == (
         "uniform",
@@ -80,7 +80,7 @@ def test_batch_sizes_are_sorted_and_tuned_once() -> None:
 
 
 def test_more_than_the_usual_batch_sizes_make_a_whole_file() -> None:
-    assert not parse([*MODEL, "--num-tokens", *map(str, (*USUAL_BATCH_SIZES, 8192))]).is_partial
+    assert not parse([*MODEL, "--num-tokens", *map(str, (*DEFAULT_BATCH_SIZES, 8192))]).is_partial
 
 
 @pytest.mark.parametrize(
@@ -232,3 +232,8 @@ def test_the_tuners_own_process_imports_neither_torch_nor_ray() -> None:
     code = "import sys, tools.tune.__main__\nprint({'torch', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_default_batch_sizes_ascend_without_a_hole() -> None:
+    assert list(DEFAULT_BATCH_SIZES) == sorted(set(DEFAULT_BATCH_SIZES))
+    assert (DEFAULT_BATCH_SIZES[0], DEFAULT_BATCH_SIZES[-1]) == (1, 4096)

@@ -11,10 +11,11 @@ import pytest
 from kernels.launch_config import LaunchConfig
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
+from tools.store.record import ShapeOfModels
 from tools.store.workload import Shape
-from tools.tune.decide import Budget, Policies, SearchPolicy
 from tools.tune.journal import Journal
-from tools.tune.protocol import CompileJob, Event, Screened, ScreenJob, Subject, SubjectShape, kernel_of
+from tools.tune.policy import Budget, Policies, SearchPolicy
+from tools.tune.protocol import CompileJob, Event, Screened, ScreenJob, Subject, kernel_of
 from tools.tune.replay import ReplayRunner
 from tools.tune.search import (
     QUEUE_DEPTH,
@@ -130,7 +131,7 @@ def test_a_candidate_that_fails_is_a_status_and_the_search_goes_on(
 
 def test_several_shapes_choose_by_the_worst_loss(make_landscape: Make, subject: Subject, space: Space) -> None:
     """Under one shape narrow tiles win, under the other wide ones; in between lies the compromise."""
-    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
+    two = replace(subject, shapes=(*subject.shapes, ShapeOfModels(Shape(2048, 4))))
 
     def times(num_tokens: int, shape: int, config: LaunchConfig) -> tuple[float, float]:
         wanted = (32, 128)[shape]
@@ -469,7 +470,7 @@ def test_a_config_that_is_unknown_under_one_shape_is_not_ranked() -> None:
 
 
 def test_every_shape_behind_the_name_is_measured(subject: Subject) -> None:
-    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
+    two = replace(subject, shapes=(*subject.shapes, ShapeOfModels(Shape(2048, 4))))
     runner = ScriptedRunner()
     queue, _ = make(two, runner)
     queue.screen(64, [SLOW])

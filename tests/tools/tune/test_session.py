@@ -16,7 +16,8 @@ from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
-from tools.store.files import canonical_entries, canonical_record
+from tools.store.files import canonical_entries
+from tools.store.record import Record, VerifiedWith
 from tools.store.workload import Layout
 from tools.tune import session, write
 from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWriter
@@ -62,7 +63,7 @@ def tune(make_landscape: Make, tmp_path: Path) -> Callable[..., TuneSummary]:
 
     def tune(*flags: str, triton: str = "3.8.0", times: Times | None = None, **changes: Any) -> TuneSummary:
         made = make_landscape((1, 64), **({"times": times} if times else {}))
-        device = replace(REPORT, environment={**ENVIRONMENT, "triton": triton})
+        device = replace(REPORT, environment=replace(ENVIRONMENT, triton=triton))
         path = save(tmp_path / "landscape.jsonl", replace(made, device=device, **changes))
         request = parse(["--replay", str(path), "--output", str(tmp_path / "out"), *flags])
         return session.replay(request, path)
@@ -103,7 +104,7 @@ def test_the_record_is_of_the_landscapes_kernel_routing_and_machine(
     found = document(out / "records" / NAME)
     assert found["kernel_sha256"] == "cd" * 32
     assert found["tuner"]["settings"]["routing"] == "skew"
-    assert found["environment"] == ENVIRONMENT
+    assert found["environment"] == ENVIRONMENT.to_json()
 
 
 def test_without_output_nothing_is_written(
@@ -135,7 +136,7 @@ def test_a_landscape_whose_machine_is_unknown_makes_no_record(make_landscape: Ma
 def test_a_machine_that_a_record_cannot_hold_makes_none(
     changes: dict[str, Any], told: str, make_landscape: Make, tmp_path: Path
 ) -> None:
-    device = replace(REPORT, environment={**ENVIRONMENT, **changes})
+    device = replace(REPORT, environment=replace(ENVIRONMENT, **changes))
     path = save(tmp_path / "landscape.jsonl", replace(make_landscape((1,)), device=device))
     with pytest.raises(JournalError, match=rf"expected a GPU's report that a record can hold, found {told}.* Fix"):
         session.replay(parse(["--replay", str(path), "--output", str(tmp_path / "out")]), path)
@@ -167,7 +168,7 @@ def test_only_the_rows_asked_for_are_replaced(tune: Callable[..., TuneSummary], 
     assert (after["4"], after["4096"]) == (others[4].to_entry(), others[4096].to_entry())
     assert after["64"] != others[64].to_entry()
     rows = document(out / "records" / NAME)["rows"]
-    assert rows["4"] == kept["rows"]["4"]
+    assert rows["4"] == kept.rows[4].to_json()
     assert rows["64"]["incumbent_us"] is not None
 
 
@@ -180,14 +181,13 @@ TUNED = {1: LaunchConfig(16, 64, 128, 8, 4, 4), 64: LaunchConfig(16, 128, 128, 8
 
 
 @pytest.fixture
-def default(subject: Subject) -> dict[str, Any]:
+def default(subject: Subject) -> Record:
     """The default file's record, with a line of before."""
-    lines = [{"triton": "3.6.0", "date": "2025-01-01", "worst_loss_pct": 7.0}]
-    return record_of(subject, TUNED, verified_with=lines)
+    return record_of(subject, TUNED, verified_with=(VerifiedWith("3.6.0", "2025-01-01", 7.0),))
 
 
 def test_a_version_file_that_gains_nothing_is_a_line_in_the_default_files_record(
-    tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path
+    tune: Callable[..., TuneSummary], default: Record, out: Path
 ) -> None:
     put_file(out, TUNED, with_record=default)
     before = (out / NAME).read_bytes()
@@ -202,35 +202,35 @@ def test_a_version_file_that_gains_nothing_is_a_line_in_the_default_files_record
 
 
 def test_beside_the_file_of_another_patch_a_version_file_has_to_earn_its_place_too(
-    tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path
+    tune: Callable[..., TuneSummary], default: Record, out: Path
 ) -> None:
     """At 3.6.1 the loader takes triton_3_6_0/, whatever the default file holds."""
     put_file(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=default)
     (out / "triton_3_6_0").mkdir()
     (out / "triton_3_6_0" / NAME).write_bytes(canonical_entries(TUNED))
     (out / "records" / "triton_3_6_0").mkdir()
-    (out / "records" / "triton_3_6_0" / NAME).write_bytes(canonical_record(default))
+    (out / "records" / "triton_3_6_0" / NAME).write_bytes(default.to_bytes())
     summary = tune(triton="3.6.1")
     assert "the file of triton_3_6_0/ holds under Triton 3.6.1: no version file is written" in summary.notes
     assert not (out / "triton_3_6_1").exists()
     lines = document(out / "records" / "triton_3_6_0" / NAME)["verified_with"]
     assert [line["triton"] for line in lines] == ["3.6.0", "3.6.1"]
-    assert document(out / "records" / NAME) == default
+    assert document(out / "records" / NAME) == default.to_json()
 
 
 def test_a_version_file_that_gains_is_written_beside(
-    tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path
+    tune: Callable[..., TuneSummary], default: Record, out: Path
 ) -> None:
     put_file(out, dict.fromkeys((1, 64), LaunchConfig(64, 256, 64, 1, 8, 2)), with_record=default)
     tune(triton="3.6.0")
     assert list(document(out / "triton_3_6_0" / NAME)) == ["1", "64"]
     assert findings(out / "triton_3_6_0") == []
-    assert document(out / "records" / NAME) == default
+    assert document(out / "records" / NAME) == default.to_json()
 
 
 @pytest.mark.parametrize("forced", [True, False], ids=["asked for", "the default file has no record"])
 def test_a_version_file_all_the_same(
-    tune: Callable[..., TuneSummary], default: dict[str, Any], out: Path, forced: bool
+    tune: Callable[..., TuneSummary], default: Record, out: Path, forced: bool
 ) -> None:
     put_file(out, TUNED, with_record=default if forced else None)
     tune(*(["--force-version-file"] if forced else []), triton="3.6.0")
@@ -266,7 +266,7 @@ def test_an_incumbent_is_what_an_engine_would_launch(tmp_path: Path) -> None:
     source = SizesSource(8, 1024, 4096, 2, "fp8_w8a8", (128, 128))
     subject = make_subject(source, "NVIDIA H100 80GB HBM3", load_models(), load_devices())
     place = Place(tmp_path, Path(subject.workload.file_name()))  # type: ignore[arg-type]
-    existing = Existing(place, {64: LaunchConfig(64, 128, 256, 1, 4, 3)}, {})
+    existing = Existing(place, {64: LaunchConfig(64, 128, 256, 1, 4, 3)}, None)
     task = session.make_task(request("--num-tokens", "1", "64"), subject, existing)
     assert task.incumbent == dict.fromkeys((1, 64), LaunchConfig(64, 128, 128, 1, 4, 3))
 

@@ -12,8 +12,9 @@ from kernels.problem import QuantMode
 from tools.launch.axes import COMMON_GROUP_SIZE
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
+from tools.store.record import ShapeOfModels
 from tools.store.workload import Shape
-from tools.tune.protocol import Subject, SubjectShape
+from tools.tune.protocol import Subject
 from tools.tune.space import AMD, CONSTRAINTS, NVIDIA, Axes, candidates
 from tools.tune.subject import ModelSource, Parallel, make_subject
 
@@ -120,7 +121,7 @@ def test_tile_over_columns(subject: Subject, intermediate_size: int, hidden_size
     narrow = replace(
         subject,
         workload=replace(subject.workload, N=intermediate_size),
-        shapes=(*subject.shapes, SubjectShape(Shape(hidden_size, 2))),
+        shapes=(*subject.shapes, ShapeOfModels(Shape(hidden_size, 2))),
     )
     assert why("tile-over-columns", KERNEL, narrow) is None
     told = why("tile-over-columns", replace(KERNEL, BLOCK_SIZE_N=128), narrow)

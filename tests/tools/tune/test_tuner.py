@@ -10,10 +10,11 @@ import pytest
 
 from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
+from tools.store.record import Decision, ShapeOfModels
 from tools.store.workload import Shape
-from tools.tune.decide import Budget, Decision, Policies
 from tools.tune.journal import Journal, JournalHeader, JournalWriter
-from tools.tune.protocol import ConfirmJob, Event, Job, Runner, Screened, ScreenJob, Subject, SubjectShape, kernel_of
+from tools.tune.policy import Budget, Policies
+from tools.tune.protocol import ConfirmJob, Event, Job, Runner, Screened, ScreenJob, Subject, kernel_of
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.search import InOrder, usual_strategy
 from tools.tune.space import Space
@@ -120,7 +121,7 @@ def test_without_a_running_heuristic_nothing_can_be_judged(
 def test_several_shapes_are_decided_by_the_one_that_loses_most(
     make_landscape: Make, subject: Subject, space: Space
 ) -> None:
-    two = replace(subject, shapes=(*subject.shapes, SubjectShape(Shape(2048, 4))))
+    two = replace(subject, shapes=(*subject.shapes, ShapeOfModels(Shape(2048, 4))))
     good_for = (LaunchConfig(16, 64, 128, 8, 4, 2), LaunchConfig(16, 64, 128, 8, 4, 4))
     fair = LaunchConfig(16, 64, 128, 8, 4, 3)
 

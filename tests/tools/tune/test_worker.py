@@ -19,6 +19,7 @@ from kernels.problem import Problem, QuantMode  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
 from tools.errors import MachineError  # noqa: E402
 from tools.store import schemas  # noqa: E402
+from tools.store.record import ShapeOfModels  # noqa: E402
 from tools.store.workload import Shape, Workload  # noqa: E402
 from tools.tune.protocol import (  # noqa: E402
     Confirmed,
@@ -27,7 +28,6 @@ from tools.tune.protocol import (  # noqa: E402
     Screened,
     ScreenJob,
     Subject,
-    SubjectShape,
     WorkerSpec,
     failed,
 )
@@ -87,7 +87,7 @@ class _Grid:
 def small() -> Subject:
     workload = Workload(64, 32, "NVIDIA_H100_80GB_HBM3")
     target = ("cuda", 90, 32)
-    return Subject(workload, (SubjectShape(Shape(64, 2)),), QuantMode(), target, "sm_90", 232448)  # type: ignore[arg-type]
+    return Subject(workload, (ShapeOfModels(Shape(64, 2)),), QuantMode(), target, "sm_90", 232448)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_a_launch_that_finds_no_place_to_write_to_says_nothing_of_the_launch_con
 
 
 def test_each_shape_has_inputs_of_its_own(small: Subject, kernel: TorchKernel) -> None:
-    two = replace(small, shapes=(*small.shapes, SubjectShape(Shape(128, 4))))
+    two = replace(small, shapes=(*small.shapes, ShapeOfModels(Shape(128, 4))))
     clock = Clock(capture=lambda launches, _: SimpleNamespace(), sample=lambda r, n: [[1.0] * n] * 2)  # type: ignore[arg-type,return-value]
     timer = RowTimer(two, torch.device("cpu"), 1 << 20, clock=clock, kernel=kernel)
     assert [timer.screen(ScreenJob(4, shape, GOOD)).status for shape in (0, 1)] == [Status.OK, Status.OK]
@@ -230,8 +230,8 @@ def test_the_environment_is_what_a_record_holds(subject: Subject) -> None:
     assert not isinstance(found, Refusal)
     environment, notes = found
     assert notes == ()
-    assert (environment["device_name"], environment["compute_capability"]) == ("NVIDIA H100 80GB HBM3", "9.0")
-    faults = schemas.faults("record", {"environment": environment})
+    assert (environment.device_name, environment.compute_capability) == ("NVIDIA H100 80GB HBM3", "9.0")
+    faults = schemas.faults("record", {"environment": environment.to_json()})
     assert not [fault for fault in faults if fault.where.startswith("environment")]
 
 
@@ -269,7 +269,7 @@ def test_weights_count_once_for_each_hidden_size(subject: Subject) -> None:
     """Shapes that differ in top_k alone share their weights."""
 
     def need(*shapes: Shape) -> int:
-        return _memory_bytes(WorkerSpec(replace(subject, shapes=tuple(map(SubjectShape, shapes))), 1))
+        return _memory_bytes(WorkerSpec(replace(subject, shapes=tuple(map(ShapeOfModels, shapes))), 1))
 
     one = need(Shape(4096, 2))
     assert need(Shape(4096, 2), Shape(4096, 1)) == one

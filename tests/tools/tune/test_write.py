@@ -17,13 +17,13 @@ from tests.tools.tune.decided import COUNTS, ENTRY, ENVIRONMENT, NAME, RUN, put_
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.store import schemas
-from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.store.files import canonical_entries, canonical_record
-from tools.store.workload import Workload
+from tools.store.record import EngineChecked, Record, ShapeOfModels, VerifiedWith
+from tools.store.workload import Shape, Workload
 from tools.tune import write
 from tools.tune.protocol import Subject
 from tools.tune.report import TuneSummary
-from tools.tune.request import TuneRequest, parse
+from tools.tune.request import DEFAULT_BATCH_SIZES, TuneRequest, parse
 from tools.tune.search import Measurements
 from tools.tune.tuner import RowResult, TuneResult
 from tools.tune.write import (
@@ -40,7 +40,7 @@ from tools.tune.write import (
 )
 
 DOWN = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
-ENTRIES = dict.fromkeys(USUAL_BATCH_SIZES, LaunchConfig(16, 64, 128, 1, 4, 4))
+ENTRIES = dict.fromkeys(DEFAULT_BATCH_SIZES, LaunchConfig(16, 64, 128, 1, 4, 4))
 
 Find = Callable[..., tuple[Path, Path | None]]
 
@@ -80,7 +80,7 @@ def put(subject: Subject) -> Put:
         if rows is not None:
             record = folder / "records" / name
             record.parent.mkdir(parents=True, exist_ok=True)
-            record.write_text(json.dumps(record_of(subject, rows, **changes)), "utf-8")
+            record.write_bytes(record_of(subject, rows, **changes).to_bytes())
         return path
 
     return put
@@ -144,7 +144,7 @@ def test_a_broken_file_in_the_chain_is_refused(put: Put, find: Find, configs: Pa
 
 
 def test_rows_of_a_measured_file_are_replaced_where_it_stands(put: Put, find: Find, configs: Path) -> None:
-    path = put(configs, rows=USUAL_BATCH_SIZES)
+    path = put(configs, rows=DEFAULT_BATCH_SIZES)
     assert find("--num-tokens", "1", "64") == (path, path)
 
 
@@ -185,10 +185,10 @@ def test_a_file_whose_rows_are_all_tuned_again_loses_none(put: Put, find: Find, 
     ("changes", "told"),
     [
         (
-            {"shapes": [{"K": 2048, "top_k": 4, "models": []}]},
+            {"shapes": (ShapeOfModels(Shape(2048, 4)),)},
             r"the shapes \(K, top_k\), \[\(4096, 2\)\], found \[\(2048, 4\)\]",
         ),
-        ({"environment": {**ENVIRONMENT, "triton": "3.6.0"}}, r"Triton, 3\.8\.0, found 3\.6\.0"),
+        ({"environment": replace(ENVIRONMENT, triton="3.6.0")}, r"Triton, 3\.8\.0, found 3\.6\.0"),
         ({"kernel_sha256": "cd" * 32}, "kernel_sha256, abab.*, found cdcd"),
     ],
     ids=["shapes", "Triton", "kernel"],
@@ -198,7 +198,7 @@ def test_rows_that_stay_are_of_the_same_origin(
     name: str, changes: dict[str, Any], told: str, put: Put, find: Find, tmp_path: Path
 ) -> None:
     put(tmp_path), put(tmp_path, DOWN)
-    put(tmp_path, name, USUAL_BATCH_SIZES, **changes)
+    put(tmp_path, name, DEFAULT_BATCH_SIZES, **changes)
     with pytest.raises(UserError, match=rf"--num-tokens: expected the rows that stay, .*{told}.* Fix: tune all"):
         find("--num-tokens", "1", "--separate-down", output=tmp_path)
     # Where none stays all may differ.
@@ -229,7 +229,7 @@ def test_a_down_file_must_not_be_left_behind(put: Put, find: Find, configs: Path
 
 
 def test_rows_alone_make_no_down_file(put: Put, find: Find, configs: Path) -> None:
-    put(configs, rows=USUAL_BATCH_SIZES)
+    put(configs, rows=DEFAULT_BATCH_SIZES)
     with pytest.raises(UserError, match=r"--separate-down: expected an existing .*_down\.json to replace rows of"):
         find("--separate-down", "--num-tokens", "1")
     put(configs, DOWN)
@@ -320,7 +320,8 @@ def test_the_first_that_exists_wins(there: list[str], tmp_path: Path) -> None:
     assert existing is not None
     assert existing.place.path == tmp_path / there[0] / NAME
     assert existing.entries == {1: SMALL, 64: LARGE}
-    assert existing.rows == existing.record == {}
+    assert existing.record is None
+    assert existing.rows == {}
 
 
 def test_nothing_is_nothing(tmp_path: Path) -> None:
@@ -426,10 +427,10 @@ def test_a_registry_that_tells_no_aliases_is_named(aliases: Path, tmp_path: Path
 
 def test_its_record_comes_along(subject: Subject, tmp_path: Path) -> None:
     put_bytes(tmp_path / NAME)
-    put_bytes(tmp_path / "records" / NAME, canonical_record(record_of(subject, [1])))
+    put_bytes(tmp_path / "records" / NAME, record_of(subject, [1]).to_bytes())
     existing = served_today(tmp_path, WORKLOAD, "3.8.0")
     assert existing is not None
-    assert list(existing.rows) == ["1"]
+    assert list(existing.rows) == [1]
 
 
 @pytest.mark.parametrize("record", [b"[]", b"{", b"", b'{"rows": 7}'])
@@ -471,7 +472,7 @@ def test_a_file_that_cannot_be_read_cannot_be_improved_on(data: bytes, told: str
 def test_engines_take_the_nearest_batch_size_and_the_smaller_of_two(
     num_tokens: int, expected: LaunchConfig, tmp_path: Path
 ) -> None:
-    existing = Existing(Place(tmp_path, PurePosixPath(NAME)), {1: SMALL, 63: LARGE}, {})
+    existing = Existing(Place(tmp_path, PurePosixPath(NAME)), {1: SMALL, 63: LARGE}, None)
     assert existing.nearest(num_tokens) == expected
 
 
@@ -479,43 +480,52 @@ def test_engines_take_the_nearest_batch_size_and_the_smaller_of_two(
 # Writing
 
 
-def test_writes_file_and_record_in_canonical_bytes(tmp_path: Path) -> None:
+@pytest.fixture
+def record(subject: Subject) -> Record:
+    """Of a model whose name isn't ASCII."""
+    return record_of(subject, [1], shapes=(ShapeOfModels(Shape(4096, 2), ("µ",)),))
+
+
+def test_writes_file_and_record_in_canonical_bytes(record: Record, tmp_path: Path) -> None:
     place = Place(tmp_path, PurePosixPath("triton_3_6_0", NAME))
-    paths = write_pair(place, CONFIG, {"schema_version": 1, "µ": [1.5]})
+    paths = write_pair(place, CONFIG, record)
     assert paths == (place.path, place.record_path)
     assert place.path.read_bytes() == CONFIG
-    assert place.record_path.read_text("utf-8") == '{\n    "schema_version": 1,\n    "µ": [\n        1.5\n    ]\n}\n'
+    assert place.record_path.read_bytes() == canonical_record(record.to_json())
+    assert '            "models": [\n                "µ"\n' in place.record_path.read_text("utf-8")
 
 
-def test_whoever_reads_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+def test_whoever_reads_sees_the_old_file_or_the_new_one(record: Record, tmp_path: Path) -> None:
     """A link to the old bytes keeps them: the new file is another one, put in its place."""
     place = Place(tmp_path, PurePosixPath(NAME))
-    write_pair(place, b"old", {})
+    write_pair(place, b"old", record)
     kept = tmp_path / "kept"
     os.link(place.path, kept)
-    write_pair(place, CONFIG, {})
+    write_pair(place, CONFIG, record)
     assert kept.read_bytes() == b"old"
     assert place.path.read_bytes() == CONFIG
     assert {path.name for path in tmp_path.iterdir()} == {"kept", NAME, "records"}
 
 
-def test_where_nothing_can_be_written_nothing_is_left(tmp_path: Path) -> None:
+def test_where_nothing_can_be_written_nothing_is_left(record: Record, tmp_path: Path) -> None:
     put_bytes(tmp_path / "records", b"a file, not a folder")
     place = Place(tmp_path, PurePosixPath(NAME))
     with pytest.raises(OSError, match="a file stands where a folder is needed"):
-        write_pair(place, CONFIG, {})
+        write_pair(place, CONFIG, record)
     assert not place.path.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["records"]
 
 
 @pytest.mark.parametrize("before", [None, b'{"old": 1}\n'])
-def test_where_the_file_cannot_be_written_the_record_is_as_it_was(before: bytes | None, tmp_path: Path) -> None:
+def test_where_the_file_cannot_be_written_the_record_is_as_it_was(
+    before: bytes | None, record: Record, tmp_path: Path
+) -> None:
     place = Place(tmp_path, PurePosixPath("triton_3_6_0", NAME))
     put_bytes(tmp_path / "triton_3_6_0", b"a file, not a folder")
     if before is not None:
         put_bytes(place.record_path, before)
     with pytest.raises(OSError, match="a file stands where a folder is needed"):
-        write_pair(place, CONFIG, {"new": 1})
+        write_pair(place, CONFIG, record)
     assert (place.record_path.read_bytes() if place.record_path.exists() else None) == before
 
 
@@ -524,18 +534,9 @@ def test_where_the_file_cannot_be_written_the_record_is_as_it_was(before: bytes 
 
 ORIGIN = Origin("3.8.0", kernel_sha256())
 BEST = LaunchConfig(16, 64, 128, 8, 4, 3)
-LINES = {
-    "verified_with": [{"triton": "3.6.0", "date": "2026-01-01", "worst_loss_pct": 0.5}],
-    "engine_checked": [
-        {
-            "engine": "vllm",
-            "version": "0.33.0",
-            "triton": "3.8.0",
-            "date": "2026-01-01",
-            "worst_ratio": 0.99,
-            "geomean_ratio": 0.9,
-        }
-    ],
+LINES: dict[str, Any] = {
+    "verified_with": (VerifiedWith("3.6.0", "2026-01-01", 0.5),),
+    "engine_checked": (EngineChecked("vllm", "0.33.0", "3.8.0", "2026-01-01", 0.99, 0.9),),
 }
 
 
@@ -553,14 +554,14 @@ def request_of(*flags: str) -> TuneRequest:
 
 
 def measured(*rows: RowResult) -> MeasuredRun:
-    return MeasuredRun(TuneResult(rows, COUNTS, Measurements(1), False), ENVIRONMENT, None, 1.0)
+    return MeasuredRun(TuneResult(rows, COUNTS, Measurements(1), False), None, 1.0)
 
 
 def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str, ...] = ()) -> TuneSummary:
     """What a run of all usual batch sizes writes that came to these rows."""
     asked = request_of("--output", str(out), *flags)
     place, existing = find_destination(asked, subject, ORIGIN)
-    return deliver(asked, subject, measured(*rows), place, existing)
+    return deliver(asked, subject, measured(*rows), ENVIRONMENT, place, existing)
 
 
 def test_a_whole_run_replaces_the_file(subject: Subject, out: Path) -> None:
@@ -575,7 +576,7 @@ def test_two_runs_into_one_folder_lose_no_rows(subject: Subject, out: Path) -> N
     asked = [request_of("--output", str(out), "--num-tokens", str(m)) for m in (1, 64)]
     places = [find_destination(one, subject, ORIGIN) for one in asked]
     for one, (place, existing), m in zip(asked, places, (1, 64), strict=True):
-        deliver(one, subject, measured(row(m, 10.0, 20.0)), place, existing)
+        deliver(one, subject, measured(row(m, 10.0, 20.0)), ENVIRONMENT, place, existing)
     assert list(document(out / NAME)) == list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
 
 
@@ -584,7 +585,7 @@ def test_rows_of_another_origin_that_came_in_between_are_not_relabelled(subject:
     place, existing = find_destination(asked, subject, ORIGIN)
     put_file(out, {64: BEST}, with_record=record_of(subject, [64]))
     with pytest.raises(UserError, match=r"expected the rows that stay, .* kernel_sha256"):
-        deliver(asked, subject, measured(row(1, 10.0, 20.0)), place, existing)
+        deliver(asked, subject, measured(row(1, 10.0, 20.0)), ENVIRONMENT, place, existing)
     assert list(document(out / NAME)) == ["64"]
 
 
@@ -595,7 +596,8 @@ def test_what_benches_said_of_the_same_bytes_stays(same: bool, subject: Subject,
     put_file(out, entries, with_record=old)
     write_whole(subject, out, row(1, 10.0, 20.0))
     found = document(out / "records" / NAME)
-    assert {key: found[key] for key in LINES if key in found} == (LINES if same else {})
+    kept = {key: [line.to_json() for line in lines] for key, lines in LINES.items()}
+    assert {key: found[key] for key in LINES if key in found} == (kept if same else {})
     assert list(found)[-1] == "verified"
     assert found["verified"] is None
     assert schemas.faults("record", found) == []

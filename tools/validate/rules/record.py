@@ -10,6 +10,7 @@ from pathlib import Path
 from tools.checkout import reference_triton
 from tools.findings import Severity
 from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.gate import Noise, PairedComparison, passes_gate
 from tools.registry.devices import Device
 from tools.store import schemas
 from tools.store.config_file import ConfigFile
@@ -109,7 +110,7 @@ def _slower_rows(record: Record, path: Path) -> Iterator[Issue]:
     """Of a whole row. A `_down` file's entry is half of one, and may lose there what the other half gains."""
     for num_tokens, row in record.rows.items():
         found, heuristic = row.latency_us.median, row.baseline_us.median
-        if found > heuristic:
+        if not passes_gate([PairedComparison.of_medians(found, heuristic)], Noise.NONE):
             yield Issue(
                 f"rows.{num_tokens}: expected at most the heuristic's {heuristic} µs, found {found} µs",
                 "an engine is faster without the file: tune it again, which writes the heuristic's own entry there",
