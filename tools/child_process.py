@@ -47,6 +47,11 @@ class Child:
             self.process.join()
         self.connection.close()
 
+    @property
+    def was_killed(self) -> bool:
+        """After its end: by SIGKILL, which comes from a person or from a system that is out of memory."""
+        return self.process.exitcode == -signal.SIGKILL
+
 
 def usable_cores() -> int:
     """Cores that this process may use: a scheduler's share of the machine (taskset, Slurm), where there is one."""
@@ -83,7 +88,9 @@ def settle(log_path: str) -> None:
     os.close(log)
     # Output without end must not fill the disk; its writes then fail.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_LOG_BYTES, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    least = min(limit for limit in (soft, hard, MAX_LOG_BYTES) if limit != resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (least, hard))
     # A core file of a process with LLVM in it is hundreds of megabytes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 

@@ -7,12 +7,17 @@ import contextlib
 import errno
 import functools
 import io
+import math
 import os
 import select
+import signal
 import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, Protocol, TextIO
 
 from tools.errors import UserError, reason_of
@@ -26,16 +31,23 @@ class Main(Protocol):
 
 
 def run(main: Callable[[], int], name: str = "") -> NoReturn:
-    """Ends the process with the exit code of `main`; a closed pipe, a full disk or Ctrl-C is no traceback.
+    """Ends the process with the exit code of `main`; a closed pipe, a full disk, Ctrl-C or SIGTERM is no traceback.
 
     0 where the reader of stdout has seen enough, 2 and a line on stderr where the output can't be written, 130 for
-    Ctrl-C. What stderr can't take is dropped and changes no exit code. name: the command's, before that line.
+    Ctrl-C, 143 for SIGTERM and 129 where the terminal is gone; files and children of `main` go first. What stderr can't
+    take is dropped and changes no exit code. name: the command's, before that line.
     """
     sys.stderr = _never_failing(sys.stderr)
     prefix = f"{name}: " if name else ""
     if sys.stdout is None:  # `>&-`: nobody would learn the result, and a file that is opened would become stdout
         say(f"{prefix}expected a standard output to write to, found it closed")
         sys.exit(2)
+    with _signals_as_exceptions():
+        code = _run(main, prefix)
+    sys.exit(code)
+
+
+def _run(main: Callable[[], int], prefix: str) -> int:
     try:
         code = _exit_code(main)
         sys.stdout.flush()
@@ -51,8 +63,41 @@ def run(main: Callable[[], int], name: str = "") -> NoReturn:
             _drop_output()
         if not isinstance(error, KeyboardInterrupt):
             raise
-        code = 130
-    sys.exit(code)
+        code = 128 + signal.SIGINT
+    return code
+
+
+@contextlib.contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind as Ctrl-C does, so that folders and child processes are cleared away.
+
+    A second signal doesn't break off the clearing, unless it takes more than `_CLEARING_S`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked_at = -math.inf
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked_at
+        if time.monotonic() - asked_at < _CLEARING_S:
+            return
+        asked_at = time.monotonic()
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number, handler in before.items():
+            # What the caller has switched off (nohup, a shell's background job) stays so.
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_CLEARING_S = 5.0
 
 
 def command(name: str) -> Callable[[Main], Main]:

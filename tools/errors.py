@@ -10,6 +10,10 @@ class UserError(ValueError):
     """
 
 
+class MachineError(UserError):
+    """The machine fails: a full disk, no permission, no memory. It says nothing of what was to be judged."""
+
+
 def reason_of(error: Exception) -> str:
     """What went wrong, without the number and the path that Python writes around an OSError's own words."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

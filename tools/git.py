@@ -6,10 +6,12 @@ measured before it is read. Names and contents never reach a command line: git i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,10 +66,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Limits:
-    """What is read at most: files at a commit, bytes of its listing, of one blob and of all of them."""
+    """What is read at most: files and folders at a commit, bytes and seconds of its listing, bytes of blobs."""
 
     entries: int = 100_000
     listing_bytes: int = 32 * 1024 * 1024
+    listing_s: float = TIMEOUT_S
     blob_bytes: int = MAX_BYTES
     total_bytes: int = 64 * 1024 * 1024
 
@@ -145,9 +148,11 @@ class Repository:
         """Every file at a commit by its path from the root. Bytes that aren't UTF-8 come as surrogates."""
         if sha == NOTHING:
             return {}
-        listing = self._listing(sha)
+        lines = [line for line in self._listing(sha).split(b"\0") if line]
+        if len(lines) > self.limits.entries:
+            raise _too_large(sha, f"{self.limits.entries} files and folders", str(len(lines)))
         entries: dict[str, Entry] = {}
-        for line in filter(None, listing.split(b"\0")):
+        for line in lines:
             meta, _, path = line.partition(b"\t")
             mode, kind, name = meta.decode("ascii").split(" ")
             decoded = path.decode("utf-8", "surrogateescape")
@@ -155,9 +160,7 @@ class Repository:
                 message = f"expected a path once at {sha[:12]}, found it twice"
                 raise CommitError(shown(decoded), message, "make the commit anew")
             entries[decoded] = Entry(mode, kind, name)
-        if len(entries) > self.limits.entries:
-            raise _too_large(sha, f"{self.limits.entries} files", str(len(entries)))
-        return entries
+        return {path: entry for path, entry in entries.items() if entry.kind != "tree"}
 
     def sizes(self, shas: Iterable[str]) -> Mapping[str, int]:
         """Bytes of each blob, without reading any."""
@@ -209,11 +212,22 @@ class Repository:
         return answer.stdout
 
     def _listing(self, sha: str) -> bytes:
-        """What `ls-tree` prints, broken off where it is too long: a tree of trees can unfold without end."""
-        command = self._command("ls-tree", "-r", "-z", "--full-tree", "--end-of-options", sha)
-        with self._start(command) as child:
+        """What `ls-tree` prints, broken off where it takes too long: a tree of trees can unfold without end.
+
+        Folders are listed too (-t), or trees without a file would unfold in silence.
+        """
+        command = self._command("ls-tree", "-r", "-t", "-z", "--full-tree", "--end-of-options", sha)
+        is_late = threading.Event()
+
+        def stop() -> None:
+            is_late.set()
+            child.kill()
+
+        with self._start(command) as child, _after(self.limits.listing_s, stop):
             assert child.stdout is not None
             listing: bytes = child.stdout.read(self.limits.listing_bytes + 1)
+            if is_late.is_set():
+                raise _too_large(sha, f"{self.limits.listing_s:g} s to list its files", "no end of it")
             if len(listing) > self.limits.listing_bytes:
                 child.kill()
                 raise _too_large(sha, f"a listing of {self.limits.listing_bytes} bytes", "a longer one")
@@ -247,6 +261,18 @@ class Repository:
         # The folder holds the code that runs here, so whoever owns it is trusted already.
         settings = (*_SAFE_SETTINGS, f"safe.directory={self.root}")
         return ["git", "-C", str(self.root), "--no-pager", *(f for s in settings for f in ("-c", s)), *arguments]
+
+
+@contextlib.contextmanager
+def _after(seconds: float, do: Callable[[], None]) -> Iterator[None]:
+    """Does something unless the block ends before."""
+    timer = threading.Timer(seconds, do)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _environment() -> dict[str, str]:
@@ -284,7 +310,12 @@ def _too_large(sha: str, expected: str, found: str) -> CommitError:
 
 
 def _no_git(error: Exception) -> NoGitError:
-    found = shown("no answer in time" if isinstance(error, subprocess.TimeoutExpired) else reason_of(error))
+    if isinstance(error, subprocess.TimeoutExpired):
+        found = f"no answer within {TIMEOUT_S} s"
+        return NoGitError(
+            "git", f"expected one, found {found}", "try again; if it stays so, name a smaller commit", found
+        )
+    found = shown(reason_of(error))
     return NoGitError("git", f"expected it to run, found: {found}", "install git, or correct the revision", found)
 
 

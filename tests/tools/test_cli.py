@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,77 @@ def test_ctrl_c_is_no_traceback() -> None:
     with pytest.raises(SystemExit) as end:
         run(interrupted)
     assert end.value.code == 130
+
+
+AT_WORK = """
+import sys, tempfile, time
+from tools.cli import run
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        print(folder, flush=True)
+        time.sleep(60)
+
+run(main)
+"""
+
+
+def begin_work(*before: str) -> tuple[subprocess.Popen[str], Path]:
+    """A command that has a folder of its own, and the folder."""
+    process = subprocess.Popen(
+        [*before, sys.executable, "-c", AT_WORK], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().rstrip("\n"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_stopped_command_clears_away_what_it_had_and_says_nothing(
+    number: signal.Signals, code: int, times: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A suite that a shell runs in the background ignores Ctrl-C, and its children would too.
+    process, folder = begin_work("env", "--default-signal=INT")
+    assert folder.is_dir()
+    for _ in range(times):
+        process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == code
+    assert not folder.exists()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_signal_that_the_caller_switched_off_stays_so() -> None:
+    process, folder = begin_work("env", "--ignore-signal=HUP")
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert not folder.exists()
+
+
+def test_signals_are_the_callers_again_afterwards() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(SystemExit):
+        run(lambda: 0)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("module", [*COMMANDS, "tools.pull_request.child"])
+def test_ctrl_c_while_a_command_is_imported_is_no_traceback(module: str, tmp_path: Path) -> None:
+    """Struck when a module that every command imports is looked for."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Strike:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'tools.text': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Strike())\n"
+    )
+    command = ["env", "--default-signal=INT", sys.executable, "-m", module, "--help"]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, env=env, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
 @pytest.fixture(params=[None, "1"], ids=["buffered", "unbuffered"], autouse=True)

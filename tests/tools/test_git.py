@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,34 @@ def test_limits_hold_for_trees(git: GitRepository, limits: Limits) -> None:
     sha = git.commit(dict.fromkeys("abc", b""))
     with pytest.raises(CommitError, match=f"{sha[:12]}: expected at most"):
         Repository(git.root, limits).tree(sha)
+
+
+@pytest.mark.parametrize("depth", [1, 11])
+def test_folders_without_a_file_count(git: GitRepository, depth: int) -> None:
+    """Trees that hold nothing but trees: 12 objects for 10^12 paths, of which git would print none."""
+    tree = git.tree_of()
+    for _ in range(depth):
+        tree = git.tree_of(*((TREE, str(i).encode(), tree) for i in range(10)))
+    sha = git.commit_tree(git.tree_of(*((TREE, str(i).encode(), tree) for i in range(10))))
+    assert depth > 1 or Repository(git.root, Limits(entries=110)).tree(sha) == {}
+    with pytest.raises(CommitError, match=f"{sha[:12]}: expected at most"):
+        Repository(git.root, Limits(entries=109)).tree(sha)
+
+
+def test_a_listing_that_takes_too_long_is_broken_off(git: GitRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha = git.commit({"a": b""})
+    monkeypatch.setattr(Repository, "_command", lambda self, *arguments: ["sleep", "60"])
+    started = time.monotonic()
+    with pytest.raises(CommitError, match=r"expected at most 0\.2 s to list its files, found no end of it"):
+        Repository(git.root, Limits(listing_s=0.2)).tree(sha)
+    assert time.monotonic() - started < 10
+
+
+def test_a_git_that_does_not_answer_is_said_as_that(git: GitRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.git.TIMEOUT_S", 0.2)
+    monkeypatch.setattr(Repository, "_command", lambda self, *arguments: ["sleep", "60"])
+    with pytest.raises(NoGitError, match=r"expected one, found no answer within 0\.2 s\. Fix: try again"):
+        Repository(git.root).commit("HEAD")
 
 
 def test_an_object_that_is_not_here_is_said(git: GitRepository) -> None:

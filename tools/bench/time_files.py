@@ -12,8 +12,10 @@ import torch
 from kernels.launch_config import LaunchConfig
 from tools.bench.candidates import FileComparison
 from tools.bench.comparison import NotTimed, Setup, compile_all
+from tools.compile.machine import MachineFault, fault_of
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
+from tools.errors import reason_of
 from tools.launch.heuristics import clamped
 from tools.measure.inputs import make_weights
 from tools.measure.kernels import Kernel
@@ -130,6 +132,8 @@ def time_entries(
             replays[config] = setup.captured(row, config)
         except torch.OutOfMemoryError:
             raise
+        except (OSError, MemoryError) as error:  # launching writes into Triton's cache
+            raise (fault_of(error) or MachineFault(reason_of(error))).error() from error
         # Triton raises what it likes at launch; an illegal address makes every later launch fail too, and shows.
         except Exception as error:
             failed[config] = f"{type(error).__name__}: {error}".split("\n")[0]

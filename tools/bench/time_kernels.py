@@ -14,7 +14,9 @@ from tools.bench.comparison import CompiledKernels, NotTimed, Setup, compile_all
 from tools.bench.kernels_report import KernelsRow, LayerFigures, Pair, WorkloadResult
 from tools.bench.request import Say
 from tools.bench.sample import KernelComparison
+from tools.compile.machine import MachineFault, fault_of
 from tools.compile.pool import CompilePool
+from tools.errors import reason_of
 from tools.measure.inputs import RowInputs, make_weights, sorted_rows
 from tools.measure.layer import DOWN, UP
 from tools.measure.row import RowBench
@@ -119,6 +121,8 @@ class _PairTimer:
             return Pair(config, "correctness", message=str(error))
         except torch.OutOfMemoryError:
             raise
+        except (OSError, MemoryError) as error:  # launching writes into Triton's cache
+            raise (fault_of(error) or MachineFault(reason_of(error))).error() from error
         # Triton raises what it likes at launch; an illegal address makes every later launch fail too, and shows.
         except Exception as error:
             return Pair(config, "runtime", message=f"{type(error).__name__}: {error}")

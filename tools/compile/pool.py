@@ -1,7 +1,8 @@
 """A pool of child processes that compile without a GPU. Imports neither torch nor triton, and holds no GPU context.
 
 A task that hangs, crashes its process or fills the screen costs only itself. What compiles lands in Triton's cache
-(TRITON_CACHE_DIR), where the process with the GPU finds it.
+(TRITON_CACHE_DIR), where the process with the GPU finds it. What the machine fails at (a full disk, no permission, no
+memory) is no task's fault: it is tried once more in a fresh process, and then a MachineError.
 
     with CompilePool(jobs=16) as pool:
         for index, outcome in pool.run(tasks):
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import struct
 import tempfile
 import time
 from collections import deque
@@ -22,7 +25,9 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from tools import child_process
+from tools.compile.machine import DamagedError, MachineFault, fault_of, fault_of_places
 from tools.compile.outcome import Outcome, Status, read_resources
+from tools.errors import reason_of
 from tools.registry.devices import Target
 
 DEFAULT_TIMEOUT_S = 60.0
@@ -45,6 +50,7 @@ class CompilePool:
     """`jobs` children, each with one task at a time. Children start when there is work for them."""
 
     def __init__(self, jobs: int, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """MachineError: there is no place for the children's output."""
         if jobs < 1:
             raise ValueError(f"jobs: expected at least 1, found {jobs}.")
         self._jobs = jobs
@@ -52,7 +58,12 @@ class CompilePool:
         self._workers: list[_Compiler] = []
         self._queue: deque[tuple[int, CompileTask]] = deque()
         self._submitted = 0
-        self._logs = tempfile.TemporaryDirectory(prefix="compile-pool-")
+        self._again: deque[tuple[int, CompileTask]] = deque()
+        self._tried_again: set[int] = set()
+        try:
+            self._logs = tempfile.TemporaryDirectory(prefix="compile-pool-")
+        except OSError as error:
+            raise MachineFault(reason_of(error)).error() from error
 
     def __enter__(self) -> Self:
         return self
@@ -69,7 +80,7 @@ class CompilePool:
         self._logs.cleanup()
 
     def run(self, tasks: Iterable[CompileTask]) -> Iterator[tuple[int, Outcome]]:
-        """(index of the task, its outcome) as they finish. Tasks are drawn as children become free."""
+        """(index of the task, its outcome) as they finish. Tasks are drawn as children become free. MachineError."""
         queue = enumerate(tasks)
         try:
             while True:
@@ -82,6 +93,8 @@ class CompilePool:
             # Left in the middle: what is still running would answer to the next run.
             for worker in [worker for worker in self._workers if worker.index is not None]:
                 self._remove(worker)
+            self._again.clear()
+            self._tried_again.clear()
 
     def submit(self, task: CompileTask) -> int:
         """Queues a task for `collect` and returns its index. Not to be mixed with `run`."""
@@ -90,7 +103,7 @@ class CompilePool:
         return self._submitted - 1
 
     def collect(self) -> list[tuple[int, Outcome]]:
-        """What has finished of what was submitted; hands out what is queued. Doesn't wait."""
+        """What has finished of what was submitted; hands out what is queued. Doesn't wait. MachineError."""
         done = list(self._collect([worker for worker in self._workers if worker.index is not None], wait_s=0.0))
         self._hand_out(self._queued())
         return done
@@ -116,7 +129,7 @@ class CompilePool:
                 self._remove(worker)
         idle = [worker for worker in self._workers if worker.index is None]
         while idle or len(self._workers) < self._jobs:
-            item = next(queue, None)
+            item = self._again.popleft() if self._again else next(queue, None)
             if item is None:
                 return
             worker = idle.pop() if idle else self._start()
@@ -130,6 +143,9 @@ class CompilePool:
             assert index is not None
             if worker.connection in ready:
                 outcome = worker.answer()
+                if isinstance(outcome, MachineFault):
+                    self._try_again(worker, index, outcome)
+                    continue
                 if outcome.status is Status.CRASH:
                     self._remove(worker)
                 yield index, outcome
@@ -138,8 +154,20 @@ class CompilePool:
                 message = f"no answer within {self._timeout_s:g} s. {worker.log()}".strip()
                 yield index, Outcome(Status.TIMEOUT, self._timeout_s, message=message)
 
+    def _try_again(self, worker: _Compiler, index: int, fault: MachineFault) -> None:
+        task = worker.task
+        self._remove(worker)
+        if task is None or index in self._tried_again:
+            raise fault.error()
+        self._tried_again.add(index)
+        self._again.append((index, task))
+
     def _start(self) -> _Compiler:
-        worker = _Compiler(Path(self._logs.name) / f"{time.monotonic_ns()}.log")
+        try:
+            worker = _Compiler(Path(self._logs.name) / f"{time.monotonic_ns()}.log")
+        except OSError as error:
+            fault = MachineFault(f"no process can be started ({reason_of(error)})", is_memory=True)
+            raise fault.error() from error
         self._workers.append(worker)
         return worker
 
@@ -156,24 +184,28 @@ class _Compiler:
         self._child = child_process.start(main, str(log_path))
         self.connection = self._child.connection
         self.index: int | None = None
+        self.task: CompileTask | None = None
         self.tasks_done = 0
         self.deadline = float("inf")
         self._given_at = 0.0
 
     def give(self, index: int, task: CompileTask, timeout_s: float) -> None:
         self._given_at = time.monotonic()
-        self.index, self.deadline = index, self._given_at + timeout_s
+        self.index, self.task, self.deadline = index, task, self._given_at + timeout_s
         # A child that died while idle shows when its answer is read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(task)
 
-    def answer(self) -> Outcome:
+    def answer(self) -> Outcome | MachineFault:
         self.index = None
         self.tasks_done += 1
         try:
-            outcome: Outcome = self.connection.recv()
+            outcome: Outcome | MachineFault = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            message = f"the compiler's process ended: {self._child.how_it_ended()}. {self.log()}".strip()
+            how = self._child.how_it_ended()
+            if self._child.was_killed:
+                return MachineFault(f"the compiler's process {how}, as a system without memory does it", is_memory=True)
+            message = f"the compiler's process ended: {how}. {self.log()}".strip()
             return Outcome(Status.CRASH, time.monotonic() - self._given_at, message=message)
         return outcome
 
@@ -192,7 +224,14 @@ def main(connection: Connection, log_path: str) -> None:
     """Answers each task with its `Outcome`. What the compiler prints goes to `log_path`."""
     # The interpreter compiles nothing; a parent that runs kernels in it must not turn this into a sham.
     os.environ.pop("TRITON_INTERPRET", None)
-    child_process.settle(log_path)
+    # What the compiler leaves when it is killed, or fails, goes with the pool's own folder.
+    tempfile.tempdir = os.environ["TMPDIR"] = str(Path(log_path).parent)
+    try:
+        child_process.settle(log_path)
+    except OSError as error:
+        connection.recv()
+        connection.send(fault_of(error))
+        return
     while True:
         try:
             task = connection.recv()
@@ -201,12 +240,14 @@ def main(connection: Connection, log_path: str) -> None:
         connection.send(_answer(task, log_path))
 
 
-def _answer(task: Any, log_path: str) -> Outcome:
-    os.ftruncate(1, 0)
+def _answer(task: Any, log_path: str) -> Outcome | MachineFault:
     started = time.monotonic()
     try:
+        os.ftruncate(1, 0)
         compiled = _compile(task)
     except Exception as error:
+        if fault := fault_of(error) or fault_of_places():
+            return fault
         message = child_process.tail(f"{type(error).__name__}: {error}") or child_process.read_log(log_path)
         return Outcome(Status.COMPILE, time.monotonic() - started, message=message)
     return Outcome(Status.OK, time.monotonic() - started, compiled)
@@ -217,4 +258,16 @@ def _compile(task: Any) -> Any:
     from tools.compile.no_gpu import activate
 
     activate(task.target)
-    return read_resources(task.compile())
+    compiled = task.compile()
+    try:
+        return read_resources(compiled)
+    except (struct.error, ValueError, IndexError) as error:
+        _forget(compiled)
+        raise DamagedError(f"a compiled kernel that is damaged ({error})") from error
+
+
+def _forget(compiled: Any) -> None:
+    """Out of Triton's cache, where every later run would find it."""
+    from triton.runtime.cache import get_cache_manager
+
+    shutil.rmtree(get_cache_manager(compiled.hash).cache_dir, ignore_errors=True)

@@ -24,7 +24,7 @@ from kernels.launch_config import LaunchConfig
 from tools.checkout import CHECKOUT
 from tools.child_process import usable_cores
 from tools.cli import run, say
-from tools.errors import UserError
+from tools.errors import MachineError, UserError
 from tools.findings import emit
 from tools.launch.heuristics import clamped
 from tools.measure.statistics import SAME_ENTRY, Duel, RowVerdict, duel
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: ARG001 (the jo
         # Whatever a library prints would otherwise stand in the answer.
         with contextlib.redirect_stdout(sys.stderr):
             answer = _answer(job)
-    except (JournalError, RunnerError, TuneError) as error:
+    except (JournalError, MachineError, RunnerError, TuneError) as error:
         say(f"{job['work']}: {printable(str(error))}")
         return 1
     except UserError as error:

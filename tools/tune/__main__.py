@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from tools.checkout import CONFIGS
 from tools.cli import command, run, say
-from tools.errors import UserError
+from tools.errors import MachineError, UserError
 from tools.findings import emit
 from tools.measure.gpu import find_gpu
 from tools.registry.devices import load_devices
@@ -73,16 +73,23 @@ def _tune(request: TuneRequest, runs: Sequence[Callable[[], TuneSummary]]) -> tu
     for run_one in runs:
         try:
             summaries.append(run_one())
+        except MachineError as error:  # the next workload would fare no better
+            code = 2
+            _say(f"{error}{_way_on(request)}")
+            break
         except UserError as error:
             code = 2
             _say(str(error))
         except (RunnerError, TuneError) as error:
             code = max(code, 1)
-            way_on = "" if request.files.replay else " The measurements are kept: --resume continues with them."
-            _say(f"{error}{way_on}")
+            _say(f"{error}{_way_on(request)}")
             if isinstance(error, RunnerError):
                 break
     return summaries, code
+
+
+def _way_on(request: TuneRequest) -> str:
+    return "" if request.files.replay else " The measurements are kept: --resume continues with them."
 
 
 def _say(line: str) -> None:

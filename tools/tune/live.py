@@ -19,6 +19,7 @@ from tools import child_process
 from tools.child_process import usable_cores
 from tools.compile.outcome import Outcome, Status
 from tools.compile.pool import CompilePool
+from tools.errors import MachineError
 from tools.measure.kernels import KernelTask
 from tools.tune.protocol import (
     Compiled,
@@ -228,7 +229,7 @@ class Supervisor:
         self._queue.append(job)
 
     def collect(self) -> list[GpuEvent]:
-        """What has been answered since; hands out the next job. Doesn't wait. Errors as `report`."""
+        """What has been answered since; hands out the next job. Doesn't wait. Errors as `report`, and MachineError."""
         self._advance()
         events = list(self._answered)
         self._answered.clear()
@@ -266,10 +267,12 @@ class Supervisor:
         elif time.monotonic() >= worker.deadline:
             self._on_end(worker, Status.TIMEOUT, f"no answer within {worker.limit_s:g} s")
 
-    def _on_word(self, worker: _RunningWorker, said: DeviceReport | Refusal | WorkerAnswer) -> None:
+    def _on_word(self, worker: _RunningWorker, said: DeviceReport | Refusal | MachineError | WorkerAnswer) -> None:
         match said:
             case Refusal(message):
                 raise DeviceRefused(message)
+            case MachineError():
+                raise said
             case DeviceReport():
                 self._report = self._report or said
                 worker.is_up, worker.deadline = True, float("inf")
@@ -316,11 +319,13 @@ class Supervisor:
             self._listen(worker)
             worker = self._worker or self._start()
         self._give(worker, job)
-        answer: WorkerAnswer | None = None
+        answer: WorkerAnswer | MachineError | None = None
         with contextlib.suppress(EOFError, ConnectionResetError):
             if worker.child.connection.poll(self._limits.confirm_s):
                 answer = worker.child.connection.recv()
         worker.job, worker.deadline = None, float("inf")
+        if isinstance(answer, MachineError):
+            raise answer
         if answer is None or answer.is_last:
             self._drop()
         event = answer.event if answer else failed(job, Status.CRASH, "the GPU's process ended or hung")

@@ -17,7 +17,9 @@ import torch
 import triton
 
 from kernels.launch_config import LaunchConfig
+from tools.compile.machine import fault_of
 from tools.compile.outcome import Status
+from tools.errors import MachineError
 from tools.measure.environment import environment_here
 from tools.measure.gpu import measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_coarse_routings, num_routings
@@ -47,7 +49,7 @@ BUSY_BYTES = 2 << 30
 
 
 def serve(connection: Connection, spec: WorkerSpec) -> None:
-    """Sends a `DeviceReport` or a `Refusal`, then an `WorkerAnswer` for each job."""
+    """Sends a `DeviceReport` or a `Refusal`, then a `WorkerAnswer` for each job, or at its end a MachineError."""
     found = _look_around(torch, spec)
     if isinstance(found, Refusal):
         connection.send(found)
@@ -71,6 +73,9 @@ def _answer_jobs(connection: Connection, timer: RowTimer) -> None:
             return
         try:
             answer = WorkerAnswer(timer.screen(job) if isinstance(job, ScreenJob) else timer.confirm(job))
+        except MachineError as error:
+            connection.send(error)
+            return
         except ContextLost as error:
             answer = WorkerAnswer(failed(job, Status.RUNTIME, str(error)), is_last=True)
         connection.send(answer)
@@ -161,7 +166,7 @@ class RowTimer:
         self._captured = _CapturedRow(0, {})
 
     def screen(self, job: ScreenJob) -> Screened:
-        """ContextLost: nothing more can be measured in this process."""
+        """ContextLost: nothing more can be measured in this process. MachineError: nor in another one."""
         started = time.monotonic()
         try:
             up_us, down_us = self._screen(job)
@@ -171,7 +176,7 @@ class RowTimer:
         return Screened(job, Status.OK, time.monotonic() - started, round(up_us, 4), round(down_us, 4))
 
     def confirm(self, job: ConfirmJob) -> Confirmed:
-        """ContextLost as `screen`. At the same batch size nothing is checked or captured twice."""
+        """Errors as `screen`. At the same batch size nothing is checked or captured twice."""
         started = time.monotonic()
         row = self._row(job.num_tokens, job.shape)
         failed: dict[LaunchConfig, Series] = {}
@@ -239,10 +244,12 @@ class RowTimer:
         return self._rows[key]
 
     def _status_of(self, error: Exception) -> tuple[Status, str]:
-        """ContextLost where the GPU doesn't answer any more."""
+        """ContextLost where the GPU doesn't answer any more, MachineError where a launch finds no place to write to."""
         message = f"{type(error).__name__}: {error}".split("\n")[0][:500]
         if isinstance(error, AssertionError):
             return Status.CORRECTNESS, message
+        if fault := fault_of(error):
+            raise fault.error() from error
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
             return Status.RUNTIME, message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from tools.bench.candidates import Candidate, FileComparison
 from tools.bench.comparison import Setup
 from tools.bench.time_files import compile_file, verdict, worst
 from tools.compile.outcome import Status
+from tools.errors import MachineError
 from tools.measure.kernels import OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, RowVerdict, Verdict, score
@@ -182,6 +184,11 @@ class TestTimeEntries:
         known: dict[LaunchConfig, str] = {}
         self.time(FakeRow({A: RuntimeError("no image")}), A, failures=known)
         assert known == {}
+
+    def test_a_full_disk_ends_the_run_and_is_no_failure_of_the_file(self) -> None:
+        full = OSError(errno.ENOSPC, "No space left on device", "/cache")
+        with pytest.raises(MachineError, match="found: No space left on device at /cache"):
+            self.time(FakeRow({A: full}), A)
 
     def test_a_full_gpu_ends_the_run(self) -> None:
         with pytest.raises(torch.OutOfMemoryError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,8 @@ class FakeTask:
 
 
 def _hang(path: Path | None) -> None:
-    child = subprocess.Popen(["sleep", "600"])
+    with tempfile.NamedTemporaryFile(suffix=".ptx", delete=False):
+        child = subprocess.Popen(["sleep", "600"])
     if path is not None:
         path.write_text(f"{os.getpid()} {child.pid}", "utf-8")
     time.sleep(600)
@@ -41,6 +44,28 @@ def _hang(path: Path | None) -> None:
 
 def _refuse(path: Path | None) -> None:
     raise RuntimeError("PassManager::run failed")
+
+
+def _fail(error_number: int) -> None:
+    raise OSError(error_number, os.strerror(error_number), "/cache/of/triton")
+
+
+def _killed_once(path: Path | None) -> Any:
+    """By a system that is out of memory; there is enough of it the next time."""
+    assert path is not None
+    before = path.with_suffix(".before")
+    if not before.exists():
+        before.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _COMPILED
+
+
+def _out_of_memory(path: Path | None) -> None:
+    raise MemoryError
+
+
+def _assembler_killed(path: Path | None) -> None:
+    raise RuntimeError("`ptxas` failed with error code -9\n`ptxas` stderr:\n")
 
 
 def _print_without_end(path: Path | None) -> None:
@@ -51,8 +76,18 @@ def _print_without_end(path: Path | None) -> None:
     os._exit(3)
 
 
+_COMPILED = SimpleNamespace(asm={}, metadata=SimpleNamespace(shared=98304))
 _KINDS: dict[str, Any] = {
-    "ok": lambda path: SimpleNamespace(asm={}, metadata=SimpleNamespace(shared=98304)),
+    "ok": lambda path: _COMPILED,
+    "disk full": lambda path: _fail(errno.ENOSPC),
+    "read-only": lambda path: _fail(errno.EROFS),
+    "no permission": lambda path: _fail(errno.EACCES),
+    "over quota": lambda path: _fail(errno.EDQUOT),
+    "endless file": lambda path: _fail(errno.EFBIG),
+    "out of memory": _out_of_memory,
+    "assembler killed": _assembler_killed,
+    "killed": lambda path: os.kill(os.getpid(), signal.SIGKILL),
+    "killed once": _killed_once,
     "refuse": _refuse,
     "hang": _hang,
     "exit": lambda path: os._exit(7),

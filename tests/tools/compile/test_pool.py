@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from fake_tasks import FakeTask
 from tests.tools.processes import is_alive, wait_until_dead
 from tools.compile.outcome import Outcome, Resources, Status
 from tools.compile.pool import CompilePool
+from tools.errors import MachineError
 
 
 def run(*tasks: FakeTask, jobs: int = 1, timeout_s: float = 60.0) -> list[Outcome]:
@@ -48,6 +51,58 @@ def test_a_failure_has_its_status_and_the_next_task_runs(kind: str, status: Stat
     failed, following = run(FakeTask(kind), FakeTask("ok"))
     assert (failed.status, failed.message) == (status, message)
     assert following.status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("kind", "found", "fix"),
+    [
+        ("disk full", "No space left on device at /cache/of/triton", "TRITON_CACHE_DIR"),
+        ("read-only", "Read-only file system at /cache/of/triton", "TRITON_CACHE_DIR"),
+        ("no permission", "Permission denied at /cache/of/triton", "TRITON_CACHE_DIR"),
+        ("over quota", "Disk quota exceeded at /cache/of/triton", "TRITON_CACHE_DIR"),
+        ("out of memory", "no memory left", "--jobs"),
+        ("assembler killed", "no memory left (`ptxas` failed with error code -9)", "--jobs"),
+        ("killed", "the compiler's process killed by signal 9", "--jobs"),
+    ],
+)
+def test_what_the_machine_fails_at_is_no_tasks_fault(kind: str, found: str, fix: str) -> None:
+    with pytest.raises(MachineError) as error:
+        run(FakeTask(kind), FakeTask("ok"))
+    message = str(error.value)
+    assert f"found: {found}" in message
+    assert fix in message.partition("Fix: ")[2]
+    assert "\n" not in message
+
+
+def test_what_fails_once_only_costs_nobody_anything(tmp_path: Path) -> None:
+    outcomes = run(FakeTask("killed once", tmp_path / "pid"), FakeTask("ok"))
+    assert [outcome.status for outcome in outcomes] == [Status.OK, Status.OK]
+
+
+def test_a_file_without_end_is_the_tasks_fault() -> None:
+    (outcome,) = run(FakeTask("endless file"))
+    assert outcome.status is Status.COMPILE
+
+
+def test_a_queued_task_that_the_machine_fails_at_ends_the_run() -> None:
+    def collect_for_ever(pool: CompilePool) -> None:
+        while True:
+            pool.collect()
+            time.sleep(0.05)
+
+    with CompilePool(1) as pool:
+        pool.submit(FakeTask("disk full"))
+        with pytest.raises(MachineError):
+            collect_for_ever(pool)
+
+
+def test_no_room_for_the_childrens_output_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(prefix: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), prefix)
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    with pytest.raises(MachineError, match="No space left on device"):
+        CompilePool(1)
 
 
 def test_what_fills_the_screen_is_kept_off_it_but_for_its_end(capfd: pytest.CaptureFixture[str]) -> None:
@@ -81,6 +136,34 @@ def test_leaving_in_the_middle_leaves_no_child(tmp_path: Path) -> None:
                 time.sleep(0.05)
             break
     wait_until_dead([int(pid) for pid in pids.read_text("utf-8").split()])
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_stopped_command_leaves_neither_children_nor_folders(tmp_path: Path, how: str) -> None:
+    """Nor what a compiler had put there: its own temporary files are left for whoever finds them."""
+    pids, folders = tmp_path / "pids", tmp_path / "folders"
+    folders.mkdir()
+    code = (
+        f"import sys; sys.path[:0] = [{str(CHECKOUT)!r}, {str(Path(__file__).parent)!r}]\n"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from pathlib import Path\nfrom fake_tasks import FakeTask\n"
+        "from tools.cli import run\nfrom tools.compile.pool import CompilePool\n"
+        "def main():\n"
+        f"    with CompilePool(1) as pool: list(pool.run([FakeTask('hang', Path({str(pids)!r}))]))\n"
+        "if __name__ == '__main__': run(main)\n"
+    )
+    env = {**os.environ, "TMPDIR": str(folders)}
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env=env)
+    while not pids.exists() or len(pids.read_text("utf-8").split()) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    (log,) = folders.rglob("*.log")
+    assert list(log.parent.glob("*.ptx")) != []
+    parent.send_signal(getattr(signal, how))
+    assert parent.communicate(timeout=30) == (None, b"")
+    assert parent.returncode == 128 + getattr(signal, how)
+    wait_until_dead([int(pid) for pid in pids.read_text("utf-8").split()])
+    assert list(folders.iterdir()) == []
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.compile.tuned_files import SOUND, tuned
 from tools.checkout import CHECKOUT
 
 pytest.importorskip("triton")
@@ -41,6 +42,49 @@ pointers = Pointers(bf16(1024, 512), bf16(8, 512, 512), bf16(2048, 512), None, N
 launch = plan_launch(Problem(up, Routing(1024, 2, 8), QuantMode(), config, "sm90"), pointers)
 print(fused_moe_kernel.warmup(*launch.args, grid=launch.grid, **launch.kwargs).hash)
 """
+
+
+def command(
+    files: Path, cache: Path, most_blocks: int | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """The command as a person calls it. most_blocks: of 1 KiB, that a file may have; a full disk ends writes alike."""
+    limit = "" if most_blocks is None else f"ulimit -f {most_blocks}; "
+    shell = ["bash", "-c", f'{limit}exec "$0" -m tools.compile --jobs 2 "$1"', sys.executable, str(files)]
+    env = {**environment(cache), **variables}
+    return subprocess.run(shell, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
+
+
+def test_a_disk_that_takes_no_kernel_is_the_machines_fault_and_nothing_of_it_stays(tmp_path: Path) -> None:
+    """16 KiB hold a cache's small files, and the first part of what the assembler writes, which ends with 0 then."""
+    files, cache = tmp_path / "files", tmp_path / "cache"
+    tuned(files, {64: SOUND})
+    full = command(files, cache, most_blocks=16)
+    assert (full.returncode, full.stdout) == (2, "")
+    assert full.stderr.startswith("compile: this machine: expected a place where Triton can compile, found: ")
+    assert full.stderr.count("\n") == 1
+    after = command(files, cache)
+    assert (after.returncode, after.stderr) == (0, "")
+
+
+def test_a_binary_that_was_cut_short_in_the_cache_is_compiled_again(tmp_path: Path) -> None:
+    files, cache = tmp_path / "files", tmp_path / "cache"
+    tuned(files, {64: SOUND})
+    assert command(files, cache).returncode == 0
+    for binary in cache.rglob("*.cubin"):
+        binary.write_bytes(binary.read_bytes()[:4096])
+    after = command(files, cache)
+    assert (after.returncode, after.stderr) == (0, "")
+    assert "2 ok" in after.stdout
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_cache_that_may_not_be_written_is_the_machines_fault(tmp_path: Path) -> None:
+    files, cache = tmp_path / "files", tmp_path / "cache"
+    tuned(files, {64: SOUND})
+    cache.mkdir(mode=0o500)
+    refused = command(files, cache)
+    assert refused.returncode == 2
+    assert "found: Permission denied at " in refused.stderr
 
 
 def environment(cache: Path) -> dict[str, str]:

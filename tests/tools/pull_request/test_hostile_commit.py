@@ -134,6 +134,16 @@ class TestHostileCommit:
         head = repository.commit_tree(repository.tree_of((TREE, b"configs", tree)), project.main)
         assert "expected at most a listing of" in refusal(plan(head))
 
+    def test_trees_that_unfold_into_nothing_but_trees(self, project: Project, plan: RunPlan) -> None:
+        repository = project.repository
+        tree = repository.tree_of()
+        for _ in range(12):  # 10 names in each of 12 levels: 10^12 folders, and no file
+            tree = repository.tree_of(*((TREE, f"{i}".encode(), tree) for i in range(10)))
+        head = repository.commit_tree(repository.tree_of((TREE, b"configs", tree)), project.main)
+        started = time.monotonic()
+        assert "expected at most a listing of" in refusal(plan(head))
+        assert time.monotonic() - started < 20
+
     @pytest.mark.parametrize(
         ("data", "expected"),
         [

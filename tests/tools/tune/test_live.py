@@ -13,8 +13,10 @@ import pytest
 
 from kernels.launch_config import LaunchConfig
 from tests.tools.tune.decided import ENVIRONMENT
+from tools.compile.machine import MachineFault
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
+from tools.errors import MachineError
 from tools.tune.live import DeviceRefused, LiveRunner, Supervisor, WorkerLimits
 from tools.tune.protocol import (
     Compiled,
@@ -40,6 +42,7 @@ ALSO_GOOD = LaunchConfig(16, 64, 128, 8, 4, 3)
 CRASHES = LaunchConfig(16, 64, 128, 1, 4, 5)
 HANGS = LaunchConfig(16, 64, 128, 1, 8, 5)
 LOSES_CONTEXT = LaunchConfig(16, 32, 128, 1, 4, 5)
+NO_DISK = LaunchConfig(16, 128, 128, 1, 4, 5)
 HUGE = LaunchConfig(256, 256, 256, 1, 8, 5)
 
 QUICK = WorkerLimits(start_s=20.0, screen_s=0.5, confirm_s=0.5, max_failed_starts=2)
@@ -58,6 +61,9 @@ def stand_in(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
             os.kill(os.getpid(), signal.SIGSEGV)
         if HANGS in configs:
             time.sleep(60)
+        if NO_DISK in configs:
+            connection.send(MachineFault("No space left on device").error())
+            return
         if LOSES_CONTEXT in configs:
             connection.send(WorkerAnswer(failed(job, Status.RUNTIME, "illegal address"), is_last=True))
             return
@@ -123,6 +129,13 @@ def test_a_crash_in_a_confirmation_blames_the_one_that_crashes(runner: LiveRunne
     assert isinstance(event, Confirmed)
     assert [series.status for series in event.series] == [Status.OK, Status.CRASH, Status.OK]
     assert [len(series.up_us) for series in event.series] == [4, 0, 4]
+
+
+@pytest.mark.parametrize("job", [ScreenJob(64, 0, NO_DISK), ConfirmJob(64, 0, (GOOD, NO_DISK), 4)])
+def test_what_the_machine_fails_at_ends_the_run(runner: LiveRunner, job: ScreenJob | ConfirmJob) -> None:
+    runner.submit(job)
+    with pytest.raises(MachineError, match="No space left on device"):
+        runner.wait()
 
 
 def test_a_refusal_is_one_line(subject: Subject) -> None:

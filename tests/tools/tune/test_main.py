@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tools.checkout import CHECKOUT
+from tools.errors import MachineError
 from tools.store.files import canonical_config
 from tools.tune import __main__ as command
 from tools.tune import journal, write
@@ -286,3 +287,22 @@ def test_a_gpu_that_nobody_knows(unusable_gpu: Path, tmp_path: Path, capsys: pyt
     assert tune(*MIXTRAL, "--output", tmp_path / "out") == 2
     assert "GPU: expected one of configs/registry/devices.json, found 'NVIDIA X1'" in capsys.readouterr().err
     assert not unusable_gpu.exists()
+
+
+def test_what_the_machine_fails_at_ends_all_workloads_with_2_and_the_way_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs: list[object] = []
+
+    def full(request: object, subject: object) -> None:
+        runs.append(subject)
+        raise MachineError("this machine: expected a place, found: No space left on device. Fix: make room.")
+
+    monkeypatch.setattr(command, "_subjects", lambda request: ["a", "b"])
+    monkeypatch.setattr(command.session, "tune_here", full)
+    assert tune(*MIXTRAL) == 2
+    assert runs == ["a"]
+    assert capsys.readouterr().err == (
+        "tune: this machine: expected a place, found: No space left on device. Fix: make room. "
+        "The measurements are kept: --resume continues with them.\n"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from kernels.launch import Launch, Pointers  # noqa: E402
 from kernels.launch_config import LaunchConfig  # noqa: E402
 from kernels.problem import Problem, QuantMode  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
+from tools.errors import MachineError  # noqa: E402
 from tools.store import schemas  # noqa: E402
 from tools.store.record import ShapeOfModels  # noqa: E402
 from tools.store.workload import Shape, Workload  # noqa: E402
@@ -176,6 +178,18 @@ def test_a_lost_context_ends_the_worker(small: Subject, kernel: TorchKernel) -> 
     timer = RowTimer(small, torch.device("cpu"), 1 << 20, clock=Clock(synchronize=broken), kernel=kernel)
     with pytest.raises(ContextLost, match="illegal address"):
         timer.screen(ScreenJob(4, 0, RAISES))
+
+
+def test_a_launch_that_finds_no_place_to_write_to_says_nothing_of_the_launch_config(
+    timer: RowTimer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(kernel: TorchKernel, problem: Problem, pointers: Pointers) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TorchKernel, "run", full)
+    for measure in (lambda: timer.screen(ScreenJob(4, 0, GOOD)), lambda: timer.confirm(ConfirmJob(4, 0, (GOOD,), 3))):
+        with pytest.raises(MachineError, match="No space left on device"):
+            measure()
 
 
 def test_each_shape_has_inputs_of_its_own(small: Subject, kernel: TorchKernel) -> None:
