@@ -58,6 +58,7 @@ def commit(folder: Path, message: str, paths: Sequence[str], bundle: Path) -> st
     git.run("switch", "--quiet", "--detach")
     git.run("add", "--", *paths)
     git.run("commit", "--quiet", f"--message={message}")
+    bundle.parent.mkdir(parents=True, exist_ok=True)
     git.run("bundle", "create", "--quiet", str(bundle.absolute()), "HEAD^..HEAD")
     return git.run("rev-parse", "HEAD").strip()
 

@@ -1,6 +1,6 @@
 """What a tool wrote becomes a commit, and a checked commit becomes a branch of ours on a real remote.
 
-The token shows up nowhere, and the job that holds it runs on the standard library alone.
+The token shows up nowhere. (That no package is needed: tests/packaging/test_code_owners.py.)
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ import pytest
 from tests.builders import NAME, Store
 from tests.tools.github.fake_api import TOKEN
 from tests.tools.pull_request.git_repository import EXECUTABLE, SYMLINK, Blob, GitRepository, files_of
-from tools.checkout import CHECKOUT
 from tools.github.api import ApiError
 from tools.github.pull import Refused
 from tools.github.push import Proposal, commit, push
@@ -69,7 +67,8 @@ def checkout(tmp_path: Path, tuned: Mapping[str, bytes], monkeypatch: pytest.Mon
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    return tmp_path / "change.bundle"
+    """In a folder that is not there yet."""
+    return tmp_path / "proposal" / "change.bundle"
 
 
 def remote(checkout: Path, *arguments: str) -> str:
@@ -228,6 +227,7 @@ def test_a_hostile_commit_is_not_pushed(
     made = make(elsewhere, main, tuned)
     elsewhere.git("update-ref", "refs/made/it", made)
     elsewhere.git("symbolic-ref", "HEAD", "refs/made/it")
+    bundle.parent.mkdir()
     elsewhere.git("bundle", "create", "--quiet", str(bundle), "HEAD", f"^{main}")
     elsewhere.git("symbolic-ref", "HEAD", "refs/heads/main")
     with pytest.raises(Refused, match=reason):
@@ -253,12 +253,3 @@ def test_a_broken_bundle_is_one_line(checkout: Path, bundle: Path, proposal: Pro
         bundle.write_bytes(data)
     with pytest.raises(ApiError, match=r"--bundle: expected a readable file|git fetch: expected success"):
         push(checkout, proposal, bundle, ENVIRONMENT)
-
-
-def test_the_job_with_the_key_needs_no_package() -> None:
-    """-S leaves site-packages out, as on a machine where nothing was installed."""
-    command = [sys.executable, "-S", "-c", "import tools.github.__main__, sys; print(*sys.modules)"]
-    answer = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
-    ours = {"tools", "kernels"}
-    others = {name.partition(".")[0] for name in answer.stdout.split()} - ours - {"__main__", "sitecustomize"}
-    assert others <= sys.stdlib_module_names | {"__mp_main__"}
