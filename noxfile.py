@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +33,18 @@ AMD_DRIVER = Path("/dev/kfd")
 ROCM = Path("/opt/rocm")
 MAIN = ("upstream/main", "origin/main", "main")
 """What a pull request is compared with: the first of these that is there."""
+
+LOCKS = Path("locks")
+"""One file a dependency group that CI installs beside a token or builds with: versions and hashes, no addresses.
+
+They are for one Python on one platform, whose wheels the hashes are of. Not for PyTorch, whose CPU builds have others.
+"""
+
+LOCKED_PYTHON = (3, 11)
+LOCKED_PLATFORM = "Python 3.11 on Linux, x86-64"
+LOCKED_GROUPS = ("build", "nox", "validate")
+DAYS_OF_REST = 7
+"""How old a release must be before a lock takes it: a hijacked one is usually found within days."""
 
 LINTERS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("lint-imports",))
 
@@ -198,7 +214,7 @@ def measure(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def github(session: nox.Session) -> None:
-    """Ask GitHub what a workflow needs: lookup, comment, issue, push, pull. Needs nothing beside nox itself."""
+    """Ask GitHub what a workflow needs: lookup, comment, issue, commit, push, pull. Needs nothing beside nox itself."""
     session.run("python", "-m", "tools.github", *session.posargs)
 
 
@@ -215,6 +231,22 @@ def canary(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Write locks/ anew from pyproject's groups, with releases that are a week old (Python 3.11 on Linux)."""
+    if not is_locked_platform():
+        session.error(f"expected {LOCKED_PLATFORM}, found another. Fix: run ./nox -s lock there")
+    session.install("pip>=26.1")  # the first that knows how old a release is
+    for group in LOCKED_GROUPS:
+        report = session.run(
+            *("python", "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"),
+            *("--only-binary", ":all:", "--uploaded-prior-to", f"P{DAYS_OF_REST}D"),
+            *nox.project.dependency_groups(PYPROJECT, group),
+            silent=True,
+        )
+        (LOCKS / f"{group}.txt").write_text(locked(str(report)), "utf-8")
+
+
+@nox.session(default=False)
 def build(session: nox.Session) -> None:
     """Build the wheel and the source archive into dist/."""
     install_group(session, "build")
@@ -226,7 +258,43 @@ def install_group(session: nox.Session, group: str) -> None:
     if sys.version_info < (3, 11):
         found = ".".join(map(str, sys.version_info[:3]))
         session.error(f"expected Python 3.11 or newer for the tools, found {found}. Fix: remove .venv, run ./nox again")
-    install_packages(session, group)
+    if session.venv_backend != "none" and group in LOCKED_GROUPS and os.environ.get("GITHUB_ACTIONS") == "true":
+        install_lock(session, group)
+    else:
+        install_packages(session, group)
+
+
+def install_lock(session: nox.Session, group: str) -> None:
+    """Installs what the lock of a group names, and nothing else. A person's own `./nox` needs no lock."""
+    path = LOCKS / f"{group}.txt"
+    if platform.machine() != "x86_64":  # a GPU machine, which holds no token
+        session.warn(f"{path} is for {LOCKED_PLATFORM}: installing what pyproject.toml asks for")
+        install_packages(session, group)
+        return
+    if not is_locked_platform():
+        session.error(f"{path}: expected {LOCKED_PLATFORM}, found another. Fix: set that Python up in the job")
+    session.install("--require-hashes", "--requirement", str(path))
+
+
+def is_locked_platform() -> bool:
+    """Whether the locks' hashes are of the wheels that pip takes here."""
+    return sys.version_info[:2] == LOCKED_PYTHON and sys.platform == "linux" and platform.machine() == "x86_64"
+
+
+def locked(report: str) -> str:
+    """A lock from pip's report of what it would install: a line a package, with the hash of its file."""
+    packages = [
+        (
+            re.sub(r"[-_.]+", "-", found["metadata"]["name"]).lower(),
+            found["metadata"]["version"],
+            found["download_info"],
+        )
+        for found in json.loads(report)["install"]
+    ]
+    return "".join(
+        f"{name}=={version} --hash=sha256:{download['archive_info']['hashes']['sha256']}\n"
+        for name, version, download in sorted(packages, key=lambda package: package[0])
+    )
 
 
 def install_packages(session: nox.Session, group: str) -> None:

@@ -104,6 +104,7 @@ class World:
             "FAKE_GH_LOG": here / "gh.log",
             "FAKE_INDEX": here / "index",
             "FAKE_LANDSCAPES": self.folder / "landscapes",
+            "FAKE_PYTHON": sys.executable,
             "FAKE_REMOTE": self.remote,
             "FAKE_RUNNER": "",
             "GITHUB_API_URL": self.api_url,

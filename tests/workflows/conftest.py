@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -59,3 +61,27 @@ def world(main: Path, github: FakeGitHub, compiled: Path, tmp_path: Path) -> Wor
 @pytest.fixture
 def remote(world: World) -> GitRepository:
     return GitRepository(world.remote)
+
+
+@pytest.fixture(scope="session")
+def loaded() -> ModuleType:
+    """Once: nox registers sessions by name."""
+    spec = importlib.util.spec_from_file_location("noxfile", CHECKOUT / "noxfile.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(CHECKOUT)
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def noxfile(loaded: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """On Linux, without a GPU. AMD's driver and ROCm are paths below tmp_path."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    monkeypatch.setattr(loaded, "AMD_DRIVER", tmp_path / "kfd")
+    monkeypatch.setattr(loaded, "ROCM", tmp_path / "rocm")
+    monkeypatch.setattr(loaded, "interpreters", {})
+    return loaded

@@ -30,8 +30,8 @@ GRANTS = {
         "report": {**READ, "pull-requests": "write"},
     },
     "measure": {"measure": NOTHING},
-    "tune-on-request": {"tune": NOTHING, "propose": READ},
-    "verify": {"plan": READ, "measure": NOTHING, "propose": READ},
+    "tune-on-request": {"tune": NOTHING, "prepare": READ, "propose": READ},
+    "verify": {"plan": READ, "measure": NOTHING, "confirm": READ, "propose": READ},
     "nightly": {
         "sample": READ,
         "measure": NOTHING,
@@ -49,17 +49,39 @@ GRANTS = {
     },
 }
 ENVIRONMENTS = {
-    ("measure", "measure"): "${{ inputs.environment == 'gpu-main' && 'gpu-main' || 'gpu-pull-request' }}",
+    ("measure", "measure"): (
+        "${{ inputs.environment == 'gpu-main' && inputs.triton == '' && 'gpu-main' || 'gpu-pull-request' }}"
+    ),
     ("tune-on-request", "tune"): "gpu-main",
     ("tune-on-request", "propose"): "bot",
     ("verify", "propose"): "bot",
     ("release", "publish"): "pypi",
 }
-MEASURES_IN = {"tune": "gpu-pull-request", "verify": "gpu-main", "nightly": "gpu-main"}
+MEASURES_IN = {
+    "tune": "gpu-pull-request",
+    "verify": "gpu-main",
+    "nightly": "${{ needs.sample.outputs.triton == '' && 'gpu-main' || 'gpu-pull-request' }}",
+}
+SHOWN = {
+    "github.event.workflow_run.head_sha",
+    "github.event.workflow_run.run_number",
+    "inputs.head_sha",
+    "inputs.number",
+    "matrix.device",  # the registry's
+    "matrix.python",
+}
+"""What may stand in the name of a run, a job or a step: a person reads it, and decides by it."""
+DIGEST = r"\$\(find (?P<path>[\w.]+) -type f -exec sha256sum {} \+ \| sort \| sha256sum\)"
+TAKE_DIGEST = rf'echo "(?P<name>\w+)={DIGEST}" >> "\$GITHUB_OUTPUT"'
+CHECK_DIGEST = rf'test "{DIGEST}" = "\$SHA256"'
 COMMANDS = [
-    r'nox -s (?P<session>[a-z-]+)( --python "\$PYTHON")?( -- [^;|&`<>]+?)?( > \w+\.md| >> "\$GITHUB_STEP_SUMMARY")?',
-    r'git fetch --no-tags origin "refs/pull/\$NUMBER/head"',
-    r"python -m pip install nox",
+    r"nox -s (?P<session>[a-z-]+)( --(force-)?python \"\$PYTHON\")?( -- [^;|&`<>]+?)?"
+    r"( > [\w/]+\.md| >> \"\$GITHUB_STEP_SUMMARY\")?",
+    r"python3 -m tools\.github (push|pull) [^;|&`<>]+",
+    r"cp -r tuned/\. configs",
+    TAKE_DIGEST,
+    CHECK_DIGEST,
+    r'git fetch --no-tags origin "\+refs/pull/\$NUMBER/head:refs/pull/\$NUMBER/head"',
     r"python -m pip download --no-deps --only-binary=:all: --dest wheels/(?P<engine>\w+) (?P=engine)",
     r'gh release create "v\$VERSION" dist/\* [^;|&`<>]+',
 ]
@@ -138,8 +160,58 @@ def checks_out_only_what_started_it_and_keeps_no_token(workflow: Workflow) -> It
 def takes_artifacts_of_its_own_run_only(workflow: Workflow) -> Iterator[str]:
     for name, step in _all_steps(workflow):
         options = set(step.get("with", {}))
-        if "actions/download-artifact@" in step.get("uses", "") and options - {"name", "pattern", "path"}:
+        if "actions/download-artifact@" in step.get("uses", "") and options - {"artifact-ids", "pattern", "path"}:
             yield f"{name}: downloads with {options}"
+
+
+def takes_what_was_handed_on_by_number_and_digest(workflow: Workflow) -> Iterator[str]:
+    """Any job of a run may replace an artifact of its name. Results have no digest: legs of a matrix share outputs."""
+    for name, job in workflow.jobs.items():
+        for at, step in enumerate(steps(job)):
+            options = step.get("with", {})
+            if "actions/download-artifact@" not in step.get("uses", "") or options.get("pattern") == "results-*":
+                continue
+            check = steps(job)[at + 1] if at + 1 < len(steps(job)) else {}
+            source = re.fullmatch(r"\$\{\{ (\S+)_id \}\}", options.get("artifact-ids", ""))
+            given = check.get("env", {}).get("SHA256")
+            if source is None or given != f"${{{{ {source[1]}_sha256 }}}}" or "if" in check:
+                yield f"{name}: «{step['name']}» is not checked"
+            elif (found := re.fullmatch(CHECK_DIGEST, check["run"])) is None or not _is_all(found["path"], options):
+                yield f"{name}: «{step['name']}» is checked by {check['run']!r}"
+
+
+def _is_all(path: str, options: Mapping[str, str]) -> bool:
+    """A folder of its own is checked whole; what lands among the checkout's files is the one file that is named."""
+    return path == options.get("path", path) and ("path" in options or "." in path)
+
+
+def hands_on_a_digest_of_each_artifact(workflow: Workflow) -> Iterator[str]:
+    for name, job in workflow.jobs.items():
+        for at, step in enumerate(steps(job)):
+            options = step.get("with", {})
+            if "actions/upload-artifact@" not in step.get("uses", "") or options["name"].startswith("results-"):
+                continue
+            artifact, before, outputs = options["name"], steps(job)[at - 1], job.get("outputs", {})
+            found = re.fullmatch(TAKE_DIGEST, before.get("run", ""))
+            wanted = {
+                f"{artifact}_id": f"${{{{ steps.{step.get('id')}.outputs.artifact-id }}}}",
+                f"{artifact}_sha256": f"${{{{ steps.{before.get('id')}.outputs.{artifact} }}}}",
+            }
+            if found is None or found.group("name", "path") != (artifact, options["path"]):
+                yield f"{name}: no digest of «{step['name']}»"
+            elif wanted.items() - outputs.items():
+                yield f"{name}: outputs {outputs}"
+
+
+def shows_numbers_and_commits_only(workflow: Workflow) -> Iterator[str]:
+    """Names of branches, repositories and people, and titles, may hold signs that change how a line reads."""
+    names = [str(workflow.tree.get("run-name", ""))]
+    for job in workflow.jobs.values():
+        names += [str(job.get("name", "")), *(str(step.get("name", "")) for step in steps(job))]
+    for expression in (found for name in names for found in re.findall(r"\$\{\{(.*?)\}\}", name, re.DOTALL)):
+        words = set(re.findall(r"[a-z_]+(?:\.[a-z_]+)+", re.sub(r"'[^']*'", "", expression)))
+        if words - SHOWN:
+            yield f"shown: {sorted(words - SHOWN)}"
 
 
 def keeps_gpus_behind_group_and_environment(workflow: Workflow) -> Iterator[str]:
@@ -173,8 +245,23 @@ def gives_secrets_and_tokens_to_single_steps(workflow: Workflow) -> Iterator[str
 
 def publishes_what_others_built(workflow: Workflow) -> Iterator[str]:
     for name, job in workflow.jobs.items():
-        if "id-token" in (job.get("permissions") or {}) and any("run" in s or "checkout" in str(s) for s in steps(job)):
-            yield f"{name}: runs something where it can publish"
+        if "id-token" not in (job.get("permissions") or {}):
+            continue
+        for step in steps(job):
+            if ("run" in step and not re.fullmatch(CHECK_DIGEST, step["run"])) or "checkout" in str(step):
+                yield f"{name}: runs something where it can publish"
+        if not {"build", "test", "wheel"} <= set(job["needs"]):
+            yield f"{name}: publishes what {job['needs']} left"
+
+
+def installs_nothing_beside_a_key(workflow: Workflow) -> Iterator[str]:
+    """Nor where it can publish or write to the repository: what a package index serves today runs in other jobs."""
+    for name, job in workflow.jobs.items():
+        grants = job.get("permissions") or {}
+        if environment(job) == "bot" or "id-token" in grants or grants.get("contents") == "write":
+            for step in steps(job):
+                if re.search(r"actions/setup|\b(nox|pip|npm|uv)\b", f"{step.get('uses')} {step.get('run')}"):
+                    yield f"{name}: installs in «{step.get('name')}»"
 
 
 def runs_on_main_alone(workflow: Workflow) -> Iterator[str]:
@@ -212,8 +299,12 @@ RULES: list[Rule] = [
     holds_no_logic,
     checks_out_only_what_started_it_and_keeps_no_token,
     takes_artifacts_of_its_own_run_only,
+    takes_what_was_handed_on_by_number_and_digest,
+    hands_on_a_digest_of_each_artifact,
+    shows_numbers_and_commits_only,
     keeps_gpus_behind_group_and_environment,
     gives_secrets_and_tokens_to_single_steps,
     publishes_what_others_built,
+    installs_nothing_beside_a_key,
     runs_on_main_alone,
 ]

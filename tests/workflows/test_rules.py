@@ -51,9 +51,19 @@ BROKEN: list[tuple[Rule, str, str, str]] = [
     (
         rules.keeps_gpus_behind_group_and_environment,
         "measure",
-        "inputs.environment == 'gpu-main' && 'gpu-main' || 'gpu-pull-request'",
+        "inputs.environment == 'gpu-main' && inputs.triton == '' && 'gpu-main' || 'gpu-pull-request'",
         "inputs.environment",
     ),
+    (rules.keeps_gpus_behind_group_and_environment, "measure", "&& inputs.triton == '' ", ""),
+    (rules.keeps_gpus_behind_group_and_environment, "nightly", "== '' && 'gpu-main'", "!= '' && 'gpu-main'"),
+    (rules.shows_numbers_and_commits_only, "tune", "workflow_run.run_number", "workflow_run.head_branch"),
+    (
+        rules.shows_numbers_and_commits_only,
+        "measure",
+        "name: Measure on ${{ matrix.device }}",
+        "name: ${{ github.actor }}",
+    ),
+    (rules.shows_numbers_and_commits_only, "validate", "name: Tuned files", "name: ${{ github.head_ref }}"),
     (rules.keeps_gpus_behind_group_and_environment, "tune", "environment: gpu-pull-request", "environment: gpu-main"),
     (rules.keeps_gpus_behind_group_and_environment, "validate", "runs-on: ubuntu-24.04", "runs-on: [self-hosted]"),
     (rules.gives_secrets_and_tokens_to_single_steps, "verify", "    environment: bot", "    environment: other"),
@@ -63,6 +73,36 @@ BROKEN: list[tuple[Rule, str, str, str]] = [
         "release",
         "      - name: Publish it with attestations\n",
         "      - run: ls dist\n      - name: Publish it with attestations\n",
+    ),
+    (rules.publishes_what_others_built, "release", "needs: [build, test, wheel]", "needs: [build, wheel]"),
+    (
+        rules.takes_what_was_handed_on_by_number_and_digest,
+        "measure",
+        "artifact-ids: ${{ inputs.plan_id }}",
+        "name: plan",
+    ),
+    (rules.takes_what_was_handed_on_by_number_and_digest, "measure", "inputs.plan_sha256", "inputs.triton"),
+    (
+        rules.takes_what_was_handed_on_by_number_and_digest,
+        "verify",
+        "SHA256: ${{ needs.confirm.outputs.proposal_sha256 }}",
+        "SHA256: ${{ needs.plan.outputs.plan_sha256 }}",
+    ),
+    (rules.takes_what_was_handed_on_by_number_and_digest, "verify", 'test "$(find proposal', 'test "$(find body.md'),
+    (
+        rules.takes_what_was_handed_on_by_number_and_digest,
+        "release",
+        "      - name: Check that it is what was handed on\n",
+        "      - name: Check that it is what was handed on\n        if: false\n",
+    ),
+    (rules.hands_on_a_digest_of_each_artifact, "release", "dist=$(find dist ", "dist=$(find other "),
+    (rules.hands_on_a_digest_of_each_artifact, "tune", "plan_sha256: ${{ steps.digest.outputs.plan }}", "other: ''"),
+    (rules.installs_nothing_beside_a_key, "verify", "run: python3 -m tools.github pull", "run: nox -s github -- pull"),
+    (
+        rules.installs_nothing_beside_a_key,
+        "tune-on-request",
+        "      - name: Take the commit and its description\n",
+        "      - uses: ./.github/actions/setup\n      - name: Take the commit and its description\n",
     ),
     (rules.runs_on_main_alone, "tune-on-request", "    if: github.ref == 'refs/heads/main'\n", ""),
     (rules.runs_on_main_alone, "measure", "    if: github.ref == 'refs/heads/main' # the caller's\n", ""),
@@ -144,7 +184,7 @@ def test_a_go_by_hand_and_one_after_validate_meet_where_they_measure() -> None:
 
 def test_whoever_reviews_a_deployment_sees_what_waits() -> None:
     name = workflow("tune").tree["run-name"]
-    for wanted in ("inputs.number", "inputs.head_sha", "workflow_run.head_branch", "workflow_run.head_sha"):
+    for wanted in ("inputs.number", "inputs.head_sha", "workflow_run.run_number", "workflow_run.head_sha"):
         assert wanted in name
 
 
@@ -174,3 +214,11 @@ def test_only_validate_writes_what_other_runs_restore() -> None:
     modes = {found.name: found.tree.get("cache-mode") for found in workflows()}
     assert {name for name, mode in modes.items() if mode not in ("read", "none")} == {"validate"}
     assert modes["release"] == modes["measure"] == modes["tune-on-request"] == "none"
+
+
+def test_a_triton_that_waits_for_a_person_holds_no_night_up() -> None:
+    concurrency = workflow("nightly").tree["concurrency"]
+    weekly = "github.event.schedule == '47 4 * * 6'"
+    assert f"- cron: {weekly.partition(chr(39))[2][:-1]}" in workflow("nightly").text.replace('"', "")
+    assert concurrency["group"] == f"nightly-${{{{ {weekly} && 'triton' || 'sample' }}}}"
+    assert concurrency["cancel-in-progress"] == f"${{{{ {weekly} }}}}", "a newer one takes the place of one that waits"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -61,30 +61,6 @@ class Session:
     @property
     def has_torch(self) -> bool:
         return any(package.startswith("torch") for package in self.installed)
-
-
-@pytest.fixture(scope="module")
-def loaded() -> ModuleType:
-    """Once: nox registers sessions by name."""
-    spec = importlib.util.spec_from_file_location("noxfile", CHECKOUT / "noxfile.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(CHECKOUT)
-        spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def noxfile(loaded: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """On Linux, without a GPU. AMD's driver and ROCm are paths below tmp_path."""
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(shutil, "which", lambda program: None)
-    monkeypatch.setattr(loaded, "AMD_DRIVER", tmp_path / "kfd")
-    monkeypatch.setattr(loaded, "ROCM", tmp_path / "rocm")
-    monkeypatch.setattr(loaded, "interpreters", {})
-    return loaded
 
 
 # ---------------------------------------------------------------
@@ -177,6 +153,62 @@ def test_measuring_a_plan_runs_where_pytorch_is(noxfile: ModuleType) -> None:
     noxfile.measure(measuring)
     assert measuring.installed[-1] == "triton==3.9.0"
     assert measuring.commands == [("python", "-m", "tools.pull_request", *arguments)]
+
+
+# ---------------------------------------------------------------
+# Locks
+
+
+@pytest.fixture
+def on_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(sys, "version_info", (3, 11, 7))
+
+
+def test_ci_installs_by_the_lock(noxfile: ModuleType, on_ci: None) -> None:
+    for name, group in (("reader_environment", "validate"), ("build", "build")):
+        session = Session(name)
+        getattr(noxfile, name)(session)
+        assert session.installed == ["--require-hashes", "--requirement", f"locks/{group}.txt"]
+
+
+def test_a_person_needs_no_lock(noxfile: ModuleType, on_ci: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    session = Session("reader-environment")
+    noxfile.reader_environment(session)
+    assert session.installed == ["jsonschema>=4.23", "jsonschema-rs>=0.33"]
+
+
+def test_ci_on_another_python_installs_nothing(
+    noxfile: ModuleType, on_ci: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hashes are of other wheels: without this, pip would say so of the first package alone."""
+    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
+    session = Session("reader-environment")
+    with pytest.raises(RefusalError, match=r"locks/validate.txt: expected Python 3.11 on Linux, x86-64, found another"):
+        noxfile.reader_environment(session)
+    assert session.installed == []
+
+
+def test_a_gpu_machine_of_another_architecture_says_that_it_has_no_lock(
+    noxfile: ModuleType, on_ci: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    session = Session("reader-environment")
+    noxfile.reader_environment(session)
+    assert session.installed == ["jsonschema>=4.23", "jsonschema-rs>=0.33"]
+    assert session.lines == [
+        "locks/validate.txt is for Python 3.11 on Linux, x86-64: installing what pyproject.toml asks for"
+    ]
+
+
+def test_locks_take_releases_that_have_rested(noxfile: ModuleType, on_ci: None) -> None:
+    session = Session("lock", failing="python")
+    with pytest.raises(nox.command.CommandFailed):
+        noxfile.lock(session)
+    (command,) = session.commands
+    assert command[command.index("--uploaded-prior-to") + 1] == "P7D"
 
 
 # ---------------------------------------------------------------

@@ -100,6 +100,18 @@ def test_a_newer_push_wants_a_new_go(
     assert github.writes == []
 
 
+def test_a_push_between_the_look_up_and_the_fetch_stops_at_the_plan(
+    world: World, github: FakeGitHub, remote: GitRepository, head: str
+) -> None:
+    """The older commit is still there, behind the newer one: what stops it is where the pull request's head stands."""
+    propose(remote, NUMBER, remote.commit({PATH: None, RECORD: None}, head))
+    run = world.act("tune", "workflow_dispatch", dispatch(head))
+    assert run.jobs == {"plan": "failure"}, run
+    assert run.failed_steps == ["Check and plan"], run
+    assert "it was pushed to since: review the new commit" in run.log
+    assert github.writes == []
+
+
 def test_a_push_while_it_runs_gets_no_comment_on_the_older_commit(world: World, github: FakeGitHub, head: str) -> None:
     github.push_once_seen[NUMBER] = "f" * 40
     run = world.act("tune", "workflow_dispatch", dispatch(head))
@@ -238,10 +250,6 @@ file.write_text(json.dumps(results))
 LIES = {
     "another pull request": 'results["number"] += 1',
     "HTML": 'results["environment"]["driver"] = "<img src=x onerror=alert(1)>"',
-    "a plan of its own": """
-plan = pathlib.Path(os.environ["FAKE_ARTIFACTS"], "plan", "plan.json")
-plan.write_text(json.dumps(json.loads(plan.read_text()) | {"number": 13}))
-""",
 }
 """What only a whole run shows. The others are told in tests/tools/pull_request: test_report.py, test_documents.py."""
 
@@ -266,6 +274,28 @@ def test_what_a_runner_sends_is_checked_like_a_strangers(
     run = world.act("tune", "workflow_dispatch", dispatch(head), FAKE_RUNNER=runner)
     assert run.jobs == {"plan": "success", "measure": "success", "report": "failure"}, run
     assert run.failed_steps == ["Write the report"], run
+    assert github.writes == []
+
+
+A_FILE_MORE = """
+path = pathlib.Path(os.environ["FAKE_ARTIFACTS"], "plan", "plan.json")
+plan = json.loads(path.read_text())
+files = plan["legs"][0]["workloads"]
+added = json.loads(json.dumps(files[0]))
+added["workload"]["E"] *= 2
+files.append(added)
+path.write_text(json.dumps(plan))
+"""
+
+
+def test_a_plan_that_a_runner_replaced_is_not_reported(
+    world: World, github: FakeGitHub, head: str, tmp_path: Path
+) -> None:
+    """One that asks for a file more looks like a plan."""
+    runner = taken_over(tmp_path, MEASURE + A_FILE_MORE + WRITE)
+    run = world.act("tune", "workflow_dispatch", dispatch(head), FAKE_RUNNER=runner)
+    assert run.jobs == {"plan": "success", "measure": "success", "report": "failure"}, run
+    assert run.failed_steps == ["Check that it is what was handed on"], run
     assert github.writes == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from tools.store.files import canonical_record
 
 PATH, RECORD = f"configs/{TUNED}", f"configs/records/{TUNED}"
 APP = f"token-of-the-{'app'}"
-ALL = {"plan": "success", "measure": "success", "propose": "success"}
+CONFIRMED = {"plan": "success", "measure": "success", "confirm": "success"}
+ALL = {**CONFIRMED, "propose": "success"}
 
 Files = Mapping[str, bytes]
 
@@ -76,7 +78,7 @@ def test_what_does_not_hold_is_named_and_nothing_is_proposed(
     world: World, remote: GitRepository, github: FakeGitHub, boasted: Files
 ) -> None:
     run, _ = merge(world, remote, boasted)
-    assert run.jobs == ALL, run
+    assert run.jobs == CONFIRMED, run
     assert f"verify: {TUNED}: not verified, M=" in run.log
     assert remote.git("for-each-ref", "refs/heads/verify") == ""
     assert github.writes == []
@@ -86,7 +88,7 @@ def test_a_device_without_a_runner_is_named_and_nothing_is_proposed(
     world: World, remote: GitRepository, github: FakeGitHub, tuned: Files
 ) -> None:
     run, _ = merge(world, remote, tuned, "--var", "GPU_DEVICES=NVIDIA_H200")
-    assert run.jobs == {"plan": "success", "propose": "success"}, run
+    assert run.jobs == {"plan": "success", "confirm": "success"}, run
     assert f"verify: {TUNED}: not verified, not measured (its runner sent no results)" in run.log
     assert github.writes == []
 
@@ -94,4 +96,40 @@ def test_a_device_without_a_runner_is_named_and_nothing_is_proposed(
 def test_code_alone_measures_nothing(world: World, remote: GitRepository, github: FakeGitHub) -> None:
     run, _ = merge(world, remote, {"CHANGELOG.md": b"News\n"})
     assert run.jobs == {"plan": "success"}, run
+    assert github.writes == []
+
+
+REPLACED_PLAN = """
+import json, os, pathlib, shutil, subprocess, sys
+measure = ["-m", "tools.pull_request", "measure", "--plan", "plan.json", "--device", os.environ["DEVICE"]]
+subprocess.run([sys.executable, *measure, "--out", "results", "--replay", os.environ["FAKE_LANDSCAPES"]], check=True)
+artifact = pathlib.Path(os.environ["FAKE_ARTIFACTS"], "plan")
+plan = json.loads((artifact / "plan.json").read_text())
+plan["legs"][0]["workloads"][0]["record"] = None
+"""
+IN_PLACE = '(artifact / "plan.json").write_text(json.dumps(plan))'
+BY_NAME = """
+artifact.rename(artifact.parent / "old")
+artifact.mkdir()
+(artifact / "plan.json").write_text(json.dumps(plan))
+shutil.rmtree(artifact.parent / "old")
+"""
+
+
+@pytest.mark.parametrize(
+    ("replace", "step"), [(IN_PLACE, "Check that it is what was handed on"), (BY_NAME, "Take the plan")]
+)
+def test_a_plan_that_a_runner_replaced_confirms_nothing(
+    world: World, remote: GitRepository, github: FakeGitHub, boasted: Files, tmp_path: Path, replace: str, step: str
+) -> None:
+    """Without its claims, figures that don't hold would be verified."""
+    runner = tmp_path / "runner.py"
+    runner.write_text(REPLACED_PLAN + replace, "utf-8")
+    before = remote.git("rev-parse", "main")
+    after = remote.commit(boasted, before)
+    remote.set_ref("refs/heads/main", after)
+    push = {"ref": "refs/heads/main", "before": before, "after": after, "deleted": False}
+    run = world.act("verify", "push", push, FAKE_RUNNER=str(runner))
+    assert run.jobs == {**CONFIRMED, "confirm": "failure"}, run
+    assert set(run.failed_steps) == {step}, run
     assert github.writes == []

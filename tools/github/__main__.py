@@ -12,7 +12,7 @@ from tools.git import is_sha
 from tools.github.api import Api, ApiError
 from tools.github.posts import comment, issue, open_pull, read_body
 from tools.github.pull import Refused, lookup, read_event
-from tools.github.push import push
+from tools.github.push import Proposal, commit, push
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,10 +33,18 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--marker", required=True, metavar="NAME")
     add.add_argument("--title", required=True)
     add.add_argument("--body", type=path_argument, required=True, metavar="FILE")
-    add = commands.add_parser("push", help="commit what lies below the paths, and push it to a branch of ours")
-    add.add_argument("--branch", required=True)
+    add = commands.add_parser(
+        "commit", help="commit what changed below the paths, and bundle the commit; needs no token"
+    )
     add.add_argument("--message", required=True)
+    add.add_argument("--bundle", type=path_argument, required=True, metavar="FILE", help="where the commit is written")
     add.add_argument("paths", nargs="+", metavar="PATH")
+    add = commands.add_parser("push", help="check a bundled commit, and push it to a branch of ours")
+    add.add_argument("--bundle", type=path_argument, required=True, metavar="FILE")
+    add.add_argument("--commit", required=True, metavar="SHA", help="what `commit` made")
+    add.add_argument("--parent", required=True, metavar="SHA", help="main's commit, which must be checked out")
+    add.add_argument("--branch", required=True, help="such as verify/NAME; an older run's is replaced")
+    add.add_argument("paths", nargs="+", metavar="PATH", help="a file, or a folder with a slash, that it may change")
     add = commands.add_parser("pull", help="open or update the pull request of a branch of ours")
     add.add_argument("--branch", required=True)
     add.add_argument("--title", required=True)
@@ -57,10 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.command == "push":
-        changed = push(Path.cwd(), options.branch, options.message, options.paths, os.environ)
-        _output(changed=str(changed).lower())
-        return
+    match options.command:
+        case "commit":
+            made = commit(Path.cwd(), options.message, options.paths, options.bundle)
+            _output(changed=str(made is not None).lower(), commit=made or "")
+        case "push":
+            proposal = Proposal(options.commit, options.parent, options.branch, tuple(options.paths))
+            push(Path.cwd(), proposal, options.bundle, os.environ)
+        case _:
+            _ask(options)
+
+
+def _ask(options: argparse.Namespace) -> None:
     api = Api.from_environment(os.environ)
     match options.command:
         case "lookup":

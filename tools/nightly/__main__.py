@@ -1,7 +1,7 @@
 """python -m tools.nightly sample|drift: measure some tuned files every night, and say which figures no longer hold.
 
 Exit 0 good, 1 drift, 2 bad use. With $GITHUB_OUTPUT, `sample` adds devices (a JSON list), any (true or false) and
-triton (the release to measure under).
+triton (the release to measure under; empty: the reference).
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--newest",
         metavar="X.Y.Z|pip",
-        help="Triton's newest release, or pip to ask for it: --all, under that release, where no tier is tuned with it",
+        help="a release of Triton, or pip to ask for the newest that is a week old: --all, under that release, where "
+        "no tier is tuned with it",
     )
     command.add_argument(
         "--runners",
@@ -71,14 +72,14 @@ def _parser() -> argparse.ArgumentParser:
 def _sample(options: argparse.Namespace) -> int:
     found, folders = sample.measured_files(options.configs)
     reference = _release(reference_triton())
-    newest = reference if options.newest is None else _newest(options.newest)
+    day = options.date or datetime.datetime.now(datetime.timezone.utc).date()
+    newest = reference if options.newest is None else _newest(options.newest, day)
     is_new = sample.is_new(newest, reference, folders)
-    triton = ".".join(map(str, newest if is_new else reference))
+    triton = ".".join(map(str, newest)) if is_new else ""
     if is_new:
         print(f"Triton {triton} is newer than any that a tier was tuned with: every file is measured under it")
     devices = load_devices(options.configs / "registry" / "devices.json")
     found = sample.measurable(found, devices, with_runner(options.runners, devices))
-    day = options.date or datetime.datetime.now(datetime.timezone.utc).date()
     chosen = sample.of_night(found, day, len(found) if is_new or options.all else options.count)
     plan = sample.plan(chosen, sample.head_commit(), devices)
     if why := plan.why_too_large:
@@ -114,8 +115,8 @@ def _date(text: str) -> datetime.date:
         raise argparse.ArgumentTypeError(f"expected a day as YYYY-MM-DD, found {text[:40]!r}") from error
 
 
-def _newest(text: str) -> tuple[int, ...]:
-    return _release(sample.newest_triton() if text == "pip" else text)
+def _newest(text: str, day: datetime.date) -> tuple[int, ...]:
+    return _release(sample.newest_triton(day) if text == "pip" else text)
 
 
 def _release(text: str) -> tuple[int, ...]:

@@ -142,11 +142,22 @@ def head_commit(checkout: Path = CHECKOUT) -> str:
         raise NightlyError("expected a git checkout with a commit, found none. Fix: run it in a clone.") from error
 
 
-def newest_triton() -> str:
-    """What pip finds: its first line, «triton (3.9.0)». NightlyError: it finds none."""
-    command = [sys.executable, "-m", "pip", "index", "versions", "triton"]
+REST = datetime.timedelta(days=7)
+"""How long a release must have been out before it runs on our GPUs: a hijacked one is usually found within days."""
+
+
+def newest_triton(day: datetime.date) -> str:
+    """The newest release that has rested on that day, as pip's first line has it: «triton (3.9.0)».
+
+    NightlyError: pip finds none, or is older than 26 and can't ask for a release's age, or its index doesn't tell it.
+    """
+    rested = f"{day - REST}T00:00:00Z"
+    command = [sys.executable, "-m", "pip", "index", "versions", "--uploaded-prior-to", rested, "triton"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        raise NightlyError("--newest: expected pip to know Triton's releases, found none. Fix: give X.Y.Z.") from error
+        raise NightlyError(
+            f"--newest: expected pip 26 or newer to know Triton's releases before {rested[:10]}, found none. "
+            "Fix: give X.Y.Z."
+        ) from error
     return done.stdout.partition("\n")[0]

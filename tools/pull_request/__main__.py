@@ -16,7 +16,8 @@ from tools.errors import UserError
 from tools.findings import Finding, Report, as_github, emit
 from tools.git import CommitError, Repository, is_sha
 from tools.pull_request import changes, diff_report
-from tools.pull_request.diff import compare, make_diff
+from tools.pull_request.commit_range import compare
+from tools.pull_request.diff import make_diff
 from tools.pull_request.documents import Plan
 from tools.pull_request.plan import (
     PlanOutcome,

@@ -9,6 +9,7 @@ import pytest
 
 from tests.tools.github.fake_api import GitHub, Trouble
 from tools.github.__main__ import main
+from tools.github.pull import Refused
 
 SHA = "a" * 40
 
@@ -84,8 +85,24 @@ def test_a_body_that_github_would_not_take(tmp_path: Path, capsys: pytest.Captur
     assert "--body: expected" in capsys.readouterr().err
 
 
-def test_push_says_whether_anything_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("made", "told"), [(None, "changed=false\ncommit=\n"), (SHA, f"changed=true\ncommit={SHA}\n")])
+def test_commit_says_whether_anything_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str | None, told: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tools.github.__main__.push", lambda *arguments: False)
-    assert main(["push", "--branch", "tune/1", "--message", "Tune", "configs"]) == 0
-    assert (tmp_path / "output").read_text() == "changed=false\n"
+    monkeypatch.setattr("tools.github.__main__.commit", lambda *arguments: made)
+    assert main(["commit", "--message", "Tune", "--bundle", "change.bundle", "configs"]) == 0
+    assert (tmp_path / "output").read_text() == told
+
+
+def test_a_commit_that_is_not_pushed_is_exit_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise Refused("README.md: expected changes below configs/ only.")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tools.github.__main__.push", refuse)
+    named = ["--bundle", "change.bundle", "--commit", SHA, "--parent", SHA, "--branch", "tune/1"]
+    assert main(["push", *named, "configs/"]) == 1
+    assert capsys.readouterr().err == "github: README.md: expected changes below configs/ only.\n"

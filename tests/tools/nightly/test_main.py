@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
 from tests.builders import H100, Store
-from tools.checkout import reference_triton
 from tools.nightly.__main__ import main
 
 from .conftest import add, head, leave, results, row
@@ -61,14 +65,14 @@ def test_github_is_told_the_devices(three: Store, tmp_path: Path, monkeypatch: p
     output.write_text("before=1\n")
     monkeypatch.setenv("GITHUB_OUTPUT", str(output))
     sample(three, tmp_path / "plan.json", "--count", "1", "--all")
-    assert output.read_text() == f'before=1\ndevices=["{H100}", "NVIDIA_H200"]\nany=true\ntriton={reference_triton()}\n'
+    assert output.read_text() == f'before=1\ndevices=["{H100}", "NVIDIA_H200"]\nany=true\ntriton=\n'
 
 
 def test_github_is_told_that_nothing_is_measured(configs: Store, tmp_path: Path, monkeypatch) -> None:
     configs.config(name=MIXTRAL)
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
     assert sample(configs, tmp_path / "plan.json", "--count", "2") == 0
-    assert (tmp_path / "output").read_text() == f"devices=[]\nany=false\ntriton={reference_triton()}\n"
+    assert (tmp_path / "output").read_text() == "devices=[]\nany=false\ntriton=\n"
 
 
 @pytest.mark.parametrize(
@@ -213,6 +217,40 @@ def test_bad_values_are_refused(three: Store, tmp_path: Path, capsys, option: st
     assert f"found '{value}'" in capsys.readouterr().err
 
 
+@contextmanager
+def serving_index(uploads: Mapping[str, str | None]) -> Iterator[str]:
+    """A package index of Triton alone: when each version was uploaded. Yields its address."""
+    files = [
+        {"filename": f"triton-{version}-py3-none-any.whl", "url": f"/triton-{version}-py3-none-any.whl", "hashes": {}}
+        | ({"upload-time": uploaded} if uploaded else {})
+        for version, uploaded in uploads.items()
+    ]
+    page = json.dumps({"meta": {"api-version": "1.1"}, "name": "triton", "files": files}).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/vnd.pypi.simple.v1+json")
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def alone(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Lets pip know this index and no setting of this machine."""
+    for name in [name for name in os.environ if name.startswith("PIP_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", url)
+
+
 class TestANewTriton:
     def triton(self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest: str) -> str:
         monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
@@ -223,11 +261,27 @@ class TestANewTriton:
         assert self.triton(three, tmp_path, monkeypatch, "99.0.0") == "triton=99.0.0"
 
     def test_an_older_one_changes_nothing(self, three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert self.triton(three, tmp_path, monkeypatch, "3.0.0") == f"triton={reference_triton()}"
+        assert self.triton(three, tmp_path, monkeypatch, "3.0.0") == "triton=", "empty: the reference"
 
-    def test_pip_is_asked(self, three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tools.nightly.sample.newest_triton", lambda: "triton (99.1.0)")
-        assert self.triton(three, tmp_path, monkeypatch, "pip") == "triton=99.1.0"
+    @pytest.mark.parametrize(
+        ("uploaded", "told"),
+        [("2026-11-16T23:59:59Z", "99.1.0"), ("2026-11-17T00:00:01Z", "99.0.0"), ("2026-11-24T09:00:00Z", "99.0.0")],
+    )
+    def test_pip_is_asked_for_one_that_is_a_week_old(
+        self, three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uploaded: str, told: str
+    ) -> None:
+        """By the real pip: 99.0.0 is old, 99.1.0 is as new as given; the day is 2026-11-24."""
+        with serving_index({"99.0.0": "2026-10-01T00:00:00Z", "99.1.0": uploaded}) as url:
+            alone(monkeypatch, url)
+            assert self.triton(three, tmp_path, monkeypatch, "pip") == f"triton={told}"
+
+    def test_an_index_that_tells_no_dates_has_no_new_release(
+        self, three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with serving_index({"99.0.0": None}) as url:
+            alone(monkeypatch, url)
+            assert sample(three, tmp_path / "plan.json", "--count", "1", "--newest", "pip") == 2
+        assert "Triton's releases before 2026-11-17, found none" in capsys.readouterr().err
 
     @pytest.mark.parametrize("newest", ["soon", "3.8.0rc1"])
     def test_what_is_no_release_is_refused(self, three: Store, tmp_path: Path, capsys, newest: str) -> None:
@@ -240,4 +294,4 @@ class TestANewTriton:
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         monkeypatch.setattr("sys.executable", "/nonexistent/python")
         assert sample(three, tmp_path / "plan.json", "--count", "1", "--newest", "pip") == 2
-        assert capsys.readouterr().err.startswith("nightly: --newest: expected pip to know Triton's releases")
+        assert capsys.readouterr().err.startswith("nightly: --newest: expected pip 26 or newer to know Triton's")
