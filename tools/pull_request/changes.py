@@ -16,7 +16,7 @@ from kernels.launch_config import LaunchConfig
 from tools.findings import Finding, Severity
 from tools.git import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Entry, is_sha
 from tools.store.config_file import ConfigFile
-from tools.store.files import Content
+from tools.store.files import MAX_LISTS, Content
 from tools.store.strict_json import Json, parse
 from tools.store.tiers import DEFAULT_TIER, RECORDS, REGISTRY, Found, Role, role_in_repo
 from tools.store.workload import Workload, parse_file_name
@@ -184,7 +184,7 @@ class Version:
     @cached_property
     def file(self) -> ConfigFile:
         """The file, read; without bytes it has no entries."""
-        document, faults = (None, ()) if self.data is None else parse(self.data)
+        document, faults = (None, ()) if self.data is None else parse(self.data, most_lists=MAX_LISTS)
         found = Found(Path(self.relative), Path(), self.relative, Role.CONFIG)
         return ConfigFile(found, parse_file_name(self.relative.name), Content(self.data, document, tuple(faults)))
 
@@ -207,7 +207,7 @@ class Version:
     @cached_property
     def record(self) -> Mapping[str, Json]:
         """The record's fields; empty where there is none that can be read."""
-        document = None if self.record_data is None else parse(self.record_data)[0]
+        document = None if self.record_data is None else parse(self.record_data, most_lists=MAX_LISTS)[0]
         return document if isinstance(document, dict) else {}
 
     @property

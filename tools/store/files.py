@@ -26,6 +26,9 @@ from tools.store.workload import Layout
 MAX_BYTES = 1024 * 1024
 """The store's files have a few kilobytes; whatever is larger than this is not read."""
 
+MAX_LISTS = 10_000
+"""Objects and lists of one file. A record has some hundred; a mebibyte of them takes a second a file."""
+
 
 def version_folder(triton_version: str) -> str:
     """`triton_3_8_0` for `3.8.0`, local and pre-release parts cut off. ValueError for what is no version, as 0.0.0."""
@@ -140,7 +143,7 @@ def read_file(path: Path) -> Content:
         return _unread(f"cannot be read: {error.strerror or error}", "make it readable")
     if len(data) > MAX_BYTES:
         return _unread(f"expected at most {MAX_BYTES} bytes, found {size}", "make it smaller: nothing larger is read")
-    document, faults = parse(data)
+    document, faults = parse(data, most_lists=MAX_LISTS)
     return Content(data, document, faults)
 
 

@@ -15,6 +15,7 @@ Json = Any
 _BOM = b"\xef\xbb\xbf"
 _MAX_DEPTH = 32
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_TEXT_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,22 @@ class _NotStrictError(ValueError):
     """What is wrong, the careful way says."""
 
 
-def parse(data: bytes) -> tuple[Json, tuple[Fault, ...]]:
+def parse(data: bytes, *, most_lists: int | None = None) -> tuple[Json, tuple[Fault, ...]]:
     """Parses UTF-8 JSON and lists every fault. The document is None where nothing could be read. Never raises.
 
     Faults beyond broken syntax: a byte order mark, duplicate keys, NaN and infinities, numbers too
-    large for a float, half a surrogate pair, nesting over 32 levels.
+    large for a float, half a surrogate pair, nesting over 32 levels, more objects and lists than most_lists.
     """
     try:
-        return _quickly(data), ()
+        return _quickly(data, most_lists), ()
     except (ValueError, RecursionError):
-        return _carefully(data)
+        return _carefully(data, most_lists)
 
 
-def _quickly(data: bytes) -> Json:
+def _quickly(data: bytes, most_lists: int | None) -> Json:
     """What is sound, as nearly every document is. ValueError, RecursionError: it may not be."""
     text = data.decode()
-    if _depth_exceeds(text, _MAX_DEPTH) or _SURROGATE.search(text):
+    if _too_much(text, most_lists) or _SURROGATE.search(text):
         raise _NotStrictError
     return _STRICT.decode(text)
 
@@ -80,7 +81,7 @@ def _refused(constant: str) -> float:
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refused)
 
 
-def _carefully(data: bytes) -> tuple[Json, tuple[Fault, ...]]:
+def _carefully(data: bytes, most_lists: int | None) -> tuple[Json, tuple[Fault, ...]]:
     """With every fault."""
     faults: list[Fault] = []
     if not data.strip():
@@ -96,9 +97,8 @@ def _carefully(data: bytes) -> tuple[Json, tuple[Fault, ...]]:
         byte = f"byte 0x{data[error.start]:02x}"
         faults.append(Fault(f"expected UTF-8, found {byte}", "save the file as UTF-8", line, column))
         return None, tuple(faults)
-    if _depth_exceeds(text, _MAX_DEPTH):
-        faults.append(Fault(f"nested over {_MAX_DEPTH} levels", "write it flatter: the store's files have few levels"))
-        return None, tuple(faults)
+    if (fault := _too_much(text, most_lists)) is not None:
+        return None, (*faults, fault)
 
     def pairs(items: list[tuple[str, Json]]) -> dict[str, Json]:
         document = dict(items)
@@ -134,20 +134,23 @@ def _carefully(data: bytes) -> tuple[Json, tuple[Fault, ...]]:
     return None, tuple(faults)
 
 
-_TEXT_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+def _too_much(text: str, most_lists: int | None) -> Fault | None:
+    """The fault of a text that nests too deeply or opens too many objects and lists. It is read no further than there.
 
-
-def _depth_exceeds(text: str, limit: int) -> bool:
-    """Whether brackets outside strings nest deeper than `limit`."""
-    if text.count("[") + text.count("{") <= limit:
-        return False
-    depth = 0
-    for token in _TEXT_OR_BRACKET.finditer(text):
-        match token[0]:
-            case "[" | "{":
-                depth += 1
-                if depth > limit:
-                    return True
-            case "]" | "}":
-                depth -= 1
-    return False
+    Cheap, where the parser's time and memory would go into thousands of small objects.
+    """
+    if text.count("[") + text.count("{") <= min(_MAX_DEPTH, _MAX_DEPTH if most_lists is None else most_lists):
+        return None
+    depth = opened = 0
+    for match in _TEXT_OR_BRACKET.finditer(text):
+        if match[0] in "[{":
+            depth += 1
+            opened += 1
+            if depth > _MAX_DEPTH:
+                return Fault(f"nested over {_MAX_DEPTH} levels", "write it flatter: the store's files have few levels")
+            if most_lists is not None and opened > most_lists:
+                message = f"expected at most {most_lists} objects and lists, found more"
+                return Fault(message, "make it smaller: the store's files hold hundreds")
+        elif match[0] in "]}":
+            depth -= 1
+    return None

@@ -119,6 +119,16 @@ class TestFaults:
     def test_brackets_in_texts_and_side_by_side_do_not_nest(self) -> None:
         assert parse(json.dumps(["[" * 100, '"{' * 100, [[]] * 100]).encode())[1] == ()
 
+    def test_an_open_text_and_escaped_quotes_hide_brackets_too(self) -> None:
+        for text in ('["' + "[" * 100, json.dumps(['\\"' + "[" * 100, "\\\\" + "{" * 100])):
+            assert not any("nested" in fault.message for fault in parse(text.encode())[1])
+
+    @pytest.mark.parametrize(("most", "count"), [(None, 0), (5, 0), (4, 1)])
+    def test_more_objects_and_lists_than_the_caller_wants_are_not_read(self, most: int | None, count: int) -> None:
+        document, faults = parse(b'{"a": [{"b": [[]]}]}', most_lists=most)
+        assert [fault.message for fault in faults] == ["expected at most 4 objects and lists, found more"] * count
+        assert (document is None) == (count == 1)
+
     def test_every_fault_is_listed(self) -> None:
         _, faults = parse(b'\xef\xbb\xbf{"a": 1, "a": 1, "b": {"c": 1, "c": 1}}')
         assert len(faults) == 3

@@ -8,7 +8,19 @@ import pytest
 
 from tests.builders import NAME, Store
 from tools.store.workload import Layout
+from tools.validate.rules import RULES
 from tools.validate.rules.strict_json import RULE
+
+
+def test_a_mebibyte_of_nested_keys_is_one_finding_and_read_no_further(store: Store) -> None:
+    row = '{"a":' * 29 + "{}" + "}" * 29
+    data = ("{" + ",".join(f'"{size}":{row}' for size in range(1, 5500)) + "}").encode()
+    assert 2**19 < len(data) < 2**20
+    store.file(data)
+    store.file(data, folder="records")
+    messages = store.messages(*RULES)
+    assert sum("expected at most 10000 objects and lists" in message for message in messages) == 2
+    assert len(messages) == 2
 
 
 def test_an_object_is_fine(store: Store) -> None:
