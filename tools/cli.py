@@ -224,7 +224,7 @@ def check_folder(folder: Path) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
     try:
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".", suffix=".tmp") as probe:
+        with tempfile.TemporaryFile(dir=there) as probe:  # nameless: a kill leaves nothing
             probe.write(bytes(PROBE_BYTES))
             probe.flush()
             os.fsync(probe.fileno())

@@ -257,16 +257,50 @@ def _errors_of(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
+_UNFINISHED = ".writing-"
+"""How the name of a file begins that is being written, or that a killed process was writing."""
+
+
 def _replace(path: Path, data: bytes) -> None:
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    _clear(path.parent)
+    descriptor, temporary = _unfinished(path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
+            Path(temporary).chmod(mode)
+            Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _unfinished(folder: Path) -> tuple[int, str]:
+    """(descriptor, path) of a new file, locked as long as it is open."""
+    while True:
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=_UNFINISHED, suffix=".tmp")
+        with contextlib.suppress(OSError):  # a file system without locks, where nothing is cleared either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Another writer may have taken it for a killed one's before it was locked.
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, temporary
+        os.close(descriptor)
+
+
+def _clear(folder: Path) -> None:
+    """Removes what killed writers left. A living one holds a lock on its file."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f"{_UNFINISHED}*.tmp"):
+            _remove_unless_locked(path)
+
+
+def _remove_unless_locked(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(descriptor)

@@ -206,6 +206,33 @@ class TestWrite:
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
 
+    def test_what_a_killed_writer_left_goes_with_the_next_write_there(self, tmp_path: Path) -> None:
+        path, other = tmp_path / "a.json", tmp_path / ".other.tmp"
+        other.touch()
+        program = (
+            "import os, sys; from pathlib import Path; from tools.store.files import write_file\n"
+            "os.fsync = lambda descriptor: os.kill(os.getpid(), 9)\n"
+            "write_file(Path(sys.argv[1]), b'1')"
+        )
+        killed = subprocess.run([sys.executable, "-c", program, str(path)], cwd=CHECKOUT, check=False)
+        assert killed.returncode == -9
+        assert len(list(tmp_path.iterdir())) == 2
+        write_file(path, b"2")
+        assert sorted(tmp_path.iterdir()) == [other, path]
+        assert path.read_bytes() == b"2"
+
+    def test_writers_at_the_same_time_disturb_none(self, tmp_path: Path) -> None:
+        program = (
+            "import sys; from pathlib import Path; from tools.store.files import write_file\n"
+            "for i in range(200): write_file(Path(sys.argv[1], f'{i % 3}'), sys.argv[2].encode() * 999)"
+        )
+        processes = [
+            subprocess.Popen([sys.executable, "-c", program, str(tmp_path), letter], cwd=CHECKOUT) for letter in "ab"
+        ]
+        assert [process.wait(60) for process in processes] == [0, 0]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+        assert {path.read_bytes() for path in tmp_path.iterdir()} <= {b"a" * 999, b"b" * 999}
+
     def test_a_file_in_the_way_of_a_folder_is_said(self, tmp_path: Path) -> None:
         (tmp_path / "a").touch()
         for name in ("a/b.json", "a/b/c.json"):
