@@ -13,6 +13,7 @@ import select
 import signal
 import stat
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -208,13 +209,27 @@ def read_text(path: Path) -> str:
     return path.read_text("utf-8-sig")
 
 
+PROBE_BYTES = 1 << 20
+"""More than tuned files, records and reports have."""
+
+
 def check_folder(folder: Path) -> None:
-    """Of a folder that need not be there yet. OSError: no file can be put into it; its filename says why not."""
+    """Of a folder that need not be there yet. OSError: no file can be put into it; its filename says why not.
+
+    A file is put there and taken away again: neither a full nor a read-only file system shows in permissions.
+    """
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+    try:
+        with tempfile.TemporaryFile(dir=there) as probe:  # nameless: a kill leaves nothing
+            probe.write(bytes(PROBE_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(there)) from error
 
 
 # What a command hands to the steps and jobs that follow it in a workflow: lines in the file of `$GITHUB_OUTPUT`.

@@ -20,7 +20,7 @@ from tools.measure.kernels import EngineKernel, OwnKernel
 from tools.measure.statistics import RowVerdict, score
 from tools.registry.devices import normalise_device_name
 from tools.store.config_file import ConfigFile
-from tools.store.files import read_file, record_path, write_file
+from tools.store.files import lock, read_file, record_path, write_file
 from tools.store.record import EngineChecked, VerifiedWith, as_record
 from tools.text import shown_path
 
@@ -30,6 +30,8 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     if request.output is not None:
         session.check_folder(request.output)
     files = read_files(request, say)
+    for file in files if request.writes_record else ():
+        session.check_folder(record_path(file.found.root, file.found.relative).parent, "--write-record")
     gpu = Gpu.here()
     engine = None if request.engine_path is None else engine_kernel(request.engine_path)
     comparisons = [comparison_of(file, request, gpu.device) for file in files]
@@ -41,15 +43,22 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     for note in check_memory(gpu.torch, largest):
         say(note)
     report = compare(gpu, comparisons, engine, request.routing, request.jobs, say)
-    if request.output is not None:
-        for path in write(report, request.output):
-            say(f"written: {shown_path(path)}")
     is_good = not report.is_slower
+    if request.output is not None:
+        try:
+            for path in write(report, request.output):
+                say(f"written: {shown_path(path)}")
+        except OSError as error:  # what was measured is still printed
+            say(session.not_written(error))
+            is_good = False
     for file, result in zip(files, report.files, strict=True) if request.writes_record else ():
         try:
             say(f"written: {shown_path(note_in_record(file, report, result))}")
-        except NoEvidenceError as error:
+        except UserError as error:
             say(f"not written: {error}")
+            is_good = False
+        except OSError as error:
+            say(session.not_written(error))
             is_good = False
     return is_good, to_json(report) if request.as_json else to_markdown(report)
 
@@ -119,10 +128,21 @@ class NoEvidenceError(UserError):
 def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) -> Path:
     """Adds `engine_checked` (on an engine's kernel) or `verified_with` (on ours) to the record; returns its path.
 
-    NoEvidenceError: the file doesn't run everywhere, or every baseline failed; the record stays as it is.
+    NoEvidenceError: the file doesn't run everywhere, every baseline failed, or another file stands there by now; the
+    record stays as it is.
     """
+    with lock(file.found.root):
+        return _note_alone(file, report, result)
+
+
+def _note_alone(file: ConfigFile, report: FilesReport, result: FileResult) -> Path:
     path = record_path(file.found.root, file.found.relative)
     record = as_record(read_file(path))
+    if file.content.data is None or read_file(file.found.path).data != file.content.data:
+        raise NoEvidenceError(
+            f"{shown_path(file.found.path)}: expected the file that was measured, found another one by now. "
+            "Fix: measure again."
+        )
     own, *others = result.candidates
     failed = [row.num_tokens for row in result.rows if row.measured[own].us is None]
     if failed:

@@ -49,13 +49,21 @@ def run(request: KernelsRequest, arguments: Sequence[str], say: Say) -> tuple[bo
             say(f"{work.title}: {len(work.configs)} launch configs, M {' '.join(map(str, work.batch_sizes))}")
             for result in compare(setup, gpu.device, work, pool, _titled(work.title, say)):
                 report = replace(report, workloads=(*done, result))
-                path = path or _claim(report, wanted, request.output)
-                _write(report, path)
+                try:
+                    path = path or _claim(report, wanted, request.output)
+                    _write(report, path)
+                except OSError as error:  # there may be room again at the end
+                    say(session.not_written(error))
             torch.cuda.empty_cache()
     report = replace(report, complete=True)
-    paths = _write(report, path or _claim(report, wanted, request.output))
-    say(f"written: {', '.join(map(str, paths))}")
-    return report.passed, to_json(report) if request.as_json else to_markdown(report)
+    is_written = True
+    try:
+        paths = _write(report, path or _claim(report, wanted, request.output))
+        say(f"written: {', '.join(map(str, paths))}")
+    except OSError as error:  # what was measured is still printed
+        say(session.not_written(error))
+        is_written = False
+    return report.passed and is_written, to_json(report) if request.as_json else to_markdown(report)
 
 
 def _titled(title: str, say: Say) -> Say:

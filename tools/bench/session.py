@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tools import cli
-from tools.errors import UserError
+from tools.errors import UserError, reason_of
 from tools.measure.engine_kernel import EngineKernelError
 from tools.measure.environment import environment_here
 from tools.measure.gpu import find_device, torch_with_gpu
@@ -56,13 +56,19 @@ def today() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
 
 
-def check_folder(folder: Path) -> None:
-    """Before the GPU is asked for anything. UserError: no report can be put there."""
+def check_folder(folder: Path, flag: str = "--output") -> None:
+    """Before the GPU is asked for anything. UserError: nothing can be put there."""
     try:
         cli.check_folder(folder)
     except OSError as error:
-        found = shown_path(Path(error.filename or folder))
-        raise UserError(f"--output: expected a folder that can be written, found {found}.") from error
+        found = f"{shown_path(Path(error.filename or folder))}: {reason_of(error)}"
+        raise UserError(f"{flag}: expected a folder that can be written, found {found}.") from error
+
+
+def not_written(error: OSError) -> str:
+    """A line: what was measured is there all the same."""
+    where = shown_path(Path(error.filename)) if error.filename else "the report"
+    return f"not written: {where}: {reason_of(error)}"
 
 
 def claim(folder: Path, stem: str) -> Path:

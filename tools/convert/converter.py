@@ -19,6 +19,7 @@ from tools.registry.shapes import registered_shapes
 from tools.store import schemas
 from tools.store.files import (
     canonical_config,
+    lock,
     read_file,
     record_path,
     sha256,
@@ -86,7 +87,8 @@ def write(taken: Iterable[Taken], destination: Path) -> tuple[int, tuple[Finding
     findings: list[Finding] = []
     for file in taken:
         try:
-            clash = _write_one(file, destination)
+            with lock(destination):
+                clash = _write_one(file, destination)
         except OSError as error:
             where = shown_path(Path(error.filename or destination))
             clash = _refused(file.source, f"{where} can't be written: {error.strerror}", "make room for it there")
@@ -111,7 +113,7 @@ def _write_one(file: Taken, destination: Path) -> Finding | None:
     try:
         if not path.exists():
             write_file(path, file.config)
-    except OSError:
+    except BaseException:  # Ctrl-C too
         if is_new:
             record.unlink()
         raise

@@ -17,7 +17,7 @@ from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, re
 from tools.pull_request.judge import why_unverified
 from tools.pull_request.report import check_plan
 from tools.store import schemas
-from tools.store.files import read_file, record_path, write_file
+from tools.store.files import lock, read_file, record_path, write_file
 from tools.store.record import Record, RecordError, Verified, as_record
 
 
@@ -74,6 +74,11 @@ def _check(line: Verified) -> None:
 
 def _write(configs: Path, file: MeasuredFile, line: Verified) -> str | None:
     """Why nothing was written; None: it was."""
+    with lock(configs):
+        return _write_alone(configs, file, line)
+
+
+def _write_alone(configs: Path, file: MeasuredFile, line: Verified) -> str | None:
     path = record_path(configs, file.id.relative)
     content, config = read_file(path), read_file(configs / file.id.relative)
     if config.data is None or not isinstance(content.document, dict):

@@ -7,21 +7,26 @@ vLLM's layout is a flat folder; SGLang's is a tree of `triton_X_Y_Z/` folders.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from kernels.launch_config import KEY_VENDOR, LaunchConfig
+from tools.errors import UserError
 from tools.store.strict_json import Fault, Json, parse
 from tools.store.tiers import RECORDS, Found, Role, role_of, root_of
 from tools.store.workload import Layout
+from tools.text import shown_path
 
 MAX_BYTES = 1024 * 1024
 """The store's files have a few kilobytes; whatever is larger than this is not read."""
@@ -188,30 +193,117 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+LOCK_LIMIT_S = 60.0
+"""How long a writer waits for another; each holds the lock for milliseconds."""
+
+
+@contextlib.contextmanager
+def lock(root: Path, limit_s: float = LOCK_LIMIT_S) -> Iterator[None]:
+    """Whoever reads a file, changes it and writes it again holds the folder of tiers meanwhile, or rows get lost.
+
+    Not to be taken twice by one process. The folder is made where it isn't there; the lock is on the folder itself, so
+    nothing is left behind, and ends with its process. Where the file system has no locks (some NFS), or the folder
+    can't be read, nobody waits.
+    UserError: another process holds it for all that time. OSError: the folder can't be made or opened.
+    """
+    with _errors_of(root):
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:  # files may be put into it all the same
+            descriptor = None
+    if descriptor is None:
+        yield
+        return
+    try:
+        _wait_for(descriptor, root, limit_s)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for(descriptor: int, root: Path, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"{shown_path(root)}: expected no other process that writes there, found one for {limit_s:g} s. "
+                    "Fix: end it, or wait for its end."
+                ) from error
+        except OSError:
+            return
+        time.sleep(0.01)
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Writes a whole file or nothing: readers see the old bytes or the new ones, never a part.
 
     OSError: it can't be written; its `filename` is `path`, whatever step failed.
     """
-    try:
+    with _errors_of(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, data)
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Whatever step fails, the error names the path."""
+    try:
+        yield
     except (FileExistsError, NotADirectoryError) as error:
         raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is needed", str(path)) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
+_UNFINISHED = ".writing-"
+"""How the name of a file begins that is being written, or that a killed process was writing."""
+
+
 def _replace(path: Path, data: bytes) -> None:
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    _clear(path.parent)
+    descriptor, temporary = _unfinished(path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
+            Path(temporary).chmod(mode)
+            Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _unfinished(folder: Path) -> tuple[int, str]:
+    """(descriptor, path) of a new file, locked as long as it is open."""
+    while True:
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=_UNFINISHED, suffix=".tmp")
+        with contextlib.suppress(OSError):  # a file system without locks, where nothing is cleared either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Another writer may have taken it for a killed one's before it was locked.
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, temporary
+        os.close(descriptor)
+
+
+def _clear(folder: Path) -> None:
+    """Removes what killed writers left. A living one holds a lock on its file."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f"{_UNFINISHED}*.tmp"):
+            _remove_unless_locked(path)
+
+
+def _remove_unless_locked(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(descriptor)

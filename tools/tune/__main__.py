@@ -77,6 +77,10 @@ def _tune(request: TuneRequest, runs: Sequence[Callable[[], TuneSummary]]) -> tu
             code = 2
             _say(f"{error}{_way_on(request)}")
             break
+        except session.NotWrittenError as error:
+            code = 2
+            summaries.append(error.summary)
+            _say(str(error))
         except UserError as error:
             code = 2
             _say(str(error))

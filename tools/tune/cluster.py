@@ -16,7 +16,7 @@ from typing import Any
 
 from tools.checkout import CHECKOUT
 from tools.errors import UserError
-from tools.store.files import write_file
+from tools.store.files import lock, write_file
 from tools.store.tiers import REGISTRY
 from tools.text import printable
 
@@ -95,11 +95,14 @@ def _files_below(folder: Path) -> dict[str, bytes]:
 
 
 def _take_over(done: NodeResult, output: Path) -> None:
-    for relative, data in done.files.items():
-        if data is None:
-            (output / relative).unlink(missing_ok=True)
-        else:
-            write_file(output / relative, data)
+    if not done.files:
+        return
+    with lock(output):
+        for relative, data in done.files.items():
+            if data is None:
+                (output / relative).unlink(missing_ok=True)
+            else:
+                write_file(output / relative, data)
 
 
 def _how_it_went(done: NodeResult) -> str:

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
-from tools.errors import UserError
+from tools.errors import UserError, reason_of
 from tools.launch.heuristics import clamped
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import normalise_device_name
@@ -32,11 +32,24 @@ from tools.tune.tuner import RowResult, Task, tune, wanted_by_row
 from tools.tune.write import Existing, MeasuredRun, Origin, deliver, find_destination, summarise
 
 
+class NotWrittenError(UserError):
+    """All is tuned, but can't be written. summary: what was found."""
+
+    def __init__(self, reason: OSError | UserError, summary: TuneSummary, way_on: str = "") -> None:
+        if isinstance(reason, OSError):
+            where = shown_path(Path(reason.filename)) if reason.filename else "--output"
+            told = f"{where}: expected to write it, found: {reason_of(reason)}."
+        else:
+            told = str(reason)
+        super().__init__(f"{told}{way_on}")
+        self.summary = summary
+
+
 def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     """Tunes on this machine's GPU and writes file and record.
 
-    UserError, OutputError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError:
-    the run ended early; its journal is there to resume.
+    UserError, OutputError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError,
+    MachineError: the run ended early; its journal is there to resume. NotWrittenError: it came to its end.
     """
     origin = origin_here()
     place, existing = find_destination(request, subject, origin)
@@ -57,14 +70,21 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
             rates = Rates(report.memory_bytes_per_s, report.dense_per_s)
             measured = MeasuredRun(result, rates, runner.seconds_in_all, report.notes)
         assert report.environment is not None  # a process that is up tells all of it
-        summary = deliver(request, subject, measured, report.environment, place, existing)
+        try:
+            summary = deliver(request, subject, measured, report.environment, place, existing)
+        except (OSError, UserError) as error:
+            kept = f"The rows lie in {shown_path(partial_path(subject))}, and --resume writes them without measuring"
+            raise NotWrittenError(error, summarise(subject, measured, ()), f" {kept}.") from error
         journals.forget()
         partial_path(subject).unlink(missing_ok=True)
     return summary
 
 
 def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
-    """Tunes on a recorded landscape. Writes only where --output says so. JournalError: it can't be used."""
+    """Tunes on a recorded landscape. Writes only where --output says so.
+
+    JournalError: it can't be used. NotWrittenError: it came to its end.
+    """
     landscape = Journal.read(landscape_path)
     header, device = landscape.header, landscape.device
     subject = header.subject
@@ -89,7 +109,10 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
     measured = MeasuredRun(result, rates, runner.clock_s, notes, kernel)
     if environment is None or place is None:
         return summarise(subject, measured, ())
-    return deliver(request, subject, measured, environment, place, existing)
+    try:
+        return deliver(request, subject, measured, environment, place, existing)
+    except (OSError, UserError) as error:
+        raise NotWrittenError(error, summarise(subject, measured, ())) from error
 
 
 def make_task(request: TuneRequest, subject: Subject, existing: Existing | None) -> Task:

@@ -16,13 +16,13 @@ from fused_moe_configs.lookup import Chain, ConfigError
 from kernels.launch_config import LaunchConfig
 from tools import cli
 from tools.checkout import CONFIGS, reference_triton
-from tools.errors import UserError
+from tools.errors import UserError, reason_of
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.gate import PromotionPolicy
 from tools.measure.statistics import quantile
 from tools.store import schemas
 from tools.store.config_file import ConfigFile, nearest_batch_size
-from tools.store.files import canonical_entries, read_file, record_path, version_folder, write_file
+from tools.store.files import canonical_entries, lock, read_file, record_path, version_folder, write_file
 from tools.store.record import Environment, Record, RecordedRow, ShapeOfModels, VerifiedWith
 from tools.store.tiers import LEGACY, RECORDS, REGISTRY, Found, Role, version_of_folder
 from tools.store.workload import Workload, parse_file_name
@@ -133,7 +133,7 @@ def _check_writable(place: Place) -> None:
             cli.check_folder(path.parent)
             is_blocked = path.is_dir()
         except OSError as error:
-            found = shown_path(Path(error.filename or path.parent))
+            found = f"{shown_path(Path(error.filename or path.parent))}: {reason_of(error)}"
             raise UserError(f"--output: expected a folder that can be written, found {found}.") from error
         if is_blocked:
             raise UserError(f"--output: expected a file or none at {shown_path(path)}, found a folder.")
@@ -338,8 +338,20 @@ def deliver(
     """Writes the file and its record; a version file that gains nothing becomes a line in the served file's record.
 
     environment: where it was measured. existing: what the rows were compared with. What stands there by now, which
-    another run may have written, is read again. UserError, OutputError: rows of it that would stay can't.
+    another run may have written, is read again. UserError, OutputError: rows of it that would stay can't. OSError.
     """
+    with lock(place.root):
+        return _deliver(request, subject, measured, environment, place, existing)
+
+
+def _deliver(
+    request: TuneRequest,
+    subject: Subject,
+    measured: MeasuredRun,
+    environment: Environment,
+    place: Place,
+    existing: Existing | None,
+) -> TuneSummary:
     result, triton = measured.result, environment.triton
     if existing is not None and (now := _as_compared(existing)) and _is_needless(request, result, place, now):
         assert now.record is not None

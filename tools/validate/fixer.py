@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tools.findings import Finding, Report, Severity, ordered
 from tools.store.config_file import ConfigFile, load
-from tools.store.files import canonical_record, discover, read_file, record_path, sha256, write_file
+from tools.store.files import canonical_record, discover, lock, read_file, record_path, sha256, write_file
 from tools.store.workload import Layout
 from tools.text import shown_path
 from tools.validate.rules import canonical_bytes
@@ -38,7 +38,10 @@ def fix(paths: Iterable[Path], layout: Layout) -> Fixed:
         if data is None or file.content.data is None or data == file.content.data:
             continue
         try:
-            _rewrite(file, file.content.data, data)
+            with lock(file.found.root):
+                if read_file(file.found.path).data != file.content.data:
+                    continue  # another process has written it since
+                _rewrite(file, file.content.data, data)
             rewritten.append(file.found.path)
         except OSError as error:
             failures.append(_failure(file.found.path, error))
@@ -46,16 +49,21 @@ def fix(paths: Iterable[Path], layout: Layout) -> Fixed:
 
 
 def _rewrite(file: ConfigFile, old: bytes, new: bytes) -> None:
-    """Both the file and the record that signs its bytes, or neither."""
+    """Both the file and the record that signs its bytes, or neither.
+
+    The record first: where a kill falls between the two, the next --fix writes the bytes that it signs.
+    """
     record = record_path(file.found.root, file.found.relative)
     signed = _signed_anew(record, old, new)
-    write_file(file.found.path, new)
+    before = None if signed is None else record.read_bytes()
     if signed is not None:
-        try:
-            write_file(record, signed)
-        except OSError:
-            write_file(file.found.path, old)
-            raise
+        write_file(record, signed)
+    try:
+        write_file(file.found.path, new)
+    except BaseException:  # Ctrl-C too
+        if before is not None:
+            write_file(record, before)
+        raise
 
 
 def _signed_anew(record: Path, old: bytes, new: bytes) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import importlib.metadata
 import json
 from pathlib import Path
@@ -16,11 +17,14 @@ from kernels.launch_config import LaunchConfig
 from tests.builders import NAME, Store, entry, table
 from tests.tools.bench.fake_gpu import H100, FakeGpu, fake_torch
 from tools.bench import __main__ as command
+from tools.bench import compare_files
 from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE
+from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import Target
 from tools.registry.reading import RegistryError
 from tools.store import schemas
+from tools.store.files import canonical_config, lock
 from tools.validate.rules import record as record_rule
 
 OWN = LaunchConfig.from_entry(entry())
@@ -236,8 +240,23 @@ class TestOutput:
         (tmp_path / "file").write_text("")
         assert bench(store.root, "--output", tmp_path / "file") == 2
         told = capsys.readouterr().err
-        assert told == f"bench: --output: expected a folder that can be written, found {tmp_path}/file.\n"
+        assert (
+            told == f"bench: --output: expected a folder that can be written, found {tmp_path}/file: Not a directory.\n"
+        )
         assert gpu.comparisons == []
+
+    def test_a_report_that_can_not_be_written_at_the_end_is_printed(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def while_filling(config: LaunchConfig, num_tokens: int) -> float:
+            (tmp_path / "out").write_text("a file where the folder was to be")
+            return wins(config, num_tokens)
+
+        FakeGpu(while_filling).install(monkeypatch)
+        assert bench(store.root, "--output", tmp_path / "out", "--format", "json") == 1
+        told = capsys.readouterr()
+        assert len(json.loads(told.out)["files"][0]["rows"]) == len(table())
+        assert told.err.splitlines()[-1] == f"bench: not written: {tmp_path / 'out'}: File exists"
 
     def test_several_files_go_by_their_count_and_the_gpu(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -332,6 +351,61 @@ class TestWriteRecord:
         assert bench(store.root, "--write-record") == 0
         assert record(store)["source"] == "published"
         self.assert_sound(store)
+
+    def test_no_other_process_writes_there_between_reading_and_writing(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        FakeGpu(wins).install(monkeypatch)
+        write, written = compare_files.write_file, []
+
+        def while_held(path: Path, data: bytes) -> None:
+            with pytest.raises(UserError, match="expected no other process that writes there"), lock(store.root, 0.0):
+                pass
+            written.append(path)
+            write(path, data)
+
+        monkeypatch.setattr(compare_files, "write_file", while_held)
+        assert bench(store.root, "--write-record") == 0
+        assert written == [store.record_of(store.root / NAME)]
+
+    def test_a_record_that_can_not_be_written_shows_before_the_gpu_is_asked(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        gpu = FakeGpu(wins).install(monkeypatch)
+        records = store.root / "records"
+        monkeypatch.setattr("os.access", lambda path, mode: path != records)
+        assert bench(store.root, "--write-record") == 2
+        told = f"bench: --write-record: expected a folder that can be written, found {records}: Permission denied.\n"
+        assert capsys.readouterr().err == told
+        assert gpu.comparisons == []
+
+    def test_a_record_that_can_not_be_written_at_the_end_stops_no_report(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def full(path: Path, data: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        monkeypatch.setattr(compare_files, "write_file", full)
+        FakeGpu(wins).install(monkeypatch)
+        assert bench(store.root, "--write-record") == 1
+        told = capsys.readouterr()
+        where = store.record_of(store.root / NAME)
+        assert told.err.splitlines()[-1] == f"bench: not written: {where}: No space left on device"
+        assert NAME in told.out
+
+    def test_a_file_that_was_tuned_again_meanwhile_takes_no_line_of_the_old_one(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = record(store)
+
+        def while_tuned(config: LaunchConfig, num_tokens: int) -> float | str:
+            (store.root / NAME).write_bytes(canonical_config(table(num_stages=2)))
+            return wins(config, num_tokens)
+
+        FakeGpu(while_tuned).install(monkeypatch)
+        assert bench(store.root, "--write-record") == 1
+        assert "expected the file that was measured, found another one by now" in capsys.readouterr().err
+        assert record(store) == before
 
     @pytest.mark.parametrize("format_", ["markdown", "json"])
     def test_a_file_that_does_not_run_everywhere_is_no_evidence_but_is_reported(

@@ -40,7 +40,9 @@ def test_a_folder_that_is_not_there_yet_is_fine(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--output: expected a folder that can be written, found .*/file\."):
+    with pytest.raises(
+        UserError, match=r"--output: expected a folder that can be written, found .*/file: Not a directory\."
+    ):
         check_folder(tmp_path / "file" / "below")
 
 

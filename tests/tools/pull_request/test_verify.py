@@ -18,9 +18,10 @@ from tests.tools.pull_request.documents_builder import (
     results_document,
     write_json,
 )
+from tools.errors import UserError
 from tools.pull_request import verify
 from tools.store import schemas
-from tools.store.files import canonical_record, read_file
+from tools.store.files import canonical_record, lock, read_file
 from tools.store.workload import parse_file_name
 
 WORKLOAD = parse_file_name(NAME).workload
@@ -73,6 +74,22 @@ def sign(merged: Store, *documents: Any, claimed_us: float | None = 10.0, **opti
     flags = [word for name, value in given.items() for word in (f"--{name}", value)]
     where = ["--plan", str(folder / "plan.json"), "--results", str(folder / "results"), "--configs", str(merged.root)]
     return verify.main([*where, *flags])
+
+
+def test_no_other_process_writes_there_between_reading_and_writing(
+    merged: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = verify.write_file, []
+
+    def while_held(path: Path, data: bytes) -> None:
+        with pytest.raises(UserError, match="expected no other process that writes there"), lock(merged.root, 0.0):
+            pass
+        written.append(path)
+        write(path, data)
+
+    monkeypatch.setattr(verify, "write_file", while_held)
+    assert sign(merged, results()) == 0
+    assert written == [merged.root / "records" / NAME]
 
 
 def test_a_file_whose_rows_all_held_is_verified(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path, PurePosixPath
@@ -16,7 +18,8 @@ from hypothesis import strategies as st
 
 from kernels.launch_config import KEY_VENDOR, LaunchConfig
 from tests.builders import NAME, as_nobody, entry, table
-from tools.checkout import reference_triton
+from tools.checkout import CHECKOUT, reference_triton
+from tools.errors import UserError
 from tools.store.files import (
     MAX_BYTES,
     Content,
@@ -25,6 +28,7 @@ from tools.store.files import (
     canonical_record,
     closed_folder,
     discover,
+    lock,
     read_file,
     record_path,
     tuned_files_of_records,
@@ -202,6 +206,33 @@ class TestWrite:
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
 
+    def test_what_a_killed_writer_left_goes_with_the_next_write_there(self, tmp_path: Path) -> None:
+        path, other = tmp_path / "a.json", tmp_path / ".other.tmp"
+        other.touch()
+        program = (
+            "import os, sys; from pathlib import Path; from tools.store.files import write_file\n"
+            "os.fsync = lambda descriptor: os.kill(os.getpid(), 9)\n"
+            "write_file(Path(sys.argv[1]), b'1')"
+        )
+        killed = subprocess.run([sys.executable, "-c", program, str(path)], cwd=CHECKOUT, check=False)
+        assert killed.returncode == -9
+        assert len(list(tmp_path.iterdir())) == 2
+        write_file(path, b"2")
+        assert sorted(tmp_path.iterdir()) == [other, path]
+        assert path.read_bytes() == b"2"
+
+    def test_writers_at_the_same_time_disturb_none(self, tmp_path: Path) -> None:
+        program = (
+            "import sys; from pathlib import Path; from tools.store.files import write_file\n"
+            "for i in range(200): write_file(Path(sys.argv[1], f'{i % 3}'), sys.argv[2].encode() * 999)"
+        )
+        processes = [
+            subprocess.Popen([sys.executable, "-c", program, str(tmp_path), letter], cwd=CHECKOUT) for letter in "ab"
+        ]
+        assert [process.wait(60) for process in processes] == [0, 0]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+        assert {path.read_bytes() for path in tmp_path.iterdir()} <= {b"a" * 999, b"b" * 999}
+
     def test_a_file_in_the_way_of_a_folder_is_said(self, tmp_path: Path) -> None:
         (tmp_path / "a").touch()
         for name in ("a/b.json", "a/b/c.json"):
@@ -245,6 +276,59 @@ configs = st.dictionaries(
     st.dictionaries(st.sampled_from([*KEY_VENDOR, "other"]), values, max_size=8),
     max_size=6,
 )
+
+
+COUNT = """
+import sys, time
+from pathlib import Path
+from tools.store.files import lock, write_file
+
+root, path = Path(sys.argv[1]), Path(sys.argv[1], "count")
+for _ in range(int(sys.argv[2])):
+    with lock(root):
+        count = int(path.read_bytes()) if path.exists() else 0
+        write_file(path, str(count + 1).encode())
+"""
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tools.store.files import lock
+
+with lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+class TestLock:
+    def start(self, program: str, *arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
+
+    def test_what_two_processes_add_at_the_same_time_is_all_there(self, tmp_path: Path) -> None:
+        root = tmp_path / "not yet there"
+        processes = [self.start(COUNT, root, 150) for _ in range(2)]
+        assert [process.wait(60) for process in processes] == [0, 0]
+        assert (root / "count").read_bytes() == b"300"
+        assert [path.name for path in root.iterdir()] == ["count"]
+
+    def test_it_ends_with_its_process_however_that_ends(self, tmp_path: Path) -> None:
+        holder = self.start(HOLD, tmp_path)
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        told = r"expected no other process that writes there, found one for 0\.1 s"
+        with pytest.raises(UserError, match=told), lock(tmp_path, 0.1):
+            raise AssertionError("held twice")
+        holder.kill()
+        holder.communicate()
+        with lock(tmp_path, 10.0):
+            assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_in_the_way_is_said(self, tmp_path: Path) -> None:
+        (tmp_path / "a").touch()
+        with pytest.raises(NotADirectoryError, match="a file stands where a folder is needed"), lock(tmp_path / "a"):
+            pass
 
 
 class TestCanonicalBytes:

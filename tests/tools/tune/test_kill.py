@@ -55,7 +55,7 @@ class Provenance:
             [sys.executable, program, *map(str, arguments), *flags],
             cwd=CHECKOUT,
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
 
@@ -154,6 +154,30 @@ def test_a_run_that_is_killed_again_and_again_comes_to_its_end(whole: Whole, tmp
     assert run.measured() <= whole.asked
     run.finish(*flags)
     assert (run.written(), run.rows()) == (whole.file, whole.rows)
+
+
+def test_rows_that_can_not_be_written_at_the_end_are_printed_and_kept(whole: Whole, tmp_path: Path) -> None:
+    run = Provenance(tmp_path)
+    process = run.start(seconds=0.002)
+    while not run.journal.exists() or b'"screened"' not in run.journal.read_bytes():
+        assert process.poll() is None
+        time.sleep(0.002)
+    run.output.write_text("a file where the folder was to be")
+    out, told = (stream.decode() for stream in process.communicate(timeout=PATIENCE_S))
+    assert process.returncode == 2
+    assert [line.split()[0] for line in out.splitlines()[2:5]] == ["1", "64", "4096"]
+    partial = run.journal.parent / "partial" / NAME
+    assert told.splitlines()[-1] == (
+        f"tune: {run.output}: expected to write it, found: a file stands where a folder is needed. "
+        f"The rows lie in {partial}, and --resume writes them without measuring."
+    )
+    assert json.loads(partial.read_bytes()) == whole.file
+
+    run.output.unlink()
+    run.finish("--resume", asked="asked again")
+    assert (run.written(), run.rows()) == (whole.file, whole.rows)
+    assert run.asked("asked again").total() == 0
+    assert not partial.exists()
 
 
 def test_a_kill_between_the_last_row_and_the_file_costs_no_gpu_time(whole: Whole, tmp_path: Path) -> None:

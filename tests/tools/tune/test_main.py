@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 
 from tools.checkout import CHECKOUT
 from tools.errors import MachineError
-from tools.store.files import canonical_config
+from tools.store.files import canonical_config, sha256
 from tools.tune import __main__ as command
 from tools.tune import journal, write
 from tools.tune.journal import JournalError
@@ -71,6 +72,58 @@ def test_json_stands_alone_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert report["workload"] == NAME
     assert report["files"] == [str(tmp_path / NAME), str(tmp_path / "records" / NAME)]
     assert [row["num_tokens"] for row in report["rows"]] == [1, 64]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_place_that_takes_no_file_shows_before_anything_is_tuned(tmp_path: Path) -> None:
+    """Permissions tell nothing of a file system that takes no file, or is full: 512 KiB is what is left here."""
+    for output, limit, found in (
+        (Path("/proc/out"), "unlimited", "/proc: "),
+        (tmp_path, "512", f"{tmp_path}: File too"),
+    ):
+        shell = ["bash", "-c", f'ulimit -f {limit}; exec "$0" -m tools.tune "$@"', sys.executable, *REPLAY]
+        done = subprocess.run([*shell, "--output", output], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert done.stderr.startswith(f"tune: --output: expected a folder that can be written, found {found}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_can_not_be_written_at_the_end_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(write, "write_file", full)
+    assert tune(*REPLAY, "--num-tokens", 1, 64, "--output", tmp_path, "--format", "json") == 2
+    told = capsys.readouterr()
+    report = json.loads(told.out)
+    assert ([row["num_tokens"] for row in report["rows"]], report["files"]) == ([1, 64], [])
+    where = tmp_path / "records" / NAME
+    assert told.err.splitlines()[-1] == f"tune: {where}: expected to write it, found: No space left on device."
+
+
+def test_two_runs_that_write_one_file_at_the_same_instant_lose_no_row(tmp_path: Path) -> None:
+    tries, program = 15, Path(__file__).with_name("two_tuners.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(program), str(tmp_path), str(tries), *pair, str(LANDSCAPE)],
+            cwd=CHECKOUT,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for pair in (("1", "64"), ("64", "1"))
+    ]
+    told = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    for number in range(tries):
+        folder = tmp_path / "out" / str(number)
+        assert set(files(folder)) == {NAME, f"records/{NAME}"}
+        assert list(document(folder / NAME)) == ["1", "64"]
+        record = document(folder / "records" / NAME)
+        assert list(record["rows"]) == ["1", "64"]
+        assert record["config_sha256"] == sha256((folder / NAME).read_bytes())
 
 
 def test_only_the_rows_asked_for_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,20 @@ def test_one_that_can_not_be_written_stops_no_other() -> None:
     assert ".tmp" not in finding.message
 
 
+def test_what_another_process_wrote_meanwhile_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.file(json.dumps(table()).encode())
+    other = canonical_config(table([8]))
+
+    @contextlib.contextmanager
+    def after_another(root: Path) -> Iterator[None]:
+        path.write_bytes(other)
+        yield
+
+    monkeypatch.setattr(fixer, "lock", after_another)
+    assert fixer.fix([store.root], Layout.REPO).rewritten == ()
+    assert path.read_bytes() == other
+
+
 class TestRecord:
     """The record's hash signs the bytes, so a change of form alone takes it along."""
 
@@ -103,6 +119,24 @@ class TestRecord:
         assert store.findings() == []
         after = json.loads(store.record_of(path).read_bytes())
         assert {**after, "config_sha256": before["config_sha256"]} == before
+
+    def test_a_kill_between_record_and_file_is_mended_by_the_next_fix(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = self.unsound(store)
+        write = fixer.write_file
+
+        def killed(target: Path, data: bytes) -> None:
+            write(target, data)
+            os._exit(9)
+
+        if (child := os.fork()) == 0:
+            fixer.write_file = killed  # type: ignore[assignment]
+            fixer.fix([store.root], Layout.REPO)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        assert fixer.fix([store.root], Layout.REPO).failures == ()
+        assert path.read_bytes() == canonical_config(table())
+        assert store.findings() == []
 
     @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"config_sha256": 3}'])
     def test_one_that_did_not_match_stays(self, store: Store, data: bytes) -> None:
