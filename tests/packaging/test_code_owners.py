@@ -42,7 +42,9 @@ def test_what_runs_beside_the_token_is_ours_and_the_admins() -> None:
     assert {file: owner(file) for file in files if owner(file) != ADMINS} == {}
 
 
-@pytest.mark.parametrize("path", [".github/workflows/measure.yml", "schema/plan.schema.json", "noxfile.py"])
+@pytest.mark.parametrize(
+    "path", [".github/workflows/measure.yml", "schema/plan.schema.json", "noxfile.py", "locks/nox.txt"]
+)
 def test_what_decides_what_runs_is_the_admins(path: str) -> None:
     assert owner(path) == ADMINS
 

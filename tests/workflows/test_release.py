@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +42,16 @@ def test_a_week_without_changes_publishes_nothing(world: World, remote: GitRepos
     run = world.act("release", "schedule", ON_MAIN)
     assert run.jobs == {"plan": "success"}, run
     assert "nothing that the wheel holds changed since v2026.1.1" in run.log
+
+
+def test_what_changed_after_it_was_built_is_not_published(world: World, tmp_path: Path) -> None:
+    """Any job of the run could do it; here it happens after the tests, and the digest tells."""
+    changed = Path(shutil.copytree(world.checkout, tmp_path / "changed"))
+    file = changed / ".github" / "workflows" / "release.yml"
+    take, text = "      - name: Take what was tested\n", file.read_text("utf-8")
+    assert text.count(take) == 1
+    file.write_text(text.replace(take, f'      - run: touch "$FAKE_ARTIFACTS/dist/other.whl"\n{take}'), "utf-8")
+    run = replace(world, checkout=changed).act("release", "workflow_dispatch", ON_MAIN)
+    assert run.jobs == {**dict.fromkeys(ALL - {"announce"}, "success"), "publish": "failure"}, run
+    assert run.failed_steps == ["Check that it is what was handed on"], run
+    assert not released(world, "index").exists()

@@ -74,7 +74,8 @@ def parser() -> argparse.ArgumentParser:
         "--runners",
         default="",
         metavar="NAMES",
-        help="devices that have a runner, with commas; others are planned and not handed on; default: every device",
+        help="devices that have a runner, with commas, or none; others are planned and not handed on; default: every "
+        "device",
     )
     plan.add_argument("--out", required=True, type=path_argument, metavar="FILE", help="where the plan is written")
     for subcommand in (diff, plan):

@@ -59,6 +59,9 @@ UNKNOWN_MEMORY_GIB = 32
 
 LONGEST_US = 1e9
 
+NO_RUNNERS = "none"
+"""In place of the names of devices: none of them has a runner."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -333,13 +336,16 @@ class RunnersError(UserError):
 
 
 def with_runner(text: str, devices: DeviceRegistry) -> frozenset[str]:
-    """The devices' names as the registry writes them, from names or aliases with commas. Empty: every device has one.
+    """The devices' names as the registry writes them, from names or aliases with commas.
 
+    Empty: every device has one. `none`: no device has one, as in a repository without runners of its own.
     RunnersError: one that isn't in the registry.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         return frozenset(device.name for device in devices)
+    if names == [NO_RUNNERS]:
+        return frozenset()
     found = {name: devices.get(name) for name in names}
     unknown = [name for name, device in found.items() if device is None]
     if unknown:

@@ -156,6 +156,7 @@ class TestPlan:
             (H100, f'["{H100}"]'),
             (f"NVIDIA_L4, {MI300X} ,", f'["{MI300X}"]'),
             ("NVIDIA_L4", "[]"),
+            ("none", "[]"),
         ):
             ran = plan(head, runners=runners)
             assert ran.plan is not None
