@@ -20,6 +20,7 @@ from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
 from tools.store.config_file import USUAL_BATCH_SIZES
 from tools.store.files import canonical_config, canonical_record
+from tools.store.record import evidence_sha256
 from tools.store.workload import Layout, parse_file_name
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
@@ -74,6 +75,12 @@ def environment(**changes: Any) -> dict[str, Any]:
         "python": "3.12.3",
         **changes,
     }
+
+
+def signed(record: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """The record with main's own word on what it holds; with other things said in that word."""
+    said = {"runner": "gpu", "run_url": "https://example.org/", "commit": "a" * 40, "date": "2026-01-01"}
+    return {**record, "verified": {**said, "evidence_sha256": evidence_sha256(record), **changes}}
 
 
 @dataclass(frozen=True)

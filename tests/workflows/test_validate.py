@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import H100, NAME, Store, table
+from tests.builders import H100, NAME, Store, signed, table
 from tests.tools.pull_request.git_repository import GitRepository, files_of
 from tests.workflows.act import REPOSITORY, Annotation, Run, World, annotation
 from tests.workflows.repository import propose
@@ -80,8 +80,8 @@ def test_only_verifys_own_branch_may_say_verified(
     main = remote.commit(sound, remote.git("rev-parse", "main"))
     remote.set_ref("refs/heads/main", main)
     record = json.loads(sound[INSIDE_RECORDS])
-    record["verified"] = {"runner": "gpu", "run_url": "https://example.org/", "commit": main, "date": "2026-01-01"}
-    run = validate(world, remote, {INSIDE_RECORDS: canonical_record(record)}, f"verify/{main}", repository)
+    proposal = canonical_record(signed({**record, "verified": None}, commit=main))
+    run = validate(world, remote, {INSIDE_RECORDS: proposal}, f"verify/{main}", repository)
     assert run.jobs == {"configs": "success" if passes else "failure"}, run
     assert [line.file for line in run.annotations if line.title == "verified"] == ([] if passes else [INSIDE_RECORDS])
 

@@ -17,6 +17,7 @@ from fused_moe_configs.lookup import Chain, ConfigError
 from kernels.launch_config import LaunchConfig
 from tools import cli
 from tools.checkout import CONFIGS, reference_triton
+from tools.cli import is_mains_workflow
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.statistics import quantile
@@ -345,10 +346,8 @@ def deliver(
             "date": _today(),
             "worst_loss_pct": round(_worst_loss_pct(result), 2),
         }
-        write_file(
-            now.place.record_path,
-            canonical_record(with_line(now.record, "verified_with", line, ("triton",))),
-        )
+        record = with_line(now.record, "verified_with", line, ("triton",), is_mains=is_mains_workflow())
+        write_file(now.place.record_path, canonical_record(record))
         tier = now.place.relative.parent.name
         holds = f"the file of {tier}/" if tier else "the default file"
         note = f"{holds} holds under Triton {triton}: no version file is written"

@@ -267,7 +267,6 @@ def test_a_revision_that_is_none_is_bad_use_in_one_line(project: Project, run: R
     assert "expected a commit of this repository, found none. Fix: " in err
 
 
-VERIFIED = {"runner": "gpu", "run_url": "https://example.org/", "commit": "0" * 40, "date": "2026-01-01"}
 HOME = "fused-moe-configs/fused-moe-configs"
 
 
@@ -280,7 +279,7 @@ class TestGate:
         monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
 
     def verified(self, project: Project, commit: str) -> str:
-        return project.head(project.files(record={"verified": {**VERIFIED, "commit": commit}}))
+        return project.head(project.signed(commit=commit))
 
     @pytest.mark.parametrize("of", ["", ":", "a-stranger/fork:verify/{commit}", f"{HOME}:tune/1", f"{HOME}:verify/x"])
     def test_evidence_that_a_pull_request_wrote(self, project: Project, run: Run, of: str) -> None:
@@ -296,6 +295,28 @@ class TestGate:
         code, _, err = run("main", self.verified(project, project.main), "--of", of)
         assert (code, err) == (0, "")
         assert run("main", self.verified(project, "f" * 40), "--of", of)[0] == 1
+
+    def test_what_verify_does_not_propose_fails_with_it(self, project: Project, run: Run) -> None:
+        """Another tuned file and a changed workflow, beside a word that would pass."""
+        hostile = project.files(OTHER) | {".github/workflows/validate.yml": b"on: push\n", "tools/code.py": None}
+        head = project.head({**project.signed(commit=project.main), **hostile})
+        code, _, err = run("main", head, "--of", f"{HOME}:verify/{project.main}")
+        assert code == 1
+        refused = [line.split(": ")[1] for line in err.splitlines()]
+        files = (f"configs/{OTHER}", f"configs/records/{OTHER}")
+        assert refused == [".github/workflows/validate.yml", *files, "tools/code.py"]
+
+    def test_mains_word_taken_away_is_a_warning_of_its_own(self, project: Project, run: Run) -> None:
+        signed = project.head(project.signed())
+        head = project.head(project.files(), parent=signed)
+        code, out, err = run(signed, head)
+        assert (code, err) == (0, "")
+        assert out.startswith("Main's own `verified` taken away, the same launch configs\n")
+        assert "1 unverified." in out
+        _, out, _ = run(signed, head, "--format", "github")
+        assert out.startswith(f"::warning file={PATH.replace(',', '%2C')},title=unverified::")
+        retuned = project.head(project.files(num_stages=4), parent=signed)
+        assert "unverified" not in run(signed, retuned)[1], "with other launch configs it goes by itself"
 
     def test_what_main_has_already_is_told_only(self, project: Project, run: Run) -> None:
         code, _, err = run("main", self.verified(project, project.main), "--merged")

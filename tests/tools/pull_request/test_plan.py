@@ -245,6 +245,20 @@ class TestMerged:
         project.repository.set_ref("refs/heads/main", project.head({"README.md": b"newer\n"}, head))
         assert plan(head, number=0, base=project.main).code == 0
 
+    def test_what_only_gained_or_lost_mains_word_is_measured_already(self, project: Project, plan: RunPlan) -> None:
+        """Or what verify proposes would start verify again, for ever."""
+        verified = project.head(project.signed())
+        for base, head in ((project.main, verified), (verified, project.head(project.files(), parent=verified))):
+            ran = plan(head, number=0, base=base)
+            assert (ran.code, ran.plan and ran.plan["legs"]) == (0, [])
+            assert ran.output.splitlines()[-2:] == ["devices=[]", "any=false"]
+
+    @pytest.mark.parametrize("record", [{"date": "2026-01-02"}, {"verified_with": []}])
+    def test_a_record_alone_is_measured(self, project: Project, plan: RunPlan, record: dict[str, Any]) -> None:
+        ran = plan(project.head(project.files(record=record)), number=0)
+        assert ran.plan is not None
+        assert len(ran.plan["legs"]) == 1
+
     def test_at_the_first_push_everything_is_new(self, project: Project, plan: RunPlan) -> None:
         ran = plan(project.main, number=0, base="0" * 40)
         assert ran.plan is not None

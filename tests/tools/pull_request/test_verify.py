@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import NAME, Store, entry
+from tests.builders import NAME, Store, entry, signed
 from tests.tools.pull_request.documents_builder import (
     ENTRY,
     OTHER_SHA,
@@ -21,6 +21,7 @@ from tests.tools.pull_request.documents_builder import (
 from tools.pull_request import verify
 from tools.store import schemas
 from tools.store.files import canonical_record, read_file
+from tools.store.record import Record, evidence_sha256
 from tools.store.workload import parse_file_name
 
 WORKLOAD = parse_file_name(NAME).workload
@@ -78,7 +79,9 @@ def sign(merged: Store, *documents: Any, claimed_us: float | None = 10.0, **opti
 def test_a_file_whose_rows_all_held_is_verified(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert sign(merged, results()) == 0
     record = record_of(merged)
-    assert record["verified"] == {"runner": "gpu", "run_url": RUN_URL, "commit": SHA, "date": "2026-11-24"}
+    said = {"runner": "gpu", "run_url": RUN_URL, "commit": SHA, "date": "2026-11-24"}
+    assert record["verified"] == {**said, "evidence_sha256": evidence_sha256(record)}
+    assert Record.read(record).is_verified((merged.root / NAME).read_bytes())
     assert list(record)[-1] == "verified"
     assert schemas.faults("record", record) == []
     assert capsys.readouterr().err == f"verify: {NAME}: verified\n"
@@ -123,6 +126,36 @@ def test_a_file_that_did_not_hold_is_named_and_left_as_it_is(
     assert sign(merged, results(**row), claimed_us=row.get("claimed_us", 10.0)) == 0
     assert record_of(merged) == before
     assert capsys.readouterr().err == f"verify: {NAME}: not verified, {reason}\n"
+
+
+@pytest.mark.parametrize("row", [{"measured_us": 10.6}, {"verdict": "slower"}, {"measured_us": None}])
+def test_one_that_held_before_and_no_more_is_verified_no_more(
+    merged: Store, capsys: pytest.CaptureFixture[str], row: dict[str, Any]
+) -> None:
+    claimed = record_of(merged)
+    sign(merged, results())
+    assert sign(merged, results(**row)) == 0
+    assert record_of(merged) == {**claimed, "verified": None}
+    assert capsys.readouterr().err.splitlines()[1].startswith(f"verify: {NAME}: verified no more, M=64: ")
+
+
+def test_one_that_was_not_measured_again_stays_verified(merged: Store) -> None:
+    sign(merged, results())
+    before = record_of(merged)
+    (merged.root.parent / "results" / "results-0" / "results.json").unlink()
+    assert sign(merged) == 0
+    assert record_of(merged) == before
+
+
+def test_a_word_on_other_evidence_goes_even_unmeasured(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stale branch, merged cleanly, leaves one."""
+    forged = signed(record_of(merged)) | {"date": "2026-01-02"}
+    merged.record_of(merged.root / NAME).write_bytes(canonical_record(forged))
+    assert sign(merged) == 0
+    assert record_of(merged) == {**forged, "verified": None}
+    assert "verified no more, not measured (its runner sent no results)" in capsys.readouterr().err
+    sign(merged, results())
+    assert Record.read(record_of(merged)).is_verified((merged.root / NAME).read_bytes())
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tools.store.record import with_line
+from tests.builders import signed
+from tools.store.record import is_signed, with_line
 
 LINE = {"triton": "3.8.0", "date": "2026-11-24", "worst_loss_pct": 0.5}
 OTHER = {"triton": "3.7.0", "date": "2026-01-01", "worst_loss_pct": 1.0}
@@ -12,10 +13,26 @@ OLDER = {**LINE, "date": "2026-01-01"}
 
 
 def test_the_first_line_goes_before_verified() -> None:
-    record = {"rows": {}, "verified": {"commit": "0"}}
+    record = {"rows": {}, "verified": None}
     found = with_line(record, "verified_with", LINE, ["triton"])
-    assert found == {"rows": {}, "verified_with": [LINE], "verified": {"commit": "0"}}
+    assert found == {"rows": {}, "verified_with": [LINE], "verified": None}
     assert list(found) == ["rows", "verified_with", "verified"]
+
+
+def test_anybodys_line_makes_the_record_a_claim_again() -> None:
+    assert with_line(signed({"rows": {}}), "verified_with", LINE, ["triton"])["verified"] is None
+
+
+def test_mains_own_line_is_signed_with_the_rest() -> None:
+    before = signed({"rows": {}})
+    found = with_line(before, "verified_with", LINE, ["triton"], is_mains=True)
+    assert is_signed(found)
+    assert {**found["verified"], "evidence_sha256": ""} == {**before["verified"], "evidence_sha256": ""}
+
+
+def test_mains_own_line_signs_nothing_that_was_not() -> None:
+    forged = {**signed({"rows": {}}), "rows": {"1": {}}}
+    assert with_line(forged, "verified_with", LINE, ["triton"], is_mains=True)["verified"] is None
 
 
 def test_a_line_takes_the_place_of_its_elder_alone() -> None:
