@@ -21,7 +21,7 @@ from tools.store.record import evidence_sha256, is_signed
 from tools.store.strict_json import Json, parse
 from tools.store.tiers import DEFAULT_TIER, RECORDS, REGISTRY, Found, Role, role_in_repo
 from tools.store.workload import Workload, parse_file_name
-from tools.text import shown
+from tools.text import counted, shown
 
 ROOT = "configs"
 
@@ -261,6 +261,46 @@ def verified_commit(head: str, home: str) -> str | None:
     return commit if is_own else None
 
 
+BESIDE = (
+    "configs/",
+    "docs/",
+    "fused_moe_configs/",
+    "kernels/",
+    "tests/",
+    "tools/bench/",
+    "tools/canary/",
+    "tools/compile/",
+    "tools/convert/",
+    "tools/github/",
+    "tools/measure/",
+    "tools/nightly/",
+    "tools/release/",
+    "tools/tune/",
+)
+"""What one pull request may change together with evidence, beside texts: nothing here decides whether evidence passes.
+
+Whatever is not named here does, also a path that nobody has thought of yet: Python finds `json.py` before its own.
+"""
+
+JUDGES = frozenset(
+    {
+        "kernels/__init__.py",
+        "kernels/launch_config.py",
+        "kernels/problem.py",
+        "tools/measure/__init__.py",
+        "tools/measure/layer.py",
+        "tools/measure/statistics.py",
+    }
+)
+"""What this gate and the validator import from those folders. tests/packaging/test_code_owners.py proves it whole."""
+
+
+def decides(path: str) -> bool:
+    """Whether a file belongs to what judges evidence: the gate, all that it imports, and what runs it."""
+    is_text = "/" not in path and path.endswith(".md")
+    return path in JUDGES or not (is_text or path.startswith(BESIDE))
+
+
 def merge_refusals(
     changed: Iterable[Change], versions: Iterable[tuple[Version, Version]], commit: str | None
 ) -> list[Finding]:
@@ -276,7 +316,33 @@ def merge_refusals(
     if commit is not None:
         found += [beyond_word(change.path) for change in plain if not _is_kept_record(change)]
     found += [finding for pair in versions for finding in _evidence(*pair, commit)]
+    if commit is None:
+        found += _judge_and_judged(plain)
     return list(dict.fromkeys(found))
+
+
+def queue_refusals(versions: Iterable[tuple[Version, Version]]) -> list[Finding]:
+    """The same for a merge queue, whose pull requests have passed one by one: main's word must name what they leave.
+
+    Two that were sound alone may together put it on evidence that nobody measured.
+    """
+    after = [version for _, version in versions]
+    stale = [version for version in after if version.record.get("verified") is not None and not version.is_signed]
+    return [unearned(records_path(version.relative)) for version in stale]
+
+
+def _judge_and_judged(changed: Sequence[Change]) -> list[Finding]:
+    """A change that brings evidence and what judges it is judged by nobody."""
+    judges = [change.path for change in changed if decides(change.path)]
+    evidence = [change.path for change in changed if change.role in (Role.CONFIG, Role.RECORD)]
+    if not (judges and evidence):
+        return []
+    files = "tuned file or record" if len(evidence) == 1 else "tuned files or records"
+    message = (
+        f"expected no change to what judges evidence beside {len(evidence)} changed {files}, "
+        f"found {counted(len(judges), 'file')} of it"
+    )
+    return [refused(judges[0], "own-judge", message, "open a pull request of its own for it, which goes first")]
 
 
 def beyond_word(path: str) -> Finding:

@@ -16,7 +16,7 @@ from tools.pull_request import __main__ as command
 from tools.pull_request.changes import Version
 from tools.pull_request.diff import Cell, Edit, FileChange, Kind, coverage, file_changes, grouped
 from tools.registry.models import load_models
-from tools.store.files import canonical_config
+from tools.store.files import canonical_config, canonical_record
 
 OTHER = f"E=8,N=2048,device_name={H100}.json"
 
@@ -222,7 +222,7 @@ def test_a_file_that_moved_between_tiers(project: Project, run: Run) -> None:
 
 
 def test_before_the_first_push_there_was_nothing(project: Project, run: Run) -> None:
-    (group,) = groups(run("0" * 40, "main", "--format", "json"))
+    (group,) = groups(run("0" * 40, "main", "--merged", "--format", "json"))
     assert (group["kind"], [file["path"] for file in group["files"]]) == ("added", [PATH])
 
 
@@ -305,6 +305,23 @@ class TestGate:
         refused = [line.split(": ")[1] for line in err.splitlines()]
         files = (f"configs/{OTHER}", f"configs/records/{OTHER}")
         assert refused == [".github/workflows/validate.yml", *files, "tools/code.py"]
+
+    def test_evidence_beside_its_own_judge(self, project: Project, run: Run) -> None:
+        head = project.head({**project.files(num_stages=4), "tools/validate/rules/record.py": b"RULES = ()\n"})
+        code, _, err = run("main", head)
+        assert (code, err.count("\n")) == (1, 1)
+        assert err.startswith("refused: tools/validate/rules/record.py: expected no change to what judges evidence")
+        assert "beside 2 changed tuned files or records, found 1 file of it. Fix: " in err
+
+    def test_a_queue_judges_what_its_pull_requests_come_to_together(self, project: Project, run: Run) -> None:
+        signed = project.signed()
+        stale = project.files(num_stages=4)
+        said = {"verified": json.loads(signed[RECORD])["verified"]}
+        stale[RECORD] = canonical_record({**json.loads(stale[RECORD]), **said})
+        assert run("main", project.head(signed), "--queued")[0] == 0
+        code, _, err = run("main", project.head(stale), "--queued")
+        assert (code, err.count("\n")) == (1, 1)
+        assert err.startswith(f"refused: {RECORD}: verified: expected null")
 
     def test_mains_word_taken_away_is_a_warning_of_its_own(self, project: Project, run: Run) -> None:
         signed = project.head(project.signed())

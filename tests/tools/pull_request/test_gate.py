@@ -10,7 +10,7 @@ import pytest
 
 from tests.builders import NAME, signed, table
 from tools.git import Entry
-from tools.pull_request.changes import Change, Version, merge_refusals, verified_commit
+from tools.pull_request.changes import Change, Version, merge_refusals, queue_refusals, verified_commit
 from tools.store.files import canonical_config, sha256
 
 HOME = "fused-moe-configs/fused-moe-configs"
@@ -159,6 +159,67 @@ class TestEvidence:
         entry = Entry("100644", "blob", COMMIT)
         for change in (Change(f"configs/records/{NAME}", None, entry), Change(f"configs/records/{NAME}", entry, None)):
             assert len(merge_refusals([change], [], COMMIT)) == 1
+
+
+class TestOwnJudge:
+    """Evidence and what judges it never come together: a check that the change rewrites says what it likes."""
+
+    PLAIN, OTHER = Entry("100644", "blob", COMMIT), Entry("100644", "blob", OTHER)
+
+    def told(self, *paths: str) -> list[str]:
+        return [finding.path for finding in merge_refusals([Change(p, None, self.PLAIN) for p in paths], [], None)]
+
+    @pytest.mark.parametrize(
+        "evidence", [f"configs/{NAME}", f"configs/records/{NAME}", f"configs/legacy_configs/{NAME}"]
+    )
+    @pytest.mark.parametrize(
+        "judge",
+        [
+            ".github/workflows/validate.yml",
+            ".github/CODEOWNERS",
+            "json.py",
+            "jsonschema_rs/__init__.py",
+            "noxfile.py",
+            "pyproject.toml",
+            "schema/record.schema.json",
+            "schema/exceptions.json",
+            "sitecustomize.py",
+            "tools/pull_request/changes.py",
+            "tools/measure/layer.py",
+            "tools/validate/rules/record.py",
+            "kernels/launch_config.py",
+        ],
+    )
+    def test_together_they_are_refused(self, judge: str, evidence: str) -> None:
+        assert self.told(evidence, judge) == [judge]
+        removed = [Change(evidence, self.PLAIN, None), Change(judge, self.PLAIN, None)]
+        assert [finding.rule for finding in merge_refusals(removed, [], None)] == ["own-judge"]
+        assert self.told(judge) == self.told(evidence) == []
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "README.md",
+            "docs/measurements/x.json",
+            "tools/tune/search.py",
+            "kernels/fused_moe_kernel.py",
+            "tests/x.py",
+            "configs/registry/models.json",
+        ],
+    )
+    def test_what_decides_nothing_may_come_with_it(self, path: str) -> None:
+        assert self.told(f"configs/{NAME}", path) == []
+
+
+class TestQueue:
+    def test_what_two_pull_requests_leave_together_is_judged_once_more(self) -> None:
+        """One signs a file, the other changes it: each was sound alone."""
+        (finding,) = queue_refusals([(version(), version(evidence(), OTHER_CONFIG))])
+        assert finding.path == f"configs/records/{NAME}"
+        assert (
+            queue_refusals([(version(), version(evidence())), (version(evidence()), version()), (version(), NOTHING)])
+            == []
+        )
 
 
 class TestModes:
