@@ -59,8 +59,6 @@ MEMORY_SHARE = 0.95
 UNKNOWN_MEMORY_GIB = 32
 """Of a device whose memory the registry doesn't give."""
 
-LONGEST_US = 1e9
-
 
 @dataclass(frozen=True)
 class Rules:
@@ -160,10 +158,6 @@ def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
 
 def _record_faults(file: Changed, workload: Workload, models: ModelRegistry) -> Iterator[Finding]:
     path = records_path(file.claimed.relative)
-    if any(median > LONGEST_US for median in file.claimed.medians_us().values()):
-        yield refused(
-            path, "record", f"rows: expected medians of at most {LONGEST_US:.0e} µs, found more", "tune again"
-        )
     shapes = _recorded(file.claimed)
     if len(shapes) > MOST_SHAPES:
         message = f"shapes: expected at most {MOST_SHAPES}, found {len(shapes)}"

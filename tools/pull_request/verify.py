@@ -15,7 +15,9 @@ from tools.checkout import CONFIGS
 from tools.cli import command, path_argument, say
 from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, read_plan, results_of, shortened
 from tools.pull_request.judge import has_lost, why_unverified
+from tools.pull_request.plan import with_runner
 from tools.pull_request.report import check_plan
+from tools.registry.devices import load_devices
 from tools.store import schemas
 from tools.store.files import read_file, record_path, write_file
 from tools.store.record import Record, RecordError, Verified, as_record
@@ -34,6 +36,12 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--plan", type=path_argument, required=True, metavar="FILE", help="what was to be measured")
     parser.add_argument("--results", type=path_argument, required=True, metavar="DIR", help="of main's own run")
+    parser.add_argument(
+        "--runners",
+        default="",
+        metavar="NAMES",
+        help="as `plan` had them: results of other devices are refused; default: every device",
+    )
     parser.add_argument("--commit", required=True, metavar="SHA", help="the commit of main that was measured")
     parser.add_argument("--runner", required=True, metavar="LABEL", help="on whose runner")
     parser.add_argument("--run-url", required=True, metavar="URL", help="of the workflow's run")
@@ -50,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _check(line)
     plan = read_plan(options.plan)
     check_plan(plan, MERGED, options.commit)
-    results = results_of(plan, options.results)
+    results = results_of(plan, options.results, with_runner(options.runners, load_devices()))
     for file in (file for result in results.values() for file in result.files):
         outcome = _write(options.configs, file, line)
         say(f"verify: {file.id.relative}: {outcome}")

@@ -206,7 +206,7 @@ def test_a_file_that_was_added_with_its_coverage(project: Project, run: Run) -> 
 
 
 def test_a_retuned_file_with_the_gain_that_its_record_claims(project: Project, run: Run) -> None:
-    latency = {"median": 8.0, "p10": 8.0, "p90": 8.0, "samples": 3}
+    latency = {"median": 800.0, "p10": 800.0, "p90": 800.0, "samples": 3}
     row = {"latency_us": latency, "baseline_us": latency, "decision": "promote"}
     keys = json.loads(project.files()[PATH])
     head = project.head(project.files(record={"rows": dict.fromkeys(keys, row)}, num_stages=4))

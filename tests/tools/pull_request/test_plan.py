@@ -130,7 +130,7 @@ class TestPlan:
             "shapes": [{"K": 4096, "top_k": 2, "registered": True}],
             "claimed": table(),
             "main": None,
-            "record": {"median_us": dict.fromkeys(table(), 10.0)},
+            "record": {"median_us": dict.fromkeys(table(), 1000.0)},
         }
         assert ran.output == f'devices=["{H100}"]\nany=true\n'
 
@@ -147,13 +147,13 @@ class TestPlan:
         assert (file["claimed"], file["main"], file["record"]) == (None, table(), None)
 
     def test_a_record_alone_is_measured_against_what_it_claims(self, project: Project, plan: RunPlan) -> None:
-        latency = {"median": 1.0, "p10": 1.0, "p90": 1.0, "samples": 3}
+        latency = {"median": 500.0, "p10": 500.0, "p90": 500.0, "samples": 3}
         row = {"latency_us": latency, "baseline_us": latency, "decision": "promote"}
         ran = plan(project.head(project.files(record={"rows": dict.fromkeys(table(), row)})))
         assert ran.plan is not None
         (file,) = ran.plan["legs"][0]["workloads"]
         assert file["claimed"] == file["main"]
-        assert file["record"]["median_us"]["64"] == 1.0
+        assert file["record"]["median_us"]["64"] == 500.0
 
     def test_files_of_several_devices_and_tiers_make_a_leg_each(self, project: Project, plan: RunPlan) -> None:
         amd = f"E=8,N=1024,device_name={MI300X}.json"

@@ -31,7 +31,7 @@ RUN_URL = "https://github.com/owner/repository/actions/runs/1"
 
 @pytest.fixture
 def merged(tmp_path: Path) -> Store:
-    """A store with one file of one row, which its record claims to take 10 µs."""
+    """A store with one file of one row, which its record claims to take 1000 µs."""
     merged = Store(tmp_path / "configs")
     merged.measured(merged.config({"64": entry()}))
     return merged
@@ -47,12 +47,12 @@ def results(**row: Any) -> Any:
     def change(document: Any) -> None:
         document.update(number=0, device_name=WORKLOAD.device_name)
         document["workloads"][0]["workload"] = WORKLOAD.to_json()
-        document["workloads"][0]["rows"]["64"].update({"claimed_us": 10.0, "measured_us": 10.1, **row})
+        document["workloads"][0]["rows"]["64"].update({"claimed_us": 1000.0, "measured_us": 1010.0, **row})
 
     return changed(results_document(), change)
 
 
-def plan(claimed_us: float | None = 10.0) -> Any:
+def plan(claimed_us: float | None = 1000.0) -> Any:
     """What those results answer."""
 
     def change(document: Any) -> None:
@@ -65,7 +65,7 @@ def plan(claimed_us: float | None = 10.0) -> Any:
     return changed(plan_document(), change)
 
 
-def sign(merged: Store, *documents: Any, claimed_us: float | None = 10.0, **options: str) -> int:
+def sign(merged: Store, *documents: Any, claimed_us: float | None = 1000.0, **options: str) -> int:
     folder = merged.root.parent
     write_json(folder / "plan.json", plan(claimed_us))
     for number, document in enumerate(documents):
@@ -112,10 +112,10 @@ def test_published_figures_without_times_can_be_verified_too(merged: Store) -> N
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"measured_us": 10.6}, "M=64: 6.0 % above the recorded time"),
+        ({"measured_us": 1060.0}, "M=64: 6.0 % above the recorded time"),
         ({"verdict": "slower"}, "M=64: slower than main's file or the heuristic"),
         ({"measured_us": None}, "M=64: no time was measured"),
-        ({"claimed_us": 10.2}, "its record claims other times than were checked"),
+        ({"claimed_us": 1020.0}, "its record claims other times than were checked"),
         ({"claimed_us": None}, "its record claims other times than were checked"),
     ],
 )
@@ -123,12 +123,12 @@ def test_a_file_that_did_not_hold_is_named_and_left_as_it_is(
     merged: Store, capsys: pytest.CaptureFixture[str], row: dict[str, Any], reason: str
 ) -> None:
     before = record_of(merged)
-    assert sign(merged, results(**row), claimed_us=row.get("claimed_us", 10.0)) == 0
+    assert sign(merged, results(**row), claimed_us=row.get("claimed_us", 1000.0)) == 0
     assert record_of(merged) == before
     assert capsys.readouterr().err == f"verify: {NAME}: not verified, {reason}\n"
 
 
-@pytest.mark.parametrize("row", [{"measured_us": 10.6}, {"verdict": "slower"}, {"measured_us": None}])
+@pytest.mark.parametrize("row", [{"measured_us": 1060.0}, {"verdict": "slower"}, {"measured_us": None}])
 def test_one_that_held_before_and_no_more_is_verified_no_more(
     merged: Store, capsys: pytest.CaptureFixture[str], row: dict[str, Any]
 ) -> None:
@@ -200,6 +200,22 @@ def test_results_that_the_plan_did_not_ask_for_write_nothing(merged: Store, caps
     before = record_of(merged)
     assert sign(merged, changed(results(), lambda d: d.update(device_name="NVIDIA_L4"))) == 2
     assert "the plan has no such leg" in capsys.readouterr().err
+    assert record_of(merged) == before
+
+
+def test_a_time_that_the_devices_memory_can_not_reach_verifies_nothing(
+    merged: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = record_of(merged)
+    assert sign(merged, results(heuristic_us=1e-320)) == 0
+    assert "not verified, not measured (its runner sent times that its memory can't reach)" in capsys.readouterr().err
+    assert record_of(merged) == before
+
+
+def test_results_of_a_device_without_a_runner_verify_nothing(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    before = record_of(merged)
+    assert sign(merged, results(), runners="NVIDIA_L4") == 2
+    assert "its leg was handed on to no runner" in capsys.readouterr().err
     assert record_of(merged) == before
 
 
