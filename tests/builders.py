@@ -19,6 +19,7 @@ from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
 from tools.store.files import canonical_config, canonical_record
+from tools.store.record import evidence_sha256
 from tools.store.workload import Layout, parse_file_name
 from tools.tune.request import DEFAULT_BATCH_SIZES
 from tools.validate import runner
@@ -76,6 +77,12 @@ def environment(**changes: Any) -> dict[str, Any]:
     }
 
 
+def signed(record: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """The record with main's own word on what it holds; with other things said in that word."""
+    said = {"runner": "gpu", "run_url": "https://example.org/", "commit": "a" * 40, "date": "2026-01-01"}
+    return {**record, "verified": {**said, "evidence_sha256": evidence_sha256(record), **changes}}
+
+
 @dataclass(frozen=True)
 class Store:
     """A folder of tuned files below tmp_path."""
@@ -125,8 +132,8 @@ class Store:
         return target
 
     def measured(self, path: Path, triton: str | None = None, **changes: Any) -> Path:
-        """Writes a record as the tuner does, measured with `triton` (default: the reference)."""
-        latency = times(10.0, spread_pct=10.0)
+        """Writes a record as the tuner does, measured with `triton` (default: the reference): 1000 µs a row."""
+        latency = times(1000.0, spread_pct=10.0)
         row = {"latency_us": latency, "baseline_us": latency, "incumbent_us": None, "decision": "promote"}
         found = re.search(r"device_name=([^,.]+)", path.name)
         device = devices().get(found[1] if found else H100) or devices().find(H100)

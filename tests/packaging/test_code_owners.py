@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 
 from tools.checkout import CHECKOUT
+from tools.pull_request.changes import decides
 
 LINES = (CHECKOUT / ".github" / "CODEOWNERS").read_text("utf-8").splitlines()
 RULES = [line.split() for line in LINES if line and not line.startswith("#")]
@@ -31,15 +34,54 @@ def imported() -> list[str]:
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.split()
 
 
+def files_of(modules: Iterable[str]) -> list[str]:
+    places = [module.replace(".", "/") for module in modules]
+    return [file for place in places for file in (f"{place}.py", f"{place}/__init__.py") if (CHECKOUT / file).is_file()]
+
+
+def reached(*modules: str) -> set[str]:
+    """The files that these modules import, and what those import, by their text: also what a function imports later."""
+    found: set[str] = set()
+    left = files_of(modules)
+    while left:
+        file = left.pop()
+        if file in found:
+            continue
+        found.add(file)
+        names = {name for node in ast.walk(ast.parse((CHECKOUT / file).read_text("utf-8"))) for name in names_of(node)}
+        parents = {".".join(name.split(".")[:count]) for name in names for count in range(1, name.count(".") + 2)}
+        left += files_of(parents)
+    return found
+
+
+def names_of(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
+
+
+GATE = reached("tools.pull_request.__main__", "tools.validate.__main__")
+"""What judges evidence: the diff's gate, which the check «Evidence» runs, and the validator."""
+
+
 def test_what_runs_beside_the_token_is_ours_and_the_admins() -> None:
     modules = imported()
     assert all(module.partition(".")[0] in ("tools", "kernels") for module in modules)
-    places = [module.replace(".", "/") for module in modules]
-    files = [
-        file for place in places for file in (f"{place}.py", f"{place}/__init__.py") if (CHECKOUT / file).is_file()
-    ]
+    files = files_of(modules)
     assert "tools/store/files.py" in files
     assert {file: owner(file) for file in files if owner(file) != ADMINS} == {}
+
+
+def test_what_judges_evidence_is_the_admins() -> None:
+    assert {"tools/store/schemas.py", "tools/validate/rules/verified.py", "tools/git.py"} <= GATE
+    assert {file: owner(file) for file in sorted(GATE) if owner(file) != ADMINS} == {}
+
+
+def test_a_change_to_what_judges_evidence_is_known_as_one() -> None:
+    read = ("schema/record.schema.json", "pyproject.toml", "noxfile.py", "nox", ".github/workflows/validate.yml")
+    assert [file for file in sorted(GATE | {*read}) if not decides(file)] == []
 
 
 @pytest.mark.parametrize(

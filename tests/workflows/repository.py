@@ -31,8 +31,21 @@ def snapshot(folder: Path) -> Path:
     git(folder, "remote", "add", "origin", f"https://github.com/{REPOSITORY}.git")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message=main")
+    return _for_act(folder)
+
+
+def merged(remote: GitRepository, number: int, folder: Path) -> Path:
+    """A checkout of the merge that GitHub tries: a run reads its workflow files there, and names its commit."""
+    git(remote.root, "clone", "--quiet", "--no-checkout", str(remote.root), str(folder))
+    git(folder, "fetch", "--quiet", "origin", f"refs/pull/{number}/merge")
+    git(folder, "checkout", "--quiet", "--detach", "FETCH_HEAD")
+    git(folder, "remote", "set-url", "origin", f"https://github.com/{REPOSITORY}.git")
+    return _for_act(folder)
+
+
+def _for_act(folder: Path) -> Path:
+    """act refuses keys that it doesn't know, and these are new; test_rules.py asserts them. Jobs clone the commit."""
     for file in (folder / ".github" / "workflows").glob("*.yml"):
-        # act refuses keys that it doesn't know, and these are new; test_rules.py asserts them. Jobs clone the commit.
         file.write_text(re.sub(r"(?m)^(cache-mode|  queue): .*\n", "", file.read_text("utf-8")), "utf-8")
     return folder
 

@@ -12,7 +12,7 @@ from tools.checkout import CHECKOUT
 Rule = Callable[[Workflow], Iterator[str]]
 
 TRIGGERS = {
-    "validate": {"pull_request", "push"},
+    "validate": {"pull_request", "merge_group", "push"},
     "tune": {"workflow_dispatch", "workflow_run"},
     "measure": {"workflow_call"},
     "tune-on-request": {"workflow_dispatch"},
@@ -23,7 +23,7 @@ TRIGGERS = {
 READ = {"contents": "read"}
 NOTHING: dict[str, str] = {}
 GRANTS = {
-    "validate": {"configs": READ, "code": READ, "wheel": READ, "workflows": READ},
+    "validate": {"evidence": READ, "configs": READ, "code": READ, "wheel": READ, "workflows": READ},
     "tune": {
         "plan": {**READ, "pull-requests": "read"},
         "tune": NOTHING,
@@ -82,6 +82,7 @@ COMMANDS = [
     TAKE_DIGEST,
     CHECK_DIGEST,
     r'git fetch --no-tags origin "\+refs/pull/\$NUMBER/head:refs/pull/\$NUMBER/head"',
+    r'git checkout --quiet --detach "\$GITHUB_SHA\^1"',
     r"python -m pip download --no-deps --only-binary=:all: --dest wheels/(?P<engine>\w+) (?P=engine)",
     r'gh release create "v\$VERSION" dist/\* [^;|&`<>]+',
 ]

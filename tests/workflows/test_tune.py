@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.builders import entry
+from tests.builders import entry, signed
 from tests.tools.pull_request.git_repository import EXECUTABLE, SUBMODULE, SYMLINK, TREE, Blob, GitRepository
 from tests.workflows.act import REPOSITORY, TOKEN, World
 from tests.workflows.fake_github import FakeGitHub
 from tests.workflows.repository import TUNED, propose
-from tools.store.files import canonical_config
+from tools.store.files import canonical_config, canonical_record
 
 GOLDEN = Path(__file__).parent / "comment.golden.md"
 H100 = "NVIDIA_H100_80GB_HBM3"
@@ -195,9 +195,7 @@ def mi300x(remote: GitRepository, main: str, tuned: Files) -> str:
 
 
 def verified(remote: GitRepository, main: str, tuned: Files) -> str:
-    claim = b'"verified": {"runner": "gpu", "run_url": "https://example.org", "commit": "%s", "date": "2026-01-01"}'
-    record = tuned[RECORD].replace(b'"verified": null', claim % (b"a" * 40))
-    assert record != tuned[RECORD]
+    record = canonical_record(signed(json.loads(tuned[RECORD])))
     return remote.commit({**tuned, RECORD: record}, main)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.builders import H100, NAME, Store, table
+from tests.builders import H100, NAME, Store, signed, table
 from tests.tools.pull_request.git_repository import GitRepository, files_of
 from tests.workflows.act import REPOSITORY, Annotation, Run, World, annotation
-from tests.workflows.repository import propose
+from tests.workflows.repository import merged, propose
 from tests.workflows.repository import snapshot as snapshot_of_main
 from tools.store.files import canonical_config, canonical_record
 
@@ -80,10 +80,53 @@ def test_only_verifys_own_branch_may_say_verified(
     main = remote.commit(sound, remote.git("rev-parse", "main"))
     remote.set_ref("refs/heads/main", main)
     record = json.loads(sound[INSIDE_RECORDS])
-    record["verified"] = {"runner": "gpu", "run_url": "https://example.org/", "commit": main, "date": "2026-01-01"}
-    run = validate(world, remote, {INSIDE_RECORDS: canonical_record(record)}, f"verify/{main}", repository)
+    proposal = canonical_record(signed({**record, "verified": None}, commit=main))
+    run = validate(world, remote, {INSIDE_RECORDS: proposal}, f"verify/{main}", repository)
     assert run.jobs == {"configs": "success" if passes else "failure"}, run
     assert [line.file for line in run.annotations if line.title == "verified"] == ([] if passes else [INSIDE_RECORDS])
+
+
+def judge(world: World, remote: GitRepository, files: Mapping[str, bytes | None], ref: str = "x") -> Run:
+    """The check «Evidence», on a pull request from a branch of this repository."""
+    base = remote.git("rev-parse", "main")
+    head = remote.commit(files, base)
+    propose(remote, 12, head)
+    here = replace(world, checkout=merged(remote, 12, world.folder / head))
+    return here.act("validate", "pull_request", event(base, head, ref, REPOSITORY), "--job", "evidence")
+
+
+# A pull request whose own code finds nothing wrong with its own evidence.
+CARELESS = {
+    "tools/pull_request/changes.py": b"raise SystemExit(0)\n",
+    "tools/pull_request/__main__.py": b"print('all is well')\n",
+}
+
+
+def test_evidence_is_judged_by_the_bases_code(world: World, remote: GitRepository, sound: Mapping[str, bytes]) -> None:
+    forged = canonical_record(signed(json.loads(sound[INSIDE_RECORDS])))
+    run = judge(world, remote, {**sound, INSIDE_RECORDS: forged, **CARELESS})
+    assert run.jobs == {"evidence": "failure"}, run
+    assert run.failed_steps == ["Judge the merge"]
+    assert "all is well" not in run.log
+    found = {line.title: line.file for line in run.annotations if line.level == "error"}
+    assert found == {"verified": INSIDE_RECORDS, "own-judge": min(CARELESS)}
+
+
+def test_honest_evidence_passes_its_judge(world: World, remote: GitRepository, sound: Mapping[str, bytes]) -> None:
+    run = judge(world, remote, sound)
+    assert run.jobs == {"evidence": "success"}, run
+    assert f"- `{H100}`, default tier: `E=8,N=1024," in run.summary
+
+
+def test_a_verify_branch_is_judged_as_a_whole(world: World, remote: GitRepository, sound: Mapping[str, bytes]) -> None:
+    main = remote.commit(sound, remote.git("rev-parse", "main"))
+    remote.set_ref("refs/heads/main", main)
+    record = {**json.loads(sound[INSIDE_RECORDS]), "verified": None}
+    word = {INSIDE_RECORDS: canonical_record(signed(record, commit=main))}
+    assert judge(world, remote, word, f"verify/{main}").jobs == {"evidence": "success"}
+    run = judge(world, remote, {**word, ".github/workflows/verify.yml": b"on: push\n"}, f"verify/{main}")
+    assert run.jobs == {"evidence": "failure"}
+    assert [line.file for line in run.annotations if line.level == "error"] == [".github/workflows/verify.yml"]
 
 
 def test_a_name_cannot_forge_an_annotation(world: World, remote: GitRepository, sound: Mapping[str, bytes]) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from tests.builders import signed
 from tests.tools.pull_request.git_repository import GitRepository
 from tests.workflows.act import REPOSITORY, Run, World
 from tests.workflows.fake_github import FakeGitHub
 from tests.workflows.repository import TUNED
 from tools.store.files import canonical_record
+from tools.store.record import evidence_sha256
 
 PATH, RECORD = f"configs/{TUNED}", f"configs/records/{TUNED}"
 APP = f"token-of-the-{'app'}"
@@ -50,11 +52,39 @@ def test_what_holds_is_proposed_as_verified(
     assert after == {key: value for key, value in before.items() if key != "verified"}
     assert verified["commit"] == main
     assert verified["runner"] == "gpu"
+    assert verified["evidence_sha256"] == evidence_sha256(before)
     assert verified["run_url"].startswith(f"https://github.com/{REPOSITORY}/actions/runs/")
     (pull,) = github.pulls.values()
     assert (pull["head"], pull["base"], pull["title"]) == (proposed, "main", "Verify what was merged")
     assert "New evidence" in pull["body"]
     assert github.writes == [("POST", f"/repos/{REPOSITORY}/pulls", APP)]
+
+
+def test_what_it_proposed_does_not_start_it_again(
+    world: World, remote: GitRepository, github: FakeGitHub, tuned: Files
+) -> None:
+    before = remote.git("rev-parse", "main")
+    merged = remote.commit(tuned, before)
+    remote.set_ref("refs/heads/main", merged)
+    run, _ = merge(world, remote, {RECORD: canonical_record(signed(json.loads(tuned[RECORD]), commit=merged))})
+    assert run.jobs == {"plan": "success"}, run
+    assert github.writes == []
+
+
+def test_figures_that_changed_under_mains_word_lose_it(
+    world: World, remote: GitRepository, github: FakeGitHub, tuned: Files, boasted: Files
+) -> None:
+    """However they got past the check: the record alone changed, and it kept what verify had written."""
+    word = signed(json.loads(tuned[RECORD]))["verified"]
+    merge_of = {**tuned, RECORD: canonical_record({**json.loads(tuned[RECORD]), "verified": word})}
+    remote.set_ref("refs/heads/main", remote.commit(merge_of, remote.git("rev-parse", "main")))
+    forged = {**json.loads(boasted[RECORD]), "verified": word}
+    run, main = merge(world, remote, {RECORD: canonical_record(forged)})
+    assert run.jobs == ALL, run
+    assert f"verify: {TUNED}: verified no more, M=" in run.log
+    assert record_at(remote, f"verify/{main}")["verified"] is None
+    (pull,) = github.pulls.values()
+    assert "taken away" not in pull["body"], "it never was main's word on these figures"
 
 
 def test_what_else_was_merged_with_it_does_no_harm(

@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         "--results", type=path_argument, required=True, metavar="DIR", help="with a results.json a leg"
     )
     command.add_argument(
+        "--runners", default="", metavar="NAMES", help="as `sample` had them: results of other devices are refused"
+    )
+    command.add_argument(
         "--margin-pct", type=_margin, default=drift.MARGIN_PCT, metavar="P", help="tolerated; default: %(default)g"
     )
     return parser
@@ -96,7 +99,9 @@ def _sample(options: argparse.Namespace) -> int:
 def _drift(options: argparse.Namespace) -> int:
     plan = read_plan(options.plan)
     records = sample.records_of(plan, options.configs)
-    found = drift.compare(plan, results_of(plan, options.results), records, options.margin_pct)
+    devices = load_devices(options.configs / "registry" / "devices.json")
+    results = results_of(plan, options.results, with_runner(options.runners, devices))
+    found = drift.compare(plan, results, records, options.margin_pct, devices)
     write_file(options.out, drift.to_markdown(found, plan.head_sha, options.margin_pct).encode())
     print(f"{drift.summary(found)}: {shown_path(options.out)}")
     return 1 if any(file.has_drifted for device in found for file in device.files) else 0

@@ -7,17 +7,23 @@ itself and the time against the heuristic's both left their margin.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from tools.measure.floor import MOST_SPREAD_PCT, least_us
 from tools.measure.gate import PromotionPolicy
 from tools.measure.statistics import NOISE_PCT, Verdict, geomean
-from tools.pull_request.documents import FileId, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
+from tools.pull_request.documents import FileId, Leg, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
+from tools.registry.devices import Device, DeviceRegistry
 from tools.store.record import Environment, Record, RecordedRow
+from tools.store.workload import Shape
 from tools.text import counted, table
 
 MARGIN_PCT = 5.0
 """Two machines of one kind differ by up to so much."""
+
+MOST_APART_PCT = 20.0
+"""How far one file's pace may lie from that of its device's other files: a new Triton may change one dtype's kernel."""
 
 HARMLESS = frozenset({"unsupported", "wrong_triton"})
 """Why a file may go unmeasured on a sound runner: no bench for its kind, or tuned for another Triton."""
@@ -28,6 +34,7 @@ class RowDrift:
     """One batch size, in µs and in per cent of the recorded time. measured_us None: its entry doesn't run any more.
 
     heuristic_pct: the heuristic's own drift, None where it wasn't measured both times. limit_pct: margin and noise.
+    least_us: what the device can do, so that a recorded time below it is none.
     loss_pct: by how much the entry is slower than the heuristic tonight, beyond noise; 0 where it isn't.
     """
 
@@ -37,6 +44,7 @@ class RowDrift:
     heuristic_pct: float | None
     limit_pct: float
     loss_pct: float = 0.0
+    least_us: float = 0.0
 
     @property
     def drift_pct(self) -> float | None:
@@ -46,6 +54,8 @@ class RowDrift:
     def finding(self) -> str:
         """What is wrong with the row; empty where nothing is."""
         drift = self.drift_pct
+        if self.recorded_us < self.least_us:
+            return "recorded below what the device can do"
         if drift is None:
             return "does not run"
         if self.loss_pct > PromotionPolicy().min_improvement_pct:
@@ -63,11 +73,21 @@ class FileDrift:
     id: FileId
     rows: tuple[RowDrift, ...]
     reason: str = ""
+    apart_pct: float | None = None
+    """By how much the heuristic drifted more than in the device's other files. None: one of the two wasn't measured.
+
+    The rows' yardstick is the record's own: where its times are all a fifth of the truth, the machine reads slower.
+    """
+
+    @property
+    def is_apart(self) -> bool:
+        return self.apart_pct is not None and abs(self.apart_pct) > MOST_APART_PCT
 
     @property
     def has_drifted(self) -> bool:
-        """Whether a row has, or the file went unmeasured though it should not."""
-        return (bool(self.reason) and self.reason not in HARMLESS) or any(row.finding for row in self.rows)
+        """Whether a row or its yardstick has, or the file went unmeasured though it should not."""
+        is_missing = bool(self.reason) and self.reason not in HARMLESS
+        return is_missing or self.is_apart or any(row.finding for row in self.rows)
 
     @property
     def worst_pct(self) -> float:
@@ -87,8 +107,7 @@ class DeviceDrift:
     @property
     def pace_pct(self) -> float | None:
         """How much slower the heuristic reads than in the records, over all rows: the machine's part, or Triton's."""
-        found = [row.heuristic_pct for file in self.files for row in file.rows if row.heuristic_pct is not None]
-        return 100.0 * (geomean([1.0 + pct / 100.0 for pct in found]) - 1.0) if found else None
+        return _pace_pct(self.files)
 
 
 def compare(
@@ -96,17 +115,19 @@ def compare(
     results: Mapping[str, Results],
     records: Mapping[FileId, Record],
     margin_pct: float = MARGIN_PCT,
+    devices: DeviceRegistry | None = None,
 ) -> tuple[DeviceDrift, ...]:
     """Every leg of the plan. results: checked against it, one for each leg, by device.
 
+    devices: what recorded times are held against, None: nothing but what any GPU takes.
     records: of the plan's files, as far as they are still there.
     """
     return tuple(
         DeviceDrift(
             leg.device_name,
             results[leg.device_name].environment,
-            tuple(
-                _file(planned, measured, records.get(planned.id), margin_pct)
+            _with_pace(
+                _file(planned, measured, records.get(planned.id), margin_pct, _device_of(leg, devices))
                 for planned, measured in zip(leg.files, results[leg.device_name].files, strict=True)
             ),
         )
@@ -114,11 +135,30 @@ def compare(
     )
 
 
-def _file(planned: PlannedFile, measured: MeasuredFile, record: Record | None, margin_pct: float) -> FileDrift:
+def _with_pace(found: Iterable[FileDrift]) -> tuple[FileDrift, ...]:
+    """The files of a device, each beside the others' pace."""
+    files = tuple(found)
+    return tuple(replace(file, apart_pct=_apart_pct(file, [f for f in files if f is not file])) for file in files)
+
+
+def _apart_pct(file: FileDrift, others: Sequence[FileDrift]) -> float | None:
+    own, usual = _pace_pct([file]), _pace_pct(others)
+    return None if own is None or usual is None else _pct(100.0 + own, 100.0 + usual)
+
+
+def _pace_pct(files: Iterable[FileDrift]) -> float | None:
+    """The heuristic's drift, as the geometric mean over all rows of all these files."""
+    found = [row.heuristic_pct for file in files for row in file.rows if row.heuristic_pct is not None]
+    return 100.0 * (geomean([1.0 + pct / 100.0 for pct in found]) - 1.0) if found else None
+
+
+def _file(
+    planned: PlannedFile, measured: MeasuredFile, record: Record | None, margin_pct: float, device: Device | None
+) -> FileDrift:
     if not measured.is_measured:
         return FileDrift(planned.id, (), measured.reason or "no reason")
     recorded = record.rows if record else {}
-    return FileDrift(planned.id, tuple(_rows(planned, measured.rows, recorded, margin_pct)))
+    return FileDrift(planned.id, tuple(_rows(planned, measured.rows, recorded, margin_pct, device)))
 
 
 def _rows(
@@ -126,7 +166,9 @@ def _rows(
     measured: Mapping[int, MeasuredRow],
     recorded: Mapping[int, RecordedRow],
     margin_pct: float,
+    device: Device | None,
 ) -> Iterator[RowDrift]:
+    shapes = [Shape(shape.K, shape.top_k) for shape in planned.shapes]
     for num_tokens, claimed_us in sorted(planned.claims_us.items()):
         row, then = measured.get(num_tokens, MeasuredRow()), recorded.get(num_tokens)
         if then is not None and then.latency_us.median != claimed_us:  # re-tuned since the plan was made
@@ -136,9 +178,14 @@ def _rows(
             claimed_us,
             row.measured_us,
             _pct(row.heuristic_us, then.baseline_us.median) if row.heuristic_us and then else None,
-            margin_pct + max(NOISE_PCT, then.latency_us.spread_pct if then else 0.0),
+            margin_pct + max(NOISE_PCT, min(then.latency_us.spread_pct, MOST_SPREAD_PCT) if then else 0.0),
             _loss_pct(row),
+            least_us(planned.id.workload, shapes, num_tokens, device),
         )
+
+
+def _device_of(leg: Leg, devices: DeviceRegistry | None) -> Device | None:
+    return devices.get(leg.device_name) if devices else None
 
 
 def _loss_pct(row: MeasuredRow) -> float:
@@ -147,8 +194,13 @@ def _loss_pct(row: MeasuredRow) -> float:
     return max(0.0, _pct(row.measured_us, row.heuristic_us))
 
 
+_MOST_RATIO = 1e6
+
+
 def _pct(value: float, reference: float) -> float:
-    return 100.0 * (value / reference - 1.0)
+    """Above −100 and finite, whatever the times: a record may hold the least number there is."""
+    ratio = value / reference if reference > 0.0 else _MOST_RATIO
+    return 100.0 * (min(max(ratio, 1.0 / _MOST_RATIO), _MOST_RATIO) - 1.0)
 
 
 # What a night found, as the markdown of an issue. All strings are of the plan, which main wrote, or of results whose
@@ -162,6 +214,10 @@ _MEANING = (
     "The heuristic is measured beside the file both times: where it drifts by as much, the cause is the machine or its "
     "clocks, and the row counts as sound. Limit: the margin of {margin:g} % and the row's noise."
 )
+_APART = (
+    "Against these records the heuristic reads otherwise than against the device's other ones, by over {most:g} %: "
+    "what they say of it was not measured on such a machine, or a new Triton changed one kernel alone."
+)
 _WAY_OUT = "Re-tune the files below (`nox -s tune`), or update their records and give the reason."
 
 
@@ -172,6 +228,9 @@ def to_markdown(devices: Sequence[DeviceDrift], commit: str, margin_pct: float) 
     lines += [f"- {_device(device)}" for device in devices] or ["- Nothing was planned."]
     if drifted:
         lines += ["", _WAY_OUT, "", *_table(drifted)]
+    if apart := [file for file in drifted if file.is_apart]:
+        lines += ["", _APART.format(most=MOST_APART_PCT), ""]
+        lines += [f"- `{file.id.relative}`: {_signed(file.apart_pct)}" for file in apart[:100]]
     unmeasured = [file for device in devices for file in device.files if file.reason]
     if unmeasured:
         lines += ["", "Not measured:", "", *(f"- `{file.id.relative}`: {file.reason}" for file in unmeasured[:100])]

@@ -66,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
     diff.add_argument(
         "--merged", action="store_true", help="main has it already: it is reported, and nothing is refused"
     )
+    diff.add_argument(
+        "--queued",
+        action="store_true",
+        help="a merge queue's commit, whose pull requests have passed: only what they come to together is judged",
+    )
     plan = commands.add_parser("plan", help="the checked plan of a pull request's commit")
     plan.add_argument("--number", required=True, type=_number, help="of the pull request, 0 after a merge")
     plan.add_argument("--head-sha", required=True, help="the commit to measure, 40 hexadecimal digits")
@@ -104,8 +109,11 @@ def _diff(args: argparse.Namespace) -> int:
     emit(diff_report.FORMATS[args.format](diff))
     if args.merged:
         return 0
-    commit = changes.verified_commit(args.of, os.environ.get("GITHUB_REPOSITORY", ""))
-    refusals = changes.merge_refusals(found.changed, found.versions, commit)
+    if args.queued:
+        refusals = changes.queue_refusals(found.versions)
+    else:
+        commit = changes.verified_commit(args.of, os.environ.get("GITHUB_REPOSITORY", ""))
+        refusals = changes.merge_refusals(found.changed, found.versions, commit)
     _refuse(refusals)
     return 1 if refusals else 0
 

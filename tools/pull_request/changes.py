@@ -16,11 +16,12 @@ from kernels.launch_config import LaunchConfig
 from tools.findings import Finding, Severity
 from tools.git import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Entry, is_sha
 from tools.store.config_file import ConfigFile
-from tools.store.files import MAX_LISTS, Content
+from tools.store.files import MAX_LISTS, Content, sha256
+from tools.store.record import evidence_sha256, is_signed
 from tools.store.strict_json import Json, parse
 from tools.store.tiers import DEFAULT_TIER, RECORDS, REGISTRY, Found, Role, role_in_repo
 from tools.store.workload import Workload, parse_file_name
-from tools.text import shown
+from tools.text import counted, shown
 
 ROOT = "configs"
 
@@ -211,6 +212,12 @@ class Version:
         return document if isinstance(document, dict) else {}
 
     @property
+    def is_signed(self) -> bool:
+        """Whether the record's `verified` names this very evidence and these bytes of the file."""
+        bytes_sha256 = None if self.data is None else sha256(self.data)
+        return is_signed(self.record) and self.record.get("config_sha256") == bytes_sha256
+
+    @property
     def rows(self) -> Mapping[int, Mapping[str, Json]]:
         """The record's rows by batch size, as far as they are rows of batch sizes."""
         rows = self.record.get("rows")
@@ -254,18 +261,115 @@ def verified_commit(head: str, home: str) -> str | None:
     return commit if is_own else None
 
 
+BESIDE = (
+    "configs/",
+    "docs/",
+    "fused_moe_configs/",
+    "kernels/",
+    "tests/",
+    "tools/bench/",
+    "tools/canary/",
+    "tools/compile/",
+    "tools/convert/",
+    "tools/github/",
+    "tools/measure/",
+    "tools/nightly/",
+    "tools/release/",
+    "tools/tune/",
+)
+"""What one pull request may change together with evidence, beside texts: nothing here decides whether evidence passes.
+
+Whatever is not named here does, also a path that nobody has thought of yet: Python finds `json.py` before its own.
+"""
+
+JUDGES = frozenset(
+    {
+        "kernels/__init__.py",
+        "kernels/launch_config.py",
+        "kernels/problem.py",
+        "tools/measure/__init__.py",
+        "tools/measure/floor.py",
+        "tools/measure/layer.py",
+        "tools/measure/statistics.py",
+    }
+)
+"""What this gate and the validator import from those folders. tests/packaging/test_code_owners.py proves it whole."""
+
+
+def decides(path: str) -> bool:
+    """Whether a file belongs to what judges evidence: the gate, all that it imports, and what runs it."""
+    is_text = "/" not in path and path.endswith(".md")
+    return path in JUDGES or not (is_text or path.startswith(BESIDE))
+
+
 def merge_refusals(
     changed: Iterable[Change], versions: Iterable[tuple[Version, Version]], commit: str | None
 ) -> list[Finding]:
-    """A finding for each file that may not be merged. commit: as `verified_commit` has it."""
-    modes = filter(None, map(mode_fault, changed))
-    return [*modes, *(finding for pair in versions for finding in _evidence(*pair, commit))]
+    """A finding for each file that may not be merged. commit: as `verified_commit` has it.
+
+    A change is judged as a whole: verify's own branch, whose word is taken, may bring nothing but that word.
+    """
+    plain, found = [], []
+    for change in changed:
+        fault = mode_fault(change)
+        found += [fault] if fault else []
+        plain += [] if fault else [change]
+    if commit is not None:
+        found += [beyond_word(change.path) for change in plain if not _is_kept_record(change)]
+    found += [finding for pair in versions for finding in _evidence(*pair, commit)]
+    if commit is None:
+        found += _judge_and_judged(plain)
+    return list(dict.fromkeys(found))
+
+
+def queue_refusals(versions: Iterable[tuple[Version, Version]]) -> list[Finding]:
+    """The same for a merge queue, whose pull requests have passed one by one: main's word must name what they leave.
+
+    Two that were sound alone may together put it on evidence that nobody measured.
+    """
+    after = [version for _, version in versions]
+    stale = [version for version in after if version.record.get("verified") is not None and not version.is_signed]
+    return [unearned(records_path(version.relative)) for version in stale]
+
+
+def _judge_and_judged(changed: Sequence[Change]) -> list[Finding]:
+    """A change that brings evidence and what judges it is judged by nobody."""
+    judges = [change.path for change in changed if decides(change.path)]
+    evidence = [change.path for change in changed if change.role in (Role.CONFIG, Role.RECORD)]
+    if not (judges and evidence):
+        return []
+    files = "tuned file or record" if len(evidence) == 1 else "tuned files or records"
+    message = (
+        f"expected no change to what judges evidence beside {len(evidence)} changed {files}, "
+        f"found {counted(len(judges), 'file')} of it"
+    )
+    return [refused(judges[0], "own-judge", message, "open a pull request of its own for it, which goes first")]
+
+
+def beyond_word(path: str) -> Finding:
+    """Of what a branch of verify's changes besides `verified`."""
+    message = f"expected a branch {OWN_BRANCHES}… to change `verified` alone, found another change"
+    return refused(path, "verified", message, "propose it from a branch of its own, with another name")
+
+
+def _is_kept_record(change: Change) -> bool:
+    return change.role is Role.RECORD and change.before is not None and change.after is not None
 
 
 def writes_verified(before: Version, after: Version) -> bool:
-    """Main's own evidence may stay where it is, as long as it speaks of the same bytes; taken away it may be too."""
+    """Main's own word may stay as it is, as long as it names what lies there; taken away it may be too."""
     said = after.record.get("verified")
-    return said is not None and (said != before.record.get("verified") or after.data != before.data)
+    return said is not None and (said != before.record.get("verified") or not after.is_signed)
+
+
+def has_same_evidence(before: Version, after: Version) -> bool:
+    """Whether nothing differs that was measured: `verified` and the models' names may."""
+    return (
+        before.data == after.data
+        and (before.record_data is None) == (after.record_data is None)
+        and evidence_sha256(before.record) == evidence_sha256(after.record)
+        and (bool(before.record) or before.record_data == after.record_data)
+    )
 
 
 def unearned(path: str) -> Finding:
@@ -275,15 +379,22 @@ def unearned(path: str) -> Finding:
 
 
 def _evidence(before: Version, after: Version, commit: str | None) -> Iterator[Finding]:
-    if writes_verified(before, after) and not (commit and _is_of(commit, before, after)):
-        yield unearned(records_path(after.relative))
+    path = records_path(after.relative)
+    if commit is not None and before.record_data != after.record_data and not _has_new_word_only(before, after):
+        yield beyond_word(path)
+    elif writes_verified(before, after) and not (commit and _is_of(commit, after)):
+        yield unearned(path)
 
 
-def _is_of(commit: str, before: Version, after: Version) -> bool:
-    """Whether nothing but the evidence changes, and it says that this very commit was measured."""
+def _is_of(commit: str, after: Version) -> bool:
+    """Whether main's word says that this very commit was measured, and names what lies here."""
     said = after.record.get("verified")
-    is_named = isinstance(said, dict) and said.get("commit") == commit
-    return is_named and before.data == after.data and _rest(before.record) == _rest(after.record)
+    return isinstance(said, dict) and said.get("commit") == commit and after.is_signed
+
+
+def _has_new_word_only(before: Version, after: Version) -> bool:
+    """Whether `verified` is all that differs, models' names not excepted."""
+    return bool(before.record) and before.data == after.data and _rest(before.record) == _rest(after.record)
 
 
 def _rest(record: Mapping[str, Json]) -> dict[str, Json]:

@@ -42,8 +42,13 @@ class Kind(enum.StrEnum):
     RETUNED = "re-tuned"
     MOVED = "moved"
     REMOVED = "removed"
+    UNVERIFIED = "unverified"  # the record lost main's own word, for the same launch configs
     RECORDED = "recorded"  # the record alone changed
     UNREADABLE = "unreadable"  # no tuned file that could be compared: the validator says why
+
+
+NAMED_ONLY = frozenset({Kind.UNVERIFIED, Kind.RECORDED, Kind.UNREADABLE})
+"""Of these there is nothing to say but which files they are."""
 
 
 @dataclass(frozen=True, order=True)
@@ -84,7 +89,7 @@ class FileChange:
         """Files with the same one changed alike. Added and removed ones are grouped by device."""
         if self.kind in (Kind.ADDED, Kind.REMOVED):
             return self.kind, self.tier, self.device_name
-        if self.kind in (Kind.RECORDED, Kind.UNREADABLE):
+        if self.kind in NAMED_ONLY:
             return (self.kind,)
         alike = self.edits if len(self.edits) <= MOST_EDITS else frozenset(edit.key for edit in self.edits)
         return self.kind, self.moved_from and (self.moved_from, self.tier), alike
@@ -215,7 +220,8 @@ def _change(before: Version, after: Version, moved_from: str | None) -> FileChan
         return FileChange(Kind.ADDED, here, tuple(after.entries), gain_pct=_gain_over_heuristic(after))
     rows = _changed_rows(before.entries, after.entries)
     edits = frozenset(_edits(before.entries, after.entries))
-    kind = Kind.MOVED if moved_from else Kind.RETUNED if rows else Kind.RECORDED
+    recorded = Kind.UNVERIFIED if before.is_signed and after.record.get("verified") is None else Kind.RECORDED
+    kind = Kind.MOVED if moved_from else Kind.RETUNED if rows else recorded
     return FileChange(kind, here, rows, edits, _gain(before, after, rows), moved_from)
 
 

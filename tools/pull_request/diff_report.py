@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tools.findings import Finding, Report, Severity
 from tools.findings import as_github as findings_as_github
 from tools.pull_request.changes import KINDS, config_path
-from tools.pull_request.diff import BATCH_SIZES, MOST_EDITS, Cell, Diff, Edit, Group, Kind, ModeChange
+from tools.pull_request.diff import BATCH_SIZES, MOST_EDITS, NAMED_ONLY, Cell, Diff, Edit, Group, Kind, ModeChange
 from tools.store.tiers import DEFAULT_TIER
 from tools.text import code, counted, dumped, shown
 
@@ -31,9 +31,17 @@ _TITLES: Mapping[Kind, str] = {
     Kind.RETUNED: "Re-tuned",
     Kind.MOVED: "Moved between tiers",
     Kind.REMOVED: "Removed",
+    Kind.UNVERIFIED: "Main's own `verified` taken away, the same launch configs",
     Kind.RECORDED: "New evidence, the same launch configs",
     Kind.UNREADABLE: "Not readable (nox -s validate says why)",
 }
+
+
+_WARNINGS: Mapping[Kind, str] = {
+    Kind.UNVERIFIED: "restore `verified`, or say in the description what main's own run got wrong",
+    Kind.UNREADABLE: "nox -s validate says why",
+}
+"""The kinds that a reviewer has to look at, with the way out."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ def line(group: Group, quote: Quote) -> str:
     first = group.files[0]
     if group.kind in (Kind.ADDED, Kind.REMOVED):
         return f"{quote(first.device_name)}, {_tier(first.tier)}: {names}{_gain(group, 'the heuristic')}"
-    if group.kind in (Kind.RECORDED, Kind.UNREADABLE):
+    if group.kind in NAMED_ONLY:
         return names
     moved = f"{_tier(first.moved_from)} → {_tier(first.tier)}" if first.moved_from else ""
     what = "; ".join(filter(None, [moved, _edits(group)]))
@@ -108,9 +116,9 @@ def as_github(diff: Diff) -> str:
         Finding(
             shown(config_path(group.files[0].relative)),
             str(group.kind),
-            Severity.WARNING if group.kind is Kind.UNREADABLE else Severity.INFO,
+            Severity.WARNING if group.kind in _WARNINGS else Severity.INFO,
             line(group, shown),
-            "nox -s validate says why" if group.kind is Kind.UNREADABLE else "none needed; the step summary has more",
+            _WARNINGS.get(group.kind, "none needed; the step summary has more"),
         )
         for group in diff.groups[:MOST_GROUPS]
     ]

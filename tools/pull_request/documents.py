@@ -10,20 +10,21 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kernels.launch_config import LaunchConfig
 from tools.errors import UserError
+from tools.measure.floor import least_us
 from tools.measure.statistics import Verdict
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
 from tools.store.record import Decision, Environment
 from tools.store.strict_json import Json, parse
 from tools.store.tiers import DEFAULT_TIER
-from tools.store.workload import Workload
+from tools.store.workload import Shape, Workload
 from tools.text import printable, shown_path
 
 MAX_BYTES: Mapping[str, int] = {"plan": 4 << 20, "results": 8 << 20}
@@ -187,6 +188,11 @@ class MeasuredRow:
     verdict: Verdict | None = None
     decision: Decision | None = None
 
+    @property
+    def measured_times_us(self) -> tuple[float | None, ...]:
+        """All but what the record claims."""
+        return self.measured_us, self.main_us, self.heuristic_us, self.retuned_us
+
     @classmethod
     def read(cls, document: Mapping[str, Json]) -> MeasuredRow:
         verdict, decision = document["verdict"], document["decision"]
@@ -346,17 +352,39 @@ MAX_ARTIFACT_FILES = 4096
 NO_RESULTS = "its runner sent no results"
 """Why a file was not measured where nothing came from its leg. No word of a document: only what is missing says it."""
 
+IMPOSSIBLE = "its runner sent times that its memory can't reach"
+"""Why no file of a leg counts as measured where a time lies below the floor: the runner's other times are no better."""
+
 _AGAIN = "Fix: run that leg again on a fresh machine."
 
 
-def results_of(plan: Plan, folder: Path) -> dict[str, Results]:
-    """By device, one for each leg of the plan. DocumentError: broken ones, or an answer to another question."""
+def results_of(plan: Plan, folder: Path, runners: Collection[str]) -> dict[str, Results]:
+    """By device, one for each leg of the plan. runners: the devices that the plan was handed on to.
+
+    DocumentError: broken ones, an answer to another question, or of a device that nothing was handed on to.
+    """
     found = [read_results(path) for path in find_results(folder)]
     by_device = check_results(plan, found)
     devices = load_devices()
     for result in found:
+        if result.device_name not in runners:
+            where = f"results of {shortened(result.device_name)}"
+            raise DocumentError(f"{where}: expected none, its leg was handed on to no runner (GPU_DEVICES). {_AGAIN}")
         check_machine(result, devices)
-    return by_device
+    return {leg.device_name: possible(leg, by_device[leg.device_name], devices) for leg in plan.legs}
+
+
+def possible(leg: Leg, result: Results, devices: DeviceRegistry) -> Results:
+    """The results; without a measured file where one of their times lies below what the device can do."""
+    device = devices.get(leg.device_name)
+    for planned, measured in zip(leg.files, result.files, strict=True):
+        shapes = [Shape(shape.K, shape.top_k) for shape in planned.shapes]
+        for num_tokens, row in measured.rows.items():
+            times = [us for us in row.measured_times_us if us is not None]
+            if times and min(times) < least_us(planned.id.workload, shapes, num_tokens, device):
+                files = tuple(MeasuredFile(file.id, {}, IMPOSSIBLE, is_measured=False) for file in leg.files)
+                return replace(result, files=files)
+    return result
 
 
 def find_results(folder: Path) -> list[Path]:

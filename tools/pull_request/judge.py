@@ -192,6 +192,11 @@ def why_unverified(file: MeasuredFile) -> str | None:
     return None
 
 
+def has_lost(file: MeasuredFile) -> bool:
+    """Whether it was measured, and didn't hold."""
+    return file.is_measured and bool(file.rows) and why_unverified(file) is not None
+
+
 def _largest(file: MeasuredFile, pair: Callable[[MeasuredRow], tuple[float | None, float | None]]) -> RowGap | None:
     gaps = [
         RowGap(num_tokens, 100.0 * (above / below - 1.0))

@@ -16,6 +16,7 @@ from tools.cli import path_argument, say
 from tools.measure.gate import PromotionPolicy
 from tools.measure.statistics import Verdict
 from tools.pull_request.documents import (
+    IMPOSSIBLE,
     NO_RESULTS,
     RESULTS,
     DocumentError,
@@ -32,6 +33,8 @@ from tools.pull_request.documents import (
     shortened,
 )
 from tools.pull_request.judge import CLAIM_TOLERANCE_PCT, FileSummary, claim_gap, is_slower, retuned_gap, summary_of
+from tools.pull_request.plan import with_runner
+from tools.registry.devices import load_devices
 from tools.store.files import write_file
 from tools.store.record import Decision
 from tools.text import code, counted, table
@@ -48,6 +51,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", type=path_argument, required=True, metavar="DIR", help=f"one folder a leg: {RESULTS}"
     )
+    parser.add_argument(
+        "--runners",
+        default="",
+        metavar="NAMES",
+        help="as `plan` had them: results of other devices are refused; default: every device",
+    )
     parser.add_argument("--number", type=int, required=True, metavar="N", help="of the pull request, from the API")
     parser.add_argument("--head-sha", required=True, metavar="SHA", help="its commit, from the API")
     parser.add_argument("--out", type=path_argument, required=True, metavar="FILE", help="markdown")
@@ -60,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         plan = read_plan(options.plan)
         check_plan(plan, options.number, options.head_sha)
-        results = results_of(plan, options.results)
+        results = results_of(plan, options.results, with_runner(options.runners, load_devices()))
     except DocumentError as error:
         say(f"report: {error}")
         return 1
@@ -86,6 +95,7 @@ MAX_CHARACTERS = 60_000
 
 REASONS: Mapping[str, str] = {
     NO_RESULTS: NO_RESULTS,
+    IMPOSSIBLE: IMPOSSIBLE,
     "no_gpu": "the runner has no GPU",
     "wrong_device": "the runner has another GPU",
     "wrong_triton": "the runner has another Triton than the file's folder names",

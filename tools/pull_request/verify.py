@@ -1,6 +1,7 @@
 """`verify`: after the merge, writes `verified` into the records whose figures main's own run has confirmed.
 
-The only writer of that field. A file is verified whole: every row runs, loses to nothing, and holds its claim.
+The only writer of that field. A file is verified whole: every row runs, loses to nothing, and holds its claim. Where
+one doesn't, an older `verified` goes; it also goes where it names other evidence than the record's.
 """
 
 from __future__ import annotations
@@ -8,28 +9,39 @@ from __future__ import annotations
 import argparse
 import datetime
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from tools.checkout import CONFIGS
 from tools.cli import command, path_argument, say
 from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, read_plan, results_of, shortened
-from tools.pull_request.judge import why_unverified
+from tools.pull_request.judge import has_lost, why_unverified
+from tools.pull_request.plan import with_runner
 from tools.pull_request.report import check_plan
+from tools.registry.devices import load_devices
 from tools.store import schemas
 from tools.store.files import lock, read_file, record_path, write_file
 from tools.store.record import Record, RecordError, Verified, as_record
+
+UNSIGNED = "0" * 64
+"""Until the line is written: each record signs it with its own evidence."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.pull_request verify",
-        description="Writes `verified` into the record of every merged file that held on main's own runners.",
+        description="Writes `verified` into the record of every merged file that held on main's own runners, and "
+        "takes it out of those that did not, or that it never spoke of.",
         epilog="Exit 0: done; each file that was not verified is named with its reason. 2: bad use, nothing written.",
     )
     parser.add_argument("--plan", type=path_argument, required=True, metavar="FILE", help="what was to be measured")
     parser.add_argument("--results", type=path_argument, required=True, metavar="DIR", help="of main's own run")
+    parser.add_argument(
+        "--runners",
+        default="",
+        metavar="NAMES",
+        help="as `plan` had them: results of other devices are refused; default: every device",
+    )
     parser.add_argument("--commit", required=True, metavar="SHA", help="the commit of main that was measured")
     parser.add_argument("--runner", required=True, metavar="LABEL", help="on whose runner")
     parser.add_argument("--run-url", required=True, metavar="URL", help="of the workflow's run")
@@ -42,14 +54,14 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    line = Verified(options.runner, options.run_url, options.commit, options.date)
+    line = Verified(options.runner, options.run_url, options.commit, options.date, UNSIGNED)
     _check(line)
     plan = read_plan(options.plan)
     check_plan(plan, MERGED, options.commit)
-    results = results_of(plan, options.results)
+    results = results_of(plan, options.results, with_runner(options.runners, load_devices()))
     for file in (file for result in results.values() for file in result.files):
-        reason = why_unverified(file) or _write(options.configs, file, line)
-        say(f"verify: {file.id.relative}: {'verified' if reason is None else f'not verified, {reason}'}")
+        outcome = _write(options.configs, file, line)
+        say(f"verify: {file.id.relative}: {outcome}")
     return 0
 
 
@@ -72,25 +84,32 @@ def _check(line: Verified) -> None:
         raise DocumentError(f"verified: {expected}, found {found}. Fix: correct the options.")
 
 
-def _write(configs: Path, file: MeasuredFile, line: Verified) -> str | None:
-    """Why nothing was written; None: it was."""
+def _write(configs: Path, file: MeasuredFile, line: Verified) -> str:
+    """Writes what the measurement comes to into the record, where it changes; says it."""
     with lock(configs):
         return _write_alone(configs, file, line)
 
 
-def _write_alone(configs: Path, file: MeasuredFile, line: Verified) -> str | None:
+def _write_alone(configs: Path, file: MeasuredFile, line: Verified) -> str:
     path = record_path(configs, file.id.relative)
     content, config = read_file(path), read_file(configs / file.id.relative)
+    reason = why_unverified(file)
     if config.data is None or not isinstance(content.document, dict):
-        return "the file or its record is not there"
+        return f"not verified, {reason or 'the file or its record is not there'}"
     try:
         record = as_record(content)
     except RecordError:
-        return "its record is not valid"
+        return f"not verified, {reason or 'its record is not valid'}"
     other = why_other(record, config.data, file)
-    if other is None:
-        write_file(path, replace(record, verified=line).to_bytes())
-    return other
+    if reason is None and other is None:
+        write_file(path, record.with_verified(line).to_bytes())
+        return "verified"
+    # Unmeasured, main's earlier word stands as long as it names what lies here.
+    has_failed = other is None and has_lost(file)
+    if record.verified is None or (record.is_verified(config.data) and not has_failed):
+        return f"not verified, {reason or other}"
+    write_file(path, record.with_verified(None).to_bytes())
+    return f"verified no more, {reason or other}"
 
 
 def _today() -> str:

@@ -6,6 +6,7 @@ Reading checks nothing that the schema does: `Record.read` takes a document that
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -211,12 +212,16 @@ class EngineChecked:
 
 @dataclass(frozen=True)
 class Verified:
-    """The main branch's own re-measurement. Only main's workflow writes it."""
+    """The main branch's own re-measurement. Only main's workflow writes it.
+
+    evidence_sha256: of what it vouches for, as `evidence_sha256` has it; of another record it vouches for nothing.
+    """
 
     runner: str
     run_url: str
     commit: str
     date: str
+    evidence_sha256: str
 
     def to_json(self) -> dict[str, Json]:
         return dict(vars(self))
@@ -299,16 +304,37 @@ class Record:
         """Whether these are the bytes of the tuned file that was recorded."""
         return self.config_sha256 == sha256(config)
 
+    @property
+    def evidence_sha256(self) -> str:
+        """What `verified` has to name: see the function."""
+        return evidence_sha256(self.to_json())
+
+    def is_verified(self, config: bytes) -> bool:
+        """Whether main's own run measured this very evidence and these bytes of the tuned file; else it is claimed."""
+        return self.verified is not None and is_signed(self.to_json()) and self.speaks_of(config)
+
+    def with_verified(self, line: Verified | None) -> Record:
+        """With main's line, which then speaks of this very record whatever it named before; None: with none."""
+        return replace(self, verified=line and replace(line, evidence_sha256=self.evidence_sha256))
+
     def with_verified_with(self, line: VerifiedWith) -> Record:
-        """With the line, instead of an older one of the same Triton."""
+        """With the line, instead of an older one of the same Triton. Main's word doesn't cover it: see `appended`."""
         kept = (old for old in self.verified_with or () if old.triton != line.triton)
         return replace(self, verified_with=(*kept, line))
 
     def with_engine_checked(self, line: EngineChecked) -> Record:
-        """With the line, instead of an older one of the same engine, version and Triton."""
+        """With the line, instead of an older one of the same engine, version and Triton. `verified` as above."""
         said = (line.engine, line.version, line.triton)
         kept = (old for old in self.engine_checked or () if (old.engine, old.version, old.triton) != said)
         return replace(self, engine_checked=(*kept, line))
+
+    def appended(self, before: Record, *, is_mains: bool) -> Record:
+        """This record, which is `before` and a bench's line more: main's own line is signed with the rest.
+
+        Anybody else's makes all of it a claim again, which main measures after the merge. What wasn't signed stays so.
+        """
+        was_signed = is_signed(before.to_json())
+        return self.with_verified(before.verified if is_mains and was_signed else None)
 
     def with_lines_of(self, other: Record) -> Record:
         """With what benches said of another record's file, where that one had the same bytes."""
@@ -318,6 +344,28 @@ class Record:
 
     def _rows_json(self) -> dict[str, Json]:
         return {str(num_tokens): self.rows[num_tokens].to_json() for num_tokens in sorted(self.rows)}
+
+
+def evidence_sha256(record: Mapping[str, Json]) -> str:
+    """SHA-256 of what a re-measurement vouches for: all of the record but `verified` and the models' names.
+
+    The order of keys and the spaces between them are no matter. Any document does, a hostile one too.
+    """
+    evidence = {key: value for key, value in record.items() if key != "verified"}
+    if isinstance(shapes := evidence.get("shapes"), list):
+        evidence["shapes"] = [_without_models(shape) for shape in shapes]
+    # In ASCII: half of a surrogate pair has no bytes of its own.
+    return sha256(json.dumps(evidence, sort_keys=True, separators=(",", ":")).encode())
+
+
+def is_signed(record: Mapping[str, Json]) -> bool:
+    """Whether the document's `verified` names the rest of it: main measured these figures, and no others."""
+    said = record.get("verified")
+    return isinstance(said, dict) and said.get("evidence_sha256") == evidence_sha256(record)
+
+
+def _without_models(shape: Json) -> Json:
+    return {key: value for key, value in shape.items() if key != "models"} if isinstance(shape, dict) else shape
 
 
 def as_record(content: Content) -> Record:

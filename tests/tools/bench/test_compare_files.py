@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("triton")
 
 from kernels.launch_config import LaunchConfig
-from tests.builders import NAME, Store, entry, table
+from tests.builders import NAME, Store, entry, signed, table
 from tests.tools.bench.fake_gpu import H100, FakeGpu, fake_torch
 from tools.bench import __main__ as command
 from tools.bench import compare_files
@@ -24,7 +24,8 @@ from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import Target
 from tools.registry.reading import RegistryError
 from tools.store import schemas
-from tools.store.files import canonical_config, lock
+from tools.store.files import canonical_config, canonical_record, lock
+from tools.store.record import is_signed
 from tools.validate.rules import record as record_rule
 
 OWN = LaunchConfig.from_entry(entry())
@@ -294,6 +295,21 @@ class TestWriteRecord:
         assert found == before
         assert f"written: {store.record_of(store.root / NAME)}" in capsys.readouterr().err
         self.assert_sound(store)
+
+    @pytest.mark.parametrize(
+        ("ref", "is_kept"), [("refs/heads/main", True), ("refs/pull/12/merge", False), ("", False)]
+    )
+    def test_mains_word_covers_the_line_where_mains_own_workflow_wrote_it(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, ref: str, is_kept: bool
+    ) -> None:
+        path = store.record_of(store.root / NAME)
+        path.write_bytes(canonical_record(signed(record(store))))
+        monkeypatch.setenv("GITHUB_ACTIONS", "true")
+        monkeypatch.setenv("GITHUB_REF", ref)
+        FakeGpu(wins).install(monkeypatch)
+        assert bench(store.root, "--write-record") == 0
+        assert is_signed(record(store)) is is_kept
+        assert (record(store)["verified"] is not None) is is_kept
 
     def test_a_file_that_wins_everywhere_has_a_negative_loss(
         self, store: Store, monkeypatch: pytest.MonkeyPatch

@@ -23,7 +23,7 @@ def add(store: Store, name: str, folder: str = "") -> Path:
         str(size): {"latency_us": times(us), "baseline_us": times(2 * us), "incumbent_us": None, "decision": "promote"}
         for size, us in MEDIANS.items()
     }
-    return store.measured(path, rows=rows)
+    return store.measured(path, rows=rows, shapes=[{"K": 2048, "top_k": 2, "models": []}])
 
 
 @pytest.fixture

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kernels.launch_config import LaunchConfig
-from tests.builders import times
+from tests.builders import devices, times
 from tools.measure.statistics import Verdict
-from tools.nightly.drift import FileDrift, compare
+from tools.nightly.drift import DeviceDrift, FileDrift, compare, to_markdown
 from tools.pull_request.documents import (
     FileId,
     Leg,
@@ -19,6 +21,7 @@ from tools.pull_request.documents import (
     Results,
     check_results,
 )
+from tools.registry.devices import DeviceRegistry
 from tools.store.record import Decision, Latency, Record, RecordedRow, Source
 from tools.store.workload import Workload
 
@@ -119,3 +122,70 @@ def test_without_a_record_only_the_time_itself_is_held_against_the_claim() -> No
     found = compare(PLAN, results(MeasuredFile(ID, {1: MeasuredRow(measured_us=120.0, heuristic_us=240.0)})), {})
     (row,) = found[0].files[0].rows
     assert (row.recorded_us, row.heuristic_pct, row.finding) == (100.0, None, "slower")
+
+
+TWO = replace(FILE, id=FileId(Workload(128, 768, D), "default"))
+
+
+def of_two(first: Record, measured_us: float = 100.0) -> tuple[DeviceDrift, ...]:
+    """Two files that both take 100 µs tonight, the heuristic 200; the second is as recorded."""
+    files = [MeasuredFile(i, {1: MeasuredRow(measured_us=measured_us, heuristic_us=200.0)}) for i in (ID, TWO.id)]
+    claimed = replace(FILE, claims_us={1: first.rows[1].latency_us.median})
+    return compare(replace(PLAN, legs=(Leg(D, (claimed, TWO)),)), results(*files), {ID: first, TWO.id: USUAL})
+
+
+def test_a_file_whose_times_are_all_a_fifth_of_the_truth_has_drifted() -> None:
+    """By itself it looks sound on a machine that is five times slower; its device's other files know better."""
+    devices_drift = of_two(recorded(20.0, 0.0, 40.0))
+    found = devices_drift[0].files[0]
+    assert [row.finding for row in found.rows] == [""]
+    assert found.apart_pct == pytest.approx(400.0)
+    assert found.has_drifted
+    assert f"- `{ID.relative}`: +400.0 %" in to_markdown(devices_drift, "a" * 40, 5.0)
+
+
+@pytest.mark.parametrize("first", [USUAL, recorded(90.0, 0.0, 180.0)], ids=["alike", "another card of the kind"])
+def test_a_file_that_keeps_pace_with_the_others_has_not(first: Record) -> None:
+    assert [file.has_drifted for file in of_two(first)[0].files] == [False, False]
+
+
+def test_one_file_alone_has_no_pace_to_keep() -> None:
+    assert drifted(MeasuredRow(measured_us=500.0, heuristic_us=1000.0)).apart_pct is None
+
+
+def test_a_spread_without_end_is_no_limit() -> None:
+    """Medians a fifth of the truth, with a spread that would forgive anything."""
+    row = RecordedRow(Latency(100.0, 0.001, 1e6, 9), Latency(**times(200.0)), Decision.PROMOTE)
+    (found,) = drifted(MeasuredRow(measured_us=500.0, heuristic_us=200.0), replace(USUAL, rows={1: row})).rows
+    assert (found.limit_pct, found.finding) == (25.0, "slower")
+
+
+@pytest.mark.parametrize("us", [5e-324, 1e-320, 1e300])
+def test_times_that_nothing_takes_still_make_a_report(us: float) -> None:
+    forged = recorded(100.0, 0.0, us)
+    for record, row in (
+        (forged, MeasuredRow(measured_us=100.0, heuristic_us=200.0)),
+        (USUAL, MeasuredRow(measured_us=100.0, heuristic_us=us)),
+        (USUAL, MeasuredRow(measured_us=us, heuristic_us=us)),
+        (forged, MeasuredRow(measured_us=us, heuristic_us=us)),
+    ):
+        found = compare(PLAN, results(MeasuredFile(ID, {1: row})), {ID: record})
+        assert "inf" not in to_markdown(found, "a" * 40, 5.0)
+    assert of_two(forged)[0].files[0].has_drifted
+
+
+@pytest.mark.parametrize(
+    ("recorded_us", "known", "finding"),
+    [
+        (0.4, None, "recorded below what the device can do"),
+        (50.0, None, "slower"),
+        (50.0, devices(), "recorded below what the device can do"),
+    ],
+)
+def test_a_recorded_time_below_what_the_device_can_do_is_a_finding(
+    recorded_us: float, known: DeviceRegistry | None, finding: str
+) -> None:
+    plan = replace(PLAN, legs=(Leg(D, (replace(FILE, claims_us={1: recorded_us}),)),))
+    measured = results(MeasuredFile(ID, {1: MeasuredRow(measured_us=60.0, heuristic_us=200.0)}))
+    found = compare(plan, measured, {ID: recorded(recorded_us, 0.0, 200.0)}, devices=known)
+    assert found[0].files[0].rows[0].finding == finding

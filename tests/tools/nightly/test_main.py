@@ -124,6 +124,27 @@ def test_a_slower_machine_is_told_and_is_no_drift(three: Store, plan_path: Path,
     assert "the heuristic reads +10.0 % against the records" in out.read_text()
 
 
+@pytest.mark.parametrize("us", [5e-324, 1e-320, 1.0])
+def test_a_runner_that_says_the_impossible_costs_its_own_files_alone(
+    three: Store, plan_path: Path, plan: Any, tmp_path: Path, us: float
+) -> None:
+    documents = results(plan, lambda _, own: row(own, own * 2))
+    documents[0]["workloads"][0]["rows"]["64"]["heuristic_us"] = us
+    code, out = drift(three, plan_path, leave(tmp_path / "results", documents))
+    text = out.read_text()
+    assert code == 1
+    assert f"- `{MIXTRAL}`: its runner sent times that its memory can't reach" in text
+    assert f"- `{ON_H200}`: " not in text
+
+
+def test_results_of_a_device_without_a_runner_are_refused(
+    three: Store, plan_path: Path, plan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = leave(tmp_path / "results", results(plan, lambda _, us: row(us, us * 2)))
+    assert drift(three, plan_path, folder, "--runners", H100)[0] == 2
+    assert "results of NVIDIA_H200: expected none, its leg was handed on to no runner" in capsys.readouterr().err
+
+
 def test_the_margin_can_be_set(three: Store, plan_path: Path, plan: Any, tmp_path: Path) -> None:
     folder = leave(tmp_path / "results", results(plan, lambda _, us: row(us * 1.1, us * 2)))
     assert drift(three, plan_path, folder)[0] == 1

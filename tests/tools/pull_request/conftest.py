@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.builders import NAME, Store, table
+from tests.builders import NAME, Store, signed, table
 from tests.tools.pull_request.git_repository import GitRepository, files_of
 from tools.pull_request import __main__ as command
+from tools.store.files import canonical_record
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class Project:
         made = files_of(self.store)
         below = f"{folder}/{name}" if folder else name
         return {path: data for path, data in made.items() if path in (f"configs/{below}", f"configs/records/{below}")}
+
+    def signed(self, name: str = NAME, record: dict[str, Any] | None = None, **said: Any) -> Any:
+        """As `files`, with main's own word in the record; `said`: what that word says."""
+        made = self.files(name, record=record)
+        path = f"configs/records/{name}"
+        return {**made, path: canonical_record(signed(json.loads(made[path]), **said))}
 
     def head(self, files: Any, parent: str | None = None) -> str:
         """A commit of a pull request with these files changed."""

@@ -61,7 +61,7 @@ def plan_document() -> dict[str, Any]:
                         "shapes": [{"K": 4096, "top_k": 2, "registered": True}],
                         "claimed": {"64": dict(ENTRY)},
                         "main": {"64": {**ENTRY, "num_stages": 2}},
-                        "record": {"median_us": {"64": 41.5}},
+                        "record": {"median_us": {"64": 415.0}},
                     }
                 ],
             }
@@ -86,11 +86,11 @@ def results_document() -> dict[str, Any]:
                 "retuned_file": False,
                 "rows": {
                     "64": {
-                        "claimed_us": 41.5,
-                        "measured_us": 41.9,
-                        "main_us": 43.2,
-                        "heuristic_us": 47.0,
-                        "retuned_us": 41.8,
+                        "claimed_us": 415.0,
+                        "measured_us": 419.0,
+                        "main_us": 432.0,
+                        "heuristic_us": 470.0,
+                        "retuned_us": 418.0,
                         "verdict": "faster",
                         "decision": "promote",
                     }

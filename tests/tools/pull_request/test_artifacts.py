@@ -39,6 +39,10 @@ def left(folder: Path, *documents: Any) -> Path:
     return folder
 
 
+BOTH = (H100, A100)
+"""What the plan was handed on to."""
+
+
 def test_each_is_found_however_deep_it_lies(tmp_path: Path) -> None:
     paths = [tmp_path / "results" / place / "results.json" for place in ("", "a", "b/c")]
     for path in paths:
@@ -51,7 +55,7 @@ def test_no_folder_is_none_found(tmp_path: Path) -> None:
 
 
 def test_a_leg_without_results_has_its_files_with_the_reason(plan: Plan, tmp_path: Path) -> None:
-    found = results_of(plan, left(tmp_path / "results", results_document()))
+    found = results_of(plan, left(tmp_path / "results", results_document()), BOTH)
     assert list(found) == [H100, A100]
     assert found[H100].files[0].is_measured
     (file,) = found[A100].files
@@ -61,7 +65,7 @@ def test_a_leg_without_results_has_its_files_with_the_reason(plan: Plan, tmp_pat
 
 
 def test_none_at_all_are_no_error(plan: Plan, tmp_path: Path) -> None:
-    found = results_of(plan, tmp_path / "nowhere")
+    found = results_of(plan, tmp_path / "nowhere", BOTH)
     assert list(found) == [H100, A100]
     assert not has_results(found)
 
@@ -69,7 +73,7 @@ def test_none_at_all_are_no_error(plan: Plan, tmp_path: Path) -> None:
 def test_a_runner_that_says_why_it_measured_nothing_did_send_results(plan: Plan, tmp_path: Path) -> None:
     failed = {"status": "failed", "reason": "no_gpu", "rows": {}}
     document = changed(results_document(), lambda d: (d.update(environment=None), d["workloads"][0].update(failed)))
-    assert has_results(results_of(plan, left(tmp_path / "results", document)))
+    assert has_results(results_of(plan, left(tmp_path / "results", document), BOTH))
 
 
 def test_of_no_leg_twice_or_of_another_pull_request_they_are_refused(plan: Plan, tmp_path: Path) -> None:
@@ -80,13 +84,13 @@ def test_of_no_leg_twice_or_of_another_pull_request_they_are_refused(plan: Plan,
     }
     for told, documents in lies.items():
         with pytest.raises(DocumentError, match=rf"{told}.*\. Fix: "):
-            results_of(plan, left(tmp_path / told, *documents))
+            results_of(plan, left(tmp_path / told, *documents), BOTH)
 
 
 def test_a_runner_tells_of_its_own_gpu(plan: Plan, tmp_path: Path) -> None:
     another = changed(results_document(), lambda d: d["environment"].update(device_name="AMD Instinct MI300X"))
     with pytest.raises(DocumentError, match=rf"results of {H100}: expected an environment of that GPU, found AMD"):
-        results_of(plan, left(tmp_path / "another", another))
+        results_of(plan, left(tmp_path / "another", another), BOTH)
     nowhere = changed(results_document(), lambda d: d.update(environment=None))
     with pytest.raises(DocumentError, match="expected the environment of what was measured, found none"):
-        results_of(plan, left(tmp_path / "nowhere", nowhere))
+        results_of(plan, left(tmp_path / "nowhere", nowhere), BOTH)

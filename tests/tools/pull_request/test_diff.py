@@ -16,7 +16,7 @@ from tools.pull_request import __main__ as command
 from tools.pull_request.changes import KINDS, Version
 from tools.pull_request.diff import Cell, Edit, FileChange, Kind, coverage, file_changes, grouped
 from tools.registry.models import load_models
-from tools.store.files import canonical_config
+from tools.store.files import canonical_config, canonical_record
 
 OTHER = f"E=8,N=2048,device_name={H100}.json"
 
@@ -206,7 +206,7 @@ def test_a_file_that_was_added_with_its_coverage(project: Project, run: Run) -> 
 
 
 def test_a_retuned_file_with_the_gain_that_its_record_claims(project: Project, run: Run) -> None:
-    latency = {"median": 8.0, "p10": 8.0, "p90": 8.0, "samples": 3}
+    latency = {"median": 800.0, "p10": 800.0, "p90": 800.0, "samples": 3}
     row = {"latency_us": latency, "baseline_us": latency, "decision": "promote"}
     keys = json.loads(project.files()[PATH])
     head = project.head(project.files(record={"rows": dict.fromkeys(keys, row)}, num_stages=4))
@@ -222,7 +222,7 @@ def test_a_file_that_moved_between_tiers(project: Project, run: Run) -> None:
 
 
 def test_before_the_first_push_there_was_nothing(project: Project, run: Run) -> None:
-    (group,) = groups(run("0" * 40, "main", "--format", "json"))
+    (group,) = groups(run("0" * 40, "main", "--merged", "--format", "json"))
     assert (group["kind"], [file["path"] for file in group["files"]]) == ("added", [PATH])
 
 
@@ -267,7 +267,6 @@ def test_a_revision_that_is_none_is_bad_use_in_one_line(project: Project, run: R
     assert "expected a commit of this repository, found none. Fix: " in err
 
 
-VERIFIED = {"runner": "gpu", "run_url": "https://example.org/", "commit": "0" * 40, "date": "2026-01-01"}
 HOME = "fused-moe-configs/fused-moe-configs"
 
 
@@ -280,7 +279,7 @@ class TestGate:
         monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
 
     def verified(self, project: Project, commit: str) -> str:
-        return project.head(project.files(record={"verified": {**VERIFIED, "commit": commit}}))
+        return project.head(project.signed(commit=commit))
 
     @pytest.mark.parametrize("of", ["", ":", "a-stranger/fork:verify/{commit}", f"{HOME}:tune/1", f"{HOME}:verify/x"])
     def test_evidence_that_a_pull_request_wrote(self, project: Project, run: Run, of: str) -> None:
@@ -296,6 +295,45 @@ class TestGate:
         code, _, err = run("main", self.verified(project, project.main), "--of", of)
         assert (code, err) == (0, "")
         assert run("main", self.verified(project, "f" * 40), "--of", of)[0] == 1
+
+    def test_what_verify_does_not_propose_fails_with_it(self, project: Project, run: Run) -> None:
+        """Another tuned file and a changed workflow, beside a word that would pass."""
+        hostile = project.files(OTHER) | {".github/workflows/validate.yml": b"on: push\n", "tools/code.py": None}
+        head = project.head({**project.signed(commit=project.main), **hostile})
+        code, _, err = run("main", head, "--of", f"{HOME}:verify/{project.main}")
+        assert code == 1
+        refused = [line.split(": ")[1] for line in err.splitlines()]
+        files = (f"configs/{OTHER}", f"configs/records/{OTHER}")
+        assert refused == [".github/workflows/validate.yml", *files, "tools/code.py"]
+
+    def test_evidence_beside_its_own_judge(self, project: Project, run: Run) -> None:
+        head = project.head({**project.files(num_stages=4), "tools/validate/rules/record.py": b"RULES = ()\n"})
+        code, _, err = run("main", head)
+        assert (code, err.count("\n")) == (1, 1)
+        assert err.startswith("refused: tools/validate/rules/record.py: expected no change to what judges evidence")
+        assert "beside 2 changed tuned files or records, found 1 file of it. Fix: " in err
+
+    def test_a_queue_judges_what_its_pull_requests_come_to_together(self, project: Project, run: Run) -> None:
+        signed = project.signed()
+        stale = project.files(num_stages=4)
+        said = {"verified": json.loads(signed[RECORD])["verified"]}
+        stale[RECORD] = canonical_record({**json.loads(stale[RECORD]), **said})
+        assert run("main", project.head(signed), "--queued")[0] == 0
+        code, _, err = run("main", project.head(stale), "--queued")
+        assert (code, err.count("\n")) == (1, 1)
+        assert err.startswith(f"refused: {RECORD}: verified: expected null")
+
+    def test_mains_word_taken_away_is_a_warning_of_its_own(self, project: Project, run: Run) -> None:
+        signed = project.head(project.signed())
+        head = project.head(project.files(), parent=signed)
+        code, out, err = run(signed, head)
+        assert (code, err) == (0, "")
+        assert out.startswith("Main's own `verified` taken away, the same launch configs\n")
+        assert "1 unverified." in out
+        _, out, _ = run(signed, head, "--format", "github")
+        assert out.startswith(f"::warning file={PATH.replace(',', '%2C')},title=unverified::")
+        retuned = project.head(project.files(num_stages=4), parent=signed)
+        assert "unverified" not in run(signed, retuned)[1], "with other launch configs it goes by itself"
 
     def test_what_main_has_already_is_told_only(self, project: Project, run: Run) -> None:
         code, _, err = run("main", self.verified(project, project.main), "--merged")

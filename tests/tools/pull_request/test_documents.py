@@ -47,7 +47,7 @@ def test_a_plan_is_read(tmp_path: Path) -> None:
     file = plan.leg(H100).files[0]
     assert str(file.id.relative) == f"E=8,N=7168,device_name={H100}.json"
     assert file.batch_sizes == (64,)
-    assert file.claims_us == {64: 41.5}
+    assert file.claims_us == {64: 415.0}
     assert file.main[64].num_stages == 2
 
 

@@ -8,22 +8,30 @@ from typing import Any
 
 import pytest
 
-from tests.builders import NAME, table
+from tests.builders import NAME, signed, table
 from tools.git import Entry
-from tools.pull_request.changes import Change, Version, merge_refusals, verified_commit
-from tools.store.files import canonical_config
+from tools.pull_request.changes import Change, Version, merge_refusals, queue_refusals, verified_commit
+from tools.store.files import canonical_config, sha256
 
 HOME = "fused-moe-configs/fused-moe-configs"
 COMMIT, OTHER = "a" * 40, "b" * 40
 CONFIG = canonical_config(table())
 
 
-def evidence(commit: str = COMMIT) -> dict[str, Any]:
-    return {"runner": "gpu", "run_url": "https://example.org/", "commit": commit, "date": "2026-01-01"}
+def version(verified: Any = None, config: bytes = CONFIG, **record: Any) -> Version:
+    """A file and its record, which says this."""
+    found = {"config_sha256": sha256(config), **record}
+    return Version(PurePosixPath(NAME), config, json.dumps({**found, "verified": verified}).encode())
 
 
-def version(verified: Any = None, config: bytes | None = CONFIG, **record: Any) -> Version:
-    return Version(PurePosixPath(NAME), config, json.dumps({**record, "verified": verified}).encode())
+def evidence(commit: str = COMMIT, config: bytes = CONFIG, **record: Any) -> dict[str, Any]:
+    """Main's own word on such a version."""
+    word: dict[str, Any] = signed({"config_sha256": sha256(config), **record}, commit=commit)["verified"]
+    return word
+
+
+NO_MODEL, MODEL = [{"K": 4096, "models": []}], [{"K": 4096, "models": ["a/b tp=1"]}]
+OTHER_CONFIG = canonical_config(table(num_stages=4))
 
 
 NOTHING = Version(PurePosixPath(NAME), None, None)
@@ -66,10 +74,26 @@ class TestEvidence:
             (version(), version(evidence())),
             (NOTHING, version(evidence())),
             (version(evidence()), version(evidence(OTHER))),
-            (version(evidence()), version(evidence(), canonical_config(table(num_stages=4)))),
+            (version(evidence()), version(evidence(), OTHER_CONFIG)),
+            (version(evidence()), version(evidence(), OTHER_CONFIG, config_sha256=sha256(CONFIG))),
+            (version(evidence()), version(evidence(config=OTHER_CONFIG), OTHER_CONFIG)),
+            (version(evidence()), version(evidence(), rows={"64": {}})),
+            (version(evidence()), version(evidence(), engine_checked=[])),
+            (version(evidence()), version(evidence(), verified_with=[])),
             (version(), version("yes")),
         ],
-        ids=["written", "of a new file", "of another commit", "kept though the file changed", "no evidence at all"],
+        ids=[
+            "written",
+            "of a new file",
+            "of another commit",
+            "kept though the file changed",
+            "kept though the file alone changed",
+            "signed anew for another file",
+            "kept over other figures",
+            "kept over an invented check",
+            "kept over another line",
+            "no evidence at all",
+        ],
     )
     def test_what_a_pull_request_writes_is_refused(self, before: Version, after: Version) -> None:
         (line,) = self.told(before, after)
@@ -79,11 +103,12 @@ class TestEvidence:
         ("before", "after"),
         [
             (version(), version()),
-            (version(evidence()), version(evidence(), verified_with=[])),
-            (version(evidence()), version(None, canonical_config(table(num_stages=4)))),
+            (version(evidence()), version(evidence())),
+            (version(evidence(shapes=NO_MODEL), shapes=NO_MODEL), version(evidence(shapes=NO_MODEL), shapes=MODEL)),
+            (version(evidence()), version(None, OTHER_CONFIG)),
             (version(evidence()), NOTHING),
         ],
-        ids=["none", "as it was", "taken away with the figures", "gone with the file"],
+        ids=["none", "as it was", "beside another model", "taken away with the figures", "gone with the file"],
     )
     def test_what_main_had_may_stay_or_go(self, before: Version, after: Version) -> None:
         assert self.told(before, after) == []
@@ -97,12 +122,104 @@ class TestEvidence:
         [
             version(evidence(OTHER)),
             version(evidence(), date="2026-01-02"),
-            version(evidence(), canonical_config(table(num_stages=4))),
+            version(evidence(date="2026-01-02"), date="2026-01-02"),
+            version(evidence(config=OTHER_CONFIG), OTHER_CONFIG),
+            version(None, OTHER_CONFIG),
+            version(None, shapes=[{"models": ["a/b"]}]),
+            NOTHING,
         ],
-        ids=["another commit than the branch says", "another line besides", "another file"],
+        ids=[
+            "another commit than the branch says",
+            "another line besides",
+            "another line, signed",
+            "another file, signed",
+            "another file without a word",
+            "another model",
+            "nothing at all",
+        ],
     )
     def test_it_may_write_nothing_else(self, after: Version) -> None:
         assert len(self.told(version(), after, COMMIT)) == 1
+
+    @pytest.mark.parametrize(
+        "path", [".github/workflows/validate.yml", f"configs/{NAME}", "configs/registry/devices.json", "README.md"]
+    )
+    def test_its_change_is_judged_as_a_whole(self, path: str) -> None:
+        """Whoever could push to such a branch would else bring anything beside a word that passes."""
+        plain, other = Entry("100644", "blob", COMMIT), Entry("100644", "blob", OTHER)
+        pairs = [(version(), version(evidence()))]
+        record = Change(f"configs/records/{NAME}", plain, other)
+        assert merge_refusals([record], pairs, COMMIT) == []
+        for change in (Change(path, plain, other), Change(path, None, other), Change(path, plain, None)):
+            (finding,) = merge_refusals([record, change], pairs, COMMIT)
+            assert (finding.path, finding.rule) == (path, "verified")
+            assert "to change `verified` alone" in finding.message
+
+    def test_a_record_may_neither_come_nor_go_with_it(self) -> None:
+        entry = Entry("100644", "blob", COMMIT)
+        for change in (Change(f"configs/records/{NAME}", None, entry), Change(f"configs/records/{NAME}", entry, None)):
+            assert len(merge_refusals([change], [], COMMIT)) == 1
+
+
+class TestOwnJudge:
+    """Evidence and what judges it never come together: a check that the change rewrites says what it likes."""
+
+    PLAIN, OTHER = Entry("100644", "blob", COMMIT), Entry("100644", "blob", OTHER)
+
+    def told(self, *paths: str) -> list[str]:
+        return [finding.path for finding in merge_refusals([Change(p, None, self.PLAIN) for p in paths], [], None)]
+
+    @pytest.mark.parametrize(
+        "evidence", [f"configs/{NAME}", f"configs/records/{NAME}", f"configs/legacy_configs/{NAME}"]
+    )
+    @pytest.mark.parametrize(
+        "judge",
+        [
+            ".github/workflows/validate.yml",
+            ".github/CODEOWNERS",
+            "json.py",
+            "jsonschema_rs/__init__.py",
+            "noxfile.py",
+            "pyproject.toml",
+            "schema/record.schema.json",
+            "schema/exceptions.json",
+            "sitecustomize.py",
+            "tools/pull_request/changes.py",
+            "tools/measure/layer.py",
+            "tools/validate/rules/record.py",
+            "kernels/launch_config.py",
+        ],
+    )
+    def test_together_they_are_refused(self, judge: str, evidence: str) -> None:
+        assert self.told(evidence, judge) == [judge]
+        removed = [Change(evidence, self.PLAIN, None), Change(judge, self.PLAIN, None)]
+        assert [finding.rule for finding in merge_refusals(removed, [], None)] == ["own-judge"]
+        assert self.told(judge) == self.told(evidence) == []
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "README.md",
+            "docs/measurements/x.json",
+            "tools/tune/search.py",
+            "kernels/fused_moe_kernel.py",
+            "tests/x.py",
+            "configs/registry/models.json",
+        ],
+    )
+    def test_what_decides_nothing_may_come_with_it(self, path: str) -> None:
+        assert self.told(f"configs/{NAME}", path) == []
+
+
+class TestQueue:
+    def test_what_two_pull_requests_leave_together_is_judged_once_more(self) -> None:
+        """One signs a file, the other changes it: each was sound alone."""
+        (finding,) = queue_refusals([(version(), version(evidence(), OTHER_CONFIG))])
+        assert finding.path == f"configs/records/{NAME}"
+        assert (
+            queue_refusals([(version(), version(evidence())), (version(evidence()), version()), (version(), NOTHING)])
+            == []
+        )
 
 
 class TestModes:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.builders import H100, NAME, entry, table
 from tests.tools.pull_request.conftest import Project, RunPlan, refusal
 from tests.tools.pull_request.git_repository import EXECUTABLE, SUBMODULE, SYMLINK, TREE, Blob
-from tools.store.files import canonical_config
+from tools.store.files import canonical_config, canonical_record
 
 PATH, RECORD = f"configs/{NAME}", f"configs/records/{NAME}"
 MI300X = "AMD_Instinct_MI300X"
@@ -212,19 +213,40 @@ class TestHostileCommit:
 
     @pytest.mark.parametrize("name", [NAME, OTHER])
     def test_verified_written_by_the_pull_request(self, project: Project, plan: RunPlan, name: str) -> None:
-        verified = {"runner": "me", "run_url": "https://example.org/", "commit": "0" * 40, "date": "2026-01-01"}
-        line = refusal(plan(project.head(project.files(name, record={"verified": verified}, num_stages=4))))
+        line = refusal(plan(project.head(project.signed(name, commit="0" * 40))))
         assert "verified: expected null" in line
 
     def test_verified_kept_though_the_file_changed(self, project: Project, plan: RunPlan) -> None:
-        verified = {"runner": "a", "run_url": "https://example.org/", "commit": "0" * 40, "date": "2026-01-01"}
-        main = project.head(project.files(record={"verified": verified}))
+        files = project.signed()
+        verified = json.loads(files[RECORD])["verified"]
+        main = project.head(files)
         project.repository.set_ref("refs/heads/main", main)
-        head = project.head(project.files(record={"verified": verified}, num_stages=4), parent=main)
-        assert "verified: expected null" in refusal(plan(head))
         lines = {"verified_with": [{"triton": "3.6.0", "date": "2026-01-02", "worst_loss_pct": 0.1}]}
-        head = project.head(project.files(record={"verified": verified, **lines}), parent=main)
-        assert plan(head).code == 0
+        changes: tuple[dict[str, Any], ...] = ({"num_stages": 4}, {"record": lines})
+        for change in changes:
+            kept = project.files(**change)
+            kept[RECORD] = canonical_record({**json.loads(kept[RECORD]), "verified": verified})
+            assert "verified: expected null" in refusal(plan(project.head(kept, parent=main)))
+        for change in changes:
+            assert plan(project.head(project.files(**change), parent=main)).code == 0
+
+    def test_a_stale_branch_merged_cleanly_is_measured_and_its_word_counts_for_nothing(
+        self, project: Project, plan: RunPlan
+    ) -> None:
+        """Made before verify's proposal was merged: it changes an entry, and the merge keeps main's word beside it."""
+        signed = project.signed()
+        main = project.head(signed)
+        stale = project.head(project.files(num_stages=4))
+        theirs = project.files(num_stages=4)
+        theirs[RECORD] = canonical_record(
+            {**json.loads(theirs[RECORD]), "verified": json.loads(signed[RECORD])["verified"]}
+        )
+        merge = project.repository.commit(theirs, main)
+        assert stale != merge
+        ran = plan(merge, number=0, base=main)
+        assert ran.code == 0, ran.lines
+        assert ran.plan is not None
+        assert [len(leg["workloads"]) for leg in ran.plan["legs"]] == [1]
 
     def test_a_head_that_is_not_here(self, project: Project, plan: RunPlan) -> None:
         line = refusal(plan("0123456789abcdef0123456789abcdef01234567"))

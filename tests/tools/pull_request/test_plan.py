@@ -116,7 +116,7 @@ class TestPlan:
             "shapes": [{"K": 4096, "top_k": 2, "registered": True}],
             "claimed": table(),
             "main": None,
-            "record": {"median_us": dict.fromkeys(table(), 10.0)},
+            "record": {"median_us": dict.fromkeys(table(), 1000.0)},
         }
         assert ran.output == f'devices=["{H100}"]\nany=true\n'
 
@@ -133,13 +133,13 @@ class TestPlan:
         assert (file["claimed"], file["main"], file["record"]) == (None, table(), None)
 
     def test_a_record_alone_is_measured_against_what_it_claims(self, project: Project, plan: RunPlan) -> None:
-        latency = {"median": 1.0, "p10": 1.0, "p90": 1.0, "samples": 3}
+        latency = {"median": 500.0, "p10": 500.0, "p90": 500.0, "samples": 3}
         row = {"latency_us": latency, "baseline_us": latency, "decision": "promote"}
         ran = plan(project.head(project.files(record={"rows": dict.fromkeys(table(), row)})))
         assert ran.plan is not None
         (file,) = ran.plan["legs"][0]["workloads"]
         assert file["claimed"] == file["main"]
-        assert file["record"]["median_us"]["64"] == 1.0
+        assert file["record"]["median_us"]["64"] == 500.0
 
     def test_files_of_several_devices_and_tiers_make_a_leg_each(self, project: Project, plan: RunPlan) -> None:
         amd = f"E=8,N=1024,device_name={MI300X}.json"
@@ -231,6 +231,20 @@ class TestMerged:
         head = project.head(project.files(num_stages=4))
         project.repository.set_ref("refs/heads/main", project.head({"README.md": b"newer\n"}, head))
         assert plan(head, number=0, base=project.main).code == 0
+
+    def test_what_only_gained_or_lost_mains_word_is_measured_already(self, project: Project, plan: RunPlan) -> None:
+        """Or what verify proposes would start verify again, for ever."""
+        verified = project.head(project.signed())
+        for base, head in ((project.main, verified), (verified, project.head(project.files(), parent=verified))):
+            ran = plan(head, number=0, base=base)
+            assert (ran.code, ran.plan and ran.plan["legs"]) == (0, [])
+            assert ran.output.splitlines()[-2:] == ["devices=[]", "any=false"]
+
+    @pytest.mark.parametrize("record", [{"date": "2026-01-02"}, {"verified_with": []}])
+    def test_a_record_alone_is_measured(self, project: Project, plan: RunPlan, record: dict[str, Any]) -> None:
+        ran = plan(project.head(project.files(record=record)), number=0)
+        assert ran.plan is not None
+        assert len(ran.plan["legs"]) == 1
 
     def test_at_the_first_push_everything_is_new(self, project: Project, plan: RunPlan) -> None:
         ran = plan(project.main, number=0, base="0" * 40)

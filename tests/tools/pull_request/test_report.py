@@ -28,6 +28,7 @@ from tests.tools.pull_request.documents_builder import (
 from tools.measure.statistics import Verdict
 from tools.pull_request import documents, report
 from tools.pull_request.documents import (
+    IMPOSSIBLE,
     NO_RESULTS,
     Leg,
     MeasuredFile,
@@ -44,7 +45,7 @@ from tools.store.schemas import SCHEMA_FOLDER
 BY_SCHEMA = "; see schema/results.schema.json"
 
 
-def run(folder: Path, plan: Any, *results: Any, number: int = NUMBER, head_sha: str = SHA) -> int:
+def run(folder: Path, plan: Any, *results: Any, number: int = NUMBER, head_sha: str = SHA, runners: str = "") -> int:
     write_json(folder / "plan.json", plan)
     (folder / "results").mkdir(exist_ok=True)
     for place, document in enumerate(results):
@@ -52,7 +53,7 @@ def run(folder: Path, plan: Any, *results: Any, number: int = NUMBER, head_sha: 
     return report.main(
         [
             *("--plan", str(folder / "plan.json"), "--results", str(folder / "results"), "--number", str(number)),
-            *("--head-sha", head_sha, "--out", str(folder / "report.md")),
+            *("--runners", runners, "--head-sha", head_sha, "--out", str(folder / "report.md")),
         ]
     )
 
@@ -174,13 +175,33 @@ def two_legs() -> Any:
     return changed(plan_document(), lambda d: d["legs"].append({**d["legs"][0], "device_name": A100}))
 
 
+@pytest.mark.parametrize("figure", ["measured_us", "main_us", "heuristic_us", "retuned_us"])
+@pytest.mark.parametrize("us", [1e-320, 5e-324, 0.1, 200.0])
+def test_a_time_that_the_devices_memory_can_not_reach_counts_for_nothing(
+    tmp_path: Path, figure: str, us: float
+) -> None:
+    """8 experts' 176 MB each take an H100 420 µs; half of that is asked for."""
+    lie = changed(results_document(), lambda d: d["workloads"][0]["rows"]["64"].update({figure: us}))
+    assert run(tmp_path, plan_document(), lie) == 0
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "**Not measured: its runner sent times that its memory can't reach.**" in text
+    assert "| 64 |" not in text
+
+
+def test_results_of_a_device_without_a_runner_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever holds one runner can hand in results under any other device's name."""
+    assert run(tmp_path, plan_document(), results_document(), runners=A100) == 1
+    assert f"results of {H100}: expected none, its leg was handed on to no runner" in refused(tmp_path, capsys)
+    assert run(tmp_path, plan_document(), results_document(), runners=f"{A100},{H100}") == 0
+
+
 def test_a_leg_that_is_missing_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     assert run(tmp_path, two_legs(), results_document()) == 0
     text = (tmp_path / "report.md").read_text("utf-8")
     assert f"- `{A100}`: not measured (its runner sent no results)." in text
     assert "**Verdict: incomplete: not everything could be measured.** 2 files: 1 promote, 1 not measured." in text
     assert text.count("**Not measured: its runner sent no results.**") == 1
-    assert "| 64 | 41.5 | 41.9 |" in text
+    assert "| 64 | 415.0 | 419.0 |" in text
 
 
 def test_no_results_at_all_are_a_report_that_says_so(tmp_path: Path) -> None:
@@ -313,8 +334,8 @@ def test_the_worst_file_makes_the_headline(cases: list[tuple[PlannedFile, Measur
 def test_every_reason_has_words() -> None:
     schema = json.loads((SCHEMA_FOLDER / "results.schema.json").read_text("utf-8"))
     reasons = schema["$defs"]["measured_workload"]["properties"]["reason"]["enum"]
-    assert {*REASONS, None} == {*reasons, NO_RESULTS}
-    assert NO_RESULTS not in reasons, "a runner can't say of itself that it sent nothing"
+    assert {*REASONS, None} == {*reasons, NO_RESULTS, IMPOSSIBLE}
+    assert not {NO_RESULTS, IMPOSSIBLE} & {*reasons}, "a runner can't say of itself that it sent nothing"
 
 
 def test_text_of_an_artifact_leaves_no_code_span() -> None:

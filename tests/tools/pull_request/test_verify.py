@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import NAME, Store, entry
+from tests.builders import NAME, Store, entry, signed
 from tests.tools.pull_request.documents_builder import (
     ENTRY,
     OTHER_SHA,
@@ -22,6 +22,7 @@ from tools.errors import UserError
 from tools.pull_request import verify
 from tools.store import schemas
 from tools.store.files import canonical_record, lock, read_file
+from tools.store.record import Record, evidence_sha256
 from tools.store.workload import parse_file_name
 
 WORKLOAD = parse_file_name(NAME).workload
@@ -31,7 +32,7 @@ RUN_URL = "https://github.com/owner/repository/actions/runs/1"
 
 @pytest.fixture
 def merged(tmp_path: Path) -> Store:
-    """A store with one file of one row, which its record claims to take 10 µs."""
+    """A store with one file of one row, which its record claims to take 1000 µs."""
     merged = Store(tmp_path / "configs")
     merged.measured(merged.config({"64": entry()}))
     return merged
@@ -47,12 +48,12 @@ def results(**row: Any) -> Any:
     def change(document: Any) -> None:
         document.update(number=0, device_name=WORKLOAD.device_name)
         document["workloads"][0]["workload"] = WORKLOAD.to_json()
-        document["workloads"][0]["rows"]["64"].update({"claimed_us": 10.0, "measured_us": 10.1, **row})
+        document["workloads"][0]["rows"]["64"].update({"claimed_us": 1000.0, "measured_us": 1010.0, **row})
 
     return changed(results_document(), change)
 
 
-def plan(claimed_us: float | None = 10.0) -> Any:
+def plan(claimed_us: float | None = 1000.0) -> Any:
     """What those results answer."""
 
     def change(document: Any) -> None:
@@ -65,7 +66,7 @@ def plan(claimed_us: float | None = 10.0) -> Any:
     return changed(plan_document(), change)
 
 
-def sign(merged: Store, *documents: Any, claimed_us: float | None = 10.0, **options: str) -> int:
+def sign(merged: Store, *documents: Any, claimed_us: float | None = 1000.0, **options: str) -> int:
     folder = merged.root.parent
     write_json(folder / "plan.json", plan(claimed_us))
     for number, document in enumerate(documents):
@@ -95,7 +96,9 @@ def test_no_other_process_writes_there_between_reading_and_writing(
 def test_a_file_whose_rows_all_held_is_verified(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert sign(merged, results()) == 0
     record = record_of(merged)
-    assert record["verified"] == {"runner": "gpu", "run_url": RUN_URL, "commit": SHA, "date": "2026-11-24"}
+    said = {"runner": "gpu", "run_url": RUN_URL, "commit": SHA, "date": "2026-11-24"}
+    assert record["verified"] == {**said, "evidence_sha256": evidence_sha256(record)}
+    assert Record.read(record).is_verified((merged.root / NAME).read_bytes())
     assert list(record)[-1] == "verified"
     assert schemas.faults("record", record) == []
     assert capsys.readouterr().err == f"verify: {NAME}: verified\n"
@@ -126,10 +129,10 @@ def test_published_figures_without_times_can_be_verified_too(merged: Store) -> N
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"measured_us": 10.6}, "M=64: 6.0 % above the recorded time"),
+        ({"measured_us": 1060.0}, "M=64: 6.0 % above the recorded time"),
         ({"verdict": "slower"}, "M=64: slower than main's file or the heuristic"),
         ({"measured_us": None}, "M=64: no time was measured"),
-        ({"claimed_us": 10.2}, "its record claims other times than were checked"),
+        ({"claimed_us": 1020.0}, "its record claims other times than were checked"),
         ({"claimed_us": None}, "its record claims other times than were checked"),
     ],
 )
@@ -137,9 +140,39 @@ def test_a_file_that_did_not_hold_is_named_and_left_as_it_is(
     merged: Store, capsys: pytest.CaptureFixture[str], row: dict[str, Any], reason: str
 ) -> None:
     before = record_of(merged)
-    assert sign(merged, results(**row), claimed_us=row.get("claimed_us", 10.0)) == 0
+    assert sign(merged, results(**row), claimed_us=row.get("claimed_us", 1000.0)) == 0
     assert record_of(merged) == before
     assert capsys.readouterr().err == f"verify: {NAME}: not verified, {reason}\n"
+
+
+@pytest.mark.parametrize("row", [{"measured_us": 1060.0}, {"verdict": "slower"}, {"measured_us": None}])
+def test_one_that_held_before_and_no_more_is_verified_no_more(
+    merged: Store, capsys: pytest.CaptureFixture[str], row: dict[str, Any]
+) -> None:
+    claimed = record_of(merged)
+    sign(merged, results())
+    assert sign(merged, results(**row)) == 0
+    assert record_of(merged) == {**claimed, "verified": None}
+    assert capsys.readouterr().err.splitlines()[1].startswith(f"verify: {NAME}: verified no more, M=64: ")
+
+
+def test_one_that_was_not_measured_again_stays_verified(merged: Store) -> None:
+    sign(merged, results())
+    before = record_of(merged)
+    (merged.root.parent / "results" / "results-0" / "results.json").unlink()
+    assert sign(merged) == 0
+    assert record_of(merged) == before
+
+
+def test_a_word_on_other_evidence_goes_even_unmeasured(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stale branch, merged cleanly, leaves one."""
+    forged = signed(record_of(merged)) | {"date": "2026-01-02"}
+    merged.record_of(merged.root / NAME).write_bytes(canonical_record(forged))
+    assert sign(merged) == 0
+    assert record_of(merged) == {**forged, "verified": None}
+    assert "verified no more, not measured (its runner sent no results)" in capsys.readouterr().err
+    sign(merged, results())
+    assert Record.read(record_of(merged)).is_verified((merged.root / NAME).read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -184,6 +217,22 @@ def test_results_that_the_plan_did_not_ask_for_write_nothing(merged: Store, caps
     before = record_of(merged)
     assert sign(merged, changed(results(), lambda d: d.update(device_name="NVIDIA_L4"))) == 2
     assert capsys.readouterr().err.startswith("verify: results of NVIDIA_L4: ")
+    assert record_of(merged) == before
+
+
+def test_a_time_that_the_devices_memory_can_not_reach_verifies_nothing(
+    merged: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = record_of(merged)
+    assert sign(merged, results(heuristic_us=1e-320)) == 0
+    assert "not verified, not measured (its runner sent times that its memory can't reach)" in capsys.readouterr().err
+    assert record_of(merged) == before
+
+
+def test_results_of_a_device_without_a_runner_verify_nothing(merged: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    before = record_of(merged)
+    assert sign(merged, results(), runners="NVIDIA_L4") == 2
+    assert "its leg was handed on to no runner" in capsys.readouterr().err
     assert record_of(merged) == before
 
 

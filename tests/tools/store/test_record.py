@@ -19,8 +19,11 @@ from tools.store.record import (
     Record,
     RecordError,
     Source,
+    Verified,
     VerifiedWith,
     as_record,
+    evidence_sha256,
+    is_signed,
 )
 from tools.store.workload import Shape, Workload
 
@@ -118,6 +121,54 @@ class TestLinesOfBenches:
         bare = replace(old, verified_with=None)
         assert bare.with_lines_of(old).verified_with == (self.NEW,)
         assert replace(bare, config_sha256="0" * 64).with_lines_of(old).verified_with is None
+
+
+class TestMainsWord:
+    """It vouches for the evidence that it names, beside the bytes that this evidence names."""
+
+    CONFIG = b"{}\n"
+    LINE = Verified("gpu", "https://example.org/", "a" * 40, "2026-01-01", "0" * 64)
+
+    def verified(self) -> Record:
+        return replace(record(), config_sha256=sha256(self.CONFIG)).with_verified(self.LINE)
+
+    def test_what_it_names_is_verified_and_reads_back_as_such(self) -> None:
+        found = self.verified()
+        assert found.is_verified(self.CONFIG)
+        assert Record.read(json.loads(found.to_bytes())).is_verified(self.CONFIG)
+        assert not found.with_verified(None).is_verified(self.CONFIG)
+
+    def test_it_names_neither_itself_nor_the_order_of_keys(self) -> None:
+        found = self.verified()
+        assert found.evidence_sha256 == found.with_verified(None).evidence_sha256
+        assert evidence_sha256(dict(reversed(found.to_json().items()))) == found.evidence_sha256
+
+    def test_other_bytes_of_the_file_are_claimed(self) -> None:
+        assert not self.verified().is_verified(b"{ }\n")
+
+    @pytest.mark.parametrize("key", sorted(set(document()) - {"verified"}))
+    def test_whatever_else_changes_is_claimed(self, key: str) -> None:
+        changed = {**self.verified().to_json(), key: "other"}
+        assert not is_signed(changed)
+
+    def test_models_may_be_named_later(self) -> None:
+        found = self.verified()
+        shapes = tuple(replace(shape, models=("new/model tp=1",)) for shape in found.shapes)
+        assert replace(found, shapes=shapes).is_verified(self.CONFIG)
+        other = replace(found.shapes[0], shape=Shape(128, 1))
+        assert not replace(found, shapes=(other, *found.shapes[1:])).is_verified(self.CONFIG)
+
+    @pytest.mark.parametrize("shapes", [None, "x", [None], [{"models": 1}], {"K": 1}, "\ud800"])
+    def test_a_hostile_document_is_just_another_one(self, shapes: object) -> None:
+        assert not is_signed({"shapes": shapes, "verified": {"evidence_sha256": "0" * 64}})
+
+    def test_mains_own_line_of_a_bench_is_signed_and_anybody_elses_is_not(self) -> None:
+        before = self.verified()
+        after = before.with_verified_with(TestLinesOfBenches.NEW)
+        assert not after.is_verified(self.CONFIG)
+        assert after.appended(before, is_mains=True).is_verified(self.CONFIG)
+        assert after.appended(before, is_mains=False).verified is None
+        assert after.appended(after, is_mains=True).verified is None, "main vouches for nothing that it didn't before"
 
 
 def test_the_spread_is_half_of_what_lies_between_the_tenths() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import H100, NAME, Store, as_nobody, table
+from tests.builders import H100, NAME, Store, as_nobody, table, times
 from tools.checkout import reference_triton
 from tools.findings import Severity
 from tools.store.workload import Layout, Workload
@@ -100,6 +100,61 @@ def test_rows_are_the_files_batch_sizes(store: Store) -> None:
     ]
 
 
+def changed(store: Store, **figures: dict[str, float]) -> list[str]:
+    """What the rule says of a measured file of these rows, where the one of 64 tokens holds these figures."""
+    path = store.config(table([1, 64, 4096]))
+    rows = json.loads(store.measured(path).read_bytes())["rows"]
+    rows["64"] |= figures
+    store.measured(path, rows=rows)
+    return [finding.message for finding in store.findings(RULE) if finding.severity is Severity.ERROR]
+
+
+@pytest.mark.parametrize("figure", ["latency_us", "baseline_us", "incumbent_us"])
+@pytest.mark.parametrize(
+    ("latency", "told"),
+    [
+        ({"p10": 0.001}, "expected p10 and p90 within 20 % of the median, found 55 %"),
+        ({"p90": 1e6}, "expected p10 and p90 within 20 % of the median, found 5e+04 %"),
+        ({"p10": 1001.0}, "expected p10 ≤ median ≤ p90, found 1001, 1000 and 1100 µs"),
+        ({"p90": 999.0}, "expected p10 ≤ median ≤ p90, found 900, 1000 and 999 µs"),
+        (times(5e-324), "expected at least 30.4 µs, which the device's memory takes, found 4.94066e-324"),
+        (times(30.0), "expected at least 30.4 µs, which the device's memory takes, found 30"),
+        (times(1e300), "expected medians of at most 1e+09 µs, found more"),
+        ({"p90": 10**400}, "expected medians of at most 1e+09 µs, found more"),
+    ],
+)
+def test_a_time_that_no_measurement_gives_is_an_error(
+    store: Store, figure: str, latency: dict[str, float], told: str
+) -> None:
+    found = changed(store, **{figure: {**times(1000.0, spread_pct=10.0), **latency}})
+    assert f"rows.64.{figure}: {told}" in found
+
+
+def test_a_time_at_the_devices_limit_is_fine(store: Store) -> None:
+    """8 experts' weights of 25 MB each, and the rows, take the H100's memory 60 µs; half is asked for."""
+    assert changed(store, latency_us=times(30.5, spread_pct=19.9), incumbent_us=times(30.5)) == []
+
+
+def test_a_device_without_a_known_memory_speed_still_takes_some_time(store: Store) -> None:
+    path = store.config(table([64]), "E=8,N=1024,device_name=NVIDIA_H100.json")
+    row = {"baseline_us": times(1000.0), "incumbent_us": None, "decision": "promote"}
+    store.measured(path, rows={"64": {"latency_us": times(0.6), **row}})
+    assert store.findings(RULE) == []
+    store.measured(path, rows={"64": {"latency_us": times(0.4), **row}})
+    assert ["rows.64.latency_us: expected at least 0.5 µs" in message for message in store.messages(RULE)] == [True]
+
+
+def test_a_down_files_rows_are_of_half_the_weights(store: Store) -> None:
+    name = NAME.replace(".json", "_down.json")
+    store.measured(store.config(table([64])))
+    row = {"baseline_us": times(1000.0), "incumbent_us": None, "decision": "promote"}
+    path = store.config(table([64]), name)
+    store.measured(path, rows={"64": {"latency_us": times(10.1), **row}})
+    assert store.findings(RULE) == []
+    store.measured(path, rows={"64": {"latency_us": times(9.9), **row}})
+    assert len(store.findings(RULE)) == 1
+
+
 def test_a_row_that_is_slower_than_no_file_is_an_error(store: Store) -> None:
     path = store.config(table([1, 2, 16]))
     rows = json.loads(store.measured(path).read_bytes())["rows"]
@@ -107,7 +162,7 @@ def test_a_row_that_is_slower_than_no_file_is_an_error(store: Store) -> None:
     store.measured(path, rows=rows)
     (finding,) = store.findings(RULE)
     assert finding.severity is Severity.ERROR
-    assert finding.message == "rows.2: expected at most the heuristic's 10.0 µs, found 10.01 µs"
+    assert finding.message == "rows.2: expected at most the heuristic's 1000.0 µs, found 1000.01 µs"
 
 
 @pytest.mark.parametrize(("triton", "count"), [("3.6.0", 0), ("3.6.0+git1a2b", 0), ("3.8.0", 1), ("3.6.1", 1)])

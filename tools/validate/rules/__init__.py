@@ -25,6 +25,7 @@ from tools.validate.rules import (
     strict_json,
     triton_version,
     values,
+    verified,
     version_folder,
 )
 
@@ -43,6 +44,7 @@ RULES: tuple[Rule, ...] = (
     shared_memory.RULE,
     down_twin.RULE,
     record.RULE,
+    verified.RULE,
     orphan_record.RULE,
     canonical_bytes.RULE,
     foreign_file.RULE,

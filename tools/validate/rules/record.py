@@ -10,12 +10,13 @@ from pathlib import Path
 from tools.checkout import reference_triton
 from tools.findings import Severity
 from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.floor import LONGEST_US, MOST_SPREAD_PCT, least_us
 from tools.measure.gate import Noise, PairedComparison, passes_gate
 from tools.registry.devices import Device
 from tools.store import schemas
 from tools.store.config_file import ConfigFile
 from tools.store.files import closed_folder, read_file, record_path, sha256, version_folder
-from tools.store.record import Environment, Record
+from tools.store.record import Environment, Latency, Record, RecordedRow
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
 
 
@@ -46,6 +47,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         if record.is_measured and record.environment is not None:
             yield from _measured_mismatches(record, record.environment, path, file)
             yield from _elsewhere(record.environment, path, context.device_of(file), context)
+        yield from _impossible(record, path, context.device_of(file))
 
 
 def _mismatches(record: Record, path: Path, file: ConfigFile) -> Iterator[Issue]:
@@ -116,6 +118,42 @@ def _slower_rows(record: Record, path: Path) -> Iterator[Issue]:
                 "an engine is faster without the file: tune it again, which writes the heuristic's own entry there",
                 path=path,
             )
+
+
+def _impossible(record: Record, path: Path, device: Device | None) -> Iterator[Issue]:
+    """Times that no measurement gives: a limit that follows from them would let any drift pass. The first of them."""
+    shapes = [served.shape for served in record.shapes]
+    for num_tokens, row in record.rows.items():
+        least = least_us(record.workload, shapes, num_tokens, device)
+        for figure, latency in _figures(row):
+            if fault := _why_impossible(latency, least):
+                fix = "tune it again: the tuner writes what it measured"
+                yield Issue(f"rows.{num_tokens}.{figure}: {fault}", fix, path=path)
+                return
+
+
+def _figures(row: RecordedRow) -> Iterator[tuple[str, Latency]]:
+    yield "latency_us", row.latency_us
+    yield "baseline_us", row.baseline_us
+    yield from ((f"baselines.{engine}", latency) for engine, latency in row.baselines.items())
+    if row.incumbent_us is not None:
+        yield "incumbent_us", row.incumbent_us
+    for index, of_shape in enumerate(row.by_shape):
+        yield f"by_shape.{index}.latency_us", of_shape.latency_us
+        yield f"by_shape.{index}.baseline_us", of_shape.baseline_us
+
+
+def _why_impossible(latency: Latency, least: float) -> str | None:
+    p10, median, p90 = latency.p10, latency.median, latency.p90
+    if max(p10, median, p90) > LONGEST_US:
+        return f"expected medians of at most {LONGEST_US:.0e} µs, found more"
+    if not p10 <= median <= p90:
+        return f"expected p10 ≤ median ≤ p90, found {p10:g}, {median:g} and {p90:g} µs"
+    if median < least:
+        return f"expected at least {least:.3g} µs, which the device's memory takes, found {median:g}"
+    if latency.spread_pct > MOST_SPREAD_PCT:
+        return f"expected p10 and p90 within {MOST_SPREAD_PCT:g} % of the median, found {latency.spread_pct:.3g} %"
+    return None
 
 
 def _elsewhere(environment: Environment, path: Path, device: Device | None, context: Context) -> Iterator[Issue]:

@@ -1,0 +1,57 @@
+"""The floor lies below every time that was measured, and not far below what the memory takes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.builders import H100, devices
+from tools.checkout import CONFIGS
+from tools.measure.floor import LEAST_US, least_us
+from tools.store.workload import Shape, Workload
+
+MIXTRAL = Shape(4096, 2)
+RECORDS = [path for path in sorted((CONFIGS / "records").rglob("*.json")) if json.loads(path.read_bytes()).get("rows")]
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.name)
+def test_every_shipped_time_lies_above_it_and_a_fifth_of_most_below(path) -> None:
+    record = json.loads(path.read_bytes())
+    workload = Workload.read(record["workload"])
+    shapes = [Shape(shape["K"], shape["top_k"]) for shape in record["shapes"]]
+    ratios = [
+        row["latency_us"]["median"] / least_us(workload, shapes, int(key), devices().get(workload.device_name))
+        for key, row in record["rows"].items()
+    ]
+    assert min(ratios) > 1.0
+    assert min(ratios) / 5.0 < 1.0, "a file of fifths is seen by itself"
+
+
+def test_it_grows_with_the_experts_that_are_read_and_no_further() -> None:
+    found = [least_us(Workload(8, 7168, H100), [MIXTRAL], m, devices().get(H100)) for m in (1, 2, 64, 65)]
+    assert found == sorted(found)
+    assert found[3] < 1.01 * found[2]
+
+
+def test_of_several_shapes_the_least_counts() -> None:
+    workload, device = Workload(8, 7168, H100), devices().get(H100)
+    both = least_us(workload, [MIXTRAL, Shape(2048, 2)], 64, device)
+    assert both == least_us(workload, [Shape(2048, 2)], 64, device)
+
+
+@pytest.mark.parametrize(
+    ("workload", "shapes", "device_name"),
+    [
+        (Workload(8, 7168, H100), [MIXTRAL], "unknown"),
+        (Workload(8, 7168, "NVIDIA_H100"), [MIXTRAL], "NVIDIA_H100"),
+        (Workload(8, 7168, H100), [], H100),
+        (Workload(8, 7168, H100, dtype="int4_w4a16"), [MIXTRAL], H100),
+        (Workload(2**31 - 1, 2**31 - 1, H100), [MIXTRAL], H100),
+    ],
+    ids=["device", "memory speed", "shape", "kernel", "more than the device holds"],
+)
+def test_where_something_is_unknown_two_launches_still_take_time(
+    workload: Workload, shapes: list[Shape], device_name: str
+) -> None:
+    assert least_us(workload, shapes, 64, devices().get(device_name)) == LEAST_US
