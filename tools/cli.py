@@ -56,7 +56,10 @@ def _run(main: Callable[[], int], prefix: str) -> int:
         code = 0 if isinstance(error, BrokenPipeError) and _reader_has_left() else 2  # `| head`: has seen enough
         _drop_output()
         if code:
-            say(f"{prefix}can't write {error.filename or 'the output'}: {reason_of(error)}")
+            # Of what is missing (a place for temporary files) writing the output would never tell.
+            is_other = error.errno == errno.ENOENT and not error.filename
+            what = "" if is_other else f"can't write {error.filename or 'the output'}: "
+            say(f"{prefix}{what}{reason_of(error)}")
     except BaseException as error:  # Ctrl-C; anything else is a fault of ours and keeps its traceback
         try:
             sys.stdout.flush()
@@ -221,8 +224,6 @@ def check_folder(folder: Path) -> None:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
     try:
         with tempfile.TemporaryFile(dir=there) as probe:  # nameless: a kill leaves nothing
             probe.write(bytes(PROBE_BYTES))
@@ -230,6 +231,8 @@ def check_folder(folder: Path) -> None:
             os.fsync(probe.fileno())
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(there)) from error
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
 # What a command hands to the steps and jobs that follow it in a workflow: lines in the file of `$GITHUB_OUTPUT`.
@@ -244,8 +247,16 @@ def hand_on(values: Mapping[str, str | bool]) -> None:
     if any(len(line.splitlines()) != 1 for line in lines):
         raise ValueError(f"expected values of one line, found {dict(values)!r}")
     if output := os.environ.get("GITHUB_OUTPUT"):
-        with Path(output).open("a", encoding="utf-8") as file:
-            file.writelines(lines)
+        append(Path(output), "".join(lines))
+
+
+def append(path: Path, text: str) -> None:
+    """To a file that a workflow's steps share. OSError: its filename is the path, whatever step failed."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def is_mains_workflow() -> bool:

@@ -134,6 +134,11 @@ def test_a_pipe_that_breaks_elsewhere_is_no_reader_that_has_seen_enough() -> Non
     assert (result.returncode, result.stderr) == (2, "can't write the output: Broken pipe\n")
 
 
+def test_a_missing_place_for_temporary_files_is_not_taken_for_the_output() -> None:
+    result = shell("(_ for _ in ()).throw(FileNotFoundError(2, 'No usable temporary directory found'))", "")
+    assert (result.returncode, result.stderr) == (2, "No usable temporary directory found\n")
+
+
 def test_a_command_says_its_name() -> None:
     assert shell("print('x') or 0", ">/dev/full", "tune").stderr.startswith("tune: can't write the output: ")
 
@@ -253,6 +258,14 @@ def test_no_value_forges_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValueError, match="values of one line"):
         hand_on({"name": value})
     assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full")
+def test_what_can_not_be_handed_on_names_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_OUTPUT", "/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as error:
+        hand_on({"number": "12"})
+    assert error.value.filename == "/dev/full"
 
 
 def test_outside_a_workflow_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

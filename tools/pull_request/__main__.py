@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.checkout import CHECKOUT
-from tools.cli import command, hand_on, path_argument, run, say
+from tools.cli import append, command, hand_on, path_argument, run, say
 from tools.errors import UserError
 from tools.findings import Finding, Report, as_github, emit
 from tools.git import CommitError, Repository, is_sha
@@ -105,7 +105,7 @@ def _diff(args: argparse.Namespace) -> int:
     found = compare(args.base, args.head, Repository(args.repository))
     diff = make_diff(found, load_models(), load_devices())
     if args.format == "github" and (step_summary := os.environ.get("GITHUB_STEP_SUMMARY")):
-        _append(Path(step_summary), diff_report.as_markdown(diff))
+        append(Path(step_summary), f"{diff_report.as_markdown(diff)}\n")
     emit(diff_report.FORMATS[args.format](diff))
     if args.merged:
         return 0
@@ -158,11 +158,6 @@ def _refuse(refusals: Sequence[Finding]) -> None:
         say(f"refused: {finding.path}: {finding.message}. Fix: {finding.fix}.")
     if unsaid > 0:
         say(f"refused: {unsaid} further reasons.")
-
-
-def _append(path: Path, text: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(f"{text}\n")
 
 
 def _number(text: str) -> int:

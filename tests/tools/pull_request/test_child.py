@@ -20,7 +20,7 @@ from tools.bench import compare_files
 from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE, THIS_FILE, FileComparison
 from tools.bench.files_report import FileResult, FilesReport
 from tools.bench.session import Gpu
-from tools.errors import UserError
+from tools.errors import MachineError, UserError
 from tools.measure import gpu
 from tools.measure.layer import LayerShape
 from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, Measured, RowVerdict, Verdict
@@ -208,7 +208,10 @@ class TestTheChildsEnd:
         assert (seen.request.files.output, seen.request.effort.time_budget_s) == (tmp_path, 45.0)
         assert [named.shape for named in seen.subject.shapes] == [Shape(4096, 2), Shape(6144, 4)]
 
-    @pytest.mark.parametrize(("error", "code"), [(UserError("no GPU"), 2), (RunnerError("the GPU is gone"), 1)])
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [(UserError("no GPU"), 2), (RunnerError("the GPU is gone"), 1), (MachineError("the disk is full"), 1)],
+    )
     def test_what_goes_wrong_is_one_line_and_no_answer(
         self, do: Do, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, capsys: pytest.CaptureFixture[str]
     ) -> None:
