@@ -289,6 +289,7 @@ JUDGES = frozenset(
         "kernels/problem.py",
         "tools/measure/__init__.py",
         "tools/measure/floor.py",
+        "tools/measure/gate.py",
         "tools/measure/layer.py",
         "tools/measure/statistics.py",
     }
