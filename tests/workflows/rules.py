@@ -78,7 +78,6 @@ COMMANDS = [
     r"nox -s (?P<session>[a-z-]+)( --(force-)?python \"\$PYTHON\")?( -- [^;|&`<>]+?)?"
     r"( > [\w/]+\.md| >> \"\$GITHUB_STEP_SUMMARY\")?",
     r"python3 -m tools\.github (push|pull) [^;|&`<>]+",
-    r"cp -r tuned/\. configs",
     TAKE_DIGEST,
     CHECK_DIGEST,
     r'git fetch --no-tags origin "\+refs/pull/\$NUMBER/head:refs/pull/\$NUMBER/head"',

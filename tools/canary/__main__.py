@@ -1,7 +1,8 @@
 """python -m tools.canary vllm=WHEEL|FOLDER sglang=WHEEL|FOLDER --out FILE: do the engines still read what we export?
 
-Runs code of the packages given, in a child process without the environment: for a machine without secrets.
-Exit 0 no difference, 1 differences, 2 bad use.
+Runs code of the packages given, in a child process without the environment: for a machine without secrets. With
+--report FILE it runs none, and writes the markdown of what another run handed on with --json, which it checks.
+Exit 0 no difference, 1 differences, 2 bad use. With --report: 0 written, 2 not what a canary hands on.
 """
 
 from __future__ import annotations
@@ -34,6 +35,15 @@ MOST_PRINTED = 10
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = _parser().parse_args(arguments)
+    if (options.report is None) == (not options.packages) or (options.report and options.json):
+        raise UserError("expected ENGINE=PATH, or --report FILE with --out FILE alone, found neither or both.")
+    if options.report is not None:
+        text = report.to_markdown(report.read(options.report))
+        if options.out is None:
+            print(text, end="")
+        else:
+            write_file(options.out, text.encode())
+        return 0
     # What an export leaves out it also logs; it is no difference.
     logging.getLogger("fused_moe_configs").addHandler(logging.NullHandler())
     try:
@@ -44,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(str(error)) from error
     if options.out is not None:
         write_file(options.out, report.to_markdown(reports).encode())
+    if options.json is not None:
+        write_file(options.json, report.to_bytes(reports))
     for each in reports:
         print(report.summary(each))
         for difference in each.differences[:MOST_PRINTED]:
@@ -55,8 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("tools.canary", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("packages", nargs="+", metavar="ENGINE=PATH", help="vllm=… or sglang=…: its wheel or folder")
+    parser.add_argument("packages", nargs="*", metavar="ENGINE=PATH", help="vllm=… or sglang=…: its wheel or folder")
     parser.add_argument("--out", type=path_argument, metavar="FILE", help="write markdown here")
+    parser.add_argument("--json", type=path_argument, metavar="FILE", help="write what another job reports here")
+    parser.add_argument("--report", type=path_argument, metavar="FILE", help="render what --json wrote, run nothing")
     parser.add_argument("--time-limit", type=float, default=900.0, metavar="S", help="for an engine's code, in seconds")
     return parser
 

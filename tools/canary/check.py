@@ -20,7 +20,14 @@ from tools.canary.child import stand_ins
 from tools.canary.engines import WANTED, EngineLookup, Package
 from tools.launch.source_cut import Cut, CutError, cut
 from tools.registry.devices import DeviceRegistry
+from tools.store.strict_json import Json
 from tools.store.workload import Layout, Workload, packed_size
+
+MOST_TOLD = 25
+"""Differences of an engine that are handed on: an issue takes 65536 characters."""
+
+LONGEST_TEXT = 600
+"""Characters of one text that the engine's code may have written."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,17 @@ class Difference:
     where: str
     message: str
 
+    def to_json(self) -> dict[str, Json]:
+        """Cut to what its schema takes."""
+        return {"where": self.where[:LONGEST_TEXT], "message": self.message[:LONGEST_TEXT]}
+
 
 @dataclass(frozen=True)
 class EngineReport:
-    """modules: where its code was cut from. files: exported, over all exports. asked: look-ups, each for every M."""
+    """modules: where its code was cut from. files: exported, over all exports. asked: look-ups, each for every M.
+
+    untold: how many differences there are beside those that are listed.
+    """
 
     engine: str
     version: str
@@ -51,6 +65,30 @@ class EngineReport:
     files: int
     asked: int
     differences: tuple[Difference, ...]
+    untold: int = 0
+
+    @property
+    def num_differences(self) -> int:
+        return len(self.differences) + self.untold
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> EngineReport:
+        """A report of a document that is valid by schema/canary.schema.json."""
+        differences = tuple(Difference(**difference) for difference in document["differences"])
+        return cls(**{**document, "modules": tuple(document["modules"]), "differences": differences})
+
+    def to_json(self) -> dict[str, Json]:
+        """As it is handed on: with the first of its differences, whatever the engine's code made of them."""
+        told = self.differences[:MOST_TOLD]
+        return {
+            "engine": self.engine,
+            "version": self.version,
+            "modules": [module[:LONGEST_TEXT] for module in self.modules[:MOST_TOLD]],
+            "files": self.files,
+            "asked": self.asked,
+            "differences": [difference.to_json() for difference in told],
+            "untold": self.num_differences - len(told),
+        }
 
 
 @dataclass(frozen=True)

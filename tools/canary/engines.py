@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ from tools.text import shown_path
 
 WANTED = ("get_config_file_name", "get_moe_configs", "try_get_optimal_moe_config")
 """From a workload to a name, from the name to a table, from the table to the entry of the nearest batch size."""
+
+
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+!_-]{0,59}", re.ASCII)
+UNKNOWN_VERSION = "of unknown version"
+"""Also where the package says something else: it stands in an issue's heading."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def open_package(name: str, path: Path) -> Package:
         )
     text = read(metadata) or ""
     version = next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Version:")), "")
-    return Package(name, version or "of unknown version", read)
+    return Package(name, version if _VERSION.fullmatch(version) else UNKNOWN_VERSION, read)
 
 
 def _wheel_in(name: str, path: Path) -> Path:

@@ -35,7 +35,7 @@ from tools.validate.exceptions import Exceptions
 MOST_LINES = 20
 """Refusals that are printed; of more only the number is."""
 
-ELSEWHERE = ("measure", "report", "verify")
+ELSEWHERE = ("measure", "report", "take", "verify")
 """Subcommands that lie in modules of their own, each with its own command line, imported only when asked for."""
 
 

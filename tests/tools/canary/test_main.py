@@ -96,6 +96,28 @@ def test_what_the_code_says_cannot_leave_its_line(varied: Store, tmp_path: Path,
     assert all(line.count("`") % 2 == 0 and "\x1b" not in line and len(line) < 1500 for line in lines)
 
 
+def test_markdown_that_the_code_wrote_is_handed_on_by_nobody(varied: Store, tmp_path: Path, vllm: FakeEngine) -> None:
+    """It writes beside its parent's files, and ends it as it likes: what another job reads is JSON, and checked."""
+    handed_on, posted = tmp_path / "canary.json", tmp_path / "canary.md"
+    lie = f"open({str(handed_on)!r}, 'w').write('# Engine canary\\n@everybody <b>'); os.kill(os.getppid(), 0)"
+    hostile = vllm.changed(FIRST_LINE, f"{FIRST_LINE}\n    {lie}").unpacked(tmp_path / "unpacked")
+    main([f"vllm={hostile}", "--json", str(handed_on)])
+    assert main(["--report", str(handed_on), "--out", str(posted)]) == 0
+    assert "everybody" not in posted.read_text("utf-8")
+    handed_on.write_text("# Engine canary\n@everybody <b>")
+    posted.unlink()
+    assert main(["--report", str(handed_on), "--out", str(posted)]) == 2
+    assert not posted.exists()
+
+
+def test_a_version_that_is_none_is_not_repeated(varied: Store, tmp_path: Path, capsys) -> None:
+    package = engine("vllm").unpacked(tmp_path / "unpacked")
+    (metadata,) = package.glob("*.dist-info/METADATA")
+    metadata.write_text("Name: vllm\nVersion: 1 @everybody <b>\n", "utf-8")
+    main([f"vllm={package}"])
+    assert capsys.readouterr().out.startswith("vllm of unknown version: ")
+
+
 def test_a_store_without_a_file_has_nothing_to_differ_in(configs: Store, tmp_path: Path, capsys, sglang) -> None:
     assert main([f"sglang={sglang.unpacked(tmp_path / 'unpacked')}"]) == 0
     assert "0 exported files, 0 look-ups" in capsys.readouterr().out
