@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from tests.tools.tune.conftest import model_us
 from tests.tools.tune.decided import ENVIRONMENT, NAME, put_file, record_of
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
@@ -62,7 +63,12 @@ def tune(make_landscape: Make, tmp_path: Path) -> Callable[..., TuneSummary]:
     """Replays a made landscape with these flags into tmp_path/out."""
 
     def tune(*flags: str, triton: str = "3.8.0", times: Times | None = None, **changes: Any) -> TuneSummary:
-        made = make_landscape((1, 64), **({"times": times} if times else {}))
+        def possible(num_tokens: int, shape: int, config: LaunchConfig) -> tuple[float, float]:
+            """Ten times as long: under what the GPU's memory takes, a record is refused."""
+            up_us, down_us = times(num_tokens, shape, config) if times else model_us(num_tokens, config)
+            return 10 * up_us, 10 * down_us
+
+        made = make_landscape((1, 64), times=possible)
         device = replace(REPORT, environment=replace(ENVIRONMENT, triton=triton))
         path = save(tmp_path / "landscape.jsonl", replace(made, device=device, **changes))
         request = parse(["--replay", str(path), "--output", str(tmp_path / "out"), *flags])
