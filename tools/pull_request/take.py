@@ -32,7 +32,7 @@ class TakeError(UserError):
 
 
 @dataclass(frozen=True)
-class Taken:
+class TakenPair:
     """The bytes of the file and of its record, checked each by its schema. relative: below configs/."""
 
     relative: PurePosixPath
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def take(folder: Path, wanted: Collection[Workload]) -> Taken:
+def take(folder: Path, wanted: Collection[Workload]) -> TakenPair:
     """wanted: the workload, under each name of its device. TakeError: other files are there, or no sound ones."""
     found = sorted(_files(folder))
     for workload in wanted:
@@ -111,7 +111,7 @@ def _files(folder: Path) -> Iterator[PurePosixPath]:
                 raise TakeError(f"--tuned: expected plain files, found {found}, which is none. Fix: tune again.")
 
 
-def _read(folder: Path, relative: PurePosixPath, workload: Workload) -> Taken:
+def _read(folder: Path, relative: PurePosixPath, workload: Workload) -> TakenPair:
     config, content = read_file(folder / relative), read_file(folder / RECORDS / relative)
     faults = [*config.faults, *schemas.faults("tuned_config", config.document)]
     if config.data is None or faults:
@@ -124,4 +124,4 @@ def _read(folder: Path, relative: PurePosixPath, workload: Workload) -> Taken:
         raise TakeError(f"{RECORDS}/{relative}: expected the record of these bytes, found another. Fix: tune again.")
     if record.verified is not None:
         raise TakeError(f"{RECORDS}/{relative}: verified: expected null, found main's word. Fix: tune again.")
-    return Taken(relative, config.data, record.to_bytes())
+    return TakenPair(relative, config.data, record.to_bytes())
