@@ -23,6 +23,7 @@ from tools.registry.models import load_models
 from tools.store.config_file import ConfigFile, load
 from tools.store.files import discover
 from tools.store.workload import Layout
+from tools.text import shown_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,7 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError("expected Triton, found none. Fix: run `nox -s compile`, which installs it") from error
     registries = check.Registries(load_devices(), load_models())
-    files = _read(args.paths or [CONFIGS], args.layout)
+    paths = args.paths or [CONFIGS]
+    files = _read(paths, args.layout)
+    if not files:
+        below = ", ".join(map(shown_path, paths))
+        expected = f"expected tuned files in the {args.layout} layout, found none"
+        raise UserError(f"{below}: {expected}. Fix: name a file, a folder that holds some, or another --layout")
     if args.since is not None:
         files = concerned(files, _changed_since(args.since))
     own, others = (files, []) if args.every_version else check.split_by_triton(files, triton)

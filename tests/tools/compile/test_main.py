@@ -52,6 +52,13 @@ def test_missing_paths_and_odd_numbers_are_bad_use(tmp_path: Path, capsys: pytes
     assert end.value.code == 2
 
 
+def test_a_folder_without_tuned_files_proves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "expected tuned files in the repo layout, found none. Fix: name" in err
+
+
 def test_since_compiles_what_changed_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--since", "nowhere"]) == 2
     assert "compile: --since nowhere: expected a revision" in capsys.readouterr().err
