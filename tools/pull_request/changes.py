@@ -269,7 +269,6 @@ BESIDE = (
     "tests/",
     "tools/bench/",
     "tools/canary/",
-    "tools/compile/",
     "tools/convert/",
     "tools/github/",
     "tools/measure/",
@@ -284,6 +283,7 @@ Whatever is not named here does, also a path that nobody has thought of yet: Pyt
 
 JUDGES = frozenset(
     {
+        "configs/registry/devices.json",
         "kernels/__init__.py",
         "kernels/launch_config.py",
         "kernels/problem.py",
@@ -294,7 +294,10 @@ JUDGES = frozenset(
         "tools/measure/statistics.py",
     }
 )
-"""What this gate and the validator import from those folders. tests/packaging/test_code_owners.py proves it whole."""
+"""What this gate and the validator read or import from those folders: whose GPU it was and how fast its memory is.
+
+tests/packaging/test_code_owners.py proves the imports whole.
+"""
 
 
 def decides(path: str) -> bool:

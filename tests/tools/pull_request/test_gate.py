@@ -188,6 +188,8 @@ class TestOwnJudge:
             "tools/measure/layer.py",
             "tools/validate/rules/record.py",
             "kernels/launch_config.py",
+            "configs/registry/devices.json",
+            "tools/compile/check.py",
         ],
     )
     def test_together_they_are_refused(self, judge: str, evidence: str) -> None:
