@@ -299,11 +299,16 @@ class TestShapesOfACommit:
         assert ran.plan is not None
         assert ran.plan["legs"][0]["workloads"][0]["shapes"] == [{"K": 3072, "top_k": 5, "registered": False}]
 
-    @pytest.mark.parametrize(("K", "top_k"), [(2**31 - 1, 2), (4097, 2), (64, 2), (4096, 9)])
+    @pytest.mark.parametrize(("K", "top_k"), [(65536, 2), (4097, 2), (64, 2), (4096, 9)])
     def test_one_out_of_bounds_is_refused(self, project: Project, plan: RunPlan, K: int, top_k: int) -> None:
         shapes = [{"K": K, "top_k": top_k, "models": []}]
         line = refusal(plan(project.head(project.files(OTHER, record={"shapes": shapes}))))
         assert f"found K={K}, top_k={top_k}" in line
+
+    def test_one_that_no_plan_can_hold_is_no_record(self, project: Project, plan: RunPlan) -> None:
+        shapes = [{"K": 2**31 - 1, "top_k": 2, "models": []}]
+        line = refusal(plan(project.head(project.files(OTHER, record={"shapes": shapes}))))
+        assert "shapes / 0 / K: expected a number of at most 65536, found 2147483647" in line
 
     def test_more_than_a_few_are_refused(self, project: Project, plan: RunPlan) -> None:
         shapes = [{"K": 1024 + 64 * i, "top_k": 2, "models": []} for i in range(17)]
