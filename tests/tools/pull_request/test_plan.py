@@ -299,7 +299,7 @@ class TestShapesOfACommit:
         assert ran.plan is not None
         assert ran.plan["legs"][0]["workloads"][0]["shapes"] == [{"K": 3072, "top_k": 5, "registered": False}]
 
-    @pytest.mark.parametrize(("K", "top_k"), [(65536, 2), (4097, 2), (64, 2), (4096, 9)])
+    @pytest.mark.parametrize(("K", "top_k"), [(16384 + 64, 2), (4097, 2), (64, 2), (4096, 9)])
     def test_one_out_of_bounds_is_refused(self, project: Project, plan: RunPlan, K: int, top_k: int) -> None:
         shapes = [{"K": K, "top_k": top_k, "models": []}]
         line = refusal(plan(project.head(project.files(OTHER, record={"shapes": shapes}))))
