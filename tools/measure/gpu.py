@@ -45,6 +45,7 @@ def _ask(command: list[str]) -> str | None:
 # The GPU of this process
 
 BUSY_BYTES = 2 << 30
+"""More memory in use than this before the worker takes any is another process's; a bare context takes 0.5 GB."""
 
 
 def torch_with_gpu() -> Any:
@@ -77,9 +78,14 @@ def check_memory(torch: Any, wanted: Iterable[tuple[str, LayerShape, int]]) -> t
                 f"{title}: expected {need / 2**30:.1f} GiB of free GPU memory, found {free / 2**30:.1f}. "
                 "Fix: a larger tp or ep, or fewer tokens."
             )
-    if total - free > BUSY_BYTES:
-        return (f"another process uses the GPU ({(total - free) / 2**30:.1f} GiB at the start); timings may be noisy",)
-    return ()
+    return busy_notes(free, total)
+
+
+def busy_notes(free: int, total: int) -> tuple[str, ...]:
+    """Of an idle GPU none. free, total: bytes, before this process takes any but its context."""
+    busy = total - free
+    note = f"another process uses the GPU ({busy / 2**30:.1f} GiB at the start); timings may be noisy"
+    return (note,) if busy > BUSY_BYTES else ()
 
 
 # ---------------------------------------------------------------

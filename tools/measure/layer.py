@@ -62,13 +62,11 @@ class LayerShape:
         """
         up, down = self.projections
         pairs = num_tokens * self.top_k
-        bytes_in = 1 if self.quant.quantizes_activations else 2
-        rows = (num_tokens * up.k + pairs * down.k) * bytes_in + pairs * (up.n + down.n) * 2
         largest = max(num_tokens * up.k, pairs * down.k)
-        drawing = largest * (_DRAWN_BYTES if bytes_in == 2 else _DRAWN_QUANTISED_BYTES)
+        drawing = largest * (_DRAWN_QUANTISED_BYTES if self.quant.quantizes_activations else _DRAWN_BYTES)
         is_scaled = self.quant.dtype is not None
         checking = up.n * up.k * (_CHECKED_SCALED_BYTES if is_scaled else _CHECKED_BYTES) + pairs * max(up.n, down.n)
-        least = max(MAKING_BYTES, drawing, rows + checking)
+        least = max(MAKING_BYTES, drawing, int(row_bytes(self, num_tokens, active_experts=0)) + checking)
         return max(self.weights_bytes + least + _OTHER_BYTES, CEILINGS_BYTES)
 
 

@@ -21,7 +21,7 @@ from tools.compile.machine import fault_of
 from tools.compile.outcome import Status
 from tools.errors import MachineError
 from tools.measure.environment import environment_here
-from tools.measure.gpu import measure_ceilings
+from tools.measure.gpu import busy_notes, measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_coarse_routings, num_routings
 from tools.measure.kernels import OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape
@@ -43,9 +43,6 @@ from tools.tune.protocol import (
     failed,
     kernel_of,
 )
-
-BUSY_BYTES = 2 << 30
-"""More memory in use than this before the worker takes any is another process's; a bare context takes 0.5 GB."""
 
 
 def serve(connection: Connection, spec: WorkerSpec) -> None:
@@ -98,9 +95,7 @@ def _look_around(machine: Any, spec: WorkerSpec) -> Refusal | tuple[Environment,
             f"{spec.subject.workload.file_name()}: expected {need / 2**30:.1f} GiB of free GPU memory for weights and "
             f"activations, found {free / 2**30:.1f}. Fix: a larger tp or ep, or smaller batch sizes (--num-tokens)."
         )
-    busy = total - free
-    notes = (f"another process uses the GPU ({busy / 2**30:.1f} GiB at the start); timings may be noisy",)
-    return environment_here(machine, triton), notes if busy > BUSY_BYTES else ()
+    return environment_here(machine, triton), busy_notes(free, total)
 
 
 def _memory_bytes(spec: WorkerSpec) -> int:

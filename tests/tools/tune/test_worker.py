@@ -18,6 +18,8 @@ from kernels.launch_config import LaunchConfig  # noqa: E402
 from kernels.problem import Problem, QuantMode  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
 from tools.errors import MachineError  # noqa: E402
+from tools.measure.gpu import BUSY_BYTES  # noqa: E402
+from tools.registry.devices import Target  # noqa: E402
 from tools.store import schemas  # noqa: E402
 from tools.store.record import ShapeOfModels  # noqa: E402
 from tools.store.workload import Shape, Workload  # noqa: E402
@@ -32,7 +34,6 @@ from tools.tune.protocol import (  # noqa: E402
     failed,
 )
 from tools.tune.worker import (  # noqa: E402
-    BUSY_BYTES,
     Clock,
     ContextLost,
     RowTimer,
@@ -86,8 +87,8 @@ class _Grid:
 @pytest.fixture
 def small() -> Subject:
     workload = Workload(64, 32, "NVIDIA_H100_80GB_HBM3")
-    target = ("cuda", 90, 32)
-    return Subject(workload, (ShapeOfModels(Shape(64, 2)),), QuantMode(), target, "sm_90", 232448)  # type: ignore[arg-type]
+    target = Target("cuda", 90, 32)
+    return Subject(workload, (ShapeOfModels(Shape(64, 2)),), QuantMode(), target, "sm_90", 232448)
 
 
 @pytest.fixture
