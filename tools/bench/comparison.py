@@ -62,7 +62,7 @@ def compile_all(
 ) -> CompiledKernels:
     """Up and down of every kernel with every launch config. configs: by batch size."""
     assert device.target is not None
-    arch = kernel_arch(device)
+    arch = device.target.kernel_arch
     tasks: dict[Hashable, KernelTask] = {}
     sharing: dict[Hashable, set[tuple[int, LaunchConfig]]] = {}
     failed: dict[int, dict[LaunchConfig, NotTimed]] = {num_tokens: {} for num_tokens in configs}
@@ -95,12 +95,6 @@ def compile_all(
     return CompiledKernels(outcomes, failed, spilling)
 
 
-def kernel_arch(device: Device) -> str:
-    """The device's architecture as `kernels.launch` spells it."""
-    assert device.arch is not None
-    return device.arch.replace("_", "")
-
-
 # ---------------------------------------------------------------
 # A row: one batch size of one shape
 
@@ -129,9 +123,12 @@ class Setup:
     @classmethod
     def measured(cls, gpu: Gpu, kernels: Sequence[Kernel], routing_kind: str = "uniform") -> Setup:
         """Measures the ceilings, on a stream that isn't the default. Nothing else should run on GPU or cores."""
+        assert gpu.device.target is not None  # `find_device` hands on none without
         place = gpu.torch.device("cuda", gpu.torch.cuda.current_device())
         l2_bytes = gpu.torch.cuda.get_device_properties(place).L2_cache_size
-        return cls(tuple(kernels), kernel_arch(gpu.device), measure_ceilings(place), l2_bytes, place, routing_kind)
+        return cls(
+            tuple(kernels), gpu.device.target.kernel_arch, measure_ceilings(place), l2_bytes, place, routing_kind
+        )
 
     def row(self, shape: LayerShape, weights: Weights, num_tokens: int) -> RowBench:
         """With as many draws of routing as keep the weights cold."""

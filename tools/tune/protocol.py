@@ -40,7 +40,7 @@ class Subject:
     @property
     def kernel_arch(self) -> str:
         """As `kernels.launch` spells it: sm90, gfx942."""
-        return self.arch.replace("_", "")
+        return self.target.kernel_arch
 
     @property
     def is_rocm(self) -> bool:
