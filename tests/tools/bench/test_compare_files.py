@@ -88,7 +88,7 @@ class TestExitCodes:
             ([], fake_torch("NVIDIA H200"), "expected a file of this GPU, NVIDIA_H200, found NVIDIA_H100_80GB_HBM3"),
             ([], fake_torch("Toaster 3000"), "expected an NVIDIA GPU of configs/registry/devices.json"),
             ([], fake_torch(free_gib=1), "GiB of free GPU memory, found 1.0. Fix: "),
-            (["--kernel", "vllm=no/such.py"], fake_torch(), "such.py: expected the engine's fused_moe.py, found none"),
+            (["--kernel", "vllm=no/such.py"], fake_torch(), "such.py: expected the engine's kernel there, found none"),
         ],
         ids=["candidate", "another GPU", "unknown GPU", "full GPU", "engine"],
     )
@@ -191,11 +191,11 @@ class TestEnvironment:
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
-        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path: "0.33.0")
+        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path, engine: "0.33.0")
         gpu = FakeGpu(wins).install(monkeypatch)
         bench(store.root, "--format", "json", "--kernel", "vllm=fused_moe.py")
         found = self.environment(capsys)
-        assert (found["kernel"], found["engine"]) == ("vLLM 0.33.0's own", "0.33.0")
+        assert (found["kernel"], found["engine"]) == ("vLLM 0.33.0's own", "vLLM 0.33.0")
         assert [kernel.name for kernel in gpu.setups[0].kernels] == ["vllm"]
 
 
@@ -341,7 +341,7 @@ class TestWriteRecord:
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
-        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path: "0.33.0")
+        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path, engine: "0.33.0")
         FakeGpu(wins).install(monkeypatch)
         other = Store(store.root.parent / "other").config(table(num_stages=2))
         assert (
