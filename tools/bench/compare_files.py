@@ -129,8 +129,8 @@ class NoEvidenceError(UserError):
 def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) -> Path:
     """Adds `engine_checked` (on an engine's kernel) or `verified_with` (on ours) to the record; returns its path.
 
-    NoEvidenceError: the file doesn't run everywhere, every baseline failed, or another file stands there by now; the
-    record stays as it is.
+    NoEvidenceError: its figures are published ones, it doesn't run everywhere, every baseline failed, or another file
+    stands there by now; the record stays as it is.
     """
     with lock(file.found.root):
         return _note_alone(file, report, result)
@@ -139,6 +139,11 @@ def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) ->
 def _note_alone(file: ConfigFile, report: FilesReport, result: FileResult) -> Path:
     path = record_path(file.found.root, file.found.relative)
     before = record = as_record(read_file(path))
+    if not record.is_measured:
+        raise NoEvidenceError(
+            f"{shown_path(path)}: expected the record of a measured file, found published figures, which no line is "
+            "added to. Fix: tune the workload, then bench its file."
+        )
     if file.content.data is None or read_file(file.found.path).data != file.content.data:
         raise NoEvidenceError(
             f"{shown_path(file.found.path)}: expected the file that was measured, found another one by now. "

@@ -361,11 +361,14 @@ class TestWriteRecord:
         assert "verified_with" not in record(store)
         self.assert_sound(store)
 
-    def test_a_published_files_record_takes_a_line_too(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        store.record(store.root / NAME)
+    def test_a_published_files_record_takes_no_line(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = store.record(store.root / NAME).read_bytes()
         FakeGpu(wins).install(monkeypatch)
-        assert bench(store.root, "--write-record") == 0
-        assert record(store)["source"] == "published"
+        assert bench(store.root, "--write-record") == 1
+        assert "expected the record of a measured file, found published figures" in capsys.readouterr().err
+        assert (store.root / "records" / NAME).read_bytes() == before
         self.assert_sound(store)
 
     def test_no_other_process_writes_there_between_reading_and_writing(
