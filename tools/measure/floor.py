@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tools.measure.layer import DOWN, LayerShape, expected_active_experts, row_bytes
+from tools.measure.layer import DOWN, LayerShape, expected_load, row_bytes
 from tools.registry.devices import Device
 from tools.registry.shapes import quant_mode_of
 from tools.store.workload import Shape, Workload
@@ -36,7 +36,7 @@ def least_us(workload: Workload, shapes: Iterable[Shape], num_tokens: int, devic
     quant = quant_mode_of(workload)
     if device is None or device.memory_bandwidth_gb_per_s is None or quant is None:
         return LEAST_US
-    layers = [LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in shapes]
+    layers = [LayerShape.of(workload, shape, quant) for shape in shapes]
     bytes_per_us = device.memory_bandwidth_gb_per_s * 1e3
     nominal_us = [
         _num_bytes(layer, num_tokens, down=workload.down) / bytes_per_us for layer in layers if _fits(layer, device)
@@ -50,5 +50,5 @@ def _fits(layer: LayerShape, device: Device) -> bool:
 
 def _num_bytes(layer: LayerShape, num_tokens: int, *, down: bool) -> float:
     """Of both projections, or of down's weights alone."""
-    active = expected_active_experts(layer.num_experts, min(layer.top_k, layer.num_experts), num_tokens)
-    return active * layer.expert_bytes(DOWN) if down else row_bytes(layer, num_tokens, active)
+    load = expected_load(layer, num_tokens)
+    return load.active_experts * layer.expert_bytes(DOWN) if down else row_bytes(layer, num_tokens, load)

@@ -51,9 +51,11 @@ HIDDEN_SIZES = range(256, 16384 + 1, 64)
 """The hidden sizes that are measured though no registered model has them; those of the registry lie inside."""
 
 MOST_EXPERTS_PER_TOKEN = 64
+MOST_RANKS = 1024
+"""Over which a plan can say that experts are spread."""
 
 MOST_SHAPES = 16
-"""Shapes of one workload. Of the registry's (E, N) none stands for more than 12."""
+"""Shapes of one workload. Of the registry's (E, N) none stands for more than 13."""
 
 MEMORY_SHARE = 0.95
 """Of the registry's nominal size; driver and context take the rest."""
@@ -134,7 +136,7 @@ def planned_shapes(workload: Workload, recorded: Sequence[Shape], models: ModelR
     """The shapes that the record speaks of, so that its figures can be compared; else the registry's; else one."""
     known = [served.shape for served in registered_shapes(workload, models)]
     chosen = list(dict.fromkeys(recorded)) or known or [assumed_shape(workload.E)]
-    return tuple(PlannedShape(shape.K, shape.top_k, shape in known) for shape in chosen)
+    return tuple(PlannedShape(shape, shape in known) for shape in chosen)
 
 
 def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
@@ -151,7 +153,7 @@ def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
     largest = max([*file.claimed.entries, *file.today.entries], default=1)
     shapes = planned_shapes(workload, _recorded(file.claimed), rules.models)
     quant = quant_mode_of(workload) or QuantMode()  # of a dtype without a kernel, which nothing measures
-    layers = [LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in shapes]
+    layers = [LayerShape.of(workload, planned.shape, quant) for planned in shapes]
     needed = max(layer.memory_bytes(largest) for layer in layers)
     if needed > most:
         message = (
@@ -168,12 +170,13 @@ def _record_faults(file: Changed, workload: Workload, models: ModelRegistry) -> 
         message = f"shapes: expected at most {MOST_SHAPES}, found {len(shapes)}"
         yield refused(path, "shape", message, "name those that were measured")
     known = [served.shape for served in registered_shapes(workload, models)]
-    most = min(workload.E, MOST_EXPERTS_PER_TOKEN)
     for shape in shapes[:MOST_SHAPES]:
-        if shape not in known and (shape.K not in HIDDEN_SIZES or not 1 <= shape.top_k <= most):
+        most = min(shape.layer_experts(workload.E), MOST_EXPERTS_PER_TOKEN)
+        is_sound = shape.K in HIDDEN_SIZES and 1 <= shape.ep <= MOST_RANKS and 1 <= shape.top_k <= most
+        if shape not in known and not (is_sound and not shape.fault(workload.E)):
             message = (
                 f"shapes: expected one of main's registry, or K from {HIDDEN_SIZES[0]} to {HIDDEN_SIZES[-1]} in steps "
-                f"of {HIDDEN_SIZES.step} and top_k up to {most}, found K={shape.K}, top_k={shape.top_k}"
+                f"of {HIDDEN_SIZES.step}, ep up to {MOST_RANKS} and top_k up to {most}, found {shape}"
             )
             yield refused(path, "shape", message, "correct the record, or add the model to the registry first")
 
@@ -181,8 +184,9 @@ def _record_faults(file: Changed, workload: Workload, models: ModelRegistry) -> 
 def _recorded(version: Version) -> tuple[Shape, ...]:
     """The record's shapes; what has none that can be read is refused by the validator."""
     shapes = version.record.get("shapes") if version.exists else None
-    sizes = [(s.get("K"), s.get("top_k")) for s in shapes if isinstance(s, dict)] if isinstance(shapes, list) else []
-    return tuple(Shape(K, top_k) for K, top_k in sizes if isinstance(K, int) and isinstance(top_k, int))
+    objects = [s for s in shapes if isinstance(s, dict)] if isinstance(shapes, list) else []
+    named = [Shape.read(s) for s in objects if {"K", "top_k"} <= s.keys()]
+    return tuple(shape for shape in named if all(type(size) is int for size in vars(shape).values()))
 
 
 def _device(file: Changed, rules: Rules) -> Device | None:

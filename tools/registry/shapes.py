@@ -35,7 +35,7 @@ def registered_shapes(workload: Workload, models: ModelRegistry) -> tuple[ShapeO
     for found in explain_pair(workload.E, workload.N, models):
         model = models.find(found.model_id)
         if may_read(model.quantisation, workload):
-            shape = Shape(model.K, model.top_k + found.fused_shared_experts)
+            shape = Shape(model.K, model.top_k + found.fused_shared_experts, found.ep, found.fused_shared_experts)
             by_shape.setdefault(shape, []).append(str(found))
     return tuple(ShapeOfModels(shape, tuple(names)) for shape, names in by_shape.items())
 

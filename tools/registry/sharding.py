@@ -93,7 +93,7 @@ def shard(
         # vLLM's names don't tell channel scales from tensor scales.
         per_channel_quant=stored.per_channel_quant and engine is Engine.SGLANG,
     )
-    return Shard(workload, Shape(model.K, model.top_k + fused))
+    return Shard(workload, Shape(model.K, model.top_k + fused, ep, fused))
 
 
 def explain_pair(E: int, N: int, models: Iterable[Model]) -> tuple[Explanation, ...]:

@@ -146,8 +146,8 @@ def _check_sizes(workload: Workload, shape: Shape) -> None:
     for name, value in (("E", workload.E), ("N", workload.N), ("K", shape.K), ("top_k", shape.top_k)):
         if not 1 <= value <= MAX_DIMENSION:
             raise SubjectError(f"{name}: expected from 1 to {MAX_DIMENSION}, found {value}.")
-    if shape.top_k > workload.E:
-        raise SubjectError(f"top_k: expected at most E={workload.E}, the experts of a rank, found {shape.top_k}.")
+    if fault := shape.fault(workload.E):
+        raise SubjectError(f"{fault}.")
 
 
 def _quant(dtype: str | None, stored: str | None, block_shape: tuple[int, int] | None, per_channel: bool) -> QuantMode:

@@ -57,15 +57,15 @@ def test_a_rank_asks_for_the_file_that_is_known(
     assert name_of(models, model_id, engine, tp, ep) == name
 
 
-@pytest.mark.parametrize(("engine", "top_k"), [(VLLM, 8), (SGLANG, 9)])
-def test_a_fused_shared_expert_is_one_more_of_each_token(models: ModelRegistry, engine: Engine, top_k: int) -> None:
+@pytest.mark.parametrize(("engine", "shape"), [(VLLM, Shape(7168, 8)), (SGLANG, Shape(7168, 9, 1, 1))])
+def test_a_fused_shared_expert_is_one_more_of_each_token(models: ModelRegistry, engine: Engine, shape: Shape) -> None:
     found = shard(models.find("deepseek-ai/DeepSeek-R1"), engine, device_name=H100, tp=8)
-    assert found.shape == Shape(K=7168, top_k=top_k)
+    assert found.shape == shape
 
 
 def test_shared_experts_are_not_fused_under_expert_parallelism(models: ModelRegistry) -> None:
     found = shard(models.find("deepseek-ai/DeepSeek-R1"), SGLANG, device_name=H100, tp=8, ep=8)
-    assert found.shape.top_k == 8
+    assert found.shape == Shape(7168, 8, ep=8)
 
 
 def test_int4_has_the_models_own_size_under_both_engines(models: ModelRegistry) -> None:

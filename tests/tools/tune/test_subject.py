@@ -74,7 +74,7 @@ def config_json(folder: Path, document: Any) -> Path:
         (
             ModelSource(MIXTRAL, Parallel(4, 4), "fp8_w8a8"),
             "E=2,N=14336,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8.json",
-            Shape(4096, 2),
+            Shape(4096, 2, ep=4),
             QuantMode("fp8_w8a8"),
         ),
         (
@@ -176,7 +176,8 @@ def test_a_config_json_is_read(document: Any, quant: QuantMode, make: Make, tmp_
     source = ConfigJsonSource(config_json(tmp_path, document), Parallel(2))
     subject = make(source)
     assert (subject.workload.E, subject.workload.N, subject.shapes[0].shape) == (8, 7168, Shape(4096, 2))
-    assert subject.shapes[0].models == ("a-model tp=2", f"{MIXTRAL} tp=2", "ai21labs/AI21-Jamba-Mini-1.5 tp=4 ep=2")
+    # A model that has these sizes on two expert parallel ranks has another routing: no more of them, but half as many.
+    assert subject.shapes[0].models == ("a-model tp=2", f"{MIXTRAL} tp=2")
     assert subject.quant == quant
 
 
@@ -235,7 +236,6 @@ def test_a_file_that_is_no_config_json_is_named(data: bytes | None, make: Make, 
         (ModelSource(MIXTRAL, Parallel(3)), "N: expected a multiple of tp=3, found 14336. Fix: choose a divisor"),
         (ModelSource(MIXTRAL, Parallel(2, 4)), "ep: expected a divisor of tp=2, found 4"),
         (ModelSource(MIXTRAL, Parallel(3, 3)), "E: expected a multiple of ep=3, found 8"),
-        (ModelSource(MIXTRAL, Parallel(8, 8)), "top_k: expected at most E=1, the experts of a rank, found 2"),
         (ModelSource("deepseek-ai/DeepSeek-V3", Parallel(128)), "under its least of 32. Fix: use a smaller tp"),
         (ModelSource("openai/gpt-oss-120b"), "expected a dtype that vllm has tuned files for .*found mxfp4"),
         (ModelSource("moonshotai/Kimi-K2-Thinking", Parallel(8)), "found 'int4_w4a16'. Fix: .*the engine's own tool"),
@@ -276,6 +276,13 @@ def test_what_cannot_be_tuned_is_one_line_with_a_way_out(source: Source, told: s
 def test_an_unknown_gpu_is_named_as_the_registry_would_have_it(device_name: str, told: str, make: Make) -> None:
     with pytest.raises(SubjectError, match=rf"^GPU: expected one of configs/registry/devices\.json, .*{told}"):
         make(ModelSource(MIXTRAL), device_name)
+
+
+def test_top_k_may_be_more_than_a_rank_holds_where_the_layer_has_as_many(make: Make) -> None:
+    subject = make(ModelSource(MIXTRAL, Parallel(8, 8)))
+    assert (subject.workload.E, subject.shapes[0].shape) == (1, Shape(4096, 2, ep=8))
+    routing = subject.routing(1)
+    assert (routing.num_experts, routing.experts_here, routing.has_expert_map) == (8, 1, True)
 
 
 def test_a_pipe_is_no_config_json(tmp_path: Path) -> None:
