@@ -124,12 +124,30 @@ class TestDevices:
         ("arch", "kib"),
         [
             *[("sm_80", 163), ("sm_86", 99), ("sm_89", 99), ("sm_90", 227), ("sm_100", 227), ("sm_103", 227)],
-            *[("sm_120", 99), ("sm_121", 99), ("gfx942", 64), ("gfx950", 160)],
+            *[("sm_75", 64), ("sm_110", 227), ("sm_120", 99), ("sm_121", 99)],
+            *[("gfx942", 64), ("gfx950", 160), ("gfx1151", 64), ("gfx1201", 64)],
         ],
     )
     def test_shared_memory_is_the_architectures(self, devices: DeviceRegistry, arch: str, kib: int) -> None:
         limits = {device.smem_bytes_per_block for device in devices if device.arch == arch}
         assert limits == {kib * 1024}
+
+    @pytest.mark.parametrize(
+        ("oam", "name"),
+        [
+            ("AMD_Instinct_MI325_OAM", "AMD_Instinct_MI325X"),
+            ("AMD_Instinct_MI350_OAM", "AMD_Instinct_MI350X"),
+            ("AMD_Instinct_MI355_OAM", "AMD_Instinct_MI355X"),
+        ],
+    )
+    def test_an_accelerator_module_is_the_same_hardware(self, devices: DeviceRegistry, oam: str, name: str) -> None:
+        assert devices.find(oam) == devices.find(name)
+
+    def test_an_h100_reads_what_was_measured_to_carry_over_and_an_h200_reads_its_own_only(
+        self, devices: DeviceRegistry
+    ) -> None:
+        assert devices.find("NVIDIA_H100_80GB_HBM3").siblings == ("NVIDIA_H200",)
+        assert devices.find("NVIDIA_H200").siblings == ()
 
     def test_names_are_spelt_as_in_file_names(self, devices: DeviceRegistry) -> None:
         names = [name for device in devices for name in device.names]
@@ -300,7 +318,7 @@ class TestBrokenRegistry:
             load_models(path)
         assert str(raised.value).startswith(str(path))
 
-    def test_a_sibling_may_have_multiprocessors_that_nobody_is_sure_of(self, tmp_path: Path) -> None:
+    def test_a_sibling_of_unknown_multiprocessors_is_a_sibling(self, tmp_path: Path) -> None:
         path = tmp_path / "devices.json"
         path.write_text(_siblings({"sm_count": None}), encoding="utf-8")
         assert load_devices(path).find("H100").siblings == ("NVIDIA_H200",)
