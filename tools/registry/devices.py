@@ -46,6 +46,7 @@ class Device:
     arch: str | None = None
     smem_bytes_per_block: int | None = None
     memory_bandwidth_gb_per_s: int | None = None
+    bf16_tflop_per_s: int | None = None
     memory_gib: int | None = None
     notes: str | None = None
 
