@@ -11,7 +11,6 @@ from tools.bench.candidates import NO_FILE, FileComparison, comparison_of, read_
 from tools.bench.files_report import FileResult, FilesReport, to_json, to_markdown
 from tools.bench.request import FilesRequest, Say
 from tools.bench.session import Gpu, engine_kernel, today
-from tools.cli import is_mains_workflow
 from tools.compile.pool import CompilePool
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
@@ -138,7 +137,7 @@ def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) ->
 
 def _note_alone(file: ConfigFile, report: FilesReport, result: FileResult) -> Path:
     path = record_path(file.found.root, file.found.relative)
-    before = record = as_record(read_file(path))
+    record = as_record(read_file(path))
     if file.content.data is None or read_file(file.found.path).data != file.content.data:
         raise NoEvidenceError(
             f"{shown_path(file.found.path)}: expected the file that was measured, found another one by now. "
@@ -161,5 +160,5 @@ def _note_alone(file: ConfigFile, report: FilesReport, result: FileResult) -> Pa
             raise NoEvidenceError(f"{shown_path(path)}: nothing to compare with: every baseline failed.")
         worst = max(found.worst_ratio for found in scores.values())
         record = record.with_verified_with(VerifiedWith(triton, date, round(100.0 * (worst - 1.0), 2)))
-    write_file(path, record.appended(before, is_mains=is_mains_workflow()).to_bytes())
+    write_file(path, record.to_bytes())
     return path

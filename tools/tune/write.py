@@ -16,7 +16,6 @@ from fused_moe_configs.lookup import Chain, ConfigError
 from kernels.launch_config import LaunchConfig
 from tools import cli
 from tools.checkout import CONFIGS, reference_triton
-from tools.cli import is_mains_workflow
 from tools.errors import UserError, reason_of
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.gate import PromotionPolicy
@@ -357,7 +356,7 @@ def _deliver(
     if existing is not None and (now := _as_compared(existing)) and _is_needless(request, result, place, now):
         assert now.record is not None
         line = VerifiedWith(triton, _today(), round(_worst_loss_pct(result), 2))
-        record = now.record.with_verified_with(line).appended(now.record, is_mains=is_mains_workflow())
+        record = now.record.with_verified_with(line)
         write_file(now.place.record_path, record.to_bytes())
         tier = now.place.relative.parent.name
         holds = f"the file of {tier}/" if tier else "the default file"
