@@ -20,9 +20,10 @@ from tools.checkout import CHECKOUT
 from tools.errors import UserError
 from tools.git import CommitError, Repository
 from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile
-from tools.pull_request.plan import MOST_SHAPES, planned_shapes
+from tools.pull_request.plan import planned_shapes
 from tools.registry.devices import DeviceRegistry
 from tools.registry.models import ModelRegistry, load_models
+from tools.registry.shapes import MOST_SHAPES
 from tools.store import config_file, schemas
 from tools.store.config_file import ConfigFile
 from tools.store.files import discover, read_file, record_path

@@ -284,6 +284,7 @@ Whatever is not named here does, also a path that nobody has thought of yet: Pyt
 JUDGES = frozenset(
     {
         "configs/registry/devices.json",
+        "configs/registry/models.json",
         "kernels/__init__.py",
         "kernels/launch_config.py",
         "kernels/problem.py",
@@ -294,7 +295,8 @@ JUDGES = frozenset(
         "tools/measure/statistics.py",
     }
 )
-"""What this gate and the validator read or import from those folders: whose GPU it was and how fast its memory is.
+"""What this gate and the validator read or import from those folders: whose GPU it was, how fast that is, and
+which shapes stand behind a name.
 
 tests/packaging/test_code_owners.py proves the imports whole.
 """
