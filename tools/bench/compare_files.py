@@ -20,7 +20,7 @@ from tools.measure.kernels import EngineKernel, OwnKernel
 from tools.measure.statistics import RowVerdict, score
 from tools.registry.devices import normalise_device_name
 from tools.store.config_file import ConfigFile
-from tools.store.files import lock, read_file, record_path, write_file
+from tools.store.files import RECORD, lock, read_file, record_path, write_file
 from tools.store.record import EngineChecked, VerifiedWith, as_record
 from tools.text import shown_path
 
@@ -137,7 +137,7 @@ def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) ->
 
 def _note_alone(file: ConfigFile, report: FilesReport, result: FileResult) -> Path:
     path = record_path(file.found.root, file.found.relative)
-    record = as_record(read_file(path))
+    record = as_record(read_file(path, RECORD))
     if file.content.data is None or read_file(file.found.path).data != file.content.data:
         raise NoEvidenceError(
             f"{shown_path(file.found.path)}: expected the file that was measured, found another one by now. "

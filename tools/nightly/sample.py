@@ -27,7 +27,7 @@ from tools.registry.models import ModelRegistry, load_models
 from tools.registry.shapes import MOST_SHAPES
 from tools.store import config_file, schemas
 from tools.store.config_file import ConfigFile
-from tools.store.files import discover, read_file, record_path
+from tools.store.files import RECORD, discover, read_file, record_path
 from tools.store.record import Record, RecordError, as_record
 from tools.store.tiers import DEFAULT_TIER, REGISTRY, Found, Role, version_of_folder
 from tools.store.workload import Layout, Workload
@@ -157,7 +157,7 @@ def _measured(file: ConfigFile, models: ModelRegistry) -> PlannedFile | LeftOut 
 def _record(found: Found) -> Record | None:
     """None where the file has none. RecordError: it is broken."""
     path = record_path(found.root, found.relative)
-    return as_record(read_file(path)) if os.path.lexists(path) else None
+    return as_record(read_file(path, RECORD)) if os.path.lexists(path) else None
 
 
 def records_of(plan: Plan, configs: Path) -> Mapping[FileId, Record]:

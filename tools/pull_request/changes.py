@@ -16,9 +16,9 @@ from kernels.launch_config import LaunchConfig
 from tools.findings import Finding, Severity
 from tools.git import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Entry, is_sha
 from tools.store.config_file import ConfigFile
-from tools.store.files import MAX_LISTS, Content, sha256
+from tools.store.files import RECORD, TUNED_FILE, Content, content_of, sha256
 from tools.store.record import evidence_sha256, is_signed
-from tools.store.strict_json import Json, parse
+from tools.store.strict_json import Json
 from tools.store.tiers import DEFAULT_TIER, RECORDS, REGISTRY, Found, Role, role_in_repo
 from tools.store.workload import Workload, parse_file_name
 from tools.text import counted, shown
@@ -185,9 +185,9 @@ class Version:
     @cached_property
     def file(self) -> ConfigFile:
         """The file, read; without bytes it has no entries."""
-        document, faults = (None, ()) if self.data is None else parse(self.data, most_lists=MAX_LISTS)
+        content = Content(None, None, ()) if self.data is None else content_of(self.data, TUNED_FILE)
         found = Found(Path(self.relative), Path(), self.relative, Role.CONFIG)
-        return ConfigFile(found, parse_file_name(self.relative.name), Content(self.data, document, tuple(faults)))
+        return ConfigFile(found, parse_file_name(self.relative.name), content)
 
     @property
     def exists(self) -> bool:
@@ -208,7 +208,7 @@ class Version:
     @cached_property
     def record(self) -> Mapping[str, Json]:
         """The record's fields; empty where there is none that can be read."""
-        document = None if self.record_data is None else parse(self.record_data, most_lists=MAX_LISTS)[0]
+        document = None if self.record_data is None else content_of(self.record_data, RECORD).document
         return document if isinstance(document, dict) else {}
 
     @property

@@ -29,7 +29,7 @@ from tools.registry.devices import load_devices
 from tools.registry.models import ModelRegistry, load_models
 from tools.registry.shapes import registered_shapes
 from tools.store import schemas
-from tools.store.files import lock, read_file, record_path, write_file
+from tools.store.files import RECORD, TUNED_FILE, lock, read_file, record_path, write_file
 from tools.store.record import Record, RecordError, Verified, as_record
 from tools.store.workload import Shape
 
@@ -117,7 +117,7 @@ def _write(configs: Path, planned: PlannedFile, file: MeasuredFile, models: Mode
 
 def _write_alone(configs: Path, planned: PlannedFile, file: MeasuredFile, models: ModelRegistry, line: Verified) -> str:
     path = record_path(configs, file.id.relative)
-    content, config = read_file(path), read_file(configs / file.id.relative)
+    content, config = read_file(path, RECORD), read_file(configs / file.id.relative, TUNED_FILE)
     reason = why_unverified(file)
     if config.data is None or not isinstance(content.document, dict):
         return f"not verified, {reason or 'the file or its record is not there'}"

@@ -13,7 +13,6 @@ from kernels.problem import QuantMode
 from tools.registry.models import ModelRegistry, Quantisation
 from tools.registry.sharding import explain_pair
 from tools.store.config_file import ConfigFile
-from tools.store.files import read_file, record_path
 from tools.store.record import RecordError, ShapeOfModels, as_record
 from tools.store.workload import Shape, Workload
 
@@ -132,7 +131,7 @@ def quant_mode_of(workload: Workload) -> QuantMode | None:
 
 def _recorded(file: ConfigFile) -> tuple[Shape, ...]:
     try:
-        record = as_record(read_file(record_path(file.found.root, file.found.relative)))
+        record = as_record(file.record)
     except RecordError:
         return ()  # the validator says what is wrong with it
     return tuple(served.shape for served in record.shapes)

@@ -22,7 +22,16 @@ from tools.measure.gate import PromotionPolicy
 from tools.measure.statistics import quantile
 from tools.store import schemas
 from tools.store.config_file import ConfigFile, nearest_batch_size
-from tools.store.files import canonical_entries, lock, read_file, record_path, version_folder, write_file
+from tools.store.files import (
+    RECORD,
+    TUNED_FILE,
+    canonical_entries,
+    lock,
+    read_file,
+    record_path,
+    version_folder,
+    write_file,
+)
 from tools.store.record import Environment, Record, RecordedRow, ShapeOfModels, VerifiedWith
 from tools.store.tiers import LEGACY, RECORDS, REGISTRY, Found, Role, version_of_folder
 from tools.store.workload import Workload, parse_file_name
@@ -276,7 +285,7 @@ def write_pair(place: Place, config: bytes, record: Record) -> tuple[Path, Path]
 
 
 def _read(place: Place) -> Existing:
-    content = read_file(place.path)
+    content = read_file(place.path, TUNED_FILE)
     file = ConfigFile(
         Found(place.path, place.root, place.relative, Role.CONFIG), parse_file_name(place.path.name), content
     )
@@ -292,7 +301,7 @@ def _record(path: Path) -> Record | None:
     """None where there is none. OutputError: a broken one, whose evidence would be lost."""
     if not os.path.lexists(path):
         return None
-    content = read_file(path)
+    content = read_file(path, RECORD)
     faults = [str(fault) for fault in content.faults]
     faults = faults or [f"{fault.where}: {fault.message}" for fault in schemas.faults("record", content.document)]
     if faults:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tools.findings import Finding, Report, Severity, ordered
 from tools.store.config_file import ConfigFile, load
 from tools.store.files import (
+    RECORD,
     Content,
     discover,
     lock,
@@ -66,7 +67,7 @@ def _rewrite(file: ConfigFile, old: bytes, new: bytes) -> list[Path]:
     The record first: where a kill falls between the two, the next --fix writes the bytes that it signs.
     """
     path, record = file.found.path, record_path(file.found.root, file.found.relative)
-    content = read_file(record)
+    content = read_file(record, RECORD)
     anew = None if record.is_symlink() else _record_anew(content, old, new)
     if anew is not None:
         write_file(record, anew)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tools.store import schemas
 from tools.store.config_file import ConfigFile
-from tools.store.files import read_file, record_path
+from tools.store.files import record_path
 from tools.store.record import Record, is_signed
 from tools.store.strict_json import Json
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
@@ -25,7 +25,7 @@ def fixed(document: Json) -> bytes | None:
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     """The record's bytes are those that the store writes."""
     path = record_path(file.found.root, file.found.relative)
-    content = read_file(path)
+    content = file.record
     expected = None if content.faults else _canonical(content.document)
     if expected is None or content.data is None or expected == content.data:
         return

@@ -18,7 +18,7 @@ from tools.registry.devices import Device
 from tools.registry.shapes import shapes_fault
 from tools.store import schemas
 from tools.store.config_file import ConfigFile
-from tools.store.files import closed_folder, read_file, record_path, sha256, version_folder
+from tools.store.files import closed_folder, record_path, sha256, version_folder
 from tools.store.record import Environment, Latency, Record, RecordedRow
 from tools.store.workload import Shape, Workload
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
@@ -36,7 +36,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
             "a measured file comes with its record; for figures from elsewhere `nox -s convert` writes it",
         )
         return
-    content = read_file(path)
+    content = file.record
     for fault in content.faults:
         yield Issue(str(fault), fault.fix, path=path)
     if content.faults:
