@@ -6,11 +6,10 @@ request's record names is taken within bounds and marked so.
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from kernels.problem import QuantMode
 from tools.errors import UserError
@@ -38,6 +37,7 @@ from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile,
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.registry.shapes import assumed_shape, quant_mode_of, registered_shapes, shapes_fault
+from tools.scratch import Scratch
 from tools.store import schemas
 from tools.store.workload import Layout, Shape, Workload
 from tools.text import shown, shown_path
@@ -297,8 +297,8 @@ def prove(files: Mapping[str, bytes], rules: Rules) -> list[Finding]:
 
     The paths have passed `path_refusals`: they are names of the grammar below configs/.
     """
-    with tempfile.TemporaryDirectory(prefix="fused-moe-configs-") as folder:
-        root = Path(folder).resolve()
+    with Scratch("fused-moe-configs-") as folder:
+        root = folder.resolve()
         for path, data in files.items():
             target = root / path
             target.parent.mkdir(parents=True, exist_ok=True)
