@@ -53,9 +53,9 @@ def test_twice_is_once_and_forgotten_is_gone(folder: Path) -> None:
     scratch = Scratch("pool-")
     scratch.cleanup()
     scratch.cleanup()
+    forgotten: list[Scratch] = [Scratch("pool-")]
     with pytest.warns(ResourceWarning):
-        forgotten = Scratch("pool-")
-        del forgotten
+        forgotten.clear()
     gc.collect()
     assert list(folder.iterdir()) == []
 
