@@ -259,13 +259,5 @@ def append(path: Path, text: str) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
-def is_mains_workflow() -> bool:
-    """Whether a workflow of the main branch runs this: what it measures is the project's own evidence.
-
-    Anybody can set these variables at home. What they write is then refused by the check «Evidence».
-    """
-    return (os.environ.get("GITHUB_ACTIONS"), os.environ.get("GITHUB_REF")) == ("true", "refs/heads/main")
-
-
 def _text(value: str | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else value

@@ -19,7 +19,7 @@ from tools.registry.devices import Device
 from tools.registry.models import load_models
 from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of
 from tools.store.config_file import ConfigFile, load, nearest_batch_size
-from tools.store.files import Content, discover, read_file, record_path
+from tools.store.files import TUNED_FILE, Content, discover, read_file, record_path
 from tools.store.record import RecordError, as_record
 from tools.store.strict_json import parse
 from tools.store.tiers import Role, why_skipped
@@ -105,7 +105,7 @@ def with_distinct_names(rivals: Mapping[str, tuple[Candidate, ...]]) -> tuple[Ca
 def read(path: Path) -> ConfigFile:
     """A tuned file of any layout."""
     found = discover([path], Layout.VLLM)[0]
-    return ConfigFile(found, parse_file_name(path.name, layout_of(path.name)), read_file(path))
+    return ConfigFile(found, parse_file_name(path.name, layout_of(path.name)), read_file(path, TUNED_FILE))
 
 
 def layout_of(name: str) -> Layout:
@@ -181,7 +181,7 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
         raise UserError(f"expected at least one tuned file, found {found_instead}.")
     for file in files if request.writes_record else ():
         record = record_path(file.found.root, file.found.relative)
-        content = read_file(record)
+        content = file.record
         if content.data is None:
             raise UserError(f"--write-record: expected a record {shown_path(record)}, found none. Fix: tune the file.")
         try:

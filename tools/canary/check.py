@@ -22,6 +22,7 @@ from tools.launch.source_cut import Cut, CutError, cut
 from tools.registry.devices import DeviceRegistry
 from tools.store.strict_json import Json
 from tools.store.workload import Layout, Workload, packed_size
+from tools.with_parent import bound
 
 MOST_TOLD = 25
 """Differences of an engine that are handed on: an issue takes 65536 characters."""
@@ -245,7 +246,7 @@ def _run(command: Sequence[str], folder: Path, timeout_s: float) -> None:
     log = folder / "output.txt"
     with log.open("wb") as output:
         child = subprocess.Popen(
-            command,
+            bound(command),
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from tools.errors import reason_of
 from tools.findings import Finding, Report, as_text, emit
 from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
+from tools.store import schemas
 from tools.store.files import discover
 from tools.store.tiers import Role
 from tools.store.workload import Layout
@@ -53,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     if not args.attribution.strip() or not args.attribution.isprintable():
         return _refuse(f"--attribution: expected one line of readable text, found {args.attribution!a}")
+    attribution = {"attribution": args.attribution.strip()}
+    # Alone it lacks the rest of a record; what counts is what is said of the line itself.
+    for fault in (fault for fault in schemas.faults("record", attribution) if fault.where == "attribution"):
+        return _refuse(f"--attribution: {fault.message}")
     if os.path.lexists(args.to) and not os.path.isdir(args.to):  # noqa: PTH112 (never raises)
         return _refuse(f"--to: expected a folder, found a file: {args.to}")
     source = converter.Attribution(args.layout, args.attribution.strip(), datetime.now(UTC).date())

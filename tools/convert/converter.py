@@ -18,6 +18,7 @@ from tools.registry.models import ModelRegistry
 from tools.registry.shapes import registered_shapes
 from tools.store import schemas
 from tools.store.files import (
+    TUNED_FILE,
     canonical_config,
     lock,
     read_file,
@@ -126,7 +127,7 @@ def _signs(record: Path, config: bytes) -> bool:
 
 
 def _convert_file(file: Found, source: Attribution, models: ModelRegistry) -> Taken | Finding:
-    content = read_file(file.path)
+    content = read_file(file.path, TUNED_FILE)
     for fault in content.faults:
         return _refused(file.path, str(fault), fault.fix)
     name = parse_file_name(file.path.name, source.layout)

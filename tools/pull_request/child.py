@@ -37,6 +37,7 @@ from tools.store.record import Environment, ShapeOfModels
 from tools.store.strict_json import Json, parse
 from tools.store.workload import Shape
 from tools.text import printable
+from tools.with_parent import bound
 
 if TYPE_CHECKING:
     from tools.bench.candidates import FileComparison
@@ -119,7 +120,7 @@ def run_child(module: str, job: Mapping[str, Json], limit_s: float) -> Any:
         question.write(json.dumps(job, allow_nan=False).encode())
         question.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=question, stdout=output, cwd=CHECKOUT, start_new_session=True
+            bound([sys.executable, "-m", module]), stdin=question, stdout=output, cwd=CHECKOUT, start_new_session=True
         )
         try:
             code = process.wait(max(0.0, limit_s))

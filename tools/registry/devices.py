@@ -50,6 +50,7 @@ class Device:
     smem_bytes_per_block: int | None = None
     sm_count: int | None = None
     memory_bandwidth_gb_per_s: int | None = None
+    bf16_tflop_per_s: int | None = None
     memory_gib: int | None = None
     notes: str | None = None
     siblings: tuple[str, ...] = ()

@@ -23,11 +23,11 @@ _NAMES = {"devices": "name", "models": "id"}
 class RegistryError(UserError):
     """A registry that can't be read, or a name that it doesn't hold. The message is for people.
 
-    `reason` and `fix` are the message's parts, for findings that name the file themselves.
+    `reason`, `fix` and `path` are the message's parts, for findings that name the file themselves.
     """
 
     def __init__(self, reason: str, fix: str = "", path: Path | None = None) -> None:
-        self.reason, self.fix = reason, fix
+        self.reason, self.fix, self.path = reason, fix, path
         where = "" if path is None else f"{path}: "
         super().__init__(f"{where}{reason}. Fix: {fix}." if fix else f"{where}{reason}")
 

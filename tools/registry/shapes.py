@@ -5,16 +5,35 @@ The one answer to «which shapes does this file serve?», asked by compile, benc
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from kernels.problem import QuantMode
 from tools.registry.models import ModelRegistry, Quantisation
 from tools.registry.sharding import explain_pair
 from tools.store.config_file import ConfigFile
-from tools.store.files import read_file, record_path
 from tools.store.record import RecordError, ShapeOfModels, as_record
 from tools.store.workload import Shape, Workload
 
 ASSUMED_SHAPE = Shape(K=4096, top_k=2)
 """Mixtral 8x7B's."""
+
+HIDDEN_SIZES = range(256, 16384 + 1, 64)
+"""The hidden sizes that are measured though no registered model has them; those of the registry lie inside."""
+
+MOST_EXPERTS_PER_TOKEN = 64
+
+MOST_SHAPES = 16
+"""Shapes of one workload. Of the registry's (E, N) none stands for more than 12."""
+
+
+@dataclass(frozen=True)
+class ShapeFault:
+    """What is wrong with the shapes that a record says it measured, and how to end it."""
+
+    message: str
+    fix: str
 
 
 def shapes_of(file: ConfigFile, models: ModelRegistry) -> tuple[Shape, ...]:
@@ -38,6 +57,50 @@ def registered_shapes(workload: Workload, models: ModelRegistry) -> tuple[ShapeO
             shape = Shape(model.K, model.top_k + found.fused_shared_experts)
             by_shape.setdefault(shape, []).append(str(found))
     return tuple(ShapeOfModels(shape, tuple(names)) for shape, names in by_shape.items())
+
+
+def shapes_fault(workload: Workload, recorded: Sequence[Shape], models: ModelRegistry) -> ShapeFault | None:
+    """Why these shapes can't be the ones behind the name; None: they can.
+
+    A record that chose its own shapes would choose its own floor, and what main measures. So they are the registry's
+    where it knows any for the name, and otherwise within the bounds of what a plan measures.
+    """
+    if len(recorded) > MOST_SHAPES:
+        return ShapeFault(
+            f"shapes: expected at most {MOST_SHAPES}, found {len(recorded)}", "name those that were measured"
+        )
+    if repeated := [shape for place, shape in enumerate(recorded) if shape in recorded[:place]]:
+        return ShapeFault(f"shapes: expected each once, found {_sizes(repeated[0])} twice", "leave one of them out")
+    known = registered_shapes(workload, models)
+    served = [each.shape for each in known]
+    strange = [shape for shape in recorded if shape not in served and (known or not _is_measurable(shape, workload))]
+    if not strange:
+        return None
+    found = _sizes(strange[0])
+    add = "add the model to configs/registry/models.json in a change of its own, which goes first"
+    if known:
+        nearest = sorted(known, key=lambda each: _distance(each.shape, strange[0]))[:3]
+        names = ", ".join(f"{_sizes(each.shape)} ({each.models[0]})" for each in nearest)
+        expected = f"expected those of the registry's models for E={workload.E}, N={workload.N}, the nearest {names}"
+        return ShapeFault(f"shapes: {expected}; found {found}", f"tune it again, or {add}")
+    most = min(workload.E, MOST_EXPERTS_PER_TOKEN)
+    bounds = (
+        f"K from {HIDDEN_SIZES[0]} to {HIDDEN_SIZES[-1]} in steps of {HIDDEN_SIZES.step} and top_k up to {most}, "
+        "as no registered model has this name"
+    )
+    return ShapeFault(f"shapes: expected {bounds}; found {found}", f"correct the record, or {add}")
+
+
+def _is_measurable(shape: Shape, workload: Workload) -> bool:
+    return shape.K in HIDDEN_SIZES and 1 <= shape.top_k <= min(workload.E, MOST_EXPERTS_PER_TOKEN)
+
+
+def _distance(a: Shape, b: Shape) -> tuple[float, int]:
+    return abs(math.log(a.K / b.K)), abs(a.top_k - b.top_k)
+
+
+def _sizes(shape: Shape) -> str:
+    return f"K={shape.K}, top_k={shape.top_k}"
 
 
 def may_read(stored: Quantisation, workload: Workload) -> bool:
@@ -68,7 +131,7 @@ def quant_mode_of(workload: Workload) -> QuantMode | None:
 
 def _recorded(file: ConfigFile) -> tuple[Shape, ...]:
     try:
-        record = as_record(read_file(record_path(file.found.root, file.found.relative)))
+        record = as_record(file.record)
     except RecordError:
         return ()  # the validator says what is wrong with it
     return tuple(served.shape for served in record.shapes)

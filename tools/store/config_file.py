@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from kernels.launch_config import LaunchConfig
-from tools.store.files import Content, read_file
+from tools.store.files import RECORD, TUNED_FILE, Content, read_file, record_path
 from tools.store.strict_json import Json
 from tools.store.tiers import Found, Role
 from tools.store.workload import Layout, ParsedName, Workload, parse_file_name
@@ -41,6 +41,11 @@ class ConfigFile:
         return {key: value for key, value in items if key != "triton_version" or not isinstance(value, str)}
 
     @cached_property
+    def record(self) -> Content:
+        """The record beside it on disk, read once."""
+        return read_file(record_path(self.found.root, self.found.relative), RECORD)
+
+    @cached_property
     def launch_configs(self) -> Mapping[int, LaunchConfig]:
         """Batch size to launch config, well-formed entries only, in the file's order."""
         rows: dict[int, LaunchConfig] = {}
@@ -70,7 +75,7 @@ def load(found: Iterable[Found], layout: Layout) -> Tree:
     """Reads every tuned file once."""
     files = list(found)
     configs = tuple(
-        ConfigFile(file, parse_file_name(file.path.name, layout), read_file(file.path))
+        ConfigFile(file, parse_file_name(file.path.name, layout), read_file(file.path, TUNED_FILE))
         for file in files
         if file.role is Role.CONFIG
     )

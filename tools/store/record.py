@@ -233,7 +233,8 @@ class Record:
 
     config_sha256: of the file's bytes. kernel_sha256: of the kernel's source, as `tools.launch.kernel_hash` has it.
     environment, kernel_sha256, tuner, rows: of measured figures. attribution: of published ones.
-    verified_with, engine_checked: None where the document has no such list, which writing keeps.
+    verified_with, engine_checked: what contributors saw on their own GPUs, claims that `verified` doesn't cover; None
+    where the document has no such list, which writing keeps.
     """
 
     workload: Workload
@@ -318,7 +319,7 @@ class Record:
         return replace(self, verified=line and replace(line, evidence_sha256=self.evidence_sha256))
 
     def with_verified_with(self, line: VerifiedWith) -> Record:
-        """With the line, instead of an older one of the same Triton. Main's word doesn't cover it: see `appended`."""
+        """With the line, instead of an older one of the same Triton. Main's word stays: it never covers a claim."""
         kept = (old for old in self.verified_with or () if old.triton != line.triton)
         return replace(self, verified_with=(*kept, line))
 
@@ -327,14 +328,6 @@ class Record:
         said = (line.engine, line.version, line.triton)
         kept = (old for old in self.engine_checked or () if (old.engine, old.version, old.triton) != said)
         return replace(self, engine_checked=(*kept, line))
-
-    def appended(self, before: Record, *, is_mains: bool) -> Record:
-        """This record, which is `before` and a bench's line more: main's own line is signed with the rest.
-
-        Anybody else's makes all of it a claim again, which main measures after the merge. What wasn't signed stays so.
-        """
-        was_signed = is_signed(before.to_json())
-        return self.with_verified(before.verified if is_mains and was_signed else None)
 
     def with_lines_of(self, other: Record) -> Record:
         """With what benches said of another record's file, where that one had the same bytes."""
@@ -346,12 +339,16 @@ class Record:
         return {str(num_tokens): self.rows[num_tokens].to_json() for num_tokens in sorted(self.rows)}
 
 
+UNSIGNED = ("verified", "verified_with", "engine_checked")
+"""What a re-measurement says nothing of: main's own word, and what contributors saw under another Triton or engine."""
+
+
 def evidence_sha256(record: Mapping[str, Json]) -> str:
-    """SHA-256 of what a re-measurement vouches for: all of the record but `verified` and the models' names.
+    """SHA-256 of what a re-measurement vouches for: all of the record but `UNSIGNED` and the models' names.
 
     The order of keys and the spaces between them are no matter. Any document does, a hostile one too.
     """
-    evidence = {key: value for key, value in record.items() if key != "verified"}
+    evidence = {key: value for key, value in record.items() if key not in UNSIGNED}
     if isinstance(shapes := evidence.get("shapes"), list):
         evidence["shapes"] = [_without_models(shape) for shape in shapes]
     # In ASCII: half of a surrogate pair has no bytes of its own.

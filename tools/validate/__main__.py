@@ -11,6 +11,7 @@ from tools.checkout import CONFIGS
 from tools.cli import path_argument, run
 from tools.findings import FORMATS, Finding, Report, Severity, emit
 from tools.registry.devices import load_devices
+from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
 from tools.store.files import discover
 from tools.store.tiers import REGISTRY, Role
@@ -18,6 +19,7 @@ from tools.store.workload import Layout
 from tools.text import printable, shown_path
 from tools.validate import fixer, runner
 from tools.validate.exceptions import Exceptions, ExceptionsError
+from tools.validate.model import Context
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,14 +88,14 @@ def _told(error: Exception) -> str:
 
 
 def _report(paths: Sequence[Path], layout: Layout) -> Report:
-    """A registry that can't be read is one finding, not hundreds of unknown devices."""
+    """A registry that can't be read is one finding, not hundreds of unknown devices or shapes."""
     try:
-        devices = load_devices()
+        context = Context(layout, load_devices(), load_models())
     except RegistryError as error:
-        path = shown_path(CONFIGS / REGISTRY / "devices.json")
         fix = f"{error.fix or 'repair it'}; nothing else was checked"
+        path = shown_path(error.path or CONFIGS / REGISTRY)
         return Report(0, (Finding(path, "registry", Severity.ERROR, error.reason, fix),))
-    return runner.validate(paths, layout, devices, Exceptions.load())
+    return runner.validate(paths, context, Exceptions.load())
 
 
 if __name__ == "__main__":

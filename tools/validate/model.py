@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools.findings import Severity
 from tools.registry.devices import Device, DeviceRegistry
+from tools.registry.models import ModelRegistry
 from tools.store.config_file import ConfigFile, Tree
 from tools.store.workload import Layout
 
@@ -28,12 +30,19 @@ class Issue:
     path: Path | None = None
 
 
+def today() -> datetime.date:
+    """In UTC."""
+    return datetime.datetime.now(datetime.UTC).date()
+
+
 @dataclass(frozen=True)
 class Context:
     """What is the same for every file of a run."""
 
     layout: Layout
     devices: DeviceRegistry
+    models: ModelRegistry
+    today: datetime.date = field(default_factory=today)
 
     def device_of(self, file: ConfigFile) -> Device | None:
         """The registry's entry for the device that the file names."""

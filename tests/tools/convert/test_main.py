@@ -130,6 +130,16 @@ def test_2_without_an_attribution(sglang: Store, tmp_path: Path, capsys: pytest.
     assert "--attribution" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("attribution", ["<b>a team</b>, MIT", "[a](b)", "x" * 301])
+def test_2_for_one_that_a_page_would_show_as_more_than_text(
+    sglang: Store, tmp_path: Path, attribution: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(sglang.root, tmp_path / "to"), "--attribution", attribution]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("convert: --attribution: expected ")
+    assert not (tmp_path / "to").exists()
+
+
 @pytest.mark.parametrize("attribution", ["", " ", "two\nlines", os.fsdecode(b"M\xfcller")])
 def test_2_and_one_line_for_an_attribution_that_no_record_can_hold(
     sglang: Store, tmp_path: Path, attribution: str, capsys: pytest.CaptureFixture[str]

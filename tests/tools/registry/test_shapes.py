@@ -44,7 +44,7 @@ BOTH = (Shape(2048, 4), Shape(4096, 2))
 
 class TestShapesOf:
     def test_the_record_has_the_first_word(self, tmp_path: Path) -> None:
-        shapes = [{"K": 6144, "top_k": 8, "models": ["x/y"]}, {"K": 7168, "top_k": 8, "models": []}]
+        shapes = [{"K": 6144, "top_k": 8, "models": ["x/y tp=1"]}, {"K": 7168, "top_k": 8, "models": []}]
         assert shapes_of(recorded(tmp_path, shapes), MODELS) == (Shape(6144, 8), Shape(7168, 8))
 
     def test_a_tiers_file_has_a_record_of_its_own(self, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from tests.builders import context
 from tests.tools.tune.conftest import model_us
 from tests.tools.tune.decided import ENVIRONMENT, NAME, put_file, record_of
 from tools.errors import UserError
@@ -19,7 +20,6 @@ from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.store.files import canonical_entries
 from tools.store.record import Record, VerifiedWith
-from tools.store.workload import Layout
 from tools.tune import session, write
 from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWriter
 from tools.tune.protocol import DeviceReport, Subject
@@ -88,7 +88,7 @@ def document(path: Path) -> Any:
 
 def findings(folder: Path) -> list[str]:
     rules = (record.RULE, down_twin.RULE)
-    report = validate([folder], Layout.REPO, load_devices(), Exceptions(frozenset()), rules)
+    report = validate([folder], context(), Exceptions(frozenset()), rules)
     return [str(finding) for finding in report.findings if finding.rule in ("record", "down-twin")]
 
 

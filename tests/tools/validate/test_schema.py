@@ -62,16 +62,15 @@ def test_what_is_no_object_is_the_json_rules_business(store: Store, data: bytes)
     assert store.findings(RULE) == []
 
 
-def test_a_megabyte_of_wrong_keys_is_cut_short(store: Store) -> None:
-    """Worded one by one with their surroundings, these would take terabytes."""
-    store.file(json.dumps({f"k{i}": 0 for i in range(80_000)}).encode())
+def test_as_many_wrong_keys_as_are_read_are_cut_short(store: Store) -> None:
+    store.file(json.dumps({f"k{i}": 0 for i in range(256)}).encode())
     messages = store.messages(RULE)
     assert len(messages) == 101
     assert "top level: only the first 100 faults are listed" in messages
 
 
 def test_keys_and_values_of_any_length_make_short_messages(store: Store) -> None:
-    store.file(json.dumps({"k" * 500_000: entry(num_warps="w" * 400_000)}).encode())
+    store.file(json.dumps({"k" * 60_000: entry(num_warps="w" * 60_000)}).encode())
     messages = store.messages(RULE)
     assert messages
     assert max(map(len, messages)) < 1000

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from tools.findings import Severity
 from tools.store.config_file import ConfigFile, Tree
-from tools.store.files import read_file, record_path
 from tools.text import shown_path
 from tools.validate.model import Context, Issue, TreeRule
 
@@ -39,7 +38,7 @@ def _family(file: ConfigFile, context: Context) -> str:
 
 
 def _measured(file: ConfigFile) -> bool:
-    document = read_file(record_path(file.found.root, file.found.relative)).document
+    document = file.record.document
     return isinstance(document, dict) and document.get("source") == "measured"
 
 

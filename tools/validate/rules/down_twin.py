@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tools.store.config_file import ConfigFile
-from tools.store.files import read_file
+from tools.store.files import TUNED_FILE, read_file
 from tools.validate.model import Context, FileRule, Issue
 
 
@@ -32,7 +32,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
 
 def _tiles(path: Path) -> dict[str, object]:
     """BLOCK_SIZE_M of each row; empty where the file can't be read, which is another rule's finding."""
-    document = read_file(path).document
+    document = read_file(path, TUNED_FILE).document
     rows = document.items() if isinstance(document, dict) else ()
     return {key: row.get("BLOCK_SIZE_M") for key, row in rows if isinstance(row, dict)}
 

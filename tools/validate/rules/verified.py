@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tools.store.config_file import ConfigFile
-from tools.store.files import read_file, record_path, sha256
+from tools.store.files import record_path, sha256
 from tools.store.record import evidence_sha256
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
 
@@ -16,7 +16,7 @@ FIX = "set verified to null: main measures the file after the merge, and writes 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     """What names other evidence, or other bytes of the file, is claimed. Whether main wrote it, the gate checks."""
     path = record_path(file.found.root, file.found.relative)
-    document = read_file(path).document
+    document = file.record.document
     said = document.get("verified") if isinstance(document, dict) else None
     if not isinstance(said, dict):
         return
