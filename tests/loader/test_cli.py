@@ -246,7 +246,7 @@ def test_ctrl_c_is_no_traceback(store, capsys, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fused_moe_configs.cli.where", interrupted)
+    monkeypatch.setattr("fused_moe_configs.commands.where.where", interrupted)
     assert main(["where"]) == 130
     assert capsys.readouterr() == ("", "")
 
