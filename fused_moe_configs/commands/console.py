@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -20,9 +21,16 @@ class OutputError(Exception):
     """stdout could not be written; its cause is the OSError."""
 
 
+class _Closed(io.TextIOBase):
+    """What stands for a stdout that was closed before the process began: what is written to it was asked for."""
+
+    def write(self, _text: str, /) -> int:
+        raise OSError(errno.EBADF, "it is closed")
+
+
 def open_streams() -> None:
     """Python leaves None for a closed stream, and prints to stdout then what was meant for stderr."""
-    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+    sys.stdout, sys.stderr = sys.stdout or _Closed(), sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
