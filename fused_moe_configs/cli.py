@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 from . import __version__
-from .commands import doctor, explain, export, where
+from .commands import doctor, explain, export, list_files, where
 from .commands.console import OutputError, flush_streams, open_streams, say, show, without_output
 from .lookup import ConfigError, printable
 
-COMMANDS = {"where": where, "explain": explain, "export": export, "doctor": doctor}
+COMMANDS = {"where": where, "list": list_files, "explain": explain, "export": export, "doctor": doctor}
 
 
 def main(arguments: list[str] | None = None) -> int:

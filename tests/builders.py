@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fused_moe_configs.index import evidence_sha256
 from tools.checkout import reference_triton
 from tools.findings import Finding
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
 from tools.store.files import canonical_config, canonical_record
-from tools.store.record import evidence_sha256
 from tools.store.workload import Layout, parse_file_name
 from tools.tune.request import DEFAULT_BATCH_SIZES
 from tools.validate import runner

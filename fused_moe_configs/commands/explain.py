@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fused_moe_configs.api import explain
+from fused_moe_configs import machine
+from fused_moe_configs.api import explain, where
+from fused_moe_configs.lookup import get_config_file_name
+from fused_moe_configs.naming import parse
+from fused_moe_configs.near import near_misses
 
 from .console import machine_arguments, show, workload_arguments
 
@@ -20,7 +24,12 @@ def add_to(commands: Commands) -> None:
     command.add_argument("N", type=int, help="intermediate size per shard")
 
 
-def run(**workload: Any) -> int:
-    lookup = explain(**workload)
+def run(device_name: str | None, triton_version: str | None, **workload: Any) -> int:
+    device_name = machine.device_name() if device_name is None else device_name
+    lookup = explain(device_name=device_name, triton_version=triton_version, **workload)
     show(lookup)
-    return 0 if lookup.winner else 1
+    if lookup.winner:
+        return 0
+    if asked := parse(get_config_file_name(device_name=device_name, **workload)):
+        show(*near_misses(asked, where()))
+    return 1

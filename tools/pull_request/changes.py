@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from fused_moe_configs.index import evidence_sha256, is_signed
 from kernels.launch_config import LaunchConfig
 from tools.findings import Finding, Severity
 from tools.git import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Entry, is_sha
 from tools.store.config_file import ConfigFile
 from tools.store.files import MAX_LISTS, Content, sha256
-from tools.store.record import evidence_sha256, is_signed
 from tools.store.strict_json import Json, parse
 from tools.store.tiers import DEFAULT_TIER, RECORDS, REGISTRY, Found, Role, role_in_repo
 from tools.store.workload import Workload, parse_file_name

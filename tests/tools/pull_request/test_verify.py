@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fused_moe_configs.index import evidence_sha256
 from tests.builders import NAME, Store, entry, signed
 from tests.tools.pull_request.documents_builder import (
     ENTRY,
@@ -22,7 +23,7 @@ from tools.errors import UserError
 from tools.pull_request import verify
 from tools.store import schemas
 from tools.store.files import canonical_record, lock, read_file
-from tools.store.record import Record, evidence_sha256
+from tools.store.record import Record
 from tools.store.workload import parse_file_name
 
 WORKLOAD = parse_file_name(NAME).workload
