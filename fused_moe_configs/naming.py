@@ -28,7 +28,7 @@ class ParsedFileName(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """This repository's spelling. ValueError: no file can have such a name."""
+        """This repository's spelling."""
         return get_config_file_name(
             self.E, self.N, self.device_name, self.dtype, self.block_shape,
             per_channel_quant=self.per_channel_quant, down=self.down,
@@ -49,7 +49,11 @@ def parse(name: str, engine: str = "vllm") -> ParsedFileName | None:
         return None
     N = int(match["N"]) * (2 if engine == "sglang" and match["dtype"] == "int4_w4a16" else 1)
     block_shape = (int(match["block_n"]), int(match["block_k"])) if match["block_n"] else None
-    return ParsedFileName(
+    parsed = ParsedFileName(
         int(match["E"]), N, match["device_name"], match["dtype"], block_shape,
         bool(match["per_channel_quant"]), bool(match["down"]),
     )  # fmt: skip
+    try:
+        return parsed if parsed.file_name else None
+    except ValueError:  # a dtype or a device that no file can have
+        return None

@@ -67,6 +67,8 @@ def like(asked: str, known: Iterable[str], most: int = MOST_NAMED) -> list[str]:
     if not holding:
         by_fold = {folded(name): name for name in reversed(names)}
         holding = [by_fold[near] for near in difflib.get_close_matches(wanted, by_fold, most)]
+    # H20 is NVIDIA_H20 before it is a part of NVIDIA_H200.
+    holding.sort(key=lambda name: (folded(name) != wanted, wanted not in map(folded, re.split(r"[\W_]+", name))))
     return holding[:most]
 
 

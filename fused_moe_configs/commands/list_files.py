@@ -31,10 +31,10 @@ def add_to(commands: Commands) -> None:
     command.set_defaults(run=run)
     command.add_argument("--model", metavar="M", help="only files that it reads: a model's id or a part of one")
     command.add_argument("--device-name", metavar="D", help="only this GPU's, as the driver or a file name spells it")
-    command.add_argument("--format", choices=("text", "json"), default="text")
+    command.add_argument("--format", choices=("text", "json"), default="text", dest="output")
 
 
-def run(model: str | None, device_name: str | None, format: str) -> int:  # noqa: A002 (the flag's name)
+def run(model: str | None, device_name: str | None, output: str) -> int:
     files = indexed(where())
     found = [entry for entry in files if _is_of(entry, model)]
     if model is not None and not folded(model):
@@ -42,7 +42,7 @@ def run(model: str | None, device_name: str | None, format: str) -> int:  # noqa
     if device_name is not None:
         names = _names_of(device_name)
         found = [entry for entry in found if _device(entry) in names]
-    if format == "json":
+    if output == "json":
         show(json.dumps(to_json(found), indent=4, ensure_ascii=False))
     elif found:
         show(*_table(found, model))
