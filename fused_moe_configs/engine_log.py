@@ -44,6 +44,8 @@ _SETTING = re.compile(
 )
 _SETTINGS = ("LLM engine (", "non-default args:", "server_args=")
 _DETERMINISTIC = "Deterministic inference is enabled, using default MoE"
+_SIGNS = ("device_name=", " MoE backend", _DETERMINISTIC, *_SETTINGS, *_OTHER_KERNELS)
+"""A line without any of these says nothing here. Plain text, since a server's log is millions of such lines."""
 
 
 class LoggedFile:
@@ -68,7 +70,7 @@ class EngineLog:
     """What a log says. settings: of the server's own command line, as far as the log has it."""
 
     def __init__(self) -> None:
-        self.bytes = self.lines = self.statements = self.left_out = 0
+        self.bytes = self.lines = self.left_out = 0
         self.files: dict[tuple[str, str], LoggedFile] = {}
         self.backends: dict[str, None] = {}
         self.other_kernels: dict[str, None] = {}
@@ -98,9 +100,10 @@ class EngineLog:
     def read(self, chunks: Iterable[bytes]) -> None:
         """Takes in a log, or one part of a rotated one, the oldest first."""
         for text in _pieces(self._counted(chunks)):
-            if "device_name" in text or "MoE" in text or any(sign in text for sign in _SETTINGS):
+            if any(sign in text for sign in _SIGNS):
                 for line in re.split(r"[\r\n]+", text):
-                    self._take(line)
+                    if any(sign in line for sign in _SIGNS):
+                        self._take(line)
 
     def _counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         last = b"\n"
@@ -129,7 +132,6 @@ class EngineLog:
         name = re.split(r"[/\\]", path)[-1]
         if ",backend=" in name:  # another kernel's file, which shares the folder
             return
-        self.statements += 1
         if (engine, name) not in self.files and len(self.files) >= MOST_FILES:
             self.left_out += 1
             return

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .evidence import is_signed
 from .lookup import REFERENCE_TRITON, ConfigError, exists, read_json, shown, version_folders
 
 INDEX = "index.json"
@@ -109,28 +110,6 @@ def _of_record(record: Mapping[str, _Json], file: str, triton: str | None, sha25
     return IndexedFile(
         file, tuple(models), triton or measured_with, str(record["date"]), geomean, worst, evidence, sha256
     )
-
-
-def evidence_sha256(record: Mapping[str, _Json]) -> str:
-    """SHA-256 of what a re-measurement vouches for: all of the record but `verified` and the models' names.
-
-    The order of keys and the spaces between them are no matter. Any document does, a hostile one too.
-    """
-    evidence = {key: value for key, value in record.items() if key != "verified"}
-    if isinstance(shapes := evidence.get("shapes"), list):
-        evidence["shapes"] = [_without_models(shape) for shape in shapes]
-    # In ASCII: half of a surrogate pair has no bytes of its own.
-    return hashlib.sha256(json.dumps(evidence, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def is_signed(record: Mapping[str, _Json]) -> bool:
-    """Whether the document's `verified` names the rest of it: main measured these figures, and no others."""
-    said = record.get("verified")
-    return isinstance(said, dict) and said.get("evidence_sha256") == evidence_sha256(record)
-
-
-def _without_models(shape: _Json) -> _Json:
-    return {key: value for key, value in shape.items() if key != "models"} if isinstance(shape, dict) else shape
 
 
 # ---------------------------------------------------------------

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fused_moe_configs.index import evidence_sha256
+from fused_moe_configs.evidence import evidence_sha256
 from tools.checkout import reference_triton
 from tools.findings import Finding
 from tools.launch.kernel_hash import kernel_sha256

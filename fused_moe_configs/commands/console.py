@@ -7,11 +7,12 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from fused_moe_configs.lookup import DTYPES
+from fused_moe_configs.lookup import DTYPES, shown
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -88,9 +89,14 @@ def workload_arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def size(text: str) -> int:
+    """As argparse has it: an argument that is a number, written with digits alone."""
+    if re.fullmatch(r"-?[0-9]{1,18}", text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected an integer such as 8, found {shown(text)}")
+
+
 def _block_shape(text: str) -> tuple[int, int]:
-    try:
-        block_n, block_k = text.strip("[]").split(",")
-        return int(block_n), int(block_k)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected n,k such as 128,128, found {text!r}") from None
+    if match := re.fullmatch(r"\[?(-?[0-9]{1,18}), ?(-?[0-9]{1,18})\]?", text):
+        return int(match[1]), int(match[2])
+    raise argparse.ArgumentTypeError(f"expected n,k such as 128,128, found {shown(text)}")

@@ -9,7 +9,7 @@ from fused_moe_configs import __version__, machine
 from fused_moe_configs.api import explain, where
 from fused_moe_configs.lookup import REFERENCE_TRITON, USER_FOLDER, get_config_file_name, release
 
-from .console import machine_arguments, show, workload_arguments
+from .console import machine_arguments, show, size, workload_arguments
 
 if TYPE_CHECKING:
     from .console import Commands
@@ -39,7 +39,7 @@ def add_to(commands: Commands) -> None:
         parents=parents,
     )
     command.set_defaults(run=run)
-    command.add_argument("--model-like", nargs=2, type=int, metavar=("E", "N"), help="explain such a workload too")
+    command.add_argument("--model-like", nargs=2, type=size, metavar=("E", "N"), help="explain such a workload too")
     command.add_argument(
         "--engine-log",
         nargs="+",

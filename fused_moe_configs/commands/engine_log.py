@@ -72,7 +72,7 @@ def run(logs: list[str], output: str, triton_version: str | None) -> int:
     for name in sorted(logs, key=_age):
         log.read(_chunks(name, notes))
     verdicts = [_verdict(file, log, triton_version) for file in log.files.values()]
-    notes += _notes(log, verdicts)
+    notes += _notes(log, verdicts) if log.bytes or not notes else []
     if output == "json":
         show(json.dumps(_json(log, verdicts, notes), indent=4, ensure_ascii=True))
     else:
@@ -135,7 +135,8 @@ def _verdict(file: LoggedFile, log: EngineLog, triton_version: str | None) -> Ve
     here = winner.relative_to(where()).as_posix() if winner else None
     if file.was_read:
         whose = _whose(file, bool(here))
-        commands = _export(file, winner) if here and whose not in ("ours", "unknown") else ()
+        # What another hand wrote is never replaced by an export.
+        commands = _export(file, winner) if here and whose == "engine" else ()
         note = _on_reading(file, here, whose)
         return Verdict(file.engine, file.name, "read", file.path, whose, tuple(file.places), here, commands, note)
     up = log.files.get((file.engine, file.name.replace("_down.json", ".json")))
@@ -198,7 +199,8 @@ def _gain(here: str) -> str:
 def _export(file: LoggedFile, winner: Path | None) -> tuple[str, ...]:
     """The lines that give the engine this file."""
     places = [place for place in (*file.places, file.path or "") if place]
-    own = [place for place in places if not SIGNS_OF_PACKAGE.search(place)]
+    # A log may be anybody's: what stands in a line to be typed is quoted, and printable.
+    own = [place for place in places if place.isprintable() and not SIGNS_OF_PACKAGE.search(place)]
     variable = VARIABLES[file.engine]
     destination = str(_root(file, Path(own[0]))) if own else "moe-configs"
     command = f"fused-moe-configs export {shlex.quote(destination)} --engine {file.engine}"
@@ -206,7 +208,7 @@ def _export(file: LoggedFile, winner: Path | None) -> tuple[str, ...]:
         command += f" --triton-version {'.'.join(version.groups())}"
     if own:
         return (command,)
-    if file.engine == "sglang":
+    if file.engine == "sglang" and places[0].isprintable():
         command += f" --overlay {shlex.quote(str(_root(file, Path(places[0])) / 'configs'))}"
     return command, f'export {variable}="$PWD/{destination}"'
 
@@ -217,8 +219,8 @@ def _tune(asked: ParsedFileName | None, log: EngineLog) -> tuple[tuple[str, ...]
         return (), "no file of this repository can have this name: ask in an issue"
     if asked.dtype in NOT_TUNED_HERE:
         return (), f"not tuned here: another kernel runs {asked.dtype}"
-    if log.model:
-        is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", log.model, re.ASCII) and not log.model.startswith((".", "/"))
+    if log.model and log.model.isprintable():
+        is_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", log.model, re.ASCII)
         model = f"--model {log.model}" if is_id else f"--config-json {shlex.quote(f'{log.model}/config.json')}"
         return (f"./nox -s tune -- {model} --tp {log.tp}" + f" --ep {log.ep}" * (log.ep > 1),), None
     sizes = f"--E {asked.E} --N {asked.N} --K HIDDEN_SIZE --top-k EXPERTS_PER_TOKEN"
@@ -242,7 +244,7 @@ def _notes(log: EngineLog, verdicts: list[Verdict]) -> list[str]:
         kernels = ", ".join(sorted(log.other_kernels))
         notes.append(f"the log also speaks of other kernels' files ({kernels}), which this package has none of")
     if any(any(word.startswith("./nox") for word in verdict.commands) for verdict in verdicts):
-        notes.append("./nox runs in a clone of the repository, on a machine with this GPU")
+        notes.append("(./nox: in a clone of the repository, on a machine with this GPU; then export from there)")
     if verdicts:
         return notes
     if not log.bytes:
@@ -260,28 +262,32 @@ def _notes(log: EngineLog, verdicts: list[Verdict]) -> list[str]:
 
 
 def _text(log: EngineLog, verdicts: list[Verdict]) -> list[str]:
-    facts = [f"{log.lines} lines, {log.statements} of them about tuned MoE files" if log.bytes else "0 lines"]
+    files = f"{len(log.files)} tuned MoE file{'s' * (len(log.files) != 1)} named in them"
+    facts = [f"{log.lines} lines, {files}" if log.bytes else "0 lines"]
     facts += [f"vLLM {log.vllm_version}"] if log.vllm_version else []
     facts += [f"{printable(log.model)} tp={log.tp}" + f" ep={log.ep}" * (log.ep > 1)] if log.model else []
     lines = ["; ".join(facts)]
     for verdict in verdicts:
+        if verdict.status == "shared":
+            continue
         lines.append(f"{verdict.status:<6}  {verdict.engine}  {printable(verdict.file)}")
         if verdict.path:
             lines.append(f"        from {printable(verdict.path)}: {WHOSE[verdict.whose or 'unknown']}")
-        if verdict.status == "missed":
+        else:
             lines += [f"        not at {printable(place)}" for place in verdict.places]
-            lines += [f"        this package has {verdict.here}{_gain(verdict.here)}:"] if verdict.here else []
+            lines += [f"        this package has {verdict.here}{_gain(verdict.here)}"] if verdict.here else []
         lines += [f"        {verdict.note}"] if verdict.note else []
-        lines += [f"        $ {command}" for command in verdict.commands]
     read, missed = (sum(verdict.status == status for verdict in verdicts) for status in ("read", "missed"))
     ours = sum(verdict.whose == "ours" for verdict in verdicts)
-    return [*lines, f"{read} read, {ours} of them ours; {missed} missed"] if verdicts else lines
+    lines += [f"{read} read, {ours} of them ours; {missed} missed"] if verdicts else []
+    if commands := dict.fromkeys(command for verdict in verdicts for command in verdict.commands):
+        lines += ["next, and then start the server again:", *(f"  $ {command}" for command in commands)]
+    return lines
 
 
 def _json(log: EngineLog, verdicts: list[Verdict], notes: list[str]) -> dict[str, Any]:
     return {
         "lines": log.lines,
-        "statements": log.statements,
         "model": log.model,
         "tp": log.tp if log.model else None,
         "ep": log.ep if log.model else None,

@@ -10,7 +10,7 @@ from fused_moe_configs.lookup import get_config_file_name
 from fused_moe_configs.naming import parse
 from fused_moe_configs.near import near_misses
 
-from .console import machine_arguments, show, workload_arguments
+from .console import machine_arguments, show, size, workload_arguments
 
 if TYPE_CHECKING:
     from .console import Commands
@@ -20,8 +20,8 @@ def add_to(commands: Commands) -> None:
     parents = [workload_arguments(), machine_arguments()]
     command = commands.add_parser("explain", help="every place looked at", parents=parents)
     command.set_defaults(run=run)
-    command.add_argument("E", type=int, help="experts on the rank")
-    command.add_argument("N", type=int, help="intermediate size per shard")
+    command.add_argument("E", type=size, help="experts on the rank")
+    command.add_argument("N", type=size, help="intermediate size per shard")
 
 
 def run(device_name: str | None, triton_version: str | None, **workload: Any) -> int:

@@ -364,7 +364,9 @@ def test_a_store_that_can_not_be_listed_is_not_the_place_written_to(store, tmp_p
     store.add(NAME)
     monkeypatch.setattr(Path, "iterdir", iterdir)
     assert main(["export", str(tmp_path / "d"), "--engine", "sglang"]) == 1
-    assert capsys.readouterr().err == f"error: {store.root}: cannot be listed: Permission denied\n"
+    assert (
+        capsys.readouterr().err == f"error: {store.root}: cannot be listed: Permission denied. Fix: make it readable\n"
+    )
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fused_moe_configs.index import evidence_sha256
+from fused_moe_configs.evidence import evidence_sha256
 from tests.builders import signed
 from tests.tools.pull_request.git_repository import GitRepository
 from tests.workflows.act import REPOSITORY, Run, World

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from fused_moe_configs.index import evidence_sha256, is_signed
+from fused_moe_configs.evidence import evidence_sha256, is_signed
 from kernels.launch_config import LaunchConfig
 from tools.findings import Finding, Severity
 from tools.git import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Entry, is_sha
@@ -284,6 +284,8 @@ Whatever is not named here does, also a path that nobody has thought of yet: Pyt
 JUDGES = frozenset(
     {
         "configs/registry/devices.json",
+        "fused_moe_configs/__init__.py",
+        "fused_moe_configs/evidence.py",
         "kernels/__init__.py",
         "kernels/launch_config.py",
         "kernels/problem.py",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fused_moe_configs.index import evidence_sha256, is_signed
+from fused_moe_configs.evidence import evidence_sha256, is_signed
 from tools.errors import UserError
 from tools.store.files import Content, canonical_record, sha256
 from tools.store.strict_json import Json

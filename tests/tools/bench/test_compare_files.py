@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from fused_moe_configs.index import is_signed
+from fused_moe_configs.evidence import is_signed
 from kernels.launch_config import LaunchConfig
 from tests.builders import NAME, Store, entry, signed, table
 from tests.tools.bench.fake_gpu import H100, FakeGpu, fake_torch

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fused_moe_configs.index import evidence_sha256
+from fused_moe_configs.evidence import evidence_sha256
 from tests.builders import NAME, Store, entry, signed
 from tests.tools.pull_request.documents_builder import (
     ENTRY,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fused_moe_configs.index import evidence_sha256
+from fused_moe_configs.evidence import evidence_sha256
 from tools.store.config_file import ConfigFile
 from tools.store.files import read_file, record_path, sha256
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
