@@ -40,7 +40,7 @@ _BACKEND = re.compile(r"Using ([\w' ]{1,60}?) MoE backend")
 _VLLM = re.compile(r"LLM engine \(v([\w.+-]{1,40})\) with config: ")
 _SETTING = re.compile(
     r"\b(?P<key>model|model_path|tensor_parallel_size|tp_size|data_parallel_size|ep_size|enable_expert_parallel"
-    r"|moe_runner_backend)['\"]?(?:=|: )['\"]?(?P<value>[^'\",)}\s]{1,300})"
+    r"|moe_runner_backend)['\"]?(?:=|: )(?:'(?P<quoted>[^']{1,1000})'|(?P<bare>[^'\",)}\s]{1,40}))"
 )
 _SETTINGS = ("LLM engine (", "non-default args:", "server_args=")
 _DETERMINISTIC = "Deterministic inference is enabled, using default MoE"
@@ -123,7 +123,8 @@ class EngineLog:
         if match := _VLLM.search(line):
             self.vllm_version = match[1]
         if any(sign in line for sign in _SETTINGS):
-            self.settings |= {match["key"]: match["value"] for match in reversed([*_SETTING.finditer(line)])}
+            found = [(match["key"], match["quoted"] or match["bare"]) for match in _SETTING.finditer(line)]
+            self.settings |= dict(reversed(found))  # the first of a line counts: a draft model's come later
         self.is_deterministic |= _DETERMINISTIC in line
         for engine, was_read, path in statements(line):
             self._file(engine, was_read, path)

@@ -9,7 +9,7 @@ from .lookup import get_config_file_name
 
 _NAME = re.compile(
     r"E=(?P<E>[1-9]\d{0,8}),N=(?P<N>[1-9]\d{0,8}),device_name=(?P<device_name>[^,=/\\]+?)"
-    r"(?:,dtype=(?P<dtype>\w+))?(?:,block_shape=\[(?P<block_n>[1-9]\d{0,8}), ?(?P<block_k>[1-9]\d{0,8})\])?"
+    r"(?:,dtype=(?P<dtype>\w+?))?(?:,block_shape=\[(?P<block_n>[1-9]\d{0,8}), ?(?P<block_k>[1-9]\d{0,8})\])?"
     r"(?P<per_channel_quant>,per_channel_quant=True)?(?P<down>_down)?\.json",
     re.ASCII,
 )

@@ -65,8 +65,10 @@ def like(asked: str, known: Iterable[str], most: int = MOST_NAMED) -> list[str]:
         return []
     holding = [name for name in names if wanted in folded(name)] or [name for name in names if folded(name) in wanted]
     if not holding:
-        by_fold = {folded(name): name for name in reversed(names)}
-        holding = [by_fold[near] for near in difflib.get_close_matches(wanted, by_fold, most)]
+        # A model's id is known by its part behind the slash too.
+        by_fold = {folded(part): name for name in reversed(names) for part in (name, name.rpartition("/")[2])}
+        close = difflib.get_close_matches(wanted, by_fold, 2 * most)
+        holding = list(dict.fromkeys(by_fold[near] for near in close))
     # H20 is NVIDIA_H20 before it is a part of NVIDIA_H200.
     holding.sort(key=lambda name: (folded(name) != wanted, wanted not in map(folded, re.split(r"[\W_]+", name))))
     return holding[:most]
