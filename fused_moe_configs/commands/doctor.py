@@ -68,11 +68,9 @@ def run(
     if output == "json":
         raise ValueError("--format json: expected it beside --engine-log, found it alone. Fix: leave it out")
     facts = {"fused_moe_configs": f"{__version__}, {_tuned_files()} tuned files in {where()}"}
-    missing = None
     try:
         facts["GPU"] = device_name = machine.device_name() if device_name is None else device_name
     except RuntimeError as error:
-        missing = str(error)
         facts["GPU"] = f"none. {error}"
     for package in ("triton", "torch", "vllm", "sglang"):
         facts[package] = machine.version_of(package) or "not installed"
@@ -84,11 +82,9 @@ def run(
     show(*(f"{what}: {fact}" for what, fact in facts.items()))
     if not model_like:
         return 0
-    if missing:
-        wish = f"E={E},N={N}: expected the GPU's name to look its file up, found none"
-        raise RuntimeError(
-            f"{wish}. Fix: pass --device-name, such as NVIDIA_H100_80GB_HBM3; list names those with files"
-        )
+    if device_name is None:
+        wish = f"E={E},N={N}: expected a GPU's name to look its file up, found none"
+        raise RuntimeError(f"{wish}. Fix: pass --device-name, such as NVIDIA_H100_80GB_HBM3; `list` names more")
     show(explain(E, N, device_name=device_name, triton_version=triton_version, **workload))
     return 0
 
