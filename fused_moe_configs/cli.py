@@ -6,7 +6,7 @@ import argparse
 
 from . import __version__
 from .commands import doctor, explain, export, list_files, where
-from .commands.console import OutputError, flush_streams, open_streams, say, show, without_output
+from .commands.console import StdoutError, flush_streams, open_streams, say, show, without_output
 from .lookup import ConfigError, printable
 
 COMMANDS = {"where": where, "list": list_files, "explain": explain, "export": export, "doctor": doctor}
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = _run(arguments)
         show()  # what argparse has printed
-    except OutputError as error:
+    except StdoutError as error:
         code = without_output(error.__cause__)
     except KeyboardInterrupt:
         code = 130
@@ -34,6 +34,7 @@ def _run(arguments: list[str] | None) -> int:
         options = vars(_parser().parse_args(arguments))
     except SystemExit as end:  # --help, --version, bad use
         return int(end.code or 0)
+    command = options.pop("command")
     try:
         return int(options.pop("run")(**options))
     except OSError as error:
@@ -41,7 +42,8 @@ def _run(arguments: list[str] | None) -> int:
         found = error.strerror or error
         say(f"error: {place}: expected to write there, found: {found}. Fix: name another place")
     except (ValueError, RuntimeError) as error:
-        say(f"error: {error}")
+        way_out = "" if "Fix: " in str(error) else f". Fix: correct it; `fused-moe-configs {command} --help` helps"
+        say(f"error: {error}{way_out}")
         return 1 if isinstance(error, ConfigError) else 2
     return 2
 
@@ -49,7 +51,7 @@ def _run(arguments: list[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("fused-moe-configs", description="Tuned configs of the fused MoE Triton kernel.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar=" | ".join(COMMANDS))
+    commands = parser.add_subparsers(required=True, dest="command", metavar=" | ".join(COMMANDS))
     for command in COMMANDS.values():
         command.add_to(commands)
     return parser

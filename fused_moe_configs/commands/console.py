@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
-class OutputError(Exception):
+class StdoutError(Exception):
     """stdout could not be written; its cause is the OSError."""
 
 
@@ -51,11 +51,11 @@ def flush_streams() -> None:
 
 
 def show(*lines: object) -> None:
-    """On stdout, at once, so that a failure is stdout's and none of the files'. OutputError."""
+    """On stdout, at once, so that a failure is stdout's and none of the files'. StdoutError."""
     try:
         print(*lines, sep="\n", end="\n" if lines else "", flush=True)
     except OSError as error:
-        raise OutputError from error
+        raise StdoutError from error
 
 
 def say(*lines: str) -> None:

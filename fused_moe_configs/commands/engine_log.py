@@ -44,7 +44,7 @@ WHOSE = {
 }
 
 
-class Verdict(NamedTuple):
+class AnsweredFile(NamedTuple):
     """A tuned file that the engine asked for.
 
     status: "read", "missed", or "shared" for a `_down` file whose up file serves both projections. path: where it was
@@ -71,7 +71,7 @@ def run(logs: list[str], output: str, triton_version: str | None) -> int:
     log, notes = EngineLog(), list[str]()
     for name in sorted(logs, key=_age):
         log.read(_chunks(name, notes))
-    verdicts = [_verdict(file, log, triton_version) for file in log.files.values()]
+    verdicts = [_answered(file, log, triton_version) for file in log.files.values()]
     notes += _notes(log, verdicts) if log.bytes or not notes else []
     if output == "json":
         show(json.dumps(_json(log, verdicts, notes), indent=4, ensure_ascii=True))
@@ -127,7 +127,7 @@ def _unpacked(file: Any, place: str) -> Any:
 # Judging
 
 
-def _verdict(file: LoggedFile, log: EngineLog, triton_version: str | None) -> Verdict:
+def _answered(file: LoggedFile, log: EngineLog, triton_version: str | None) -> AnsweredFile:
     asked = parse(file.name, file.engine)
     version = _triton_of(file) or triton_version
     chain = Chain(where())
@@ -138,15 +138,15 @@ def _verdict(file: LoggedFile, log: EngineLog, triton_version: str | None) -> Ve
         # What another hand wrote is never replaced by an export.
         commands = _export(file, winner) if here and whose == "engine" else ()
         note = _on_reading(file, here, whose)
-        return Verdict(file.engine, file.name, "read", file.path, whose, tuple(file.places), here, commands, note)
+        return AnsweredFile(file.engine, file.name, "read", file.path, whose, tuple(file.places), here, commands, note)
     up = log.files.get((file.engine, file.name.replace("_down.json", ".json")))
     if file.is_down and up:
         note = (
             "its up file serves both projections" if up.was_read else "answered with its up file, which is missed too"
         )
-        return Verdict(file.engine, file.name, "shared", None, None, tuple(file.places), None, (), note)
+        return AnsweredFile(file.engine, file.name, "shared", None, None, tuple(file.places), None, (), note)
     commands, missing = (_export(file, winner), None) if here else _tune(asked, log)
-    return Verdict(file.engine, file.name, "missed", None, None, tuple(file.places), here, commands, missing)
+    return AnsweredFile(file.engine, file.name, "missed", None, None, tuple(file.places), here, commands, missing)
 
 
 def _triton_of(file: LoggedFile) -> str | None:
@@ -234,7 +234,7 @@ def _tune(asked: ParsedFileName | None, log: EngineLog) -> tuple[tuple[str, ...]
 # Saying
 
 
-def _notes(log: EngineLog, verdicts: list[Verdict]) -> list[str]:
+def _notes(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
     notes = []
     if log.left_out:
         notes.append(f"{log.left_out} further lines name more than {len(log.files)} files: left out")
@@ -261,7 +261,7 @@ def _notes(log: EngineLog, verdicts: list[Verdict]) -> list[str]:
     return notes
 
 
-def _text(log: EngineLog, verdicts: list[Verdict]) -> list[str]:
+def _text(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
     files = f"{len(log.files)} tuned MoE file{'s' * (len(log.files) != 1)} named in them"
     facts = [f"{log.lines} lines, {files}" if log.bytes else "0 lines"]
     facts += [f"vLLM {log.vllm_version}"] if log.vllm_version else []
@@ -285,7 +285,7 @@ def _text(log: EngineLog, verdicts: list[Verdict]) -> list[str]:
     return lines
 
 
-def _json(log: EngineLog, verdicts: list[Verdict], notes: list[str]) -> dict[str, Any]:
+def _json(log: EngineLog, verdicts: list[AnsweredFile], notes: list[str]) -> dict[str, Any]:
     return {
         "lines": log.lines,
         "model": log.model,

@@ -75,7 +75,9 @@ def test_impossible_use_exits_2_and_says_why(store, arguments, capsys, tmp_path,
     monkeypatch.chdir(tmp_path)
     store.add(NAME)
     assert main(arguments) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert line.count("Fix: ") == 1
 
 
 def test_a_place_that_can_not_be_written_is_named_without_a_number(store, capsys):

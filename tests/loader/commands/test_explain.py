@@ -50,4 +50,5 @@ def test_a_size_is_written_with_digits_alone(store, capsys, size):
 @pytest.mark.parametrize("size", ["0", "-1", "2147483648"])
 def test_a_size_that_none_can_be_says_what_it_may_be(store, capsys, size):
     assert main(["explain", size, "1", "--device-name", "D"]) == 2
-    assert capsys.readouterr().err == f"error: E: expected an integer from 1 to 2147483647, found {size}\n"
+    wish = f"error: E: expected an integer from 1 to 2147483647, found {size}"
+    assert capsys.readouterr().err == f"{wish}. Fix: correct it; `fused-moe-configs explain --help` helps\n"
