@@ -28,7 +28,8 @@ def test_nothing_is_near_where_a_file_serves(store, capsys):
     store.add(f"E=8,N=7168,device_name={H100}.json")
     store.add("E=8,N=7168,device_name=NVIDIA_H200.json")
     code, lines = explained(capsys, "8", "7168", "--device-name", H100)
-    assert (code, lines[-1]) == (0, "Served by the default tier.")
+    assert code == 0
+    assert lines[-1].startswith("Served by the default tier")
 
 
 def test_the_answer_that_is_offered_answers(store, capsys):
