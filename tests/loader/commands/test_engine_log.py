@@ -313,7 +313,7 @@ def test_garbage_is_a_log_without_such_a_line(doctor, data):
 
 def test_what_a_log_says_is_printed_on_one_line_and_typed_as_no_other_command(doctor, store):
     store.add(NAME)
-    code, out, _ = doctor(missed(f"/tmp/\x1b]0;x\x07$(touch x)/{NAME}"), MODEL.replace("a/B", "a\x1b[2J/B"))
+    code, out, _ = doctor(missed(f"/srv/\x1b]0;x\x07$(touch x)/{NAME}"), MODEL.replace("a/B", "a\x1b[2J/B"))
     assert code == 1
     assert all(line.isprintable() for line in out)
     assert "  $ fused-moe-configs export moe-configs --engine vllm" in out
