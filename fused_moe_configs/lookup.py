@@ -18,6 +18,7 @@ REFERENCE_TRITON = "3.8.0"  # the default tier is tuned with it
 VERSION_FOLDER = "triton_{}_{}_{}"
 DTYPES = ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "int8_w8a8", "float32")
 MAX_BYTES = 2**20
+CORRECT = "Fix: correct the file, or remove it"
 Pairs = tuple[tuple[str, Any], ...]  # a JSON object as it stands in the file, duplicate keys included
 Folder = TypeVar("Folder", bound=PurePath)
 
@@ -85,7 +86,7 @@ def get_config_file_name(
     name = f"E={checked_size('E', E)},N={checked_size('N', N)},device_name={device_part(device_name)}"
     if dtype not in (None, "bf16", "bfloat16", "fp16", "float16", "half"):
         if dtype not in DTYPES:
-            wish = f"expected one of {', '.join(DTYPES)}, or None for bf16 and fp16"
+            wish = f"expected one of {', '.join(DTYPES)}, or none for bf16 and fp16"
             raise ValueError(f"dtype: {wish}, found {shown(dtype)}")
         name += f",dtype={dtype}"
     if block_shape is not None:
@@ -133,7 +134,7 @@ def version_folders(parent: Path) -> dict[tuple[int, ...], Path]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise ConfigError(parent, f"cannot be listed: {error.strerror}") from error
+        raise ConfigError(parent, f"cannot be listed: {error.strerror}. Fix: make it readable") from error
     matches = filter(None, map(pattern.fullmatch, names))
     return dict(sorted(((tuple(map(int, m.groups())), parent / m[0]) for m in matches), reverse=True))
 
@@ -220,11 +221,12 @@ class Chain:
             devices = [dict(device) for device in dict(document)["devices"]]
             names = [(device["name"], *device.get("aliases", ())) for device in devices]
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(path, "expected devices, each with a name and aliases, found otherwise") from error
+            wish = "expected devices, each with a name and aliases, found otherwise"
+            raise ConfigError(path, f"{wish}. {CORRECT}") from error
         try:
             return [[device_part(name) for name in of_one] for of_one in names]
         except ValueError as error:
-            raise ConfigError(path, str(error)) from error
+            raise ConfigError(path, f"{error}. {CORRECT}") from error
 
 
 def exists(path: Path) -> bool:
@@ -234,7 +236,7 @@ def exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise ConfigError(path, f"cannot be looked for: {error.strerror}") from error
+        raise ConfigError(path, f"cannot be looked for: {error.strerror}. Fix: make its folder readable") from error
     return True
 
 
@@ -246,9 +248,9 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> tuple[str, Pairs]:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except OSError as error:
-        raise ConfigError(path, f"cannot be read: {error.strerror}") from error
+        raise ConfigError(path, f"cannot be read: {error.strerror}. Fix: make it readable") from error
     if len(data) > max_bytes:
-        raise ConfigError(path, f"expected at most {max_bytes // 2**20} MiB, found more")
+        raise ConfigError(path, f"expected at most {max_bytes // 2**20} MiB, found more. Fix: replace it")
     before = ""
     try:
         text = data.decode()
@@ -257,13 +259,15 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> tuple[str, Pairs]:
             document = json.loads(text, object_pairs_hook=tuple)
             if isinstance(document, tuple):
                 return text, document
-            reason = f"expected a JSON object, found {shown(document)}"
+            reason = f"expected a JSON object, found {shown(document, is_json=True)}. {CORRECT}"
     except UnicodeDecodeError as error:
-        reason, before = f"expected UTF-8, found byte {data[error.start]:#x}", data[: error.start].decode()
+        reason = f"expected UTF-8, found byte {data[error.start]:#x}. Fix: save the file as UTF-8"
+        before = data[: error.start].decode()
     except json.JSONDecodeError as error:
-        reason, before = f"not JSON: {error.msg}", text[: error.pos]
+        reason, before = f"not JSON: {error.msg}. {CORRECT}", text[: error.pos]
     except (RecursionError, ValueError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+        reason += f". {CORRECT}"
         before = re.split(r"\[|\{[^{}]*\{[^{}]*\{|[0-9]{4300}", text)[0]
     raise ConfigError(path, reason, before.count("\n") + 1, len(before) - before.rfind("\n"))
 
@@ -285,22 +289,22 @@ def read_config(path: Path, is_users: bool = False) -> dict[int, ConfigEntry]:
         if not entries:
             raise ValueError("expected at least one batch size, found none")
     except ValueError as error:
-        raise ConfigError(path, str(error)) from None
+        raise ConfigError(path, f"{error}. {CORRECT}") from None
     return dict(sorted(entries.items()))
 
 
 def _entry(size: str, row: object, defaults: Mapping[str, int]) -> ConfigEntry:
     if not isinstance(row, tuple):
-        raise ValueError(f"{size}: expected an object of launch keys, found {shown(row)}")
+        raise ValueError(f"{size}: expected an object of launch keys, found {shown(row, is_json=True)}")
     entry = _unique(f"{size} / ", row)
     entry |= {key: value for key, value in defaults.items() if key not in entry}
     if missing := [key for key in REQUIRED if key not in entry]:
         raise ValueError(f"{size}: expected {', '.join(missing)}, found nothing")
     for key, value in entry.items():
         if key in REQUIRED:
-            checked_size(f"{size} / {key}", value)
+            checked_size(f"{size} / {key}", value, is_json=True)
         elif not isinstance(value, (int, str)):
-            found = "an object" if isinstance(value, tuple) else shown(value)
+            found = "an object" if isinstance(value, tuple) else shown(value, is_json=True)
             raise ValueError(f"{size} / {printable(key)}: expected integer, true, false or string, found {found}")
     return cast("ConfigEntry", entry)
 
@@ -314,16 +318,16 @@ def _unique(at: str, pairs: Pairs) -> dict[str, Any]:
     return found
 
 
-def checked_size(what: str, value: object) -> int:
+def checked_size(what: str, value: object, is_json: bool = False) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
         return int(value)
-    raise ValueError(f"{what}: expected an integer from 1 to {2**31 - 1}, found {shown(value)}")
+    raise ValueError(f"{what}: expected an integer from 1 to {2**31 - 1}, found {shown(value, is_json)}")
 
 
-def shown(value: object) -> str:
-    """The value as a message may hold it: printable and short, whatever it is."""
+def shown(value: object, is_json: bool = False) -> str:
+    """The value as a message may hold it: printable and short, whatever it is. is_json: null is not None there."""
     try:
-        text = ascii(value)
+        text = json.dumps(value) if is_json and (value is None or isinstance(value, bool)) else ascii(value)
     except (ValueError, RecursionError):  # Python prints no integer of over 4300 digits
         text = f"{type(value).__name__} too large to print"
     return text if len(text) <= 90 else text[:87] + "..."

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fused_moe_configs.evidence import evidence_sha256
 from tools.checkout import reference_triton
 from tools.findings import Finding
 from tools.launch.kernel_hash import kernel_sha256
@@ -21,7 +22,7 @@ from tools.registry.models import ModelRegistry, load_models
 from tools.registry.shapes import registered_shapes
 from tools.store import schemas
 from tools.store.files import canonical_config, canonical_record
-from tools.store.record import Record, evidence_sha256
+from tools.store.record import Record
 from tools.store.workload import Layout, parse_file_name
 from tools.tune.request import DEFAULT_BATCH_SIZES
 from tools.validate import runner

@@ -412,7 +412,7 @@ def read():
         (b'{"1": {"a": ' + b'{"a": ' * 100_000, 1, 1, "nested too deeply"),
         (b'{"1":' + b"9" * 5000 + b"}", 1, 6, "too many digits"),
         (b"[]", 1, 1, "expected a JSON object, found []"),
-        (b"null", 1, 1, "found None"),
+        (b"null", 1, 1, "found null"),
     ],
 )  # fmt: skip
 def test_what_is_no_json_object_is_refused_at_its_place(store, data, line, column, reason):
@@ -449,14 +449,16 @@ KEY_WISH = "expected a batch size (a positive decimal integer) as key, found"
         *(
             (f'{{"16": {GOOD[:-1]}, "x": {value}}}}}', f"16 / x: {KEPT_WISH}, found {found}")
             for value, found in (
-                ("NaN", "nan"), ("-Infinity", "-inf"), ("1.0", "1.0"), ("null", "None"), ("[1]", "[1]"),
+                ("NaN", "nan"), ("-Infinity", "-inf"), ("1.0", "1.0"), ("null", "null"), ("[1]", "[1]"),
                 ("{}", "an object"),
             )
         ),
         *(
-            (json.dumps({"1": ENTRY, "64": ENTRY | {key: value}}), f"64 / {key}: {SIZE_WISH} {value!r}")
+            (json.dumps({"1": ENTRY, "64": ENTRY | {key: value}}), f"64 / {key}: {SIZE_WISH} {found}")
             for key in ENTRY
-            for value in (0, -1, True, "4", 2**31, 4.0, None)
+            for value, found in (
+                (0, "0"), (-1, "-1"), (True, "true"), ("4", "'4'"), (2**31, "2147483648"), (4.0, "4.0"), (None, "null"),
+            )
         ),
         (f'{{"1": {GOOD[:-1]}000000000000}}}}', f"1 / num_stages: {SIZE_WISH} 3000000000000"),
         (f'{{"1": {GOOD}, "2": {{"num_warps": 4, "num_stages": 3}}}}',
@@ -467,8 +469,8 @@ def test_what_no_entry_can_hold_is_refused_by_its_key(store, data, reason):
     path = store.write(D_NAME, data.encode())
     with pytest.raises(ConfigError) as raised:
         read()
-    assert raised.value.reason == reason
-    assert str(raised.value) == f"{path}: {reason}"
+    assert raised.value.reason == f"{reason}. Fix: correct the file, or remove it"
+    assert str(raised.value) == f"{path}: {raised.value.reason}"
     assert (raised.value.line, raised.value.column) == (None, None)
 
 

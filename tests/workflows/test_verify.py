@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from fused_moe_configs.evidence import evidence_sha256
 from tests.builders import signed
 from tests.tools.pull_request.git_repository import GitRepository
 from tests.workflows.act import REPOSITORY, Run, World
 from tests.workflows.fake_github import FakeGitHub
 from tests.workflows.repository import TUNED
 from tools.store.files import canonical_record
-from tools.store.record import evidence_sha256
 
 PATH, RECORD = f"configs/{TUNED}", f"configs/records/{TUNED}"
 APP = f"token-of-the-{'app'}"

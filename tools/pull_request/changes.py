@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from fused_moe_configs.evidence import evidence_sha256, is_signed
 from kernels.launch_config import LaunchConfig
 from tools.findings import Finding, Severity
 from tools.git import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Entry, is_sha
 from tools.store.config_file import ConfigFile
 from tools.store.files import RECORD, TUNED_FILE, Content, content_of, sha256
-from tools.store.record import Source, evidence_sha256, is_signed
+from tools.store.record import Source
 from tools.store.strict_json import Json
 from tools.store.tiers import DEFAULT_TIER, LEGACY, RECORDS, REGISTRY, Found, Role, role_in_repo
 from tools.store.workload import Workload, parse_file_name
@@ -291,6 +292,7 @@ JUDGES = frozenset(
         "configs/registry/devices.json",
         "configs/registry/models.json",
         "fused_moe_configs/__init__.py",
+        "fused_moe_configs/evidence.py",
         "fused_moe_configs/lookup.py",
         "kernels/__init__.py",
         "kernels/launch_config.py",

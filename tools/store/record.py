@@ -6,11 +6,11 @@ Reading checks nothing that the schema does: `Record.read` takes a document that
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fused_moe_configs.evidence import evidence_sha256, is_signed
 from tools.errors import UserError
 from tools.store.files import Content, canonical_record, sha256
 from tools.store.strict_json import Json
@@ -337,32 +337,6 @@ class Record:
 
     def _rows_json(self) -> dict[str, Json]:
         return {str(num_tokens): self.rows[num_tokens].to_json() for num_tokens in sorted(self.rows)}
-
-
-UNSIGNED = ("verified", "verified_with", "engine_checked")
-"""What a re-measurement says nothing of: main's own word, and what contributors saw under another Triton or engine."""
-
-
-def evidence_sha256(record: Mapping[str, Json]) -> str:
-    """SHA-256 of what a re-measurement vouches for: all of the record but `UNSIGNED` and the models' names.
-
-    The order of keys and the spaces between them are no matter. Any document does, a hostile one too.
-    """
-    evidence = {key: value for key, value in record.items() if key not in UNSIGNED}
-    if isinstance(shapes := evidence.get("shapes"), list):
-        evidence["shapes"] = [_without_models(shape) for shape in shapes]
-    # In ASCII: half of a surrogate pair has no bytes of its own.
-    return sha256(json.dumps(evidence, sort_keys=True, separators=(",", ":")).encode())
-
-
-def is_signed(record: Mapping[str, Json]) -> bool:
-    """Whether the document's `verified` names the rest of it: main measured these figures, and no others."""
-    said = record.get("verified")
-    return isinstance(said, dict) and said.get("evidence_sha256") == evidence_sha256(record)
-
-
-def _without_models(shape: Json) -> Json:
-    return {key: value for key, value in shape.items() if key != "models"} if isinstance(shape, dict) else shape
 
 
 def as_record(content: Content) -> Record:

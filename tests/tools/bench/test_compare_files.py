@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("triton")
 
+from fused_moe_configs.evidence import is_signed
 from kernels.launch_config import LaunchConfig
 from tests.builders import NAME, Store, entry, signed, table
 from tests.tools.bench.fake_gpu import H100, FakeGpu, fake_torch
@@ -25,7 +26,6 @@ from tools.registry.devices import Target
 from tools.registry.reading import RegistryError
 from tools.store import schemas
 from tools.store.files import canonical_config, canonical_record, lock
-from tools.store.record import is_signed
 from tools.validate.rules import record as record_rule
 
 OWN = LaunchConfig.from_entry(entry())

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fused_moe_configs.evidence import evidence_sha256
 from tests.builders import NAME, Store, entry, models, signed
 from tests.tools.pull_request.documents_builder import (
     ENTRY,
@@ -23,7 +24,7 @@ from tools.pull_request import verify
 from tools.registry.shapes import registered_shapes
 from tools.store import schemas
 from tools.store.files import canonical_record, lock, read_file
-from tools.store.record import Record, evidence_sha256
+from tools.store.record import Record
 from tools.store.workload import parse_file_name
 
 WORKLOAD = parse_file_name(NAME).workload

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from fused_moe_configs.evidence import UNSIGNED, evidence_sha256, is_signed
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.store.files import read_file, sha256
 from tools.store.record import (
-    UNSIGNED,
     Decision,
     EngineChecked,
     Environment,
@@ -23,8 +23,6 @@ from tools.store.record import (
     Verified,
     VerifiedWith,
     as_record,
-    evidence_sha256,
-    is_signed,
 )
 from tools.store.workload import Shape, Workload
 

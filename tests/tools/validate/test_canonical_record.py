@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from fused_moe_configs.evidence import is_signed
 from tests.builders import Store, signed, table
 from tools.checkout import CONFIGS
 from tools.store.files import canonical_record
-from tools.store.record import Record, is_signed
+from tools.store.record import Record
 from tools.store.workload import Layout
 from tools.validate import fixer
 from tools.validate.rules.canonical_record import RULE

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fused_moe_configs.evidence import is_signed
 from tools.store import schemas
 from tools.store.config_file import ConfigFile
 from tools.store.files import record_path
-from tools.store.record import Record, is_signed
+from tools.store.record import Record
 from tools.store.strict_json import Json
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
 from tools.validate.rules.canonical_bytes import difference

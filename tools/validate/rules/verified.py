@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fused_moe_configs.evidence import evidence_sha256
 from tools.store.config_file import ConfigFile
 from tools.store.files import record_path, sha256
-from tools.store.record import evidence_sha256
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
 
 NAME = "verified"
