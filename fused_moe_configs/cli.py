@@ -15,14 +15,6 @@ from .api import explain, where
 from .exporting import write_export
 from .lookup import DTYPES, REFERENCE_TRITON, ConfigError, get_config_file_name, printable, release
 
-BACKENDS = {
-    "bf16, fp16": "read: Triton is the automatic choice",
-    "block fp8": "read under tensor parallelism; under expert parallelism FlashInfer or CUTLASS goes first",
-    "per-tensor or per-channel fp8": "not read unless the Triton backend is chosen: FlashInfer or CUTLASS goes first",
-    "int4_w4a16, grouped int8_w8a16": "another kernel runs (for int4 and few tokens a CUDA one)",
-    "int8_w8a8": "never asked for: vLLM reads the file of bf16",
-}
-
 
 class _OutputError(Exception):
     """stdout could not be written; its cause is the OSError."""
@@ -169,8 +161,32 @@ def _doctor(model_like: list[int] | None, device_name: str | None, triton_versio
         facts[package] = machine.version_of(package) or "not installed"
     facts["reference Triton"] = REFERENCE_TRITON
     facts |= machine.engine_folders()
-    facts |= {f"vLLM on Hopper, {kind}": reads for kind, reads in BACKENDS.items()}
+    facts |= _backends(device_name)
     _print(*(f"{what}: {fact}" for what, fact in facts.items()))
     if model_like:
         _print(explain(E, N, device_name=device_name, triton_version=triton_version, **workload))
     return 0
+
+
+def _backends(device_name: str | None) -> dict[str, str]:
+    """What each engine runs on this GPU, or on Hopper where there is none, by kind of weights."""
+    from .backends import choose_release, read_engines, usual_backends
+    from .registry import ServingError, arch_of
+
+    arch = "sm_90" if device_name is None else arch_of(device_name, where())
+    facts = {}
+    for engine in ("vllm", "sglang"):
+        try:
+            release, note = choose_release(read_engines(where()), engine, machine.version_of(engine))
+        except ServingError as error:  # a version from before all that are known
+            facts[engine] = str(error)
+            continue
+        facts |= {f"{engine} as of {release.version}": note} if note else {}
+        name = f"{engine} {release.version} on {arch}"
+        if arch is None:
+            facts[f"{engine} {release.version}"] = (
+                f"not known what it runs here: no architecture of {device_name} is known"
+            )
+        else:
+            facts |= {f"{name}, {kind}": words for kind, words in usual_backends(release, arch).items()}
+    return facts

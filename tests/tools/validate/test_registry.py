@@ -12,7 +12,7 @@ from tools.checkout import CONFIGS
 from tools.validate.rules import registry
 from tools.validate.rules.registry import RULE
 
-KINDS = ("devices", "models")
+KINDS = ("devices", "engines", "models")
 
 
 def copied(store: Store) -> None:

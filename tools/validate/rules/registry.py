@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from tools.registry.devices import load_devices
+from tools.registry.engines import load_engines
 from tools.registry.models import load_models
 from tools.registry.reading import REGISTRY_FOLDER, RegistryError, faults_by_name
 from tools.store.config_file import Tree
 from tools.store.files import read_file
-from tools.store.tiers import REGISTRY, Role
+from tools.store.tiers import REGISTRIES, REGISTRY, Role
 from tools.validate.model import REPO_ONLY, Context, Issue, TreeRule
+
+_LOADERS: Mapping[str, Callable[[Path], object]] = {
+    "devices": load_devices,
+    "engines": load_engines,
+    "models": load_models,
+}
 
 
 def check(tree: Tree, context: Context) -> Iterator[Issue]:
-    """devices.json and models.json are strict, valid and sorted, with no name twice, and this checkout has both."""
-    for name in ("devices.json", "models.json"):
+    """Each is strict, valid and sorted, with no name twice, and this checkout has all of them."""
+    for name in REGISTRIES:
         if not os.path.lexists(REGISTRY_FOLDER / name):
             yield Issue("expected this registry in the checkout, found none", "restore it", path=REGISTRY_FOLDER / name)
     for found in tree.others:
@@ -31,7 +39,7 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
             yield Issue(f"{where}: {message}", f"see schema/{kind}.schema.json", path=found.path)
         if not content.faults and not faults:
             try:
-                (load_devices if kind == "devices" else load_models)(found.path)
+                _LOADERS[kind](found.path)
             except RegistryError as error:
                 yield Issue(error.reason, error.fix, path=found.path)
 
