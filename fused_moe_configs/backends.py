@@ -192,7 +192,7 @@ def _fits(ids: Iterable[str], patterns: Iterable[str]) -> bool:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    match = re.match(r"([0-9]{1,4})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?(?![0-9])", version)
+    match = re.match(r"([0-9]{1,9})\.([0-9]{1,9})(?:\.([0-9]{1,9}))?(?!\.?[0-9])", version)
     if match is None:
         raise ServingError(f"version: expected a release such as 0.33.0, found {shown(version)}. Fix: write one.")
     return tuple(int(part or 0) for part in match.groups())

@@ -197,7 +197,10 @@ def test_a_named_dtype_helps_where_the_checkpoints_own_is_unknown(make: Make, tm
         ),
         ({**CONFIG_JSON, "num_local_experts": True}, "found no E"),
         ({**CONFIG_JSON, "hidden_size": 0}, "found no K"),
-        ({**CONFIG_JSON, "num_local_experts": 10**12}, "E: expected an integer from 1 to 2147483647, found 1000000000000"),
+        (
+            {**CONFIG_JSON, "num_local_experts": 10**12},
+            "E: expected an integer from 1 to 2147483647, found 1000000000000",
+        ),
         ({**CONFIG_JSON, "num_experts_per_tok": 9}, "top_k: expected at most E=8, the experts of a rank, found 9"),
         (
             {**CONFIG_JSON, "quantization_config": {"quant_method": "fp8", "weight_block_size": [0, 128]}},
