@@ -284,6 +284,11 @@ Whatever is not named here does, also a path that nobody has thought of yet: Pyt
 JUDGES = frozenset(
     {
         "configs/registry/devices.json",
+        "fused_moe_configs/__init__.py",
+        "fused_moe_configs/backends.py",
+        "fused_moe_configs/lookup.py",
+        "fused_moe_configs/registry.py",
+        "fused_moe_configs/serving.py",
         "kernels/__init__.py",
         "kernels/launch_config.py",
         "kernels/problem.py",
@@ -294,7 +299,8 @@ JUDGES = frozenset(
         "tools/measure/statistics.py",
     }
 )
-"""What this gate and the validator read or import from those folders: whose GPU it was and how fast its memory is.
+"""What this gate and the validator read or import from those folders: whose GPU it was, how fast its memory is, and how
+models are split over ranks.
 
 tests/packaging/test_code_owners.py proves the imports whole.
 """
