@@ -144,6 +144,19 @@ def test_hopper_runs(releases, checkpoint, sizes, vllm, sglang):
         assert answer(checkpoint, releases["sglang"], sizes) == sglang
 
 
+def test_on_hopper_an_answer_is_known_for_every_registered_model_as_it_is_placed(releases):
+    unknown, answers = [], 0
+    for entry in json.loads((where() / "registry" / "models.json").read_text("utf-8"))["models"]:
+        for placement in entry.get("placements", [{"tp": 1}]):
+            for engine in {"vllm", "sglang"} & {placement.get("engine", "vllm"), placement.get("engine", "sglang")}:
+                tp, ep = placement["tp"], placement.get("ep", 1)
+                found = serve(Checkpoint.read(entry), releases[engine], tp, ep, H100, "sm_90")
+                unknown += [(engine, found.model)] if found.backend is None else []
+                answers += 1
+    assert unknown == [("sglang", "moonshotai/Kimi-K3")]
+    assert answers > 300
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "engine", "arch", "expected"),
     [
