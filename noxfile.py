@@ -188,7 +188,7 @@ def convert(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["reader-environment"], default=False)
 def registry(session: nox.Session) -> None:
-    """Say which model explains the E and N of every tuned file."""
+    """Say which model explains each file's E and N; -- --model NAME: what runs; -- --citations vllm=WHEEL: still so?"""
     run_in(session, "reader-environment", "-m", "tools.registry", *session.posargs)
 
 

@@ -14,15 +14,6 @@ from .console import machine_arguments, show, size, workload_arguments
 if TYPE_CHECKING:
     from .console import Commands
 
-BACKENDS = {
-    "bf16, fp16": "read: Triton is the automatic choice",
-    "block fp8": "read under tensor parallelism; under expert parallelism FlashInfer or CUTLASS goes first",
-    "per-tensor or per-channel fp8": "not read unless the Triton backend is chosen: FlashInfer or CUTLASS goes first",
-    "int4_w4a16, grouped int8_w8a16": "another kernel runs (for int4 and few tokens a CUDA one)",
-    "int8_w8a8": "never asked for: vLLM reads the file of bf16",
-}
-
-
 SIDE_EFFECTS = (
     "in vLLM {} switches more than MoE files: LoRA on experts takes its own files from it, no longer settings derived "
     "from the MoE file, and Mamba reads headdim=… files from it"
@@ -78,7 +69,7 @@ def run(
     facts |= machine.engine_folders()
     if os.environ.get(USER_FOLDER):
         facts["note"] = SIDE_EFFECTS.format(USER_FOLDER)
-    facts |= {f"vLLM on Hopper, {kind}": reads for kind, reads in BACKENDS.items()}
+    facts |= _backends(device_name)
     show(*(f"{what}: {fact}" for what, fact in facts.items()))
     if not model_like:
         return 0
@@ -91,3 +82,26 @@ def run(
 
 def _tuned_files() -> int:
     return sum(1 for pattern in ("E=*.json", "*_*/E=*.json") for _ in where().glob(pattern))
+
+
+def _backends(device_name: str | None) -> dict[str, str]:
+    """What each engine runs on this GPU, or on Hopper where there is none, by kind of weights."""
+    from fused_moe_configs.backends import choose_release, read_engines, usual_backends
+    from fused_moe_configs.registry import ServingError, arch_of
+
+    arch = "sm_90" if device_name is None else arch_of(device_name, where())
+    facts = {}
+    for engine in ("vllm", "sglang"):
+        try:
+            known, note = choose_release(read_engines(where()), engine, machine.version_of(engine))
+        except ServingError as error:  # a version from before all that are known
+            facts[engine] = str(error)
+            continue
+        facts |= {f"{engine} as of {known.version}": note} if note else {}
+        name = f"{engine} {known.version} on {arch}"
+        if arch is None:
+            words = f"not known what it runs here: no architecture of {device_name} is known"
+            facts[f"{engine} {known.version}"] = words
+        else:
+            facts |= {f"{name}, {kind}": words for kind, words in usual_backends(known, arch).items()}
+    return facts

@@ -17,7 +17,7 @@ import pytest
 from fused_moe_configs import index
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.store.files import discover
-from tools.store.tiers import Found, Role, version_of_folder
+from tools.store.tiers import REGISTRIES, Found, Role, version_of_folder
 from tools.store.workload import Layout, parse_file_name
 
 LOAD_EVERYTHING = """
@@ -115,7 +115,8 @@ def test_a_file_that_no_name_leads_to_is_noticed(python: Path, site: Path, name:
 def test_wheel_holds_the_data_and_leaves_the_evidence_at_home(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     inside = {name.removeprefix("fused_moe_configs/configs/") for name in names if "/configs/" in name}
-    expected = {found.relative.as_posix() for found in shipped_files()} | {"registry/devices.json", "index.json"}
+    registries = {f"registry/{name}" for name in REGISTRIES}
+    expected = {found.relative.as_posix() for found in shipped_files()} | registries | {"index.json"}
     assert inside == expected
     assert {"fused_moe_configs/py.typed", "fused_moe_configs/__init__.pyi"} <= set(names)
 

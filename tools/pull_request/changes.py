@@ -292,8 +292,11 @@ JUDGES = frozenset(
         "configs/registry/devices.json",
         "configs/registry/models.json",
         "fused_moe_configs/__init__.py",
+        "fused_moe_configs/backends.py",
         "fused_moe_configs/evidence.py",
         "fused_moe_configs/lookup.py",
+        "fused_moe_configs/registry.py",
+        "fused_moe_configs/serving.py",
         "kernels/__init__.py",
         "kernels/launch_config.py",
         "kernels/problem.py",
@@ -304,8 +307,8 @@ JUDGES = frozenset(
         "tools/measure/statistics.py",
     }
 )
-"""What this gate and the validator read or import from those folders: whose GPU it was, how fast that is, and
-which shapes stand behind a name.
+"""What this gate and the validator read or import from those folders: whose GPU it was, how fast that is, how models
+are split over ranks, and which shapes stand behind a name.
 
 tests/packaging/test_code_owners.py proves the imports whole.
 """

@@ -1,4 +1,6 @@
-"""`python -m tools.registry.models`: which model explains each (E, N) of a folder's files, or one model's shard."""
+"""`python -m tools.registry`: which model explains each (E, N) of a folder's files; what an engine runs for one model;
+whether the lines that engines.json cites still stand.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,20 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tools.checkout import CONFIGS
 from tools.cli import path_argument, run
+from tools.errors import UserError
 from tools.findings import emit
+from tools.registry.citations import Check, check_citations, open_wheel
 from tools.registry.devices import load_devices
+from tools.registry.engines import load_engines
 from tools.registry.models import ModelRegistry, Quantisation, load_models
 from tools.registry.reading import RegistryError
-from tools.registry.sharding import Engine, Explanation, ShardError, explain_pair, shard
+from tools.registry.sharding import Engine, Explanation, explain_pair, shard
 from tools.store.files import walk
 from tools.store.tiers import RECORDS, REGISTRY
 from tools.store.workload import Layout, unpacked_size
@@ -67,16 +72,18 @@ def report(names: Iterable[str], models: ModelRegistry, layout: Layout = Layout.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 after a report, 1 if folders in it can't be read, 2 for bad use or a broken registry."""
+    """Exit status: 0 after a report, 1 if folders in it can't be read or a citation moved, 2 for bad use."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
+        if options.citations:
+            return _check_citations(options)
         if options.model is not None:
             emit(_shard_text(options))
             return 0
         listing = list_names(options.folder)
         text = _report_text(listing.names, options)
-    except (RegistryError, ShardError) as error:
+    except UserError as error:
         sys.stderr.write(f"{printable(str(error))}\n")
         return 2
     for path in listing.unread:
@@ -100,23 +107,62 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--ep", type=int, default=1, help="expert parallel size, a divisor of tp")
     one.add_argument("--dtype", help="instead of the checkpoint's own; then without block or channel scales")
     one.add_argument("--device-name", default="NVIDIA_H100_80GB_HBM3", help="as the driver or a file name says")
+    engines = parser.add_argument_group("the lines that configs/registry/engines.json cites, instead of the report")
+    engines.add_argument(
+        "--citations", nargs="+", type=_named_wheel, metavar="ENGINE=PATH", help="a wheel, or the folder it lies in"
+    )
     return parser
 
 
+def _named_wheel(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise argparse.ArgumentTypeError(f"expected ENGINE=PATH such as vllm=vllm-0.33.0.whl, found {text!r}")
+    return name, path_argument(path)
+
+
+def _check_citations(options: argparse.Namespace) -> int:
+    releases = load_engines()
+    checks = [check_citations(open_wheel(name, path), releases) for name, path in options.citations]
+    if options.format == "json":
+        rows = [
+            {"engine": each.release.name, "version": each.release.version, "checked": len(each.release.citations)}
+            | {"note": each.note, "moved": [{**asdict(moved), "message": str(moved)} for moved in each.moved]}
+            for each in checks
+        ]
+        emit(json.dumps({"engines": rows}, indent=4))
+    else:
+        emit("\n".join(line for each in checks for line in _citation_lines(each)))
+    return 1 if any(each.moved for each in checks) else 0
+
+
+def _citation_lines(check: Check) -> Iterator[str]:
+    release = check.release
+    if check.note:
+        yield check.note
+    yield from map(str, check.moved)
+    stand = len(release.citations) - len(check.moved)
+    yield f"{release.name} {release.version}: {counted(len(release.citations), 'citation')}, {stand} stand"
+
+
 def _shard_text(options: argparse.Namespace) -> str:
-    load_devices().find(options.device_name)
+    device = load_devices().find(options.device_name)
     found = shard(
         load_models().find(options.model),
         options.engine,
         device_name=options.device_name,
+        arch=device.arch,
         tp=options.tp,
         ep=options.ep,
         quantisation=Quantisation(options.dtype) if options.dtype else None,
     )
     if options.format == "json":
-        return json.dumps({"workload": asdict(found.workload), "shape": asdict(found.shape)}, indent=4)
+        parts = {"workload": asdict(found.workload), "shape": asdict(found.shape), "serving": found.serving.to_json()}
+        return json.dumps(parts, indent=4)
     name = found.workload.file_name(Layout(options.engine.value))
-    return f"{name}\nK={found.shape.K}, top_k={found.shape.top_k}"
+    lines = [name, f"K={found.shape.K}, top_k={found.shape.top_k}"]
+    lines.append(f"{found.serving.engine} {found.serving.version}: {found.serving.verdict}. {found.serving.reason}")
+    return "\n".join([*lines, *found.serving.notes])
 
 
 def list_names(folder: Path) -> Listing:

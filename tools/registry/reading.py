@@ -17,7 +17,7 @@ from tools.store.strict_json import Json
 from tools.text import printable
 
 REGISTRY_FOLDER = CONFIGS / "registry"
-_NAMES = {"devices": "name", "models": "id"}
+_NAMES = {"devices": "name", "engines": "name", "models": "id"}
 
 
 class RegistryError(UserError):
@@ -33,7 +33,7 @@ class RegistryError(UserError):
 
 
 def read_entries(path: Path, kind: str) -> list[Mapping[str, Any]]:
-    """The entries of devices.json or models.json, valid by schema/KIND.schema.json. RegistryError: they aren't."""
+    """The entries of a registry, KIND.json, valid by schema/KIND.schema.json. RegistryError: they aren't."""
     content = read_file(path)
     for fault in content.faults:
         raise RegistryError(f"can't be read: {fault}", fault.fix, path)
@@ -46,7 +46,7 @@ def read_entries(path: Path, kind: str) -> list[Mapping[str, Any]]:
 def faults_by_name(kind: str, document: Json) -> Iterator[tuple[str, str]]:
     """(where, what is wrong) for each fault by the schema; an entry goes by its name, where it has one, not its place.
 
-    kind: devices or models.
+    kind: devices, engines or models.
     """
     entries = document.get(kind) if isinstance(document, Mapping) else None
     for fault in schemas.faults(kind, document):

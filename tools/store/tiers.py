@@ -17,6 +17,8 @@ DEFAULT_TIER = "default"
 LEGACY = "legacy_configs"
 RECORDS = "records"
 REGISTRY = "registry"
+REGISTRIES = ("devices.json", "engines.json", "models.json")
+"""What lies in the folder `REGISTRY`."""
 
 _NUMBERS = re.compile(r"triton_([0-9]{1,4})_([0-9]{1,4})_([0-9]{1,4})", re.ASCII)
 
@@ -108,7 +110,7 @@ def role_of(path: Path, relative: PurePosixPath, layout: Layout) -> Role:
 def role_in_repo(relative: PurePosixPath) -> Role:
     """What a regular file is for in this store, by its place alone: the file need not exist."""
     parts = relative.parts
-    if parts in (("README.md",), (REGISTRY, "devices.json"), (REGISTRY, "models.json")):
+    if parts in (("README.md",), *((REGISTRY, name) for name in REGISTRIES)):
         return Role.KNOWN
     if not parts or relative.suffix != ".json":
         return Role.FOREIGN

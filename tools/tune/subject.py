@@ -132,7 +132,9 @@ def _of_model(
             f"{title}: expected gated experts, found a model without a gate, which needs another kernel."
         )
     stored = model.quantisation if dtype in (None, model.quantisation.dtype) else Quantisation(str(dtype))
-    found = shard(model, Engine.VLLM, device_name=device_name, tp=parallel.tp, ep=parallel.ep, quantisation=stored)
+    # SGLang alone splits experts over some of the ranks and each of them over the rest.
+    engine = Engine.SGLANG if 1 < parallel.ep < parallel.tp else Engine.VLLM
+    found = shard(model, engine, device_name=device_name, tp=parallel.tp, ep=parallel.ep, quantisation=stored)
     named = ShapeOfModels(found.shape, (f"{title} {parallel}",))
     workload = found.workload
     per_channel = stored.per_channel_quant or (

@@ -73,7 +73,17 @@ def test_doctor_says_which_file_a_workload_gets_and_whether_vllm_reads_it(store,
     assert main(["doctor", "--model-like", *WORKLOAD, "--dtype", "fp8_w8a8"]) == 0
     output = capsys.readouterr().out
     assert f"found  {path}" in output
-    assert "per-tensor or per-channel fp8: not read unless the Triton backend is chosen" in output
+    assert "vllm 0.33.0: not known what it runs here: no architecture of D is known" in output
+
+
+def test_doctor_says_which_weights_run_on_a_backend_that_reads_tuned_files(store, capsys, monkeypatch):
+    versions = {"vllm": "0.34.1", "sglang": "0.4.0"}
+    monkeypatch.setattr("fused_moe_configs.machine.version_of", versions.get)
+    assert main(["doctor"]) == 0  # Hopper, where there is no GPU
+    output = capsys.readouterr().out
+    assert "vllm 0.33.0 on sm_90, fp8_block: TRITON, reads tuned files; with expert parallelism FLASHINFER_" in output
+    assert "vllm as of 0.33.0: vllm 0.34.1 is not known here: 0.33.0 answers, the nearest release below it." in output
+    assert "sglang: version: expected sglang 0.5.23 or newer, found '0.4.0'. Fix: " in output
 
 
 def test_doctor_warns_that_vllms_variable_switches_lora_and_mamba_too(store, user, capsys, monkeypatch):

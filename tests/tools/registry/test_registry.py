@@ -13,6 +13,7 @@ import pytest
 from tools.checkout import CHECKOUT
 from tools.registry.__main__ import main, report
 from tools.registry.devices import DeviceRegistry, Target, load_devices, normalise_device_name
+from tools.registry.engines import load_engines
 from tools.registry.models import ModelRegistry, Placement, load_models, unknown_device_classes
 from tools.registry.reading import REGISTRY_FOLDER, RegistryError
 from tools.registry.sharding import Explanation
@@ -20,6 +21,8 @@ from tools.store.files import MAX_BYTES
 from tools.store.workload import Layout
 
 FIXTURES = CHECKOUT / "tests" / "schema" / "fixtures"
+LOADERS: dict[str, Any] = {"devices": load_devices, "engines": load_engines, "models": load_models}
+KINDS = list(LOADERS)
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +41,13 @@ def validator(kind: str) -> jsonschema_rs.Draft202012Validator:
 
 
 def fixtures(kind: str) -> list[Any]:
-    paths = sorted(path for registry in ("devices", "models") for path in (FIXTURES / registry / kind).glob("*.json"))
+    paths = sorted(path for registry in KINDS for path in (FIXTURES / registry / kind).glob("*.json"))
     assert paths
     return [pytest.param(path, id=f"{path.parent.parent.name}-{path.stem}") for path in paths]
 
 
 class TestSchemas:
-    @pytest.mark.parametrize("kind", ["devices", "models"])
+    @pytest.mark.parametrize("kind", KINDS)
     def test_the_registry_follows_its_schema(self, kind: str) -> None:
         registry = json.loads((REGISTRY_FOLDER / f"{kind}.json").read_text(encoding="utf-8"))
         assert [str(error) for error in validator(kind).iter_errors(registry)] == []
@@ -61,10 +64,10 @@ class TestSchemas:
 
     @pytest.mark.parametrize("path", fixtures("valid"))
     def test_the_reader_takes_what_the_schema_takes(self, path: Path, tmp_path: Path) -> None:
-        load = load_devices if path.parent.parent.name == "devices" else load_models
+        load = LOADERS[path.parent.parent.name]
         document = json.loads(path.read_text(encoding="utf-8"))
         (key,) = document.keys() - {"schema_version"}
-        first = "name" if key == "devices" else "id"
+        first = "id" if key == "models" else "name"
         document[key].sort(key=lambda row: row[first].casefold())
         copy = tmp_path / path.name
         copy.write_text(json.dumps(document), encoding="utf-8")
@@ -399,7 +402,23 @@ class TestReport:
     def test_one_models_shard_is_named(self, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "4", "--device-name", "NVIDIA_L40S"]
         assert main(arguments) == 0
-        assert capsys.readouterr().out == "E=8,N=3584,device_name=NVIDIA_L40S.json\nK=4096, top_k=2\n"
+        name, shape, runs = capsys.readouterr().out.splitlines()
+        assert (name, shape) == ("E=8,N=3584,device_name=NVIDIA_L40S.json", "K=4096, top_k=2")
+        assert runs.startswith("vllm 0.33.0: TRITON, reads tuned files. ")
+
+    def test_what_the_engine_runs_for_it_is_in_the_json_too(self, capsys: pytest.CaptureFixture[str]) -> None:
+        model = "Qwen/Qwen3-30B-A3B-FP8"
+        assert main(["--model", model, "--tp", "4", "--ep", "4", "--format", "json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        serving = document["serving"]
+        assert (serving["backend"], serving["reads_tuned_files"]) == ("FLASHINFER_CUTLASS", False)
+        assert serving["file"].startswith("E=32,N=768,")
+        assert document["workload"]["E"] == serving["E"] == 32
+
+    def test_a_model_that_runs_another_kernel_says_which(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--model", "openai/gpt-oss-20b"]) == 2
+        told = capsys.readouterr().err
+        assert "found mxfp4. vllm 0.33.0 runs TRITON (triton_kernels), reads no tuned files." in told
 
     @pytest.mark.parametrize(
         "arguments",

@@ -12,7 +12,7 @@ from tools.checkout import CONFIGS
 from tools.validate.rules import registry
 from tools.validate.rules.registry import RULE
 
-KINDS = ("devices", "models")
+KINDS = ("devices", "engines", "models")
 
 
 def copied(store: Store) -> None:
@@ -64,7 +64,7 @@ def test_a_fault_names_the_device_or_model_and_no_place_in_a_list(store: Store, 
     for entry in document[kind]:
         entry["memory"] = 0
     path.write_text(json.dumps(document), "utf-8")
-    names = {entry["name" if kind == "devices" else "id"] for entry in document[kind]}
+    names = {entry["id" if kind == "models" else "name"] for entry in document[kind]}
     messages = [finding.message for finding in store.findings(RULE)]
     told = {message.partition(": unknown key memory")[0] for message in messages if "only the first" not in message}
     assert told <= names

@@ -7,22 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tools.registry.devices import DeviceRegistry, load_devices
+from tools.registry.engines import load_engines
 from tools.registry.models import ModelRegistry, load_models, unknown_device_classes
 from tools.registry.reading import REGISTRY_FOLDER, RegistryError, faults_by_name
 from tools.store.config_file import Tree
 from tools.store.files import read_file
-from tools.store.tiers import REGISTRY, Role
+from tools.store.tiers import REGISTRIES, REGISTRY, Role
 from tools.validate.model import REPO_ONLY, Context, Issue, TreeRule
 
 
 def check(tree: Tree, context: Context) -> Iterator[Issue]:
-    """devices.json and models.json are strict, valid and sorted, with no name twice, and this checkout has both.
+    """Each is strict, valid and sorted, with no name twice, and this checkout has all of them.
 
     The models' placements speak of device classes that devices.json has.
     """
     devices: DeviceRegistry | None = None
     models: tuple[Path, ModelRegistry] | None = None
-    for name in ("devices.json", "models.json"):
+    for name in REGISTRIES:
         if not os.path.lexists(REGISTRY_FOLDER / name):
             yield Issue("expected this registry in the checkout, found none", "restore it", path=REGISTRY_FOLDER / name)
     for found in tree.others:
@@ -39,8 +40,10 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
             try:
                 if kind == "devices":
                     devices = load_devices(found.path)
-                else:
+                elif kind == "models":
                     models = found.path, load_models(found.path)
+                else:
+                    load_engines(found.path)
             except RegistryError as error:
                 yield Issue(error.reason, error.fix, path=found.path)
     if devices is not None and models is not None:
