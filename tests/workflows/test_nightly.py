@@ -1,6 +1,6 @@
-"""nightly.yml, run: what is measured tonight, and the issues: where a figure no longer holds, or an engine reads otherwise.
+"""nightly.yml, run: what is measured tonight, and the issues where a figure no longer holds or an engine reads otherwise.
 
-A job that failed ends neither: what it handed on is posted by one that holds the token and installs nothing.
+The job that finds it fails, and one that holds the token and installs nothing posts it.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ BROKEN: list[tuple[Rule, str, str, str]] = [
         rules.installs_nothing_where_it_can_write,
         "nightly",
         "      contents: read # check main out\n    outputs:\n      drift_id",
-        "      contents: read # check main out\n      issues: write # that it may not have\n    outputs:\n      drift_id",
+        "      contents: read # check main out\n      issues: write # no\n    outputs:\n      drift_id",
     ),
     (rules.runs_on_main_alone, "tune-on-request", "    if: github.ref == 'refs/heads/main'\n", ""),
     (rules.runs_on_main_alone, "measure", "    if: github.ref == 'refs/heads/main' # the caller's\n", ""),
