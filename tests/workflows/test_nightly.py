@@ -1,4 +1,4 @@
-"""nightly.yml, run: what is measured tonight, and the issues where a figure no longer holds or an engine reads otherwise.
+"""nightly.yml, run: what is measured tonight, and the issues: a figure no longer holds, or an engine reads otherwise.
 
 The job that finds it fails, and one that holds the token and installs nothing posts it.
 """
