@@ -338,7 +338,7 @@ def refuse_rocm(session: nox.Session) -> None:
 
 
 def is_for_a_gpu(session: nox.Session) -> bool:
-    """Whether a session can use torch. Without a GPU its tool says so at once, not after gigabytes, and so in a replay."""
+    """Whether torch is of use: without a GPU the tool says so at once, not after gigabytes, and a replay needs none."""
     return "--replay" not in session.posargs and (has_nvidia_driver() or AMD_DRIVER.exists())
 
 
