@@ -107,6 +107,7 @@ class World:
             "FAKE_PYTHON": sys.executable,
             "FAKE_REMOTE": self.remote,
             "FAKE_RUNNER": "",
+            "FAKE_TUNE_LOG": here / "tune.log",
             "GITHUB_API_URL": self.api_url,
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_PAGER": "cat",

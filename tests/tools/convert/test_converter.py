@@ -16,10 +16,11 @@ from tests.builders import NAME, entry, table
 from tools.checkout import reference_triton
 from tools.convert import converter
 from tools.convert.converter import Attribution, Taken
+from tools.errors import UserError
 from tools.findings import Finding, Severity
 from tools.registry.models import ModelRegistry, load_models
 from tools.store import schemas
-from tools.store.files import canonical_config, discover, sha256
+from tools.store.files import canonical_config, discover, lock, sha256
 from tools.store.workload import Layout, Workload, parse_file_name
 
 DAY = date(2026, 1, 2)
@@ -280,6 +281,23 @@ class TestWrite:
         later = Attribution(Layout.SGLANG, "Somebody else", date(2027, 1, 1))
         assert converter.write(convert(folder / "from", later, models)[0], folder / "to") == (1, ())
         assert record.read_bytes() == before
+
+    def test_no_other_process_writes_there_between_looking_and_writing(
+        self, folder: Path, models: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put(folder / "from", f"triton_3_6_0/{NAME}")
+        taken, _ = convert(folder / "from", SGLANG, models)
+        write, written = converter.write_file, []
+
+        def while_held(path: Path, data: bytes) -> None:
+            with pytest.raises(UserError, match="no other process that writes there"), lock(folder / "to", 0.0):
+                pass
+            written.append(path)
+            write(path, data)
+
+        monkeypatch.setattr(converter, "write_file", while_held)
+        assert converter.write(taken, folder / "to") == (1, ())
+        assert len(written) == 2
 
     def test_one_that_can_not_be_written_stops_no_other(self, folder: Path, models: ModelRegistry) -> None:
         for version in ("3_6_0", "3_7_0"):
