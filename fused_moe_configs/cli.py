@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from . import __version__, machine
 from .api import explain, where
-from .exporting import write_export
+from .exporting import summary, write_export
 from .lookup import DTYPES, REFERENCE_TRITON, ConfigError, get_config_file_name, printable, release
 
 BACKENDS = {
@@ -112,13 +112,16 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_where)
     command = commands.add_parser("explain", help="every place looked at", parents=[workload, machine])
     command.set_defaults(run=_explain)
+    command.add_argument("--siblings", action="store_true", help="without a file, read that of a sibling GPU")
     command.add_argument("E", type=int, help="experts on the rank")
     command.add_argument("N", type=int, help="intermediate size per shard")
     command = commands.add_parser("export", help="write an engine's own layout", parents=[machine])
     command.set_defaults(run=_export)
     command.add_argument("destination", metavar="DEST", help="what the engine's variable is set to")
     command.add_argument("--engine", required=True, choices=("vllm", "sglang"))
-    command.add_argument("--overlay", metavar="DIR", help="the engine's own configs folder, copied first")
+    wish = "the engine's own configs folder, copied first; auto: that of the installed engine"
+    command.add_argument("--overlay", metavar="DIR", help=wish)
+    command.add_argument("--siblings", action="store_true", help="GPUs without a file get that of a sibling GPU")
     command = commands.add_parser("doctor", help="what is installed and used here", parents=[workload, machine])
     command.set_defaults(run=_doctor)
     command.add_argument("--model-like", nargs=2, type=int, metavar=("E", "N"), help="explain such a workload too")
@@ -144,12 +147,12 @@ def _explain(**workload: Any) -> int:
     return 0 if lookup.winner else 1
 
 
-def _export(**options: Any) -> int:
-    written, notes = write_export(where(), **options)
-    if notes:
-        _say(*notes)
-    _print(f"{len(written)} file{'s' * (len(written) != 1)} written to {options['destination']}")
-    return 0 if written else 1
+def _export(destination: str, engine: str, **options: Any) -> int:
+    done = write_export(where(), destination, engine, **options)
+    if done.notes:
+        _say(*done.notes)
+    _print(*summary(done, where()))
+    return 0 if done.is_whole else 1
 
 
 def _doctor(model_like: list[int] | None, device_name: str | None, triton_version: str | None, **workload: Any) -> int:
