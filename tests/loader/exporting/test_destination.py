@@ -23,6 +23,13 @@ from .conftest import SGLANG, D, name, notes, tree
 
 EXPORT = "import sys; from fused_moe_configs import api; api.CONFIGS = api.Path(sys.argv[1]); api.export(*sys.argv[2:])"
 
+EXPORT_THAT_SAYS_WHEN_IT_WRITES = f"""
+from fused_moe_configs.exporting import destination
+write = destination._write_manifest
+destination._write_manifest = lambda *arguments: (write(*arguments), print(flush=True))
+{EXPORT}
+"""
+
 EXPORT_KILLED_BEFORE_A_STEP = """
 import os, signal, sys
 from pathlib import Path
@@ -292,11 +299,11 @@ def test_exports_killed_at_random_moments_one_after_the_other_are_healed_by_the_
     for number in range(12):
         destination = tmp_path / f"killed {number}"
         for root in moments.choices([before, store.root], k=3):
-            command = [sys.executable, "-c", f"print(flush=True); {EXPORT}", root, destination, "sglang"]
+            command = [sys.executable, "-c", EXPORT_THAT_SAYS_WHEN_IT_WRITES, root, destination, "sglang"]
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
                 child.stdout.readline()
                 try:
-                    child.wait(moments.uniform(0.02, 0.2))
+                    child.wait(moments.uniform(0, 0.05))
                 except subprocess.TimeoutExpired:
                     child.kill()
         half_written += child.returncode == -signal.SIGKILL and b" " in manifest_hashes(destination)
