@@ -45,6 +45,7 @@ GRANTS = {
         "test": READ,
         "wheel": READ,
         "publish": {"id-token": "write"},
+        "attest": {"id-token": "write", "attestations": "write"},
         "announce": {"contents": "write"},
     },
 }
@@ -83,7 +84,7 @@ COMMANDS = [
     r'git fetch --no-tags origin "\+refs/pull/\$NUMBER/head:refs/pull/\$NUMBER/head"',
     r'git checkout --quiet --detach "\$GITHUB_SHA\^1"',
     r"python -m pip download --no-deps --only-binary=:all: --dest wheels/(?P<engine>\w+) (?P=engine)",
-    r'gh release create "v\$VERSION" dist/\* [^;|&`<>]+',
+    r'gh release create "v\$VERSION" dist/\* data/\* [^;|&`<>]+',
 ]
 PIN = re.compile(r"^\s*(?:- )?uses: (?P<action>[\w./-]+)@(?P<commit>[0-9a-f]{40}) # v\d+\.\d+\.\d+$")
 GRANT = re.compile(r"^\s+(?:permission-)?[a-z-]+: (?:read|write)(?P<reason> # \S.*)?$")
