@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
-from .lookup import USER_FOLDER, Chain, ConfigEntry, Lookup, checked_size, get_config_file_name, printable
+from .lookup import USER_FOLDER, Chain, ConfigEntry, ConfigError, Lookup, checked_size, get_config_file_name, printable
 
 _inside = Path(__file__).absolute().parent / "configs"
 _beside = _inside.parents[1] / "configs"  # in a checkout; beside an installed package it may be anything
@@ -73,10 +73,14 @@ def explain(
     """
     chain, name, tiers = _question(E, N, block_shape, dtype, device_name, triton_version, per_channel_quant, down)
     lookup = _look_up(chain, name, tiers, siblings)[0]
-    path = chain.siblings_file(name, tiers) if lookup.winner else None
-    if path is None or path in dict(lookup.tried):
+    if lookup.winner is None:
         return lookup
-    return lookup._replace(reason=f"{lookup.reason} A sibling has {printable(path)} too.")
+    try:
+        path = chain.siblings_file(name, tiers)
+        also = f" A sibling has {printable(path)} too." if path and path not in dict(lookup.tried) else ""
+    except ConfigError as error:  # of the registry, which the answer itself has no need of
+        also = f" Whether a sibling has one too can't be said: {error}."
+    return lookup._replace(reason=lookup.reason + also)
 
 
 def where() -> Path:

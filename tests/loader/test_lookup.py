@@ -292,6 +292,15 @@ def test_explain_names_a_siblings_file_that_exists_whether_or_not_it_is_asked_fo
         assert reason == f"Served by the legacy tier. A sibling has {path} too."
 
 
+def test_explain_of_a_file_that_serves_says_that_the_registry_of_siblings_is_broken(store):
+    store.add(NAME)
+    path = store.write("devices.json", b"{", "registry")
+    assert mark() == 1
+    lookup = explain(8, 1, **MACHINE)
+    assert lookup.winner == store.root / NAME
+    assert f"Served by the default tier. Whether a sibling has one too can't be said: {path}: line 1" in lookup.reason
+
+
 def test_nothing_found_is_logged_with_the_siblings_file(store, siblings, caplog):
     path = store.add(of("B"), 1)
     assert mark(device_name="A") is None
