@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast
+from itertools import chain
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 USER_FOLDER = "VLLM_TUNED_CONFIG_FOLDER"
 REFERENCE_TRITON = "3.8.0"  # the default tier is tuned with it
@@ -20,6 +21,7 @@ DTYPES = ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "int8_w8a8", "flo
 H200 = "NVIDIA_H200"
 MAX_BYTES = 2**20
 Pairs = tuple[tuple[str, Any], ...]  # a JSON object as it stands in the file, duplicate keys included
+Folder = TypeVar("Folder", bound=PurePath)
 
 
 class _Required(TypedDict):
@@ -138,6 +140,39 @@ def version_folders(parent: Path) -> dict[tuple[int, ...], Path]:
     return dict(sorted(((tuple(map(int, m.groups())), parent / m[0]) for m in matches), reverse=True))
 
 
+def ordered_tiers(
+    configs: Folder, versions: Mapping[tuple[int, ...], Folder], triton_version: str | None
+) -> dict[Folder, str]:
+    """Folder → what it is, in order. versions: folder by release. Without a Triton version no version folder counts.
+
+    The default tier is the reference's own folder, so it stands among those of its X.Y by its patch: no folder of
+    another patch goes before it for the reference itself, and triton_X_Y_Z of that very release is not read.
+    """
+    tiers: dict[Folder, str] = {}
+    if triton_version is not None:
+        asked, known = release(triton_version), {**versions, release(REFERENCE_TRITON): configs}
+        same = (known[found] for found in sorted(known, reverse=True) if found[:2] == asked[:2])
+        own = known.get(asked, configs / VERSION_FOLDER.format(*asked))
+        tiers = dict.fromkeys((own, *same), "the folder of another patch of this Triton")
+        tiers[own] = "this Triton's folder"
+    default = f"the default tier (Triton {REFERENCE_TRITON})"  # which keeps the place that it may have by now
+    return tiers | {configs: default, configs / "legacy_configs": "the legacy tier"}
+
+
+def places(
+    name: str, devices: Iterable[str], tiers: Mapping[Folder, str], siblings: Iterable[str] = ()
+) -> Iterator[tuple[Folder, str]]:
+    """Where an up file may lie, in order, and why it would serve. devices: its own name first, as `Chain.devices`."""
+    own = device_in(name)
+    names = ((device, f" as {device}, another name of the same hardware") for device in devices)
+    for device, whose in chain(names, ((sibling, f" as {sibling}, a sibling") for sibling in siblings)):
+        alias = whose if device != own else ""
+        asked = renamed(name, device).replace("_down.json", ".json")
+        for spelled in dict.fromkeys((asked, asked.replace(",per_channel_quant=True", ""))):
+            plain = "; no per-channel file exists: the plain one serves" if spelled != asked else ""
+            yield from ((folder / spelled, f"Served by {tier}{alias}{plain}") for folder, tier in tiers.items())
+
+
 class _Device(NamedTuple):
     names: tuple[str, ...]  # its own, then its aliases
     siblings: tuple[str, ...]  # devices whose files carry over to it, as measured
@@ -150,26 +185,21 @@ class Chain:
         self.configs, self.user_folder = configs, user_folder
 
     def tiers(self, triton_version: str | None) -> dict[Path, str]:
-        """Folder → what it is, in order. Without a Triton version no version folder counts."""
+        """As `ordered_tiers`, behind the user's own."""
         tiers = {self.user_folder: "the user's folder"} if self.user_folder else {}
-        if triton_version is not None:
-            asked = release(triton_version)
-            tiers[self.configs / VERSION_FOLDER.format(*asked)] = "this Triton's folder"
-            for found, folder in version_folders(self.configs).items():
-                if found[:2] == asked[:2]:
-                    tiers.setdefault(folder, "the folder of another patch of this Triton")
-        return tiers | {self.configs: "the default tier", self.configs / "legacy_configs": "the legacy tier"}
+        versions = {} if triton_version is None else version_folders(self.configs)
+        return tiers | ordered_tiers(self.configs, versions, triton_version)
 
     def devices(self, own: str) -> Iterator[str]:
         """The device's own name, then the others of the same hardware, which are read only when reached."""
         yield own
         yield from (name for name in self._names(own) if name != own)
 
-    def siblings(self, own: str) -> list[str]:
+    def siblings(self, own: str) -> Iterator[str]:
         """Names of the devices whose files are declared to carry over to this one, each with its aliases after it."""
         names = self._names(own)
-        declared = (sibling for device in self._registry if device.names == names for sibling in device.siblings)
-        return [name for sibling in declared for name in self.devices(sibling)]
+        for sibling in (sibling for device in self._registry if device.names == names for sibling in device.siblings):
+            yield from self.devices(sibling)
 
     def carried_to(self, own: str) -> list[str]:
         """The devices that have this one among their siblings, each by the first of its names."""
@@ -189,7 +219,8 @@ class Chain:
             tried.append((path, "found" if exists(path) else "no file"))
             return tried[-1][1] == "found"
 
-        for path, reason in self._places(name, tiers, siblings):
+        others = self.siblings(device_in(name)) if siblings else ()
+        for path, reason in places(name, self.devices(device_in(name)), tiers, others):
             if not is_there(path):
                 continue
             if name.endswith("_down.json"):
@@ -209,27 +240,8 @@ class Chain:
 
     def siblings_file(self, name: str, tiers: Mapping[Path, str]) -> Path | None:
         """The first file of a sibling that exists. Whether it can be used is not looked at."""
-        devices = self.siblings(device_in(name))
-        places = (path for device in devices for path, _ in self._spellings(name, device, tiers))
-        return next(filter(exists, places), None)
-
-    def _places(self, name: str, tiers: Mapping[Path, str], siblings: bool) -> Iterator[tuple[Path, str]]:
-        """Where an up file may lie, in order, and why it would serve."""
-        own = device_in(name)
-        for device in self.devices(own):
-            alias = f" as {device}, another name of the same hardware" if device != own else ""
-            yield from ((path, f"Served by {tier}{alias}") for path, tier in self._spellings(name, device, tiers))
-        for device in self.siblings(own) if siblings else ():
-            places = self._spellings(name, device, tiers)
-            yield from ((path, f"Served by {tier} as {device}, a sibling") for path, tier in places)
-
-    @staticmethod
-    def _spellings(name: str, device: str, tiers: Mapping[Path, str]) -> Iterator[tuple[Path, str]]:
-        """Where an up file of this device may lie, in order, and what that tier is."""
-        asked = renamed(name, device).replace("_down.json", ".json")
-        for spelled in dict.fromkeys((asked, asked.replace(",per_channel_quant=True", ""))):
-            plain = "; no per-channel file exists: the plain one serves" if spelled != asked else ""
-            yield from ((folder / spelled, f"{tier}{plain}") for folder, tier in tiers.items())
+        paths = (path for path, _ in places(name, self.siblings(device_in(name)), tiers))
+        return next(filter(exists, paths), None)
 
     def _names(self, own: str) -> tuple[str, ...]:
         """Every name of this hardware. One that the registry lacks is taken for an H200 where vLLM takes it for one."""

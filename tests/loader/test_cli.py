@@ -38,7 +38,7 @@ def test_explain_is_0_where_a_file_serves_and_1_where_none_does(store, capsys):
     path = store.add(NAME)
     fused_moe_configs.cache_clear()
     assert main(["explain", *WORKLOAD]) == 0
-    assert f"found  {path}\nServed by the default tier." in capsys.readouterr().out
+    assert f"found  {path}\nServed by the default tier (Triton 3.8.0)." in capsys.readouterr().out
 
 
 def test_explain_takes_the_whole_workload(store, capsys):
@@ -118,7 +118,7 @@ def test_explain_and_export_take_siblings(store, tmp_path, capsys):
     assert main(asked) == 1
     assert f"A sibling has {path}: siblings=True (--siblings) reads it." in capsys.readouterr().out
     assert main([*asked, "--siblings"]) == 0
-    assert "Served by the default tier as B, a sibling." in capsys.readouterr().out
+    assert "Served by the default tier (Triton 3.8.0) as B, a sibling." in capsys.readouterr().out
     assert main(["export", str(tmp_path / "d"), "--engine", "vllm", "--device-name", "A"]) == 1
     assert main(["export", str(tmp_path / "d"), "--engine", "vllm", "--device-name", "A", "--siblings"]) == 0
     assert (tmp_path / "d" / NAME.replace("=D", "=A")).is_file()
