@@ -176,7 +176,7 @@ def workflows(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["reader-environment"], default=False)
 def release(session: nox.Session) -> None:
-    """See whether a release is due, or write its version: nox -s release -- plan --date YYYY-MM-DD."""
+    """See whether a release is due, write its version or its data: nox -s release -- plan --date YYYY-MM-DD."""
     run_in(session, "reader-environment", "-m", "tools.release", *session.posargs)
 
 

@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
@@ -17,6 +18,7 @@ USER_FOLDER = "VLLM_TUNED_CONFIG_FOLDER"
 REFERENCE_TRITON = "3.8.0"  # the default tier is tuned with it
 VERSION_FOLDER = "triton_{}_{}_{}"
 DTYPES = ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "int8_w8a8", "float32")
+H200 = "NVIDIA_H200"
 MAX_BYTES = 2**20
 CORRECT = "Fix: correct the file, or remove it"
 Pairs = tuple[tuple[str, Any], ...]  # a JSON object as it stands in the file, duplicate keys included
@@ -158,15 +160,23 @@ def ordered_tiers(
     return tiers | {configs: default, configs / "legacy_configs": "the legacy tier"}
 
 
-def places(name: str, devices: Iterable[str], tiers: Mapping[Folder, str]) -> Iterator[tuple[Folder, str]]:
+def places(
+    name: str, devices: Iterable[str], tiers: Mapping[Folder, str], siblings: Iterable[str] = ()
+) -> Iterator[tuple[Folder, str]]:
     """Where an up file may lie, in order, and why it would serve. devices: its own name first, as `Chain.devices`."""
     own = device_in(name)
-    for device in devices:
-        alias = f" as {device}, another name of the same hardware" if device != own else ""
+    names = ((device, f" as {device}, another name of the same hardware") for device in devices)
+    for device, whose in chain(names, ((sibling, f" as {sibling}, a sibling") for sibling in siblings)):
+        alias = whose if device != own else ""
         asked = renamed(name, device).replace("_down.json", ".json")
         for spelled in dict.fromkeys((asked, asked.replace(",per_channel_quant=True", ""))):
             plain = "; no per-channel file exists: the plain one serves" if spelled != asked else ""
             yield from ((folder / spelled, f"Served by {tier}{alias}{plain}") for folder, tier in tiers.items())
+
+
+class _Device(NamedTuple):
+    names: tuple[str, ...]  # its own, then its aliases
+    siblings: tuple[str, ...]  # devices whose files carry over to it, as measured
 
 
 class Chain:
@@ -184,12 +194,25 @@ class Chain:
     def devices(self, own: str) -> Iterator[str]:
         """The device's own name, then the others of the same hardware, which are read only when reached."""
         yield own
-        yield from (name for names in self._devices if own in names for name in names if name != own)
+        yield from (name for name in self._names(own) if name != own)
 
-    def look_up(self, name: str, tiers: Mapping[Path, str]) -> tuple[Lookup, dict[int, ConfigEntry] | None]:
+    def siblings(self, own: str) -> Iterator[str]:
+        """Names of the devices whose files are declared to carry over to this one, each with its aliases after it."""
+        names = self._names(own)
+        for sibling in (sibling for device in self._registry if device.names == names for sibling in device.siblings):
+            yield from self.devices(sibling)
+
+    def carried_to(self, own: str) -> list[str]:
+        """The devices that have this one among their siblings, each by the first of its names."""
+        return [device.names[0] for device in self._registry if own in self.siblings(device.names[0])]
+
+    def look_up(
+        self, name: str, tiers: Mapping[Path, str], *, siblings: bool = False
+    ) -> tuple[Lookup, dict[int, ConfigEntry] | None]:
         """The first file that exists, and its entries by batch size. A broken one is never passed by: ConfigError.
 
-        name: as `get_config_file_name` spells it. tiers: as `Chain.tiers` lists them.
+        name: as `get_config_file_name` spells it. tiers: as `Chain.tiers` lists them. siblings: a sibling's file
+        serves where the device has none.
         """
         tried: list[tuple[Path, str]] = []
 
@@ -197,7 +220,8 @@ class Chain:
             tried.append((path, "found" if exists(path) else "no file"))
             return tried[-1][1] == "found"
 
-        for path, reason in places(name, self.devices(device_in(name)), tiers):
+        others = self.siblings(device_in(name)) if siblings else ()
+        for path, reason in places(name, self.devices(device_in(name)), tiers, others):
             if not is_there(path):
                 continue
             if name.endswith("_down.json"):
@@ -211,20 +235,38 @@ class Chain:
         reason = f"No tier has a file for {device_in(name)} or another name of the same hardware."
         if "dtype=int8_w8a8" in name:
             reason += " int8_w8a8 never falls back to the bf16 file."
+        if not siblings and (file := self.siblings_file(name, tiers)):
+            reason += f" A sibling has {printable(file)}: siblings=True (--siblings) reads it."
         return Lookup(tuple(tried), None, reason), None
 
+    def siblings_file(self, name: str, tiers: Mapping[Path, str]) -> Path | None:
+        """The first file of a sibling that exists. Whether it can be used is not looked at."""
+        paths = (path for path, _ in places(name, self.siblings(device_in(name)), tiers))
+        return next(filter(exists, paths), None)
+
+    def _names(self, own: str) -> tuple[str, ...]:
+        """Every name of this hardware. One that the registry lacks is taken for an H200 where vLLM takes it for one."""
+        if known := [device.names for device in self._registry if own in device.names]:
+            return known[0]
+        is_h200 = own != H200 and "H200" in own.split("_") and "MIG" not in own.split("_")
+        return self._names(H200) if is_h200 else (own,)
+
     @cached_property
-    def _devices(self) -> list[list[str]]:
+    def _registry(self) -> list[_Device]:
         path = self.configs / "registry" / "devices.json"
         document = read_json(path)[1] if exists(path) else (("devices", ()),)
         try:
             devices = [dict(device) for device in dict(document)["devices"]]
-            names = [(device["name"], *device.get("aliases", ())) for device in devices]
+            # A text is no array, though Python would take it for one of letters.
+            lists = [[[device["name"]], device.get("aliases", []), device.get("siblings", [])] for device in devices]
+            named = [_Device((*own, *aliases), (*siblings,)) for own, aliases, siblings in lists]
+            if any(isinstance(names, str) for of_one in lists for names in of_one):
+                raise TypeError("a text")
         except (KeyError, TypeError, ValueError) as error:
             wish = "expected devices, each with a name and aliases, found otherwise"
             raise ConfigError(path, f"{wish}. {CORRECT}") from error
         try:
-            return [[device_part(name) for name in of_one] for of_one in names]
+            return [_Device(*(tuple(map(device_part, names)) for names in device)) for device in named]
         except ValueError as error:
             raise ConfigError(path, f"{error}. {CORRECT}") from error
 

@@ -15,11 +15,10 @@ PLAIN = "bf16 and fp16"
 
 
 class KnownDevice(NamedTuple):
-    """A device of the registry. siblings: other devices whose files are worth trying, as both are built alike."""
+    """A device of the registry."""
 
     name: str
     aliases: tuple[str, ...]
-    siblings: tuple[str, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -37,13 +36,12 @@ def known_devices(configs: Path) -> list[KnownDevice]:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        wish = "expected devices, each with a name, aliases and siblings, found otherwise"
+        wish = "expected devices, each with a name and aliases, found otherwise"
         raise ConfigError(path, f"{wish}. Fix: install again, or correct it") from error
 
 
 def _device(fields: Mapping[str, Any]) -> KnownDevice:
-    aliases, siblings = (tuple(map(device_part, fields.get(key, ()))) for key in ("aliases", "siblings"))
-    return KnownDevice(device_part(fields["name"]), aliases, siblings)
+    return KnownDevice(device_part(fields["name"]), tuple(map(device_part, fields.get("aliases", ()))))
 
 
 def present_files(configs: Path) -> list[ParsedFileName]:
@@ -103,13 +101,7 @@ def near_misses(asked: ParsedFileName, configs: Path) -> list[str]:
     if meant := likely_devices(own.device_name, configs):
         lines.append(did_you_mean(asked.device_name, meant))
     same = [file for file in files if file._replace(device_name=own.device_name) == own]
-    siblings = [sibling for sibling in _siblings(named, devices) for file in same if file.device_name == sibling]
-    lines += [
-        f"{sibling} is built alike (same architecture, multiprocessors and shared memory) and has this file: "
-        f"{own._replace(device_name=sibling).file_name}"
-        for sibling in siblings
-    ]
-    others = [file.device_name for file in same if file.device_name not in siblings]
+    others = [file.device_name for file in same]
     on_device = [file for file in files if file.device_name in here]
     workload, what = f"E={own.E},N={own.N}", own.quantisation or PLAIN
     of_shape = [file.quantisation or PLAIN for file in on_device if (file.E, file.N) == (own.E, own.N)]
@@ -122,14 +114,6 @@ def near_misses(asked: ParsedFileName, configs: Path) -> list[str]:
     ):
         lines += [f"{line} {_listed(found)}"] if found else []
     return lines
-
-
-def _siblings(named: KnownDevice | None, devices: list[KnownDevice]) -> list[str]:
-    """Every name of the devices that are declared alike, on either side."""
-    if named is None:
-        return []
-    declared = {*named.siblings, *(device.name for device in devices if {*named.names} & {*device.siblings})}
-    return [name for device in devices if {*device.names} & declared for name in device.names]
 
 
 def _listed(found: list[str], most: int = 6) -> str:

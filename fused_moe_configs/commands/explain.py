@@ -22,11 +22,12 @@ def add_to(commands: Commands) -> None:
     command.set_defaults(run=run)
     command.add_argument("E", type=size, help="experts on the rank")
     command.add_argument("N", type=size, help="intermediate size per shard")
+    command.add_argument("--siblings", action="store_true", help="without a file, read that of a sibling GPU")
 
 
-def run(device_name: str | None, triton_version: str | None, **workload: Any) -> int:
+def run(device_name: str | None, triton_version: str | None, siblings: bool, **workload: Any) -> int:
     device_name = machine.device_name() if device_name is None else device_name
-    lookup = explain(device_name=device_name, triton_version=triton_version, **workload)
+    lookup = explain(device_name=device_name, triton_version=triton_version, siblings=siblings, **workload)
     show(lookup)
     if lookup.winner:
         return 0

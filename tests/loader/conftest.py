@@ -60,3 +60,10 @@ def user(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Store
     monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", str(folder))
     fused_moe_configs.cache_clear()
     return Store(folder)
+
+
+@pytest.fixture
+def siblings(store: Store) -> None:
+    """Devices A, also called A_OEM, and B, also called B_OEM. B's files carry over to A, not A's to B."""
+    devices = [{"name": "A", "aliases": ["A_OEM"], "siblings": ["B"]}, {"name": "B", "aliases": ["B_OEM"]}]
+    store.write("devices.json", {"schema_version": 1, "devices": devices}, "registry")

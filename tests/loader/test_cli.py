@@ -92,9 +92,53 @@ def test_export_writes_and_says_what_it_left_out(store, tmp_path, capsys):
     store.add(NAME.replace(".json", ",dtype=int8_w8a8.json"))
     assert main(["export", str(tmp_path / "zu vllm"), "--engine", "vllm", "--triton-version", "3.8.0"]) == 0
     output = capsys.readouterr()
-    assert "1 file written to " in output.out
     assert "left out: vllm never asks for dtype=int8_w8a8" in output.err
+    assert output.out.splitlines() == [
+        f"1 file written to {tmp_path / 'zu vllm'}",
+        "D",
+        "    E=8 N=1 bf16",
+        "Where vLLM starts, set:",
+        f"export VLLM_TUNED_CONFIG_FOLDER='{tmp_path / 'zu vllm'}'",
+    ]
     assert (tmp_path / "zu vllm" / NAME).is_file()
+
+
+def test_an_export_that_lacks_what_was_asked_for_is_a_negative_verdict(store, tmp_path, capsys):
+    store.add(NAME)
+    (tmp_path / NAME).write_text("mine")
+    store.add(NAME.replace("N=1", "N=2"))
+    assert main(["export", str(tmp_path), "--engine", "vllm"]) == 1
+    output = capsys.readouterr()
+    assert f"{tmp_path / NAME}: left alone" in output.err
+    assert "1 file written to " in output.out
+
+
+@pytest.mark.usefixtures("siblings")
+def test_explain_and_export_take_siblings(store, tmp_path, capsys):
+    path = store.add(NAME.replace("=D", "=B"))
+    asked = ["explain", "8", "1", "--device-name", "A", "--triton-version", "3.8.0"]
+    assert main(asked) == 1
+    assert f"A sibling has {path}: siblings=True (--siblings) reads it." in capsys.readouterr().out
+    assert main([*asked, "--siblings"]) == 0
+    assert "Served by the default tier (Triton 3.8.0) as B, a sibling." in capsys.readouterr().out
+    assert main(["export", str(tmp_path / "d"), "--engine", "vllm", "--device-name", "A"]) == 1
+    assert main(["export", str(tmp_path / "d"), "--engine", "vllm", "--device-name", "A", "--siblings"]) == 0
+    assert (tmp_path / "d" / NAME.replace("=D", "=A")).is_file()
+
+
+@pytest.mark.parametrize("options", [["--overlay", "auto"], ["--overlay", "/none"]])
+def test_an_overlay_that_is_not_there_exits_2(store, tmp_path, capsys, monkeypatch, options):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    store.add(NAME)
+    assert main(["export", str(tmp_path / "d"), "--engine", "sglang", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: overlay: expected ")
+
+
+def test_an_export_into_the_store_exits_2(store, capsys):
+    store.add(NAME)
+    assert main(["export", str(store.root), "--engine", "vllm"]) == 2
+    assert capsys.readouterr().err.startswith("error: destination: expected a folder of the export's own")
 
 
 def test_a_block_shape_says_how_it_is_written(store, capsys):
@@ -184,7 +228,7 @@ def test_an_export_whose_notes_nobody_reads_is_done(tmp_path, redirection):
     overlay = tmp_path / "overlay"
     overlay.mkdir()
     (overlay / NAME).write_text("{}")
-    (overlay / "broken.json").write_text("{")  # what the notes say
+    (overlay / "other.json").write_text("{")  # what the notes say
     done = shell(["export", str(tmp_path / "d"), "--engine", "vllm", "--overlay", str(overlay)], redirection)
     assert done.returncode == 0
     assert f"written to {tmp_path / 'd'}" in done.stdout
@@ -322,7 +366,8 @@ def test_an_overlay_that_can_not_be_read_is_not_the_place_written_to(store, tmp_
     overlay = tmp_path / ("x" * 300)
     assert main(["export", str(tmp_path / "d"), "--engine", engine, "--overlay", str(overlay)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: overlay: expected the configs folder of {engine}, found {overlay}, which can't be")
+    name = {"vllm": "vLLM", "sglang": "SGLang"}[engine]
+    assert line.startswith(f"error: overlay: expected the configs folder of {name}, found {overlay}, which can't be")
 
 
 def test_a_users_folder_that_can_not_be_asked_is_not_a_place_written_to(store, tmp_path, capsys, monkeypatch):

@@ -69,19 +69,6 @@ def test_a_device_is_found_under_its_other_names(store):
     assert lines == ["E=8 for bf16 and fp16 is here on this device for N=2"]
 
 
-@pytest.mark.parametrize("declares", ["NVIDIA_H200", H100])
-def test_a_siblings_file_is_named_whichever_of_the_two_declares_it(store, declares):
-    others = {"NVIDIA_H200": H100, H100: "NVIDIA_H200"}
-    devices = [
-        {**device, "siblings": [others[declares]]} if device["name"] == declares else device for device in DEVICES
-    ]
-    store.write("devices.json", {"devices": devices}, "registry")
-    store.add(f"E=8,N=1,device_name={H100},dtype=fp8_w8a8.json")
-    (line,) = said(store, "E=8,N=1,device_name=NVIDIA_H200_NVL,dtype=fp8_w8a8.json")
-    assert line.startswith(f"{H100} is built alike")
-    assert line.endswith(f"has this file: E=8,N=1,device_name={H100},dtype=fp8_w8a8.json")
-
-
 def test_many_are_counted(store):
     for E in range(1, 10):
         store.add(f"E={E},N=1,device_name={H100}.json")
@@ -95,7 +82,7 @@ def test_nothing_near_is_nothing_said(store):
 
 @pytest.mark.parametrize(
     "document", [{}, {"devices": 1}, {"devices": [1]}, {"devices": [{}]}, {"devices": [{"name": 1}]},
-                 {"devices": [{"name": "D", "siblings": 1}]}, {"devices": [{"name": "a,b"}]}],
+                 {"devices": [{"name": "D", "aliases": 1}]}, {"devices": [{"name": "a,b"}]}],
 )  # fmt: skip
 def test_a_broken_registry_is_named(store, document):
     path = store.write("devices.json", document, "registry")

@@ -101,6 +101,7 @@ class World:
         (here / "event.json").write_text(json.dumps(payload), "utf-8")
         given = {
             "FAKE_ARTIFACTS": here / "artifacts",
+            "FAKE_ATTESTED": here / "attested",
             "FAKE_GH_LOG": here / "gh.log",
             "FAKE_INDEX": here / "index",
             "FAKE_LANDSCAPES": self.folder / "landscapes",

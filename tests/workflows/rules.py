@@ -48,6 +48,7 @@ GRANTS = {
         "test": READ,
         "wheel": READ,
         "publish": {"id-token": "write"},
+        "attest": {"id-token": "write", "attestations": "write"},
         "announce": {"contents": "write"},
     },
 }
@@ -78,7 +79,7 @@ DIGEST = r"\$\(find (?P<path>[\w.]+) -type f -exec sha256sum {} \+ \| sort \| sh
 TAKE_DIGEST = rf'echo "(?P<name>\w+)={DIGEST}" >> "\$GITHUB_OUTPUT"'
 CHECK_DIGEST = rf'test "{DIGEST}" = "\$SHA256"'
 WRITE = r"python3 -m tools\.github (comment|issue|push|pull) [^;|&`<>]+"
-RELEASE = r'gh release create "v\$VERSION" dist/\* [^;|&`<>]+'
+RELEASE = r'gh release create "v\$VERSION" dist/\* data/\* [^;|&`<>]+'
 COMMANDS = [
     r"nox -s (?P<session>[a-z-]+)( --(force-)?python \"\$PYTHON\")?( -- [^;|&`<>]+?)?"
     r"( > [\w/]+\.md| >> \"\$GITHUB_STEP_SUMMARY\")?",
@@ -94,6 +95,7 @@ BESIDE_A_TOKEN = {
     "actions/checkout",
     "actions/download-artifact",
     "actions/create-github-app-token",
+    "actions/attest-build-provenance",
     "pypa/gh-action-pypi-publish",
 }
 """Actions where something is written or published: with a command of WRITE, RELEASE and CHECK_DIGEST, all there is."""
