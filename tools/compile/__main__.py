@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.child_process import usable_cores
-from tools.cli import command, run
+from tools.cli import command, one_of, run
 from tools.compile import check
 from tools.compile.plan import concerned
 from tools.compile.pool import DEFAULT_TIMEOUT_S, CompilePool
@@ -34,9 +34,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit 0: everything compiles and fits. 1: errors found. 2: bad use, or no Triton here.",
     )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="files or folders; default: configs/")
-    parser.add_argument(
-        "--layout", type=Layout, choices=list(Layout), default=Layout.REPO, metavar="{repo,vllm,sglang}"
-    )
+    parser.add_argument("--layout", type=one_of(Layout), default=Layout.REPO, metavar="{repo,vllm,sglang}")
     parser.add_argument("--jobs", type=int, default=usable_cores(), metavar="N", help="processes; default: cores")
     parser.add_argument(
         "--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S", help="seconds a kernel may take"
