@@ -17,7 +17,7 @@ from tools.measure.layer import LayerShape
 from tools.registry.devices import Device
 from tools.registry.models import load_models
 from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of
-from tools.store.config_file import ConfigFile, load, nearest_batch_size
+from tools.store.config_file import MAY_BE_SILENT, ConfigFile, load, nearest_batch_size
 from tools.store.files import Content, discover, read_file, record_path
 from tools.store.record import RecordError, as_record
 from tools.store.strict_json import parse
@@ -103,7 +103,7 @@ def with_distinct_names(rivals: Mapping[str, tuple[Candidate, ...]]) -> tuple[Ca
 def read(path: Path) -> ConfigFile:
     """A tuned file of any layout."""
     found = discover([path], Layout.VLLM)[0]
-    return ConfigFile(found, parse_file_name(path.name, layout_of(path.name)), read_file(path))
+    return ConfigFile(found, parse_file_name(path.name, layout_of(path.name)), read_file(path), MAY_BE_SILENT)
 
 
 def layout_of(name: str) -> Layout:

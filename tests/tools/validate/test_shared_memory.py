@@ -33,7 +33,7 @@ def test_too_large_a_tile_is_an_error_with_its_figures(store: Store) -> None:
     (finding,) = store.findings(RULE)
     assert finding.severity is Severity.ERROR
     assert finding.message == (
-        f"batch sizes 1, 2: expected at most {H100_BYTES} bytes of shared memory a block on {H100}, "
+        f"rows 1 and 2: expected at most {H100_BYTES} bytes of shared memory a block on {H100}, "
         f"found {256 * 1024} = (128·2 + 128·2) · 128 · 4 buffers"
     )
 

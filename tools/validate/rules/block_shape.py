@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tools.store.config_file import ConfigFile
 from tools.validate.model import Context, FileRule, Issue
+from tools.validate.rows import rows_text
 
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
@@ -19,9 +20,9 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
             wrong.setdefault(config.BLOCK_SIZE_K, []).append(num_tokens)
     for size, batches in wrong.items():
         yield Issue(
-            f"batch sizes {', '.join(map(str, batches))}: expected BLOCK_SIZE_K to divide block_k = {block_k}, "
-            f"found {size}",
-            f"tune again with BLOCK_SIZE_K ≤ {block_k}: SGLang computes wrong numbers, vLLM clamps it silently",
+            f"{rows_text(batches, file.batch_sizes)}: expected BLOCK_SIZE_K to divide block_k = {block_k}, found {size}, "
+            "which SGLang computes wrong numbers with and vLLM clamps silently",
+            f"tune these rows again with a BLOCK_SIZE_K that divides {block_k}",
         )
 
 

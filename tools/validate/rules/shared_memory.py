@@ -10,6 +10,7 @@ from tools.store.config_file import ConfigFile
 from tools.store.tiers import version_of_folder
 from tools.store.workload import MAX_DIMENSION
 from tools.validate.model import Context, FileRule, Issue
+from tools.validate.rows import rows_text
 
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
@@ -39,10 +40,10 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     proven = version is None or version >= OLDEST_TRITON
     for needed, batches in over.items():
         yield Issue(
-            f"batch sizes {', '.join(map(str, batches))}: expected at most {limit} bytes of shared memory a block on "
+            f"{rows_text(batches, file.batch_sizes)}: expected at most {limit} bytes of shared memory a block on "
             f"{device.name}, found {needed.total_bytes} = {needed.explanation}"
             + ("" if proven else f" by the formula of Triton {'.'.join(map(str, OLDEST_TRITON))} and later"),
-            "fewer stages or a smaller tile; tune the entries on this device",
+            "take fewer stages or a smaller tile: tune these rows again on this device",
             Severity.ERROR if proven else Severity.WARNING,
         )
 
