@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tools.store.config_file import ConfigFile
+from tools.store.rows import rows_text
 from tools.validate.model import Context, FileRule, Issue
-from tools.validate.rows import rows_text
 
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
@@ -19,9 +19,10 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         if config.BLOCK_SIZE_K < 1 or block_k % config.BLOCK_SIZE_K:
             wrong.setdefault(config.BLOCK_SIZE_K, []).append(num_tokens)
     for size, batches in wrong.items():
+        rows = rows_text(batches, file.batch_sizes)
         yield Issue(
-            f"{rows_text(batches, file.batch_sizes)}: expected BLOCK_SIZE_K to divide block_k = {block_k}, found {size}, "
-            "which SGLang computes wrong numbers with and vLLM clamps silently",
+            f"{rows}: expected BLOCK_SIZE_K to divide block_k = {block_k}, found {size}: SGLang computes wrong "
+            "numbers with it, vLLM clamps it silently",
             f"tune these rows again with a BLOCK_SIZE_K that divides {block_k}",
         )
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tools.store.config_file import ConfigFile, is_batch_size
 from tools.store.files import read_file
+from tools.store.rows import rows_text
 from tools.validate.model import Context, FileRule, Issue
-from tools.validate.rows import rows_text
 
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from tools.findings import Severity
 from tools.store import schemas
 from tools.store.config_file import ConfigFile, silent_rows
+from tools.store.rows import rows_text
 from tools.validate.model import Context, FileRule, Issue
-from tools.validate.rows import rows_text
 
 _FIX = "write each row as schema/README.md has it, and no other key at the top: engines put every one through int()"
 

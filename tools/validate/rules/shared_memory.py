@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from tools.findings import Severity
 from tools.launch.shared_memory import OLDEST_TRITON, SharedMemory, loop_bytes
 from tools.store.config_file import ConfigFile
+from tools.store.rows import rows_text
 from tools.store.tiers import version_of_folder
 from tools.store.workload import MAX_DIMENSION
 from tools.validate.model import Context, FileRule, Issue
-from tools.validate.rows import rows_text
 
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:

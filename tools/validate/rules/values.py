@@ -10,9 +10,9 @@ from kernels.launch_config import KEY_VENDOR, LaunchConfig
 from tools.findings import Severity
 from tools.registry.devices import Device
 from tools.store.config_file import ConfigFile
+from tools.store.rows import rows_text
 from tools.store.workload import Layout
 from tools.validate.model import Context, FileRule, Issue
-from tools.validate.rows import rows_text
 
 # Least and greatest value, both inclusive; the published files lie inside.
 POWERS_OF_TWO = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tools.store.rows import rows_text
 from tools.tune.request import DEFAULT_BATCH_SIZES
-from tools.validate.rows import rows_text
 
 
 @pytest.mark.parametrize(
