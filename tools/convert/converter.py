@@ -217,7 +217,7 @@ def _spelling(name: str) -> str:
 
 
 def _folder(file: Found, layout: Layout, version: Json) -> str:
-    """The tier's folder, empty for the default tier. vLLM's files without a version are older figures: legacy."""
+    """The tier's folder. vLLM's files without a version are older figures, so they go to the legacy tier."""
     if layout is Layout.SGLANG:
         if version_of_folder(file.folder) is None:
             raise ValueError(f"expected a folder named triton_X_Y_Z, found {file.folder!r}")
@@ -232,7 +232,7 @@ def _folder(file: Found, layout: Layout, version: Json) -> str:
 
 
 def _tier(folder: str) -> str:
-    """The reference Triton's files lie in the default tier."""
+    """The default tier is the reference's."""
     return "" if folder == version_folder(reference_triton()) else folder
 
 
