@@ -32,7 +32,7 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
                 kind = "an unrelated device" if what[others[0]][0] != what[here][0] else "another workload"
                 yield Issue(
                     f"the same launch configs as {shown_path(others[0].path)!r}, a file of {kind}",
-                    "remove the one that is a copy, or tune both: measured files may agree",
+                    context.removed("tune both, since measured files may agree; or remove the one that is a copy"),
                     Severity.WARNING,
                     path=here.path,
                 )

@@ -23,7 +23,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         if not os.path.lexists(twin_path):
             yield Issue(
                 f"expected the up file {twin_path.name!r} beside it, found none",
-                "add it, or remove this file",
+                context.removed("add it, or remove this file"),
             )
         else:
             yield from _compare(up=_tiles(twin_path), down=_tiles(file.found.path), down_path=file.found.path)

@@ -28,10 +28,10 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         if row in rows:
             of_rows[inner, fault.message].append(int(row))
         else:
-            yield Issue(f"{fault.where}: {fault.message}", _FIX)
+            yield Issue(f"{fault.where}: {fault.message}", context.rewritten(_FIX))
     for (inner, message), batch_sizes in of_rows.items():
         where = rows_text(batch_sizes, file.batch_sizes) + (f", {inner}" if inner else "")
-        yield Issue(f"{where}: {message}", _FIX)
+        yield Issue(f"{where}: {message}", context.rewritten(_FIX))
     yield from _silent(file)
 
 

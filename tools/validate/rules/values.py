@@ -33,22 +33,22 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     device = context.device_of(file)
     of_rows: defaultdict[Issue, list[int]] = defaultdict(list)
     for num_tokens, config in file.launch_configs.items():
-        for issue in _issues(config, device, context.layout):
+        for issue in _issues(config, device, context):
             of_rows[issue].append(num_tokens)
     for issue, batch_sizes in of_rows.items():
         yield replace(issue, message=f"{rows_text(batch_sizes, file.batch_sizes)}: {issue.message}")
 
 
-def _issues(config: LaunchConfig, device: Device | None, layout: Layout) -> Iterator[Issue]:
+def _issues(config: LaunchConfig, device: Device | None, context: Context) -> Iterator[Issue]:
     """Of one row, which the messages don't name."""
     for expected, found in _faults(config, device):
         yield Issue(f"expected {expected}, found {found}", "tune these rows again")
     for key in config.to_entry():
-        yield from _foreign_key(key, device, layout)
+        yield from _foreign_key(key, device, context)
     if device is not None and device.arch == "gfx950" and config.kpack == 2:
         yield Issue(
             "kpack 2: on gfx950 Triton 3.8 overwrites it with 1",
-            "write kpack 1, which is what runs",
+            context.rewritten("write kpack 1, which is what runs"),
             Severity.WARNING,
         )
 
@@ -78,14 +78,14 @@ def _shown(value: int) -> str:
     return str(value) if value < 10**12 else "a number of over 12 digits"
 
 
-def _foreign_key(key: str, device: Device | None, layout: Layout) -> Iterator[Issue]:
+def _foreign_key(key: str, device: Device | None, context: Context) -> Iterator[Issue]:
     vendor = KEY_VENDOR[key]
     if vendor is not None and device is not None and device.vendor != vendor:
         yield Issue(
             f"{key} is a key of {vendor}'s compiler, the device is {device.vendor}'s",
-            "remove the key: the launch would raise on it",
+            context.rewritten("remove the key: the launch would raise on it"),
         )
-    if key == "USE_TMA" and layout is Layout.VLLM:
+    if key == "USE_TMA" and context.layout is Layout.VLLM:
         yield Issue(
             "USE_TMA is SGLang's key; vLLM passes it on and the launch raises",
             "remove the key (`export --engine vllm` does)",
