@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tools.findings import Severity
+from tools.launch.heuristics import clamped
 from tools.launch.shared_memory import OLDEST_TRITON, SharedMemory, loop_bytes
 from tools.store.config_file import ConfigFile
 from tools.store.rows import rows_text
 from tools.store.tiers import version_of_folder
-from tools.store.workload import MAX_DIMENSION
+from tools.store.workload import MAX_DIMENSION, Layout
 from tools.validate.model import Context, FileRule, Issue
 
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
-    """The loop's buffers fit the device, by formula; the compile check proves the rest.
+    """The loop's buffers fit the device, by formula; the compile check proves the rest. vLLM: as launched.
 
     A warning where the file's own Triton is older than the formula: it may fit there, and engines that fall back to
     the folder under a newer Triton still die at launch.
@@ -29,7 +30,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         if not all(1 <= size <= MAX_DIMENSION for size in sizes):
             continue  # the values rule's
         needed = loop_bytes(
-            config,
+            clamped(config, file.workload) if context.layout is Layout.VLLM else config,
             arch=device.arch,
             dtype=file.workload.dtype,
             block_quantised=file.workload.block_shape is not None,
