@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _subjects(request: TuneRequest) -> list[Subject]:
     """All of them first, and where their files go: a mistyped line of --workloads shouldn't show after an hour."""
     models, devices = load_models(), load_devices()
-    _check_before_the_gpu(request, models, devices)
+    _check_output(request)
+    _check_sources(request, models, devices)
     device_name = find_gpu()
     if device_name is None:
         raise UserError(
@@ -63,8 +64,8 @@ def _subjects(request: TuneRequest) -> list[Subject]:
     return subjects
 
 
-def _check_before_the_gpu(request: TuneRequest, models: ModelRegistry, devices: DeviceRegistry) -> None:
-    """All that is asked of no GPU: a mistake shows on the machine where it is made, not on the expensive one."""
+def _check_output(request: TuneRequest) -> None:
+    """As far as no GPU is asked: a mistake shows on the machine where it is made, not on the expensive one."""
     folder = folder_of_tiers(request.files.output)
     try:
         check_folder(folder)
@@ -73,6 +74,10 @@ def _check_before_the_gpu(request: TuneRequest, models: ModelRegistry, devices: 
         raise UserError(
             f"--output: expected a folder that can be written, found {found}. Fix: name another."
         ) from error
+
+
+def _check_sources(request: TuneRequest, models: ModelRegistry, devices: DeviceRegistry) -> None:
+    """On any device: what is wrong there is wrong on all."""
     any_other = next(device.name for device in devices if device.vendor == "nvidia" and device.smem_bytes_per_block)
     for source in request.sources:
         _subject(request, source, any_other, models, devices)
@@ -128,6 +133,7 @@ def _say(line: str) -> None:
 
 
 def _on_cluster(request: TuneRequest, address: str) -> int:
+    _check_sources(request, load_models(), load_devices())
     jobs = [
         NodeJob(f"{source.name} {source.parallel}", (*arguments_of(source), *arguments_of_effort(request)))
         for source in request.sources

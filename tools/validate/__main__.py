@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ExceptionsError as error:
         return _refuse(str(error))
     except OSError as error:
-        return _refuse(f"{error.filename}: expected to read it, found: {reason_of(error)}. Fix: make it readable")
+        return _refuse(
+            f"{error.filename or 'the files'}: expected to read it, found: {reason_of(error)}. Fix: make it readable"
+        )
     if report.findings or not nothing_there:
         emit(FORMATS[args.format](report))
     if nothing_there:

@@ -272,11 +272,14 @@ def test_without_a_gpu_a_replay_is_offered_that_works() -> None:
         (["--model", "mistralai/Mixtral-8x7B-v0.1", "--output", __file__], "--output: expected a folder that holds"),
         (["--model", "mistralai/Mixtral-8x7B-v0.1", "--output", "/proc/none"], "--output: expected a folder that can"),
         (["--workloads", "{out}/none"], "--workloads: "),
+        (["--workloads", "{out}/mistyped"], "mistyped, line 2: .*found 'mistralai/Mixtral'"),
+        (["--workloads", "{out}/mistyped", "--ray", "auto"], "mistyped, line 2: .*found 'mistralai/Mixtral'"),
     ],
 )
 def test_what_is_no_matter_of_the_gpu_is_checked_before_it(
     arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "mistyped").write_text("mistralai/Mixtral-8x7B-v0.1 tp=2\nmistralai/Mixtral tp=2\n", "utf-8")
     assert tune(*(argument.replace("{out}", str(tmp_path)) for argument in arguments)) == 2
     printed = capsys.readouterr().err
     assert re.search(told, printed)
