@@ -19,7 +19,7 @@ from tools.convert.converter import Attribution, Taken
 from tools.findings import Finding, Severity
 from tools.registry.models import ModelRegistry, load_models
 from tools.store import schemas
-from tools.store.files import canonical_config, discover, sha256, version_folder
+from tools.store.files import canonical_config, discover, sha256
 from tools.store.workload import Layout, Workload, parse_file_name
 
 DAY = date(2026, 1, 2)
@@ -89,9 +89,12 @@ class TestNamesAndFolders:
         assert taken.relative.as_posix() == f"{tier}{NAME}"
         assert json.loads(taken.config) == table()
 
-    def test_the_reference_tritons_files_go_to_the_default_tier(self, folder: Path, models: ModelRegistry) -> None:
-        put(folder, f"{version_folder(reference_triton())}/{NAME}")
-        assert one(folder, SGLANG, models).relative.as_posix() == NAME
+    @pytest.mark.parametrize(("version", "tier"), [(reference_triton(), ""), ("3.6.0", "triton_3_6_0/")])
+    def test_sglangs_folder_of_the_reference_becomes_the_default_tier(
+        self, folder: Path, models: ModelRegistry, version: str, tier: str
+    ) -> None:
+        put(folder, f"triton_{version.replace('.', '_')}/{NAME}")
+        assert one(folder, SGLANG, models).relative.as_posix() == f"{tier}{NAME}"
 
     def test_a_dead_name_is_kept_so_that_validate_can_say_what_is_wrong(
         self, folder: Path, models: ModelRegistry
