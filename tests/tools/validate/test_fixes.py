@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.builders import H100, NAME, Store, as_nobody, entry, signed, table
+from tools.checkout import reference_triton
 from tools.findings import Finding, Severity
-from tools.store.files import canonical_config, canonical_record
+from tools.store.files import canonical_config, canonical_record, version_folder
 from tools.store.workload import Layout, parse_file_name
 from tools.tune.request import DEFAULT_BATCH_SIZES
 from tools.validate import fixer
@@ -88,6 +89,14 @@ def rename(store: Store, name: str, to: str, folder: str = "") -> None:
         document = {**json.loads(record.read_bytes()), "workload": workload.to_json()}
         record.with_name(to).write_bytes(canonical_record(document))
         record.unlink()
+
+
+def move(store: Store, folder: str, to: str) -> None:
+    """A tier's file and its record, into another tier."""
+    for root in (store.root, store.root / "records"):
+        (root / to).mkdir(exist_ok=True)
+        (root / folder / NAME).rename(root / to / NAME)
+        (root / folder).rmdir()
 
 
 def fix(store: Store) -> None:
@@ -204,6 +213,18 @@ CASES = [
         lambda s: write(s, folder="triton_3_6"),
         "name the folder by the three numbers of the Triton release",
         lambda s: (s.root / "triton_3_6").rename(s.root / VERSION),
+    ),
+    Case(
+        "version-folder",
+        lambda s: tune(s, folder=version_folder(reference_triton())),
+        "move its files up into configs/, and their records up into records/",
+        lambda s: move(s, version_folder(reference_triton()), ""),
+    ),
+    Case(
+        "version-folder",
+        both(lambda s: tune(s, folder=VERSION), lambda s: move(s, VERSION, "triton_3_99_0")),
+        "move its files to the folder of the Triton that they were tuned with",
+        lambda s: move(s, "triton_3_99_0", VERSION),
     ),
     broken('"num_stages": 3\n', '"num_stages": 3,\n', "remove the comma"),
     broken('"num_stages": 3\n', '"num_stages": NaN\n', "write a finite number"),
