@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import enum
 import errno
 import functools
 import io
@@ -16,13 +17,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol, TextIO
+from typing import Any, NoReturn, Protocol, TextIO, TypeVar
 
 from tools.errors import UserError, reason_of
 from tools.text import printable
+
+Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 
 class Main(Protocol):
@@ -132,6 +135,19 @@ def path_argument(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, found an empty text")
     return Path(text)
+
+
+def one_of(choices: Iterable[Choice]) -> Callable[[str], Choice]:
+    """For argparse, in place of its own `choices`, whose message shows the members as Python writes them."""
+    known = {choice.value: choice for choice in choices}
+    *others, last = known
+
+    def read(text: str) -> Choice:
+        if text not in known:
+            raise argparse.ArgumentTypeError(f"expected {', '.join(others)} or {last}, found {text!r}")
+        return known[text]
+
+    return read
 
 
 def _exit_code(main: Callable[[], int]) -> int:

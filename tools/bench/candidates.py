@@ -18,8 +18,9 @@ from tools.measure.layer import LayerShape
 from tools.registry.devices import Device
 from tools.registry.models import load_models
 from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of
-from tools.store.config_file import ConfigFile, load, nearest_batch_size
+from tools.store.config_file import MAY_BE_SILENT, ConfigFile, load, nearest_batch_size
 from tools.store.files import TUNED_FILE, Content, discover, read_file, record_path
+from tools.store.other_kernels import other_kernel
 from tools.store.record import RecordError, as_record
 from tools.store.strict_json import parse
 from tools.store.tiers import Role, why_skipped
@@ -105,7 +106,8 @@ def with_distinct_names(rivals: Mapping[str, tuple[Candidate, ...]]) -> tuple[Ca
 def read(path: Path) -> ConfigFile:
     """A tuned file of any layout."""
     found = discover([path], Layout.VLLM)[0]
-    return ConfigFile(found, parse_file_name(path.name, layout_of(path.name)), read_file(path, TUNED_FILE))
+    name = parse_file_name(path.name, layout_of(path.name))
+    return ConfigFile(found, name, read_file(path, TUNED_FILE), MAY_BE_SILENT)
 
 
 def layout_of(name: str) -> Layout:
@@ -174,6 +176,8 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
     for other in tree.others:
         if other.role is Role.SKIPPED:
             say(f"not measured: {shown_path(other.path)}: {'. Fix: '.join(why_skipped(other, request.layout))}")
+        elif other.role is Role.OTHER_KERNEL:
+            say(f"not measured: {shown_path(other.path)}: a file of {other_kernel(other.path.name)}")
         elif other.role is Role.UNREADABLE:
             say(f"not measured: {shown_path(other.path)}: can't be read")
     if not files:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tools.checkout import CONFIGS
-from tools.cli import path_argument, run
+from tools.cli import one_of, path_argument, run
 from tools.errors import UserError
 from tools.findings import emit
 from tools.registry.citations import Check, check_citations, open_wheel
@@ -98,11 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.registry", description=__doc__)
     add = parser.add_argument
     add("folder", nargs="?", type=path_argument, default=CONFIGS, help="files to explain (configs/)")
-    add("--layout", choices=[*Layout], type=Layout, default=Layout.REPO, help="whose int4 names")
+    add("--layout", type=one_of(Layout), default=Layout.REPO, metavar="{repo,vllm,sglang}", help="whose int4 names")
     add("--format", choices=["text", "json"], default="text")
     one = parser.add_argument_group("one model's shard, instead of the report")
     one.add_argument("--model", metavar="NAME", help="Hugging Face id")
-    one.add_argument("--engine", choices=[*Engine], type=Engine, default=Engine.VLLM)
+    one.add_argument("--engine", type=one_of(Engine), default=Engine.VLLM, metavar="{vllm,sglang}")
     one.add_argument("--tp", type=int, default=1, help="tensor parallel size")
     one.add_argument("--ep", type=int, default=1, help="expert parallel size, a divisor of tp")
     one.add_argument("--dtype", help="instead of the checkpoint's own; then without block or channel scales")

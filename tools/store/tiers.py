@@ -9,6 +9,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tools.store.other_kernels import other_kernel
 from tools.store.workload import Layout
 
 DEFAULT_TIER = "default"
@@ -34,6 +35,7 @@ class Role(enum.Enum):
     KNOWN = "known"
     FOREIGN = "foreign"
     SKIPPED = "skipped"  # meant as a tuned file, where the layout's engine doesn't look or under no name of its own
+    OTHER_KERNEL = "other kernel"  # in an engine's folder: the file of a kernel that shares it
     UNREADABLE = "unreadable"  # a folder that can't be listed
 
 
@@ -99,6 +101,8 @@ def role_of(path: Path, relative: PurePosixPath, layout: Layout) -> Role:
     if not is_json and (kind == stat.S_IFDIR or not parts):
         return Role.UNREADABLE
     if layout is not Layout.REPO:
+        if other_kernel(path.name):
+            return Role.OTHER_KERNEL
         if is_json and len(parts) == (1 if layout is Layout.VLLM else 2):
             return Role.CONFIG
         return Role.SKIPPED if _is_meant_as_tuned(path, layout) else Role.KNOWN
@@ -112,7 +116,7 @@ def role_in_repo(relative: PurePosixPath) -> Role:
     parts = relative.parts
     if parts in (("README.md",), *((REGISTRY, name) for name in REGISTRIES)):
         return Role.KNOWN
-    if not parts or relative.suffix != ".json":
+    if not parts or relative.suffix != ".json" or other_kernel(relative.name):
         return Role.FOREIGN
     if parts[0] == RECORDS and _in_tier(parts[1:]):
         return Role.RECORD

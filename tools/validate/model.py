@@ -48,6 +48,22 @@ class Context:
         """The registry's entry for the device that the file names."""
         return None if file.workload is None else self.devices.get(file.workload.device_name)
 
+    def rewritten(self, fix: str) -> str:
+        """A fix that changes what is in a file: in this store the record beside it signs the bytes."""
+        return f"{fix}; then tune it, or take it over again: its record signs the bytes" if self.has_records else fix
+
+    def removed(self, fix: str) -> str:
+        """A fix that removes a file: in this store the record beside it goes with it."""
+        return f"{fix}, its record too" if self.has_records else fix
+
+    def renamed(self, fix: str) -> str:
+        """A fix that changes a file's name, which in this store its record has and repeats."""
+        return f"{fix}; rename its record too, and correct the workload in it" if self.has_records else fix
+
+    @property
+    def has_records(self) -> bool:
+        return self.layout is Layout.REPO
+
 
 @dataclass(frozen=True)
 class FileRule:

@@ -342,6 +342,14 @@ class TestReadFiles:
         assert len(said) == 1
         assert said[0].startswith(f"not measured: folder/deeper/{DEEPSEEK}: not read by vLLM in this place. Fix: ")
 
+    def test_a_file_of_another_kernel_is_said(
+        self, read_by: Callable[..., list[ConfigFile]], said: list[str], tmp_path: Path
+    ) -> None:
+        tuned(tmp_path / "folder", {1: SOUND})
+        tuned(tmp_path / "folder", {1: SOUND}, "NVIDIA_H200_SHRINK.json")
+        assert paths(read_by("folder", "--layout", "vllm")) == [MIXTRAL]
+        assert said == ["not measured: folder/NVIDIA_H200_SHRINK.json: a file of vLLM's LoRA kernels"]
+
     @pytest.mark.parametrize(
         ("path", "found"),
         [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tools.findings import Severity
 from tools.launch.kernel_hash import EARLIER, hash_source
 from tools.registry.models import Model, ModelRegistry, Quantisation
 from tools.registry.shapes import registered_shapes
+from tools.store.files import canonical_config
 from tools.store.workload import Layout, Shape, Workload
 from tools.validate import runner
 from tools.validate.rules.record import RULE
@@ -33,7 +35,7 @@ def test_a_file_without_a_record_is_an_error_that_says_where_it_belongs(store: S
     (finding,) = store.findings(RULE)
     assert finding.severity is Severity.ERROR
     assert finding.message == f"expected a record at records/legacy_configs/{NAME}, found none"
-    assert "`nox -s convert` writes it" in finding.fix
+    assert "`nox -s convert`, which writes the record" in finding.fix
 
 
 def test_a_record_of_another_tier_does_not_count(store: Store) -> None:
@@ -92,7 +94,39 @@ def test_changed_bytes_no_longer_match_the_hash(store: Store) -> None:
     path = store.config()
     path.write_bytes(path.read_bytes().replace(b"64", b"128", 1))
     (message,) = store.messages(RULE)
-    assert message.startswith("config_sha256: expected ")
+    assert message.startswith("config_sha256: expected the file that was recorded (")
+
+
+@pytest.mark.parametrize("mark", [lambda data: data.replace(b"\n", b"\r\n"), lambda data: data.replace(b"    ", b" ")])
+def test_what_differs_in_form_alone_is_not_another_file(store: Store, mark: Callable[[bytes], bytes]) -> None:
+    path = store.config()
+    store.measured(path)
+    path.write_bytes(mark(path.read_bytes()))
+    (finding,) = store.findings()
+    assert (finding.rule, finding.fix) == ("canonical-bytes", "run with --fix")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        (b'"num_stages": 3', b'"num_stages": 4', "record"),
+        (b',\n        "num_stages": 3', b"", "schema"),
+        (b'"num_stages": 3', b'"num_stages": 3,', "strict-json"),
+        (b'"num_stages": 3', b'"num_stages": "3"', "schema"),
+    ],
+)
+def test_an_edit_is_one_finding(store: Store, old: bytes, new: bytes, rule: str) -> None:
+    path = store.config()
+    store.measured(path)
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    assert [finding.rule for finding in store.findings()] == [rule]
+
+
+def test_a_row_that_is_gone_is_one_finding(store: Store) -> None:
+    path = store.config()
+    store.measured(path)
+    path.write_bytes(canonical_config({size: row for size, row in table().items() if size != "64"}))
+    assert store.messages() == ["rows: expected the file's batch sizes, found not in the file 64"]
 
 
 def test_rows_are_the_files_batch_sizes(store: Store) -> None:
@@ -102,7 +136,7 @@ def test_rows_are_the_files_batch_sizes(store: Store) -> None:
     rows["10"], rows["9"] = rows.pop("2"), rows.pop("16")
     store.measured(path, rows=rows)
     assert store.messages(RULE) == [
-        "rows: expected the file's batch sizes, missing ['2', '16'], not in the file ['9', '10']"
+        "rows: expected the file's batch sizes, found missing 2, 16 and not in the file 9, 10"
     ]
 
 
@@ -414,9 +448,9 @@ def test_engines_folders_have_no_records(store: Store) -> None:
 
 def test_a_broken_file_does_not_hide_its_records_faults(store: Store) -> None:
     path = store.config()
+    store.record(path, workload=Workload(16, 1024, H100).to_json())
     path.write_bytes(b"{")
-    (message,) = store.messages(RULE)
-    assert message.startswith("config_sha256")
+    assert store.messages(RULE) == ["workload.E: expected 8 as in the name, found 16"]
 
 
 def test_a_folder_that_can_not_be_read_is_said_once() -> None:

@@ -22,6 +22,7 @@ from tools.store.files import closed_folder, record_path, sha256, version_folder
 from tools.store.record import Environment, Latency, Record, RecordedRow
 from tools.store.workload import Shape, Workload
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
+from tools.validate.rules import canonical_bytes
 
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
@@ -33,7 +34,8 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     if not os.path.lexists(path):
         yield Issue(
             f"expected a record at records/{file.found.relative}, found none",
-            "a measured file comes with its record; for figures from elsewhere `nox -s convert` writes it",
+            "tune it, which writes file and record; figures from elsewhere: move the file out of configs/ and take it "
+            "over with `nox -s convert`, which writes the record",
         )
         return
     content = file.record
@@ -65,28 +67,39 @@ def _mismatches(record: Record, path: Path, file: ConfigFile) -> Iterator[Issue]
             if expected[key] != found[key]:
                 yield Issue(
                     f"workload.{key}: expected {expected[key]!r} as in the name, found {found[key]!r}",
-                    "the record is of another file: tune again, or restore its own",
+                    "the record is of another file: restore this file's own, or tune it again",
                     path=path,
                 )
-    if file.content.data is not None and not record.speaks_of(file.content.data):
+    yield from _other_bytes(record, path, file)
+
+
+def _other_bytes(record: Record, path: Path, file: ConfigFile) -> Iterator[Issue]:
+    """The file was changed after it was recorded, and nothing else says so.
+
+    Of one that can't be read, or whose rows are others, that is said; what differs in form alone, --fix writes anew.
+    """
+    data, as_written = file.content.data, canonical_bytes.fixed(file)
+    if data is None or as_written is None or record.speaks_of(data) or record.speaks_of(as_written):
+        return
+    if not record.is_measured or set(record.rows) == set(file.batch_sizes):
         yield Issue(
-            f"config_sha256: expected {sha256(file.content.data)}, the hash of the file's bytes, "
-            f"found {record.config_sha256}",
-            "the file was changed after it was recorded: tune again, or restore the bytes",
+            f"config_sha256: expected the file that was recorded ({record.config_sha256[:12]}…), found another "
+            f"({sha256(data)[:12]}…)",
+            "restore the file as it was recorded (git restore does, where it is committed), or "
+            + ("tune it again" if record.is_measured else "remove it and its record and take it over again")
+            + ", which writes both anew",
             path=path,
         )
 
 
 def _measured_mismatches(record: Record, environment: Environment, path: Path, file: ConfigFile) -> Iterator[Issue]:
-    rows, keys = (
-        [str(num_tokens) for num_tokens in record.rows],
-        [str(num_tokens) for num_tokens in file.launch_configs],
-    )
-    if file.document is not None and set(rows) != set(keys):
-        missing, extra = sorted(set(keys) - set(rows), key=int), sorted(set(rows) - set(keys), key=int)
+    rows, keys = set(record.rows), set(file.batch_sizes)
+    if file.document is not None and rows != keys:
+        parts = {"missing": keys - rows, "not in the file": rows - keys}
+        told = [f"{what} {', '.join(map(str, sorted(sizes)))}" for what, sizes in parts.items() if sizes]
         yield Issue(
-            f"rows: expected the file's batch sizes, missing {missing or 'none'}, not in the file {extra or 'none'}",
-            "tune the missing batch sizes",
+            f"rows: expected the file's batch sizes, found {' and '.join(told)}",
+            "restore the file as it was recorded, or tune it again with the batch sizes that it should have",
             path=path,
         )
     if file.workload is not None and not file.workload.down:

@@ -19,7 +19,8 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     if read_file(default, TUNED_FILE).document == file.content.document:
         yield Issue(
             "expected a version file to differ from the default file, found the same launch configs",
-            "remove it: the chain falls back to the default; note the version in the record's verified_with",
+            "remove it and its record: the chain falls back to the default file, whose record can name the version in "
+            "verified_with",
             Severity.WARNING,
         )
 
