@@ -9,6 +9,7 @@ import functools
 import io
 import math
 import os
+import re
 import select
 import signal
 import stat
@@ -132,6 +133,14 @@ def path_argument(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, found an empty text")
     return Path(text)
+
+
+def block_shape_argument(text: str) -> tuple[int, int]:
+    """The block of weights that shares a scale, for argparse: «128,128», or as file names have it, «[128,128]»."""
+    match = re.fullmatch(r"\[?([1-9][0-9]{0,4}), ?([1-9][0-9]{0,4})\]?", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected two numbers above 0 as in 128,128, found {printable(repr(text))}")
+    return int(match[1]), int(match[2])
 
 
 def _exit_code(main: Callable[[], int]) -> int:

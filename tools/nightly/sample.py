@@ -17,12 +17,14 @@ from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
 from tools.checkout import CHECKOUT
+from tools.cli import say
 from tools.errors import UserError
 from tools.git import CommitError, Repository
 from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile
 from tools.pull_request.plan import MOST_SHAPES, planned_shapes
 from tools.registry.devices import DeviceRegistry
 from tools.registry.models import ModelRegistry, load_models
+from tools.registry.shapes import why_not_measured
 from tools.store import config_file, schemas
 from tools.store.config_file import ConfigFile
 from tools.store.files import discover, read_file, record_path
@@ -110,6 +112,9 @@ def _measured(file: ConfigFile, models: ModelRegistry) -> PlannedFile | None:
         return None
     if file.content.faults or file.workload is None or not schemas.is_valid("tuned_config", file.document):
         raise NightlyError(f"{shown_path(file.found.path)}: expected a tuned file, found a broken one. {_FIX}")
+    if why := why_not_measured(file.workload, models):
+        say(f"{shown_path(file.found.path)}: left out: {why}")
+        return None
     return planned(file.workload, file.found.folder, file.launch_configs, record, models)
 
 

@@ -21,7 +21,7 @@ from tools.tune.cluster import NodeJob, tune_on_cluster
 from tools.tune.protocol import RunnerError, Subject
 from tools.tune.report import TuneSummary, to_json, to_text
 from tools.tune.request import TuneRequest, arguments_of, arguments_of_effort, parse
-from tools.tune.subject import ModelSource, SubjectError, make_subject
+from tools.tune.subject import ModelSource, SubjectError, make_subject, shared_name
 from tools.tune.tuner import TuneError
 from tools.tune.write import find_destination, folder_of_tiers
 
@@ -57,10 +57,13 @@ def _subjects(request: TuneRequest) -> list[Subject]:
     subjects = []
     for source in request.sources:
         try:
-            subjects.append(make_subject(source, device_name, models, devices, all_shapes=request.all_shapes))
+            subject = make_subject(source, device_name, models, devices, all_shapes=request.all_shapes)
         except SubjectError as error:
             where = source.where if isinstance(source, ModelSource) else ""
             raise SubjectError(f"{where}: {error}" if where else str(error)) from error
+        if note := shared_name(subject, models):
+            _say(note)
+        subjects.append(subject)
     for subject in subjects:
         find_destination(request, subject, origin)
     return subjects
