@@ -15,6 +15,7 @@ from fused_moe_configs.lookup import (
     ConfigEntry,
     ConfigError,
     device_in,
+    packed_size,
     read_json,
     release,
     renamed,
@@ -129,7 +130,7 @@ def _spelled(engine: str, name: str, notes: list[str]) -> str:
         name, N = re.sub(r"\[(\d+),(\d+)\]", r"[\1, \2]", name), match[1]
         if "dtype=int4_w4a16" in name:  # SGLang takes the packed weight's size, two values a byte
             faults += [f"SGLang's names hold half of int4's N, found the odd {N}"] if int(N) % 2 else []
-            name = name.replace(f"N={N}", f"N={int(N) // 2}", 1)
+            name = name.replace(f"N={N}", f"N={packed_size(int(N), 'int4_w4a16')}", 1)
     notes += [f"{name}: left out: {fault}" for fault in faults[:1]]
     return "" if faults else name
 

@@ -315,7 +315,7 @@ class TestReport:
         (tmp_path / "E=7,N=7,device_name=A.json").touch()
         assert main([str(tmp_path), "--format", "json"]) == 0
         assert json.loads(capsys.readouterr().out) == {
-            "pairs": [{"E": 7, "N": 7, "files": 1, "explanations": []}],
+            "pairs": [{"E": 7, "N": 7, "files": 1, "explanations": [], "otherwise_stored": []}],
             "unexplained": 1,
         }
 
