@@ -17,7 +17,7 @@ from typing import Any
 from tools import cli
 from tools.errors import reason_of
 from tools.registry.expert_modules import Experts
-from tools.registry.models import AS_STORED, Asked, Model, Quantisation
+from tools.registry.models import AS_STORED, OTHER_KERNELS, Asked, Model, Quantisation, other_kernel
 from tools.registry.quantization_config import (
     SAY_DTYPE,
     ConfigJsonError,
@@ -187,7 +187,7 @@ def _checkpoint(document: Fields, beside: Fields, asked: Asked, name: str | None
     except ConfigJsonError as error:
         raise ConfigJsonError(error.reason, _say_sizes(view)) from error
     gated, activation = _gate(view)
-    _check_width(view, sizes["K"], "" if gated else activation)
+    signs = _other_width(view, sizes["K"])
     missing = [f"{size} ({_told(view, size)})" for size, value in sizes.items() if value is None]
     if missing:
         raise ConfigJsonError(f"expected the sizes of an MoE model, found no {', no '.join(missing)}", _say_sizes(view))
@@ -195,7 +195,15 @@ def _checkpoint(document: Fields, beside: Fields, asked: Asked, name: str | None
     if top_k > E:
         reason = f"top_k: expected at most the model's {E} experts, found {top_k}"
         raise ConfigJsonError(reason, f"correct the file, or {_say_sizes(view, 'top_k')}")
+    if signs and not gated:
+        reason = f"expected experts with a gate on the hidden size, found none ({activation}) and {signs}"
+        raise ConfigJsonError(f"{reason}: there is nothing to tune")
     stored, dtype_from = _stored(document, beside, view, _layers(view, E), asked)
+    if signs and stored.dtype in OTHER_KERNELS:
+        raise ConfigJsonError(other_kernel(dtype_from, stored.dtype))
+    if signs:
+        reason = f"{signs}: expected experts on the hidden size, found a sign of a width of their own"
+        raise ConfigJsonError(reason, f"with that width as K, {_say_sizes(view, 'K')}")
     model = Model(name or printable(str(path)), E, N, K, top_k, stored, f"shape: {path.name}", gated=gated)
     return Checkpoint(model, name is not None, dtype_from)
 
@@ -320,8 +328,8 @@ def _gate(view: _View) -> tuple[bool, str]:
     return view.model_type not in UNGATED_TYPES, f"model_type {found(view.model_type)}"
 
 
-def _check_width(view: _View, K: int | None, no_gate: str) -> None:
-    """ConfigJsonError: a sign that experts see another width than the hidden size. no_gate: the field that says so."""
+def _other_width(view: _View, K: int | None) -> str:
+    """The signs that experts see another width than the hidden size. Empty: there is none."""
     signs = {
         name: value
         for fields in view.chain
@@ -331,14 +339,7 @@ def _check_width(view: _View, K: int | None, no_gate: str) -> None:
     width = view.fields.get("moe_hidden_size")
     if width not in (None, K):
         signs["moe_hidden_size"] = width
-    if not signs:
-        return
-    told = ", ".join(f"{name} {found(value)}" for name, value in signs.items())
-    if no_gate:
-        reason = f"expected experts with a gate on the hidden size, found none ({no_gate}) and {told}: nothing to tune"
-        raise ConfigJsonError(reason)
-    reason = f"{told}: expected experts on the hidden size, found a sign of a width of their own"
-    raise ConfigJsonError(reason, f"with that width as K, {_say_sizes(view, 'K')}")
+    return ", ".join(f"{name} {found(value)}" for name, value in signs.items())
 
 
 # ---------------------------------------------------------------

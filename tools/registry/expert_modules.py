@@ -42,11 +42,10 @@ _PROJECTIONS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w2", "w3"), ("gat
 
 def share(patterns: Collection[str], experts: Experts) -> Share:
     """How many of the experts' projections at least one of the patterns means. Patterns that mean nothing are none."""
-    text = _text(experts)
-    # Most lists name attention and routers, layer by layer: what no name holds is left out at once.
-    plain = {tuple(p.split(".")) for p in patterns if p and not _is_wild(p) and p in text}
+    plain = {parts for pattern in patterns if not _is_wild(pattern) if (parts := _parts(pattern, experts))}
     compiled = [_compiled(pattern) for pattern in patterns if _is_wild(pattern)]
-    wild = [pattern for pattern in compiled if re.search(f"(?m)^(?:{pattern})", text)]
+    # Most lists name attention and routers, layer by layer: what fits no module is left out at once.
+    wild = [pattern for pattern in compiled if re.search(f"(?m)^(?:{pattern})", _text(experts))]
     if not plain and not wild:
         return Share.NONE
     tries = [re.compile(pattern) for pattern in wild]
@@ -80,6 +79,24 @@ def _text(experts: Experts) -> str:
     """Every name, and every module that holds one, each on a line."""
     lines = {name.rsplit(".", cut)[0] if cut else name for f in _families(experts) for name in f for cut in range(5)}
     return "\n".join(sorted(lines))
+
+
+_WORDS = frozenset(
+    {
+        *(part for names in (*_PREFIXES, *_CONTAINERS) for part in names.split(".")),
+        *(projection for projections in _PROJECTIONS for projection in projections),
+        *("layers", "experts"),
+    }
+)
+
+
+def _parts(name: str, experts: Experts) -> tuple[str, ...]:
+    """A plain name's components, empty where no expert's name has them all, or it is of an expert that isn't tried."""
+    parts = tuple(name.removesuffix(".weight").split("."))
+    if not all(part in _WORDS or part.isdecimal() for part in parts):
+        return ()
+    number = parts[parts.index("experts") + 1 :][:1] if "experts" in parts else ()
+    return () if number and number[0] not in ("0", str(experts.num_experts - 1)) else parts
 
 
 def _is_wild(pattern: str) -> bool:

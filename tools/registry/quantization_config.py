@@ -7,6 +7,7 @@ compressed_tensors/, quark/), SGLang 0.5.23 (srt/layers/quantization/) and trans
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,6 +89,12 @@ def block_of(value: object, where: str) -> tuple[int, int]:
 
 
 def _fp8(fields: Fields, where: str, _experts: Experts) -> Quantisation:
+    if fields.get("store_dtype") == "mxfp4":  # MiMo-V2.6: fp8 around 4-bit experts
+        return Quantisation("mxfp4")
+    for name, value in fields.items():
+        if value and ((name == "store_dtype" and value != "fp8") or re.search("fp4|int4", name)):
+            reason = f"{where}.{name}: expected none beside fp8, found {found(value)}"
+            raise ConfigJsonError(reason, SAY_DTYPE)
     if fields.get("weight_block_size") is not None:
         return Quantisation("fp8_w8a8", block_of(fields["weight_block_size"], f"{where}.weight_block_size"))
     scheme = fields.get("activation_scheme") or "dynamic"
@@ -139,9 +146,12 @@ def _modelopt(fields: Fields, where: str, experts: Experts) -> Quantisation | No
     of_experts = [kind for kind, part in shares.items() if part is not Share.NONE]
     if not of_experts:
         return None
-    if len(of_experts) > 1 or shares[of_experts[0]] is not Share.ALL:
+    if len(of_experts) > 1:
         raise _mixed(f"{where}.quantized_layers")
+    # Layers that aren't listed have no experts: a hybrid's attention and Mamba, the first dense ones.
     first = layers[by_kind[of_experts[0]][0]]
+    if str(first.get("quant_algo")).upper() in ("NONE", "UNQUANTIZED"):
+        return None
     return by_algorithm(str(first.get("quant_algo")), f"{where}.quantized_layers, quant_algo", first.get("group_size"))
 
 
