@@ -137,10 +137,10 @@ def path_argument(text: str) -> Path:
 
 def block_shape_argument(text: str) -> tuple[int, int]:
     """The block of weights that shares a scale, for argparse: «128,128», or as file names have it, «[128,128]»."""
-    match = re.fullmatch(r"\[?([1-9][0-9]{0,4}), ?([1-9][0-9]{0,4})\]?", text, re.ASCII)
+    match = re.fullmatch(r"(\[)?([1-9][0-9]{0,4}), ?([1-9][0-9]{0,4})(?(1)\])", text, re.ASCII)
     if match is None:
         raise argparse.ArgumentTypeError(f"expected two numbers above 0 as in 128,128, found {printable(repr(text))}")
-    return int(match[1]), int(match[2])
+    return int(match[2]), int(match[3])
 
 
 def _exit_code(main: Callable[[], int]) -> int:

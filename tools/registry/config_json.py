@@ -76,13 +76,9 @@ FOUR_BIT_UNLESS_SAID = frozenset({"deepseek_v4", "deepseek_v41"})
 
 DENSE_LAYERS = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
 
-COMPUTE_DTYPES = {
-    "float16": "fp16",
-    "half": "fp16",
-    "bfloat16": "bf16",
-    "float32": "bf16",
-    "auto": "bf16",
-    None: "bf16",
+COMPUTE_DTYPES: Mapping[str | None, str] = {
+    **dict.fromkeys(("float16", "half", "fp16"), "fp16"),
+    **dict.fromkeys(("bfloat16", "bf16", "float32", "auto", None), "bf16"),
 }
 """By `dtype` or `torch_dtype`. Engines run float32 checkpoints in 16 bits."""
 
@@ -96,12 +92,13 @@ OTHER_PARTS = re.compile("vision|visual|image|audio|speech|talker|code|vocoder|m
 class Checkpoint:
     """What a config.json says. model.id is the model's id, or where nothing tells it the file's path.
 
-    dtype_from: the field that says how the experts are stored.
+    dtype_from, gate_from: the fields that say how the experts are stored, and whether they have a gate.
     """
 
     model: Model
     is_named: bool
     dtype_from: str
+    gate_from: str
 
 
 def read_config_json(path: Path, asked: Asked = AS_STORED, model_id: str | None = None) -> Checkpoint:
@@ -205,7 +202,7 @@ def _checkpoint(document: Fields, beside: Fields, asked: Asked, name: str | None
         reason = f"{signs}: expected experts on the hidden size, found a sign of a width of their own"
         raise ConfigJsonError(reason, f"with that width as K, {_say_sizes(view, 'K')}")
     model = Model(name or printable(str(path)), E, N, K, top_k, stored, f"shape: {path.name}", gated=gated)
-    return Checkpoint(model, name is not None, dtype_from)
+    return Checkpoint(model, name is not None, dtype_from, activation)
 
 
 # ---------------------------------------------------------------

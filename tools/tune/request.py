@@ -342,34 +342,33 @@ def read_workloads(path: Path) -> tuple[ModelSource, ...]:
 
 def _workload(where: str, words: list[str]) -> ModelSource:
     name, *settings = words
-    flags: list[str] = []
+    values: dict[str, str] = {}
     for setting in settings:
         key, _, value = setting.partition("=")
-        flag = _SETTINGS.get(key)
-        if flag is None or flag in flags or not re.fullmatch(_VALUES.get(key, ".+"), value):
-            expected = "«MODEL tp=N [ep=N] [dtype=D] [block_shape=n,k] [per_channel_quant=True]»"
-            raise UserError(f"{where}: expected {expected}, found {printable(' '.join(words))!r}.")
-        flags += [flag] if key == "per_channel_quant" else [flag, value]
-    options = parser().parse_args(["--model", name, *flags])
-    asked = Asked(options.dtype, options.block_shape, options.per_channel_quant)
-    return ModelSource(name, Parallel(options.tp, options.ep), asked, where)
+        if key in values or not re.fullmatch(_SETTINGS.get(key, "(?!)"), value):
+            raise _bad_line(where, words)
+        values[key] = value
+    try:
+        block_shape = block_shape_argument(values["block_shape"]) if "block_shape" in values else None
+    except argparse.ArgumentTypeError as error:
+        raise _bad_line(where, words) from error
+    asked = Asked(values.get("dtype"), block_shape, "per_channel_quant" in values)
+    return ModelSource(name, Parallel(int(values.get("tp", 1)), int(values.get("ep", 1))), asked, where)
 
 
 _SETTINGS = {
-    "tp": "--tp",
-    "ep": "--ep",
-    "dtype": "--dtype",
-    "block_shape": "--block-shape",
-    "per_channel_quant": "--per-channel-quant",
-}
-"""What a line of --workloads may say of its model, and the flag that means it."""
-
-_VALUES = {
     "tp": "[1-9][0-9]{0,3}",
     "ep": "[1-9][0-9]{0,3}",
-    "block_shape": r"\[?[1-9][0-9]{0,4},[1-9][0-9]{0,4}\]?",
+    "dtype": ".+",
+    "block_shape": ".+",
     "per_channel_quant": "True",
 }
+"""What a line of --workloads may say of its model, and how the value looks."""
+
+
+def _bad_line(where: str, words: list[str]) -> UserError:
+    expected = "«MODEL tp=N [ep=N] [dtype=D] [block_shape=n,k] [per_channel_quant=True]»"
+    return UserError(f"{where}: expected {expected}, found {printable(' '.join(words))!r}.")
 
 
 def arguments_of(source: ModelSource) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def make_subject(
         workload, named, quant = _read(source, device_name, models)
         _check_sizes(workload, named.shape)
     except (RegistryError, ShardError) as error:
-        raise SubjectError(printable(str(error))) from error
+        raise SubjectError(f"{printable(str(error)).removesuffix('.')}.") from error
     shapes = _shapes(workload, named, models, every=all_shapes)
     return Subject(workload, shapes, quant, device.target, device.arch, device.smem_bytes_per_block)
 
@@ -147,7 +147,7 @@ def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Work
             checkpoint = read_config_json(path, asked, model_id)
             model = checkpoint.model
             title = f"{model.id} ({checkpoint.dtype_from})"
-            _check_gate(model, model.id)
+            _check_gate(model, f"{model.id} ({checkpoint.gate_from})")
             workload, named, quant = _of_model(model, title, parallel, model.quantisation, device_name)
             names = (f"{model.id} {parallel}",) if checkpoint.is_named else ()
             return workload, ShapeOfModels(named.shape, names), quant
@@ -156,8 +156,8 @@ def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Work
 def _check_gate(model: Model, title: str) -> None:
     if not model.gated:
         raise SubjectError(
-            f"{title}: expected gated experts, found a model without a gate, whose layer is another problem than this "
-            "kernel's: there is nothing to tune."
+            f"{printable(title)}: expected experts with a gate, found a model without a gate, whose layer is another "
+            "problem than this kernel's: there is nothing to tune."
         )
 
 
