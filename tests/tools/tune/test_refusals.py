@@ -107,7 +107,7 @@ FIXES: tuple[tuple[str, Callable[[Try, re.Match[str]], Try]], ...] = (
     (r"Fix: choose tp a multiple of ep", lambda before, _: before.set("--tp", before.value("--ep"))),
     (
         r"Fix: correct the sizes, or use a smaller ep",
-        lambda before, _: _smaller("--ep")(_smaller("--tp")(before, _), _),
+        lambda before, _: _half(_half(before, "--tp"), "--ep"),
     ),
     (r"Fix: use a smaller tp", lambda before, _: _half(before, "--tp")),
 )

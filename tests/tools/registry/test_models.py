@@ -1,0 +1,68 @@
+"""What a person says of a model's quantisation beside its name, and what the registry says of its scales."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.registry.models import AS_STORED, OTHER_KERNELS, Asked, Quantisation, load_models, other_kernel
+from tools.registry.reading import RegistryError
+
+BF16 = Quantisation("bf16")
+BLOCK = Quantisation("fp8_w8a8", (128, 128))
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored", "expected"),
+    [
+        (AS_STORED, BLOCK, BLOCK),
+        (Asked("fp8_w8a8"), BLOCK, BLOCK),
+        (Asked("bf16"), BLOCK, BF16),
+        (Asked("fp8_w8a8"), BF16, Quantisation("fp8_w8a8", activation_scales="dynamic")),
+        (Asked("fp8_w8a8", (128, 128)), BF16, BLOCK),
+        (Asked(None, (64, 64)), BLOCK, Quantisation("fp8_w8a8", (64, 64))),
+        (Asked(None, None, True), BLOCK, Quantisation("fp8_w8a8", per_channel_quant=True)),
+        (Asked("int8_w8a16"), BF16, Quantisation("int8_w8a16")),
+        (Asked("int8_w8a16", None, True), BF16, Quantisation("int8_w8a16")),
+    ],
+)
+def test_what_is_asked_for_counts_over_what_is_stored(
+    asked: Asked, stored: Quantisation, expected: Quantisation
+) -> None:
+    assert asked.of(stored) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (
+            Asked(None, (128, 128)),
+            "--block-shape: expected with fp8_w8a8 or int8_w8a8, found with bf16. Fix: add --dtype",
+        ),
+        (Asked("bf16", None, True), "--per-channel-quant: .*found with bf16. Fix: name --dtype fp8_w8a8, or leave"),
+        (Asked("fp8_w8a8", (128, 128), True), "expected without --per-channel-quant, found both. Fix: leave one out"),
+    ],
+)
+def test_scales_that_a_dtype_has_none_of_are_refused(asked: Asked, told: str) -> None:
+    with pytest.raises(RegistryError, match=told):
+        asked.of(BF16)
+
+
+@pytest.mark.parametrize("dtype", OTHER_KERNELS)
+def test_a_dtype_of_another_kernel_names_it_and_ends(dtype: str) -> None:
+    assert other_kernel("a/A", dtype).startswith(f"a/A: {dtype} experts run another kernel than the fused MoE Triton")
+    assert other_kernel("a/A", dtype).endswith("nothing to tune")
+
+
+def test_the_registry_may_say_how_activations_are_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"id": "a/A", "E": 8, "N": 64, "K": 64, "top_k": 2, "dtype": "fp8_w8a8", "source": "shape: made up"}
+    entries = [{**entry, "activation_scales": "static"}, {**entry, "id": "b/B"}]
+    # Whether the field may stand there is the schema's business.
+    monkeypatch.setattr("tools.registry.models.read_entries", lambda path, kind: json.loads(path.read_text())["models"])
+    path = tmp_path / "models.json"
+    path.write_text(json.dumps({"schema_version": 1, "models": entries}))
+    stated, unstated = load_models(path)
+    assert stated.quantisation == Quantisation("fp8_w8a8", activation_scales="static")
+    assert unstated.quantisation.activation_scales is None
