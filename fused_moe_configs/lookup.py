@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 USER_FOLDER = "VLLM_TUNED_CONFIG_FOLDER"
 REFERENCE_TRITON = "3.8.0"  # the default tier is tuned with it
@@ -19,6 +19,7 @@ VERSION_FOLDER = "triton_{}_{}_{}"
 DTYPES = ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "int8_w8a8", "float32")
 MAX_BYTES = 2**20
 Pairs = tuple[tuple[str, Any], ...]  # a JSON object as it stands in the file, duplicate keys included
+Folder = TypeVar("Folder", bound=PurePath)
 
 
 class _Required(TypedDict):
@@ -150,6 +151,36 @@ def version_folders(parent: Path) -> dict[tuple[int, ...], Path]:
     return dict(sorted(((tuple(map(int, m.groups())), parent / m[0]) for m in matches), reverse=True))
 
 
+def ordered_tiers(
+    configs: Folder, versions: Mapping[tuple[int, ...], Folder], triton_version: str | None
+) -> dict[Folder, str]:
+    """Folder → what it is, in order. versions: folder by release. Without a Triton version no version folder counts.
+
+    The default tier is the reference's own folder, so it stands among those of its X.Y by its patch: no folder of
+    another patch goes before it for the reference itself, and triton_X_Y_Z of that very release is not read.
+    """
+    tiers: dict[Folder, str] = {}
+    if triton_version is not None:
+        asked, known = release(triton_version), {**versions, release(REFERENCE_TRITON): configs}
+        same = (known[found] for found in sorted(known, reverse=True) if found[:2] == asked[:2])
+        own = known.get(asked, configs / VERSION_FOLDER.format(*asked))
+        tiers = dict.fromkeys((own, *same), "the folder of another patch of this Triton")
+        tiers[own] = "this Triton's folder"
+    default = f"the default tier (Triton {REFERENCE_TRITON})"  # which keeps the place that it may have by now
+    return tiers | {configs: default, configs / "legacy_configs": "the legacy tier"}
+
+
+def places(name: str, devices: Iterable[str], tiers: Mapping[Folder, str]) -> Iterator[tuple[Folder, str]]:
+    """Where an up file may lie, in order, and why it would serve. devices: its own name first, as `Chain.devices`."""
+    own = device_in(name)
+    for device in devices:
+        alias = f" as {device}, another name of the same hardware" if device != own else ""
+        asked = renamed(name, device).replace("_down.json", ".json")
+        for spelled in dict.fromkeys((asked, asked.replace(",per_channel_quant=True", ""))):
+            plain = "; no per-channel file exists: the plain one serves" if spelled != asked else ""
+            yield from ((folder / spelled, f"Served by {tier}{alias}{plain}") for folder, tier in tiers.items())
+
+
 class Chain:
     """The tiers of a configs folder, whichever it is, behind the user's own folder where one is given."""
 
@@ -157,15 +188,10 @@ class Chain:
         self.configs, self.user_folder = configs, user_folder
 
     def tiers(self, triton_version: str | None) -> dict[Path, str]:
-        """Folder → what it is, in order. Without a Triton version no version folder counts."""
+        """As `ordered_tiers`, behind the user's own."""
         tiers = {self.user_folder: "the user's folder"} if self.user_folder else {}
-        if triton_version is not None:
-            asked = release(triton_version)
-            tiers[self.configs / VERSION_FOLDER.format(*asked)] = "this Triton's folder"
-            for found, folder in version_folders(self.configs).items():
-                if found[:2] == asked[:2]:
-                    tiers.setdefault(folder, "the folder of another patch of this Triton")
-        return tiers | {self.configs: "the default tier", self.configs / "legacy_configs": "the legacy tier"}
+        versions = {} if triton_version is None else version_folders(self.configs)
+        return tiers | ordered_tiers(self.configs, versions, triton_version)
 
     def devices(self, own: str) -> Iterator[str]:
         """The device's own name, then the others of the same hardware, which are read only when reached."""
@@ -183,7 +209,7 @@ class Chain:
             tried.append((path, "found" if exists(path) else "no file"))
             return tried[-1][1] == "found"
 
-        for path, reason in self._places(name, tiers):
+        for path, reason in places(name, self.devices(device_in(name)), tiers):
             if not is_there(path):
                 continue
             if name.endswith("_down.json"):
@@ -198,16 +224,6 @@ class Chain:
         if "dtype=int8_w8a8" in name:
             reason += " int8_w8a8 never falls back to the bf16 file."
         return Lookup(tuple(tried), None, reason), None
-
-    def _places(self, name: str, tiers: Mapping[Path, str]) -> Iterator[tuple[Path, str]]:
-        """Where an up file may lie, in order, and why it would serve."""
-        own = device_in(name)
-        for device in self.devices(own):
-            alias = f" as {device}, another name of the same hardware" if device != own else ""
-            asked = renamed(name, device).replace("_down.json", ".json")
-            for spelled in dict.fromkeys((asked, asked.replace(",per_channel_quant=True", ""))):
-                plain = "; no per-channel file exists: the plain one serves" if spelled != asked else ""
-                yield from ((folder / spelled, f"Served by {tier}{alias}{plain}") for folder, tier in tiers.items())
 
     @cached_property
     def _devices(self) -> list[list[str]]:

@@ -24,7 +24,7 @@ from kernels.fused_moe_kernel import fused_moe_kernel
 from kernels.launch import Pointers, Strides, plan_launch
 from kernels.launch_config import TRITON_DEFAULTS, EntryValue, LaunchConfig
 from kernels.moe_align import Alignment, align
-from kernels.problem import Problem, Projection, QuantMode, Routing, cdiv, up_and_down
+from kernels.problem import Flavour, Problem, Projection, QuantMode, Routing, cdiv, up_and_down
 from kernels.quantization import quantize
 
 Config = Mapping[str, EntryValue]
@@ -130,6 +130,7 @@ def fused_experts(
     expert_map: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
     allow_naive: bool = True,
+    flavour: Flavour = Flavour.VLLM,
     arch: str | None = None,
 ) -> torch.Tensor:
     """One MoE layer on this rank: [num_tokens, K] -> [num_tokens, K] of hidden_states' dtype.
@@ -137,15 +138,18 @@ def fused_experts(
     hidden_states: 16-bit [num_tokens, K]; w1: [E, 2N, K] (gate and up); w2: [E, K, N]; topk_weights: fp32,
     topk_ids: int32 or int64, [num_tokens, top_k], ids of the whole layer; expert_map: int32 [global experts],
     local expert or -1. config: one entry of a tuned file, or a pair for up and down with one BLOCK_SIZE_M.
-    quant and scales: `QuantMode`, `Scales`. out: where to write, else allocated. arch: for tests; the device's own
-    otherwise. No host synchronisation. ValueError, before any launch: anything that disagrees.
+    quant and scales: `QuantMode`, `Scales`. out: where to write, else allocated. flavour: whose kernel's ways.
+    arch: for tests; the device's own otherwise. No host synchronisation. ValueError, before any launch: anything that
+    disagrees.
     """
     check_activation(activation)
     device = hidden_states.device
     if (w1_bias is None) != (w2_bias is None):
         found = ["none" if bias is None else "a tensor" for bias in (w1_bias, w2_bias)]
         raise ValueError(f"bias: expected both or neither of w1_bias and w2_bias, found {found[0]} and {found[1]}.")
-    projections, routing = _sizes(hidden_states, w1, w2, topk_ids, expert_map, w1_bias is not None, allow_naive)
+    projections, global_experts = _sizes(hidden_states, w1, w2, topk_ids, expert_map, w1_bias is not None)
+    num_tokens, top_k = topk_ids.shape
+    routing = Routing(num_tokens, top_k, global_experts, expert_map is not None, allow_naive, flavour)
     entries = config if isinstance(config, tuple) else (config, config)
     configs = [LaunchConfig.from_entry({**TRITON_DEFAULTS, **entry}) for entry in entries]
     if configs[0].BLOCK_SIZE_M != configs[1].BLOCK_SIZE_M:
@@ -187,14 +191,13 @@ def _sizes(
     topk_ids: torch.Tensor,
     expert_map: torch.Tensor | None,
     has_bias: bool,
-    allow_naive: bool,
-) -> tuple[tuple[Projection, Projection], Routing]:
+) -> tuple[tuple[Projection, Projection], int]:
+    """Both projections, and the number of experts of the whole layer."""
     dims = {"hidden_states": (hidden_states, 2), "w1": (w1, 3), "w2": (w2, 3), "topk_ids": (topk_ids, 2)}
     for name, (tensor, dim) in dims.items():
         if tensor.dim() != dim:
             raise ValueError(f"{name}, shape: expected {dim} dimensions, found {tuple(tensor.shape)}.")
     experts, _, intermediate_size = w2.shape
-    num_tokens, top_k = topk_ids.shape
+    top_k = topk_ids.shape[1]
     projections = up_and_down(experts, intermediate_size, hidden_states.shape[1], top_k, has_bias=has_bias)
-    global_experts = experts if expert_map is None else expert_map.numel()
-    return projections, Routing(num_tokens, top_k, global_experts, expert_map is not None, allow_naive)
+    return projections, experts if expert_map is None else expert_map.numel()

@@ -19,12 +19,16 @@ SCALING is how operands were quantised (`kernels.problem.QuantMode.scaling`):
     weight   16-bit A, 8-bit B: b_scale [E, N]
     block    a_scale [rows of A, cdiv(K, group_k)], b_scale [E, cdiv(N, group_n), cdiv(K, group_k)]
 
-The loop follows the shape of the engines' kernel on purpose: whatever moves the ranking of launch configs
-makes the tuned files wrong for the engines. Group size and counts vary without shaping the code, so they are
-ordinary arguments that don't specialise: one binary serves them all. `top_k` does shape it (a division in the
-prologue), so it is constant. So does the routed weight: switched at run time, its epilogue took up to 32 registers
-more in the up projection and up to 17 % of its time on an H100, and a projection has it always or never,
-so that a constant compiles not one kernel more.
+The loop follows the shape of the engines' kernels on purpose: whatever moves the ranking of launch configs
+makes the tuned files wrong for the engines. vLLM's and SGLang's differ in what a launch config meets, so FLAVOUR
+(`kernels.problem.Flavour`) chooses whose loop is compiled. SGLang's drops the mask along K where it can (EVEN_KS),
+loads one weight scale a tile where a tile lies in one block, swaps operands by transposing what it has loaded, and
+lets the next launch start before this one has ended (GDC: none, late or early).
+
+Group size and counts vary without shaping the code, so they are ordinary arguments that don't specialise: one binary
+serves them all. `top_k` does shape it (a division in the prologue), so it is constant. So does the routed weight:
+switched at run time, its epilogue took up to 32 registers more in the up projection and up to 17 % of its time on an
+H100, and a projection has it always or never, so that a constant compiles not one kernel more.
 """
 
 import triton
@@ -81,11 +85,20 @@ def fused_moe_kernel(
     MUL_ROUTED_WEIGHT: tl.constexpr,
     naive_block_assignment: tl.constexpr,
     SWAP_AB: tl.constexpr,
+    FLAVOUR: tl.constexpr,
+    EVEN_KS: tl.constexpr,
+    GDC: tl.constexpr,
     BLOCK_SIZE_M: tl.constexpr,
     BLOCK_SIZE_N: tl.constexpr,
     BLOCK_SIZE_K: tl.constexpr,
 ):
     """One program a tile of BLOCK_SIZE_M x BLOCK_SIZE_N; grid (cdiv(EM, BLOCK_SIZE_M) * cdiv(N, BLOCK_SIZE_N),)."""
+    # What the launch before has written is there from here on.
+    if GDC != "none":
+        tl.extra.cuda.gdc_wait()
+        if GDC == "early":
+            tl.extra.cuda.gdc_launch_dependents()
+
     # -----------------------------------------------------------
     # Program -> tile, in groups of rows so that B's columns are reused from L2
     pid = tl.program_id(axis=0)
@@ -127,16 +140,20 @@ def fused_moe_kernel(
     offs_k = tl.arange(0, BLOCK_SIZE_K)
     a_rows = offs_token // top_k
     b_base = b_ptr + off_experts * stride_be
-    if SWAP_AB:
+    SWAP_AT_LOAD: tl.constexpr = SWAP_AB and FLAVOUR == "vllm"
+    if SWAP_AT_LOAD:
         # N on the tensor core's M side: its 64 rows are then full at small BLOCK_SIZE_M.
         a_ptrs = a_ptr + (a_rows[None, :] * stride_am + offs_k[:, None])
         b_ptrs = b_base + (offs_bn[:, None] * stride_bn + offs_k[None, :])
-        accumulator = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=tl.float32)
     else:
         a_ptrs = a_ptr + (a_rows[:, None] * stride_am + offs_k[None, :])
         b_ptrs = b_base + (offs_k[:, None] + offs_bn[None, :] * stride_bn)
+    if SWAP_AB:
+        accumulator = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=tl.float32)
+    else:
         accumulator = tl.zeros((BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=tl.float32)
 
+    SCALAR_B_SCALE: tl.constexpr = FLAVOUR == "sglang" and BLOCK_SIZE_N <= group_n  # noqa: SIM300
     if SCALING == "tensor":
         a_scale = tl.load(a_scale_ptr)
         b_scale = tl.load(b_scale_ptr + off_experts * stride_bse)
@@ -148,25 +165,35 @@ def fused_moe_kernel(
     elif SCALING == "block":
         a_scale_ptrs = a_scale_ptr + a_rows * stride_asm
         # Divided before the expert's offset is made: the other way round narrow tiles' loop compiles to another order.
-        scale_columns = offs_bn // group_n
+        scale_columns = pid_n * BLOCK_SIZE_N // group_n if SCALAR_B_SCALE else offs_bn // group_n
         b_scale_ptrs = b_scale_ptr + off_experts * stride_bse + scale_columns * stride_bsn
 
     # -----------------------------------------------------------
     # Along K
     for k in range(tl.cdiv(K, BLOCK_SIZE_K)):
         k_remaining = K - k * BLOCK_SIZE_K
-        if SWAP_AB:
+        if EVEN_KS:
+            a = tl.load(a_ptrs, mask=token_mask[:, None], other=0.0)
+            b = tl.load(b_ptrs)
+        elif SWAP_AT_LOAD:
             a = tl.load(a_ptrs, mask=token_mask[None, :] & (offs_k[:, None] < k_remaining), other=0.0)
             b = tl.load(b_ptrs, mask=offs_k[None, :] < k_remaining, other=0.0)
         else:
             a = tl.load(a_ptrs, mask=token_mask[:, None] & (offs_k[None, :] < k_remaining), other=0.0)
             b = tl.load(b_ptrs, mask=offs_k[:, None] < k_remaining, other=0.0)
+        if SWAP_AB and not SWAP_AT_LOAD:
+            a, b = tl.trans(a), tl.trans(b)
 
         if SCALING == "block":
             offs_group = k * BLOCK_SIZE_K // group_k
             a_scale = tl.load(a_scale_ptrs + offs_group * stride_ask, mask=token_mask, other=0.0)
             b_scale = tl.load(b_scale_ptrs + offs_group * stride_bsk)
-            if SWAP_AB:
+            if SCALAR_B_SCALE:
+                if SWAP_AB:
+                    accumulator += tl.dot(b, a) * (b_scale * a_scale[None, :])
+                else:
+                    accumulator += tl.dot(a, b) * (a_scale[:, None] * b_scale)
+            elif SWAP_AB:
                 accumulator += tl.dot(b, a).to(tl.float32) * b_scale[:, None] * a_scale[None, :]
             else:
                 accumulator += tl.dot(a, b).to(tl.float32) * a_scale[:, None] * b_scale[None, :]
@@ -205,3 +232,6 @@ def fused_moe_kernel(
     c_ptrs = c_ptr + offs_token[:, None] * stride_cm + offs_cn[None, :]
     c_mask = token_mask[:, None] & (offs_cn[None, :] < N)
     tl.store(c_ptrs, accumulator.to(c_ptr.dtype.element_ty), mask=c_mask)
+
+    if GDC == "late":
+        tl.extra.cuda.gdc_launch_dependents()

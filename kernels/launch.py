@@ -87,7 +87,7 @@ def plan_launch(problem: Problem, pointers: Pointers, strides: Strides | None = 
     """The launch of one projection by our kernel. strides: contiguous unless given."""
     strides = strides or Strides.contiguous(problem)
     args = (*_values(pointers), *_sizes(problem).values(), *_values(strides))
-    return Launch(args, _constants(problem), dict(problem.config.options), problem.grid)
+    return Launch(args, _constants(problem), problem.options, problem.grid)
 
 
 def _values(record: Pointers | Strides) -> tuple[Any, ...]:
@@ -114,6 +114,9 @@ def _constants(problem: Problem) -> dict[str, Any]:
         "MUL_ROUTED_WEIGHT": problem.projection.mul_routed_weight,
         "naive_block_assignment": problem.routing.is_naive,
         "SWAP_AB": problem.swaps_operands,
+        "FLAVOUR": problem.flavour.value,
+        "EVEN_KS": problem.has_even_ks,
+        "GDC": problem.gdc,
         "BLOCK_SIZE_M": problem.config.BLOCK_SIZE_M,
         "BLOCK_SIZE_N": problem.config.BLOCK_SIZE_N,
         "BLOCK_SIZE_K": problem.config.BLOCK_SIZE_K,
@@ -184,7 +187,7 @@ def binary_key(problem: Problem) -> Hashable:
     for name, size in _sizes(problem).items():
         classes.append(argument_class(size, problem.arch, specializes=name not in DO_NOT_SPECIALIZE))
     classes += [argument_class(stride, problem.arch) for stride in _values(Strides.contiguous(problem))]
-    return (problem.arch, *classes, *_constants(problem).items(), *problem.config.options)
+    return (problem.arch, *classes, *_constants(problem).items(), *problem.options.items())
 
 
 def argument_class(value: StandIn | int | None, arch: str, *, specializes: bool = True) -> Hashable:

@@ -8,7 +8,7 @@ import torch
 
 from kernels.align_kernel import align_few_kernel, count_kernel, scatter_kernel
 from kernels.checks import check_tensor
-from kernels.problem import Routing, cdiv
+from kernels.problem import Flavour, Routing, cdiv
 
 # Up to here one launch that reads all pairs once an expert is quicker than two that read them once.
 FEW_PAIRS = 4096
@@ -42,17 +42,21 @@ def align(
     if routing.is_naive:
         rows = torch.full((1,), routing.num_pairs * block_size_m, dtype=torch.int32, device=topk_ids.device)
         return Alignment(block_size_m, None, topk_ids.view(-1), rows)
-    return moe_align_block_size(topk_ids, block_size_m, routing.num_experts, expert_map)
+    return moe_align_block_size(topk_ids, block_size_m, routing.num_experts, expert_map, routing.flavour)
 
 
 def moe_align_block_size(
-    topk_ids: torch.Tensor, block_size_m: int, num_experts: int, expert_map: torch.Tensor | None = None
+    topk_ids: torch.Tensor,
+    block_size_m: int,
+    num_experts: int,
+    expert_map: torch.Tensor | None = None,
+    flavour: Flavour = Flavour.VLLM,
 ) -> Alignment:
     """Sorts pairs by expert and pads each expert to a multiple of block_size_m.
 
     topk_ids: int32 or int64 [num_tokens, top_k], every id in [0, num_experts). expert_map: int32 [num_experts],
-    local expert or -1. One launch for few pairs, two for many; no host synchronisation, so a CUDA graph can
-    capture it. ValueError: wrong shape, dtype, device or strides.
+    local expert or -1. flavour: by which engine's rule the arrays are sized. One launch for few pairs, two for many; no
+    host synchronisation, so a CUDA graph can capture it. ValueError: wrong shape, dtype, device or strides.
     """
     device = topk_ids.device
     if topk_ids.dim() != 2:
@@ -64,7 +68,7 @@ def moe_align_block_size(
         check_tensor("expert_map", expert_map, (num_experts,), (torch.int32,), device, contiguous=True)
     num_tokens, top_k = topk_ids.shape
     num_pairs = topk_ids.numel()
-    capacity = Routing(num_tokens, top_k, num_experts).capacity(block_size_m)
+    capacity = Routing(num_tokens, top_k, num_experts, flavour=flavour).capacity(block_size_m)
     rows = torch.empty(capacity, dtype=torch.int32, device=device)
     tiles = torch.empty(cdiv(capacity, block_size_m), dtype=torch.int32, device=device)
     rows_in_use = torch.empty(1, dtype=torch.int32, device=device)

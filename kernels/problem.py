@@ -1,18 +1,31 @@
 """What one launch computes: quantisation, projection, routing, launch config, GPU. Imports neither torch nor triton.
 
 Rules the engines apply at launch live here too: the operand swap on Hopper fp8, the naive mode of decode, the number
-of rows that the grid covers, the limit on BLOCK_SIZE_K of block-quantised weights. `kernels.launch` turns a problem
+of rows that the grid covers, the limit on BLOCK_SIZE_K of block-quantised weights, SGLang's dependent launches. They
+are vLLM 0.33's and SGLang 0.5.23's; `Flavour` says whose. `kernels.launch` turns a problem
 into the kernel's argument list.
 """
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from kernels.launch_config import AMD_KEYS, OPTION_KEYS, TILE_KEYS, LaunchConfig
 
 DTYPES = (None, "fp8_w8a8", "int8_w8a8", "int8_w8a16")
 COMPUTE_TYPES = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+GDC_EARLY_ROWS = 512
+"""SGLang lets the next launch start at once where A has at most so many rows, else when a program has stored."""
+
+
+class Flavour(enum.StrEnum):
+    """Whose kernel a launch stands for, where the engines' kernels differ in what a launch config meets."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
 
 
 def cdiv(a: int, b: int) -> int:
@@ -107,7 +120,7 @@ def up_and_down(
 class Routing:
     """Sizes of what the router chose. num_experts: of the whole layer, not of the rank.
 
-    allow_naive=False measures the aligned mode where the engine would not align.
+    allow_naive=False measures the aligned mode where the engine would not align. flavour: which engine aligns.
     """
 
     num_tokens: int
@@ -115,6 +128,7 @@ class Routing:
     num_experts: int
     has_expert_map: bool = False
     allow_naive: bool = True
+    flavour: Flavour = Flavour.VLLM
 
     @property
     def num_pairs(self) -> int:
@@ -123,10 +137,19 @@ class Routing:
     @property
     def is_naive(self) -> bool:
         """vLLM's decode path: so few pairs that aligning them costs more than half-empty tiles."""
+        if self.flavour is Flavour.SGLANG:
+            return False
         return self.allow_naive and not self.has_expert_map and self.num_pairs * 4 <= self.num_experts
 
     def capacity(self, block_size_m: int) -> int:
-        """Rows of sorted_token_ids that suffice for any routing."""
+        """Rows of sorted_token_ids that suffice for any routing.
+
+        SGLang counts one more bucket, for pairs of other ranks, and stores four ids at a time.
+        """
+        if self.flavour is Flavour.SGLANG:
+            buckets = self.num_experts + 1
+            padding = (self.num_pairs if self.num_pairs < buckets else buckets) * (block_size_m - 1)
+            return cdiv(self.num_pairs + padding, 4) * 4
         if self.num_pairs < self.num_experts:
             return min(self.num_pairs * block_size_m, self.num_pairs + self.num_experts * (block_size_m - 1))
         return self.num_pairs + self.num_experts * (block_size_m - 1)
@@ -136,6 +159,8 @@ class Routing:
         if self.is_naive:
             return self.num_pairs * block_size_m
         capacity = self.capacity(block_size_m)
+        if self.flavour is Flavour.SGLANG:
+            return capacity
         # With fewer tokens than a tile has rows, no expert has a second tile.
         return min(capacity, self.num_pairs * block_size_m) if self.num_tokens < block_size_m else capacity
 
@@ -166,6 +191,31 @@ class Problem:
     def grid(self) -> tuple[int]:
         """One program a tile."""
         return (cdiv(self.rows, self.config.BLOCK_SIZE_M) * cdiv(self.projection.n, self.config.BLOCK_SIZE_N),)
+
+    @property
+    def flavour(self) -> Flavour:
+        return self.routing.flavour
+
+    @property
+    def has_even_ks(self) -> bool:
+        """SGLang's kernel then loads without a mask along K."""
+        return self.flavour is Flavour.SGLANG and self.projection.k % self.config.BLOCK_SIZE_K == 0
+
+    @property
+    def gdc(self) -> str:
+        """When the next launch may start: none (after this one), late (its stores), early (at once).
+
+        SGLang's dependent launches, from capability 9.0 on.
+        """
+        if self.flavour is not Flavour.SGLANG or not self.arch.startswith("sm") or int(self.arch[2:]) < 90:
+            return "none"
+        rows = cdiv(self.routing.num_pairs, self.projection.top_k)
+        return "early" if rows <= GDC_EARLY_ROWS else "late"
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The compiler's options: the launch config's, and whether the launch depends on the one before."""
+        return {**dict(self.config.options), **({} if self.gdc == "none" else {"launch_pdl": True})}
 
     @property
     def swaps_operands(self) -> bool:

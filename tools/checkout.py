@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import tomllib
 
@@ -14,5 +15,16 @@ CONFIGS = CHECKOUT / "configs"
 @functools.cache
 def reference_triton() -> str:
     """The Triton that the default tier is tuned with, from pyproject.toml."""
+    return str(_settings()["reference-triton"])
+
+
+@functools.cache
+def triton_releases() -> tuple[str, ...]:
+    """The releases of Triton that a version folder may be of, from pyproject.toml."""
+    return tuple(map(str, _settings()["triton-releases"]))
+
+
+def _settings() -> dict[str, Any]:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))
-    return str(project["tool"]["fused-moe-configs"]["reference-triton"])
+    settings: dict[str, Any] = project["tool"]["fused-moe-configs"]
+    return settings

@@ -106,8 +106,10 @@ def _folders(chain: Chain, engine: str, triton_version: str | None, notes: list[
         return {"": chain.tiers(None)}
     default, legacy = ({folder: tier} for folder, tier in chain.tiers(None).items())
     folders: dict[tuple[int, ...], Tiers] = {v: {folder: "a version folder"} for v, folder in versions.items()}
-    for version, tier in ((release(REFERENCE_TRITON), default), ((0, 0, 0), legacy)):
-        folders[version] = folders.get(version, {}) | tier
+    tiers = {release(REFERENCE_TRITON): default, (0, 0, 0): legacy}
+    for version in tiers.keys() & versions.keys():
+        notes.append(f"{versions[version]}: left out: another tier is exported as this version. Fix: move its files")
+    folders |= tiers
     return {_below(version): tiers for version, tiers in folders.items()}
 
 

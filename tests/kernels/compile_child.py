@@ -15,7 +15,7 @@ import triton.language as tl
 from kernels.fused_moe_kernel import fused_moe_kernel
 from kernels.launch import binary_key, plan_launch, pointer_stand_ins
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Problem, QuantMode, Routing, up_and_down
+from kernels.problem import Flavour, Problem, QuantMode, Routing, up_and_down
 from tools.compile.no_gpu import activate
 from tools.registry.devices import Target
 
@@ -29,7 +29,7 @@ def compile_case(case: dict[str, Any]) -> dict[str, Any]:
         case["dtype"], per_channel=case["per_channel"], block_shape=tuple(case["block_shape"] or ()) or None
     )
     projection = up_and_down(*case["layer"], has_bias=case["bias"])[case["projection"]]
-    routing = Routing(case["num_tokens"], case["layer"][3], case["layer"][0])
+    routing = Routing(case["num_tokens"], case["layer"][3], case["layer"][0], flavour=Flavour(case["flavour"]))
     config = LaunchConfig.from_entry(case["config"])
     problem = Problem(projection, routing, quant, config, arch)
     launch = plan_launch(problem, pointer_stand_ins(problem, lambda name: getattr(tl, name)))

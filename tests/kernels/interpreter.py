@@ -16,7 +16,8 @@ def repair_interpreter() -> None:
     """Makes the interpreter's arithmetic that of a GPU where it differs (Triton 3.6 to 3.9). Does nothing without it.
 
     A dot of bf16 multiplies the raw 16-bit patterns; fp32 to fp8 loses the carry of rounding up (127.9 becomes 64);
-    fp32 to bf16 truncates; integers to bf16 keep their bits.
+    fp32 to bf16 truncates; integers to bf16 keep their bits. Launches run one after the other here, so one that
+    depends on another has nothing to wait for.
     """
     if not is_interpreted():
         return
@@ -64,6 +65,7 @@ def repair_interpreter() -> None:
         narrowed = narrow(source, target)
         return si_to_fp(self, source, target) if narrowed is None else narrowed
 
+    tl.extra.cuda.gdc_wait = tl.extra.cuda.gdc_launch_dependents = lambda: None
     InterpreterBuilder.create_dot = dot
     InterpreterBuilder.create_si_to_fp = from_int
     InterpreterBuilder.create_fp_to_fp = to_fp

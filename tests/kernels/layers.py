@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels.checks import Scales
-from kernels.problem import Projection, QuantMode, Routing, up_and_down
+from kernels.problem import Flavour, Projection, QuantMode, Routing, up_and_down
 from kernels.testing import make_weight
 
 MODES: dict[str, QuantMode] = {
@@ -83,6 +83,7 @@ def make_layer(
     has_bias: bool = False,
     local_experts: int | None = None,
     allow_naive: bool = True,
+    flavour: Flavour = Flavour.VLLM,
     device: str = "cpu",
     seed: int = 0,
 ) -> Layer:
@@ -123,5 +124,5 @@ def make_layer(
         quant,
         up,
         down,
-        Routing(num_tokens, top_k, num_experts, local_experts is not None, allow_naive),
+        Routing(num_tokens, top_k, num_experts, local_experts is not None, allow_naive, flavour),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kernels.problem import Flavour
 from tests.kernels.layers import MODES, ODD, SMALL, make_layer
 from tests.kernels.twin_checks import check_projection
 
@@ -57,3 +58,36 @@ def test_any_group_size_covers_every_tile(group_size_m: int, device: str) -> Non
     sizes = ODD | {"num_tokens": 70, "hidden_size": 33}
     layer = make_layer(MODES["fp16"], **sizes, device=device, seed=7)
     check_projection(layer, "up", SMALL | {"GROUP_SIZE_M": group_size_m})
+
+
+# ---------------------------------------------------------------
+# SGLang's flavour
+
+SGLANG = Flavour.SGLANG
+EVEN = ODD | {"intermediate_size": 64, "hidden_size": 128}
+
+
+@every_mode
+@both
+@pytest.mark.parametrize("sizes", [ODD, EVEN], ids=["masked along K", "without a mask"])
+def test_every_mode_of_sglangs_flavour(sizes: dict[str, int], mode: str, which: str, device: str) -> None:
+    layer = make_layer(MODES[mode], **sizes, flavour=SGLANG, device=device, seed=8)
+    projection = layer.up if which == "up" else layer.down
+    assert (projection.k % SMALL["BLOCK_SIZE_K"] == 0) is (sizes is EVEN)
+    check_projection(layer, which, SMALL)
+
+
+@pytest.mark.parametrize("mode", FP8)
+@both
+@pytest.mark.parametrize("sizes", [ODD, EVEN], ids=["masked along K", "without a mask"])
+def test_operand_swap_by_transposing(sizes: dict[str, int], mode: str, which: str, device: str) -> None:
+    layer = make_layer(MODES[mode], **sizes, flavour=SGLANG, device=device, seed=9)
+    check_projection(layer, which, SMALL | {"BLOCK_SIZE_N": 64}, "sm90")
+
+
+@every_mode
+def test_sglang_aligns_what_vllm_would_not(mode: str, device: str) -> None:
+    sizes = ODD | {"num_experts": 16, "num_tokens": 2}
+    layer = make_layer(MODES[mode], **sizes, flavour=SGLANG, device=device, seed=10)
+    assert not layer.routing.is_naive
+    check_projection(layer, "up", SMALL | {"BLOCK_SIZE_N": 64})

@@ -10,7 +10,7 @@ import torch
 from kernels.fused_experts import device_arch, fused_experts, invoke_fused_moe_kernel
 from kernels.launch_config import LaunchConfig
 from kernels.moe_align import align, moe_align_block_size
-from kernels.problem import Problem
+from kernels.problem import Flavour, Problem
 from kernels.reference import product_reference
 from kernels.testing import assert_close, product_bound
 from tests.kernels.layers import MODES, make_layer, make_routing
@@ -44,18 +44,21 @@ def skip_unsupported(mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("num_tokens", [1, 33, 1024])
 @pytest.mark.parametrize("which", ["up", "down"])
-def test_projection_at_realistic_size(mode: str, num_tokens: int, which: str) -> None:
+@pytest.mark.parametrize("flavour", Flavour)
+def test_projection_at_realistic_size(mode: str, num_tokens: int, which: str, flavour: Flavour) -> None:
     skip_unsupported(mode)
-    layer = make_layer(MODES[mode], num_tokens=num_tokens, **SIZES, has_bias=True, device="cuda", seed=num_tokens)
+    sizes = {"num_tokens": num_tokens, **SIZES}
+    layer = make_layer(MODES[mode], **sizes, has_bias=True, flavour=flavour, device="cuda", seed=num_tokens)
     for entry in (ENTRY, DECODE):
         check_projection(layer, which, entry_for(mode, entry))
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["uniform", "skewed", "empty"])
-def test_layer_at_realistic_size(mode: str, kind: str) -> None:
+@pytest.mark.parametrize("flavour", Flavour)
+def test_layer_at_realistic_size(mode: str, kind: str, flavour: Flavour) -> None:
     skip_unsupported(mode)
-    layer = make_layer(MODES[mode], num_tokens=256, **SIZES, kind=kind, device="cuda", seed=5)
+    layer = make_layer(MODES[mode], num_tokens=256, **SIZES, kind=kind, flavour=flavour, device="cuda", seed=5)
     check_layer(layer, entry_for(mode))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Problem, QuantMode, Routing, check_launch, up_and_down
+from kernels.problem import Flavour, Problem, QuantMode, Routing, check_launch, up_and_down
 
 ENTRY = {
     "BLOCK_SIZE_M": 64,
@@ -16,6 +16,9 @@ ENTRY = {
     "num_stages": 3,
 }
 FP8_BLOCK = QuantMode("fp8_w8a8", block_shape=(128, 128))
+
+
+SGLANG = Flavour.SGLANG
 
 
 def config_of(**entry: int) -> LaunchConfig:
@@ -31,8 +34,17 @@ def config_of(**entry: int) -> LaunchConfig:
         (Routing(100, 2, 8), 16, 200 + 8 * 15),
         (Routing(100, 2, 8), 128, 200 + 8 * 127),
         (Routing(20, 2, 64), 64, 40 * 64),
+        (Routing(1, 2, 8, flavour=SGLANG), 16, 32),
+        (Routing(2, 4, 8, flavour=SGLANG), 16, 8 * 16),
+        (Routing(3, 3, 8, flavour=SGLANG), 16, 144),
+        (Routing(100, 2, 8, flavour=SGLANG), 16, 336),
+        (Routing(20, 2, 8, flavour=SGLANG), 64, 608),
     ],
-    ids=["naive", "few-pairs", "few-tokens", "many", "tile-over-tokens", "pairs-under-experts"],
+    ids=[
+        *("naive", "few-pairs", "few-tokens", "many", "tile-over-tokens", "pairs-under-experts"),
+        *("sglang-never-naive", "sglang-pairs-under-buckets", "sglang-a-pair-a-bucket", "sglang-in-fours"),
+        "sglang-tile-over-tokens",
+    ],
 )
 def test_rows_that_the_grid_covers(routing: Routing, block_size_m: int, rows: int) -> None:
     assert routing.rows(block_size_m) == rows
@@ -48,6 +60,7 @@ def test_rows_that_the_grid_covers(routing: Routing, block_size_m: int, rows: in
         (Routing(2, 2, 8), False),
         (Routing(1, 2, 8, has_expert_map=True), False),
         (Routing(1, 2, 8, allow_naive=False), False),
+        (Routing(1, 8, 256, flavour=SGLANG), False),
     ],
 )
 def test_naive_mode_condition(routing: Routing, naive: bool) -> None:
@@ -69,6 +82,37 @@ def test_naive_mode_condition(routing: Routing, naive: bool) -> None:
 def test_operand_swap_rule(quant: QuantMode, m: int, n: int, arch: str, swaps: bool) -> None:
     config = config_of(BLOCK_SIZE_M=m, BLOCK_SIZE_N=n)
     assert Problem(up_and_down(8, 256, 512, 2)[0], Routing(64, 2, 8), quant, config, arch).swaps_operands is swaps
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "arch", "up", "down"),
+    [
+        (256, "sm90", "early", "early"),
+        (257, "sm90", "early", "late"),
+        (512, "sm90", "early", "late"),
+        (513, "sm90", "late", "late"),
+        (1, "sm120", "early", "early"),
+        (1, "sm89", "none", "none"),
+        (1, "gfx942", "none", "none"),
+        (1, "cpu", "none", "none"),
+    ],
+)
+def test_sglang_launches_dependents_by_the_rows_of_a(num_tokens: int, arch: str, up: str, down: str) -> None:
+    routing = Routing(num_tokens, 2, 8, flavour=SGLANG)
+    problems = [Problem(p, routing, QuantMode(), config_of(), arch) for p in up_and_down(8, 256, 512, 2)]
+    assert [problem.gdc for problem in problems] == [up, down]
+    assert [problem.options.get("launch_pdl", False) for problem in problems] == [up != "none"] * 2
+
+
+def test_vllm_launches_no_dependents_and_masks_k() -> None:
+    problem = Problem(up_and_down(8, 256, 512, 2)[0], Routing(1, 2, 8), QuantMode(), config_of(), "sm90")
+    assert (problem.gdc, problem.has_even_ks, "launch_pdl" in problem.options) == ("none", False, False)
+
+
+@pytest.mark.parametrize(("k", "even"), [(512, True), (576, False)])
+def test_sglang_drops_the_mask_where_tiles_divide_k(k: int, even: bool) -> None:
+    projection, routing = up_and_down(8, 256, k, 2)[0], Routing(64, 2, 8, flavour=SGLANG)
+    assert Problem(projection, routing, QuantMode(), config_of(BLOCK_SIZE_K=128), "sm90").has_even_ks is even
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ def check_layer(
         expert_map=layer.expert_map,
         out=out,
         allow_naive=layer.routing.allow_naive,
+        flavour=layer.routing.flavour,
         arch=arch,
     )
     expected, magnitude = layer_reference(layer, activation)

@@ -38,7 +38,7 @@ def test_explain_is_0_where_a_file_serves_and_1_where_none_does(store, capsys):
     path = store.add(NAME)
     fused_moe_configs.cache_clear()
     assert main(["explain", *WORKLOAD]) == 0
-    assert f"found  {path}\nServed by the default tier." in capsys.readouterr().out
+    assert f"found  {path}\nServed by the default tier (Triton 3.8.0)." in capsys.readouterr().out
 
 
 def test_explain_takes_the_whole_workload(store, capsys):

@@ -137,41 +137,67 @@ def test_any_device_gives_a_plain_file_name_or_a_value_error(E, device):
 
 def test_the_tiers_come_in_order(store, user):
     legacy = store.add(NAME, 4, "legacy_configs")
-    default, version, own = store.add(NAME, 3), store.add(NAME, 2, "triton_3_8_0"), user.add(NAME, 1)
+    default, version, own = store.add(NAME, 3), store.add(NAME, 2, "triton_3_6_0"), user.add(NAME, 1)
+    older = {"triton_version": "3.6.0"}
     for expected, path in enumerate((own, version, default, legacy), start=1):
         cache_clear()
-        assert mark() == expected
-        assert explain(8, 1, **MACHINE).winner == path
+        assert mark(**older) == expected
+        assert explain(8, 1, **MACHINE | older).winner == path
         path.unlink()
     cache_clear()
-    assert mark() is None
+    assert mark(**older) is None
 
 
 def test_the_first_file_wins_whole(store):
     store.write(NAME, {"1": ENTRY, "64": ENTRY})
-    store.write(NAME, {"8": ENTRY}, "triton_3_8_0")
-    assert list(get_moe_configs(8, 1, **MACHINE)) == [8]
+    store.write(NAME, {"8": ENTRY}, "triton_3_6_0")
+    assert list(get_moe_configs(8, 1, **MACHINE | {"triton_version": "3.6.0"})) == [8]
 
 
 @pytest.mark.parametrize(
     ("version", "expected"),
-    [("3.8.0", 80), ("3.8.0+git12ab", 80), ("3.8.0rc1", 80), ("3.8.0.post1", 80), ("3.8", 80), ("3.8.7", 82),
-     ("3.6.0", 1), ("3.80.0", 1), ("4.8.0", 1)],
+    [("3.6.0", 60), ("3.6.0+git12ab", 60), ("3.6.0rc1", 60), ("3.6.0.post1", 60), ("3.6", 60), ("3.6.7", 62),
+     ("3.5.0", 1), ("3.60.0", 1), ("4.6.0", 1)],
 )  # fmt: skip
 def test_the_version_is_exact_or_the_highest_patch_that_has_the_file(store, version, expected):
     store.add(NAME, 1)
-    store.add(NAME, 80, "triton_3_8_0")
-    store.add(NAME, 82, "triton_3_8_2")
-    store.add(FP8, 10, "triton_3_8_10")
-    for junk in ("triton_3_8", "triton_3_8_0_rc1", "triton_x_y_z", "triton_3_08_1", "triton_3_8_²"):
+    store.add(NAME, 60, "triton_3_6_0")
+    store.add(NAME, 62, "triton_3_6_2")
+    store.add(FP8, 10, "triton_3_6_10")
+    for junk in ("triton_3_6", "triton_3_6_0_rc1", "triton_x_y_z", "triton_3_06_1", "triton_3_6_²"):
         store.add(NAME, 99, junk)
     assert mark(triton_version=version) == expected
 
 
 def test_patches_are_numbers_not_strings(store):
-    store.add(NAME, 9, "triton_3_8_9")
-    store.add(NAME, 10, "triton_3_8_10")
-    assert mark() == 10
+    store.add(NAME, 9, "triton_3_6_9")
+    store.add(NAME, 10, "triton_3_6_10")
+    assert mark(triton_version="3.6.0") == 10
+
+
+@pytest.mark.parametrize("version", ["3.8.0", "3.8", "3.8.0+git12ab"])
+def test_under_the_reference_the_default_tier_is_the_exact_folder(store, version):
+    """No file of another patch hides what was tuned with this very Triton, and no folder takes its place."""
+    store.add(NAME, 1)
+    for folder in ("triton_3_8_0", "triton_3_8_1", "triton_3_8_9999"):
+        store.add(NAME, 9, folder)
+    assert mark(triton_version=version) == 1
+
+
+def test_another_patch_of_the_reference_takes_its_own_file_then_the_highest_patch_the_default_among_them(
+    store, monkeypatch
+):
+    monkeypatch.setattr("fused_moe_configs.lookup.REFERENCE_TRITON", "3.8.2")
+    default = store.add(NAME, 82)
+    store.add(NAME, 81, "triton_3_8_1")
+    assert [mark(triton_version=f"3.8.{patch}") for patch in (1, 2, 3)] == [81, 82, 82]
+    cache_clear()
+    store.add(NAME, 84, "triton_3_8_4")
+    assert [mark(triton_version=f"3.8.{patch}") for patch in (1, 2, 3)] == [81, 82, 84]
+    cache_clear()
+    default.unlink()
+    store.add(NAME, 1, "legacy_configs")
+    assert mark(triton_version="3.8.2") == 84, "without a default file, another patch's before older figures"
 
 
 @pytest.mark.parametrize("version", ["", "3", "three", "3.8.0/../..", "9" * 5000 + ".1", 3.8, "3.8.0junk"])
@@ -182,7 +208,7 @@ def test_what_is_no_version_is_named(store, version):
 
 def test_without_any_triton_version_folders_do_not_count(store, monkeypatch):
     monkeypatch.setattr("fused_moe_configs.machine.version_of", lambda package: None)
-    store.add(NAME, 2, "triton_3_8_0")
+    store.add(NAME, 2, "triton_3_6_0")
     assert mark(triton_version=None) is None
 
 
@@ -247,11 +273,20 @@ def test_int8_never_reads_the_bf16_file(store):
 
 def test_explain_lists_every_place_and_reads_well(store, user):
     winner = store.add(NAME, 1, "legacy_configs")
+    store.add(FP8, 1, "triton_3_8_2")
     lookup = explain(8, 1, **MACHINE)
-    folders = [user.root, store.root / "triton_3_8_0", store.root, store.root / "legacy_configs"]
+    folders = [user.root, store.root, store.root / "triton_3_8_2", store.root / "legacy_configs"]
     assert lookup.tried == tuple((f / NAME, "found" if f / NAME == winner else "no file") for f in folders)
     assert str(lookup).splitlines()[-1] == lookup.reason == "Served by the legacy tier."
     assert str(winner) in str(lookup)
+    folders = [user.root, store.root / "triton_3_6_1", store.root, store.root / "legacy_configs"]
+    assert [path.parent for path, _ in explain(8, 1, **MACHINE | {"triton_version": "3.6.1"}).tried] == folders
+    store.add(NAME)
+    assert explain(8, 1, **MACHINE).reason == "Served by the default tier (Triton 3.8.0)."
+    store.add(NAME, 1, "triton_3_8_1")
+    assert explain(8, 1, **MACHINE | {"triton_version": "3.8.1"}).reason == "Served by this Triton's folder."
+    reason = "Served by the folder of another patch of this Triton."
+    assert explain(8, 1, **MACHINE | {"triton_version": "3.8.2"}).reason == reason
 
 
 def test_a_broken_file_is_never_passed_by(store, user):
@@ -329,8 +364,8 @@ def test_a_name_that_could_leave_the_folder_is_refused(store, bad):
 
 @pytest.mark.parametrize(
     ("device", "version", "expected"),
-    [(H100, "3.8.0", "triton_3_8_0"), (H100, "3.8.1", "triton_3_8_0"), (H100, "3.6.0", ""), (H100, None, ""),
-     ("NVIDIA_H100_OEM", "3.8.0", "triton_3_8_0"), ("NVIDIA_H200", "3.8.0", None)],
+    [(H100, "3.6.0", "triton_3_6_0"), (H100, "3.6.1", "triton_3_6_0"), (H100, "3.5.0", ""), (H100, None, ""),
+     ("NVIDIA_H100_OEM", "3.6.0", "triton_3_6_0"), ("NVIDIA_H200", "3.6.0", None)],
 )  # fmt: skip
 def test_any_folder_has_a_chain_and_the_users_folder_is_only_in_that_which_is_given_one(
     store, user, device, version, expected
@@ -338,7 +373,7 @@ def test_any_folder_has_a_chain_and_the_users_folder_is_only_in_that_which_is_gi
     """What a tuner asks: the file that the loader would read of this folder, whatever this machine's user has."""
     user.add(NAME, 9)
     store.add(NAME, 1)
-    store.add(NAME, 2, "triton_3_8_0")
+    store.add(NAME, 2, "triton_3_6_0")
     chain = Chain(store.root)
     lookup, entries = chain.look_up(get_config_file_name(8, 1, device), chain.tiers(version))
     assert lookup.winner == (None if expected is None else store.root / expected / NAME)

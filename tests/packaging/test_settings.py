@@ -61,3 +61,11 @@ def test_only_these_tests_are_slow_and_none_is_of_a_rule_a_gate_the_loader_or_a_
         "tools/compile/test_check.py",  # a compiler that hangs; what a hang means for a file is tested beside it
         "tools/tune/test_kill.py",
     }
+
+
+def test_the_releases_of_triton_ascend_and_the_reference_is_one() -> None:
+    settings = PROJECT["tool"]["fused-moe-configs"]
+    releases = [tuple(map(int, release.split("."))) for release in settings["triton-releases"]]
+    assert releases == sorted(set(releases))
+    assert {len(release) for release in releases} == {3}
+    assert settings["reference-triton"] in settings["triton-releases"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tools.bench.request import HEURISTIC, FilesRequest, Say
 from tools.errors import UserError
 from tools.git import CommitError, NoGitError, file_at
@@ -28,6 +29,7 @@ from tools.text import printable, shown_path
 THIS_FILE = "this file"
 NO_FILE = "vLLM's heuristic"
 SGLANG_NO_FILE = "SGLang's heuristic"
+HEURISTIC_OF = {Flavour.VLLM: NO_FILE, Flavour.SGLANG: SGLANG_NO_FILE}
 _DOWN = "both projections run the up file's entries here, as in vLLM"
 
 

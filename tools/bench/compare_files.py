@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench import session
-from tools.bench.candidates import NO_FILE, FileComparison, comparison_of, read_files
-from tools.bench.files_report import FileResult, FilesReport, to_json, to_markdown
+from tools.bench.candidates import HEURISTIC_OF, FileComparison, comparison_of, read_files
+from tools.bench.files_report import FileResult, FilesReport, Judge, to_json, to_markdown
 from tools.bench.request import FilesRequest, Say
 from tools.bench.session import Gpu, engine_kernel, today
 from tools.cli import is_mains_workflow
@@ -34,7 +34,7 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     for file in files if request.writes_record else ():
         session.check_folder(record_path(file.found.root, file.found.relative).parent, "--write-record")
     gpu = Gpu.here()
-    engine = None if request.engine_path is None else engine_kernel(request.engine_path)
+    engine = None if request.engine is None else engine_kernel(request.engine)
     comparisons = [comparison_of(file, request, gpu.device) for file in files]
     largest = [
         (shown_path(file.found.path), shape, max(comparison.batch_sizes))
@@ -90,8 +90,8 @@ def compare(
             names = tuple(candidate.name for candidate in comparison.candidates)
             done.append(FileResult(comparison.name, shapes, names, tuple(rows), comparison.notes))
             torch.cuda.empty_cache()
-    version = None if engine is None else engine_version(engine.path) or "unknown"
-    return FilesReport(gpu.environment(), today(), routing, kernel_sha256(), version, tuple(done))
+    judge = None if engine is None else Judge(engine.flavour, engine_version(engine.path, engine.name) or "unknown")
+    return FilesReport(gpu.environment(), today(), routing, kernel_sha256(), judge, tuple(done))
 
 
 def _enough_memory(torch: Any, name: str, rows: Iterator[RowVerdict]) -> Iterator[RowVerdict]:
@@ -114,7 +114,7 @@ def write(report: FilesReport, folder: Path) -> tuple[Path, Path]:
     """Markdown and JSON, whole or not at all, beside those of other runs."""
     first = session.file_name_part(report.files[0].name.removesuffix(".json"))
     what = first if len(report.files) == 1 else f"{len(report.files)}-files"
-    kernel = "own" if report.engine_version is None else "vllm"
+    kernel = "own" if report.judge is None else report.judge.flavour
     stem = f"{report.date}-bench-{what}-{kernel}-kernel-triton-{report.environment.triton}"
     device = normalise_device_name(report.environment.device_name)
     if device not in stem:
@@ -129,8 +129,8 @@ class NoEvidenceError(UserError):
 def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) -> Path:
     """Adds `engine_checked` (on an engine's kernel) or `verified_with` (on ours) to the record; returns its path.
 
-    NoEvidenceError: the file doesn't run everywhere, every baseline failed, or another file stands there by now; the
-    record stays as it is.
+    NoEvidenceError: its figures are published ones, it doesn't run everywhere, every baseline failed, or another file
+    stands there by now; the record stays as it is.
     """
     with lock(file.found.root):
         return _note_alone(file, report, result)
@@ -139,6 +139,11 @@ def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) ->
 def _note_alone(file: ConfigFile, report: FilesReport, result: FileResult) -> Path:
     path = record_path(file.found.root, file.found.relative)
     before = record = as_record(read_file(path))
+    if not record.is_measured:
+        raise NoEvidenceError(
+            f"{shown_path(path)}: expected the record of a measured file, found published figures, which no line is "
+            "added to. Fix: tune the workload, then bench its file."
+        )
     if file.content.data is None or read_file(file.found.path).data != file.content.data:
         raise NoEvidenceError(
             f"{shown_path(file.found.path)}: expected the file that was measured, found another one by now. "
@@ -150,12 +155,14 @@ def _note_alone(file: ConfigFile, report: FilesReport, result: FileResult) -> Pa
         raise NoEvidenceError(f"{shown_path(path)}: expected every row to run, found M={failed[0]} failed.")
     scores = {name: found for name in others if (found := score(result.rows, name))}
     triton, date = report.environment.triton, report.date
-    if report.engine_version is not None:
-        engine = scores.get(NO_FILE)
+    if report.judge is not None:
+        no_file = HEURISTIC_OF[report.judge.flavour]
+        engine = scores.get(no_file)
         if engine is None:
-            raise NoEvidenceError(f"{shown_path(path)}: expected {NO_FILE} to run, found that it failed everywhere.")
+            raise NoEvidenceError(f"{shown_path(path)}: expected {no_file} to run, found that it failed everywhere.")
         ratios = round(engine.worst_ratio, 4), round(engine.geomean_ratio, 4)
-        record = record.with_engine_checked(EngineChecked("vllm", report.engine_version, triton, date, *ratios))
+        flavour, version = report.judge.flavour.value, report.judge.version
+        record = record.with_engine_checked(EngineChecked(flavour, version, triton, date, *ratios))
     else:
         if not scores:
             raise NoEvidenceError(f"{shown_path(path)}: nothing to compare with: every baseline failed.")

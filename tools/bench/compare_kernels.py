@@ -10,14 +10,14 @@ from typing import Any
 
 from tools.bench import session
 from tools.bench.kernels_report import CeilingFigures, ComparedKernels, KernelsReport, to_json, to_markdown
-from tools.bench.request import KernelsRequest, Say
+from tools.bench.request import ENGINE_NAMES, KernelsRequest, Say
 from tools.bench.sample import KernelComparison, comparison_of
 from tools.bench.session import Gpu, engine_kernel, today
 from tools.compile.pool import CompilePool
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import cut, engine_version
 from tools.measure.gpu import check_memory
-from tools.measure.kernels import OwnKernel
+from tools.measure.kernels import EngineKernel, OwnKernel
 from tools.registry.devices import normalise_device_name
 from tools.registry.models import load_models
 
@@ -27,7 +27,7 @@ def run(request: KernelsRequest, arguments: Sequence[str], say: Say) -> tuple[bo
     session.check_folder(request.output)
     gpu = Gpu.here()
     torch = gpu.torch
-    engine = engine_kernel(request.engine_path)
+    engine = engine_kernel(request.engine)
     models = load_models()
     wanted = [comparison_of(text, request, models, gpu.name, gpu.device) for text in request.workloads]
     largest = max(request.batch_sizes)
@@ -37,11 +37,11 @@ def run(request: KernelsRequest, arguments: Sequence[str], say: Say) -> tuple[bo
     from tools.bench.time_kernels import compare
 
     with torch.cuda.stream(torch.cuda.Stream()), CompilePool(request.jobs) as pool:
-        setup = Setup.measured(gpu, [OwnKernel(), engine])
+        setup = Setup.measured(gpu, [OwnKernel(flavour=engine.flavour), engine])
         say(f"ceilings: {setup.ceilings}")
         command = f"python -m tools.bench {shlex.join(_shown(arguments, request))}"
         report = KernelsReport(
-            gpu.environment(), _kernels(engine.path), today(), command, _figures(setup.ceilings), (), notes
+            gpu.environment(), _kernels(engine), today(), command, _figures(setup.ceilings), (), notes
         )
         path: Path | None = None
         for work in wanted:
@@ -79,9 +79,9 @@ def _figures(ceilings: Any) -> CeilingFigures:
     )
 
 
-def _kernels(engine_path: Path) -> ComparedKernels:
-    engine = f"vLLM {engine_version(engine_path) or '(version unknown)'}"
-    return ComparedKernels(engine, cut(engine_path).sha256, kernel_sha256())
+def _kernels(engine: EngineKernel) -> ComparedKernels:
+    version = engine_version(engine.path, engine.name) or "(version unknown)"
+    return ComparedKernels(f"{ENGINE_NAMES[engine.flavour]} {version}", cut(engine.path).sha256, kernel_sha256())
 
 
 def _shown(arguments: Sequence[str], request: KernelsRequest) -> list[str]:
@@ -91,13 +91,14 @@ def _shown(arguments: Sequence[str], request: KernelsRequest) -> list[str]:
         for before, argument in zip(("", *arguments), arguments, strict=False)
         if "--output" not in (before, argument.partition("=")[0])
     ]
-    return [argument.replace(str(request.engine_path), request.engine_path.name) for argument in kept]
+    return [argument.replace(str(request.engine.path), request.engine.path.name) for argument in kept]
 
 
 def _claim(report: KernelsReport, wanted: Sequence[KernelComparison], folder: Path) -> Path:
     what = session.file_name_part(wanted[0].title) if len(wanted) == 1 else f"{len(wanted)}-workloads"
     device = normalise_device_name(report.environment.device_name)
-    stem = f"{report.date}-engine-comparison-{what}-{device}-triton-{report.environment.triton}"
+    engine = report.kernels.engine.partition(" ")[0].lower()
+    stem = f"{report.date}-{engine}-comparison-{what}-{device}-triton-{report.environment.triton}"
     return session.claim(folder, stem)
 
 

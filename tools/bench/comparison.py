@@ -69,7 +69,7 @@ def compile_all(
     spilling: dict[int, dict[LaunchConfig, NotTimed]] = {num_tokens: {} for num_tokens in configs}
     wanted = [(m, config) for m, row in configs.items() for config in dict.fromkeys(row)]
     for (num_tokens, config), kernel, shape in itertools.product(wanted, kernels, shapes):
-        routing = Routing(num_tokens, shape.top_k, shape.num_experts)
+        routing = Routing(num_tokens, shape.top_k, shape.num_experts, flavour=kernel.flavour)
         for projection in shape.projections:
             try:
                 problem = Problem(projection, routing, shape.quant, config, arch)
@@ -151,8 +151,5 @@ class Setup:
             row.check(kernel, config, projection)
 
     def captured(self, row: RowBench, config: LaunchConfig) -> list[Replay]:
-        """Up and down of the first kernel, then of the next."""
-        return [
-            capture(row.launches(kernel, config, projection))
-            for kernel, projection in itertools.product(self.kernels, (UP, DOWN))
-        ]
+        """One of each kernel; a sample is a layer's up and down, in its order: SGLang's launches overlap."""
+        return [capture(row.layers(kernel, config), a_sample=2) for kernel in self.kernels]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kernels.problem import Flavour
+from tools.bench.request import ENGINE_NAMES
 from tools.measure.statistics import Duel, Interval, Measured, RowVerdict, Verdict, score
 from tools.store.record import Environment
 from tools.text import cell, table
@@ -24,14 +26,25 @@ class FileResult:
 
 
 @dataclass(frozen=True)
+class Judge:
+    """An engine whose own kernel ran."""
+
+    flavour: Flavour
+    version: str
+
+    def __str__(self) -> str:
+        return f"{ENGINE_NAMES[self.flavour]} {self.version}"
+
+
+@dataclass(frozen=True)
 class FilesReport:
-    """date: YYYY-MM-DD, in UTC. engine_version None: measured on our own kernel, whose hash is kernel_sha256."""
+    """date: YYYY-MM-DD, in UTC. judge None: measured on our own kernel, whose hash is kernel_sha256."""
 
     environment: Environment
     date: str
     routing: str
     kernel_sha256: str
-    engine_version: str | None
+    judge: Judge | None
     files: tuple[FileResult, ...]
 
     @property
@@ -58,7 +71,7 @@ def to_json(report: FilesReport) -> str:
 
 def _shown(report: FilesReport) -> dict[str, str]:
     """What ran where, by name."""
-    environment, engine = report.environment, report.engine_version
+    environment, judge = report.environment, report.judge
     return {
         "date": report.date,
         "device": environment.device_name,
@@ -69,9 +82,9 @@ def _shown(report: FilesReport) -> dict[str, str]:
         "torch": environment.torch,
         "triton": environment.triton,
         "python": environment.python,
-        "kernel": f"own, {report.kernel_sha256[:12]}" if engine is None else f"vLLM {engine}'s own",
+        "kernel": f"own, {report.kernel_sha256[:12]}" if judge is None else f"{judge}'s own",
         "routing": report.routing,
-        **({} if engine is None else {"engine": engine}),
+        **({} if judge is None else {"engine": str(judge)}),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,29 +20,16 @@ TOLERANCE = 0.03
 
 @dataclass(frozen=True)
 class Pair:
-    """One launch config at one batch size on both kernels, median µs. status other than ok: no times, `message` why."""
+    """One launch config at one batch size on both kernels: median µs of up, then down.
+
+    status other than ok: no times, `message` why.
+    """
 
     config: LaunchConfig
     status: str
-    own_up_us: float = 0.0
-    own_down_us: float = 0.0
-    engine_up_us: float = 0.0
-    engine_down_us: float = 0.0
+    own_us: float = 0.0
+    engine_us: float = 0.0
     message: str = ""
-
-    @classmethod
-    def of_times(cls, config: LaunchConfig, medians_us: Sequence[float]) -> Pair:
-        """medians_us: ours up and down, the engine's up and down."""
-        own_up, own_down, engine_up, engine_down = medians_us
-        return cls(config, "ok", own_up, own_down, engine_up, engine_down)
-
-    @property
-    def own_us(self) -> float:
-        return self.own_up_us + self.own_down_us
-
-    @property
-    def engine_us(self) -> float:
-        return self.engine_up_us + self.engine_down_us
 
     @property
     def ratio(self) -> float:
@@ -260,7 +247,7 @@ def to_markdown(report: KernelsReport) -> str:
         f"Ceilings measured in this run: memory {ceilings.memory_gb_per_s:.0f} GB/s (the faster of copying and "
         f"reading), dense bf16 {ceilings.dense_bf16_tflop_per_s:.0f} TFLOP/s, "
         f"dense fp8 {ceilings.dense_8bit_tflop_per_s:.0f} TFLOP/s"
-        f"{'' if ceilings.dense_8bit_measured else ' (twice bf16, not measured)'}. Times are medians in µs of up plus "
+        f"{'' if ceilings.dense_8bit_measured else ' (twice bf16, not measured)'}. Times are medians in µs of up, then "
         "down, CUDA graph replays, kernels interleaved, weights cold, uniform softmax routing. Each config is checked "
         "against an fp64 reference before it is timed.",
         *(("", *(f"Note: {note}" for note in report.notes)) if report.notes else ()),
@@ -406,8 +393,7 @@ def _pair_json(pair: Pair) -> dict[str, Any]:
     figures: dict[str, Any] = {"config": list(pair.config.to_entry().values())[:6], "status": pair.status}
     if pair.status != "ok":
         return {**figures, "message": pair.message[:500]}
-    times = ("own_up_us", "own_down_us", "engine_up_us", "engine_down_us")
-    return {**figures, **{name: round(getattr(pair, name), 3) for name in times}}
+    return {**figures, "own_us": round(pair.own_us, 3), "engine_us": round(pair.engine_us, 3)}
 
 
 def _dump(value: Any, indent: str = "") -> str:

@@ -10,12 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernels.problem import Flavour
 from tools.child_process import usable_cores
 from tools.cli import path_argument
 from tools.errors import UserError
 from tools.store.workload import Layout
 
 FILES, KERNELS = "files", "kernels"
+KERNEL_FILES = {Flavour.VLLM: "fused_moe.py", Flavour.SGLANG: "fused_moe_triton_kernels.py"}
+"""Where each engine's kernel stands."""
+ENGINE_NAMES = {Flavour.VLLM: "vLLM", Flavour.SGLANG: "SGLang"}
 HEURISTIC = "heuristic"
 BATCH_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)
 MAX_NUM_TOKENS = 65536
@@ -27,13 +31,21 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class EngineFile:
+    """An engine and the installed source that its kernel is cut out of."""
+
+    flavour: Flavour
+    path: Path
+
+
+@dataclass(frozen=True)
 class FilesRequest:
-    """`bench files`. engine_path None: our own kernel. batch_sizes empty: the files'. output None: only printed."""
+    """`bench files`. engine None: our own kernel. batch_sizes empty: the files'. output None: only printed."""
 
     paths: tuple[Path, ...]
     layout: Layout
     against: tuple[str, ...]
-    engine_path: Path | None
+    engine: EngineFile | None
     batch_sizes: tuple[int, ...]
     routing: str
     jobs: int
@@ -44,10 +56,12 @@ class FilesRequest:
 
 @dataclass(frozen=True)
 class KernelsRequest:
-    """`bench kernels`, but for what only the device can tell. workloads: as asked for, «MODEL tp=N [ep=N]»."""
+    """`bench kernels`, but for what only the device can tell. workloads: as asked for, «MODEL tp=N».
 
-    engine: str
-    engine_path: Path
+    ep=N and dtype=D may follow.
+    """
+
+    engine: EngineFile
     workloads: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     launch_configs: int
@@ -101,7 +115,7 @@ def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--against", action="append", metavar="heuristic|FILE|GIT-REV", help="may be given several times (heuristic)"
     )
-    parser.add_argument("--kernel", default="own", metavar="own|vllm=FILE", help="on whose kernel (own)")
+    parser.add_argument("--kernel", default="own", metavar="own|vllm=FILE|sglang=FILE", help="on whose kernel (own)")
     parser.add_argument("--num-tokens", type=int, nargs="+", default=[], metavar="M", help="default: the file's keys")
     parser.add_argument("--routing", choices=("uniform", "skew"), default="uniform")
     _add_jobs(parser)
@@ -117,9 +131,18 @@ def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Times our kernel beside an engine's with the same inputs and launch configs.",
         epilog="Exit 0: every criterion holds. 1: one doesn't. 2: bad use, or impossible here.",
     )
-    parser.add_argument("--kernel", required=True, metavar="vllm=PATH", help="the engine's installed fused_moe.py")
     parser.add_argument(
-        "--workload", action="append", required=True, metavar='"MODEL tp=N [ep=N]"', help="may be given several times"
+        "--kernel",
+        required=True,
+        metavar="vllm=FILE|sglang=FILE",
+        help=f"the engine's installed {' or '.join(KERNEL_FILES.values())}; ours runs in that engine's flavour",
+    )
+    parser.add_argument(
+        "--workload",
+        action="append",
+        required=True,
+        metavar='"MODEL tp=N [ep=N] [dtype=D]"',
+        help="may be given several times",
     )
     parser.add_argument("--num-tokens", type=int, nargs="+", default=list(BATCH_SIZES), metavar="M")
     parser.add_argument("--launch-configs", type=int, default=60, metavar="N", help="how many a workload (60)")
@@ -141,16 +164,14 @@ def _check_short(arguments: Sequence[str]) -> None:
 
 def _files_request(options: argparse.Namespace) -> FilesRequest:
     against = tuple(dict.fromkeys(options.against or [HEURISTIC]))
-    engine, _, path = options.kernel.partition("=")
-    if options.kernel != "own" and (engine != "vllm" or not path):
-        raise UserError(f"--kernel: expected own or vllm=PATH/fused_moe.py, found {options.kernel!r}.")
+    engine = None if options.kernel == "own" else _engine_file(options.kernel, "own, ")
     if options.write_record:
         _check_evidence(options.num_tokens, against, options.kernel)
     return FilesRequest(
         tuple(options.paths),
         options.layout,
         against,
-        Path(path) if path else None,
+        engine,
         _batch_sizes(options),
         options.routing,
         options.jobs,
@@ -162,12 +183,8 @@ def _files_request(options: argparse.Namespace) -> FilesRequest:
 
 def _kernels_request(options: argparse.Namespace) -> KernelsRequest:
     check_counts("--launch-configs", [options.launch_configs], 10_000)
-    engine, _, path = options.kernel.partition("=")
-    if engine != "vllm" or not path:
-        raise UserError(f"--kernel: expected vllm=PATH/fused_moe.py, found {options.kernel!r}.")
     return KernelsRequest(
-        engine,
-        Path(path),
+        _engine_file(options.kernel),
         tuple(options.workload),
         _batch_sizes(options),
         options.launch_configs,
@@ -175,6 +192,14 @@ def _kernels_request(options: argparse.Namespace) -> KernelsRequest:
         options.output,
         options.format == "json",
     )
+
+
+def _engine_file(text: str, others: str = "") -> EngineFile:
+    engine, _, path = text.partition("=")
+    if engine not in list(Flavour) or not path:
+        files = " or ".join(f"{flavour}=PATH/{file}" for flavour, file in KERNEL_FILES.items())
+        raise UserError(f"--kernel: expected {others}{files}, found {text!r}.")
+    return EngineFile(Flavour(engine), Path(path))
 
 
 def _batch_sizes(options: argparse.Namespace) -> tuple[int, ...]:

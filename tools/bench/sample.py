@@ -19,7 +19,7 @@ from tools.launch.axes import NVIDIA
 from tools.launch.shared_memory import loop_bytes
 from tools.measure.layer import LayerShape
 from tools.registry.devices import Device
-from tools.registry.models import Model, ModelRegistry
+from tools.registry.models import Model, ModelRegistry, Quantisation
 from tools.registry.sharding import Engine, shard
 from tools.store.workload import Workload
 
@@ -41,7 +41,7 @@ def comparison_of(
     """device_name: the driver's. UserError: no such workload here, or not so many launch configs that fit."""
     assert device.arch is not None
     assert device.smem_bytes_per_block is not None
-    workload, shape = read_workload(text, models, device_name)
+    workload, shape = read_workload(text, models, device_name, Engine(request.engine.flavour.value))
     configs = sample(
         request.launch_configs,
         arch=device.arch,
@@ -52,26 +52,26 @@ def comparison_of(
     return KernelComparison(text, workload, shape, configs, request.batch_sizes)
 
 
-def read_workload(text: str, models: ModelRegistry, device_name: str) -> tuple[Workload, LayerShape]:
-    """`MODEL tp=N [ep=N]` as one rank of vLLM sees it. UserError: unknown, indivisible, no kernel."""
-    name, *sizes = text.split()
-    matches = [re.fullmatch(r"(tp|ep)=([1-9][0-9]{0,4})", size) for size in sizes]
+def read_workload(text: str, models: ModelRegistry, device_name: str, engine: Engine) -> tuple[Workload, LayerShape]:
+    """`MODEL tp=N [ep=N] [dtype=D]` as one rank of the engine sees it. UserError: unknown, indivisible, no kernel."""
+    name, *parts = text.split()
+    matches = [re.fullmatch(r"(?:(tp|ep)=([1-9][0-9]{0,4}))|(?:(dtype)=([a-z0-9_]{1,20}))", part) for part in parts]
     if not all(matches):
-        raise UserError(f'--workload: expected "MODEL tp=N [ep=N]", found {text!r}.')
-    sizes_by_name = {match[1]: int(match[2]) for match in matches if match}
-    tp, ep = (sizes_by_name.get(size, 1) for size in ("tp", "ep"))
+        raise UserError(f'--workload: expected "MODEL tp=N [ep=N] [dtype=D]", found {text!r}.')
+    given = {match[1] or match[3]: match[2] or match[4] for match in matches if match}
+    tp, ep = (int(given.get(size, 1)) for size in ("tp", "ep"))
     model = models.find(name)
-    found = shard(model, Engine.VLLM, device_name=device_name, tp=tp, ep=ep)
+    stored = Quantisation(given["dtype"]) if "dtype" in given else model.quantisation
+    found = shard(model, engine, device_name=device_name, tp=tp, ep=ep, quantisation=stored)
     workload, shape = found.workload, found.shape
-    quant = _quant_mode(model, workload)
+    quant = _quant_mode(model, stored, workload)
     if not model.gated:
         raise UserError(f"{name}: expected gated experts, found {model.id} without a gate. Fix: another model.")
     return workload, LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant)
 
 
-def _quant_mode(model: Model, workload: Workload) -> QuantMode:
+def _quant_mode(model: Model, stored: Quantisation, workload: Workload) -> QuantMode:
     """The kernel's mode. UserError: there is no kernel for the dtype here."""
-    stored = model.quantisation
     compute_type = "fp16" if stored.dtype == "fp16" else "bf16"
     try:
         return QuantMode(workload.dtype, compute_type, stored.per_channel_quant, workload.block_shape)

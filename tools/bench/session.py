@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tools import cli
+from tools.bench.request import EngineFile
 from tools.errors import UserError, reason_of
 from tools.measure.engine_kernel import EngineKernelError
 from tools.measure.environment import environment_here
@@ -41,9 +42,9 @@ class Gpu:
         return environment_here(self.torch, triton)
 
 
-def engine_kernel(path: Path) -> EngineKernel:
+def engine_kernel(engine: EngineFile) -> EngineKernel:
     """UserError: the file holds no kernel that can be cut out and launched."""
-    kernel = EngineKernel(path.resolve())
+    kernel = EngineKernel(engine.path.resolve(), engine.flavour)
     try:
         kernel.check()
     except EngineKernelError as error:

@@ -122,14 +122,14 @@ def time_entries(
     row: RowBench, setup: Setup, configs: Sequence[LaunchConfig], failures: Failures
 ) -> tuple[TimesUs, Failures]:
     """Up and down together, in µs, a sample a round; and what failed, with what is known to."""
-    replays: dict[LaunchConfig, list[Replay]] = {}
+    replays: dict[LaunchConfig, Replay] = {}
     failed = dict(failures)
     for config in configs:
         if config in failed:
             continue
         try:
             setup.check(row, config)
-            replays[config] = setup.captured(row, config)
+            (replays[config],) = setup.captured(row, config)
         except torch.OutOfMemoryError:
             raise
         except (OSError, MemoryError) as error:  # launching writes into Triton's cache
@@ -137,9 +137,5 @@ def time_entries(
         # Triton raises what it likes at launch; an illegal address makes every later launch fail too, and shows.
         except Exception as error:
             failed[config] = f"{type(error).__name__}: {error}".split("\n")[0]
-    times = measure_series([replay for pair in replays.values() for replay in pair], ROUNDS) if replays else []
-    totals = {
-        config: tuple(up + down for up, down in zip(times[2 * i], times[2 * i + 1], strict=True))
-        for i, config in enumerate(replays)
-    }
-    return totals, failed
+    times = measure_series(list(replays.values()), ROUNDS) if replays else []
+    return {config: tuple(series) for config, series in zip(replays, times, strict=True)}, failed

@@ -94,7 +94,7 @@ class _PairTimer:
         pairs = tuple(self._pair(config, failures.get(config)) for config in configs)
         return KernelsRow(
             inputs.routing.num_tokens,
-            inputs.routing.is_naive,
+            inputs.routing_of(self._setup.kernels[0].flavour).is_naive,
             inputs.num_routings,
             inputs.active_experts,
             floor.num_bytes,
@@ -135,7 +135,8 @@ class _PairTimer:
     def _timed(self, configs: Sequence[LaunchConfig], policy: Policy) -> tuple[Pair, ...]:
         replays = [replay for config in configs for replay in self._setup.captured(self._row, config)]
         medians = [samples.median_us for samples in measure(replays, policy)]
-        return tuple(Pair.of_times(config, medians[4 * i : 4 * i + 4]) for i, config in enumerate(configs))
+        times = zip(configs, medians[::2], medians[1::2], strict=True)
+        return tuple(Pair(config, "ok", own_us, engine_us) for config, own_us, engine_us in times)
 
 
 # ---------------------------------------------------------------

@@ -166,12 +166,16 @@ def _folder(file: Found, layout: Layout, version: Json) -> str:
             raise ValueError(f"expected a folder named triton_X_Y_Z, found {file.folder!r}")
         if refused := why_no_version_tier(file.folder):
             raise ValueError(refused[0])
-        return file.folder
+        return _tier(file.folder)
     if version is None:
         return LEGACY
     if not isinstance(version, str):
         raise ValueError(f"triton_version: expected a string, found {version!r}")
-    folder = version_folder(version)
+    return _tier(version_folder(version))
+
+
+def _tier(folder: str) -> str:
+    """The default tier is the reference's."""
     return "" if folder == version_folder(reference_triton()) else folder
 
 

@@ -51,7 +51,7 @@ def cut(path: Path, name: str = KERNEL_NAME) -> EngineSource:
         source = path.read_text("utf-8")
     except OSError as error:
         raise EngineKernelError(
-            f"{path}: expected the engine's fused_moe.py, found none ({error.strerror}). Fix: give its full path."
+            f"{path}: expected the engine's kernel there, found none ({error.strerror}). Fix: give its full path."
         ) from error
     except UnicodeDecodeError as error:
         raise EngineKernelError(f"{path}: expected Python source, found {error}.") from error
@@ -70,7 +70,9 @@ def _told(error: source_cut.NeededNameError, source: str) -> str:
     if error.needed_by is None:
         jit = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and is_jit(node)]
         found = ", ".join(sorted(jit)) or "none"
-        return f"expected a JIT function {error.name}, found {found}. Fix: give the engine's fused_moe.py."
+        return (
+            f"expected a JIT function {error.name}, found {found}. Fix: give the file that holds the engine's kernel."
+        )
     return (
         f"expected {error.needed_by} to use triton, tl and JIT functions of the same file only, found {error.name}. "
         "Fix: use a version of the engine that this project knows."
@@ -114,10 +116,10 @@ def load_kernel(path: Path) -> Any:
     return getattr(load(cut(path)), KERNEL_NAME)
 
 
-def engine_version(path: Path) -> str | None:
+def engine_version(path: Path, engine: str) -> str | None:
     """The version that the package's metadata states beside an installed or unpacked package. None: there is none."""
     for folder in path.resolve().parents:
-        for metadata in sorted(folder.glob("vllm-*.dist-info/METADATA")):
+        for metadata in sorted(folder.glob(f"{engine}-*.dist-info/METADATA")):
             for line in metadata.read_text("utf-8").splitlines():
                 if line.startswith("Version:"):
                     return line.partition(":")[2].strip()

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from kernels.checks import Scales, weight_dtypes
 from kernels.launch import Pointers
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Routing, cdiv
+from kernels.problem import Flavour, Routing, cdiv
 from kernels.reference import quantize_reference
 from kernels.testing import make_weight
 from tools.measure.layer import DOWN, UP, LayerShape
@@ -75,7 +75,7 @@ def _routings_that_touch(wanted_bytes: int, shape: LayerShape, num_tokens: int, 
 
 
 class RowInputs:
-    """Tensors of one batch size. Alignments are made once for each BLOCK_SIZE_M."""
+    """Tensors of one batch size. Alignments are made once for each engine and BLOCK_SIZE_M."""
 
     def __init__(
         self,
@@ -109,17 +109,22 @@ class RowInputs:
         self.a = [a for a, _ in quantised]
         self.a_scales = [scale for _, scale in quantised]
         self.c = [torch.empty((pairs, p.n), dtype=dtype, device=device) for p in (up, down)]
-        self._aligned: dict[int, list[tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]]] = {}
+        self._aligned: dict[tuple[Flavour, int], list[tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]]] = {}
 
     @property
     def num_routings(self) -> int:
         return len(self.topk_ids)
 
-    def pointers(self, projection: int, config: LaunchConfig, routing: int) -> Pointers:
+    def routing_of(self, flavour: Flavour) -> Routing:
+        """The row's routing as the engine aligns it."""
+        return replace(self.routing, flavour=flavour)
+
+    def pointers(self, projection: int, config: LaunchConfig, routing: int, flavour: Flavour) -> Pointers:
         """Of one launch."""
-        block_size_m = config.BLOCK_SIZE_M
-        if block_size_m not in self._aligned:
-            self._aligned[block_size_m] = [align(ids, self.routing, block_size_m) for ids in self.topk_ids]
+        key = (flavour, config.BLOCK_SIZE_M)
+        if key not in self._aligned:
+            sizes = self.routing_of(flavour)
+            self._aligned[key] = [align(ids, sizes, config.BLOCK_SIZE_M) for ids in self.topk_ids]
         return Pointers(
             self.a[projection],
             self.weights.w[projection],
@@ -128,7 +133,7 @@ class RowInputs:
             self.a_scales[projection],
             self.weights.scales[projection],
             self.topk_weights[routing],
-            *self._aligned[block_size_m][routing],
+            *self._aligned[key][routing],
         )
 
 

@@ -1,12 +1,13 @@
 """Kernels that can be timed side by side: how each takes one and the same problem. Imports triton only when asked to.
 
-A kernel turns a problem into its own arguments. With tensors that is a launch; with stand-ins for pointers and the
-JIT's `warmup` it is a compilation without a GPU (`KernelTask`).
+Ours in either engine's flavour, and the engines' own, cut out of their sources. A kernel turns a problem into its own
+arguments. With tensors that is a launch; with stand-ins for pointers and the JIT's `warmup` it is a compilation without
+a GPU (`KernelTask`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 from kernels.launch import Launch, Pointers, Strides, argument_class, binary_key, plan_launch, pointer_stand_ins
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Problem, Projection, QuantMode, Routing
+from kernels.problem import Flavour, Problem, Projection, QuantMode, Routing
 from tools.measure.engine_kernel import EngineKernelError, EngineSource, cut, load_kernel
 from tools.registry.devices import Target
 
@@ -24,6 +25,10 @@ class Kernel(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def flavour(self) -> Flavour:
+        """Which engine's rules its problems follow."""
 
     def load(self) -> Any:
         """The JIT function."""
@@ -37,9 +42,10 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True)
 class OwnKernel:
-    """`kernels.fused_moe_kernel`."""
+    """`kernels.fused_moe_kernel`, in either engine's flavour."""
 
     name: str = "ours"
+    flavour: Flavour = Flavour.VLLM
 
     def load(self) -> Any:
         from kernels.fused_moe_kernel import fused_moe_kernel
@@ -55,20 +61,31 @@ class OwnKernel:
 
 @dataclass(frozen=True)
 class EngineKernel:
-    """vLLM's kernel, cut out of `fused_moe.py`. Arguments go by name, as vLLM 0.33's host function sets them."""
+    """An engine's own kernel, cut out of its source at `path`. Arguments go by name, as its host function sets them."""
 
     path: Path
-    name: str = "vllm"
+    flavour: Flavour = Flavour.VLLM
+
+    @property
+    def name(self) -> str:
+        return self.flavour.value
 
     def check(self) -> None:
-        """EngineKernelError: the kernel can't be cut out, or takes other arguments than this class knows."""
-        source = cut(self.path)
-        known = set(_engine_arguments(_ANY_PROBLEM, Pointers(*[None] * len(fields(Pointers)))))
-        missing = sorted(known - _OPTIONAL - set(source.parameters))
+        """EngineKernelError: the kernel can't be cut out, or takes other arguments than this module knows."""
+        source, interface = cut(self.path), _INTERFACES[self.flavour]
+        any_problem = Problem(
+            Projection(1, 16, 16, 1, False),
+            Routing(1, 1, 1, flavour=self.flavour),
+            QuantMode(),
+            LaunchConfig(16, 16, 16, 1, 4, 3),
+            "sm90",
+        )
+        known = set(interface.arguments(any_problem, Pointers(*[None] * len(fields(Pointers)))))
+        missing = sorted(known - interface.optional - set(source.parameters))
         unknown = sorted(set(source.parameters) - known - source.optional)
         if missing or unknown:
             raise EngineKernelError(
-                f"{self.path}: expected the parameters of vLLM 0.33's fused_moe_kernel, found "
+                f"{self.path}: expected the parameters of {interface.version}'s fused_moe_kernel, found "
                 f"{f'none named {missing}' if missing else f'unknown ones {unknown}'}. "
                 "Fix: use that version, or teach tools/measure/kernels.py the new interface."
             )
@@ -77,9 +94,9 @@ class EngineKernel:
         return load_kernel(self.path)
 
     def bind(self, problem: Problem, pointers: Pointers) -> Launch:
-        taken = _source(self.path).parameters
-        named = {name: value for name, value in _engine_arguments(problem, pointers).items() if name in taken}
-        return Launch((), named, dict(problem.config.options), problem.grid)
+        taken, arguments = _source(self.path).parameters, _INTERFACES[self.flavour].arguments
+        named = {name: value for name, value in arguments(problem, pointers).items() if name in taken}
+        return Launch((), named, problem.options, problem.grid)
 
     def key(self, problem: Problem) -> Hashable:
         launch = self.bind(problem, pointer_stand_ins(problem, str))
@@ -96,8 +113,8 @@ def _source(path: Path) -> EngineSource:
     return cut(path)
 
 
-def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
-    """Every argument by the engine's name. USE_TD is what vLLM sets on NVIDIA and AMD by default."""
+def _shared_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
+    """What both engines' kernels take under the same names."""
     projection, routing, quant, config = problem.projection, problem.routing, problem.quant, problem.config
     strides = Strides.contiguous(problem)
     group_n, group_k = quant.block_shape or (0, 0)
@@ -107,7 +124,6 @@ def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
         "a_ptr": pointers.a,
         "b_ptr": pointers.b,
         "c_ptr": pointers.c,
-        "b_bias_ptr": pointers.b_bias,
         "a_scale_ptr": pointers.a_scale,
         "b_scale_ptr": pointers.b_scale,
         "topk_weights_ptr": pointers.topk_weights,
@@ -130,16 +146,12 @@ def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
         "stride_bse": strides.bse,
         "stride_bsk": strides.bsk,
         "stride_bsn": strides.bsn,
-        "stride_bbe": strides.bias_e,
-        "stride_bbn": int(projection.has_bias),
         "group_n": group_n,
         "group_k": group_k,
-        "naive_block_assignment": routing.is_naive,
         "BLOCK_SIZE_M": config.BLOCK_SIZE_M,
         "BLOCK_SIZE_N": config.BLOCK_SIZE_N,
         "BLOCK_SIZE_K": config.BLOCK_SIZE_K,
         "GROUP_SIZE_M": config.GROUP_SIZE_M,
-        "SPLIT_K": 1,
         "MUL_ROUTED_WEIGHT": projection.mul_routed_weight,
         "top_k": projection.top_k,
         "compute_type": getattr(tl, quant.operand_types(problem.arch)[2]),
@@ -147,17 +159,63 @@ def _engine_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
         "use_int8_w8a8": quant.dtype == "int8_w8a8",
         "use_int8_w8a16": quant.dtype == "int8_w8a16",
         "per_channel_quant": quant.per_channel,
-        "HAS_BIAS": projection.has_bias,
+    }
+
+
+def _vllm_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
+    """USE_TD is what vLLM sets on NVIDIA and AMD by default."""
+    has_bias = problem.projection.has_bias
+    return {
+        **_shared_arguments(problem, pointers),
+        "b_bias_ptr": pointers.b_bias,
+        "stride_bbe": Strides.contiguous(problem).bias_e,
+        "stride_bbn": int(has_bias),
+        "HAS_BIAS": has_bias,
+        "naive_block_assignment": problem.routing.is_naive,
+        "SPLIT_K": 1,
         "SWAP_AB": problem.swaps_operands,
         "USE_TD": False,
     }
 
 
-# Parameters that other versions lack; none of them is needed for the modes here.
-_OPTIONAL = frozenset({"USE_TD", "SPLIT_K"})
-_ANY_PROBLEM = Problem(
-    Projection(1, 16, 16, 1, False), Routing(1, 1, 1), QuantMode(), LaunchConfig(16, 16, 16, 1, 4, 3), "sm90"
-)
+def _sglang_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
+    """Without what SGLang has off by default: tensor descriptors, LoRA's outputs, fused activation and sum."""
+    launches_dependents = problem.gdc != "none"
+    return {
+        **_shared_arguments(problem, pointers),
+        "a_desc": None,
+        "b_desc": None,
+        "bias_ptr": pointers.b_bias,
+        "add_mask_ptr": None,
+        "stride_bias_e": Strides.contiguous(problem).bias_e,
+        "stride_bias_n": int(problem.projection.has_bias),
+        "even_Ks": problem.has_even_ks,
+        "c_sorted": False,
+        "swap_ab": problem.swaps_operands,
+        "FUSE_ADD_TO_OUTPUT": False,
+        "MASK_OUTPUT": False,
+        "FUSE_SUM_ALL_REDUCE": False,
+        "ROUTER_TOPK": 1,
+        "USE_GDC": launches_dependents,
+        "GDC_EARLY": problem.gdc == "early",
+    }
+
+
+@dataclass(frozen=True)
+class _Interface:
+    """How an engine's kernel is called. optional: parameters that other versions lack and no mode here needs."""
+
+    version: str
+    arguments: Callable[[Problem, Pointers], dict[str, Any]]
+    optional: frozenset[str]
+
+
+_INTERFACES: Mapping[Flavour, _Interface] = {
+    Flavour.VLLM: _Interface("vLLM 0.33", _vllm_arguments, frozenset({"USE_TD", "SPLIT_K"})),
+    Flavour.SGLANG: _Interface(
+        "SGLang 0.5.23", _sglang_arguments, frozenset({"add_mask_ptr", "FUSE_ADD_TO_OUTPUT", "MASK_OUTPUT"})
+    ),
+}
 
 
 # ---------------------------------------------------------------

@@ -10,7 +10,7 @@ from kernels.reference import product_reference
 from kernels.testing import assert_close, product_bound
 from tools.measure.inputs import RowInputs, Weights, checked_tokens
 from tools.measure.kernels import Kernel
-from tools.measure.layer import UP, LayerShape
+from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.timing import LaunchCall
 
 NUM_CHECKED_TOKENS = 64
@@ -33,10 +33,16 @@ class RowBench:
         routings = range(self.inputs.num_routings)[:count]
         return [self.launch(kernel, config, projection, i) for i in routings]
 
+    def layers(self, kernel: Kernel, config: LaunchConfig, count: int | None = None) -> list[LaunchCall]:
+        """Up, then down, of each routing or the first `count`: the layer's order, in which launches may overlap."""
+        both = (self.launches(kernel, config, projection, count) for projection in (UP, DOWN))
+        return [launch for pair in zip(*both, strict=True) for launch in pair]
+
     def launch(self, kernel: Kernel, config: LaunchConfig, projection: int, routing: int) -> LaunchCall:
         """ValueError: a rule forbids this launch config."""
-        problem = Problem(self.shape.projections[projection], self.inputs.routing, self.shape.quant, config, self._arch)
-        bound = kernel.bind(problem, self.inputs.pointers(projection, config, routing))
+        sizes = self.inputs.routing_of(kernel.flavour)
+        problem = Problem(self.shape.projections[projection], sizes, self.shape.quant, config, self._arch)
+        bound = kernel.bind(problem, self.inputs.pointers(projection, config, routing, kernel.flavour))
         jit = kernel.load()[bound.grid]
         return lambda: jit(*bound.args, **bound.kwargs)
 

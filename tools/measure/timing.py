@@ -34,15 +34,16 @@ class Policy:
 
 @dataclass(frozen=True)
 class Replay:
-    """A captured sequence of launches. A sample is the time of one of them, on average."""
+    """A captured sequence of launches. A sample is the time of one of them, on average, or of one layer's."""
 
     graph: Any
-    num_launches: int
+    num_samples: int
 
 
-def capture(launches: Sequence[LaunchCall], num_warm: int | None = None) -> Replay:
+def capture(launches: Sequence[LaunchCall], num_warm: int | None = None, *, a_sample: int = 1) -> Replay:
     """Captures the launches on the current stream, which must not be the default one.
 
+    a_sample: launches that count as one, such as a layer's two.
     Each (or the first `num_warm`, where all run one kernel) runs once before: the first loads the module and is no
     measurement. `torch.cuda.graph` is not used: it collects garbage and empties the allocator's cache at each capture.
     """
@@ -60,7 +61,7 @@ def capture(launches: Sequence[LaunchCall], num_warm: int | None = None) -> Repl
             graph.capture_end()
         raise
     graph.capture_end()
-    return Replay(graph, len(launches))
+    return Replay(graph, len(launches) // a_sample)
 
 
 def measure(replays: Sequence[Replay], policy: Policy = Policy()) -> list[Samples]:
@@ -81,7 +82,7 @@ def measure_series(replays: Sequence[Replay], policy: Policy = Policy()) -> list
     totals_us = _sample_all([(replays[index], repeat) for index, repeat in order])
     times: list[list[float]] = [[] for _ in replays]
     for (index, repeat), total_us in zip(order, totals_us, strict=True):
-        times[index].append(total_us / repeat / replays[index].num_launches)
+        times[index].append(total_us / repeat / replays[index].num_samples)
     return times
 
 
@@ -89,7 +90,7 @@ def sample_once(replays: Sequence[Replay], times: int) -> list[list[float]]:
     """Coarse times of one launch of each, in µs: so many replays of each, in turn, without repeating short ones."""
     totals_us = _sample_all([(replay, 1) for _ in range(times) for replay in replays], wait_cycles=60_000 * times)
     return [
-        [us / replay.num_launches for us in totals_us[place :: len(replays)]] for place, replay in enumerate(replays)
+        [us / replay.num_samples for us in totals_us[place :: len(replays)]] for place, replay in enumerate(replays)
     ]
 
 

@@ -35,8 +35,11 @@ from tools.text import shown_path
 
 
 def is_new(newest: tuple[int, ...], reference: tuple[int, ...], folders: Iterable[tuple[int, ...]]) -> bool:
-    """Whether a Triton release is newer than any that a tier was tuned with: then every file is to be measured."""
-    return newest > max([reference, *folders])
+    """Whether a Triton release is newer than any that a tier was tuned with: then every file is to be measured.
+
+    A folder of a still newer one is of a release that isn't known to exist, and keeps no night from it.
+    """
+    return newest > max([reference, *(folder for folder in folders if folder <= newest)])
 
 
 def measurable(

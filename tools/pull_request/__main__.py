@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.checkout import CHECKOUT
+from tools.checkout import CHECKOUT, triton_releases
 from tools.cli import append, command, hand_on, path_argument, run, say
 from tools.errors import UserError
 from tools.findings import Finding, Report, as_github, emit
@@ -26,6 +26,7 @@ from tools.pull_request.plan import (
     make_plan,
     with_runner,
 )
+from tools.pull_request.served import look_beside
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.store.files import write_file
@@ -102,8 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _diff(args: argparse.Namespace) -> int:
-    found = compare(args.base, args.head, Repository(args.repository))
-    diff = make_diff(found, load_models(), load_devices())
+    repository = Repository(args.repository)
+    found = compare(args.base, args.head, repository)
+    devices = load_devices()
+    beside = look_beside(found, repository, devices, triton_releases())
+    diff = make_diff(found, load_models(), devices, beside.hidden)
     if args.format == "github" and (step_summary := os.environ.get("GITHUB_STEP_SUMMARY")):
         append(Path(step_summary), f"{diff_report.as_markdown(diff)}\n")
     emit(diff_report.FORMATS[args.format](diff))
@@ -114,6 +118,7 @@ def _diff(args: argparse.Namespace) -> int:
     else:
         commit = changes.verified_commit(args.of, os.environ.get("GITHUB_REPOSITORY", ""))
         refusals = changes.merge_refusals(found.changed, found.versions, commit)
+    refusals += changes.figure_refusals(found.versions, beside.standing)
     _refuse(refusals)
     return 1 if refusals else 0
 

@@ -17,9 +17,9 @@ from tools.findings import Finding, Severity
 from tools.git import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Entry, is_sha
 from tools.store.config_file import ConfigFile
 from tools.store.files import MAX_LISTS, Content, sha256
-from tools.store.record import evidence_sha256, is_signed
+from tools.store.record import Source, evidence_sha256, is_signed
 from tools.store.strict_json import Json, parse
-from tools.store.tiers import DEFAULT_TIER, RECORDS, REGISTRY, Found, Role, role_in_repo
+from tools.store.tiers import DEFAULT_TIER, LEGACY, RECORDS, REGISTRY, Found, Role, role_in_repo
 from tools.store.workload import Workload, parse_file_name
 from tools.text import counted, shown
 
@@ -212,6 +212,11 @@ class Version:
         return document if isinstance(document, dict) else {}
 
     @property
+    def is_measured(self) -> bool:
+        """Whether the record says that the file was measured with this project's tuner."""
+        return self.exists and self.record.get("source") == Source.MEASURED
+
+    @property
     def is_signed(self) -> bool:
         """Whether the record's `verified` names this very evidence and these bytes of the file."""
         bytes_sha256 = None if self.data is None else sha256(self.data)
@@ -284,6 +289,8 @@ Whatever is not named here does, also a path that nobody has thought of yet: Pyt
 JUDGES = frozenset(
     {
         "configs/registry/devices.json",
+        "fused_moe_configs/__init__.py",
+        "fused_moe_configs/lookup.py",
         "kernels/__init__.py",
         "kernels/launch_config.py",
         "kernels/problem.py",
@@ -334,6 +341,38 @@ def queue_refusals(versions: Iterable[tuple[Version, Version]]) -> list[Finding]
     after = [version for _, version in versions]
     stale = [version for version in after if version.record.get("verified") is not None and not version.is_signed]
     return [unearned(records_path(version.relative)) for version in stale]
+
+
+def figure_refusals(
+    versions: Iterable[tuple[Version, Version]], standing: Mapping[PurePosixPath, Sequence[Version]]
+) -> list[Finding]:
+    """A finding for each file whose readers would lose measured figures for others', and for measured legacy files.
+
+    standing: of each file that changed, what its readers get without it. Two pull requests that were sound alone may
+    do this together, so a merge queue asks too.
+    """
+    return [finding for pair in versions for finding in _figures(*pair, standing.get(pair[1].relative, ()))]
+
+
+def _figures(before: Version, after: Version, standing: Sequence[Version]) -> Iterator[Finding]:
+    if not (after.exists and after.record):
+        return  # what has no record that can be read is the validator's
+    path, is_added = records_path(after.relative), not before.exists
+    if after.is_measured:
+        if is_added and after.tier == LEGACY:
+            message = "expected figures of another project among the legacy ones, found measured ones"
+            yield refused(
+                path, "figures", message, "leave the file in the tier of the Triton that it was measured with"
+            )
+    elif before.is_measured:
+        message = "source: expected measured, as main's record of this file has it, found other figures in their place"
+        yield refused(path, "figures", message, "measure the file (nox -s tune), or leave main's as it is")
+    elif is_added and (lost := next((version for version in standing if version.is_measured), None)):
+        message = (
+            f"source: expected measured, since {config_path(lost.relative)} is, which its readers get without it, "
+            "found other figures"
+        )
+        yield refused(path, "figures", message, "measure the file (nox -s tune), or leave it out")
 
 
 def _judge_and_judged(changed: Sequence[Change]) -> list[Finding]:

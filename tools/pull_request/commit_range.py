@@ -5,11 +5,11 @@ It imports the standard library and our own plain data only: the job that holds 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from tools.git import REGULAR, Entry, Repository
+from tools.git import EXECUTABLE, REGULAR, Entry, Repository
 from tools.pull_request.changes import Change, Version, changes, config_path, records_path, tuned_paths
 
 
@@ -30,22 +30,29 @@ def compare(base: str, head: str, repository: Repository) -> CommitRange:
     base_sha = repository.merge_base(repository.commit(base), head_sha)
     trees = repository.tree(base_sha), repository.tree(head_sha)
     changed = changes(*trees)
-    return CommitRange(base_sha, head_sha, trees, changed, _versions(repository, trees, tuned_paths(changed)))
+    paths = tuned_paths(changed)
+    before, after = (versions_at(repository, tree, paths) for tree in trees)
+    versions = tuple((before[relative], after[relative]) for relative in paths)
+    return CommitRange(base_sha, head_sha, trees, changed, versions)
 
 
-def _versions(
-    repository: Repository, trees: tuple[Mapping[str, Entry], Mapping[str, Entry]], paths: Sequence[PurePosixPath]
-) -> tuple[tuple[Version, Version], ...]:
-    """Both sides of each path. What is no regular file, or too large, has no content that could be compared."""
-    wanted = [path for relative in paths for path in (config_path(relative), records_path(relative))]
-    entries = [tree[path] for tree in trees for path in wanted if path in tree and tree[path].mode == REGULAR]
+def versions_at(
+    repository: Repository, tree: Mapping[str, Entry], paths: Iterable[PurePosixPath]
+) -> dict[PurePosixPath, Version]:
+    """Tuned files of a tree with their records, by paths below configs/.
+
+    A link, a submodule or what is too large has no content that could be compared. An executable file has: its mode
+    is another finding.
+    """
+    wanted = list(paths)
+    places = [path for relative in wanted for path in (config_path(relative), records_path(relative))]
+    entries = [tree[path] for path in places if path in tree and tree[path].mode in (REGULAR, EXECUTABLE)]
     sizes = repository.sizes(entry.sha for entry in entries)
     blobs = repository.blobs(sha for sha, size in sizes.items() if size <= repository.limits.blob_bytes)
 
-    def version(relative: PurePosixPath, tree: Mapping[str, Entry]) -> Version:
-        places = config_path(relative), records_path(relative)
-        file, record = (blobs.get(tree[path].sha, b"") if path in tree else None for path in places)
+    def version(relative: PurePosixPath) -> Version:
+        here = config_path(relative), records_path(relative)
+        file, record = (blobs.get(tree[path].sha, b"") if path in tree else None for path in here)
         return Version(relative, file, record)
 
-    before, after = trees
-    return tuple((version(relative, before), version(relative, after)) for relative in paths)
+    return {relative: version(relative) for relative in wanted}

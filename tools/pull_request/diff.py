@@ -22,11 +22,14 @@ from tools.pull_request.changes import (
     tier_of,
 )
 from tools.pull_request.commit_range import CommitRange
+from tools.pull_request.served import Hiding
 from tools.registry.devices import DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.registry.shapes import readers
+from tools.store.strict_json import Json
 from tools.store.tiers import Role, role_in_repo
 from tools.store.workload import Workload, parse_file_name
+from tools.text import dumped, shown
 
 MOST_EDITS = 3
 """Up to so many distinct changes of a value are shown with their values, more only with their keys."""
@@ -47,8 +50,14 @@ class Kind(enum.StrEnum):
     UNREADABLE = "unreadable"  # no tuned file that could be compared: the validator says why
 
 
-NAMED_ONLY = frozenset({Kind.UNVERIFIED, Kind.RECORDED, Kind.UNREADABLE})
-"""Of these there is nothing to say but which files they are."""
+RECORD_ONLY = frozenset({Kind.UNVERIFIED, Kind.RECORDED})
+"""Of these the record's keys that changed are named."""
+
+BENCH_LINES = ("engine_checked", "verified_with")
+"""The record's lists that benches append to."""
+
+LONGEST_LINE = 200
+"""Characters of such a line, which may hold anything."""
 
 
 @dataclass(frozen=True, order=True)
@@ -66,6 +75,7 @@ class FileChange:
 
     gain_pct: the median over rows of the time saved, as the record claims it: against the heuristic for an added
     file, against the earlier entry for the changed rows of another. None: the record doesn't give it.
+    record_keys: the record's top-level keys that differ. bench_lines: what it has more in `BENCH_LINES`, as text.
     """
 
     kind: Kind
@@ -74,6 +84,8 @@ class FileChange:
     edits: frozenset[Edit] = frozenset()
     gain_pct: float | None = None
     moved_from: str | None = None
+    record_keys: tuple[str, ...] = ()
+    bench_lines: tuple[str, ...] = ()
 
     @property
     def tier(self) -> str:
@@ -89,8 +101,8 @@ class FileChange:
         """Files with the same one changed alike. Added and removed ones are grouped by device."""
         if self.kind in (Kind.ADDED, Kind.REMOVED):
             return self.kind, self.tier, self.device_name
-        if self.kind in NAMED_ONLY:
-            return (self.kind,)
+        if self.kind in RECORD_ONLY or self.kind is Kind.UNREADABLE:
+            return self.kind, self.record_keys
         alike = self.edits if len(self.edits) <= MOST_EDITS else frozenset(edit.key for edit in self.edits)
         return self.kind, self.moved_from and (self.moved_from, self.tier), alike
 
@@ -137,6 +149,24 @@ class ModeChange:
     after: str
 
 
+class Standing(enum.StrEnum):
+    """What speaks for a tuned file on main."""
+
+    VERIFIED = "verified"
+    CLAIMED = "claimed"
+    PUBLISHED = "published"  # or without any record
+
+
+@dataclass(frozen=True, order=True)
+class Hidden:
+    """An added file, the one that it hides as main has it, and from whom: readers of these releases of Triton."""
+
+    by: PurePosixPath
+    hidden: PurePosixPath
+    standing: Standing
+    releases: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Diff:
     """base and head: the commits compared. others: changed paths that are no tuned file and no record."""
@@ -149,6 +179,7 @@ class Diff:
     covered: int
     others: tuple[str, ...]
     modes: tuple[ModeChange, ...] = ()
+    hidden: tuple[Hidden, ...] = ()
 
     def of(self, kind: Kind) -> tuple[Group, ...]:
         """The groups of one kind."""
@@ -216,13 +247,40 @@ def _change(before: Version, after: Version, moved_from: str | None) -> FileChan
         return FileChange(Kind.REMOVED, here)
     if not after.entries or after.file.content.faults or after.workload is None:
         return FileChange(Kind.UNREADABLE, here)
+    keys, lines = _record_keys(before, after), _new_bench_lines(before, after)
     if not before.exists:
-        return FileChange(Kind.ADDED, here, tuple(after.entries), gain_pct=_gain_over_heuristic(after))
+        gain_pct = _gain_over_heuristic(after)
+        return FileChange(Kind.ADDED, here, tuple(after.entries), gain_pct=gain_pct, bench_lines=lines)
     rows = _changed_rows(before.entries, after.entries)
     edits = frozenset(_edits(before.entries, after.entries))
     recorded = Kind.UNVERIFIED if before.is_signed and after.record.get("verified") is None else Kind.RECORDED
     kind = Kind.MOVED if moved_from else Kind.RETUNED if rows else recorded
-    return FileChange(kind, here, rows, edits, _gain(before, after, rows), moved_from)
+    return FileChange(kind, here, rows, edits, _gain(before, after, rows), moved_from, keys, lines)
+
+
+def _record_keys(before: Version, after: Version) -> tuple[str, ...]:
+    """Also where 1 became true, which Python takes for the same."""
+    old, new = ({key: dumped(value) for key, value in side.record.items()} for side in (before, after))
+    return tuple(sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)))
+
+
+def _new_bench_lines(before: Version, after: Version) -> tuple[str, ...]:
+    known, new = (
+        dict.fromkeys(line for name in BENCH_LINES for line in _lines(side, name)) for side in (before, after)
+    )
+    return tuple(line for line in new if line not in known)
+
+
+def _lines(version: Version, name: str) -> list[str]:
+    """Each line of the list as a text; whatever else is there as one."""
+    found = version.record.get(name, [])
+    items = found if isinstance(found, list) else [found]
+    return [f"{name}: {_fields(item)}" for item in items]
+
+
+def _fields(item: Json) -> str:
+    fields = item.items() if isinstance(item, dict) else [("", item)]
+    return shown(", ".join(f"{key} {value}".strip() for key, value in fields), LONGEST_LINE)
 
 
 def _changed_rows(before: Mapping[int, LaunchConfig], after: Mapping[int, LaunchConfig]) -> tuple[int, ...]:
@@ -262,8 +320,13 @@ def _median_gain_pct(
     return statistics.median(gains) if gains else None
 
 
-def make_diff(found: CommitRange, models: ModelRegistry, devices: DeviceRegistry) -> Diff:
-    """Pure."""
+def make_diff(
+    found: CommitRange,
+    models: ModelRegistry,
+    devices: DeviceRegistry,
+    hidden: Iterable[tuple[Hiding, Version]] = (),
+) -> Diff:
+    """Pure. hidden: as `look_beside` found it."""
     before, after = (coverage(_tuned(tree), models, devices) for tree in found.trees)
     return Diff(
         base=found.base,
@@ -274,7 +337,14 @@ def make_diff(found: CommitRange, models: ModelRegistry, devices: DeviceRegistry
         covered=len(after),
         others=tuple(change.path for change in found.changed if not _is_told(change)),
         modes=tuple(filter(None, map(_mode, below_root(found.changed)))),
+        hidden=tuple(Hidden(one.by, one.hidden, _standing(version), one.releases) for one, version in hidden),
     )
+
+
+def _standing(version: Version) -> Standing:
+    if version.is_signed:
+        return Standing.VERIFIED
+    return Standing.CLAIMED if version.is_measured else Standing.PUBLISHED
 
 
 def _mode(change: Change) -> ModeChange | None:

@@ -9,7 +9,19 @@ from dataclasses import dataclass
 from tools.findings import Finding, Report, Severity
 from tools.findings import as_github as findings_as_github
 from tools.pull_request.changes import KINDS, config_path
-from tools.pull_request.diff import BATCH_SIZES, MOST_EDITS, NAMED_ONLY, Cell, Diff, Edit, Group, Kind, ModeChange
+from tools.pull_request.diff import (
+    BATCH_SIZES,
+    MOST_EDITS,
+    RECORD_ONLY,
+    Cell,
+    Diff,
+    Edit,
+    Group,
+    Hidden,
+    Kind,
+    ModeChange,
+    Standing,
+)
 from tools.store.tiers import DEFAULT_TIER
 from tools.text import code, counted, dumped, shown
 
@@ -17,6 +29,9 @@ NAMED = 3
 """Files of a group that are named; of the others only the number is."""
 
 NAMED_MODELS = 10
+
+NAMED_KEYS = 12
+"""Of a record, which has as many; a hostile one may have thousands."""
 
 MOST_GROUPS = 50
 """Lines of one section. Findings of a hostile commit could fill a step summary otherwise."""
@@ -55,6 +70,10 @@ class Section:
 def sections(diff: Diff, quote: Quote) -> tuple[Section, ...]:
     """Everything the diff has to say; foreign names pass through `quote`."""
     found = [Section(_TITLES[kind], _cut([line(g, quote) for g in diff.of(kind)])) for kind in Kind if diff.of(kind)]
+    if diff.hidden:
+        found.append(Section("Hidden by added files", _cut([_hidden(one, quote) for one in diff.hidden])))
+    if lines := _bench_lines(diff, quote):
+        found.append(Section("Lines of benches that records gained", _cut(lines)))
     if diff.modes:
         found.append(Section("File modes", _cut([_mode(change, quote) for change in diff.modes])))
     if diff.gained or diff.lost:
@@ -70,8 +89,10 @@ def line(group: Group, quote: Quote) -> str:
     first = group.files[0]
     if group.kind in (Kind.ADDED, Kind.REMOVED):
         return f"{quote(first.device_name)}, {_tier(first.tier)}: {names}{_gain(group, 'the heuristic')}"
-    if group.kind in NAMED_ONLY:
+    if group.kind is Kind.UNREADABLE:
         return names
+    if group.kind in RECORD_ONLY:
+        return f"{_keys(first.record_keys, quote)} changed: {names}"
     moved = f"{_tier(first.moved_from)} → {_tier(first.tier)}" if first.moved_from else ""
     what = "; ".join(filter(None, [moved, _edits(group)]))
     rows = f", {counted(group.num_rows, 'row')}" if group.num_rows else ""
@@ -106,6 +127,15 @@ def as_json(diff: Diff) -> str:
         },
         "others": list(diff.others),
         "modes": [vars(change) for change in diff.modes],
+        "hidden": [
+            {
+                "path": config_path(one.hidden),
+                "by": config_path(one.by),
+                "standing": str(one.standing),
+                "triton": list(one.releases),
+            }
+            for one in diff.hidden
+        ],
     }
     return dumped(document)
 
@@ -121,6 +151,16 @@ def as_github(diff: Diff) -> str:
             _WARNINGS.get(group.kind, "none needed; the step summary has more"),
         )
         for group in diff.groups[:MOST_GROUPS]
+    ]
+    found += [
+        Finding(
+            shown(config_path(one.by)),
+            "hides",
+            Severity.INFO if one.standing is Standing.PUBLISHED else Severity.WARNING,
+            _hidden(one, shown),
+            "see that it is faster under that Triton: the report of our runners compares the two",
+        )
+        for one in diff.hidden[:MOST_GROUPS]
     ]
     return findings_as_github(Report(sum(len(group.files) for group in diff.groups), tuple(found)))
 
@@ -140,7 +180,26 @@ def summary(diff: Diff) -> str:
     files = ", ".join(changed) if changed else "No tuned file changed"
     change = f" (+{len(diff.gained)}, −{len(diff.lost)})" if diff.gained or diff.lost else ""
     modes = f" {counted(len(diff.modes), 'file mode')} changed." if diff.modes else ""
-    return f"{files}.{modes} {counted(diff.covered, 'pair')} of model and device covered{change}."
+    hidden = f" {counted(len({one.hidden for one in diff.hidden}), 'file')} hidden." if diff.hidden else ""
+    return f"{files}.{hidden}{modes} {counted(diff.covered, 'pair')} of model and device covered{change}."
+
+
+def _hidden(hidden: Hidden, quote: Quote) -> str:
+    releases = ", ".join(hidden.releases)
+    return (
+        f"{quote(config_path(hidden.by))} hides {quote(config_path(hidden.hidden))} ({hidden.standing}) from readers "
+        f"of Triton {releases}"
+    )
+
+
+def _bench_lines(diff: Diff, quote: Quote) -> list[str]:
+    files = (file for group in diff.groups for file in group.files)
+    return [f"{quote(config_path(file.relative))}: {quote(line)}" for file in files for line in file.bench_lines]
+
+
+def _keys(keys: Sequence[str], quote: Quote) -> str:
+    listed = ", ".join(map(quote, keys[:NAMED_KEYS]))
+    return f"{listed} and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else listed or "form alone"
 
 
 def _mode(change: ModeChange, quote: Quote) -> str:
@@ -203,7 +262,13 @@ def _group_json(group: Group) -> dict[str, object]:
         "moved_from": first.moved_from,
         "claimed_gain_pct": _rounded(group.gain_pct),
         "files": [
-            {"path": config_path(file.relative), "rows": list(file.rows), "claimed_gain_pct": _rounded(file.gain_pct)}
+            {
+                "path": config_path(file.relative),
+                "rows": list(file.rows),
+                "claimed_gain_pct": _rounded(file.gain_pct),
+                "record_keys": list(file.record_keys),
+                "bench_lines": list(file.bench_lines),
+            }
             for file in group.files
         ],
     }

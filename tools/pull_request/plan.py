@@ -34,7 +34,9 @@ from tools.pull_request.changes import (
     unearned,
     writes_verified,
 )
+from tools.pull_request.commit_range import versions_at
 from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile, PlannedShape
+from tools.pull_request.served import Shelf
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.registry.shapes import assumed_shape, quant_mode_of, registered_shapes, why_not_measured
@@ -74,10 +76,14 @@ class Rules:
 
 @dataclass(frozen=True)
 class Changed:
-    """One tuned file as the pull request would leave it on main, and as main has it."""
+    """One tuned file as the pull request would leave it on main, and as main has it.
+
+    today: what its readers get on main, which is another file where main has none of this path.
+    """
 
     claimed: Version
     main: Version
+    today: Version
 
     @property
     def workload(self) -> Workload | None:
@@ -109,7 +115,7 @@ def legs(files: Iterable[Changed], rules: Rules) -> tuple[Leg, ...]:
                 FileId(file.workload, file.claimed.tier),
                 planned_shapes(file.workload, _recorded(file.claimed), rules.models),
                 file.claimed.entries,
-                file.main.entries,
+                file.today.entries,
                 file.claimed.medians_us() if file.claimed.exists else {},
             )
         )
@@ -148,7 +154,7 @@ def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
         yield from found  # shapes out of bounds say nothing about memory
         return
     most = int(MEMORY_SHARE * (device.memory_gib or UNKNOWN_MEMORY_GIB) * 2**30)
-    largest = max([*file.claimed.entries, *file.main.entries], default=1)
+    largest = max([*file.claimed.entries, *file.today.entries], default=1)
     shapes = planned_shapes(workload, _recorded(file.claimed), rules.models)
     quant = quant_mode_of(workload) or QuantMode()  # of a dtype without a kernel, which nothing measures
     layers = [LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in shapes]
@@ -234,7 +240,8 @@ def make_plan(request: PlanRequest, repository: Repository, rules: Rules) -> Pla
     main = {path: entry for path, entry in repository.tree(request.base_sha).items() if path.startswith(f"{ROOT}/")}
     merged = _merged(main, changed)
     contents = _Contents.read(repository, main, merged, neighbourhood(changed, {*main, *merged}))
-    files = [contents.changed(relative) for relative in tuned_paths(changed)]
+    today = _today(repository, main, tuned_paths(changed), rules.devices)
+    files = [contents.changed(relative, today[relative]) for relative in tuned_paths(changed)]
     found = prove(contents.merged, rules.devices, rules.exceptions)
     if request.number == MERGED:
         # A word that names other evidence came with a merge, or past the gate: it is measured, then signed or removed.
@@ -298,12 +305,22 @@ class _Contents:
         before, after = ({path: blobs[tree[path].sha] for path in paths & tree.keys()} for tree in (main, merged))
         return cls(before, after)
 
-    def changed(self, relative: PurePosixPath) -> Changed:
+    def changed(self, relative: PurePosixPath, today: Version) -> Changed:
         claimed, main = (
             Version(relative, files.get(config_path(relative)), files.get(records_path(relative)))
             for files in (self.merged, self.main)
         )
-        return Changed(claimed, main)
+        return Changed(claimed, main, today)
+
+
+def _today(
+    repository: Repository, main: Tree, paths: Sequence[PurePosixPath], devices: DeviceRegistry
+) -> dict[PurePosixPath, Version]:
+    """By each changed file's path what its readers get on main: that very file, else what the loader's chain serves."""
+    shelf = Shelf.of(main, devices)
+    places = {path: path if path in shelf.paths else shelf.instead_of(path) or path for path in paths}
+    read = versions_at(repository, main, set(places.values()))
+    return {path: read[place] for path, place in places.items()}
 
 
 def _with_hint(found: Sequence[Finding], changed: Sequence[Change]) -> list[Finding]:

@@ -168,7 +168,8 @@ def _head(plan: Plan, parts: Sequence[FileSection], *, is_empty: bool) -> list[s
         "",
         "*Claimed*: the times in the pull request's record, which nothing here has checked. All other times are "
         "*verified here*: measured for this report by main's code, median in µs, up and down projection together. "
-        "The verdict compares the claimed file with main's, beyond noise (with the heuristic where main has no file). "
+        "The verdict compares the claimed file with main's, which is what its readers get there today, beyond noise "
+        "(with the heuristic where they get no file). "
         "After it stands whose entry the policy would write: the claimed one (promote; over main's if at least "
         f"{margin_pct:g} % faster), main's (retain) or the heuristic's (baseline). "
         "«–»: no such entry, or it does not run.",

@@ -5,7 +5,7 @@ schema/models.schema.json says what each field means.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,23 @@ AS_STORED = Asked()
 
 
 @dataclass(frozen=True)
+class Placement:
+    """How a model is served: device class (a family of devices.json), ranks, and how many of them split the experts.
+
+    ep is 1 where experts aren't split. engine: the only one that is run so; None: either.
+    """
+
+    device: str
+    tp: int
+    ep: int = 1
+    engine: str | None = None
+
+    def __str__(self) -> str:
+        sizes = f"{self.device} tp={self.tp}" + (f" ep={self.ep}" if self.ep > 1 else "")
+        return sizes if self.engine is None else f"{sizes} {self.engine}"
+
+
+@dataclass(frozen=True)
 class Model:
     """Expert shapes of a checkpoint before sharding: E experts, intermediate size N, width K, top_k."""
 
@@ -102,6 +119,8 @@ class Model:
     fused_shared_experts: int = 0
     fusable_shared_experts: int = 0
     gated: bool = True
+    fused_under_ep: bool = False
+    placements: tuple[Placement, ...] = ()
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -140,15 +159,43 @@ class ModelRegistry:
 
 
 def load_models(path: Path = REGISTRY_FOLDER / "models.json") -> ModelRegistry:
-    """Reads the model registry. RegistryError: it is missing, broken, unsorted, an id stands twice, or top_k > E."""
+    """Reads the model registry.
+
+    RegistryError: it is missing, broken or unsorted; an id stands twice; top_k > E; a placement that doesn't divide.
+    """
     models = tuple(map(_model, read_entries(path, "models")))
     for model in models:
         if model.top_k > model.E:
             reason = f"{model.id} / top_k: expected at most its {model.E} experts, found {model.top_k}"
             raise RegistryError(reason, "correct one of them", path)
+        for placement in model.placements:
+            if fault := _misplaced(model, placement):
+                reason = f"{model.id} / placements: {fault}, found {placement}"
+                raise RegistryError(reason, "correct the placement", path)
     check_order(path, [model.id.casefold() for model in models])
     check_unique(path, [name.casefold() for model in models for name in model.ids])
     return ModelRegistry(models)
+
+
+def unknown_device_classes(models: Iterable[Model], families: Container[str]) -> Iterator[str]:
+    """A sentence for each model with a placement on a device class that no device belongs to.
+
+    families: those of devices.json, which this registry can't know of.
+    """
+    for model in models:
+        for name in sorted({placement.device for placement in model.placements if placement.device not in families}):
+            yield f"{model.id} / placements: expected a family of devices.json, found {name!r}"
+
+
+def _misplaced(model: Model, placement: Placement) -> str | None:
+    """What a placement's sizes should be and aren't. vLLM splits experts unevenly where ep doesn't divide them."""
+    if placement.tp % placement.ep:
+        return "expected an ep that divides tp"
+    if model.N % (placement.tp // placement.ep):
+        return f"expected a tp that divides N={model.N}"
+    if placement.ep > model.E or (model.E % placement.ep and placement.engine != "vllm"):
+        return f"expected an ep that divides E={model.E}"
+    return None
 
 
 def _model(entry: Mapping[str, Any]) -> Model:
@@ -160,4 +207,5 @@ def _model(entry: Mapping[str, Any]) -> Model:
         fields.pop("per_channel_quant", False),
         fields.pop("activation_scales", None),
     )
+    fields["placements"] = tuple(Placement(**placement) for placement in entry.get("placements", ()))
     return Model(**{**fields, "quantisation": quantisation, "also": tuple(entry.get("also", ()))})

@@ -52,11 +52,16 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
     """
     triton = origin.triton
     folder = folder_of_tiers(request.files.output)
-    version = version_of_folder(folder.name)
-    if version is not None and folder.name != version_folder(triton):
+    version, reference = version_of_folder(folder.name), version_folder(reference_triton())
+    own = version_folder(triton)
+    if version is not None and (folder.name != own or own == reference):
+        is_default = own == reference
+        expected = "a folder that holds tiers" if is_default else f"{own}/"
+        why = "as the default tier is of" if is_default else "the folder of"
+        other = "" if folder.name == reference else ", or run that Triton"
         raise UserError(
-            f"--output: expected {version_folder(triton)}/, the folder of the Triton that runs here ({triton}), "
-            f"found {shown_path(folder)}. Fix: name the folder above it, or run that Triton."
+            f"--output: expected {expected}, {why} the Triton that runs here ({triton}), found {shown_path(folder)}. "
+            f"Fix: name the folder above it{other}."
         )
     root = folder.parent if version is not None else folder
     is_of_configs = root == CONFIGS.resolve()
@@ -428,13 +433,14 @@ def _with_lines(record: Record, standing: Existing | None) -> Record:
 def _is_needless(request: TuneRequest, result: TuneResult, place: Place, existing: Existing) -> bool:
     """A version file exists only where the file that serves this Triton without it loses more than the margin.
 
-    That file needs a record to say so in, and must be of the same workload: by an alias of the device perhaps, but not
-    the plain file that serves per-channel scales too.
+    That file needs a measured record to say so in, and must be of the same workload: by an alias of the device perhaps,
+    but not the plain file that serves per-channel scales too.
     """
     tier, own_tier = existing.place.relative.parent.name, place.relative.parent.name
     own, other = (parse_file_name(one.relative.name).workload for one in (place, existing.place))
+    is_recorded = existing.record is not None and existing.record.is_measured
     is_the_same = own is not None and other is not None and replace(other, device_name=own.device_name) == own
-    could_do_without = own_tier != "" and tier not in (own_tier, LEGACY) and is_the_same and existing.record is not None
+    could_do_without = own_tier != "" and tier not in (own_tier, LEGACY) and is_the_same and is_recorded
     loses = _worst_loss_pct(result) > PromotionPolicy().min_improvement_pct
     return could_do_without and not (loses or request.files.force_version_file)
 

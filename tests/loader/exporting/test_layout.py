@@ -36,35 +36,34 @@ def test_with_a_version_it_is_the_chains_answer_for_it(store, destination, engin
 def test_sglang_without_a_version_gets_every_folder(store, destination):
     store.add(D, 1)
     store.add(D, 2, "triton_3_6_0")
-    store.add(name(N=8), 3, "triton_3_8_0")
+    store.add(name(N=8), 3, "triton_3_8_1")
     store.add(D, 4, "legacy_configs")
     export(destination, "sglang")
     assert tree(destination) == {
         f"{SGLANG}/{D}": 1,
         f"configs/triton_3_6_0/{D}": 2,
-        f"{SGLANG}/{name(N=8)}": 3,
+        f"configs/triton_3_8_1/{name(N=8)}": 3,
         f"configs/triton_0_0_0/{D}": 4,
     }
 
 
-def test_the_version_folder_of_the_reference_wins_over_the_default(store, destination):
+@pytest.mark.parametrize("options", [{}, {"triton_version": "3.8.0"}])
+def test_no_other_patch_hides_the_default_from_the_reference(store, destination, options):
     store.add(D, 1)
-    store.add(D, 2, "triton_3_8_0")
-    export(destination, "sglang")
-    assert tree(destination) == {f"{SGLANG}/{D}": 2}
+    store.add(D, 2, "triton_3_8_1")
+    export(destination, "sglang", **options)
+    others = {} if options else {f"configs/triton_3_8_1/{D}": 2}
+    assert tree(destination) == {f"{SGLANG}/{D}": 1} | others
 
 
 @pytest.mark.parametrize("folder", ["triton_0_0_0", "triton_3_8_0"])
 def test_no_folder_takes_a_tiers_place(store, destination, folder):
     store.add(D, 1)
     store.add(name(N=7), 2, "legacy_configs")
-    store.add(name(N=8), 3, folder)
-    export(destination, "sglang")
-    assert tree(destination) == {
-        f"{SGLANG}/{D}": 1,
-        f"configs/triton_0_0_0/{name(N=7)}": 2,
-        f"configs/{folder}/{name(N=8)}": 3,
-    }
+    for N in (6, 7, 8):
+        store.add(name(N=N), 3, folder)
+    assert f"{folder}: left out: another tier is exported as this version. Fix: " in notes(store, destination, "sglang")
+    assert tree(destination) == {f"{SGLANG}/{D}": 1, f"configs/triton_0_0_0/{name(N=7)}": 2}
 
 
 def test_each_engine_gets_its_own_spelling(store, destination):
@@ -131,10 +130,10 @@ def test_sglang_never_pairs_an_up_file_with_another_versions_down_file(store, de
 
 def test_a_down_file_is_exported_only_where_its_up_file_wins(store, destination):
     down = D.replace(".json", "_down.json")
-    store.add(D, 1, "triton_3_8_0")
+    store.add(D, 1, "triton_3_6_0")
     store.add(down, 2)
-    assert "no up file wins beside it" in notes(store, destination, "sglang", triton_version="3.8.0")
-    assert tree(destination) == {f"{SGLANG}/{D}": 1}
+    assert "no up file wins beside it" in notes(store, destination, "sglang", triton_version="3.6.0")
+    assert tree(destination) == {f"configs/triton_3_6_0/{D}": 1}
 
 
 def test_one_file_for_each_name_that_the_driver_may_report(store, destination):

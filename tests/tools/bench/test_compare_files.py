@@ -88,7 +88,7 @@ class TestExitCodes:
             ([], fake_torch("NVIDIA H200"), "expected a file of this GPU, NVIDIA_H200, found NVIDIA_H100_80GB_HBM3"),
             ([], fake_torch("Toaster 3000"), "expected an NVIDIA GPU of configs/registry/devices.json"),
             ([], fake_torch(free_gib=1), "GiB of free GPU memory, found 1.0. Fix: "),
-            (["--kernel", "vllm=no/such.py"], fake_torch(), "such.py: expected the engine's fused_moe.py, found none"),
+            (["--kernel", "vllm=no/such.py"], fake_torch(), "such.py: expected the engine's kernel there, found none"),
         ],
         ids=["candidate", "another GPU", "unknown GPU", "full GPU", "engine"],
     )
@@ -191,11 +191,11 @@ class TestEnvironment:
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
-        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path: "0.33.0")
+        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path, engine: "0.33.0")
         gpu = FakeGpu(wins).install(monkeypatch)
         bench(store.root, "--format", "json", "--kernel", "vllm=fused_moe.py")
         found = self.environment(capsys)
-        assert (found["kernel"], found["engine"]) == ("vLLM 0.33.0's own", "0.33.0")
+        assert (found["kernel"], found["engine"]) == ("vLLM 0.33.0's own", "vLLM 0.33.0")
         assert [kernel.name for kernel in gpu.setups[0].kernels] == ["vllm"]
 
 
@@ -341,7 +341,7 @@ class TestWriteRecord:
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
-        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path: "0.33.0")
+        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path, engine: "0.33.0")
         FakeGpu(wins).install(monkeypatch)
         other = Store(store.root.parent / "other").config(table(num_stages=2))
         assert (
@@ -361,11 +361,14 @@ class TestWriteRecord:
         assert "verified_with" not in record(store)
         self.assert_sound(store)
 
-    def test_a_published_files_record_takes_a_line_too(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        store.record(store.root / NAME)
+    def test_a_published_files_record_takes_no_line(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = store.record(store.root / NAME).read_bytes()
         FakeGpu(wins).install(monkeypatch)
-        assert bench(store.root, "--write-record") == 0
-        assert record(store)["source"] == "published"
+        assert bench(store.root, "--write-record") == 1
+        assert "expected the record of a measured file, found published figures" in capsys.readouterr().err
+        assert (store.root / "records" / NAME).read_bytes() == before
         self.assert_sound(store)
 
     def test_no_other_process_writes_there_between_reading_and_writing(

@@ -76,7 +76,7 @@ def compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compared:
 def test_kernels_that_are_alike_end_with_0_and_a_report(compared: Compared, capsys: pytest.CaptureFixture[str]) -> None:
     assert compared.bench("--workload", MIXTRAL) == 0
     printed = capsys.readouterr()
-    stem = f"{today()}-engine-comparison-mistralai_Mixtral-8x7B-v0.1_tp=2-NVIDIA_H100_80GB_HBM3-triton-"
+    stem = f"{today()}-vllm-comparison-mistralai_Mixtral-8x7B-v0.1_tp=2-NVIDIA_H100_80GB_HBM3-triton-"
     markdown, body = sorted(path.name for path in compared.output.iterdir())[::-1]
     assert markdown.startswith(stem)
     assert markdown.removesuffix(".md") == body.removesuffix(".json")
@@ -102,7 +102,7 @@ def test_ours_meets_the_engines_on_as_many_launch_configs_as_asked_for(compared:
         (QWEN, 64, (1, 64)),
     ]
     (path,) = compared.output.glob("*.md")
-    assert "-engine-comparison-2-workloads-" in path.name
+    assert "-vllm-comparison-2-workloads-" in path.name
 
 
 def test_the_command_in_the_report_repeats_it_without_this_machines_folders(compared: Compared) -> None:

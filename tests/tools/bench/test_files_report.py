@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE, THIS_FILE
-from tools.bench.files_report import FileResult, FilesReport, to_json, to_markdown
+from tools.bench.files_report import FileResult, FilesReport, Judge, to_json, to_markdown
 from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, Measured, RowVerdict, Verdict, duel
 from tools.store.record import Environment
 
@@ -81,8 +82,8 @@ def test_json_is_the_golden_text() -> None:
 
 
 def test_an_engines_kernel_is_told_by_its_version() -> None:
-    environment = json.loads(to_json(replace(FULL, engine_version="0.33.0")))["environment"]
-    assert (environment["kernel"], environment["engine"]) == ("vLLM 0.33.0's own", "0.33.0")
+    environment = json.loads(to_json(replace(FULL, judge=Judge(Flavour.SGLANG, "0.5.23"))))["environment"]
+    assert (environment["kernel"], environment["engine"]) == ("SGLang 0.5.23's own", "SGLang 0.5.23")
 
 
 def test_a_driver_that_cannot_be_read_is_unknown() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench.request import BATCH_SIZES, FilesRequest, KernelsRequest, parse
+from kernels.problem import Flavour
+from tools.bench.request import BATCH_SIZES, EngineFile, FilesRequest, KernelsRequest, parse
 from tools.checkout import CHECKOUT
 from tools.errors import UserError
 from tools.store.workload import Layout
@@ -115,7 +116,7 @@ class TestFiles:
             (Path("a.json"), Path("b")),
             Layout.SGLANG,
             ("heuristic", "HEAD~1", "old/a.json"),
-            Path("v/fused_moe.py"),
+            EngineFile(Flavour.VLLM, Path("v/fused_moe.py")),
             (1, 64),
             "skew",
             3,
@@ -130,11 +131,14 @@ class TestFiles:
     def test_another_candidate_replaces_the_heuristics(self) -> None:
         assert parse(["a.json", "--against", "main"]).against == ("main",)
 
-    @pytest.mark.parametrize("kernel", ["vllm", "vllm=", "sglang=a.py", "ours", "own=a.py", ""])
+    @pytest.mark.parametrize("kernel", ["vllm", "vllm=", "sglang", "sglang=", "ours", "own=a.py", ""])
     def test_an_unknown_kernel_is_refused(self, kernel: str) -> None:
         with pytest.raises(UserError) as raised:
             parse(["a.json", "--kernel", kernel])
-        assert str(raised.value) == f"--kernel: expected own or vllm=PATH/fused_moe.py, found {kernel!r}."
+        assert str(raised.value) == (
+            "--kernel: expected own, vllm=PATH/fused_moe.py or sglang=PATH/fused_moe_triton_kernels.py, "
+            f"found {kernel!r}."
+        )
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -175,7 +179,7 @@ class TestWriteRecord:
 class TestKernels:
     def test_defaults(self) -> None:
         request = parse(["kernels", *KERNELS])
-        assert (request.engine, request.engine_path) == ("vllm", Path("a/fused_moe.py"))
+        assert request.engine == EngineFile(Flavour.VLLM, Path("a/fused_moe.py"))
         assert request.batch_sizes == BATCH_SIZES
         assert (request.launch_configs, request.output) == (60, Path("docs/measurements"))
 
@@ -185,7 +189,11 @@ class TestKernels:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--kernel", "fused_moe.py"], "--kernel: expected vllm=PATH/fused_moe.py, found 'fused_moe.py'"),
+            (
+                ["--kernel", "fused_moe.py"],
+                "--kernel: expected vllm=PATH/fused_moe.py or sglang=PATH/fused_moe_triton_kernels.py, "
+                "found 'fused_moe.py'",
+            ),
             (["--num-tokens", "0"], "--num-tokens: expected from 1 to 65536, found 0"),
             (["--num-tokens", "65537"], "found 65537"),
             (["--jobs", "0"], "--jobs: expected from 1 to 1024, found 0"),

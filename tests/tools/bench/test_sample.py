@@ -12,8 +12,10 @@ from tools.bench.sample import read_workload, sample
 from tools.errors import UserError
 from tools.launch.shared_memory import loop_bytes
 from tools.registry.models import load_models
+from tools.registry.sharding import Engine
 
 H100_SMEM_BYTES = 232448
+H100 = "device_name=NVIDIA_H100_80GB_HBM3"
 
 
 def of(count: int, dtype: str | None = None, block_shape: tuple[int, int] | None = None, limit: int = H100_SMEM_BYTES):
@@ -76,19 +78,32 @@ def test_more_than_there_are_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "file_name", "quant"),
+    ("text", "engine", "file_name", "quant"),
     [
-        ("mistralai/Mixtral-8x7B-v0.1 tp=2", "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json", QuantMode()),
-        ("Qwen/Qwen3-30B-A3B tp=1", "E=128,N=768,device_name=NVIDIA_H100_80GB_HBM3.json", QuantMode()),
+        ("mistralai/Mixtral-8x7B-v0.1 tp=2", Engine.VLLM, f"E=8,N=7168,{H100}.json", QuantMode()),
+        (
+            "mistralai/Mixtral-8x7B-v0.1 tp=2 dtype=fp8_w8a8",
+            Engine.VLLM,
+            f"E=8,N=7168,{H100},dtype=fp8_w8a8.json",
+            QuantMode("fp8_w8a8"),
+        ),
+        ("Qwen/Qwen3-30B-A3B tp=1", Engine.VLLM, f"E=128,N=768,{H100}.json", QuantMode()),
         (
             "deepseek-ai/DeepSeek-V3 tp=16",
-            "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json",
+            Engine.VLLM,
+            f"E=256,N=128,{H100},dtype=fp8_w8a8,block_shape=[128,128].json",
+            QuantMode("fp8_w8a8", block_shape=(128, 128)),
+        ),
+        (
+            "deepseek-ai/DeepSeek-V3 tp=16",
+            Engine.SGLANG,
+            f"E=257,N=128,{H100},dtype=fp8_w8a8,block_shape=[128,128].json",
             QuantMode("fp8_w8a8", block_shape=(128, 128)),
         ),
     ],
 )
-def test_a_workload_is_one_rank_of_the_model(text: str, file_name: str, quant: QuantMode) -> None:
-    workload, shape = read_workload(text, load_models(), "NVIDIA H100 80GB HBM3")
+def test_a_workload_is_one_rank_of_the_model(text: str, engine: Engine, file_name: str, quant: QuantMode) -> None:
+    workload, shape = read_workload(text, load_models(), "NVIDIA H100 80GB HBM3", engine)
     assert (workload.file_name(), shape.quant) == (file_name, quant)
     assert (shape.num_experts, shape.intermediate_size) == (workload.E, workload.N)
 
@@ -99,6 +114,7 @@ def test_a_workload_is_one_rank_of_the_model(text: str, file_name: str, quant: Q
         ("Qwen/Qwen3-30B-A3", "Did you mean Qwen/Qwen3-30B-A3B"),
         ("Qwen/Qwen3-30B-A3B tp=5", "expected a multiple of tp=5, found 768"),
         ("Qwen/Qwen3-30B-A3B pp=2", 'expected "MODEL tp=N'),
+        ("Qwen/Qwen3-30B-A3B tp=1 dtype=int3", "int3"),
         ("openai/gpt-oss-120b tp=1", "mxfp4"),
         ("moonshotai/Kimi-K2-Thinking tp=8", "int4_w4a16"),
         ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16 tp=1", "expected gated experts"),
@@ -106,4 +122,4 @@ def test_a_workload_is_one_rank_of_the_model(text: str, file_name: str, quant: Q
 )
 def test_a_workload_that_cannot_be_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        read_workload(text, load_models(), "NVIDIA H100 80GB HBM3")
+        read_workload(text, load_models(), "NVIDIA H100 80GB HBM3", Engine.VLLM)

@@ -19,7 +19,7 @@ from tools.bench.time_files import compile_file, verdict, worst
 from tools.compile.outcome import Status
 from tools.errors import MachineError
 from tools.measure.kernels import OwnKernel
-from tools.measure.layer import DOWN, UP, LayerShape
+from tools.measure.layer import LayerShape
 from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, RowVerdict, Verdict, score
 from tools.store.workload import Workload
 
@@ -136,22 +136,22 @@ class FakeRow:
 
     def __init__(self, errors: dict[LaunchConfig, Exception]) -> None:
         self.errors = errors
-        self.launched: list[tuple[LaunchConfig, int]] = []
+        self.launched: list[LaunchConfig] = []
 
     def check(self, contender: Any, config: LaunchConfig, projection: int) -> None:
         if config in self.errors:
             raise self.errors[config]
 
-    def launches(self, contender: Any, config: LaunchConfig, projection: int) -> tuple[LaunchConfig, int]:
-        self.launched.append((config, projection))
-        return config, projection
+    def layers(self, kernel: Any, config: LaunchConfig) -> LaunchConfig:
+        self.launched.append(config)
+        return config
 
 
 class TestTimeEntries:
     @pytest.fixture(autouse=True)
     def _no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        us = {(A, UP): 10.0, (A, DOWN): 5.0, (B, UP): 20.0, (B, DOWN): 7.0}
-        monkeypatch.setattr(comparison, "capture", lambda launches: launches)
+        us = {A: 15.0, B: 27.0}
+        monkeypatch.setattr(comparison, "capture", lambda launches, a_sample: launches)
         monkeypatch.setattr(
             time_files, "measure_series", lambda replays, policy: [[us[replay], us[replay] + 1.0] for replay in replays]
         )
@@ -160,16 +160,16 @@ class TestTimeEntries:
         setup = Setup((OwnKernel(),), "sm90", None, 50 << 20, None)  # type: ignore[arg-type]
         return time_files.time_entries(row, setup, configs, failures or {})  # type: ignore[arg-type]
 
-    def test_up_and_down_add_up_round_by_round(self) -> None:
+    def test_a_sample_a_round(self) -> None:
         times, failures = self.time(FakeRow({}), A, B)
-        assert times == {A: (15.0, 17.0), B: (27.0, 29.0)}
+        assert times == {A: (15.0, 16.0), B: (27.0, 28.0)}
         assert failures == {}
 
     def test_what_did_not_compile_is_not_launched(self) -> None:
         row = FakeRow({})
         times, failures = self.time(row, A, B, failures={B: "compile: no"})
         assert (list(times), failures) == ([A], {B: "compile: no"})
-        assert {config for config, _ in row.launched} == {A}
+        assert row.launched == [A]
 
     def test_wrong_numbers_are_no_time(self) -> None:
         times, failures = self.time(FakeRow({A: AssertionError("ours, up: expected …\nmore")}), A, B)

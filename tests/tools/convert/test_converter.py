@@ -89,6 +89,13 @@ class TestNamesAndFolders:
         assert taken.relative.as_posix() == f"{tier}{NAME}"
         assert json.loads(taken.config) == table()
 
+    @pytest.mark.parametrize(("version", "tier"), [(reference_triton(), ""), ("3.6.0", "triton_3_6_0/")])
+    def test_sglangs_folder_of_the_reference_becomes_the_default_tier(
+        self, folder: Path, models: ModelRegistry, version: str, tier: str
+    ) -> None:
+        put(folder, f"triton_{version.replace('.', '_')}/{NAME}")
+        assert one(folder, SGLANG, models).relative.as_posix() == f"{tier}{NAME}"
+
     def test_a_dead_name_is_kept_so_that_validate_can_say_what_is_wrong(
         self, folder: Path, models: ModelRegistry
     ) -> None:

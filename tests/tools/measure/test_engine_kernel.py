@@ -85,6 +85,7 @@ def test_the_version_is_that_of_the_package_around_the_file(tmp_path: Path) -> N
     for path, text in ((file, ""), (metadata, "Metadata-Version: 2.4\nName: vllm\nVersion: 0.33.0\n")):
         path.parent.mkdir(parents=True)
         path.write_text(text, "utf-8")
-    assert engine_version(file) == "0.33.0"
+    assert engine_version(file, "vllm") == "0.33.0"
+    assert engine_version(file, "sglang") is None
     metadata.unlink()
-    assert engine_version(file) is None
+    assert engine_version(file, "vllm") is None

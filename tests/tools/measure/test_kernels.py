@@ -12,11 +12,21 @@ pytest.importorskip("triton")
 
 from kernels.launch import Pointers, binary_key
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Problem, QuantMode, Routing, up_and_down
+from kernels.problem import Flavour, Problem, QuantMode, Routing, up_and_down
 from tools.measure.kernels import EngineKernel, Kernel, KernelTask, OwnKernel
 from tools.registry.devices import Target
 
 FIXTURE = Path(__file__).with_name("fused_moe_fixture.txt")
+SGLANG_FIXTURE = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def fused_moe_kernel(
+    a_ptr, a_desc, EM, even_Ks: tl.constexpr, USE_GDC: tl.constexpr = False, GDC_EARLY: tl.constexpr = False
+):
+    pass
+"""
 CONFIG = LaunchConfig(16, 64, 128, 1, 4, 3)
 POINTERS = Pointers(*"abcdefghij")
 
@@ -67,6 +77,29 @@ def test_an_engines_kernel_is_given_the_parameters_that_it_has_by_name(tmp_path:
     assert launch.named == {"a_ptr": "a", "c_ptr": "c", "N": 2048, "BLOCK_SIZE_M": 16, "USE_TD": False}
     assert launch.options == {"num_ctas": 1, "num_stages": 3, "num_warps": 4}
     assert launch.grid == OwnKernel().bind(problem(), POINTERS).grid
+
+
+def test_each_flavour_of_ours_has_binaries_of_its_own() -> None:
+    own, other = OwnKernel(), OwnKernel(flavour=Flavour.SGLANG)
+    sglangs = replace(problem(), routing=Routing(64, 2, 8, flavour=Flavour.SGLANG))
+    assert own.key(problem()) != other.key(sglangs)
+    assert other.bind(sglangs, POINTERS).options == {"num_ctas": 1, "num_stages": 3, "num_warps": 4, "launch_pdl": True}
+
+
+def test_sglangs_kernel_is_given_what_it_calls_them(tmp_path: Path) -> None:
+    path = tmp_path / "fused_moe_triton_kernels.py"
+    path.write_text(SGLANG_FIXTURE, "utf-8")
+    sglangs = replace(problem(), routing=Routing(64, 2, 8, flavour=Flavour.SGLANG))
+    launch = EngineKernel(path, Flavour.SGLANG).bind(sglangs, POINTERS)
+    assert launch.named == {
+        "a_ptr": "a",
+        "a_desc": None,
+        "EM": 272,
+        "even_Ks": True,
+        "USE_GDC": True,
+        "GDC_EARLY": True,
+    }
+    assert launch.options["launch_pdl"] is True
 
 
 def test_a_task_reaches_another_process(kernel: Kernel) -> None:

@@ -69,6 +69,8 @@ def test_nothing_measured_is_nothing_chosen() -> None:
 )
 def test_a_release_is_new_where_no_tier_is_as_new(newest: tuple[int, ...], new: bool) -> None:
     assert is_new(newest, (3, 8, 0), [(3, 6, 0), (3, 8, 1)]) is new
+    unknown = [(9999, 0, 0), (*newest[:2], newest[2] + 1), (newest[0], newest[1] + 1, 0)]
+    assert is_new(newest, (3, 8, 0), [(3, 6, 0), (3, 8, 1), *unknown]) is new, "folders of releases to come"
 
 
 def test_the_plan_is_of_the_plans_form_and_one_leg_a_device() -> None:

@@ -31,10 +31,17 @@ class Project:
     def files(self, name: str = NAME, folder: str = "", record: dict[str, Any] | None = None, **changes: Any) -> Any:
         """A sound measured file, with these launch keys, and its record with these fields: path to bytes."""
         path = self.store.config(table(**changes), name, folder=folder, record=False)
-        self.store.measured(path, triton="3.6.0" if folder else None, **(record or {}))
+        self.store.measured(path, triton=triton_of(folder), **(record or {}))
         made = files_of(self.store)
         below = f"{folder}/{name}" if folder else name
         return {path: data for path, data in made.items() if path in (f"configs/{below}", f"configs/records/{below}")}
+
+    def published(self, name: str = NAME, folder: str = "", **changes: Any) -> Any:
+        """As `files`, taken over from elsewhere."""
+        made = self.files(name, folder, **changes)
+        below = f"{folder}/{name}" if folder else name
+        record = self.store.record(self.store.root / below)
+        return {**made, f"configs/records/{below}": record.read_bytes()}
 
     def signed(self, name: str = NAME, record: dict[str, Any] | None = None, **said: Any) -> Any:
         """As `files`, with main's own word in the record; `said`: what that word says."""
@@ -45,6 +52,11 @@ class Project:
     def head(self, files: Any, parent: str | None = None) -> str:
         """A commit of a pull request with these files changed."""
         return self.repository.commit(files, parent or self.main)
+
+
+def triton_of(folder: str) -> str | None:
+    """The release that a version folder is named by; None: it is another tier."""
+    return folder.removeprefix("triton_").replace("_", ".") if folder.startswith("triton_") else None
 
 
 @pytest.fixture

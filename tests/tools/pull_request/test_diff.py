@@ -223,9 +223,53 @@ def test_a_retuned_file_with_the_gain_that_its_record_claims(project: Project, r
 
 
 def test_a_file_that_moved_between_tiers(project: Project, run: Run) -> None:
-    moved = project.files(folder="legacy_configs")
+    moved = project.files(folder="triton_3_6_0")
     (group,) = groups(run("main", project.head({**moved, PATH: None, RECORD: None}), "--format", "json"))
     assert (group["kind"], group["moved_from"]) == ("moved", "default")
+
+
+def test_what_an_added_file_hides_and_from_whom(project: Project, run: Run) -> None:
+    main = project.head(project.signed())
+    head = project.head(project.files(folder="triton_3_7_0", num_stages=4), parent=main)
+    _, out, _ = run(main, head)
+    here = f"configs/triton_3_7_0/{NAME} hides {PATH}"
+    assert f"Hidden by added files\n  {here} (verified) from readers of Triton 3.7.0, 3.7.1\n" in out
+    _, out, _ = run(main, head, "--format", "github")
+    (line,) = [line for line in out.splitlines() if "title=hides::" in line]
+    assert line.startswith("::warning ")
+    for parent, standing in ((project.main, "claimed"), (project.head(project.published()), "published")):
+        head = project.head(project.files(folder="triton_3_7_0", num_stages=4), parent=parent)
+        (found,) = json.loads(run(parent, head, "--format", "json")[1])["hidden"]
+        assert found["standing"] == standing
+    forged = project.head(project.files(folder="triton_9999_0_0"))
+    assert "(claimed) from readers of Triton 9999.0.0\n" in run("main", forged)[1]
+
+
+def test_a_record_alone_says_which_keys_it_touches_and_which_lines_it_gained(project: Project, run: Run) -> None:
+    line = {"engine": "vllm", "version": "0.33.0", "triton": "3.8.0", "date": "2026-01-02"}
+    checked = [{**line, "worst_ratio": 0.9, "geomean_ratio": 0.8}]
+    held = [{"triton": "3.6.0", "date": "2026-01-02", "worst_loss_pct": 0.1}]
+    head = project.head(project.files(record={"engine_checked": checked, "date": "2026-01-02"}))
+    _, out, _ = run("main", head)
+    assert f"New evidence, the same launch configs\n  date, engine_checked changed: {NAME[:-5]}\n" in out
+    said = "engine vllm, version 0.33.0, triton 3.8.0, date 2026-01-02, worst_ratio 0.9, geomean_ratio 0.8"
+    assert f"Lines of benches that records gained\n  {PATH}: engine_checked: {said}\n" in out
+    more = project.files(record={"engine_checked": checked, "date": "2026-01-02", "verified_with": held}, num_stages=4)
+    (group,) = groups(run(head, project.head(more, parent=head), "--format", "json"))
+    assert group["kind"] == "re-tuned"
+    lines = ["verified_with: triton 3.6.0, date 2026-01-02, worst_loss_pct 0.1"]
+    assert group["files"][0]["bench_lines"] == lines
+    assert group["files"][0]["record_keys"] == ["config_sha256", "verified_with"]
+
+
+@pytest.mark.parametrize("value", [3, "x\n::error::forged", [["##[error]"]], [{"a\nb": "\x1b[31m" * 500}], [None], {}])
+def test_lines_that_are_none_take_one_line_each(project: Project, run: Run, value: Any) -> None:
+    files = project.files()
+    files[RECORD] = json.dumps({**json.loads(files[RECORD]), "verified_with": value, "k\n": True}).encode()
+    _, out, _ = run("main", project.head(files), "--merged")
+    assert all(line.isprintable() and len(line) < 1000 for line in out.splitlines())
+    assert "##[" not in out
+    assert "verified_with" in out
 
 
 def test_before_the_first_push_there_was_nothing(project: Project, run: Run) -> None:
@@ -341,6 +385,42 @@ class TestGate:
         assert out.startswith(f"::warning file={PATH.replace(',', '%2C')},title=unverified::")
         retuned = project.head(project.files(num_stages=4), parent=signed)
         assert "unverified" not in run(signed, retuned)[1], "with other launch configs it goes by itself"
+
+    @pytest.mark.parametrize("merge", [(), ("--queued",)])
+    def test_measured_figures_give_way_to_measured_ones_alone(
+        self, project: Project, run: Run, merge: tuple[str, ...]
+    ) -> None:
+        """Nights pass published figures by, and no rule holds for them."""
+        legacy, version = "legacy_configs", "triton_3_7_0"
+        alias = NAME.replace(H100, "NVIDIA_H200_NVL")
+        for hostile, path in (
+            (project.published(), NAME),
+            (project.published(num_stages=4), NAME),
+            (project.published(folder=version), f"{version}/{NAME}"),
+            ({**project.published(folder=legacy), PATH: None, RECORD: None}, f"{legacy}/{NAME}"),
+            (project.published(alias, folder=legacy), f"{legacy}/{alias}"),
+            (project.files(folder=legacy), f"{legacy}/{NAME}"),
+        ):
+            h200 = project.head(project.files(alias.replace("_NVL", "")))
+            code, _, err = run(h200, project.head(hostile, parent=h200), *merge)
+            assert (code, err.count("\n")) == (1, 1), path
+            assert err.startswith(f"refused: configs/records/{path}: "), path
+            assert ". Fix: " in err
+
+    def test_two_that_were_sound_alone_are_not_together(self, project: Project, run: Run) -> None:
+        measured, published = project.files(OTHER), project.published(OTHER, folder="triton_3_7_0")
+        assert run("main", project.head(measured))[0] == run("main", project.head(published))[0] == 0
+        assert run("main", project.head({**measured, **published}), "--queued")[0] == 1
+
+    def test_others_figures_come_where_nothing_measured_stands(self, project: Project, run: Run) -> None:
+        """As `convert` writes them, and as somebody may correct them later."""
+        for folder in ("legacy_configs", "triton_3_7_0", ""):
+            head = project.head(project.published(OTHER, folder=folder))
+            assert run("main", head)[::2] == (0, "")
+            corrected = project.head(project.published(OTHER, folder=folder, num_stages=4), parent=head)
+            assert run(head, corrected)[::2] == (0, "")
+            measured = {} if folder == "legacy_configs" else project.files(OTHER, folder=folder)
+            assert run(head, project.head({**measured, **project.files(OTHER)}, parent=head))[::2] == (0, "")
 
     def test_what_main_has_already_is_told_only(self, project: Project, run: Run) -> None:
         code, _, err = run("main", self.verified(project, project.main), "--merged")

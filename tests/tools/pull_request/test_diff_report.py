@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tools.pull_request.diff import Cell, Diff, Edit, FileChange, Kind, ModeChange, grouped
+from tools.pull_request.diff import Cell, Diff, Edit, FileChange, Hidden, Kind, ModeChange, Standing, grouped
 from tools.pull_request.diff_report import FORMATS, as_github, as_json, as_markdown, as_text
 
 GOLDEN = Path(__file__).parent / "diff.golden.md"
@@ -29,7 +29,10 @@ FILES = (
     FileChange(Kind.MOVED, path(8, folder="legacy_configs"), (), moved_from="default"),
     FileChange(Kind.MOVED, path(9), (64,), STAGES, 2.0, moved_from="triton_3_6_0"),
     FileChange(Kind.REMOVED, path(70, "NVIDIA_L4")),
-    FileChange(Kind.RECORDED, path(7)),
+    FileChange(Kind.RECORDED, path(7), record_keys=("date", "rows"), bench_lines=("engine_checked: engine vllm",)),
+    FileChange(Kind.RECORDED, path(8), record_keys=("date", "rows")),
+    FileChange(Kind.RECORDED, path(9)),
+    FileChange(Kind.UNVERIFIED, path(10), record_keys=("verified", *(f"`{i}`\n::error::x" for i in range(20)))),
     FileChange(Kind.UNREADABLE, PurePosixPath("E=1,N=1,device_name=`|<img src=x>\n::error::@everyone.json")),
 )
 DIFF = Diff(
@@ -40,6 +43,10 @@ DIFF = Diff(
     lost=(Cell("maker/model-00", "NVIDIA_L4"),),
     covered=123,
     modes=(ModeChange("configs/a.json", "100644", "100755"), ModeChange("configs/`x`\n::error::b", None, "120000")),
+    hidden=(
+        Hidden(path(1, folder="triton_3_6_0"), path(1), Standing.VERIFIED, ("3.6.0",)),
+        Hidden(path(1, "`\n::error::b"), path(2, folder="legacy_configs"), Standing.PUBLISHED, ("3.0.0", "3.8.0")),
+    ),
     others=("configs/registry/models.json", "a\n<b>##[error]x.py"),
 )
 EMPTY = Diff("0" * 40, "1" * 40, (), (), (), 1, ())
@@ -90,12 +97,22 @@ def test_json_has_every_file() -> None:
     assert document["coverage"]["cells"] == 123
     assert document["coverage"]["lost"] == [{"model": "maker/model-00", "device_name": "NVIDIA_L4"}]
     assert document["groups"][0]["kind"] == "added"
+    assert document["hidden"][0] == {
+        "path": f"configs/{path(1)}",
+        "by": f"configs/triton_3_6_0/{path(1)}",
+        "standing": "verified",
+        "triton": ["3.6.0"],
+    }
+    recorded = next(group for group in document["groups"] if group["kind"] == "recorded" and len(group["files"]) == 2)
+    assert recorded["files"][0]["record_keys"] == ["date", "rows"]
+    assert recorded["files"][0]["bench_lines"] == ["engine_checked: engine vllm"]
     assert document["modes"][0] == {"path": "configs/a.json", "before": "100644", "after": "100755"}
 
 
 def test_github_has_an_annotation_for_each_group() -> None:
     lines = as_github(DIFF).splitlines()
-    assert len(lines) == len(DIFF.groups) + 1
+    assert len(lines) == len(DIFF.groups) + len(DIFF.hidden) + 1
     first = "::notice file=configs/E=1%2CN=512%2Cdevice_name=NVIDIA_H200.json,title=added::"
     assert lines[0].startswith(first)
-    assert sum(line.startswith("::warning ") for line in lines) == 1
+    warnings = [line.partition("title=")[2].partition("::")[0] for line in lines if line.startswith("::warning ")]
+    assert warnings == ["unverified", "unreadable", "hides"]

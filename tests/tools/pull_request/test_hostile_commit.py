@@ -248,6 +248,30 @@ class TestHostileCommit:
         assert ran.plan is not None
         assert [len(leg["workloads"]) for leg in ran.plan["legs"]] == [1]
 
+    @pytest.mark.parametrize(
+        ("folder", "found"),
+        [
+            ("triton_3_8_9999", "one of Triton's releases 3.0.0 to 3.9.0, found 3.8.9999"),
+            ("triton_9999_0_0", "one of Triton's releases 3.0.0 to 3.9.0, found 9999.0.0"),
+            ("triton_3_8_0", "another Triton than the reference, whose files are the default tier"),
+        ],
+    )
+    def test_a_version_folder_that_would_hide_the_default_file(
+        self, project: Project, plan: RunPlan, folder: str, found: str
+    ) -> None:
+        line = refusal(plan(project.head(project.files(folder=folder, num_stages=4))))
+        assert line.startswith(f"refused: configs/{folder}: {folder}/: expected the folder of {found}")
+
+    def test_a_release_that_the_pull_request_itself_makes_known(self, project: Project, plan: RunPlan) -> None:
+        files = project.files(folder="triton_3_8_9999", num_stages=4)
+        settings = b'[tool.fused-moe-configs]\ntriton-releases = ["3.8.9999"]\n'
+        assert "found 1 outside" in refusal(plan(project.head({**files, "pyproject.toml": settings})))
+
+    def test_published_figures_with_what_a_measurement_leaves(self, project: Project, plan: RunPlan) -> None:
+        files, line = project.published(), {"triton": "3.6.0", "date": "2026-01-02", "worst_loss_pct": 0.0}
+        files[RECORD] = canonical_record({**json.loads(files[RECORD]), "verified_with": [line]})
+        assert "expected a key of published figures, which were not measured here" in refusal(plan(project.head(files)))
+
     def test_a_head_that_is_not_here(self, project: Project, plan: RunPlan) -> None:
         line = refusal(plan("0123456789abcdef0123456789abcdef01234567"))
         assert "expected the commit 0123456789ab in this repository, found none" in line

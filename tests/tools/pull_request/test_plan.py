@@ -126,6 +126,40 @@ class TestPlan:
         (file,) = ran.plan["legs"][0]["workloads"]
         assert (file["claimed"]["64"]["num_stages"], file["main"]["64"]["num_stages"]) == (4, 3)
 
+    def mains(self, project: Project, plan: RunPlan, standing: Any, added: Any) -> Any:
+        """num_stages of main's entries in the plan of what is added to a main that has this besides the default."""
+        main = project.head(standing)
+        project.repository.set_ref("refs/heads/main", main)
+        ran = plan(project.head(added, parent=main))
+        assert ran.plan is not None, ran.lines
+        (file,) = ran.plan["legs"][0]["workloads"]
+        return file["main"] and file["main"]["64"]["num_stages"]
+
+    def test_a_version_file_is_measured_beside_what_its_readers_get_today(
+        self, project: Project, plan: RunPlan
+    ) -> None:
+        added = project.files(folder="triton_3_7_1", num_stages=5)
+        patch, legacy = (project.files(folder=tier, num_stages=4) for tier in ("triton_3_7_0", "legacy_configs"))
+        assert self.mains(project, plan, {}, added) == 3, "the default file"
+        assert self.mains(project, plan, patch, added) == 4, "another patch's"
+        gone: dict[str, Any] = {PATH: None, RECORD: None}
+        assert self.mains(project, plan, {**legacy, **gone}, added) == 4, "the legacy file"
+        assert self.mains(project, plan, {**project.files(folder="triton_3_6_0"), **gone}, added) is None
+
+    def test_so_is_a_default_file_beside_a_legacy_one_and_a_name_beside_an_alias(
+        self, project: Project, plan: RunPlan
+    ) -> None:
+        legacy = project.published(OTHER, folder="legacy_configs", num_stages=4)
+        assert self.mains(project, plan, legacy, project.files(OTHER, num_stages=5)) == 4
+        name = "E=8,N=2048,device_name=NVIDIA_H200.json"
+        alias = project.files(name.replace("H200", "H200_NVL"), num_stages=4)
+        assert self.mains(project, plan, alias, project.files(name, num_stages=5)) == 4
+
+    def test_a_version_file_that_main_has_is_measured_beside_itself(self, project: Project, plan: RunPlan) -> None:
+        folder = "triton_3_7_1"
+        standing = project.files(folder=folder, num_stages=4)
+        assert self.mains(project, plan, standing, project.files(folder=folder, num_stages=5)) == 4
+
     def test_a_removed_file_is_planned_without_claims(self, project: Project, plan: RunPlan) -> None:
         ran = plan(project.head({PATH: None, RECORD: None}))
         assert ran.plan is not None

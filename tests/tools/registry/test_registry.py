@@ -14,7 +14,7 @@ import pytest
 from tools.checkout import CHECKOUT
 from tools.registry.__main__ import main, report
 from tools.registry.devices import DeviceRegistry, Target, load_devices, normalise_device_name
-from tools.registry.models import ModelRegistry, load_models
+from tools.registry.models import ModelRegistry, Placement, load_models, unknown_device_classes
 from tools.registry.reading import REGISTRY_FOLDER, RegistryError
 from tools.registry.sharding import Explanation
 from tools.store.files import MAX_BYTES
@@ -125,12 +125,30 @@ class TestDevices:
         ("arch", "kib"),
         [
             *[("sm_80", 163), ("sm_86", 99), ("sm_89", 99), ("sm_90", 227), ("sm_100", 227), ("sm_103", 227)],
-            *[("sm_120", 99), ("sm_121", 99), ("gfx942", 64), ("gfx950", 160)],
+            *[("sm_75", 64), ("sm_110", 227), ("sm_120", 99), ("sm_121", 99)],
+            *[("gfx942", 64), ("gfx950", 160), ("gfx1151", 64), ("gfx1201", 64)],
         ],
     )
     def test_shared_memory_is_the_architectures(self, devices: DeviceRegistry, arch: str, kib: int) -> None:
         limits = {device.smem_bytes_per_block for device in devices if device.arch == arch}
         assert limits == {kib * 1024}
+
+    @pytest.mark.parametrize(
+        ("oam", "name"),
+        [
+            ("AMD_Instinct_MI325_OAM", "AMD_Instinct_MI325X"),
+            ("AMD_Instinct_MI350_OAM", "AMD_Instinct_MI350X"),
+            ("AMD_Instinct_MI355_OAM", "AMD_Instinct_MI355X"),
+        ],
+    )
+    def test_an_accelerator_module_is_the_same_hardware(self, devices: DeviceRegistry, oam: str, name: str) -> None:
+        assert devices.find(oam) == devices.find(name)
+
+    def test_an_h100_reads_what_was_measured_to_carry_over_and_an_h200_reads_its_own_only(
+        self, devices: DeviceRegistry
+    ) -> None:
+        assert devices.find("NVIDIA_H100_80GB_HBM3").siblings == ("NVIDIA_H200",)
+        assert devices.find("NVIDIA_H200").siblings == ()
 
     def test_names_are_spelt_as_in_file_names(self, devices: DeviceRegistry) -> None:
         names = [name for device in devices for name in device.names]
@@ -166,9 +184,21 @@ def _devices(*rows: dict[str, Any]) -> str:
     return json.dumps({"schema_version": 1, "devices": [base | row for row in rows]})
 
 
+def _siblings(h200: dict[str, Any], h100: dict[str, Any] | None = None) -> str:
+    """A registry in which H100 reads the H200's files, with some facts of either changed; None takes one away."""
+    build = {"arch": "sm_90", "smem_bytes_per_block": 232448, "sm_count": 132}
+    reader = {"name": "H100", **build, "siblings": ["NVIDIA_H200"], "siblings_source": "Measured.", **(h100 or {})}
+    read = {"name": "NVIDIA_H200", "family": "H200", "aliases": ["NVIDIA_H200_NVL"], **build, **h200}
+    return _devices(reader, {key: value for key, value in read.items() if value is not None})
+
+
 def _models(*rows: dict[str, Any]) -> str:
     base = {"E": 8, "N": 64, "K": 64, "top_k": 2, "dtype": "bf16", "source": "s"}
     return json.dumps({"schema_version": 1, "models": [base | row for row in rows]})
+
+
+def _placed(**placement: Any) -> str:
+    return _models({"id": "o/a", "placements": [placement]})
 
 
 class TestBrokenRegistry:
@@ -223,6 +253,23 @@ class TestBrokenRegistry:
                 "NVIDIA_L4: expected a name that begins like one of amd, found 'NVIDIA_L4'",
             ),
             (_devices({"name": "A", "aliases": ["Intel(R)_Arc"]}), "expected a name that begins like one of nvidia"),
+            (_devices({"name": "A", "siblings": ["B"]}), "A: siblings_source is missing, which siblings needs"),
+            (
+                _siblings({}, {"siblings": ["NVIDIA_H20"]}),
+                r"H100 / siblings: expected a device of this registry, found 'NVIDIA_H20'\. Did you mean NVIDIA_H200\?",
+            ),
+            (_siblings({}, {"siblings": ["H100"]}), "H100 / siblings: expected another device, found its own name"),
+            (
+                _siblings({}, {"siblings": ["NVIDIA_H200_NVL"]}),
+                "H100 / siblings: expected 'NVIDIA_H200', found its alias 'NVIDIA_H200_NVL'. Fix: write the former",
+            ),
+            (_siblings({"arch": "sm_80"}), "devices of one arch, found sm_90 here and sm_80 of NVIDIA_H200"),
+            (_siblings({"arch": None}), "devices of one arch, found sm_90 here and none of NVIDIA_H200"),
+            (
+                _siblings({"smem_bytes_per_block": None}),
+                "devices of one smem_bytes_per_block, found 232448 here and none",
+            ),
+            (_siblings({"sm_count": 78}), "devices of one sm_count, found 132 here and 78 of NVIDIA_H200. Fix: leave"),
         ],
     )
     def test_a_fault_in_devices_is_named_with_its_place(self, tmp_path: Path, text: str, message: str) -> None:
@@ -249,6 +296,20 @@ class TestBrokenRegistry:
             (_models({"id": "o/a", "top_k": 9}), "o/a / top_k: expected at most its 8 experts, found 9"),
             (_models({"id": "o/a", "K": 2**31 - 1}), "o/a / K: expected an integer from 1 to 131072, found 2147483647"),
             (_models({"id": "o/a", "source": "javascript:alert(1)"}), "o/a / source: expected a line that says where"),
+            (_models({"id": "o/a", "activation_scales": "static"}), "o/a / dtype: expected fp8_w8a8, which alone has"),
+            (
+                _models({"id": "o/a", "fused_under_ep": True}),
+                "o/a: fused_shared_experts is missing, which fused_under_ep",
+            ),
+            (_placed(device="H100", tp=3), "o/a / placements: expected a tp that divides N=64, found H100 tp=3. Fix: "),
+            (_placed(device="H100", tp=6, ep=4), "expected an ep that divides tp, found H100 tp=6 ep=4"),
+            (_placed(device="H100", tp=16, ep=16), "expected an ep that divides E=8, found H100 tp=16 ep=16"),
+            (_placed(device="H100", tp=3, ep=3), "expected an ep that divides E=8, found H100 tp=3 ep=3"),
+            (
+                _placed(device="H100", tp=16, ep=16, engine="vllm"),
+                "expected an ep that divides E=8, found H100 tp=16 ep=16 vllm",
+            ),
+            (_placed(device="H100", tp=0), "o/a / placements / 0 / tp: expected an integer from 1 to 1024, found 0"),
         ],
     )
     def test_a_fault_in_models_is_named_with_its_place(self, tmp_path: Path, text: str, message: str) -> None:
@@ -257,6 +318,22 @@ class TestBrokenRegistry:
         with pytest.raises(RegistryError, match=message) as raised:
             load_models(path)
         assert str(raised.value).startswith(str(path))
+
+    def test_a_sibling_of_unknown_multiprocessors_is_a_sibling(self, tmp_path: Path) -> None:
+        path = tmp_path / "devices.json"
+        path.write_text(_siblings({"sm_count": None}), encoding="utf-8")
+        assert load_devices(path).find("H100").siblings == ("NVIDIA_H200",)
+
+    def test_vllm_splits_experts_that_ep_does_not_divide(self, tmp_path: Path) -> None:
+        path = tmp_path / "models.json"
+        path.write_text(_placed(device="H100", tp=3, ep=3, engine="vllm"), encoding="utf-8")
+        assert load_models(path).find("o/a").placements == (Placement("H100", 3, 3, "vllm"),)
+
+    def test_a_device_class_without_devices_is_named_with_its_model(self, tmp_path: Path) -> None:
+        path = tmp_path / "models.json"
+        path.write_text(_placed(device="H1000", tp=2), encoding="utf-8")
+        expected = "o/a / placements: expected a family of devices.json, found 'H1000'"
+        assert list(unknown_device_classes(load_models(path), {"H100", "H200"})) == [expected]
 
     @pytest.mark.parametrize("alias", ["NVIDIA_H100_80GB_HBM3_X", "NVIDIA_H100_SXM", "H100-SXM", "NVIDIA_L40"])
     def test_longer_forms_of_a_devices_own_name_and_new_names_are_aliases(self, tmp_path: Path, alias: str) -> None:

@@ -67,6 +67,8 @@ def test_a_valid_document_has_no_fault() -> None:
         # required, additionalProperties
         ("record", "engine_checked_date_missing", "engine_checked / 0: date is missing"),
         ("record", "published_without_attribution", "top level: attribution is missing"),
+        ("record", "published_with_rows",
+         'top level: key "rows": expected a key of published figures, which were not measured here'),
         ("record", "shape_unknown_key", "shapes / 0: unknown key N"),
         ("landscape", "dense_per_s_missing", "device: dense_per_s is missing, which memory_bytes_per_s needs"),
         # enum, const

@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 
 from kernels.launch import Launch, Pointers  # noqa: E402
 from kernels.launch_config import LaunchConfig  # noqa: E402
-from kernels.problem import Problem, QuantMode  # noqa: E402
+from kernels.problem import Flavour, Problem, QuantMode  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
 from tools.errors import MachineError  # noqa: E402
 from tools.measure.gpu import BUSY_BYTES  # noqa: E402
@@ -55,6 +55,7 @@ class TorchKernel:
 
     launched: list[tuple[int, int]] = field(default_factory=list)
     name: str = "stand-in"
+    flavour: Flavour = Flavour.VLLM
 
     def load(self) -> Any:
         return _Grid()
@@ -108,7 +109,7 @@ def timer(small: Subject, kernel: TorchKernel, samples: list[int]) -> RowTimer:
         return [[10.0 * (place + 1)] * times for place in range(len(replays))]
 
     clock = Clock(
-        capture=lambda launches, num_warm: SimpleNamespace(num_launches=len(launches), graph=launches),
+        capture=lambda launches, num_warm: SimpleNamespace(num_samples=len(launches), graph=launches),
         measure=lambda replays, policy: [[float(i)] * policy.max_rounds for i, _ in enumerate(replays)],
         sample=sample,
         synchronize=lambda: None,

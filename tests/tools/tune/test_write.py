@@ -98,15 +98,28 @@ def test_another_triton_has_a_folder_of_its_own_and_starts_from_the_default_file
 
 
 def test_a_version_folder_can_be_named_itself(find: Find, tmp_path: Path) -> None:
-    folder = tmp_path / "out" / "triton_3_8_0"
-    assert find(output=folder) == (folder / NAME, None)
+    folder = tmp_path / "out" / "triton_3_6_0"
+    assert find(output=folder, triton="3.6.0") == (folder / NAME, None)
+
+
+@pytest.mark.parametrize("triton", ["3.8.0", "3.6.0"])
+def test_the_references_own_folder_is_refused_since_no_look_up_reads_it(
+    find: Find, tmp_path: Path, triton: str
+) -> None:
+    with pytest.raises(UserError, match=r"found .*/triton_3_8_0\. Fix: name the folder above it\.$"):
+        find(output=tmp_path / "triton_3_8_0", triton=triton)
+    find(output=tmp_path, triton=triton)
 
 
 def test_the_folder_of_another_triton_is_refused(find: Find, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"--output: expected triton_3_8_0/, .*\(3\.8\.0\), found .*/triton_3_6_0\. Fix"
+        UserError, match=r"--output: expected a folder that holds tiers, .*\(3\.8\.0\), found .*/triton_3_6_0\. Fix"
     ):
         find(output=tmp_path / "triton_3_6_0")
+    with pytest.raises(
+        UserError, match=r"--output: expected triton_3_7_0/, .*\(3\.7\.0\), found .*/triton_3_6_0\. Fix"
+    ):
+        find(output=tmp_path / "triton_3_6_0", triton="3.7.0")
 
 
 @pytest.mark.parametrize(
@@ -154,17 +167,17 @@ def test_rows_alone_make_no_file_of_configs(put: Put, find: Find, configs: Path)
         find("--num-tokens", "1", "64")
 
 
-@pytest.mark.parametrize("spelling", ["configs/../configs", "link", "link/triton_3_8_0"])
+@pytest.mark.parametrize("spelling", ["configs/../configs", "link", "link/triton_3_6_0"])
 def test_configs_is_configs_however_it_is_spelled(
     spelling: str, put: Put, find: Find, configs: Path, tmp_path: Path
 ) -> None:
     put(configs / "legacy_configs")
     (tmp_path / "link").symlink_to(configs)
     with pytest.raises(UserError, match=r"--num-tokens: expected an existing .* outside configs/"):
-        find("--num-tokens", "1", output=tmp_path / spelling)
+        find("--num-tokens", "1", output=tmp_path / spelling, triton="3.6.0" if "triton" in spelling else "3.8.0")
 
 
-@pytest.mark.parametrize(("tier", "triton"), [("legacy_configs", "3.8.0"), (".", "3.6.0"), ("triton_3_8_0", "3.8.0")])
+@pytest.mark.parametrize(("tier", "triton"), [("legacy_configs", "3.8.0"), (".", "3.6.0"), ("triton_3_8_1", "3.8.0")])
 def test_rows_alone_must_not_hide_the_others_of_a_file_in_another_tier(
     tier: str, triton: str, put: Put, find: Find, tmp_path: Path
 ) -> None:
@@ -267,10 +280,10 @@ def test_links_in_a_circle_are_no_folder(find: Find, tmp_path: Path) -> None:
         find(output=tmp_path / "a")
 
 
-@pytest.mark.parametrize("below", [".", "triton_3_8_0"])
-def test_what_is_replayed_is_no_evidence_of_today(below: str, find: Find, configs: Path) -> None:
+@pytest.mark.parametrize(("below", "triton"), [(".", "3.8.0"), ("triton_3_6_0", "3.6.0")])
+def test_what_is_replayed_is_no_evidence_of_today(below: str, triton: str, find: Find, configs: Path) -> None:
     with pytest.raises(UserError, match=r"--replay: expected --output outside .*/configs, found "):
-        find("--replay", "a.jsonl", output=configs / below)
+        find("--replay", "a.jsonl", output=configs / below, triton=triton)
 
 
 WORKLOAD = Workload(8, 7168, "NVIDIA_H100_80GB_HBM3")
@@ -312,7 +325,7 @@ def test_the_down_file_stands_beside(tmp_path: Path) -> None:
 # What stands there
 
 
-@pytest.mark.parametrize("there", [["", "legacy_configs"], ["triton_3_8_0", ""], ["legacy_configs"]])
+@pytest.mark.parametrize("there", [["", "legacy_configs"], ["", "triton_3_8_1"], ["triton_3_8_1", "legacy_configs"]])
 def test_the_first_that_exists_wins(there: list[str], tmp_path: Path) -> None:
     for tier in there:
         put_bytes(tmp_path / tier / NAME)
@@ -329,12 +342,12 @@ def test_nothing_is_nothing(tmp_path: Path) -> None:
 
 
 def test_at_another_patch_of_triton_it_is_the_loaders_file_not_the_default_one(tmp_path: Path) -> None:
-    """The tuner took the default file for what an engine reads, where the loader takes triton_3_8_0/."""
+    """The tuner took the default file for what an engine reads, where the loader takes triton_3_6_0/."""
     put_bytes(tmp_path / NAME, canonical_entries({1: LARGE}))
-    put_bytes(tmp_path / "triton_3_8_0" / NAME)
-    existing = served_today(tmp_path, WORKLOAD, "3.8.1")
+    put_bytes(tmp_path / "triton_3_6_0" / NAME)
+    existing = served_today(tmp_path, WORKLOAD, "3.6.1")
     assert existing is not None
-    assert existing.place == Place(tmp_path, PurePosixPath("triton_3_8_0", NAME))
+    assert existing.place == Place(tmp_path, PurePosixPath("triton_3_6_0", NAME))
     assert existing.entries == {1: SMALL, 64: LARGE}
 
 
