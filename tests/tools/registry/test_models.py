@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
-from tools.registry.models import AS_STORED, OTHER_KERNELS, Asked, Quantisation, load_models, other_kernel
+from tools.registry.models import AS_STORED, OTHER_KERNELS, Asked, Quantisation, other_kernel
 from tools.registry.reading import RegistryError
 
 BF16 = Quantisation("bf16")
@@ -54,15 +51,3 @@ def test_scales_that_a_dtype_has_none_of_are_refused(asked: Asked, told: str) ->
 def test_a_dtype_of_another_kernel_names_it_and_ends(dtype: str) -> None:
     assert other_kernel("a/A", dtype).startswith(f"a/A: {dtype} experts run another kernel than the fused MoE Triton")
     assert other_kernel("a/A", dtype).endswith("nothing to tune")
-
-
-def test_the_registry_may_say_how_activations_are_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = {"id": "a/A", "E": 8, "N": 64, "K": 64, "top_k": 2, "dtype": "fp8_w8a8", "source": "shape: made up"}
-    entries = [{**entry, "activation_scales": "static"}, {**entry, "id": "b/B"}]
-    # Whether the field may stand there is the schema's business.
-    monkeypatch.setattr("tools.registry.models.read_entries", lambda path, kind: json.loads(path.read_text())["models"])
-    path = tmp_path / "models.json"
-    path.write_text(json.dumps({"schema_version": 1, "models": entries}))
-    stated, unstated = load_models(path)
-    assert stated.quantisation == Quantisation("fp8_w8a8", activation_scales="static")
-    assert unstated.quantisation.activation_scales is None
