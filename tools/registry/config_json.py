@@ -138,6 +138,11 @@ _FOLDERS = frozenset({"models", "model", "checkpoints", "ckpts", "output", "outp
 """First parts of `_name_or_path` that are a folder on some machine and no owner on Hugging Face."""
 
 
+def is_model_id(text: str) -> bool:
+    """Whether it looks like a repository's id on Hugging Face: owner/name."""
+    return _ID.fullmatch(text) is not None
+
+
 def id_of(path: Path, document: Fields) -> str | None:
     """The model's id on Hugging Face; None: nothing tells it. A folder's name, or a snapshot's hash, is none."""
     for part in reversed(path.parent.parts):
@@ -146,7 +151,7 @@ def id_of(path: Path, document: Fields) -> str | None:
         if kind and name:
             return f"{owner}/{'--'.join(name)}"
     given = document.get("_name_or_path")
-    is_id = isinstance(given, str) and _ID.fullmatch(given) and given.partition("/")[0] not in _FOLDERS
+    is_id = isinstance(given, str) and is_model_id(given) and given.partition("/")[0] not in _FOLDERS
     return str(given) if is_id else None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from tools import cli
 from tools.cli import block_shape_argument, path_argument
 from tools.errors import UserError, reason_of
+from tools.registry.config_json import is_model_id
 from tools.registry.models import Asked
 from tools.store.strict_json import Json
 from tools.text import printable, shown_path
@@ -315,6 +316,9 @@ def _sources(options: argparse.Namespace, way: str) -> tuple[Source, ...]:
     if way == MODEL:
         return (ModelSource(options.model, parallel, asked),)
     if way == CONFIG_JSON:
+        if options.model_id is not None and not is_model_id(options.model_id):
+            found = printable(repr(options.model_id))
+            raise UserError(f"--model-id: expected owner/name as on Hugging Face, found {found}. Fix: correct it.")
         return (ConfigJsonSource(options.config_json, parallel, asked, options.model_id),)
     missing = [flag for flag in SIZES.split() if getattr(options, flag.lstrip("-").replace("-", "_")) is None]
     if missing:

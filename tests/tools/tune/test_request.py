@@ -108,6 +108,8 @@ def test_more_than_the_usual_batch_sizes_make_a_whole_file() -> None:
         ([*MODEL, "--jobs", "-1"], "--jobs: expected from 1 to 1024, found -1"),
         ([*MODEL, "--tp", "0"], "--tp: expected from 1 to 4096, found 0"),
         ([*MODEL, "--ep", "5000"], "--ep: expected from 1 to 4096, found 5000"),
+        (["--config-json", "a", "--model-id", "Qwen3"], "--model-id: expected owner/name .*, found 'Qwen3'"),
+        (["--config-json", "a", "--model-id", "a/b\nc"], r"found 'a/b\\nc'"),
         ([*MODEL, "--ray", "auto"], "--ray: expected with --workloads, found with --model"),
     ],
 )
