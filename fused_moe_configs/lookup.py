@@ -102,6 +102,19 @@ def get_config_file_name(
     return name
 
 
+def packed_size(N: int, dtype: str | None) -> int:
+    """The N in SGLang's name for a model's N on the rank: w2's last size, where int4 packs two values a byte.
+
+    vLLM takes it from there too, and doubles it back. N of int4_w4a16 is even.
+    """
+    return N // 2 if dtype == "int4_w4a16" else N
+
+
+def unpacked_size(name_N: int, dtype: str | None) -> int:
+    """The model's N on the rank behind the N of SGLang's name. Inverse of `packed_size`."""
+    return 2 * name_N if dtype == "int4_w4a16" else name_N
+
+
 def device_part(device_name: object) -> str:
     """The driver's name as a file name holds it: trimmed, each run of white space and each slash a `_`."""
     if isinstance(device_name, str) and (trimmed := device_name.strip()).isprintable():

@@ -10,6 +10,7 @@ import functools
 import io
 import math
 import os
+import re
 import select
 import signal
 import stat
@@ -148,6 +149,14 @@ def one_of(choices: Iterable[Choice]) -> Callable[[str], Choice]:
         return known[text]
 
     return read
+
+
+def block_shape_argument(text: str) -> tuple[int, int]:
+    """The block of weights that shares a scale, for argparse: «128,128», or as file names have it, «[128,128]»."""
+    match = re.fullmatch(r"(\[)?([1-9][0-9]{0,4}), ?([1-9][0-9]{0,4})(?(1)\])", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected two numbers above 0 as in 128,128, found {printable(repr(text))}")
+    return int(match[2]), int(match[3])
 
 
 def _exit_code(main: Callable[[], int]) -> int:

@@ -14,6 +14,7 @@ from fused_moe_configs.lookup import (
     Chain,
     ConfigEntry,
     device_in,
+    packed_size,
     release,
     renamed,
     version_folders,
@@ -139,7 +140,7 @@ def _spelled(engine: str, name: str, notes: Notes) -> str:
         name, N = re.sub(r"\[(\d+),(\d+)\]", r"[\1, \2]", name), match[1]
         if "dtype=int4_w4a16" in name:  # SGLang takes the packed weight's size, two values a byte
             faults += [f"SGLang's names hold half of int4's N, found the odd {N}"] if int(N) % 2 else []
-            name = name.replace(f"N={N}", f"N={int(N) // 2}", 1)
+            name = name.replace(f"N={N}", f"N={packed_size(int(N), 'int4_w4a16')}", 1)
     notes.say(*(f"{name}: left out: {fault}" for fault in faults[:1]))
     return "" if faults else name
 

@@ -17,7 +17,7 @@ from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuri
 from tools.measure.layer import LayerShape
 from tools.registry.devices import Device
 from tools.registry.models import load_models
-from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of
+from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of, why_not_measured
 from tools.store.config_file import MAY_BE_SILENT, ConfigFile, load, nearest_batch_size
 from tools.store.files import TUNED_FILE, Content, discover, read_file, record_path
 from tools.store.other_kernels import other_kernel
@@ -206,8 +206,11 @@ def comparison_of(file: ConfigFile, request: FilesRequest, device: Device) -> Fi
     if quant is None:
         raise UserError(f"{own.name}: expected a dtype that this kernel runs, found {workload.dtype}.")
     batch_sizes = request.batch_sizes or tuple(file.launch_configs)
+    models = load_models()
+    if why := why_not_measured(workload, models):
+        raise UserError(f"{own.name}: {why}.")
     rivals = with_distinct_names({what: _rivals(what, file, batch_sizes, device) for what in request.against})
-    shapes, assumed = shapes_of(file, load_models()), assumed_shape(workload.E)
+    shapes, assumed = shapes_of(file, models), assumed_shape(workload.E)
     notes = [] if shapes else [f"assumed K={assumed.K}, top_k={assumed.top_k}: neither record nor registry gives them"]
     candidates = (replace(own, name=THIS_FILE), *rivals)
     notes += _clamped_notes(candidates, workload, batch_sizes)

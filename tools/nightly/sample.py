@@ -24,7 +24,7 @@ from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile
 from tools.pull_request.plan import planned_shapes
 from tools.registry.devices import DeviceRegistry
 from tools.registry.models import ModelRegistry, load_models
-from tools.registry.shapes import MOST_SHAPES
+from tools.registry.shapes import MOST_SHAPES, why_not_measured
 from tools.store import config_file, schemas
 from tools.store.config_file import ConfigFile
 from tools.store.files import RECORD, discover, read_file, record_path
@@ -152,6 +152,8 @@ def _measured(file: ConfigFile, models: ModelRegistry) -> PlannedFile | LeftOut 
         return None
     if file.content.faults or file.workload is None or not schemas.is_valid("tuned_config", file.document):
         return LeftOut(file.found.path, "expected a tuned file, found a broken one")
+    if why := why_not_measured(file.workload, models):
+        return LeftOut(file.found.path, why)
     found = planned(file.workload, file.found.folder, file.launch_configs, record, models)
     reason = why_unplannable(found)
     return found if reason is None else LeftOut(file.found.path, f"no plan can hold it: {reason}")

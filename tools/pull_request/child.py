@@ -31,7 +31,7 @@ from tools.measure.statistics import SAME_ENTRY, Duel, RowVerdict, duel
 from tools.pull_request.documents import PlannedFile
 from tools.pull_request.judge import BenchedRow
 from tools.registry.devices import Device, load_devices
-from tools.registry.models import load_models
+from tools.registry.models import Asked, load_models
 from tools.registry.shapes import quant_mode_of, registered_shapes
 from tools.store.record import Environment, ShapeOfModels
 from tools.store.strict_json import Json, parse
@@ -257,7 +257,7 @@ def subject_of(file: PlannedFile) -> Subject:
 
     workload, first, models = file.id.workload, file.shapes[0], load_models()
     sizes = (workload.E, workload.N, first.K, first.top_k)
-    source = SizesSource(*sizes, workload.dtype, workload.block_shape, workload.per_channel_quant)
+    source = SizesSource(*sizes, Asked(workload.dtype, workload.block_shape, workload.per_channel_quant))
     subject = make_subject(source, workload.device_name, models, load_devices())
     served = {known.shape: known.models for known in registered_shapes(workload, models)}
     shapes = [Shape(shape.K, shape.top_k) for shape in file.shapes]

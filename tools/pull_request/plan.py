@@ -38,7 +38,7 @@ from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile,
 from tools.pull_request.served import Shelf
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
-from tools.registry.shapes import assumed_shape, quant_mode_of, registered_shapes, shapes_fault
+from tools.registry.shapes import assumed_shape, quant_mode_of, registered_shapes, shapes_fault, why_not_measured
 from tools.scratch import Scratch
 from tools.store import schemas
 from tools.store.workload import Layout, Shape, Workload
@@ -101,6 +101,8 @@ def legs(files: Iterable[Changed], rules: Rules) -> tuple[Leg, ...]:
         device = _device(file, rules)
         if file.workload is None or device is None or not file.is_there:
             continue
+        if why_not_measured(file.workload, rules.models):  # one that goes
+            continue
         by_device[device.name].append(
             PlannedFile(
                 FileId(file.workload, file.claimed.tier),
@@ -136,6 +138,10 @@ def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
     if workload is None or device is None:
         message = "expected a workload on a device of main's registry, found another name"
         yield refused(path, "device", message, "add the device in a pull request of its own first")
+        return
+    if file.claimed.exists and (why := why_not_measured(workload, rules.models)):
+        fix = "leave the file out, or add the model with a gate that has these sizes in a pull request of its own first"
+        yield refused(path, "gate", why, fix)
         return
     if found := list(_record_faults(file, workload, rules.models)):
         yield from found  # shapes out of bounds say nothing about memory

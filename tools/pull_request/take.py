@@ -17,7 +17,7 @@ from tools.cli import command, path_argument, say
 from tools.errors import UserError
 from tools.pull_request.documents import MAX_ARTIFACT_FILES
 from tools.registry.devices import load_devices
-from tools.registry.models import load_models
+from tools.registry.models import Asked, load_models
 from tools.store import schemas
 from tools.store.files import RECORD, TUNED_FILE, read_file, write_file
 from tools.store.record import RecordError, as_record
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    source = ModelSource(options.model, Parallel(options.tp, options.ep), options.dtype or None)
+    source = ModelSource(options.model, Parallel(options.tp, options.ep), Asked(options.dtype or None))
     devices = load_devices()
     workload = make_subject(source, options.device, load_models(), devices).workload
     device = devices.get(options.device)

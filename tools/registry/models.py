@@ -19,19 +19,72 @@ from tools.registry.reading import (
     read_entries,
     unknown,
 )
+from tools.store.workload import BLOCK_QUANTISED
+
+SIXTEEN_BIT = ("bf16", "fp16")
+"""Dtypes that a file's name has no part for."""
+
+OTHER_KERNELS: Mapping[str, str] = {
+    "int4_w4a16": "Humming in vLLM, Marlin or Humming in SGLang",
+    "mxfp4": "OpenAI's triton_kernels for gpt-oss; for other models Humming in vLLM, FlashInfer in SGLang",
+    "mxfp8": "DeepGEMM or Humming in vLLM, DeepGEMM in SGLang",
+    "nvfp4": "Humming in vLLM, Marlin or FlashInfer in SGLang",
+}
+"""What runs experts that the fused MoE Triton kernel doesn't, on Hopper by default (vLLM 0.33, SGLang 0.5.23)."""
+
+
+def another_kernel(what: str, dtype: str) -> str:
+    """Why experts of a dtype of `OTHER_KERNELS` have no file of this kernel. what: the model, or the flag."""
+    return (
+        f"{what}: {dtype} experts run another kernel than the fused MoE Triton kernel ({OTHER_KERNELS[dtype]}): "
+        "there is nothing to tune"
+    )
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How experts are stored: dtype as file names have it (or bf16, fp16), and what shares a scale.
+    """How experts are stored: dtype as file names have it (or bf16, fp16, mxfp4, …), and what shares a scale.
 
-    activation_scales: "static" or "dynamic", of fp8 with one scale a tensor; None: another kind, or not known.
+    activation_scales: of fp8_w8a8 with a scale for each tensor, "static" (stored) or "dynamic"; None: not known.
     """
 
     dtype: str
     block_shape: tuple[int, int] | None = None
     per_channel_quant: bool = False
     activation_scales: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person says of the experts' quantisation beside a model's name. None and False: nothing."""
+
+    dtype: str | None = None
+    block_shape: tuple[int, int] | None = None
+    per_channel_quant: bool = False
+
+    def of(self, stored: Quantisation) -> Quantisation:
+        """The checkpoint's own, as far as nothing else is asked for. Another dtype has only the scales asked for.
+
+        RegistryError: scales that the dtype has none of.
+        """
+        if self in (Asked(), Asked(stored.dtype)):
+            return stored
+        dtype = self.dtype or stored.dtype
+        if self == Asked("int8_w8a16", None, True):  # it has channel scales only, and no name of its own for them
+            return Quantisation(dtype)
+        flag = "--block-shape" if self.block_shape else "--per-channel-quant"
+        if self.block_shape and self.per_channel_quant:
+            raise RegistryError("--block-shape: expected without --per-channel-quant, found both", "leave one out")
+        if (self.block_shape or self.per_channel_quant) and dtype not in BLOCK_QUANTISED:
+            reason = f"{flag}: expected with {' or '.join(sorted(BLOCK_QUANTISED))}, found with {dtype}"
+            fix = "name" if self.dtype else "add"
+            raise RegistryError(reason, f"{fix} --dtype fp8_w8a8, or leave {flag} out")
+        # What is quantised while loading has no stored scale of an activation.
+        is_plain = dtype == "fp8_w8a8" and not self.block_shape and not self.per_channel_quant
+        return Quantisation(dtype, self.block_shape, self.per_channel_quant, "dynamic" if is_plain else None)
+
+
+AS_STORED = Asked()
 
 
 @dataclass(frozen=True)

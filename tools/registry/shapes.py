@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kernels.problem import QuantMode
-from tools.registry.models import ModelRegistry, Quantisation
-from tools.registry.sharding import explain_pair
+from tools.registry.models import SIXTEEN_BIT, Model, ModelRegistry, Quantisation
+from tools.registry.sharding import Engine, Explanation, ShardError, explain_pair, shard
 from tools.store.config_file import ConfigFile
 from tools.store.record import RecordError, ShapeOfModels, as_record
 from tools.store.workload import Shape, Workload
@@ -46,16 +46,10 @@ def shapes_of(file: ConfigFile, models: ModelRegistry) -> tuple[Shape, ...]:
 
 
 def registered_shapes(workload: Workload, models: ModelRegistry) -> tuple[ShapeOfModels, ...]:
-    """Each shape behind the name, with the models that have it; that of the model on the fewest ranks first.
-
-    A model counts at the parallel sizes that give it this E and N, where its checkpoint can run in the name's dtype.
-    """
+    """Each shape behind the name, with the models that have it; that of the model on the fewest ranks first."""
     by_shape: dict[Shape, list[str]] = {}
-    for found in explain_pair(workload.E, workload.N, models):
-        model = models.find(found.model_id)
-        if may_read(model.quantisation, workload):
-            shape = Shape(model.K, model.top_k + found.fused_shared_experts)
-            by_shape.setdefault(shape, []).append(str(found))
+    for reader in readers(workload, models):
+        by_shape.setdefault(reader.shape, []).append(str(reader.found))
     return tuple(ShapeOfModels(shape, tuple(names)) for shape, names in by_shape.items())
 
 
@@ -103,11 +97,80 @@ def _sizes(shape: Shape) -> str:
     return f"K={shape.K}, top_k={shape.top_k}"
 
 
-def may_read(stored: Quantisation, workload: Workload) -> bool:
-    """Whether a checkpoint stored so can run in the workload's dtype: quantised while loading, or stored in it."""
-    if stored.dtype in ("bf16", "fp16"):
-        return True
-    return stored.dtype == workload.dtype and (stored.block_shape is None) == (workload.block_shape is None)
+@dataclass(frozen=True)
+class Reader:
+    """A registered model that asks for a file's name, the parallel sizes at which it does, and its shape there."""
+
+    model: Model
+    found: Explanation
+    shape: Shape
+
+
+def readers(workload: Workload, models: ModelRegistry) -> tuple[Reader, ...]:
+    """The models that a file of this name serves, that on the fewest ranks first; on any device.
+
+    A model counts at the parallel sizes at which vLLM or SGLang asks for exactly this E, N, dtype and scales, from its
+    checkpoint as it is stored. One that is stored in 16 bits may also be quantised, while loading or before: per
+    tensor, per channel, or in blocks of 128. A model without a gate is another problem than one with a gate, so it
+    counts only where no model with a gate reads the name.
+    """
+    by_id = {model.id: model for model in models}
+    asked = replace(workload, device_name="", down=False)
+    found = []
+    for explanation in explain_pair(workload.E, workload.N, models):
+        model = by_id[explanation.model_id]
+        quantisation = _quantisation_for(asked, model)
+        shapes = (_shape_if_asked(model, engine, explanation, quantisation, asked) for engine in Engine)
+        shape = next((shape for shape in shapes if shape is not None), None)
+        if shape is not None:
+            found.append(Reader(model, explanation, shape))
+    gated = tuple(reader for reader in found if reader.model.gated)
+    return gated or tuple(found)
+
+
+def without_gate(workload: Workload, models: ModelRegistry) -> tuple[str, ...]:
+    """The models without a gate that have this E and N. Their files are none of this kernel's, whatever their dtype."""
+    return _with_sizes(workload, models, gated=False)
+
+
+def why_not_measured(workload: Workload, models: ModelRegistry) -> str:
+    """Why a file of this name can't be measured: only models without a gate have its E and N. Empty: it can be."""
+    ungated = without_gate(workload, models)
+    if not ungated or _with_sizes(workload, models, gated=True):
+        return ""
+    return (
+        f"E={workload.E}, N={workload.N}: expected experts with a gate, found sizes that only models without one have "
+        f"({', '.join(ungated)}). Their layer is another problem than this kernel's: there is nothing to tune"
+    )
+
+
+def _with_sizes(workload: Workload, models: ModelRegistry, *, gated: bool) -> tuple[str, ...]:
+    of_kind = [model for model in models if model.gated is gated]
+    return tuple(dict.fromkeys(found.model_id for found in explain_pair(workload.E, workload.N, of_kind)))
+
+
+USUAL_BLOCK = (128, 128)
+"""Of the scales where an engine quantises a 16-bit checkpoint in blocks while loading."""
+
+
+def _quantisation_for(asked: Workload, model: Model) -> Quantisation:
+    """What the checkpoint would be run in under this name: as it is stored, or as the name says from 16 bits."""
+    stored = model.quantisation
+    if stored.dtype not in SIXTEEN_BIT or asked.dtype is None:
+        return stored
+    return Quantisation(asked.dtype, asked.block_shape and USUAL_BLOCK, asked.per_channel_quant)
+
+
+def _shape_if_asked(
+    model: Model, engine: Engine, found: Explanation, quantisation: Quantisation, asked: Workload
+) -> Shape | None:
+    """The model's shape on a rank; None: the engine asks for another name, or for none."""
+    fused = replace(model, fused_shared_experts=found.fused_shared_experts)
+    try:
+        own = shard(fused, engine, device_name="", tp=found.tp, ep=found.ep, quantisation=quantisation)
+    except ShardError:
+        return None
+    return own.shape if replace(own.workload, device_name="") == asked else None
 
 
 def assumed_shape(E: int) -> Shape:

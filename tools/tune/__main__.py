@@ -22,7 +22,7 @@ from tools.tune.cluster import NodeJob, tune_on_cluster
 from tools.tune.protocol import RunnerError, Subject
 from tools.tune.report import TuneSummary, to_json, to_text
 from tools.tune.request import TuneRequest, arguments_of, arguments_of_effort, parse
-from tools.tune.subject import ModelSource, Source, SubjectError, make_subject
+from tools.tune.subject import ModelSource, Source, SubjectError, make_subject, shared_name
 from tools.tune.tuner import TuneError
 from tools.tune.write import find_destination, folder_of_tiers
 
@@ -59,6 +59,8 @@ def _subjects(request: TuneRequest) -> list[Subject]:
         )
     origin = session.origin_here()
     subjects = [_subject(request, source, device_name, models, devices) for source in request.sources]
+    for note in filter(None, (shared_name(subject, models) for subject in subjects)):
+        _say(note)
     for subject in subjects:
         find_destination(request, subject, origin)
     return subjects

@@ -392,6 +392,13 @@ class TestMakeFileComparison:
         assert found.candidates[0].entries == {1: LaunchConfig(*SOUND), 64: LaunchConfig(*OTHER)}
         assert found.batch_sizes == (1, 64)
 
+    def test_a_file_of_models_without_a_gate_is_refused(
+        self, plan: Callable[..., FileComparison], tmp_path: Path
+    ) -> None:
+        path = tuned(tmp_path, {1: SOUND}, MIXTRAL.replace("E=8,N=7168", "E=128,N=1856"))
+        with pytest.raises(UserError, match=r"only models without one have .*nothing to tune"):
+            plan(path)
+
     def test_other_batch_sizes_may_be_asked_for(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         found = plan(tuned(tmp_path, {1: SOUND, 64: OTHER}), "--num-tokens", 128, 32)
         assert found.batch_sizes == (32, 128)

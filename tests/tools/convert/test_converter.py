@@ -162,6 +162,15 @@ class TestFiguresAndRecords:
         assert shapes[0] == shapes[1] != set()
         assert (plain["workload"]["N"], packed["workload"]["N"]) == (3584, 3584)
 
+    def test_a_bf16_files_record_names_no_checkpoint_that_exists_in_fp8_only(
+        self, folder: Path, models: ModelRegistry
+    ) -> None:
+        put(folder, "triton_3_6_0/E=256,N=128,device_name=NVIDIA_H200.json")
+        shapes = json.loads(one(folder, SGLANG, models).record)["shapes"]
+        named = [name for shape in shapes for name in shape["models"]]
+        assert named
+        assert not any(name.startswith("deepseek-ai/DeepSeek-V3") for name in named)
+
     def test_a_size_of_no_known_model_has_no_shapes(self, folder: Path, models: ModelRegistry) -> None:
         put(folder, "triton_3_6_0/E=7,N=13,device_name=NVIDIA_H200.json")
         assert json.loads(one(folder, SGLANG, models).record)["shapes"] == []

@@ -355,6 +355,15 @@ class TestShapesOfACommit:
         line = refusal(plan(project.head(project.files(UNREGISTERED, record={"shapes": shapes}))))
         assert f"found K={K}, top_k={top_k}" in line
 
+    @pytest.mark.parametrize("dtype", ["", ",dtype=fp8_w8a8"])
+    def test_a_file_of_models_without_a_gate_is_refused_however_it_is_named(
+        self, project: Project, plan: RunPlan, dtype: str
+    ) -> None:
+        name = f"E=128,N=1856,device_name={H100}{dtype}.json"
+        shapes = [{"K": 2688, "top_k": 6, "models": ["somebody/else tp=1"]}]
+        line = refusal(plan(project.head(project.files(name, record={"shapes": shapes}))))
+        assert "found sizes that only models without one have (nvidia/NVIDIA-Nemotron-3-Nano" in line
+
     def test_one_that_no_plan_can_hold_is_no_record(self, project: Project, plan: RunPlan) -> None:
         shapes = [{"K": 2**31 - 1, "top_k": 2, "models": []}]
         line = refusal(plan(project.head(project.files(OTHER, record={"shapes": shapes}))))

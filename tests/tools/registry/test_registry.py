@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -380,6 +381,20 @@ class TestReport:
         (row,) = report([f"E=384,N={N},device_name=A,dtype=int4_w4a16.json"], models, layout)
         assert Explanation(1, 16, "moonshotai/Kimi-K2-Thinking") in row.explanations
 
+    def test_a_name_of_another_dtype_is_explained_by_no_model_and_says_whose_sizes_they_are(
+        self, models: ModelRegistry
+    ) -> None:
+        (row,) = report(["E=256,N=256,device_name=A,dtype=float8.json"], models)
+        assert row.explanations == ()
+        assert "deepseek-ai/DeepSeek-V3" in row.otherwise_stored
+
+    def test_a_bf16_file_is_explained_by_no_fp8_checkpoint(self, models: ModelRegistry) -> None:
+        plain, blocks = (
+            {found.model_id for found in report([f"E=256,N=128,device_name=A{dtype}.json"], models)[0].explanations}
+            for dtype in ("", ",dtype=fp8_w8a8,block_shape=[128,128]")
+        )
+        assert "deepseek-ai/DeepSeek-V3" in blocks - plain
+
     def test_the_command_prints_a_table_and_ends_well(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "legacy_configs").mkdir()
         (tmp_path / "legacy_configs" / "E=8,N=3584,device_name=A.json").touch()
@@ -395,9 +410,52 @@ class TestReport:
         (tmp_path / "E=7,N=7,device_name=A.json").touch()
         assert main([str(tmp_path), "--format", "json"]) == 0
         assert json.loads(capsys.readouterr().out) == {
-            "pairs": [{"E": 7, "N": 7, "files": 1, "explanations": []}],
+            "pairs": [{"E": 7, "N": 7, "files": 1, "explanations": [], "otherwise_stored": []}],
             "unexplained": 1,
         }
+
+    def test_sizes_of_models_that_are_stored_otherwise_are_told(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "E=128,N=2880,device_name=A.json").touch()
+        assert main([str(tmp_path)]) == 0
+        told = "UNEXPLAINED (sizes of models stored otherwise: openai/gpt-oss-120b)"
+        assert told in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("flags", "part"),
+        [
+            (["--dtype", "fp8_w8a8", "--block-shape", "128,128"], ",dtype=fp8_w8a8,block_shape=[128,128].json"),
+            (["--dtype", "fp8_w8a8", "--per-channel-quant"], ",dtype=fp8_w8a8.json"),
+            (
+                ["--dtype", "fp8_w8a8", "--per-channel-quant", "--engine", "sglang"],
+                ",dtype=fp8_w8a8,per_channel_quant=True.json",
+            ),
+        ],
+    )
+    def test_a_shard_has_the_scales_that_are_asked_for(
+        self, flags: list[str], part: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["--model", "mistralai/Mixtral-8x7B-v0.1", *flags]) == 0
+        assert capsys.readouterr().out.startswith(f"E=8,N=14336,device_name=NVIDIA_H100_80GB_HBM3{part}\n")
+
+    @pytest.mark.parametrize(
+        ("flags", "told"),
+        [
+            (["--model", "openai/gpt-oss-20b"], "mxfp4 experts run another kernel .*nothing to tune"),
+            (["--model", "mistralai/Mixtral-8x7B-v0.1", "--block-shape", "128,128"], "Fix: add --dtype fp8_w8a8"),
+        ],
+    )
+    def test_a_shard_that_has_no_file_says_why(
+        self, flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(flags) == 2
+        assert re.search(told, capsys.readouterr().err)
+
+    def test_a_block_of_none_is_bad_use(self) -> None:
+        with pytest.raises(SystemExit) as end:
+            main(["--model", "mistralai/Mixtral-8x7B-v0.1", "--dtype", "fp8_w8a8", "--block-shape", "0,128"])
+        assert end.value.code == 2
 
     def test_one_models_shard_is_named(self, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "4", "--device-name", "NVIDIA_L40S"]

@@ -17,7 +17,7 @@ from tests.tools.tune.decided import ENVIRONMENT, NAME, put_file, record_of
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import load_devices
-from tools.registry.models import load_models
+from tools.registry.models import Asked, load_models
 from tools.store.files import canonical_entries
 from tools.store.record import Record, VerifiedWith
 from tools.tune import session, write
@@ -349,7 +349,7 @@ def test_rows_alone_leave_the_other_rows_of_both_files(tune: Callable[..., TuneS
 
 def test_an_incumbent_is_what_an_engine_would_launch(tmp_path: Path) -> None:
     """vLLM clamps BLOCK_SIZE_K to the scales' block."""
-    source = SizesSource(8, 1024, 4096, 2, "fp8_w8a8", (128, 128))
+    source = SizesSource(8, 1024, 4096, 2, Asked("fp8_w8a8", (128, 128)))
     subject = make_subject(source, "NVIDIA H100 80GB HBM3", load_models(), load_devices())
     place = Place(tmp_path, Path(subject.workload.file_name()))  # type: ignore[arg-type]
     existing = Existing(place, {64: LaunchConfig(64, 128, 256, 1, 4, 3)}, None)
@@ -358,7 +358,7 @@ def test_an_incumbent_is_what_an_engine_would_launch(tmp_path: Path) -> None:
 
 
 def test_a_workload_that_no_launch_config_runs_is_refused() -> None:
-    source = SizesSource(8, 1024, 4096, 2, "fp8_w8a8", (128, 48))
+    source = SizesSource(8, 1024, 4096, 2, Asked("fp8_w8a8", (128, 48)))
     subject = make_subject(source, "NVIDIA H100 80GB HBM3", load_models(), load_devices())
     with pytest.raises(UserError, match=r"expected launch configs to try, found none\. .*power of two, found 48"):
         session.make_task(request(), subject, None)
