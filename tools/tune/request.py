@@ -163,7 +163,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         ),
         Flag(
             "--all-shapes",
-            "every (K, top_k) that registered models have with this file name",
+            "also every (K, top_k) behind this file name that people run on this GPU, by models.json's placements",
             {"action": "store_true"},
             only_with=ON_A_GPU,
         ),

@@ -84,7 +84,7 @@ def make_subject(
 ) -> Subject:
     """The subject on the device that reports `device_name`.
 
-    all_shapes: every shape that registered models have behind the same file name, instead of the one asked for.
+    all_shapes: beside the one asked for every shape behind the same file name that people run on this device.
     SubjectError: unknown, indivisible, or nothing that this kernel and the engines' heuristics cover.
     """
     device = _find_device(device_name, devices)
@@ -96,7 +96,7 @@ def make_subject(
         _check_sizes(workload, named.shape)
     except (RegistryError, ShardError) as error:
         raise SubjectError(f"{printable(str(error)).removesuffix('.')}.") from error
-    shapes = _shapes(workload, named, models, every=all_shapes)
+    shapes = _shapes(workload, named, models, device if all_shapes else None)
     return Subject(workload, shapes, quant, device.target, device.arch, device.smem_bytes_per_block)
 
 
@@ -227,10 +227,14 @@ def _quant(workload: Workload, quantisation: Quantisation) -> QuantMode:
 
 
 def _shapes(
-    workload: Workload, named: ShapeOfModels, models: ModelRegistry, *, every: bool
+    workload: Workload, named: ShapeOfModels, models: ModelRegistry, placed_on: Device | None
 ) -> tuple[ShapeOfModels, ...]:
-    """The one asked for first, with every registered model that has it; with `every` the others behind the name too."""
-    registered = registered_shapes(workload, models)
-    same = [name for served in registered if served.shape == named.shape for name in served.models]
+    """The one asked for first, with every registered model that has it; then those that people run on the device."""
+    same = [
+        name for known in registered_shapes(workload, models) if known.shape == named.shape for name in known.models
+    ]
     first = ShapeOfModels(named.shape, tuple(dict.fromkeys((*named.models, *same))))
-    return (first, *(served for served in registered if every and served.shape != named.shape))
+    if placed_on is None:
+        return (first,)
+    others = registered_shapes(workload, models, placed_on=placed_on)
+    return (first, *(known for known in others if known.shape != named.shape))
