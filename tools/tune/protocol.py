@@ -14,6 +14,7 @@ from kernels.problem import QuantMode, Routing
 from tools.compile.outcome import Status
 from tools.errors import UserError
 from tools.launch.axes import COMMON_GROUP_SIZE
+from tools.measure.layer import LayerShape
 from tools.registry.devices import Target
 from tools.store.record import Environment, ShapeOfModels
 from tools.store.workload import Workload
@@ -32,6 +33,22 @@ class Subject:
     target: Target
     arch: str
     smem_bytes: int
+
+    @property
+    def layers(self) -> tuple[LayerShape, ...]:
+        """One for each shape behind the name."""
+        E, N = self.workload.E, self.workload.N
+        return tuple(LayerShape(E, N, named.shape.K, named.shape.top_k, self.quant) for named in self.shapes)
+
+    def memory_bytes(self, num_tokens: int) -> int:
+        """GPU memory that tuning up to so many tokens takes, beside the context.
+
+        Weights once for each hidden size, rows for the shape that needs most.
+        """
+        by_width = {layer.hidden_size: layer for layer in self.layers}
+        largest = max(layer.memory_bytes(num_tokens) for layer in self.layers)
+        weights = [layer.weights_bytes for layer in by_width.values()]
+        return largest + sum(weights) - max(weights)
 
     def routing(self, num_tokens: int, shape: int = 0) -> Routing:
         """Of a batch size under one of the shapes."""

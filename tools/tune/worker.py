@@ -24,7 +24,7 @@ from tools.measure.environment import environment_here
 from tools.measure.gpu import busy_notes, measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_coarse_routings, num_routings
 from tools.measure.kernels import OwnKernel
-from tools.measure.layer import DOWN, UP, LayerShape
+from tools.measure.layer import DOWN, UP
 from tools.measure.row import RowBench
 from tools.measure.timing import LaunchCall, Policy, Replay, capture, measure_series, sample_once
 from tools.registry.devices import load_devices
@@ -89,22 +89,13 @@ def _look_around(machine: Any, spec: WorkerSpec) -> Refusal | tuple[Environment,
     if devices.get(name) != devices.get(wanted):
         return Refusal(f"GPU: expected {wanted}, found {name}. Fix: CUDA_VISIBLE_DEVICES chooses another.")
     free, total = machine.cuda.mem_get_info()
-    need = _memory_bytes(spec)
+    need = spec.subject.memory_bytes(spec.max_num_tokens)
     if need > free:
         return Refusal(
             f"{spec.subject.workload.file_name()}: expected {need / 2**30:.1f} GiB of free GPU memory for weights and "
             f"activations, found {free / 2**30:.1f}. Fix: a larger tp or ep, or smaller batch sizes (--num-tokens)."
         )
     return environment_here(machine, triton), busy_notes(free, total)
-
-
-def _memory_bytes(spec: WorkerSpec) -> int:
-    """Weights once for each hidden size, rows for the shape that needs most."""
-    shapes = layer_shapes(spec.subject)
-    by_width = {shape.hidden_size: shape for shape in shapes}
-    largest = max(shape.memory_bytes(spec.max_num_tokens) for shape in shapes)
-    others = [shape.weights_bytes for shape in by_width.values()]
-    return largest + sum(others) - max(others)
 
 
 # ---------------------------------------------------------------
@@ -152,7 +143,7 @@ class RowTimer:
     ) -> None:
         self._subject, self._l2_bytes, self._routing_kind = subject, l2_bytes, routing_kind
         self._clock, self._kernel = clock, kernel
-        self._shapes = layer_shapes(subject)
+        self._shapes = subject.layers
         # Shapes that differ in top_k alone share their weights.
         by_width = {shape.hidden_size: make_weights(shape, device) for shape in self._shapes}
         self._weights: list[Weights] = [by_width[shape.hidden_size] for shape in self._shapes]
@@ -253,14 +244,6 @@ class RowTimer:
         except Exception as lost:
             raise ContextLost(message) from lost
         return (Status.CONSTRAINTS if isinstance(error, ValueError) else Status.RUNTIME), message
-
-
-def layer_shapes(subject: Subject) -> tuple[LayerShape, ...]:
-    """One for each shape behind the name."""
-    workload = subject.workload
-    return tuple(
-        LayerShape(workload.E, workload.N, named.shape.K, named.shape.top_k, subject.quant) for named in subject.shapes
-    )
 
 
 def _without_times(status: tuple[Status, str]) -> tuple[Status, tuple[float, ...], tuple[float, ...], str]:
