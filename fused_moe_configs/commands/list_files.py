@@ -101,7 +101,6 @@ def _row(entry: IndexedFile, model: str | None) -> tuple[str, ...]:
     if parsed is None:
         return "?", entry.file, "", "", "", "no name that anything asks for", ""
     workload = f"E={parsed.E},N={parsed.N}" + f",{parsed.quantisation}" * bool(parsed.quantisation)
-    ratio = entry.geomean_ratio
     # Those that were asked for come first: only some are shown.
     models = sorted(entry.models, key=lambda name: model is None or folded(model) not in folded(name))
     more = f" and {len(models) - MOST_MODELS} more" if len(models) > MOST_MODELS else ""
@@ -109,7 +108,7 @@ def _row(entry: IndexedFile, model: str | None) -> tuple[str, ...]:
         parsed.device_name,
         workload + " (down)" * parsed.down,
         entry.triton or "older",
-        "not measured" if ratio is None else f"{(ratio - 1) * 100:+.1f} % time",
+        entry.gain,
         entry.date or "unknown",
         entry.evidence or "none",
         ", ".join(models[:MOST_MODELS]) + more or "none known",
