@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fused_moe_configs.index import INDEX
 from fused_moe_configs.lookup import (
     REFERENCE_TRITON,
     VERSION_FOLDER,
@@ -48,7 +49,7 @@ def chains_answers(
     files = {}
     only = None if device is None else driver_name(engine, device)
     for folder, tiers in _folders(chain, engine, triton_version, notes).items():
-        names = {path.name for tier in tiers for path in tier.glob("[!.]*.json")}
+        names = {path.name for tier in tiers for path in tier.glob("[!.]*.json")} - {INDEX}
         for name in sorted(names):
             spelled = _spelled(engine, name, notes)
             for reader in _readers(chain, device_in(name), device, siblings) if spelled else ():
