@@ -16,7 +16,7 @@ def like(asked: str, known: Iterable[str], most: int = MOST_NAMED) -> list[str]:
     import difflib  # a match needs no near ones
 
     names = list(dict.fromkeys(known))
-    if not (wanted := folded(asked)):
+    if len(wanted := folded(asked)) < 2:  # a letter is a part of anything
         return []
     if holding := [name for name in names if wanted in folded(name)]:
         # H20 is NVIDIA_H20 before it is a part of NVIDIA_H200.

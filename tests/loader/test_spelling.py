@@ -20,7 +20,7 @@ NAMES = [H100, "NVIDIA_H20", "NVIDIA_H200", "NVIDIA_H100_PCIe", "NVIDIA_GH200_48
         ("MI300X", ["AMD_Instinct_MI300X"]),
         ("AMD Instinct MI300X OAM", ["AMD_Instinct_MI300X"]),  # holds a name
         ("NVIDIA_H010_80GB_HBM3", [H100]),  # mistyped
-        ("Apple", []), ("", []), ("_", []),
+        ("Apple", []), ("", []), ("_", []), ("q", []),
     ],
 )  # fmt: skip
 def test_names_that_may_be_meant_likeliest_first(asked, names):

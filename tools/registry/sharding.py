@@ -98,7 +98,7 @@ def shard(
         block_shape=found.block_shape,
         per_channel_quant=found.per_channel_quant,
     )
-    return Shard(workload, Shape(found.K, found.top_k), found)
+    return Shard(workload, Shape(found.K, found.top_k, found.ep, found.fused_shared_experts), found)
 
 
 def explain_pair(E: int, N: int, models: Iterable[Model]) -> tuple[Explanation, ...]:

@@ -15,6 +15,7 @@ from tools.compile.outcome import Status
 from tools.errors import UserError
 from tools.launch.axes import COMMON_GROUP_SIZE
 from tools.measure.layer import LayerShape
+from tools.measure.panel import RoutingKind
 from tools.registry.devices import Target
 from tools.store.record import Environment, ShapeOfModels
 from tools.store.workload import Workload
@@ -37,8 +38,7 @@ class Subject:
     @property
     def layers(self) -> tuple[LayerShape, ...]:
         """One for each shape behind the name."""
-        E, N = self.workload.E, self.workload.N
-        return tuple(LayerShape(E, N, named.shape.K, named.shape.top_k, self.quant) for named in self.shapes)
+        return tuple(LayerShape.of(self.workload, named.shape, self.quant) for named in self.shapes)
 
     def memory_bytes(self, num_tokens: int) -> int:
         """GPU memory that tuning up to so many tokens takes, beside the context.
@@ -52,7 +52,7 @@ class Subject:
 
     def routing(self, num_tokens: int, shape: int = 0) -> Routing:
         """Of a batch size under one of the shapes."""
-        return Routing(num_tokens, self.shapes[shape].shape.top_k, self.workload.E)
+        return self.layers[shape].routing(num_tokens)
 
     @property
     def kernel_arch(self) -> str:
@@ -200,7 +200,7 @@ class WorkerSpec:
 
     subject: Subject
     max_num_tokens: int
-    routing_kind: str = "uniform"
+    routing_kind: RoutingKind = RoutingKind.UNIFORM
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,10 @@ from tools.measure.gpu import busy_notes, measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_coarse_routings, num_routings
 from tools.measure.kernels import OwnKernel
 from tools.measure.layer import DOWN, UP
+from tools.measure.panel import RoutingKind
+from tools.measure.recorded_routing import RoutingSource
 from tools.measure.row import RowBench
+from tools.measure.seeds import Purpose, seed_of
 from tools.measure.timing import LaunchCall, Policy, Replay, capture, measure_series, sample_once
 from tools.registry.devices import load_devices
 from tools.store.record import Environment
@@ -137,11 +140,11 @@ class RowTimer:
         subject: Subject,
         device: torch.device,
         l2_bytes: int,
-        routing_kind: str = "uniform",
+        routing_kind: RoutingKind = RoutingKind.UNIFORM,
         clock: Clock = Clock(),  # frozen
         kernel: Any = OwnKernel(),  # noqa: B008  # frozen
     ) -> None:
-        self._subject, self._l2_bytes, self._routing_kind = subject, l2_bytes, routing_kind
+        self._subject, self._l2_bytes, self._source = subject, l2_bytes, RoutingSource(routing_kind)
         self._clock, self._kernel = clock, kernel
         self._shapes = subject.layers
         # Shapes that differ in top_k alone share their weights.
@@ -180,7 +183,7 @@ class RowTimer:
             for i, config in enumerate(replays)
         }
         series = tuple(failed.get(config) or measured[config] for config in job.configs)
-        return Confirmed(job, series, time.monotonic() - started, row.inputs.active_experts)
+        return Confirmed(job, series, time.monotonic() - started, row.inputs.load.active_experts)
 
     def _candidate(self, job: ConfirmJob, row: RowBench, config: LaunchConfig) -> list[Replay]:
         """Of up and down, correct."""
@@ -221,9 +224,8 @@ class RowTimer:
         if key not in self._rows:
             layer = self._shapes[shape]
             count = num_routings(layer, num_tokens, self._l2_bytes)
-            inputs = RowInputs(
-                layer, self._weights[shape], num_tokens, count, seed=num_tokens, routing_kind=self._routing_kind
-            )
+            seed = seed_of(Purpose.SEARCH, num_tokens, shape, self._source.kind, block=0)
+            inputs = RowInputs(layer, self._weights[shape], num_tokens, count, self._source, seed)
             self._rows[key] = RowBench(
                 layer, self._weights[shape], inputs, self._subject.kernel_arch, NUM_CHECKED_TOKENS
             )

@@ -145,7 +145,7 @@ class TestFiguresAndRecords:
         assert record["config_sha256"] == sha256(taken.config)
         assert record["workload"]["block_shape"] == [128, 128]
         assert record["verified"] is None
-        (mixtral,) = [shape for shape in record["shapes"] if (shape["K"], shape["top_k"]) == (4096, 2)]
+        (mixtral,) = [s for s in record["shapes"] if (s["K"], s["top_k"], s.get("ep", 1)) == (4096, 2, 1)]
         assert "mistralai/Mixtral-8x7B-v0.1 tp=4" in mixtral["models"]
 
     def test_a_packed_workload_is_explained_by_its_unpacked_size(self, folder: Path, models: ModelRegistry) -> None:

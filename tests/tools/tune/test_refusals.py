@@ -158,7 +158,6 @@ Run = Callable[..., tuple[str, ...]]
         ("--model", MIXTRAL, "--tp", "3"),
         ("--model", MIXTRAL, "--tp", "6", "--ep", "3"),
         ("--model", MIXTRAL, "--tp", "2", "--ep", "16"),
-        ("--model", MIXTRAL, "--tp", "8", "--ep", "8"),
         ("--model", MIXTRAL, "--dtype", "bf61"),
         ("--model", MIXTRAL, "--block-shape", "128,128"),
         ("--model", MIXTRAL, "--dtype", "bf16", "--per-channel-quant"),
