@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .console import Commands
 
 SIDE_EFFECTS = (
-    "in vLLM {} switches more than MoE files: LoRA on experts takes its own files from it, no longer settings derived "
-    "from the MoE file, and Mamba reads headdim=… files from it"
+    f"in vLLM {USER_FOLDER} switches more than MoE files: LoRA on experts takes its own files from it, no longer "
+    "settings derived from the MoE file, and Mamba reads headdim=… files from it"
 )
 
 
@@ -77,7 +77,7 @@ def run(
     facts["reference Triton"] = REFERENCE_TRITON
     facts |= machine.engine_folders()
     if os.environ.get(USER_FOLDER):
-        facts["note"] = SIDE_EFFECTS.format(USER_FOLDER)
+        facts["note"] = SIDE_EFFECTS
     if asked is None:
         facts |= _backends(device_name)
         _show(facts)
@@ -86,6 +86,8 @@ def run(
 
     engines = (engine,) if engine else tuple(filter(machine.version_of, ENGINES)) or ENGINES
     prospects = look(asked, engines, device_name, triton_version)
+    if any(USER_FOLDER in prospect.next_step for prospect in prospects):
+        facts["note"] = SIDE_EFFECTS
     if output == "json":
         engines_json = [prospect.to_json() for prospect in prospects]
         show(json.dumps({"facts": facts, "engines": engines_json}, indent=4, ensure_ascii=False))

@@ -83,6 +83,13 @@ def test_the_next_line_typed_ends_the_matter(store, doctor, tmp_path, monkeypatc
         assert answer(lines, "next")[0].startswith("nothing: ")
 
 
+def test_a_line_that_sets_vllms_variable_comes_with_its_side_effects(store, capsys):
+    store.add(FILE)
+    for engine, is_said in (("vllm", True), ("sglang", False)):
+        assert main(["doctor", "--model", QWEN, "--engine", engine, "--device-name", H100]) == 0
+        assert ("note: in vLLM VLLM_TUNED_CONFIG_FOLDER switches more" in capsys.readouterr().out) is is_said
+
+
 def test_without_a_file_the_next_line_tunes_one(store, doctor):
     code, lines = doctor("--model", QWEN, "--tp", "2")
     assert code == 1
