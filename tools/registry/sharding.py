@@ -8,11 +8,11 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from fused_moe_configs import serving
 from fused_moe_configs.backends import EngineRelease, choose_release
-from fused_moe_configs.registry import Checkpoint, ServingError
+from fused_moe_configs.registry import ServingError
 from fused_moe_configs.serving import Serving
 from tools.errors import UserError
 from tools.registry.engines import load_engines
@@ -79,7 +79,7 @@ def shard(
     """
     stored = quantisation or model.quantisation
     try:
-        checkpoint = checkpoint_of(model).loaded_as(stored.dtype, stored.block_shape, stored.per_channel_quant)
+        checkpoint = model.checkpoint.loaded_as(stored.dtype, stored.block_shape, stored.per_channel_quant)
         found = serving.serve(checkpoint, _newest(engine), tp, ep, device_name, arch)
     except ServingError as error:
         raise ShardError(str(error)) from error
@@ -99,13 +99,6 @@ def shard(
         per_channel_quant=found.per_channel_quant,
     )
     return Shard(workload, Shape(found.K, found.top_k, found.ep, found.fused_shared_experts), found)
-
-
-def checkpoint_of(model: Model) -> Checkpoint:
-    """The model as `serving` takes it."""
-    known = {field.name for field in fields(Checkpoint)}
-    facts = vars(model) | vars(model.quantisation)
-    return Checkpoint(**{name: value for name, value in facts.items() if name in known})
 
 
 def explain_pair(E: int, N: int, models: Iterable[Model]) -> tuple[Explanation, ...]:
@@ -129,7 +122,7 @@ def _by_pair(model: Model) -> Mapping[tuple[int, int], frozenset[Explanation]]:
 
 
 def _explanations(model: Model) -> Iterator[tuple[int, int, Explanation]]:
-    checkpoint = checkpoint_of(model)
+    checkpoint = model.checkpoint
     on_demand = model.fused_shared_experts or model.fusable_shared_experts
     under_ep = model.fused_shared_experts if checkpoint.fused_under_ep else 0
     for tp in PARALLEL_SIZES:
