@@ -18,7 +18,8 @@ from fused_moe_configs.lookup import packed_size
 from tools.canary import answers
 from tools.canary.answers import LAST_TOKEN, NO_VERSION_FOLDER, Answer, Failure, Question
 from tools.canary.child import stand_ins
-from tools.canary.engines import WANTED, EngineLookup, Package
+from tools.canary.engines import WANTED, EngineLookup
+from tools.launch.engine_package import Package
 from tools.launch.source_cut import Cut, CutError, cut
 from tools.registry.devices import DeviceRegistry
 from tools.store.strict_json import Json

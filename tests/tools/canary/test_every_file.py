@@ -7,8 +7,9 @@ import pytest
 import fused_moe_configs
 from tools.canary.__main__ import _store
 from tools.canary.check import EngineReport, check
-from tools.canary.engines import ENGINES, open_package
+from tools.canary.engines import ENGINES
 from tools.checkout import CONFIGS
+from tools.launch.engine_package import open_package
 from tools.store.files import discover
 from tools.store.tiers import Found, Role
 from tools.store.workload import Layout, parse_file_name
