@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
@@ -53,15 +55,31 @@ def open_package(name: str, path: Path) -> Package:
     """The package `name` in a wheel, in a folder, or in a folder's one wheel of it. PackageError: it isn't there."""
     path = _wheel_in(name, path)
     read = _folder(path) if path.is_dir() else _wheel(path)
-    metadata = _metadata(name, path)
-    if metadata is None:
+    described = _metadata(name, path)
+    if described is None:
         raise PackageError(
             f"{shown_path(path)}: expected {name} with its {name}-….dist-info, found none. "
             f"Fix: give the wheel, or the folder that it was unpacked or installed into."
         )
-    text = read(metadata) or ""
+    text = read(described) or ""
     version = next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Version:")), "")
     return Package(name, version if _VERSION.fullmatch(version) else UNKNOWN_VERSION, read)
+
+
+def installed_package(name: str) -> Package | None:
+    """The package that this Python would import, found without importing it. None: there is none, or not whole.
+
+    An editable installation counts. A folder of that name in the working directory doesn't: it has no metadata.
+    """
+    try:
+        spec = importlib.util.find_spec(name)
+        version = metadata.version(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations))).parent
+    return Package(name, version if _VERSION.fullmatch(version) else UNKNOWN_VERSION, _folder(folder))
 
 
 def _wheel_in(name: str, path: Path) -> Path:

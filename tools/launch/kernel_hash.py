@@ -47,4 +47,5 @@ def hash_source(source: str) -> str:
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.FunctionDef) and any("jit" in ast.dump(d) for d in node.decorator_list)
     ]
-    return sha256_of_code(sorted(functions, key=lambda function: function.name))
+    functions.sort(key=lambda function: function.name)
+    return sha256_of_code(functions)
