@@ -14,7 +14,7 @@ from tools.store.files import discover
 from tools.store.tiers import Found, Role
 from tools.store.workload import Layout, parse_file_name
 
-from .conftest import engine
+from .conftest import engine, heuristic
 
 FILES = [file for file in discover([CONFIGS], Layout.REPO) if file.role is Role.CONFIG]
 
@@ -25,6 +25,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EngineReport]
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)
+        patch.setattr("tools.canary.check.FOLLOWED", {name: heuristic(engine(name)) for name in ENGINES})
         for name in ENGINES:
             folder = tmp_path_factory.mktemp(name)
             package = open_package(name, engine(name).unpacked(folder / "package"))
