@@ -120,7 +120,9 @@ def up_and_down(
 class Routing:
     """Sizes of what the router chose. num_experts: of the whole layer, not of the rank.
 
-    allow_naive=False measures the aligned mode where the engine would not align. flavour: which engine aligns.
+    has_expert_map: this rank holds a share of them only. allow_naive=False measures the aligned mode where the engine
+    would not align. flavour: which engine aligns. local_experts: on this rank, by which SGLang sizes its arrays; None:
+    as many as the layer has.
     """
 
     num_tokens: int
@@ -129,6 +131,7 @@ class Routing:
     has_expert_map: bool = False
     allow_naive: bool = True
     flavour: Flavour = Flavour.VLLM
+    local_experts: int | None = None
 
     @property
     def num_pairs(self) -> int:
@@ -141,28 +144,31 @@ class Routing:
             return False
         return self.allow_naive and not self.has_expert_map and self.num_pairs * 4 <= self.num_experts
 
+    @property
+    def experts_here(self) -> int:
+        """On this rank."""
+        return self.num_experts if self.local_experts is None else self.local_experts
+
     def capacity(self, block_size_m: int) -> int:
         """Rows of sorted_token_ids that suffice for any routing.
 
-        SGLang counts one more bucket, for pairs of other ranks, and stores four ids at a time.
+        vLLM counts the layer's experts, also where a rank holds a share of them. SGLang counts the rank's and one more
+        bucket, for pairs of other ranks, and stores four ids at a time.
         """
         if self.flavour is Flavour.SGLANG:
-            buckets = self.num_experts + 1
-            padding = (self.num_pairs if self.num_pairs < buckets else buckets) * (block_size_m - 1)
-            return cdiv(self.num_pairs + padding, 4) * 4
-        if self.num_pairs < self.num_experts:
-            return min(self.num_pairs * block_size_m, self.num_pairs + self.num_experts * (block_size_m - 1))
-        return self.num_pairs + self.num_experts * (block_size_m - 1)
+            return cdiv(self._padded(self.experts_here + 1, block_size_m), 4) * 4
+        return self._padded(self.num_experts, block_size_m)
+
+    def _padded(self, buckets: int, block_size_m: int) -> int:
+        """At most so many rows, where each bucket in use is padded to whole tiles."""
+        return self.num_pairs + min(self.num_pairs, buckets) * (block_size_m - 1)
 
     def rows(self, block_size_m: int) -> int:
-        """The kernel's EM: rows that the grid covers."""
-        if self.is_naive:
-            return self.num_pairs * block_size_m
-        capacity = self.capacity(block_size_m)
-        if self.flavour is Flavour.SGLANG:
-            return capacity
-        # With fewer tokens than a tile has rows, no expert has a second tile.
-        return min(capacity, self.num_pairs * block_size_m) if self.num_tokens < block_size_m else capacity
+        """The kernel's EM: rows that the grid covers.
+
+        vLLM's limit for fewer tokens than a tile has rows (num_pairs tiles) never lies below the capacity.
+        """
+        return self.num_pairs * block_size_m if self.is_naive else self.capacity(block_size_m)
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ def comparison_of(file: ConfigFile, request: FilesRequest, device: Device) -> Fi
     down = file.found.path.with_name(f"{file.found.path.stem}_down.json")
     if down.exists():
         notes.append(f"{printable(down.name)} is not measured: {_DOWN}")
-    layers = tuple(LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in shapes or (assumed,))
+    layers = tuple(LayerShape.of(workload, shape, quant) for shape in shapes or (assumed,))
     name = printable(file.found.relative.as_posix())
     return FileComparison(name, workload, layers, candidates, batch_sizes, tuple(notes))
 

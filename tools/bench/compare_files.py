@@ -17,6 +17,9 @@ from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import engine_version
 from tools.measure.gpu import check_memory
 from tools.measure.kernels import EngineKernel, OwnKernel
+from tools.measure.panel import RoutingKind
+from tools.measure.recorded_routing import RoutingSource, read_recorded_routing
+from tools.measure.seeds import Dealing, Purpose
 from tools.measure.statistics import RowVerdict, score
 from tools.registry.devices import normalise_device_name
 from tools.store.config_file import ConfigFile
@@ -32,9 +35,14 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     files = read_files(request, say)
     for file in files if request.writes_record else ():
         session.check_folder(record_path(file.found.root, file.found.relative).parent, "--write-record")
+    recorded = None if isinstance(request.routing, RoutingKind) else read_recorded_routing(request.routing)
+    kind = request.routing if isinstance(request.routing, RoutingKind) else RoutingKind.RECORDED
+    source = RoutingSource(kind, recorded)
     gpu = Gpu.here()
     engine = None if request.engine is None else engine_kernel(request.engine)
     comparisons = [comparison_of(file, request, gpu.device) for file in files]
+    for shape in dict.fromkeys(shape for comparison in comparisons for shape in comparison.shapes):
+        source.check(shape)
     largest = [
         (shown_path(file.found.path), shape, max(comparison.batch_sizes))
         for file, comparison in zip(files, comparisons, strict=True)
@@ -42,7 +50,7 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     ]
     for note in check_memory(gpu.torch, largest):
         say(note)
-    report = compare(gpu, comparisons, engine, request.routing, request.jobs, say)
+    report = compare(gpu, comparisons, engine, Dealing(source, Purpose.JUDGEMENT), request.jobs, say)
     is_good = not report.is_slower
     if request.output is not None:
         try:
@@ -64,9 +72,9 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
 
 
 def compare(
-    gpu: Gpu, comparisons: Sequence[FileComparison], engine: EngineKernel | None, routing: str, jobs: int, say: Say
+    gpu: Gpu, comparisons: Sequence[FileComparison], engine: EngineKernel | None, dealing: Dealing, jobs: int, say: Say
 ) -> FilesReport:
-    """Compiles and measures. engine None: on our own kernel. jobs: compiling processes.
+    """Compiles and measures. engine None: on our own kernel. dealing: what of. jobs: compiling processes.
 
     UserError: the GPU's memory ran out, for all that was free at the start.
     """
@@ -79,18 +87,18 @@ def compare(
         # All before the ceilings: while they are timed, few processes should be on the cores, and none else on the GPU.
         with CompilePool(jobs) as pool:
             failures = [compile_file(comparison, kernel, gpu.device, pool) for comparison in comparisons]
-        setup = Setup.measured(gpu, [kernel], routing)
+        setup = Setup.measured(gpu, [kernel], dealing)
         for comparison, failed in zip(comparisons, failures, strict=True):
             rows = []
             for row in _enough_memory(torch, comparison.name, measure(comparison, setup, failed)):
                 rows.append(row)
                 say(f"{comparison.name}, M={row.num_tokens}: against {_against(row)}")
-            shapes = tuple(f"K={shape.hidden_size}, top_k={shape.top_k}" for shape in comparison.shapes)
+            shapes = tuple(str(layer.shape) for layer in comparison.shapes)
             names = tuple(candidate.name for candidate in comparison.candidates)
             done.append(FileResult(comparison.name, shapes, names, tuple(rows), comparison.notes))
             torch.cuda.empty_cache()
     judge = None if engine is None else Judge(engine.flavour, engine_version(engine.path, engine.name) or "unknown")
-    return FilesReport(gpu.environment(), today(), routing, kernel_sha256(), judge, tuple(done))
+    return FilesReport(gpu.environment(), today(), dealing.source.title, kernel_sha256(), judge, tuple(done))
 
 
 def _enough_memory(torch: Any, name: str, rows: Iterator[RowVerdict]) -> Iterator[RowVerdict]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Problem, Routing
+from kernels.problem import Problem
 from tools.bench.request import Say
 from tools.bench.session import Gpu
 from tools.compile.outcome import Status
@@ -22,7 +22,9 @@ from tools.measure.gpu import Ceilings, measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, num_routings
 from tools.measure.kernels import Kernel, KernelTask
 from tools.measure.layer import DOWN, UP, LayerShape, row_bytes, row_operations
+from tools.measure.recorded_routing import RoutingSource
 from tools.measure.row import RowBench
+from tools.measure.seeds import Dealing, Purpose
 from tools.measure.statistics import floor_us
 from tools.measure.timing import Replay, capture
 from tools.registry.devices import Device
@@ -69,7 +71,7 @@ def compile_all(
     spilling: dict[int, dict[LaunchConfig, NotTimed]] = {num_tokens: {} for num_tokens in configs}
     wanted = [(m, config) for m, row in configs.items() for config in dict.fromkeys(row)]
     for (num_tokens, config), kernel, shape in itertools.product(wanted, kernels, shapes):
-        routing = Routing(num_tokens, shape.top_k, shape.num_experts, flavour=kernel.flavour)
+        routing = shape.routing(num_tokens, kernel.flavour)
         for projection in shape.projections:
             try:
                 problem = Problem(projection, routing, shape.quant, config, arch)
@@ -109,38 +111,41 @@ class Floor:
     operations: float
 
 
+UNIFORM = Dealing(RoutingSource(), Purpose.JUDGEMENT)
+
+
 @dataclass(frozen=True)
 class Setup:
-    """What stays the same for all rows of a run. arch as `kernels.launch` spells it."""
+    """What stays the same for all rows of a run. arch as `kernels.launch` spells it. dealing: routings."""
 
     kernels: tuple[Kernel, ...]
     arch: str
     ceilings: Ceilings
     l2_bytes: int
     device: torch.device
-    routing_kind: str = "uniform"
+    dealing: Dealing = UNIFORM
 
     @classmethod
-    def measured(cls, gpu: Gpu, kernels: Sequence[Kernel], routing_kind: str = "uniform") -> Setup:
+    def measured(cls, gpu: Gpu, kernels: Sequence[Kernel], dealing: Dealing = UNIFORM) -> Setup:
         """Measures the ceilings, on a stream that isn't the default. Nothing else should run on GPU or cores."""
         assert gpu.device.target is not None  # `find_device` hands on none without
         place = gpu.torch.device("cuda", gpu.torch.cuda.current_device())
         l2_bytes = gpu.torch.cuda.get_device_properties(place).L2_cache_size
-        return cls(
-            tuple(kernels), gpu.device.target.kernel_arch, measure_ceilings(place), l2_bytes, place, routing_kind
-        )
+        return cls(tuple(kernels), gpu.device.target.kernel_arch, measure_ceilings(place), l2_bytes, place, dealing)
 
-    def row(self, shape: LayerShape, weights: Weights, num_tokens: int) -> RowBench:
-        """With as many draws of routing as keep the weights cold."""
+    def row(self, shape: LayerShape, weights: Weights, num_tokens: int, place: int = 0) -> RowBench:
+        """With as many draws of routing as keep the weights cold. place: of the shape, among those behind the name."""
         count = num_routings(shape, num_tokens, self.l2_bytes)
-        inputs = RowInputs(shape, weights, num_tokens, count, seed=num_tokens, routing_kind=self.routing_kind)
+        inputs = RowInputs(
+            shape, weights, num_tokens, count, self.dealing.source, self.dealing.seed(num_tokens, place, 0)
+        )
         return RowBench(shape, weights, inputs, self.arch)
 
     def floor(self, row: RowBench) -> Floor:
-        """From the ceilings, for the experts that the row's routings reach."""
-        shape, num_tokens = row.shape, row.inputs.routing.num_tokens
-        num_bytes = row_bytes(shape, num_tokens, row.inputs.active_experts)
-        operations = row_operations(shape, num_tokens)
+        """From the ceilings, for what the row's routings bring to the rank, in the first kernel's flavour."""
+        shape, num_tokens, load = row.shape, row.inputs.routing.num_tokens, row.inputs.load
+        num_bytes = row_bytes(shape, num_tokens, load, self.kernels[0].flavour)
+        operations = row_operations(shape, load)
         dense_per_s = self.ceilings.dense_per_s(8 if shape.quant.quantizes_activations else 16)
         us, bound = floor_us(num_bytes, operations, self.ceilings.memory_bytes_per_s, dense_per_s)
         return Floor(us, bound, num_bytes, operations)

@@ -14,6 +14,7 @@ from kernels.problem import Flavour
 from tools.child_process import usable_cores
 from tools.cli import one_of, path_argument
 from tools.errors import UserError
+from tools.measure.panel import RoutingKind
 from tools.store.workload import Layout
 
 FILES, KERNELS = "files", "kernels"
@@ -24,6 +25,7 @@ HEURISTIC = "heuristic"
 BATCH_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)
 MAX_NUM_TOKENS = 65536
 MAX_JOBS = 1024
+DRAWN_KINDS = tuple(kind.value for kind in RoutingKind if kind is not RoutingKind.RECORDED)
 
 
 Say = Callable[[str], None]
@@ -40,14 +42,17 @@ class EngineFile:
 
 @dataclass(frozen=True)
 class FilesRequest:
-    """`bench files`. engine None: our own kernel. batch_sizes empty: the files'. output None: only printed."""
+    """`bench files`. engine None: our own kernel. batch_sizes empty: the files'. output None: only printed.
+
+    routing: the kind that is drawn, or the file of a recorded one.
+    """
 
     paths: tuple[Path, ...]
     layout: Layout
     against: tuple[str, ...]
     engine: EngineFile | None
     batch_sizes: tuple[int, ...]
-    routing: str
+    routing: RoutingKind | Path
     jobs: int
     output: Path | None
     writes_record: bool
@@ -115,7 +120,13 @@ def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--kernel", default="own", metavar="own|vllm=FILE|sglang=FILE", help="on whose kernel (own)")
     parser.add_argument("--num-tokens", type=int, nargs="+", default=[], metavar="M", help="default: the file's keys")
-    parser.add_argument("--routing", choices=("uniform", "skew"), default="uniform")
+    parser.add_argument(
+        "--routing",
+        type=_routing,
+        default=RoutingKind.UNIFORM,
+        metavar="|".join((*DRAWN_KINDS, "FILE.npy")),
+        help="how tokens choose experts, drawn or as recorded (uniform)",
+    )
     _add_jobs(parser)
     parser.add_argument("--output", type=path_argument, metavar="DIR", help="write markdown and JSON there as well")
     parser.add_argument("--write-record", action="store_true", help="note the outcome in the files' records")
@@ -147,6 +158,14 @@ def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_jobs(parser)
     parser.add_argument("--output", type=path_argument, default=Path("docs/measurements"), metavar="DIR")
     parser.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def _routing(text: str) -> RoutingKind | Path:
+    if text in DRAWN_KINDS:
+        return RoutingKind(text)
+    if not text.endswith(".npy"):
+        raise argparse.ArgumentTypeError(f"expected {', '.join(DRAWN_KINDS)} or FILE.npy, found {text!r}")
+    return path_argument(text)
 
 
 def _add_jobs(parser: argparse.ArgumentParser) -> None:

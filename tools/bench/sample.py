@@ -67,7 +67,7 @@ def read_workload(text: str, models: ModelRegistry, device_name: str, engine: En
     quant = _quant_mode(model, stored, workload)
     if not model.gated:
         raise UserError(f"{name}: expected gated experts, found {model.id} without a gate. Fix: another model.")
-    return workload, LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant)
+    return workload, LayerShape.of(workload, shape, quant)
 
 
 def _quant_mode(model: Model, stored: Quantisation, workload: Workload) -> QuantMode:

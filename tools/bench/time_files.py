@@ -48,8 +48,8 @@ def measure(comparison: FileComparison, setup: Setup, failures: Mapping[int, Fai
         entries = _entries(comparison, num_tokens)
         configs = list(dict.fromkeys(entries.values()))
         found: list[RowVerdict] = []
-        for shape, weight in zip(comparison.shapes, weights, strict=True):
-            row = setup.row(shape, weight, num_tokens)
+        for place, (shape, weight) in enumerate(zip(comparison.shapes, weights, strict=True)):
+            row = setup.row(shape, weight, num_tokens, place)
             times, failed = time_entries(row, setup, configs, failures[num_tokens])
             floor = setup.floor(row)
             found.append(verdict(num_tokens, (floor.us, floor.bound), entries, times, failed))

@@ -59,7 +59,7 @@ def compare(
         if not row.finalists:
             raise RuntimeError(f"M={num_tokens}: no launch config ran; the first: {row.pairs[0].message}")
         result = result.with_row(row)
-        if num_tokens == 1:
+        if num_tokens == 1 and shape.ep == 1:  # the whole layer has no rank
             result = replace(result, layer=timer.layer(row.own_winner.config))
         result = replace(result, seconds=time.monotonic() - started)
         say(
@@ -96,7 +96,7 @@ class _PairTimer:
             inputs.routing.num_tokens,
             inputs.routing_of(self._setup.kernels[0].flavour).is_naive,
             inputs.num_routings,
-            inputs.active_experts,
+            inputs.load.active_experts,
             floor.num_bytes,
             floor.operations,
             floor.us,

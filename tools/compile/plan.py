@@ -6,20 +6,21 @@ and N, else they are assumed; the name doesn't say them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Problem, QuantMode, Routing, up_and_down
+from kernels.problem import Problem, Projection, QuantMode, Routing
 from tools.checkout import CHECKOUT
 from tools.measure.kernels import KernelTask
+from tools.measure.layer import LayerShape
 from tools.registry.devices import DeviceRegistry, Target
 from tools.registry.models import ModelRegistry
 from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of
 from tools.store.config_file import ConfigFile
 from tools.store.rows import rows_text
-from tools.store.workload import Shape, Workload
+from tools.store.workload import Workload
 
 COMPILABLE = frozenset(
     {
@@ -164,8 +165,8 @@ def _items(file: ConfigFile, devices: DeviceRegistry, models: ModelRegistry) -> 
     if not shapes:
         message = f"assumed K={assumed.K}, top_k={assumed.top_k}: no registered model has this E and N"
         yield Note(file, message, "add the model to configs/registry/models.json")
-    for shape in shapes or (assumed,):
-        yield from _launches(file, workload, shape, quant, target)
+    layers = [LayerShape.of(workload, shape, quant) for shape in shapes or (assumed,)]
+    yield from _launches(file, layers, target)
 
 
 def _target(file: ConfigFile, workload: Workload, devices: DeviceRegistry) -> Target | Note:
@@ -186,12 +187,18 @@ def _no_kernel(file: ConfigFile, workload: Workload) -> Note:
     return Note(file, message, "engines run another kernel for it: bench the file there")
 
 
-def _launches(file: ConfigFile, workload: Workload, shape: Shape, quant: QuantMode, target: Target) -> Iterator[_Item]:
-    up, down = up_and_down(workload.E, workload.N, shape.K, shape.top_k)
-    projections = (("down", down),) if workload.down else (("up", up), ("down", down))
+def _launches(file: ConfigFile, layers: Sequence[LayerShape], target: Target) -> Iterator[_Item]:
+    """Shapes that differ in what no launch shows (over how many ranks the others are spread) count once."""
+    names = ("down",) if file.workload and file.workload.down else ("up", "down")
     for num_tokens, config in file.launch_configs.items():
-        routing = Routing(num_tokens, shape.top_k, workload.E)
-        for name, projection in projections:
+        launches: dict[tuple[str, Projection, bool], tuple[Routing, QuantMode]] = {}
+        for layer in layers:
+            routing = layer.routing(num_tokens)
+            for name, projection in zip(("up", "down"), layer.projections, strict=True):
+                launches.setdefault((name, projection, routing.is_naive), (routing, layer.quant))
+        for (name, projection, _), (routing, quant) in launches.items():
+            if name not in names:
+                continue
             row = FileRow(file, num_tokens, name)
             try:
                 problem = Problem(projection, routing, quant, _as_ours(config), target.kernel_arch)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tools.measure.layer import DOWN, UP, LayerShape, expected_active_experts, row_bytes
+from tools.measure.layer import DOWN, UP, LayerShape, expected_load, row_bytes
 from tools.registry.devices import Device
 from tools.registry.shapes import quant_mode_of
 from tools.store.workload import Shape, Workload
@@ -34,7 +34,7 @@ def least_us(workload: Workload, shapes: Iterable[Shape], num_tokens: int, devic
     quant = quant_mode_of(workload)
     if device is None or quant is None:
         return LEAST_US
-    layers = [LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in shapes]
+    layers = [LayerShape.of(workload, shape, quant) for shape in shapes]
     down = workload.down
     nominal_us = [_nominal_us(layer, num_tokens, device, down=down) for layer in layers if _fits(layer, device)]
     return max(LEAST_US, SHARE * min(nominal_us, default=0.0))
@@ -56,12 +56,12 @@ def _nominal_us(layer: LayerShape, num_tokens: int, device: Device, *, down: boo
 
 def _num_bytes(layer: LayerShape, num_tokens: int, *, down: bool) -> float:
     """Of both projections, or of down's weights alone."""
-    active = expected_active_experts(layer.num_experts, min(layer.top_k, layer.num_experts), num_tokens)
-    return active * layer.expert_bytes(DOWN) if down else row_bytes(layer, num_tokens, active)
+    load = expected_load(layer, num_tokens)
+    return load.active_experts * layer.expert_bytes(DOWN) if down else row_bytes(layer, num_tokens, load)
 
 
 def _num_operations(layer: LayerShape, num_tokens: int, *, down: bool) -> float:
     """Multiplications and additions, as `_num_bytes`."""
-    pairs = num_tokens * min(layer.top_k, layer.num_experts)
+    pairs = expected_load(layer, num_tokens).local_pairs
     chosen = [layer.projections[index] for index in ((DOWN,) if down else (UP, DOWN))]
     return float(sum(2 * pairs * p.n * p.k for p in chosen))

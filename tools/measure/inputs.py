@@ -1,8 +1,8 @@
 """From a workload to tensors: random weights, several routings, alignments, pointers. Needs torch.
 
 Several routings a row, rotated, so that no launch finds its weights in L2: at least 8 for up to 128 tokens, 2 for
-more, and as many as it takes to touch four times the L2's size. Routing is uniform (softmax of random logits) or
-skewed (`skewed_routing`).
+more, and as many as it takes to touch four times the L2's size. They are a block: `RowInputs.deal` draws the next one
+into the same buffers, so that CUDA graphs that were captured over them stay valid and replay it.
 Activations and outputs are shared by all routings: in serving the previous kernel has just written them.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -20,16 +20,20 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour, Routing, cdiv
 from kernels.reference import quantize_reference
 from kernels.testing import make_weight
-from tools.measure.layer import DOWN, UP, LayerShape
-from tools.measure.routing import ROUTING_KINDS
+from tools.measure.layer import DOWN, UP, ForeignPairs, LayerShape, Load, foreign_pairs
+from tools.measure.recorded_routing import RoutingSource
+from tools.measure.routing import Draws, draw, generator_of, place, weigh
 
 MAX_ROUTINGS = 32
 L2_MULTIPLE = 4
 COARSE_L2_MULTIPLE = 2
 
-WEIGHTS_SEED = 1 << 40
-"""None of a row's, which are small: weights from the activations' own numbers give products that are all positive, and
-sums that no other operands have."""
+ACTIVATIONS_SEED, WEIGHTS_SEED = (1 << 63) + 1, (1 << 63) + 2
+"""None of a routing's, and not the same: weights from the activations' own numbers give products that are all positive,
+and sums that no other operands have."""
+
+_ALIGNED_BYTES = 512
+"""Where every buffer of a row starts, as one of torch's own would: Triton compiles other code where one doesn't."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Weights:
 
 
 def make_weights(shape: LayerShape, device: torch.device, seed: int = WEIGHTS_SEED) -> Weights:
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = generator_of(seed, device)
     up, down = (make_weight(p, shape.quant, generator, device) for p in shape.projections)
     return Weights((up[0], down[0]), (up[1], down[1]))
 
@@ -70,12 +74,13 @@ def num_coarse_routings(shape: LayerShape, num_tokens: int, l2_bytes: int) -> in
 
 def _routings_that_touch(wanted_bytes: int, shape: LayerShape, num_tokens: int, expert_bytes: int) -> int:
     """How many together read so many bytes of weights, where no expert is chosen twice before all are."""
-    active = min(shape.num_experts, num_tokens * shape.top_k)
+    chosen = num_tokens * shape.routed_top_k / shape.ep
+    active = min(shape.routed_experts, chosen) + shape.fused_shared_experts
     return math.ceil(wanted_bytes / (active * expert_bytes))
 
 
 class RowInputs:
-    """Tensors of one batch size. Alignments are made once for each engine and BLOCK_SIZE_M."""
+    """Tensors of one batch size, and a block of `count` routings. Aligned once for each engine and BLOCK_SIZE_M."""
 
     def __init__(
         self,
@@ -83,21 +88,22 @@ class RowInputs:
         weights: Weights,
         num_tokens: int,
         count: int,
-        seed: int = 0,
-        routing_kind: str = "uniform",
+        source: RoutingSource,
+        seed: int,
     ) -> None:
+        """source and seed: of the first block, as in `deal`."""
         device = weights.w[UP].device
         self.shape, self.weights = shape, weights
-        self.routing = Routing(num_tokens, shape.top_k, shape.num_experts)
-        on_cpu = torch.Generator().manual_seed(seed)
-        draw = ROUTING_KINDS[routing_kind]
-        drawn = [draw(num_tokens, shape.num_experts, shape.top_k, on_cpu) for _ in range(count)]
-        self.topk_weights = [weight.to(device) for weight, _ in drawn]
-        self.topk_ids = [ids.to(device) for _, ids in drawn]
-        self.active_experts = sum(ids.unique().numel() for _, ids in drawn) / count
-        generator = torch.Generator(device).manual_seed(seed)
-        dtype = torch.bfloat16 if shape.quant.compute_type == "bf16" else torch.float16
+        self.routing = shape.routing(num_tokens)
         pairs = self.routing.num_pairs
+        self._all_weights, self.topk_weights = _buffers(count, (num_tokens, shape.top_k), torch.float32, device)
+        self._all_ids, self.topk_ids = _buffers(count, (num_tokens, shape.top_k), torch.int32, device)
+        self._aligned: dict[tuple[Flavour, int], _AlignedBlock] = {}
+        self.deals = 0
+        """Blocks dealt so far."""
+        self.deal(source, seed)
+        generator = generator_of(ACTIVATIONS_SEED, device)
+        dtype = torch.bfloat16 if shape.quant.compute_type == "bf16" else torch.float16
 
         def rows(count: int, width: int) -> torch.Tensor:
             return torch.randn((count, width), generator=generator, device=device).to(dtype)
@@ -109,22 +115,41 @@ class RowInputs:
         self.a = [a for a, _ in quantised]
         self.a_scales = [scale for _, scale in quantised]
         self.c = [torch.empty((pairs, p.n), dtype=dtype, device=device) for p in (up, down)]
-        self._aligned: dict[tuple[Flavour, int], list[tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]]] = {}
 
     @property
     def num_routings(self) -> int:
         return len(self.topk_ids)
 
+    def deal(self, source: RoutingSource, seed: int) -> None:
+        """The next block: all routings are drawn anew, and what they were aligned to, into the same buffers.
+
+        What a captured graph holds (pointers, grid, EM) depends on sizes only, so its next replay runs the new block.
+        On the stream of the replays, or after them. seed: as `seed_of` gives it.
+        """
+        num_tokens, device = self.routing.num_tokens, self._all_ids.device
+        generator = generator_of(seed, device)
+        if source.recorded is None:
+            self.draws = draw(source.kind, self.shape, num_tokens, self.num_routings, generator)
+        else:
+            chosen = torch.from_numpy(source.recorded.sample(self.num_routings, num_tokens, seed)).to(device)
+            self.draws = place(chosen, weigh(chosen, generator), self.shape, generator)
+        self.load: Load = self.draws.load(self.shape)
+        self._all_weights.copy_(self.draws.topk_weights)
+        self._all_ids.copy_(self.draws.local_ids)
+        for block in self._aligned.values():
+            block.fill(self.draws)
+        self.deals += 1
+
     def routing_of(self, flavour: Flavour) -> Routing:
         """The row's routing as the engine aligns it."""
-        return replace(self.routing, flavour=flavour)
+        return self.shape.routing(self.routing.num_tokens, flavour)
+
+    def foreign_pairs(self, flavour: Flavour) -> ForeignPairs:
+        """What the engine does with pairs of other ranks."""
+        return foreign_pairs(flavour, self.shape.quant)
 
     def pointers(self, projection: int, config: LaunchConfig, routing: int, flavour: Flavour) -> Pointers:
         """Of one launch."""
-        key = (flavour, config.BLOCK_SIZE_M)
-        if key not in self._aligned:
-            sizes = self.routing_of(flavour)
-            self._aligned[key] = [align(ids, sizes, config.BLOCK_SIZE_M) for ids in self.topk_ids]
         return Pointers(
             self.a[projection],
             self.weights.w[projection],
@@ -133,42 +158,109 @@ class RowInputs:
             self.a_scales[projection],
             self.weights.scales[projection],
             self.topk_weights[routing],
-            *self._aligned[key][routing],
+            *self._arrays(flavour, config.BLOCK_SIZE_M, routing),
         )
+
+    def _arrays(
+        self, flavour: Flavour, block_size_m: int, index: int
+    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        """The kernel's index arrays of a routing."""
+        routing = self.routing_of(flavour)
+        key = (flavour, block_size_m)
+        if key not in self._aligned:
+            self._aligned[key] = _AlignedBlock(
+                routing, block_size_m, self.foreign_pairs(flavour), self.num_routings, self._all_ids.device
+            )
+            self._aligned[key].fill(self.draws)
+        block = self._aligned[key]
+        if routing.is_naive:
+            return None, self.topk_ids[index].view(-1), block.rows_in_use[index]
+        return block.sorted_token_ids[index], block.expert_ids[index], block.rows_in_use[index]
+
+
+class _AlignedBlock:
+    """The index arrays of all routings for one engine and BLOCK_SIZE_M. Buffers that stay where they are."""
+
+    def __init__(
+        self, routing: Routing, block_size_m: int, foreign: ForeignPairs, count: int, device: torch.device
+    ) -> None:
+        self._routing, self._block_size_m, self._foreign = routing, block_size_m, foreign
+        self._all_rows_in_use, self.rows_in_use = _buffers(count, (1,), torch.int32, device)
+        if routing.is_naive:
+            self._all_rows_in_use.fill_(routing.rows(block_size_m))
+            return
+        capacity = routing.capacity(block_size_m)
+        self._all_sorted, self.sorted_token_ids = _buffers(count, (capacity,), torch.int32, device)
+        self._all_experts, self.expert_ids = _buffers(count, (cdiv(capacity, block_size_m),), torch.int32, device)
+
+    def fill(self, draws: Draws) -> None:
+        if self._routing.is_naive:
+            return
+        found = align(draws, self._routing, self._block_size_m, self._foreign)
+        for buffer, values in zip((self._all_sorted, self._all_experts, self._all_rows_in_use), found, strict=True):
+            buffer.copy_(values)
+
+
+def _buffers(
+    count: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """`count` contiguous tensors, as one of [count, *shape] and one by one."""
+    size, unit = math.prod(shape), _ALIGNED_BYTES // dtype.itemsize
+    storage = torch.zeros((count, cdiv(size, unit) * unit), dtype=dtype, device=device)
+    together = storage[:, :size].unflatten(1, shape)
+    return together, list(together.unbind())
 
 
 def align(
-    topk_ids: torch.Tensor, routing: Routing, block_size_m: int
-) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """(sorted_token_ids, expert_ids, num_tokens_post_padded), all int32, in plain torch.
+    draws: Draws, routing: Routing, block_size_m: int, foreign: ForeignPairs
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(sorted_token_ids [draws, capacity], expert_ids [draws, tiles], num_tokens_post_padded [draws, 1]), all int32.
 
-    Not the project's own kernel: that would have to be compiled once for each BLOCK_SIZE_M and count of pairs.
+    As the engine does it, for all draws at once and in plain torch: not the project's own kernel, which would have to
+    be compiled once for each BLOCK_SIZE_M and count of pairs. What lies past num_tokens_post_padded no kernel reads.
     """
-    device = topk_ids.device
-    pairs, experts = routing.num_pairs, routing.num_experts
-    if routing.is_naive:
-        rows_in_use = torch.tensor([pairs * block_size_m], dtype=torch.int32, device=device)
-        return None, topk_ids.reshape(-1).int(), rows_in_use
-    chosen = topk_ids.reshape(-1).long()
-    order = chosen.argsort(stable=True)
-    counts = chosen.bincount(minlength=experts)
-    tiles = (counts + block_size_m - 1) // block_size_m
-    starts = (tiles.cumsum(0) - tiles) * block_size_m
-    before = counts.cumsum(0) - counts
-    by_expert = chosen[order]
-    places = starts[by_expert] + torch.arange(pairs, device=device) - before[by_expert]
+    buckets, experts = _buckets(draws, foreign, routing.experts_here)
+    count, pairs = buckets.shape
+    last, device = experts.shape[1], buckets.device  # the bucket of what is left out
+    sizes = torch.zeros((count, last + 1), dtype=torch.int64, device=device)
+    sizes.scatter_add_(1, buckets, torch.ones_like(buckets))
+    tiles = (sizes[:, :last] + block_size_m - 1) // block_size_m
+    ends = tiles.cumsum(1)
+
+    order = buckets.argsort(dim=1, stable=True)
+    by_bucket = buckets.gather(1, order)
+    # Of each bucket: where its rows start, less how many pairs stand before it.
+    shifts = torch.nn.functional.pad((ends - tiles) * block_size_m, (0, 1)) - (sizes.cumsum(1) - sizes)
+    places = shifts.gather(1, by_bucket) + torch.arange(pairs, device=device)
     capacity = routing.capacity(block_size_m)
-    sorted_token_ids = torch.full((capacity,), pairs, dtype=torch.int32, device=device)
-    sorted_token_ids[places] = order.int()
-    expert_ids = torch.zeros(cdiv(capacity, block_size_m), dtype=torch.int32, device=device)
-    used = torch.arange(experts, device=device).repeat_interleave(tiles)
-    expert_ids[: len(used)] = used.int()
-    return sorted_token_ids, expert_ids, (tiles.sum() * block_size_m).reshape(1).int()
+    places = torch.where(by_bucket == last, capacity, places)
+    sorted_token_ids = torch.full((count, capacity + 1), pairs, dtype=torch.int32, device=device)
+    sorted_token_ids.scatter_(1, places, order.int())
+
+    tile = torch.arange(cdiv(capacity, block_size_m), device=device).expand(count, -1).contiguous()
+    bucket_of_tile = torch.searchsorted(ends, tile, right=True).clamp_max(last - 1)
+    expert_ids = experts.gather(1, bucket_of_tile).int()
+    return sorted_token_ids[:, :capacity], expert_ids, (ends[:, -1:] * block_size_m).int()
+
+
+def _buckets(draws: Draws, foreign: ForeignPairs, held: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the bucket of each pair [draws, pairs], the rank's expert of each bucket or -1 [draws, buckets]).
+
+    Buckets are aligned in their order. A pair in the bucket after the last one is left out. held: experts on the rank.
+    """
+    local = draws.local_ids.flatten(1)
+    count = len(local)
+    if foreign is ForeignPairs.BY_EXPERT:
+        return draws.chosen.flatten(1), draws.local_experts
+    if foreign is ForeignPairs.IN_FRONT:
+        return local + 1, torch.arange(-1, held, device=local.device).expand(count, -1)
+    return torch.where(local < 0, held, local), torch.arange(held, device=local.device).expand(count, -1)
 
 
 def sorted_rows(topk_ids: torch.Tensor, num_experts: int) -> torch.Tensor:
-    """Where each expert's rows end once pairs are sorted by expert, int32 [E]."""
-    return topk_ids.reshape(-1).long().bincount(minlength=num_experts).cumsum(0).int()
+    """Where each expert's rows end once the rank's pairs are sorted by expert, int32 [E]. topk_ids: -1 is elsewhere."""
+    here = topk_ids.reshape(-1).long()
+    return here[here >= 0].bincount(minlength=num_experts).cumsum(0).int()
 
 
 def checked_tokens(num_tokens: int, limit: int = 64) -> Sequence[int]:

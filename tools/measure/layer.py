@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
-from kernels.problem import Projection, QuantMode, up_and_down
+from kernels.problem import Flavour, Projection, QuantMode, Routing, up_and_down
+from tools.store.workload import Shape, Workload
 
 UP, DOWN = 0, 1
 
@@ -26,13 +28,52 @@ CEILINGS_BYTES = (4 << 30) + _OTHER_BYTES
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What a rank computes: E experts, N per shard, K, top_k, and how it is quantised."""
+    """What a rank computes: E experts, N per shard, K, top_k, how it is quantised, and the placement.
+
+    ep and fused_shared_experts as in `Shape`.
+    """
 
     num_experts: int
     intermediate_size: int
     hidden_size: int
     top_k: int
     quant: QuantMode
+    ep: int = 1
+    fused_shared_experts: int = 0
+
+    @classmethod
+    def of(cls, workload: Workload, shape: Shape, quant: QuantMode) -> LayerShape:
+        return cls(workload.E, workload.N, shape.K, shape.top_k, quant, shape.ep, shape.fused_shared_experts)
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.hidden_size, self.top_k, self.ep, self.fused_shared_experts)
+
+    @property
+    def layer_experts(self) -> int:
+        """Of the whole layer; `num_experts` of them are on this rank."""
+        return self.shape.layer_experts(self.num_experts)
+
+    @property
+    def routed_experts(self) -> int:
+        """On this rank, without the fused shared ones."""
+        return self.num_experts - self.fused_shared_experts
+
+    @property
+    def routed_top_k(self) -> int:
+        """Experts that the router chooses for a token; the fused shared ones come on top."""
+        return self.top_k - self.fused_shared_experts
+
+    def routing(self, num_tokens: int, flavour: Flavour = Flavour.VLLM) -> Routing:
+        """The sizes by which the engine aligns a batch on this rank."""
+        return Routing(
+            num_tokens,
+            self.top_k,
+            self.layer_experts,
+            has_expert_map=self.ep > 1,
+            flavour=flavour,
+            local_experts=self.num_experts,
+        )
 
     @property
     def projections(self) -> tuple[Projection, Projection]:
@@ -66,24 +107,80 @@ class LayerShape:
         drawing = largest * (_DRAWN_QUANTISED_BYTES if self.quant.quantizes_activations else _DRAWN_BYTES)
         is_scaled = self.quant.dtype is not None
         checking = up.n * up.k * (_CHECKED_SCALED_BYTES if is_scaled else _CHECKED_BYTES) + pairs * max(up.n, down.n)
-        least = max(MAKING_BYTES, drawing, int(row_bytes(self, num_tokens, active_experts=0)) + checking)
+        activations = row_bytes(self, num_tokens, Load(0.0, pairs, num_tokens))
+        least = max(MAKING_BYTES, drawing, int(activations) + checking)
         return max(self.weights_bytes + least + _OTHER_BYTES, CEILINGS_BYTES)
 
 
-def row_bytes(shape: LayerShape, num_tokens: int, active_experts: float) -> float:
-    """Least bytes of up and down: active experts' weights, activations in and out once each."""
-    pairs = num_tokens * shape.top_k
+# ---------------------------------------------------------------
+# What a batch asks of the rank
+
+
+@dataclass(frozen=True)
+class Load:
+    """What reaches this rank of a batch, on average over routings.
+
+    active_experts: of the rank, that some token chose. local_pairs: (token, expert) pairs whose expert is on the rank.
+    local_tokens: those with at least one such pair.
+    """
+
+    active_experts: float
+    local_pairs: float
+    local_tokens: float
+
+
+def expected_load(shape: LayerShape, num_tokens: int) -> Load:
+    """Under uniform routing: an expert has no token of the M with a chance of (1 - top_k/E)^M, over the whole layer.
+
+    Of a shape that no layer can have (`Shape.fault`), whatever comes nearest: records of strangers are held against it.
+    """
+    experts, fused = max(1, shape.routed_experts * shape.ep), shape.fused_shared_experts
+    chosen = max(0, min(shape.routed_top_k, experts))
+    reached = shape.routed_experts * (1.0 - (1.0 - chosen / experts) ** num_tokens) + fused
+    pairs = num_tokens * (chosen / shape.ep + fused)
+    away = 1.0
+    for taken in range(chosen):  # none of a token's experts on this rank
+        away *= max(0.0, 1.0 - shape.routed_experts / (experts - taken))
+    return Load(reached, pairs, num_tokens * (1.0 if fused else 1.0 - away))
+
+
+class ForeignPairs(enum.Enum):
+    """What an engine does with pairs whose expert another rank holds."""
+
+    LEFT_OUT = "left out at alignment; their rows of the output stay as they were"
+    BY_EXPERT = "aligned like the others, in blocks of expert -1 that store zeros"
+    IN_FRONT = "aligned in one bucket before all others, in blocks of expert -1 that store zeros"
+
+    @property
+    def store_zeros(self) -> bool:
+        return self is not ForeignPairs.LEFT_OUT
+
+
+def foreign_pairs(flavour: Flavour, quant: QuantMode) -> ForeignPairs:
+    """vLLM 0.33 keeps them where one scale of the activations is taken over all rows: dynamic per-tensor fp8.
+
+    experts/triton_moe.py, `skip_invalid`. (Static activation scales go to another backend there.) SGLang 0.5.23:
+    moe_runner/triton_utils/moe_align_block_size.py, one bucket more than the rank has experts.
+    """
+    if flavour is Flavour.SGLANG:
+        return ForeignPairs.IN_FRONT
+    return ForeignPairs.BY_EXPERT if quant.scaling == "tensor" else ForeignPairs.LEFT_OUT
+
+
+def row_bytes(shape: LayerShape, num_tokens: int, load: Load, flavour: Flavour = Flavour.VLLM) -> float:
+    """Least bytes of up and down: active experts' weights, local pairs' activations in and out once each.
+
+    And the zeros that both projections store for pairs of other ranks, where the engine does.
+    """
     up, down = shape.projections
-    weights = active_experts * (shape.expert_bytes(UP) + shape.expert_bytes(DOWN))
+    weights = load.active_experts * (shape.expert_bytes(UP) + shape.expert_bytes(DOWN))
     bytes_in = 1 if shape.quant.quantizes_activations else 2
-    return weights + (num_tokens * up.k + pairs * down.k) * bytes_in + pairs * (up.n + down.n) * 2
+    activations = (load.local_tokens * up.k + load.local_pairs * down.k) * bytes_in
+    foreign = num_tokens * shape.top_k - load.local_pairs
+    stored = load.local_pairs + (foreign if foreign_pairs(flavour, shape.quant).store_zeros else 0.0)
+    return weights + activations + stored * (up.n + down.n) * 2
 
 
-def row_operations(shape: LayerShape, num_tokens: int) -> float:
+def row_operations(shape: LayerShape, load: Load) -> float:
     """Multiplications and additions of up and down."""
-    return float(sum(2 * num_tokens * shape.top_k * p.n * p.k for p in shape.projections))
-
-
-def expected_active_experts(num_experts: int, top_k: int, num_tokens: int) -> float:
-    """Experts that at least one of the tokens chooses, under uniform routing: E · (1 - (1 - top_k/E)^M)."""
-    return num_experts * (1.0 - (1.0 - top_k / num_experts) ** num_tokens)
+    return float(sum(2 * load.local_pairs * p.n * p.k for p in shape.projections))

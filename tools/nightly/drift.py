@@ -17,7 +17,6 @@ from tools.measure.statistics import NOISE_PCT, Verdict, geomean
 from tools.pull_request.documents import FileId, Leg, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
 from tools.registry.devices import Device, DeviceRegistry
 from tools.store.record import Environment, Record, RecordedRow
-from tools.store.workload import Shape
 from tools.text import counted, table
 
 MARGIN_PCT = 5.0
@@ -172,7 +171,7 @@ def _rows(
     margin_pct: float,
     device: Device | None,
 ) -> Iterator[RowDrift]:
-    shapes = [Shape(shape.K, shape.top_k) for shape in planned.shapes]
+    shapes = [known.shape for known in planned.shapes]
     for num_tokens, claimed_us in sorted(planned.claims_us.items()):
         row, then = measured.get(num_tokens, MeasuredRow()), recorded.get(num_tokens)
         if then is not None and then.latency_us.median != claimed_us:  # re-tuned since the plan was made

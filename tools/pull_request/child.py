@@ -35,7 +35,6 @@ from tools.registry.models import Asked, load_models
 from tools.registry.shapes import quant_mode_of, registered_shapes
 from tools.store.record import Environment, ShapeOfModels
 from tools.store.strict_json import Json, parse
-from tools.store.workload import Shape
 from tools.text import printable
 from tools.with_parent import bound
 
@@ -188,12 +187,14 @@ def bench_here(file: PlannedFile) -> BenchedFile:
     from tools.bench.compare_files import compare
     from tools.bench.session import Gpu
     from tools.measure.gpu import check_memory
+    from tools.measure.recorded_routing import RoutingSource
+    from tools.measure.seeds import Dealing, Purpose
 
     gpu = Gpu.here()
     comparison = comparison_of(file, gpu.device)
     for note in check_memory(gpu.torch, [(comparison.name, s, max(file.batch_sizes)) for s in comparison.shapes]):
         _say(note)
-    report = compare(gpu, [comparison], None, "uniform", usable_cores(), _say)
+    report = compare(gpu, [comparison], None, Dealing(RoutingSource(), Purpose.CI), usable_cores(), _say)
     return BenchedFile({row.num_tokens: benched_row(row) for row in report.files[0].rows}, report.environment)
 
 
@@ -216,7 +217,7 @@ def comparison_of(file: PlannedFile, device: Device) -> FileComparison:
     candidates = [Candidate(THIS_FILE, file.claimed or file.main), *heuristics(workload, file.batch_sizes, device)]
     if file.claimed and file.main:
         candidates.append(Candidate(MAIN, file.main))
-    shapes = tuple(LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in file.shapes)
+    shapes = tuple(LayerShape.of(workload, planned.shape, quant) for planned in file.shapes)
     return FileComparison(str(file.id.relative), workload, shapes, tuple(candidates), file.batch_sizes)
 
 
@@ -255,12 +256,12 @@ def subject_of(file: PlannedFile) -> Subject:
     """What the tuner tunes: the plan's workload and shapes. UserError: no kernel or heuristic covers it."""
     from tools.tune.subject import SizesSource, make_subject
 
-    workload, first, models = file.id.workload, file.shapes[0], load_models()
+    workload, first, models = file.id.workload, file.shapes[0].shape, load_models()
     sizes = (workload.E, workload.N, first.K, first.top_k)
     source = SizesSource(*sizes, Asked(workload.dtype, workload.block_shape, workload.per_channel_quant))
     subject = make_subject(source, workload.device_name, models, load_devices())
     served = {known.shape: known.models for known in registered_shapes(workload, models)}
-    shapes = [Shape(shape.K, shape.top_k) for shape in file.shapes]
+    shapes = [planned.shape for planned in file.shapes]
     return replace(subject, shapes=tuple(ShapeOfModels(shape, served.get(shape, ())) for shape in shapes))
 
 

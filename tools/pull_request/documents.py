@@ -54,11 +54,17 @@ class DocumentError(UserError):
 
 @dataclass(frozen=True)
 class PlannedShape:
-    """K and top_k; registered: a model of main's registry has them behind this name."""
+    """registered: a model of main's registry has the shape behind this name."""
 
-    K: int
-    top_k: int
+    shape: Shape
     registered: bool
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> PlannedShape:
+        return cls(Shape.read(document), document["registered"])
+
+    def to_json(self) -> dict[str, Json]:
+        return {**self.shape.to_json(), "registered": self.registered}
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ class PlannedFile:
             "workload": self.id.workload.to_json(),
             "tier": self.id.tier,
             "down": self.id.workload.down,
-            "shapes": [dict(vars(shape)) for shape in self.shapes],
+            "shapes": [shape.to_json() for shape in self.shapes],
             "claimed": _config_json(self.claimed),
             "main": _config_json(self.main),
             "record": {"median_us": _by_batch_size(self.claims_us)} if self.claims_us else None,
@@ -109,7 +115,7 @@ class PlannedFile:
         """A file of a document that is valid by schema/plan.schema.json."""
         return cls(
             _id(document),
-            tuple(PlannedShape(**shape) for shape in document["shapes"]),
+            tuple(map(PlannedShape.read, document["shapes"])),
             _entries(document["claimed"]),
             _entries(document["main"]),
             {int(key): float(us) for key, us in (document["record"] or {"median_us": {}})["median_us"].items()},
@@ -378,7 +384,7 @@ def possible(leg: Leg, result: Results, devices: DeviceRegistry) -> Results:
     """The results; without a measured file where one of their times lies below what the device can do."""
     device = devices.get(leg.device_name)
     for planned, measured in zip(leg.files, result.files, strict=True):
-        shapes = [Shape(shape.K, shape.top_k) for shape in planned.shapes]
+        shapes = [known.shape for known in planned.shapes]
         for num_tokens, row in measured.rows.items():
             times = [us for us in row.measured_times_us if us is not None]
             if times and min(times) < least_us(planned.id.workload, shapes, num_tokens, device):

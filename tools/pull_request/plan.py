@@ -129,7 +129,7 @@ def planned_shapes(workload: Workload, recorded: Sequence[Shape], models: ModelR
     """The shapes that the record speaks of, so that its figures can be compared; else the registry's; else one."""
     known = [served.shape for served in registered_shapes(workload, models)]
     chosen = list(dict.fromkeys(recorded)) or known or [assumed_shape(workload.E)]
-    return tuple(PlannedShape(shape.K, shape.top_k, shape in known) for shape in chosen)
+    return tuple(PlannedShape(shape, shape in known) for shape in chosen)
 
 
 def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
@@ -150,7 +150,7 @@ def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
     largest = max([*file.claimed.entries, *file.today.entries], default=1)
     shapes = planned_shapes(workload, _recorded(file.claimed), rules.models)
     quant = quant_mode_of(workload) or QuantMode()  # of a dtype without a kernel, which nothing measures
-    layers = [LayerShape(workload.E, workload.N, shape.K, shape.top_k, quant) for shape in shapes]
+    layers = [LayerShape.of(workload, planned.shape, quant) for planned in shapes]
     needed = max(layer.memory_bytes(largest) for layer in layers)
     if needed > most:
         message = (
@@ -168,8 +168,9 @@ def _record_faults(file: Changed, workload: Workload, models: ModelRegistry) -> 
 def _recorded(version: Version) -> tuple[Shape, ...]:
     """The record's shapes; what has none that can be read is refused by the validator."""
     shapes = version.record.get("shapes") if version.exists else None
-    sizes = [(s.get("K"), s.get("top_k")) for s in shapes if isinstance(s, dict)] if isinstance(shapes, list) else []
-    return tuple(Shape(K, top_k) for K, top_k in sizes if isinstance(K, int) and isinstance(top_k, int))
+    objects = [s for s in shapes if isinstance(s, dict)] if isinstance(shapes, list) else []
+    named = [Shape.read(s) for s in objects if {"K", "top_k"} <= s.keys()]
+    return tuple(shape for shape in named if all(type(size) is int for size in vars(shape).values()))
 
 
 def _device(file: Changed, rules: Rules) -> Device | None:

@@ -230,10 +230,7 @@ def _promoted(rows: Iterable[MeasuredRow]) -> int:
 
 
 def _shapes(shapes: Sequence[PlannedShape]) -> str:
-    return "; ".join(
-        f"K={shape.K}, top_k={shape.top_k}" + ("" if shape.registered else " (**not in the registry**)")
-        for shape in shapes
-    )
+    return "; ".join(str(shape.shape) + ("" if shape.registered else " (**not in the registry**)") for shape in shapes)
 
 
 def _claims(measured: MeasuredFile) -> str:

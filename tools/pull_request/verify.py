@@ -31,7 +31,6 @@ from tools.registry.shapes import registered_shapes
 from tools.store import schemas
 from tools.store.files import RECORD, TUNED_FILE, lock, read_file, record_path, write_file
 from tools.store.record import Record, RecordError, Verified, as_record
-from tools.store.workload import Shape
 
 UNSIGNED = "0" * 64
 """Until the line is written: each record signs it with its own evidence."""
@@ -81,10 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def why_unknown(planned: PlannedFile, models: ModelRegistry) -> str | None:
     """The first shape that no registered model has behind the name: measured, but of nothing that is served."""
     known = [served.shape for served in registered_shapes(planned.id.workload, models)]
-    strange = [shape for shape in planned.shapes if Shape(shape.K, shape.top_k) not in known]
+    strange = [shape for shape in planned.shapes if shape.shape not in known]
     if not strange:
         return None
-    return f"no registered model has its shape K={strange[0].K}, top_k={strange[0].top_k}: add the model, then re-run"
+    return f"no registered model has its shape {strange[0].shape}: add the model, then re-run"
 
 
 def why_other(record: Record, config: bytes, planned: PlannedFile, file: MeasuredFile) -> str | None:
@@ -92,7 +91,7 @@ def why_other(record: Record, config: bytes, planned: PlannedFile, file: Measure
     if not record.speaks_of(config):
         return "its record describes other bytes"
     recorded = {served.shape for served in record.shapes}
-    if recorded and recorded != {Shape(shape.K, shape.top_k) for shape in planned.shapes}:
+    if recorded and recorded != {shape.shape for shape in planned.shapes}:
         return "its record speaks of other shapes than were measured"
     claimed = {num_tokens: row.latency_us.median for num_tokens, row in record.rows.items()}
     if any(row.claimed_us != claimed.get(num_tokens) for num_tokens, row in file.rows.items()):

@@ -24,8 +24,11 @@ HIDDEN_SIZES = range(256, 16384 + 1, 64)
 
 MOST_EXPERTS_PER_TOKEN = 64
 
-MOST_SHAPES = 16
-"""Shapes of one workload. Of the registry's (E, N) none stands for more than 12."""
+MOST_RANKS = 1024
+"""Over which experts are spread."""
+
+MOST_SHAPES = 32
+"""Shapes of one workload. Of the registry's (E, N) none stands for more than 20."""
 
 
 @dataclass(frozen=True)
@@ -64,37 +67,34 @@ def shapes_fault(workload: Workload, recorded: Sequence[Shape], models: ModelReg
             f"shapes: expected at most {MOST_SHAPES}, found {len(recorded)}", "name those that were measured"
         )
     if repeated := [shape for place, shape in enumerate(recorded) if shape in recorded[:place]]:
-        return ShapeFault(f"shapes: expected each once, found {_sizes(repeated[0])} twice", "leave one of them out")
+        return ShapeFault(f"shapes: expected each once, found {repeated[0]} twice", "leave one of them out")
     known = registered_shapes(workload, models)
     served = [each.shape for each in known]
     strange = [shape for shape in recorded if shape not in served and (known or not _is_measurable(shape, workload))]
     if not strange:
         return None
-    found = _sizes(strange[0])
+    found = strange[0]
     add = "add the model to configs/registry/models.json in a change of its own, which goes first"
     if known:
         nearest = sorted(known, key=lambda each: _distance(each.shape, strange[0]))[:3]
-        names = ", ".join(f"{_sizes(each.shape)} ({each.models[0]})" for each in nearest)
+        names = ", ".join(f"{each.shape} ({each.models[0]})" for each in nearest)
         expected = f"expected those of the registry's models for E={workload.E}, N={workload.N}, the nearest {names}"
         return ShapeFault(f"shapes: {expected}; found {found}", f"tune it again, or {add}")
-    most = min(workload.E, MOST_EXPERTS_PER_TOKEN)
+    most = min(strange[0].layer_experts(workload.E), MOST_EXPERTS_PER_TOKEN)
     bounds = (
-        f"K from {HIDDEN_SIZES[0]} to {HIDDEN_SIZES[-1]} in steps of {HIDDEN_SIZES.step} and top_k up to {most}, "
-        "as no registered model has this name"
+        f"K from {HIDDEN_SIZES[0]} to {HIDDEN_SIZES[-1]} in steps of {HIDDEN_SIZES.step}, top_k up to {most} and ep up "
+        f"to {MOST_RANKS}, as no registered model has this name"
     )
     return ShapeFault(f"shapes: expected {bounds}; found {found}", f"correct the record, or {add}")
 
 
 def _is_measurable(shape: Shape, workload: Workload) -> bool:
-    return shape.K in HIDDEN_SIZES and 1 <= shape.top_k <= min(workload.E, MOST_EXPERTS_PER_TOKEN)
+    is_within = shape.K in HIDDEN_SIZES and 1 <= shape.ep <= MOST_RANKS and shape.fused_shared_experts >= 0
+    return is_within and 1 <= shape.top_k <= MOST_EXPERTS_PER_TOKEN and not shape.fault(workload.E)
 
 
-def _distance(a: Shape, b: Shape) -> tuple[float, int]:
-    return abs(math.log(a.K / b.K)), abs(a.top_k - b.top_k)
-
-
-def _sizes(shape: Shape) -> str:
-    return f"K={shape.K}, top_k={shape.top_k}"
+def _distance(a: Shape, b: Shape) -> tuple[float, int, int]:
+    return abs(math.log(a.K / b.K)), abs(a.top_k - b.top_k), abs(a.ep - b.ep)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def readers(workload: Workload, models: ModelRegistry) -> tuple[Reader, ...]:
     counts only where no model with a gate reads the name.
     """
     by_id = {model.id: model for model in models}
-    asked = replace(workload, device_name="", down=False)
+    asked = replace(workload, device_name=_ANY_DEVICE, down=False)
     found = []
     for explanation in explain_pair(workload.E, workload.N, models):
         model = by_id[explanation.model_id]
@@ -130,13 +130,13 @@ def readers(workload: Workload, models: ModelRegistry) -> tuple[Reader, ...]:
 
 def without_gate(workload: Workload, models: ModelRegistry) -> tuple[str, ...]:
     """The models without a gate that have this E and N. Their files are none of this kernel's, whatever their dtype."""
-    return _with_sizes(workload, models, gated=False)
+    return _withstr(workload, models, gated=False)
 
 
 def why_not_measured(workload: Workload, models: ModelRegistry) -> str:
     """Why a file of this name can't be measured: only models without a gate have its E and N. Empty: it can be."""
     ungated = without_gate(workload, models)
-    if not ungated or _with_sizes(workload, models, gated=True):
+    if not ungated or _withstr(workload, models, gated=True):
         return ""
     return (
         f"E={workload.E}, N={workload.N}: expected experts with a gate, found sizes that only models without one have "
@@ -144,13 +144,17 @@ def why_not_measured(workload: Workload, models: ModelRegistry) -> str:
     )
 
 
-def _with_sizes(workload: Workload, models: ModelRegistry, *, gated: bool) -> tuple[str, ...]:
+def _withstr(workload: Workload, models: ModelRegistry, *, gated: bool) -> tuple[str, ...]:
     of_kind = [model for model in models if model.gated is gated]
     return tuple(dict.fromkeys(found.model_id for found in explain_pair(workload.E, workload.N, of_kind)))
 
 
 USUAL_BLOCK = (128, 128)
 """Of the scales where an engine quantises a 16-bit checkpoint in blocks while loading."""
+
+
+_ANY_DEVICE = "any"
+"""Stands for the device where the question is the same on all of them."""
 
 
 def _quantisation_for(asked: Workload, model: Model) -> Quantisation:
@@ -167,10 +171,10 @@ def _shape_if_asked(
     """The model's shape on a rank; None: the engine asks for another name, or for none."""
     fused = replace(model, fused_shared_experts=found.fused_shared_experts)
     try:
-        own = shard(fused, engine, device_name="", tp=found.tp, ep=found.ep, quantisation=quantisation)
+        own = shard(fused, engine, device_name=_ANY_DEVICE, tp=found.tp, ep=found.ep, quantisation=quantisation)
     except ShardError:
         return None
-    return own.shape if replace(own.workload, device_name="") == asked else None
+    return own.shape if own.workload == asked else None
 
 
 def assumed_shape(E: int) -> Shape:

@@ -98,7 +98,7 @@ def shard(
         block_shape=found.block_shape,
         per_channel_quant=found.per_channel_quant,
     )
-    return Shard(workload, Shape(found.K, found.top_k), found)
+    return Shard(workload, Shape(found.K, found.top_k, found.ep, found.fused_shared_experts), found)
 
 
 def checkpoint_of(model: Model) -> Checkpoint:

@@ -96,10 +96,10 @@ class ShapeOfModels:
 
     @classmethod
     def read(cls, document: Mapping[str, Json]) -> ShapeOfModels:
-        return cls(Shape(document["K"], document["top_k"]), tuple(document["models"]))
+        return cls(Shape.read(document), tuple(document["models"]))
 
     def to_json(self) -> dict[str, Json]:
-        return {"K": self.shape.K, "top_k": self.shape.top_k, "models": list(self.models)}
+        return {**self.shape.to_json(), "models": list(self.models)}
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,11 @@ class RowOfShape:
 
     @classmethod
     def read(cls, document: Mapping[str, Json]) -> RowOfShape:
-        shape = Shape(document["K"], document["top_k"])
-        return cls(shape, Latency(**document["latency_us"]), Latency(**document["baseline_us"]))
+        return cls(Shape.read(document), Latency(**document["latency_us"]), Latency(**document["baseline_us"]))
 
     def to_json(self) -> dict[str, Json]:
         times = {"latency_us": self.latency_us.to_json(), "baseline_us": self.baseline_us.to_json()}
-        return {"K": self.shape.K, "top_k": self.shape.top_k, **times}
+        return {**self.shape.to_json(), **times}
 
 
 @dataclass(frozen=True)

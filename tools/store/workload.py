@@ -83,10 +83,52 @@ class Workload:
 
 @dataclass(frozen=True)
 class Shape:
-    """The part of the problem that the name does not say: hidden size K and experts per token top_k."""
+    """The part of the problem that the name does not say: hidden size K, experts per token top_k, and the placement.
+
+    ep: expert parallel size; the name's E is one rank's. fused_shared_experts: those that every token chooses on every
+    rank, counted in E and in top_k. str() is for people.
+    """
 
     K: int
     top_k: int
+    ep: int = 1
+    fused_shared_experts: int = 0
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Shape:
+        """Of a document that may hold more: ep and fused_shared_experts are left out where they are 1 and 0."""
+        return cls(document["K"], document["top_k"], document.get("ep", 1), document.get("fused_shared_experts", 0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Inverse of `read`."""
+        placement = {"ep": self.ep} if self.ep != 1 else {}
+        fused = {"fused_shared_experts": self.fused_shared_experts} if self.fused_shared_experts else {}
+        return {"K": self.K, "top_k": self.top_k, **placement, **fused}
+
+    def layer_experts(self, E: int) -> int:
+        """Of the whole layer, where a rank holds E of them.
+
+        One expert may be counted too many or too few a rank where ep doesn't divide the model's (vLLM allows it, and
+        its ranks then hold one more or one less): the name tells no more.
+        """
+        return (E - self.fused_shared_experts) * self.ep + self.fused_shared_experts
+
+    def fault(self, E: int) -> str:
+        """Why no layer has this shape with E experts on a rank; empty: one may. Sizes must be positive."""
+        if self.fused_shared_experts >= min(E, self.top_k):
+            return (
+                f"fused_shared_experts: expected fewer than E={E} and top_k={self.top_k}, which count them, found "
+                f"{self.fused_shared_experts}"
+            )
+        if self.top_k > self.layer_experts(E):
+            ranks = f" on each of {self.ep} ranks" if self.ep > 1 else ", the experts of a rank"
+            return f"top_k: expected at most E={E}{ranks}, found {self.top_k}"
+        return ""
+
+    def __str__(self) -> str:
+        ranks = f", ep={self.ep}" if self.ep > 1 else ""
+        fused = f", {self.fused_shared_experts} of them shared" if self.fused_shared_experts else ""
+        return f"K={self.K}, top_k={self.top_k}{fused}{ranks}"
 
 
 @dataclass(frozen=True)

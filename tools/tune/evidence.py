@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kernels.launch_config import LaunchConfig
-from tools.measure.layer import LayerShape, expected_active_experts, row_bytes, row_operations
+from tools.measure.layer import expected_load, row_bytes, row_operations
 from tools.measure.statistics import floor_us, quantile
 from tools.store.files import sha256
 from tools.store.record import (
@@ -96,11 +96,12 @@ def floor_of(subject: Subject, row: RowResult, rates: Rates) -> tuple[float, str
 
     Where they weren't counted (older landscapes): for as many as uniform routing reaches on average.
     """
-    workload, shape = subject.workload, subject.shapes[row.shape].shape
-    layer = LayerShape(workload.E, workload.N, shape.K, shape.top_k, subject.quant)
-    active = row.active_experts or expected_active_experts(workload.E, shape.top_k, row.num_tokens)
-    num_bytes = row_bytes(layer, row.num_tokens, active)
-    return floor_us(num_bytes, row_operations(layer, row.num_tokens), rates.memory_bytes_per_s, rates.dense_per_s)
+    layer = subject.layers[row.shape]
+    load = expected_load(layer, row.num_tokens)
+    if row.active_experts:
+        load = replace(load, active_experts=row.active_experts)
+    num_bytes = row_bytes(layer, row.num_tokens, load)
+    return floor_us(num_bytes, row_operations(layer, load), rates.memory_bytes_per_s, rates.dense_per_s)
 
 
 def _record(

@@ -371,8 +371,8 @@ def _workload(document: Json) -> Workload:
 
 def _shape(document: Json, workload: Workload) -> ShapeOfModels:
     named = ShapeOfModels.read(document)
-    if named.shape.top_k > workload.E:
-        raise ValueError(f"top_k: expected at most E={workload.E}, found {named.shape.top_k}")
+    if fault := named.shape.fault(workload.E):
+        raise ValueError(fault)
     if not all(map(str.isprintable, named.models)):
         raise ValueError(f"models: expected names that can be printed, found {list(named.models)!r:.80}")
     return named

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Problem, Routing, up_and_down
+from kernels.problem import Problem
 from tools import child_process
 from tools.child_process import usable_cores
 from tools.compile.outcome import Outcome, Status
@@ -160,15 +160,10 @@ class LiveSession:
 
 def kernel_tasks(subject: Subject, job: CompileJob) -> list[KernelTask]:
     """Up and down of a launch config in a mode. ValueError: a rule forbids the launch."""
-    shape, experts = subject.shapes[job.shape].shape, subject.workload.E
+    layer = subject.layers[job.shape]
     # What matters of a routing is its mode; counts don't specialise, and on AMD buffer sizes do only past 2 GiB.
-    routing = (
-        Routing(1, shape.top_k, experts, allow_naive=True)
-        if job.is_naive
-        else Routing(64, shape.top_k, experts, allow_naive=False)
-    )
-    projections = up_and_down(experts, subject.workload.N, shape.K, shape.top_k)
-    problems = [Problem(p, routing, subject.quant, job.config, subject.kernel_arch) for p in projections]
+    routing = layer.routing(1) if job.is_naive else replace(layer.routing(64), allow_naive=False)
+    problems = [Problem(p, routing, subject.quant, job.config, subject.kernel_arch) for p in layer.projections]
     return [KernelTask(problem, subject.target) for problem in problems]
 
 

@@ -14,6 +14,8 @@ from kernels.problem import QuantMode, Routing
 from tools.compile.outcome import Status
 from tools.errors import UserError
 from tools.launch.axes import COMMON_GROUP_SIZE
+from tools.measure.layer import LayerShape
+from tools.measure.panel import RoutingKind
 from tools.registry.devices import Target
 from tools.store.record import Environment, ShapeOfModels
 from tools.store.workload import Workload
@@ -33,9 +35,14 @@ class Subject:
     arch: str
     smem_bytes: int
 
+    @property
+    def layers(self) -> tuple[LayerShape, ...]:
+        """One for each shape behind the name."""
+        return tuple(LayerShape.of(self.workload, named.shape, self.quant) for named in self.shapes)
+
     def routing(self, num_tokens: int, shape: int = 0) -> Routing:
         """Of a batch size under one of the shapes."""
-        return Routing(num_tokens, self.shapes[shape].shape.top_k, self.workload.E)
+        return self.layers[shape].routing(num_tokens)
 
     @property
     def kernel_arch(self) -> str:
@@ -183,7 +190,7 @@ class WorkerSpec:
 
     subject: Subject
     max_num_tokens: int
-    routing_kind: str = "uniform"
+    routing_kind: RoutingKind = RoutingKind.UNIFORM
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 from tools import cli
 from tools.cli import block_shape_argument, path_argument
 from tools.errors import UserError, reason_of
+from tools.measure.panel import RoutingKind
 from tools.registry.config_json import is_model_id
 from tools.registry.models import Asked
 from tools.store.strict_json import Json
@@ -20,7 +21,7 @@ from tools.tune.policy import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
 
 MAX_NUM_TOKENS = 65536
-ROUTINGS = ("uniform", "skew")
+ROUTINGS = tuple(kind.value for kind in RoutingKind if kind is not RoutingKind.RECORDED)
 
 DEFAULT_BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096)
 """The batch sizes that both engines' tuners measure by default."""

@@ -12,6 +12,7 @@ from kernels.launch_config import LaunchConfig
 from tools.errors import UserError, reason_of
 from tools.launch.heuristics import clamped
 from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.panel import RoutingKind
 from tools.registry.devices import normalise_device_name
 from tools.store import schemas
 from tools.store.files import canonical_entries, write_file
@@ -69,7 +70,9 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     resume, landscape = request.effort.resume, request.files.record_landscape
     with open_journals(header, landscape, resume=resume) as journals:
         with (
-            LiveSession(WorkerSpec(subject, max(task.batch_sizes), request.routing), request.effort.jobs) as live,
+            LiveSession(
+                WorkerSpec(subject, max(task.batch_sizes), RoutingKind(request.routing)), request.effort.jobs
+            ) as live,
             RecordingRunner(live.runner, journals.writers, journals.earlier) as runner,
             progress(len(task.batch_sizes), task.policies.budget.search_s) as tell,
         ):

@@ -213,9 +213,8 @@ def _check_sizes(workload: Workload, shape: Shape) -> None:
         if not 1 <= value <= MAX_DIMENSION:
             expected = f"expected from 1 to {MAX_DIMENSION}, found {value}"
             raise SubjectError(f"{name}: {expected}. Fix: correct the sizes.")
-    if shape.top_k > workload.E:
-        expected = f"expected at most E={workload.E}, the experts of a rank, found {shape.top_k}"
-        raise SubjectError(f"top_k: {expected}. Fix: correct the sizes, or use a smaller ep.")
+    if fault := shape.fault(workload.E):
+        raise SubjectError(f"{fault}. Fix: correct the sizes.")
 
 
 def _quant(workload: Workload, quantisation: Quantisation) -> QuantMode:

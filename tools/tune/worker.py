@@ -24,8 +24,11 @@ from tools.measure.environment import environment_here
 from tools.measure.gpu import busy_notes, measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_coarse_routings, num_routings
 from tools.measure.kernels import OwnKernel
-from tools.measure.layer import DOWN, UP, LayerShape
+from tools.measure.layer import DOWN, UP
+from tools.measure.panel import RoutingKind
+from tools.measure.recorded_routing import RoutingSource
 from tools.measure.row import RowBench
+from tools.measure.seeds import Purpose, seed_of
 from tools.measure.timing import LaunchCall, Policy, Replay, capture, measure_series, sample_once
 from tools.registry.devices import load_devices
 from tools.store.record import Environment
@@ -100,7 +103,7 @@ def _look_around(machine: Any, spec: WorkerSpec) -> Refusal | tuple[Environment,
 
 def _memory_bytes(spec: WorkerSpec) -> int:
     """Weights once for each hidden size, rows for the shape that needs most."""
-    shapes = layer_shapes(spec.subject)
+    shapes = spec.subject.layers
     by_width = {shape.hidden_size: shape for shape in shapes}
     largest = max(shape.memory_bytes(spec.max_num_tokens) for shape in shapes)
     others = [shape.weights_bytes for shape in by_width.values()]
@@ -146,13 +149,13 @@ class RowTimer:
         subject: Subject,
         device: torch.device,
         l2_bytes: int,
-        routing_kind: str = "uniform",
+        routing_kind: RoutingKind = RoutingKind.UNIFORM,
         clock: Clock = Clock(),  # frozen
         kernel: Any = OwnKernel(),  # noqa: B008  # frozen
     ) -> None:
-        self._subject, self._l2_bytes, self._routing_kind = subject, l2_bytes, routing_kind
+        self._subject, self._l2_bytes, self._source = subject, l2_bytes, RoutingSource(routing_kind)
         self._clock, self._kernel = clock, kernel
-        self._shapes = layer_shapes(subject)
+        self._shapes = subject.layers
         # Shapes that differ in top_k alone share their weights.
         by_width = {shape.hidden_size: make_weights(shape, device) for shape in self._shapes}
         self._weights: list[Weights] = [by_width[shape.hidden_size] for shape in self._shapes]
@@ -189,7 +192,7 @@ class RowTimer:
             for i, config in enumerate(replays)
         }
         series = tuple(failed.get(config) or measured[config] for config in job.configs)
-        return Confirmed(job, series, time.monotonic() - started, row.inputs.active_experts)
+        return Confirmed(job, series, time.monotonic() - started, row.inputs.load.active_experts)
 
     def _candidate(self, job: ConfirmJob, row: RowBench, config: LaunchConfig) -> list[Replay]:
         """Of up and down, correct."""
@@ -230,9 +233,8 @@ class RowTimer:
         if key not in self._rows:
             layer = self._shapes[shape]
             count = num_routings(layer, num_tokens, self._l2_bytes)
-            inputs = RowInputs(
-                layer, self._weights[shape], num_tokens, count, seed=num_tokens, routing_kind=self._routing_kind
-            )
+            seed = seed_of(Purpose.SEARCH, num_tokens, shape, self._source.kind, block=0)
+            inputs = RowInputs(layer, self._weights[shape], num_tokens, count, self._source, seed)
             self._rows[key] = RowBench(
                 layer, self._weights[shape], inputs, self._subject.kernel_arch, NUM_CHECKED_TOKENS
             )
@@ -253,14 +255,6 @@ class RowTimer:
         except Exception as lost:
             raise ContextLost(message) from lost
         return (Status.CONSTRAINTS if isinstance(error, ValueError) else Status.RUNTIME), message
-
-
-def layer_shapes(subject: Subject) -> tuple[LayerShape, ...]:
-    """One for each shape behind the name."""
-    workload = subject.workload
-    return tuple(
-        LayerShape(workload.E, workload.N, named.shape.K, named.shape.top_k, subject.quant) for named in subject.shapes
-    )
 
 
 def _without_times(status: tuple[Status, str]) -> tuple[Status, tuple[float, ...], tuple[float, ...], str]:

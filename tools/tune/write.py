@@ -126,7 +126,7 @@ def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subjec
         return
     triton = record.environment.triton if record.environment else None
     for name, expected, found in (
-        ("the shapes (K, top_k)", _sizes(subject.shapes), _sizes(record.shapes)),
+        ("shapes", _sizes(subject.shapes), _sizes(record.shapes)),
         ("Triton", origin.triton, triton),
         ("kernel_sha256", origin.kernel_sha256, record.kernel_sha256),
     ):
@@ -142,8 +142,8 @@ def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subjec
         )
 
 
-def _sizes(shapes: Sequence[ShapeOfModels]) -> list[tuple[int, int]]:
-    return sorted((named.shape.K, named.shape.top_k) for named in shapes)
+def _sizes(shapes: Sequence[ShapeOfModels]) -> str:
+    return "; ".join(sorted(str(named.shape) for named in shapes))
 
 
 def _check_writable(place: Place) -> None:
@@ -482,7 +482,7 @@ CUT_SHORT = "search stopped at its time limit with candidates left; a larger --t
 def summarise(subject: Subject, measured: MeasuredRun, files: tuple[Path, ...]) -> TuneSummary:
     """What is printed at the end. files: what was written."""
     notes = (*measured.notes, *measured.heuristics.notes, *([CUT_SHORT] if measured.result.is_cut_short else []))
-    shapes = tuple(f"K={s.shape.K} top_k={s.shape.top_k}" for s in subject.shapes)
+    shapes = tuple(str(named.shape) for named in subject.shapes)
     return TuneSummary(
         subject.workload.file_name(),
         shapes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import hashlib
 import importlib.metadata
 import json
 from pathlib import Path
@@ -22,6 +23,9 @@ from tools.bench import compare_files
 from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.panel import RoutingKind
+from tools.measure.recorded_routing import RoutingSource
+from tools.measure.seeds import Dealing, Purpose
 from tools.registry.devices import Target
 from tools.registry.reading import RegistryError
 from tools.store import schemas
@@ -137,14 +141,53 @@ class TestWhatIsMeasured:
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         gpu = FakeGpu(wins).install(monkeypatch)
-        bench(store.root, "--num-tokens", 1, 64, "--routing", "skew", "--against", "heuristic")
+        bench(store.root, "--num-tokens", 1, 64, "--routing", "skew_1.0", "--against", "heuristic")
         (comparison,), (setup,), (device,) = gpu.comparisons, gpu.setups, gpu.devices
         assert (comparison.workload.E, comparison.workload.N, comparison.batch_sizes) == (8, 1024, (1, 64))
         assert [(shape.hidden_size, shape.top_k) for shape in comparison.shapes] == [(2048, 8)]
         assert [c.name for c in comparison.candidates] == ["this file", NO_FILE, SGLANG_NO_FILE]
         assert (device.target, setup.arch) == (Target("cuda", 90, 32), "sm90")
         assert (setup.ceilings, setup.l2_bytes, setup.device) == ("ceilings", 50 << 20, "cuda:0")
-        assert (setup.routing_kind, [kernel.name for kernel in setup.kernels]) == ("skew", ["ours"])
+        assert setup.dealing == Dealing(RoutingSource(RoutingKind.SKEW_1), Purpose.JUDGEMENT)
+        assert [kernel.name for kernel in setup.kernels] == ["ours"]
+
+    def test_a_recorded_routing_is_named_by_its_hash(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        gpu, path = FakeGpu(wins).install(monkeypatch), tmp_path / "routing.npy"
+        numpy = pytest.importorskip("numpy")
+        numpy.save(path, numpy.array([range(8), range(8, 16), range(56, 64)], "uint8"))
+        assert bench(store.root, "--num-tokens", 64, "--routing", path, "--format", "json") == 0
+        (source,) = (setup.dealing.source for setup in gpu.setups)
+        assert (source.kind, source.recorded.num_tokens) == (RoutingKind.RECORDED, 3)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert (
+            json.loads(capsys.readouterr().out)["environment"]["routing"] == f"recorded: routing.npy, sha256 {sha256}"
+        )
+
+    @pytest.mark.parametrize(
+        ("ids", "told"),
+        [
+            (range(57, 65), "expected ids of the layer's 64 experts, 0 to 63, found 64"),
+            (range(3), "expected 8 experts a token, found 3"),
+        ],
+    )
+    def test_one_of_another_layer_ends_with_2_before_anything_is_measured(
+        self,
+        ids: range,
+        told: str,
+        store: Store,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        gpu, path = FakeGpu(wins).install(monkeypatch), tmp_path / "routing.npy"
+        numpy = pytest.importorskip("numpy")
+        numpy.save(path, numpy.array([ids]))
+        assert bench(store.root, "--num-tokens", 64, "--routing", path) == 2
+        assert gpu.comparisons == []
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert told in line
 
     def test_files_of_two_tiers_are_told_apart(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -229,7 +272,7 @@ class TestOutput:
         FakeGpu(wins).install(monkeypatch)
         bench(store.root, "--output", tmp_path / "out")
         first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-        bench(store.root, "--output", tmp_path / "out", "--num-tokens", 1, "--routing", "skew")
+        bench(store.root, "--output", tmp_path / "out", "--num-tokens", 1, "--routing", "skew_1.0")
         after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
         assert first.items() <= after.items()
         assert {name.rpartition(".")[0][-2:] for name in after.keys() - first.keys()} == {"-2"}

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import QuantMode
+from kernels.problem import Flavour, QuantMode
 from tests.tools.bench.fake_pool import DEVICE, FakePool, with_parameters
 from tools.bench.comparison import CompiledKernels, Floor, NotTimed, Setup, compile_all
 from tools.compile.outcome import Status
 from tools.measure.gpu import Ceilings
 from tools.measure.kernels import OwnKernel
-from tools.measure.layer import LayerShape, row_bytes, row_operations
+from tools.measure.layer import LayerShape, Load, row_bytes, row_operations
 
 A, B = (LaunchConfig(16, 64, 128, 1, 4, stages) for stages in (3, 4))
 SHAPE = LayerShape(8, 7168, 4096, 2, QuantMode())
+ALL = Load(8.0, 4096 * 2.0, 4096.0)
 
 
 @dataclass(frozen=True)
@@ -98,21 +99,28 @@ class TestCompileAll:
 class TestFloor:
     CEILINGS = Ceilings(3e12, 750e12, 1500e12, True)
 
-    def floor(self, shape: LayerShape, num_tokens: int, active_experts: float) -> Floor:
-        inputs = SimpleNamespace(routing=SimpleNamespace(num_tokens=num_tokens), active_experts=active_experts)
-        setup = Setup((OwnKernel(),), "sm90", self.CEILINGS, 50 << 20, None)  # type: ignore[arg-type]
+    def floor(self, shape: LayerShape, num_tokens: int, load: Load, flavour: Flavour = Flavour.VLLM) -> Floor:
+        inputs = SimpleNamespace(routing=SimpleNamespace(num_tokens=num_tokens), load=load)
+        setup = Setup((OwnKernel(flavour=flavour),), "sm90", self.CEILINGS, 50 << 20, None)  # type: ignore[arg-type]
         return setup.floor(SimpleNamespace(shape=shape, inputs=inputs))  # type: ignore[arg-type]
 
     def test_few_tokens_wait_for_the_weights_of_the_experts_that_they_reach(self) -> None:
-        found = self.floor(SHAPE, 1, 2.0)
-        assert (found.bound, found.num_bytes) == ("memory", row_bytes(SHAPE, 1, 2.0))
+        load = Load(2.0, 2.0, 1.0)
+        found = self.floor(SHAPE, 1, load)
+        assert (found.bound, found.num_bytes) == ("memory", row_bytes(SHAPE, 1, load))
         assert found.us == pytest.approx(found.num_bytes / 3e12 * 1e6)
 
     def test_many_tokens_wait_for_the_products(self) -> None:
-        found = self.floor(SHAPE, 4096, 8.0)
-        assert (found.bound, found.operations) == ("compute", row_operations(SHAPE, 4096))
+        found = self.floor(SHAPE, 4096, ALL)
+        assert (found.bound, found.operations) == ("compute", row_operations(SHAPE, ALL))
         assert found.us == pytest.approx(found.operations / 750e12 * 1e6)
 
     def test_quantised_activations_run_twice_as_fast(self) -> None:
         fp8 = LayerShape(8, 7168, 4096, 2, QuantMode("fp8_w8a8"))
-        assert self.floor(fp8, 4096, 8.0).us == pytest.approx(row_operations(fp8, 4096) / 1500e12 * 1e6)
+        assert self.floor(fp8, 4096, ALL).us == pytest.approx(row_operations(fp8, ALL) / 1500e12 * 1e6)
+
+    def test_sglang_waits_for_the_zeros_of_other_ranks_pairs_too(self) -> None:
+        shape, load = replace(SHAPE, ep=8), Load(8.0, 1024.0, 900.0)
+        zeros = (4096 * 2 - 1024) * (2 * 7168 + 4096) * 2
+        vllm, sglang = (self.floor(shape, 4096, load, flavour).num_bytes for flavour in Flavour)
+        assert sglang - vllm == zeros

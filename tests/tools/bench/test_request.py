@@ -13,6 +13,7 @@ from kernels.problem import Flavour
 from tools.bench.request import BATCH_SIZES, EngineFile, FilesRequest, KernelsRequest, parse
 from tools.checkout import CHECKOUT
 from tools.errors import UserError
+from tools.measure.panel import RoutingKind
 from tools.store.workload import Layout
 
 DEFAULTS = FilesRequest((Path("a.json"),), Layout.REPO, ("heuristic",), None, (), "uniform", 1, None, False, False)
@@ -56,6 +57,11 @@ class TestCommands:
         assert "kernels our kernel beside an engine's own" in told
         assert "short for files PATH" in told
 
+    def test_a_recorded_routing_is_a_file(self) -> None:
+        found = parse(["a.json", "--routing", "logs/routing.npy"])
+        assert isinstance(found, FilesRequest)
+        assert found.routing == Path("logs/routing.npy")
+
     @pytest.mark.parametrize(
         "arguments",
         [
@@ -64,6 +70,8 @@ class TestCommands:
             [""],
             ["a.json", "--layout", "flat"],
             ["a.json", "--routing", "odd"],
+            ["a.json", "--routing", "skew"],
+            ["a.json", "--routing", "recorded"],
             ["a.json", "--output", ""],
             ["kernels", *KERNELS, "--output", ""],
             ["kernels", *KERNELS[:2]],
@@ -110,7 +118,7 @@ class TestFiles:
     def test_every_flag(self) -> None:
         arguments = "a.json b --layout sglang --against heuristic --against HEAD~1 --against old/a.json"
         arguments += (
-            " --kernel vllm=v/fused_moe.py --num-tokens 64 1 64 --routing skew --jobs 3 --output out --format json"
+            " --kernel vllm=v/fused_moe.py --num-tokens 64 1 64 --routing skew_0.3 --jobs 3 --output out --format json"
         )
         assert parse(arguments.split()) == FilesRequest(
             (Path("a.json"), Path("b")),
@@ -118,7 +126,7 @@ class TestFiles:
             ("heuristic", "HEAD~1", "old/a.json"),
             EngineFile(Flavour.VLLM, Path("v/fused_moe.py")),
             (1, 64),
-            "skew",
+            RoutingKind.SKEW_03,
             3,
             Path("out"),
             False,

@@ -145,7 +145,7 @@ class TestFiguresAndRecords:
         assert record["config_sha256"] == sha256(taken.config)
         assert record["workload"]["block_shape"] == [128, 128]
         assert record["verified"] is None
-        (mixtral,) = [shape for shape in record["shapes"] if (shape["K"], shape["top_k"]) == (4096, 2)]
+        (mixtral,) = [s for s in record["shapes"] if (s["K"], s["top_k"], s.get("ep", 1)) == (4096, 2, 1)]
         assert "mistralai/Mixtral-8x7B-v0.1 tp=4" in mixtral["models"]
 
     def test_a_packed_workload_is_explained_by_its_unpacked_size(self, folder: Path, models: ModelRegistry) -> None:
@@ -305,7 +305,7 @@ class TestWrite:
             write(path, data)
 
         monkeypatch.setattr(converter, "write_file", while_held)
-        assert converter.write(taken, folder / "to") == (1, ())
+        assert converter.write(taken, folder / "to") == (taken, ())
         assert len(written) == 2
 
     def test_one_that_can_not_be_written_stops_no_other(self, folder: Path, models: ModelRegistry) -> None:

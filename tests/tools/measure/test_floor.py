@@ -20,7 +20,7 @@ RECORDS = [path for path in sorted((CONFIGS / "records").rglob("*.json")) if jso
 def test_every_shipped_time_lies_above_it_and_a_fifth_of_most_below(path) -> None:
     record = json.loads(path.read_bytes())
     workload = Workload.read(record["workload"])
-    shapes = [Shape(shape["K"], shape["top_k"]) for shape in record["shapes"]]
+    shapes = [Shape.read(shape) for shape in record["shapes"]]
     ratios = [
         row["latency_us"]["median"] / least_us(workload, shapes, int(key), devices().get(workload.device_name))
         for key, row in record["rows"].items()

@@ -94,7 +94,7 @@ def test_sglangs_kernel_is_given_what_it_calls_them(tmp_path: Path) -> None:
     assert launch.named == {
         "a_ptr": "a",
         "a_desc": None,
-        "EM": 272,
+        "EM": 264,
         "even_Ks": True,
         "USE_GDC": True,
         "GDC_EARLY": True,

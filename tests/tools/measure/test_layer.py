@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import QuantMode
+from kernels.problem import Flavour, QuantMode, Routing
 from tools.measure.inputs import RowInputs, make_weights
 from tools.measure.kernels import OwnKernel
-from tools.measure.layer import CEILINGS_BYTES, DOWN, UP, LayerShape
+from tools.measure.layer import CEILINGS_BYTES, DOWN, UP, LayerShape, Load, expected_load, row_bytes, row_operations
+from tools.measure.recorded_routing import RoutingSource
 from tools.measure.row import RowBench
 from tools.registry.devices import load_devices
+from tools.store.workload import Shape, Workload
 
 BLOCK = QuantMode("fp8_w8a8", block_shape=(128, 128))
 MIXTRAL = LayerShape(8, 14336, 4096, 2, QuantMode())
@@ -39,6 +42,71 @@ class TestMemory:
         assert replace(MIXTRAL, num_experts=1, intermediate_size=64).memory_bytes(1) == CEILINGS_BYTES
 
 
+EP8 = LayerShape(64, 1024, 4096, 10, BLOCK, ep=8)
+PLAIN_EP8 = replace(EP8, quant=QuantMode("fp8_w8a8"))
+FUSED = LayerShape(289, 256, 4096, 9, BLOCK, fused_shared_experts=1)
+
+
+class TestPlacement:
+    def test_a_layer_is_the_workloads_with_the_shapes_placement(self) -> None:
+        workload = Workload(65, 128, "NVIDIA_H200", "fp8_w8a8", (128, 128))
+        layer = LayerShape.of(workload, Shape(4096, 11, 8, 1), BLOCK)
+        assert layer == LayerShape(65, 128, 4096, 11, BLOCK, 8, 1)
+        assert layer.shape == Shape(4096, 11, 8, 1)
+        assert (layer.layer_experts, layer.routed_experts, layer.routed_top_k) == (513, 64, 10)
+
+    def test_both_engines_align_by_the_sizes_that_they_see(self) -> None:
+        for flavour in Flavour:
+            expected = Routing(16, 10, 512, has_expert_map=True, flavour=flavour, local_experts=64)
+            assert EP8.routing(16, flavour) == expected
+        assert FUSED.routing(16) == Routing(16, 9, 289, local_experts=289)
+
+
+class TestLoad:
+    def test_uniform_routing_reaches_a_share_of_pairs_and_tokens(self) -> None:
+        found = expected_load(EP8, 4096)
+        assert found.local_pairs == 4096 * 10 / 8
+        assert found.active_experts == pytest.approx(64)
+        # A token misses all 64 of 512 experts ten times in a row.
+        missed = math.prod((448 - i) / (512 - i) for i in range(10))
+        assert found.local_tokens == pytest.approx(4096 * (1 - missed))
+
+    def test_the_fused_expert_is_always_active_and_has_every_token(self) -> None:
+        found = expected_load(FUSED, 1)
+        assert (found.active_experts, found.local_pairs, found.local_tokens) == (pytest.approx(9), 9, 1)
+
+    @pytest.mark.parametrize("sizes", [(1, 2, 1, 1), (1, 2, 4, 9), (8, 65, 8, 0), (8, 9, 1, 9)])
+    def test_a_shape_that_no_layer_has_takes_bytes_all_the_same(self, sizes: tuple[int, int, int, int]) -> None:
+        """A stranger's record may claim it; that it is refused is another rule's."""
+        E, top_k, ep, fused = sizes
+        layer = LayerShape(E, 32, 64, top_k, BLOCK, ep, fused)
+        assert math.isfinite(row_bytes(layer, 16, expected_load(layer, 16)))
+
+    def test_without_ranks_it_is_every_pair(self) -> None:
+        assert expected_load(MIXTRAL, 1) == Load(pytest.approx(2.0), 2.0, 1.0)
+
+
+class TestFloor:
+    def test_active_experts_count_once_and_activations_once_each_way(self) -> None:
+        mixtral = replace(MIXTRAL, intermediate_size=7168)
+        weights = 2 * 3 * 7168 * 4096 * 2
+        activations = 4096 * 2 + 2 * 7168 * 2 + 2 * (2 * 7168 + 4096) * 2
+        assert row_bytes(mixtral, 1, Load(2.0, 2.0, 1.0)) == weights + activations
+
+    def test_pairs_of_other_ranks_cost_vllm_nothing_and_sglang_their_zeros(self) -> None:
+        load = Load(64.0, 5120.0, 3000.0)
+        zeros = (40960 - 5120) * (2 * 1024 + 4096) * 2
+        assert zeros == 440_401_920
+        assert row_bytes(EP8, 4096, load, Flavour.SGLANG) - row_bytes(EP8, 4096, load) == zeros
+
+    def test_so_they_do_in_vllm_where_activations_have_one_scale(self) -> None:
+        load = Load(64.0, 5120.0, 3000.0)
+        assert row_bytes(PLAIN_EP8, 4096, load) == row_bytes(EP8, 4096, load, Flavour.SGLANG)
+
+    def test_only_local_pairs_are_multiplied(self) -> None:
+        assert row_operations(EP8, Load(64.0, 5120.0, 3000.0)) == 6 * 5120 * 1024 * 4096
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: torch.cuda.is_available() is False here")
 @pytest.mark.parametrize(
@@ -61,7 +129,9 @@ def test_memory_is_what_measuring_takes_at_its_peak(shape: LayerShape, num_token
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     weights = make_weights(shape, device)
-    row = RowBench(shape, weights, RowInputs(shape, weights, num_tokens, 4), found.target.kernel_arch)
+    row = RowBench(
+        shape, weights, RowInputs(shape, weights, num_tokens, 4, RoutingSource(), seed=0), found.target.kernel_arch
+    )
     for projection in (UP, DOWN):
         row.check(OwnKernel(), LaunchConfig(64, 128, 64, 8, 4, 3), projection)
     peak = torch.cuda.max_memory_allocated() - before

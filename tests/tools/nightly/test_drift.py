@@ -24,11 +24,11 @@ from tools.pull_request.documents import (
 )
 from tools.registry.devices import DeviceRegistry
 from tools.store.record import Decision, HeuristicVersion, Latency, Record, RecordedRow, Source
-from tools.store.workload import Workload
+from tools.store.workload import Shape, Workload
 
 D = "NVIDIA_H100_80GB_HBM3"
 ID = FileId(Workload(8, 7168, D), "default")
-FILE = PlannedFile(ID, (PlannedShape(4096, 2, True),), {1: LaunchConfig(16, 64, 64, 1, 4, 3)}, {}, {1: 100.0})
+FILE = PlannedFile(ID, (PlannedShape(Shape(4096, 2), True),), {1: LaunchConfig(16, 64, 64, 1, 4, 3)}, {}, {1: 100.0})
 PLAN = Plan(0, "a" * 40, "a" * 40, (Leg(D, (FILE,)),))
 
 

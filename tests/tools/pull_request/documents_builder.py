@@ -11,7 +11,7 @@ from typing import Any
 from kernels.launch_config import LaunchConfig
 from tests.builders import ENTRY, H100, environment
 from tools.pull_request.documents import FileId, PlannedFile, PlannedShape
-from tools.store.workload import Workload
+from tools.store.workload import Shape, Workload
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 OTHER_SHA = "f" * 40
@@ -39,7 +39,7 @@ def planned(
     """A file of two rows, claimed at 64 and 128 unless said otherwise."""
     if claimed is None:
         claimed = {64: entry(), 128: entry(BLOCK_SIZE_M=32)}
-    shapes = (PlannedShape(4096, 2, registered=True),)
+    shapes = (PlannedShape(Shape(4096, 2), registered=True),)
     return PlannedFile(FileId(workload(**changes), "default"), shapes, claimed, main or {}, claims_us or {})
 
 

@@ -40,7 +40,7 @@ from tools.tune.request import TuneRequest
 
 DEVICE: Device = load_devices().find(H100)
 MAIN = {64: entry(num_stages=2)}
-SEVERAL = (PlannedShape(4096, 2, registered=True), PlannedShape(6144, 4, registered=False))
+SEVERAL = (PlannedShape(Shape(4096, 2), registered=True), PlannedShape(Shape(6144, 4), registered=False))
 HERE = Environment.read(ENVIRONMENT)
 FASTER = Duel(Interval(0.88, 0.9, 0.92), Verdict.FASTER)
 

@@ -31,7 +31,7 @@ from tools.pull_request.documents import (
     read_results,
 )
 from tools.store import schemas
-from tools.store.workload import Workload
+from tools.store.workload import Shape, Workload
 
 
 def one_line(error: pytest.ExceptionInfo[DocumentError]) -> str:
@@ -74,7 +74,7 @@ def test_results_are_written_as_they_are_read(tmp_path: Path) -> None:
 
 def test_a_plan_is_written_as_it_is_read_in_a_fixed_order(tmp_path: Path) -> None:
     workload = Workload(8, 2048, H100, "fp8_w8a8", (128, 128), down=True)
-    shapes = (PlannedShape(4096, 2, registered=True),)
+    shapes = (PlannedShape(Shape(4096, 2), registered=True), PlannedShape(Shape(4096, 11, 8, 1), registered=False))
     claimed = {64: entry(num_ctas=1), 128: entry(num_ctas=1)}
     file = PlannedFile(FileId(workload, "triton_3_6_0"), shapes, dict(reversed(claimed.items())), {}, {64: 1.5})
     plan = Plan(12, "0" * 40, "1" * 40, (Leg(H100, (file,)), Leg("NVIDIA_H200", (file,))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +37,32 @@ class TestShapes:
     def test_the_records_shapes_are_taken_and_those_of_the_registry_marked(self) -> None:
         recorded = [Shape(4096, 2), Shape(5120, 3), Shape(4096, 2)]
         assert planned_shapes(MIXTRAL, recorded, MODELS) == (
-            PlannedShape(4096, 2, registered=True),
-            PlannedShape(5120, 3, registered=False),
+            PlannedShape(Shape(4096, 2), registered=True),
+            PlannedShape(Shape(5120, 3), registered=False),
         )
 
     def test_without_any_those_of_every_model_that_reads_the_name_are_taken(self) -> None:
         known = [served.shape for served in registered_shapes(MIXTRAL, MODELS)]
         assert Shape(4096, 2) in known
-        assert planned_shapes(MIXTRAL, [], MODELS) == tuple(PlannedShape(s.K, s.top_k, True) for s in known)
+        assert planned_shapes(MIXTRAL, [], MODELS) == tuple(PlannedShape(s, True) for s in known)
+
+    def test_another_placement_than_the_registrys_is_another_shape(self) -> None:
+        spread = [Shape(4096, 2), Shape(4096, 2, ep=4)]
+        found = planned_shapes(Workload(2, 14336, H100), spread, MODELS)
+        assert found == (PlannedShape(spread[0], registered=False), PlannedShape(spread[1], registered=True))
 
     def test_without_either_one_is_assumed_that_the_workload_can_have(self) -> None:
-        assert planned_shapes(UNKNOWN, [], MODELS) == (PlannedShape(4096, 2, registered=False),)
-        assert planned_shapes(Workload(1, 17, H100), [], MODELS) == (PlannedShape(4096, 1, registered=False),)
+        assert planned_shapes(UNKNOWN, [], MODELS) == (PlannedShape(Shape(4096, 2), registered=False),)
+        assert planned_shapes(Workload(1, 17, H100), [], MODELS) == (PlannedShape(Shape(4096, 1), registered=False),)
 
     def test_a_shape_of_models_that_cannot_run_in_the_names_dtype_is_not_registered(self) -> None:
         """DeepSeek's checkpoints are stored in fp8 with blocks: nobody reads a name without a dtype for them."""
         deepseek = [Shape(7168, 8)]
         blocks = Workload(256, 128, H100, "fp8_w8a8", (128, 128))
-        assert planned_shapes(blocks, deepseek, MODELS) == (PlannedShape(7168, 8, registered=True),)
-        assert planned_shapes(Workload(256, 128, H100), deepseek, MODELS) == (PlannedShape(7168, 8, registered=False),)
+        assert planned_shapes(blocks, deepseek, MODELS) == (PlannedShape(Shape(7168, 8), registered=True),)
+        assert planned_shapes(Workload(256, 128, H100), deepseek, MODELS) == (
+            PlannedShape(Shape(7168, 8), registered=False),
+        )
 
     def test_the_bounds_hold_all_that_is_registered(self) -> None:
         for model in MODELS:
@@ -343,8 +351,12 @@ class TestShapesOfACommit:
     ) -> None:
         """A record that chose K=256 and top_k=1 chose its floor with it, and what main measures."""
         shapes = [{"K": K, "top_k": top_k, "models": []}]
-        record = {"shapes": shapes, "source": source, "attribution": "A team, Apache-2.0"}
-        line = refusal(plan(project.head(project.files(OTHER, record=record))))
+        files = project.files(OTHER, record={"shapes": shapes})
+        if source == "published":
+            files = project.published(OTHER)
+            path = f"configs/records/{OTHER}"
+            files[path] = canonical_record({**json.loads(files[path]), "shapes": shapes})
+        line = refusal(plan(project.head(files)))
         assert "expected those of the registry's models for E=8, N=2048, the nearest K=" in line
         assert f"found K={K}, top_k={top_k}" in line
         assert "add the model to configs/registry/models.json in a change of its own" in line
@@ -354,6 +366,23 @@ class TestShapesOfACommit:
         shapes = [{"K": K, "top_k": top_k, "models": []}]
         line = refusal(plan(project.head(project.files(UNREGISTERED, record={"shapes": shapes}))))
         assert f"found K={K}, top_k={top_k}" in line
+
+    @pytest.mark.parametrize(("E", "top_k", "fused"), [(8, 33, 0), (8, 9, 9), (1, 2, 1)])
+    def test_so_is_a_placement_that_no_layer_has(
+        self, project: Project, plan: RunPlan, E: int, top_k: int, fused: int
+    ) -> None:
+        spread = {"ep": 4, **({"fused_shared_experts": fused} if fused else {})}
+        shapes = [{"K": 4096, "top_k": top_k, **spread, "models": []}]
+        name = f"E={E},N=2048,device_name={H100}.json"
+        line = refusal(plan(project.head(project.files(name, record={"shapes": shapes}))))
+        assert f"found {Shape(4096, top_k, 4, fused)}" in line
+
+    def test_a_rank_may_hold_fewer_experts_than_a_token_chooses(self, project: Project, plan: RunPlan) -> None:
+        shapes = [{"K": 3072, "top_k": 32, "ep": 4, "models": []}]
+        ran = plan(project.head(project.files(UNREGISTERED, record={"shapes": shapes})))
+        assert ran.plan is not None
+        found = ran.plan["legs"][0]["workloads"][0]["shapes"]
+        assert found == [{"K": 3072, "top_k": 32, "ep": 4, "registered": False}]
 
     @pytest.mark.parametrize("dtype", ["", ",dtype=fp8_w8a8"])
     def test_a_file_of_models_without_a_gate_is_refused_however_it_is_named(
@@ -370,8 +399,8 @@ class TestShapesOfACommit:
         assert "shapes / 0 / K: expected a number of at most 65536, found 2147483647" in line
 
     def test_more_than_a_few_are_refused(self, project: Project, plan: RunPlan) -> None:
-        shapes = [{"K": 1024 + 64 * i, "top_k": 2, "models": []} for i in range(17)]
-        assert "expected a list of at most 16 items, found a list of 17 items" in refusal(
+        shapes = [{"K": 1024 + 64 * i, "top_k": 2, "models": []} for i in range(33)]
+        assert "expected a list of at most 32 items, found a list of 33 items" in refusal(
             plan(project.head(project.files(OTHER, record={"shapes": shapes})))
         )
 

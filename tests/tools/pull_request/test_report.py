@@ -41,6 +41,7 @@ from tools.pull_request.documents import (
 from tools.pull_request.report import MAX_CHARACTERS, REASONS, render
 from tools.store.record import Decision, Environment
 from tools.store.schemas import SCHEMA_FOLDER
+from tools.store.workload import Shape
 
 BY_SCHEMA = "; see schema/results.schema.json"
 
@@ -294,7 +295,7 @@ def answered(*cases: tuple[PlannedFile, MeasuredFile], device_name: str = H100) 
 
 
 UNREGISTERED = replace(
-    planned(), shapes=(PlannedShape(4096, 2, registered=True), PlannedShape(6144, 4, registered=False))
+    planned(), shapes=(PlannedShape(Shape(4096, 2), registered=True), PlannedShape(Shape(6144, 4), registered=False))
 )
 CHANGED = planned(main=MAIN)
 

@@ -62,7 +62,7 @@ def plan(claimed_us: float | None = 1000.0) -> Any:
     def change(document: Any) -> None:
         document.update(number=0)
         leg = document["legs"][0]
-        leg["workloads"][0]["shapes"] = [{"K": SHAPE.K, "top_k": SHAPE.top_k, "registered": True}]
+        leg["workloads"][0]["shapes"] = [{**SHAPE.to_json(), "registered": True}]
         leg["device_name"] = WORKLOAD.device_name
         claims = None if claimed_us is None else {"median_us": {"64": claimed_us}}
         leg["workloads"][0].update(workload=WORKLOAD.to_json(), claimed={"64": dict(ENTRY)}, main=None, record=claims)

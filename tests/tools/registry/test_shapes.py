@@ -70,7 +70,13 @@ class TestShapesOf:
         assert shapes_of(file(tmp_path), ModelRegistry(MODELS.models[1:])) == (Shape(4096, 2),)
 
     def test_fused_shared_experts_are_chosen_by_every_token(self, tmp_path: Path) -> None:
-        assert shapes_of(file(tmp_path, MIXTRAL.replace("E=8,N=7168", "E=17,N=512")), MODELS) == (Shape(1024, 7),)
+        assert shapes_of(file(tmp_path, MIXTRAL.replace("E=8,N=7168", "E=17,N=512")), MODELS) == (
+            Shape(1024, 7, fused_shared_experts=1),
+        )
+
+    def test_a_shape_knows_over_how_many_ranks_the_experts_are_spread(self, tmp_path: Path) -> None:
+        spread = ModelRegistry((Model("d/Spread", 32, 7168, 4096, 2, BF16, "made up"), *MODELS.models))
+        assert shapes_of(file(tmp_path), spread) == (*BOTH, Shape(4096, 2, ep=4))
 
     def test_nobody_knows_a_stranger(self, tmp_path: Path) -> None:
         assert shapes_of(file(tmp_path, MIXTRAL.replace("E=8", "E=7")), MODELS) == ()
@@ -169,7 +175,7 @@ class TestReaders:
         model = Model("a/A", 8, 768, 2048, 2, BF16, "made up", fused_shared_experts=1)
         served = {E: readers(replace(self.NAME, E=E), ModelRegistry((model,))) for E in (8, 9)}
         assert [reader.shape for reader in served[8]] == [Shape(2048, 2)]
-        assert [reader.shape for reader in served[9]] == [Shape(2048, 3)]
+        assert [reader.shape for reader in served[9]] == [Shape(2048, 3, fused_shared_experts=1)]
 
     def test_models_are_told_with_the_parallel_sizes(self) -> None:
         model = Model("a/A", 16, 1536, 2048, 2, BF16, "made up")

@@ -23,7 +23,7 @@ def test_a_rank_is_the_workload_and_shape_that_the_loader_gives(
 ) -> None:
     found = shard(models.find("deepseek-ai/DeepSeek-R1"), engine, device_name=H100, arch="sm_90", tp=16)
     assert found.workload == Workload(E, 128, H100, "fp8_w8a8", (128, 128))
-    assert found.shape == Shape(K=7168, top_k=top_k)
+    assert found.shape == Shape(7168, top_k, fused_shared_experts=top_k - 8)
     assert found.serving.reads_tuned_files
 
 

@@ -89,8 +89,8 @@ def test_a_valid_document_has_no_fault() -> None:
         ("exceptions", "path_empty", 'exceptions / 0 / path: expected a text of at least 1 character, found ""'),
         ("models", "block_shape_three_numbers",
          "models / 0 / block_shape: expected a list of 2 items, found a list of 3 items"),
-        ("plan", "shapes_over_16", "legs / 0 / workloads / 0 / shapes: expected a list of 1 to 16 items, "
-         "found a list of 17 items"),
+        ("plan", "shapes_over_32", "legs / 0 / workloads / 0 / shapes: expected a list of 1 to 32 items, "
+         "found a list of 33 items"),
         ("plan", "median_us_empty", "legs / 0 / workloads / 0 / record / median_us: "
          "expected an object of at least 1 key, found an empty object"),
         ("results", "too_many_rows", "workloads / 0 / rows: expected an object of at most 256 keys, "

@@ -17,6 +17,7 @@ from tools.store.workload import (
     LOOKED_UP_DTYPES,
     MAX_DIMENSION,
     Layout,
+    Shape,
     Workload,
     is_device_name,
     parse_file_name,
@@ -201,6 +202,54 @@ class TestFaults:
     def test_a_part_may_be_dead_in_one_engine_alone(self, suffix: str, layout: Layout) -> None:
         assert len(parse_file_name(f"{PLAIN}{suffix}.json", layout).faults) == 1
         assert parse_file_name(f"{PLAIN}{suffix}.json").faults == ()
+
+
+class TestShape:
+    @pytest.mark.parametrize(
+        ("shape", "document"),
+        [
+            (Shape(4096, 2), {"K": 4096, "top_k": 2}),
+            (Shape(4096, 10, ep=8), {"K": 4096, "top_k": 10, "ep": 8}),
+            (Shape(7168, 9, fused_shared_experts=1), {"K": 7168, "top_k": 9, "fused_shared_experts": 1}),
+            (Shape(4096, 11, 8, 1), {"K": 4096, "top_k": 11, "ep": 8, "fused_shared_experts": 1}),
+        ],
+    )
+    def test_the_placement_is_written_where_there_is_one(self, shape: Shape, document: dict[str, int]) -> None:
+        assert shape.to_json() == document
+        assert Shape.read({**document, "models": []}) == shape
+
+    @pytest.mark.parametrize(
+        ("E", "shape", "experts"),
+        [
+            (8, Shape(4096, 2), 8),
+            (64, Shape(4096, 10, ep=8), 512),
+            (257, Shape(7168, 9, fused_shared_experts=1), 257),
+            (65, Shape(4096, 11, 8, 1), 513),
+        ],
+    )
+    def test_a_layer_has_the_ranks_routed_experts_once_a_rank_and_the_shared_ones_once(
+        self, E: int, shape: Shape, experts: int
+    ) -> None:
+        assert shape.layer_experts(E) == experts
+        assert shape.fault(E) == ""
+
+    @pytest.mark.parametrize(
+        ("E", "shape", "fault"),
+        [
+            (8, Shape(1, 9), "top_k: expected at most E=8, the experts of a rank, found 9"),
+            (8, Shape(1, 17, ep=2), "top_k: expected at most E=8 on each of 2 ranks, found 17"),
+            (1, Shape(1, 2, 4, 1), "expected fewer than E=1 and top_k=2"),
+            (8, Shape(1, 1, 1, 1), "expected fewer than E=8 and top_k=1"),
+        ],
+    )
+    def test_what_no_layer_can_be_is_said(self, E: int, shape: Shape, fault: str) -> None:
+        assert fault in shape.fault(E)
+
+    def test_people_read_where_it_runs(self) -> None:
+        assert [str(Shape(4096, 2)), str(Shape(4096, 11, 8, 1))] == [
+            "K=4096, top_k=2",
+            "K=4096, top_k=11, 1 of them shared, ep=8",
+        ]
 
 
 def test_int4s_packed_size_is_one_rule() -> None:

@@ -95,6 +95,13 @@ def test_the_floor_is_what_the_gpu_cannot_beat(subject: Subject, num_tokens: int
         assert found["floor_us"] == pytest.approx(2 * 3 * 7168 * 4096 * 2 / 2.4e12 * 1e6, rel=0.01)
 
 
+def test_the_floor_of_a_spread_layer_is_one_ranks(subject: Subject) -> None:
+    spread = replace(subject, shapes=(ShapeOfModels(Shape(4096, 2, ep=8)),))
+    whole, ranks = (record(s, row(65536, 1e6, 1e6))["rows"]["65536"]["floor_us"] for s in (subject, spread))
+    # An eighth of the pairs, whose products bound it.
+    assert ranks / whole == pytest.approx(1 / 8, rel=0.01)
+
+
 def test_the_floor_is_of_the_experts_that_the_routings_reached(subject: Subject) -> None:
     on_average, counted = (
         record(subject, row(2, 1e6, 1e6, active_experts=experts))["rows"]["2"]["floor_us"] for experts in (None, 2.0)

@@ -130,7 +130,7 @@ def test_bad_values_are_refused_by_name(arguments: list[str], told: str) -> None
         (["--replay", "a.gz", "--tp", "2"], "--tp"),
         (["--replay", "a.gz", "--resume"], "--resume"),
         (["--replay", "a.gz", "--record-landscape", "b.gz"], "--record-landscape"),
-        (["--replay", "a.gz", "--routing", "skew"], "--routing"),
+        (["--replay", "a.gz", "--routing", "skew_0.3"], "--routing"),
         (["--replay", "a.gz", "--all-shapes"], "--all-shapes"),
         (["--replay", "a.gz", "--force-version-file"], "--force-version-file"),
         ([*MODEL, "--exhaustive", "--time-budget", "10"], "--time-budget"),
@@ -230,7 +230,7 @@ def test_landscapes_of_several_workloads_are_not_mixed(tmp_path: Path) -> None:
 def test_a_node_of_a_cluster_is_asked_for_the_same(effort: list[str], scales: str, tmp_path: Path) -> None:
     path = tmp_path / "workloads.txt"
     path.write_text(f"b/B tp=8 ep=4 dtype=fp8_w8a8 {scales}\n", "utf-8")
-    how = ["--separate-down", "--all-shapes", "--force-version-file", "--routing", "skew"]
+    how = ["--separate-down", "--all-shapes", "--force-version-file", "--routing", "skew_0.3"]
     asked = parse(["--workloads", str(path), "--num-tokens", "1", "64", *effort, *how])
     (source,) = asked.sources
     assert isinstance(source, ModelSource)

@@ -214,7 +214,7 @@ OLDER = {**HEURISTICS, "vllm": HeuristicVersion("0.1.0", "0" * 64)}
     [
         (
             {"shapes": (ShapeOfModels(Shape(2048, 4)),)},
-            r"the shapes \(K, top_k\), \[\(4096, 2\)\], found \[\(2048, 4\)\]",
+            "this run's shapes, K=4096, top_k=2, found K=2048, top_k=4",
         ),
         ({"environment": replace(ENVIRONMENT, triton="3.6.0")}, r"Triton, 3\.8\.0, found 3\.6\.0"),
         ({"kernel_sha256": "cd" * 32}, "kernel_sha256, abab.*, found cdcd"),

@@ -1,0 +1,64 @@
+"""No two draws share their numbers, whatever they are for."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools.measure.panel import RoutingKind
+from tools.measure.recorded_routing import RoutingSource
+from tools.measure.seeds import Dealing, Purpose, mixed, seed_of, seeds_of
+
+ARGUMENTS = st.tuples(
+    st.sampled_from(Purpose),
+    st.integers(1, 65536),
+    st.integers(0, 63),
+    st.sampled_from(RoutingKind),
+    st.integers(0, 100_000),
+)
+
+
+def test_the_purposes_ranges_are_disjoint_and_hold_their_seeds() -> None:
+    ranges = [seeds_of(purpose) for purpose in Purpose]
+    for one, other in itertools.combinations(ranges, 2):
+        assert one.stop <= other.start or other.stop <= one.start
+    assert all(seed_of(p, 65536, 63, kind, 100_000) in seeds_of(p) for p in Purpose for kind in RoutingKind)
+
+
+@given(st.lists(ARGUMENTS, unique=True, max_size=50))
+def test_different_draws_have_different_seeds(draws: list[tuple[Purpose, int, int, RoutingKind, int]]) -> None:
+    seeds = [seed_of(*draw) for draw in draws]
+    assert len(set(seeds)) == len(draws)
+    assert all(0 <= seed < 1 << 63 for seed in seeds)
+
+
+def test_all_that_one_run_may_ask_for_is_apart_after_mixing_too_even_in_32_bits() -> None:
+    """What torch's generator on the CPU looks at."""
+    sizes, kinds = (1, 8, 512, 16384), list(RoutingKind)
+    draws = itertools.product(Purpose, sizes, range(2), kinds, range(32))
+    low = [mixed(seed_of(*draw)) & 0xFFFFFFFF for draw in draws]
+    assert len(set(low)) == len(low)
+
+
+def test_seeds_do_not_change_from_one_release_to_the_next() -> None:
+    """Records name them."""
+    assert seed_of(Purpose.JUDGEMENT, 512, 1, RoutingKind.SKEW_03, 7) == (2 << 60 | 2 << 56 | 1 << 44 | 512 << 20 | 7)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "place", "block", "told"),
+    [(1 << 24, 0, 0, "num_tokens"), (1, 4096, 0, "place"), (1, 0, 1 << 20, "block"), (1, 0, -1, "block")],
+)
+def test_a_number_that_would_run_into_the_next_range_is_refused(
+    num_tokens: int, place: int, block: int, told: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"^seed, {told}: expected from 0 to"):
+        seed_of(Purpose.CI, num_tokens, place, RoutingKind.UNIFORM, block)
+
+
+def test_a_dealing_has_its_own_seeds() -> None:
+    dealing = Dealing(RoutingSource(RoutingKind.SKEW_1), Purpose.CI)
+    assert dealing.seed(64, 1, 2) == seed_of(Purpose.CI, 64, 1, RoutingKind.SKEW_1, 2)
