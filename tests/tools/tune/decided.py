@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.launch_config import LaunchConfig
+from tools.launch.heuristic_version import measured_heuristics
 from tools.store.files import canonical_entries
 from tools.store.record import Decision, Environment, Record
 from tools.tune import evidence
@@ -31,7 +32,8 @@ ENVIRONMENT = Environment(
     triton="3.8.0",
     python="3.12.3",
 )
-RUN = Provenance(ENVIRONMENT, {"routing": "uniform"}, 28.73, "2026-01-31", "ab" * 32, H100_RATES)
+HEURISTICS = measured_heuristics(lambda _: None).versions
+RUN = Provenance(ENVIRONMENT, {"routing": "uniform"}, 28.73, "2026-01-31", "ab" * 32, HEURISTICS, H100_RATES)
 
 
 def samples(total_us: float, count: int = 5) -> RowSamples:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.tune.decided import COUNTS, DOWN_ENTRY, ENTRY, RUN, row, samples, with_down
+from tests.tools.tune.decided import COUNTS, DOWN_ENTRY, ENTRY, HEURISTICS, RUN, row, samples, with_down
 from tools.store import schemas
 from tools.store.files import sha256
 from tools.store.record import Decision, ShapeOfModels
@@ -44,6 +44,7 @@ def test_says_what_was_measured_where_and_how(subject: Subject) -> None:
         "source": "measured",
         "environment": RUN.environment.to_json(),
         "kernel_sha256": "ab" * 32,
+        "heuristics": {engine: heuristic.to_json() for engine, heuristic in HEURISTICS.items()},
         "config_sha256": sha256(CONFIG),
         "tuner": {
             "settings": {"routing": "uniform"},

@@ -16,6 +16,7 @@ import pytest
 from tests.builders import H100, NAME, NO_EXCEPTIONS, Store, as_nobody, context, models, table, times
 from tools.checkout import reference_triton
 from tools.findings import Severity
+from tools.launch.heuristic_version import ENGINE_NAMES, measured_heuristics
 from tools.launch.kernel_hash import EARLIER, hash_source
 from tools.registry.models import Model, ModelRegistry, Quantisation
 from tools.registry.shapes import registered_shapes
@@ -277,6 +278,22 @@ def test_a_kernel_that_the_project_never_had_is_an_error(store: Store, sha256: s
     (finding,) = store.findings(RULE)
     expected = "kernel_sha256: expected the hash of a kernel that this project has or had"
     assert (finding.severity, finding.message) == (Severity.ERROR, f"{expected}, found {sha256}")
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_an_older_heuristic_is_an_info(store: Store, engine: str) -> None:
+    heuristics = {name: each.to_json() for name, each in measured_heuristics(lambda _: None).versions.items()}
+    store.measured(store.config(), heuristics=heuristics)
+    assert store.findings(RULE) == []
+    store.measured(store.config(), heuristics={**heuristics, engine: {"version": "0.1.0", "sha256": "0" * 64}})
+    (finding,) = store.findings(RULE)
+    assert finding.severity is Severity.INFO
+    assert finding.message == f"heuristics: measured against an older heuristic of {ENGINE_NAMES[engine]}"
+
+
+def test_a_record_from_before_heuristics_were_written_down_has_no_finding(store: Store) -> None:
+    assert "heuristics" not in json.loads(store.measured(store.config()).read_bytes())
+    assert store.findings(RULE) == []
 
 
 class TestDates:

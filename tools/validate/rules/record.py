@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tools.checkout import reference_triton
 from tools.findings import Severity
+from tools.launch.heuristic_version import outdated
 from tools.launch.kernel_hash import is_known, kernel_sha256
 from tools.measure.floor import MOST_SPREAD_PCT, SHARE, least_us
 from tools.measure.gate import Noise, PairedComparison, passes_gate
@@ -130,6 +131,13 @@ def _measured_mismatches(record: Record, environment: Environment, path: Path, f
         yield Issue(
             "measured on an older kernel",
             "nothing to do until the bench shows a difference",
+            Severity.INFO,
+            path=path,
+        )
+    if engines := outdated(record):
+        yield Issue(
+            f"heuristics: measured against an older heuristic of {' and '.join(engines)}",
+            "nothing to do until the bench shows a difference; tuning it again measures against today's",
             Severity.INFO,
             path=path,
         )
