@@ -115,7 +115,7 @@ def readers(workload: Workload, models: ModelRegistry) -> tuple[Reader, ...]:
     counts only where no model with a gate reads the name.
     """
     by_id = {model.id: model for model in models}
-    asked = replace(workload, device_name="", down=False)
+    asked = replace(workload, device_name=_ANY_DEVICE, down=False)
     found = []
     for explanation in explain_pair(workload.E, workload.N, models):
         model = by_id[explanation.model_id]
@@ -153,6 +153,10 @@ USUAL_BLOCK = (128, 128)
 """Of the scales where an engine quantises a 16-bit checkpoint in blocks while loading."""
 
 
+_ANY_DEVICE = "any"
+"""Stands for the device where the question is the same on all of them."""
+
+
 def _quantisation_for(asked: Workload, model: Model) -> Quantisation:
     """What the checkpoint would be run in under this name: as it is stored, or as the name says from 16 bits."""
     stored = model.quantisation
@@ -167,10 +171,10 @@ def _shape_if_asked(
     """The model's shape on a rank; None: the engine asks for another name, or for none."""
     fused = replace(model, fused_shared_experts=found.fused_shared_experts)
     try:
-        own = shard(fused, engine, device_name="", tp=found.tp, ep=found.ep, quantisation=quantisation)
+        own = shard(fused, engine, device_name=_ANY_DEVICE, tp=found.tp, ep=found.ep, quantisation=quantisation)
     except ShardError:
         return None
-    return own.shape if replace(own.workload, device_name="") == asked else None
+    return own.shape if own.workload == asked else None
 
 
 def assumed_shape(E: int) -> Shape:
