@@ -377,6 +377,12 @@ class TestShapesOfACommit:
 
     def test_weights_beyond_the_devices_memory_are_refused(self, project: Project, plan: RunPlan) -> None:
         line = refusal(plan(project.head(project.files(f"E=2147483647,N=2147483647,device_name={H100}.json"))))
+        assert "expected weights that NVIDIA_H100_80GB_HBM3 holds, 80 GiB, found 105,553,116,168,192.0 GiB" in line
+
+    def test_so_are_such_as_leave_no_room_to_measure_in(self, project: Project, plan: RunPlan) -> None:
+        row = {"latency_us": times(1e6), "baseline_us": times(1e6), "decision": "promote"}
+        files = project.files(f"E=8,N=409600,device_name={H100}.json", record={"rows": dict.fromkeys(table(), row)})
+        line = refusal(plan(project.head(files)))
         assert "expected it to be measured in at most 76.0 GiB of GPU memory" in line
 
     def test_a_layer_that_the_bench_can_measure_is_planned(self, project: Project, plan: RunPlan) -> None:
