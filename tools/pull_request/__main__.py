@@ -105,6 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _diff(args: argparse.Namespace) -> int:
     repository = Repository(args.repository)
     found = compare(args.base, args.head, repository)
+    # What a file hides is looked up for each of its readers: of tens of thousands of names that takes minutes.
+    if not args.merged and (too_many := changes.count_refusals(changes.below_root(found.changed))):
+        _refuse(too_many)
+        return 1
     devices = load_devices()
     beside = look_beside(found, repository, devices, triton_releases())
     diff = make_diff(found, load_models(), devices, beside.hidden)

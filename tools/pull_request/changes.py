@@ -94,15 +94,22 @@ def touches_registry(changed: Iterable[Change]) -> bool:
 
 def path_refusals(changed: Sequence[Change]) -> list[Finding]:
     """Why a pull request's files are no data, by their number, places, modes and names. Empty: they may be read."""
-    if len(changed) > MAX_CHANGED_FILES:
-        message = f"expected at most {MAX_CHANGED_FILES} changed files, found {len(changed)}"
-        return [refused(ROOT, "count", message, "split the change over several pull requests")]
+    if found := count_refusals(changed):
+        return found
     outside = [change for change in changed if change.path.partition("/")[0] != ROOT]
     if outside:
         message = f"expected changes below {ROOT}/ only, found {len(outside)} outside"
         fix = "open a pull request of its own for code, which is reviewed by itself"
         return [refused(outside[0].path, "outside", message, fix)]
     return [finding for change in changed for finding in _faults(change)]
+
+
+def count_refusals(changed: Sequence[Change]) -> list[Finding]:
+    """Why there are more files than one pull request may change. Empty: there aren't."""
+    if len(changed) <= MAX_CHANGED_FILES:
+        return []
+    message = f"expected at most {MAX_CHANGED_FILES} changed files, found {len(changed)}"
+    return [refused(ROOT, "count", message, "split the change over several pull requests")]
 
 
 def oversized(changed: Iterable[Change], sizes: Mapping[str, int], most: int) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -356,6 +357,22 @@ class TestGate:
         refused = [line.split(": ")[1] for line in err.splitlines()]
         files = (f"configs/{OTHER}", f"configs/records/{OTHER}")
         assert refused == [".github/workflows/validate.yml", *files, "tools/code.py"]
+
+    @pytest.mark.parametrize("folder", ["", "records/"])
+    @pytest.mark.parametrize("queued", [(), ("--queued",)])
+    def test_more_files_than_a_pull_request_may_change_cost_no_minutes(
+        self, project: Project, run: Run, folder: str, queued: tuple[str, ...]
+    ) -> None:
+        blob = project.repository.blob(b"{}")
+        files = {f"configs/{folder}E={i + 1},N=1,device_name={H100}.json": Blob(sha=blob) for i in range(20_000)}
+        started = time.monotonic()
+        code, out, err = run("main", project.head(files), *queued)
+        assert (code, out) == (1, "")
+        assert err == (
+            "refused: configs: expected at most 1000 changed files, found 20000. "
+            "Fix: split the change over several pull requests.\n"
+        )
+        assert time.monotonic() - started < 10
 
     def test_evidence_beside_its_own_judge(self, project: Project, run: Run) -> None:
         head = project.head({**project.files(num_stages=4), "tools/validate/rules/record.py": b"RULES = ()\n"})
