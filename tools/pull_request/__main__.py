@@ -141,6 +141,7 @@ def _plan(args: argparse.Namespace) -> int:
     if outcome.plan is None:
         _refuse(outcome.refusals)
         return 1
+    _refuse(outcome.refusals, "left out")
     write_file(args.out, outcome.plan.to_bytes())
     # Device names are the registry's.
     devices = [leg.device_name for leg in outcome.plan.legs if leg.device_name in runners]
@@ -158,15 +159,15 @@ def summary(plan: Plan, devices: Sequence[str]) -> str:
     return f"{counted(files, 'tuned file')} to measure{on}" + (f"; no runner: {', '.join(others)}" if others else "")
 
 
-def _refuse(refusals: Sequence[Finding]) -> None:
+def _refuse(refusals: Sequence[Finding], what: str = "refused") -> None:
     """A line for each reason, as annotations where a workflow runs it."""
     said, unsaid = refusals[:MOST_LINES], len(refusals) - MOST_LINES
     if said and os.environ.get("GITHUB_ACTIONS") == "true":
         emit(as_github(Report(len(refusals), tuple(said))))
     for finding in said:
-        say(f"refused: {finding.path}: {finding.message}. Fix: {finding.fix}.")
+        say(f"{what}: {finding.path}: {finding.message}. Fix: {finding.fix}.")
     if unsaid > 0:
-        say(f"refused: {unsaid} further reasons.")
+        say(f"{what}: {unsaid} further reasons.")
 
 
 def _number(text: str) -> int:

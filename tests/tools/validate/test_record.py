@@ -366,7 +366,7 @@ class TestShapes:
 
 
 class TestModels:
-    """`list --model` shows a file to those who ask for these names, as verified where main's word stands beside them."""
+    """`list --model` shows a file to those who ask for these names, even as verified."""
 
     FILE = f"E=8,N=7168,device_name={H100}.json"
     ROW: Mapping[str, Any] = {"latency_us": times(9000.0), "baseline_us": times(9000.0), "decision": "promote"}
@@ -410,13 +410,8 @@ class TestNeverMeasured:
         path = store.config(table([64]), f"E=8,N={N},device_name={H100}.json")
         row = {"latency_us": times(1e6), "baseline_us": times(1e6), "decision": "promote"}
         store.measured(path, rows={"64": row})
-        told = (
-            []
-            if is_fine
-            else [
-                "shapes.0: expected weights that NVIDIA_H100_80GB_HBM3 holds, 80 GiB, found 81.0 GiB with K=4096, top_k=2"
-            ]
-        )
+        too_large = "holds, 80 GiB, found 81.0 GiB with K=4096, top_k=2"
+        told = [] if is_fine else [f"shapes.0: expected weights that {H100} {too_large}"]
         assert store.messages(RULE) == told
 
 

@@ -16,8 +16,8 @@ from tools.measure.floor import MOST_SPREAD_PCT, SHARE, least_us
 from tools.measure.gate import Noise, PairedComparison, passes_gate
 from tools.measure.layer import LayerShape
 from tools.registry.devices import Device
-from tools.registry.sharding import named_model_has
 from tools.registry.shapes import quant_mode_of, shapes_fault
+from tools.registry.sharding import named_model_has
 from tools.store import schemas
 from tools.store.config_file import ConfigFile
 from tools.store.files import closed_folder, record_path, sha256, version_folder
