@@ -191,7 +191,7 @@ CASES = [
     Case(
         "device",
         lambda s: tune(s, "E=8,N=1024,device_name=NVIDIA_H100_80GB_HBM.json"),
-        f"did you mean {H100} ",
+        f"did you mean {H100}",
         lambda s: rename(s, "E=8,N=1024,device_name=NVIDIA_H100_80GB_HBM.json", NAME),
     ),
     Case(
