@@ -63,7 +63,7 @@ def reader_environment(session: nox.Session) -> None:
 def gpu_environment(session: nox.Session) -> None:
     """Make the environment of tune and bench; each of them runs this first. PyTorch only where there is a GPU."""
     install_group(session, "bench")
-    if has_gpu_driver() and "--replay" not in session.posargs:
+    if is_for_a_gpu(session):
         install_torch_for_gpu(session)
     lend(session)
 
@@ -176,7 +176,7 @@ def workflows(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["reader-environment"], default=False)
 def release(session: nox.Session) -> None:
-    """See whether a release is due, or write its version: nox -s release -- plan --date YYYY-MM-DD."""
+    """See whether a release is due, write its version or its data: nox -s release -- plan --date YYYY-MM-DD."""
     run_in(session, "reader-environment", "-m", "tools.release", *session.posargs)
 
 
@@ -188,7 +188,7 @@ def convert(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["reader-environment"], default=False)
 def registry(session: nox.Session) -> None:
-    """Say which model explains the E and N of every tuned file."""
+    """Say which model explains each file's E and N; -- --model NAME: what runs; -- --citations vllm=WHEEL: still so?"""
     run_in(session, "reader-environment", "-m", "tools.registry", *session.posargs)
 
 
@@ -205,10 +205,11 @@ def pull_request(session: nox.Session) -> None:
 def measure(session: nox.Session) -> None:
     """Measure a plan: what `nox -s pull-request -- measure …` hands on, since that alone of it needs PyTorch."""
     install_group(session, "bench")
-    install_torch_for_gpu(session)
-    version, _ = take_option(session.posargs, "--triton", SETTINGS["reference-triton"])
-    if version != SETTINGS["reference-triton"]:
-        install_triton(session, version)
+    if is_for_a_gpu(session):
+        install_torch_for_gpu(session)
+        version, _ = take_option(session.posargs, "--triton", SETTINGS["reference-triton"])
+        if version != SETTINGS["reference-triton"]:
+            install_triton(session, version)
     session.run("python", "-m", "tools.pull_request", *session.posargs)
 
 
@@ -336,9 +337,9 @@ def refuse_rocm(session: nox.Session) -> None:
         )
 
 
-def has_gpu_driver() -> bool:
-    """NVIDIA's or AMD's. Without one, tuner and bench say so at once, not after gigabytes of torch."""
-    return has_nvidia_driver() or AMD_DRIVER.exists()
+def is_for_a_gpu(session: nox.Session) -> bool:
+    """Whether torch is of use: without a GPU the tool says so at once, not after gigabytes, and a replay needs none."""
+    return "--replay" not in session.posargs and (has_nvidia_driver() or AMD_DRIVER.exists())
 
 
 def has_nvidia_driver() -> bool:

@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
@@ -17,7 +18,9 @@ USER_FOLDER = "VLLM_TUNED_CONFIG_FOLDER"
 REFERENCE_TRITON = "3.8.0"  # the default tier is tuned with it
 VERSION_FOLDER = "triton_{}_{}_{}"
 DTYPES = ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "int8_w8a8", "float32")
+H200 = "NVIDIA_H200"
 MAX_BYTES = 2**20
+CORRECT = "Fix: correct the file, or remove it"
 Pairs = tuple[tuple[str, Any], ...]  # a JSON object as it stands in the file, duplicate keys included
 Folder = TypeVar("Folder", bound=PurePath)
 
@@ -85,7 +88,7 @@ def get_config_file_name(
     name = f"E={checked_size('E', E)},N={checked_size('N', N)},device_name={device_part(device_name)}"
     if dtype not in (None, "bf16", "bfloat16", "fp16", "float16", "half"):
         if dtype not in DTYPES:
-            wish = f"expected one of {', '.join(DTYPES)}, or None for bf16 and fp16"
+            wish = f"expected one of {', '.join(DTYPES)}, or none for bf16 and fp16"
             raise ValueError(f"dtype: {wish}, found {shown(dtype)}")
         name += f",dtype={dtype}"
     if block_shape is not None:
@@ -97,6 +100,19 @@ def get_config_file_name(
     if len(name.encode()) > 255:
         raise ValueError(f"device_name: expected a file name of at most 255 bytes, found {shown(name)}")
     return name
+
+
+def packed_size(N: int, dtype: str | None) -> int:
+    """The N in SGLang's name for a model's N on the rank: w2's last size, where int4 packs two values a byte.
+
+    vLLM takes it from there too, and doubles it back. N of int4_w4a16 is even.
+    """
+    return N // 2 if dtype == "int4_w4a16" else N
+
+
+def unpacked_size(name_N: int, dtype: str | None) -> int:
+    """The model's N on the rank behind the N of SGLang's name. Inverse of `packed_size`."""
+    return 2 * name_N if dtype == "int4_w4a16" else name_N
 
 
 def device_part(device_name: object) -> str:
@@ -133,7 +149,7 @@ def version_folders(parent: Path) -> dict[tuple[int, ...], Path]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise ConfigError(parent, f"cannot be listed: {error.strerror}") from error
+        raise ConfigError(parent, f"cannot be listed: {error.strerror}. Fix: make it readable") from error
     matches = filter(None, map(pattern.fullmatch, names))
     return dict(sorted(((tuple(map(int, m.groups())), parent / m[0]) for m in matches), reverse=True))
 
@@ -157,15 +173,23 @@ def ordered_tiers(
     return tiers | {configs: default, configs / "legacy_configs": "the legacy tier"}
 
 
-def places(name: str, devices: Iterable[str], tiers: Mapping[Folder, str]) -> Iterator[tuple[Folder, str]]:
+def places(
+    name: str, devices: Iterable[str], tiers: Mapping[Folder, str], siblings: Iterable[str] = ()
+) -> Iterator[tuple[Folder, str]]:
     """Where an up file may lie, in order, and why it would serve. devices: its own name first, as `Chain.devices`."""
     own = device_in(name)
-    for device in devices:
-        alias = f" as {device}, another name of the same hardware" if device != own else ""
+    names = ((device, f" as {device}, another name of the same hardware") for device in devices)
+    for device, whose in chain(names, ((sibling, f" as {sibling}, a sibling") for sibling in siblings)):
+        alias = whose if device != own else ""
         asked = renamed(name, device).replace("_down.json", ".json")
         for spelled in dict.fromkeys((asked, asked.replace(",per_channel_quant=True", ""))):
             plain = "; no per-channel file exists: the plain one serves" if spelled != asked else ""
             yield from ((folder / spelled, f"Served by {tier}{alias}{plain}") for folder, tier in tiers.items())
+
+
+class _Device(NamedTuple):
+    names: tuple[str, ...]  # its own, then its aliases
+    siblings: tuple[str, ...]  # devices whose files carry over to it, as measured
 
 
 class Chain:
@@ -183,12 +207,25 @@ class Chain:
     def devices(self, own: str) -> Iterator[str]:
         """The device's own name, then the others of the same hardware, which are read only when reached."""
         yield own
-        yield from (name for names in self._devices if own in names for name in names if name != own)
+        yield from (name for name in self._names(own) if name != own)
 
-    def look_up(self, name: str, tiers: Mapping[Path, str]) -> tuple[Lookup, dict[int, ConfigEntry] | None]:
+    def siblings(self, own: str) -> Iterator[str]:
+        """Names of the devices whose files are declared to carry over to this one, each with its aliases after it."""
+        names = self._names(own)
+        for sibling in (sibling for device in self._registry if device.names == names for sibling in device.siblings):
+            yield from self.devices(sibling)
+
+    def carried_to(self, own: str) -> list[str]:
+        """The devices that have this one among their siblings, each by the first of its names."""
+        return [device.names[0] for device in self._registry if own in self.siblings(device.names[0])]
+
+    def look_up(
+        self, name: str, tiers: Mapping[Path, str], *, siblings: bool = False
+    ) -> tuple[Lookup, dict[int, ConfigEntry] | None]:
         """The first file that exists, and its entries by batch size. A broken one is never passed by: ConfigError.
 
-        name: as `get_config_file_name` spells it. tiers: as `Chain.tiers` lists them.
+        name: as `get_config_file_name` spells it. tiers: as `Chain.tiers` lists them. siblings: a sibling's file
+        serves where the device has none.
         """
         tried: list[tuple[Path, str]] = []
 
@@ -196,7 +233,8 @@ class Chain:
             tried.append((path, "found" if exists(path) else "no file"))
             return tried[-1][1] == "found"
 
-        for path, reason in places(name, self.devices(device_in(name)), tiers):
+        others = self.siblings(device_in(name)) if siblings else ()
+        for path, reason in places(name, self.devices(device_in(name)), tiers, others):
             if not is_there(path):
                 continue
             if name.endswith("_down.json"):
@@ -210,21 +248,40 @@ class Chain:
         reason = f"No tier has a file for {device_in(name)} or another name of the same hardware."
         if "dtype=int8_w8a8" in name:
             reason += " int8_w8a8 never falls back to the bf16 file."
+        if not siblings and (file := self.siblings_file(name, tiers)):
+            reason += f" A sibling has {printable(file)}: siblings=True (--siblings) reads it."
         return Lookup(tuple(tried), None, reason), None
 
+    def siblings_file(self, name: str, tiers: Mapping[Path, str]) -> Path | None:
+        """The first file of a sibling that exists. Whether it can be used is not looked at."""
+        paths = (path for path, _ in places(name, self.siblings(device_in(name)), tiers))
+        return next(filter(exists, paths), None)
+
+    def _names(self, own: str) -> tuple[str, ...]:
+        """Every name of this hardware. One that the registry lacks is taken for an H200 where vLLM takes it for one."""
+        if known := [device.names for device in self._registry if own in device.names]:
+            return known[0]
+        is_h200 = own != H200 and "H200" in own.split("_") and "MIG" not in own.split("_")
+        return self._names(H200) if is_h200 else (own,)
+
     @cached_property
-    def _devices(self) -> list[list[str]]:
+    def _registry(self) -> list[_Device]:
         path = self.configs / "registry" / "devices.json"
         document = read_json(path)[1] if exists(path) else (("devices", ()),)
         try:
             devices = [dict(device) for device in dict(document)["devices"]]
-            names = [(device["name"], *device.get("aliases", ())) for device in devices]
+            # A text is no array, though Python would take it for one of letters.
+            lists = [[[device["name"]], device.get("aliases", []), device.get("siblings", [])] for device in devices]
+            named = [_Device((*own, *aliases), (*siblings,)) for own, aliases, siblings in lists]
+            if any(isinstance(names, str) for of_one in lists for names in of_one):
+                raise TypeError("a text")
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(path, "expected devices, each with a name and aliases, found otherwise") from error
+            wish = "expected devices, each with a name and aliases, found otherwise"
+            raise ConfigError(path, f"{wish}. {CORRECT}") from error
         try:
-            return [[device_part(name) for name in of_one] for of_one in names]
+            return [_Device(*(tuple(map(device_part, names)) for names in device)) for device in named]
         except ValueError as error:
-            raise ConfigError(path, str(error)) from error
+            raise ConfigError(path, f"{error}. {CORRECT}") from error
 
 
 def exists(path: Path) -> bool:
@@ -234,7 +291,7 @@ def exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise ConfigError(path, f"cannot be looked for: {error.strerror}") from error
+        raise ConfigError(path, f"cannot be looked for: {error.strerror}. Fix: make its folder readable") from error
     return True
 
 
@@ -246,9 +303,9 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> tuple[str, Pairs]:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except OSError as error:
-        raise ConfigError(path, f"cannot be read: {error.strerror}") from error
+        raise ConfigError(path, f"cannot be read: {error.strerror}. Fix: make it readable") from error
     if len(data) > max_bytes:
-        raise ConfigError(path, f"expected at most {max_bytes // 2**20} MiB, found more")
+        raise ConfigError(path, f"expected at most {max_bytes // 2**20} MiB, found more. Fix: replace it")
     before = ""
     try:
         text = data.decode()
@@ -257,13 +314,15 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> tuple[str, Pairs]:
             document = json.loads(text, object_pairs_hook=tuple)
             if isinstance(document, tuple):
                 return text, document
-            reason = f"expected a JSON object, found {shown(document)}"
+            reason = f"expected a JSON object, found {shown(document, is_json=True)}. {CORRECT}"
     except UnicodeDecodeError as error:
-        reason, before = f"expected UTF-8, found byte {data[error.start]:#x}", data[: error.start].decode()
+        reason = f"expected UTF-8, found byte {data[error.start]:#x}. Fix: save the file as UTF-8"
+        before = data[: error.start].decode()
     except json.JSONDecodeError as error:
-        reason, before = f"not JSON: {error.msg}", text[: error.pos]
+        reason, before = f"not JSON: {error.msg}. {CORRECT}", text[: error.pos]
     except (RecursionError, ValueError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+        reason += f". {CORRECT}"
         before = re.split(r"\[|\{[^{}]*\{[^{}]*\{|[0-9]{4300}", text)[0]
     raise ConfigError(path, reason, before.count("\n") + 1, len(before) - before.rfind("\n"))
 
@@ -285,22 +344,22 @@ def read_config(path: Path, is_users: bool = False) -> dict[int, ConfigEntry]:
         if not entries:
             raise ValueError("expected at least one batch size, found none")
     except ValueError as error:
-        raise ConfigError(path, str(error)) from None
+        raise ConfigError(path, f"{error}. {CORRECT}") from None
     return dict(sorted(entries.items()))
 
 
 def _entry(size: str, row: object, defaults: Mapping[str, int]) -> ConfigEntry:
     if not isinstance(row, tuple):
-        raise ValueError(f"{size}: expected an object of launch keys, found {shown(row)}")
+        raise ValueError(f"{size}: expected an object of launch keys, found {shown(row, is_json=True)}")
     entry = _unique(f"{size} / ", row)
     entry |= {key: value for key, value in defaults.items() if key not in entry}
     if missing := [key for key in REQUIRED if key not in entry]:
         raise ValueError(f"{size}: expected {', '.join(missing)}, found nothing")
     for key, value in entry.items():
         if key in REQUIRED:
-            checked_size(f"{size} / {key}", value)
+            checked_size(f"{size} / {key}", value, is_json=True)
         elif not isinstance(value, (int, str)):
-            found = "an object" if isinstance(value, tuple) else shown(value)
+            found = "an object" if isinstance(value, tuple) else shown(value, is_json=True)
             raise ValueError(f"{size} / {printable(key)}: expected integer, true, false or string, found {found}")
     return cast("ConfigEntry", entry)
 
@@ -314,16 +373,16 @@ def _unique(at: str, pairs: Pairs) -> dict[str, Any]:
     return found
 
 
-def checked_size(what: str, value: object) -> int:
+def checked_size(what: str, value: object, is_json: bool = False) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
         return int(value)
-    raise ValueError(f"{what}: expected an integer from 1 to {2**31 - 1}, found {shown(value)}")
+    raise ValueError(f"{what}: expected an integer from 1 to {2**31 - 1}, found {shown(value, is_json)}")
 
 
-def shown(value: object) -> str:
-    """The value as a message may hold it: printable and short, whatever it is."""
+def shown(value: object, is_json: bool = False) -> str:
+    """The value as a message may hold it: printable and short, whatever it is. is_json: null is not None there."""
     try:
-        text = ascii(value)
+        text = json.dumps(value) if is_json and (value is None or isinstance(value, bool)) else ascii(value)
     except (ValueError, RecursionError):  # Python prints no integer of over 4300 digits
         text = f"{type(value).__name__} too large to print"
     return text if len(text) <= 90 else text[:87] + "..."

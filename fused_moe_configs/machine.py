@@ -27,15 +27,19 @@ def version_of(package: str) -> str | None:
 
 def device_name() -> str:
     """What the driver calls this machine's GPU. Imports torch. RuntimeError: no torch, or no GPU."""
-    fix = "Fix: pass device_name (--device-name), as the driver of the GPU reports it"
     try:
         import torch
 
-        gpus = torch.cuda if torch.cuda.is_available() else torch.xpu
-        return str(gpus.get_device_name())
+        for gpus in (torch.cuda, getattr(torch, "xpu", None)):
+            if gpus and gpus.is_available():
+                return str(gpus.get_device_name())
+        reason = "torch finds none"
+    except ImportError:
+        reason = "torch, which names it, is not installed"
     except Exception as error:  # a torch that does not fit the machine fails in many ways
-        reason = str(error).split("\n")[0]
-        raise RuntimeError(f"device_name: expected a GPU that torch can name, found none: {reason}. {fix}") from error
+        reason = f"torch says: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    wish = f"device_name: expected a GPU on this machine, found none: {reason}"
+    raise RuntimeError(f"{wish}. Fix: pass device_name (--device-name), as the driver of the GPU reports it")
 
 
 def engine_folders() -> dict[str, str]:

@@ -25,7 +25,7 @@ KEY_VENDOR: Mapping[str, str | None] = MappingProxyType(
         "matrix_instr_nonkdim": "amd",
         "kpack": "amd",
         "grf_mode": "intel",
-        "USE_TMA": "nvidia",
+        "USE_TMA": None,
         "SPLIT_K": None,
     }
 )

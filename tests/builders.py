@@ -13,18 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fused_moe_configs.evidence import evidence_sha256
 from tools.checkout import reference_triton
 from tools.findings import Finding
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import DeviceRegistry, load_devices
+from tools.registry.models import ModelRegistry, load_models
+from tools.registry.shapes import registered_shapes
 from tools.store import schemas
 from tools.store.files import canonical_config, canonical_record
-from tools.store.record import evidence_sha256
+from tools.store.record import Record
 from tools.store.workload import Layout, parse_file_name
 from tools.tune.request import DEFAULT_BATCH_SIZES
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
-from tools.validate.model import Rule
+from tools.validate.model import Context, Rule
 from tools.validate.rules import RULES
 
 H100 = "NVIDIA_H100_80GB_HBM3"
@@ -44,6 +47,17 @@ NO_EXCEPTIONS = Exceptions(frozenset())
 def devices() -> DeviceRegistry:
     """The real registry, read once."""
     return load_devices()
+
+
+@functools.cache
+def models() -> ModelRegistry:
+    """The real registry, read once."""
+    return load_models()
+
+
+def context(layout: Layout = Layout.REPO) -> Context:
+    """What the validator knows besides the files."""
+    return Context(layout, devices(), models())
 
 
 def entry(**changes: Any) -> dict[str, Any]:
@@ -128,7 +142,8 @@ class Store:
         }
         target = self.record_of(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(canonical_record(record))
+        is_valid = schemas.is_valid("record", record)
+        target.write_bytes(Record.read(record).to_bytes() if is_valid else canonical_record(record))
         return target
 
     def measured(self, path: Path, triton: str | None = None, **changes: Any) -> Path:
@@ -146,13 +161,19 @@ class Store:
         tuner = {"settings": {}, "seconds": 1.0, "kernels_compiled": 1, "measurements": 1, "outcomes": {"ok": 1}}
         fields = {
             "source": "measured",
-            "shapes": [{"K": 4096, "top_k": 2, "models": []}],
+            "shapes": [self._shape(path)],
             "environment": here,
             "kernel_sha256": kernel_sha256(),
             "tuner": tuner,
             "rows": dict.fromkeys(json.loads(path.read_bytes()), row),
         }
         return self.record(path, **{**fields, **changes})
+
+    def _shape(self, path: Path) -> dict[str, Any]:
+        """The first that the registry knows for the name."""
+        workload = parse_file_name(path.name).workload
+        known = registered_shapes(workload, models()) if workload is not None else ()
+        return {**known[0].to_json(), "models": []} if known else {"K": 4096, "top_k": 2, "models": []}
 
     def findings(
         self,
@@ -162,7 +183,7 @@ class Store:
         exceptions: Exceptions = NO_EXCEPTIONS,
     ) -> list[Finding]:
         """What the rules (default: all of them) find in the store."""
-        report = runner.validate(list(paths) or [self.root], layout, devices(), exceptions, rules or RULES)
+        report = runner.validate(list(paths) or [self.root], context(layout), exceptions, rules or RULES)
         return list(report.findings)
 
     def messages(self, *rules: Rule, layout: Layout = Layout.REPO) -> list[str]:
@@ -176,7 +197,7 @@ def as_nobody() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    devices(), schemas.validator("tuned_config"), schemas.validator("record")  # read while we may
+    devices(), models(), schemas.validator("tuned_config"), schemas.validator("record")  # read while we may
     kernel_sha256(), reference_triton()
     os.seteuid(65534)
     try:

@@ -6,12 +6,10 @@ Ctrl-C reaches the terminal's whole group: children ignore it, the parent alone 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import resource
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -19,8 +17,9 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from tools.with_parent import end_with
+
 MAX_LOG_BYTES = 64 << 20
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,8 @@ def settle(log_path: str) -> None:
     """In the child: a group of its own, an end with the parent's, and all output into `log_path`."""
     # The parent kills what the child starts (ptxas) with it.
     os.setpgrp()
-    if sys.platform == "linux":
-        # Even a hanging child ends when the parent is killed.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if (parent := multiprocessing.parent_process()) is not None and parent.pid is not None:
+        end_with(parent.pid)  # even a hanging child ends when the parent is killed
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(log, stream)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import enum
 import errno
 import functools
 import io
 import math
 import os
+import re
 import select
 import signal
 import stat
@@ -16,13 +18,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol, TextIO
+from typing import Any, NoReturn, Protocol, TextIO, TypeVar
 
 from tools.errors import UserError, reason_of
 from tools.text import printable
+
+Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 
 class Main(Protocol):
@@ -132,6 +136,27 @@ def path_argument(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, found an empty text")
     return Path(text)
+
+
+def one_of(choices: Iterable[Choice]) -> Callable[[str], Choice]:
+    """For argparse, in place of its own `choices`, whose message shows the members as Python writes them."""
+    known = {choice.value: choice for choice in choices}
+    *others, last = known
+
+    def read(text: str) -> Choice:
+        if text not in known:
+            raise argparse.ArgumentTypeError(f"expected {', '.join(others)} or {last}, found {text!r}")
+        return known[text]
+
+    return read
+
+
+def block_shape_argument(text: str) -> tuple[int, int]:
+    """The block of weights that shares a scale, for argparse: «128,128», or as file names have it, «[128,128]»."""
+    match = re.fullmatch(r"(\[)?([1-9][0-9]{0,4}), ?([1-9][0-9]{0,4})(?(1)\])", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected two numbers above 0 as in 128,128, found {printable(repr(text))}")
+    return int(match[2]), int(match[3])
 
 
 def _exit_code(main: Callable[[], int]) -> int:
@@ -257,14 +282,6 @@ def append(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-
-
-def is_mains_workflow() -> bool:
-    """Whether a workflow of the main branch runs this: what it measures is the project's own evidence.
-
-    Anybody can set these variables at home. What they write is then refused by the check «Evidence».
-    """
-    return (os.environ.get("GITHUB_ACTIONS"), os.environ.get("GITHUB_REF")) == ("true", "refs/heads/main")
 
 
 def _text(value: str | bool) -> str:

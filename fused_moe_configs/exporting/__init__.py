@@ -1,8 +1,8 @@
-"""Writing the chain's answers out as an engine itself looks for them, since no engine walks the chain.
+"""Writing the tuned files where an engine looks for them. An engine knows nothing of the chain, so this walks it.
 
-`layout` says which files an engine reads, under which names and with which bytes. `destination` is the folder written
-to: the lock, the manifest of what exports wrote, and the writing. The package is not called export: once imported, it
-would hide the published function of that name.
+`layout` says which files an engine reads, under which names and with which bytes; `overlay` which of its own go along.
+`destination` is the folder written to: the lock, the manifest of what exports wrote, and the writing. `report` says for
+whom that was. The package is not called export: once imported, it would hide the published function of that name.
 """
 
 from __future__ import annotations
@@ -10,39 +10,49 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fused_moe_configs.lookup import Chain, device_part, printable, shown
+from fused_moe_configs.lookup import Chain, device_part, shown
 
-from .destination import write
-from .layout import chains_answers, engines_own, with_twins
+from .destination import check, write
+from .layout import chains_answers, laid_over, with_twins
+from .notes import Notes
+from .overlay import AUTO, NAMES, engines_own, find, missing
+from .report import Export, summary
+
+__all__ = ["Export", "summary", "write_export"]
 
 
 def write_export(
-    configs: Path, destination: str | os.PathLike[str], engine: str, triton_version: str | None,
-    device_name: str | None, overlay: str | os.PathLike[str] | None,
-) -> tuple[list[Path], list[str]]:  # fmt: skip
-    """The paths written; what was left out or left alone, and why. Nothing is written if any file is broken.
+    configs: Path, destination: str | os.PathLike[str], engine: str, *, triton_version: str | None = None,
+    device_name: str | None = None, overlay: str | os.PathLike[str] | None = None, siblings: bool = False,
+) -> Export:  # fmt: skip
+    """Nothing is written if any file is broken. overlay: a folder, or "auto" for that of the installed engine.
 
     OSError: the destination can't be written; whatever else is wrong is a ValueError or a RuntimeError.
     """
     if engine not in ("vllm", "sglang"):
         raise ValueError(f"engine: expected vllm or sglang, found {engine!r}")
-    target, notes = _folder("destination", destination), list[str]()
+    target, notes, kept = _folder("destination", destination), Notes(), {"the loader's own files": configs}
+    check(target, (), kept)
     device = None if device_name is None else device_part(device_name)
-    own = {} if overlay is None else _overlaid(engine, _folder("overlay", overlay), target, notes)
-    files = chains_answers(Chain(configs), engine, triton_version, device, notes)
-    if device_name is not None and not files:
-        notes.append(f"no shipped file serves {device_name} in {engine}")
-    files = own | files
-    written = write(target, engine, with_twins(files), notes) if files else []
-    return written, list(dict.fromkeys(notes))
-
-
-def _overlaid(engine: str, overlay: Path, target: Path, notes: list[str]) -> dict[str, bytes]:
-    try:
-        return engines_own(engine, overlay, target, notes)
-    except OSError as error:  # not to be taken for one of the folder written to
-        found = f"{printable(overlay)}, which can't be read: {error.strerror}"
-        raise ValueError(f"overlay: expected the configs folder of {engine}, found {found}") from error
+    own = dict[str, bytes]()
+    if overlay is not None:
+        beneath = find(engine) if overlay == AUTO else _folder("overlay", overlay)
+        kept |= {f"{NAMES[engine]}'s own files": beneath}
+        try:
+            own = engines_own(engine, beneath, notes)
+        except OSError as error:
+            raise missing(engine, beneath, error) from error
+    served = chains_answers(Chain(configs), engine, triton_version, device, siblings, notes)
+    if device_name is not None and not served:
+        notes.lose(f"no shipped file serves {device_name} in {engine}")
+    served = laid_over(own, served)
+    files = with_twins(own | {name: each.data for name, each in served.items()})
+    check(target, files, kept)
+    written = write(target, engine, files, notes) if files else []
+    ours = {name: each for name, each in served.items() if target / name in written}
+    engines = sum(target / name in written for name in own if name not in served)
+    is_whole = bool(written) and not notes.is_loss
+    return Export(engine, target, written, ours, engines, notes.lines, is_whole)
 
 
 def _folder(what: str, path: object) -> Path:

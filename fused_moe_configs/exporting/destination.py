@@ -11,11 +11,13 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fused_moe_configs.lookup import ConfigError, read_json
+from fused_moe_configs.lookup import ConfigError, printable, read_json
+
+from .notes import Notes
 
 MANIFEST = ".fused_moe_configs.json"
 LOCK = ".fused_moe_configs.lock"
@@ -27,7 +29,26 @@ _Manifest = dict[str, dict[str, str]]
 """Engine → name → the SHA-256 that a file of ours may have; while an export is at work there are several."""
 
 
-def write(destination: Path, engine: str, files: dict[str, bytes], notes: list[str]) -> list[Path]:
+def check(destination: Path, names: Iterable[str], kept: Mapping[str, Path]) -> None:
+    """Refuses what an export must not write into, whichever links lead there, before anything is written.
+
+    names: of the files to come. kept: what each folder is that stays as it is. ValueError: it is one of them, lies in
+    it, or is the root of the file system.
+    """
+    folders = {os.path.realpath(destination / name.rpartition("/")[0]) for name in ("", *names)}
+    faults = [f"{what}, {path}" for what, path in kept.items() if _is_within(folders, os.path.realpath(path))]
+    if os.path.dirname(real := os.path.realpath(destination)) == real:  # noqa: PTH120 (as realpath)
+        faults.insert(0, "the root of the file system")
+    if faults:
+        wish = f"destination: expected a folder of the export's own, found {printable(destination)}"
+        raise ValueError(f"{wish}, which writes into {faults[0]}. Fix: name another one, such as ./moe-configs")
+
+
+def _is_within(folders: Iterable[str], kept: str) -> bool:
+    return any(Path(folder).is_relative_to(kept) for folder in folders)
+
+
+def write(destination: Path, engine: str, files: dict[str, bytes], notes: Notes) -> list[Path]:
     """Replaces and removes only what the manifest says an export wrote, and only while it is unchanged.
 
     OSError: it can't be written. RuntimeError: it can't be locked. ConfigError: the manifest is broken.
@@ -43,7 +64,8 @@ def write(destination: Path, engine: str, files: dict[str, bytes], notes: list[s
         for name, hashes in ours.items():
             path = destination / name
             if os.path.lexists(path) and _sha256(path) not in hashes:
-                notes.append(f"{path}: left alone: another hand wrote or changed it")
+                note = notes.lose if name in wanted else notes.say
+                note(f"{path}: left alone: another hand wrote or changed it")
                 wanted.pop(name, None)
             elif name in files:
                 _replace(path, files[name])

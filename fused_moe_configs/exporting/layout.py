@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from fused_moe_configs.lookup import (
@@ -13,23 +13,34 @@ from fused_moe_configs.lookup import (
     VERSION_FOLDER,
     Chain,
     ConfigEntry,
-    ConfigError,
     device_in,
-    read_json,
+    packed_size,
     release,
     renamed,
     version_folders,
 )
+
+from .notes import Notes
 
 Tiers = dict[Path, str]
 DEAD_PARTS = {"vllm": ("dtype=int8_w8a8", "per_channel_quant=True", "_down.json"), "sglang": ("dtype=fp8_w8a16",)}
 """Parts of a name that the engine never asks for."""
 
 
+@dataclass(frozen=True)
+class Served:
+    """What an engine gets under one name. source: the shipped file that it is of. device: whose name it has there."""
+
+    data: bytes
+    source: Path
+    device: str
+    is_siblings: bool
+
+
 def chains_answers(
-    chain: Chain, engine: str, triton_version: str | None, device: str | None, notes: list[str]
-) -> dict[str, bytes]:
-    """Name → bytes of the files that serve the engine. device: only those under this name. What is left out is noted.
+    chain: Chain, engine: str, triton_version: str | None, device: str | None, siblings: bool, notes: Notes
+) -> dict[str, Served]:
+    """Name → the file that serves the engine. device: only those under this name. What is left out is noted.
 
     ConfigError: a file is broken. ValueError: no version.
     """
@@ -39,46 +50,43 @@ def chains_answers(
         names = {path.name for tier in tiers for path in tier.glob("[!.]*.json")}
         for name in sorted(names):
             spelled = _spelled(engine, name, notes)
-            for alias in chain.devices(device_in(name)) if spelled else ():
-                asked = _driver_name(engine, alias)
+            for reader in _readers(chain, device_in(name), device, siblings) if spelled else ():
+                asked = _driver_name(engine, reader)
                 if only not in (None, asked):
                     continue
-                for device_name in (asked, alias):  # the folded name may be unknown to the registry
-                    lookup, entries = chain.look_up(renamed(name, device_name), tiers)
+                for device_name in (asked, reader):  # the folded name may be unknown to the registry
+                    lookup, entries = chain.look_up(renamed(name, device_name), tiers, siblings=siblings)
                     if entries:
                         break
-                if entries and str(lookup.winner).endswith("_down.json") == name.endswith("_down.json"):
-                    files[folder + renamed(spelled, asked)] = _content(engine, name, entries, notes)
+                if entries and lookup.winner and lookup.winner.stem.endswith("_down") == name.endswith("_down.json"):
+                    data = _content(engine, name, entries, notes)
+                    of_its_own = {*chain.devices(asked), *chain.devices(reader)}
+                    is_siblings = device_in(lookup.winner.name) not in of_its_own
+                    files[folder + renamed(spelled, asked)] = Served(data, lookup.winner, asked, is_siblings)
                 else:
-                    notes.append(f"{name}: left out: no up file wins beside it")
-    return files
+                    notes.say(f"{name}: left out: no up file wins beside it")
+    own = {_file_name(path) for path, served in files.items() if not served.is_siblings}
+    return {path: served for path, served in files.items() if not served.is_siblings or _file_name(path) not in own}
 
 
-def engines_own(engine: str, overlay: Path, target: Path, notes: list[str]) -> dict[str, bytes]:
-    """The engine's own files as they are, but for `triton_version`, over which SGLang stumbles.
+def laid_over(own: dict[str, bytes], files: dict[str, Served]) -> dict[str, Served]:
+    """Those that go over the engine's own files: all but a sibling's where the engine has one of the device itself."""
+    names = {_file_name(path) for path in own}
+    return {path: served for path, served in files.items() if not served.is_siblings or _file_name(path) not in names}
 
-    ValueError: overlay holds none, or is the folder written to.
-    """
-    folders = {"": overlay}
-    if engine == "sglang":
-        parent = overlay / "configs" if (overlay / "configs").is_dir() else overlay
-        folders = {_below(version): path for version, path in version_folders(parent).items()}
-    files = {}
-    for folder, source in folders.items():
-        if os.path.realpath(source) == os.path.realpath(target / folder):
-            raise ValueError(f"overlay: expected another folder than the one written to, found {source}")
-        for path in sorted(source.glob("[!.]*.json")):
-            try:
-                text, pairs = read_json(path)
-                if any(key == "triton_version" for key, _ in pairs):
-                    kept = {key: value for key, value in json.loads(text).items() if key != "triton_version"}
-                    text = f"{json.dumps(kept, indent=4)}\n"
-                files[folder + path.name] = text.encode()
-            except (ConfigError, RecursionError) as error:
-                notes.append(f"{path}: left out: {getattr(error, 'reason', 'nested too deeply')}")
-    if not files:
-        raise ValueError(f"overlay: expected the configs folder of {engine}, found no tuned file in {overlay}")
-    return files
+
+def _readers(chain: Chain, own: str, asked: str | None, siblings: bool) -> list[str]:
+    """The devices that read a file of this one. asked: one that the registry may not name."""
+    readers = [*chain.devices(own)]
+    if siblings:
+        readers += [name for device in chain.carried_to(own) for name in chain.devices(device)]
+    if asked is not None and own in (*chain.devices(asked), *(chain.siblings(asked) if siblings else ())):
+        readers.append(asked)
+    return [*dict.fromkeys(readers)]
+
+
+def _file_name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def with_twins(files: dict[str, bytes]) -> dict[str, bytes]:
@@ -94,20 +102,21 @@ def with_twins(files: dict[str, bytes]) -> dict[str, bytes]:
     return twins | files
 
 
-def _folders(chain: Chain, engine: str, triton_version: str | None, notes: list[str]) -> dict[str, Tiers]:
+def _folders(chain: Chain, engine: str, triton_version: str | None, notes: Notes) -> dict[str, Tiers]:
     """Folder below the destination → the tiers whose answers it holds."""
     if triton_version is not None:
         folder = _below(release(triton_version)) if engine == "sglang" else ""
         return {folder: chain.tiers(triton_version)}
     versions = version_folders(chain.configs)
     if engine == "vllm":
-        notes += [f"{path}: left out: vLLM's folder is flat. Fix: pass a Triton version" for path in versions.values()]
+        wish = "left out: vLLM's folder is flat. Fix: pass a Triton version"
+        notes.say(*(f"{path}: {wish}" for path in versions.values()))
         return {"": chain.tiers(None)}
     default, legacy = ({folder: tier} for folder, tier in chain.tiers(None).items())
     folders: dict[tuple[int, ...], Tiers] = {v: {folder: "a version folder"} for v, folder in versions.items()}
     tiers = {release(REFERENCE_TRITON): default, (0, 0, 0): legacy}
     for version in tiers.keys() & versions.keys():
-        notes.append(f"{versions[version]}: left out: another tier is exported as this version. Fix: move its files")
+        notes.say(f"{versions[version]}: left out: another tier is exported as this version. Fix: move its files")
     folders |= tiers
     return {_below(version): tiers for version, tiers in folders.items()}
 
@@ -122,7 +131,7 @@ def _driver_name(engine: str, device: str) -> str:
     return "NVIDIA_H200" if engine == "vllm" and "H200" in device.split("_") else device
 
 
-def _spelled(engine: str, name: str, notes: list[str]) -> str:
+def _spelled(engine: str, name: str, notes: Notes) -> str:
     """The engine's own spelling of a name; empty, with a note, where the engine never asks for it."""
     faults = [f"{engine} never asks for {part}" for part in DEAD_PARTS[engine] if part in name]
     if not (match := re.match(r"E=[1-9]\d*,N=([1-9]\d*),device_name=[^,=]", name, re.ASCII)):
@@ -131,14 +140,14 @@ def _spelled(engine: str, name: str, notes: list[str]) -> str:
         name, N = re.sub(r"\[(\d+),(\d+)\]", r"[\1, \2]", name), match[1]
         if "dtype=int4_w4a16" in name:  # SGLang takes the packed weight's size, two values a byte
             faults += [f"SGLang's names hold half of int4's N, found the odd {N}"] if int(N) % 2 else []
-            name = name.replace(f"N={N}", f"N={int(N) // 2}", 1)
-    notes += [f"{name}: left out: {fault}" for fault in faults[:1]]
+            name = name.replace(f"N={N}", f"N={packed_size(int(N), 'int4_w4a16')}", 1)
+    notes.say(*(f"{name}: left out: {fault}" for fault in faults[:1]))
     return "" if faults else name
 
 
-def _content(engine: str, name: str, entries: Mapping[int, ConfigEntry], notes: list[str]) -> bytes:
+def _content(engine: str, name: str, entries: Mapping[int, ConfigEntry], notes: Notes) -> bytes:
     rows = {size: dict(entry) for size, entry in entries.items()}
     if engine == "vllm" and any("USE_TMA" in row for row in rows.values()):
-        notes.append(f"{name}: its USE_TMA left out: vllm's kernel does not take it")
+        notes.say(f"{name}: its USE_TMA left out: vllm's kernel does not take it")
         rows = {size: {key: value for key, value in row.items() if key != "USE_TMA"} for size, row in rows.items()}
     return f"{json.dumps(rows, indent=4)}\n".encode()

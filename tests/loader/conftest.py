@@ -15,6 +15,7 @@ ENTRY = {
     "BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3,
 }  # fmt: skip
 H100 = "NVIDIA_H100_80GB_HBM3"
+ENGINES = Path(__file__).parents[2] / "configs" / "registry" / "engines.json"
 DEVICES = [
     {"name": "NVIDIA_H200", "aliases": ["NVIDIA_H200_NVL", "NVIDIA_H200_X"]},
     {"name": H100, "aliases": ["NVIDIA_H100_OEM"]},
@@ -42,6 +43,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The shipped folder, with a registry; no user's folder."""
     store = Store(tmp_path / "tuned ünd dateien")
     store.write("devices.json", {"schema_version": 1, "devices": DEVICES}, "registry")
+    store.write("engines.json", ENGINES.read_bytes(), "registry")
     monkeypatch.setattr(api, "CONFIGS", store.root)
     monkeypatch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)
     monkeypatch.delenv("SGLANG_MOE_CONFIG_DIR", raising=False)
@@ -58,3 +60,10 @@ def user(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Store
     monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", str(folder))
     fused_moe_configs.cache_clear()
     return Store(folder)
+
+
+@pytest.fixture
+def siblings(store: Store) -> None:
+    """Devices A, also called A_OEM, and B, also called B_OEM. B's files carry over to A, not A's to B."""
+    devices = [{"name": "A", "aliases": ["A_OEM"], "siblings": ["B"]}, {"name": "B", "aliases": ["B_OEM"]}]
+    store.write("devices.json", {"schema_version": 1, "devices": devices}, "registry")

@@ -1,4 +1,4 @@
-"""The published command: where, explain, export, doctor; exit 0 good, 1 negative verdict, 2 bad use."""
+"""The published command's edge: exit 0 good, 1 negative verdict, 2 bad use; outputs that end early; Ctrl-C."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def test_impossible_use_exits_2_and_says_why(store, arguments, capsys, tmp_path,
     monkeypatch.chdir(tmp_path)
     store.add(NAME)
     assert main(arguments) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert line.count("Fix: ") == 1
 
 
 def test_a_place_that_can_not_be_written_is_named_without_a_number(store, capsys):
@@ -90,56 +92,53 @@ def test_export_writes_and_says_what_it_left_out(store, tmp_path, capsys):
     store.add(NAME.replace(".json", ",dtype=int8_w8a8.json"))
     assert main(["export", str(tmp_path / "zu vllm"), "--engine", "vllm", "--triton-version", "3.8.0"]) == 0
     output = capsys.readouterr()
-    assert "1 file written to " in output.out
     assert "left out: vllm never asks for dtype=int8_w8a8" in output.err
+    assert output.out.splitlines() == [
+        f"1 file written to {tmp_path / 'zu vllm'}",
+        "D",
+        "    E=8 N=1 bf16",
+        "Where vLLM starts, set:",
+        f"export VLLM_TUNED_CONFIG_FOLDER='{tmp_path / 'zu vllm'}'",
+    ]
     assert (tmp_path / "zu vllm" / NAME).is_file()
 
 
-def test_doctor_is_good_on_a_machine_with_nothing(store, capsys, monkeypatch):
-    monkeypatch.setattr("fused_moe_configs.machine.version_of", lambda package: None)
-    assert main(["doctor"]) == 0
-    output = capsys.readouterr().out
-    for package in ("triton", "torch", "vllm", "sglang"):
-        assert f"{package}: not installed" in output
-    assert "GPU: none" in output
-    assert "VLLM_TUNED_CONFIG_FOLDER: not set" in output
-    assert "SGLANG_MOE_CONFIG_DIR: not set" in output
-
-
-def test_doctor_says_what_the_variables_point_at(store, user, capsys, monkeypatch):
-    user.add(NAME)
-    monkeypatch.setenv("SGLANG_MOE_CONFIG_DIR", str(user.root / "nothing"))
-    assert main(["doctor"]) == 0
-    output = capsys.readouterr().out
-    assert f"VLLM_TUNED_CONFIG_FOLDER: {user.root}: 1 files *.json" in output
-    assert f"SGLANG_MOE_CONFIG_DIR: {user.root / 'nothing'}: cannot be read: No such file or directory" in output
-
-
-def test_doctor_counts_tuned_files_and_not_their_records(store, capsys):
-    for tier in ("", "legacy_configs", "triton_3_8_0", "records", "records/legacy_configs"):
-        store.add(NAME, 1, tier)
-    assert main(["doctor"]) == 0
-    assert ", 3 tuned files in " in capsys.readouterr().out
-
-
-def test_doctor_without_a_gpu_needs_a_device_name_for_a_workload(store, capsys):
-    assert main(["doctor", "--model-like", "8", "1"]) == 2
+def test_an_export_that_lacks_what_was_asked_for_is_a_negative_verdict(store, tmp_path, capsys):
+    store.add(NAME)
+    (tmp_path / NAME).write_text("mine")
+    store.add(NAME.replace("N=1", "N=2"))
+    assert main(["export", str(tmp_path), "--engine", "vllm"]) == 1
     output = capsys.readouterr()
-    assert "--device-name" in output.err
-    assert output.err.count("\n") == 1
+    assert f"{tmp_path / NAME}: left alone" in output.err
+    assert "1 file written to " in output.out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [(["--dtype", "zzz"], "dtype"), (["--triton-version", "zzz"], "triton_version"),
-     (["--device-name", "../x"], "device_name"), (["--device-name", ""], "device_name"),
-     (["--block-shape", "-1,1"], "block_shape")],
-)  # fmt: skip
-def test_doctor_refuses_what_explain_refuses(store, arguments, named, capsys):
-    assert main(["doctor", "=".join(arguments)]) == 2
-    output = capsys.readouterr()
-    assert output.err.startswith(f"error: {named}: expected")
-    assert (output.err.count("\n"), output.out) == (1, "")
+@pytest.mark.usefixtures("siblings")
+def test_explain_and_export_take_siblings(store, tmp_path, capsys):
+    path = store.add(NAME.replace("=D", "=B"))
+    asked = ["explain", "8", "1", "--device-name", "A", "--triton-version", "3.8.0"]
+    assert main(asked) == 1
+    assert f"A sibling has {path}: siblings=True (--siblings) reads it." in capsys.readouterr().out
+    assert main([*asked, "--siblings"]) == 0
+    assert "Served by the default tier (Triton 3.8.0) as B, a sibling." in capsys.readouterr().out
+    assert main(["export", str(tmp_path / "d"), "--engine", "vllm", "--device-name", "A"]) == 1
+    assert main(["export", str(tmp_path / "d"), "--engine", "vllm", "--device-name", "A", "--siblings"]) == 0
+    assert (tmp_path / "d" / NAME.replace("=D", "=A")).is_file()
+
+
+@pytest.mark.parametrize("options", [["--overlay", "auto"], ["--overlay", "/none"]])
+def test_an_overlay_that_is_not_there_exits_2(store, tmp_path, capsys, monkeypatch, options):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    store.add(NAME)
+    assert main(["export", str(tmp_path / "d"), "--engine", "sglang", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: overlay: expected ")
+
+
+def test_an_export_into_the_store_exits_2(store, capsys):
+    store.add(NAME)
+    assert main(["export", str(store.root), "--engine", "vllm"]) == 2
+    assert capsys.readouterr().err.startswith("error: destination: expected a folder of the export's own")
 
 
 def test_a_block_shape_says_how_it_is_written(store, capsys):
@@ -151,14 +150,6 @@ def test_a_device_that_no_file_serves_is_a_negative_verdict(store, tmp_path, cap
     store.add(NAME)
     assert main(["export", str(tmp_path / "d"), "--engine", "vllm", "--device-name", "nosuch"]) == 1
     assert "no shipped file serves nosuch" in capsys.readouterr().err
-
-
-def test_doctor_says_which_file_a_workload_gets_and_whether_vllm_reads_it(store, capsys):
-    path = store.add(NAME.replace(".json", ",dtype=fp8_w8a8.json"))
-    assert main(["doctor", "--model-like", *WORKLOAD, "--dtype", "fp8_w8a8"]) == 0
-    output = capsys.readouterr().out
-    assert f"found  {path}" in output
-    assert "per-tensor or per-channel fp8: not read unless the Triton backend is chosen" in output
 
 
 @pytest.mark.parametrize("layout", ["checkout", "wheel"])
@@ -178,6 +169,7 @@ def test_the_package_finds_its_folder_in_a_checkout_and_in_a_wheel(tmp_path, lay
 # Outputs that end early, are full or closed
 
 FULL = "error: the output: expected to write there, found: No space left on device. Fix: name another place\n"
+CLOSED = FULL.replace("No space left on device", "it is closed")
 NOTHING = ["explain", *WORKLOAD]
 BAD_USE = ["explain", "8"]
 BAD_VALUE = ["explain", "8", "0"]
@@ -204,10 +196,16 @@ def test_a_full_output_is_one_line_and_2(arguments):
     assert (done.returncode, done.stderr) == (2, FULL)
 
 
-@pytest.mark.parametrize(("arguments", "code"), [(["where"], 0), (["doctor"], 0), (NOTHING, 1), (["--version"], 0)])
-def test_a_closed_output_is_no_traceback_and_the_verdict_stays(arguments, code):
+@pytest.mark.parametrize("arguments", [["where"], ["doctor"], NOTHING, ["--help"], ["--version"]])
+def test_a_closed_output_loses_the_answer_and_is_2(arguments):
     done = shell(arguments, ">&-")
-    assert (done.returncode, done.stderr) == (code, "")
+    assert (done.returncode, done.stderr) == (2, CLOSED)
+
+
+def test_an_export_whose_output_is_closed_is_written_all_the_same(tmp_path):
+    done = shell(["export", str(tmp_path / "d"), "--engine", "vllm"], ">&-")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, CLOSED.strip())
+    assert [*(tmp_path / "d").glob("E=*.json")]
 
 
 @pytest.mark.parametrize("arguments", [["where"], ["doctor"], NOTHING, ["--help"], ["--version"]])
@@ -230,23 +228,23 @@ def test_an_export_whose_notes_nobody_reads_is_done(tmp_path, redirection):
     overlay = tmp_path / "overlay"
     overlay.mkdir()
     (overlay / NAME).write_text("{}")
-    (overlay / "broken.json").write_text("{")  # what the notes say
+    (overlay / "other.json").write_text("{")  # what the notes say
     done = shell(["export", str(tmp_path / "d"), "--engine", "vllm", "--overlay", str(overlay)], redirection)
     assert done.returncode == 0
     assert f"written to {tmp_path / 'd'}" in done.stdout
     assert (tmp_path / "d" / NAME).is_file()
 
 
-def test_neither_output_leaves_the_verdict_alone():
-    assert shell(NOTHING, ">/dev/full 2>/dev/full").returncode == 2
-    assert shell(NOTHING, ">&- 2>&-").returncode == 1
+@pytest.mark.parametrize("redirection", [">/dev/full 2>/dev/full", ">&- 2>&-"])
+def test_neither_output_is_2(redirection):
+    assert shell(NOTHING, redirection).returncode == 2
 
 
 def test_ctrl_c_is_no_traceback(store, capsys, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fused_moe_configs.cli.where", interrupted)
+    monkeypatch.setattr("fused_moe_configs.commands.where.where", interrupted)
     assert main(["where"]) == 130
     assert capsys.readouterr() == ("", "")
 
@@ -357,7 +355,9 @@ def test_a_store_that_can_not_be_listed_is_not_the_place_written_to(store, tmp_p
     store.add(NAME)
     monkeypatch.setattr(Path, "iterdir", iterdir)
     assert main(["export", str(tmp_path / "d"), "--engine", "sglang"]) == 1
-    assert capsys.readouterr().err == f"error: {store.root}: cannot be listed: Permission denied\n"
+    assert (
+        capsys.readouterr().err == f"error: {store.root}: cannot be listed: Permission denied. Fix: make it readable\n"
+    )
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
@@ -366,7 +366,8 @@ def test_an_overlay_that_can_not_be_read_is_not_the_place_written_to(store, tmp_
     overlay = tmp_path / ("x" * 300)
     assert main(["export", str(tmp_path / "d"), "--engine", engine, "--overlay", str(overlay)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: overlay: expected the configs folder of {engine}, found {overlay}, which can't be")
+    name = {"vllm": "vLLM", "sglang": "SGLang"}[engine]
+    assert line.startswith(f"error: overlay: expected the configs folder of {name}, found {overlay}, which can't be")
 
 
 def test_a_users_folder_that_can_not_be_asked_is_not_a_place_written_to(store, tmp_path, capsys, monkeypatch):

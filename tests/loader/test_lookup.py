@@ -229,6 +229,113 @@ def test_the_canonical_name_comes_before_the_other_aliases(store):
     assert mark(device_name="NVIDIA_H200_X") == 1
 
 
+@pytest.mark.parametrize("registry", [True, False])
+def test_an_h200_by_any_name_is_one_as_for_vllm(store, registry):
+    """vLLM takes each name with the part H200 for it; a slice of one has other limits and is none."""
+    if not registry:
+        (store.root / "registry/devices.json").unlink()
+    store.add(NAME.replace(H100, "NVIDIA_H200"), 2)
+    assert mark(device_name="NVIDIA H200 SXM 141GB") == 2
+    for other in ("NVIDIA H200 MIG 1g.18gb", "NVIDIA GH200 480GB", "NVIDIA_H2000"):
+        assert mark(device_name=other) is None
+
+
+# ---------------------------------------------------------------
+# Siblings
+
+
+def of(device):
+    return f"E=8,N=1,device_name={device}.json"
+
+
+@pytest.mark.parametrize("device", ["A", "A_OEM"])
+def test_a_siblings_file_serves_only_where_it_is_asked_for(store, siblings, device):
+    store.add(of("B"), 2)
+    assert mark(device_name=device) is None
+    assert mark(device_name=device, siblings=True) == 2
+    assert get_config(3, 8, 1, device_name=device, triton_version="3.8.0", siblings=True)["num_warps"] == 2
+    assert get_config(3, 8, 1, device_name=device, triton_version="3.8.0") is None
+
+
+def test_a_sibling_comes_after_every_tier_and_every_name_of_the_device(store, user, siblings):
+    order = [("B_OEM", ""), ("B", "legacy_configs"), ("B", ""), ("A_OEM", "legacy_configs"), ("A", "legacy_configs")]
+    for number, (device, tier) in enumerate(order, 1):
+        store.add(of(device), number, tier)
+        cache_clear()
+        assert mark(device_name="A", siblings=True) == number
+    user.add(of("B"), 9)
+    cache_clear()
+    assert mark(device_name="A", siblings=True) == len(order)
+
+
+def test_siblings_hold_one_way(store, siblings):
+    store.add(of("A"), 1)
+    assert mark(device_name="B", siblings=True) is None
+
+
+def test_a_sibling_of_a_sibling_is_none(store):
+    devices = [{"name": "A", "siblings": ["B"]}, {"name": "B", "siblings": ["C"]}]
+    store.write("devices.json", {"devices": devices}, "registry")
+    store.add(of("C"), 1)
+    assert mark(device_name="A", siblings=True) is None
+
+
+def test_a_sibling_may_be_a_name_that_the_registry_has_no_entry_for(store):
+    store.write("devices.json", {"devices": [{"name": "A", "siblings": ["X"]}]}, "registry")
+    store.add(of("X"), 1)
+    assert mark(device_name="A", siblings=True) == 1
+
+
+def test_a_siblings_down_and_per_channel_files_are_looked_for_as_the_devices_own(store, siblings):
+    store.add(of("B"), 1)
+    store.add(of("B").replace(".json", "_down.json"), 2)
+    assert mark(device_name="A", siblings=True, down=True) == 2
+    assert mark(device_name="A", siblings=True, per_channel_quant=True) == 1
+
+
+def test_a_siblings_broken_file_is_not_passed_by(store, siblings):
+    path = store.write(of("B"), b"{")
+    assert mark(device_name="A") is None
+    with pytest.raises(ConfigError) as raised:
+        mark(device_name="A", siblings=True)
+    assert raised.value.path == str(path)
+
+
+def test_explain_names_a_siblings_file_that_exists_whether_or_not_it_is_asked_for(store, siblings):
+    question = {"device_name": "A", "triton_version": "3.8.0"}
+    assert "ibling" not in explain(8, 1, **question).reason
+    path = store.add(of("B"), 1)
+    lookup = explain(8, 1, **question)
+    assert lookup.winner is None
+    assert path not in dict(lookup.tried)
+    assert lookup.reason.endswith(f" A sibling has {path}: siblings=True (--siblings) reads it.")
+    lookup = explain(8, 1, **question, siblings=True)
+    assert (lookup.winner, lookup.reason) == (path, "Served by the default tier (Triton 3.8.0) as B, a sibling.")
+    assert lookup.tried[-1] == (path, "found")
+    store.add(of("A"), 2, "legacy_configs")
+    for siblings_or_not in (False, True):
+        reason = explain(8, 1, **question, siblings=siblings_or_not).reason
+        assert reason == f"Served by the legacy tier. A sibling has {path} too."
+
+
+def test_explain_of_a_file_that_serves_says_that_the_registry_of_siblings_is_broken(store):
+    store.add(NAME)
+    path = store.write("devices.json", b"{", "registry")
+    assert mark() == 1
+    lookup = explain(8, 1, **MACHINE)
+    assert lookup.winner == store.root / NAME
+    assert (
+        f"Served by the default tier (Triton 3.8.0). Whether a sibling has one too can't be said: {path}: line 1"
+        in lookup.reason
+    )
+
+
+def test_nothing_found_is_logged_with_the_siblings_file(store, siblings, caplog):
+    path = store.add(of("B"), 1)
+    assert mark(device_name="A") is None
+    assert f"A sibling has {path}" in caplog.text
+
+
 def test_a_device_whose_name_is_part_of_the_rest_of_the_file_name(store):
     store.write("devices.json", {"devices": [{"name": "8", "aliases": ["N"]}]}, "registry")
     store.add("E=8,N=1,device_name=8.json", 5)
@@ -412,7 +519,7 @@ def read():
         (b'{"1": {"a": ' + b'{"a": ' * 100_000, 1, 1, "nested too deeply"),
         (b'{"1":' + b"9" * 5000 + b"}", 1, 6, "too many digits"),
         (b"[]", 1, 1, "expected a JSON object, found []"),
-        (b"null", 1, 1, "found None"),
+        (b"null", 1, 1, "found null"),
     ],
 )  # fmt: skip
 def test_what_is_no_json_object_is_refused_at_its_place(store, data, line, column, reason):
@@ -449,14 +556,16 @@ KEY_WISH = "expected a batch size (a positive decimal integer) as key, found"
         *(
             (f'{{"16": {GOOD[:-1]}, "x": {value}}}}}', f"16 / x: {KEPT_WISH}, found {found}")
             for value, found in (
-                ("NaN", "nan"), ("-Infinity", "-inf"), ("1.0", "1.0"), ("null", "None"), ("[1]", "[1]"),
+                ("NaN", "nan"), ("-Infinity", "-inf"), ("1.0", "1.0"), ("null", "null"), ("[1]", "[1]"),
                 ("{}", "an object"),
             )
         ),
         *(
-            (json.dumps({"1": ENTRY, "64": ENTRY | {key: value}}), f"64 / {key}: {SIZE_WISH} {value!r}")
+            (json.dumps({"1": ENTRY, "64": ENTRY | {key: value}}), f"64 / {key}: {SIZE_WISH} {found}")
             for key in ENTRY
-            for value in (0, -1, True, "4", 2**31, 4.0, None)
+            for value, found in (
+                (0, "0"), (-1, "-1"), (True, "true"), ("4", "'4'"), (2**31, "2147483648"), (4.0, "4.0"), (None, "null"),
+            )
         ),
         (f'{{"1": {GOOD[:-1]}000000000000}}}}', f"1 / num_stages: {SIZE_WISH} 3000000000000"),
         (f'{{"1": {GOOD}, "2": {{"num_warps": 4, "num_stages": 3}}}}',
@@ -467,8 +576,8 @@ def test_what_no_entry_can_hold_is_refused_by_its_key(store, data, reason):
     path = store.write(D_NAME, data.encode())
     with pytest.raises(ConfigError) as raised:
         read()
-    assert raised.value.reason == reason
-    assert str(raised.value) == f"{path}: {reason}"
+    assert raised.value.reason == f"{reason}. Fix: correct the file, or remove it"
+    assert str(raised.value) == f"{path}: {raised.value.reason}"
     assert (raised.value.line, raised.value.column) == (None, None)
 
 
@@ -565,6 +674,10 @@ BROKEN_REGISTRIES = [
     {"devices": [{"aliases": []}]},
     {"devices": [{"name": "../x"}]},
     {"devices": [{"name": "D", "aliases": 3}]},
+    {"devices": [{"name": "D", "aliases": "NVIDIA"}]},
+    {"devices": [{"name": "D", "siblings": "NVIDIA"}]},
+    {"devices": [{"name": "D", "siblings": [3]}]},
+    {"devices": [{"name": "D", "siblings": ["../x"]}]},
 ]
 
 

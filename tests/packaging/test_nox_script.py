@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ import tomllib
 from tools.checkout import CHECKOUT
 
 WANTED = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]["nox"][0]
-PROGRAMS = ("sh", "bash", "cat", "cp", "dirname", "env", "id", "mkdir", "rm", "sed", "touch")
+PROGRAMS = ("sh", "bash", "cat", "cp", "dirname", "env", "id", "mkdir", "readlink", "rm", "sed", "sleep", "touch")
 
 # Stands in for Python and, copied into .venv, for the Python there. A file beside it gives it a trait.
 PYTHON = """#!/bin/sh
@@ -26,7 +28,8 @@ case "$*" in
     *"(3, 11)"*) ! [ -e "$0.old" ] ;;
     *python_version*) echo 3.9.2 ;;
     *ensurepip,*) ! [ -e "$0.bare" ] ;;
-    "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && ! [ -e "$0.killed" ] ;;
+    "-m venv "*) ! [ -e "$0.slow" ] || { trap 'echo Traceback >&2; exit 1' INT; touch BEGUN; sleep 30; }
+        mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && ! [ -e "$0.killed" ] ;;
     *"install "*) ! [ -e OFFLINE ] ;;
 esac
 """
@@ -43,12 +46,17 @@ class Machine:
 
     def program(self, name: str, text: str) -> Path:
         path = self.programs / name
-        path.write_text(text.replace("LOG", f'"{self.log}"').replace("OFFLINE", f'"{self.offline}"'), "utf-8")
+        path.write_text(
+            text.replace("BEGUN", f'"{self.log}.begun"')
+            .replace("LOG", f'"{self.log}"')
+            .replace("OFFLINE", f'"{self.offline}"'),
+            "utf-8",
+        )
         path.chmod(0o755)
         return path
 
     def python(self, name: str = "python3", *traits: str) -> Path:
-        """A Python on PATH. traits: old (3.9), bare (no venv), killed (in making one)."""
+        """A Python on PATH. traits: old (3.9), bare (no venv), killed (in making one), slow (at that)."""
         path = self.program(name, PYTHON)
         for trait in traits:
             path.with_name(f"{name}.{trait}").touch()
@@ -102,6 +110,43 @@ def test_the_first_call_makes_the_environment_and_the_second_only_hands_on(machi
     second = machine.nox("-l", cwd=machine.programs)
     assert (second.returncode, second.stderr) == (0, "")
     assert machine.calls == [f"{machine.handed_on} -l"]
+
+
+@pytest.mark.parametrize("target", ["{checkout}/nox", "../{name}/nox", "other link"])
+def test_through_a_link_it_is_the_same_checkout(machine: Machine, tmp_path: Path, target: str) -> None:
+    machine.python()
+    links = tmp_path / "my programs"
+    links.mkdir()
+    (links / "other link").symlink_to(machine.checkout / "nox")
+    (links / "nox").symlink_to(target.format(checkout=machine.checkout, name=machine.checkout.name))
+    environment = {"PATH": str(machine.programs), "HOME": str(tmp_path)}
+    done = subprocess.run([links / "nox", "-l"], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "nox: making .venv with python3\n")
+    assert machine.calls[-1] == f"{machine.handed_on} -l"
+
+
+def test_ctrl_c_while_the_environment_is_made_is_one_line_and_the_next_call_makes_it(machine: Machine) -> None:
+    slow = machine.python("python3", "slow").with_name("python3.slow")
+    begun = machine.log.with_name(f"{machine.log.name}.begun")
+    environment = {"PATH": str(machine.programs), "HOME": str(machine.checkout)}
+    with subprocess.Popen(
+        [machine.checkout / "nox"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as child:
+        deadline = time.monotonic() + 30
+        while not begun.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(child.pid, signal.SIGINT)  # as a terminal does: all that run in it
+        _, told = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert told == "nox: making .venv with python3\nnox: interrupted; the next call goes on from here\n"
+    slow.unlink()
+    assert machine.nox().returncode == 0
+    assert machine.calls[-1].startswith(machine.handed_on)
 
 
 def test_every_argument_stays_one(machine: Machine) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 import tomllib
 
-from tools.checkout import CHECKOUT
+from fused_moe_configs.cli import main
+from fused_moe_configs.exporting.overlay import PACKAGED
+from tools.checkout import CHECKOUT, CONFIGS
+from tools.release.data import write_data
 
 README = (CHECKOUT / "README.md").read_text("utf-8")
 REPOSITORY = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]
@@ -52,6 +59,56 @@ def test_python_example_prints_what_it_says() -> None:
 def test_every_session_that_the_readme_names_exists(session: str) -> None:
     noxfile = (CHECKOUT / "noxfile.py").read_text("utf-8")
     assert re.search(rf'^def {session}\(session|name="{session}"', noxfile, re.MULTILINE)
+
+
+EXPORTS = sorted({*re.findall(r"fused-moe-configs (export \S[^\n\";&]*)", README)})
+
+
+@pytest.mark.parametrize("command", EXPORTS)
+def test_every_export_that_the_readme_shows_works(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As typed, but for the folder. The engine that `auto` finds is of the test's own making."""
+    own = tmp_path / "sglang" / PACKAGED["sglang"][0] / "triton_3_6_0"
+    own.mkdir(parents=True)
+    (own / "E=8,N=1,device_name=D.json").write_text("{}", "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name, _, *options = shlex.split(command)
+    assert main([name, str(tmp_path / "moe-configs"), *options]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("export ")
+
+
+def test_exports_are_shown_for_both_engines() -> None:
+    assert {tuple(shlex.split(command)[2:]) for command in EXPORTS} == {
+        ("--engine", "vllm"),
+        ("--engine", "sglang", "--overlay", "auto"),
+    }
+
+
+def test_without_python_the_commands_lead_to_the_files(tmp_path: Path) -> None:
+    """As typed, on a release of the test's own making, with a curl that takes it from a folder."""
+    (block,) = (block for block in blocks("sh") if "curl" in block)
+    version = re.findall(r"^VERSION=(\S+)$", block, re.MULTILINE)[0]
+    dist, released, bin_ = (tmp_path / folder for folder in ("dist", "released", "bin"))
+    dist.mkdir()
+    with zipfile.ZipFile(dist / f"fused_moe_configs-{version}-py3-none-any.whl", "w") as wheel:
+        for path in (*CONFIGS.glob("E=*.json"), CONFIGS / "registry" / "devices.json"):
+            wheel.write(path, f"fused_moe_configs/configs/{path.relative_to(CONFIGS)}")
+        wheel.writestr("fused_moe_configs/configs/index.json", "{}")
+    write_data(dist, released)
+    bin_.mkdir()
+    (bin_ / "curl").write_text(f'#!/bin/sh\ncp "{released}/$(basename "$2")" .\necho "$2" >> "{tmp_path}/asked"\n')
+    (bin_ / "curl").chmod(0o755)
+    environment = {"PATH": f"{bin_}:{os.environ['PATH']}"}
+    here = tmp_path / "here"
+    here.mkdir()
+    shell = ["bash", "-euc", f'{block}printf %s "$VLLM_TUNED_CONFIG_FOLDER"']
+    done = subprocess.run(shell, cwd=here, env=environment, capture_output=True, text=True, check=True)
+    assert f"fused_moe_configs-{version}-vllm.tar.gz: OK" in done.stdout
+    assert done.stdout.endswith(f"{here}/moe-configs")
+    assert {path.name for path in CONFIGS.glob("E=*.json")} <= {path.name for path in (here / "moe-configs").iterdir()}
+    asked = (tmp_path / "asked").read_text("utf-8").split()
+    assert {line.rpartition("/")[0] for line in asked} == {f"{REPOSITORY}/releases/download/v{version}"}
 
 
 LINKS = dict(re.findall(r"^\[(.+)\]: (\S+)$", README, re.MULTILINE))

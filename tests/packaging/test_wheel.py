@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from fused_moe_configs import index
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.store.files import discover
-from tools.store.tiers import Found, Role, version_of_folder
+from tools.store.tiers import REGISTRIES, Found, Role, version_of_folder
 from tools.store.workload import Layout, parse_file_name
 
 LOAD_EVERYTHING = """
@@ -31,6 +32,11 @@ for wanted in json.load(sys.stdin):
 """
 
 
+def build(source: Path, folder: Path, *kinds: str) -> None:
+    command = [sys.executable, "-m", "build", *kinds, "--no-isolation", "--outdir", str(folder), str(source)]
+    subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built here, or the one in $FUSED_MOE_CONFIGS_DIST: a release tests the file that it publishes."""
@@ -38,8 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (given,) = Path(dist).glob("*.whl")
         return given
     folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(CHECKOUT)]
-    subprocess.run(command, check=True, capture_output=True)
+    build(CHECKOUT, folder, "--wheel")
     (built,) = folder.glob("*.whl")
     return built
 
@@ -110,9 +115,53 @@ def test_a_file_that_no_name_leads_to_is_noticed(python: Path, site: Path, name:
 def test_wheel_holds_the_data_and_leaves_the_evidence_at_home(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     inside = {name.removeprefix("fused_moe_configs/configs/") for name in names if "/configs/" in name}
-    expected = {found.relative.as_posix() for found in shipped_files()} | {"registry/devices.json"}
+    registries = {f"registry/{name}" for name in REGISTRIES}
+    expected = {found.relative.as_posix() for found in shipped_files()} | registries | {"index.json"}
     assert inside == expected
     assert {"fused_moe_configs/py.typed", "fused_moe_configs/__init__.pyi"} <= set(names)
+
+
+def test_the_wheels_index_says_what_the_records_say(wheel: Path) -> None:
+    written = zipfile.ZipFile(wheel).read("fused_moe_configs/configs/index.json")
+    assert written == index.to_bytes(index.build(CONFIGS))
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpacked."""
+    folder = tmp_path_factory.mktemp("sdist")
+    build(CHECKOUT, folder, "--sdist")
+    (archive,) = folder.glob("*.tar.gz")
+    shutil.unpack_archive(archive, folder, filter="data")
+    (unpacked,) = (path for path in folder.iterdir() if path.is_dir())
+    return unpacked
+
+
+def test_the_sdist_holds_the_index_instead_of_the_records(sdist: Path) -> None:
+    assert (sdist / "configs" / "index.json").read_bytes() == index.to_bytes(index.build(CONFIGS))
+    assert not (sdist / "configs" / "records").exists()
+    assert not (CONFIGS / "index.json").exists()
+
+
+def test_a_wheel_of_the_sdist_has_the_same_index(sdist: Path, tmp_path: Path) -> None:
+    build(sdist, tmp_path, "--wheel")
+    (built,) = tmp_path.glob("*.whl")
+    written = zipfile.ZipFile(built).read("fused_moe_configs/configs/index.json")
+    assert written == (sdist / "configs" / "index.json").read_bytes()
+
+
+def test_a_folder_with_neither_records_nor_an_index_is_not_built(sdist: Path, tmp_path: Path) -> None:
+    shutil.copytree(sdist, tmp_path / "half")
+    (tmp_path / "half" / "configs" / "index.json").unlink()
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        build(tmp_path / "half", tmp_path, "--wheel")
+    assert "expected records, as a checkout has them, or index.json" in raised.value.stdout
+
+
+def test_the_installed_command_lists_with_the_standard_library_alone(python: Path) -> None:
+    result = run(python, "-m", "fused_moe_configs", "list", "--format", "json")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout) == index.to_json(index.build(CONFIGS))
 
 
 def test_wheel_needs_nothing(wheel: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tools.checkout import CHECKOUT
-from tools.cli import check_file, command, hand_on, path_argument, read_text, run
+from tools.cli import block_shape_argument, check_file, command, hand_on, path_argument, read_text, run
 from tools.errors import UserError, reason_of
 
 COMMANDS = [f"tools.{path.parent.name}" for path in sorted((CHECKOUT / "tools").glob("*/__main__.py"))]
@@ -200,6 +200,19 @@ def test_an_empty_path_is_refused() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="expected a path"):
         path_argument("")
     assert path_argument("a b") == Path("a b")
+
+
+@pytest.mark.parametrize("text", ["128,64", "128, 64", "[128,64]", "[128, 64]"])
+def test_a_block_shape_is_two_numbers(text: str) -> None:
+    assert block_shape_argument(text) == (128, 64)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "128", "0,128", "128,0", "-1,128", "128x128", "[128,128", "128,128]", "١,٢", "1,2,3"]
+)
+def test_anything_else_is_no_block_shape(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="expected two numbers above 0 as in 128,128, found"):
+        block_shape_argument(text)
 
 
 def test_an_errors_own_words_have_no_number_and_no_path() -> None:

@@ -101,12 +101,14 @@ class World:
         (here / "event.json").write_text(json.dumps(payload), "utf-8")
         given = {
             "FAKE_ARTIFACTS": here / "artifacts",
+            "FAKE_ATTESTED": here / "attested",
             "FAKE_GH_LOG": here / "gh.log",
             "FAKE_INDEX": here / "index",
             "FAKE_LANDSCAPES": self.folder / "landscapes",
             "FAKE_PYTHON": sys.executable,
             "FAKE_REMOTE": self.remote,
             "FAKE_RUNNER": "",
+            "FAKE_TUNE_LOG": here / "tune.log",
             "GITHUB_API_URL": self.api_url,
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_PAGER": "cat",

@@ -27,7 +27,8 @@ GRANTS = {
     "tune": {
         "plan": {**READ, "pull-requests": "read"},
         "tune": NOTHING,
-        "report": {**READ, "pull-requests": "write"},
+        "report": READ,
+        "comment": {**READ, "pull-requests": "write"},
     },
     "measure": {"measure": NOTHING},
     "tune-on-request": {"tune": NOTHING, "prepare": READ, "propose": READ},
@@ -35,8 +36,10 @@ GRANTS = {
     "nightly": {
         "sample": READ,
         "measure": NOTHING,
-        "drift": {**READ, "issues": "write"},
+        "drift": READ,
+        "drift-issue": {**READ, "issues": "write"},
         "canary": NOTHING,
+        "canary-report": READ,
         "canary-issue": {**READ, "issues": "write"},
     },
     "release": {
@@ -45,6 +48,7 @@ GRANTS = {
         "test": READ,
         "wheel": READ,
         "publish": {"id-token": "write"},
+        "attest": {"id-token": "write", "attestations": "write"},
         "announce": {"contents": "write"},
     },
 }
@@ -74,17 +78,27 @@ SHOWN = {
 DIGEST = r"\$\(find (?P<path>[\w.]+) -type f -exec sha256sum {} \+ \| sort \| sha256sum\)"
 TAKE_DIGEST = rf'echo "(?P<name>\w+)={DIGEST}" >> "\$GITHUB_OUTPUT"'
 CHECK_DIGEST = rf'test "{DIGEST}" = "\$SHA256"'
+WRITE = r"python3 -m tools\.github (comment|issue|push|pull) [^;|&`<>]+"
+RELEASE = r'gh release create "v\$VERSION" dist/\* data/\* [^;|&`<>]+'
 COMMANDS = [
     r"nox -s (?P<session>[a-z-]+)( --(force-)?python \"\$PYTHON\")?( -- [^;|&`<>]+?)?"
     r"( > [\w/]+\.md| >> \"\$GITHUB_STEP_SUMMARY\")?",
-    r"python3 -m tools\.github (push|pull) [^;|&`<>]+",
+    WRITE,
     TAKE_DIGEST,
     CHECK_DIGEST,
     r'git fetch --no-tags origin "\+refs/pull/\$NUMBER/head:refs/pull/\$NUMBER/head"',
     r'git checkout --quiet --detach "\$GITHUB_SHA\^1"',
     r"python -m pip download --no-deps --only-binary=:all: --dest wheels/(?P<engine>\w+) (?P=engine)",
-    r'gh release create "v\$VERSION" dist/\* [^;|&`<>]+',
+    RELEASE,
 ]
+BESIDE_A_TOKEN = {
+    "actions/checkout",
+    "actions/download-artifact",
+    "actions/create-github-app-token",
+    "actions/attest-build-provenance",
+    "pypa/gh-action-pypi-publish",
+}
+"""Actions where something is written or published: with a command of WRITE, RELEASE and CHECK_DIGEST, all there is."""
 PIN = re.compile(r"^\s*(?:- )?uses: (?P<action>[\w./-]+)@(?P<commit>[0-9a-f]{40}) # v\d+\.\d+\.\d+$")
 GRANT = re.compile(r"^\s+(?:permission-)?[a-z-]+: (?:read|write)(?P<reason> # \S.*)?$")
 
@@ -254,14 +268,20 @@ def publishes_what_others_built(workflow: Workflow) -> Iterator[str]:
             yield f"{name}: publishes what {job['needs']} left"
 
 
-def installs_nothing_beside_a_key(workflow: Workflow) -> Iterator[str]:
-    """Nor where it can publish or write to the repository: what a package index serves today runs in other jobs."""
+def installs_nothing_where_it_can_write(workflow: Workflow) -> Iterator[str]:
+    """What a package index serves today runs in other jobs: beside a token that writes, or the app's key, none of it.
+
+    So what such a job may run at all is a short list.
+    """
     for name, job in workflow.jobs.items():
-        grants = job.get("permissions") or {}
-        if environment(job) == "bot" or "id-token" in grants or grants.get("contents") == "write":
-            for step in steps(job):
-                if re.search(r"actions/setup|\b(nox|pip|npm|uv)\b", f"{step.get('uses')} {step.get('run')}"):
-                    yield f"{name}: installs in «{step.get('name')}»"
+        if environment(job) != "bot" and "write" not in (job.get("permissions") or {}).values():
+            continue
+        for step in steps(job):
+            allowed = step.get("uses", "").partition("@")[0] in BESIDE_A_TOKEN
+            if "run" in step:
+                allowed = any(re.fullmatch(what, step["run"].strip()) for what in (WRITE, RELEASE, CHECK_DIGEST))
+            if not allowed:
+                yield f"{name}: may install something in «{step.get('name')}»"
 
 
 def runs_on_main_alone(workflow: Workflow) -> Iterator[str]:
@@ -305,6 +325,6 @@ RULES: list[Rule] = [
     keeps_gpus_behind_group_and_environment,
     gives_secrets_and_tokens_to_single_steps,
     publishes_what_others_built,
-    installs_nothing_beside_a_key,
+    installs_nothing_where_it_can_write,
     runs_on_main_alone,
 ]

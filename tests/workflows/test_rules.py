@@ -97,12 +97,36 @@ BROKEN: list[tuple[Rule, str, str, str]] = [
     ),
     (rules.hands_on_a_digest_of_each_artifact, "release", "dist=$(find dist ", "dist=$(find other "),
     (rules.hands_on_a_digest_of_each_artifact, "tune", "plan_sha256: ${{ steps.digest.outputs.plan }}", "other: ''"),
-    (rules.installs_nothing_beside_a_key, "verify", "run: python3 -m tools.github pull", "run: nox -s github -- pull"),
     (
-        rules.installs_nothing_beside_a_key,
+        rules.installs_nothing_where_it_can_write,
+        "verify",
+        "run: python3 -m tools.github pull",
+        "run: nox -s github -- pull",
+    ),
+    (
+        rules.installs_nothing_where_it_can_write,
         "tune-on-request",
         "      - name: Take the commit and its description\n",
         "      - uses: ./.github/actions/setup\n      - name: Take the commit and its description\n",
+    ),
+    (
+        rules.installs_nothing_where_it_can_write,
+        "tune",
+        "run: python3 -m tools.github comment",
+        "run: nox -s github -- comment",
+    ),
+    (
+        rules.installs_nothing_where_it_can_write,
+        "nightly",
+        "      issues: write # open or update the one issue\n    steps:\n",
+        "      issues: write # open or update the one issue\n    steps:\n"
+        "      - uses: actions/setup-python@a309ff8b426b58ec0e2a45f0f869d46889d02405 # v6.2.0\n",
+    ),
+    (
+        rules.installs_nothing_where_it_can_write,
+        "nightly",
+        "      contents: read # check main out\n    outputs:\n      drift_id",
+        "      contents: read # check main out\n      issues: write # no\n    outputs:\n      drift_id",
     ),
     (rules.runs_on_main_alone, "tune-on-request", "    if: github.ref == 'refs/heads/main'\n", ""),
     (rules.runs_on_main_alone, "measure", "    if: github.ref == 'refs/heads/main' # the caller's\n", ""),
@@ -188,7 +212,13 @@ def test_whoever_reviews_a_deployment_sees_what_waits() -> None:
         assert wanted in name
 
 
-@pytest.mark.parametrize(("name", "job"), [("tune", "report"), ("verify", "propose"), ("nightly", "drift")])
+@pytest.mark.parametrize(
+    ("name", "job"),
+    [
+        *(("tune", "report"), ("tune", "comment"), ("verify", "confirm"), ("verify", "propose")),
+        *(("nightly", "drift"), ("nightly", "drift-issue")),
+    ],
+)
 def test_what_comes_after_the_gpus_goes_on_without_one_of_them(name: str, job: str) -> None:
     """act goes no further after a job that failed, GitHub does."""
     assert "!cancelled()" in workflow(name).jobs[job]["if"]

@@ -108,14 +108,15 @@ def test_the_suite_runs_beside_an_amd_gpu_that_only_draws_the_screen(noxfile: Mo
     assert session.has_torch
 
 
+@pytest.mark.parametrize("name", ["gpu_environment", "measure"])
 @pytest.mark.parametrize(("arguments", "has_gpu"), [([], False), (["--replay", "file"], True)])
-def test_tuner_and_bench_get_no_pytorch_that_they_can_not_use(
-    noxfile: ModuleType, arguments: list[str], has_gpu: bool
+def test_what_measures_gets_no_pytorch_that_it_can_not_use(
+    noxfile: ModuleType, name: str, arguments: list[str], has_gpu: bool
 ) -> None:
     if has_gpu:
         noxfile.AMD_DRIVER.touch()
-    session = Session("gpu-environment", arguments)
-    noxfile.gpu_environment(session)
+    session = Session(name, arguments)
+    getattr(noxfile, name)(session)
     assert not session.has_torch
 
 
@@ -144,7 +145,8 @@ def test_tuner_and_bench_share_an_environment(noxfile: ModuleType, name: str) ->
     assert session.commands == [("python", "-m", f"tools.{name}")], "with --no-venv: the active environment's"
 
 
-def test_measuring_a_plan_runs_where_pytorch_is(noxfile: ModuleType) -> None:
+def test_measuring_a_plan_runs_where_pytorch_is(noxfile: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: f"/usr/bin/{program}")
     arguments = ["measure", "--plan", "plan.json", "--triton", "3.9.0"]
     asked = Session("pull-request", arguments)
     noxfile.pull_request(asked)

@@ -17,9 +17,10 @@ from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuri
 from tools.measure.layer import LayerShape
 from tools.registry.devices import Device
 from tools.registry.models import load_models
-from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of
-from tools.store.config_file import ConfigFile, load, nearest_batch_size
-from tools.store.files import Content, discover, read_file, record_path
+from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of, why_not_measured
+from tools.store.config_file import MAY_BE_SILENT, ConfigFile, load, nearest_batch_size
+from tools.store.files import TUNED_FILE, Content, discover, read_file, record_path
+from tools.store.other_kernels import other_kernel
 from tools.store.record import RecordError, as_record
 from tools.store.strict_json import parse
 from tools.store.tiers import Role, why_skipped
@@ -105,7 +106,8 @@ def with_distinct_names(rivals: Mapping[str, tuple[Candidate, ...]]) -> tuple[Ca
 def read(path: Path) -> ConfigFile:
     """A tuned file of any layout."""
     found = discover([path], Layout.VLLM)[0]
-    return ConfigFile(found, parse_file_name(path.name, layout_of(path.name)), read_file(path))
+    name = parse_file_name(path.name, layout_of(path.name))
+    return ConfigFile(found, name, read_file(path, TUNED_FILE), MAY_BE_SILENT)
 
 
 def layout_of(name: str) -> Layout:
@@ -174,6 +176,8 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
     for other in tree.others:
         if other.role is Role.SKIPPED:
             say(f"not measured: {shown_path(other.path)}: {'. Fix: '.join(why_skipped(other, request.layout))}")
+        elif other.role is Role.OTHER_KERNEL:
+            say(f"not measured: {shown_path(other.path)}: a file of {other_kernel(other.path.name)}")
         elif other.role is Role.UNREADABLE:
             say(f"not measured: {shown_path(other.path)}: can't be read")
     if not files:
@@ -181,7 +185,7 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
         raise UserError(f"expected at least one tuned file, found {found_instead}.")
     for file in files if request.writes_record else ():
         record = record_path(file.found.root, file.found.relative)
-        content = read_file(record)
+        content = file.record
         if content.data is None:
             raise UserError(f"--write-record: expected a record {shown_path(record)}, found none. Fix: tune the file.")
         try:
@@ -202,8 +206,11 @@ def comparison_of(file: ConfigFile, request: FilesRequest, device: Device) -> Fi
     if quant is None:
         raise UserError(f"{own.name}: expected a dtype that this kernel runs, found {workload.dtype}.")
     batch_sizes = request.batch_sizes or tuple(file.launch_configs)
+    models = load_models()
+    if why := why_not_measured(workload, models):
+        raise UserError(f"{own.name}: {why}.")
     rivals = with_distinct_names({what: _rivals(what, file, batch_sizes, device) for what in request.against})
-    shapes, assumed = shapes_of(file, load_models()), assumed_shape(workload.E)
+    shapes, assumed = shapes_of(file, models), assumed_shape(workload.E)
     notes = [] if shapes else [f"assumed K={assumed.K}, top_k={assumed.top_k}: neither record nor registry gives them"]
     candidates = (replace(own, name=THIS_FILE), *rivals)
     notes += _clamped_notes(candidates, workload, batch_sizes)

@@ -11,7 +11,6 @@ from tools.bench.candidates import HEURISTIC_OF, FileComparison, comparison_of, 
 from tools.bench.files_report import FileResult, FilesReport, Judge, to_json, to_markdown
 from tools.bench.request import FilesRequest, Say
 from tools.bench.session import Gpu, engine_kernel, today
-from tools.cli import is_mains_workflow
 from tools.compile.pool import CompilePool
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
@@ -24,7 +23,7 @@ from tools.measure.seeds import Dealing, Purpose
 from tools.measure.statistics import RowVerdict, score
 from tools.registry.devices import normalise_device_name
 from tools.store.config_file import ConfigFile
-from tools.store.files import lock, read_file, record_path, write_file
+from tools.store.files import RECORD, lock, read_file, record_path, write_file
 from tools.store.record import EngineChecked, VerifiedWith, as_record
 from tools.text import shown_path
 
@@ -146,7 +145,7 @@ def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) ->
 
 def _note_alone(file: ConfigFile, report: FilesReport, result: FileResult) -> Path:
     path = record_path(file.found.root, file.found.relative)
-    before = record = as_record(read_file(path))
+    record = as_record(read_file(path, RECORD))
     if not record.is_measured:
         raise NoEvidenceError(
             f"{shown_path(path)}: expected the record of a measured file, found published figures, which no line is "
@@ -176,5 +175,5 @@ def _note_alone(file: ConfigFile, report: FilesReport, result: FileResult) -> Pa
             raise NoEvidenceError(f"{shown_path(path)}: nothing to compare with: every baseline failed.")
         worst = max(found.worst_ratio for found in scores.values())
         record = record.with_verified_with(VerifiedWith(triton, date, round(100.0 * (worst - 1.0), 2)))
-    write_file(path, record.appended(before, is_mains=is_mains_workflow()).to_bytes())
+    write_file(path, record.to_bytes())
     return path

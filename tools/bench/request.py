@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kernels.problem import Flavour
 from tools.child_process import usable_cores
-from tools.cli import path_argument
+from tools.cli import one_of, path_argument
 from tools.errors import UserError
 from tools.measure.panel import RoutingKind
 from tools.store.workload import Layout
@@ -114,9 +114,7 @@ def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="PATH",
         help="tuned files, or folders of them; _down files are left out: the up file's entries run both projections",
     )
-    parser.add_argument(
-        "--layout", type=Layout, choices=list(Layout), default=Layout.REPO, metavar="{repo,vllm,sglang}"
-    )
+    parser.add_argument("--layout", type=one_of(Layout), default=Layout.REPO, metavar="{repo,vllm,sglang}")
     parser.add_argument(
         "--against", action="append", metavar="heuristic|FILE|GIT-REV", help="may be given several times (heuristic)"
     )

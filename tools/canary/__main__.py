@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tools.checkout import reference_triton
 from tools.cli import command, path_argument, run
 from tools.errors import UserError
 from tools.registry.devices import load_devices
+from tools.scratch import Scratch
 from tools.store.files import discover, write_file
 from tools.store.tiers import Role, version_of_folder
 from tools.store.workload import Layout, parse_file_name
@@ -102,8 +102,8 @@ def _store() -> LoaderFiles:
 
 
 def _check(name: str, package: Package, found: LoaderFiles, timeout_s: float) -> EngineReport:
-    with tempfile.TemporaryDirectory(prefix="canary-") as scratch:
-        return check(ENGINES[name], package, found, Path(scratch), timeout_s)
+    with Scratch("canary-") as scratch:
+        return check(ENGINES[name], package, found, scratch, timeout_s)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fused_moe_configs
+from fused_moe_configs.lookup import packed_size
 from tools.canary import answers
 from tools.canary.answers import LAST_TOKEN, NO_VERSION_FOLDER, Answer, Failure, Question
 from tools.canary.child import stand_ins
@@ -21,7 +22,8 @@ from tools.canary.engines import WANTED, EngineLookup, Package
 from tools.launch.source_cut import Cut, CutError, cut
 from tools.registry.devices import DeviceRegistry
 from tools.store.strict_json import Json
-from tools.store.workload import Layout, Workload, packed_size
+from tools.store.workload import Layout, Workload
+from tools.with_parent import bound
 
 MOST_TOLD = 25
 """Differences of an engine that are handed on: an issue takes 65536 characters."""
@@ -230,9 +232,11 @@ def _setting(engine: EngineLookup, setting: EngineSetting) -> Mapping[str, Any]:
 
 def _question(engine: EngineLookup, question: Question) -> Mapping[str, Any]:
     workload = question.workload
+    w2_N = packed_size(workload.N, workload.dtype)
     return {
         "E": workload.E,
-        "N": packed_size(workload.N, workload.dtype) if engine.layout is Layout.SGLANG else workload.N,
+        "N": w2_N if engine.layout is Layout.SGLANG else workload.N,
+        "w2_N": w2_N,
         "dtype": workload.dtype,
         "block_shape": workload.block_shape,
         "per_channel_quant": workload.per_channel_quant,
@@ -245,7 +249,7 @@ def _run(command: Sequence[str], folder: Path, timeout_s: float) -> None:
     log = folder / "output.txt"
     with log.open("wb") as output:
         child = subprocess.Popen(
-            command,
+            bound(command),
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,

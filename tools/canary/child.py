@@ -1,7 +1,8 @@
 """Runs an engine's cut look-up code, in a process of its own: python -I child.py REQUEST ANSWERS.
 
 The request (JSON): {"engine", "source", "last_token", "settings": [{"folder", "triton_version", "driver_name",
-"questions": [{"E", "N", "dtype", "block_shape", "per_channel_quant"}]}]}, N as the engine's names have it.
+"questions": [{"E", "N", "w2_N", "dtype", "block_shape", "per_channel_quant"}]}]}, N as the engine's names have it,
+w2_N the last size of the down projection's weights.
 The answers (JSON), one list a setting: {"file_name", "rows", "nearest", "down_file_name", "down_rows", "down_nearest"}
 or {"error"}. rows: batch size → entry. nearest: [M, entry] for each M from which on another entry serves; the entry
 is null where the engine would run its heuristic. What begins with `down` is null where the engine knows none.
@@ -52,11 +53,10 @@ Runs = list[list[Any]]
 
 
 def answer(
-    engine: str, code: dict[str, Any], question: dict[str, Any], last_token: int, known: dict[str, tuple[Runs, Runs]]
+    code: dict[str, Any], question: dict[str, Any], last_token: int, known: dict[str, tuple[Runs, Runs]]
 ) -> dict[str, Any]:
     """What the engine finds for one workload, and which entry it takes for each M; `known` by the tables found."""
-    packs = question["dtype"] == "int4_w4a16"  # w2 then holds half of N, which vLLM doubles for the name
-    w2_N = question["N"] // 2 if packs and engine == "vllm" else question["N"]
+    w2_N = question["w2_N"]  # of packed weights half of the model's own, which vLLM doubles for the name
     block_n, block_k = question["block_shape"] or (0, 0)
     get_configs, get_name = (tolerant(code[name]) for name in ("get_moe_configs", "get_config_file_name"))
     choose = tolerant(code["try_get_optimal_moe_config"])
@@ -138,7 +138,7 @@ def _answers(
         return [{"error": f"{type(error).__name__}: {error}"[:300]} for _ in setting["questions"]]
     for question in setting["questions"]:
         try:
-            found.append(answer(engine, namespace, question, request["last_token"], known))
+            found.append(answer(namespace, question, request["last_token"], known))
         except Exception as error:
             found.append({"error": f"{type(error).__name__}: {error}"[:300]})
     return found

@@ -11,19 +11,19 @@ from pathlib import Path
 
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.child_process import usable_cores
-from tools.cli import command, run
+from tools.cli import command, one_of, run, say
 from tools.compile import check
-from tools.compile.plan import concerned
+from tools.compile.plan import concerned, concerns_all
 from tools.compile.pool import DEFAULT_TIMEOUT_S, CompilePool
 from tools.errors import UserError, reason_of
 from tools.findings import FORMATS, Report, ordered
 from tools.git import CommitError, Repository
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
-from tools.store.config_file import ConfigFile, load
+from tools.store.config_file import Tree, load
 from tools.store.files import discover
 from tools.store.workload import Layout
-from tools.text import shown_path
+from tools.text import counted, printable, shown_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,9 +34,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit 0: everything compiles and fits. 1: errors found. 2: bad use, or no Triton here.",
     )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="files or folders; default: configs/")
-    parser.add_argument(
-        "--layout", type=Layout, choices=list(Layout), default=Layout.REPO, metavar="{repo,vllm,sglang}"
-    )
+    parser.add_argument("--layout", type=one_of(Layout), default=Layout.REPO, metavar="{repo,vllm,sglang}")
     parser.add_argument("--jobs", type=int, default=usable_cores(), metavar="N", help="processes; default: cores")
     parser.add_argument(
         "--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S", help="seconds a kernel may take"
@@ -66,29 +64,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError("expected Triton, found none. Fix: run `nox -s compile`, which installs it") from error
     registries = check.Registries(load_devices(), load_models())
     paths = args.paths or [CONFIGS]
-    files = _read(paths, args.layout)
-    if not files:
+    tree = _read(paths, args.layout)
+    files, closed = list(tree.configs), check.closed_folders(tree.others)
+    if not files and not closed:
         below = ", ".join(map(shown_path, paths))
         expected = f"expected tuned files in the {args.layout} layout, found none"
         raise UserError(f"{below}: {expected}. Fix: name a file, a folder that holds some, or another --layout")
     if args.since is not None:
-        files = concerned(files, _changed_since(args.since))
+        changed = _changed_since(args.since)
+        if every := concerns_all(changed):
+            more = f" and {len(every) - 1} more" if len(every) > 1 else ""
+            why = f"{printable(every[0])}{more} changed since {args.since}, on which every file's outcome hangs"
+            say(f"compile: {counted(len(files), 'file')} compiled, which is all: {why}")
+        files = concerned(files, changed)
     own, others = (files, []) if args.every_version else check.split_by_triton(files, triton)
     with CompilePool(args.jobs, timeout_s=args.timeout) as pool, _progress() as on_progress:
         result = check.check(own, registries, pool, on_progress)
-    report = Report(len(files), ordered([*result.report.findings, *check.unchecked(others, triton)]))
+    report = Report(len(files), ordered([*closed, *result.report.findings, *check.unchecked(others, triton)]))
     print(FORMATS[args.format](report))
     if args.format != "json":
         print(_table(result.summary, triton))
     return 1 if report.failed else 0
 
 
-def _read(paths: Sequence[Path], layout: Layout) -> list[ConfigFile]:
+def _read(paths: Sequence[Path], layout: Layout) -> Tree:
     """UserError: a path isn't there, or can't be read."""
     try:
-        return list(load(discover(paths, layout), layout).configs)
+        return load(discover(paths, layout), layout)
     except FileNotFoundError as error:
-        raise UserError(f"no such file or folder: {error}") from error
+        raise UserError(f"no such file or folder: {error}. Fix: correct the path.") from error
     except OSError as error:
         found = reason_of(error)
         raise UserError(f"{error.filename}: expected to read it, found: {found}. Fix: make it readable.") from error

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from tools.checkout import reference_triton
 from tools.compile.outcome import SPILL_LIMIT_BYTES, Outcome, Resources, Status
-from tools.compile.plan import Binary, CompilePlan, FileRow, Note, RejectedRow, make_plan
+from tools.compile.plan import Binary, CompilePlan, FileRow, Note, RejectedRow, Unread, make_plan, unread_of
 from tools.compile.pool import CompilePool
 from tools.findings import Finding, Report, Severity, ordered
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.store.config_file import ConfigFile
 from tools.store.files import version_folder
-from tools.store.tiers import version_of_folder
+from tools.store.tiers import Found, Role, version_of_folder
 from tools.text import shown_path
 
 OnProgress = Callable[[int, int], None]
@@ -54,7 +54,8 @@ def split_by_triton(
 ) -> tuple[list[ConfigFile], list[tuple[ConfigFile, str]]]:
     """The files whose own Triton is `triton_version`, and the others with theirs.
 
-    A file's own Triton is its folder's; the default and legacy tiers and flat layouts run the reference.
+    A file's own Triton is its folder's; the default and legacy tiers and flat layouts run the reference. One that
+    can't be read is among the first, whatever its folder: that is said of it under every Triton.
     """
     wanted = version_folder(triton_version)
     own: list[ConfigFile] = []
@@ -63,7 +64,7 @@ def split_by_triton(
         folder = file.found.folder
         if version_of_folder(folder) is None:
             folder = version_folder(reference_triton())
-        if folder == wanted:
+        if folder == wanted or unread_of(file):
             own.append(file)
         else:
             others.append((file, folder.removeprefix("triton_").replace("_", ".")))
@@ -79,7 +80,7 @@ def check(
     """Compiles every distinct kernel of the files."""
     started = time.monotonic()
     plan = make_plan(files, registries.devices, registries.models)
-    findings = [*map(_note, plan.notes), *_rejections(plan)]
+    findings = [*map(_unreadable, plan.unread), *map(_note, plan.notes), *_rejections(plan)]
     outcomes: Counter[str] = Counter()
     if plan.rejected:
         outcomes[Status.CONSTRAINTS] = len({(r.row.file.found.path, r.message) for r in plan.rejected})
@@ -105,6 +106,20 @@ def unchecked(others: Iterable[tuple[ConfigFile, str]], triton_version: str) -> 
             f"nox -s compile -- --triton {own}",
         )
         for file, own in others
+    ]
+
+
+def _unreadable(unread: Unread) -> Finding:
+    return Finding(shown_path(unread.file.found.path), "unreadable", Severity.ERROR, unread.message, unread.fix)
+
+
+def closed_folders(others: Iterable[Found]) -> list[Finding]:
+    """An error for each folder that can't be listed: its files are not compiled."""
+    message = "not compiled: expected a folder that can be listed, found one that can't be read"
+    return [
+        Finding(shown_path(found.path), "unreadable", Severity.ERROR, message, "make it readable")
+        for found in others
+        if found.role is Role.UNREADABLE
     ]
 
 

@@ -19,6 +19,7 @@ from tools.registry.devices import DeviceRegistry, Target
 from tools.registry.models import ModelRegistry
 from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of
 from tools.store.config_file import ConfigFile
+from tools.store.rows import rows_text
 from tools.store.workload import Workload
 
 COMPILABLE = frozenset(
@@ -35,13 +36,18 @@ CONCERNS_ALL = ("kernels/", "tools/", "configs/registry/", "pyproject.toml")
 """What every file's outcome hangs on: the kernel, the check, the devices' limits, the reference Triton."""
 
 
+def concerns_all(changed: Iterable[str]) -> list[str]:
+    """Those of the changed paths on which every file's outcome hangs. Paths as for `concerned`."""
+    return [name for name in changed if name.startswith(CONCERNS_ALL)]
+
+
 def concerned(files: Iterable[ConfigFile], changed: Iterable[str]) -> list[ConfigFile]:
     """Those of the files that changed; all of them where something changed that each hangs on.
 
     changed: paths relative to the checkout, with slashes.
     """
     names = set(changed)
-    if any(name.startswith(CONCERNS_ALL) for name in names):
+    if concerns_all(names):
         return list(files)
     return [file for file in files if _relative(file.found.path) in names]
 
@@ -71,6 +77,15 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """What of a file can't be read, so that it isn't compiled: a fault of the file, unlike a note."""
+
+    file: ConfigFile
+    message: str
+    fix: str
+
+
+@dataclass(frozen=True)
 class RejectedRow:
     """Rows of a file that a rule forbids before anything is compiled."""
 
@@ -93,6 +108,7 @@ class CompilePlan:
     binaries: tuple[Binary, ...]
     rejected: tuple[RejectedRow, ...]
     notes: tuple[Note, ...]
+    unread: tuple[Unread, ...] = ()
 
 
 def make_plan(files: Iterable[ConfigFile], devices: DeviceRegistry, models: ModelRegistry) -> CompilePlan:
@@ -101,7 +117,9 @@ def make_plan(files: Iterable[ConfigFile], devices: DeviceRegistry, models: Mode
     rows: dict[Hashable, list[FileRow]] = {}
     rejected: list[RejectedRow] = []
     notes: list[Note] = []
+    unread: list[Unread] = []
     for file in files:
+        unread += unread_of(file)
         for item in _items(file, devices, models):
             if isinstance(item, Note):
                 notes.append(item)
@@ -113,7 +131,21 @@ def make_plan(files: Iterable[ConfigFile], devices: DeviceRegistry, models: Mode
                 tasks.setdefault(key, task)
                 rows.setdefault(key, []).append(row)
     binaries = tuple(Binary(task, tuple(rows[key])) for key, task in tasks.items())
-    return CompilePlan(binaries, tuple(rejected), tuple(notes))
+    return CompilePlan(binaries, tuple(rejected), tuple(notes), tuple(unread))
+
+
+def unread_of(file: ConfigFile) -> list[Unread]:
+    """The whole file with its first fault, or the rows that are no launch configs; empty where all can be read."""
+    for fault in file.content.faults:
+        return [Unread(file, f"not compiled: {fault}", fault.fix)]
+    if file.workload is None:
+        first = file.name.faults[0]
+        return [Unread(file, f"not compiled: {first.message}", first.fix)]
+    rows = sorted(set(file.batch_sizes) - set(file.launch_configs))
+    fix = "mend what `nox -s validate` says of it"
+    if rows and file.launch_configs:
+        return [Unread(file, f"{rows_text(rows, file.batch_sizes)}: not compiled: expected launch configs", fix)]
+    return [] if file.launch_configs else [Unread(file, "not compiled: expected launch configs, found none", fix)]
 
 
 _Item = tuple[FileRow, KernelTask] | RejectedRow | Note
@@ -122,8 +154,7 @@ _Item = tuple[FileRow, KernelTask] | RejectedRow | Note
 def _items(file: ConfigFile, devices: DeviceRegistry, models: ModelRegistry) -> Iterator[_Item]:
     workload = file.workload
     if workload is None or not file.launch_configs:
-        yield Note(file, "not compiled: no launch config could be read from it", "see what `validate` says of it")
-        return
+        return  # `unread_of` says why
     target = _target(file, workload, devices)
     quant = quant_mode_of(workload)
     if isinstance(target, Note) or quant is None:

@@ -29,6 +29,7 @@ from tools.compile.machine import DamagedError, MachineFault, fault_of, fault_of
 from tools.compile.outcome import Outcome, Status, read_resources
 from tools.errors import reason_of
 from tools.registry.devices import Target
+from tools.scratch import Scratch
 
 DEFAULT_TIMEOUT_S = 60.0
 MAX_TASKS_PER_WORKER = 250
@@ -61,7 +62,7 @@ class CompilePool:
         self._again: deque[tuple[int, CompileTask]] = deque()
         self._tried_again: set[int] = set()
         try:
-            self._logs = tempfile.TemporaryDirectory(prefix="compile-pool-")
+            self._logs = Scratch("compile-pool-")
         except OSError as error:
             raise MachineFault(reason_of(error)).error() from error
 
@@ -164,7 +165,7 @@ class CompilePool:
 
     def _start(self) -> _Compiler:
         try:
-            worker = _Compiler(Path(self._logs.name) / f"{time.monotonic_ns()}.log")
+            worker = _Compiler(self._logs.path / f"{time.monotonic_ns()}.log")
         except OSError as error:
             fault = MachineFault(f"no process can be started ({reason_of(error)})", is_memory=True)
             raise fault.error() from error

@@ -7,17 +7,19 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
-from tools.cli import path_argument, run
+from tools.cli import one_of, path_argument, run
 from tools.convert import converter
 from tools.errors import reason_of
-from tools.findings import Finding, Report, as_text, emit
+from tools.findings import Finding, Report, Severity, as_text, emit
 from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
+from tools.store import schemas
 from tools.store.files import discover
 from tools.store.tiers import Role
 from tools.store.workload import Layout
-from tools.text import counted, printable
+from tools.text import counted, printable, shown_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,13 +27,12 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.convert",
         description="Takes over tuned files: names, keys and bytes as in this store, a record with source: published.",
-        epilog="Exit 0: all taken over. 1: some were not, each with its reason. 2: bad use.",
+        epilog="Exit 0: all taken over; each with its tier. 1: some were not, each with its reason. 2: bad use.",
     )
     parser.add_argument("path", type=path_argument, metavar="PATH", help="a tuned file, or a folder of them")
     parser.add_argument(
         "--layout",
-        type=Layout,
-        choices=[Layout.VLLM, Layout.SGLANG],
+        type=one_of((Layout.VLLM, Layout.SGLANG)),
         required=True,
         metavar="{vllm,sglang}",
         help="vllm: a flat folder; sglang: a tree of triton_X_Y_Z/",
@@ -52,32 +53,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = parser().parse_args(arguments)
     if not args.attribution.strip() or not args.attribution.isprintable():
-        return _refuse(f"--attribution: expected one line of readable text, found {args.attribution!a}")
+        return _refuse(
+            f"--attribution: expected one line of readable text, found {args.attribution!a}. Fix: name who measured"
+        )
+    attribution = {"attribution": args.attribution.strip()}
+    # Alone it lacks the rest of a record; what counts is what is said of the line itself.
+    for fault in (fault for fault in schemas.faults("record", attribution) if fault.where == "attribution"):
+        return _refuse(f"--attribution: {fault.message}. Fix: name who measured, in plain words")
     if os.path.lexists(args.to) and not os.path.isdir(args.to):  # noqa: PTH112 (never raises)
-        return _refuse(f"--to: expected a folder, found a file: {args.to}")
+        return _refuse(f"--to: expected a folder, found a file: {args.to}. Fix: name a folder; it is made if missing")
     source = converter.Attribution(args.layout, args.attribution.strip(), datetime.now(UTC).date())
     try:
         found = discover([args.path], args.layout)
         taken, refused = converter.convert(found, source, load_models())
     except FileNotFoundError as error:
-        return _refuse(f"no such file or folder: {error}")
+        return _refuse(f"no such file or folder: {error}. Fix: correct the path")
     except RegistryError as error:
         return _refuse(str(error))
     except OSError as error:
-        return _refuse(f"{error.filename}: expected to read and write there, found: {reason_of(error)}")
+        return _refuse(f"{error.filename}: expected to read it, found: {reason_of(error)}. Fix: make it readable")
     if not any(file.role in (Role.CONFIG, Role.UNREADABLE) for file in found):
-        _print_findings(0, refused)
-        return _refuse(f"found no tuned file in the {args.layout} layout below {args.path}; is it another --layout?")
+        _print_findings(len(refused), refused)
+        return _refuse(
+            f"{args.path}: expected tuned files in the {args.layout} layout, found none. "
+            "Fix: name a file, a folder that holds some, or another --layout"
+        )
+    if (own := converter.its_own_source(taken, args.to)) is not None:
+        return _refuse(
+            f"--to: expected another folder than the one that is read, found {args.to}, where {own} lies. "
+            "Fix: name a store's configs folder"
+        )
     written, clashes = converter.write(taken, args.to)
-    findings = (*refused, *clashes)
-    _print_findings(written, findings)
-    emit(f"{counted(written, 'file')} taken over into {printable(str(args.to))}, {len(findings)} not")
-    return 1 if findings else 0
+    left = tuple(finding for finding in (*refused, *clashes) if finding.severity is not Severity.INFO)
+    _print_findings(len(written) + len(left), (*refused, *clashes))
+    for file in written:
+        emit(_line(file, args.to))
+    emit(f"{counted(len(written), 'file')} taken over into {printable(str(args.to))}, {len(left)} not")
+    return 1 if left else 0
 
 
-def _print_findings(written: int, findings: tuple[Finding, ...]) -> None:
+def _line(file: converter.Taken, destination: Path) -> str:
+    """Into which tier a file went, and what the loader reads in its place."""
+    tier = "default tier" if len(file.relative.parts) == 1 else f"{file.relative.parent}/"
+    hidden = converter.hidden_by(file, destination)
+    why = "" if hidden is None else f" (hidden: {shown_path(hidden)} is read before it)"
+    return f"{tier}: {printable(file.name)}{why}"
+
+
+def _print_findings(files: int, findings: tuple[Finding, ...]) -> None:
     if findings:
-        print(as_text(Report(written + len(findings), findings)), file=sys.stderr)
+        print(as_text(Report(files, findings)), file=sys.stderr)
 
 
 def _refuse(message: str) -> int:

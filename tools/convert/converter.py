@@ -1,23 +1,27 @@
 """From an engine's folder of tuned files to this store: names, keys, canonical bytes, and a record for each.
 
-No value changes. A file whose name no engine looks up is taken all the same, under the name that its parts give, so
+No value changes. Rows that leave Triton its defaults for num_warps and num_stages get them written, which runs the same
+and is said. A file whose name no engine looks up is taken all the same, under the name that its parts give, so
 that nothing is lost and `validate` can say what is wrong with it. What can't be taken, a name with further parts
 (`backend=`) among it, is a finding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path, PurePosixPath
 
-from tools.checkout import reference_triton
+from tools.checkout import CONFIGS, reference_triton
 from tools.findings import Finding, Severity
 from tools.registry.models import ModelRegistry
 from tools.registry.shapes import registered_shapes
 from tools.store import schemas
+from tools.store.config_file import MAY_BE_SILENT, filled_in, silent_rows
 from tools.store.files import (
+    TUNED_FILE,
     canonical_config,
     lock,
     read_file,
@@ -26,7 +30,9 @@ from tools.store.files import (
     version_folder,
     write_file,
 )
+from tools.store.other_kernels import other_kernel
 from tools.store.record import Record, Source
+from tools.store.rows import rows_text
 from tools.store.strict_json import Json
 from tools.store.tiers import LEGACY, Found, Role, version_of_folder, why_no_version_tier, why_skipped
 from tools.store.workload import Layout, Workload, parse_file_name
@@ -37,12 +43,20 @@ RULE = "convert"
 
 @dataclass(frozen=True)
 class Taken:
-    """A file ready to be written: where below the configs folder, its bytes, its record."""
+    """A file ready to be written: where below the configs folder, its bytes, its record.
+
+    filled_in: what was written into rows that were silent, in words; empty where none was.
+    """
 
     source: Path
     relative: PurePosixPath
     config: bytes
     record: bytes
+    filled_in: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.relative.name
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,10 @@ class Attribution:
 def convert(
     found: Iterable[Found], source: Attribution, models: ModelRegistry
 ) -> tuple[tuple[Taken, ...], tuple[Finding, ...]]:
-    """Every file that can be taken over, and a finding for each that can't. Pure but for reading the files."""
+    """Every file that can be taken over, and a finding for each that can't. Pure but for reading the files.
+
+    An info where a file is another kernel's, and where rows were filled in: nothing of ours was left behind.
+    """
     taken: dict[PurePosixPath, Taken] = {}
     findings: list[Finding] = []
     for file in found:
@@ -65,6 +82,8 @@ def convert(
             findings.append(_refused(file.path, "a folder that can't be read", "make it readable"))
         if file.role is Role.SKIPPED:
             findings.append(_refused(file.path, *why_skipped(file, source.layout), Severity.WARNING))
+        if file.role is Role.OTHER_KERNEL:
+            findings.append(_other_kernels(file.path))
         if file.role is not Role.CONFIG:
             continue
         result = _convert_file(file, source, models)
@@ -75,15 +94,38 @@ def convert(
             findings.append(_refused(file.path, f"stands for the same workload as {other!r}", "keep one of them"))
         else:
             taken[result.relative] = result
+            if result.filled_in:
+                findings.append(_refused(file.path, result.filled_in, "nothing to do: the same runs", Severity.INFO))
     return tuple(taken.values()), tuple(findings)
 
 
-def write(taken: Iterable[Taken], destination: Path) -> tuple[int, tuple[Finding, ...]]:
-    """Writes records and configs below `destination`; returns how many, and a finding for each that could not be.
+def hidden_by(file: Taken, destination: Path) -> Path | None:
+    """The default tier's file that the loader reads in place of an older figure; None where nothing hides it.
+
+    That of the destination; else this checkout's, where the file would come to lie.
+    """
+    if file.relative.parts[0] != LEGACY:
+        return None
+    defaults = (destination / file.name, CONFIGS / file.name)
+    return next((path for path in defaults if os.path.lexists(path)), None)
+
+
+def its_own_source(taken: Iterable[Taken], destination: Path) -> Path | None:
+    """The first source that would be written onto itself, or into the very folder that it came from."""
+    folder = destination.resolve()
+    for file in taken:
+        source = file.source.resolve()
+        if source == folder / file.relative or source.parent == folder:
+            return file.source
+    return None
+
+
+def write(taken: Iterable[Taken], destination: Path) -> tuple[tuple[Taken, ...], tuple[Finding, ...]]:
+    """Writes records and configs below `destination`; returns what lies there now, and a finding for each that doesn't.
 
     Files that are there with other bytes are left alone.
     """
-    written = 0
+    written: list[Taken] = []
     findings: list[Finding] = []
     for file in taken:
         try:
@@ -93,10 +135,10 @@ def write(taken: Iterable[Taken], destination: Path) -> tuple[int, tuple[Finding
             where = shown_path(Path(error.filename or destination))
             clash = _refused(file.source, f"{where} can't be written: {error.strerror}", "make room for it there")
         if clash is None:
-            written += 1
+            written.append(file)
         else:
             findings.append(clash)
-    return written, tuple(findings)
+    return tuple(written), tuple(findings)
 
 
 def _write_one(file: Taken, destination: Path) -> Finding | None:
@@ -126,7 +168,7 @@ def _signs(record: Path, config: bytes) -> bool:
 
 
 def _convert_file(file: Found, source: Attribution, models: ModelRegistry) -> Taken | Finding:
-    content = read_file(file.path)
+    content = read_file(file.path, TUNED_FILE)
     for fault in content.faults:
         return _refused(file.path, str(fault), fault.fix)
     name = parse_file_name(file.path.name, source.layout)
@@ -141,9 +183,11 @@ def _convert_file(file: Found, source: Attribution, models: ModelRegistry) -> Ta
     if not isinstance(content.document, dict):
         return _refused(file.path, "expected an object at the top level", "write {batch size: launch config}")
     version = content.document.get("triton_version")
-    rows = {key: value for key, value in content.document.items() if key != "triton_version"}
+    said = {key: value for key, value in content.document.items() if key != "triton_version"}
+    rows = filled_in(said)
     for schema_fault in schemas.faults("tuned_config", rows):
-        return _refused(file.path, f"{schema_fault.where}: {schema_fault.message}", "see schema/README.md")
+        fix = "write the file as schema/README.md has it"
+        return _refused(file.path, f"{schema_fault.where}: {schema_fault.message}", fix)
     try:
         folder = _folder(file, source.layout, version)
     except ValueError as error:
@@ -151,7 +195,21 @@ def _convert_file(file: Found, source: Attribution, models: ModelRegistry) -> Ta
     data = canonical_config(rows)
     record = _record(workload, data, source, models)
     relative = PurePosixPath(folder, workload.file_name())
-    return Taken(file.path, relative, data, record.to_bytes())
+    return Taken(file.path, relative, data, record.to_bytes(), _what_was_filled_in(said))
+
+
+def _what_was_filled_in(rows: Mapping[str, Json]) -> str:
+    silent = silent_rows(rows)
+    if not silent:
+        return ""
+    keys = [key for key in MAY_BE_SILENT if any(key in names for names in silent.values())]
+    values = " and ".join(f"{key} {MAY_BE_SILENT[key]}" for key in keys)
+    return f"{rows_text(silent, map(int, rows))}: {values} filled in, Triton's own, which ran there unsaid"
+
+
+def _other_kernels(path: Path) -> Finding:
+    message = f"not taken: a file of {other_kernel(path.name)}, not of the fused MoE Triton kernel"
+    return _refused(path, message, "nothing to do: leave it to its kernel", Severity.INFO)
 
 
 def _spelling(name: str) -> str:

@@ -1,7 +1,7 @@
 """A small client of GitHub's REST API, of the standard library only.
 
-No library is installed for it, so none beside nox can read the token that it holds. nox itself, with what nox needs,
-comes from the index and is trusted with it.
+No library is installed for it. Where its token may write, nothing else is installed in the job either, nox neither: it
+runs as plain `python3 -m tools.github` (tests/workflows/rules.py).
 """
 
 from __future__ import annotations

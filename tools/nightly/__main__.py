@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 
 from tools.checkout import CONFIGS, reference_triton
-from tools.cli import command, hand_on, path_argument, run
+from tools.cli import command, hand_on, path_argument, run, say
 from tools.nightly import drift, sample
 from tools.nightly.sample import NightlyError
 from tools.pull_request.documents import read_plan, results_of
@@ -73,16 +73,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    found, folders = sample.measured_files(options.configs)
+    stock = sample.measured_files(options.configs)
+    for file in stock.left_out:
+        say(f"nightly: {file}")
     reference = _release(reference_triton())
     day = options.date or datetime.datetime.now(datetime.timezone.utc).date()
     newest = reference if options.newest is None else _newest(options.newest, day)
-    is_new = sample.is_new(newest, reference, folders)
+    is_new = sample.is_new(newest, reference, stock.folders)
     triton = ".".join(map(str, newest)) if is_new else ""
     if is_new:
         print(f"Triton {triton} is newer than any that a tier was tuned with: every file is measured under it")
     devices = load_devices(options.configs / "registry" / "devices.json")
-    found = sample.measurable(found, devices, with_runner(options.runners, devices))
+    found = sample.measurable(stock.files, devices, with_runner(options.runners, devices))
     chosen = sample.of_night(found, day, len(found) if is_new or options.all else options.count)
     plan = sample.plan(chosen, sample.head_commit(), devices)
     if why := plan.why_too_large:

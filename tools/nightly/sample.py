@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
@@ -20,12 +21,13 @@ from tools.checkout import CHECKOUT
 from tools.errors import UserError
 from tools.git import CommitError, Repository
 from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile
-from tools.pull_request.plan import MOST_SHAPES, planned_shapes
+from tools.pull_request.plan import planned_shapes
 from tools.registry.devices import DeviceRegistry
 from tools.registry.models import ModelRegistry, load_models
+from tools.registry.shapes import MOST_SHAPES, why_not_measured
 from tools.store import config_file, schemas
 from tools.store.config_file import ConfigFile
-from tools.store.files import discover, read_file, record_path
+from tools.store.files import RECORD, discover, read_file, record_path
 from tools.store.record import Record, RecordError, as_record
 from tools.store.tiers import DEFAULT_TIER, REGISTRY, Found, Role, version_of_folder
 from tools.store.workload import Layout, Workload
@@ -94,45 +96,87 @@ class NightlyError(UserError):
     """What was asked can't be done here."""
 
 
-def measured_files(configs: Path) -> tuple[list[PlannedFile], set[tuple[int, int, int]]]:
-    """Files with figures, and the Triton versions that have a folder. NightlyError: a file or record is broken."""
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that no night visits as long as it lies there so. path: the file's or its record's."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"left out: {shown_path(self.path)}: {self.reason}. {_FIX}"
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What a configs folder holds for the nights. folders: the Triton versions that have one."""
+
+    files: tuple[PlannedFile, ...]
+    left_out: tuple[LeftOut, ...]
+    folders: frozenset[tuple[int, int, int]]
+
+
+def measured_files(configs: Path) -> Stock:
+    """Files with figures; one that is broken, or that no plan can hold, costs no other its night.
+
+    NightlyError: the folder can't be read.
+    """
     try:
         found = [file for file in discover([configs], Layout.REPO) if file.role is Role.CONFIG]
     except OSError as error:
         what = error.strerror or "none"
         raise NightlyError(f"{shown_path(configs)}: expected the configs folder, found {what}.") from error
-    folders = {version for file in found if (version := version_of_folder(file.folder)) is not None}
+    folders = frozenset(version for file in found if (version := version_of_folder(file.folder)) is not None)
     models = load_models(configs / REGISTRY / "models.json")
     tree = config_file.load(found, Layout.REPO)
-    return [measured for file in tree.configs if (measured := _measured(file, models)) is not None], folders
+    outcomes = [outcome for file in tree.configs if (outcome := _measured(file, models)) is not None]
+    files = tuple(outcome for outcome in outcomes if isinstance(outcome, PlannedFile))
+    return Stock(files, tuple(outcome for outcome in outcomes if isinstance(outcome, LeftOut)), folders)
 
 
-def _measured(file: ConfigFile, models: ModelRegistry) -> PlannedFile | None:
-    record = _record(file.found)
+def why_unplannable(file: PlannedFile) -> str | None:
+    """What the plan's schema has against it, which would refuse the whole plan and so every file of a night."""
+    alone = Plan(MERGED, "0" * 40, "0" * 40, (Leg(file.id.workload.device_name, (file,)),))
+    faults = schemas.faults("plan", alone.to_json())
+    return f"{faults[0].where.removeprefix('legs / 0 / workloads / 0 / ')}: {faults[0].message}" if faults else None
+
+
+def _measured(file: ConfigFile, models: ModelRegistry) -> PlannedFile | LeftOut | None:
+    """None: it has no figures."""
+    try:
+        record = _record(file.found)
+    except RecordError as error:
+        path = record_path(file.found.root, file.found.relative)
+        return LeftOut(path, f"expected a record, found a broken one ({str(error).partition('. Fix: ')[0]})")
     if record is None or not record.is_measured or not record.rows:
         return None
     if file.content.faults or file.workload is None or not schemas.is_valid("tuned_config", file.document):
-        raise NightlyError(f"{shown_path(file.found.path)}: expected a tuned file, found a broken one. {_FIX}")
-    return planned(file.workload, file.found.folder, file.launch_configs, record, models)
+        return LeftOut(file.found.path, "expected a tuned file, found a broken one")
+    if why := why_not_measured(file.workload, models):
+        return LeftOut(file.found.path, why)
+    found = planned(file.workload, file.found.folder, file.launch_configs, record, models)
+    reason = why_unplannable(found)
+    return found if reason is None else LeftOut(file.found.path, f"no plan can hold it: {reason}")
 
 
 def _record(found: Found) -> Record | None:
-    """None where the file has none."""
+    """None where the file has none. RecordError: it is broken."""
     path = record_path(found.root, found.relative)
-    if not os.path.lexists(path):
-        return None
-    try:
-        return as_record(read_file(path))
-    except RecordError as error:
-        raise NightlyError(f"{shown_path(path)}: expected a record, found a broken one. {_FIX}") from error
+    return as_record(read_file(path, RECORD)) if os.path.lexists(path) else None
 
 
 def records_of(plan: Plan, configs: Path) -> Mapping[FileId, Record]:
-    """The records of the plan's files as the checkout has them now, as far as there are any."""
+    """The records of the plan's files as the checkout has them now, as far as there are any. NightlyError: one is
+    broken, which it wasn't when the plan was made."""
     found = {}
     for file in (file for leg in plan.legs for file in leg.files):
         relative = file.id.relative
-        if (record := _record(Found(configs / relative, configs, relative, Role.CONFIG))) is not None:
+        try:
+            record = _record(Found(configs / relative, configs, relative, Role.CONFIG))
+        except RecordError as error:
+            where = shown_path(record_path(configs, relative))
+            raise NightlyError(f"{where}: expected a record, found a broken one. {_FIX}") from error
+        if record is not None:
             found[file.id] = record
     return found
 

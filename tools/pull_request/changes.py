@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from fused_moe_configs.evidence import evidence_sha256, is_signed
 from kernels.launch_config import LaunchConfig
 from tools.findings import Finding, Severity
 from tools.git import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Entry, is_sha
 from tools.store.config_file import ConfigFile
-from tools.store.files import MAX_LISTS, Content, sha256
-from tools.store.record import Source, evidence_sha256, is_signed
-from tools.store.strict_json import Json, parse
+from tools.store.files import RECORD, TUNED_FILE, Content, content_of, sha256
+from tools.store.record import Source
+from tools.store.strict_json import Json
 from tools.store.tiers import DEFAULT_TIER, LEGACY, RECORDS, REGISTRY, Found, Role, role_in_repo
 from tools.store.workload import Workload, parse_file_name
 from tools.text import counted, shown
@@ -185,9 +186,9 @@ class Version:
     @cached_property
     def file(self) -> ConfigFile:
         """The file, read; without bytes it has no entries."""
-        document, faults = (None, ()) if self.data is None else parse(self.data, most_lists=MAX_LISTS)
+        content = Content(None, None, ()) if self.data is None else content_of(self.data, TUNED_FILE)
         found = Found(Path(self.relative), Path(), self.relative, Role.CONFIG)
-        return ConfigFile(found, parse_file_name(self.relative.name), Content(self.data, document, tuple(faults)))
+        return ConfigFile(found, parse_file_name(self.relative.name), content)
 
     @property
     def exists(self) -> bool:
@@ -208,7 +209,7 @@ class Version:
     @cached_property
     def record(self) -> Mapping[str, Json]:
         """The record's fields; empty where there is none that can be read."""
-        document = None if self.record_data is None else parse(self.record_data, most_lists=MAX_LISTS)[0]
+        document = None if self.record_data is None else content_of(self.record_data, RECORD).document
         return document if isinstance(document, dict) else {}
 
     @property
@@ -289,8 +290,13 @@ Whatever is not named here does, also a path that nobody has thought of yet: Pyt
 JUDGES = frozenset(
     {
         "configs/registry/devices.json",
+        "configs/registry/models.json",
         "fused_moe_configs/__init__.py",
+        "fused_moe_configs/backends.py",
+        "fused_moe_configs/evidence.py",
         "fused_moe_configs/lookup.py",
+        "fused_moe_configs/registry.py",
+        "fused_moe_configs/serving.py",
         "kernels/__init__.py",
         "kernels/launch_config.py",
         "kernels/problem.py",
@@ -301,7 +307,8 @@ JUDGES = frozenset(
         "tools/measure/statistics.py",
     }
 )
-"""What this gate and the validator read or import from those folders: whose GPU it was and how fast its memory is.
+"""What this gate and the validator read or import from those folders: whose GPU it was, how fast that is, how models
+are split over ranks, and which shapes stand behind a name.
 
 tests/packaging/test_code_owners.py proves the imports whole.
 """

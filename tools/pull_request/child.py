@@ -31,11 +31,12 @@ from tools.measure.statistics import SAME_ENTRY, Duel, RowVerdict, duel
 from tools.pull_request.documents import PlannedFile
 from tools.pull_request.judge import BenchedRow
 from tools.registry.devices import Device, load_devices
-from tools.registry.models import load_models
+from tools.registry.models import Asked, load_models
 from tools.registry.shapes import quant_mode_of, registered_shapes
 from tools.store.record import Environment, ShapeOfModels
 from tools.store.strict_json import Json, parse
 from tools.text import printable
+from tools.with_parent import bound
 
 if TYPE_CHECKING:
     from tools.bench.candidates import FileComparison
@@ -118,7 +119,7 @@ def run_child(module: str, job: Mapping[str, Json], limit_s: float) -> Any:
         question.write(json.dumps(job, allow_nan=False).encode())
         question.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=question, stdout=output, cwd=CHECKOUT, start_new_session=True
+            bound([sys.executable, "-m", module]), stdin=question, stdout=output, cwd=CHECKOUT, start_new_session=True
         )
         try:
             code = process.wait(max(0.0, limit_s))
@@ -257,7 +258,7 @@ def subject_of(file: PlannedFile) -> Subject:
 
     workload, first, models = file.id.workload, file.shapes[0].shape, load_models()
     sizes = (workload.E, workload.N, first.K, first.top_k)
-    source = SizesSource(*sizes, workload.dtype, workload.block_shape, workload.per_channel_quant)
+    source = SizesSource(*sizes, Asked(workload.dtype, workload.block_shape, workload.per_channel_quant))
     subject = make_subject(source, workload.device_name, models, load_devices())
     served = {known.shape: known.models for known in registered_shapes(workload, models)}
     shapes = [planned.shape for planned in file.shapes]

@@ -9,7 +9,7 @@ import enum
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from kernels.launch_config import EntryValue, LaunchConfig
@@ -25,10 +25,10 @@ from tools.pull_request.commit_range import CommitRange
 from tools.pull_request.served import Hiding
 from tools.registry.devices import DeviceRegistry
 from tools.registry.models import ModelRegistry
-from tools.registry.sharding import explain_pair
+from tools.registry.shapes import readers
 from tools.store.strict_json import Json
 from tools.store.tiers import Role, role_in_repo
-from tools.store.workload import parse_file_name
+from tools.store.workload import Workload, parse_file_name
 from tools.text import dumped, shown
 
 MOST_EDITS = 3
@@ -214,19 +214,19 @@ def grouped(files: Iterable[FileChange]) -> tuple[Group, ...]:
 
 
 def coverage(paths: Iterable[PurePosixPath], models: ModelRegistry, devices: DeviceRegistry) -> frozenset[Cell]:
-    """The models with a tuned file on a device, from the files' names. Names of one device count as one."""
-    pairs: dict[tuple[int, int], tuple[str, ...]] = {}
+    """The models that a tuned file serves on a device, from the files' names. Names of one device count as one."""
+    served: dict[Workload, frozenset[str]] = {}
     cells = set()
     for path in paths:
         workload = parse_file_name(path.name).workload
         if workload is None:
             continue
-        pair = workload.E, workload.N
-        if pair not in pairs:
-            pairs[pair] = tuple({found.model_id for found in explain_pair(*pair, models)})
+        on_any_device = replace(workload, device_name="")
+        if on_any_device not in served:
+            served[on_any_device] = frozenset(reader.model.id for reader in readers(workload, models))
         device = devices.get(workload.device_name)
         device_name = workload.device_name if device is None else device.name
-        cells |= {Cell(model_id, device_name) for model_id in pairs[pair]}
+        cells |= {Cell(model_id, device_name) for model_id in served[on_any_device]}
     return frozenset(cells)
 
 

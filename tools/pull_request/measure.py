@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from tools.checkout import reference_triton
@@ -33,6 +32,7 @@ from tools.pull_request.documents import (
 from tools.pull_request.judge import rows_of
 from tools.registry.devices import load_devices
 from tools.registry.shapes import quant_mode_of
+from tools.scratch import Scratch
 from tools.store.files import canonical_entries, record_path, version_folder, write_file
 from tools.store.record import Environment
 from tools.store.tiers import DEFAULT_TIER, LEGACY
@@ -239,8 +239,7 @@ def retune(file: PlannedFile, backend: Backend, limits: TimeLimits, configs: Pat
     NotMeasuredError: it ended without a file.
     """
     found = tuned_id(file.id)
-    with TemporaryDirectory() as scratch:
-        root = Path(scratch)
+    with Scratch("retune-") as root:
         claimed = canonical_entries(file.claimed)
         write_file(root / file.id.relative, claimed)
         limit_s = limits.cut(limits.time_budget_s + TUNE_SPARE_S)

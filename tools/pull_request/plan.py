@@ -6,11 +6,10 @@ request's record names is taken within bounds and marked so.
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from kernels.problem import QuantMode
 from tools.errors import UserError
@@ -39,23 +38,15 @@ from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile,
 from tools.pull_request.served import Shelf
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
-from tools.registry.shapes import assumed_shape, quant_mode_of, registered_shapes
+from tools.registry.shapes import assumed_shape, quant_mode_of, registered_shapes, shapes_fault, why_not_measured
+from tools.scratch import Scratch
 from tools.store import schemas
 from tools.store.workload import Layout, Shape, Workload
 from tools.text import shown, shown_path
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
+from tools.validate.model import Context
 from tools.validate.rules.verified import NAME as VERIFIED_RULE
-
-HIDDEN_SIZES = range(256, 16384 + 1, 64)
-"""The hidden sizes that are measured though no registered model has them; those of the registry lie inside."""
-
-MOST_EXPERTS_PER_TOKEN = 64
-MOST_RANKS = 1024
-"""Over which a plan can say that experts are spread."""
-
-MOST_SHAPES = 16
-"""Shapes of one workload. Of the registry's (E, N) none stands for more than 13."""
 
 MEMORY_SHARE = 0.95
 """Of the registry's nominal size; driver and context take the rest."""
@@ -110,6 +101,8 @@ def legs(files: Iterable[Changed], rules: Rules) -> tuple[Leg, ...]:
         device = _device(file, rules)
         if file.workload is None or device is None or not file.is_there:
             continue
+        if why_not_measured(file.workload, rules.models):  # one that goes
+            continue
         by_device[device.name].append(
             PlannedFile(
                 FileId(file.workload, file.claimed.tier),
@@ -146,6 +139,10 @@ def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
         message = "expected a workload on a device of main's registry, found another name"
         yield refused(path, "device", message, "add the device in a pull request of its own first")
         return
+    if file.claimed.exists and (why := why_not_measured(workload, rules.models)):
+        fix = "leave the file out, or add the model with a gate that has these sizes in a pull request of its own first"
+        yield refused(path, "gate", why, fix)
+        return
     if found := list(_record_faults(file, workload, rules.models)):
         yield from found  # shapes out of bounds say nothing about memory
         return
@@ -164,21 +161,8 @@ def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
 
 
 def _record_faults(file: Changed, workload: Workload, models: ModelRegistry) -> Iterator[Finding]:
-    path = records_path(file.claimed.relative)
-    shapes = _recorded(file.claimed)
-    if len(shapes) > MOST_SHAPES:
-        message = f"shapes: expected at most {MOST_SHAPES}, found {len(shapes)}"
-        yield refused(path, "shape", message, "name those that were measured")
-    known = [served.shape for served in registered_shapes(workload, models)]
-    for shape in shapes[:MOST_SHAPES]:
-        most = min(shape.layer_experts(workload.E), MOST_EXPERTS_PER_TOKEN)
-        is_sound = shape.K in HIDDEN_SIZES and 1 <= shape.ep <= MOST_RANKS and 1 <= shape.top_k <= most
-        if shape not in known and not (is_sound and not shape.fault(workload.E)):
-            message = (
-                f"shapes: expected one of main's registry, or K from {HIDDEN_SIZES[0]} to {HIDDEN_SIZES[-1]} in steps "
-                f"of {HIDDEN_SIZES.step}, ep up to {MOST_RANKS} and top_k up to {most}, found {shape}"
-            )
-            yield refused(path, "shape", message, "correct the record, or add the model to the registry first")
+    if fault := shapes_fault(workload, _recorded(file.claimed), models):
+        yield refused(records_path(file.claimed.relative), "shape", fault.message, fault.fix)
 
 
 def _recorded(version: Version) -> tuple[Shape, ...]:
@@ -240,7 +224,7 @@ def make_plan(request: PlanRequest, repository: Repository, rules: Rules) -> Pla
     contents = _Contents.read(repository, main, merged, neighbourhood(changed, {*main, *merged}))
     today = _today(repository, main, tuned_paths(changed), rules.devices)
     files = [contents.changed(relative, today[relative]) for relative in tuned_paths(changed)]
-    found = prove(contents.merged, rules.devices, rules.exceptions)
+    found = prove(contents.merged, rules)
     if request.number == MERGED:
         # A word that names other evidence came with a merge, or past the gate: it is measured, then signed or removed.
         found = [finding for finding in found if finding.rule != VERIFIED_RULE]
@@ -332,20 +316,21 @@ def _with_hint(found: Sequence[Finding], changed: Sequence[Change]) -> list[Find
 # The validator's rules on files that lie nowhere yet: they are written to a temporary tree and proved there.
 
 
-def prove(files: Mapping[str, bytes], devices: DeviceRegistry, exceptions: Exceptions) -> list[Finding]:
+def prove(files: Mapping[str, bytes], rules: Rules) -> list[Finding]:
     """Every error that the rules find in these files, by paths from the root of the repository.
 
     The paths have passed `path_refusals`: they are names of the grammar below configs/.
     """
-    with tempfile.TemporaryDirectory(prefix="fused-moe-configs-") as folder:
-        root = Path(folder).resolve()
+    with Scratch("fused-moe-configs-") as folder:
+        root = folder.resolve()
         for path, data in files.items():
             target = root / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
         if not files:
             return []
-        report = runner.validate([root / "configs"], Layout.REPO, devices, exceptions)
+        context = Context(Layout.REPO, rules.devices, rules.models)
+        report = runner.validate([root / "configs"], context, rules.exceptions)
         prefix = f"{shown_path(root)}/"
         return [
             replace(finding, path=shown(finding.path.removeprefix(prefix)), message=_short(finding.message, prefix))

@@ -17,9 +17,9 @@ from tools.cli import command, path_argument, say
 from tools.errors import UserError
 from tools.pull_request.documents import MAX_ARTIFACT_FILES
 from tools.registry.devices import load_devices
-from tools.registry.models import load_models
+from tools.registry.models import Asked, load_models
 from tools.store import schemas
-from tools.store.files import read_file, write_file
+from tools.store.files import RECORD, TUNED_FILE, read_file, write_file
 from tools.store.record import RecordError, as_record
 from tools.store.tiers import RECORDS
 from tools.store.workload import Workload
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    source = ModelSource(options.model, Parallel(options.tp, options.ep), options.dtype or None)
+    source = ModelSource(options.model, Parallel(options.tp, options.ep), Asked(options.dtype or None))
     devices = load_devices()
     workload = make_subject(source, options.device, load_models(), devices).workload
     device = devices.get(options.device)
@@ -112,7 +112,7 @@ def _files(folder: Path) -> Iterator[PurePosixPath]:
 
 
 def _read(folder: Path, relative: PurePosixPath, workload: Workload) -> TakenPair:
-    config, content = read_file(folder / relative), read_file(folder / RECORDS / relative)
+    config, content = read_file(folder / relative, TUNED_FILE), read_file(folder / RECORDS / relative, RECORD)
     faults = [*config.faults, *schemas.faults("tuned_config", config.document)]
     if config.data is None or faults:
         raise TakeError(f"{relative}: expected a tuned file, found: {faults[0]}. Fix: tune again.")

@@ -13,13 +13,23 @@ from pathlib import Path
 
 from tools.checkout import CONFIGS
 from tools.cli import command, path_argument, say
-from tools.pull_request.documents import MERGED, DocumentError, MeasuredFile, read_plan, results_of, shortened
+from tools.pull_request.documents import (
+    MERGED,
+    DocumentError,
+    MeasuredFile,
+    PlannedFile,
+    read_plan,
+    results_of,
+    shortened,
+)
 from tools.pull_request.judge import has_lost, why_unverified
 from tools.pull_request.plan import with_runner
 from tools.pull_request.report import check_plan
 from tools.registry.devices import load_devices
+from tools.registry.models import ModelRegistry, load_models
+from tools.registry.shapes import registered_shapes
 from tools.store import schemas
-from tools.store.files import lock, read_file, record_path, write_file
+from tools.store.files import RECORD, TUNED_FILE, lock, read_file, record_path, write_file
 from tools.store.record import Record, RecordError, Verified, as_record
 
 UNSIGNED = "0" * 64
@@ -59,16 +69,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = read_plan(options.plan)
     check_plan(plan, MERGED, options.commit)
     results = results_of(plan, options.results, with_runner(options.runners, load_devices()))
-    for file in (file for result in results.values() for file in result.files):
-        outcome = _write(options.configs, file, line)
-        say(f"verify: {file.id.relative}: {outcome}")
+    models = load_models()
+    for leg in plan.legs:
+        for planned, file in zip(leg.files, results[leg.device_name].files, strict=True):
+            outcome = _write(options.configs, planned, file, models, line)
+            say(f"verify: {file.id.relative}: {outcome}")
     return 0
 
 
-def why_other(record: Record, config: bytes, file: MeasuredFile) -> str | None:
+def why_unknown(planned: PlannedFile, models: ModelRegistry) -> str | None:
+    """The first shape that no registered model has behind the name: measured, but of nothing that is served."""
+    known = [served.shape for served in registered_shapes(planned.id.workload, models)]
+    strange = [shape for shape in planned.shapes if shape.shape not in known]
+    if not strange:
+        return None
+    return f"no registered model has its shape {strange[0].shape}: add the model, then re-run"
+
+
+def why_other(record: Record, config: bytes, planned: PlannedFile, file: MeasuredFile) -> str | None:
     """What shows that file or record aren't the ones that were measured. None: they are."""
     if not record.speaks_of(config):
         return "its record describes other bytes"
+    recorded = {served.shape for served in record.shapes}
+    if recorded and recorded != {shape.shape for shape in planned.shapes}:
+        return "its record speaks of other shapes than were measured"
     claimed = {num_tokens: row.latency_us.median for num_tokens, row in record.rows.items()}
     if any(row.claimed_us != claimed.get(num_tokens) for num_tokens, row in file.rows.items()):
         return "its record claims other times than were checked"
@@ -84,15 +108,15 @@ def _check(line: Verified) -> None:
         raise DocumentError(f"verified: {expected}, found {found}. Fix: correct the options.")
 
 
-def _write(configs: Path, file: MeasuredFile, line: Verified) -> str:
+def _write(configs: Path, planned: PlannedFile, file: MeasuredFile, models: ModelRegistry, line: Verified) -> str:
     """Writes what the measurement comes to into the record, where it changes; says it."""
     with lock(configs):
-        return _write_alone(configs, file, line)
+        return _write_alone(configs, planned, file, models, line)
 
 
-def _write_alone(configs: Path, file: MeasuredFile, line: Verified) -> str:
+def _write_alone(configs: Path, planned: PlannedFile, file: MeasuredFile, models: ModelRegistry, line: Verified) -> str:
     path = record_path(configs, file.id.relative)
-    content, config = read_file(path), read_file(configs / file.id.relative)
+    content, config = read_file(path, RECORD), read_file(configs / file.id.relative, TUNED_FILE)
     reason = why_unverified(file)
     if config.data is None or not isinstance(content.document, dict):
         return f"not verified, {reason or 'the file or its record is not there'}"
@@ -100,16 +124,17 @@ def _write_alone(configs: Path, file: MeasuredFile, line: Verified) -> str:
         record = as_record(content)
     except RecordError:
         return f"not verified, {reason or 'its record is not valid'}"
-    other = why_other(record, config.data, file)
-    if reason is None and other is None:
+    other = why_other(record, config.data, planned, file)
+    why = reason or other or why_unknown(planned, models)
+    if why is None:
         write_file(path, record.with_verified(line).to_bytes())
         return "verified"
     # Unmeasured, main's earlier word stands as long as it names what lies here.
     has_failed = other is None and has_lost(file)
     if record.verified is None or (record.is_verified(config.data) and not has_failed):
-        return f"not verified, {reason or other}"
+        return f"not verified, {why}"
     write_file(path, record.with_verified(None).to_bytes())
-    return f"verified no more, {reason or other}"
+    return f"verified no more, {why}"
 
 
 def _today() -> str:

@@ -37,7 +37,10 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Device:
-    """One piece of hardware. Facts that nobody is sure of are None."""
+    """One piece of hardware. Facts that nobody is sure of are None.
+
+    siblings: names of devices whose files this one may read as a last resort, measured as siblings_source says.
+    """
 
     name: str
     vendor: str
@@ -45,9 +48,13 @@ class Device:
     aliases: tuple[str, ...] = ()
     arch: str | None = None
     smem_bytes_per_block: int | None = None
+    sm_count: int | None = None
     memory_bandwidth_gb_per_s: int | None = None
+    bf16_tflop_per_s: int | None = None
     memory_gib: int | None = None
     notes: str | None = None
+    siblings: tuple[str, ...] = ()
+    siblings_source: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,7 +116,7 @@ def load_devices(path: Path = REGISTRY_FOLDER / "devices.json") -> DeviceRegistr
     """Reads the device registry.
 
     RegistryError: it is missing, broken or unsorted; a name stands twice, ignoring case, or speaks of another device;
-    devices of one architecture differ in shared memory.
+    devices of one architecture differ in shared memory; a sibling is no device, or not of the same build.
     """
     devices = tuple(_device(entry, path) for entry in read_entries(path, "devices"))
     check_order(path, [device.name for device in devices])
@@ -119,6 +126,7 @@ def load_devices(path: Path = REGISTRY_FOLDER / "devices.json") -> DeviceRegistr
     check_unique(path, [by_folded[name.casefold()] for name in names])
     _check_names(path, devices)
     _check_shared_memory(path, devices)
+    _check_siblings(path, devices)
     return DeviceRegistry(devices)
 
 
@@ -126,7 +134,8 @@ _ARCH_PATTERNS = {"nvidia": r"sm_[0-9]{2,3}", "amd": r"gfx[0-9a-f]{3,4}", "intel
 
 
 def _device(entry: Mapping[str, Any], path: Path) -> Device:
-    device = Device(**{**entry, "aliases": tuple(entry["aliases"])})
+    lists = {key: tuple(entry.get(key, ())) for key in ("aliases", "siblings")}
+    device = Device(**{**entry, **lists})
     pattern = _ARCH_PATTERNS[device.vendor]
     if device.arch is not None and not re.fullmatch(pattern, device.arch):
         reason = f"{device.name} / arch: expected {pattern} for {device.vendor}, found {device.arch!r}"
@@ -172,3 +181,28 @@ def _check_shared_memory(path: Path, devices: Sequence[Device]) -> None:
             expected = f"expected {other.smem_bytes_per_block} as of {other.name}, which is {device.arch} too"
             reason = f"{device.name} / smem_bytes_per_block: {expected}, found {device.smem_bytes_per_block}"
             raise RegistryError(reason, "correct one of them", path)
+
+
+def _check_siblings(path: Path, devices: Sequence[Device]) -> None:
+    """Files carry over only where they mean the same: one architecture, one shared memory, as many multiprocessors."""
+    owners = {name: device for device in devices for name in device.names}
+    for device in devices:
+        for name in device.siblings:
+            sibling = owners.get(name)
+            if sibling is None:
+                hint = "".join(f". Did you mean {hit}?" for hit in near(name, owners)[:1])
+                raise _no_sibling(path, device, f"a device of this registry, found {name!r}{hint}", "correct the name")
+            if sibling == device:
+                raise _no_sibling(path, device, f"another device, found its own name {name!r}", "leave it out")
+            if name != sibling.name:
+                raise _no_sibling(path, device, f"{sibling.name!r}, found its alias {name!r}", "write the former")
+            for field in ("arch", "smem_bytes_per_block", "sm_count"):
+                ours, theirs = getattr(device, field), getattr(sibling, field)
+                is_open = None in (ours, theirs)
+                if field != "sm_count" if is_open else ours != theirs:
+                    reason = f"devices of one {field}, found {ours or 'none'} here and {theirs or 'none'} of {name}"
+                    raise _no_sibling(path, device, reason, "leave the sibling out, or correct the figure")
+
+
+def _no_sibling(path: Path, device: Device, expected: str, fix: str) -> RegistryError:
+    return RegistryError(f"{device.name} / siblings: expected {expected}", fix, path)

@@ -17,23 +17,23 @@ from tools.store.strict_json import Json
 from tools.text import printable
 
 REGISTRY_FOLDER = CONFIGS / "registry"
-_NAMES = {"devices": "name", "models": "id"}
+_NAMES = {"devices": "name", "engines": "name", "models": "id"}
 
 
 class RegistryError(UserError):
     """A registry that can't be read, or a name that it doesn't hold. The message is for people.
 
-    `reason` and `fix` are the message's parts, for findings that name the file themselves.
+    `reason`, `fix` and `path` are the message's parts, for findings that name the file themselves.
     """
 
     def __init__(self, reason: str, fix: str = "", path: Path | None = None) -> None:
-        self.reason, self.fix = reason, fix
+        self.reason, self.fix, self.path = reason, fix, path
         where = "" if path is None else f"{path}: "
         super().__init__(f"{where}{reason}. Fix: {fix}." if fix else f"{where}{reason}")
 
 
 def read_entries(path: Path, kind: str) -> list[Mapping[str, Any]]:
-    """The entries of devices.json or models.json, valid by schema/KIND.schema.json. RegistryError: they aren't."""
+    """The entries of a registry, KIND.json, valid by schema/KIND.schema.json. RegistryError: they aren't."""
     content = read_file(path)
     for fault in content.faults:
         raise RegistryError(f"can't be read: {fault}", fault.fix, path)
@@ -46,7 +46,7 @@ def read_entries(path: Path, kind: str) -> list[Mapping[str, Any]]:
 def faults_by_name(kind: str, document: Json) -> Iterator[tuple[str, str]]:
     """(where, what is wrong) for each fault by the schema; an entry goes by its name, where it has one, not its place.
 
-    kind: devices or models.
+    kind: devices, engines or models.
     """
     entries = document.get(kind) if isinstance(document, Mapping) else None
     for fault in schemas.faults(kind, document):

@@ -5,16 +5,38 @@ The one answer to «which shapes does this file serve?», asked by compile, benc
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 from kernels.problem import QuantMode
-from tools.registry.models import ModelRegistry, Quantisation
-from tools.registry.sharding import explain_pair
+from tools.registry.models import SIXTEEN_BIT, Model, ModelRegistry, Quantisation
+from tools.registry.sharding import Engine, Explanation, ShardError, explain_pair, shard
 from tools.store.config_file import ConfigFile
-from tools.store.files import read_file, record_path
 from tools.store.record import RecordError, ShapeOfModels, as_record
 from tools.store.workload import Shape, Workload
 
 ASSUMED_SHAPE = Shape(K=4096, top_k=2)
 """Mixtral 8x7B's."""
+
+HIDDEN_SIZES = range(256, 16384 + 1, 64)
+"""The hidden sizes that are measured though no registered model has them; those of the registry lie inside."""
+
+MOST_EXPERTS_PER_TOKEN = 64
+
+MOST_RANKS = 1024
+"""Over which experts are spread."""
+
+MOST_SHAPES = 32
+"""Shapes of one workload. Of the registry's (E, N) none stands for more than 20."""
+
+
+@dataclass(frozen=True)
+class ShapeFault:
+    """What is wrong with the shapes that a record says it measured, and how to end it."""
+
+    message: str
+    fix: str
 
 
 def shapes_of(file: ConfigFile, models: ModelRegistry) -> tuple[Shape, ...]:
@@ -27,24 +49,132 @@ def shapes_of(file: ConfigFile, models: ModelRegistry) -> tuple[Shape, ...]:
 
 
 def registered_shapes(workload: Workload, models: ModelRegistry) -> tuple[ShapeOfModels, ...]:
-    """Each shape behind the name, with the models that have it; that of the model on the fewest ranks first.
-
-    A model counts at the parallel sizes that give it this E and N, where its checkpoint can run in the name's dtype.
-    """
+    """Each shape behind the name, with the models that have it; that of the model on the fewest ranks first."""
     by_shape: dict[Shape, list[str]] = {}
-    for found in explain_pair(workload.E, workload.N, models):
-        model = models.find(found.model_id)
-        if may_read(model.quantisation, workload):
-            shape = Shape(model.K, model.top_k + found.fused_shared_experts, found.ep, found.fused_shared_experts)
-            by_shape.setdefault(shape, []).append(str(found))
+    for reader in readers(workload, models):
+        by_shape.setdefault(reader.shape, []).append(str(reader.found))
     return tuple(ShapeOfModels(shape, tuple(names)) for shape, names in by_shape.items())
 
 
-def may_read(stored: Quantisation, workload: Workload) -> bool:
-    """Whether a checkpoint stored so can run in the workload's dtype: quantised while loading, or stored in it."""
-    if stored.dtype in ("bf16", "fp16"):
-        return True
-    return stored.dtype == workload.dtype and (stored.block_shape is None) == (workload.block_shape is None)
+def shapes_fault(workload: Workload, recorded: Sequence[Shape], models: ModelRegistry) -> ShapeFault | None:
+    """Why these shapes can't be the ones behind the name; None: they can.
+
+    A record that chose its own shapes would choose its own floor, and what main measures. So they are the registry's
+    where it knows any for the name, and otherwise within the bounds of what a plan measures.
+    """
+    if len(recorded) > MOST_SHAPES:
+        return ShapeFault(
+            f"shapes: expected at most {MOST_SHAPES}, found {len(recorded)}", "name those that were measured"
+        )
+    if repeated := [shape for place, shape in enumerate(recorded) if shape in recorded[:place]]:
+        return ShapeFault(f"shapes: expected each once, found {repeated[0]} twice", "leave one of them out")
+    known = registered_shapes(workload, models)
+    served = [each.shape for each in known]
+    strange = [shape for shape in recorded if shape not in served and (known or not _is_measurable(shape, workload))]
+    if not strange:
+        return None
+    found = strange[0]
+    add = "add the model to configs/registry/models.json in a change of its own, which goes first"
+    if known:
+        nearest = sorted(known, key=lambda each: _distance(each.shape, strange[0]))[:3]
+        names = ", ".join(f"{each.shape} ({each.models[0]})" for each in nearest)
+        expected = f"expected those of the registry's models for E={workload.E}, N={workload.N}, the nearest {names}"
+        return ShapeFault(f"shapes: {expected}; found {found}", f"tune it again, or {add}")
+    most = min(strange[0].layer_experts(workload.E), MOST_EXPERTS_PER_TOKEN)
+    bounds = (
+        f"K from {HIDDEN_SIZES[0]} to {HIDDEN_SIZES[-1]} in steps of {HIDDEN_SIZES.step}, top_k up to {most} and ep up "
+        f"to {MOST_RANKS}, as no registered model has this name"
+    )
+    return ShapeFault(f"shapes: expected {bounds}; found {found}", f"correct the record, or {add}")
+
+
+def _is_measurable(shape: Shape, workload: Workload) -> bool:
+    is_within = shape.K in HIDDEN_SIZES and 1 <= shape.ep <= MOST_RANKS and shape.fused_shared_experts >= 0
+    return is_within and 1 <= shape.top_k <= MOST_EXPERTS_PER_TOKEN and not shape.fault(workload.E)
+
+
+def _distance(a: Shape, b: Shape) -> tuple[float, int, int]:
+    return abs(math.log(a.K / b.K)), abs(a.top_k - b.top_k), abs(a.ep - b.ep)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A registered model that asks for a file's name, the parallel sizes at which it does, and its shape there."""
+
+    model: Model
+    found: Explanation
+    shape: Shape
+
+
+def readers(workload: Workload, models: ModelRegistry) -> tuple[Reader, ...]:
+    """The models that a file of this name serves, that on the fewest ranks first; on any device.
+
+    A model counts at the parallel sizes at which vLLM or SGLang asks for exactly this E, N, dtype and scales, from its
+    checkpoint as it is stored. One that is stored in 16 bits may also be quantised, while loading or before: per
+    tensor, per channel, or in blocks of 128. A model without a gate is another problem than one with a gate, so it
+    counts only where no model with a gate reads the name.
+    """
+    by_id = {model.id: model for model in models}
+    asked = replace(workload, device_name=_ANY_DEVICE, down=False)
+    found = []
+    for explanation in explain_pair(workload.E, workload.N, models):
+        model = by_id[explanation.model_id]
+        quantisation = _quantisation_for(asked, model)
+        shapes = (_shape_if_asked(model, engine, explanation, quantisation, asked) for engine in Engine)
+        shape = next((shape for shape in shapes if shape is not None), None)
+        if shape is not None:
+            found.append(Reader(model, explanation, shape))
+    gated = tuple(reader for reader in found if reader.model.gated)
+    return gated or tuple(found)
+
+
+def without_gate(workload: Workload, models: ModelRegistry) -> tuple[str, ...]:
+    """The models without a gate that have this E and N. Their files are none of this kernel's, whatever their dtype."""
+    return _withstr(workload, models, gated=False)
+
+
+def why_not_measured(workload: Workload, models: ModelRegistry) -> str:
+    """Why a file of this name can't be measured: only models without a gate have its E and N. Empty: it can be."""
+    ungated = without_gate(workload, models)
+    if not ungated or _withstr(workload, models, gated=True):
+        return ""
+    return (
+        f"E={workload.E}, N={workload.N}: expected experts with a gate, found sizes that only models without one have "
+        f"({', '.join(ungated)}). Their layer is another problem than this kernel's: there is nothing to tune"
+    )
+
+
+def _withstr(workload: Workload, models: ModelRegistry, *, gated: bool) -> tuple[str, ...]:
+    of_kind = [model for model in models if model.gated is gated]
+    return tuple(dict.fromkeys(found.model_id for found in explain_pair(workload.E, workload.N, of_kind)))
+
+
+USUAL_BLOCK = (128, 128)
+"""Of the scales where an engine quantises a 16-bit checkpoint in blocks while loading."""
+
+
+_ANY_DEVICE = "any"
+"""Stands for the device where the question is the same on all of them."""
+
+
+def _quantisation_for(asked: Workload, model: Model) -> Quantisation:
+    """What the checkpoint would be run in under this name: as it is stored, or as the name says from 16 bits."""
+    stored = model.quantisation
+    if stored.dtype not in SIXTEEN_BIT or asked.dtype is None:
+        return stored
+    return Quantisation(asked.dtype, asked.block_shape and USUAL_BLOCK, asked.per_channel_quant)
+
+
+def _shape_if_asked(
+    model: Model, engine: Engine, found: Explanation, quantisation: Quantisation, asked: Workload
+) -> Shape | None:
+    """The model's shape on a rank; None: the engine asks for another name, or for none."""
+    fused = replace(model, fused_shared_experts=found.fused_shared_experts)
+    try:
+        own = shard(fused, engine, device_name=_ANY_DEVICE, tp=found.tp, ep=found.ep, quantisation=quantisation)
+    except ShardError:
+        return None
+    return own.shape if own.workload == asked else None
 
 
 def assumed_shape(E: int) -> Shape:
@@ -68,7 +198,7 @@ def quant_mode_of(workload: Workload) -> QuantMode | None:
 
 def _recorded(file: ConfigFile) -> tuple[Shape, ...]:
     try:
-        record = as_record(read_file(record_path(file.found.root, file.found.relative)))
+        record = as_record(file.record)
     except RecordError:
         return ()  # the validator says what is wrong with it
     return tuple(served.shape for served in record.shapes)

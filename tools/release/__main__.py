@@ -1,4 +1,4 @@
-"""`python -m tools.release`: says whether a release is due, or writes its version into the loader."""
+"""`python -m tools.release`: is a release due; its version, written into the loader; its data, beside the wheel."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tools.checkout import CHECKOUT
-from tools.cli import command, hand_on, run
+from tools.cli import command, hand_on, path_argument, run
 from tools.errors import UserError
 from tools.git import Repository
+from tools.release.data import write_data
 
 LOADER = CHECKOUT / "fused_moe_configs" / "__init__.py"
 
 _VERSION = re.compile(r"20\d\d\.(?:[1-9]|1[0-2])\.(?:[1-9]|[12]\d|3[01])")
 _VERSION_LINE = re.compile(rf'(?m)^__version__ = "{_VERSION.pattern}"$')
 _SHIPPED = ("configs/", "fused_moe_configs/")
-_STAYS_HOME = ("configs/records/", "configs/README.md", "configs/registry/models.json")
+_STAYS_HOME = ("configs/README.md", "configs/registry/models.json")
 
 
 class ReleaseError(UserError):
@@ -47,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--force", action="store_true", help="due, whatever changed")
     stamp = commands.add_parser("stamp", help="write the version into the loader, before it is built")
     stamp.add_argument("version", metavar="YYYY.M.D")
+    data = commands.add_parser("data", help="write what a release holds beside wheel and source archive")
+    data.add_argument("dist", type=path_argument, metavar="DIST", help="the folder of the built wheel")
+    data.add_argument("folder", type=path_argument, metavar="OUT", help="a new folder")
     return parser
 
 
@@ -56,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     if args.command == "stamp":
         LOADER.write_text(stamped(LOADER.read_text("utf-8"), args.version), "utf-8")
+    elif args.command == "data":
+        print(*write_data(args.dist, args.folder), sep="\n")
     else:
         _plan(args.date, is_forced=args.force)
     return 0

@@ -31,8 +31,30 @@ from tools.text import shown_path
 MAX_BYTES = 1024 * 1024
 """The store's files have a few kilobytes; whatever is larger than this is not read."""
 
-MAX_LISTS = 10_000
-"""Objects and lists of one file. A record has some hundred; a mebibyte of them takes a second a file."""
+MAX_ROWS = 256
+"""Batch sizes of one tuned file, as the schema has it; engines ask for some twenty."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of a file is read: more takes seconds in rules and schemas, and stands in no sound file.
+
+    lists: objects and lists in it. keys: at the top level; None: as many as there are.
+    """
+
+    num_bytes: int = MAX_BYTES
+    lists: int = 10_000
+    keys: int | None = None
+
+
+ANY_FILE = Limits()
+"""A record has some hundred lists; a mebibyte of them takes a second a file."""
+
+RECORD = Limits(num_bytes=512 * 1024)
+"""Twenty rows are 18 KiB; of twelve shapes, the most that the registry knows behind a name, 190."""
+
+TUNED_FILE = Limits(num_bytes=128 * 1024, lists=2 * MAX_ROWS, keys=MAX_ROWS)
+"""Twenty rows are 4 KiB, of 256 with every key there is 90."""
 
 
 def version_folder(triton_version: str) -> str:
@@ -129,7 +151,7 @@ class Content:
     faults: tuple[Fault, ...]
 
 
-def read_file(path: Path) -> Content:
+def read_file(path: Path, limits: Limits = ANY_FILE) -> Content:
     """Reads a JSON file of the store. Never raises: whatever goes wrong is a fault."""
     try:
         mode = path.lstat().st_mode
@@ -140,16 +162,28 @@ def read_file(path: Path) -> Content:
         if not stat.S_ISREG(mode):
             return _unread("not a regular file (a broken link, a device or a pipe)", "replace it by a file")
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(limits.num_bytes + 1)
             size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         return _unread("not found", "restore it")
     except OSError as error:
         return _unread(f"cannot be read: {error.strerror or error}", "make it readable")
-    if len(data) > MAX_BYTES:
-        return _unread(f"expected at most {MAX_BYTES} bytes, found {size}", "make it smaller: nothing larger is read")
-    document, faults = parse(data, most_lists=MAX_LISTS)
+    return content_of(data, limits, size)
+
+
+def content_of(data: bytes, limits: Limits = ANY_FILE, size: int | None = None) -> Content:
+    """What the bytes hold, as of a file with these bytes. size: of the file where `data` is only its beginning."""
+    if len(data) > limits.num_bytes:
+        message = f"expected at most {limits.num_bytes} bytes, found {size or len(data)}"
+        return _unread(message, "make it smaller: nothing larger is read")
+    document, faults = parse(data, most_lists=limits.lists)
+    if limits.keys is not None and isinstance(document, dict) and len(document) > limits.keys:
+        fault = Fault(f"expected at most {limits.keys} keys at the top level, found {len(document)}", _FEWER)
+        return Content(data, None, (*faults, fault))
     return Content(data, document, faults)
+
+
+_FEWER = "keep the batch sizes that engines ask for"
 
 
 def _unread(message: str, fix: str) -> Content:

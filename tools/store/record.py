@@ -6,11 +6,11 @@ Reading checks nothing that the schema does: `Record.read` takes a document that
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fused_moe_configs.evidence import evidence_sha256, is_signed
 from tools.errors import UserError
 from tools.store.files import Content, canonical_record, sha256
 from tools.store.strict_json import Json
@@ -232,7 +232,8 @@ class Record:
 
     config_sha256: of the file's bytes. kernel_sha256: of the kernel's source, as `tools.launch.kernel_hash` has it.
     environment, kernel_sha256, tuner, rows: of measured figures. attribution: of published ones.
-    verified_with, engine_checked: None where the document has no such list, which writing keeps.
+    verified_with, engine_checked: what contributors saw on their own GPUs, claims that `verified` doesn't cover; None
+    where the document has no such list, which writing keeps.
     """
 
     workload: Workload
@@ -317,7 +318,7 @@ class Record:
         return replace(self, verified=line and replace(line, evidence_sha256=self.evidence_sha256))
 
     def with_verified_with(self, line: VerifiedWith) -> Record:
-        """With the line, instead of an older one of the same Triton. Main's word doesn't cover it: see `appended`."""
+        """With the line, instead of an older one of the same Triton. Main's word stays: it never covers a claim."""
         kept = (old for old in self.verified_with or () if old.triton != line.triton)
         return replace(self, verified_with=(*kept, line))
 
@@ -327,14 +328,6 @@ class Record:
         kept = (old for old in self.engine_checked or () if (old.engine, old.version, old.triton) != said)
         return replace(self, engine_checked=(*kept, line))
 
-    def appended(self, before: Record, *, is_mains: bool) -> Record:
-        """This record, which is `before` and a bench's line more: main's own line is signed with the rest.
-
-        Anybody else's makes all of it a claim again, which main measures after the merge. What wasn't signed stays so.
-        """
-        was_signed = is_signed(before.to_json())
-        return self.with_verified(before.verified if is_mains and was_signed else None)
-
     def with_lines_of(self, other: Record) -> Record:
         """With what benches said of another record's file, where that one had the same bytes."""
         if other.config_sha256 != self.config_sha256:
@@ -343,28 +336,6 @@ class Record:
 
     def _rows_json(self) -> dict[str, Json]:
         return {str(num_tokens): self.rows[num_tokens].to_json() for num_tokens in sorted(self.rows)}
-
-
-def evidence_sha256(record: Mapping[str, Json]) -> str:
-    """SHA-256 of what a re-measurement vouches for: all of the record but `verified` and the models' names.
-
-    The order of keys and the spaces between them are no matter. Any document does, a hostile one too.
-    """
-    evidence = {key: value for key, value in record.items() if key != "verified"}
-    if isinstance(shapes := evidence.get("shapes"), list):
-        evidence["shapes"] = [_without_models(shape) for shape in shapes]
-    # In ASCII: half of a surrogate pair has no bytes of its own.
-    return sha256(json.dumps(evidence, sort_keys=True, separators=(",", ":")).encode())
-
-
-def is_signed(record: Mapping[str, Json]) -> bool:
-    """Whether the document's `verified` names the rest of it: main measured these figures, and no others."""
-    said = record.get("verified")
-    return isinstance(said, dict) and said.get("evidence_sha256") == evidence_sha256(record)
-
-
-def _without_models(shape: Json) -> Json:
-    return {key: value for key, value in shape.items() if key != "models"} if isinstance(shape, dict) else shape
 
 
 def as_record(content: Content) -> Record:

@@ -15,6 +15,7 @@ Json = Any
 _BOM = b"\xef\xbb\xbf"
 _MAX_DEPTH = 32
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SPACE = " \t\r\n"
 _TEXT_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 
 
@@ -123,15 +124,45 @@ def _carefully(data: bytes, most_lists: int | None) -> tuple[Json, tuple[Fault, 
             json.dumps(document, ensure_ascii=False).encode()
         return document, tuple(faults)
     except json.JSONDecodeError as error:
-        fix = "correct the syntax at that place"
-        faults.append(Fault(f"not JSON: {error.msg}", fix, error.lineno, error.colno))
+        faults.append(_syntax_fault(error))
     except _NonFiniteError as error:
         faults.append(Fault(f"{error} is no finite number", "write a finite number"))
     except UnicodeEncodeError:
         faults.append(Fault("holds half a surrogate pair (\\ud800 to \\udfff)", "write the character itself"))
-    except (ValueError, RecursionError) as error:  # an integer of over 4300 digits
-        faults.append(Fault(f"cannot be read: {str(error).split(';')[0]}", "write numbers of fewer digits"))
+    except (ValueError, RecursionError):
+        faults.append(Fault("cannot be read: a number of over 4300 digits", "write numbers of fewer digits"))
     return None, tuple(faults)
+
+
+_SYNTAX = (
+    ("Expecting property name", "expected a key in double quotes", "write the key in double quotes"),
+    ("Expecting ',' delimiter", "expected a comma or the closing bracket", "write what is missing there"),
+    ("Expecting ':' delimiter", "expected a colon after the key", "write a colon there"),
+    ("Expecting value", "expected a value", "write a value there"),
+    ("Extra data", "expected the end of the file behind the document, found more", "remove what follows"),
+    ("Unterminated string", "expected a double quote that ends the text", "end the text that begins there"),
+    ("Invalid control character", "expected a text on one line", "write \\n, \\t or \\u00XX for what stands there"),
+    ("Invalid \\", "expected an escape that JSON has", "write the backslash twice, or another escape"),
+)
+"""How Python's messages begin, what they mean, and the way out."""
+
+
+def _syntax_fault(error: json.JSONDecodeError) -> Fault:
+    """Where a comma is too many or missing, the place is the comma's: Python names what it meets next, lines later."""
+    text = error.doc
+    before = text[: error.pos].rstrip(_SPACE)
+    place, message, fix = error.pos, "not JSON", "correct the syntax at that place"
+    for begins, meaning, way_out in _SYNTAX:
+        if error.msg.startswith(begins):
+            message, fix = f"not JSON: {meaning}", way_out
+    closing = text[error.pos : error.pos + 1]
+    if error.msg.startswith("Illegal trailing comma") or (closing in ("}", "]") and before.endswith(",")):
+        place = error.pos if text[error.pos : error.pos + 1] == "," else len(before) - 1
+        message, fix = "not JSON: expected no comma before the closing bracket", "remove the comma"
+    elif error.msg.endswith("delimiter") and "\n" in text[len(before) : error.pos]:
+        place = len(before)
+    line_start = text.rfind("\n", 0, place) + 1
+    return Fault(message, fix, text.count("\n", 0, place) + 1, place - line_start + 1)
 
 
 def _too_much(text: str, most_lists: int | None) -> Fault | None:

@@ -9,6 +9,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tools.store.other_kernels import other_kernel
 from tools.store.workload import Layout
 
 DEFAULT_TIER = "default"
@@ -17,6 +18,8 @@ DEFAULT_TIER = "default"
 LEGACY = "legacy_configs"
 RECORDS = "records"
 REGISTRY = "registry"
+REGISTRIES = ("devices.json", "engines.json", "models.json")
+"""What lies in the folder `REGISTRY`."""
 
 _NUMBERS = re.compile(r"triton_([0-9]{1,4})_([0-9]{1,4})_([0-9]{1,4})", re.ASCII)
 
@@ -32,6 +35,7 @@ class Role(enum.Enum):
     KNOWN = "known"
     FOREIGN = "foreign"
     SKIPPED = "skipped"  # meant as a tuned file, where the layout's engine doesn't look or under no name of its own
+    OTHER_KERNEL = "other kernel"  # in an engine's folder: the file of a kernel that shares it
     UNREADABLE = "unreadable"  # a folder that can't be listed
 
 
@@ -97,6 +101,8 @@ def role_of(path: Path, relative: PurePosixPath, layout: Layout) -> Role:
     if not is_json and (kind == stat.S_IFDIR or not parts):
         return Role.UNREADABLE
     if layout is not Layout.REPO:
+        if other_kernel(path.name):
+            return Role.OTHER_KERNEL
         if is_json and len(parts) == (1 if layout is Layout.VLLM else 2):
             return Role.CONFIG
         return Role.SKIPPED if _is_meant_as_tuned(path, layout) else Role.KNOWN
@@ -108,9 +114,9 @@ def role_of(path: Path, relative: PurePosixPath, layout: Layout) -> Role:
 def role_in_repo(relative: PurePosixPath) -> Role:
     """What a regular file is for in this store, by its place alone: the file need not exist."""
     parts = relative.parts
-    if parts in (("README.md",), (REGISTRY, "devices.json"), (REGISTRY, "models.json")):
+    if parts in (("README.md",), *((REGISTRY, name) for name in REGISTRIES)):
         return Role.KNOWN
-    if not parts or relative.suffix != ".json":
+    if not parts or relative.suffix != ".json" or other_kernel(relative.name):
         return Role.FOREIGN
     if parts[0] == RECORDS and _in_tier(parts[1:]):
         return Role.RECORD

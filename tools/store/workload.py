@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fused_moe_configs.lookup import packed_size, unpacked_size
+
 MAX_DIMENSION = 2**31 - 1
 """Largest E or N: Triton passes sizes as 32-bit integers."""
 
@@ -77,19 +79,6 @@ class Workload:
         if self.per_channel_quant:
             parts.append("per_channel_quant=True")
         return ",".join(parts) + ("_down" if self.down else "") + ".json"
-
-
-def packed_size(N: int, dtype: str | None) -> int:
-    """The N that SGLang writes into a name for a model's N on the rank.
-
-    Both engines take it from w2's last size, and int4 packs two values a byte there; vLLM doubles it back.
-    """
-    return N // 2 if dtype == "int4_w4a16" else N
-
-
-def unpacked_size(name_N: int, dtype: str | None) -> int:
-    """The model's N on the rank behind the N of SGLang's name. Inverse of `packed_size`."""
-    return 2 * name_N if dtype == "int4_w4a16" else name_N
 
 
 @dataclass(frozen=True)

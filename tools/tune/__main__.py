@@ -6,14 +6,15 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tools.checkout import CONFIGS
-from tools.cli import command, run, say
-from tools.errors import MachineError, UserError
+from tools.cli import check_folder, command, run, say
+from tools.errors import MachineError, UserError, reason_of
 from tools.findings import emit
 from tools.measure.gpu import find_gpu
-from tools.registry.devices import load_devices
-from tools.registry.models import load_models
+from tools.registry.devices import DeviceRegistry, load_devices
+from tools.registry.models import ModelRegistry, load_models
 from tools.store.tiers import version_of_folder
 from tools.text import printable, shown_path
 from tools.tune import session
@@ -21,7 +22,7 @@ from tools.tune.cluster import NodeJob, tune_on_cluster
 from tools.tune.protocol import RunnerError, Subject
 from tools.tune.report import TuneSummary, to_json, to_text
 from tools.tune.request import TuneRequest, arguments_of, arguments_of_effort, parse
-from tools.tune.subject import ModelSource, SubjectError, make_subject
+from tools.tune.subject import ModelSource, Source, SubjectError, make_subject, shared_name
 from tools.tune.tuner import TuneError
 from tools.tune.write import find_destination, folder_of_tiers
 
@@ -47,23 +48,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _subjects(request: TuneRequest) -> list[Subject]:
     """All of them first, and where their files go: a mistyped line of --workloads shouldn't show after an hour."""
+    models, devices = load_models(), load_devices()
+    _check_output(request)
+    _check_sources(request, models, devices)
     device_name = find_gpu()
     if device_name is None:
         raise UserError(
             "expected a GPU, found none. Fix: run where there is one, or see the tuner work on a recorded landscape: "
             "nox -s tune -- --replay tests/tools/tune/landscape.jsonl.gz"
         )
-    models, devices, origin = load_models(), load_devices(), session.origin_here()
-    subjects = []
-    for source in request.sources:
-        try:
-            subjects.append(make_subject(source, device_name, models, devices, all_shapes=request.all_shapes))
-        except SubjectError as error:
-            where = source.where if isinstance(source, ModelSource) else ""
-            raise SubjectError(f"{where}: {error}" if where else str(error)) from error
+    origin = session.origin_here()
+    subjects = [_subject(request, source, device_name, models, devices) for source in request.sources]
+    for note in filter(None, (shared_name(subject, models) for subject in subjects)):
+        _say(note)
     for subject in subjects:
         find_destination(request, subject, origin)
     return subjects
+
+
+def _check_output(request: TuneRequest) -> None:
+    """As far as no GPU is asked: a mistake shows on the machine where it is made, not on the expensive one."""
+    folder = folder_of_tiers(request.files.output)
+    try:
+        check_folder(folder)
+    except OSError as error:
+        found = f"{shown_path(Path(error.filename or folder))}: {reason_of(error)}"
+        raise UserError(
+            f"--output: expected a folder that can be written, found {found}. Fix: name another."
+        ) from error
+
+
+def _check_sources(request: TuneRequest, models: ModelRegistry, devices: DeviceRegistry) -> None:
+    """On any device: what is wrong there is wrong on all."""
+    any_other = next(device.name for device in devices if device.vendor == "nvidia" and device.smem_bytes_per_block)
+    for source in request.sources:
+        _subject(request, source, any_other, models, devices)
+
+
+def _subject(
+    request: TuneRequest, source: Source, device_name: str, models: ModelRegistry, devices: DeviceRegistry
+) -> Subject:
+    try:
+        return make_subject(source, device_name, models, devices, all_shapes=request.all_shapes)
+    except SubjectError as error:
+        where = source.where if isinstance(source, ModelSource) else ""
+        raise SubjectError(f"{where}: {error}" if where else str(error)) from error
 
 
 def _tune(request: TuneRequest, runs: Sequence[Callable[[], TuneSummary]]) -> tuple[list[TuneSummary], int]:
@@ -77,6 +106,10 @@ def _tune(request: TuneRequest, runs: Sequence[Callable[[], TuneSummary]]) -> tu
             code = 2
             _say(f"{error}{_way_on(request)}")
             break
+        except session.IncompleteLandscapeError as error:
+            code = max(code, 1)
+            summaries.append(error.summary)
+            _say(str(error))
         except session.NotWrittenError as error:
             code = 2
             summaries.append(error.summary)
@@ -102,6 +135,7 @@ def _say(line: str) -> None:
 
 
 def _on_cluster(request: TuneRequest, address: str) -> int:
+    _check_sources(request, load_models(), load_devices())
     jobs = [
         NodeJob(f"{source.name} {source.parallel}", (*arguments_of(source), *arguments_of_effort(request)))
         for source in request.sources

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ from typing import Any
 
 from tools.checkout import CHECKOUT
 from tools.errors import UserError
+from tools.scratch import Scratch
 from tools.store.files import lock, write_file
 from tools.store.tiers import REGISTRY
 from tools.text import printable
+from tools.with_parent import bound
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,11 @@ def tune_on_cluster(
 
 def run_here(job: NodeJob, before: Mapping[str, bytes]) -> NodeResult:
     """On the node: tunes into a folder of its own that holds these files already."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+    with Scratch("tune-node-") as root:
         for relative, data in before.items():
             write_file(root / relative, data)
-        command = [sys.executable, "-m", "tools.tune", *job.arguments, "--output", folder]
-        answer = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+        command = [sys.executable, "-m", "tools.tune", *job.arguments, "--output", str(root)]
+        answer = subprocess.run(bound(command), capture_output=True, text=True, cwd=CHECKOUT, check=False)
         after = _files_below(root)
     changed: dict[str, bytes | None] = {path: data for path, data in after.items() if before.get(path) != data}
     removed = dict.fromkeys(before.keys() - after.keys())

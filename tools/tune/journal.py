@@ -117,11 +117,16 @@ class JournalEntry:
 
 @dataclass(frozen=True)
 class Journal:
-    """A journal as it is read. device: what the GPU's process reported, None where the run didn't come so far."""
+    """A journal as it is read. device: what the GPU's process reported, None where the run didn't come so far.
+
+    events: how many there were when it did, None where that isn't told. is_torn: the last line has no end.
+    """
 
     header: JournalHeader
     entries: tuple[JournalEntry, ...]
     device: DeviceReport | None = None
+    events: int | None = None
+    is_torn: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Journal:
@@ -135,19 +140,62 @@ class Journal:
             raise JournalError(
                 f"{path}: expected a journal of at most {MOST_CHARACTERS} characters, found more. {_FIX}"
             )
-        lines = text.split("\n")
+        *lines, rest = text.split("\n")
         # What follows the last newline was being written when the run ended.
-        first, *others = lines[:-1] or [""]
+        first, *others = lines or [""]
         header = _header(path, first)
         read = [_line(path, number, line, header.subject) for number, line in enumerate(others, start=2)]
-        reports = [line for line in read if isinstance(line, DeviceReport)]
+        reports = [line for line in read if isinstance(line, _LastLine)]
         entries = tuple(line for line in read if isinstance(line, JournalEntry))
-        return cls(header, entries, reports[-1] if reports else None)
+        device, events = (reports[-1].device, reports[-1].events) if reports else (None, None)
+        return cls(header, entries, device, events, bool(rest))
 
     def to_json(self) -> list[dict[str, Any]]:
         """A document a line, as a run writes them."""
-        device = [] if self.device is None else [_device_to_json(self.device)]
+        device = [] if self.device is None else [_LastLine(self.device, self.events).to_json()]
         return [self.header.to_json(), *(entry.to_json() for entry in self.entries), *device]
+
+    def gaps(self) -> list[str]:
+        """What a finished run's journal has and this one lacks, in words; empty where nothing is known to be missing.
+
+        Of one that goes on after a kill, and of older ones, the number of events isn't told.
+        """
+        found = ["the end of its last line"] if self.is_torn else []
+        if self.device is None:
+            found.append("the GPU's own report, with which a finished run ends")
+        if self.events is not None and self.events != len(self.entries):
+            found.append(f"the {self.events} events that its report counts ({len(self.entries)} are there)")
+        there = {e.event.job.num_tokens for e in self.entries if not isinstance(e.event, Compiled)}
+        tuned = self.header.settings.get("num_tokens")
+        lost = [m for m in tuned if m not in there] if isinstance(tuned, list) else []
+        if lost:
+            found.append(f"measurements of batch sizes {', '.join(map(str, lost))}")
+        return found
+
+
+@dataclass(frozen=True)
+class _LastLine:
+    """The GPU's report, once all events are written; and their number, where it is known."""
+
+    device: DeviceReport
+    events: int | None
+
+    @classmethod
+    def from_json(cls, document: Json) -> _LastLine:
+        """Of a document that is valid by the schema. Older landscapes call the memory's rate what it was, a copy's."""
+        device = document["device"]
+        rate = device["copy_bytes_per_s"] if "copy_bytes_per_s" in device else device["memory_bytes_per_s"]
+        _check_printable(device["environment"])
+        report = DeviceReport(
+            _whole(device["environment"]), float(rate), float(device["dense_per_s"]), tuple(device.get("notes", ()))
+        )
+        return cls(report, device.get("events"))
+
+    def to_json(self) -> dict[str, Any]:
+        device = self.device
+        environment = device.environment.to_json() if device.environment else {}
+        counted = {} if self.events is None else {"events": self.events}
+        return {"device": {**vars(device), "environment": environment, "notes": list(device.notes), **counted}}
 
 
 class JournalWriter:
@@ -158,6 +206,7 @@ class JournalWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         if header is None:
             _drop_torn_line(path)
+        self._events = None if header is None else 0  # of one that goes on, nobody counts those that were there
         self._is_compressed = path.suffix == ".gz"
         self._file: IO[str] = _open(path, "at" if header is None else "xt" if is_new else "wt")
         if header is not None:
@@ -167,10 +216,12 @@ class JournalWriter:
 
     def append(self, event: Event, clock_s: float) -> None:
         self._line(JournalEntry(event, clock_s).to_json())
+        if self._events is not None:
+            self._events += 1
 
     def report(self, device: DeviceReport) -> None:
-        """What the GPU's process reported, which is known only once it is up."""
-        self._line(_device_to_json(device))
+        """What the GPU's process reported, as the last line: with it a journal is whole."""
+        self._line(_LastLine(device, self._events).to_json())
 
     def close(self) -> None:
         self._file.close()
@@ -201,12 +252,12 @@ def _header(path: Path, line: str) -> JournalHeader:
         raise _refused(path, 1, "the header of a tuner's journal", line, error) from error
 
 
-def _line(path: Path, number: int, line: str, subject: Subject) -> JournalEntry | DeviceReport:
+def _line(path: Path, number: int, line: str, subject: Subject) -> JournalEntry | _LastLine:
     try:
         document = _document(line)
         if "format" in document:
             raise ValueError("a header, which only the first line is")
-        return _device_from_json(document) if "device" in document else JournalEntry.from_json(document, subject)
+        return _LastLine.from_json(document) if "device" in document else JournalEntry.from_json(document, subject)
     except ValueError as error:
         raise _refused(path, number, "an event", line, error) from error
 
@@ -246,21 +297,6 @@ def _drop_torn_line(path: Path) -> None:
 
 # ---------------------------------------------------------------
 # Lines as JSON, both ways. Anyone may write a landscape: what its schema can't say is checked as it is read.
-
-
-def _device_to_json(device: DeviceReport) -> dict[str, Any]:
-    environment = device.environment.to_json() if device.environment else {}
-    return {"device": {**vars(device), "environment": environment, "notes": list(device.notes)}}
-
-
-def _device_from_json(document: Json) -> DeviceReport:
-    """Older landscapes call the memory's rate what it was, a copy's."""
-    device = document["device"]
-    rate = device["copy_bytes_per_s"] if "copy_bytes_per_s" in device else device["memory_bytes_per_s"]
-    _check_printable(device["environment"])
-    return DeviceReport(
-        _whole(device["environment"]), float(rate), float(device["dense_per_s"]), tuple(device.get("notes", ()))
-    )
 
 
 def _event_to_json(event: Event) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -21,6 +20,7 @@ from tools.compile.outcome import Outcome, Status
 from tools.compile.pool import CompilePool
 from tools.errors import MachineError
 from tools.measure.kernels import KernelTask
+from tools.scratch import Scratch
 from tools.tune.protocol import (
     Compiled,
     CompileJob,
@@ -193,7 +193,7 @@ class Supervisor:
         self, spec: WorkerSpec, limits: WorkerLimits | None = None, main: Callable[..., None] | None = None
     ) -> None:
         self._spec, self._limits, self._main = spec, limits or WorkerLimits(), main or gpu_process
-        self._logs = tempfile.TemporaryDirectory(prefix="tune-worker-")
+        self._logs = Scratch("tune-worker-")
         self._queue: deque[GpuJob] = deque()
         self._answered: deque[GpuEvent] = deque()
         self._report: DeviceReport | None = None
@@ -337,7 +337,7 @@ class Supervisor:
             worker.child.connection.send(job)
 
     def _start(self) -> _RunningWorker:
-        log_path = Path(self._logs.name) / f"{time.monotonic_ns()}.log"
+        log_path = self._logs.path / f"{time.monotonic_ns()}.log"
         child = child_process.start(self._main, str(log_path), self._spec)
         self._worker = _RunningWorker(child, log_path, self._limits.start_s)
         return self._worker

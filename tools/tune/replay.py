@@ -1,6 +1,7 @@
 """A runner without a GPU: answers from a recorded landscape, on a clock that runs on recorded seconds.
 
-So strategies run, and are compared, on any machine. What the landscape doesn't hold fails as «not recorded».
+So strategies run, and are compared, on any machine. What the landscape doesn't hold fails as «not recorded», and is
+counted.
 """
 
 from __future__ import annotations
@@ -35,9 +36,13 @@ NOT_RECORDED = "not recorded in this landscape"
 
 
 class ReplayRunner:
-    """Compiles on `jobs` imagined cores and measures on one imagined GPU, each job as long as it took then."""
+    """Compiles on `jobs` imagined cores and measures on one imagined GPU, each job as long as it took then.
+
+    unrecorded: the launch configs that were asked for and not found, with the batch size; None for a compilation.
+    """
 
     def __init__(self, landscape: Journal, jobs: int = 16) -> None:
+        self.unrecorded: set[tuple[LaunchConfig, int | None]] = set()
         self._compiled: dict[CompileJob, Compiled] = {}
         self._screened: dict[tuple[int, int, LaunchConfig], Screened] = {}
         self._confirmed: dict[ConfirmJob, deque[Confirmed]] = defaultdict(deque)
@@ -94,12 +99,14 @@ class ReplayRunner:
     def _compile(self, job: CompileJob) -> Compiled:
         known = self._compiled.get(_compile_key(job))
         if known is None:
+            self.unrecorded.add((job.config, None))
             return Compiled(job, Status.CONSTRAINTS, 0.0, message=NOT_RECORDED)
         return replace(known, job=job)
 
     def _screen(self, job: ScreenJob) -> Screened:
         known = self._screened.get(_screen_key(job))
         if known is None:
+            self.unrecorded.add((job.config, job.num_tokens))
             return Screened(job, Status.CONSTRAINTS, 0.0, message=NOT_RECORDED)
         return replace(known, job=job)
 

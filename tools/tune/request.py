@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tools import cli
-from tools.cli import path_argument
+from tools.cli import block_shape_argument, path_argument
 from tools.errors import UserError, reason_of
 from tools.measure.panel import RoutingKind
+from tools.registry.config_json import is_model_id
+from tools.registry.models import Asked
 from tools.store.strict_json import Json
 from tools.text import printable, shown_path
 from tools.tune.policy import Budget
@@ -119,7 +121,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("--top-k", "experts per token", {"type": int, "metavar": "T"}),
         Flag(
             "--workloads",
-            "a file with a line «MODEL tp=N [ep=N] [dtype=D]» for each workload",
+            "a file with a line «MODEL tp=N [ep=N] [dtype=D] [block_shape=n,k]» for each workload",
             {"type": path_argument, "metavar": "FILE"},
         ),
         Flag(
@@ -142,8 +144,24 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
             {"metavar": "D"},
             only_with=(MODEL, CONFIG_JSON, SIZES),
         ),
-        Flag("--block-shape", "block of the weights' scales, with sizes", {"metavar": "n,k"}, only_with=(SIZES,)),
-        Flag("--per-channel-quant", "channel scales, with sizes", {"action": "store_true"}, only_with=(SIZES,)),
+        Flag(
+            "--block-shape",
+            "block of the weights' scales, instead of the checkpoint's",
+            {"type": block_shape_argument, "metavar": "n,k"},
+            only_with=(MODEL, CONFIG_JSON, SIZES),
+        ),
+        Flag(
+            "--per-channel-quant",
+            "channel scales, instead of the checkpoint's",
+            {"action": "store_true"},
+            only_with=(MODEL, CONFIG_JSON, SIZES),
+        ),
+        Flag(
+            "--model-id",
+            "the model's id, for the record; default: what the path or the file says",
+            {"metavar": "OWNER/NAME"},
+            only_with=(CONFIG_JSON,),
+        ),
         Flag(
             "--all-shapes",
             "every (K, top_k) that registered models have with this file name",
@@ -295,37 +313,22 @@ def _sources(options: argparse.Namespace, way: str) -> tuple[Source, ...]:
         return ()
     if way == WORKLOADS:
         return read_workloads(options.workloads)
+    asked = Asked(options.dtype, options.block_shape, options.per_channel_quant)
     if way == MODEL:
-        return (ModelSource(options.model, parallel, options.dtype),)
+        return (ModelSource(options.model, parallel, asked),)
     if way == CONFIG_JSON:
-        return (ConfigJsonSource(options.config_json, parallel, options.dtype),)
+        if options.model_id is not None and not is_model_id(options.model_id):
+            found = printable(repr(options.model_id))
+            raise UserError(f"--model-id: expected owner/name as on Hugging Face, found {found}. Fix: correct it.")
+        return (ConfigJsonSource(options.config_json, parallel, asked, options.model_id),)
     missing = [flag for flag in SIZES.split() if getattr(options, flag.lstrip("-").replace("-", "_")) is None]
     if missing:
         raise UserError(f"sizes: expected all of {SIZES}, found no {' '.join(missing)}.")
-    return (
-        SizesSource(
-            options.E,
-            options.N,
-            options.K,
-            options.top_k,
-            options.dtype,
-            _block_shape(options.block_shape),
-            options.per_channel_quant,
-        ),
-    )
-
-
-def _block_shape(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"\[?([1-9][0-9]{0,4}), ?([1-9][0-9]{0,4})\]?", text)
-    if match is None:
-        raise UserError(f"--block-shape: expected two numbers as in 128,128, found {text!r}.")
-    return int(match[1]), int(match[2])
+    return (SizesSource(options.E, options.N, options.K, options.top_k, asked),)
 
 
 def read_workloads(path: Path) -> tuple[ModelSource, ...]:
-    """`MODEL tp=N [ep=N] [dtype=D]` a line; empty lines and what follows # are skipped. UserError names the line."""
+    """`MODEL tp=N [ep=N] [dtype=D] …` a line; empty lines and what follows # are skipped. UserError names the line."""
     try:
         lines = cli.read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -347,18 +350,41 @@ def _workload(where: str, words: list[str]) -> ModelSource:
     values: dict[str, str] = {}
     for setting in settings:
         key, _, value = setting.partition("=")
-        is_sound = value if key == "dtype" else key in ("tp", "ep") and re.fullmatch("[1-9][0-9]{0,3}", value)
-        if not is_sound or key in values:
-            raise UserError(f"{where}: expected «MODEL tp=N [ep=N] [dtype=D]», found {printable(' '.join(words))!r}.")
+        if key in values or not re.fullmatch(_SETTINGS.get(key, "(?!)"), value):
+            raise _bad_line(where, words)
         values[key] = value
-    parallel = Parallel(int(values.get("tp", 1)), int(values.get("ep", 1)))
-    return ModelSource(name, parallel, values.get("dtype"), where)
+    try:
+        block_shape = block_shape_argument(values["block_shape"]) if "block_shape" in values else None
+    except argparse.ArgumentTypeError as error:
+        raise _bad_line(where, words) from error
+    asked = Asked(values.get("dtype"), block_shape, "per_channel_quant" in values)
+    return ModelSource(name, Parallel(int(values.get("tp", 1)), int(values.get("ep", 1))), asked, where)
+
+
+_SETTINGS = {
+    "tp": "[1-9][0-9]{0,3}",
+    "ep": "[1-9][0-9]{0,3}",
+    "dtype": ".+",
+    "block_shape": ".+",
+    "per_channel_quant": "True",
+}
+"""What a line of --workloads may say of its model, and how the value looks."""
+
+
+def _bad_line(where: str, words: list[str]) -> UserError:
+    expected = "«MODEL tp=N [ep=N] [dtype=D] [block_shape=n,k] [per_channel_quant=True]»"
+    return UserError(f"{where}: expected {expected}, found {printable(' '.join(words))!r}.")
 
 
 def arguments_of(source: ModelSource) -> tuple[str, ...]:
     """The flags that name a registered model: what a node of a cluster is started with."""
-    sizes = ("--tp", str(source.parallel.tp), "--ep", str(source.parallel.ep))
-    return ("--model", source.name, *sizes, *(("--dtype", source.dtype) if source.dtype else ()))
+    asked = source.asked
+    return (
+        *("--model", source.name, "--tp", str(source.parallel.tp), "--ep", str(source.parallel.ep)),
+        *(("--dtype", asked.dtype) if asked.dtype else ()),
+        *(("--block-shape", "{},{}".format(*asked.block_shape)) if asked.block_shape else ()),
+        *(("--per-channel-quant",) if asked.per_channel_quant else ()),
+    )
 
 
 def arguments_of_effort(request: TuneRequest) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +17,7 @@ from tools.registry.devices import normalise_device_name
 from tools.store import schemas
 from tools.store.files import canonical_entries, write_file
 from tools.store.record import Environment
-from tools.text import printable, shown_path
+from tools.text import counted, printable, shown_path
 from tools.tune import evidence
 from tools.tune.evidence import Rates
 from tools.tune.journal import Journal, JournalError, JournalHeader, open_journals, partial_path
@@ -29,7 +29,7 @@ from tools.tune.report import Progress, TuneSummary, progress
 from tools.tune.request import TuneRequest
 from tools.tune.search import InOrder, Strategy, usual_strategy
 from tools.tune.space import Space, candidates
-from tools.tune.tuner import RowResult, Task, tune, wanted_by_row
+from tools.tune.tuner import RowResult, Task, TuneError, tune, wanted_by_row
 from tools.tune.write import Existing, MeasuredRun, Origin, deliver, find_destination, summarise
 
 
@@ -43,6 +43,17 @@ class NotWrittenError(UserError):
         else:
             told = str(reason)
         super().__init__(f"{told}{way_on}")
+        self.summary = summary
+
+
+class IncompleteLandscapeError(UserError):
+    """A replay came to its end on a landscape that lacks a part. summary: what was found on the rest."""
+
+    def __init__(self, path: Path, gaps: Sequence[str], summary: TuneSummary) -> None:
+        super().__init__(
+            f"{shown_path(path)}: expected a whole landscape, found one without {' and '.join(gaps)}: what the replay "
+            "found holds for the rest alone, and nothing was written. Fix: give the file as the tuner wrote it."
+        )
         self.summary = summary
 
 
@@ -86,12 +97,19 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
 def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
     """Tunes on a recorded landscape. Writes only where --output says so.
 
-    JournalError: it can't be used. NotWrittenError: it came to its end.
+    JournalError: it can't be used, or lacks a part and was to be written from. IncompleteLandscapeError: it lacks a
+    part. NotWrittenError: it came to its end.
     """
     landscape = Journal.read(landscape_path)
     header, device = landscape.header, landscape.device
     subject = header.subject
     environment = _environment(landscape_path, subject, device) if request.files.output else None
+    gaps = landscape.gaps()
+    if environment is not None and gaps:
+        raise JournalError(
+            f"{shown_path(landscape_path)}: expected a whole landscape to write from, found one without "
+            f"{' and '.join(gaps)}. Fix: give the file as the tuner wrote it, or leave out --output."
+        )
     batch_sizes = _recorded(request, landscape)
     missing = [m for m in request.batch_sizes if m not in batch_sizes]
     # What was measured under another routing stays so.
@@ -103,13 +121,28 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
     task = make_task(request, subject, existing)
     runner = ReplayRunner(landscape)
     with progress(len(batch_sizes), task.policies.budget.search_s) as tell:
-        result = tune(task, runner, tell.event, tell.row)
+        try:
+            result = tune(task, runner, tell.event, tell.row)
+        except TuneError as error:
+            if lost := [*gaps, *([_unrecorded(runner)] if runner.unrecorded else [])]:
+                raise JournalError(
+                    f"{shown_path(landscape_path)}: expected a whole landscape, found one without "
+                    f"{' and '.join(lost)}: {error}"
+                ) from error
+            raise
     rates = Rates(device.memory_bytes_per_s, device.dense_per_s) if device else None
     notes = (
         f"replayed from {printable(landscape_path.name)}: nothing was measured; times and seconds are the recording's",
         *([f"not in the landscape: batch sizes {', '.join(map(str, missing))}"] if missing else []),
     )
+    if unrecorded := _unrecorded(runner):
+        # Of one that measured everything, all must be there; another strategy asks for more than a short run measured.
+        if header.settings.get("exhaustive") is True:
+            gaps.append(unrecorded)
+        notes = (*notes, f"not in the landscape: {unrecorded}")
     measured = MeasuredRun(result, rates, runner.clock_s, notes, kernel)
+    if gaps:
+        raise IncompleteLandscapeError(landscape_path, gaps, summarise(subject, measured, ()))
     if environment is None or place is None:
         return summarise(subject, measured, ())
     try:
@@ -176,6 +209,16 @@ def _recorded(request: TuneRequest, landscape: Journal) -> tuple[int, ...]:
         asked = list(request.batch_sizes)
         raise JournalError(f"--replay: expected one of the batch sizes {sorted(known)}, found {asked}.")
     return both
+
+
+def _unrecorded(runner: ReplayRunner) -> str:
+    """What the search asked for and the landscape doesn't hold, in words; empty where it holds all."""
+    configs = {config for config, _ in runner.unrecorded}
+    if not configs:
+        return ""
+    batch_sizes = sorted({num_tokens for _, num_tokens in runner.unrecorded if num_tokens is not None})
+    at = f", measured at batch sizes {', '.join(map(str, batch_sizes))}" if batch_sizes else ""
+    return f"{counted(len(configs), 'launch config')} that the search asked for{at}"
 
 
 def _row_keeper(tell: Progress, path: Path) -> Callable[[RowResult], None]:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from kernels.problem import QuantMode
-from tools import cli
-from tools.errors import UserError, reason_of
-from tools.launch.heuristics import UnknownHeuristicError, vllm_heuristic
-from tools.registry.devices import DeviceRegistry, normalise_device_name
-from tools.registry.models import Model, ModelRegistry, Quantisation
+from kernels.problem import DTYPES, QuantMode
+from tools.errors import UserError
+from tools.registry.config_json import read_config_json
+from tools.registry.devices import Device, DeviceRegistry, normalise_device_name
+from tools.registry.models import (
+    AS_STORED,
+    OTHER_KERNELS,
+    SIXTEEN_BIT,
+    Asked,
+    Model,
+    ModelRegistry,
+    Quantisation,
+    another_kernel,
+)
 from tools.registry.reading import RegistryError
-from tools.registry.shapes import registered_shapes
+from tools.registry.shapes import registered_shapes, why_not_measured, without_gate
 from tools.registry.sharding import Engine, ShardError, shard
 from tools.store.record import ShapeOfModels
 from tools.store.workload import MAX_DIMENSION, Shape, Workload
 from tools.text import printable
 from tools.tune.protocol import Subject
 
-_FLAGS = "give the sizes themselves: --E --N --K --top-k [--dtype] [--block-shape n,k]"
+_SAY_SIZES = "give the sizes themselves: --E --N --K --top-k [--dtype] [--block-shape n,k]"
 
 
 class SubjectError(UserError):
@@ -42,21 +47,22 @@ class Parallel:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A registered model. dtype None: the checkpoint's own. where: the file and line that named it, for errors."""
+    """A registered model. asked: over the checkpoint's own quantisation. where: the file and line that named it."""
 
     name: str
     parallel: Parallel = Parallel()
-    dtype: str | None = None
+    asked: Asked = AS_STORED
     where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class ConfigJsonSource:
-    """A Hugging Face config.json on disk."""
+    """A Hugging Face config.json on disk. model_id: what the model is called, where the file doesn't say it."""
 
     path: Path
     parallel: Parallel = Parallel()
-    dtype: str | None = None
+    asked: Asked = AS_STORED
+    model_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,7 @@ class SizesSource:
     N: int
     K: int
     top_k: int
-    dtype: str | None = None
-    block_shape: tuple[int, int] | None = None
-    per_channel_quant: bool = False
+    asked: Asked = AS_STORED
 
 
 Source = ModelSource | ConfigJsonSource | SizesSource
@@ -83,79 +87,142 @@ def make_subject(
     all_shapes: every shape that registered models have behind the same file name, instead of the one asked for.
     SubjectError: unknown, indivisible, or nothing that this kernel and the engines' heuristics cover.
     """
-    device = devices.get(device_name)
-    if device is None or device.arch is None or device.target is None or device.smem_bytes_per_block is None:
-        found = f"{device_name!r}" + ("" if device is None else " without architecture or shared memory")
-        raise SubjectError(
-            f"GPU: expected one of configs/registry/devices.json, found {found}. Fix: add "
-            f'"{printable(normalise_device_name(device_name))}" there, with arch and smem_bytes_per_block.'
-        )
+    device = _find_device(device_name, devices)
+    assert device.target is not None
+    assert device.arch is not None
+    assert device.smem_bytes_per_block is not None
     try:
         workload, named, quant = _read(source, device_name, models)
         _check_sizes(workload, named.shape)
-        vllm_heuristic(workload, 1)
-    except (RegistryError, ShardError, UnknownHeuristicError) as error:
-        hint = f" Or {_FLAGS}." if isinstance(error, RegistryError) else ""
-        raise SubjectError(f"{printable(str(error))}{hint}") from error
+    except (RegistryError, ShardError) as error:
+        raise SubjectError(f"{printable(str(error)).removesuffix('.')}.") from error
     shapes = _shapes(workload, named, models, every=all_shapes)
     return Subject(workload, shapes, quant, device.target, device.arch, device.smem_bytes_per_block)
+
+
+def shared_name(subject: Subject, models: ModelRegistry) -> str:
+    """A line where the file's name is also that of models without a gate, for which it isn't tuned. Empty: it isn't."""
+    ungated = without_gate(subject.workload, models)
+    if not ungated:
+        return ""
+    return (
+        f"{subject.workload.file_name()}: tuned for experts with a gate, though models without one have these sizes "
+        f"too ({', '.join(ungated)}): it is not theirs"
+    )
+
+
+def _find_device(device_name: str, devices: DeviceRegistry) -> Device:
+    """With architecture and shared memory. SubjectError: unknown, or none that this kernel is tuned on."""
+    device = devices.get(device_name)
+    expected = "GPU: expected one of configs/registry/devices.json"
+    is_intel = device_name.casefold().startswith("intel") if device is None else device.vendor == "intel"
+    if is_intel:
+        raise SubjectError(
+            f"GPU: expected one of NVIDIA or AMD, found {device_name!r}: nothing here measures on Intel's GPUs, so "
+            "there is nothing to tune. Files for it can be validated, converted and exported."
+        )
+    name = printable(normalise_device_name(device_name))
+    if device is None:
+        fix = f'add "{name}" there, with vendor, family, arch and smem_bytes_per_block'
+        raise SubjectError(f"{expected}, found {device_name!r}. Fix: {fix}.")
+    missing = [fact for fact in ("arch", "smem_bytes_per_block") if getattr(device, fact) is None]
+    if missing:
+        fix = f"give {' and '.join(missing)} in the entry of {device.name}"
+        raise SubjectError(f"{expected} with its architecture, found {device_name!r} without. Fix: {fix}.")
+    return device
 
 
 def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Workload, ShapeOfModels, QuantMode]:
     match source:
         case SizesSource():
-            return _of_sizes(source, device_name)
-        case ModelSource(name, parallel, dtype, _):
-            return _of_model(models.find(name), name, parallel, dtype, device_name)
-        case ConfigJsonSource(path, parallel, dtype):
-            model = read_config_json(path, dtype)
-            return _of_model(model, path.parent.name or str(path), parallel, dtype, device_name)
+            return _of_sizes(source, device_name, models)
+        case ModelSource(name, parallel, asked, _):
+            try:
+                model = models.find(name)
+            except RegistryError as error:
+                raise SubjectError(f"{printable(str(error))} Or {_SAY_SIZES}.") from error
+            _check_gate(model, name)
+            return _of_model(model, name, parallel, asked.of(model.quantisation), device_name)
+        case ConfigJsonSource(path, parallel, asked, model_id):
+            checkpoint = read_config_json(path, asked, model_id)
+            model = checkpoint.model
+            title = f"{model.id} ({checkpoint.dtype_from})"
+            _check_gate(model, f"{model.id} ({checkpoint.gate_from})")
+            workload, named, quant = _of_model(model, title, parallel, model.quantisation, device_name)
+            names = (f"{model.id} {parallel}",) if checkpoint.is_named else ()
+            return workload, ShapeOfModels(named.shape, names), quant
 
 
-def _of_sizes(source: SizesSource, device_name: str) -> tuple[Workload, ShapeOfModels, QuantMode]:
-    dtype = None if source.dtype in ("bf16", "fp16") else source.dtype
-    device = normalise_device_name(device_name)
-    workload = Workload(source.E, source.N, device, dtype, source.block_shape, source.per_channel_quant)
-    # int8 without blocks has channel scales only.
-    per_channel = source.per_channel_quant or (dtype in ("int8_w8a8", "int8_w8a16") and source.block_shape is None)
-    quant = _quant(dtype, source.dtype, source.block_shape, per_channel)
-    if dtype == "int8_w8a16":
-        workload = replace(workload, per_channel_quant=False)
-    return workload, ShapeOfModels(Shape(source.K, source.top_k)), quant
+def _check_gate(model: Model, title: str) -> None:
+    if not model.gated:
+        raise SubjectError(
+            f"{printable(title)}: expected experts with a gate, found a model without a gate, whose layer is another "
+            "problem than this kernel's: there is nothing to tune."
+        )
+
+
+def _of_sizes(
+    source: SizesSource, device_name: str, models: ModelRegistry
+) -> tuple[Workload, ShapeOfModels, QuantMode]:
+    quantisation = source.asked.of(Quantisation("bf16"))
+    _check_dtype("--dtype", quantisation.dtype)
+    workload = Workload(
+        source.E,
+        source.N,
+        normalise_device_name(device_name),
+        None if quantisation.dtype in SIXTEEN_BIT else quantisation.dtype,
+        quantisation.block_shape,
+        quantisation.per_channel_quant,
+    )
+    if why := why_not_measured(workload, models):
+        raise SubjectError(f"{why}.")
+    return workload, ShapeOfModels(Shape(source.K, source.top_k)), _quant(workload, quantisation)
 
 
 def _of_model(
-    model: Model, title: str, parallel: Parallel, dtype: str | None, device_name: str
+    model: Model, title: str, parallel: Parallel, quantisation: Quantisation, device_name: str
 ) -> tuple[Workload, ShapeOfModels, QuantMode]:
-    if not model.gated:
-        raise SubjectError(
-            f"{title}: expected gated experts, found a model without a gate, which needs another kernel."
-        )
-    stored = model.quantisation if dtype in (None, model.quantisation.dtype) else Quantisation(str(dtype))
-    found = shard(model, Engine.VLLM, device_name=device_name, tp=parallel.tp, ep=parallel.ep, quantisation=stored)
+    _check_dtype(title, quantisation.dtype)
+    # vLLM has no name for int8_w8a8; SGLang alone splits experts over some of the ranks and each of them over the rest.
+    is_sglangs = quantisation.dtype == "int8_w8a8" or 1 < parallel.ep < parallel.tp
+    engine = Engine.SGLANG if is_sglangs else Engine.VLLM
+    found = shard(model, engine, device_name=device_name, tp=parallel.tp, ep=parallel.ep, quantisation=quantisation)
     named = ShapeOfModels(found.shape, (f"{title} {parallel}",))
-    workload = found.workload
-    per_channel = stored.per_channel_quant or (
-        workload.dtype in ("int8_w8a8", "int8_w8a16") and not workload.block_shape
-    )
-    return workload, named, _quant(workload.dtype, stored.dtype, workload.block_shape, per_channel)
+    return found.workload, named, _quant(found.workload, quantisation)
+
+
+def _check_dtype(title: str, dtype: str) -> None:
+    """SubjectError: this kernel doesn't run it."""
+    if dtype in OTHER_KERNELS:
+        raise SubjectError(f"{another_kernel(printable(title), dtype)}.")
+    if dtype in ("fp8_w8a16", "float32"):
+        raise SubjectError(
+            f"{printable(title)}: {dtype}: no kernel here computes it, and no engine chooses it by itself: there is "
+            "nothing to tune."
+        )
+    known = (*SIXTEEN_BIT, *filter(None, DTYPES))
+    if dtype not in known:
+        raise SubjectError(
+            f"--dtype: expected one of {', '.join(known)}, found {printable(repr(dtype))}. Fix: name one of them."
+        )
 
 
 def _check_sizes(workload: Workload, shape: Shape) -> None:
     """Of one rank, from wherever they come."""
     for name, value in (("E", workload.E), ("N", workload.N), ("K", shape.K), ("top_k", shape.top_k)):
         if not 1 <= value <= MAX_DIMENSION:
-            raise SubjectError(f"{name}: expected from 1 to {MAX_DIMENSION}, found {value}.")
+            expected = f"expected from 1 to {MAX_DIMENSION}, found {value}"
+            raise SubjectError(f"{name}: {expected}. Fix: correct the sizes.")
     if fault := shape.fault(workload.E):
-        raise SubjectError(f"{fault}.")
+        raise SubjectError(f"{fault}. Fix: correct the sizes.")
 
 
-def _quant(dtype: str | None, stored: str | None, block_shape: tuple[int, int] | None, per_channel: bool) -> QuantMode:
-    try:
-        return QuantMode(dtype, "fp16" if stored == "fp16" else "bf16", per_channel, block_shape)
-    except ValueError as error:
-        fix = "" if "Fix:" in str(error) else " Fix: tune it with the engine's own tool."
-        raise SubjectError(f"dtype: {error}{fix}") from error
+def _quant(workload: Workload, quantisation: Quantisation) -> QuantMode:
+    # int8 without blocks has channel scales only.
+    is_int8 = workload.dtype in ("int8_w8a8", "int8_w8a16") and workload.block_shape is None
+    per_channel = quantisation.per_channel_quant or is_int8
+    compute_type = "fp16" if quantisation.dtype == "fp16" else "bf16"
+    return QuantMode(workload.dtype, compute_type, per_channel, workload.block_shape)
 
 
 def _shapes(
@@ -166,71 +233,3 @@ def _shapes(
     same = [name for served in registered if served.shape == named.shape for name in served.models]
     first = ShapeOfModels(named.shape, tuple(dict.fromkeys((*named.models, *same))))
     return (first, *(served for served in registered if every and served.shape != named.shape))
-
-
-# ---------------------------------------------------------------
-# A checkpoint's own config.json
-
-_FIELDS = {
-    "E": ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts"),
-    "N": ("moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size"),
-    "K": ("hidden_size",),
-    "top_k": ("num_experts_per_tok", "moe_topk", "moe_k", "num_experts_per_token", "experts_per_token"),
-}
-
-
-def read_config_json(path: Path, dtype: str | None = None) -> Model:
-    """Expert sizes and quantisation. dtype: counts where the checkpoint's own quantisation can't be read.
-
-    SubjectError: unreadable, or without what an MoE model has.
-    """
-    try:
-        document = json.loads(cli.read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = f"{reason_of(error)}. Fix: give the checkpoint's own"
-        raise SubjectError(f"{printable(str(path))}: expected a model's config.json, found: {reason}") from error
-    if not isinstance(document, dict):
-        raise SubjectError(f"{printable(str(path))}: expected an object, found {type(document).__name__}.")
-    text = document.get("text_config")
-    fields = {**document, **text} if isinstance(text, dict) else document
-    sizes = {size: _first_number(fields, names) for size, names in _FIELDS.items()}
-    missing = [f"{size} ({' or '.join(_FIELDS[size])})" for size, value in sizes.items() if value is None]
-    if missing:
-        raise SubjectError(
-            f"{printable(str(path))}: expected the sizes of an MoE model, found no {', no '.join(missing)}. "
-            f"Fix: {_FLAGS}."
-        )
-    E, N, K, top_k = (int(sizes[size] or 0) for size in ("E", "N", "K", "top_k"))
-    quantisation = _quantisation(fields)
-    if quantisation is None and dtype is None:
-        found = {key: fields["quantization_config"].get(key) for key in ("quant_method", "weight_block_size")}
-        raise SubjectError(
-            f"{printable(str(path))}: quantization_config: expected fp8 with or without weight_block_size [n,k], found "
-            f"{printable(str(found))}. Fix: name the dtype: --dtype, or {_FLAGS}."
-        )
-    stored = quantisation or Quantisation(str(dtype))
-    return Model(path.parent.name or "config.json", E, N, K, top_k, stored, str(path))
-
-
-def _first_number(fields: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    return next((number for name in names if _is_size(number := fields.get(name))), None)
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _quantisation(fields: Mapping[str, Any]) -> Quantisation | None:
-    """None: something that names alone don't tell how to run."""
-    stored = fields.get("quantization_config")
-    if not isinstance(stored, dict):
-        # Renamed in Transformers 5.
-        return Quantisation("fp16" if "float16" in (fields.get("dtype"), fields.get("torch_dtype")) else "bf16")
-    block = stored.get("weight_block_size")
-    if stored.get("quant_method") != "fp8":
-        return None
-    if block is None:
-        return Quantisation("fp8_w8a8")
-    if isinstance(block, list) and len(block) == 2 and all(map(_is_size, block)):
-        return Quantisation("fp8_w8a8", (block[0], block[1]))
-    return None

@@ -16,14 +16,22 @@ from fused_moe_configs.lookup import Chain, ConfigError
 from kernels.launch_config import LaunchConfig
 from tools import cli
 from tools.checkout import CONFIGS, reference_triton
-from tools.cli import is_mains_workflow
 from tools.errors import UserError, reason_of
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.gate import PromotionPolicy
 from tools.measure.statistics import quantile
 from tools.store import schemas
 from tools.store.config_file import ConfigFile, nearest_batch_size
-from tools.store.files import canonical_entries, lock, read_file, record_path, version_folder, write_file
+from tools.store.files import (
+    RECORD,
+    TUNED_FILE,
+    canonical_entries,
+    lock,
+    read_file,
+    record_path,
+    version_folder,
+    write_file,
+)
 from tools.store.record import Environment, Record, RecordedRow, ShapeOfModels, VerifiedWith
 from tools.store.tiers import LEGACY, RECORDS, REGISTRY, Found, Role, version_of_folder
 from tools.store.workload import Workload, parse_file_name
@@ -282,7 +290,7 @@ def write_pair(place: Place, config: bytes, record: Record) -> tuple[Path, Path]
 
 
 def _read(place: Place) -> Existing:
-    content = read_file(place.path)
+    content = read_file(place.path, TUNED_FILE)
     file = ConfigFile(
         Found(place.path, place.root, place.relative, Role.CONFIG), parse_file_name(place.path.name), content
     )
@@ -298,7 +306,7 @@ def _record(path: Path) -> Record | None:
     """None where there is none. OutputError: a broken one, whose evidence would be lost."""
     if not os.path.lexists(path):
         return None
-    content = read_file(path)
+    content = read_file(path, RECORD)
     faults = [str(fault) for fault in content.faults]
     faults = faults or [f"{fault.where}: {fault.message}" for fault in schemas.faults("record", content.document)]
     if faults:
@@ -362,7 +370,7 @@ def _deliver(
     if existing is not None and (now := _as_compared(existing)) and _is_needless(request, result, place, now):
         assert now.record is not None
         line = VerifiedWith(triton, _today(), round(_worst_loss_pct(result), 2))
-        record = now.record.with_verified_with(line).appended(now.record, is_mains=is_mains_workflow())
+        record = now.record.with_verified_with(line)
         write_file(now.place.record_path, record.to_bytes())
         tier = now.place.relative.parent.name
         holds = f"the file of {tier}/" if tier else "the default file"

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.checkout import CONFIGS
-from tools.cli import path_argument, run
+from tools.cli import one_of, path_argument, run, say
+from tools.errors import reason_of
 from tools.findings import FORMATS, Finding, Report, Severity, emit
 from tools.registry.devices import load_devices
+from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
 from tools.store.files import discover
 from tools.store.tiers import REGISTRY, Role
@@ -18,6 +20,7 @@ from tools.store.workload import Layout
 from tools.text import printable, shown_path
 from tools.validate import fixer, runner
 from tools.validate.exceptions import Exceptions, ExceptionsError
+from tools.validate.model import Context
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,8 +35,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--layout",
-        type=Layout,
-        choices=list(Layout),
+        type=one_of(Layout),
         default=Layout.REPO,
         metavar="{repo,vllm,sglang}",
         help="repo: this store (default); vllm: a flat folder; sglang: a tree of triton_X_Y_Z/",
@@ -48,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     paths = args.paths or [CONFIGS]
     if args.fix and args.layout is not Layout.REPO:
-        print("validate: --fix writes this store's canonical bytes and needs --layout repo", file=sys.stderr)
-        return 2
+        return _refuse(
+            f"--fix: expected --layout repo, whose canonical bytes it writes, found --layout {args.layout}. "
+            "Fix: leave out --fix"
+        )
     try:
         fixed = fixer.fix(paths, args.layout) if args.fix else fixer.Fixed((), ())
         for path in fixed.rewritten:
@@ -57,19 +61,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = fixed.add_to(_report(paths, args.layout))
         nothing_there = args.paths and not report.failed and not _anything_to_prove(paths, args.layout)
     except FileNotFoundError as error:
-        print(f"validate: no such file or folder: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except (ExceptionsError, OSError) as error:
-        print(f"validate: {printable(_told(error))}", file=sys.stderr)
-        return 2
+        return _refuse(f"no such file or folder: {error}. Fix: correct the path")
+    except ExceptionsError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(
+            f"{error.filename or 'the files'}: expected to read it, found: {reason_of(error)}. Fix: make it readable"
+        )
     if report.findings or not nothing_there:
         emit(FORMATS[args.format](report))
     if nothing_there:
         below = ", ".join(map(shown_path, paths))
-        hint = "is it another --layout?"
-        print(f"validate: found no tuned file in the {args.layout} layout below {below}; {hint}", file=sys.stderr)
-        return 2
+        return _refuse(
+            f"{below}: expected tuned files in the {args.layout} layout, found none. "
+            "Fix: name a file, a folder that holds some, or another --layout"
+        )
     return 1 if report.failed else 0
+
+
+def _refuse(message: str) -> int:
+    say(f"validate: {printable(message)}")
+    return 2
 
 
 def _anything_to_prove(paths: Sequence[Path], layout: Layout) -> bool:
@@ -80,20 +92,15 @@ def _anything_to_prove(paths: Sequence[Path], layout: Layout) -> bool:
     return bool(roles & {Role.CONFIG, Role.RECORD}) or (layout is Layout.REPO and in_registry)
 
 
-def _told(error: Exception) -> str:
-    """A system's error without its number."""
-    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-
-
 def _report(paths: Sequence[Path], layout: Layout) -> Report:
-    """A registry that can't be read is one finding, not hundreds of unknown devices."""
+    """A registry that can't be read is one finding, not hundreds of unknown devices or shapes."""
     try:
-        devices = load_devices()
+        context = Context(layout, load_devices(), load_models())
     except RegistryError as error:
-        path = shown_path(CONFIGS / REGISTRY / "devices.json")
         fix = f"{error.fix or 'repair it'}; nothing else was checked"
+        path = shown_path(error.path or CONFIGS / REGISTRY)
         return Report(0, (Finding(path, "registry", Severity.ERROR, error.reason, fix),))
-    return runner.validate(paths, layout, devices, Exceptions.load())
+    return runner.validate(paths, context, Exceptions.load())
 
 
 if __name__ == "__main__":

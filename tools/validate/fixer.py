@@ -9,10 +9,21 @@ from pathlib import Path
 
 from tools.findings import Finding, Report, Severity, ordered
 from tools.store.config_file import ConfigFile, load
-from tools.store.files import canonical_record, discover, lock, read_file, record_path, sha256, write_file
+from tools.store.files import (
+    RECORD,
+    Content,
+    discover,
+    lock,
+    read_file,
+    record_path,
+    sha256,
+    tuned_files_of_records,
+    write_file,
+)
+from tools.store.files import canonical_record as canonical_of
 from tools.store.workload import Layout
 from tools.text import shown_path
-from tools.validate.rules import canonical_bytes
+from tools.validate.rules import canonical_bytes, canonical_record
 
 
 @dataclass(frozen=True)
@@ -30,54 +41,67 @@ class Fixed:
 
 
 def fix(paths: Iterable[Path], layout: Layout) -> Fixed:
-    """Rewrites every tuned file that needs it. No value changes, and a file that can't be written stops no other."""
+    """Rewrites every tuned file and record that needs it. No value changes, and one that can't be written stops no
+    other."""
     rewritten: list[Path] = []
     failures: list[Finding] = []
-    for file in load(discover(paths, layout), layout).configs:
-        data = canonical_bytes.fixed(file)
-        if data is None or file.content.data is None or data == file.content.data:
+    found = discover(paths, layout)
+    todo = [(file, canonical_bytes.fixed(file)) for file in load(found, layout).configs]
+    # records named without their tuned files, which then stay as they are
+    todo += [(file, None) for file in load(tuned_files_of_records(found), layout).configs]
+    for file, canonical in todo:
+        if file.content.data is None:
             continue
         try:
             with lock(file.found.root):
-                if read_file(file.found.path).data != file.content.data:
-                    continue  # another process has written it since
-                _rewrite(file, file.content.data, data)
-            rewritten.append(file.found.path)
+                if read_file(file.found.path).data == file.content.data:  # or another process has written it since
+                    rewritten += _rewrite(file, file.content.data, canonical or file.content.data)
         except OSError as error:
-            failures.append(_failure(file.found.path, error))
+            failures.append(_failure(file, error))
     return Fixed(tuple(rewritten), tuple(failures))
 
 
-def _rewrite(file: ConfigFile, old: bytes, new: bytes) -> None:
-    """Both the file and the record that signs its bytes, or neither.
+def _rewrite(file: ConfigFile, old: bytes, new: bytes) -> list[Path]:
+    """Both the file and the record that signs its bytes, or neither; what was written.
 
     The record first: where a kill falls between the two, the next --fix writes the bytes that it signs.
     """
-    record = record_path(file.found.root, file.found.relative)
-    signed = _signed_anew(record, old, new)
-    before = None if signed is None else record.read_bytes()
-    if signed is not None:
-        write_file(record, signed)
+    path, record = file.found.path, record_path(file.found.root, file.found.relative)
+    content = read_file(record, RECORD)
+    anew = None if record.is_symlink() else _record_anew(content, old, new)
+    if anew is not None:
+        write_file(record, anew)
+    if new == old:
+        return [] if anew is None else [record]
     try:
-        write_file(file.found.path, new)
+        write_file(path, new)
     except BaseException:  # Ctrl-C too
-        if before is not None:
-            write_file(record, before)
+        if anew is not None and content.data is not None:
+            write_file(record, content.data)
         raise
+    return [path]
 
 
-def _signed_anew(record: Path, old: bytes, new: bytes) -> bytes | None:
-    """The record with the hash of the new bytes; None where it doesn't sign the old ones, which stays to be said."""
-    content = read_file(record)
+def _record_anew(content: Content, old: bytes, new: bytes) -> bytes | None:
+    """The record in canonical bytes, with the hash of the new bytes where it signs the old ones; None: as it is.
+
+    Where it doesn't sign the old ones, that stays to be said.
+    """
     document = content.document
-    if content.faults or record.is_symlink() or not isinstance(document, dict):
+    if content.faults or not isinstance(document, dict):
         return None
-    if document.get("config_sha256") != sha256(old):
-        return None
-    return canonical_record({**document, "config_sha256": sha256(new)})
+    if new != old and document.get("config_sha256") == sha256(old):
+        document = {**document, "config_sha256": sha256(new)}
+    anew = canonical_record.fixed(document)
+    if anew is None and document is not content.document:
+        anew = canonical_of(document)
+    return None if anew == content.data else anew
 
 
-def _failure(path: Path, error: OSError) -> Finding:
-    where = shown_path(Path(error.filename or path))
-    message = f"expected the store's canonical bytes, and --fix can't write {where}: {error.strerror}"
-    return Finding(shown_path(path), canonical_bytes.RULE.name, Severity.ERROR, message, "make it writable")
+def _failure(file: ConfigFile, error: OSError) -> Finding:
+    record = record_path(file.found.root, file.found.relative)
+    named = Path(error.filename or file.found.path)
+    is_of_record = canonical_bytes.fixed(file) in (None, file.content.data) and named == record
+    rule, path = (canonical_record.RULE, record) if is_of_record else (canonical_bytes.RULE, file.found.path)
+    message = f"expected the store's canonical bytes, and --fix can't write {shown_path(named)}: {error.strerror}"
+    return Finding(shown_path(path), rule.name, Severity.ERROR, message, "make it writable")

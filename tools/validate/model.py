@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools.findings import Severity
 from tools.registry.devices import Device, DeviceRegistry
+from tools.registry.models import ModelRegistry
 from tools.store.config_file import ConfigFile, Tree
 from tools.store.workload import Layout
 
@@ -28,16 +30,39 @@ class Issue:
     path: Path | None = None
 
 
+def today() -> datetime.date:
+    """In UTC."""
+    return datetime.datetime.now(datetime.UTC).date()
+
+
 @dataclass(frozen=True)
 class Context:
     """What is the same for every file of a run."""
 
     layout: Layout
     devices: DeviceRegistry
+    models: ModelRegistry
+    today: datetime.date = field(default_factory=today)
 
     def device_of(self, file: ConfigFile) -> Device | None:
         """The registry's entry for the device that the file names."""
         return None if file.workload is None else self.devices.get(file.workload.device_name)
+
+    def rewritten(self, fix: str) -> str:
+        """A fix that changes what is in a file: in this store the record beside it signs the bytes."""
+        return f"{fix}; then tune it, or take it over again: its record signs the bytes" if self.has_records else fix
+
+    def removed(self, fix: str) -> str:
+        """A fix that removes a file: in this store the record beside it goes with it."""
+        return f"{fix}, its record too" if self.has_records else fix
+
+    def renamed(self, fix: str) -> str:
+        """A fix that changes a file's name, which in this store its record has and repeats."""
+        return f"{fix}; rename its record too, and correct the workload in it" if self.has_records else fix
+
+    @property
+    def has_records(self) -> bool:
+        return self.layout is Layout.REPO
 
 
 @dataclass(frozen=True)

@@ -7,32 +7,26 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tools.findings import Finding, Report, Severity, ordered
-from tools.registry.devices import DeviceRegistry
 from tools.store.config_file import Tree, load
 from tools.store.files import discover, tuned_files_of_records
 from tools.store.workload import Layout
 from tools.text import shown_path
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Context, FileRule, Issue, Rule
-from tools.validate.rules import RULES, record
+from tools.validate.rules import RULES, canonical_record, record
 
 
-def validate(
-    paths: Iterable[Path],
-    layout: Layout,
-    devices: DeviceRegistry,
-    exceptions: Exceptions,
-    rules: Iterable[Rule] = RULES,
-) -> Report:
+def validate(paths: Iterable[Path], context: Context, exceptions: Exceptions, rules: Iterable[Rule] = RULES) -> Report:
     """Every finding on every tuned file at or below the paths. Raises FileNotFoundError for a missing path."""
+    layout = context.layout
     found = discover(paths, layout)
     tree = load(found, layout)
-    context = Context(layout, devices)
     chosen = [rule for rule in rules if layout in rule.layouts]
     findings = [finding for rule in chosen for finding in _findings(rule, tree, context)]
     # records named without their tuned files: what is said about them is said through the files
     recorded = load(tuned_files_of_records(found), layout)
-    findings += [f for rule in chosen if rule is record.RULE for f in _findings(rule, recorded, context)]
+    of_records = [rule for rule in chosen if rule in (record.RULE, canonical_record.RULE)]
+    findings += [finding for rule in of_records for finding in _findings(rule, recorded, context)]
     if layout is Layout.REPO:
         findings = exceptions.apply(findings, found)
     return Report(len(tree.configs) + len(recorded.configs), ordered(findings))

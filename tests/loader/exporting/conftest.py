@@ -29,5 +29,4 @@ def tree(destination):
 
 
 def notes(store, destination, engine, **options):
-    options = {"triton_version": None, "device_name": None, "overlay": None} | options
-    return "\n".join(write_export(store.root, destination, engine, **options)[1])
+    return "\n".join(write_export(store.root, destination, engine, **options).notes)

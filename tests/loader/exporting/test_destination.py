@@ -15,13 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from fused_moe_configs import ConfigError, export
+from fused_moe_configs import ConfigError, api, export
 from fused_moe_configs.exporting import destination as module
 from fused_moe_configs.exporting.destination import LOCK, MANIFEST
 
 from .conftest import SGLANG, D, name, notes, tree
 
 EXPORT = "import sys; from fused_moe_configs import api; api.CONFIGS = api.Path(sys.argv[1]); api.export(*sys.argv[2:])"
+
+EXPORT_THAT_SAYS_WHEN_IT_WRITES = f"""
+from fused_moe_configs.exporting import destination
+write = destination._write_manifest
+destination._write_manifest = lambda *arguments: (write(*arguments), print(flush=True))
+{EXPORT}
+"""
 
 EXPORT_KILLED_BEFORE_A_STEP = """
 import os, signal, sys
@@ -292,11 +299,11 @@ def test_exports_killed_at_random_moments_one_after_the_other_are_healed_by_the_
     for number in range(12):
         destination = tmp_path / f"killed {number}"
         for root in moments.choices([before, store.root], k=3):
-            command = [sys.executable, "-c", f"print(flush=True); {EXPORT}", root, destination, "sglang"]
+            command = [sys.executable, "-c", EXPORT_THAT_SAYS_WHEN_IT_WRITES, root, destination, "sglang"]
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
                 child.stdout.readline()
                 try:
-                    child.wait(moments.uniform(0.02, 0.2))
+                    child.wait(moments.uniform(0, 0.05))
                 except subprocess.TimeoutExpired:
                     child.kill()
         half_written += child.returncode == -signal.SIGKILL and b" " in manifest_hashes(destination)
@@ -330,3 +337,74 @@ def test_only_temporaries_of_its_own_are_swept(store, destination):
     others.touch()
     export(destination, "vllm")
     assert (left.exists(), others.exists()) == (False, True)
+
+
+# ---------------------------------------------------------------
+# Folders that stay as they are
+
+
+def refused(destination, engine, **options):
+    with pytest.raises(
+        ValueError, match=r"^destination: expected a folder of the export's own, found .*Fix: "
+    ) as raised:
+        export(destination, engine, **options)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+@pytest.mark.parametrize("below", ["", "legacy_configs", "new/folder"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_the_loaders_own_files_are_never_written_into(store, tmp_path, engine, below, is_link):
+    store.add(D, 1)
+    store.add(name(N=7), 1, "legacy_configs")
+    before = content(store.root)
+    root = store.root
+    if is_link:
+        root = tmp_path / "link"
+        root.symlink_to(store.root)
+    assert f"writes into the loader's own files, {store.root}" in refused(root / below, engine)
+    assert content(store.root) == before
+
+
+def test_nor_through_the_folder_that_sglangs_layout_adds(store, monkeypatch):
+    """In a checkout the store is called configs, as that folder is."""
+    store.add(D, 1)
+    store.root = store.root.rename(store.root.with_name("configs"))
+    monkeypatch.setattr(api, "CONFIGS", store.root)
+    before = content(store.root)
+    assert "writes into the loader's own files" in refused(store.root.parent, "sglang")
+    assert content(store.root) == before
+    assert export(store.root.parent / "elsewhere", "sglang")
+
+
+def test_nor_through_a_link_to_one_of_its_folders(store, destination):
+    store.add(D, 1)
+    (destination / "configs").mkdir(parents=True)
+    (destination / SGLANG).symlink_to(store.root)
+    assert "writes into the loader's own files" in refused(destination, "sglang")
+
+
+@pytest.mark.parametrize("root", ["/", "//", "/tmp/.."])
+def test_nor_the_root_of_the_file_system(store, root):
+    store.add(D, 1)
+    assert "the root of the file system" in refused(root, "vllm")
+
+
+@pytest.mark.parametrize(("engine", "below"), [("vllm", ""), ("sglang", ""), ("sglang", "configs")])
+def test_nor_the_overlay(store, destination, engine, below):
+    store.add(D, 1)
+    export(destination, engine)
+    before = content(destination)
+    assert "'s own files, " in refused(destination, engine, overlay=destination / below)
+    link = destination.with_name("link")
+    link.symlink_to(destination)
+    refused(link, engine, overlay=destination / below)
+    refused(destination / "configs/triton_3_8_0/deeper", engine, overlay=destination / below)
+    assert content(destination) == before
+
+
+def test_the_fix_works(store, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    store.add(D, 1)
+    (fix,) = re.findall(r"Fix: name another one, such as (\S+)$", refused(store.root, "vllm"))
+    assert export(fix, "vllm") == [Path("moe-configs") / D]

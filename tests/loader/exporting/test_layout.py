@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
@@ -187,62 +186,63 @@ def test_a_name_of_no_workload_is_left_out_and_said(store, destination, engine, 
     assert [*tree(destination).values()] == [1]
 
 
-def test_an_overlay_comes_first_and_ours_over_it(store, destination, tmp_path):
-    overlay = tmp_path / "engine ö"
-    overlay.mkdir()
-    (overlay / D).write_text('{"triton_version": "3.6.0", "1": {"num_warps": 7}}')
-    (overlay / name(N=7)).write_text('{"triton_version": "3.6.0", "1": {"num_warps": 7}}')
-    (overlay / name(N=8)).write_text('{"1":{"num_warps":8}}')
-    store.add(D, 1)
-    export(destination, "vllm", overlay=overlay)
-    assert tree(destination) == {D: 1, name(N=7): 7, name(N=8): 8}
-    assert (destination / name(N=8)).read_text() == '{"1":{"num_warps":8}}'
-    assert "triton_version" not in (destination / name(N=7)).read_text()
+def test_an_h200_of_any_name_that_sglang_may_ask_for_gets_the_h200s_file(store, destination):
+    """vLLM folds those names by itself; SGLang asks for the driver's, which the registry may not know."""
+    store.add(name(device="NVIDIA_H200"), 1)
+    export(destination, "sglang", device_name="NVIDIA H200 SXM 141GB")
+    assert tree(destination) == {f"{SGLANG}/{name(device='NVIDIA_H200_SXM_141GB')}": 1}
 
 
-def test_an_overlay_gives_regular_json_objects_only_and_what_else_it_holds_is_said(store, destination, tmp_path):
-    overlay = tmp_path / "overlay"
-    (overlay / "folder.json").mkdir(parents=True)
-    (overlay / D).write_text('{"1":{"num_warps":7}}')
-    (overlay / "gone.json").symlink_to(overlay / "nothing")
-    os.mkfifo(overlay / "pipe.json")
-    (overlay / "garbage.json").write_bytes(os.urandom(8) + b"\xff")
-    (overlay / "cut.json").write_text('{"triton_version')
-    (overlay / "list.json").write_text("[1]")
-    (overlay / "deep.json").write_text('{"triton_version": "3", "1": ' + "[" * 100_000)
-    (overlay / "large.json").write_bytes(b"{}".ljust(2**20 + 1))
-    said = notes(store, destination, "vllm", overlay=overlay)
-    assert tree(destination) == {D: 7}
-    for other in ("folder", "gone", "pipe", "garbage", "cut", "list", "deep", "large"):
-        assert f"{other}.json: left out: " in said
+def test_what_is_shipped_for_an_h200_is_written_for_an_nvl_too(destination):
+    """Of the real store: SGLang on an H200 NVL finds what vLLM finds there."""
+    export(destination, "sglang")
+    names = {path.name for path in destination.rglob("E=*.json")}
+    shipped = {name for name in names if "device_name=NVIDIA_H200." in name or "device_name=NVIDIA_H200," in name}
+    assert shipped
+    assert {name.replace("NVIDIA_H200", "NVIDIA_H200_NVL") for name in shipped} <= names
 
 
-def test_an_overlay_that_is_an_export_does_not_give_its_manifest(store, destination, tmp_path):
-    store.add(D, 1)
-    export(tmp_path / "first", "vllm")
-    assert export(destination, "vllm", overlay=tmp_path / "first") == [destination / D]
+# ---------------------------------------------------------------
+# Siblings
 
 
-@pytest.mark.parametrize(("engine", "below"), [("vllm", ""), ("sglang", ""), ("sglang", "configs")])
-def test_an_overlay_cannot_be_the_folder_written_to(store, destination, engine, below):
-    store.add(D, 1)
+@pytest.mark.parametrize(("engine", "below"), [("vllm", ""), ("sglang", f"{SGLANG}/")])
+def test_a_siblings_file_is_written_under_every_name_of_a_device_that_has_none(
+    store, destination, siblings, engine, below
+):
+    store.add(name(device="B"), 1)
     export(destination, engine)
-    with pytest.raises(ValueError, match="overlay: expected another folder"):
-        export(destination, engine, overlay=destination / below)
+    assert tree(destination) == {below + name(device=device): 1 for device in ("B", "B_OEM")}
+    export(destination, engine, siblings=True)
+    assert tree(destination) == {below + name(device=device): 1 for device in ("A", "A_OEM", "B", "B_OEM")}
 
 
-@pytest.mark.parametrize("below", ["", "configs"])
-def test_an_overlay_for_sglang_is_a_tree_of_versions(store, destination, tmp_path, below):
-    overlay = tmp_path / "overlay"
-    for version in ("triton_3_1_0", "triton_3_8_0", "triton_3_6_0_rc1"):
-        folder = overlay / below / version
-        folder.mkdir(parents=True)
-        (folder / D).write_text('{"1":{"num_warps":8}}')
-    store.add(D, 1)
-    export(destination, "sglang", overlay=overlay)
-    assert tree(destination) == {f"{SGLANG}/{D}": 1, f"configs/triton_3_1_0/{D}": 8}
+def test_siblings_are_not_taken_the_other_way_round(store, destination, siblings):
+    store.add(name(device="A"), 1)
+    export(destination, "vllm", siblings=True)
+    assert tree(destination) == {name(device=device): 1 for device in ("A", "A_OEM")}
 
 
-def test_an_overlay_without_files_is_bad_use(store, destination, tmp_path):
-    with pytest.raises(ValueError, match="overlay: expected"):
-        export(destination, "vllm", overlay=tmp_path / "none")
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_a_devices_own_file_stands_before_a_siblings_in_any_tier(store, destination, siblings, engine):
+    """SGLang reads its folders newest first: a sibling's file in a newer one would go before the device's own."""
+    store.add(name(device="B"), 1)
+    store.add(name(device="A"), 2, "legacy_configs")
+    export(destination, engine, siblings=True)
+    marks = {path.rpartition("/")[2]: mark for path, mark in tree(destination).items()}
+    assert marks == {name(device="B"): 1, name(device="B_OEM"): 1, name(device="A"): 2, name(device="A_OEM"): 2}
+
+
+def test_a_device_asked_for_gets_its_siblings_file(store, destination, siblings):
+    store.add(name(device="B"), 1)
+    assert "no shipped file serves A" in notes(store, destination, "vllm", device_name="A")
+    assert notes(store, destination, "vllm", device_name="A", siblings=True) == ""
+    assert tree(destination) == {name(device="A"): 1}
+
+
+def test_a_siblings_down_file_goes_with_its_up_file(store, destination, siblings):
+    store.add(name(device="B"), 1)
+    store.add(name(device="B").replace(".json", "_down.json"), 2)
+    export(destination, "sglang", device_name="A", siblings=True)
+    up = f"{SGLANG}/{name(device='A')}"
+    assert tree(destination) == {up: 1, up.replace(".json", "_down.json"): 2}

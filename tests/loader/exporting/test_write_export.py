@@ -6,6 +6,7 @@ import pytest
 
 import fused_moe_configs
 from fused_moe_configs import ConfigError, export
+from fused_moe_configs.exporting import write_export
 
 from .conftest import D, name, notes, tree
 
@@ -16,6 +17,41 @@ def test_a_broken_file_stops_the_export_before_anything_is_written(store, destin
     with pytest.raises(ConfigError):
         export(destination, "vllm")
     assert not destination.exists()
+
+
+def test_a_device_that_no_file_serves_is_a_loss_whatever_else_is_written(store, destination, tmp_path):
+    (tmp_path / "overlay").mkdir()
+    (tmp_path / "overlay" / D).write_text('{"1": {"num_warps": 7}}')
+    store.add(D, 1)
+    done = write_export(store.root, destination, "vllm", device_name="nosuch", overlay=tmp_path / "overlay")
+    assert (done.written, done.is_whole) == ([destination / D], False)
+
+
+def test_what_another_hand_holds_of_what_was_asked_for_is_a_loss(store, destination):
+    store.add(D, 1)
+    destination.mkdir()
+    (destination / D).write_text("mine")
+    store.add(name(N=7), 1)
+    done = write_export(store.root, destination, "vllm")
+    assert (done.written, done.is_whole) == ([destination / name(N=7)], False)
+
+
+def test_a_stale_file_that_was_changed_is_no_loss(store, destination):
+    path = store.add(D, 1)
+    store.add(name(N=7), 1)
+    export(destination, "vllm")
+    (destination / D).write_text("changed")
+    path.unlink()
+    done = write_export(store.root, destination, "vllm")
+    assert (len(done.notes), done.is_whole) == (1, True)
+
+
+def test_what_the_engine_never_asks_for_is_no_loss(store, destination):
+    store.add(D, 1)
+    store.add(name("dtype=int8_w8a8"), 1)
+    store.add(D, 1, "triton_3_6_0")
+    done = write_export(store.root, destination, "vllm")
+    assert (len(done.notes), done.is_whole) == (2, True)
 
 
 def test_a_device_that_no_file_serves_is_said_and_what_was_exported_stays(store, destination):

@@ -342,6 +342,14 @@ class TestReadFiles:
         assert len(said) == 1
         assert said[0].startswith(f"not measured: folder/deeper/{DEEPSEEK}: not read by vLLM in this place. Fix: ")
 
+    def test_a_file_of_another_kernel_is_said(
+        self, read_by: Callable[..., list[ConfigFile]], said: list[str], tmp_path: Path
+    ) -> None:
+        tuned(tmp_path / "folder", {1: SOUND})
+        tuned(tmp_path / "folder", {1: SOUND}, "NVIDIA_H200_SHRINK.json")
+        assert paths(read_by("folder", "--layout", "vllm")) == [MIXTRAL]
+        assert said == ["not measured: folder/NVIDIA_H200_SHRINK.json: a file of vLLM's LoRA kernels"]
+
     @pytest.mark.parametrize(
         ("path", "found"),
         [
@@ -383,6 +391,13 @@ class TestMakeFileComparison:
         assert [c.name for c in found.candidates] == ["this file", NO_FILE, SGLANG_NO_FILE]
         assert found.candidates[0].entries == {1: LaunchConfig(*SOUND), 64: LaunchConfig(*OTHER)}
         assert found.batch_sizes == (1, 64)
+
+    def test_a_file_of_models_without_a_gate_is_refused(
+        self, plan: Callable[..., FileComparison], tmp_path: Path
+    ) -> None:
+        path = tuned(tmp_path, {1: SOUND}, MIXTRAL.replace("E=8,N=7168", "E=128,N=1856"))
+        with pytest.raises(UserError, match=r"only models without one have .*nothing to tune"):
+            plan(path)
 
     def test_other_batch_sizes_may_be_asked_for(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         found = plan(tuned(tmp_path, {1: SOUND, 64: OTHER}), "--num-tokens", 128, 32)

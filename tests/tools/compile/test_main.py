@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("triton")
 
+from tests.builders import as_nobody
 from tests.tools.compile.tuned_files import MIXTRAL, SOUND, tuned
+from tools.compile import __main__ as command
 from tools.compile.__main__ import main
 
 
@@ -44,6 +47,31 @@ def test_files_of_another_triton_are_said_unless_asked_for(tmp_path: Path, capsy
     assert "2 ok" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("folder", ["", "triton_3_1_0"])
+def test_a_file_that_cannot_be_read_is_an_error_under_any_triton(
+    tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tuned(tmp_path / folder, {64: SOUND})
+    path.write_text("{", "utf-8")
+    assert main([str(tmp_path), "--format", "json"]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (finding["rule"], finding["severity"]) == ("unreadable", "error")
+    assert finding["message"].startswith("not compiled: line 1, column 2: not JSON: ")
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        (closed := root / "triton_3_8_0").mkdir()
+        closed.chmod(0)
+        with as_nobody():
+            assert main([str(root), "--format", "json"]) == 1
+        closed.chmod(0o755)
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (finding["path"], finding["rule"]) == (str(closed), "unreadable")
+
+
 def test_missing_paths_and_odd_numbers_are_bad_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / MIXTRAL)]) == 2
     assert "no such file" in capsys.readouterr().err
@@ -57,6 +85,25 @@ def test_a_folder_without_tuned_files_proves_nothing(tmp_path: Path, capsys: pyt
     out, err = capsys.readouterr()
     assert out == ""
     assert "expected tuned files in the repo layout, found none. Fix: name" in err
+
+
+def test_where_all_are_compiled_it_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_changed_since", lambda revision: ("kernels/launch.py", "README.md", "tools/cli.py"))
+    assert main([str(tuned(tmp_path, {64: SOUND})), "--since", "main"]) == 0
+    assert capsys.readouterr().err == (
+        "compile: 1 file compiled, which is all: kernels/launch.py and 1 more changed since main, on which every "
+        "file's outcome hangs\n"
+    )
+
+
+def test_where_one_file_changed_nothing_is_said_of_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_changed_since", lambda revision: ("README.md",))
+    assert main([str(tuned(tmp_path, {64: SOUND})), "--since", "main"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_since_compiles_what_changed_alone(capsys: pytest.CaptureFixture[str]) -> None:

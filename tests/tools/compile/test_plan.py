@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -10,10 +11,10 @@ from tests.builders import Store
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, read, registries, tuned
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.compile.plan import CompilePlan, concerned, make_plan
-from tools.store.config_file import ConfigFile
-from tools.store.files import Content
+from tools.store.config_file import ConfigFile, load
+from tools.store.files import Content, discover
 from tools.store.tiers import Found, Role
-from tools.store.workload import parse_file_name
+from tools.store.workload import Layout, parse_file_name
 
 
 def plan(root: Path) -> CompilePlan:
@@ -86,9 +87,43 @@ def test_what_cannot_be_compiled_is_said(tmp_path: Path, name: str, said: str) -
     assert said in made.notes[0].message
 
 
-def test_an_unreadable_file_is_said(tmp_path: Path) -> None:
-    (tmp_path / MIXTRAL).write_text("{", "utf-8")
-    assert "no launch config could be read" in plan(tmp_path).notes[0].message
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (MIXTRAL, "{", "not compiled: line 1, column 2: not JSON: "),
+        (MIXTRAL, "{}", "not compiled: expected launch configs, found none"),
+        (MIXTRAL, '{"1": {}}', "not compiled: expected launch configs, found none"),
+        ("config.json", '{"1": {}}', "not compiled: expected E=…,N=…,device_name=…"),
+    ],
+)
+def test_an_unreadable_file_is_a_fault_of_the_file(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text, "utf-8")
+    made = plan(tmp_path)
+    (unread,) = made.unread
+    assert unread.message.startswith(said)
+    assert (made.binaries, made.notes) == ((), ())
+
+
+def test_rows_that_cannot_be_read_are_said_and_the_others_compiled(tmp_path: Path) -> None:
+    path = tuned(tmp_path, {64: SOUND, 128: SOUND})
+    document = json.loads(path.read_text("utf-8"))
+    del document["128"]["num_stages"]
+    path.write_text(json.dumps(document), "utf-8")
+    made = plan(tmp_path)
+    assert [unread.message for unread in made.unread] == ["row 128: not compiled: expected launch configs"]
+    assert {row.num_tokens for binary in made.binaries for row in binary.rows} == {64}
+
+
+def test_in_an_engines_folder_tritons_defaults_are_compiled(tmp_path: Path) -> None:
+    path = tuned(tmp_path, {64: (64, 64, 64, 1, 8, 2)})
+    document = json.loads(path.read_text("utf-8"))
+    del document["64"]["num_warps"], document["64"]["num_stages"]
+    path.write_text(json.dumps(document), "utf-8")
+    known = registries()
+    files = load(discover([tmp_path], Layout.VLLM), Layout.VLLM).configs
+    made = make_plan(files, known.devices, known.models)
+    assert made.unread == ()
+    assert {(b.task.problem.config.num_warps, b.task.problem.config.num_stages) for b in made.binaries} == {(4, 3)}
 
 
 def test_a_tile_deeper_than_a_scale_group_is_rejected_before_compiling(tmp_path: Path) -> None:

@@ -166,6 +166,33 @@ def test_a_stopped_command_leaves_neither_children_nor_folders(tmp_path: Path, h
     assert list(folders.iterdir()) == []
 
 
+def test_what_a_kill_left_in_the_temporary_folder_goes_with_the_next_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids, folders = tmp_path / "pids", tmp_path / "folders"
+    folders.mkdir()
+    code = (
+        f"import sys; sys.path[:0] = [{str(CHECKOUT)!r}, {str(Path(__file__).parent)!r}]\n"
+        "from pathlib import Path\nfrom fake_tasks import FakeTask\nfrom tools.compile.pool import CompilePool\n"
+        "if __name__ == '__main__':\n"
+        f"    with CompilePool(1) as pool: list(pool.run([FakeTask('hang', Path({str(pids)!r}))]))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(folders)})
+    while not pids.exists() or len(pids.read_text("utf-8").split()) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait(30)
+    child, grandchild = map(int, pids.read_text("utf-8").split())
+    wait_until_dead([child])
+    os.kill(grandchild, signal.SIGKILL)  # the compiler's own children had nobody left to kill them
+    assert [path.name.startswith("compile-pool-") for path in folders.iterdir()] == [True]
+    monkeypatch.setattr(tempfile, "tempdir", str(folders))
+    with CompilePool(1):
+        assert len(list(folders.iterdir())) == 1
+    assert list(folders.iterdir()) == []
+
+
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
 def test_a_stopped_parent_leaves_no_worker(tmp_path: Path, how: str) -> None:
     pid = tmp_path / "pid"

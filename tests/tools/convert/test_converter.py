@@ -16,10 +16,11 @@ from tests.builders import NAME, entry, table
 from tools.checkout import reference_triton
 from tools.convert import converter
 from tools.convert.converter import Attribution, Taken
+from tools.errors import UserError
 from tools.findings import Finding, Severity
 from tools.registry.models import ModelRegistry, load_models
 from tools.store import schemas
-from tools.store.files import canonical_config, discover, sha256
+from tools.store.files import canonical_config, discover, lock, sha256
 from tools.store.workload import Layout, Workload, parse_file_name
 
 DAY = date(2026, 1, 2)
@@ -144,7 +145,7 @@ class TestFiguresAndRecords:
         assert record["config_sha256"] == sha256(taken.config)
         assert record["workload"]["block_shape"] == [128, 128]
         assert record["verified"] is None
-        (mixtral,) = [shape for shape in record["shapes"] if (shape["K"], shape["top_k"]) == (4096, 2)]
+        (mixtral,) = [s for s in record["shapes"] if (s["K"], s["top_k"], s.get("ep", 1)) == (4096, 2, 1)]
         assert "mistralai/Mixtral-8x7B-v0.1 tp=4" in mixtral["models"]
 
     def test_a_packed_workload_is_explained_by_its_unpacked_size(self, folder: Path, models: ModelRegistry) -> None:
@@ -161,6 +162,15 @@ class TestFiguresAndRecords:
         assert shapes[0] == shapes[1] != set()
         assert (plain["workload"]["N"], packed["workload"]["N"]) == (3584, 3584)
 
+    def test_a_bf16_files_record_names_no_checkpoint_that_exists_in_fp8_only(
+        self, folder: Path, models: ModelRegistry
+    ) -> None:
+        put(folder, "triton_3_6_0/E=256,N=128,device_name=NVIDIA_H200.json")
+        shapes = json.loads(one(folder, SGLANG, models).record)["shapes"]
+        named = [name for shape in shapes for name in shape["models"]]
+        assert named
+        assert not any(name.startswith("deepseek-ai/DeepSeek-V3") for name in named)
+
     def test_a_size_of_no_known_model_has_no_shapes(self, folder: Path, models: ModelRegistry) -> None:
         put(folder, "triton_3_6_0/E=7,N=13,device_name=NVIDIA_H200.json")
         assert json.loads(one(folder, SGLANG, models).record)["shapes"] == []
@@ -172,7 +182,6 @@ class TestRefusals:
         [
             ("x.json", None, "the name stands for no workload: expected E=…,N=…,device_name=…"),
             ("E=0,N=1,device_name=A.json", None, "the name stands for no workload: E: expected a decimal number"),
-            (f"{STEM},backend=cutlass.json", None, "lost: backend=: a file of another kernel"),
             (f"{STEM},dtype=fp8_w8a8,block_shape=[128x128].json", None, "the name says more than"),
             (f"{STEM},per_channel_quant=False.json", None, "lost: per_channel_quant: expected True"),
             (NAME, b"", "found an empty file"),
@@ -186,7 +195,7 @@ class TestRefusals:
                 json.dumps(table(num_warps=4.0)).encode(),
                 "num_warps: expected an integer of at least 1, found 4.0",
             ),
-            (NAME, json.dumps(table(num_warps=None)).encode(), "1: num_warps is missing"),
+            (NAME, json.dumps(table(BLOCK_SIZE_K=None)).encode(), "1: BLOCK_SIZE_K is missing"),
             (NAME, json.dumps({**table(), "note": "x"}).encode(), "note"),
         ],
     )
@@ -257,7 +266,7 @@ class TestWrite:
     def test_files_and_records_lie_where_the_store_keeps_them(self, folder: Path, models: ModelRegistry) -> None:
         put(folder / "from", f"triton_3_6_0/{NAME}")
         taken, _ = convert(folder / "from", SGLANG, models)
-        assert converter.write(taken, folder / "to") == (1, ())
+        assert converter.write(taken, folder / "to") == (taken, ())
         assert (folder / "to" / "triton_3_6_0" / NAME).read_bytes() == taken[0].config
         assert (folder / "to" / "records" / "triton_3_6_0" / NAME).read_bytes() == taken[0].record
 
@@ -267,7 +276,7 @@ class TestWrite:
         before = old.read_bytes()
         taken, _ = convert(folder / "from", SGLANG, models)
         written, (finding,) = converter.write(taken, folder / "to")
-        assert written == 0
+        assert written == ()
         assert "is there with other figures" in finding.message
         assert old.read_bytes() == before
         assert not (folder / "to" / "records").exists()
@@ -278,8 +287,26 @@ class TestWrite:
         record = folder / "to" / "records" / "triton_3_6_0" / NAME
         before = record.read_bytes()
         later = Attribution(Layout.SGLANG, "Somebody else", date(2027, 1, 1))
-        assert converter.write(convert(folder / "from", later, models)[0], folder / "to") == (1, ())
+        again, _ = convert(folder / "from", later, models)
+        assert converter.write(again, folder / "to") == (again, ())
         assert record.read_bytes() == before
+
+    def test_no_other_process_writes_there_between_looking_and_writing(
+        self, folder: Path, models: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put(folder / "from", f"triton_3_6_0/{NAME}")
+        taken, _ = convert(folder / "from", SGLANG, models)
+        write, written = converter.write_file, []
+
+        def while_held(path: Path, data: bytes) -> None:
+            with pytest.raises(UserError, match="no other process that writes there"), lock(folder / "to", 0.0):
+                pass
+            written.append(path)
+            write(path, data)
+
+        monkeypatch.setattr(converter, "write_file", while_held)
+        assert converter.write(taken, folder / "to") == (1, ())
+        assert len(written) == 2
 
     def test_one_that_can_not_be_written_stops_no_other(self, folder: Path, models: ModelRegistry) -> None:
         for version in ("3_6_0", "3_7_0"):
@@ -287,7 +314,7 @@ class TestWrite:
         put(folder / "to", "triton_3_6_0", data=b"a file in the way")
         taken, _ = convert(folder / "from", SGLANG, models)
         written, (finding,) = converter.write(taken, folder / "to")
-        assert written == 1
+        assert len(written) == 1
         assert finding.path.endswith(f"from/triton_3_6_0/{NAME}")
         assert f"to/triton_3_6_0/{NAME} can't be written: a file stands where a folder is needed" in finding.message
         records = [path.parent.name for path in (folder / "to" / "records").rglob("*.json")]
@@ -298,7 +325,7 @@ class TestWrite:
         put(folder / "to", "records", data=b"a file in the way")
         taken, _ = convert(folder / "from", SGLANG, models)
         written, (finding,) = converter.write(taken, folder / "to")
-        assert written == 0
+        assert written == ()
         assert "a file stands where a folder is needed" in finding.message
         assert [path.name for path in (folder / "to").rglob("*")] == ["records"]
 
@@ -307,7 +334,7 @@ class TestWrite:
         old = put(folder / "to", f"records/triton_3_6_0/{NAME}", {"config_sha256": "0" * 64})
         before = old.read_bytes()
         written, (finding,) = converter.write(convert(folder / "from", SGLANG, models)[0], folder / "to")
-        assert written == 0
+        assert written == ()
         assert "speaks of other figures" in finding.message
         assert old.read_bytes() == before
         assert not (folder / "to" / "triton_3_6_0").exists()

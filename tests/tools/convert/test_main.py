@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.builders import NAME, Store, table
-from tools.checkout import CHECKOUT
+from tools.checkout import CHECKOUT, CONFIGS, reference_triton
 from tools.convert.__main__ import main
 from tools.findings import Severity
+from tools.text import shown_path
+from tools.validate.rules import RULES
 
 
 @pytest.fixture
@@ -33,7 +35,9 @@ def test_0_and_a_sound_store_where_all_is_taken(
     sglang: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(sglang.root, tmp_path / "to")) == 0
-    assert capsys.readouterr().out.startswith("2 files taken over into ")
+    *files, last = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in files] == ["triton_3_7_0/"] * 2
+    assert last.startswith("2 files taken over into ")
     findings = Store(tmp_path / "to").findings()
     assert [f for f in findings if f.severity is Severity.ERROR] == []
     (record, *_) = (tmp_path / "to" / "records").rglob("*.json")
@@ -52,7 +56,7 @@ def test_1_where_some_are_not_with_each_reason_on_stderr(
     sglang.file(b"{", "E=1,N=1,device_name=NVIDIA_H200.json", folder="triton_3_7_0")
     assert main(arguments(sglang.root, tmp_path / "to")) == 1
     captured = capsys.readouterr()
-    assert captured.out.startswith("2 files taken over into ")
+    assert captured.out.splitlines()[-1].startswith("2 files taken over into ")
     assert captured.out.endswith(", 1 not\n")
     assert captured.err.endswith("3 files: 1 error, 0 warnings, 0 infos\n")
     assert "E=1,N=1,device_name=NVIDIA_H200.json: line 1, column 2: not JSON" in captured.err
@@ -71,10 +75,92 @@ def test_2_where_the_destination_is_a_file(sglang: Store, tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize("layout", ["repo", "tgi"])
-def test_2_for_a_layout_that_is_no_engines(sglang: Store, tmp_path: Path, layout: str) -> None:
+def test_2_for_a_layout_that_is_no_engines(
+    sglang: Store, tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as raised:
         main(arguments(sglang.root, tmp_path / "to", layout))
     assert raised.value.code == 2
+    assert f"argument --layout: expected vllm or sglang, found '{layout}'" in capsys.readouterr().err
+
+
+def vllm_folder(root: Path) -> Store:
+    """A file of the reference Triton, an older and an undated one."""
+    store = Store(root)
+    for stem, version in (("E=8,N=1", reference_triton()), ("E=8,N=2", "3.6.0"), ("E=8,N=3", None)):
+        document = {**({"triton_version": version} if version else {}), **table()}
+        store.file(json.dumps(document).encode(), f"{stem},device_name=NVIDIA_H200.json")
+    return store
+
+
+def test_each_file_is_said_with_its_tier_and_whether_a_default_file_hides_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = vllm_folder(tmp_path / "from")
+    hiding = Store(tmp_path / "to").config(table(num_stages=4), "E=8,N=3,device_name=NVIDIA_H200.json")
+    assert main(arguments(store.root, tmp_path / "to", "vllm")) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == [
+        "default tier: E=8,N=1,device_name=NVIDIA_H200.json",
+        "triton_3_6_0/: E=8,N=2,device_name=NVIDIA_H200.json",
+        f"legacy_configs/: E=8,N=3,device_name=NVIDIA_H200.json (hidden: {hiding} is read before it)",
+    ]
+
+
+def test_mains_own_default_file_hides_what_is_taken_over_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "E=8,N=7168,device_name=NVIDIA_H200.json"
+    Store(tmp_path / "from").file(json.dumps(table()).encode(), name)
+    assert main(arguments(tmp_path / "from", tmp_path / "to", "vllm")) == 0
+    assert f"(hidden: {shown_path(CONFIGS / name)} is read before it)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_2_where_the_destination_is_the_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], through_a_link: bool
+) -> None:
+    store = vllm_folder(tmp_path / "from")
+    before = {path: path.read_bytes() for path in store.root.iterdir()}
+    destination = store.root
+    if through_a_link:
+        (destination := tmp_path / "link").symlink_to(store.root)
+    assert main(arguments(store.root, destination, "vllm")) == 2
+    assert "--to: expected another folder than the one that is read, found " in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in store.root.iterdir()} == before
+
+
+def test_2_where_a_file_would_be_written_onto_itself(sglang: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """SGLang's folders have this store's names."""
+    sglang.config(folder="triton_3_7_0", record=False)
+    assert main(arguments(sglang.root, sglang.root)) == 2
+    assert ". Fix: name a store's configs folder" in capsys.readouterr().err
+    assert not (sglang.root / "records").exists()
+
+
+def test_what_triton_ran_unsaid_is_filled_in_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path / "from")
+    silent = table(num_warps=None, num_stages=None)
+    store.file(json.dumps({**table([1, 2]), **{m: silent[m] for m in ("4", "8")}}).encode(), folder="triton_3_7_0")
+    assert main(arguments(store.root, tmp_path / "to")) == 0
+    told = "rows 4 and 8: num_warps 4 and num_stages 3 filled in, Triton's own, which ran there unsaid"
+    assert told in capsys.readouterr().err
+    written = json.loads((tmp_path / "to" / "triton_3_7_0" / NAME).read_bytes())
+    assert [(row["num_warps"], row["num_stages"]) for row in written.values()] == [(4, 3)] * 4
+    findings = Store(tmp_path / "to").findings(*RULES)
+    assert {finding.rule for finding in findings} == {"coverage"}, (
+        "of four rows; the six keys, bytes and record are sound"
+    )
+
+
+def test_files_of_other_kernels_are_left_and_said_and_fail_nothing(
+    sglang: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sglang.file(b"{}", "causal_conv1d_fwd_sm_90.json")
+    assert main(arguments(sglang.root, tmp_path / "to")) == 0
+    captured = capsys.readouterr()
+    assert "info: " in captured.err
+    assert "not taken: a file of SGLang's short convolution kernels" in captured.err
+    assert captured.out.endswith(", 0 not\n")
 
 
 @pytest.mark.parametrize("attribution", ["Müller", os.fsdecode(b"M\xfcller")], ids=["utf-8", "latin-1"])
@@ -96,7 +182,7 @@ def test_no_encoding_stops_it(sglang: Store, tmp_path: Path, attribution: str) -
 def test_one_file_is_said_in_the_singular(sglang: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (path, *_) = sglang.root.rglob("*.json")
     assert main(arguments(path, tmp_path / "to")) == 0
-    assert capsys.readouterr().out.startswith("1 file taken over into ")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 file taken over into ")
 
 
 def test_1_and_every_reason_where_some_can_not_be_written(
@@ -117,8 +203,7 @@ def test_2_where_there_is_nothing_to_take(sglang: Store, tmp_path: Path, capsys:
     assert main(arguments(sglang.root, tmp_path / "to", "vllm")) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "convert: found no tuned file in the vllm layout below " in captured.err
-    assert captured.err.endswith("; is it another --layout?\n")
+    assert ": expected tuned files in the vllm layout, found none. Fix: name a file, " in captured.err
     assert captured.err.count("not read by vLLM in this place") == 2
     assert not (tmp_path / "to").exists()
 
@@ -128,6 +213,16 @@ def test_2_without_an_attribution(sglang: Store, tmp_path: Path, capsys: pytest.
         main(arguments(sglang.root, tmp_path / "to")[:-2])
     assert raised.value.code == 2
     assert "--attribution" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("attribution", ["<b>a team</b>, MIT", "[a](b)", "x" * 301])
+def test_2_for_one_that_a_page_would_show_as_more_than_text(
+    sglang: Store, tmp_path: Path, attribution: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(sglang.root, tmp_path / "to"), "--attribution", attribution]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("convert: --attribution: expected ")
+    assert not (tmp_path / "to").exists()
 
 
 @pytest.mark.parametrize("attribution", ["", " ", "two\nlines", os.fsdecode(b"M\xfcller")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,7 @@ RECORDS = [path for path in sorted((CONFIGS / "records").rglob("*.json")) if jso
 def test_every_shipped_time_lies_above_it_and_a_fifth_of_most_below(path) -> None:
     record = json.loads(path.read_bytes())
     workload = Workload.read(record["workload"])
-    shapes = [Shape(shape["K"], shape["top_k"]) for shape in record["shapes"]]
+    shapes = [Shape.read(shape) for shape in record["shapes"]]
     ratios = [
         row["latency_us"]["median"] / least_us(workload, shapes, int(key), devices().get(workload.device_name))
         for key, row in record["rows"].items()
@@ -32,6 +33,32 @@ def test_it_grows_with_the_experts_that_are_read_and_no_further() -> None:
     found = [least_us(Workload(8, 7168, H100), [MIXTRAL], m, devices().get(H100)) for m in (1, 2, 64, 65)]
     assert found == sorted(found)
     assert found[3] < 1.01 * found[2]
+
+
+def test_many_tokens_take_the_tensor_cores_longer_than_the_memory() -> None:
+    """4096 tokens of Mixtral are 1.44e12 operations: at 989 TFLOP/s 1459 µs, of which half is asked for."""
+    device = devices().find(H100)
+    workload = Workload(8, 7168, H100)
+    assert least_us(workload, [MIXTRAL], 4096, device) == pytest.approx(0.5 * 1459.3, rel=1e-3)
+    without = replace(device, bf16_tflop_per_s=None)
+    assert least_us(workload, [MIXTRAL], 4096, without) == pytest.approx(0.5 * 556, rel=0.01)
+    assert least_us(workload, [MIXTRAL], 64, device) == least_us(workload, [MIXTRAL], 64, without)
+
+
+def test_eight_bit_operands_run_at_twice_the_rate_and_eight_bit_weights_alone_do_not() -> None:
+    device = replace(devices().find(H100), memory_bandwidth_gb_per_s=None)
+    found = {
+        dtype: least_us(Workload(8, 7168, H100, dtype=dtype), [MIXTRAL], 4096, device)
+        for dtype in (None, "fp8_w8a8", "int8_w8a8", "int8_w8a16")
+    }
+    assert found["fp8_w8a8"] == found["int8_w8a8"] == pytest.approx(found[None] / 2)
+    assert found["int8_w8a16"] == found[None]
+
+
+def test_down_alone_is_a_third_of_the_operations() -> None:
+    device = devices().find(H100)
+    whole, down = (least_us(Workload(8, 7168, H100, down=down), [MIXTRAL], 4096, device) for down in (False, True))
+    assert down == pytest.approx(whole / 3)
 
 
 def test_of_several_shapes_the_least_counts() -> None:

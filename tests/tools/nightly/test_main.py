@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,7 +15,10 @@ from typing import Any
 import pytest
 
 from tests.builders import H100, Store
+from tools.nightly import sample as stock
 from tools.nightly.__main__ import main
+from tools.pull_request.documents import PlannedFile, PlannedShape
+from tools.store.workload import Workload
 
 from .conftest import add, head, leave, results, row
 
@@ -194,10 +198,49 @@ def test_results_that_cannot_be_used_are_one_line(
     ],
     ids=["file", "record"],
 )
-def test_a_broken_store_is_one_line(three: Store, tmp_path: Path, capsys, spoil, message: str) -> None:
+def test_a_broken_file_is_left_out_by_name_and_costs_no_other_its_night(
+    three: Store, tmp_path: Path, capsys, spoil, message: str
+) -> None:
     spoil(three)
-    assert sample(three, tmp_path / "plan.json", "--count", "1") == 2
-    assert message in capsys.readouterr().err
+    assert sample(three, tmp_path / "plan.json", "--count", "9") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("nightly: left out: ")
+    assert f"{MIXTRAL}: {message}" in line
+    assert line.endswith("Fix: nox -s validate says what is wrong.")
+    legs = json.loads((tmp_path / "plan.json").read_text())["legs"]
+    files = {(leg["device_name"], file["workload"]["E"]) for leg in legs for file in leg["workloads"]}
+    assert files == {(H100, 128), ("NVIDIA_H200", 8)}
+
+
+def test_what_no_plan_can_hold_is_left_out_by_name(
+    three: Store, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan's schema refuses a whole plan for one file of it."""
+    real = stock.planned
+
+    def planned_hugely(workload: Workload, *arguments: Any) -> PlannedFile:
+        found = real(workload, *arguments)
+        huge = (PlannedShape(2**20, 2, registered=False),)
+        return replace(found, shapes=huge) if workload.E == 128 else found
+
+    monkeypatch.setattr(stock, "planned", planned_hugely)
+    assert sample(three, tmp_path / "plan.json", "--count", "9") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    expected = "shapes / 0 / K: expected an integer from 1 to 65536, found 1048576"
+    assert f"{QWEN}: no plan can hold it: {expected}" in line
+    assert planned(tmp_path / "plan.json") == 2
+
+
+def test_a_record_that_broke_since_the_plan_was_made_is_one_line(
+    three: Store, plan_path: Path, plan: Any, tmp_path: Path, capsys
+) -> None:
+    folder = leave(tmp_path / "results", results(plan, lambda _, us: row(us, us * 2)))
+    three.record_of(three.root / MIXTRAL).write_text("{}")
+    code, out = drift(three, plan_path, folder)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert f"{MIXTRAL}: expected a record, found a broken one" in line
+    assert not out.exists()
 
 
 def test_no_results_at_all_are_told(three: Store, plan_path: Path, tmp_path: Path) -> None:

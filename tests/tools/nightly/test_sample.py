@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.launch_config import LaunchConfig
-from tools.nightly.sample import is_new, of_night, plan, planned
+from tests.builders import Store
+from tests.tools.nightly.conftest import add
+from tools.nightly.sample import is_new, measured_files, of_night, plan, planned
 from tools.pull_request.documents import PlannedFile
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
@@ -93,3 +95,13 @@ def test_the_plan_is_of_the_plans_form_and_one_leg_a_device() -> None:
         9: False,
     }
     assert {each["workload"]["E"]: each["down"] for each in legs["NVIDIA_H200"]} == {8: True, 9: False}
+
+
+def test_a_file_of_models_without_a_gate_is_left_out_and_said(
+    configs: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(configs, "E=8,N=7168,device_name=NVIDIA_H200.json")
+    add(configs, "E=128,N=1856,device_name=NVIDIA_H200.json")
+    found, _ = measured_files(configs.root)
+    assert [file.id.workload.N for file in found] == [7168]
+    assert "E=128,N=1856,device_name=NVIDIA_H200.json: left out: " in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
 import textwrap
 import time
@@ -15,11 +16,13 @@ from typing import Any
 
 import pytest
 
+from tests.tools.processes import wait_until_dead
 from tests.tools.pull_request.documents_builder import ENVIRONMENT, H100, entry, planned
 from tools.bench import compare_files
 from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE, THIS_FILE, FileComparison
 from tools.bench.files_report import FileResult, FilesReport
 from tools.bench.session import Gpu
+from tools.checkout import CHECKOUT
 from tools.errors import MachineError, UserError
 from tools.measure import gpu
 from tools.measure.layer import LayerShape
@@ -293,6 +296,24 @@ def test_a_child_that_hangs_is_ended_with_what_it_started(script: Path, tmp_path
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_running(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    """It has a session of its own, so nothing else would end it."""
+    body = "import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True); time.sleep(600)"
+    (tmp_path / "script.py").write_text(body)
+    code = (
+        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\nfrom pathlib import Path\n"
+        "from tools.pull_request import child\n"
+        f"child.CHECKOUT = Path({str(tmp_path)!r})\nchild.run_child('script', {{}}, 600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert parent.stderr is not None
+    pid = int(parent.stderr.readline())
+    parent.kill()
+    parent.communicate()
+    wait_until_dead([pid])
 
 
 def is_running(pid: int) -> bool:

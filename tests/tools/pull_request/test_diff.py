@@ -153,6 +153,13 @@ class TestCoverage:
         cells = coverage([PurePosixPath(f"E=8,N=3584,device_name={H100}.json")], load_models(), devices())
         assert Cell("mistralai/Mixtral-8x7B-v0.1", H100) in cells
 
+    def test_a_bf16_file_covers_no_checkpoint_that_exists_in_fp8_only(self) -> None:
+        plain, blocks = (
+            coverage([PurePosixPath(f"E=256,N=128,device_name={H100}{dtype}.json")], load_models(), devices())
+            for dtype in ("", ",dtype=fp8_w8a8,block_shape=[128,128]")
+        )
+        assert Cell("deepseek-ai/DeepSeek-V3", H100) in blocks - plain
+
     def test_aliases_are_one_device_and_tiers_one_cell(self) -> None:
         paths = [
             PurePosixPath("E=8,N=3584,device_name=AMD_Instinct_MI300X.json"),

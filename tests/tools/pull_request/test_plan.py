@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kernels.problem import QuantMode
-from tests.builders import H100, NAME, devices, table
+from tests.builders import H100, NAME, devices, table, times
 from tests.tools.pull_request.conftest import Project, RunPlan, refusal
 from tests.tools.pull_request.git_repository import EXECUTABLE, SYMLINK, Blob
 from tools.measure.layer import LayerShape
@@ -16,15 +16,12 @@ from tools.pull_request import __main__ as command
 from tools.pull_request import documents
 from tools.pull_request.documents import PlannedShape
 from tools.pull_request.plan import (
-    HIDDEN_SIZES,
-    MOST_EXPERTS_PER_TOKEN,
-    MOST_SHAPES,
     RunnersError,
     planned_shapes,
     with_runner,
 )
 from tools.registry.models import load_models
-from tools.registry.shapes import registered_shapes
+from tools.registry.shapes import HIDDEN_SIZES, MOST_EXPERTS_PER_TOKEN, MOST_SHAPES, registered_shapes
 from tools.registry.sharding import PARALLEL_SIZES
 from tools.store import schemas
 from tools.store.files import canonical_record
@@ -85,6 +82,8 @@ class TestShapes:
 PATH, RECORD = f"configs/{NAME}", f"configs/records/{NAME}"
 MI300X = "AMD_Instinct_MI300X"
 OTHER = f"E=8,N=2048,device_name={H100}.json"
+UNREGISTERED = f"E=8,N=1984,device_name={H100}.json"
+"""A name that no model of the registry has."""
 
 
 class TestPlan:
@@ -281,11 +280,15 @@ class TestMerged:
             assert (ran.code, ran.plan and ran.plan["legs"]) == (0, [])
             assert ran.output.splitlines()[-2:] == ["devices=[]", "any=false"]
 
-    @pytest.mark.parametrize("record", [{"date": "2026-01-02"}, {"verified_with": []}])
-    def test_a_record_alone_is_measured(self, project: Project, plan: RunPlan, record: dict[str, Any]) -> None:
-        ran = plan(project.head(project.files(record=record)), number=0)
+    def test_a_record_alone_is_measured(self, project: Project, plan: RunPlan) -> None:
+        ran = plan(project.head(project.files(record={"date": "2026-01-02"})), number=0)
         assert ran.plan is not None
         assert len(ran.plan["legs"]) == 1
+
+    def test_a_line_that_main_would_not_sign_is_not(self, project: Project, plan: RunPlan) -> None:
+        line = {"triton": "3.6.0", "date": "2026-01-02", "worst_loss_pct": 0.1}
+        ran = plan(project.head(project.files(record={"verified_with": [line]})), number=0)
+        assert (ran.code, ran.plan and ran.plan["legs"]) == (0, [])
 
     def test_at_the_first_push_everything_is_new(self, project: Project, plan: RunPlan) -> None:
         ran = plan(project.main, number=0, base="0" * 40)
@@ -327,23 +330,36 @@ class TestShapesOfACommit:
 
     def test_one_that_main_does_not_know_is_marked(self, project: Project, plan: RunPlan) -> None:
         shapes = [{"K": 3072, "top_k": 5, "models": ["new/model tp=1"]}]
-        ran = plan(project.head(project.files(OTHER, record={"shapes": shapes})))
+        ran = plan(project.head(project.files(UNREGISTERED, record={"shapes": shapes})))
         assert ran.plan is not None
         assert ran.plan["legs"][0]["workloads"][0]["shapes"] == [{"K": 3072, "top_k": 5, "registered": False}]
 
     def test_a_registry_in_the_same_pull_request_does_not_count(self, project: Project, plan: RunPlan) -> None:
-        model = {"id": "new/model", "E": 8, "N": 2048, "K": 3072, "top_k": 5, "dtype": "bf16", "source": "made up"}
+        model = {"id": "new/model", "E": 8, "N": 1984, "K": 3072, "top_k": 5, "dtype": "bf16", "source": "made up"}
         registry = canonical_record({"schema_version": 1, "models": [model]})
         shapes = [{"K": 3072, "top_k": 5, "models": ["new/model tp=1"]}]
-        files = project.files(OTHER, record={"shapes": shapes})
+        files = project.files(UNREGISTERED, record={"shapes": shapes})
         ran = plan(project.head({**files, "configs/registry/models.json": registry}))
         assert ran.plan is not None
         assert ran.plan["legs"][0]["workloads"][0]["shapes"] == [{"K": 3072, "top_k": 5, "registered": False}]
 
+    @pytest.mark.parametrize(("K", "top_k"), [(256, 1), (3072, 5), (6144, 4)])
+    @pytest.mark.parametrize("source", ["measured", "published"])
+    def test_one_of_no_model_is_refused_where_the_registry_knows_the_name(
+        self, project: Project, plan: RunPlan, source: str, K: int, top_k: int
+    ) -> None:
+        """A record that chose K=256 and top_k=1 chose its floor with it, and what main measures."""
+        shapes = [{"K": K, "top_k": top_k, "models": []}]
+        record = {"shapes": shapes, "source": source, "attribution": "A team, Apache-2.0"}
+        line = refusal(plan(project.head(project.files(OTHER, record=record))))
+        assert "expected those of the registry's models for E=8, N=2048, the nearest K=" in line
+        assert f"found K={K}, top_k={top_k}" in line
+        assert "add the model to configs/registry/models.json in a change of its own" in line
+
     @pytest.mark.parametrize(("K", "top_k"), [(16384 + 64, 2), (4097, 2), (64, 2), (4096, 9)])
     def test_one_out_of_bounds_is_refused(self, project: Project, plan: RunPlan, K: int, top_k: int) -> None:
         shapes = [{"K": K, "top_k": top_k, "models": []}]
-        line = refusal(plan(project.head(project.files(OTHER, record={"shapes": shapes}))))
+        line = refusal(plan(project.head(project.files(UNREGISTERED, record={"shapes": shapes}))))
         assert f"found K={K}, top_k={top_k}" in line
 
     @pytest.mark.parametrize(("E", "top_k", "fused"), [(8, 33, 0), (8, 9, 9), (1, 2, 1)])
@@ -358,10 +374,19 @@ class TestShapesOfACommit:
 
     def test_a_rank_may_hold_fewer_experts_than_a_token_chooses(self, project: Project, plan: RunPlan) -> None:
         shapes = [{"K": 3072, "top_k": 32, "ep": 4, "models": []}]
-        ran = plan(project.head(project.files(OTHER, record={"shapes": shapes})))
+        ran = plan(project.head(project.files(UNREGISTERED, record={"shapes": shapes})))
         assert ran.plan is not None
         found = ran.plan["legs"][0]["workloads"][0]["shapes"]
         assert found == [{"K": 3072, "top_k": 32, "ep": 4, "registered": False}]
+
+    @pytest.mark.parametrize("dtype", ["", ",dtype=fp8_w8a8"])
+    def test_a_file_of_models_without_a_gate_is_refused_however_it_is_named(
+        self, project: Project, plan: RunPlan, dtype: str
+    ) -> None:
+        name = f"E=128,N=1856,device_name={H100}{dtype}.json"
+        shapes = [{"K": 2688, "top_k": 6, "models": ["somebody/else tp=1"]}]
+        line = refusal(plan(project.head(project.files(name, record={"shapes": shapes}))))
+        assert "found sizes that only models without one have (nvidia/NVIDIA-Nemotron-3-Nano" in line
 
     def test_one_that_no_plan_can_hold_is_no_record(self, project: Project, plan: RunPlan) -> None:
         shapes = [{"K": 2**31 - 1, "top_k": 2, "models": []}]
@@ -369,8 +394,8 @@ class TestShapesOfACommit:
         assert "shapes / 0 / K: expected a number of at most 65536, found 2147483647" in line
 
     def test_more_than_a_few_are_refused(self, project: Project, plan: RunPlan) -> None:
-        shapes = [{"K": 1024 + 64 * i, "top_k": 2, "models": []} for i in range(17)]
-        assert "expected at most 16, found 17" in refusal(
+        shapes = [{"K": 1024 + 64 * i, "top_k": 2, "models": []} for i in range(33)]
+        assert "expected a list of at most 32 items, found a list of 33 items" in refusal(
             plan(project.head(project.files(OTHER, record={"shapes": shapes})))
         )
 
@@ -383,7 +408,8 @@ class TestShapesOfACommit:
         name = f"E=256,N=2048,device_name={H100},dtype=fp8_w8a8,block_shape=[128,128].json"
         deepseek = LayerShape(256, 2048, 7168, 8, QuantMode("fp8_w8a8", block_shape=(128, 128)))
         assert 11 < deepseek.memory_bytes(4096) / 2**30 < 14
-        assert plan(project.head(project.files(name))).code == 0
+        row = {"latency_us": times(9000.0), "baseline_us": times(9000.0), "decision": "promote"}
+        assert plan(project.head(project.files(name, record={"rows": dict.fromkeys(table(), row)}))).code == 0
 
     def test_a_new_device_is_refused_until_it_is_on_main(self, project: Project, plan: RunPlan) -> None:
         device = {"name": "NVIDIA_Z9000", "vendor": "nvidia", "family": "Z", "aliases": []}

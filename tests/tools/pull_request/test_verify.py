@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.builders import NAME, Store, entry, signed
+from fused_moe_configs.evidence import evidence_sha256
+from tests.builders import NAME, Store, entry, models, signed
 from tests.tools.pull_request.documents_builder import (
     ENTRY,
     OTHER_SHA,
@@ -20,13 +21,15 @@ from tests.tools.pull_request.documents_builder import (
 )
 from tools.errors import UserError
 from tools.pull_request import verify
+from tools.registry.shapes import registered_shapes
 from tools.store import schemas
 from tools.store.files import canonical_record, lock, read_file
-from tools.store.record import Record, evidence_sha256
+from tools.store.record import Record
 from tools.store.workload import parse_file_name
 
 WORKLOAD = parse_file_name(NAME).workload
 assert WORKLOAD is not None
+SHAPE = registered_shapes(WORKLOAD, models())[0].shape
 RUN_URL = "https://github.com/owner/repository/actions/runs/1"
 
 
@@ -59,6 +62,7 @@ def plan(claimed_us: float | None = 1000.0) -> Any:
     def change(document: Any) -> None:
         document.update(number=0)
         leg = document["legs"][0]
+        leg["workloads"][0]["shapes"] = [{**SHAPE.to_json(), "registered": True}]
         leg["device_name"] = WORKLOAD.device_name
         claims = None if claimed_us is None else {"median_us": {"64": claimed_us}}
         leg["workloads"][0].update(workload=WORKLOAD.to_json(), claimed={"64": dict(ENTRY)}, main=None, record=claims)
@@ -66,11 +70,13 @@ def plan(claimed_us: float | None = 1000.0) -> Any:
     return changed(plan_document(), change)
 
 
-def sign(merged: Store, *documents: Any, claimed_us: float | None = 1000.0, **options: str) -> int:
+def sign(
+    merged: Store, *documents: Any, claimed_us: float | None = 1000.0, document: Any = None, **options: str
+) -> int:
     folder = merged.root.parent
-    write_json(folder / "plan.json", plan(claimed_us))
-    for number, document in enumerate(documents):
-        write_json(folder / "results" / f"results-{number}" / "results.json", document)
+    write_json(folder / "plan.json", document or plan(claimed_us))
+    for number, results_of_a_leg in enumerate(documents):
+        write_json(folder / "results" / f"results-{number}" / "results.json", results_of_a_leg)
     given = {"commit": SHA, "runner": "gpu", "run-url": RUN_URL, "date": "2026-11-24", **options}
     flags = [word for name, value in given.items() for word in (f"--{name}", value)]
     where = ["--plan", str(folder / "plan.json"), "--results", str(folder / "results"), "--configs", str(merged.root)]
@@ -173,6 +179,41 @@ def test_a_word_on_other_evidence_goes_even_unmeasured(merged: Store, capsys: py
     assert "verified no more, not measured (its runner sent no results)" in capsys.readouterr().err
     sign(merged, results())
     assert Record.read(record_of(merged)).is_verified((merged.root / NAME).read_bytes())
+
+
+def of_shape(merged: Store, K: int, top_k: int, name: str) -> tuple[Any, Any]:
+    """(plan, results) of that shape, and a record that speaks of it too."""
+    path = merged.config({"64": entry()}, name)
+    merged.measured(path, shapes=[{"K": K, "top_k": top_k, "models": []}])
+    workload = parse_file_name(name).workload
+    assert workload is not None
+    document = plan()
+    document["legs"][0]["workloads"][0].update(
+        workload=workload.to_json(), shapes=[{"K": K, "top_k": top_k, "registered": True}]
+    )
+    answer = results()
+    answer["workloads"][0]["workload"] = workload.to_json()
+    return document, answer
+
+
+@pytest.mark.parametrize("name", [NAME, NAME.replace("N=1024", "N=1984")], ids=["of others", "of none"])
+def test_a_shape_that_no_registered_model_has_is_never_verified(
+    merged: Store, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """The registry is asked again, whatever the plan says of it."""
+    document, answer = of_shape(merged, 256, 1, name)
+    assert sign(merged, answer, document=document) == 0
+    assert read_file(merged.root / "records" / name).document["verified"] is None
+    assert "not verified, no registered model has its shape K=256, top_k=1" in capsys.readouterr().err
+
+
+def test_a_record_of_other_shapes_than_were_measured_is_not_verified(
+    merged: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged.measured(merged.root / NAME, shapes=[{"K": 6144, "top_k": 2, "models": []}])
+    assert sign(merged, results()) == 0
+    assert record_of(merged)["verified"] is None
+    assert "not verified, its record speaks of other shapes than were measured" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import pytest
 from tools.checkout import CHECKOUT
 from tools.registry.__main__ import main, report
 from tools.registry.devices import DeviceRegistry, Target, load_devices, normalise_device_name
-from tools.registry.models import ModelRegistry, load_models
+from tools.registry.engines import load_engines
+from tools.registry.models import ModelRegistry, Placement, load_models, unknown_device_classes
 from tools.registry.reading import REGISTRY_FOLDER, RegistryError
 from tools.registry.sharding import Explanation
 from tools.store.files import MAX_BYTES
 from tools.store.workload import Layout
 
 FIXTURES = CHECKOUT / "tests" / "schema" / "fixtures"
+LOADERS: dict[str, Any] = {"devices": load_devices, "engines": load_engines, "models": load_models}
+KINDS = list(LOADERS)
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +42,13 @@ def validator(kind: str) -> jsonschema_rs.Draft202012Validator:
 
 
 def fixtures(kind: str) -> list[Any]:
-    paths = sorted(path for registry in ("devices", "models") for path in (FIXTURES / registry / kind).glob("*.json"))
+    paths = sorted(path for registry in KINDS for path in (FIXTURES / registry / kind).glob("*.json"))
     assert paths
     return [pytest.param(path, id=f"{path.parent.parent.name}-{path.stem}") for path in paths]
 
 
 class TestSchemas:
-    @pytest.mark.parametrize("kind", ["devices", "models"])
+    @pytest.mark.parametrize("kind", KINDS)
     def test_the_registry_follows_its_schema(self, kind: str) -> None:
         registry = json.loads((REGISTRY_FOLDER / f"{kind}.json").read_text(encoding="utf-8"))
         assert [str(error) for error in validator(kind).iter_errors(registry)] == []
@@ -61,10 +65,10 @@ class TestSchemas:
 
     @pytest.mark.parametrize("path", fixtures("valid"))
     def test_the_reader_takes_what_the_schema_takes(self, path: Path, tmp_path: Path) -> None:
-        load = load_devices if path.parent.parent.name == "devices" else load_models
+        load = LOADERS[path.parent.parent.name]
         document = json.loads(path.read_text(encoding="utf-8"))
         (key,) = document.keys() - {"schema_version"}
-        first = "name" if key == "devices" else "id"
+        first = "id" if key == "models" else "name"
         document[key].sort(key=lambda row: row[first].casefold())
         copy = tmp_path / path.name
         copy.write_text(json.dumps(document), encoding="utf-8")
@@ -124,12 +128,30 @@ class TestDevices:
         ("arch", "kib"),
         [
             *[("sm_80", 163), ("sm_86", 99), ("sm_89", 99), ("sm_90", 227), ("sm_100", 227), ("sm_103", 227)],
-            *[("sm_120", 99), ("sm_121", 99), ("gfx942", 64), ("gfx950", 160)],
+            *[("sm_75", 64), ("sm_110", 227), ("sm_120", 99), ("sm_121", 99)],
+            *[("gfx942", 64), ("gfx950", 160), ("gfx1151", 64), ("gfx1201", 64)],
         ],
     )
     def test_shared_memory_is_the_architectures(self, devices: DeviceRegistry, arch: str, kib: int) -> None:
         limits = {device.smem_bytes_per_block for device in devices if device.arch == arch}
         assert limits == {kib * 1024}
+
+    @pytest.mark.parametrize(
+        ("oam", "name"),
+        [
+            ("AMD_Instinct_MI325_OAM", "AMD_Instinct_MI325X"),
+            ("AMD_Instinct_MI350_OAM", "AMD_Instinct_MI350X"),
+            ("AMD_Instinct_MI355_OAM", "AMD_Instinct_MI355X"),
+        ],
+    )
+    def test_an_accelerator_module_is_the_same_hardware(self, devices: DeviceRegistry, oam: str, name: str) -> None:
+        assert devices.find(oam) == devices.find(name)
+
+    def test_an_h100_reads_what_was_measured_to_carry_over_and_an_h200_reads_its_own_only(
+        self, devices: DeviceRegistry
+    ) -> None:
+        assert devices.find("NVIDIA_H100_80GB_HBM3").siblings == ("NVIDIA_H200",)
+        assert devices.find("NVIDIA_H200").siblings == ()
 
     def test_names_are_spelt_as_in_file_names(self, devices: DeviceRegistry) -> None:
         names = [name for device in devices for name in device.names]
@@ -165,9 +187,21 @@ def _devices(*rows: dict[str, Any]) -> str:
     return json.dumps({"schema_version": 1, "devices": [base | row for row in rows]})
 
 
+def _siblings(h200: dict[str, Any], h100: dict[str, Any] | None = None) -> str:
+    """A registry in which H100 reads the H200's files, with some facts of either changed; None takes one away."""
+    build = {"arch": "sm_90", "smem_bytes_per_block": 232448, "sm_count": 132}
+    reader = {"name": "H100", **build, "siblings": ["NVIDIA_H200"], "siblings_source": "Measured.", **(h100 or {})}
+    read = {"name": "NVIDIA_H200", "family": "H200", "aliases": ["NVIDIA_H200_NVL"], **build, **h200}
+    return _devices(reader, {key: value for key, value in read.items() if value is not None})
+
+
 def _models(*rows: dict[str, Any]) -> str:
     base = {"E": 8, "N": 64, "K": 64, "top_k": 2, "dtype": "bf16", "source": "s"}
     return json.dumps({"schema_version": 1, "models": [base | row for row in rows]})
+
+
+def _placed(**placement: Any) -> str:
+    return _models({"id": "o/a", "placements": [placement]})
 
 
 class TestBrokenRegistry:
@@ -222,6 +256,23 @@ class TestBrokenRegistry:
                 "NVIDIA_L4: expected a name that begins like one of amd, found 'NVIDIA_L4'",
             ),
             (_devices({"name": "A", "aliases": ["Intel(R)_Arc"]}), "expected a name that begins like one of nvidia"),
+            (_devices({"name": "A", "siblings": ["B"]}), "A: siblings_source is missing, which siblings needs"),
+            (
+                _siblings({}, {"siblings": ["NVIDIA_H20"]}),
+                r"H100 / siblings: expected a device of this registry, found 'NVIDIA_H20'\. Did you mean NVIDIA_H200\?",
+            ),
+            (_siblings({}, {"siblings": ["H100"]}), "H100 / siblings: expected another device, found its own name"),
+            (
+                _siblings({}, {"siblings": ["NVIDIA_H200_NVL"]}),
+                "H100 / siblings: expected 'NVIDIA_H200', found its alias 'NVIDIA_H200_NVL'. Fix: write the former",
+            ),
+            (_siblings({"arch": "sm_80"}), "devices of one arch, found sm_90 here and sm_80 of NVIDIA_H200"),
+            (_siblings({"arch": None}), "devices of one arch, found sm_90 here and none of NVIDIA_H200"),
+            (
+                _siblings({"smem_bytes_per_block": None}),
+                "devices of one smem_bytes_per_block, found 232448 here and none",
+            ),
+            (_siblings({"sm_count": 78}), "devices of one sm_count, found 132 here and 78 of NVIDIA_H200. Fix: leave"),
         ],
     )
     def test_a_fault_in_devices_is_named_with_its_place(self, tmp_path: Path, text: str, message: str) -> None:
@@ -248,6 +299,20 @@ class TestBrokenRegistry:
             (_models({"id": "o/a", "top_k": 9}), "o/a / top_k: expected at most its 8 experts, found 9"),
             (_models({"id": "o/a", "K": 2**31 - 1}), "o/a / K: expected an integer from 1 to 131072, found 2147483647"),
             (_models({"id": "o/a", "source": "javascript:alert(1)"}), "o/a / source: expected a line that says where"),
+            (_models({"id": "o/a", "activation_scales": "static"}), "o/a / dtype: expected fp8_w8a8, which alone has"),
+            (
+                _models({"id": "o/a", "fused_under_ep": True}),
+                "o/a: fused_shared_experts is missing, which fused_under_ep",
+            ),
+            (_placed(device="H100", tp=3), "o/a / placements: expected a tp that divides N=64, found H100 tp=3. Fix: "),
+            (_placed(device="H100", tp=6, ep=4), "expected an ep that divides tp, found H100 tp=6 ep=4"),
+            (_placed(device="H100", tp=16, ep=16), "expected an ep that divides E=8, found H100 tp=16 ep=16"),
+            (_placed(device="H100", tp=3, ep=3), "expected an ep that divides E=8, found H100 tp=3 ep=3"),
+            (
+                _placed(device="H100", tp=16, ep=16, engine="vllm"),
+                "expected an ep that divides E=8, found H100 tp=16 ep=16 vllm",
+            ),
+            (_placed(device="H100", tp=0), "o/a / placements / 0 / tp: expected an integer from 1 to 1024, found 0"),
         ],
     )
     def test_a_fault_in_models_is_named_with_its_place(self, tmp_path: Path, text: str, message: str) -> None:
@@ -256,6 +321,22 @@ class TestBrokenRegistry:
         with pytest.raises(RegistryError, match=message) as raised:
             load_models(path)
         assert str(raised.value).startswith(str(path))
+
+    def test_a_sibling_of_unknown_multiprocessors_is_a_sibling(self, tmp_path: Path) -> None:
+        path = tmp_path / "devices.json"
+        path.write_text(_siblings({"sm_count": None}), encoding="utf-8")
+        assert load_devices(path).find("H100").siblings == ("NVIDIA_H200",)
+
+    def test_vllm_splits_experts_that_ep_does_not_divide(self, tmp_path: Path) -> None:
+        path = tmp_path / "models.json"
+        path.write_text(_placed(device="H100", tp=3, ep=3, engine="vllm"), encoding="utf-8")
+        assert load_models(path).find("o/a").placements == (Placement("H100", 3, 3, "vllm"),)
+
+    def test_a_device_class_without_devices_is_named_with_its_model(self, tmp_path: Path) -> None:
+        path = tmp_path / "models.json"
+        path.write_text(_placed(device="H1000", tp=2), encoding="utf-8")
+        expected = "o/a / placements: expected a family of devices.json, found 'H1000'"
+        assert list(unknown_device_classes(load_models(path), {"H100", "H200"})) == [expected]
 
     @pytest.mark.parametrize("alias", ["NVIDIA_H100_80GB_HBM3_X", "NVIDIA_H100_SXM", "H100-SXM", "NVIDIA_L40"])
     def test_longer_forms_of_a_devices_own_name_and_new_names_are_aliases(self, tmp_path: Path, alias: str) -> None:
@@ -300,6 +381,20 @@ class TestReport:
         (row,) = report([f"E=384,N={N},device_name=A,dtype=int4_w4a16.json"], models, layout)
         assert Explanation(1, 16, "moonshotai/Kimi-K2-Thinking") in row.explanations
 
+    def test_a_name_of_another_dtype_is_explained_by_no_model_and_says_whose_sizes_they_are(
+        self, models: ModelRegistry
+    ) -> None:
+        (row,) = report(["E=256,N=256,device_name=A,dtype=float8.json"], models)
+        assert row.explanations == ()
+        assert "deepseek-ai/DeepSeek-V3" in row.otherwise_stored
+
+    def test_a_bf16_file_is_explained_by_no_fp8_checkpoint(self, models: ModelRegistry) -> None:
+        plain, blocks = (
+            {found.model_id for found in report([f"E=256,N=128,device_name=A{dtype}.json"], models)[0].explanations}
+            for dtype in ("", ",dtype=fp8_w8a8,block_shape=[128,128]")
+        )
+        assert "deepseek-ai/DeepSeek-V3" in blocks - plain
+
     def test_the_command_prints_a_table_and_ends_well(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "legacy_configs").mkdir()
         (tmp_path / "legacy_configs" / "E=8,N=3584,device_name=A.json").touch()
@@ -315,14 +410,73 @@ class TestReport:
         (tmp_path / "E=7,N=7,device_name=A.json").touch()
         assert main([str(tmp_path), "--format", "json"]) == 0
         assert json.loads(capsys.readouterr().out) == {
-            "pairs": [{"E": 7, "N": 7, "files": 1, "explanations": []}],
+            "pairs": [{"E": 7, "N": 7, "files": 1, "explanations": [], "otherwise_stored": []}],
             "unexplained": 1,
         }
+
+    def test_sizes_of_models_that_are_stored_otherwise_are_told(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "E=128,N=2880,device_name=A.json").touch()
+        assert main([str(tmp_path)]) == 0
+        told = "UNEXPLAINED (sizes of models stored otherwise: openai/gpt-oss-120b)"
+        assert told in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("flags", "part"),
+        [
+            (["--dtype", "fp8_w8a8", "--block-shape", "128,128"], ",dtype=fp8_w8a8,block_shape=[128,128].json"),
+            (["--dtype", "fp8_w8a8", "--per-channel-quant"], ",dtype=fp8_w8a8.json"),
+            (
+                ["--dtype", "fp8_w8a8", "--per-channel-quant", "--engine", "sglang"],
+                ",dtype=fp8_w8a8,per_channel_quant=True.json",
+            ),
+        ],
+    )
+    def test_a_shard_has_the_scales_that_are_asked_for(
+        self, flags: list[str], part: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["--model", "mistralai/Mixtral-8x7B-v0.1", *flags]) == 0
+        assert capsys.readouterr().out.startswith(f"E=8,N=14336,device_name=NVIDIA_H100_80GB_HBM3{part}\n")
+
+    @pytest.mark.parametrize(
+        ("flags", "told"),
+        [
+            (["--model", "openai/gpt-oss-20b"], "mxfp4 experts run another kernel .*nothing to tune"),
+            (["--model", "mistralai/Mixtral-8x7B-v0.1", "--block-shape", "128,128"], "Fix: add --dtype fp8_w8a8"),
+        ],
+    )
+    def test_a_shard_that_has_no_file_says_why(
+        self, flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(flags) == 2
+        assert re.search(told, capsys.readouterr().err)
+
+    def test_a_block_of_none_is_bad_use(self) -> None:
+        with pytest.raises(SystemExit) as end:
+            main(["--model", "mistralai/Mixtral-8x7B-v0.1", "--dtype", "fp8_w8a8", "--block-shape", "0,128"])
+        assert end.value.code == 2
 
     def test_one_models_shard_is_named(self, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "4", "--device-name", "NVIDIA_L40S"]
         assert main(arguments) == 0
-        assert capsys.readouterr().out == "E=8,N=3584,device_name=NVIDIA_L40S.json\nK=4096, top_k=2\n"
+        name, shape, runs = capsys.readouterr().out.splitlines()
+        assert (name, shape) == ("E=8,N=3584,device_name=NVIDIA_L40S.json", "K=4096, top_k=2")
+        assert runs.startswith("vllm 0.33.0: TRITON, reads tuned files. ")
+
+    def test_what_the_engine_runs_for_it_is_in_the_json_too(self, capsys: pytest.CaptureFixture[str]) -> None:
+        model = "Qwen/Qwen3-30B-A3B-FP8"
+        assert main(["--model", model, "--tp", "4", "--ep", "4", "--format", "json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        serving = document["serving"]
+        assert (serving["backend"], serving["reads_tuned_files"]) == ("FLASHINFER_CUTLASS", False)
+        assert serving["file"].startswith("E=32,N=768,")
+        assert document["workload"]["E"] == serving["E"] == 32
+
+    def test_a_model_that_runs_another_kernel_says_which(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--model", "openai/gpt-oss-20b"]) == 2
+        told = capsys.readouterr().err
+        assert "found mxfp4. vllm 0.33.0 runs TRITON (triton_kernels), reads no tuned files." in told
 
     @pytest.mark.parametrize(
         "arguments",

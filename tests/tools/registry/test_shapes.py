@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ from kernels.problem import QuantMode
 from tests.builders import Store
 from tests.tools.compile.tuned_files import MIXTRAL, SOUND, read, tuned
 from tools.registry.models import Model, ModelRegistry, Quantisation, load_models
-from tools.registry.shapes import ASSUMED_SHAPE, assumed_shape, quant_mode_of, registered_shapes, shapes_of
+from tools.registry.shapes import (
+    ASSUMED_SHAPE,
+    assumed_shape,
+    quant_mode_of,
+    readers,
+    registered_shapes,
+    shapes_of,
+    why_not_measured,
+    without_gate,
+)
 from tools.store.config_file import ConfigFile
 from tools.store.record import ShapeOfModels
 from tools.store.workload import Shape, Workload
@@ -44,7 +54,7 @@ BOTH = (Shape(2048, 4), Shape(4096, 2))
 
 class TestShapesOf:
     def test_the_record_has_the_first_word(self, tmp_path: Path) -> None:
-        shapes = [{"K": 6144, "top_k": 8, "models": ["x/y"]}, {"K": 7168, "top_k": 8, "models": []}]
+        shapes = [{"K": 6144, "top_k": 8, "models": ["x/y tp=1"]}, {"K": 7168, "top_k": 8, "models": []}]
         assert shapes_of(recorded(tmp_path, shapes), MODELS) == (Shape(6144, 8), Shape(7168, 8))
 
     def test_a_tiers_file_has_a_record_of_its_own(self, tmp_path: Path) -> None:
@@ -112,6 +122,92 @@ class TestRegisteredShapes:
 
     def test_scales_of_blocks_are_no_scales_of_tensors(self) -> None:
         assert [each.shape for each in self.served("fp8_w8a8")] == [Shape(2048, 4)]
+
+
+class TestReaders:
+    """Which models a file serves: by dtype, by scales, by gate, at the parallel sizes that give its E and N."""
+
+    FP8_BLOCK = Quantisation("fp8_w8a8", (128, 128))
+    NAME = Workload(8, 768, "any")
+
+    def ids(self, workload: Workload, *stored: Quantisation, gated: bool = True) -> list[str]:
+        models = [
+            Model(f"a/{i}", 8, 768, 2048, 2, quantisation, "made up", gated=gated)
+            for i, quantisation in enumerate(stored)
+        ]
+        return [reader.model.id for reader in readers(workload, ModelRegistry(tuple(models)))]
+
+    def test_a_bf16_file_covers_no_checkpoint_that_exists_in_fp8_only(self) -> None:
+        stored = (self.FP8_BLOCK, Quantisation("fp8_w8a8"), Quantisation("fp8_w8a8", per_channel_quant=True), BF16)
+        assert self.ids(self.NAME, *stored) == ["a/3"]
+
+    def test_nor_one_that_another_kernel_runs(self) -> None:
+        assert self.ids(self.NAME, *map(Quantisation, ("mxfp4", "nvfp4", "mxfp8", "int4_w4a16"))) == []
+
+    def test_a_plain_fp8_file_is_read_for_tensor_and_channel_scales(self) -> None:
+        stored = (Quantisation("fp8_w8a8"), Quantisation("fp8_w8a8", per_channel_quant=True), self.FP8_BLOCK)
+        assert self.ids(replace(self.NAME, dtype="fp8_w8a8"), *stored) == ["a/0", "a/1"]
+
+    def test_one_for_channel_scales_is_read_for_them_alone(self) -> None:
+        name = replace(self.NAME, dtype="fp8_w8a8", per_channel_quant=True)
+        stored = (Quantisation("fp8_w8a8"), Quantisation("fp8_w8a8", per_channel_quant=True), self.FP8_BLOCK)
+        assert self.ids(name, *stored) == ["a/1"]
+
+    @pytest.mark.parametrize(
+        ("N", "block", "is_read"),
+        [(768, (128, 128), True), (192, (64, 64), True), (192, (128, 128), False), (768, (64, 64), False)],
+    )
+    def test_blocks_are_those_that_an_engine_runs_on_that_shard(
+        self, N: int, block: tuple[int, int], is_read: bool
+    ) -> None:
+        """vLLM refines blocks of 128 to 64 where N=192 is no multiple; SGLang doesn't run that."""
+        assert bool(self.ids(Workload(8, N, "any", "fp8_w8a8", block), self.FP8_BLOCK)) is is_read
+        assert bool(self.ids(Workload(8, N, "any", "fp8_w8a8", block), BF16)) is is_read
+
+    @pytest.mark.parametrize("dtype", ["bf16", "float8", "fp8"])
+    def test_a_dtype_that_no_engine_asks_for_serves_nobody(self, dtype: str) -> None:
+        assert self.ids(replace(self.NAME, dtype=dtype), BF16, Quantisation("fp8_w8a8")) == []
+
+    def test_a_down_file_serves_whom_its_twin_serves(self) -> None:
+        assert self.ids(replace(self.NAME, down=True), BF16) == ["a/0"]
+
+    def test_a_fused_shared_expert_changes_the_name_under_sglang_alone(self) -> None:
+        model = Model("a/A", 8, 768, 2048, 2, BF16, "made up", fused_shared_experts=1)
+        served = {E: readers(replace(self.NAME, E=E), ModelRegistry((model,))) for E in (8, 9)}
+        assert [reader.shape for reader in served[8]] == [Shape(2048, 2)]
+        assert [reader.shape for reader in served[9]] == [Shape(2048, 3, fused_shared_experts=1)]
+
+    def test_models_are_told_with_the_parallel_sizes(self) -> None:
+        model = Model("a/A", 16, 1536, 2048, 2, BF16, "made up")
+        (reader,) = readers(self.NAME, ModelRegistry((model,)))
+        assert str(reader.found) == "a/A tp=4 ep=2"
+
+
+class TestModelsWithoutAGate:
+    GATED = Model("a/Gated", 8, 768, 2048, 2, BF16, "made up")
+    UNGATED = Model("b/Ungated", 8, 768, 4096, 2, BF16, "made up", gated=False)
+    NAME = Workload(8, 768, "any")
+
+    def test_one_never_counts_beside_one_with_a_gate(self) -> None:
+        both = ModelRegistry((self.GATED, self.UNGATED))
+        assert [reader.model.id for reader in readers(self.NAME, both)] == ["a/Gated"]
+        assert registered_shapes(self.NAME, both) == (ShapeOfModels(Shape(2048, 2), ("a/Gated tp=1",)),)
+        assert without_gate(self.NAME, both) == ("b/Ungated",)
+        assert why_not_measured(self.NAME, both) == ""
+
+    @pytest.mark.parametrize("dtype", [None, "fp8_w8a8", "int4_w4a16"])
+    def test_where_they_are_alone_the_file_is_theirs_and_not_measured(self, dtype: str | None) -> None:
+        alone = ModelRegistry((self.UNGATED,))
+        name = replace(self.NAME, dtype=dtype)
+        assert [reader.model.id for reader in readers(name, alone)] == ["b/Ungated"]
+        assert "found sizes that only models without one have (b/Ungated)" in why_not_measured(name, alone)
+
+    def test_of_a_stranger_nothing_is_said(self) -> None:
+        assert why_not_measured(Workload(7, 17, "any"), load_models()) == ""
+
+    def test_nemotron_is_registered_without_one(self) -> None:
+        names = without_gate(Workload(128, 1856, "any"), load_models())
+        assert "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16" in names
 
 
 def test_of_one_expert_one_is_chosen() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fused_moe_configs.lookup import packed_size, unpacked_size
+from tools.checkout import CHECKOUT
 from tools.store import schemas
 from tools.store.workload import (
     BLOCK_QUANTISED,
@@ -247,3 +250,13 @@ class TestShape:
             "K=4096, top_k=2",
             "K=4096, top_k=11, 1 of them shared, ep=8",
         ]
+
+
+def test_int4s_packed_size_is_one_rule() -> None:
+    """Halving stands once: everything else asks it."""
+    sources = [path for room in ("fused_moe_configs", "tools") for path in (CHECKOUT / room).rglob("*.py")]
+    halves = re.compile(r"\bN\)? // 2|\"N\"\] // 2|2 \* \w*N\b.*int4")
+    found = {path.name for path in sources for line in path.read_text().splitlines() if halves.search(line)}
+    assert found == {"lookup.py"}
+    assert (packed_size(256, "int4_w4a16"), unpacked_size(128, "int4_w4a16")) == (128, 256)
+    assert (packed_size(256, None), unpacked_size(256, "fp8_w8a8")) == (256, 256)

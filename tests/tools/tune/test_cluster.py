@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from tools.errors import UserError
-from tools.store.files import read_file, write_file
+from tools.store.files import lock, read_file, write_file
 from tools.tune import __main__ as command
+from tools.tune import cluster
 from tools.tune.cluster import NodeJob, NodeResult, run_here, tune_on_cluster
 
 LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
@@ -101,6 +102,21 @@ def test_results_are_taken_over_as_they_come(tmp_path: Path) -> None:
     ray = FakeRay(lambda job, before: NodeResult(job, 0, {f"{job.title}.json": job.title.encode()}, ""))
     assert tune(ray, tmp_path / "out", ONE, TWO) == (0, ["two: tuned", "one: tuned"])
     assert files(tmp_path / "out") == {"one.json": b"one", "two.json": b"two"}
+
+
+def test_no_other_process_writes_there_while_they_are_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def while_held(path: Path, data: bytes) -> None:
+        with pytest.raises(UserError, match="no other process that writes there"), lock(tmp_path, 0.0):
+            pass
+        written.append(path)
+
+    monkeypatch.setattr(cluster, "write_file", while_held)
+    tune(FakeRay(comes_to(**{"a.json": b"a", "records/a.json": b"b"})), tmp_path, ONE)
+    assert written == [tmp_path / "a.json", tmp_path / "records" / "a.json"]
 
 
 def test_a_node_is_given_tuned_files_records_and_the_devices_names_and_nothing_else(tmp_path: Path) -> None:

@@ -222,6 +222,17 @@ def test_where_the_heuristic_does_not_run_the_run_ends_with_one(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_landscape_that_was_cut_is_replayed_says_so_and_ends_with_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "cut.jsonl"
+    path.write_bytes(gzip.decompress(LANDSCAPE.read_bytes())[:-20])
+    assert tune("--replay", path, "--num-tokens", 64) == 1
+    told = capsys.readouterr()
+    assert "replayed from cut.jsonl" in told.out
+    assert "cut.jsonl: expected a whole landscape, found one without the end of its last line and " in told.err
+
+
 # ---------------------------------------------------------------
 # Exit code 2: bad use, or impossible here
 
@@ -248,6 +259,32 @@ def test_without_a_gpu_a_replay_is_offered_that_works() -> None:
     assert (CHECKOUT / offered[1]).samefile(LANDSCAPE)
     again = [sys.executable, "-m", "tools.tune", *offered, "--num-tokens", "64"]
     assert subprocess.run(again, cwd=CHECKOUT, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model", "mistralai/Mixtral-8x7B-v0.2"], "expected one of .*, found 'mistralai/Mixtral-8x7B-v0.2'"),
+        (["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "3"], "tp"),
+        (["--model", "mistralai/Mixtral-8x7B-v0.1", "--dtype", "fp7"], "fp7"),
+        (["--E", "8", "--N", "64", "--K", "64", "--top-k", "9"], "top_k: expected at most E=8"),
+        (["--model", "mistralai/Mixtral-8x7B-v0.1", "--output", __file__], "--output: expected a folder that holds"),
+        (["--model", "mistralai/Mixtral-8x7B-v0.1", "--output", "/proc/none"], "--output: expected a folder that can"),
+        (["--workloads", "{out}/none"], "--workloads: "),
+        (["--workloads", "{out}/mistyped"], "mistyped, line 2: .*found 'mistralai/Mixtral'"),
+        (["--workloads", "{out}/mistyped", "--ray", "auto"], "mistyped, line 2: .*found 'mistralai/Mixtral'"),
+    ],
+)
+def test_what_is_no_matter_of_the_gpu_is_checked_before_it(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mistyped").write_text("mistralai/Mixtral-8x7B-v0.1 tp=2\nmistralai/Mixtral tp=2\n", "utf-8")
+    assert tune(*(argument.replace("{out}", str(tmp_path)) for argument in arguments)) == 2
+    printed = capsys.readouterr().err
+    assert re.search(told, printed)
+    assert "expected a GPU" not in printed
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from tools.checkout import CHECKOUT
 from tools.errors import UserError
+from tools.registry.models import Asked
 from tools.tune.policy import Budget
 from tools.tune.request import (
     DEFAULT_BATCH_SIZES,
@@ -50,16 +51,24 @@ def test_the_usual_time_is_the_policys() -> None:
     [
         (
             [*MODEL, "--tp", "4", "--ep", "2", "--dtype", "fp8_w8a8"],
-            ModelSource("mistralai/Mixtral-8x7B-v0.1", Parallel(4, 2), "fp8_w8a8"),
+            ModelSource("mistralai/Mixtral-8x7B-v0.1", Parallel(4, 2), Asked("fp8_w8a8")),
         ),
         (["--config-json", "a/config.json", "--tp", "2"], ConfigJsonSource(Path("a/config.json"), Parallel(2))),
         (SIZES, SizesSource(8, 7168, 4096, 2)),
         (
             [*SIZES, "--dtype", "fp8_w8a8", "--block-shape", "128,64"],
-            SizesSource(8, 7168, 4096, 2, "fp8_w8a8", (128, 64)),
+            SizesSource(8, 7168, 4096, 2, Asked("fp8_w8a8", (128, 64))),
         ),
-        ([*SIZES, "--block-shape", "[128, 64]"], SizesSource(8, 7168, 4096, 2, None, (128, 64))),
-        ([*SIZES, "--per-channel-quant"], SizesSource(8, 7168, 4096, 2, per_channel_quant=True)),
+        ([*SIZES, "--block-shape", "[128, 64]"], SizesSource(8, 7168, 4096, 2, Asked(None, (128, 64)))),
+        ([*SIZES, "--per-channel-quant"], SizesSource(8, 7168, 4096, 2, Asked(per_channel_quant=True))),
+        (
+            [*MODEL, "--block-shape", "128,128", "--dtype", "fp8_w8a8"],
+            ModelSource("mistralai/Mixtral-8x7B-v0.1", asked=Asked("fp8_w8a8", (128, 128))),
+        ),
+        (
+            ["--config-json", "a/config.json", "--per-channel-quant", "--model-id", "a/A"],
+            ConfigJsonSource(Path("a/config.json"), asked=Asked(per_channel_quant=True), model_id="a/A"),
+        ),
     ],
 )
 def test_four_ways_to_name_a_workload(arguments: list[str], source: Source) -> None:
@@ -91,8 +100,6 @@ def test_more_than_the_usual_batch_sizes_make_a_whole_file() -> None:
         ([*MODEL, "--replay", "a.gz"], "found --model and --replay"),
         (SIZES[:-2], "sizes: expected all of --E --N --K --top-k, found no --top-k"),
         (["--E", "8"], "found no --N --K --top-k"),
-        ([*SIZES, "--block-shape", "128"], "--block-shape: expected two numbers as in 128,128, found '128'"),
-        ([*SIZES, "--block-shape", "0,128"], "found '0,128'"),
         ([*MODEL, "--num-tokens", "0"], "--num-tokens: expected from 1 to 65536, found 0"),
         ([*MODEL, "--num-tokens", "1", "65537"], "--num-tokens: expected from 1 to 65536, found 65537"),
         ([*MODEL, "--time-budget", "0.5"], "--time-budget: expected from 1 to 604800, found 0.5"),
@@ -101,6 +108,8 @@ def test_more_than_the_usual_batch_sizes_make_a_whole_file() -> None:
         ([*MODEL, "--jobs", "-1"], "--jobs: expected from 1 to 1024, found -1"),
         ([*MODEL, "--tp", "0"], "--tp: expected from 1 to 4096, found 0"),
         ([*MODEL, "--ep", "5000"], "--ep: expected from 1 to 4096, found 5000"),
+        (["--config-json", "a", "--model-id", "Qwen3"], "--model-id: expected owner/name .*, found 'Qwen3'"),
+        (["--config-json", "a", "--model-id", "a/b\nc"], r"found 'a/b\\nc'"),
         ([*MODEL, "--ray", "auto"], "--ray: expected with --workloads, found with --model"),
     ],
 )
@@ -114,8 +123,9 @@ def test_bad_values_are_refused_by_name(arguments: list[str], told: str) -> None
     [
         ([*SIZES, "--tp", "2"], "--tp"),
         ([*SIZES, "--ep", "2"], "--ep"),
-        ([*MODEL, "--block-shape", "128,128"], "--block-shape"),
-        ([*MODEL, "--per-channel-quant"], "--per-channel-quant"),
+        ([*MODEL, "--model-id", "a/A"], "--model-id"),
+        (["--workloads", "w.txt", "--block-shape", "128,128"], "--block-shape"),
+        (["--replay", "a.gz", "--per-channel-quant"], "--per-channel-quant"),
         (["--workloads", "w.txt", "--dtype", "fp8_w8a8"], "--dtype"),
         (["--replay", "a.gz", "--tp", "2"], "--tp"),
         (["--replay", "a.gz", "--resume"], "--resume"),
@@ -134,7 +144,13 @@ def test_a_flag_that_would_change_nothing_is_refused(arguments: list[str], flag:
         parse(arguments)
 
 
-@pytest.mark.parametrize("arguments", [["--routing", "zipf"], ["--format", "yaml"], ["--output", ""], ["--tp", "two"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--routing", "zipf"], ["--format", "yaml"], ["--output", ""], ["--tp", "two"]),
+        *(["--block-shape", text] for text in ("0,128", "128", "128,0", "-1,128", "128x128", "[128,128")),
+    ],
+)
 def test_what_is_no_value_of_its_flag_is_bad_use(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         parse([*MODEL, *arguments])
@@ -150,7 +166,7 @@ def test_a_file_of_workloads(tmp_path: Path) -> None:
     path.write_text("# three\n\na/A tp=2 # the usual\nb/B  ep=4 tp=8 dtype=fp8_w8a8\nc/C\n", "utf-8")
     sources = (
         ModelSource("a/A", Parallel(2)),
-        ModelSource("b/B", Parallel(8, 4), "fp8_w8a8"),
+        ModelSource("b/B", Parallel(8, 4), Asked("fp8_w8a8")),
         ModelSource("c/C"),
     )
     assert read_workloads(path) == sources
@@ -158,7 +174,11 @@ def test_a_file_of_workloads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["a/A pp=2", "a/A tp", "a/A tp=", "a/A tp=0", "a/A tp=-1", "a/A tp=2 tp=4", "a/A dtype=", "a/A 2", "a/A =2"]
+    "line",
+    [
+        *("a/A pp=2", "a/A tp", "a/A tp=", "a/A tp=0", "a/A tp=-1", "a/A tp=2 tp=4", "a/A dtype=", "a/A 2", "a/A =2"),
+        *("a/A block_shape=0,8", "a/A block_shape=", "a/A per_channel_quant=1", "a/A per_channel_quant"),
+    ],
 )
 def test_a_line_that_cannot_be_read_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "workloads.txt"
@@ -205,10 +225,11 @@ def test_landscapes_of_several_workloads_are_not_mixed(tmp_path: Path) -> None:
         parse(["--workloads", str(path), "--record-landscape", "a.gz"])
 
 
+@pytest.mark.parametrize("scales", ["", "block_shape=128,64", "block_shape=[128,64]", "per_channel_quant=True"])
 @pytest.mark.parametrize("effort", [["--exhaustive"], ["--time-budget", "9"]])
-def test_a_node_of_a_cluster_is_asked_for_the_same(effort: list[str], tmp_path: Path) -> None:
+def test_a_node_of_a_cluster_is_asked_for_the_same(effort: list[str], scales: str, tmp_path: Path) -> None:
     path = tmp_path / "workloads.txt"
-    path.write_text("b/B tp=8 ep=4 dtype=fp8_w8a8\n", "utf-8")
+    path.write_text(f"b/B tp=8 ep=4 dtype=fp8_w8a8 {scales}\n", "utf-8")
     how = ["--separate-down", "--all-shapes", "--force-version-file", "--routing", "skew_0.3"]
     asked = parse(["--workloads", str(path), "--num-tokens", "1", "64", *effort, *how])
     (source,) = asked.sources

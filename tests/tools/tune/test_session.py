@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from tests.builders import context
 from tests.tools.tune.conftest import model_us
 from tests.tools.tune.decided import ENVIRONMENT, NAME, put_file, record_of
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import load_devices
-from tools.registry.models import load_models
+from tools.registry.models import Asked, load_models
 from tools.store.files import canonical_entries
 from tools.store.record import Record, VerifiedWith
-from tools.store.workload import Layout
 from tools.tune import session, write
 from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWriter
-from tools.tune.protocol import DeviceReport, Subject
+from tools.tune.protocol import DeviceReport, Event, Screened, Subject
 from tools.tune.report import TuneSummary
 from tools.tune.request import TuneRequest, parse
 from tools.tune.subject import SizesSource, make_subject
@@ -88,7 +88,7 @@ def document(path: Path) -> Any:
 
 def findings(folder: Path) -> list[str]:
     rules = (record.RULE, down_twin.RULE)
-    report = validate([folder], Layout.REPO, load_devices(), Exceptions(frozenset()), rules)
+    report = validate([folder], context(), Exceptions(frozenset()), rules)
     return [str(finding) for finding in report.findings if finding.rule in ("record", "down-twin")]
 
 
@@ -117,7 +117,7 @@ def test_without_output_nothing_is_written(
     make_landscape: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(write, "CONFIGS", tmp_path / "configs")
-    path = save(tmp_path / "landscape.jsonl", make_landscape((1,)))
+    path = save(tmp_path / "landscape.jsonl", replace(make_landscape((1,)), device=REPORT))
     summary = session.replay(parse(["--replay", str(path)]), path)
     assert summary.files == ()
     assert [file.name for file in tmp_path.iterdir()] == ["landscape.jsonl"]
@@ -153,6 +153,86 @@ def test_batch_sizes_that_were_not_recorded_are_told(tune: Callable[..., TuneSum
     summary = tune("--num-tokens", "1", "5", "64", "7")
     assert "not in the landscape: batch sizes 5, 7" in summary.notes
     assert [line.num_tokens for line in summary.lines] == [1, 64]
+
+
+def thinned(journal: Journal, keep: Callable[[Event], bool]) -> Journal:
+    return replace(journal, entries=tuple(entry for entry in journal.entries if keep(entry.event)))
+
+
+class TestLandscapeThatLacksAPart:
+    """It replays, says what is missing, and writes nothing."""
+
+    @pytest.fixture
+    def whole(self, make_landscape: Make, subject: Subject) -> Journal:
+        """As a run that measured everything keeps it."""
+        header = JournalHeader(subject, {"num_tokens": [1, 64], "exhaustive": True}, {"triton": "3.8.0"})
+        made = make_landscape((1, 64))
+        return replace(made, header=header, device=REPORT, events=len(made.entries))
+
+    @pytest.fixture
+    def replayed(self, tmp_path: Path) -> Callable[..., TuneSummary]:
+        def replayed(journal: Journal, *flags: str, cut: int = 0) -> TuneSummary:
+            path = tmp_path / "landscape.jsonl"
+            data = "".join(json.dumps(line) + "\n" for line in journal.to_json()).encode()
+            path.write_bytes(data[: len(data) - cut])
+            return session.replay(parse(["--replay", str(path), *flags]), path)
+
+        return replayed
+
+    def test_a_whole_one_lacks_nothing(self, replayed: Callable[..., TuneSummary], whole: Journal) -> None:
+        assert [line.num_tokens for line in replayed(whole).lines] == [1, 64]
+
+    @pytest.mark.parametrize(
+        ("changes", "cut", "told"),
+        [
+            ({}, 10, "the end of its last line and the GPU's own report, with which a finished run ends"),
+            ({"device": None}, 0, "the GPU's own report, with which a finished run ends"),
+            ({"thin": lambda event: not isinstance(event, Screened) or event.job.num_tokens == 64}, 0, "sizes 1"),
+            ({"thin": lambda event: event.job.config.num_stages != 5}, 0, "events that its report counts ("),
+            (
+                {"thin": lambda event: event.job.config.num_warps == 4, "events": None},
+                0,
+                "launch configs that the search asked for",
+            ),
+        ],
+        ids=["cut", "no report", "a batch size", "some of the events", "of old, some of the configs"],
+    )
+    def test_it_says_what_is_missing(
+        self, replayed: Callable[..., TuneSummary], whole: Journal, changes: dict[str, Any], cut: int, told: str
+    ) -> None:
+        thin = changes.pop("thin", None)
+        journal = replace(whole if thin is None else thinned(whole, thin), **changes)
+        with pytest.raises(
+            session.IncompleteLandscapeError, match="expected a whole landscape, found one without"
+        ) as e:
+            replayed(journal, cut=cut)
+        assert told in str(e.value)
+        assert e.value.summary.lines
+
+    def test_where_a_row_cannot_be_decided_it_says_so_too(
+        self, replayed: Callable[..., TuneSummary], whole: Journal
+    ) -> None:
+        without_heuristic = thinned(whole, lambda event: event.job.config.num_stages != 4)
+        with pytest.raises(JournalError, match=r"found one without the .*: M=1: expected vLLM's heuristic to run"):
+            replayed(without_heuristic)
+
+    def test_it_is_never_written_from(
+        self, replayed: Callable[..., TuneSummary], whole: Journal, tmp_path: Path
+    ) -> None:
+        with pytest.raises(JournalError, match=r"expected a whole landscape to write from.*leave out --output\.$"):
+            replayed(thinned(whole, lambda event: event.job.config.num_stages != 5), "--output", str(tmp_path / "out"))
+        old = replace(thinned(whole, lambda event: event.job.config.num_warps == 4), events=None)
+        with pytest.raises(session.IncompleteLandscapeError, match="nothing was written"):
+            replayed(old, "--output", str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+
+    def test_a_short_run_measured_less_than_another_strategy_asks_for(
+        self, replayed: Callable[..., TuneSummary], whole: Journal
+    ) -> None:
+        kept = thinned(whole, lambda event: event.job.config.num_warps == 4)
+        settings = {**whole.header.settings, "exhaustive": False}
+        short = replace(kept, header=replace(whole.header, settings=settings), events=len(kept.entries))
+        assert any("that the search asked for" in note for note in replayed(short).notes)
 
 
 def test_none_of_the_batch_sizes_was_recorded(tune: Callable[..., TuneSummary]) -> None:
@@ -269,7 +349,7 @@ def test_rows_alone_leave_the_other_rows_of_both_files(tune: Callable[..., TuneS
 
 def test_an_incumbent_is_what_an_engine_would_launch(tmp_path: Path) -> None:
     """vLLM clamps BLOCK_SIZE_K to the scales' block."""
-    source = SizesSource(8, 1024, 4096, 2, "fp8_w8a8", (128, 128))
+    source = SizesSource(8, 1024, 4096, 2, Asked("fp8_w8a8", (128, 128)))
     subject = make_subject(source, "NVIDIA H100 80GB HBM3", load_models(), load_devices())
     place = Place(tmp_path, Path(subject.workload.file_name()))  # type: ignore[arg-type]
     existing = Existing(place, {64: LaunchConfig(64, 128, 256, 1, 4, 3)}, None)
@@ -278,7 +358,7 @@ def test_an_incumbent_is_what_an_engine_would_launch(tmp_path: Path) -> None:
 
 
 def test_a_workload_that_no_launch_config_runs_is_refused() -> None:
-    source = SizesSource(8, 1024, 4096, 2, "fp8_w8a8", (128, 48))
+    source = SizesSource(8, 1024, 4096, 2, Asked("fp8_w8a8", (128, 48)))
     subject = make_subject(source, "NVIDIA H100 80GB HBM3", load_models(), load_devices())
     with pytest.raises(UserError, match=r"expected launch configs to try, found none\. .*power of two, found 48"):
         session.make_task(request(), subject, None)

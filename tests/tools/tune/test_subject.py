@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,9 @@ from typing import Any
 import pytest
 
 from kernels.problem import QuantMode
+from tests.tools.registry.config_json_files import written
 from tools.registry.devices import Target, load_devices
-from tools.registry.models import load_models
+from tools.registry.models import Asked, Model, ModelRegistry, Quantisation, load_models
 from tools.store.workload import Shape
 from tools.tune.protocol import Subject
 from tools.tune.subject import (
@@ -23,12 +22,18 @@ from tools.tune.subject import (
     Source,
     SubjectError,
     make_subject,
-    read_config_json,
+    shared_name,
 )
 
 H100 = "NVIDIA H100 80GB HBM3"
 MIXTRAL = "mistralai/Mixtral-8x7B-v0.1"
-CONFIG_JSON = {"num_local_experts": 8, "intermediate_size": 14336, "hidden_size": 4096, "num_experts_per_tok": 2}
+CONFIG_JSON = {
+    "model_type": "mixtral",
+    "num_local_experts": 8,
+    "intermediate_size": 14336,
+    "hidden_size": 4096,
+    "num_experts_per_tok": 2,
+}
 
 
 Make = Callable[..., Subject]
@@ -45,13 +50,6 @@ def make() -> Make:
     return make
 
 
-def config_json(folder: Path, document: Any) -> Path:
-    path = folder / "a-model" / "config.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(document), "utf-8")
-    return path
-
-
 # ---------------------------------------------------------------
 # What can be tuned
 
@@ -66,19 +64,19 @@ def config_json(folder: Path, document: Any) -> Path:
             QuantMode(),
         ),
         (
-            ModelSource(MIXTRAL, Parallel(2), "fp16"),
+            ModelSource(MIXTRAL, Parallel(2), Asked("fp16")),
             "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json",
             Shape(4096, 2),
             QuantMode(None, "fp16"),
         ),
         (
-            ModelSource(MIXTRAL, Parallel(4, 4), "fp8_w8a8"),
+            ModelSource(MIXTRAL, Parallel(4, 4), Asked("fp8_w8a8")),
             "E=2,N=14336,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8.json",
             Shape(4096, 2, ep=4),
             QuantMode("fp8_w8a8"),
         ),
         (
-            ModelSource(MIXTRAL, Parallel(2), "int8_w8a16"),
+            ModelSource(MIXTRAL, Parallel(2), Asked("int8_w8a16")),
             "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3,dtype=int8_w8a16.json",
             Shape(4096, 2),
             QuantMode("int8_w8a16", per_channel=True),
@@ -96,19 +94,19 @@ def config_json(folder: Path, document: Any) -> Path:
             QuantMode("fp8_w8a8", block_shape=(64, 64)),
         ),
         (
-            SizesSource(64, 1408, 2048, 6, "fp8_w8a8", None, per_channel_quant=True),
+            SizesSource(64, 1408, 2048, 6, Asked("fp8_w8a8", None, True)),
             "E=64,N=1408,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,per_channel_quant=True.json",
             Shape(2048, 6),
             QuantMode("fp8_w8a8", per_channel=True),
         ),
         (
-            SizesSource(64, 1408, 2048, 6, "int8_w8a8"),
+            SizesSource(64, 1408, 2048, 6, Asked("int8_w8a8")),
             "E=64,N=1408,device_name=NVIDIA_H100_80GB_HBM3,dtype=int8_w8a8.json",
             Shape(2048, 6),
             QuantMode("int8_w8a8", per_channel=True),
         ),
         (
-            SizesSource(64, 1408, 2048, 6, "int8_w8a16", None, per_channel_quant=True),  # no name of its own
+            SizesSource(64, 1408, 2048, 6, Asked("int8_w8a16", None, True)),  # no name of its own
             "E=64,N=1408,device_name=NVIDIA_H100_80GB_HBM3,dtype=int8_w8a16.json",
             Shape(2048, 6),
             QuantMode("int8_w8a16", per_channel=True),
@@ -145,81 +143,41 @@ def test_all_shapes_are_those_behind_the_name_the_one_asked_for_first(make: Make
 
 
 # ---------------------------------------------------------------
-# A checkpoint's config.json
+# A checkpoint's config.json: tests/tools/registry/test_config_json.py says how it is read
 
 
 @pytest.mark.parametrize(
-    ("document", "quant"),
+    ("quantization", "quant"),
     [
-        (CONFIG_JSON, QuantMode()),
-        ({**CONFIG_JSON, "torch_dtype": "float16"}, QuantMode(None, "fp16")),
-        ({**CONFIG_JSON, "dtype": "float16"}, QuantMode(None, "fp16")),
-        ({"text_config": {**CONFIG_JSON, "torch_dtype": "float16"}, "hidden_size": 1}, QuantMode(None, "fp16")),
-        ({**CONFIG_JSON, "moe_intermediate_size": 14336, "intermediate_size": 5}, QuantMode()),
-        ({**CONFIG_JSON, "quantization_config": {"quant_method": "fp8"}}, QuantMode("fp8_w8a8")),
-        (
-            {**CONFIG_JSON, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}},
-            QuantMode("fp8_w8a8", block_shape=(128, 128)),
-        ),
-    ],
-    ids=[
-        "bf16",
-        "fp16",
-        "as Transformers 5",
-        "of several modalities",
-        "experts of a width of their own",
-        "fp8",
-        "blocks",
+        (None, QuantMode()),
+        ({"quant_method": "fp8"}, QuantMode("fp8_w8a8")),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, QuantMode("fp8_w8a8", block_shape=(128, 128))),
+        ({"quant_method": "w8a8_fp8"}, QuantMode("fp8_w8a8", per_channel=True)),
+        ({"quant_method": "experts_int8"}, QuantMode("int8_w8a16", per_channel=True)),
+        ({"quant_method": "w8a8_int8"}, QuantMode("int8_w8a8", per_channel=True)),
     ],
 )
-def test_a_config_json_is_read(document: Any, quant: QuantMode, make: Make, tmp_path: Path) -> None:
-    source = ConfigJsonSource(config_json(tmp_path, document), Parallel(2))
-    subject = make(source)
+def test_a_config_json_is_read(quantization: Any, quant: QuantMode, make: Make, tmp_path: Path) -> None:
+    path = written(tmp_path, {**CONFIG_JSON, "quantization_config": quantization})
+    subject = make(ConfigJsonSource(path, Parallel(2)))
     assert (subject.workload.E, subject.workload.N, subject.shapes[0].shape) == (8, 7168, Shape(4096, 2))
-    # A model that has these sizes on two expert parallel ranks has another routing: no more of them, but half as many.
-    assert subject.shapes[0].models == ("a-model tp=2", f"{MIXTRAL} tp=2")
     assert subject.quant == quant
 
 
-def test_a_named_dtype_helps_where_the_checkpoints_own_is_unknown(make: Make, tmp_path: Path) -> None:
-    path = config_json(tmp_path, {**CONFIG_JSON, "quantization_config": {"quant_method": "awq"}})
-    with pytest.raises(SubjectError, match=r"expected fp8 .* 'awq'.* Fix: name the dtype: --dtype, or give the sizes"):
-        make(ConfigJsonSource(path))
-    assert make(ConfigJsonSource(path, dtype="fp8_w8a8")).quant == QuantMode("fp8_w8a8")
+def test_a_record_names_the_models_of_its_shape_and_never_a_folder(make: Make, tmp_path: Path) -> None:
+    # A model that has these sizes on two expert parallel ranks has another routing, and so another shape.
+    known = (f"{MIXTRAL} tp=2",)
+    (tmp_path / "a-model").mkdir()
+    path = written(tmp_path / "a-model", CONFIG_JSON)
+    assert make(ConfigJsonSource(path, Parallel(2))).shapes[0].models == known
+    named = make(ConfigJsonSource(path, Parallel(2), model_id="my/Mixtral"))
+    assert named.shapes[0].models == ("my/Mixtral tp=2", *known)
 
 
-@pytest.mark.parametrize(
-    ("document", "told"),
-    [
-        ([], "expected an object, found list"),
-        (
-            {"hidden_size": 4096, "intermediate_size": 11008},
-            r"found no E \(num_local_experts or .*\), no top_k .*--E --N",
-        ),
-        ({**CONFIG_JSON, "num_local_experts": True}, "found no E"),
-        ({**CONFIG_JSON, "hidden_size": 0}, "found no K"),
-        ({**CONFIG_JSON, "num_local_experts": 10**12}, "E: expected from 1 to 2147483647, found 1000000000000"),
-        ({**CONFIG_JSON, "num_experts_per_tok": 9}, "top_k: expected at most E=8, the experts of a rank, found 9"),
-        (
-            {**CONFIG_JSON, "quantization_config": {"quant_method": "fp8", "weight_block_size": [0, 128]}},
-            r"weight_block_size \[n,k\], found .*\[0, 128\]",
-        ),
-    ],
-    ids=["no object", "dense", "a flag for a number", "zero", "too large", "more chosen than there are", "zero blocks"],
-)
-def test_a_config_json_that_cannot_be_used(document: Any, told: str, make: Make, tmp_path: Path) -> None:
-    with pytest.raises(SubjectError, match=told):
-        make(ConfigJsonSource(config_json(tmp_path, document)))
-
-
-@pytest.mark.parametrize("data", [None, b"{", b"\xff", b'{"a":' * 50_000], ids=["missing", "torn", "binary", "deep"])
-def test_a_file_that_is_no_config_json_is_named(data: bytes | None, make: Make, tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    if data is not None:
-        path.write_bytes(data)
-    with pytest.raises(SubjectError, match=r"config\.json: expected a model's config\.json, found: ") as refused:
-        make(ConfigJsonSource(path))
-    assert str(refused.value).isprintable()
+def test_int8_weights_and_activations_have_a_name_under_sglang_alone(make: Make, tmp_path: Path) -> None:
+    path = written(tmp_path, {**CONFIG_JSON, "quantization_config": {"quant_method": "w8a8_int8"}})
+    name = make(ConfigJsonSource(path)).workload.file_name()
+    assert name.endswith(",dtype=int8_w8a8,per_channel_quant=True.json")
 
 
 # ---------------------------------------------------------------
@@ -234,27 +192,27 @@ def test_a_file_that_is_no_config_json_is_named(data: bytes | None, make: Make, 
         (ModelSource("nobody/Nothing-1T"), "found 'nobody/Nothing-1T'. Fix: .*--E --N --K --top-k"),
         (ModelSource("a\n::error::b"), r"found 'a\\n::error::b'"),
         (ModelSource(MIXTRAL, Parallel(3)), "N: expected a multiple of tp=3, found 14336. Fix: choose a divisor"),
-        (ModelSource(MIXTRAL, Parallel(2, 4)), "ep: expected a divisor of tp=2, found 4"),
-        (ModelSource(MIXTRAL, Parallel(3, 3)), "E: expected a multiple of ep=3, found 8"),
+        (ModelSource(MIXTRAL, Parallel(2, 16)), "ep: expected at most its 8 experts, found 16"),
+        (ModelSource(MIXTRAL, Parallel(6, 3)), "E: expected a multiple of ep=3, found 8"),
         (ModelSource("deepseek-ai/DeepSeek-V3", Parallel(128)), "under its least of 32. Fix: use a smaller tp"),
-        (ModelSource("openai/gpt-oss-120b"), "expected a dtype that vllm has tuned files for .*found mxfp4"),
-        (ModelSource("moonshotai/Kimi-K2-Thinking", Parallel(8)), "found 'int4_w4a16'. Fix: .*the engine's own tool"),
-        (ModelSource(MIXTRAL, dtype="fp8_w8a16"), "found 'fp8_w8a16'. Fix: tune it with the engine's own tool"),
-        (ModelSource(MIXTRAL, dtype="bf61"), "found bf61. Fix: name the dtype"),
-        (ModelSource("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"), "expected gated experts, found a model without"),
+        (ModelSource("openai/gpt-oss-120b"), "mxfp4 experts run another kernel .*triton_kernels.*nothing to tune"),
+        (ModelSource("moonshotai/Kimi-K2-Thinking", Parallel(8)), "int4_w4a16 experts run another kernel .*Humming"),
+        (ModelSource(MIXTRAL, asked=Asked("fp8_w8a16")), "fp8_w8a16: no kernel here computes it.*nothing to tune"),
+        (ModelSource(MIXTRAL, asked=Asked("bf61")), "--dtype: expected one of bf16, .*found 'bf61'. Fix: name one"),
+        (ModelSource(MIXTRAL, asked=Asked(None, (128, 128))), "--block-shape: .*found with bf16. Fix: add --dtype fp8"),
+        (ModelSource(MIXTRAL, asked=Asked("bf16", None, True)), "--per-channel-quant: .*Fix: name --dtype fp8_w8a8"),
+        (ModelSource("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"), "without a gate.*nothing to tune"),
         (SizesSource(0, 7168, 4096, 2), "E: expected from 1 to 2147483647, found 0"),
         (SizesSource(8, -1, 4096, 2), "N: expected from 1 to 2147483647, found -1"),
         (SizesSource(8, 7168, 1 << 31, 2), "K: expected from 1 to 2147483647, found 2147483648"),
         (SizesSource(8, 7168, 4096, 0), "top_k: expected from 1 to 2147483647, found 0"),
         (SizesSource(8, 7168, 4096, 9), "top_k: expected at most E=8, the experts of a rank, found 9"),
-        (SizesSource(8, 7168, 4096, 2, "mxfp4"), "found 'mxfp4'. Fix: tune it with the engine's own tool"),
-        (SizesSource(8, 7168, 4096, 2, "float32"), "found 'float32'"),
-        (
-            SizesSource(8, 7168, 4096, 2, None, (128, 128)),
-            "block_shape: expected fp8_w8a8 or int8_w8a8 .*leave block_shape",
-        ),
-        (SizesSource(8, 7168, 4096, 2, "fp8_w8a8", (128, 128), True), "without per_channel, found .*True"),
-        (SizesSource(8, 7168, 4096, 2, None, None, True), "expected False for 16-bit weights, found True"),
+        (SizesSource(8, 7168, 4096, 2, Asked("mxfp4")), "--dtype: mxfp4 experts run another kernel.*nothing to tune"),
+        (SizesSource(8, 7168, 4096, 2, Asked("float32")), "float32: no kernel here computes it"),
+        (SizesSource(8, 7168, 4096, 2, Asked(None, (128, 128))), "--block-shape: expected with fp8_w8a8 or int8_w8a8"),
+        (SizesSource(8, 7168, 4096, 2, Asked("fp8_w8a8", (128, 128), True)), "found both. Fix: leave one out"),
+        (SizesSource(8, 7168, 4096, 2, Asked(None, None, True)), "--per-channel-quant: expected with fp8_w8a8"),
+        (SizesSource(128, 1856, 2688, 6), "only models without one have .*Nemotron-3-Nano.*nothing to tune"),
     ],
 )
 def test_what_cannot_be_tuned_is_one_line_with_a_way_out(source: Source, told: str, make: Make) -> None:
@@ -268,7 +226,6 @@ def test_what_cannot_be_tuned_is_one_line_with_a_way_out(source: Source, told: s
     ("device_name", "told"),
     [
         ("NVIDIA GeForce RTX 9999", "found 'NVIDIA GeForce RTX 9999'. Fix: add \"NVIDIA_GeForce_RTX_9999\" there"),
-        ("Intel(R) Arc(TM) Pro B60 Graphics", "without architecture or shared memory"),
         ("", "found ''"),
         ("a\x1b[31mb", r"found 'a\\x1b\[31mb'"),
     ],
@@ -285,7 +242,32 @@ def test_top_k_may_be_more_than_a_rank_holds_where_the_layer_has_as_many(make: M
     assert (routing.num_experts, routing.experts_here, routing.has_expert_map) == (8, 1, True)
 
 
-def test_a_pipe_is_no_config_json(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(SubjectError, match=r"pipe: expected a model's config\.json, found: Not a regular file"):
-        read_config_json(tmp_path / "pipe")
+@pytest.mark.parametrize("device_name", ["Intel(R) Arc(TM) Pro B60 Graphics", "Intel(R) Data Center GPU Max 9999"])
+def test_on_an_intel_gpu_there_is_nothing_to_tune(device_name: str, make: Make) -> None:
+    with pytest.raises(SubjectError, match=r"^GPU: expected one of NVIDIA or AMD, found .*there is nothing to tune"):
+        make(ModelSource(MIXTRAL), device_name)
+
+
+class TestModelsWithoutAGate:
+    UNGATED = Model("a/Ungated", 8, 7168, 2048, 2, Quantisation("bf16"), "made up", gated=False)
+    GATED = Model("b/Gated", 8, 7168, 4096, 2, Quantisation("bf16"), "made up")
+    SIZES = SizesSource(8, 7168, 4096, 2)
+
+    def subject(self, *models: Model, source: Source = SIZES) -> tuple[Subject, ModelRegistry]:
+        registry = ModelRegistry(models)
+        return make_subject(source, H100, registry, load_devices()), registry
+
+    @pytest.mark.parametrize("dtype", [None, "fp8_w8a8", "int8_w8a16"])
+    def test_their_file_is_refused_however_it_is_named(self, dtype: str | None) -> None:
+        source = SizesSource(8, 7168, 4096, 2, Asked(dtype))
+        with pytest.raises(SubjectError, match=r"only models without one have \(a/Ungated\)"):
+            self.subject(self.UNGATED, source=source)
+
+    def test_one_that_shares_its_name_is_no_cover_for_them(self) -> None:
+        subject, models = self.subject(self.UNGATED, self.GATED)
+        assert [served.models for served in subject.shapes] == [("b/Gated tp=1",)]
+        assert "tuned for experts with a gate, though models without one" in shared_name(subject, models)
+        assert "(a/Ungated): it is not theirs" in shared_name(subject, models)
+
+    def test_of_others_nothing_is_said(self) -> None:
+        assert shared_name(*self.subject(self.GATED)) == ""

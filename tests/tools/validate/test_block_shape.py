@@ -27,7 +27,9 @@ def test_a_tile_that_does_not_divide_the_block_is_an_error(store: Store, block_k
     store.config(document, quantised(128, block_k))
     (finding,) = store.findings(RULE)
     assert finding.severity is Severity.ERROR
-    assert finding.message == f"batch sizes 2: expected BLOCK_SIZE_K to divide block_k = {block_k}, found {tile}"
+    assert finding.message.startswith(
+        f"row 2: expected BLOCK_SIZE_K to divide block_k = {block_k}, found {tile}: SGLang computes"
+    )
 
 
 def test_block_k_is_the_second_number(store: Store) -> None:
@@ -38,7 +40,7 @@ def test_block_k_is_the_second_number(store: Store) -> None:
 def test_batch_sizes_with_the_same_fault_share_a_finding(store: Store) -> None:
     store.config(table([1, 2, 4], BLOCK_SIZE_K=256), quantised(128, 128))
     (finding,) = store.findings(RULE)
-    assert finding.message.startswith("batch sizes 1, 2, 4:")
+    assert finding.message.startswith("rows 1, 2 and 4:")
 
 
 def test_files_without_block_scales_may_use_any_depth(store: Store) -> None:

@@ -34,10 +34,27 @@ def test_relatives_may_share_a_file(store: Store) -> None:
     assert store.findings(RULE) == []
 
 
-def test_one_device_may_share_a_file_between_workloads(store: Store) -> None:
+@pytest.mark.parametrize("other", ["E=16,N=1024", "E=8,N=2048"])
+def test_a_copy_under_another_workload_of_one_device_is_a_warning_on_both(store: Store, other: str) -> None:
     store.config(name=name("NVIDIA_H200"))
-    store.config(name=name("NVIDIA_H200", N=2048))
+    store.config(name=f"{other},device_name=NVIDIA_H200.json")
+    findings = store.findings(RULE)
+    assert [finding.severity for finding in findings] == [Severity.WARNING] * 2
+    assert all("a file of another workload" in finding.message for finding in findings)
+
+
+def test_one_workload_may_share_a_file_between_tiers_and_projections(store: Store) -> None:
+    store.config(name=name("NVIDIA_H200"))
+    store.config(name=name("NVIDIA_H200"), folder="triton_3_6_0")
+    store.config(name=name("NVIDIA_H200").replace(".json", "_down.json"))
     assert store.findings(RULE) == []
+
+
+def test_of_three_the_measured_ones_agree_and_the_third_is_the_copy(store: Store) -> None:
+    for device in ("NVIDIA_H200", "NVIDIA_L40S"):
+        store.measured(store.config(name=name(device)))
+    store.config(name=name("NVIDIA_B200"))
+    assert ["NVIDIA_B200" in finding.path + finding.message for finding in store.findings(RULE)] == [True] * 3
 
 
 def test_different_figures_are_no_copy(store: Store) -> None:

@@ -49,7 +49,7 @@ def test_other_batch_sizes_are_named_from_both_sides_once(store: Store) -> None:
     path = store.config(table([1, 2, 8]), DOWN)
     (finding,) = store.findings(RULE)
     assert finding.path.endswith(path.name)
-    assert finding.message == "expected the batch sizes of the up file, found only there ['4'], only here ['8']"
+    assert finding.message == "expected the batch sizes of the up file, found 4 only there and 8 only here"
 
 
 def test_another_block_size_m_is_named_with_both_values(store: Store) -> None:
@@ -58,7 +58,7 @@ def test_another_block_size_m_is_named_with_both_values(store: Store) -> None:
     document["2"]["BLOCK_SIZE_M"] = document["4"]["BLOCK_SIZE_M"] = 64
     store.config(document, DOWN)
     (finding,) = store.findings(RULE)
-    assert finding.message.startswith("batch sizes 2, 4: expected the up file's BLOCK_SIZE_M (16 at 2), found 64")
+    assert finding.message.startswith("rows 2 and 4: expected the up file's BLOCK_SIZE_M (16 at 2), found 64")
 
 
 @pytest.mark.parametrize("name", [NAME, DOWN])

@@ -25,7 +25,6 @@ from tools.validate.rules.file_name import RULE
         (",dtype=bf16", set()),
         (",dtype=float8", set()),
         (",block_shape=[128,128]", set()),
-        (",backend=cutlass", set()),
         (",dtype=fp8_w8a8,per_channel_quant=False", set()),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, devices, table
+from tests.builders import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, context, table
 from tools.findings import Severity
 from tools.store.files import canonical_config
 from tools.store.workload import Layout
@@ -81,7 +81,7 @@ def test_one_that_can_not_be_written_stops_no_other() -> None:
         store.root.chmod(0o777)
         with as_nobody():
             fixed = fixer.fix([store.root], Layout.REPO)
-            report = fixed.add_to(runner.validate([store.root], Layout.REPO, devices(), NO_EXCEPTIONS))
+            report = fixed.add_to(runner.validate([store.root], context(), NO_EXCEPTIONS))
         closed.parent.chmod(0o755)
     assert fixed.rewritten == (free,)
     (finding,) = [f for f in report.findings if f.path == shown_path(closed) and f.rule == "canonical-bytes"]

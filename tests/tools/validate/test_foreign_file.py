@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.builders import NAME, Store
@@ -68,6 +71,13 @@ def test_a_symbolic_link_is_foreign_and_not_followed(store: Store, target: str) 
     (store.root / "E=8,N=2,device_name=NVIDIA_H200.json").symlink_to(target)
     (finding,) = store.findings(RULE)
     assert "found a symbolic link" in finding.message
+    assert finding.fix.startswith("remove the link; where its file belongs here, put a copy of that in its place")
+
+
+def test_a_device_is_no_file_that_could_be_moved(store: Store) -> None:
+    (finding,) = store.findings(RULE, paths=[Path(os.devnull)])
+    assert "found a device, a pipe or a socket" in finding.message
+    assert finding.fix.startswith("name a tuned file or a folder of them")
 
 
 def test_engines_folders_may_hold_anything(store: Store) -> None:

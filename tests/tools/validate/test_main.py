@@ -12,6 +12,7 @@ import pytest
 
 from tests.builders import H100, NAME, Store, table
 from tools.checkout import CHECKOUT
+from tools.launch.kernel_hash import EARLIER
 from tools.registry.devices import load_devices
 from tools.registry.reading import RegistryError
 from tools.store.files import canonical_config
@@ -61,6 +62,11 @@ class TestExitCodes:
         assert captured.err.startswith("validate: no such file or folder: ")
         assert captured.err.count("\n") == 1
 
+    def test_a_layout_that_is_none_is_told_in_words(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            command.main(["--layout", "foo"])
+        assert "argument --layout: expected repo, vllm or sglang, found 'foo'" in capsys.readouterr().err
+
     @pytest.mark.parametrize("arguments", [["--layout", "tgi"], ["--format", "xml"], ["--no-such-flag"]])
     def test_2_for_bad_use(self, arguments: list[str]) -> None:
         with pytest.raises(SystemExit) as raised:
@@ -101,8 +107,9 @@ class TestExitCodes:
         assert command.main([str(store.root / name), "--layout", layout]) == 2
         captured = capsys.readouterr()
         assert captured.out == ""
-        assert captured.err.startswith(f"validate: found no tuned file in the {layout} layout below ")
-        assert captured.err.endswith(f"{name}; is it another --layout?\n")
+        assert captured.err.startswith("validate: ")
+        assert f"{name}: expected tuned files in the {layout} layout, found none. Fix: name a file, " in captured.err
+        assert captured.err.count("\n") == 1
 
     def test_2_with_a_warning_each_where_the_layout_is_another(
         self, store: Store, capsys: pytest.CaptureFixture[str]
@@ -193,7 +200,7 @@ class TestFormats:
         if severity == "warning":
             store.config(folder="triton_3_6_0")
         else:
-            store.measured(store.root / NAME, kernel_sha256="0" * 64)
+            store.measured(store.root / NAME, kernel_sha256=min(EARLIER))
         command.main([str(store.root), "--format", "github"])
         assert capsys.readouterr().out.startswith(f"::{severity} file=")
 

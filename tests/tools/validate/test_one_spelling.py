@@ -23,7 +23,7 @@ def test_the_wrongly_spelt_one_of_two_is_the_fault(store: Store) -> None:
     (finding,) = store.findings(RULE)
     assert finding.path.endswith(SPACED)
     assert f"found {TIGHT!r} beside it" in finding.message
-    assert finding.fix == f"keep one, named {TIGHT!r}"
+    assert finding.fix == f"keep one, named {TIGHT!r}, and remove the other, its record too"
 
 
 def test_each_layout_keeps_its_own_spelling(store: Store) -> None:

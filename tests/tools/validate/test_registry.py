@@ -12,7 +12,7 @@ from tools.checkout import CONFIGS
 from tools.validate.rules import registry
 from tools.validate.rules.registry import RULE
 
-KINDS = ("devices", "models")
+KINDS = ("devices", "engines", "models")
 
 
 def copied(store: Store) -> None:
@@ -43,6 +43,32 @@ def test_what_a_schema_can_not_say_is_checked_too(store: Store, kind: str) -> No
     path.write_text(json.dumps(document), "utf-8")
     (finding,) = store.findings(RULE)
     assert finding.message.startswith("expected ")  # without the path, which the finding names itself
+
+
+def test_a_placement_on_no_devices_class_is_an_error_of_its_model(store: Store) -> None:
+    copied(store)
+    path = store.root / "registry" / "models.json"
+    document = json.loads(path.read_text("utf-8"))
+    document["models"][0]["placements"] = [{"device": "H1000", "tp": 1}]
+    path.write_text(json.dumps(document), "utf-8")
+    (finding,) = store.findings(RULE)
+    assert finding.path.endswith("registry/models.json")
+    assert finding.message.startswith(f"{document['models'][0]['id']} / placements: expected a family of devices.json")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_names_the_device_or_model_and_no_place_in_a_list(store: Store, kind: str) -> None:
+    copied(store)
+    path = store.root / "registry" / f"{kind}.json"
+    document = json.loads(path.read_text("utf-8"))
+    for entry in document[kind]:
+        entry["memory"] = 0
+    path.write_text(json.dumps(document), "utf-8")
+    names = {entry["id" if kind == "models" else "name"] for entry in document[kind]}
+    messages = [finding.message for finding in store.findings(RULE)]
+    told = {message.partition(": unknown key memory")[0] for message in messages if "only the first" not in message}
+    assert told <= names
+    assert len(told) == min(len(names), 100)
 
 
 def test_files_that_are_no_registry_are_foreign_and_not_read_as_one(store: Store) -> None:

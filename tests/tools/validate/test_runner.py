@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, devices, table
+from tests.builders import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, context, table
 from tools.findings import Severity
 from tools.store.files import discover
 from tools.store.workload import Layout
@@ -43,12 +43,12 @@ class TestValidate:
 
     def test_a_missing_path_raises(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="nowhere"):
-            runner.validate([tmp_path / "nowhere"], Layout.REPO, devices(), NO_EXCEPTIONS)
+            runner.validate([tmp_path / "nowhere"], context(), NO_EXCEPTIONS)
 
     def test_it_counts_tuned_files_and_each_once(self, store: Store) -> None:
         path = store.config()
         store.file(b"", "README.md")
-        report = runner.validate([store.root, path, store.root], Layout.REPO, devices(), NO_EXCEPTIONS)
+        report = runner.validate([store.root, path, store.root], context(), NO_EXCEPTIONS)
         assert report.files == 1
 
     def test_findings_are_ordered_and_unique(self, store: Store) -> None:
@@ -67,7 +67,7 @@ class TestValidate:
         store.config(table([1]), record=False)
         link = tmp_path / "link"
         link.symlink_to(store.root)
-        report = runner.validate([link], Layout.VLLM, devices(), NO_EXCEPTIONS)
+        report = runner.validate([link], context(Layout.VLLM), NO_EXCEPTIONS)
         assert report.files == 1
         assert report.failed
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.builders import H100, Store, entry, table
 from tools.findings import Severity
+from tools.store.workload import Layout
 from tools.validate.rules.shared_memory import RULE
 
 H100_BYTES = 227 * 1024
@@ -33,7 +34,7 @@ def test_too_large_a_tile_is_an_error_with_its_figures(store: Store) -> None:
     (finding,) = store.findings(RULE)
     assert finding.severity is Severity.ERROR
     assert finding.message == (
-        f"batch sizes 1, 2: expected at most {H100_BYTES} bytes of shared memory a block on {H100}, "
+        f"rows 1 and 2: expected at most {H100_BYTES} bytes of shared memory a block on {H100}, "
         f"found {256 * 1024} = (128·2 + 128·2) · 128 · 4 buffers"
     )
 
@@ -42,6 +43,17 @@ def test_too_large_a_tile_is_an_error_with_its_figures(store: Store) -> None:
 def test_fewer_stages_or_a_smaller_tile_fit(store: Store, changes: dict[str, int]) -> None:
     store.config(table([1], **large(**changes)), name())
     assert store.findings(RULE) == []
+
+
+@pytest.mark.parametrize(("layout", "folder", "count"), [(Layout.VLLM, "", 0), (Layout.SGLANG, "triton_3_8_0", 1)])
+def test_vllm_launches_no_tile_deeper_than_a_block_of_scales(
+    store: Store, layout: Layout, folder: str, count: int
+) -> None:
+    """64 + 256 rows of one-byte numbers in 5 buffers: 400 KiB of 256 each, 200 KiB of 128."""
+    space = " " if layout is Layout.SGLANG else ""
+    deep = table([1], BLOCK_SIZE_M=64, BLOCK_SIZE_N=256, BLOCK_SIZE_K=256, num_stages=5)
+    store.config(deep, name(suffix=f",dtype=fp8_w8a8,block_shape=[128,{space}128]"), folder=folder, record=False)
+    assert len(store.findings(RULE, layout=layout)) == count
 
 
 def test_one_byte_operands_need_half(store: Store) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.builders import H100, Store, entry
+from tests.builders import H100, Store, entry, table
+from tools.findings import Severity
 from tools.store.workload import Layout
 from tools.validate.rules.values import RULE
 
@@ -38,7 +39,7 @@ def test_a_value_lies_in_its_range(store: Store, key: str, least: int, greatest:
     for wrong in (least // 2, greatest * 2, -least):
         written(store, **{key: wrong})
         (message,) = store.messages(RULE)
-        assert message.startswith(f"batch size 16: expected {key} ")
+        assert message.startswith(f"row 16: expected {key} ")
         assert message.endswith(f"from {least} to {greatest}, found {wrong}")
 
 
@@ -77,14 +78,13 @@ def test_amds_keys_have_their_values(store: Store, key: str, sound: tuple[int, .
 def test_a_block_has_at_most_1024_threads(store: Store, device: str, warps: int, count: int) -> None:
     written(store, device, num_warps=warps)
     messages = store.messages(RULE)
-    assert messages == ["batch size 16: expected at most 1024 threads a block, found 32 warps of 64 = 2048"] * count
+    assert messages == ["row 16: expected at most 1024 threads a block, found 32 warps of 64 = 2048"] * count
 
 
 @pytest.mark.parametrize(
     ("key", "value", "vendor", "own", "others"),
     [
         ("num_ctas", 1, "nvidia", H100, (MI300, XE)),
-        ("USE_TMA", True, "nvidia", H100, (MI300, XE)),
         ("waves_per_eu", 2, "amd", MI300, (H100, XE)),
         ("matrix_instr_nonkdim", 16, "amd", MI300, (H100, XE)),
         ("kpack", 2, "amd", MI300, (H100, XE)),
@@ -111,6 +111,30 @@ def test_an_unknown_device_may_use_any_vendors_keys(store: Store) -> None:
 def test_vllm_passes_use_tma_on_and_raises(store: Store, layout: Layout, count: int) -> None:
     written(store, USE_TMA=True)
     assert len(store.findings(RULE, layout=layout)) == count
+
+
+@pytest.mark.parametrize("device", [H100, MI300, XE])
+def test_sglang_takes_use_tma_from_the_entry_on_any_device(store: Store, device: str) -> None:
+    written(store, device, USE_TMA=True)
+    assert store.findings(RULE) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "kpack", "count"),
+    [("AMD_Instinct_MI355X", 2, 1), ("AMD_Instinct_MI355X", 1, 0), ("AMD_Instinct_MI355X", None, 0), (MI300, 2, 0)],
+)
+def test_on_gfx950_triton_takes_kpack_2_for_1(store: Store, device: str, kpack: int | None, count: int) -> None:
+    written(store, device, kpack=kpack)
+    findings = store.findings(RULE)
+    assert [finding.severity for finding in findings] == [Severity.WARNING] * count
+    assert [finding.message for finding in findings] == [
+        "row 16: kpack 2: on gfx950 Triton 3.8 overwrites it with 1"
+    ] * count
+
+
+def test_one_fault_of_many_rows_is_one_line(store: Store) -> None:
+    store.config(table(num_stages=9))
+    assert store.messages(RULE) == ["rows 1 to 4096 (18 rows): expected num_stages from 1 to 8, found 9"]
 
 
 def test_huge_numbers_make_short_messages(store: Store) -> None:

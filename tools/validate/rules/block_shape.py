@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tools.store.config_file import ConfigFile
+from tools.store.rows import rows_text
 from tools.validate.model import Context, FileRule, Issue
 
 
@@ -18,10 +19,11 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         if config.BLOCK_SIZE_K < 1 or block_k % config.BLOCK_SIZE_K:
             wrong.setdefault(config.BLOCK_SIZE_K, []).append(num_tokens)
     for size, batches in wrong.items():
+        rows = rows_text(batches, file.batch_sizes)
         yield Issue(
-            f"batch sizes {', '.join(map(str, batches))}: expected BLOCK_SIZE_K to divide block_k = {block_k}, "
-            f"found {size}",
-            f"tune again with BLOCK_SIZE_K ≤ {block_k}: SGLang computes wrong numbers, vLLM clamps it silently",
+            f"{rows}: expected BLOCK_SIZE_K to divide block_k = {block_k}, found {size}: SGLang computes wrong "
+            "numbers with it, vLLM clamps it silently",
+            f"tune these rows again with a BLOCK_SIZE_K that divides {block_k}",
         )
 
 

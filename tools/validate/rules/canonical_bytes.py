@@ -23,10 +23,16 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     expected, found = fixed(file), file.content.data
     if expected is None or found is None or expected == found:
         return
+    yield Issue(
+        f"expected the store's canonical bytes, found a difference at {difference(expected, found)}", "run with --fix"
+    )
+
+
+def difference(expected: bytes, found: bytes) -> str:
+    """Where two forms of one document differ first."""
     lines = zip(expected.splitlines(), found.splitlines(), strict=False)
     line = next((number for number, (a, b) in enumerate(lines, 1) if a != b), None)
-    where = "line ends or the end of the file" if line is None else f"line {line}"
-    yield Issue(f"expected the store's canonical bytes, found a difference at {where}", "run with --fix")
+    return "line ends or the end of the file" if line is None else f"line {line}"
 
 
 RULE = FileRule("canonical-bytes", "The bytes are the ones the store writes.", check, layouts=REPO_ONLY)

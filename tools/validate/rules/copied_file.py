@@ -1,46 +1,53 @@
-"""Two unrelated devices rarely have the same optimum: identical files are mostly one file and one copy."""
+"""Two unrelated workloads rarely have the same optimum in every row: identical files are mostly a file and its copy."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator
 
 from tools.findings import Severity
 from tools.store.config_file import ConfigFile, Tree
-from tools.store.files import read_file, record_path
+from tools.store.workload import Workload
 from tools.text import shown_path
 from tools.validate.model import Context, Issue, TreeRule
 
 
 def check(tree: Tree, context: Context) -> Iterator[Issue]:
-    """No file of the same launch configs under an unrelated device, unless both were measured."""
+    """No file of the same launch configs for another workload or an unrelated device, unless both were measured."""
     groups: defaultdict[str, list[ConfigFile]] = defaultdict(list)
     for file in tree.configs:
-        if file.launch_configs and file.workload is not None and len(file.launch_configs) > 1:
+        if file.workload is not None and len(file.launch_configs) > 1:
             groups[repr(sorted(file.launch_configs.items()))].append(file)
     for group in groups.values():
-        families = {_family(file, context) for file in group}
-        if len(families) < 2 or all(map(_measured, group)):
+        what = {file.found: _what_it_is_for(file, context) for file in group}
+        if len(set(what.values())) < 2:
             continue
+        measured = {file.found: _is_measured(file) for file in group}
         for file in group:
-            other = next(o for o in group if _family(o, context) != _family(file, context))
-            yield Issue(
-                f"the same launch configs as {shown_path(other.found.path)!r}, a file of an unrelated device",
-                "tune it on this device, or remove the copy",
-                Severity.WARNING,
-                path=file.found.path,
-            )
+            here = file.found
+            others = [other for other in what if what[other] != what[here] and not (measured[other] and measured[here])]
+            if others:
+                kind = "an unrelated device" if what[others[0]][0] != what[here][0] else "another workload"
+                yield Issue(
+                    f"the same launch configs as {shown_path(others[0].path)!r}, a file of {kind}",
+                    context.removed("tune both, since measured files may agree; or remove the one that is a copy"),
+                    Severity.WARNING,
+                    path=here.path,
+                )
 
 
-def _family(file: ConfigFile, context: Context) -> str:
+def _what_it_is_for(file: ConfigFile, context: Context) -> tuple[str, Workload]:
+    """(the device's family, the workload without its device and projection): what files that may agree share."""
+    assert file.workload is not None
     device = context.device_of(file)
-    name = file.workload.device_name if file.workload else ""
-    return name if device is None else (device.family or device.name)
+    family = file.workload.device_name if device is None else (device.family or device.name)
+    return family, dataclasses.replace(file.workload, device_name="", down=False)
 
 
-def _measured(file: ConfigFile) -> bool:
-    document = read_file(record_path(file.found.root, file.found.relative)).document
+def _is_measured(file: ConfigFile) -> bool:
+    document = file.record.document
     return isinstance(document, dict) and document.get("source") == "measured"
 
 
-RULE = TreeRule("copied-file", "Unrelated devices do not share a file.", check)
+RULE = TreeRule("copied-file", "Unrelated workloads and devices do not share a file.", check)

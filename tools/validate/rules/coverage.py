@@ -20,7 +20,7 @@ LARGEST_FACTOR = 4
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     """Batch sizes reach from 1 to at least 4096 with no gap over a factor of 4."""
-    keys = sorted(file.launch_configs)
+    keys = sorted(set(file.batch_sizes))
     if not keys:
         return
     if keys[0] > FIRST_AT_MOST:
@@ -38,7 +38,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
             yield Issue(
                 f"batch sizes: expected neighbours within a factor of {LARGEST_FACTOR}, "
                 f"found a hole from {smaller} to {larger} ({larger / smaller:.3g} times)",
-                "tune batch sizes in between: nearest-M fills the hole with a foreign entry",
+                f"tune batch sizes between {smaller} and {larger}, each at most {LARGEST_FACTOR} times its neighbour",
             )
 
 

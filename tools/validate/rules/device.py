@@ -32,7 +32,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     elif context.layout is Layout.REPO and name != device.name:
         yield Issue(
             f"device_name: expected the registry's own name {device.name!r}, found its alias {name!r}",
-            f"rename it to device_name={device.name}; the loader and `export` serve the aliases",
+            context.renamed(f"rename it to device_name={device.name}, whose aliases the loader and `export` serve"),
         )
     if device.arch is None:
         yield Issue(

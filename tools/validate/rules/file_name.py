@@ -12,7 +12,7 @@ from tools.validate.model import Context, FileRule, Issue
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     """Every fault of the name's grammar, and names for which no engine of the layout asks."""
     for fault in file.name.faults:
-        yield Issue(printable(fault.message), printable(fault.fix))
+        yield Issue(printable(fault.message), context.renamed(printable(fault.fix)))
 
 
 RULE = FileRule("file-name", "The name follows the grammar and some engine looks it up.", check)

@@ -22,7 +22,7 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
             if file is not keep:
                 yield Issue(
                     f"expected one file for this workload, found {keep.found.path.name!r} beside it",
-                    f"keep one, named {right!r}",
+                    context.removed(f"keep one, named {right!r}, and remove the other"),
                     path=file.found.path,
                 )
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import datetime
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from tools.checkout import reference_triton
 from tools.findings import Severity
-from tools.launch.kernel_hash import kernel_sha256
-from tools.measure.floor import LONGEST_US, MOST_SPREAD_PCT, least_us
+from tools.launch.kernel_hash import is_known, kernel_sha256
+from tools.measure.floor import MOST_SPREAD_PCT, SHARE, least_us
 from tools.measure.gate import Noise, PairedComparison, passes_gate
 from tools.registry.devices import Device
+from tools.registry.shapes import shapes_fault
 from tools.store import schemas
 from tools.store.config_file import ConfigFile
-from tools.store.files import closed_folder, read_file, record_path, sha256, version_folder
+from tools.store.files import closed_folder, record_path, sha256, version_folder
 from tools.store.record import Environment, Latency, Record, RecordedRow
+from tools.store.workload import Shape, Workload
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
+from tools.validate.rules import canonical_bytes
 
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
@@ -29,10 +34,11 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     if not os.path.lexists(path):
         yield Issue(
             f"expected a record at records/{file.found.relative}, found none",
-            "a measured file comes with its record; for figures from elsewhere `nox -s convert` writes it",
+            "tune it, which writes file and record; figures from elsewhere: move the file out of configs/ and take it "
+            "over with `nox -s convert`, which writes the record",
         )
         return
-    content = read_file(path)
+    content = file.record
     for fault in content.faults:
         yield Issue(str(fault), fault.fix, path=path)
     if content.faults:
@@ -44,6 +50,10 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     if not faults:
         record = Record.read(content.document)
         yield from _mismatches(record, path, file)
+        yield from _untimely(record, path, context.today)
+        yield from _unlikely_checks(record, path)
+        if record.is_measured and file.workload is not None:
+            yield from _strange_shapes(record, file.workload, path, context)
         if record.is_measured and record.environment is not None:
             yield from _measured_mismatches(record, record.environment, path, file)
             yield from _elsewhere(record.environment, path, context.device_of(file), context)
@@ -57,28 +67,39 @@ def _mismatches(record: Record, path: Path, file: ConfigFile) -> Iterator[Issue]
             if expected[key] != found[key]:
                 yield Issue(
                     f"workload.{key}: expected {expected[key]!r} as in the name, found {found[key]!r}",
-                    "the record is of another file: tune again, or restore its own",
+                    "the record is of another file: restore this file's own, or tune it again",
                     path=path,
                 )
-    if file.content.data is not None and not record.speaks_of(file.content.data):
+    yield from _other_bytes(record, path, file)
+
+
+def _other_bytes(record: Record, path: Path, file: ConfigFile) -> Iterator[Issue]:
+    """The file was changed after it was recorded, and nothing else says so.
+
+    Of one that can't be read, or whose rows are others, that is said; what differs in form alone, --fix writes anew.
+    """
+    data, as_written = file.content.data, canonical_bytes.fixed(file)
+    if data is None or as_written is None or record.speaks_of(data) or record.speaks_of(as_written):
+        return
+    if not record.is_measured or set(record.rows) == set(file.batch_sizes):
         yield Issue(
-            f"config_sha256: expected {sha256(file.content.data)}, the hash of the file's bytes, "
-            f"found {record.config_sha256}",
-            "the file was changed after it was recorded: tune again, or restore the bytes",
+            f"config_sha256: expected the file that was recorded ({record.config_sha256[:12]}…), found another "
+            f"({sha256(data)[:12]}…)",
+            "restore the file as it was recorded (git restore does, where it is committed), or "
+            + ("tune it again" if record.is_measured else "remove it and its record and take it over again")
+            + ", which writes both anew",
             path=path,
         )
 
 
 def _measured_mismatches(record: Record, environment: Environment, path: Path, file: ConfigFile) -> Iterator[Issue]:
-    rows, keys = (
-        [str(num_tokens) for num_tokens in record.rows],
-        [str(num_tokens) for num_tokens in file.launch_configs],
-    )
-    if file.document is not None and set(rows) != set(keys):
-        missing, extra = sorted(set(keys) - set(rows), key=int), sorted(set(rows) - set(keys), key=int)
+    rows, keys = set(record.rows), set(file.batch_sizes)
+    if file.document is not None and rows != keys:
+        parts = {"missing": keys - rows, "not in the file": rows - keys}
+        told = [f"{what} {', '.join(map(str, sorted(sizes)))}" for what, sizes in parts.items() if sizes]
         yield Issue(
-            f"rows: expected the file's batch sizes, missing {missing or 'none'}, not in the file {extra or 'none'}",
-            "tune the missing batch sizes",
+            f"rows: expected the file's batch sizes, found {' and '.join(told)}",
+            "restore the file as it was recorded, or tune it again with the batch sizes that it should have",
             path=path,
         )
     if file.workload is not None and not file.workload.down:
@@ -99,7 +120,13 @@ def _measured_mismatches(record: Record, environment: Environment, path: Path, f
             Severity.WARNING,
             path=path,
         )
-    if record.kernel_sha256 != kernel_sha256():
+    if record.kernel_sha256 is not None and not is_known(record.kernel_sha256):
+        yield Issue(
+            f"kernel_sha256: expected the hash of a kernel that this project has or had, found {record.kernel_sha256}",
+            "tune it again with this checkout's kernel",
+            path=path,
+        )
+    elif record.kernel_sha256 != kernel_sha256():
         yield Issue(
             "measured on an older kernel",
             "nothing to do until the bench shows a difference",
@@ -108,52 +135,128 @@ def _measured_mismatches(record: Record, environment: Environment, path: Path, f
         )
 
 
+def _untimely(record: Record, path: Path, today: datetime.date) -> Iterator[Issue]:
+    """Somewhere it is tomorrow already; later it is nowhere. A commit's own day proves no more: its author sets it."""
+    last = today + datetime.timedelta(days=1)
+    days = [("date", record.date)]
+    days += [(f"verified_with.{index}.date", line.date) for index, line in enumerate(record.verified_with or ())]
+    days += [(f"engine_checked.{index}.date", line.date) for index, line in enumerate(record.engine_checked or ())]
+    days += [("verified.date", record.verified.date)] if record.verified else []
+    for key, day in days:
+        if datetime.date.fromisoformat(day) > last:
+            yield Issue(
+                f"{key}: expected a day until {last}, found {day}", "write the day on which it was measured", path=path
+            )
+
+
+def _unlikely_checks(record: Record, path: Path) -> Iterator[Issue]:
+    for index, line in enumerate(record.engine_checked or ()):
+        if line.geomean_ratio > line.worst_ratio:
+            yield Issue(
+                f"engine_checked.{index}: expected a geomean_ratio of at most worst_ratio, {line.worst_ratio:g}, "
+                f"found {line.geomean_ratio:g}",
+                "bench it again with --write-record, or take the line out",
+                path=path,
+            )
+
+
+def _strange_shapes(record: Record, workload: Workload, path: Path, context: Context) -> Iterator[Issue]:
+    """Shapes set the floor and what main measures: they are not the record's to choose, nor are those of a row."""
+    shapes = [served.shape for served in record.shapes]
+    if fault := shapes_fault(workload, shapes, context.models):
+        yield Issue(fault.message, fault.fix, path=path)
+    for num_tokens, row in record.rows.items():
+        if row.by_shape and Counter(of_shape.shape for of_shape in row.by_shape) != Counter(shapes):
+            found = ", ".join(f"K={s.shape.K}, top_k={s.shape.top_k}" for s in row.by_shape)
+            yield Issue(
+                f"rows.{num_tokens}.by_shape: expected each of the record's shapes once, found {found}",
+                "tune it again: the tuner writes what it measured",
+                path=path,
+            )
+        elif row.by_shape and (row.latency_us, row.baseline_us) not in _times_by_shape(row):
+            yield Issue(
+                f"rows.{num_tokens}: expected the times of one of by_shape, found others",
+                "tune it again: the tuner writes those of the shape where the entry does worst",
+                path=path,
+            )
+
+
+def _times_by_shape(row: RecordedRow) -> list[tuple[Latency, Latency]]:
+    return [(of_shape.latency_us, of_shape.baseline_us) for of_shape in row.by_shape]
+
+
 def _slower_rows(record: Record, path: Path) -> Iterator[Issue]:
     """Of a whole row. A `_down` file's entry is half of one, and may lose there what the other half gains."""
     for num_tokens, row in record.rows.items():
-        found, heuristic = row.latency_us.median, row.baseline_us.median
-        if not passes_gate([PairedComparison.of_medians(found, heuristic)], Noise.NONE):
-            yield Issue(
-                f"rows.{num_tokens}: expected at most the heuristic's {heuristic} µs, found {found} µs",
-                "an engine is faster without the file: tune it again, which writes the heuristic's own entry there",
-                path=path,
-            )
+        pairs = [("", row.latency_us, row.baseline_us)]
+        pairs += [(f".by_shape.{index}", *times) for index, times in enumerate(_times_by_shape(row))]
+        for where, own, baseline in pairs:
+            found, heuristic = own.median, baseline.median
+            if not passes_gate([PairedComparison.of_medians(found, heuristic)], Noise.NONE):
+                yield Issue(
+                    f"rows.{num_tokens}{where}: expected at most the heuristic's {heuristic} µs, found {found} µs",
+                    "an engine is faster without the file: tune it again, which writes the heuristic's own entry there",
+                    path=path,
+                )
+                break
 
 
 def _impossible(record: Record, path: Path, device: Device | None) -> Iterator[Issue]:
     """Times that no measurement gives: a limit that follows from them would let any drift pass. The first of them."""
     shapes = [served.shape for served in record.shapes]
     for num_tokens, row in record.rows.items():
-        least = least_us(record.workload, shapes, num_tokens, device)
-        for figure, latency in _figures(row):
-            if fault := _why_impossible(latency, least):
+
+        def least(of: Sequence[Shape], num_tokens: int = num_tokens) -> float:
+            return least_us(record.workload, of, num_tokens, device)
+
+        faults = [(figure, _why_impossible(latency, least(of))) for figure, latency, of in _figures(row, shapes)]
+        faults += _impossible_parts(row, least(shapes))
+        for figure, fault in faults:
+            if fault is not None:
                 fix = "tune it again: the tuner writes what it measured"
                 yield Issue(f"rows.{num_tokens}.{figure}: {fault}", fix, path=path)
                 return
 
 
-def _figures(row: RecordedRow) -> Iterator[tuple[str, Latency]]:
-    yield "latency_us", row.latency_us
-    yield "baseline_us", row.baseline_us
-    yield from ((f"baselines.{engine}", latency) for engine, latency in row.baselines.items())
+def _figures(row: RecordedRow, shapes: Sequence[Shape]) -> Iterator[tuple[str, Latency, Sequence[Shape]]]:
+    """(its place in the row, the time, the shapes of which it may be)"""
+    yield "latency_us", row.latency_us, shapes
+    yield "baseline_us", row.baseline_us, shapes
+    yield from ((f"baselines.{engine}", latency, shapes) for engine, latency in row.baselines.items())
     if row.incumbent_us is not None:
-        yield "incumbent_us", row.incumbent_us
+        yield "incumbent_us", row.incumbent_us, shapes
     for index, of_shape in enumerate(row.by_shape):
-        yield f"by_shape.{index}.latency_us", of_shape.latency_us
-        yield f"by_shape.{index}.baseline_us", of_shape.baseline_us
+        yield f"by_shape.{index}.latency_us", of_shape.latency_us, [of_shape.shape]
+        yield f"by_shape.{index}.baseline_us", of_shape.baseline_us, [of_shape.shape]
 
 
 def _why_impossible(latency: Latency, least: float) -> str | None:
     p10, median, p90 = latency.p10, latency.median, latency.p90
-    if max(p10, median, p90) > LONGEST_US:
-        return f"expected medians of at most {LONGEST_US:.0e} µs, found more"
     if not p10 <= median <= p90:
         return f"expected p10 ≤ median ≤ p90, found {p10:g}, {median:g} and {p90:g} µs"
     if median < least:
-        return f"expected at least {least:.3g} µs, which the device's memory takes, found {median:g}"
+        return f"expected at least {least:.3g} µs, which the device takes at best, found {median:g}"
     if latency.spread_pct > MOST_SPREAD_PCT:
         return f"expected p10 and p90 within {MOST_SPREAD_PCT:g} % of the median, found {latency.spread_pct:.3g} %"
     return None
+
+
+def _impossible_parts(row: RecordedRow, least: float) -> list[tuple[str, str | None]]:
+    """What is told beside the times must be of the same row: its halves add up, its floor lies near it."""
+    median, margin = row.latency_us.median, MOST_SPREAD_PCT / 100.0
+    parts = [us for us in (row.up_us, row.down_us) if us is not None]
+    faults: list[tuple[str, str | None]] = []
+    if parts:
+        lower = (1.0 - margin) * median if len(parts) == 2 else 0.0
+        is_sound = lower <= sum(parts) <= (1.0 + margin) * median
+        expected = f"expected both to add up to the row's {median:g} µs within {MOST_SPREAD_PCT:g} %"
+        faults.append(("up_us and down_us", None if is_sound else f"{expected}, found {sum(parts):g}"))
+    if row.floor_us is not None:
+        most = median / SHARE
+        is_sound = least <= row.floor_us <= most
+        found = f"expected {least:.3g} to {most:.3g} µs beside the row's {median:g}, found {row.floor_us:g}"
+        faults.append(("floor_us", None if is_sound else found))
+    return faults
 
 
 def _elsewhere(environment: Environment, path: Path, device: Device | None, context: Context) -> Iterator[Issue]:

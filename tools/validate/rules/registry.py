@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
-from tools.registry.devices import load_devices
-from tools.registry.models import load_models
+from tools.registry.devices import DeviceRegistry, load_devices
+from tools.registry.engines import load_engines
+from tools.registry.models import ModelRegistry, load_models, unknown_device_classes
 from tools.registry.reading import REGISTRY_FOLDER, RegistryError, faults_by_name
 from tools.store.config_file import Tree
 from tools.store.files import read_file
-from tools.store.tiers import REGISTRY, Role
+from tools.store.tiers import REGISTRIES, REGISTRY, Role
 from tools.validate.model import REPO_ONLY, Context, Issue, TreeRule
 
 
 def check(tree: Tree, context: Context) -> Iterator[Issue]:
-    """devices.json and models.json are strict, valid and sorted, with no name twice, and this checkout has both."""
-    for name in ("devices.json", "models.json"):
+    """Each is strict, valid and sorted, with no name twice, and this checkout has all of them.
+
+    The models' placements speak of device classes that devices.json has.
+    """
+    devices: DeviceRegistry | None = None
+    models: tuple[Path, ModelRegistry] | None = None
+    for name in REGISTRIES:
         if not os.path.lexists(REGISTRY_FOLDER / name):
             yield Issue("expected this registry in the checkout, found none", "restore it", path=REGISTRY_FOLDER / name)
     for found in tree.others:
@@ -31,9 +38,18 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
             yield Issue(f"{where}: {message}", f"see schema/{kind}.schema.json", path=found.path)
         if not content.faults and not faults:
             try:
-                (load_devices if kind == "devices" else load_models)(found.path)
+                if kind == "devices":
+                    devices = load_devices(found.path)
+                elif kind == "models":
+                    models = found.path, load_models(found.path)
+                else:
+                    load_engines(found.path)
             except RegistryError as error:
                 yield Issue(error.reason, error.fix, path=found.path)
+    if devices is not None and models is not None:
+        path, registry = models
+        for message in unknown_device_classes(registry, {device.family for device in devices}):
+            yield Issue(message, "correct the placement's device, or add its device class there", path=path)
 
 
 RULE = TreeRule("registry", "The registries are valid and name nothing twice.", check, layouts=REPO_ONLY)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tools.findings import Severity
 from tools.store.config_file import ConfigFile
-from tools.store.files import read_file
+from tools.store.files import TUNED_FILE, read_file
 from tools.store.tiers import version_of_folder
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
 
@@ -16,10 +16,11 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     if version_of_folder(file.found.folder) is None or file.content.document is None:
         return
     default = file.found.root / file.found.path.name
-    if read_file(default).document == file.content.document:
+    if read_file(default, TUNED_FILE).document == file.content.document:
         yield Issue(
             "expected a version file to differ from the default file, found the same launch configs",
-            "remove it: the chain falls back to the default; note the version in the record's verified_with",
+            "remove it and its record: the chain falls back to the default file, whose record can name the version in "
+            "verified_with",
             Severity.WARNING,
         )
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tools.findings import Severity
+from tools.launch.heuristics import clamped
 from tools.launch.shared_memory import OLDEST_TRITON, SharedMemory, loop_bytes
 from tools.store.config_file import ConfigFile
+from tools.store.rows import rows_text
 from tools.store.tiers import version_of_folder
-from tools.store.workload import MAX_DIMENSION
+from tools.store.workload import MAX_DIMENSION, Layout
 from tools.validate.model import Context, FileRule, Issue
 
 
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
-    """The loop's buffers fit the device, by formula; the compile check proves the rest.
+    """The loop's buffers fit the device, by formula; the compile check proves the rest. vLLM: as launched.
 
     A warning where the file's own Triton is older than the formula: it may fit there, and engines that fall back to
     the folder under a newer Triton still die at launch.
@@ -28,7 +30,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         if not all(1 <= size <= MAX_DIMENSION for size in sizes):
             continue  # the values rule's
         needed = loop_bytes(
-            config,
+            clamped(config, file.workload) if context.layout is Layout.VLLM else config,
             arch=device.arch,
             dtype=file.workload.dtype,
             block_quantised=file.workload.block_shape is not None,
@@ -39,10 +41,10 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     proven = version is None or version >= OLDEST_TRITON
     for needed, batches in over.items():
         yield Issue(
-            f"batch sizes {', '.join(map(str, batches))}: expected at most {limit} bytes of shared memory a block on "
+            f"{rows_text(batches, file.batch_sizes)}: expected at most {limit} bytes of shared memory a block on "
             f"{device.name}, found {needed.total_bytes} = {needed.explanation}"
             + ("" if proven else f" by the formula of Triton {'.'.join(map(str, OLDEST_TRITON))} and later"),
-            "fewer stages or a smaller tile; tune the entries on this device",
+            "take fewer stages or a smaller tile: tune these rows again on this device",
             Severity.ERROR if proven else Severity.WARNING,
         )
 

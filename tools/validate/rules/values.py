@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 from kernels.launch_config import KEY_VENDOR, LaunchConfig
+from tools.findings import Severity
 from tools.registry.devices import Device
 from tools.store.config_file import ConfigFile
+from tools.store.rows import rows_text
 from tools.store.workload import Layout
 from tools.validate.model import Context, FileRule, Issue
 
@@ -27,11 +31,26 @@ MAX_THREADS = 1024
 def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     """Powers of two and ranges of every key, threads of a block, keys of the right vendor and engine."""
     device = context.device_of(file)
+    of_rows: defaultdict[Issue, list[int]] = defaultdict(list)
     for num_tokens, config in file.launch_configs.items():
-        for expected, found in _faults(config, device):
-            yield Issue(f"batch size {num_tokens}: expected {expected}, found {found}", "tune the entry again")
-        for key in config.to_entry():
-            yield from _foreign_key(num_tokens, key, device, context.layout)
+        for issue in _issues(config, device, context):
+            of_rows[issue].append(num_tokens)
+    for issue, batch_sizes in of_rows.items():
+        yield replace(issue, message=f"{rows_text(batch_sizes, file.batch_sizes)}: {issue.message}")
+
+
+def _issues(config: LaunchConfig, device: Device | None, context: Context) -> Iterator[Issue]:
+    """Of one row, which the messages don't name."""
+    for expected, found in _faults(config, device):
+        yield Issue(f"expected {expected}, found {found}", "tune these rows again")
+    for key in config.to_entry():
+        yield from _foreign_key(key, device, context)
+    if device is not None and device.arch == "gfx950" and config.kpack == 2:
+        yield Issue(
+            "kpack 2: on gfx950 Triton 3.8 overwrites it with 1",
+            context.rewritten("write kpack 1, which is what runs"),
+            Severity.WARNING,
+        )
 
 
 def _faults(config: LaunchConfig, device: Device | None) -> Iterator[tuple[str, str]]:
@@ -59,16 +78,16 @@ def _shown(value: int) -> str:
     return str(value) if value < 10**12 else "a number of over 12 digits"
 
 
-def _foreign_key(num_tokens: int, key: str, device: Device | None, layout: Layout) -> Iterator[Issue]:
+def _foreign_key(key: str, device: Device | None, context: Context) -> Iterator[Issue]:
     vendor = KEY_VENDOR[key]
     if vendor is not None and device is not None and device.vendor != vendor:
         yield Issue(
-            f"batch size {num_tokens}: {key} is a key of {vendor}'s compiler, the device is {device.vendor}'s",
-            "remove the key: the launch would raise on it",
+            f"{key} is a key of {vendor}'s compiler, the device is {device.vendor}'s",
+            context.rewritten("remove the key: the launch would raise on it"),
         )
-    if key == "USE_TMA" and layout is Layout.VLLM:
+    if key == "USE_TMA" and context.layout is Layout.VLLM:
         yield Issue(
-            f"batch size {num_tokens}: USE_TMA is SGLang's key; vLLM passes it on and the launch raises",
+            "USE_TMA is SGLang's key; vLLM passes it on and the launch raises",
             "remove the key (`export --engine vllm` does)",
         )
 

@@ -1,0 +1,297 @@
+"""fused-moe-configs doctor --engine-log: what a server's log says of tuned files, and what answers each miss."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import re
+import shlex
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fused_moe_configs.api import where
+from fused_moe_configs.engine_log import EngineLog, LoggedFile
+from fused_moe_configs.exporting.destination import MANIFEST, MANIFEST_MAX_BYTES
+from fused_moe_configs.index import indexed
+from fused_moe_configs.lookup import Chain, ConfigError, exists, printable, read_json
+from fused_moe_configs.naming import ParsedFileName, parse
+
+from .console import show
+
+STDIN = "-"
+CHUNK_BYTES = 2**16
+VARIABLES = {"vllm": "VLLM_TUNED_CONFIG_FOLDER", "sglang": "SGLANG_MOE_CONFIG_DIR"}
+PACKED: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+}
+ZSTANDARD = b"\x28\xb5\x2f\xfd"
+NOT_TUNED_HERE = ("int4_w4a16", "int8_w8a16")
+SIGNS_OF_PACKAGE = re.compile(r"[/\\](vllm[/\\]model_executor|sglang[/\\]srt)[/\\]")
+WHOSE = {
+    "ours": "written by fused-moe-configs export",
+    "copied": "the engine's own, copied by fused-moe-configs export --overlay",
+    "engine": "the engine's own",
+    "other": "a folder that no export of ours wrote",
+    "unknown": "a folder that is not on this machine",
+}
+
+
+class AnsweredFile(NamedTuple):
+    """A tuned file that the engine asked for.
+
+    status: "read", "missed", or "shared" for a `_down` file whose up file serves both projections. path: where it was
+    read. whose: a key of WHOSE. places: where it was looked for in vain. here: this repository's file for the workload,
+    below configs/. commands: what answers it. note: what else is to be said, in a sentence.
+    """
+
+    engine: str
+    file: str
+    status: str
+    path: str | None
+    whose: str | None
+    places: tuple[str, ...]
+    here: str | None
+    commands: tuple[str, ...]
+    note: str | None
+
+
+def run(logs: list[str], output: str, triton_version: str | None) -> int:
+    """0: every file that the log asks for was read. 1: some were missed, or it speaks of none.
+
+    ValueError: a log can't be read.
+    """
+    log, notes = EngineLog(), list[str]()
+    for name in sorted(logs, key=_age):
+        log.read(_chunks(name, notes))
+    verdicts = [_answered(file, log, triton_version) for file in log.files.values()]
+    notes += _notes(log, verdicts) if log.bytes or not notes else []
+    if output == "json":
+        show(json.dumps(_json(log, verdicts, notes), indent=4, ensure_ascii=True))
+    else:
+        show(*_text(log, verdicts), *notes)
+    return 0 if verdicts and all(verdict.status != "missed" for verdict in verdicts) else 1
+
+
+# ---------------------------------------------------------------
+# Reading
+
+
+def _age(name: str) -> float:
+    """So that the parts of a rotated log are read oldest first, and what is still being written last."""
+    try:
+        return float("inf") if name == STDIN else Path(name).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _chunks(name: str, notes: list[str]) -> Iterator[bytes]:
+    """The log's bytes, unpacked. ValueError: it can't be read, or is packed in a way that Python can't undo."""
+    place = "standard input" if name == STDIN else printable(name)
+    if name == STDIN and sys.stdin is None:
+        raise ValueError("--engine-log: expected a log on standard input, found it closed. Fix: pipe one into it")
+    try:
+        with sys.stdin.buffer if name == STDIN else Path(name).open("rb") as file:
+            stream = _unpacked(file, place)
+            while chunk := stream.read1(CHUNK_BYTES):
+                yield chunk
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        reason = printable(str(error).rstrip("."))
+        notes.append(f"{place}: its packed data end or break in the middle ({reason}): what stands before counts")
+    except OSError as error:
+        found = error.strerror or error
+        wish = f"--engine-log: expected a server's log, found {place}, which can't be read: {found}"
+        raise ValueError(f"{wish}. Fix: name a file that you may read, or - for standard input") from error
+
+
+def _unpacked(file: Any, place: str) -> Any:
+    """The file, or what it holds packed: an object with read1."""
+    start = file.peek(8)[:8]
+    if start.startswith(ZSTANDARD):
+        fix = "Fix: unpack it on the way: zstdcat FILE | fused-moe-configs doctor --engine-log -"
+        raise ValueError(f"--engine-log: expected text, gzip, bzip2 or xz, found Zstandard in {place}. {fix}")
+    for magic, opened in PACKED.items():
+        if start.startswith(magic):
+            return opened(file)
+    return file
+
+
+# ---------------------------------------------------------------
+# Judging
+
+
+def _answered(file: LoggedFile, log: EngineLog, triton_version: str | None) -> AnsweredFile:
+    asked = parse(file.name, file.engine)
+    version = _triton_of(file) or triton_version
+    chain = Chain(where())
+    winner = chain.look_up(asked.file_name, chain.tiers(version))[0].winner if asked else None
+    here = winner.relative_to(where()).as_posix() if winner else None
+    if file.was_read:
+        whose = _whose(file, bool(here))
+        # What another hand wrote is never replaced by an export.
+        commands = _export(file, winner) if here and whose == "engine" else ()
+        note = _on_reading(file, here, whose)
+        return AnsweredFile(file.engine, file.name, "read", file.path, whose, tuple(file.places), here, commands, note)
+    up = log.files.get((file.engine, file.name.replace("_down.json", ".json")))
+    if file.is_down and up:
+        note = (
+            "its up file serves both projections" if up.was_read else "answered with its up file, which is missed too"
+        )
+        return AnsweredFile(file.engine, file.name, "shared", None, None, tuple(file.places), None, (), note)
+    commands, missing = (_export(file, winner), None) if here else _tune(asked, log)
+    return AnsweredFile(file.engine, file.name, "missed", None, None, tuple(file.places), here, commands, missing)
+
+
+def _triton_of(file: LoggedFile) -> str | None:
+    """The Triton that the engine runs: SGLang looks first into its folder."""
+    return _triton_in((file.places or [file.path or ""])[0])
+
+
+def _triton_in(path: str) -> str | None:
+    found = re.search(r"[/\\]triton_(\d{1,9}_\d{1,9}_\d{1,9})[/\\]", path, re.ASCII)
+    return found[1].replace("_", ".") if found else None
+
+
+def _whose(file: LoggedFile, is_here: bool) -> str:
+    path = Path(file.path or "")
+    folder = _root(file, path)
+    try:
+        if exists(folder / MANIFEST):
+            exported = dict(read_json(folder / MANIFEST, MANIFEST_MAX_BYTES)[1])
+            if path.relative_to(folder).as_posix() in dict(exported.get(file.engine, ())):
+                return "ours" if is_here else "copied"
+    except (ConfigError, TypeError, ValueError):  # no manifest of an export, then
+        pass
+    if SIGNS_OF_PACKAGE.search(str(path)):
+        return "engine"
+    return "other" if os.path.isdir(folder) else "unknown"  # noqa: PTH112 (never raises)
+
+
+def _root(file: LoggedFile, path: Path) -> Path:
+    """What the engine's variable names: SGLang's files lie in configs/triton_X_Y_Z/ below it."""
+    return path.parents[2] if file.engine == "sglang" and len(path.parents) > 2 else path.parent
+
+
+def _on_reading(file: LoggedFile, here: str | None, whose: str) -> str | None:
+    lines = []
+    runs, read_for = _triton_of(file), _triton_in(file.path or "")
+    if runs != read_for:
+        lines.append(f"it is for Triton {read_for}; the engine runs {runs}")
+    elif file.places:
+        lines.append("elsewhere in the log it was missed")
+    if here and whose in ("engine", "copied", "other"):
+        lines.append(f"this package has one for it too: {here}{_gain(here)}")
+    return "; ".join(lines) or None
+
+
+def _gain(here: str) -> str:
+    ratios = {entry.file: entry.geomean_ratio for entry in indexed(where())}
+    return f" ({(ratio - 1) * 100:+.1f} % time over no file)" if (ratio := ratios.get(here)) else ""
+
+
+def _export(file: LoggedFile, winner: Path | None) -> tuple[str, ...]:
+    """The lines that give the engine this file."""
+    places = [place for place in (*file.places, file.path or "") if place]
+    # A log may be anybody's: what stands in a line to be typed is quoted, and printable.
+    own = [place for place in places if place.isprintable() and not SIGNS_OF_PACKAGE.search(place)]
+    variable = VARIABLES[file.engine]
+    destination = str(_root(file, Path(own[0]))) if own else "moe-configs"
+    command = f"fused-moe-configs export {shlex.quote(destination)} --engine {file.engine}"
+    if file.engine == "vllm" and winner and (version := re.fullmatch(r"triton_(\d+)_(\d+)_(\d+)", winner.parent.name)):
+        command += f" --triton-version {'.'.join(version.groups())}"
+    if own:
+        return (command,)
+    if file.engine == "sglang" and places[0].isprintable():
+        command += f" --overlay {shlex.quote(str(_root(file, Path(places[0])) / 'configs'))}"
+    return command, f'export {variable}="$PWD/{destination}"'
+
+
+def _tune(asked: ParsedFileName | None, log: EngineLog) -> tuple[tuple[str, ...], str | None]:
+    """The line that makes a file, and what is missing to it."""
+    if asked is None:
+        return (), "no file of this repository can have this name: ask in an issue"
+    if asked.dtype in NOT_TUNED_HERE:
+        return (), f"not tuned here: another kernel runs {asked.dtype}"
+    if log.model and log.model.isprintable():
+        is_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", log.model, re.ASCII)
+        model = f"--model {log.model}" if is_id else f"--config-json {shlex.quote(f'{log.model}/config.json')}"
+        return (f"./nox -s tune -- {model} --tp {log.tp}" + f" --ep {log.ep}" * (log.ep > 1),), None
+    sizes = f"--E {asked.E} --N {asked.N} --K HIDDEN_SIZE --top-k EXPERTS_PER_TOKEN"
+    sizes += f" --dtype {asked.dtype}" * bool(asked.dtype)
+    sizes += " --block-shape {},{}".format(*asked.block_shape) if asked.block_shape else ""
+    sizes += " --per-channel-quant" * asked.per_channel_quant
+    return (f"./nox -s tune -- {sizes}",), "the log names no model: take both words from its config.json"
+
+
+# ---------------------------------------------------------------
+# Saying
+
+
+def _notes(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
+    notes = []
+    if log.left_out:
+        notes.append(f"{log.left_out} further lines name more than {len(log.files)} files: left out")
+    if log.is_deterministic:
+        notes.append("SGLang runs deterministically: it reads no tuned file then")
+    if log.other_kernels:
+        kernels = ", ".join(sorted(log.other_kernels))
+        notes.append(f"the log also speaks of other kernels' files ({kernels}), which this package has none of")
+    if any(any(word.startswith("./nox") for word in verdict.commands) for verdict in verdicts):
+        notes.append("(./nox: in a clone of the repository, on a machine with this GPU; then export from there)")
+    if verdicts:
+        return notes
+    if not log.bytes:
+        return [*notes, "the log is empty. Fix: send the server's stderr to it too, where engines log: 2>&1"]
+    notes.append("no line says that a tuned file was read or missed. That is so")
+    if log.backends:
+        notes.append(f"- where the experts run on another backend, as here: {', '.join(log.backends)}")
+    elif backend := log.settings.get("moe_runner_backend"):
+        notes.append(f"- where the experts run on another backend than triton; here moe_runner_backend is {backend}")
+    else:
+        notes.append("- where the experts run on another backend than Triton, or the model has none")
+    notes.append("- until the server has run its first batch, and in a log of another process or of its start's end")
+    notes.append("- of files that were read, where the log level is above INFO")
+    return notes
+
+
+def _text(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
+    files = f"{len(log.files)} tuned MoE file{'s' * (len(log.files) != 1)} named in them"
+    facts = [f"{log.lines} lines, {files}" if log.bytes else "0 lines"]
+    facts += [f"vLLM {log.vllm_version}"] if log.vllm_version else []
+    facts += [f"{printable(log.model)} tp={log.tp}" + f" ep={log.ep}" * (log.ep > 1)] if log.model else []
+    lines = ["; ".join(facts)]
+    for verdict in verdicts:
+        if verdict.status == "shared":
+            continue
+        lines.append(f"{verdict.status:<6}  {verdict.engine}  {printable(verdict.file)}")
+        if verdict.path:
+            lines.append(f"        from {printable(verdict.path)}: {WHOSE[verdict.whose or 'unknown']}")
+        else:
+            lines += [f"        not at {printable(place)}" for place in verdict.places]
+            lines += [f"        this package has {verdict.here}{_gain(verdict.here)}"] if verdict.here else []
+        lines += [f"        {verdict.note}"] if verdict.note else []
+    read, missed = (sum(verdict.status == status for verdict in verdicts) for status in ("read", "missed"))
+    ours = sum(verdict.whose == "ours" for verdict in verdicts)
+    lines += [f"{read} read, {ours} of them ours; {missed} missed"] if verdicts else []
+    if commands := dict.fromkeys(command for verdict in verdicts for command in verdict.commands):
+        lines += ["next, and then start the server again:", *(f"  $ {command}" for command in commands)]
+    return lines
+
+
+def _json(log: EngineLog, verdicts: list[AnsweredFile], notes: list[str]) -> dict[str, Any]:
+    return {
+        "lines": log.lines,
+        "model": log.model,
+        "tp": log.tp if log.model else None,
+        "ep": log.ep if log.model else None,
+        "backends": [*log.backends],
+        "files": [verdict._asdict() for verdict in verdicts],
+        "notes": notes,
+    }

@@ -1,0 +1,114 @@
+"""fused-moe-configs list: what is here, a line a file."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from fused_moe_configs.api import where
+from fused_moe_configs.index import IndexedFile, indexed, to_json
+from fused_moe_configs.lookup import device_part, printable
+from fused_moe_configs.naming import parse
+from fused_moe_configs.near import did_you_mean, folded, known_devices, like, likely_devices
+
+from .console import say, show
+
+if TYPE_CHECKING:
+    from .console import Commands
+
+HEADINGS = ("GPU", "workload", "Triton", "over no file", "since", "evidence", "models")
+MOST_MODELS = 3
+
+
+def add_to(commands: Commands) -> None:
+    command = commands.add_parser(
+        "list",
+        help="what is here, a line a file",
+        description="A line a file: GPU and workload, for which Triton, its time over that without a file (geometric "
+        "mean of all batch sizes), since when, the evidence, and the models that read it. verified: the main branch "
+        "measured it again; claimed: its author's word; published: taken over from elsewhere, not measured here.",
+    )
+    command.set_defaults(run=run)
+    command.add_argument("--model", metavar="M", help="only files that it reads: a model's id or a part of one")
+    command.add_argument("--device-name", metavar="D", help="only this GPU's, as the driver or a file name spells it")
+    command.add_argument("--format", choices=("text", "json"), default="text", dest="output")
+
+
+def run(model: str | None, device_name: str | None, output: str) -> int:
+    files = indexed(where())
+    found = [entry for entry in files if _is_of(entry, model)]
+    if model is not None and not folded(model):
+        raise ValueError("--model: expected a model's id or a part of one, found none. Fix: name it, or leave it out")
+    if device_name is not None:
+        names = _names_of(device_name)
+        found = [entry for entry in found if _device(entry) in names]
+    if output == "json":
+        show(json.dumps(to_json(found), indent=4, ensure_ascii=False))
+    elif found:
+        show(*_table(found, model))
+    if not found:
+        say(*_why_none(files, model, device_name))
+    return 0 if found else 1
+
+
+def _is_of(entry: IndexedFile, model: str | None) -> bool:
+    return model is None or any(folded(model) in folded(name) for name in entry.models)
+
+
+def _names_of(device_name: str) -> set[str]:
+    """The device under all its names. ValueError: no device can have this one."""
+    own = device_part(device_name)
+    return {own}.union(*(device.names for device in known_devices(where()) if own in device.names))
+
+
+def _device(entry: IndexedFile) -> str:
+    parsed = parse(entry.name)
+    return parsed.device_name if parsed else ""
+
+
+def _why_none(files: list[IndexedFile], model: str | None, device_name: str | None) -> list[str]:
+    """What of the filter fits no file, and what may be meant."""
+    lines = []
+    if model is not None:
+        of_model = [entry for entry in files if _is_of(entry, model)]
+        ids = [name.partition(" ")[0] for entry in files for name in entry.models]
+        if not of_model:
+            lines.append(f"no file here is known to serve {printable(model)}")
+            if meant := like(model, ids):
+                lines.append(did_you_mean(printable(model), meant))
+        elif device_name is not None:
+            devices = ", ".join(dict.fromkeys(map(_device, of_model)))
+            lines.append(f"{printable(model)} has no file for {printable(device_name)}, but for {devices}")
+    elif device_name is not None:
+        lines.append(f"no file is here for {printable(device_name)}")
+    else:
+        lines.append(f"no tuned file is in {where()}")
+    if device_name is not None and (devices_meant := likely_devices(device_name, where())):
+        lines.append(did_you_mean(printable(device_name), devices_meant))
+    return lines
+
+
+def _table(files: list[IndexedFile], model: str | None) -> list[str]:
+    rows = [HEADINGS, *(_row(entry, model) for entry in files)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _row(entry: IndexedFile, model: str | None) -> tuple[str, ...]:
+    parsed = parse(entry.name)
+    if parsed is None:
+        return "?", entry.file, "", "", "", "no name that anything asks for", ""
+    workload = f"E={parsed.E},N={parsed.N}" + f",{parsed.quantisation}" * bool(parsed.quantisation)
+    ratio = entry.geomean_ratio
+    # Those that were asked for come first: only some are shown.
+    models = sorted(entry.models, key=lambda name: model is None or folded(model) not in folded(name))
+    more = f" and {len(models) - MOST_MODELS} more" if len(models) > MOST_MODELS else ""
+    return (
+        parsed.device_name,
+        workload + " (down)" * parsed.down,
+        entry.triton or "older",
+        "not measured" if ratio is None else f"{(ratio - 1) * 100:+.1f} % time",
+        entry.date or "unknown",
+        entry.evidence or "none",
+        ", ".join(models[:MOST_MODELS]) + more or "none known",
+    )

@@ -1,0 +1,129 @@
+"""The engine's own tuned files, which an export is laid over: where they lie, and which of them go along."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+from fused_moe_configs.lookup import VERSION_FOLDER, ConfigError, printable, read_json, version_folders
+
+from .notes import Notes
+
+AUTO = "auto"
+NAMES = {"vllm": "vLLM", "sglang": "SGLang"}
+PACKAGED = {
+    "vllm": ("model_executor/layers/fused_moe/configs",),
+    "sglang": ("srt/layers/moe/moe_runner/triton_utils/configs", "srt/layers/moe/fused_moe_triton/configs"),
+}
+"""Where an engine's own files lie below its package, newest releases first: SGLang moved them at about 0.5.10."""
+
+_MOE = r"E=\d+,N=\d+,device_name=[^,]*(,dtype=\w+)?"
+_READ = {
+    # vLLM reads LoRA's and Mamba's configs from the folder of the same variable.
+    "vllm": rf"{_MOE}(,block_shape=\[\d+,\d+\])?(,backend=\w+)?(?<!_down)\.json|headdim=.+\.json"
+    r"|.+_(SHRINK|EXPAND(_TRUE|_FALSE)?)\.json",
+    "sglang": rf"{_MOE}(,block_shape=\[\d+, \d+\])?(,per_channel_quant=True)?(_down)?\.json",
+}
+"""What the engine asks for in the folder that its variable names, as vLLM 0.33 and SGLang 0.5.23 spell it."""
+
+
+def find(engine: str) -> Path:
+    """The configs folder of the engine that is installed beside this package, which is not imported.
+
+    ValueError: it is not installed here, or holds no such folder.
+    """
+    wish = f"overlay: expected {NAMES[engine]} installed for {sys.executable}"
+    fix = f"Fix: run this in the environment of {NAMES[engine]}, or name the folder: --overlay PATH/TO/{_usual(engine)}"
+    try:
+        spec = importlib.util.find_spec(engine)
+    except (ImportError, ValueError):  # a module that stands half imported, or was put there by hand
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"{wish}, found none. {fix}")
+    packages = [Path(package) for package in spec.submodule_search_locations]
+    for path in (package / below for package in packages for below in PACKAGED[engine]):
+        if path.is_dir():
+            return path
+    raise ValueError(f"{wish} with the folder {_usual(engine)}, found {printable(packages[0])} without it. {fix}")
+
+
+def engines_own(engine: str, overlay: Path, notes: Notes) -> dict[str, bytes]:
+    """Name below the destination → bytes, as they are but for `triton_version`, over which SGLang stumbles.
+
+    Only what the engine asks for by name goes along; other JSON files are named in a note.
+    ValueError: overlay is missing, empty, another folder or the other engine's. OSError: it can't be read.
+    """
+    files, others = dict[str, bytes](), list[str]()
+    for below, source in _folders(engine, overlay).items():
+        for path in sorted(source.glob("[!.]*.json")):
+            if below is None or not re.fullmatch(_READ[engine], path.name, re.ASCII):
+                others.append(str(path.relative_to(overlay)))
+                continue
+            try:
+                files[below + path.name] = _without_triton_version(path)
+            except (ConfigError, RecursionError) as error:
+                notes.lose(f"{path}: left out: {getattr(error, 'reason', 'nested too deeply')}")
+    if others:
+        notes.say(f"{overlay}: left out, {NAMES[engine]} asks for no such name there: {', '.join(others)}")
+    if not files and not notes.is_loss:
+        raise ValueError(f"{_wish(engine)}, found no tuned file in {printable(overlay)}. {_fix(engine)}")
+    return files
+
+
+def _folders(engine: str, overlay: Path) -> dict[str | None, Path]:
+    """Folder below the destination → the engine's own one. None: what lies beside those that the engine reads."""
+    held = sorted(path.name for path in overlay.iterdir())
+    nested = overlay / "configs"
+    parent = nested if nested.is_dir() else overlay
+    versions: dict[str | None, Path] = {f"configs/{path.name}/": path for path in version_folders(parent).values()}
+    is_version = re.fullmatch(VERSION_FOLDER.replace("{}", r"\d+"), overlay.resolve().name)
+    is_flat = any(re.fullmatch(_READ["vllm"], name, re.ASCII) for name in held)
+    if engine == "sglang" and versions:
+        return versions | {None: parent}
+    if engine == "vllm" and is_flat and not is_version:
+        return {"": overlay}
+    found, fix = f"{printable(overlay)}, ", _fix(engine)
+    if not held:
+        found += "an empty folder"
+    elif is_version and engine == "sglang":
+        found, fix = f"{found}which holds one Triton version", f"Fix: name the folder above it, {overlay.parent}"
+    elif is_version or versions:
+        found += "which is SGLang's"
+    elif is_flat:
+        found += "which is vLLM's"
+    else:
+        holds = f"{', '.join(map(printable, held[:3]))}{', …' if len(held) > 3 else ''}"
+        lacks = "no tuned file of vLLM's" if engine == "vllm" else "no folder triton_X_Y_Z"
+        found += f"another folder: it holds {holds}, and {lacks}"
+    raise ValueError(f"{_wish(engine)}, found {found}. {fix}")
+
+
+def _wish(engine: str) -> str:
+    return f"overlay: expected the configs folder of {NAMES[engine]}"
+
+
+def _fix(engine: str) -> str:
+    return f"Fix: name {_usual(engine)} in its installation, or pass {AUTO} where {NAMES[engine]} is installed"
+
+
+def _usual(engine: str) -> str:
+    return f"{engine}/{PACKAGED[engine][0]}"
+
+
+def missing(engine: str, overlay: Path, error: OSError) -> ValueError:
+    """An overlay that can't be read, which is not to be taken for a fault of the folder written to."""
+    why = {FileNotFoundError: "which does not exist", NotADirectoryError: "which is a file"}
+    found = why.get(type(error), f"which can't be read: {os.strerror(error.errno or 0)}")
+    return ValueError(f"{_wish(engine)}, found {printable(overlay)}, {found}. {_fix(engine)}")
+
+
+def _without_triton_version(path: Path) -> bytes:
+    text, pairs = read_json(path)
+    if any(key == "triton_version" for key, _ in pairs):
+        kept = {key: value for key, value in json.loads(text).items() if key != "triton_version"}
+        text = f"{json.dumps(kept, indent=4)}\n"
+    return text.encode()

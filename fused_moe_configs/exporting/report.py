@@ -1,0 +1,89 @@
+"""What an export wrote, for whom, and what to set so that the engine reads it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fused_moe_configs.index import indexed
+from fused_moe_configs.lookup import USER_FOLDER, device_in, printable
+
+from .layout import Served
+from .overlay import NAMES
+
+VARIABLES = {"vllm": USER_FOLDER, "sglang": "SGLANG_MOE_CONFIG_DIR"}
+MOST_MODELS = 4  # of a line
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export did. served: by the name below the destination, what is the loader's own.
+
+    engines_own: how many of the engine's own files lie beneath. notes: what was left out or left alone, and why.
+    is_whole: something was written, and nothing that was asked for is missing.
+    """
+
+    engine: str
+    destination: Path
+    written: list[Path]
+    served: dict[str, Served]
+    engines_own: int
+    notes: list[str]
+    is_whole: bool
+
+
+def summary(export: Export, configs: Path) -> list[str]:
+    """GPUs and, a line each, the workloads that they have files of; what to set; GPUs that have the same together.
+
+    ConfigError: the index, or a record where there is none, is broken. A file that no model is known to read stands as
+    E, N and dtype alone.
+    """
+    number, name = len(export.written), NAMES[export.engine]
+    beneath = f", {export.engines_own} of them {name}'s own" if export.engines_own else ""
+    lines = [f"{number} file{'s' * (number != 1)} written to {printable(export.destination)}{beneath}"]
+    lines += _for_whom(export.served.values(), configs)
+    if not export.written:
+        return lines
+    if export.engine == "sglang" and not export.engines_own:
+        lines.append("SGLang then reads no file of its own: the variable replaces them. Fix: add --overlay auto")
+    # An absolute path, links as they are: the line holds from any folder.
+    path = shlex.quote(os.path.abspath(export.destination))  # noqa: PTH100
+    return [*lines, f"Where {name} starts, set:", f"export {VARIABLES[export.engine]}={path}"]
+
+
+def _for_whom(served: Iterable[Served], configs: Path) -> Iterator[str]:
+    models, of_device = {entry.file: entry.models for entry in indexed(configs)}, dict[str, set[str]]()
+    for each in served:
+        sibling = f", of {device_in(each.source.name)}, a sibling" if each.is_siblings else ""
+        readers = _listed(models.get(each.source.relative_to(configs).as_posix(), ()))
+        line = f"    {_workload(each.source.name)}{sibling}{readers and f': {readers}'}"
+        of_device.setdefault(each.device, set()).add(line)
+    devices_of = dict[tuple[str, ...], list[str]]()
+    for device, lines in sorted(of_device.items()):
+        devices_of.setdefault(tuple(sorted(lines, key=_by_number)), []).append(device)
+    for workloads, devices in devices_of.items():
+        yield ", ".join(devices)
+        yield from workloads
+
+
+def _listed(models: tuple[str, ...]) -> str:
+    more = [f"{len(models) - MOST_MODELS} more"] if len(models) > MOST_MODELS else []
+    return ", ".join([*map(printable, models[:MOST_MODELS]), *more])
+
+
+def _workload(name: str) -> str:
+    """E, N and the parts of a file name after the device, bf16 where it has no dtype."""
+    size, rest = name.removesuffix(".json").split(",device_name=")
+    device = device_in(name)
+    parts = [part for part in re.split(r",(?![^\[]*\])", rest.removeprefix(device)) if part]
+    parts = [part.replace("dtype=", "").replace("block_shape=", "").replace("_quant=True", "") for part in parts]
+    dtype = [] if "dtype=" in rest else ["bf16"]
+    return " ".join([*size.split(","), *dtype, *parts]).replace("_down", " down")
+
+
+def _by_number(line: str) -> list[int | str]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", line)]

@@ -1,0 +1,144 @@
+"""What is known of each tuned file: who reads it, what it gains, since when, and whether main measured it.
+
+A checkout has that in its records. Wheel and sdist leave those at home and hold `configs/index.json` instead, which the
+build (`hatch_build.py`) writes with `to_json(build(configs))`; schema/index.schema.json describes it. Standard library
+only, Python 3.10, because it runs where a user builds a wheel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .evidence import is_signed
+from .lookup import REFERENCE_TRITON, ConfigError, exists, read_json, shown, version_folders
+
+INDEX = "index.json"
+RECORDS = "records"
+SCHEMA_VERSION = 1
+MAX_BYTES = 2**26
+_Json = Any  # a parsed JSON document
+
+
+class IndexedFile(NamedTuple):
+    """A tuned file.
+
+    file: path below configs/, with slashes. models: those that read it, as in «mistralai/Mixtral-8x7B-v0.1 tp=2».
+    triton: the version that it is for; None for older figures of an unknown one. date: of the figures, YYYY-MM-DD.
+    geomean_ratio: its time over that of vLLM's heuristic, which runs without a file, as a geometric mean over its batch
+    sizes; worst_ratio: that of the worst one. Both None where nothing was measured here.
+    evidence: "verified": main measured these very figures again. "claimed": the author's word. "published": taken over
+    from another project, without figures of ours. None: no record speaks of these bytes.
+    sha256: of the file's bytes.
+    """
+
+    file: str
+    models: tuple[str, ...]
+    triton: str | None
+    date: str | None
+    geomean_ratio: float | None
+    worst_ratio: float | None
+    evidence: str | None
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.file.rpartition("/")[2]
+
+
+def to_json(files: list[IndexedFile]) -> dict[str, _Json]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "files": [{**entry._asdict(), "models": [*entry.models]} for entry in files],
+    }
+
+
+def to_bytes(files: list[IndexedFile]) -> bytes:
+    """The index file's bytes: the same for the same folder."""
+    return f"{json.dumps(to_json(files), indent=4, ensure_ascii=False)}\n".encode()
+
+
+def indexed(configs: Path) -> list[IndexedFile]:
+    """From the index where the build wrote one, else from the records. ConfigError: one of them is broken."""
+    return read(configs / INDEX) if exists(configs / INDEX) else build(configs)
+
+
+# ---------------------------------------------------------------
+# From records
+
+
+def build(configs: Path) -> list[IndexedFile]:
+    """Of every tuned file below the folder, in order of its path. ConfigError: a file or its record can't be used."""
+    folders = [(configs, REFERENCE_TRITON), (configs / "legacy_configs", None)]
+    folders += [(folder, ".".join(map(str, version))) for version, folder in version_folders(configs).items()]
+    files = [(path, triton) for folder, triton in folders for path in folder.glob("E=*.json")]
+    return [_of_file(configs, path, triton) for path, triton in sorted(files)]
+
+
+def _of_file(configs: Path, path: Path, triton: str | None) -> IndexedFile:
+    file = path.relative_to(configs)
+    try:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(path, f"cannot be read: {error.strerror}. Fix: make it readable") from error
+    record_path = configs / RECORDS / file
+    if not exists(record_path):
+        return IndexedFile(file.as_posix(), (), triton, None, None, None, None, sha256)
+    # Not of the pairs that read_json has: its check that no key stands twice is the validator's.
+    record = json.loads(read_json(record_path)[0])
+    try:
+        return _of_record(record, file.as_posix(), triton, sha256)
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        wish = f"expected a record as schema/record.schema.json has it, found another at {error}"
+        raise ConfigError(record_path, f"{wish}. Fix: ./nox -s validate says where") from error
+
+
+def _of_record(record: Mapping[str, _Json], file: str, triton: str | None, sha256: str) -> IndexedFile:
+    models = dict.fromkeys(str(model) for shape in record["shapes"] for model in shape["models"])
+    if record["config_sha256"] != sha256:
+        return IndexedFile(file, tuple(models), triton, None, None, None, None, sha256)
+    ratios = [row["latency_us"]["median"] / row["baseline_us"]["median"] for row in record.get("rows", {}).values()]
+    geomean = round(math.exp(sum(map(math.log, ratios)) / len(ratios)), 4) if ratios else None
+    worst = round(max(ratios), 4) if ratios else None
+    measured_with = record.get("environment", {}).get("triton")
+    source = "claimed" if record["source"] == "measured" else "published"
+    evidence = "verified" if is_signed(record) else source
+    return IndexedFile(
+        file, tuple(models), triton or measured_with, str(record["date"]), geomean, worst, evidence, sha256
+    )
+
+
+# ---------------------------------------------------------------
+# From the index
+
+
+def read(path: Path) -> list[IndexedFile]:
+    """What the build wrote. ConfigError: it isn't that."""
+    try:
+        document = dict(read_json(path, MAX_BYTES)[1])
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema_version {shown(document['schema_version'])}")
+        return [_of_index(dict(pairs)) for pairs in document["files"]]
+    except ConfigError as error:
+        reason = str(error.reason)
+    except KeyError as error:
+        reason = f"no {error.args[0]}"
+    except (TypeError, ValueError) as error:
+        reason = str(error)
+    raise ConfigError(path, f"expected the index that the build wrote, found another: {reason}. Fix: install again")
+
+
+def _of_index(fields: Mapping[str, _Json]) -> IndexedFile:
+    values = {key: fields[key] for key in IndexedFile._fields}
+    ratios = [values[key] for key in ("geomean_ratio", "worst_ratio") if values[key] is not None]
+    texts = [values["file"], values["sha256"]]
+    texts += [values[key] for key in ("triton", "date", "evidence") if values[key] is not None]
+    if not isinstance(values["models"], list) or not all(isinstance(text, str) for text in texts + values["models"]):
+        raise ValueError(f"fields of another type for {shown(values['file'])}")
+    if not all(type(ratio) in (int, float) and ratio > 0 for ratio in ratios):
+        raise ValueError(f"a ratio that is none for {shown(values['file'])}")
+    return IndexedFile(**values | {"models": tuple(values["models"])})

@@ -1,0 +1,59 @@
+"""What a file's name says, read back: the inverse of `get_config_file_name`, and of the engines' own spellings."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from .lookup import get_config_file_name
+
+_NAME = re.compile(
+    r"E=(?P<E>[1-9]\d{0,8}),N=(?P<N>[1-9]\d{0,8}),device_name=(?P<device_name>[^,=/\\]+?)"
+    r"(?:,dtype=(?P<dtype>\w+?))?(?:,block_shape=\[(?P<block_n>[1-9]\d{0,8}), ?(?P<block_k>[1-9]\d{0,8})\])?"
+    r"(?P<per_channel_quant>,per_channel_quant=True)?(?P<down>_down)?\.json",
+    re.ASCII,
+)
+
+
+class ParsedFileName(NamedTuple):
+    """E: experts on the rank. N: intermediate size per shard. The fields are the loader's arguments."""
+
+    E: int
+    N: int
+    device_name: str
+    dtype: str | None
+    block_shape: tuple[int, int] | None
+    per_channel_quant: bool
+    down: bool
+
+    @property
+    def file_name(self) -> str:
+        """This repository's spelling."""
+        return get_config_file_name(
+            self.E, self.N, self.device_name, self.dtype, self.block_shape,
+            per_channel_quant=self.per_channel_quant, down=self.down,
+        )  # fmt: skip
+
+    @property
+    def quantisation(self) -> str:
+        """The name's part behind the device, as in «dtype=fp8_w8a8,block_shape=[128,128]»; empty for bf16 and fp16."""
+        return re.sub(r"(_down)?\.json$", "", self.file_name.split("device_name=")[1]).partition(",")[2]
+
+
+def parse(name: str, engine: str = "vllm") -> ParsedFileName | None:
+    """What the name says as the engine spells it (this repository: as vLLM); None where it names no tuned file.
+
+    SGLang writes half of the model's N for int4: the packed weight's size.
+    """
+    if (match := _NAME.fullmatch(name)) is None:
+        return None
+    N = int(match["N"]) * (2 if engine == "sglang" and match["dtype"] == "int4_w4a16" else 1)
+    block_shape = (int(match["block_n"]), int(match["block_k"])) if match["block_n"] else None
+    parsed = ParsedFileName(
+        int(match["E"]), N, match["device_name"], match["dtype"], block_shape,
+        bool(match["per_channel_quant"]), bool(match["down"]),
+    )  # fmt: skip
+    try:
+        return parsed if parsed.file_name else None
+    except ValueError:  # a dtype or a device that no file can have
+        return None

@@ -1,0 +1,164 @@
+"""The registries of models and devices, as the loader reads them from a configs folder (`api.where`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .lookup import ConfigError, device_part, read_json, shown
+
+T = TypeVar("T")
+
+NAMED_DTYPES = {
+    "vllm": ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "float32"),
+    "sglang": ("fp8_w8a8", "int8_w8a8", "int8_w8a16", "int4_w4a16", "float32"),
+}
+"""The dtypes that an engine writes into a file's name."""
+UNNAMED_DTYPES = {"vllm": ("bf16", "fp16", "int8_w8a8"), "sglang": ("bf16", "fp16")}
+"""Those whose files have no dtype in their name."""
+DTYPES = tuple(
+    dict.fromkeys(
+        ["bf16", "fp16", *NAMED_DTYPES["vllm"], *NAMED_DTYPES["sglang"], *("nvfp4", "mxfp4", "mxfp8")],
+    )
+)
+"""Every dtype that experts may be stored in. The last three run other kernels."""
+SCALED_DTYPES = ("fp8_w8a8", "int8_w8a8")
+"""Those whose weights may have a scale for each block or channel."""
+
+
+class ServingError(ValueError):
+    """What was asked for can't be served, or isn't known here. The message says where, expected, found and the fix."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as models.json has it: E experts of size N and width K, top_k of them a token, before sharding.
+
+    dtype: one of `DTYPES`. block_shape: (block_n, block_k) of the weights' scales. activation_scales: static or
+    dynamic, where weights are fp8 with one scale a tensor; None: not known. fused_under_ep: the engine fuses shared
+    experts under expert parallelism too. Other fields as in schema/models.schema.json.
+    """
+
+    id: str
+    E: int
+    N: int
+    K: int
+    top_k: int
+    dtype: str = "bf16"
+    block_shape: tuple[int, int] | None = None
+    per_channel_quant: bool = False
+    activation_scales: str | None = None
+    gated: bool = True
+    fused_shared_experts: int = 0
+    fused_under_ep: bool = False
+    also: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> Checkpoint:
+        """An entry of models.json. What doesn't bear on serving, such as its source, is left out."""
+        known = {field.name for field in fields(cls)}
+        values: dict[str, Any] = {key: value for key, value in with_tuples(entry).items() if key in known}
+        return cls(**values)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Every id with these experts, the one that stands for them first."""
+        return (self.id, *self.also)
+
+    @property
+    def kind(self) -> str:
+        """The kind of weights, in engines.json's words; fp8_tensor where static or dynamic isn't known."""
+        if self.dtype in ("bf16", "fp16"):
+            return "bf16"
+        if self.dtype not in SCALED_DTYPES:
+            return self.dtype
+        number = self.dtype.partition("_")[0]
+        if self.block_shape is not None:
+            return f"{number}_block"
+        if self.per_channel_quant or number == "int8":
+            return f"{number}_channel"
+        return f"{number}_tensor_{self.activation_scales}" if self.activation_scales else f"{number}_tensor"
+
+    def loaded_as(
+        self, dtype: str, block_shape: tuple[int, int] | None = None, per_channel_quant: bool = False
+    ) -> Checkpoint:
+        """The model in another dtype, as an engine quantises it while loading: scales of activations are dynamic.
+
+        ServingError: no such dtype.
+        """
+        if dtype not in DTYPES:
+            hint = did_you_mean(dtype, DTYPES)
+            raise ServingError(
+                f"dtype: expected one of {', '.join(DTYPES)}, found {shown(dtype)}. {hint}Fix: name one of them."
+            )
+        asked = (dtype, block_shape, per_channel_quant)
+        if asked == (self.dtype, self.block_shape, self.per_channel_quant):
+            return self
+        return replace(
+            self,
+            dtype=dtype,
+            block_shape=block_shape,
+            per_channel_quant=per_channel_quant,
+            activation_scales="dynamic" if asked == ("fp8_w8a8", None, False) else None,
+        )
+
+
+def find_model(name: str, configs: Path) -> Checkpoint:
+    """The model of models.json that has the id `name`, ignoring case; its id is then that one.
+
+    configs: the configs folder. ServingError: no model has it; near ones are named.
+    """
+    models = read_registry("models", Checkpoint.read, configs)
+    for model in models:
+        for known in model.ids:
+            if known.casefold() == name.casefold():
+                return replace(model, id=known, also=tuple(each for each in model.ids if each != known))
+    ids = [known for model in models for known in model.ids]
+    short_names = {known.partition("/")[2]: known for known in reversed(ids)}
+    hint = did_you_mean(name, {known: known for known in ids} if "/" in name else short_names)
+    raise ServingError(
+        f"model: expected one of configs/registry/models.json, found {shown(name)}. {hint}"
+        "Fix: write an id as Hugging Face has it, or name E, N, K and top_k themselves."
+    )
+
+
+def arch_of(device_name: str, configs: Path) -> str | None:
+    """The architecture that devices.json gives for any name of a device, such as sm_90. None: it knows none."""
+    try:
+        own = device_part(device_name)
+    except ValueError:
+        return None
+    devices = read_registry("devices", lambda entry: ((entry["name"], *entry["aliases"]), entry.get("arch")), configs)
+    return next((arch for names, arch in devices if own in names), None)
+
+
+def read_registry(kind: str, build: Callable[[Mapping[str, Any]], T], configs: Path) -> tuple[T, ...]:
+    """What `build` makes of each entry of registry/KIND.json. ConfigError: it is missing or broken."""
+    path = configs / "registry" / f"{kind}.json"
+    text, _ = read_json(path)
+    try:
+        return tuple(map(build, json.loads(text)[kind]))
+    except (AttributeError, KeyError, TypeError) as error:
+        wish = f"expected {kind} as schema/{kind}.schema.json has them, found otherwise. Fix: install the package anew"
+        raise ConfigError(path, wish) from error
+
+
+def with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a JSON object, its lists as tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+
+
+def did_you_mean(name: str, known: Iterable[str] | Mapping[str, str]) -> str:
+    """A question with up to three known names that look like `name`, ignoring case; empty: none does.
+
+    known: a mapping says what to call each name.
+    """
+    from difflib import get_close_matches
+
+    called = known if isinstance(known, Mapping) else {candidate: candidate for candidate in known}
+    by_folded = {candidate.casefold(): called[candidate] for candidate in called}
+    hits = [by_folded[hit] for hit in get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.6)]
+    return f"Did you mean {' or '.join(hits)}? " if hits else ""

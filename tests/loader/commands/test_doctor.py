@@ -1,0 +1,98 @@
+"""fused-moe-configs doctor: what is installed and used here, on every machine."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+import fused_moe_configs
+from fused_moe_configs.cli import main
+
+NAME = "E=8,N=1,device_name=D.json"
+WORKLOAD = ["8", "1", "--device-name", "D", "--triton-version", "3.8.0"]
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+def test_doctor_is_good_on_a_machine_with_nothing(store, capsys, monkeypatch):
+    monkeypatch.setattr("fused_moe_configs.machine.version_of", lambda package: None)
+    assert main(["doctor"]) == 0
+    output = capsys.readouterr().out
+    for package in ("triton", "torch", "vllm", "sglang"):
+        assert f"{package}: not installed" in output
+    assert "GPU: none" in output
+    assert "VLLM_TUNED_CONFIG_FOLDER: not set" in output
+    assert "SGLANG_MOE_CONFIG_DIR: not set" in output
+
+
+def test_doctor_says_what_the_variables_point_at(store, user, capsys, monkeypatch):
+    user.add(NAME)
+    monkeypatch.setenv("SGLANG_MOE_CONFIG_DIR", str(user.root / "nothing"))
+    assert main(["doctor"]) == 0
+    output = capsys.readouterr().out
+    assert f"VLLM_TUNED_CONFIG_FOLDER: {user.root}: 1 files *.json" in output
+    assert f"SGLANG_MOE_CONFIG_DIR: {user.root / 'nothing'}: cannot be read: No such file or directory" in output
+
+
+def test_doctor_counts_tuned_files_and_not_their_records(store, capsys):
+    for tier in ("", "legacy_configs", "triton_3_8_0", "records", "records/legacy_configs"):
+        store.add(NAME, 1, tier)
+    assert main(["doctor"]) == 0
+    assert ", 3 tuned files in " in capsys.readouterr().out
+
+
+def test_doctor_without_a_gpu_says_all_it_knows_and_what_to_pass(store, capsys):
+    assert main(["doctor", "--model-like", "8", "1"]) == 2
+    output = capsys.readouterr()
+    assert "GPU: none. " in output.out
+    assert "torch, which names it, is not installed" in output.out
+    assert "VLLM_TUNED_CONFIG_FOLDER: not set" in output.out
+    (line,) = output.err.splitlines()
+    assert line.startswith("error: E=8,N=1: expected a GPU's name to look its file up, found none. Fix: pass --dev")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--dtype", "zzz"], "dtype"), (["--triton-version", "zzz"], "triton_version"),
+     (["--device-name", "../x"], "device_name"), (["--device-name", ""], "device_name"),
+     (["--block-shape", "-1,1"], "block_shape")],
+)  # fmt: skip
+def test_doctor_refuses_what_explain_refuses(store, arguments, named, capsys):
+    assert main(["doctor", "=".join(arguments)]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"error: {named}: expected")
+    assert (output.err.count("\n"), output.out) == (1, "")
+
+
+def test_doctor_says_which_file_a_workload_gets_and_whether_vllm_reads_it(store, capsys):
+    path = store.add(NAME.replace(".json", ",dtype=fp8_w8a8.json"))
+    assert main(["doctor", "--model-like", *WORKLOAD, "--dtype", "fp8_w8a8"]) == 0
+    output = capsys.readouterr().out
+    assert f"found  {path}" in output
+    assert "vllm 0.33.0: not known what it runs here: no architecture of D is known" in output
+
+
+def test_doctor_says_which_weights_run_on_a_backend_that_reads_tuned_files(store, capsys, monkeypatch):
+    versions = {"vllm": "0.34.1", "sglang": "0.4.0"}
+    monkeypatch.setattr("fused_moe_configs.machine.version_of", versions.get)
+    assert main(["doctor"]) == 0  # Hopper, where there is no GPU
+    output = capsys.readouterr().out
+    assert "vllm 0.33.0 on sm_90, fp8_block: TRITON, reads tuned files; with expert parallelism FLASHINFER_" in output
+    assert "vllm as of 0.33.0: vllm 0.34.1 is not known here: 0.33.0 answers, the nearest release below it." in output
+    assert "sglang: version: expected sglang 0.5.23 or newer, found '0.4.0'. Fix: " in output
+
+
+def test_doctor_warns_that_vllms_variable_switches_lora_and_mamba_too(store, user, capsys, monkeypatch):
+    assert main(["doctor"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("note: "))
+    assert "VLLM_TUNED_CONFIG_FOLDER" in line
+    assert "LoRA" in line
+    assert "Mamba" in line
+    monkeypatch.delenv("VLLM_TUNED_CONFIG_FOLDER")
+    fused_moe_configs.cache_clear()
+    assert main(["doctor"]) == 0
+    assert "note: " not in capsys.readouterr().out

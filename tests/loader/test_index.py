@@ -1,0 +1,173 @@
+"""What is known of each tuned file, from its record, and what the build makes of that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from fused_moe_configs import ConfigError, index
+from fused_moe_configs.index import IndexedFile, build, indexed, read, to_bytes, to_json
+from tests import builders
+from tools.checkout import CONFIGS
+from tools.store import schemas
+from tools.store.files import read_file
+from tools.store.record import as_record
+
+MODELS = ["a/B tp=2", "c/D tp=4 ep=2"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> builders.Store:
+    return builders.Store(tmp_path / "configs")
+
+
+def only(store: builders.Store) -> IndexedFile:
+    (entry,) = build(store.root)
+    return entry
+
+
+def rows(*ratios: float) -> dict[str, object]:
+    """Batch sizes whose time is so many times the heuristic's 200 µs."""
+    times = {"incumbent_us": None, "decision": "promote", "baseline_us": builders.times(200.0)}
+    return {str(2**place): {"latency_us": builders.times(200.0 * ratio), **times} for place, ratio in enumerate(ratios)}
+
+
+def test_a_measured_files_line_is_its_records(store):
+    path = store.config(record=False)
+    shapes = [{"K": 4096, "top_k": 2, "models": MODELS[:1]}, {"K": 8192, "top_k": 8, "models": MODELS}]
+    store.measured(path, shapes=shapes, rows=rows(0.8, 1.0, 0.5), date="2026-11-24")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    # (0.8 · 1.0 · 0.5) ** (1/3)
+    expected = IndexedFile(path.name, tuple(MODELS), "3.8.0", "2026-11-24", 0.7368, 1.0, "claimed", sha256)
+    assert only(store) == expected
+
+
+@pytest.mark.parametrize(
+    ("folder", "measured_with", "triton"),
+    [("", "3.8.0", "3.8.0"), ("triton_3_6_0", "3.6.0", "3.6.0"), ("legacy_configs", "3.1.0", "3.1.0")],
+)
+def test_the_tier_says_for_which_triton_it_is_and_a_legacy_files_record(store, folder, measured_with, triton):
+    path = store.config(record=False, folder=folder)
+    store.measured(path, triton=measured_with)
+    assert (only(store).file, only(store).triton) == (f"{folder}/{path.name}".strip("/"), triton)
+
+
+def test_a_published_file_has_no_figures_and_a_legacy_one_no_known_triton(store):
+    store.config(folder="legacy_configs")
+    entry = only(store)
+    assert (entry.evidence, entry.geomean_ratio, entry.worst_ratio, entry.triton) == ("published", None, None, None)
+
+
+def test_verified_is_what_mains_own_word_names(store):
+    path = store.config(record=False)
+    target = store.measured(path)
+    record = json.loads(target.read_bytes())
+    for signed, evidence in (
+        (builders.signed(record), "verified"),
+        (builders.signed(record, evidence_sha256="0" * 64), "claimed"),
+        ({**builders.signed(record), "date": "2026-11-25"}, "claimed"),  # changed after it was signed
+    ):
+        target.write_text(json.dumps(signed))
+        assert only(store).evidence == evidence
+        # The tools say the same of it.
+        assert as_record(read_file(target)).is_verified(path.read_bytes()) == (evidence == "verified")
+
+
+def test_models_that_main_adds_leave_a_file_verified(store):
+    target = store.measured(store.config(record=False))
+    record = builders.signed(json.loads(target.read_bytes()))
+    record["shapes"][0]["models"] = MODELS
+    target.write_text(json.dumps(record))
+    assert (only(store).evidence, only(store).models) == ("verified", tuple(MODELS))
+
+
+def test_a_record_of_other_bytes_says_nothing_of_the_figures(store):
+    path = store.config(record=False)
+    target = store.measured(path)
+    target.write_text(json.dumps(builders.signed(json.loads(target.read_bytes()))))
+    path.write_bytes(path.read_bytes() + b"\n")
+    entry = only(store)
+    assert (entry.evidence, entry.geomean_ratio, entry.date) == (None, None, None)
+
+
+def test_a_file_without_a_record_is_listed(store):
+    path = store.config(record=False)
+    assert (only(store).file, only(store).evidence, only(store).models) == (path.name, None, ())
+
+
+@pytest.mark.parametrize(
+    "record",
+    [b"", b"[]", b"{}", b'{"shapes": 1}', b'{"shapes": [1]}', bytes(range(256)), b'{"a":' * 50_000,
+     *builders.BAD_INPUT.values()],
+)  # fmt: skip
+def test_a_broken_record_is_named_and_ends_the_build(store, record):
+    target = store.record_of(store.config())
+    target.write_bytes(record)
+    with pytest.raises(ConfigError) as raised:
+        build(store.root)
+    assert raised.value.path == str(target)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rows": {"1": {}}}, {"rows": rows(0.0)}, {"rows": []}, {"shapes": [{"models": None}]}, {"source": None},
+     {"rows": {"1": {"latency_us": {"median": 1}, "baseline_us": {"median": 0}}}}, {"environment": 1}],
+)  # fmt: skip
+def test_a_record_with_other_fields_is_named(store, change):
+    path = store.config(record=False)
+    target = store.measured(path)
+    record = {**json.loads(target.read_bytes()), **change}
+    if change == {"source": None}:
+        del record["source"]
+    target.write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"expected a record as schema/record.schema.json has it.*Fix: "):
+        build(store.root)
+
+
+def test_this_repositorys_index_is_valid_and_read_again_the_same(tmp_path):
+    entries = build(CONFIGS)
+    assert {entry.file for entry in entries} == {
+        path.relative_to(CONFIGS).as_posix()
+        for pattern in ("E=*.json", "*_*/E=*.json")
+        for path in CONFIGS.glob(pattern)
+    }
+    assert [*schemas.faults("index", to_json(entries))] == []
+    (tmp_path / "index.json").write_bytes(to_bytes(entries))
+    assert read(tmp_path / "index.json") == entries
+
+
+def test_a_folder_with_an_index_is_described_by_it_and_one_without_by_its_records(store):
+    store.measured(store.config(record=False))
+    (from_records,) = indexed(store.root)
+    other = from_records._replace(models=("z/Z tp=1",))
+    (store.root / "index.json").write_bytes(to_bytes([other]))
+    assert (from_records.evidence, indexed(store.root)) == ("claimed", [other])
+
+
+GOOD = json.loads(
+    to_bytes([IndexedFile("E=8,N=1,device_name=D.json", ("a/B tp=1",), None, None, 0.5, 1, None, "a" * 64)])
+)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, {**GOOD, "schema_version": 2}, {**GOOD, "files": 1}, {**GOOD, "files": [1]}, {**GOOD, "files": [{}]},
+     *({**GOOD, "files": [{**GOOD["files"][0], key: value}]} for key, value in [
+         ("file", 1), ("models", "abc"), ("models", [1]), ("geomean_ratio", "x"), ("worst_ratio", 0), ("sha256", None),
+         ("geomean_ratio", True), ("date", 2026), ("evidence", []), ("models", {"a": 1})])],
+)  # fmt: skip
+def test_an_index_that_is_none_is_named_with_a_way_out(tmp_path, document):
+    path = tmp_path / "index.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match=r"expected the index that the build wrote.*Fix: install again"):
+        read(path)
+
+
+@pytest.mark.parametrize("data", builders.BAD_INPUT.values(), ids=builders.BAD_INPUT.keys())
+def test_no_bytes_break_the_reader_of_the_index(tmp_path, data):
+    (tmp_path / "index.json").write_bytes(data)
+    with pytest.raises(ConfigError):
+        index.read(tmp_path / "index.json")
