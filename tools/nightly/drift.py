@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tools.measure.floor import MOST_SPREAD_PCT, least_us
-from tools.measure.gate import PromotionPolicy
+from tools.measure.panel import LARGEST_RATIO
 from tools.measure.statistics import NOISE_PCT, Verdict, geomean
 from tools.pull_request.documents import FileId, Leg, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
 from tools.registry.devices import Device, DeviceRegistry
@@ -57,7 +57,7 @@ class RowDrift:
             return "recorded below what the device can do"
         if drift is None:
             return "does not run"
-        if self.loss_pct > PromotionPolicy().min_improvement_pct:
+        if self.loss_pct > 100.0 * (LARGEST_RATIO - 1.0):
             return f"{self.loss_pct:.1f} % slower than no file"
         against = drift if self.heuristic_pct is None else _pct(100.0 + drift, 100.0 + self.heuristic_pct)
         if min(abs(drift), abs(against)) <= self.limit_pct or drift * against < 0:

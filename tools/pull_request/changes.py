@@ -302,8 +302,8 @@ JUDGES = frozenset(
         "kernels/problem.py",
         "tools/measure/__init__.py",
         "tools/measure/floor.py",
-        "tools/measure/gate.py",
         "tools/measure/layer.py",
+        "tools/measure/panel.py",
         "tools/measure/statistics.py",
     }
 )

@@ -18,7 +18,7 @@ from typing import Any, Self
 from tools.tune import __main__ as command
 from tools.tune import journal, session
 from tools.tune.journal import Journal
-from tools.tune.protocol import CompileJob, Confirmed, ConfirmJob, Event, Job, ScreenJob
+from tools.tune.protocol import BlockJob, CompileJob, Event, Job, Measured, ScreenJob
 from tools.tune.replay import ReplayRunner
 
 
@@ -40,17 +40,18 @@ class SlowReplay(ReplayRunner):
         time.sleep(self._seconds)
         return super().wait()
 
-    def _confirm(self, job: ConfirmJob) -> Confirmed:
+    def _measure(self, job: BlockJob) -> Measured:
         """Alike whenever it is asked: a resumed run's GPU doesn't know what the killed run asked before."""
-        return ReplayRunner(self._landscape)._confirm(job)
+        return ReplayRunner(self._landscape)._measure(job)
 
 
 def described(job: Job) -> list[Any]:
     """What makes a measurement that one and no other. When to give up doesn't."""
     if isinstance(job, ScreenJob):
-        return ["screen", job.num_tokens, job.shape, job.config.to_entry()]
+        return ["screen", job.num_tokens, str(job.part), job.config.to_entry()]
     assert not isinstance(job, CompileJob)
-    return ["confirm", job.num_tokens, job.shape, [config.to_entry() for config in job.configs], job.rounds]
+    configs = [config.to_entry() for config in job.configs]
+    return ["blocks", job.num_tokens, str(job.part), configs, job.first, job.count]
 
 
 class ReplaySession:

@@ -203,6 +203,39 @@ def test_a_row_that_is_slower_than_no_file_is_an_error(store: Store) -> None:
     assert finding.message == "rows.2: expected at most the heuristic's 1000.0 µs, found 1000.01 µs"
 
 
+def part(ratio: float, engine: str = "vllm", routing: str = "uniform") -> dict[str, Any]:
+    interval = {"ratio": ratio, "low": ratio - 0.01, "high": ratio + 0.01, "blocks": 4}
+    return {"engine": engine, "shape": 0, "routing": routing, **interval}
+
+
+UNBOUNDED = {"bounded": False, "unbounded": [{"engine": "sglang", "shape": 0, "routing": "skew_0.3"}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"parts": [part(0.9), part(1.02, "sglang", "skew_0.3")]}, None),
+        ({"parts": [part(0.9), part(1.021, "sglang", "skew_0.3")]}, "rows.2.parts.1: expected at most 1.02"),
+        ({"parts": [part(0.9), part(1.3, "sglang", "skew_0.3")], **UNBOUNDED}, None),
+        (
+            {"parts": [part(1.03), part(1.3, "sglang", "skew_0.3")], **UNBOUNDED},
+            "rows.2.parts.0: expected at most 1.02",
+        ),
+        ({"parts": [part(0.9), part(1.3, routing="recorded")]}, None),
+    ],
+    ids=["within", "beyond", "says so", "says so of another part", "recorded routing doesn't decide"],
+)
+def test_a_row_of_parts_is_held_to_the_bound(store: Store, row: dict[str, Any], fault: str | None) -> None:
+    """Medians are no matter then: they are of other blocks than the ratios' geometric mean."""
+    path = store.config(table([1, 2, 16]))
+    rows = json.loads(store.measured(path).read_bytes())["rows"]
+    rows["2"]["latency_us"]["median"] = rows["2"]["baseline_us"]["median"] + 0.01
+    rows["2"] |= row
+    store.measured(path, rows=rows)
+    messages = [finding.message for finding in store.findings(RULE)]
+    assert [message[: len(fault or "")] for message in messages] == ([] if fault is None else [fault])
+
+
 @pytest.mark.parametrize(("triton", "count"), [("3.6.0", 0), ("3.6.0+git1a2b", 0), ("3.8.0", 1), ("3.6.1", 1)])
 def test_a_version_file_was_measured_with_its_version(store: Store, triton: str, count: int) -> None:
     store.measured(store.config(folder="triton_3_6_0"), triton=triton)
