@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-
 from . import __version__
 from .commands import doctor, explain, export, list_files, where
-from .commands.console import StdoutError, flush_streams, open_streams, say, show, without_output
+from .commands.console import Parser, StdoutError, flush_streams, open_streams, say, without_output
 from .lookup import ConfigError, printable
 
 COMMANDS = {"where": where, "list": list_files, "explain": explain, "export": export, "doctor": doctor}
@@ -20,7 +18,6 @@ def main(arguments: list[str] | None = None) -> int:
     open_streams()
     try:
         code = _run(arguments)
-        show()  # what argparse has printed
     except StdoutError as error:
         code = without_output(error.__cause__)
     except KeyboardInterrupt:
@@ -48,8 +45,8 @@ def _run(arguments: list[str] | None) -> int:
     return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("fused-moe-configs", description="Tuned configs of the fused MoE Triton kernel.")
+def _parser() -> Parser:
+    parser = Parser("fused-moe-configs", description="Tuned configs of the fused MoE Triton kernel.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, dest="command", metavar=" | ".join(COMMANDS))
     for command in COMMANDS.values():

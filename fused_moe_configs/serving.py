@@ -180,7 +180,7 @@ def split(checkpoint: Checkpoint, engine: str, tp: int, ep: int, fused_shared_ex
             )
         if ep > checkpoint.E:
             raise ServingError(
-                f"{checkpoint.id}: ep: expected at most its {checkpoint.E} experts, found {ep}. Fix: fewer ranks."
+                f"{checkpoint.id}: ep: expected at most its {checkpoint.E} experts, found {ep}. Fix: use a smaller ep."
             )
         least, more = divmod(checkpoint.E, ep)
         experts, slices, later = least + bool(more), 1 if ep > 1 else tp, least + fused if more else None

@@ -25,6 +25,11 @@ makes the tuned files wrong for the engines. vLLM's and SGLang's differ in what 
 loads one weight scale a tile where a tile lies in one block, swaps operands by transposing what it has loaded, and
 lets the next launch start before this one has ended (GDC: none, late or early).
 
+Some branches by FLAVOUR compute the same thing in another order, because the compiler's choice of registers, and
+whether it unrolls the loop, hang on that order: before they were there, single launch configs took up to 12 % more or
+less time than in SGLang's kernel on an H100, at every batch size. Now the Triton IR is that kernel's but for names,
+arguments and GROUP_SIZE_M, which is constant there.
+
 Group size and counts vary without shaping the code, so they are ordinary arguments that don't specialise: one binary
 serves them all. `top_k` does shape it (a division in the prologue), so it is constant. So does the routed weight:
 switched at run time, its epilogue took up to 32 registers more in the up projection and up to 17 % of its time on an
@@ -38,7 +43,7 @@ import triton.language as tl
 @triton.jit
 def _store_zeros(c_ptr, offs_token, token_mask, pid_n, N, stride_cm, BLOCK_SIZE_N: tl.constexpr):
     offs_cn = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
-    c_ptrs = c_ptr + offs_token[:, None] * stride_cm + offs_cn[None, :]
+    c_ptrs = c_ptr + stride_cm * offs_token[:, None] + offs_cn[None, :]
     c_mask = token_mask[:, None] & (offs_cn[None, :] < N)
     tl.store(c_ptrs, tl.zeros(c_mask.shape, dtype=c_ptr.dtype.element_ty), mask=c_mask)
 
@@ -93,6 +98,8 @@ def fused_moe_kernel(
     BLOCK_SIZE_K: tl.constexpr,
 ):
     """One program a tile of BLOCK_SIZE_M x BLOCK_SIZE_N; grid (cdiv(EM, BLOCK_SIZE_M) * cdiv(N, BLOCK_SIZE_N),)."""
+    SGLANG: tl.constexpr = FLAVOUR == "sglang"
+
     # What the launch before has written is there from here on.
     if GDC != "none":
         tl.extra.cuda.gdc_wait()
@@ -122,6 +129,8 @@ def fused_moe_kernel(
     if naive_block_assignment:
         # One pair a tile: its row is row 0, the others count as padding.
         offs_token = tl.where(offs_m == 0, pid_m, num_valid_tokens)
+    elif SGLANG:
+        offs_token = tl.load(sorted_token_ids_ptr + (pid_m * BLOCK_SIZE_M + tl.arange(0, BLOCK_SIZE_M).to(tl.int64)))
     else:
         offs_token = tl.load(sorted_token_ids_ptr + pid_m.to(tl.int64) * BLOCK_SIZE_M + offs_m)
     # Pairs x N passes 2^31 at 65536 tokens.
@@ -138,40 +147,55 @@ def fused_moe_kernel(
     # Widened before the sum: LLVM then tests for a 32-bit remainder, which is several times faster than a 64-bit one.
     offs_bn = (pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N).to(tl.int64)) % N
     offs_k = tl.arange(0, BLOCK_SIZE_K)
-    a_rows = offs_token // top_k
-    b_base = b_ptr + off_experts * stride_be
-    SWAP_AT_LOAD: tl.constexpr = SWAP_AB and FLAVOUR == "vllm"
-    if SWAP_AT_LOAD:
-        # N on the tensor core's M side: its 64 rows are then full at small BLOCK_SIZE_M.
-        a_ptrs = a_ptr + (a_rows[None, :] * stride_am + offs_k[:, None])
-        b_ptrs = b_base + (offs_bn[:, None] * stride_bn + offs_k[None, :])
+    SWAP_AT_LOAD: tl.constexpr = SWAP_AB and not SGLANG
+    if SGLANG:
+        a_ptrs = a_ptr + (offs_token[:, None] // top_k * stride_am + offs_k[None, :])
+        b_ptrs = b_ptr + off_experts * stride_be + (offs_k[:, None] + offs_bn[None, :] * stride_bn)
+        if b_bias_ptr is not None:
+            bias = tl.load(b_bias_ptr + off_experts * stride_bias_e + offs_bn[None, :])
     else:
-        a_ptrs = a_ptr + (a_rows[:, None] * stride_am + offs_k[None, :])
-        b_ptrs = b_base + (offs_k[:, None] + offs_bn[None, :] * stride_bn)
-    if SWAP_AB:
-        accumulator = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=tl.float32)
-    else:
-        accumulator = tl.zeros((BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=tl.float32)
+        a_rows = offs_token // top_k
+        b_base = b_ptr + off_experts * stride_be
+        if SWAP_AT_LOAD:
+            # N on the tensor core's M side: its 64 rows are then full at small BLOCK_SIZE_M.
+            a_ptrs = a_ptr + (a_rows[None, :] * stride_am + offs_k[:, None])
+            b_ptrs = b_base + (offs_bn[:, None] * stride_bn + offs_k[None, :])
+        else:
+            a_ptrs = a_ptr + (a_rows[:, None] * stride_am + offs_k[None, :])
+            b_ptrs = b_base + (offs_k[:, None] + offs_bn[None, :] * stride_bn)
 
-    SCALAR_B_SCALE: tl.constexpr = FLAVOUR == "sglang" and BLOCK_SIZE_N <= group_n  # noqa: SIM300
+    SCALAR_B_SCALE: tl.constexpr = SGLANG and BLOCK_SIZE_N <= group_n  # noqa: SIM300
     if SCALING == "tensor":
         a_scale = tl.load(a_scale_ptr)
         b_scale = tl.load(b_scale_ptr + off_experts * stride_bse)
+    elif SCALING == "channel" and SGLANG:
+        b_scale = tl.load(b_scale_ptr + off_experts * stride_bse + offs_bn[None, :] * stride_bsn)
+        a_scale = tl.load(a_scale_ptr + offs_token // top_k * stride_asm, mask=token_mask, other=0.0)[:, None]
     elif SCALING == "channel":
-        a_scale = tl.load(a_scale_ptr + a_rows * stride_asm, mask=token_mask, other=0.0)
+        a_scale = tl.load(a_scale_ptr + offs_token // top_k * stride_asm, mask=token_mask, other=0.0)
         b_scale = tl.load(b_scale_ptr + off_experts * stride_bse + offs_bn * stride_bsn)
+    elif SCALING == "weight" and SGLANG:
+        b_scale = tl.load(b_scale_ptr + off_experts * stride_bse + offs_bn[None, :] * stride_bsn)
     elif SCALING == "weight":
         b_scale = tl.load(b_scale_ptr + off_experts * stride_bse + offs_bn * stride_bsn)
     elif SCALING == "block":
-        a_scale_ptrs = a_scale_ptr + a_rows * stride_asm
+        a_scale_ptrs = a_scale_ptr + offs_token // top_k * stride_asm
         # Divided before the expert's offset is made: the other way round narrow tiles' loop compiles to another order.
         scale_columns = pid_n * BLOCK_SIZE_N // group_n if SCALAR_B_SCALE else offs_bn // group_n
         b_scale_ptrs = b_scale_ptr + off_experts * stride_bse + scale_columns * stride_bsn
 
     # -----------------------------------------------------------
     # Along K
-    for k in range(tl.cdiv(K, BLOCK_SIZE_K)):
-        k_remaining = K - k * BLOCK_SIZE_K
+    if SWAP_AB:
+        accumulator = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=tl.float32)
+    else:
+        accumulator = tl.zeros((BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=tl.float32)
+    # vLLM's loop counts blocks, SGLang's elements: with two stages ptxas unrolls small tiles' loop for the latter only.
+    k_stop = K if SGLANG else tl.cdiv(K, BLOCK_SIZE_K)
+    K_STEP: tl.constexpr = BLOCK_SIZE_K if SGLANG else 1
+    for k in range(0, k_stop, K_STEP):
+        k_start = k if SGLANG else k * BLOCK_SIZE_K
+        k_remaining = K - k_start
         if EVEN_KS:
             a = tl.load(a_ptrs, mask=token_mask[:, None], other=0.0)
             b = tl.load(b_ptrs)
@@ -181,16 +205,16 @@ def fused_moe_kernel(
         else:
             a = tl.load(a_ptrs, mask=token_mask[:, None] & (offs_k[None, :] < k_remaining), other=0.0)
             b = tl.load(b_ptrs, mask=offs_k[:, None] < k_remaining, other=0.0)
-        if SWAP_AB and not SWAP_AT_LOAD:
-            a, b = tl.trans(a), tl.trans(b)
 
         if SCALING == "block":
-            offs_group = k * BLOCK_SIZE_K // group_k
+            offs_group = k_start // group_k
             a_scale = tl.load(a_scale_ptrs + offs_group * stride_ask, mask=token_mask, other=0.0)
             b_scale = tl.load(b_scale_ptrs + offs_group * stride_bsk)
+            if SWAP_AB and not SWAP_AT_LOAD:
+                b, a = tl.trans(b), tl.trans(a)
             if SCALAR_B_SCALE:
                 if SWAP_AB:
-                    accumulator += tl.dot(b, a) * (b_scale * a_scale[None, :])
+                    accumulator += tl.dot(b, a) * (b_scale * a_scale)[None, :]
                 else:
                     accumulator += tl.dot(a, b) * (a_scale[:, None] * b_scale)
             elif SWAP_AB:
@@ -198,10 +222,13 @@ def fused_moe_kernel(
             else:
                 accumulator += tl.dot(a, b).to(tl.float32) * a_scale[:, None] * b_scale[None, :]
         elif SWAP_AB:
+            if not SWAP_AT_LOAD:
+                b, a = tl.trans(b), tl.trans(a)
             accumulator = tl.dot(b, a, acc=accumulator)
         elif SCALING == "weight":
             accumulator = tl.dot(a, b.to(a.dtype), acc=accumulator)
-        elif a.dtype == tl.int8:
+        # Of 16-bit operands Triton makes one and the same dot of either form, but the zeros before the loop move.
+        elif a.dtype == tl.int8 or (SGLANG and SCALING == "none"):
             accumulator += tl.dot(a, b).to(tl.float32)
         else:
             accumulator = tl.dot(a, b, acc=accumulator)
@@ -213,23 +240,31 @@ def fused_moe_kernel(
     # Dequantise, bias, routed weight (all fp32), masked store
     if SWAP_AB:
         accumulator = tl.trans(accumulator)
-    if SCALING == "tensor":
+    if SGLANG and (SCALING == "tensor" or SCALING == "channel"):
+        accumulator *= a_scale * b_scale
+    elif SGLANG and SCALING == "weight":
+        accumulator *= b_scale
+    elif SCALING == "tensor":
         accumulator = accumulator * a_scale * b_scale
     elif SCALING == "channel":
         accumulator = accumulator * a_scale[:, None] * b_scale[None, :]
     elif SCALING == "weight":
         accumulator = accumulator * b_scale[None, :]
-    if b_bias_ptr is not None:
+    if b_bias_ptr is not None and SGLANG:
+        accumulator += bias
+    elif b_bias_ptr is not None:
         bias = tl.load(b_bias_ptr + off_experts * stride_bias_e + offs_bn)
         accumulator += bias.to(tl.float32)[None, :]
     if MUL_ROUTED_WEIGHT:
         weight = tl.load(topk_weights_ptr + offs_token, mask=token_mask, other=0.0)
         accumulator = accumulator * weight[:, None]
 
+    if SGLANG:
+        accumulator = accumulator.to(c_ptr.dtype.element_ty)
     # Only here: made before the loop they live across it, and at BLOCK_SIZE_N 32 the loop then compiles to other
     # registers and another order of instructions than the engines'.
     offs_cn = pid_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
-    c_ptrs = c_ptr + offs_token[:, None] * stride_cm + offs_cn[None, :]
+    c_ptrs = c_ptr + stride_cm * offs_token[:, None] + offs_cn[None, :]
     c_mask = token_mask[:, None] & (offs_cn[None, :] < N)
     tl.store(c_ptrs, accumulator.to(c_ptr.dtype.element_ty), mask=c_mask)
 

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from fused_moe_configs.lookup import DTYPES, shown
 
@@ -71,6 +71,16 @@ def without_output(error: BaseException | None) -> int:
     found = getattr(error, "strerror", None) or error
     say(f"error: the output: expected to write there, found: {found}. Fix: name another place")
     return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Prints as the commands do. By itself it lets a failure out up to Python 3.11.3, and swallows it from then on."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout:
+            show(message.removesuffix("\n"))
+        elif message:
+            say(message.removesuffix("\n"))
 
 
 def machine_arguments() -> argparse.ArgumentParser:

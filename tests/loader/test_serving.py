@@ -294,7 +294,7 @@ def test_experts_that_vllm_can_not_spread_evenly_make_two_files(releases):
         (QWEN_30B, "vllm", 0, 1, "tp: expected at least 1, found 0. Fix: "),
         (QWEN_30B, "sglang", 4, -2, "ep: expected at least 1, found -2. Fix: "),
         (QWEN_30B, "vllm", 8, 2, r"ep: expected .* a multiple of tp=8, .*, found 2\. Fix: ep=8"),
-        (QWEN_30B, "vllm", 1, 256, "ep: expected at most its 128 experts, found 256. Fix: fewer ranks"),
+        (QWEN_30B, "vllm", 1, 256, "ep: expected at most its 128 experts, found 256. Fix: use a smaller ep"),
         (QWEN_30B, "sglang", 4, 3, "ep: expected a divisor of tp=4, .*, found 3. Fix: choose tp a multiple of ep"),
         (QWEN_30B, "sglang", 2, 4, "ep: expected a divisor of tp=2, .*, found 4"),
         (model(60, 1408, 2048, 4), "sglang", 8, 8, "E: expected a multiple of ep=8, found 60. Fix: "),

@@ -156,7 +156,7 @@ class TestWhatIsMeasured:
     ) -> None:
         gpu, path = FakeGpu(wins).install(monkeypatch), tmp_path / "routing.npy"
         numpy = pytest.importorskip("numpy")
-        numpy.save(path, numpy.array([[0, 1], [5, 7], [2, 3]], "uint8"))
+        numpy.save(path, numpy.array([range(8), range(8, 16), range(56, 64)], "uint8"))
         assert bench(store.root, "--num-tokens", 64, "--routing", path, "--format", "json") == 0
         (source,) = (setup.dealing.source for setup in gpu.setups)
         assert (source.kind, source.recorded.num_tokens) == (RoutingKind.RECORDED, 3)
@@ -168,13 +168,13 @@ class TestWhatIsMeasured:
     @pytest.mark.parametrize(
         ("ids", "told"),
         [
-            ([[0, 8]], "expected ids of the layer's 8 experts, 0 to 7, found 8"),
-            ([[0, 1, 2]], "expected 2 experts a token"),
+            (range(57, 65), "expected ids of the layer's 64 experts, 0 to 63, found 64"),
+            (range(3), "expected 8 experts a token, found 3"),
         ],
     )
     def test_one_of_another_layer_ends_with_2_before_anything_is_measured(
         self,
-        ids: list[list[int]],
+        ids: range,
         told: str,
         store: Store,
         tmp_path: Path,
@@ -183,7 +183,7 @@ class TestWhatIsMeasured:
     ) -> None:
         gpu, path = FakeGpu(wins).install(monkeypatch), tmp_path / "routing.npy"
         numpy = pytest.importorskip("numpy")
-        numpy.save(path, numpy.array(ids))
+        numpy.save(path, numpy.array([ids]))
         assert bench(store.root, "--num-tokens", 64, "--routing", path) == 2
         assert gpu.comparisons == []
         (line,) = capsys.readouterr().err.strip().splitlines()

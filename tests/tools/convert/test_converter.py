@@ -305,7 +305,7 @@ class TestWrite:
             write(path, data)
 
         monkeypatch.setattr(converter, "write_file", while_held)
-        assert converter.write(taken, folder / "to") == (1, ())
+        assert converter.write(taken, folder / "to") == (taken, ())
         assert len(written) == 2
 
     def test_one_that_can_not_be_written_stops_no_other(self, folder: Path, models: ModelRegistry) -> None:

@@ -18,7 +18,7 @@ from tests.builders import H100, Store
 from tools.nightly import sample as stock
 from tools.nightly.__main__ import main
 from tools.pull_request.documents import PlannedFile, PlannedShape
-from tools.store.workload import Workload
+from tools.store.workload import Shape, Workload
 
 from .conftest import add, head, leave, results, row
 
@@ -220,7 +220,7 @@ def test_what_no_plan_can_hold_is_left_out_by_name(
 
     def planned_hugely(workload: Workload, *arguments: Any) -> PlannedFile:
         found = real(workload, *arguments)
-        huge = (PlannedShape(2**20, 2, registered=False),)
+        huge = (PlannedShape(Shape(2**20, 2), registered=False),)
         return replace(found, shapes=huge) if workload.E == 128 else found
 
     monkeypatch.setattr(stock, "planned", planned_hugely)

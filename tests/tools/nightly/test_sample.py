@@ -97,11 +97,11 @@ def test_the_plan_is_of_the_plans_form_and_one_leg_a_device() -> None:
     assert {each["workload"]["E"]: each["down"] for each in legs["NVIDIA_H200"]} == {8: True, 9: False}
 
 
-def test_a_file_of_models_without_a_gate_is_left_out_and_said(
-    configs: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_of_models_without_a_gate_is_left_out_and_said(configs: Store) -> None:
     add(configs, "E=8,N=7168,device_name=NVIDIA_H200.json")
     add(configs, "E=128,N=1856,device_name=NVIDIA_H200.json")
-    found, _ = measured_files(configs.root)
-    assert [file.id.workload.N for file in found] == [7168]
-    assert "E=128,N=1856,device_name=NVIDIA_H200.json: left out: " in capsys.readouterr().err
+    stock = measured_files(configs.root)
+    assert [file.id.workload.N for file in stock.files] == [7168]
+    (left_out,) = stock.left_out
+    assert left_out.path.name == "E=128,N=1856,device_name=NVIDIA_H200.json"
+    assert "sizes that only models without one have" in left_out.reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -350,8 +351,12 @@ class TestShapesOfACommit:
     ) -> None:
         """A record that chose K=256 and top_k=1 chose its floor with it, and what main measures."""
         shapes = [{"K": K, "top_k": top_k, "models": []}]
-        record = {"shapes": shapes, "source": source, "attribution": "A team, Apache-2.0"}
-        line = refusal(plan(project.head(project.files(OTHER, record=record))))
+        files = project.files(OTHER, record={"shapes": shapes})
+        if source == "published":
+            files = project.published(OTHER)
+            path = f"configs/records/{OTHER}"
+            files[path] = canonical_record({**json.loads(files[path]), "shapes": shapes})
+        line = refusal(plan(project.head(files)))
         assert "expected those of the registry's models for E=8, N=2048, the nearest K=" in line
         assert f"found K={K}, top_k={top_k}" in line
         assert "add the model to configs/registry/models.json in a change of its own" in line

@@ -106,8 +106,10 @@ FIXES: tuple[tuple[str, Callable[[Try, re.Match[str]], Try]], ...] = (
     (r"expected a multiple of (?:tp|ep|tp // ep)=(\d+), found (\d+)\. Fix: choose a divisor", _divisor),
     (r"Fix: choose tp a multiple of ep", lambda before, _: before.set("--tp", before.value("--ep"))),
     (
-        r"Fix: correct the sizes, or use a smaller ep",
-        lambda before, _: _half(_half(before, "--tp"), "--ep"),
+        r"Fix: (?:correct the sizes, or )?use a smaller ep",
+        lambda before, _: (
+            _half(_half(before, "--ep"), "--tp") if before.value("--tp") != "2" else _half(before, "--ep")
+        ),
     ),
     (r"Fix: use a smaller tp", lambda before, _: _half(before, "--tp")),
 )
@@ -154,9 +156,8 @@ Run = Callable[..., tuple[str, ...]]
         ("--model", "mistralai/Mixtral-8x7B"),
         ("--model", "nobody/Nothing-1T"),
         ("--model", MIXTRAL, "--tp", "3"),
-        ("--model", MIXTRAL, "--tp", "3", "--ep", "3"),
-        ("--model", MIXTRAL, "--tp", "2", "--ep", "4"),
-        ("--model", MIXTRAL, "--tp", "8", "--ep", "8"),
+        ("--model", MIXTRAL, "--tp", "6", "--ep", "3"),
+        ("--model", MIXTRAL, "--tp", "2", "--ep", "16"),
         ("--model", MIXTRAL, "--dtype", "bf61"),
         ("--model", MIXTRAL, "--block-shape", "128,128"),
         ("--model", MIXTRAL, "--dtype", "bf16", "--per-channel-quant"),

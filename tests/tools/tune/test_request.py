@@ -261,9 +261,8 @@ def test_recorded_routing_is_told_and_decides_only_where_asked() -> None:
     request = parse([*MODEL, "--routing", "ids.npy"])
     assert request.recorded == AskedRouting(Path("ids.npy"))
     assert not request.recorded.decides
-    assert parse([*MODEL, "--routing", "ids.npy", "--decide-by-recorded"]).recorded == AskedRouting(
-        Path("ids.npy"), True
-    )
+    deciding = parse([*MODEL, "--routing", "ids.npy", "--decide-by-recorded"])
+    assert deciding.recorded == AskedRouting(Path("ids.npy"), decides=True)
     with pytest.raises(UserError, match="--decide-by-recorded: expected with --routing FILE, found none"):
         parse([*MODEL, "--decide-by-recorded"])
 

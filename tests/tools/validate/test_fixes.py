@@ -15,6 +15,7 @@ from tests.builders import H100, NAME, Store, as_nobody, entry, signed, table
 from tools.checkout import reference_triton
 from tools.findings import Finding, Severity
 from tools.store.files import canonical_config, canonical_record, version_folder
+from tools.store.record import Record
 from tools.store.workload import Layout, parse_file_name
 from tools.tune.request import DEFAULT_BATCH_SIZES
 from tools.validate import fixer
@@ -87,7 +88,7 @@ def rename(store: Store, name: str, to: str, folder: str = "") -> None:
         workload = parse_file_name(to).workload
         assert workload is not None
         document = {**json.loads(record.read_bytes()), "workload": workload.to_json()}
-        record.with_name(to).write_bytes(canonical_record(document))
+        record.with_name(to).write_bytes(Record.read(document).to_bytes())
         record.unlink()
 
 
@@ -101,6 +102,12 @@ def move(store: Store, folder: str, to: str) -> None:
 
 def fix(store: Store) -> None:
     assert fixer.fix([store.root], Layout.REPO).failures == ()
+
+
+def indent_record(store: Store, path: Path) -> None:
+    """Another form of the very same record."""
+    record = store.record_of(path)
+    record.write_text(json.dumps(json.loads(record.read_bytes()), indent=1), "utf-8")
 
 
 def change_record(store: Store, **changes: Any) -> None:
@@ -180,6 +187,7 @@ CASES = [
     *(named(name, to, says, Layout.VLLM) for name, says, to in WRONG_NAMES),
     named(f"{STEM},dtype=bf16.json", NAME, "; rename its record too, and correct the workload in it", Layout.REPO),
     in_vllm("file-name", lambda s: write(s, name=DOWN), "remove the file", lambda s: remove(s, DOWN)),
+    Case("canonical-record", lambda s: indent_record(s, tune(s)), "run with --fix", fix),
     Case(
         "device",
         lambda s: tune(s, "E=8,N=1024,device_name=NVIDIA_H100_80GB_HBM.json"),
