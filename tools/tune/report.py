@@ -110,7 +110,7 @@ def to_text(summary: TuneSummary) -> str:
         *summary.notes,
         *(f"written: {path}" for path in summary.files),
     ]
-    title = f"{summary.workload}, {'; '.join(summary.shapes)} (µs, up + down; gain over each engine's heuristic)"
+    title = f"{summary.workload}, {'; '.join(summary.shapes)} (µs, up + down), gain over each engine's heuristic"
     return "\n".join([title, table, *tail])
 
 

@@ -24,7 +24,7 @@ from tools.tune.evidence import Rates
 from tools.tune.journal import Journal, JournalError, JournalHeader, open_journals, partial_path
 from tools.tune.live import LiveSession, Supervisor
 from tools.tune.policy import Budget, Policies, SearchPolicy
-from tools.tune.protocol import DeviceReport, Event, Measured, Screened, Subject, WorkerSpec
+from tools.tune.protocol import Compiled, DeviceReport, Event, Measured, Screened, Subject, WorkerSpec
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.report import Progress, TuneSummary, progress
 from tools.tune.request import UNIFORM_ALONE, TuneRequest
@@ -249,7 +249,7 @@ def _environment(landscape_path: Path, subject: Subject, device: DeviceReport | 
 
 def _recorded(request: TuneRequest, landscape: Journal) -> tuple[int, ...]:
     """The batch sizes asked for that the landscape holds. JournalError: none of them."""
-    known = {entry.event.job.num_tokens for entry in landscape.entries if hasattr(entry.event.job, "num_tokens")}
+    known = {entry.event.job.num_tokens for entry in landscape.entries if not isinstance(entry.event, Compiled)}
     both = tuple(m for m in request.batch_sizes if m in known)
     if not both:
         asked = list(request.batch_sizes)

@@ -86,7 +86,7 @@ def test_batch_sizes_are_sorted_and_tuned_once() -> None:
 
 
 def test_more_than_the_usual_batch_sizes_make_a_whole_file() -> None:
-    assert not parse([*MODEL, "--num-tokens", *map(str, (*DEFAULT_BATCH_SIZES, 8192))]).is_partial
+    assert not parse([*MODEL, "--num-tokens", *map(str, (*DEFAULT_BATCH_SIZES, 32768))]).is_partial
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_the_tuners_own_process_imports_neither_torch_nor_ray() -> None:
 
 def test_default_batch_sizes_ascend_without_a_hole() -> None:
     assert list(DEFAULT_BATCH_SIZES) == sorted(set(DEFAULT_BATCH_SIZES))
-    assert (DEFAULT_BATCH_SIZES[0], DEFAULT_BATCH_SIZES[-1]) == (1, 4096)
+    assert (DEFAULT_BATCH_SIZES[0], DEFAULT_BATCH_SIZES[-1]) == (1, 16384)
 
 
 def test_recorded_routing_is_told_and_decides_only_where_asked() -> None:
