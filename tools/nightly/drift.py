@@ -169,7 +169,8 @@ def _rows(
 ) -> Iterator[RowDrift]:
     shapes = [known.shape for known in planned.shapes]
     for num_tokens, claimed_us in sorted(planned.claims_us.items()):
-        row, then = measured.get(num_tokens, MeasuredRow()), recorded.get(num_tokens)
+        row, known = measured.get(num_tokens, MeasuredRow()), recorded.get(num_tokens)
+        then = known and known.on_benchs_kernel
         if then is not None and then.latency_us.median != claimed_us:  # re-tuned since the plan was made
             then = None
         yield RowDrift(

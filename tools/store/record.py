@@ -211,6 +211,11 @@ class RecordedRow:
     def is_bounded(self) -> bool:
         return not self.unbounded
 
+    @property
+    def on_benchs_kernel(self) -> Compared:
+        """What a bench compares its times with, which runs our kernel as vLLM does: the headline may be SGLang's."""
+        return self.by_engine.get("vllm") or Compared(self.latency_us, self.baseline_us)
+
     @classmethod
     def read(cls, document: Mapping[str, Json]) -> RecordedRow:
         incumbent = document.get("incumbent_us")

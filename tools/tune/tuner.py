@@ -239,8 +239,7 @@ def _rows(task: Task, runner: Runner, queue: JobQueue, phases: _Phases, on_row: 
         contest.play(own, queue.measure)
     phases.end("first engine")
     if has_others:
-        while queue.is_compiling or queue.is_measuring:
-            queue.step()
+        queue.finish()
         phases.end("waiting for the other engine's binaries")
     rows: list[RowResult] = []
     for done, (num_tokens, contest) in enumerate(contests.items()):
@@ -318,11 +317,14 @@ def _between(task: Task, queue: JobQueue, rows: Sequence[RowResult]) -> list[Bet
     entries = {row.num_tokens: row.entry for row in rows}
     part = Part(task.subject.first_engine(0), 0, RoutingKind.UNIFORM)
     found = []
-    for num_tokens in task.sizes_between:
-        if num_tokens in entries or not min(entries) < num_tokens < max(entries):
-            continue
-        key = nearest_batch_size(entries, num_tokens)
-        heuristic = heuristics_of(task.subject, num_tokens)[part.engine]
+    sizes = [m for m in task.sizes_between if m not in entries and min(entries) < m < max(entries)]
+    keys = {num_tokens: nearest_batch_size(entries, num_tokens) for num_tokens in sizes}
+    heuristics = {num_tokens: heuristics_of(task.subject, num_tokens)[part.engine] for num_tokens in sizes}
+    for num_tokens, key in keys.items():  # an entry may run in another mode there than at its own size
+        queue.compile(num_tokens, (heuristics[num_tokens], entries[key]), part.engine)
+    queue.finish()
+    for num_tokens, key in keys.items():
+        heuristic = heuristics[num_tokens]
         configs = tuple(dict.fromkeys((heuristic, entries[key])))
         event = queue.measure(BlockJob(num_tokens, part, configs, 0, MIN_BLOCKS))
         us = {series.config: series.us for series in event.series}

@@ -184,14 +184,14 @@ class TestReaders:
         assert str(reader.found) == "a/A tp=4 ep=2"
 
 
-BOTH = (Flavour.VLLM, Flavour.SGLANG)
+ENGINES = (Flavour.VLLM, Flavour.SGLANG)
 
 
 class TestEngines:
     """Who reads a name for a shape: what models ask for, else what the name says."""
 
     def test_a_model_that_both_run_alike(self) -> None:
-        assert engines_reading(Workload(8, 7168, "any"), Shape(4096, 2), MODELS) == BOTH
+        assert engines_reading(Workload(8, 7168, "any"), Shape(4096, 2), MODELS) == ENGINES
 
     def test_a_fused_shared_expert_is_sglangs(self) -> None:
         (shape,) = (served.shape for served in registered_shapes(Workload(17, 512, "any"), MODELS))
@@ -201,8 +201,8 @@ class TestEngines:
     @pytest.mark.parametrize(
         ("workload", "expected"),
         [
-            (Workload(9, 96, "any"), BOTH),
-            (Workload(9, 96, "any", "fp8_w8a8", (128, 128)), BOTH),
+            (Workload(9, 96, "any"), ENGINES),
+            (Workload(9, 96, "any", "fp8_w8a8", (128, 128)), ENGINES),
             (Workload(9, 96, "any", "fp8_w8a8", (64, 64)), (Flavour.VLLM,)),
             (Workload(9, 96, "any", "fp8_w8a8", None, True), (Flavour.SGLANG,)),
             (Workload(9, 96, "any", "int8_w8a8"), (Flavour.SGLANG,)),

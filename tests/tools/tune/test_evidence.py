@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from kernels.problem import Flavour
 from tests.tools.tune.decided import COUNTS, DOWN_ENTRY, ENTRY, HEURISTIC, INCUMBENT, PART, RUN, blocks, row, with_down
 from tools.measure.panel import Choice, Panel, Part, Ratio, RoutingKind
+from tools.pull_request.changes import Version
 from tools.store import schemas
 from tools.store.files import sha256
 from tools.store.record import Decision, Record, ShapeOfModels
@@ -117,6 +120,15 @@ def test_the_headline_is_of_the_engine_where_the_entry_loses_most(subject: Subje
         ("sglang", "uniform", 0.97),
     ]
     assert found["score"] == 0.9
+
+
+def test_a_bench_compares_with_vllms_figures_where_the_headline_is_sglangs(subject: Subject) -> None:
+    """It runs the kernel in vLLM's flavour, in pull requests and at night."""
+    document = record(subject, of_parts(vllm_uniform=(90.0, 100.0), sglang_uniform=(97.0, 100.0)))
+    known = Record.read(document).rows[64].on_benchs_kernel
+    assert (known.latency_us.median, known.baseline_us.median) == (90.0, 100.0)
+    version = Version(PurePosixPath("a.json"), None, json.dumps(document).encode())
+    assert (version.medians_us(), version.medians_us("baseline_us")) == ({64: 90.0}, {64: 100.0})
 
 
 def test_a_row_that_nothing_bounds_says_so_and_where(subject: Subject) -> None:

@@ -403,3 +403,27 @@ def test_what_the_machine_fails_at_ends_all_workloads_with_2_and_the_way_on(
         "tune: this machine: expected a place, found: No space left on device. Fix: make room. "
         "The measurements are kept: --resume continues with them.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        ([[0, 1], [2, 8]], "expected ids of the layer's 8 experts, 0 to 7, found 8"),
+        ([[0, 1, 2]], "expected 2 experts a token, found 3"),
+        ([[0, -1]], "found -1"),
+        (None, "expected a .npy file, found none"),
+    ],
+    ids=["outside E", "another top_k", "negative", "no file"],
+)
+def test_recorded_routing_of_another_layer_is_one_line_before_a_gpu_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ids: list[list[int]] | None, told: str
+) -> None:
+    numpy = pytest.importorskip("numpy")
+    path = tmp_path / "ids.npy"
+    if ids is not None:
+        numpy.save(path, numpy.array(ids))
+    flags = ("--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", 2, "--output", tmp_path / "out", "--routing", path)
+    assert tune(*flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tune: --routing ")
+    assert told in line
