@@ -54,6 +54,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         yield from _unlikely_checks(record, path)
         if record.is_measured and file.workload is not None:
             yield from _strange_shapes(record, file.workload, path, context)
+            yield from _strange_engines(record, path)
         if record.is_measured and record.environment is not None:
             yield from _measured_mismatches(record, record.environment, path, file)
             yield from _elsewhere(record.environment, path, context.device_of(file), context)
@@ -181,6 +182,18 @@ def _strange_shapes(record: Record, workload: Workload, path: Path, context: Con
             )
 
 
+def _strange_engines(record: Record, path: Path) -> Iterator[Issue]:
+    """What a bench compares with is one engine's; the headline is of the one where the entry does worst."""
+    for num_tokens, row in record.rows.items():
+        pairs = [(pair.latency_us, pair.baseline_us) for pair in row.by_engine.values()]
+        if pairs and (row.latency_us, row.baseline_us) not in pairs:
+            yield Issue(
+                f"rows.{num_tokens}: expected the times of one of by_engine, found others",
+                "tune it again: the tuner writes those of the engine where the entry does worst",
+                path=path,
+            )
+
+
 def _times_by_shape(row: RecordedRow) -> list[tuple[Latency, Latency]]:
     return [(of_shape.latency_us, of_shape.baseline_us) for of_shape in row.by_shape]
 
@@ -236,6 +249,9 @@ def _impossible(record: Record, path: Path, device: Device | None) -> Iterator[I
 
 def _figures(row: RecordedRow, shapes: Sequence[Shape]) -> Iterator[tuple[str, Latency, Sequence[Shape]]]:
     """(its place in the row, the time, the shapes of which it may be)"""
+    for engine, pair in row.by_engine.items():
+        yield f"by_engine.{engine}.latency_us", pair.latency_us, shapes
+        yield f"by_engine.{engine}.baseline_us", pair.baseline_us, shapes
     yield "latency_us", row.latency_us, shapes
     yield "baseline_us", row.baseline_us, shapes
     yield from ((f"baselines.{engine}", latency, shapes) for engine, latency in row.baselines.items())
