@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .lookup import printable, shown
-from .registry import Checkpoint, ServingError, did_you_mean, read_registry, with_tuples
+from .registry import Checkpoint, ServingError, read_registry, with_tuples
+from .spelling import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ class IndexedFile(NamedTuple):
     file: path below configs/, with slashes. models: those that read it, as in «mistralai/Mixtral-8x7B-v0.1 tp=2».
     triton: the version that it is for; None for older figures of an unknown one. date: of the figures, YYYY-MM-DD.
     geomean_ratio: its time over that of vLLM's heuristic, which runs without a file, as a geometric mean over its batch
-    sizes; worst_ratio: that of the worst one. Both None where nothing was measured here.
+    sizes, each under the shape where it gains least; worst_ratio: that of the worst one. Both None where nothing was
+    measured here.
     evidence: "verified": main measured these very figures again. "claimed": the author's word. "published": taken over
     from another project, without figures of ours. None: no record speaks of these bytes.
     sha256: of the file's bytes.
@@ -48,6 +49,11 @@ class IndexedFile(NamedTuple):
     @property
     def name(self) -> str:
         return self.file.rpartition("/")[2]
+
+    @property
+    def gain(self) -> str:
+        """As in «-1.9 % time»: over that without a file."""
+        return "not measured" if self.geomean_ratio is None else f"{(self.geomean_ratio - 1) * 100:+.1f} % time"
 
 
 def to_json(files: list[IndexedFile]) -> dict[str, _Json]:
@@ -101,7 +107,7 @@ def _of_record(record: Mapping[str, _Json], file: str, triton: str | None, sha25
     models = dict.fromkeys(str(model) for shape in record["shapes"] for model in shape["models"])
     if record["config_sha256"] != sha256:
         return IndexedFile(file, tuple(models), triton, None, None, None, None, sha256)
-    ratios = [row["latency_us"]["median"] / row["baseline_us"]["median"] for row in record.get("rows", {}).values()]
+    ratios = [_ratio(row) for row in record.get("rows", {}).values()]
     geomean = round(math.exp(sum(map(math.log, ratios)) / len(ratios)), 4) if ratios else None
     worst = round(max(ratios), 4) if ratios else None
     measured_with = record.get("environment", {}).get("triton")
@@ -110,6 +116,12 @@ def _of_record(record: Mapping[str, _Json], file: str, triton: str | None, sha25
     return IndexedFile(
         file, tuple(models), triton or measured_with, str(record["date"]), geomean, worst, evidence, sha256
     )
+
+
+def _ratio(row: Mapping[str, _Json]) -> float:
+    """The row's time over the heuristic's, of the shape where it gains least."""
+    shapes = [row, *row.get("by_shape", ())]
+    return max(float(each["latency_us"]["median"] / each["baseline_us"]["median"]) for each in shapes)
 
 
 # ---------------------------------------------------------------

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from .lookup import USER_FOLDER, printable
 
-ENGINE_FOLDERS = {USER_FOLDER: "*.json", "SGLANG_MOE_CONFIG_DIR": "configs/triton_*/*.json"}
-"""The engines' variables, and where tuned files lie below the folder that each names."""
+VARIABLES = {"vllm": USER_FOLDER, "sglang": "SGLANG_MOE_CONFIG_DIR"}
+"""What says where an engine looks for tuned files."""
+_FILES = {"vllm": "*.json", "sglang": "configs/triton_*/*.json"}
 TRITONS = ("triton", "pytorch-triton", "pytorch-triton-rocm", "pytorch-triton-xpu", "triton-rocm", "triton-windows")
 
 
@@ -44,8 +45,9 @@ def device_name() -> str:
 
 def engine_folders() -> dict[str, str]:
     """What each engine's variable points at: the folder and how many tuned files it holds, or why none can be read."""
-    found = dict.fromkeys(ENGINE_FOLDERS, "not set")
-    for variable, pattern in ENGINE_FOLDERS.items():
+    found = {}
+    for engine, variable in VARIABLES.items():
+        found[variable], pattern = "not set", _FILES[engine]
         if folder := os.environ.get(variable):
             try:
                 next(Path(folder).iterdir(), None)  # glob finds nothing where nothing can be read

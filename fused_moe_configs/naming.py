@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from .lookup import get_config_file_name
+from .lookup import get_config_file_name, packed_size, unpacked_size
 
 _NAME = re.compile(
     r"E=(?P<E>[1-9]\d{0,8}),N=(?P<N>[1-9]\d{0,8}),device_name=(?P<device_name>[^,=/\\]+?)"
@@ -40,6 +40,22 @@ class ParsedFileName(NamedTuple):
         return re.sub(r"(_down)?\.json$", "", self.file_name.split("device_name=")[1]).partition(",")[2]
 
 
+def spelled(name: str, engine: str) -> str:
+    """A name of this repository as the engine spells it. Inverse of `parse`'s reading.
+
+    SGLang writes half of int4's N, since two values share a byte, and a space into block_shape. ValueError: half of an
+    odd N.
+    """
+    if engine != "sglang":
+        return name
+    if "dtype=int4_w4a16" in name and (match := re.match(r"E=\d+,N=(\d+),", name, re.ASCII)):
+        N = int(match[1])
+        if N % 2:
+            raise ValueError(f"SGLang's names hold half of int4's N, found the odd {N}")
+        name = name.replace(f"N={N},", f"N={packed_size(N, 'int4_w4a16')},", 1)
+    return re.sub(r"block_shape=\[(\d+),(\d+)\]", r"block_shape=[\1, \2]", name)
+
+
 def parse(name: str, engine: str = "vllm") -> ParsedFileName | None:
     """What the name says as the engine spells it (this repository: as vLLM); None where it names no tuned file.
 
@@ -47,7 +63,7 @@ def parse(name: str, engine: str = "vllm") -> ParsedFileName | None:
     """
     if (match := _NAME.fullmatch(name)) is None:
         return None
-    N = int(match["N"]) * (2 if engine == "sglang" and match["dtype"] == "int4_w4a16" else 1)
+    N = unpacked_size(int(match["N"]), match["dtype"]) if engine == "sglang" else int(match["N"])
     block_shape = (int(match["block_n"]), int(match["block_k"])) if match["block_n"] else None
     parsed = ParsedFileName(
         int(match["E"]), N, match["device_name"], match["dtype"], block_shape,

@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from .lookup import ConfigError, device_part, exists, read_json, version_folders
+from .lookup import device_part, version_folders
 from .naming import ParsedFileName, parse
+from .registry import known_devices
+from .spelling import like, question
 
-MOST_NAMED = 3
 PLAIN = "bf16 and fp16"
-
-
-class KnownDevice(NamedTuple):
-    """A device of the registry."""
-
-    name: str
-    aliases: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name, *self.aliases)
-
-
-def known_devices(configs: Path) -> list[KnownDevice]:
-    """Of the registry; none where there is no registry. ConfigError: it is broken."""
-    path = configs / "registry" / "devices.json"
-    if not exists(path):
-        return []
-    try:
-        devices = [dict(device) for device in dict(read_json(path)[1])["devices"]]
-        return [_device(device) for device in devices]
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        wish = "expected devices, each with a name and aliases, found otherwise"
-        raise ConfigError(path, f"{wish}. Fix: install again, or correct it") from error
-
-
-def _device(fields: Mapping[str, Any]) -> KnownDevice:
-    return KnownDevice(device_part(fields["name"]), tuple(map(device_part, fields.get("aliases", ()))))
 
 
 def present_files(configs: Path) -> list[ParsedFileName]:
@@ -49,36 +17,6 @@ def present_files(configs: Path) -> list[ParsedFileName]:
     folders = (configs, configs / "legacy_configs", *version_folders(configs).values())
     names = sorted({path.name for folder in folders for path in folder.glob("E=*.json")})
     return [parsed for parsed in map(parse, names) if parsed and not parsed.down]
-
-
-def like(asked: str, known: Iterable[str], most: int = MOST_NAMED) -> list[str]:
-    """Names that may be meant, the likeliest first: those that hold what was asked, then similar ones.
-
-    Case, spaces and punctuation are no matter.
-    """
-    import difflib  # a match needs no near ones
-
-    names = list(dict.fromkeys(known))
-    if not (wanted := folded(asked)):
-        return []
-    holding = [name for name in names if wanted in folded(name)] or [name for name in names if folded(name) in wanted]
-    if not holding:
-        # A model's id is known by its part behind the slash too.
-        by_fold = {folded(part): name for name in reversed(names) for part in (name, name.rpartition("/")[2])}
-        close = difflib.get_close_matches(wanted, by_fold, 2 * most)
-        holding = list(dict.fromkeys(by_fold[near] for near in close))
-    # H20 is NVIDIA_H20 before it is a part of NVIDIA_H200.
-    holding.sort(key=lambda name: (folded(name) != wanted, wanted not in map(folded, re.split(r"[\W_]+", name))))
-    return holding[:most]
-
-
-def folded(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text).casefold()
-
-
-def did_you_mean(asked: str, names: list[str]) -> str:
-    first, last = ", ".join(names[:-1]), names[-1]
-    return f"{asked}: did you mean {f'{first} or {last}' if first else last}?"
 
 
 def likely_devices(asked: str, configs: Path) -> list[str]:
@@ -99,7 +37,7 @@ def near_misses(asked: ParsedFileName, configs: Path) -> list[str]:
     here = named.names if named else (own.device_name,)
     lines = []
     if meant := likely_devices(own.device_name, configs):
-        lines.append(did_you_mean(asked.device_name, meant))
+        lines.append(f"{asked.device_name}: {question(meant)}")
     same = [file for file in files if file._replace(device_name=own.device_name) == own]
     others = [file.device_name for file in same]
     on_device = [file for file in files if file.device_name in here]

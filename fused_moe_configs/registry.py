@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from .lookup import ConfigError, device_part, read_json, shown
+from .lookup import ConfigError, device_part, exists, read_json, shown
+from .spelling import did_you_mean
 
 T = TypeVar("T")
 
@@ -116,13 +117,34 @@ def find_model(name: str, configs: Path) -> Checkpoint:
         for known in model.ids:
             if known.casefold() == name.casefold():
                 return replace(model, id=known, also=tuple(each for each in model.ids if each != known))
-    ids = [known for model in models for known in model.ids]
-    short_names = {known.partition("/")[2]: known for known in reversed(ids)}
-    hint = did_you_mean(name, {known: known for known in ids} if "/" in name else short_names)
+    hint = did_you_mean(name, (known for model in models for known in model.ids))
     raise ServingError(
         f"model: expected one of configs/registry/models.json, found {shown(name)}. {hint}"
         "Fix: write an id as Hugging Face has it, or name E, N, K and top_k themselves."
     )
+
+
+class KnownDevice(NamedTuple):
+    """A device of devices.json, its names as file names spell them. arch: sm_90, gfx942, …; None: not known."""
+
+    name: str
+    aliases: tuple[str, ...]
+    arch: str | None
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> KnownDevice:
+        aliases = tuple(map(device_part, entry.get("aliases", ())))
+        return cls(device_part(entry["name"]), aliases, entry.get("arch"))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
+
+
+def known_devices(configs: Path) -> tuple[KnownDevice, ...]:
+    """Of devices.json; none where there is no such file. ConfigError: it is broken."""
+    is_there = exists(configs / "registry" / "devices.json")
+    return read_registry("devices", KnownDevice.read, configs) if is_there else ()
 
 
 def arch_of(device_name: str, configs: Path) -> str | None:
@@ -131,8 +153,7 @@ def arch_of(device_name: str, configs: Path) -> str | None:
         own = device_part(device_name)
     except ValueError:
         return None
-    devices = read_registry("devices", lambda entry: ((entry["name"], *entry["aliases"]), entry.get("arch")), configs)
-    return next((arch for names, arch in devices if own in names), None)
+    return next((device.arch for device in known_devices(configs) if own in device.names), None)
 
 
 def read_registry(kind: str, build: Callable[[Mapping[str, Any]], T], configs: Path) -> tuple[T, ...]:
@@ -141,7 +162,7 @@ def read_registry(kind: str, build: Callable[[Mapping[str, Any]], T], configs: P
     text, _ = read_json(path)
     try:
         return tuple(map(build, json.loads(text)[kind]))
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         wish = f"expected {kind} as schema/{kind}.schema.json has them, found otherwise. Fix: install the package anew"
         raise ConfigError(path, wish) from error
 
@@ -149,16 +170,3 @@ def read_registry(kind: str, build: Callable[[Mapping[str, Any]], T], configs: P
 def with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a JSON object, its lists as tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-
-
-def did_you_mean(name: str, known: Iterable[str] | Mapping[str, str]) -> str:
-    """A question with up to three known names that look like `name`, ignoring case; empty: none does.
-
-    known: a mapping says what to call each name.
-    """
-    from difflib import get_close_matches
-
-    called = known if isinstance(known, Mapping) else {candidate: candidate for candidate in known}
-    by_folded = {candidate.casefold(): called[candidate] for candidate in called}
-    hits = [by_folded[hit] for hit in get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.6)]
-    return f"Did you mean {' or '.join(hits)}? " if hits else ""

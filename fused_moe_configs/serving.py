@@ -7,7 +7,6 @@ spells a name, is code here, as read from vLLM 0.33.0 and SGLang 0.5.23. Which b
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from .backends import Answer, Citation, EngineRelease, choose_backend, choose_release, read_engines
 from .lookup import device_part, get_config_file_name
+from .naming import spelled
 from .registry import NAMED_DTYPES, SCALED_DTYPES, UNNAMED_DTYPES, Checkpoint, ServingError, arch_of, find_model
 
 MIN_REFINED_BLOCK = 32
@@ -210,10 +210,7 @@ def driver_name(engine: str, device_name: str) -> str:
 def file_names(
     checkpoint: Checkpoint, engine: str, rank: Rank, block_shape: tuple[int, int] | None, device_name: str
 ) -> tuple[str | None, str | None]:
-    """The tuned file's name in this project's spelling and in the engine's own. (None, None): the dtype has none.
-
-    SGLang writes half of int4's N, since two values share a byte, and a space into block_shape.
-    """
+    """The tuned file's name in this project's spelling and in the engine's own. (None, None): the dtype has none."""
     dtype, device = checkpoint.dtype, driver_name(engine, device_name)
     if dtype not in (*NAMED_DTYPES[engine], *UNNAMED_DTYPES[engine]):
         return None, None
@@ -223,13 +220,9 @@ def file_names(
         own = get_config_file_name(rank.E, rank.N, device, named, block_shape, per_channel_quant=per_channel)
     except ValueError as error:
         raise ServingError(f"{checkpoint.id}: {error}. Fix: correct the model's sizes.") from error
-    if engine != "sglang":
-        return own, own
-    packed = rank.N
     if dtype == "int4_w4a16":
-        packed = _divided(checkpoint, "N on a rank", rank.N, "int4's values in a byte", 2)
-    theirs = own.replace(f"N={rank.N},", f"N={packed},", 1)
-    return own, re.sub(r"block_shape=\[(\d+),(\d+)\]", r"block_shape=[\1, \2]", theirs)
+        _divided(checkpoint, "N on a rank", rank.N, "int4's values in a byte", 2)
+    return own, spelled(own, engine)
 
 
 def _names_channels(checkpoint: Checkpoint, engine: str) -> bool:

@@ -158,6 +158,7 @@ class Store:
         here = environment(
             device_name=device.name,
             compute_capability=re.sub(r"sm_(\d+)(\d)", r"\1.\2", arch),
+            sm_count=device.sm_count or 132,
             triton=triton or reference_triton(),
         )
         tuner = {"settings": {}, "seconds": 1.0, "kernels_compiled": 1, "measurements": 1, "outcomes": {"ok": 1}}

@@ -90,11 +90,16 @@ def machine_arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def workload_arguments() -> argparse.ArgumentParser:
+def quantisation_arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--dtype", help=f"{', '.join(DTYPES)}; nothing for bf16 and fp16")
     parser.add_argument("--block-shape", type=_block_shape, metavar="n,k")
     parser.add_argument("--per-channel-quant", action="store_true")
+    return parser
+
+
+def workload_arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, parents=[quantisation_arguments()])
     parser.add_argument("--down", action="store_true", help="the down projection's own file")
     return parser
 

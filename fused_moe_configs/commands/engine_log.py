@@ -20,13 +20,13 @@ from fused_moe_configs.engine_log import EngineLog, LoggedFile
 from fused_moe_configs.exporting.destination import MANIFEST, MANIFEST_MAX_BYTES
 from fused_moe_configs.index import indexed
 from fused_moe_configs.lookup import Chain, ConfigError, exists, printable, read_json
+from fused_moe_configs.machine import VARIABLES
 from fused_moe_configs.naming import ParsedFileName, parse
 
 from .console import show
 
 STDIN = "-"
 CHUNK_BYTES = 2**16
-VARIABLES = {"vllm": "VLLM_TUNED_CONFIG_FOLDER", "sglang": "SGLANG_MOE_CONFIG_DIR"}
 PACKED: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.BZ2File,
@@ -192,8 +192,8 @@ def _on_reading(file: LoggedFile, here: str | None, whose: str) -> str | None:
 
 
 def _gain(here: str) -> str:
-    ratios = {entry.file: entry.geomean_ratio for entry in indexed(where())}
-    return f" ({(ratio - 1) * 100:+.1f} % time over no file)" if (ratio := ratios.get(here)) else ""
+    measured = {entry.file: entry.gain for entry in indexed(where()) if entry.geomean_ratio is not None}
+    return f" ({measured[here]} over no file)" if here in measured else ""
 
 
 def _export(file: LoggedFile, winner: Path | None) -> tuple[str, ...]:

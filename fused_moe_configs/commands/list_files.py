@@ -9,7 +9,9 @@ from fused_moe_configs.api import where
 from fused_moe_configs.index import IndexedFile, indexed, to_json
 from fused_moe_configs.lookup import device_part, printable
 from fused_moe_configs.naming import parse
-from fused_moe_configs.near import did_you_mean, folded, known_devices, like, likely_devices
+from fused_moe_configs.near import likely_devices
+from fused_moe_configs.registry import known_devices
+from fused_moe_configs.spelling import folded, like, question
 
 from .console import say, show
 
@@ -75,7 +77,7 @@ def _why_none(files: list[IndexedFile], model: str | None, device_name: str | No
         if not of_model:
             lines.append(f"no file here is known to serve {printable(model)}")
             if meant := like(model, ids):
-                lines.append(did_you_mean(printable(model), meant))
+                lines.append(f"{printable(model)}: {question(meant)}")
         elif device_name is not None:
             devices = ", ".join(dict.fromkeys(map(_device, of_model)))
             lines.append(f"{printable(model)} has no file for {printable(device_name)}, but for {devices}")
@@ -84,7 +86,7 @@ def _why_none(files: list[IndexedFile], model: str | None, device_name: str | No
     else:
         lines.append(f"no tuned file is in {where()}")
     if device_name is not None and (devices_meant := likely_devices(device_name, where())):
-        lines.append(did_you_mean(printable(device_name), devices_meant))
+        lines.append(f"{printable(device_name)}: {question(devices_meant)}")
     return lines
 
 
@@ -99,7 +101,6 @@ def _row(entry: IndexedFile, model: str | None) -> tuple[str, ...]:
     if parsed is None:
         return "?", entry.file, "", "", "", "no name that anything asks for", ""
     workload = f"E={parsed.E},N={parsed.N}" + f",{parsed.quantisation}" * bool(parsed.quantisation)
-    ratio = entry.geomean_ratio
     # Those that were asked for come first: only some are shown.
     models = sorted(entry.models, key=lambda name: model is None or folded(model) not in folded(name))
     more = f" and {len(models) - MOST_MODELS} more" if len(models) > MOST_MODELS else ""
@@ -107,7 +108,7 @@ def _row(entry: IndexedFile, model: str | None) -> tuple[str, ...]:
         parsed.device_name,
         workload + " (down)" * parsed.down,
         entry.triton or "older",
-        "not measured" if ratio is None else f"{(ratio - 1) * 100:+.1f} % time",
+        entry.gain,
         entry.date or "unknown",
         entry.evidence or "none",
         ", ".join(models[:MOST_MODELS]) + more or "none known",

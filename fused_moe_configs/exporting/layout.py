@@ -8,17 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fused_moe_configs.index import INDEX
 from fused_moe_configs.lookup import (
     REFERENCE_TRITON,
     VERSION_FOLDER,
     Chain,
     ConfigEntry,
     device_in,
-    packed_size,
     release,
     renamed,
     version_folders,
 )
+from fused_moe_configs.naming import spelled
+from fused_moe_configs.serving import driver_name
 
 from .notes import Notes
 
@@ -45,13 +47,13 @@ def chains_answers(
     ConfigError: a file is broken. ValueError: no version.
     """
     files = {}
-    only = None if device is None else _driver_name(engine, device)
+    only = None if device is None else driver_name(engine, device)
     for folder, tiers in _folders(chain, engine, triton_version, notes).items():
-        names = {path.name for tier in tiers for path in tier.glob("[!.]*.json")}
+        names = {path.name for tier in tiers for path in tier.glob("[!.]*.json")} - {INDEX}
         for name in sorted(names):
             spelled = _spelled(engine, name, notes)
             for reader in _readers(chain, device_in(name), device, siblings) if spelled else ():
-                asked = _driver_name(engine, reader)
+                asked = driver_name(engine, reader)
                 if only not in (None, asked):
                     continue
                 for device_name in (asked, reader):  # the folded name may be unknown to the registry
@@ -126,23 +128,17 @@ def _below(version: tuple[int, ...]) -> str:
     return f"configs/{VERSION_FOLDER.format(*version)}/"
 
 
-def _driver_name(engine: str, device: str) -> str:
-    """vLLM asks for the whole H200 family under one name."""
-    return "NVIDIA_H200" if engine == "vllm" and "H200" in device.split("_") else device
-
-
 def _spelled(engine: str, name: str, notes: Notes) -> str:
     """The engine's own spelling of a name; empty, with a note, where the engine never asks for it."""
     faults = [f"{engine} never asks for {part}" for part in DEAD_PARTS[engine] if part in name]
-    if not (match := re.match(r"E=[1-9]\d*,N=([1-9]\d*),device_name=[^,=]", name, re.ASCII)):
+    if not re.match(r"E=[1-9]\d*,N=[1-9]\d*,device_name=[^,=]", name, re.ASCII):
         faults = ["no workload has this name"]
-    elif engine == "sglang":
-        name, N = re.sub(r"\[(\d+),(\d+)\]", r"[\1, \2]", name), match[1]
-        if "dtype=int4_w4a16" in name:  # SGLang takes the packed weight's size, two values a byte
-            faults += [f"SGLang's names hold half of int4's N, found the odd {N}"] if int(N) % 2 else []
-            name = name.replace(f"N={N}", f"N={packed_size(int(N), 'int4_w4a16')}", 1)
+    try:
+        theirs = spelled(name, engine)
+    except ValueError as error:
+        theirs, faults = name, [*faults, str(error)]
     notes.say(*(f"{name}: left out: {fault}" for fault in faults[:1]))
-    return "" if faults else name
+    return "" if faults else theirs
 
 
 def _content(engine: str, name: str, entries: Mapping[int, ConfigEntry], notes: Notes) -> bytes:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fused_moe_configs.index import indexed
-from fused_moe_configs.lookup import USER_FOLDER, device_in, printable
+from fused_moe_configs.lookup import device_in, printable
+from fused_moe_configs.machine import VARIABLES
 
 from .layout import Served
 from .overlay import NAMES
 
-VARIABLES = {"vllm": USER_FOLDER, "sglang": "SGLANG_MOE_CONFIG_DIR"}
 MOST_MODELS = 4  # of a line
 
 

@@ -15,7 +15,7 @@ ENTRY = {
     "BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3,
 }  # fmt: skip
 H100 = "NVIDIA_H100_80GB_HBM3"
-ENGINES = Path(__file__).parents[2] / "configs" / "registry" / "engines.json"
+REGISTRY = Path(__file__).parents[2] / "configs" / "registry"
 DEVICES = [
     {"name": "NVIDIA_H200", "aliases": ["NVIDIA_H200_NVL", "NVIDIA_H200_X"]},
     {"name": H100, "aliases": ["NVIDIA_H100_OEM"]},
@@ -43,7 +43,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The shipped folder, with a registry; no user's folder."""
     store = Store(tmp_path / "tuned ünd dateien")
     store.write("devices.json", {"schema_version": 1, "devices": DEVICES}, "registry")
-    store.write("engines.json", ENGINES.read_bytes(), "registry")
+    for name in ("engines.json", "models.json"):
+        store.write(name, (REGISTRY / name).read_bytes(), "registry")
     monkeypatch.setattr(api, "CONFIGS", store.root)
     monkeypatch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)
     monkeypatch.delenv("SGLANG_MOE_CONFIG_DIR", raising=False)

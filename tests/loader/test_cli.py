@@ -69,7 +69,7 @@ def test_bad_arguments_exit_2(store, arguments, capsys):
      ["explain", *WORKLOAD, "--dtype", "float8"], ["explain", "8", "1", "--device-name", "D", "--triton-version", "x"],
      ["export", "/dev/null/x", "--engine", "vllm"], ["export", "d", "--engine", "vllm", "--overlay", "/none"],
      ["export", "", "--engine", "vllm"],
-     ["doctor", "--model-like", "8", "1", "--device-name", "a\nb"]],
+     ["doctor", "--device-name", "a\nb"]],
 )  # fmt: skip
 def test_impossible_use_exits_2_and_says_why(store, arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

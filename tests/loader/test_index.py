@@ -76,6 +76,16 @@ def test_verified_is_what_mains_own_word_names(store):
         assert as_record(read_file(target)).is_verified(path.read_bytes()) == (evidence == "verified")
 
 
+def test_of_several_shapes_the_one_that_gains_least_is_told(store):
+    """Whichever of them the record puts on top."""
+    target = store.measured(store.config(record=False))
+    record = json.loads(target.read_bytes())
+    best, worst = ({"latency_us": {"median": us}, "baseline_us": {"median": 100.0}} for us in (50.0, 90.0))
+    record["rows"] = {key: {**best, "by_shape": [best, worst]} for key in record["rows"]}
+    target.write_text(json.dumps(record))
+    assert (only(store).geomean_ratio, only(store).worst_ratio) == (0.9, 0.9)
+
+
 def test_models_that_main_adds_leave_a_file_verified(store):
     target = store.measured(store.config(record=False))
     record = builders.signed(json.loads(target.read_bytes()))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fused_moe_configs import get_config_file_name
 from fused_moe_configs.lookup import DTYPES
-from fused_moe_configs.naming import ParsedFileName, parse
+from fused_moe_configs.naming import ParsedFileName, parse, spelled
 from tests.loader.conftest import H100
 from tools.checkout import CONFIGS
 from tools.store.workload import Layout, parse_file_name
@@ -66,3 +66,19 @@ def test_what_stands_behind_the_device_is_said_alone(arguments, options, quantis
 )  # fmt: skip
 def test_what_names_no_tuned_file_is_none(name):
     assert parse(name) is None
+
+
+@given(WORKLOADS)
+def test_an_engines_spelling_is_read_back(workload):
+    even = workload._replace(N=2 * (workload.N // 2) or 2)
+    assert parse(spelled(even.file_name, "sglang"), "sglang") == even
+    assert spelled(workload.file_name, "vllm") == workload.file_name
+
+
+def test_sglang_writes_half_of_int4s_n_and_a_space():
+    name = f"E=8,N=14,device_name={H100},dtype={{}}.json"
+    assert spelled(name.format("int4_w4a16"), "sglang") == f"E=8,N=7,device_name={H100},dtype=int4_w4a16.json"
+    blocks = name.format("fp8_w8a8,block_shape=[128,64]")
+    assert spelled(blocks, "sglang") == blocks.replace("[128,64]", "[128, 64]")
+    with pytest.raises(ValueError, match="half of int4's N, found the odd 7"):
+        spelled(f"E=8,N=7,device_name={H100},dtype=int4_w4a16.json", "sglang")

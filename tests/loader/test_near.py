@@ -2,40 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
-from fused_moe_configs import ConfigError
 from fused_moe_configs.naming import parse
-from fused_moe_configs.near import did_you_mean, known_devices, like, likely_devices, near_misses
+from fused_moe_configs.near import likely_devices, near_misses
 from tests.loader.conftest import DEVICES, H100
-
-NAMES = [H100, "NVIDIA_H20", "NVIDIA_H200", "NVIDIA_H100_PCIe", "NVIDIA_GH200_480GB", "AMD_Instinct_MI300X"]
-
-
-@pytest.mark.parametrize(
-    ("asked", "names"),
-    [
-        ("H100", [H100, "NVIDIA_H100_PCIe"]),
-        ("h20", ["NVIDIA_H20", "NVIDIA_H200", "NVIDIA_GH200_480GB"]),  # the whole word before parts of one
-        ("H200", ["NVIDIA_H200", "NVIDIA_GH200_480GB"]),
-        ("nvidia h100 80gb hbm3", [H100]),
-        ("MI300X", ["AMD_Instinct_MI300X"]),
-        ("AMD Instinct MI300X OAM", ["AMD_Instinct_MI300X"]),  # holds a name
-        ("NVIDIA_H010_80GB_HBM3", [H100]),  # mistyped
-        ("Apple", []), ("", []), ("_", []),
-    ],
-)  # fmt: skip
-def test_names_that_may_be_meant_likeliest_first(asked, names):
-    assert like(asked, NAMES)[: len(names) or None] == names
-
-
-def test_at_most_three_are_named():
-    assert len(like("NVIDIA", NAMES)) == 3
-
-
-def test_the_question_reads_as_one():
-    assert did_you_mean("H100", ["A"]) == "H100: did you mean A?"
-    assert did_you_mean("H100", ["A", "B", "C"]) == "H100: did you mean A, B or C?"
 
 
 def test_devices_with_files_are_meant_before_those_without(store):
@@ -78,14 +47,3 @@ def test_many_are_counted(store):
 
 def test_nothing_near_is_nothing_said(store):
     assert said(store, f"E=8,N=1,device_name={H100}.json") == []
-
-
-@pytest.mark.parametrize(
-    "document", [{}, {"devices": 1}, {"devices": [1]}, {"devices": [{}]}, {"devices": [{"name": 1}]},
-                 {"devices": [{"name": "D", "aliases": 1}]}, {"devices": [{"name": "a,b"}]}],
-)  # fmt: skip
-def test_a_broken_registry_is_named(store, document):
-    path = store.write("devices.json", document, "registry")
-    with pytest.raises(ConfigError, match="Fix: ") as raised:
-        known_devices(store.root)
-    assert raised.value.path == str(path)

@@ -8,7 +8,7 @@ import pytest
 
 from fused_moe_configs.api import where
 from fused_moe_configs.lookup import ConfigError
-from fused_moe_configs.registry import Checkpoint, ServingError, arch_of, find_model, read_registry
+from fused_moe_configs.registry import Checkpoint, ServingError, arch_of, find_model, known_devices, read_registry
 
 
 @pytest.mark.parametrize("name", ["deepseek-ai/DeepSeek-R1", "DEEPSEEK-AI/deepseek-r1"])
@@ -71,3 +71,14 @@ def test_a_registry_of_another_form_is_an_error_with_its_path(tmp_path, document
     (tmp_path / "registry" / "models.json").write_text(json.dumps(document))
     with pytest.raises(ConfigError, match=r"models\.json: expected models as schema/models\.schema\.json .* Fix: "):
         read_registry("models", Checkpoint.read, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "document", [{}, {"devices": 1}, {"devices": [1]}, {"devices": [{}]}, {"devices": [{"name": 1}]},
+                 {"devices": [{"name": "D", "aliases": 1}]}, {"devices": [{"name": "a,b"}]}],
+)  # fmt: skip
+def test_a_broken_registry_is_named(store, document):
+    path = store.write("devices.json", document, "registry")
+    with pytest.raises(ConfigError, match="Fix: ") as raised:
+        known_devices(store.root)
+    assert raised.value.path == str(path)

@@ -18,9 +18,9 @@ ADMINS = "@fused-moe-configs/admins"
 
 
 def owner(path: str) -> str:
-    """By the last line that matches, as GitHub reads the file; these lines are folders and files."""
-    matching = [who for pattern, who in RULES if pattern == "*" or f"/{path}".startswith(pattern)]
-    return matching[-1]
+    """By the last line that matches, as GitHub reads the file; a line without a slash in front is of any folder."""
+    rooted = f"/{path}"
+    return [who for pattern, who in RULES if rooted.startswith(pattern.rstrip("*")) or f"/{pattern}" in rooted][-1]
 
 
 def imported() -> list[str]:
@@ -89,8 +89,37 @@ def test_a_change_to_what_judges_evidence_is_known_as_one() -> None:
     assert [file for file in sorted(GATE | {*read}) if not decides(file)] == []
 
 
+@pytest.mark.parametrize("end", ["/__init__.py", "/__init__.abi3.so", ".abi3.so", ".cpython-313-x86_64-linux-gnu.so"])
+def test_what_python_takes_before_a_judge_is_one_and_the_admins(end: str) -> None:
+    """A folder evidence/ beside evidence.py is the module then, and so is what was compiled."""
+    for file in sorted(GATE):
+        instead = f"{file.removesuffix('.py')}{end}"
+        assert (decides(instead), owner(instead)) == (True, ADMINS)
+
+
 @pytest.mark.parametrize(
-    "path", [".github/workflows/measure.yml", "schema/plan.schema.json", "noxfile.py", "locks/nox.txt"]
+    "path", ["kernels/__pycache__/problem.cpython-313.pyc", "fused_moe_configs/.gitattributes", "tests/.gitattributes"]
+)
+def test_what_puts_other_code_into_a_checkout_is_the_admins(path: str) -> None:
+    assert (decides(path), owner(path)) == (True, ADMINS)
+
+
+@pytest.mark.parametrize("name", ["devices", "engines", "models"])
+def test_every_registry_stands_behind_shapes_and_is_the_admins(name: str) -> None:
+    path = f"configs/registry/{name}.json"
+    assert (decides(path), owner(path)) == (True, ADMINS)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".github/workflows/measure.yml",
+        "schema/plan.schema.json",
+        "noxfile.py",
+        "locks/nox.txt",
+        "hatch_build.py",
+        "fused_moe_configs/index.py",
+    ],
 )
 def test_what_decides_what_runs_is_the_admins(path: str) -> None:
     assert owner(path) == ADMINS
@@ -101,4 +130,5 @@ def test_a_tuned_file_wants_a_maintainer() -> None:
 
 
 def test_every_line_is_of_something_that_is_there() -> None:
-    assert [pattern for pattern, _ in RULES if pattern != "*" and not (CHECKOUT / pattern.strip("/")).exists()] == []
+    rooted = [pattern for pattern, _ in RULES if pattern.startswith("/")]
+    assert [pattern for pattern in rooted if not list(CHECKOUT.glob(pattern.strip("/")))] == []

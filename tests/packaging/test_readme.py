@@ -15,8 +15,10 @@ import tomllib
 
 from fused_moe_configs.cli import main
 from fused_moe_configs.exporting.overlay import PACKAGED
+from fused_moe_configs.lookup import REFERENCE_TRITON
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.release.data import write_data
+from tools.tune.__main__ import main as tune
 
 README = (CHECKOUT / "README.md").read_text("utf-8")
 REPOSITORY = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]
@@ -109,6 +111,33 @@ def test_without_python_the_commands_lead_to_the_files(tmp_path: Path) -> None:
     assert {path.name for path in CONFIGS.glob("E=*.json")} <= {path.name for path in (here / "moe-configs").iterdir()}
     asked = (tmp_path / "asked").read_text("utf-8").split()
     assert {line.rpartition("/")[0] for line in asked} == {f"{REPOSITORY}/releases/download/v{version}"}
+
+
+SHOWN = [block for block in blocks("text") if block.startswith("$ ")]
+
+
+@pytest.mark.parametrize("block", SHOWN, ids=lambda block: block.splitlines()[0])
+def test_a_shown_output_is_what_the_command_prints(
+    block: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Line for line, but for what `…` leaves out and for figures and days, which change with every file."""
+    monkeypatch.setattr("fused_moe_configs.machine.version_of", {"triton": REFERENCE_TRITON}.get)
+    shown, *lines = block.splitlines()
+    command, _, arguments = shown.removeprefix("$ ").partition(" -- " if "nox" in shown else " ")
+    run = {"fused-moe-configs": main, "./nox -s tune": tune}[command]
+    assert run(shlex.split(arguments)) in (0, 1)
+    printed = capsys.readouterr().out.splitlines()
+    last = -1
+    for line in lines:
+        pattern = ".*".join(map(re.escape, line.split("…")))
+        pattern = re.sub(r"(how\\ old:).*", r"\1.*", pattern)
+        places = [i for i, found in enumerate(printed) if i > last and re.fullmatch(pattern, found)]
+        assert places, line
+        last = places[0]
+
+
+def test_what_doctor_and_the_dry_run_print_is_shown() -> None:
+    assert {block.split()[1] for block in SHOWN} == {"fused-moe-configs", "./nox"}
 
 
 LINKS = dict(re.findall(r"^\[(.+)\]: (\S+)$", README, re.MULTILINE))

@@ -152,6 +152,21 @@ def test_a_wheel_of_the_sdist_has_the_same_index(sdist: Path, tmp_path: Path) ->
     assert written == (sdist / "configs" / "index.json").read_bytes()
 
 
+def test_data_that_lies_in_the_wheels_own_place_is_not_taken(sdist: Path, tmp_path: Path) -> None:
+    """It would stand beside the proved files, or instead of them."""
+    shutil.copytree(sdist, tmp_path / "two")
+    for name in ("index.json", "triton_3_7_0/E=8.json"):
+        path = tmp_path / "two" / "fused_moe_configs" / "configs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    build(tmp_path / "two", tmp_path, "--wheel")
+    (built,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        assert "fused_moe_configs/configs/triton_3_7_0/E=8.json" not in archive.namelist()
+        written = archive.read("fused_moe_configs/configs/index.json")
+    assert written == (sdist / "configs" / "index.json").read_bytes()
+
+
 def test_a_folder_with_neither_records_nor_an_index_is_not_built(sdist: Path, tmp_path: Path) -> None:
     shutil.copytree(sdist, tmp_path / "half")
     (tmp_path / "half" / "configs" / "index.json").unlink()

@@ -73,7 +73,7 @@ def test_what_a_wheel_wrote_is_quoted_and_nothing_else(world: World, github: Fak
     assert run.jobs == {"canary": "failure", "canary-report": "success", "canary-issue": "success"}, run
     assert github.writes == [("POST", f"/repos/{REPOSITORY}/issues", TOKEN)]
     (issue,) = github.issues
-    assert issue["title"] == "An engine reads our files differently"
+    assert issue["title"] == "An engine reads our files or runs without them differently"
     assert [line for line in issue["body"].split("\n") if "@everyone" in line] == [
         f"- `a file`: `{DIFFERENCE.replace('`', chr(39))}`"
     ], "code, which GitHub renders as it stands"

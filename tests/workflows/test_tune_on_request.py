@@ -15,6 +15,7 @@ from tests.tools.pull_request.git_repository import GitRepository
 from tests.workflows.act import REPOSITORY, Run, World
 from tests.workflows.fake_github import FakeGitHub
 from tests.workflows.repository import TUNED
+from tools.registry.models import Asked
 from tools.tune.request import parse
 from tools.tune.subject import ModelSource, Parallel
 
@@ -47,7 +48,7 @@ def test_what_was_asked_for_is_proposed(world: World, remote: GitRepository, git
     run = world.act("tune-on-request", "workflow_dispatch", dispatch(dtype="fp8_w8a8"))
     assert run.jobs == ALL, run
     request = parse(asked_of_the_tuner(world))
-    assert request.sources == (ModelSource(MODEL, Parallel(16, 1), "fp8_w8a8"),)
+    assert request.sources == (ModelSource(MODEL, Parallel(16, 1), Asked("fp8_w8a8")),)
     assert (request.effort.time_budget_s, str(request.files.output)) == (300, "tuned")
     (branch,) = remote.git("for-each-ref", "--format=%(refname:short)", "refs/heads/tune").split("\n")
     assert remote.git("rev-parse", f"{branch}^") == main

@@ -112,6 +112,18 @@ def test_evidence_is_judged_by_the_bases_code(world: World, remote: GitRepositor
     assert found == {"verified": INSIDE_RECORDS, "own-judge": min(CARELESS)}
 
 
+def test_what_python_would_take_before_a_judge_is_refused_beside_evidence(
+    world: World, remote: GitRepository, sound: Mapping[str, bytes]
+) -> None:
+    """A package `floor/` beside floor.py lets any time pass where the pull request's own code proves it."""
+    package = "tools/measure/floor/__init__.py"
+    second = f"fused_moe_configs/configs/E=8,N=1024,device_name={H100}.json"
+    run = judge(world, remote, {**sound, package: b"def least_us(*a): return 0.0\n", second: b"{}"})
+    assert run.jobs == {"evidence": "failure"}, run
+    found = {line.title: line.file for line in run.annotations if line.level == "error"}
+    assert found == {"own-judge": package, "outside": second}
+
+
 def test_honest_evidence_passes_its_judge(world: World, remote: GitRepository, sound: Mapping[str, bytes]) -> None:
     run = judge(world, remote, sound)
     assert run.jobs == {"evidence": "success"}, run

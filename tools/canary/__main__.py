@@ -16,10 +16,11 @@ from pathlib import Path
 import fused_moe_configs
 from tools.canary import report
 from tools.canary.check import EngineReport, LoaderFiles, check
-from tools.canary.engines import ENGINES, Package, open_package
+from tools.canary.engines import ENGINES
 from tools.checkout import reference_triton
 from tools.cli import command, path_argument, run
 from tools.errors import UserError
+from tools.launch.engine_package import Package, open_package
 from tools.registry.devices import load_devices
 from tools.scratch import Scratch
 from tools.store.files import discover, write_file

@@ -9,18 +9,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import fused_moe_configs
 from fused_moe_configs.lookup import packed_size
-from tools.canary import answers
+from tools.canary import answers, defaults
 from tools.canary.answers import LAST_TOKEN, NO_VERSION_FOLDER, Answer, Failure, Question
 from tools.canary.child import stand_ins
-from tools.canary.engines import WANTED, EngineLookup, Package
+from tools.canary.engines import WANTED, EngineLookup
+from tools.launch.engine_package import Package
+from tools.launch.heuristic_version import DEFAULT_FUNCTION, FOLLOWED, default_function, sha256_of_cut
 from tools.launch.source_cut import Cut, CutError, cut
 from tools.registry.devices import DeviceRegistry
+from tools.store.record import HeuristicVersion
 from tools.store.strict_json import Json
 from tools.store.workload import Layout, Workload
 from tools.with_parent import bound
@@ -58,6 +61,8 @@ class Difference:
 class EngineReport:
     """modules: where its code was cut from. files: exported, over all exports. asked: look-ups, each for every M.
 
+    defaults: workloads that were asked for without a file, on each kind of machine. default_sha256: of the function
+    that answers there, None where it can't be cut out.
     untold: how many differences there are beside those that are listed.
     """
 
@@ -68,6 +73,8 @@ class EngineReport:
     asked: int
     differences: tuple[Difference, ...]
     untold: int = 0
+    defaults: int = 0
+    default_sha256: str | None = None
 
     @property
     def num_differences(self) -> int:
@@ -88,6 +95,8 @@ class EngineReport:
             "modules": [module[:LONGEST_TEXT] for module in self.modules[:MOST_TOLD]],
             "files": self.files,
             "asked": self.asked,
+            "defaults": self.defaults,
+            "default_sha256": self.default_sha256,
             "differences": [difference.to_json() for difference in told],
             "untold": self.num_differences - len(told),
         }
@@ -104,6 +113,71 @@ class _Export:
 
 
 def check(engine: EngineLookup, package: Package, store: LoaderFiles, scratch: Path, timeout_s: float) -> EngineReport:
+    """Everything that the engine reads otherwise than the loader, or runs otherwise than our table of its heuristic.
+
+    ConfigError: a file of the store is broken.
+    """
+    found = check_look_ups(engine, package, store, scratch, timeout_s)
+    without_a_file = check_defaults(engine.name, package, FOLLOWED[engine.name], scratch / "defaults", timeout_s)
+    modules = {*found.modules, *without_a_file.modules}
+    return replace(
+        found,
+        modules=tuple(sorted(modules)),
+        defaults=without_a_file.asked,
+        default_sha256=without_a_file.sha256,
+        differences=(*without_a_file.differences, *found.differences),
+    )
+
+
+@dataclass(frozen=True)
+class DefaultsChecked:
+    """What the engine's default function answers: where it was cut from, its hash, workloads asked, what differs."""
+
+    modules: tuple[str, ...]
+    sha256: str | None
+    asked: int
+    differences: tuple[Difference, ...]
+
+
+def check_defaults(
+    engine: str, package: Package, followed: HeuristicVersion, scratch: Path, timeout_s: float
+) -> DefaultsChecked:
+    """Runs the engine's default function on the grid beside our table. followed: what our table is of.
+
+    The first difference says that the function has moved.
+    """
+    try:
+        code = default_function(package.read, engine)
+    except CutError as error:
+        return DefaultsChecked((), None, 0, (Difference(DEFAULT_FUNCTION, str(error)),))
+    asked, machines = defaults.questions(), defaults.MACHINES[engine]
+    document = {
+        "engine": engine,
+        "source": code.text,
+        "machines": [
+            {**vars(machine), "questions": [defaults.to_json(engine, question) for question in asked]}
+            for machine in machines
+        ],
+    }
+    apart: list[Difference] = []
+    num_different: int | None = None
+    try:
+        answers = _replies(document, [len(asked)] * len(machines), scratch, timeout_s)
+    except ProcessError as error:
+        apart.append(Difference(DEFAULT_FUNCTION, str(error)))
+    else:
+        for machine, found in zip(machines, answers, strict=True):
+            apart += [Difference(*each) for each in defaults.differences(engine, machine, asked, found)]
+        num_different = len(apart)
+    sha256 = sha256_of_cut(code)
+    if line := defaults.moved(engine, package.version, sha256, followed, num_different):
+        apart.insert(0, Difference(DEFAULT_FUNCTION, line))
+    return DefaultsChecked(code.modules, sha256, len(asked) * len(machines), tuple(apart))
+
+
+def check_look_ups(
+    engine: EngineLookup, package: Package, store: LoaderFiles, scratch: Path, timeout_s: float
+) -> EngineReport:
     """Everything that the engine reads otherwise than the loader. ConfigError: a file of the store is broken."""
     try:
         code = cut(package.read, engine.places, WANTED, stand_ins(engine.name, "", "", ""))
@@ -201,22 +275,26 @@ def ask(
     engine: EngineLookup, code: Cut, asked: Sequence[EngineSetting], scratch: Path, timeout_s: float
 ) -> list[list[Any]]:
     """The answers as the child wrote them, a list for each setting. ProcessError: none, or not in time."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    request, replies = scratch / "request.json", scratch / "answers.json"
     document = {
         "engine": engine.name,
         "source": code.text,
         "last_token": LAST_TOKEN,
         "settings": [_setting(engine, setting) for setting in asked],
     }
+    return _replies(document, [len(setting.questions) for setting in asked], scratch, timeout_s)
+
+
+def _replies(document: Mapping[str, Any], expected: Sequence[int], scratch: Path, timeout_s: float) -> list[list[Any]]:
+    """What a child process answers to the request: lists of these lengths. ProcessError: none, or not in time."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    request, replies = scratch / "request.json", scratch / "answers.json"
     request.write_text(json.dumps(document), "utf-8")
     _run([sys.executable, "-I", str(CHILD), str(request), str(replies)], scratch, timeout_s)
     try:
         found = json.loads(replies.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ProcessError(f"expected answers of the engine's code, found none that can be read ({error})") from error
-    expected = [len(setting.questions) for setting in asked]
-    if not isinstance(found, list) or [len(each) if isinstance(each, list) else -1 for each in found] != expected:
+    if not isinstance(found, list) or [len(each) if isinstance(each, list) else -1 for each in found] != [*expected]:
         raise ProcessError("expected an answer of the engine's code to each question, found another number of them")
     return found
 

@@ -7,6 +7,9 @@ The answers (JSON), one list a setting: {"file_name", "rows", "nearest", "down_f
 or {"error"}. rows: batch size → entry. nearest: [M, entry] for each M from which on another entry serves; the entry
 is null where the engine would run its heuristic. What begins with `down` is null where the engine knows none.
 
+Or, of what runs without a file: {"engine", "source", "machines": [{"is_rocm", "smem_bytes", "questions": [{"E", "N",
+"K", "topk", "dtype", "block_shape", "tokens"}]}]}. An answer is then what `nearest` is above, over the tokens.
+
 Standard library only, and nothing of this project: it runs with whatever the engine's code does to it.
 """
 
@@ -117,9 +120,44 @@ def main(request_path: str, answers_path: str) -> None:
         request = json.load(file)
     code = compile(request["source"], "engine", "exec")
     known: dict[str, tuple[Runs, Runs]] = {}
-    answers = [_answers(request, code, setting, known) for setting in request["settings"]]
+    answers = [_answers(request, code, setting, known) for setting in request.get("settings", ())]
+    answers += [_defaults(request["engine"], code, machine) for machine in request.get("machines", ())]
     with open(answers_path, "w", encoding="utf-8") as file:  # noqa: PTH123
         json.dump(answers, file, default=repr)
+
+
+def default_stand_ins(engine: str, is_rocm: bool, smem_bytes: int | None) -> dict[str, Any]:
+    """What a cut default function finds instead of the engine's settings and the machine. smem_bytes None: no word."""
+    if engine == "vllm":
+        platform = SimpleNamespace(is_rocm=lambda: is_rocm, is_cuda=lambda: not is_rocm)
+        return {"envs": SimpleNamespace(VLLM_BATCH_INVARIANT=False), "current_platform": platform}
+    known = {} if smem_bytes is None else {"shared_memory_per_block_optin": smem_bytes}
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        current_device=lambda: 0,
+        get_device_properties=lambda *_, **__: SimpleNamespace(**known),
+    )
+    execution = SimpleNamespace(deterministic=SimpleNamespace(enable_deterministic_inference=False))
+    return {"get_exec": lambda: execution, "is_hip": lambda: is_rocm, "torch": SimpleNamespace(cuda=cuda)}
+
+
+def _defaults(engine: str, code: Any, machine: dict[str, Any]) -> list[Any]:
+    """What runs without a file on one machine."""
+    namespace: dict[str, Any] = {"__name__": "engine"}
+    found: list[Any] = []
+    try:
+        namespace |= default_stand_ins(engine, machine["is_rocm"], machine["smem_bytes"])
+        exec(code, namespace)  # the engine's own code: what this process is for
+        default = tolerant(namespace["get_default_config"])
+    except Exception as error:
+        return [{"error": f"{type(error).__name__}: {error}"[:300]} for _ in machine["questions"]]
+    for question in machine["questions"]:
+        tokens = question.pop("tokens")
+        try:
+            found.append(runs([(M, default(M=M, is_marlin=False, **question)) for M in tokens]))
+        except Exception as error:
+            found.append({"error": f"{type(error).__name__}: {error}"[:300]})
+    return found
 
 
 def _answers(

@@ -1,24 +1,14 @@
-"""Where each engine keeps its look-up code, in which layout it reads tuned files; its package as it was published."""
+"""What is asked of each engine's look-up code, and in which layout it reads tuned files."""
 
 from __future__ import annotations
 
-import re
-import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 
-from tools.errors import UserError, reason_of
+from tools.launch.engine_package import LOOK_UP_MODULES
 from tools.store.workload import Layout
-from tools.text import shown_path
 
 WANTED = ("get_config_file_name", "get_moe_configs", "try_get_optimal_moe_config")
 """From a workload to a name, from the name to a table, from the table to the entry of the nearest batch size."""
-
-
-_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+!_-]{0,59}", re.ASCII)
-UNKNOWN_VERSION = "of unknown version"
-"""Also where the package says something else: it stands in an issue's heading."""
 
 
 @dataclass(frozen=True)
@@ -31,112 +21,6 @@ class EngineLookup:
 
 
 ENGINES = {
-    "vllm": EngineLookup("vllm", Layout.VLLM, ("vllm/model_executor/layers/fused_moe/fused_moe.py",)),
-    "sglang": EngineLookup(
-        "sglang",
-        Layout.SGLANG,
-        (
-            "sglang/srt/layers/moe/moe_runner/triton_utils/fused_moe_triton_config.py",
-            "sglang/srt/layers/moe/fused_moe_triton/fused_moe_triton_config.py",
-        ),
-    ),
+    name: EngineLookup(name, layout, LOOK_UP_MODULES[name])
+    for name, layout in (("vllm", Layout.VLLM), ("sglang", Layout.SGLANG))
 }
-
-
-# A package: a wheel, or the folder that one was unpacked or installed into.
-
-MAX_SOURCE_BYTES = 4 << 20
-"""The look-up code has some ten kilobytes; a module larger than this is not read."""
-
-
-class PackageError(UserError):
-    """The path holds no such package."""
-
-
-@dataclass(frozen=True)
-class Package:
-    """read: the source of a file of the package by its path (`vllm/envs.py`), None where there is none."""
-
-    name: str
-    version: str
-    read: Callable[[str], str | None]
-
-
-def open_package(name: str, path: Path) -> Package:
-    """The package `name` in a wheel, in a folder, or in a folder's one wheel of it. PackageError: it isn't there."""
-    path = _wheel_in(name, path)
-    read = _folder(path) if path.is_dir() else _wheel(path)
-    metadata = _metadata(name, path)
-    if metadata is None:
-        raise PackageError(
-            f"{shown_path(path)}: expected {name} with its {name}-….dist-info, found none. "
-            f"Fix: give the wheel, or the folder that it was unpacked or installed into."
-        )
-    text = read(metadata) or ""
-    version = next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Version:")), "")
-    return Package(name, version if _VERSION.fullmatch(version) else UNKNOWN_VERSION, read)
-
-
-def _wheel_in(name: str, path: Path) -> Path:
-    """The wheel in a folder that `pip download` filled; `path` itself where it isn't such a folder."""
-    wheels = sorted(path.glob(f"{name}-*.whl")) if path.is_dir() else []
-    if len(wheels) > 1:
-        raise PackageError(
-            f"{shown_path(path)}: expected one wheel of {name}, found {len(wheels)}. Fix: give one of them."
-        )
-    return wheels[0] if wheels else path
-
-
-def _metadata(name: str, path: Path) -> str | None:
-    if path.is_dir():
-        names = [found.relative_to(path).as_posix() for found in path.glob(f"{name}-*.dist-info/METADATA")]
-    else:
-        with zipfile.ZipFile(path) as wheel:
-            names = [each for each in wheel.namelist() if PurePosixPath(each).match(f"{name}-*.dist-info/METADATA")]
-    return min(names, default=None)
-
-
-def _folder(path: Path) -> Callable[[str], str | None]:
-    def read(inner: str) -> str | None:
-        try:
-            with (path / inner).open("rb") as file:
-                return _text(inner, file.read(MAX_SOURCE_BYTES + 1))
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return None
-
-    return read
-
-
-def _wheel(path: Path) -> Callable[[str], str | None]:
-    try:
-        zipfile.ZipFile(path).close()  # opening reads the index
-    except FileNotFoundError as error:
-        raise PackageError(
-            f"{shown_path(path)}: expected a wheel or a folder, found nothing. Fix: its path."
-        ) from error
-    except (OSError, zipfile.BadZipFile) as error:
-        raise PackageError(
-            f"{shown_path(path)}: expected a wheel, found {reason_of(error)}. Fix: download it again."
-        ) from error
-
-    def read(inner: str) -> str | None:
-        try:
-            with zipfile.ZipFile(path) as wheel, wheel.open(inner) as file:
-                return _text(inner, file.read(MAX_SOURCE_BYTES + 1))
-        except KeyError:
-            return None
-        except (OSError, zipfile.BadZipFile, RuntimeError) as error:
-            raise PackageError(
-                f"{shown_path(path)}: {inner} cannot be read: {reason_of(error)}. Fix: download it again."
-            ) from error
-
-    return read
-
-
-def _text(inner: str, data: bytes) -> str:
-    if len(data) > MAX_SOURCE_BYTES:
-        raise PackageError(f"{inner}: expected at most {MAX_SOURCE_BYTES} bytes, found more.")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise PackageError(f"{inner}: expected UTF-8, found {error.reason} at byte {error.start}.") from error

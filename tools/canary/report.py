@@ -21,11 +21,13 @@ SCHEMA_VERSION = 1
 _MEANING = (
     "The engine's own look-up code, cut out of the package named here, was run on the folders that "
     "`fused-moe-configs export` writes, and its answers were compared with the loader's: entry by entry, and for every "
-    "number of tokens up to 4096."
+    "number of tokens up to 4096. What it runs without a file was run too, and compared with our table of it."
 )
 _WAY_OUT = (
     "Each difference means that an export doesn't give this engine what the loader promises: fix the export, the "
-    "loader or, where the engine has changed how it names or reads files, `tools/store/workload.py` and `tools/canary`."
+    "loader or, where the engine has changed how it names or reads files, `tools/store/workload.py` and "
+    "`tools/canary`. "
+    "One of `get_default_config` means that our files were measured against another heuristic than this engine's."
 )
 
 
@@ -51,10 +53,14 @@ def read(path: Path) -> tuple[EngineReport, ...]:
 def to_markdown(reports: Sequence[EngineReport]) -> str:
     """The whole report: a table of engines, then each one's differences, the first in full."""
     rows = [
-        (each.engine, _code(each.version), str(each.files), str(each.asked), str(each.num_differences))
+        (
+            each.engine,
+            _code(each.version),
+            *map(str, (each.files, each.asked, each.defaults, each.num_differences)),
+        )
         for each in reports
     ]
-    head = ("engine", "version", "files", "look-ups", "differences")
+    head = ("engine", "version", "files", "look-ups", "without a file", "differences")
     lines = ["# Engine canary", "", _MEANING, "", *table(head, rows)]
     if any(report.num_differences for report in reports):
         lines += ["", _WAY_OUT]
@@ -69,7 +75,8 @@ def summary(report: EngineReport) -> str:
     """One line for the terminal."""
     differences = counted(report.num_differences, "difference")
     files, asked = counted(report.files, "exported file"), counted(report.asked, "look-up")
-    return f"{report.engine} {printable(report.version)}: {files}, {asked}, {differences}"
+    without = f"{counted(report.defaults, 'workload')} without a file"
+    return f"{report.engine} {printable(report.version)}: {files}, {asked}, {without}, {differences}"
 
 
 def line(difference: Difference) -> str:

@@ -7,12 +7,18 @@ Both know block scales for fp8 only: int8_w8a8 with blocks runs what 16-bit weig
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from kernels.launch_config import TRITON_DEFAULTS, LaunchConfig
 from tools.store.workload import Workload
 
-_TRITON_WARPS, _TRITON_STAGES = TRITON_DEFAULTS["num_warps"], TRITON_DEFAULTS["num_stages"]
+TABLES: Mapping[str, str] = MappingProxyType({"vllm": "_vllm_table", "sglang": "_sglang_table"})
+"""The function of this module that is our table of an engine's heuristic."""
+
+_TRITON_WARPS = TRITON_DEFAULTS["num_warps"]
+_TRITON_STAGES = TRITON_DEFAULTS["num_stages"]
 _SMALL_SMEM_BYTES = 128 << 10
 
 
@@ -23,6 +29,25 @@ class UnknownHeuristicError(ValueError):
 def vllm_heuristic(workload: Workload, num_tokens: int, *, is_rocm: bool = False) -> LaunchConfig:
     """vLLM's launch config, `clamped`. UnknownHeuristicError: its Triton kernel doesn't run this dtype."""
     _check(workload)
+    return _vllm_table(workload, num_tokens, is_rocm)
+
+
+def sglang_heuristic(
+    workload: Workload, num_tokens: int, *, is_rocm: bool = False, smem_bytes: int | None = None
+) -> LaunchConfig:
+    """SGLang's launch config. smem_bytes: shared memory of a block. UnknownHeuristicError as `vllm_heuristic`."""
+    _check(workload)
+    return _sglang_table(workload, num_tokens, is_rocm, smem_bytes)
+
+
+def clamped(config: LaunchConfig, workload: Workload) -> LaunchConfig:
+    """With BLOCK_SIZE_K as vLLM launches it: at most the smaller side of the scales' block."""
+    if workload.block_shape is None:
+        return config
+    return replace(config, BLOCK_SIZE_K=min(config.BLOCK_SIZE_K, *workload.block_shape))
+
+
+def _vllm_table(workload: Workload, num_tokens: int, is_rocm: bool) -> LaunchConfig:
     is_fp8 = workload.dtype == "fp8_w8a8"
     if workload.block_shape is not None and is_fp8:
         return clamped(_vllm_block(workload.block_shape, num_tokens, is_rocm), workload)
@@ -35,33 +60,6 @@ def vllm_heuristic(workload: Workload, num_tokens: int, *, is_rocm: bool = False
         num_stages=2 if is_rocm else 4 if num_tokens <= 32 else 3,
     )
     return clamped(config, workload)
-
-
-def sglang_heuristic(
-    workload: Workload, num_tokens: int, *, is_rocm: bool = False, smem_bytes: int | None = None
-) -> LaunchConfig:
-    """SGLang's launch config. smem_bytes: shared memory of a block. UnknownHeuristicError as `vllm_heuristic`."""
-    _check(workload)
-    is_decode = num_tokens <= workload.E
-    is_fp8 = workload.dtype == "fp8_w8a8"
-    if workload.block_shape is not None and is_fp8:
-        block_n, block_k = workload.block_shape
-        return LaunchConfig(64, block_n, block_k, 32, 4, 2 if is_rocm else 3)
-    if is_fp8:
-        if smem_bytes is not None and smem_bytes < _SMALL_SMEM_BYTES:
-            return LaunchConfig(32, 64, 256, 1, 4, 4) if is_decode else LaunchConfig(64, 128, 256, 64, 4, 2)
-        stages = 2 if is_rocm else 4
-        return LaunchConfig(64, 128, 128, 1, 4, stages) if is_decode else LaunchConfig(128, 256, 128, 32, 8, stages)
-    if is_decode:
-        return LaunchConfig(16, 32, 64, 1, _TRITON_WARPS, _TRITON_STAGES)
-    return LaunchConfig(64, 64, 32, 8, _TRITON_WARPS, _TRITON_STAGES)
-
-
-def clamped(config: LaunchConfig, workload: Workload) -> LaunchConfig:
-    """With BLOCK_SIZE_K as vLLM launches it: at most the smaller side of the scales' block."""
-    if workload.block_shape is None:
-        return config
-    return replace(config, BLOCK_SIZE_K=min(config.BLOCK_SIZE_K, *workload.block_shape))
 
 
 def _vllm_block(block_shape: tuple[int, int], num_tokens: int, is_rocm: bool) -> LaunchConfig:
@@ -85,6 +83,23 @@ def _vllm_block(block_shape: tuple[int, int], num_tokens: int, is_rocm: bool) ->
 def _band(num_tokens: int, bands: tuple[tuple[int, int], ...], beyond: int) -> int:
     """The value of the first band (most tokens, value) that holds num_tokens."""
     return next((value for most, value in bands if num_tokens <= most), beyond)
+
+
+def _sglang_table(workload: Workload, num_tokens: int, is_rocm: bool, smem_bytes: int | None) -> LaunchConfig:
+    is_decode = num_tokens <= workload.E
+    is_fp8 = workload.dtype == "fp8_w8a8"
+    if workload.block_shape is not None and is_fp8:
+        block_n, block_k = workload.block_shape
+        return LaunchConfig(64, block_n, block_k, 32, 4, 2 if is_rocm else 3)
+    if is_fp8:
+        # SGLang asks CUDA alone how much shared memory there is.
+        if not is_rocm and smem_bytes is not None and smem_bytes < _SMALL_SMEM_BYTES:
+            return LaunchConfig(32, 64, 256, 1, 4, 4) if is_decode else LaunchConfig(64, 128, 256, 64, 4, 2)
+        stages = 2 if is_rocm else 4
+        return LaunchConfig(64, 128, 128, 1, 4, stages) if is_decode else LaunchConfig(128, 256, 128, 32, 8, stages)
+    if is_decode:
+        return LaunchConfig(16, 32, 64, 1, _TRITON_WARPS, _TRITON_STAGES)
+    return LaunchConfig(64, 64, 32, 8, _TRITON_WARPS, _TRITON_STAGES)
 
 
 _KNOWN = frozenset({None, "fp8_w8a8", "int8_w8a8", "int8_w8a16"})

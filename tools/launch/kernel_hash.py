@@ -1,17 +1,16 @@
 """The identity of the kernel that a record was measured on, computable without triton.
 
-SHA-256 over the syntax trees of the JIT functions of kernels/fused_moe_kernel.py, docstrings and formatting left
-out. Fields that are empty are skipped, so that Python versions that add such fields agree.
+SHA-256 over the syntax trees of the JIT functions of kernels/fused_moe_kernel.py, as `syntax_hash` has it.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
-import hashlib
 from pathlib import Path
 
 from tools.checkout import CHECKOUT
+from tools.launch.syntax_hash import sha256_of_code
 
 KERNEL_MODULE = CHECKOUT / "kernels" / "fused_moe_kernel.py"
 
@@ -48,17 +47,5 @@ def hash_source(source: str) -> str:
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.FunctionDef) and any("jit" in ast.dump(d) for d in node.decorator_list)
     ]
-    dump = "\n".join(_dump(function) for function in sorted(functions, key=lambda function: function.name))
-    return hashlib.sha256(dump.encode()).hexdigest()
-
-
-def _dump(node: object) -> str:
-    if isinstance(node, list):
-        return f"[{','.join(map(_dump, node))}]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    values = {name: getattr(node, name, None) for name in node._fields}
-    if isinstance(node, ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
-        values["body"] = node.body[1:]
-    inner = ",".join(f"{name}={_dump(value)}" for name, value in values.items() if value not in (None, []))
-    return f"{type(node).__name__}({inner})"
+    functions.sort(key=lambda function: function.name)
+    return sha256_of_code(functions)

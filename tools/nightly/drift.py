@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tools.launch.heuristic_version import outdated
 from tools.measure.floor import MOST_SPREAD_PCT, least_us
 from tools.measure.panel import LARGEST_RATIO
 from tools.measure.statistics import NOISE_PCT, Verdict, geomean
@@ -72,6 +73,8 @@ class FileDrift:
     id: FileId
     rows: tuple[RowDrift, ...]
     reason: str = ""
+    outdated: tuple[str, ...] = ()
+    """The engines of which the record's heuristic is another one than is measured today: no drift by itself."""
     apart_pct: float | None = None
     """By how much the heuristic drifted more than in the device's other files. None: one of the two wasn't measured.
 
@@ -154,10 +157,11 @@ def _pace_pct(files: Iterable[FileDrift]) -> float | None:
 def _file(
     planned: PlannedFile, measured: MeasuredFile, record: Record | None, margin_pct: float, device: Device | None
 ) -> FileDrift:
+    older = outdated(record) if record else ()
     if not measured.is_measured:
-        return FileDrift(planned.id, (), measured.reason or "no reason")
+        return FileDrift(planned.id, (), measured.reason or "no reason", older)
     recorded = record.rows if record else {}
-    return FileDrift(planned.id, tuple(_rows(planned, measured.rows, recorded, margin_pct, device)))
+    return FileDrift(planned.id, tuple(_rows(planned, measured.rows, recorded, margin_pct, device)), outdated=older)
 
 
 def _rows(
@@ -218,6 +222,10 @@ _APART = (
     "Against these records the heuristic reads otherwise than against the device's other ones, by over {most:g} %: "
     "what they say of it was not measured on such a machine, or a new Triton changed one kernel alone."
 )
+_OUTDATED = (
+    "Recorded against an older heuristic of the engine named, so that tonight's times of the heuristic may be of "
+    "another launch config than the record's (`tools/launch/heuristic_version.py`):"
+)
 _WAY_OUT = "Re-tune the files below (`nox -s tune`), or update their records and give the reason."
 
 
@@ -231,6 +239,10 @@ def to_markdown(devices: Sequence[DeviceDrift], commit: str, margin_pct: float) 
     if apart := [file for file in drifted if file.is_apart]:
         lines += ["", _APART.format(most=MOST_APART_PCT), ""]
         lines += [f"- `{file.id.relative}`: {_signed(file.apart_pct)}" for file in apart[:100]]
+    if older := [file for device in devices for file in device.files if file.outdated]:
+        lines += ["", _OUTDATED, ""]
+        lines += [f"- `{file.id.relative}`: {' and '.join(file.outdated)}" for file in older[:100]]
+        lines += [f"- and {len(older) - 100} more"] if len(older) > 100 else []
     unmeasured = [file for device in devices for file in device.files if file.reason]
     if unmeasured:
         lines += ["", "Not measured:", "", *(f"- `{file.id.relative}`: {file.reason}" for file in unmeasured[:100])]

@@ -13,14 +13,14 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
 from tools.checkout import CHECKOUT
 from tools.errors import UserError
 from tools.git import CommitError, Repository
-from tools.pull_request.documents import MERGED, FileId, Leg, Plan, PlannedFile
+from tools.pull_request.documents import MAX_LEG_FILES, MERGED, FileId, Leg, Plan, PlannedFile
 from tools.pull_request.plan import planned_shapes
 from tools.registry.devices import DeviceRegistry
 from tools.registry.models import ModelRegistry, load_models
@@ -54,20 +54,31 @@ def measurable(
 
 
 def of_night(files: Sequence[PlannedFile], day: datetime.date, count: int) -> tuple[PlannedFile, ...]:
-    """The files that are due on that day, `count` of them or all there are."""
+    """The files that are due on that day, `count` of them or all there are; those of another day come first then."""
     # Shuffled the same way every night, so that a night's files are of many models and devices.
     circle = sorted(files, key=lambda file: hashlib.sha256(str(file.id.relative).encode()).digest())
-    start = day.toordinal() * count
+    start = day.toordinal() * (count if count < len(circle) else MAX_LEG_FILES)
     return tuple(circle[(start + step) % len(circle)] for step in range(min(count, len(circle))))
 
 
-def plan(files: Iterable[PlannedFile], commit: str, devices: DeviceRegistry) -> Plan:
-    """The plan of a night. commit: main's head, 40 hexadecimal digits."""
+def plan(files: Iterable[PlannedFile], commit: str, devices: DeviceRegistry) -> tuple[Plan, tuple[PlannedFile, ...]]:
+    """The plan of a night, and of the files those that it has no room for. commit: main's head, 40 hexadecimal digits.
+
+    Too many are no reason to measure none: the first ones of each device are taken.
+    """
     legs: defaultdict[str, list[PlannedFile]] = defaultdict(list)
-    for file in sorted(files, key=lambda file: str(file.id.relative)):
+    for file in files:
         device = devices.get(file.id.workload.device_name)
         legs[device.name if device else file.id.workload.device_name].append(file)
-    return Plan(MERGED, commit, commit, tuple(Leg(name, tuple(legs[name])) for name in sorted(legs)))
+    found, left_out = Plan(
+        MERGED, commit, commit, tuple(Leg(name, tuple(legs[name])) for name in sorted(legs))
+    ).fitting()
+    by_path = (Leg(leg.device_name, tuple(sorted(leg.files, key=_path))) for leg in found.legs)
+    return replace(found, legs=tuple(by_path)), left_out
+
+
+def _path(file: PlannedFile) -> str:
+    return str(file.id.relative)
 
 
 def planned(

@@ -105,6 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _diff(args: argparse.Namespace) -> int:
     repository = Repository(args.repository)
     found = compare(args.base, args.head, repository)
+    # What a file hides is looked up for each of its readers: of tens of thousands of names that takes minutes.
+    if not args.merged and (too_many := changes.count_refusals(changes.below_root(found.changed))):
+        _refuse(too_many)
+        return 1
     devices = load_devices()
     beside = look_beside(found, repository, devices, triton_releases())
     diff = make_diff(found, load_models(), devices, beside.hidden)
@@ -137,6 +141,7 @@ def _plan(args: argparse.Namespace) -> int:
     if outcome.plan is None:
         _refuse(outcome.refusals)
         return 1
+    _refuse(outcome.refusals, "left out")
     write_file(args.out, outcome.plan.to_bytes())
     # Device names are the registry's.
     devices = [leg.device_name for leg in outcome.plan.legs if leg.device_name in runners]
@@ -154,15 +159,15 @@ def summary(plan: Plan, devices: Sequence[str]) -> str:
     return f"{counted(files, 'tuned file')} to measure{on}" + (f"; no runner: {', '.join(others)}" if others else "")
 
 
-def _refuse(refusals: Sequence[Finding]) -> None:
+def _refuse(refusals: Sequence[Finding], what: str = "refused") -> None:
     """A line for each reason, as annotations where a workflow runs it."""
     said, unsaid = refusals[:MOST_LINES], len(refusals) - MOST_LINES
     if said and os.environ.get("GITHUB_ACTIONS") == "true":
         emit(as_github(Report(len(refusals), tuple(said))))
     for finding in said:
-        say(f"refused: {finding.path}: {finding.message}. Fix: {finding.fix}.")
+        say(f"{what}: {finding.path}: {finding.message}. Fix: {finding.fix}.")
     if unsaid > 0:
-        say(f"refused: {unsaid} further reasons.")
+        say(f"{what}: {unsaid} further reasons.")
 
 
 def _number(text: str) -> int:

@@ -26,6 +26,9 @@ from tools.text import counted, shown
 
 ROOT = "configs"
 
+WHEELS_ROOT = "fused_moe_configs/configs"
+"""Where the build puts the data into a wheel. In a checkout the loader would read what lies there instead of main's."""
+
 MAX_CHANGED_FILES = 1000
 """Files that one pull request may change: files and records of about 500 workloads."""
 
@@ -91,15 +94,22 @@ def touches_registry(changed: Iterable[Change]) -> bool:
 
 def path_refusals(changed: Sequence[Change]) -> list[Finding]:
     """Why a pull request's files are no data, by their number, places, modes and names. Empty: they may be read."""
-    if len(changed) > MAX_CHANGED_FILES:
-        message = f"expected at most {MAX_CHANGED_FILES} changed files, found {len(changed)}"
-        return [refused(ROOT, "count", message, "split the change over several pull requests")]
+    if found := count_refusals(changed):
+        return found
     outside = [change for change in changed if change.path.partition("/")[0] != ROOT]
     if outside:
         message = f"expected changes below {ROOT}/ only, found {len(outside)} outside"
         fix = "open a pull request of its own for code, which is reviewed by itself"
         return [refused(outside[0].path, "outside", message, fix)]
     return [finding for change in changed for finding in _faults(change)]
+
+
+def count_refusals(changed: Sequence[Change]) -> list[Finding]:
+    """Why there are more files than one pull request may change. Empty: there aren't."""
+    if len(changed) <= MAX_CHANGED_FILES:
+        return []
+    message = f"expected at most {MAX_CHANGED_FILES} changed files, found {len(changed)}"
+    return [refused(ROOT, "count", message, "split the change over several pull requests")]
 
 
 def oversized(changed: Iterable[Change], sizes: Mapping[str, int], most: int) -> list[Finding]:
@@ -129,6 +139,14 @@ def mode_fault(change: Change) -> Finding | None:
     found = KINDS.get(after.mode, f"mode {shown(after.mode, 10)}")
     message = f"expected a regular file (mode {REGULAR}), found {found}"
     return refused(change.path, "mode", message, "commit it as a plain file")
+
+
+def _second_root_fault(change: Change) -> Finding | None:
+    """What is wrong with data beside main's own, which nothing proves and every reader would get. None: it is none."""
+    if change.after is None or not f"{change.path}/".startswith(f"{WHEELS_ROOT}/"):
+        return None
+    message = f"expected data below {ROOT}/ only, found a file where the build puts it into a wheel"
+    return refused(change.path, "outside", message, f"move it to {ROOT}/, or remove it")
 
 
 def _is_below_root(change: Change) -> bool:
@@ -282,23 +300,24 @@ BESIDE = (
     "fused_moe_configs/",
     "kernels/",
     "tests/",
-    "tools/bench/",
     "tools/canary/",
     "tools/convert/",
     "tools/github/",
-    "tools/measure/",
     "tools/nightly/",
     "tools/release/",
     "tools/tune/",
 )
 """What one pull request may change together with evidence, beside texts: nothing here decides whether evidence passes.
 
-Whatever is not named here does, also a path that nobody has thought of yet: Python finds `json.py` before its own.
+Whatever is not named here does, also a path that nobody has thought of yet: Python finds `json.py` before its own. So
+do the bench and what takes the times, by which main's own run signs what was merged with them; of the kernel, each
+record has the hash.
 """
 
 JUDGES = frozenset(
     {
         "configs/registry/devices.json",
+        "configs/registry/engines.json",
         "configs/registry/models.json",
         "fused_moe_configs/__init__.py",
         "fused_moe_configs/backends.py",
@@ -309,11 +328,6 @@ JUDGES = frozenset(
         "kernels/__init__.py",
         "kernels/launch_config.py",
         "kernels/problem.py",
-        "tools/measure/__init__.py",
-        "tools/measure/floor.py",
-        "tools/measure/layer.py",
-        "tools/measure/panel.py",
-        "tools/measure/statistics.py",
     }
 )
 """What this gate and the validator read or import from those folders: whose GPU it was, how fast that is, how models
@@ -322,11 +336,20 @@ are split over ranks, and which shapes stand behind a name.
 tests/packaging/test_code_owners.py proves the imports whole.
 """
 
+_IN_PLACE_OF_JUDGES = tuple(f"{judge.removesuffix('.py')}{end}" for judge in sorted(JUDGES) for end in ("/", "."))
+"""How the paths begin that Python takes for such a module before its file: a package, or one that was compiled."""
+
 
 def decides(path: str) -> bool:
-    """Whether a file belongs to what judges evidence: the gate, all that it imports, and what runs it."""
+    """Whether a file belongs to what judges evidence: the gate, all that it imports, and what runs it.
+
+    Also what is read in its place: a package `evidence/` or a compiled `evidence.abi3.so` beside evidence.py, Python's
+    own cache, and git's attributes, by which a checkout holds other bytes than the commit.
+    """
     is_text = "/" not in path and path.endswith(".md")
-    return path in JUDGES or not (is_text or path.startswith(BESIDE))
+    folders, name = path.split("/")[:-1], path.rpartition("/")[2]
+    is_instead = path.startswith(_IN_PLACE_OF_JUDGES) or "__pycache__" in folders or name == ".gitattributes"
+    return path in JUDGES or is_instead or not (is_text or path.startswith(BESIDE))
 
 
 def merge_refusals(
@@ -338,7 +361,7 @@ def merge_refusals(
     """
     plain, found = [], []
     for change in changed:
-        fault = mode_fault(change)
+        fault = mode_fault(change) or _second_root_fault(change)
         found += [fault] if fault else []
         plain += [] if fault else [change]
     if commit is not None:

@@ -76,6 +76,7 @@ class FileChange:
     gain_pct: the median over rows of the time saved, as the record claims it: against the heuristic for an added
     file, against the earlier entry for the changed rows of another. None: the record doesn't give it.
     record_keys: the record's top-level keys that differ. bench_lines: what it has more in `BENCH_LINES`, as text.
+    loses_word: main's own run had measured the file as it was, and nothing says so of what takes its place.
     """
 
     kind: Kind
@@ -86,6 +87,7 @@ class FileChange:
     moved_from: str | None = None
     record_keys: tuple[str, ...] = ()
     bench_lines: tuple[str, ...] = ()
+    loses_word: bool = False
 
     @property
     def tier(self) -> str:
@@ -100,11 +102,11 @@ class FileChange:
     def likeness(self) -> tuple[object, ...]:
         """Files with the same one changed alike. Added and removed ones are grouped by device."""
         if self.kind in (Kind.ADDED, Kind.REMOVED):
-            return self.kind, self.tier, self.device_name
+            return self.kind, self.tier, self.device_name, self.loses_word
         if self.kind in RECORD_ONLY or self.kind is Kind.UNREADABLE:
             return self.kind, self.record_keys
         alike = self.edits if len(self.edits) <= MOST_EDITS else frozenset(edit.key for edit in self.edits)
-        return self.kind, self.moved_from and (self.moved_from, self.tier), alike
+        return self.kind, self.moved_from and (self.moved_from, self.tier), alike, self.loses_word
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,7 @@ def _change(before: Version, after: Version, moved_from: str | None) -> FileChan
     if is_same or not (before.exists or after.exists):
         return None
     if not after.exists:
-        return FileChange(Kind.REMOVED, here)
+        return FileChange(Kind.REMOVED, here, loses_word=before.is_signed)
     if not after.entries or after.file.content.faults or after.workload is None:
         return FileChange(Kind.UNREADABLE, here)
     keys, lines = _record_keys(before, after), _new_bench_lines(before, after)
@@ -253,9 +255,10 @@ def _change(before: Version, after: Version, moved_from: str | None) -> FileChan
         return FileChange(Kind.ADDED, here, tuple(after.entries), gain_pct=gain_pct, bench_lines=lines)
     rows = _changed_rows(before.entries, after.entries)
     edits = frozenset(_edits(before.entries, after.entries))
+    loses_word = before.is_signed and not after.is_signed
     recorded = Kind.UNVERIFIED if before.is_signed and after.record.get("verified") is None else Kind.RECORDED
     kind = Kind.MOVED if moved_from else Kind.RETUNED if rows else recorded
-    return FileChange(kind, here, rows, edits, _gain(before, after, rows), moved_from, keys, lines)
+    return FileChange(kind, here, rows, edits, _gain(before, after, rows), moved_from, keys, lines, loses_word)
 
 
 def _record_keys(before: Version, after: Version) -> tuple[str, ...]:

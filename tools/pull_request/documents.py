@@ -181,6 +181,22 @@ class Plan:
             return f"expected a plan of at most {MAX_BYTES['plan']} bytes, found {size}"
         return None
 
+    def fitting(self) -> tuple[Plan, tuple[PlannedFile, ...]]:
+        """As much of it as its readers take, of every leg alike in its files' order, and what is left out."""
+        empty = replace(self, legs=tuple(Leg(leg.device_name, ()) for leg in self.legs))
+        room = MAX_BYTES["plan"] - len(empty.to_bytes())
+        kept: dict[str, list[PlannedFile]] = {leg.device_name: [] for leg in self.legs}
+        left_out = [file for leg in self.legs for file in leg.files[MAX_LEG_FILES:]]
+        for place in range(MAX_LEG_FILES):
+            for leg in self.legs:
+                for file in leg.files[place : place + 1]:
+                    size = len(_written(file.to_json()))  # the line's end stands for the comma
+                    taken = size <= room
+                    (kept[leg.device_name] if taken else left_out).append(file)
+                    room -= size if taken else 0
+        legs = tuple(Leg(name, tuple(files)) for name, files in kept.items() if files)
+        return replace(self, legs=legs), tuple(left_out)
+
 
 @dataclass(frozen=True)
 class MeasuredRow:

@@ -200,7 +200,7 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class PlanOutcome:
-    """The plan, or why there is none."""
+    """The plan, or why there is none. Beside a plan of what main has already: why files are left out of it."""
 
     plan: Plan | None
     refusals: tuple[Finding, ...]
@@ -228,17 +228,33 @@ def make_plan(request: PlanRequest, repository: Repository, rules: Rules) -> Pla
     if request.number == MERGED:
         # A word that names other evidence came with a merge, or past the gate: it is measured, then signed or removed.
         found = [finding for finding in found if finding.rule != VERIFIED_RULE]
-    else:
-        found = unearned_evidence(files) or found
-    found = found or plan_refusals(files, rules)
-    if found:
+        found += plan_refusals(_without(files, found), rules)
+        if any(not any(_is_about(finding, file) for file in files) for finding in found):
+            return PlanOutcome(None, tuple(found))
+        # One that no runner may measure keeps no other, merged with it, from its measurement.
+        files = _without(files, found)
+    elif found := unearned_evidence(files) or found or plan_refusals(files, rules):
         return PlanOutcome(None, tuple(_with_hint(found, changed)))
     plan = Plan(request.number, request.head_sha, request.base_sha, legs(files, rules))
     if why := plan.why_too_large:
-        return PlanOutcome(None, (refused(ROOT, "size", why, "split the change over several pull requests"),))
+        if request.number != MERGED:
+            return PlanOutcome(None, (refused(ROOT, "size", why, "split the change over several pull requests"),))
+        plan, beyond = plan.fitting()
+        fix = "touch its record in a later change: then it is planned again"
+        found += [refused(config_path(file.id.relative), "size", why, fix) for file in beyond]
     for fault in schemas.faults("plan", plan.to_json()):
         raise CommitError("plan", shown(f"{fault.where}: {fault.message}"), "report it with this commit")
-    return PlanOutcome(plan, ())
+    return PlanOutcome(plan, tuple(found))
+
+
+def _without(files: Iterable[Changed], found: Sequence[Finding]) -> list[Changed]:
+    return [file for file in files if not any(_is_about(finding, file) for finding in found)]
+
+
+def _is_about(finding: Finding, file: Changed) -> bool:
+    """Whether it is about that tuned file, its record, or the folder that one of them lies in."""
+    paths = config_path(file.claimed.relative), records_path(file.claimed.relative)
+    return any(f"{shown(path)}/".startswith(f"{finding.path}/") for path in paths)
 
 
 def check_head(request: PlanRequest, repository: Repository) -> None:

@@ -64,10 +64,20 @@ class Shelf:
         """
         return self.served(relative.name, triton_of(relative), without=relative)
 
+    def order(self, triton: str) -> tuple[PurePosixPath, ...]:
+        """The folders that readers under this Triton go through: all that it decides of what they get."""
+        return tuple(self._tiers(triton))
+
     def _tiers(self, triton: str) -> Mapping[PurePosixPath, str]:
         """Those in which anything lies."""
-        tiers = ordered_tiers(CONFIGS, self.versions, triton)
-        return {folder: tier for folder, tier in tiers.items() if folder in self.folders}
+        if triton not in self._known_tiers:
+            tiers = ordered_tiers(CONFIGS, self.versions, triton)
+            self._known_tiers[triton] = {folder: tier for folder, tier in tiers.items() if folder in self.folders}
+        return self._known_tiers[triton]
+
+    @cached_property
+    def _known_tiers(self) -> dict[str, Mapping[PurePosixPath, str]]:
+        return {}
 
 
 def triton_of(relative: PurePosixPath) -> str:
@@ -96,13 +106,17 @@ def hidings(before: Shelf, after: Shelf, releases: Sequence[str]) -> tuple[Hidin
     came = after.paths - before.paths
     asked = {name for path in came for name in _asked(path.name, after.devices)}
     own = {triton_of(path) for path in came}
+    # A thousand names under each release would be minutes, and most releases have no folder of their own.
+    alike: defaultdict[tuple[tuple[PurePosixPath, ...], ...], list[str]] = defaultdict(list)
+    for triton in {*releases, *own}:
+        alike[before.order(triton), after.order(triton)].append(triton)
     found: defaultdict[tuple[PurePosixPath, PurePosixPath], set[str]] = defaultdict(set)
     for name in asked:
-        for triton in {*releases, *own}:
-            now = after.served(name, triton)
-            earlier = before.served(name, triton) if now in came else None
+        for tritons in alike.values():
+            now = after.served(name, tritons[0])
+            earlier = before.served(name, tritons[0]) if now in came else None
             if now is not None and earlier is not None and earlier in after.paths:
-                found[now, earlier].add(triton)
+                found[now, earlier].update(tritons)
     return tuple(sorted(Hiding(*pair, tuple(sorted(tritons, key=_release))) for pair, tritons in found.items()))
 
 

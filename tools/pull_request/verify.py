@@ -1,7 +1,7 @@
 """`verify`: after the merge, writes `verified` into the records whose figures main's own run has confirmed.
 
-The only writer of that field. A file is verified whole: every row runs, loses to nothing, and holds its claim. Where
-one doesn't, an older `verified` goes; it also goes where it names other evidence than the record's.
+The only writer of that field. A file is verified whole: every row runs, loses to nothing, and holds its claim, in time
+and in gain. Where one doesn't, an older `verified` goes; it also goes where it names other evidence than the record's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tools.pull_request.documents import (
     results_of,
     shortened,
 )
-from tools.pull_request.judge import has_lost, why_unverified
+from tools.pull_request.judge import CLAIM_TOLERANCE_PCT, has_lost, why_unverified
 from tools.pull_request.plan import with_runner
 from tools.pull_request.report import check_plan
 from tools.registry.devices import load_devices
@@ -30,7 +30,7 @@ from tools.registry.models import ModelRegistry, load_models
 from tools.registry.shapes import registered_shapes
 from tools.store import schemas
 from tools.store.files import RECORD, TUNED_FILE, lock, read_file, record_path, write_file
-from tools.store.record import Record, RecordError, Verified, as_record
+from tools.store.record import Record, RecordedRow, RecordError, Verified, as_record
 
 UNSIGNED = "0" * 64
 """Until the line is written: each record signs it with its own evidence."""
@@ -99,6 +99,30 @@ def why_other(record: Record, config: bytes, planned: PlannedFile, file: Measure
     return None
 
 
+def why_overstated(record: Record, file: MeasuredFile) -> str | None:
+    """The row whose gain over the heuristic is farthest below what its record says; None: every gain holds.
+
+    Both times in one ratio: what is told of a file is the gain, and a heuristic that was written down too slow would
+    make any of them. A heuristic that doesn't run here gains nothing less.
+    """
+    worst, told = 1.0 + CLAIM_TOLERANCE_PCT / 100.0, None
+    for num_tokens, row in sorted(file.rows.items()):
+        recorded = record.rows.get(num_tokens)
+        if recorded is None or row.measured_us is None or row.heuristic_us is None:
+            continue
+        here, said = row.measured_us / row.heuristic_us, _worst_ratio(recorded)
+        if here / said > worst:
+            worst = here / said
+            told = f"M={num_tokens}: {here:.3f} of the heuristic's time, recorded as {said:.3f}"
+    return told
+
+
+def _worst_ratio(row: RecordedRow) -> float:
+    """Time over the heuristic's, of the shape where it gains least: main's run tells of that one."""
+    times = [(row.latency_us, row.baseline_us), *((each.latency_us, each.baseline_us) for each in row.by_shape)]
+    return max(own.median / heuristic.median for own, heuristic in times)
+
+
 def _check(line: Verified) -> None:
     """DocumentError: a line that no record may hold."""
     # Alone it lacks the rest of a record; what counts is what is said of the line itself.
@@ -125,12 +149,13 @@ def _write_alone(configs: Path, planned: PlannedFile, file: MeasuredFile, models
     except RecordError:
         return f"not verified, {reason or 'its record is not valid'}"
     other = why_other(record, config.data, planned, file)
-    why = reason or other or why_unknown(planned, models)
+    overstated = why_overstated(record, file)
+    why = reason or other or overstated or why_unknown(planned, models)
     if why is None:
         write_file(path, record.with_verified(line).to_bytes())
         return "verified"
     # Unmeasured, main's earlier word stands as long as it names what lies here.
-    has_failed = other is None and has_lost(file)
+    has_failed = other is None and (has_lost(file) or overstated is not None)
     if record.verified is None or (record.is_verified(config.data) and not has_failed):
         return f"not verified, {why}"
     write_file(path, record.with_verified(None).to_bytes())

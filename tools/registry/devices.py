@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fused_moe_configs.spelling import like
 from tools.registry.reading import (
     REGISTRY_FOLDER,
     RegistryError,
     check_order,
     check_unique,
-    near,
     read_entries,
     unknown,
 )
@@ -92,24 +92,19 @@ class DeviceRegistry:
         """As `get`; an unknown name is a RegistryError that gives the nearest ones."""
         device = self.get(name)
         if device is None:
-            raise RegistryError(unknown("device", name, self.near(name), "configs/registry/devices.json"))
+            known = (known for device in self.devices for known in device.names)
+            raise RegistryError(unknown("device", name, known, "configs/registry/devices.json"))
         return device
 
     def near(self, name: str) -> list[str]:
         """Up to three known names that look like `name`, the nearest first."""
         known = [known for device in self.devices for known in device.names]
-        return near(normalise_device_name(name), known)
+        return like(normalise_device_name(name), known)
 
 
 def normalise_device_name(name: str) -> str:
     """A driver's name as both engines put it into file names: white space runs and `/` become `_`."""
     return re.sub(r"\s+|/", "_", name.strip())
-
-
-def fold_h200(name: str) -> str:
-    """As vLLM goes on from there: every variant of the H200 is NVIDIA_H200. SGLang keeps them apart."""
-    normalised = normalise_device_name(name)
-    return "NVIDIA_H200" if "H200" in normalised.split("_") else normalised
 
 
 def load_devices(path: Path = REGISTRY_FOLDER / "devices.json") -> DeviceRegistry:
@@ -190,7 +185,7 @@ def _check_siblings(path: Path, devices: Sequence[Device]) -> None:
         for name in device.siblings:
             sibling = owners.get(name)
             if sibling is None:
-                hint = "".join(f". Did you mean {hit}?" for hit in near(name, owners)[:1])
+                hint = "".join(f". Did you mean {hit}?" for hit in like(name, owners)[:1])
                 raise _no_sibling(path, device, f"a device of this registry, found {name!r}{hint}", "correct the name")
             if sibling == device:
                 raise _no_sibling(path, device, f"another device, found its own name {name!r}", "leave it out")

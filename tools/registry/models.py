@@ -6,16 +6,17 @@ schema/models.schema.json says what each field means.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from fused_moe_configs.registry import Checkpoint, ServingError
+from fused_moe_configs.serving import split
 from tools.registry.reading import (
     REGISTRY_FOLDER,
     RegistryError,
     check_order,
     check_unique,
-    near,
     read_entries,
     unknown,
 )
@@ -127,6 +128,13 @@ class Model:
         """Every checkpoint with these experts, the one that stands for them first."""
         return (self.id, *self.also)
 
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """As `fused_moe_configs.serving` takes it."""
+        known = {field.name for field in fields(Checkpoint)}
+        facts = vars(self) | vars(self.quantisation)
+        return Checkpoint(**{name: value for name, value in facts.items() if name in known})
+
 
 @dataclass(frozen=True)
 class ModelRegistry:
@@ -146,16 +154,9 @@ class ModelRegistry:
         """As `get`; an unknown id is a RegistryError that gives the nearest ones."""
         model = self.get(name)
         if model is None:
-            raise RegistryError(unknown("model", name, self.near(name), "configs/registry/models.json"))
+            ids = (known for model in self.models for known in model.ids)
+            raise RegistryError(unknown("model", name, ids, "configs/registry/models.json"))
         return model
-
-    def near(self, name: str) -> list[str]:
-        """Up to three known ids that look like `name`, with or without its owner, the nearest first."""
-        ids = [known for model in self.models for known in model.ids]
-        if "/" in name:
-            return near(name, ids)
-        by_short_name = {known.partition("/")[2]: known for known in ids}
-        return [by_short_name[short] for short in near(name, by_short_name)]
 
 
 def load_models(path: Path = REGISTRY_FOLDER / "models.json") -> ModelRegistry:
@@ -170,8 +171,7 @@ def load_models(path: Path = REGISTRY_FOLDER / "models.json") -> ModelRegistry:
             raise RegistryError(reason, "correct one of them", path)
         for placement in model.placements:
             if fault := _misplaced(model, placement):
-                reason = f"{model.id} / placements: {fault}, found {placement}"
-                raise RegistryError(reason, "correct the placement", path)
+                raise RegistryError(f"{model.id} / placements: {placement}: {fault}", "correct the placement", path)
     check_order(path, [model.id.casefold() for model in models])
     check_unique(path, [name.casefold() for model in models for name in model.ids])
     return ModelRegistry(models)
@@ -188,13 +188,11 @@ def unknown_device_classes(models: Iterable[Model], families: Container[str]) ->
 
 
 def _misplaced(model: Model, placement: Placement) -> str | None:
-    """What a placement's sizes should be and aren't. vLLM splits experts unevenly where ep doesn't divide them."""
-    if placement.tp % placement.ep:
-        return "expected an ep that divides tp"
-    if model.N % (placement.tp // placement.ep):
-        return f"expected a tp that divides N={model.N}"
-    if placement.ep > model.E or (model.E % placement.ep and placement.engine != "vllm"):
-        return f"expected an ep that divides E={model.E}"
+    """What a placement's sizes should be and aren't, for the engine that is run so; for either, by SGLang's rules."""
+    try:
+        split(model.checkpoint, placement.engine or "sglang", placement.tp, placement.ep)
+    except ServingError as error:
+        return str(error).partition(". Fix: ")[0].removeprefix(f"{model.id}: ")
     return None
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fused_moe_configs.spelling import did_you_mean
 from tools.checkout import CONFIGS
 from tools.errors import UserError
 from tools.store import schemas
@@ -75,13 +75,7 @@ def check_unique(path: Path, names: list[str]) -> None:
         seen.add(name)
 
 
-def near(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three of the known names that look like `name`, ignoring case, the nearest first."""
-    by_folded = {candidate.casefold(): candidate for candidate in known}
-    return [by_folded[hit] for hit in difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.6)]
-
-
-def unknown(kind: str, name: str, hits: list[str], where: str) -> str:
-    """What to tell about a name that no entry has."""
-    hint = f"Did you mean {' or '.join(hits)}? " if hits else ""
+def unknown(kind: str, name: str, known: Iterable[str], where: str) -> str:
+    """What to tell about a name that no entry has, with those that may be meant."""
+    hint = did_you_mean(name, known)
     return f"{kind}: expected one of {where}, found {name!r}. {hint}Fix: correct the name, or add the {kind} there."

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from kernels.problem import Flavour, QuantMode
+from tools.registry.devices import Device
 from tools.registry.models import SIXTEEN_BIT, Model, ModelRegistry, Quantisation
 from tools.registry.sharding import Engine, Explanation, ShardError, explain_pair, shard
 from tools.store.config_file import ConfigFile
@@ -48,10 +49,15 @@ def shapes_of(file: ConfigFile, models: ModelRegistry) -> tuple[Shape, ...]:
     return tuple(served.shape for served in registered_shapes(file.workload, models))
 
 
-def registered_shapes(workload: Workload, models: ModelRegistry) -> tuple[ShapeOfModels, ...]:
-    """Each shape behind the name, with the models that have it; that of the model on the fewest ranks first."""
+def registered_shapes(
+    workload: Workload, models: ModelRegistry, *, placed_on: Device | None = None
+) -> tuple[ShapeOfModels, ...]:
+    """Each shape behind the name, with the models that have it; that of the model on the fewest ranks first.
+
+    placed_on: None for what a file of this name may hold; a device for what one is tuned for, as in `readers`.
+    """
     by_shape: dict[Shape, list[str]] = {}
-    for reader in readers(workload, models):
+    for reader in readers(workload, models, placed_on=placed_on):
         by_shape.setdefault(reader.shape, []).append(str(reader.found))
     return tuple(ShapeOfModels(shape, tuple(names)) for shape, names in by_shape.items())
 
@@ -106,26 +112,53 @@ class Reader:
     shape: Shape
 
 
-def readers(workload: Workload, models: ModelRegistry) -> tuple[Reader, ...]:
+def readers(workload: Workload, models: ModelRegistry, *, placed_on: Device | None = None) -> tuple[Reader, ...]:
     """The models that a file of this name serves, that on the fewest ranks first; on any device.
+
+    placed_on: only those that people run there: models whose placements on the device's family give this name, as
+    their checkpoints are stored, in an engine that isn't known to pass tuned files by. Where there is none, arithmetic
+    is all that is known, and the answer is the one without a device.
 
     A model counts at the parallel sizes at which vLLM or SGLang asks for exactly this E, N, dtype and scales, from its
     checkpoint as it is stored. One that is stored in 16 bits may also be quantised, while loading or before: per
     tensor, per channel, or in blocks of 128. A model without a gate is another problem than one with a gate, so it
     counts only where no model with a gate reads the name.
     """
-    by_id = {model.id: model for model in models}
     asked = replace(workload, device_name=_ANY_DEVICE, down=False)
+    placed = [] if placed_on is None else _placed(asked, models, placed_on)
+    found = placed or _by_arithmetic(asked, models)
+    gated = tuple(reader for reader in found if reader.model.gated)
+    return gated or tuple(found)
+
+
+def _by_arithmetic(asked: Workload, models: ModelRegistry) -> list[Reader]:
+    by_id = {model.id: model for model in models}
     found = []
-    for explanation in explain_pair(workload.E, workload.N, models):
+    for explanation in explain_pair(asked.E, asked.N, models):
         model = by_id[explanation.model_id]
         quantisation = _quantisation_for(asked, model)
         shapes = (_shape_if_asked(model, engine, explanation, quantisation, asked) for engine in Engine)
         shape = next((shape for shape in shapes if shape is not None), None)
         if shape is not None:
             found.append(Reader(model, explanation, shape))
-    gated = tuple(reader for reader in found if reader.model.gated)
-    return gated or tuple(found)
+    return found
+
+
+def _placed(asked: Workload, models: ModelRegistry, device: Device) -> list[Reader]:
+    found: dict[tuple[Explanation, Shape], Reader] = {}
+    for model in models:
+        for placement in model.placements:
+            engines = tuple(Engine) if placement.engine is None else (Engine(placement.engine),)
+            for engine in engines if placement.device == device.family else ():
+                tp, ep = placement.tp, placement.ep
+                try:
+                    own = shard(model, engine, device_name=_ANY_DEVICE, arch=device.arch, tp=tp, ep=ep)
+                except ShardError:
+                    continue
+                if own.workload == asked and own.serving.reads_tuned_files is not False:
+                    how = Explanation(ep, tp, model.id, own.serving.fused_shared_experts)
+                    found[how, own.shape] = Reader(model, how, own.shape)
+    return sorted(found.values(), key=lambda reader: (reader.found.tp, reader.found))
 
 
 def engines_reading(workload: Workload, shape: Shape, models: Iterable[Model]) -> tuple[Flavour, ...]:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import enum
 import functools
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from fused_moe_configs import serving
 from fused_moe_configs.backends import EngineRelease, choose_release
-from fused_moe_configs.registry import Checkpoint, ServingError
+from fused_moe_configs.registry import ServingError
 from fused_moe_configs.serving import Serving
 from tools.errors import UserError
 from tools.registry.engines import load_engines
-from tools.registry.models import Model, Quantisation
+from tools.registry.models import Model, ModelRegistry, Quantisation
 from tools.store.workload import LOOKED_UP_DTYPES, Layout, Shape, Workload
 
 PARALLEL_SIZES = (1, 2, 4, 8, 16, 32)
@@ -79,7 +80,7 @@ def shard(
     """
     stored = quantisation or model.quantisation
     try:
-        checkpoint = checkpoint_of(model).loaded_as(stored.dtype, stored.block_shape, stored.per_channel_quant)
+        checkpoint = model.checkpoint.loaded_as(stored.dtype, stored.block_shape, stored.per_channel_quant)
         found = serving.serve(checkpoint, _newest(engine), tp, ep, device_name, arch)
     except ServingError as error:
         raise ShardError(str(error)) from error
@@ -101,13 +102,6 @@ def shard(
     return Shard(workload, Shape(found.K, found.top_k, found.ep, found.fused_shared_experts), found)
 
 
-def checkpoint_of(model: Model) -> Checkpoint:
-    """The model as `serving` takes it."""
-    known = {field.name for field in fields(Checkpoint)}
-    facts = vars(model) | vars(model.quantisation)
-    return Checkpoint(**{name: value for name, value in facts.items() if name in known})
-
-
 def explain_pair(E: int, N: int, models: Iterable[Model]) -> tuple[Explanation, ...]:
     """Which models, at which sizes of `PARALLEL_SIZES`, have E experts of N on a rank; fewest ranks first.
 
@@ -117,6 +111,36 @@ def explain_pair(E: int, N: int, models: Iterable[Model]) -> tuple[Explanation, 
     """
     found = (each for model in models for each in _by_pair(model).get((E, N), ()))
     return tuple(sorted(found, key=lambda each: (each.tp, each)))
+
+
+_NAMED_MODEL = re.compile(r"(\S+) tp=([0-9]{1,4})(?: ep=([0-9]{1,4}))?(?: \+([0-9]{1,2}) shared)?", re.ASCII)
+
+
+def named_model_has(name: str, E: int, N: int, shape: Shape, models: ModelRegistry) -> bool | None:
+    """Whether a model has this E, N and shape on a rank, by vLLM's rules or SGLang's. None: the registry knows it not.
+
+    name: as records name it, «deepseek-ai/DeepSeek-V3 tp=16», an id of `also` too. Its dtype is left out of account, as
+    in `explain_pair`; shared experts that aren't named may be fused all the same.
+    """
+    found = _NAMED_MODEL.fullmatch(name)
+    model = models.get(found[1]) if found else None
+    if found is None or model is None:
+        return None
+    tp, ep = int(found[2]), int(found[3] or 1)
+    fusable = {0, model.fused_shared_experts, model.fusable_shared_experts}
+    return model.K == shape.K and any(
+        N == rank.N and shape.top_k == rank.top_k and E in (rank.E, rank.E_later)
+        for engine in Engine
+        for fused in ({int(found[4])} if found[4] else fusable)
+        if (rank := _rank(model, engine, tp, ep, fused)) is not None
+    )
+
+
+def _rank(model: Model, engine: Engine, tp: int, ep: int, fused: int) -> serving.Rank | None:
+    try:
+        return serving.split(model.checkpoint, engine.value, tp, ep, fused)
+    except ServingError:
+        return None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -129,7 +153,7 @@ def _by_pair(model: Model) -> Mapping[tuple[int, int], frozenset[Explanation]]:
 
 
 def _explanations(model: Model) -> Iterator[tuple[int, int, Explanation]]:
-    checkpoint = checkpoint_of(model)
+    checkpoint = model.checkpoint
     on_demand = model.fused_shared_experts or model.fusable_shared_experts
     under_ep = model.fused_shared_experts if checkpoint.fused_under_ep else 0
     for tp in PARALLEL_SIZES:

@@ -257,6 +257,20 @@ class RecordedRow:
 
 
 @dataclass(frozen=True)
+class HeuristicVersion:
+    """Which heuristic `baseline_us` and `baselines` are of, as `tools.launch.heuristic_version` has it.
+
+    version: of the engine's release. sha256: of its own default function, or of this project's table of it.
+    """
+
+    version: str
+    sha256: str
+
+    def to_json(self) -> dict[str, Json]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
 class TunerRun:
     """How a file was found. seconds: wall time. outcomes: candidates by status."""
 
@@ -320,6 +334,7 @@ class Record:
 
     config_sha256: of the file's bytes. kernel_sha256: of the kernel's source, as `tools.launch.kernel_hash` has it.
     environment, kernel_sha256, tuner, rows: of measured figures. attribution: of published ones.
+    heuristics: by engine; None where it isn't known, as in records from before it was written down.
     verified_with, engine_checked: what contributors saw on their own GPUs, claims that `verified` doesn't cover; None
     where the document has no such list, which writing keeps.
     rule: the version of the method that chose the rows. draws: the first seed of each purpose's draws. between: what
@@ -334,6 +349,7 @@ class Record:
     attribution: str | None = None
     environment: Environment | None = None
     kernel_sha256: str | None = None
+    heuristics: Mapping[str, HeuristicVersion] | None = None
     tuner: TunerRun | None = None
     rows: Mapping[int, RecordedRow] = field(default_factory=dict)
     verified_with: tuple[VerifiedWith, ...] | None = None
@@ -347,6 +363,7 @@ class Record:
     def read(cls, document: Mapping[str, Json]) -> Record:
         """A document that is valid by the schema."""
         environment, tuner, verified = (document.get(key) for key in ("environment", "tuner", "verified"))
+        heuristics = document.get("heuristics")
         return cls(
             Workload.read(document["workload"]),
             tuple(map(ShapeOfModels.read, document["shapes"])),
@@ -356,6 +373,7 @@ class Record:
             document.get("attribution"),
             Environment.read(environment) if environment else None,
             document.get("kernel_sha256"),
+            {engine: HeuristicVersion(**each) for engine, each in heuristics.items()} if heuristics else None,
             TunerRun(**tuner) if tuner else None,
             {int(num_tokens): RecordedRow.read(row) for num_tokens, row in document.get("rows", {}).items()},
             _lines(VerifiedWith, document.get("verified_with")),
@@ -374,7 +392,7 @@ class Record:
             "shapes": [shape.to_json() for shape in self.shapes],
             "source": self.source.value,
             **_given(attribution=self.attribution, environment=self.environment and self.environment.to_json()),
-            **_given(kernel_sha256=self.kernel_sha256),
+            **_given(kernel_sha256=self.kernel_sha256, heuristics=self._heuristics_json()),
             "config_sha256": self.config_sha256,
             **_given(tuner=self.tuner and self.tuner.to_json()),
             **_given(rule=self.rule, draws=dict(self.draws) or None),
@@ -431,6 +449,11 @@ class Record:
         if other.config_sha256 != self.config_sha256:
             return self
         return replace(self, verified_with=other.verified_with, engine_checked=other.engine_checked)
+
+    def _heuristics_json(self) -> dict[str, Json] | None:
+        if self.heuristics is None:
+            return None
+        return {engine: self.heuristics[engine].to_json() for engine in ("vllm", "sglang")}
 
     def _rows_json(self) -> dict[str, Json]:
         return {str(num_tokens): self.rows[num_tokens].to_json() for num_tokens in sorted(self.rows)}

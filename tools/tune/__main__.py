@@ -15,14 +15,16 @@ from tools.findings import emit
 from tools.measure.gpu import find_gpu
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.registry.models import ModelRegistry, load_models
+from tools.registry.sharding import Engine
 from tools.store.tiers import version_of_folder
 from tools.text import printable, shown_path
-from tools.tune import session
+from tools.tune import dry_run, session
 from tools.tune.cluster import NodeJob, tune_on_cluster
+from tools.tune.dry_run import DryWorkload, look_ahead, title_of
 from tools.tune.protocol import RunnerError, Subject
 from tools.tune.report import TuneSummary, to_json, to_text
-from tools.tune.request import TuneRequest, arguments_of, arguments_of_effort, parse
-from tools.tune.subject import ModelSource, Source, SubjectError, make_subject, shared_name
+from tools.tune.request import DryRun, TuneRequest, arguments_of, arguments_of_effort, parse
+from tools.tune.subject import ModelSource, Source, SubjectError, find_device, make_subject, shared_name
 from tools.tune.tuner import TuneError
 from tools.tune.write import find_destination, folder_of_tiers
 
@@ -31,6 +33,8 @@ from tools.tune.write import find_destination, folder_of_tiers
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     request = parse(sys.argv[1:] if arguments is None else arguments)
+    if request.dry_run is not None:
+        return _look_ahead(request, request.dry_run)
     if request.ray is not None:
         return _on_cluster(request, request.ray)
     if request.files.replay is not None:
@@ -48,9 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _subjects(request: TuneRequest) -> list[Subject]:
     """All of them first, and where their files go: a mistyped line of --workloads shouldn't show after an hour."""
-    models, devices = load_models(), load_devices()
-    _check_output(request)
-    _check_sources(request, models, devices)
+    models, devices = _checked(request)
     device_name = find_gpu()
     if device_name is None:
         raise UserError(
@@ -58,12 +60,52 @@ def _subjects(request: TuneRequest) -> list[Subject]:
             "nox -s tune -- --replay tests/tools/tune/landscape.jsonl.gz"
         )
     origin = session.origin_here()
-    subjects = [_subject(request, source, device_name, models, devices) for source in request.sources]
+    subjects = [_subject(request, each, device_name, models, devices, request.engine) for each in request.sources]
     for note in filter(None, (shared_name(subject, models) for subject in subjects)):
         _say(note)
     for subject in subjects:
         find_destination(request, subject, origin)
     return subjects
+
+
+def _look_ahead(request: TuneRequest, asked: DryRun) -> int:
+    """The dry run. What is wrong with the request is said as without it."""
+    models, devices = _checked(request)
+    device_name = asked.device_name or find_gpu()
+    if device_name is None:
+        raise UserError(
+            "--dry-run: expected a GPU's name, found no GPU here to ask. Fix: add --device-name, such as "
+            "--device-name NVIDIA_H100_80GB_HBM3."
+        )
+    device = find_device(device_name, devices)
+    workloads: list[DryWorkload] = []
+    notes: list[str] = []
+    for source in request.sources:
+        tuned = _subject(request, source, device_name, models, devices, request.engine)
+        rows, refusals = [], []
+        for engine in Engine if request.engine is None else (request.engine,):
+            try:
+                subject = _subject(request, source, device_name, models, devices, engine)
+                rows.append(look_ahead(source, subject, tuned, engine, device, models, request.batch_sizes[-1]))
+            except UserError as error:  # the engine that tunes it runs it, so one row there is
+                refusals.append(f"{engine}: {error}")
+        if not rows:
+            raise UserError(refusals[0])
+        workloads.append(DryWorkload(title_of(source, tuned), tuple(rows), tuple(refusals)))
+        notes += filter(None, [shared_name(tuned, models)])
+    if request.as_json:
+        emit(json.dumps(dry_run.to_json(workloads, notes), indent=2))
+    else:
+        emit(dry_run.to_text(workloads, notes, device.name))
+    return 0 if all(workload.is_good for workload in workloads) else 1
+
+
+def _checked(request: TuneRequest) -> tuple[ModelRegistry, DeviceRegistry]:
+    """The registries, once all that no GPU is asked for is sound."""
+    models, devices = load_models(), load_devices()
+    _check_output(request)
+    _check_sources(request, models, devices)
+    return models, devices
 
 
 def _check_output(request: TuneRequest) -> None:
@@ -82,14 +124,20 @@ def _check_sources(request: TuneRequest, models: ModelRegistry, devices: DeviceR
     """On any device: what is wrong there is wrong on all."""
     any_other = next(device.name for device in devices if device.vendor == "nvidia" and device.smem_bytes_per_block)
     for source in request.sources:
-        session.with_recorded(request, _subject(request, source, any_other, models, devices))
+        subject = _subject(request, source, any_other, models, devices, request.engine)
+        session.with_recorded(request, subject)
 
 
 def _subject(
-    request: TuneRequest, source: Source, device_name: str, models: ModelRegistry, devices: DeviceRegistry
+    request: TuneRequest,
+    source: Source,
+    device_name: str,
+    models: ModelRegistry,
+    devices: DeviceRegistry,
+    engine: Engine | None,
 ) -> Subject:
     try:
-        return make_subject(source, device_name, models, devices, all_shapes=request.all_shapes)
+        return make_subject(source, device_name, models, devices, engine=engine, all_shapes=request.all_shapes)
     except SubjectError as error:
         where = source.where if isinstance(source, ModelSource) else ""
         raise SubjectError(f"{where}: {error}" if where else str(error)) from error

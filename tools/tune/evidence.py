@@ -16,6 +16,7 @@ from tools.store.record import (
     Compared,
     Decision,
     Environment,
+    HeuristicVersion,
     Latency,
     PartName,
     Record,
@@ -47,13 +48,17 @@ class Rates:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where and how the figures came about. rates None: no floors (a replay on other hardware knows none)."""
+    """Where and how the figures came about. rates None: no floors (a replay on other hardware knows none).
+
+    heuristics: by engine, of all rows of the record; None where rows stay of which it isn't known.
+    """
 
     environment: Environment
     settings: Mapping[str, Json]
     seconds: float
     date: str
     kernel_sha256: str
+    heuristics: Mapping[str, HeuristicVersion] | None
     rates: Rates | None
 
 
@@ -124,6 +129,7 @@ def _record(
         run.date,
         environment=run.environment,
         kernel_sha256=run.kernel_sha256,
+        heuristics=run.heuristics,
         tuner=TunerRun(
             run.settings,
             round(run.seconds, 1),

@@ -58,6 +58,16 @@ class Subject:
         found = {engine: tuple(s for s in shapes if engine in self.engines_of(s)) for engine in Flavour}
         return {engine: places for engine, places in found.items() if places}
 
+    def memory_bytes(self, num_tokens: int) -> int:
+        """GPU memory that tuning up to so many tokens takes, beside the context.
+
+        Weights once for each hidden size, rows for the shape that needs most.
+        """
+        by_width = {layer.hidden_size: layer for layer in self.layers}
+        largest = max(layer.memory_bytes(num_tokens) for layer in self.layers)
+        weights = [layer.weights_bytes for layer in by_width.values()]
+        return largest + sum(weights) - max(weights)
+
     def routing(self, num_tokens: int, shape: int = 0) -> Routing:
         """Of a batch size under one of the shapes, as its first engine aligns it."""
         return self.layers[shape].routing(num_tokens, self.first_engine(shape))

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tools import cli
-from tools.cli import block_shape_argument, path_argument
+from tools.cli import block_shape_argument, one_of, path_argument
 from tools.errors import UserError, reason_of
 from tools.registry.config_json import is_model_id
 from tools.registry.models import Asked
+from tools.registry.sharding import Engine
 from tools.store.strict_json import Json
 from tools.text import printable, shown_path
 from tools.tune.policy import Budget
@@ -66,9 +67,17 @@ class AskedRouting:
 
 
 @dataclass(frozen=True)
+class DryRun:
+    """Nothing is measured or written. device_name: as a driver or a file name spells it; None: this machine's GPU."""
+
+    device_name: str | None = None
+
+
+@dataclass(frozen=True)
 class TuneRequest:
     """A checked command line, but for what only the machine can tell. sources: empty for a replay.
 
+    engine: whose file is tuned; None: vLLM's, or SGLang's where it alone runs the model so. dry_run None: for real.
     routing: what the record says of it; a replay's is the landscape's.
     """
 
@@ -81,6 +90,8 @@ class TuneRequest:
     all_shapes: bool
     ray: str | None
     as_json: bool
+    engine: Engine | None = None
+    dry_run: DryRun | None = None
     routing: str = PANEL
 
     @property
@@ -118,7 +129,8 @@ class Flag:
     """A flag, and when it has an effect: one that would change nothing is refused as a mistake.
 
     reads: what argparse needs to read it. only_with: the ways to name the workload with which it has an effect.
-    not_with: the flag beside which it has none. within: the least and the most that its numbers may be.
+    not_with: the flag beside which it has none. beside: the flag without which it has none. within: the least and the
+    most that its numbers may be.
     """
 
     name: str
@@ -126,6 +138,7 @@ class Flag:
     reads: Mapping[str, Any]
     only_with: tuple[str, ...] = WAYS
     not_with: str | None = None
+    beside: str | None = None
     within: tuple[int, int] | None = None
 
     @property
@@ -192,9 +205,32 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         ),
         Flag(
             "--all-shapes",
-            "every (K, top_k) that registered models have with this file name",
+            "also every (K, top_k) behind this file name that people run on this GPU, by models.json's placements",
             {"action": "store_true"},
             only_with=ON_A_GPU,
+        ),
+    ),
+    "whose file, and a look before anything is measured": (
+        Flag(
+            "--engine",
+            "whose file; default: vLLM's, or SGLang's where it alone runs the model so; with --dry-run both",
+            {"type": one_of(Engine), "metavar": "{vllm,sglang}"},
+            only_with=ON_A_GPU,
+        ),
+        Flag(
+            "--dry-run",
+            "measure nothing: say of each engine which file it asks for, its sizes, dtype and scales, the memory that "
+            "tuning takes, how many launch configs are tried, and whether it reads the file by default",
+            {"action": "store_true"},
+            only_with=ON_A_GPU,
+            not_with="--ray",
+        ),
+        Flag(
+            "--device-name",
+            "the GPU of the dry run, as its driver or a file name spells it; default: this machine's",
+            {"metavar": "D"},
+            only_with=ON_A_GPU,
+            beside="--dry-run",
         ),
     ),
     "how": (
@@ -275,7 +311,9 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.tune",
         description="Finds the best launch config for every batch size of a workload, on this machine's GPU.",
-        epilog="Exit 0: tuned. 1: a row could not be decided. 2: bad use, or impossible here; nothing was written.",
+        epilog="Exit 0: tuned. 1: a row could not be decided. 2: bad use, or impossible here; nothing was written. "
+        "With --dry-run, 0: each file fits the GPU's memory and an engine reads it, as far as is known; 1: one doesn't "
+        "fit, or no engine that was asked about reads it by default; 2: bad use, or nothing to tune.",
     )
     for title, flags in FLAGS.items():
         group = parser.add_argument_group(title)
@@ -305,6 +343,8 @@ def parse(arguments: Sequence[str]) -> TuneRequest:
         options.all_shapes,
         options.ray,
         options.format == "json",
+        options.engine,
+        DryRun(options.device_name) if options.dry_run else None,
     )
 
 
@@ -327,6 +367,10 @@ def _check_effects(given: Mapping[str, Any], way: str) -> None:
     for flag in flags:
         if flag.not_with in given:
             raise UserError(f"{flag.name}: expected without {flag.not_with}, found both: it would change nothing.")
+        if flag.beside is not None and flag.beside not in given:
+            raise UserError(f"{flag.name}: expected with {flag.beside}, found it alone: it would change nothing.")
+    if "--engine" in given and way == SIZES and "--dry-run" not in given:
+        raise UserError(f"--engine: expected with --dry-run beside {SIZES}, found it alone: it would change nothing.")
     if "--decide-by-recorded" in given and "--routing" not in given:
         raise UserError("--decide-by-recorded: expected with --routing FILE, found none: it would change nothing.")
     if "--force-version-file" in given and way == REPLAY and "--output" not in given:
@@ -435,5 +479,6 @@ def arguments_of_effort(request: TuneRequest) -> tuple[str, ...]:
     return (
         *("--num-tokens", *map(str, request.batch_sizes)),
         *("--time-budget", str(request.effort.time_budget_s)),
+        *(("--engine", request.engine.value) if request.engine else ()),
         *(flag for flag, is_given in flags.items() if is_given),
     )

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fused_moe_configs.serving import Serving
+from fused_moe_configs.spelling import did_you_mean
 from kernels.problem import DTYPES, QuantMode
 from tools.errors import UserError
 from tools.registry.config_json import read_config_json
@@ -22,7 +24,7 @@ from tools.registry.models import (
 )
 from tools.registry.reading import RegistryError
 from tools.registry.shapes import engines_reading, registered_shapes, why_not_measured, without_gate
-from tools.registry.sharding import Engine, ShardError, shard
+from tools.registry.sharding import Engine, Explanation, ShardError, shard
 from tools.store.record import ShapeOfModels
 from tools.store.workload import MAX_DIMENSION, Shape, Workload
 from tools.text import printable
@@ -81,23 +83,30 @@ Source = ModelSource | ConfigJsonSource | SizesSource
 
 
 def make_subject(
-    source: Source, device_name: str, models: ModelRegistry, devices: DeviceRegistry, *, all_shapes: bool = False
+    source: Source,
+    device_name: str,
+    models: ModelRegistry,
+    devices: DeviceRegistry,
+    *,
+    engine: Engine | None = None,
+    all_shapes: bool = False,
 ) -> Subject:
     """The subject on the device that reports `device_name`.
 
-    all_shapes: every shape that registered models have behind the same file name, instead of the one asked for.
+    engine: whose split and name; None: vLLM's, or SGLang's where it alone runs the model so.
+    all_shapes: beside the one asked for every shape behind the same file name that people run on this device.
     SubjectError: unknown, indivisible, or nothing that this kernel and the engines' heuristics cover.
     """
-    device = _find_device(device_name, devices)
+    device = find_device(device_name, devices)
     assert device.target is not None
     assert device.arch is not None
     assert device.smem_bytes_per_block is not None
     try:
-        workload, named, quant = _read(source, device_name, models)
+        workload, named, quant = _read(source, device_name, models, engine)
         _check_sizes(workload, named.shape)
     except (RegistryError, ShardError) as error:
         raise SubjectError(f"{printable(str(error)).removesuffix('.')}.") from error
-    shapes = _shapes(workload, named, models, every=all_shapes)
+    shapes = _shapes(workload, named, models, device if all_shapes else None)
     subject = Subject(workload, shapes, quant, device.target, device.arch, device.smem_bytes_per_block)
     return with_shapes(subject, shapes, models)
 
@@ -119,7 +128,7 @@ def shared_name(subject: Subject, models: ModelRegistry) -> str:
     )
 
 
-def _find_device(device_name: str, devices: DeviceRegistry) -> Device:
+def find_device(device_name: str, devices: DeviceRegistry) -> Device:
     """With architecture and shared memory. SubjectError: unknown, or none that this kernel is tuned on."""
     device = devices.get(device_name)
     expected = "GPU: expected one of configs/registry/devices.json"
@@ -131,8 +140,9 @@ def _find_device(device_name: str, devices: DeviceRegistry) -> Device:
         )
     name = printable(normalise_device_name(device_name))
     if device is None:
+        hint = did_you_mean(device_name, (known for each in devices for known in each.names))
         fix = f'add "{name}" there, with vendor, family, arch and smem_bytes_per_block'
-        raise SubjectError(f"{expected}, found {device_name!r}. Fix: {fix}.")
+        raise SubjectError(f"{expected}, found {device_name!r}. {hint}Fix: {fix}.")
     missing = [fact for fact in ("arch", "smem_bytes_per_block") if getattr(device, fact) is None]
     if missing:
         fix = f"give {' and '.join(missing)} in the entry of {device.name}"
@@ -140,7 +150,27 @@ def _find_device(device_name: str, devices: DeviceRegistry) -> Device:
     return device
 
 
-def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Workload, ShapeOfModels, QuantMode]:
+def serving_of(source: Source, device: Device, models: ModelRegistry, engine: Engine) -> Serving:
+    """What the engine runs for what a source names, and the file that it reads. SubjectError: it runs no such thing."""
+    match source:
+        case SizesSource(E, N, K, top_k, asked):
+            parallel = Parallel()
+            model = Model("", E, N, K, top_k, asked.of(Quantisation("bf16")), source="")
+        case ModelSource(name, parallel, asked, _):
+            known = models.find(name)
+            model = replace(known, quantisation=asked.of(known.quantisation))
+        case ConfigJsonSource(path, parallel, asked, model_id):
+            model = read_config_json(path, asked, model_id).model
+    tp, ep = parallel.tp, parallel.ep
+    try:
+        return shard(model, engine, device_name=device.name, arch=device.arch, tp=tp, ep=ep).serving
+    except ShardError as error:
+        raise SubjectError(printable(str(error))) from error
+
+
+def _read(
+    source: Source, device_name: str, models: ModelRegistry, engine: Engine | None
+) -> tuple[Workload, ShapeOfModels, QuantMode]:
     match source:
         case SizesSource():
             return _of_sizes(source, device_name, models)
@@ -150,13 +180,13 @@ def _read(source: Source, device_name: str, models: ModelRegistry) -> tuple[Work
             except RegistryError as error:
                 raise SubjectError(f"{printable(str(error))} Or {_SAY_SIZES}.") from error
             _check_gate(model, name)
-            return _of_model(model, name, parallel, asked.of(model.quantisation), device_name)
+            return _of_model(model, name, parallel, asked.of(model.quantisation), device_name, engine)
         case ConfigJsonSource(path, parallel, asked, model_id):
             checkpoint = read_config_json(path, asked, model_id)
             model = checkpoint.model
             title = f"{model.id} ({checkpoint.dtype_from})"
             _check_gate(model, f"{model.id} ({checkpoint.gate_from})")
-            workload, named, quant = _of_model(model, title, parallel, model.quantisation, device_name)
+            workload, named, quant = _of_model(model, title, parallel, model.quantisation, device_name, engine)
             names = (f"{model.id} {parallel}",) if checkpoint.is_named else ()
             return workload, ShapeOfModels(named.shape, names), quant
 
@@ -188,14 +218,15 @@ def _of_sizes(
 
 
 def _of_model(
-    model: Model, title: str, parallel: Parallel, quantisation: Quantisation, device_name: str
+    model: Model, title: str, parallel: Parallel, quantisation: Quantisation, device_name: str, engine: Engine | None
 ) -> tuple[Workload, ShapeOfModels, QuantMode]:
     _check_dtype(title, quantisation.dtype)
     # vLLM has no name for int8_w8a8; SGLang alone splits experts over some of the ranks and each of them over the rest.
     is_sglangs = quantisation.dtype == "int8_w8a8" or 1 < parallel.ep < parallel.tp
-    engine = Engine.SGLANG if is_sglangs else Engine.VLLM
+    engine = engine or (Engine.SGLANG if is_sglangs else Engine.VLLM)
     found = shard(model, engine, device_name=device_name, tp=parallel.tp, ep=parallel.ep, quantisation=quantisation)
-    named = ShapeOfModels(found.shape, (f"{title} {parallel}",))
+    how = Explanation(parallel.ep, parallel.tp, title, found.serving.fused_shared_experts)
+    named = ShapeOfModels(found.shape, (str(how),))
     return found.workload, named, _quant(found.workload, quantisation)
 
 
@@ -234,10 +265,14 @@ def _quant(workload: Workload, quantisation: Quantisation) -> QuantMode:
 
 
 def _shapes(
-    workload: Workload, named: ShapeOfModels, models: ModelRegistry, *, every: bool
+    workload: Workload, named: ShapeOfModels, models: ModelRegistry, placed_on: Device | None
 ) -> tuple[ShapeOfModels, ...]:
-    """The one asked for first, with every registered model that has it; with `every` the others behind the name too."""
-    registered = registered_shapes(workload, models)
-    same = [name for served in registered if served.shape == named.shape for name in served.models]
+    """The one asked for first, with every registered model that has it; then those that people run on the device."""
+    same = [
+        name for known in registered_shapes(workload, models) if known.shape == named.shape for name in known.models
+    ]
     first = ShapeOfModels(named.shape, tuple(dict.fromkeys((*named.models, *same))))
-    return (first, *(served for served in registered if every and served.shape != named.shape))
+    if placed_on is None:
+        return (first,)
+    others = registered_shapes(workload, models, placed_on=placed_on)
+    return (first, *(known for known in others if known.shape != named.shape))

@@ -95,22 +95,13 @@ def _look_around(machine: Any, spec: WorkerSpec) -> Refusal | tuple[Environment,
     if devices.get(name) != devices.get(wanted):
         return Refusal(f"GPU: expected {wanted}, found {name}. Fix: CUDA_VISIBLE_DEVICES chooses another.")
     free, total = machine.cuda.mem_get_info()
-    need = _memory_bytes(spec)
+    need = spec.subject.memory_bytes(spec.max_num_tokens)
     if need > free:
         return Refusal(
             f"{spec.subject.workload.file_name()}: expected {need / 2**30:.1f} GiB of free GPU memory for weights and "
             f"activations, found {free / 2**30:.1f}. Fix: a larger tp or ep, or smaller batch sizes (--num-tokens)."
         )
     return environment_here(machine, triton), busy_notes(free, total)
-
-
-def _memory_bytes(spec: WorkerSpec) -> int:
-    """Weights once for each hidden size, rows for the shape that needs most."""
-    shapes = spec.subject.layers
-    by_width = {shape.hidden_size: shape for shape in shapes}
-    largest = max(shape.memory_bytes(spec.max_num_tokens) for shape in shapes)
-    others = [shape.weights_bytes for shape in by_width.values()]
-    return largest + sum(others) - max(others)
 
 
 # ---------------------------------------------------------------

@@ -17,6 +17,7 @@ from kernels.launch_config import LaunchConfig
 from tools import cli
 from tools.checkout import CONFIGS, reference_triton
 from tools.errors import UserError, reason_of
+from tools.launch.heuristic_version import MeasuredHeuristics, measured_heuristics, outdated
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import PromotionPolicy
 from tools.store import schemas
@@ -31,7 +32,7 @@ from tools.store.files import (
     version_folder,
     write_file,
 )
-from tools.store.record import Environment, Record, RecordedRow, ShapeOfModels, VerifiedWith
+from tools.store.record import Environment, HeuristicVersion, Record, RecordedRow, ShapeOfModels, VerifiedWith
 from tools.store.tiers import LEGACY, RECORDS, REGISTRY, Found, Role, version_of_folder
 from tools.store.workload import Workload, parse_file_name
 from tools.text import printable, shown_path
@@ -118,7 +119,7 @@ def folder_of_tiers(wanted: Path | None) -> Path:
 
 
 def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subject, origin: Origin) -> None:
-    """UserError: rows that stay would pass as measured under shapes, Triton or kernel that they weren't."""
+    """UserError: rows that stay would pass as measured under shapes, Triton, kernel or heuristics that they weren't."""
     record = standing.record
     if record is None or set(standing.entries) <= set(batch_sizes):
         return
@@ -133,6 +134,11 @@ def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subjec
                 f"--num-tokens: expected the rows that stay, in {shown_path(standing.place.record_path)}, to be of "
                 f"this run's {name}, {expected}, found {found}. Fix: tune all batch sizes."
             )
+    if engines := outdated(record):
+        raise UserError(
+            f"--num-tokens: expected the rows that stay, in {shown_path(standing.place.record_path)}, to be measured "
+            f"against this run's heuristic of {' and '.join(engines)}, found an older one. Fix: tune all batch sizes."
+        )
 
 
 def _sizes(shapes: Sequence[ShapeOfModels]) -> str:
@@ -331,13 +337,14 @@ def _fault(file: ConfigFile) -> str | None:
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """What a run measured, and on which kernel."""
+    """What a run measured, on which kernel, and against which heuristics."""
 
     result: TuneResult
     rates: Rates | None
     seconds: float
     notes: tuple[str, ...] = ()
     kernel_sha256: str = field(default_factory=kernel_sha256)
+    heuristics: MeasuredHeuristics = field(default_factory=measured_heuristics)
 
 
 def deliver(
@@ -375,12 +382,20 @@ def _deliver(
         holds = f"the file of {tier}/" if tier else "the default file"
         note = f"{holds} holds under Triton {triton}: no version file is written"
         return summarise(subject, replace(measured, notes=(*measured.notes, note)), (now.place.record_path,))
-    run = Provenance(environment, request.settings, measured.seconds, _today(), measured.kernel_sha256, measured.rates)
     origin = Origin(triton, measured.kernel_sha256)
     standing = _standing(place, is_partial=request.is_partial)
     kept = standing if request.is_partial else None
     if kept is not None:
         check_origin(kept, request.batch_sizes, subject, origin)
+    run = Provenance(
+        environment,
+        request.settings,
+        measured.seconds,
+        _today(),
+        measured.kernel_sha256,
+        _heuristics(measured, kept),
+        measured.rates,
+    )
     entries = {**(kept.entries if kept else {}), **evidence.entries(result.rows)}
     config = canonical_entries(entries)
     between = () if request.is_partial else result.between
@@ -413,8 +428,16 @@ def _write_down(
         check_origin(kept, [row.num_tokens for row in rows], subject, origin)
     entries = {**(kept.entries if kept else {}), **(gaining or evidence.entries(rows))}
     config = canonical_entries(entries)
+    run = replace(run, heuristics=_heuristics(measured, kept))
     record = evidence.down_record(subject, rows, measured.result.counts, run, config, kept.rows if kept else {})
     return write_pair(place, config, _with_lines(record, standing)), ()
+
+
+def _heuristics(measured: MeasuredRun, kept: Existing | None) -> Mapping[str, HeuristicVersion] | None:
+    """Of the whole record. None: rows stay whose record doesn't say."""
+    staying = set(kept.rows) - {row.num_tokens for row in measured.result.rows} if kept else ()
+    is_known = not staying or (kept is not None and kept.record is not None and kept.record.heuristics is not None)
+    return measured.heuristics.versions if is_known else None
 
 
 def _standing(place: Place, *, is_partial: bool) -> Existing | None:
@@ -458,7 +481,7 @@ CUT_SHORT = "search stopped at its time limit with candidates left; a larger --t
 
 def summarise(subject: Subject, measured: MeasuredRun, files: tuple[Path, ...]) -> TuneSummary:
     """What is printed at the end. files: what was written."""
-    notes = (*measured.notes, *([CUT_SHORT] if measured.result.is_cut_short else []))
+    notes = (*measured.notes, *measured.heuristics.notes, *([CUT_SHORT] if measured.result.is_cut_short else []))
     shapes = tuple(str(named.shape) for named in subject.shapes)
     return TuneSummary(
         subject.workload.file_name(),

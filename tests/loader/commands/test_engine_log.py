@@ -398,7 +398,7 @@ def test_a_disk_that_fails_in_the_middle_is_no_traceback(store, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--engine-log", "x", "--model-like", "8", "1"], ["--engine-log", "x", "--dtype", "fp8_w8a8"],
+    "arguments", [["--engine-log", "x", "--model", "a/B"], ["--engine-log", "x", "--dtype", "fp8_w8a8"],
                   ["--engine-log", "x", "--device-name", "D"], ["--format", "json"], ["--engine-log"]],
 )  # fmt: skip
 def test_what_would_have_no_effect_is_refused(store, capsys, arguments):

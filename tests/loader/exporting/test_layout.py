@@ -246,3 +246,11 @@ def test_a_siblings_down_file_goes_with_its_up_file(store, destination, siblings
     export(destination, "sglang", device_name="A", siblings=True)
     up = f"{SGLANG}/{name(device='A')}"
     assert tree(destination) == {up: 1, up.replace(".json", "_down.json"): 2}
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_the_builds_index_is_no_tuned_file_and_no_matter_of_notes(store, destination, engine):
+    store.add(D, 1)
+    store.write("index.json", {"schema_version": 1, "files": []})
+    assert "index.json" not in notes(store, destination, engine)
+    assert [*tree(destination).values()] == [1]

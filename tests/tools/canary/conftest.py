@@ -13,6 +13,9 @@ import pytest
 import fused_moe_configs
 from fused_moe_configs import api
 from tests.builders import H100, Store, entry
+from tools.canary import check, defaults
+from tools.launch.heuristic_version import default_function, sha256_of_cut
+from tools.store.record import HeuristicVersion
 
 HERE = Path(__file__).parent
 SOURCES = {
@@ -64,6 +67,24 @@ class FakeEngine:
 
 def engine(name: str) -> FakeEngine:
     return FakeEngine(name, {path: (HERE / text).read_text("utf-8") for path, text in SOURCES[name].items()})
+
+
+def heuristic(of: FakeEngine) -> HeuristicVersion:
+    """As our table would name it, if it followed this release."""
+    return HeuristicVersion(of.version, sha256_of_cut(default_function(of.modules.get, of.name)))
+
+
+@pytest.fixture(autouse=True)
+def followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our table is the one of the engines written for these tests: they answer as it does."""
+    monkeypatch.setattr(check, "FOLLOWED", {name: heuristic(engine(name)) for name in SOURCES})
+
+
+@pytest.fixture
+def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what runs without a file: for tests of all else."""
+    monkeypatch.setattr(defaults, "EXPERTS", (8,))
+    monkeypatch.setattr(defaults, "SHAPES", defaults.SHAPES[:1])
 
 
 @pytest.fixture

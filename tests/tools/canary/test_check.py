@@ -17,6 +17,8 @@ from tools.launch.source_cut import cut
 
 from .conftest import FakeEngine, add, engine
 
+pytestmark = pytest.mark.usefixtures("small_grid")
+
 
 @pytest.mark.parametrize("name", ["vllm", "sglang"])
 def test_a_whole_look_up_needs_nothing_of_its_engine(name: str) -> None:

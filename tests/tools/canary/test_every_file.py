@@ -7,13 +7,14 @@ import pytest
 import fused_moe_configs
 from tools.canary.__main__ import _store
 from tools.canary.check import EngineReport, check
-from tools.canary.engines import ENGINES, open_package
+from tools.canary.engines import ENGINES
 from tools.checkout import CONFIGS
+from tools.launch.engine_package import open_package
 from tools.store.files import discover
 from tools.store.tiers import Found, Role
 from tools.store.workload import Layout, parse_file_name
 
-from .conftest import engine
+from .conftest import engine, heuristic
 
 FILES = [file for file in discover([CONFIGS], Layout.REPO) if file.role is Role.CONFIG]
 
@@ -24,6 +25,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EngineReport]
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)
+        patch.setattr("tools.canary.check.FOLLOWED", {name: heuristic(engine(name)) for name in ENGINES})
         for name in ENGINES:
             folder = tmp_path_factory.mktemp(name)
             package = open_package(name, engine(name).unpacked(folder / "package"))

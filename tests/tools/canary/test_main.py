@@ -11,6 +11,8 @@ from tools.canary.__main__ import main
 
 from .conftest import FakeEngine, add, engine
 
+pytestmark = pytest.mark.usefixtures("small_grid")
+
 FIRST_LINE = "part, whole = FOLDED"
 """Of what every look-up runs first."""
 

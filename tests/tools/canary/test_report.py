@@ -45,6 +45,7 @@ HOSTILE = "@everybody <img src=x onerror=alert(1)> [x](https://evil.example) `` 
 
 def test_text_of_the_engines_code_stays_inside_code(tmp_path: Path) -> None:
     lie = {"engine": "vllm", "version": "1.0", "modules": [HOSTILE], "files": 1, "asked": 1, "untold": 0}
+    lie |= {"defaults": 1, "default_sha256": None}
     document = {"schema_version": 1, "reports": [{**lie, "differences": [{"where": HOSTILE, "message": HOSTILE}]}]}
     out = tmp_path / "canary.md"
     assert main(["--report", str(handed_on(tmp_path, document)), "--out", str(out)]) == 0

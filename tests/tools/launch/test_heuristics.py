@@ -133,6 +133,11 @@ class TestSglang:
     ) -> None:
         assert sglang_heuristic(FP8, num_tokens, smem_bytes=smem_bytes) == config
 
+    @pytest.mark.parametrize("num_tokens", [8, 9])
+    def test_rocm_is_never_asked_for_its_shared_memory(self, num_tokens: int) -> None:
+        found = sglang_heuristic(FP8, num_tokens, is_rocm=True, smem_bytes=64 << 10)
+        assert found == sglang_heuristic(FP8, num_tokens, is_rocm=True)
+
     @pytest.mark.parametrize("num_tokens", [1, 256, 257, 4096])
     @pytest.mark.parametrize(("is_rocm", "stages"), [(False, 3), (True, 2)])
     def test_fp8_with_blocks_is_one_entry_for_all(self, num_tokens: int, is_rocm: bool, stages: int) -> None:

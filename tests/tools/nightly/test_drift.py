@@ -8,6 +8,7 @@ import pytest
 
 from kernels.launch_config import LaunchConfig
 from tests.builders import devices, times
+from tools.launch.heuristic_version import measured_heuristics
 from tools.measure.statistics import Verdict
 from tools.nightly.drift import DeviceDrift, FileDrift, compare, to_markdown
 from tools.pull_request.documents import (
@@ -22,7 +23,7 @@ from tools.pull_request.documents import (
     check_results,
 )
 from tools.registry.devices import DeviceRegistry
-from tools.store.record import Decision, Latency, Record, RecordedRow, Source
+from tools.store.record import Decision, HeuristicVersion, Latency, Record, RecordedRow, Source
 from tools.store.workload import Shape, Workload
 
 D = "NVIDIA_H100_80GB_HBM3"
@@ -74,6 +75,19 @@ def test_a_noisy_rows_limit_is_wider() -> None:
     noisy = recorded(100.0, 4.0, 200.0)
     assert drifted(MeasuredRow(measured_us=108.0, heuristic_us=200.0), noisy).rows[0].finding == ""
     assert drifted(MeasuredRow(measured_us=110.0, heuristic_us=200.0), noisy).rows[0].finding == "slower"
+
+
+def test_a_record_of_an_older_heuristic_is_listed_and_has_not_drifted() -> None:
+    today = measured_heuristics(lambda _: None).versions
+    older = replace(USUAL, heuristics={**today, "vllm": HeuristicVersion("0.1.0", "0" * 64)})
+    for record, listed in ((older, True), (replace(USUAL, heuristics=today), False), (USUAL, False)):
+        row = MeasuredRow(measured_us=100.0, heuristic_us=200.0)
+        for measured in (MeasuredFile(ID, {1: row}), MeasuredFile(ID, {}, "no_runner", is_measured=False)):
+            found = compare(PLAN, results(measured), {ID: record})
+            text = to_markdown(found, PLAN.head_sha, 5.0)
+            assert ("Recorded against an older heuristic" in text) is listed
+            assert (f"- `{ID.relative}`: vLLM\n" in text) is listed
+    assert not drifted(MeasuredRow(measured_us=100.0, heuristic_us=200.0), older).has_drifted
 
 
 def test_the_margin_is_asked_for() -> None:

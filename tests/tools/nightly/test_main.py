@@ -257,16 +257,17 @@ def test_a_device_without_a_runner_is_never_due(three: Store, tmp_path: Path, mo
     assert (tmp_path / "output").read_text().startswith('devices=["NVIDIA_H200"]\nany=true\n')
 
 
-def test_a_plan_that_nothing_could_read_is_one_line(
+def test_what_a_plan_has_no_room_for_is_said_and_costs_no_other_file_its_night(
     three: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tools.pull_request.documents.MAX_LEG_FILES", 1)
-    assert sample(three, tmp_path / "plan.json", "--count", "9") == 2
-    told = capsys.readouterr().err
-    assert (
-        told == f"nightly: plan: expected at most 1 tuned files on {H100}, found 2. Fix: {told.partition('Fix: ')[2]}"
+    assert sample(three, tmp_path / "plan.json", "--count", "9") == 0
+    captured = capsys.readouterr()
+    assert planned(tmp_path / "plan.json") == 2
+    assert captured.out.startswith("2 of 3 measured files for 2 devices: ")
+    assert captured.err == (
+        "nightly: left out: 1 measured file, more than one plan holds. Another night begins elsewhere.\n"
     )
-    assert not (tmp_path / "plan.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,9 @@ def test_the_plan_is_of_the_plans_form_and_one_leg_a_device() -> None:
         measured(9, "NVIDIA_H200_NVL", dtype="fp8_w8a8", block_shape=(128, 128)),
         measured(8, "NVIDIA_H200", down=True),
     ]
-    document = plan(files, "a" * 40, load_devices()).to_json()
+    found, left_out = plan(files, "a" * 40, load_devices())
+    document = found.to_json()
+    assert left_out == ()
     assert faults("plan", document) == []
     assert (document["number"], document["head_sha"], document["base_sha"]) == (0, "a" * 40, "a" * 40)
     legs = {leg["device_name"]: leg["workloads"] for leg in document["legs"]}
@@ -95,6 +97,20 @@ def test_the_plan_is_of_the_plans_form_and_one_leg_a_device() -> None:
         9: False,
     }
     assert {each["workload"]["E"]: each["down"] for each in legs["NVIDIA_H200"]} == {8: True, 9: False}
+
+
+def test_more_files_than_a_plan_holds_cost_no_device_its_night() -> None:
+    """300 files for one GPU, as a pull request or two may bring, once ended every night on which all are measured."""
+    many = [measured(E) for E in range(1, 301)]
+    found, left_out = plan([*many, measured(8, "NVIDIA_H200")], "a" * 40, load_devices())
+    assert {leg.device_name: len(leg.files) for leg in found.legs} == {"NVIDIA_H100_80GB_HBM3": 256, "NVIDIA_H200": 1}
+    assert left_out == tuple(many[256:])
+    assert found.why_too_large is None
+
+
+def test_where_all_are_due_other_days_begin_with_others() -> None:
+    first = {of_night(FILES, DAY + datetime.timedelta(7 * week), len(FILES))[0].id for week in range(len(FILES))}
+    assert len(first) > 1
 
 
 def test_a_file_of_models_without_a_gate_is_left_out_and_said(configs: Store) -> None:

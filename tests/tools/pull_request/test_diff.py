@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -357,6 +358,22 @@ class TestGate:
         files = (f"configs/{OTHER}", f"configs/records/{OTHER}")
         assert refused == [".github/workflows/validate.yml", *files, "tools/code.py"]
 
+    @pytest.mark.parametrize("folder", ["", "records/"])
+    @pytest.mark.parametrize("queued", [(), ("--queued",)])
+    def test_more_files_than_a_pull_request_may_change_cost_no_minutes(
+        self, project: Project, run: Run, folder: str, queued: tuple[str, ...]
+    ) -> None:
+        blob = project.repository.blob(b"{}")
+        files = {f"configs/{folder}E={i + 1},N=1,device_name={H100}.json": Blob(sha=blob) for i in range(5_000)}
+        started = time.monotonic()
+        code, out, err = run("main", project.head(files), *queued)
+        assert (code, out) == (1, "")
+        assert err == (
+            "refused: configs: expected at most 1000 changed files, found 5000. "
+            "Fix: split the change over several pull requests.\n"
+        )
+        assert time.monotonic() - started < 20
+
     def test_evidence_beside_its_own_judge(self, project: Project, run: Run) -> None:
         head = project.head({**project.files(num_stages=4), "tools/validate/rules/record.py": b"RULES = ()\n"})
         code, _, err = run("main", head)
@@ -385,6 +402,50 @@ class TestGate:
         assert out.startswith(f"::warning file={PATH.replace(',', '%2C')},title=unverified::")
         retuned = project.head(project.files(num_stages=4), parent=signed)
         assert "unverified" not in run(signed, retuned)[1], "with other launch configs it goes by itself"
+
+    @pytest.mark.parametrize("folder", [None, "triton_3_7_0"], ids=["removed", "moved to another Triton's readers"])
+    def test_a_verified_file_that_leaves_its_readers_is_a_warning(
+        self, project: Project, run: Run, folder: str | None
+    ) -> None:
+        main = project.head(project.signed())
+        elsewhere = project.files(folder=folder) if folder else {}
+        head = project.head({PATH: None, RECORD: None, **elsewhere}, parent=main)
+        code, out, err = run(main, head)
+        assert (code, err) == (0, "")
+        assert "; main's own run had verified what was there\n" in out
+        assert run(main, head, "--format", "github")[1].startswith("::warning ")
+        (group,) = groups(run(main, head, "--format", "json"))
+        assert group["files"][0]["loses_verified"]
+
+    def test_a_verified_file_that_is_tuned_again_is_told_as_one(self, project: Project, run: Run) -> None:
+        main = project.head(project.signed())
+        head = project.head(project.files(num_stages=4), parent=main)
+        assert "; main's own run had verified what was there\n" in run(main, head)[1]
+        assert run(main, head, "--format", "github")[1].startswith("::notice ")
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "fused_moe_configs/evidence/__init__.py",
+            "fused_moe_configs/__pycache__/evidence.cpython-312.pyc",
+            "kernels/problem.abi3.so",
+            "configs/.gitattributes",
+            "configs/registry/engines.json",
+            "tools/bench/compare_files.py",
+        ],
+    )
+    def test_what_is_read_in_a_judges_place_or_measures_is_its_own_judge_too(
+        self, project: Project, run: Run, path: str
+    ) -> None:
+        code, _, err = run("main", project.head({**project.files(record={"date": "2026-01-02"}), path: b"x"}))
+        assert (code, err.count("\n")) == (1, 1)
+        assert err.startswith(f"refused: {path}: expected no change to what judges evidence beside 1 changed")
+
+    def test_data_where_the_loader_would_take_it_for_all_there_is(self, project: Project, run: Run) -> None:
+        place = f"fused_moe_configs/{PATH}"
+        code, _, err = run("main", project.head({place: canonical_config(table(num_stages=4))}))
+        assert code == 1
+        assert err.startswith(f"refused: {place}: expected data below configs/ only")
 
     @pytest.mark.parametrize("merge", [(), ("--queued",)])
     def test_measured_figures_give_way_to_measured_ones_alone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +214,28 @@ class TestLimits:
         told = Plan.read(many(256, 86)).why_too_large
         assert told is not None
         assert told.startswith("expected a plan of at most 4194304 bytes, found ")
+
+
+class TestFitting:
+    """Of what main has already, what can be measured is."""
+
+    def test_a_plan_that_fits_stays_whole(self) -> None:
+        plan = Plan.read(many(256, 18))
+        assert plan.fitting() == (plan, ())
+
+    @pytest.mark.parametrize(("files", "rows", "kept"), [(300, 1, 256), (256, 86, 200)])
+    def test_the_first_files_that_have_room_are_kept(self, files: int, rows: int, kept: int) -> None:
+        plan = Plan.read(many(files, rows))
+        fitting, left_out = plan.fitting()
+        assert fitting.why_too_large is None
+        assert fitting.legs[0].files + left_out == plan.legs[0].files
+        assert len(fitting.legs[0].files) >= kept
+
+    def test_no_device_takes_anothers_room(self) -> None:
+        """One leg's hundred large files, and one small file of another device."""
+        large, small = Plan.read(many(256, 200)).legs[0], Plan.read(many(1, 1)).legs[0]
+        plan = replace(Plan.read(many(1, 1)), legs=(large, Leg("NVIDIA_H200", small.files)))
+        fitting, left_out = plan.fitting()
+        assert [leg.device_name for leg in fitting.legs] == [H100, "NVIDIA_H200"]
+        assert fitting.why_too_large is None
+        assert left_out

@@ -191,10 +191,17 @@ class TestOwnJudge:
             "schema/exceptions.json",
             "sitecustomize.py",
             "tools/pull_request/changes.py",
+            "tools/bench/compare_files.py",
             "tools/measure/layer.py",
+            "tools/measure/timing.py",
             "tools/validate/rules/record.py",
             "kernels/launch_config.py",
             "configs/registry/devices.json",
+            "configs/registry/engines.json",
+            "fused_moe_configs/.gitattributes",
+            "fused_moe_configs/__pycache__/evidence.cpython-312.pyc",
+            "fused_moe_configs/evidence/__init__.py",
+            "kernels/problem.abi3.so",
             "tools/compile/check.py",
         ],
     )
@@ -211,6 +218,7 @@ class TestOwnJudge:
             "docs/measurements/x.json",
             "tools/tune/search.py",
             "kernels/fused_moe_kernel.py",
+            "fused_moe_configs/cli.py",
             "tests/x.py",
         ],
     )
@@ -227,6 +235,30 @@ class TestQueue:
             queue_refusals([(version(), version(evidence())), (version(evidence()), version()), (version(), NOTHING)])
             == []
         )
+
+
+class TestSecondRoot:
+    """The loader of a checkout, and of a wheel built from it, would read what lies there instead of main's files."""
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "fused_moe_configs/configs",
+            f"fused_moe_configs/configs/triton_3_7_0/{NAME}",
+            "fused_moe_configs/configs/index.json",
+        ],
+    )
+    @pytest.mark.parametrize("commit", [None, COMMIT])
+    def test_data_beside_configs_is_refused(self, path: str, commit: str | None) -> None:
+        entry = Entry("100644", "blob", COMMIT)
+        (finding,) = merge_refusals([Change(path, None, entry)], [], commit)
+        assert (finding.path, finding.rule) == (path, "outside")
+        assert finding.message.startswith("expected data below configs/ only")
+        assert merge_refusals([Change(path, entry, None)], [], None) == []
+
+    def test_code_with_such_a_name_is_none(self) -> None:
+        path = "fused_moe_configs/configs_folder.py"
+        assert merge_refusals([Change(path, None, Entry("100644", "blob", COMMIT))], [], None) == []
 
 
 class TestModes:

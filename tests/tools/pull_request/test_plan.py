@@ -311,6 +311,40 @@ class TestMerged:
         line = refusal(plan(project.head({**files, "CHANGELOG.md": b"News\n"}), number=0))
         assert line.startswith(f"refused: {path}: ")
 
+    def test_one_file_that_can_not_be_measured_keeps_no_other_from_it(self, project: Project, plan: RunPlan) -> None:
+        """A merge waits for no plan, so such a file may come, with others or after them in one push."""
+        row = {"latency_us": times(1e6), "baseline_us": times(1e6), "decision": "promote"}
+        large = f"E=8,N=409600,device_name={H100}.json"
+        hostile = project.files(large, record={"rows": dict.fromkeys(table(), row)})
+        broken = {f"configs/records/{OTHER}": b"{}"}
+        head = project.head({**project.files(num_stages=4), **hostile, **project.files(OTHER), **broken})
+        ran = plan(head, number=0)
+        assert ran.code == 0
+        assert ran.plan is not None
+        (file,) = ran.plan["legs"][0]["workloads"]
+        assert file["workload"]["N"] == 1024
+        assert {line.split(": ")[0] for line in ran.lines} == {"left out"}
+        assert {line.split(": ")[1] for line in ran.lines} == {f"configs/{large}", f"configs/records/{OTHER}"}
+
+    def test_a_fault_of_no_changed_file_ends_it(self, project: Project, plan: RunPlan) -> None:
+        registry = {"configs/registry/models.json": b"{}"}
+        line = refusal(plan(project.head({**project.files(num_stages=4), **registry}), number=0))
+        assert line.startswith("refused: configs/registry/models.json: ")
+
+    def test_of_more_than_the_readers_take_the_rest_is_said(
+        self, project: Project, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        head = project.head({**project.files(num_stages=4), **project.files(OTHER)})
+        whole = plan(head, number=0).plan
+        assert whole is not None
+        monkeypatch.setattr(documents, "MAX_LEG_FILES", 1)
+        ran = plan(head, number=0)
+        assert ran.plan is not None
+        assert len(ran.plan["legs"][0]["workloads"]) == 1
+        (line,) = ran.lines
+        assert line.startswith("left out: configs/E=8,N=")
+        assert "expected at most 1 tuned files on NVIDIA_H100_80GB_HBM3, found 2" in line
+
     def test_a_head_that_is_not_here(self, project: Project, plan: RunPlan) -> None:
         assert refusal(plan("0123456789" * 4, number=0)).startswith("refused: main: expected the commit 0123456789")
 
@@ -406,6 +440,12 @@ class TestShapesOfACommit:
 
     def test_weights_beyond_the_devices_memory_are_refused(self, project: Project, plan: RunPlan) -> None:
         line = refusal(plan(project.head(project.files(f"E=2147483647,N=2147483647,device_name={H100}.json"))))
+        assert "expected weights that NVIDIA_H100_80GB_HBM3 holds, 80 GiB, found 105,553,116,168,192.0 GiB" in line
+
+    def test_so_are_such_as_leave_no_room_to_measure_in(self, project: Project, plan: RunPlan) -> None:
+        row = {"latency_us": times(1e6), "baseline_us": times(1e6), "decision": "promote"}
+        files = project.files(f"E=8,N=409600,device_name={H100}.json", record={"rows": dict.fromkeys(table(), row)})
+        line = refusal(plan(project.head(files)))
         assert "expected it to be measured in at most 76.0 GiB of GPU memory" in line
 
     def test_a_layer_that_the_bench_can_measure_is_planned(self, project: Project, plan: RunPlan) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fused_moe_configs.evidence import evidence_sha256
-from tests.builders import NAME, Store, entry, models, signed
+from tests.builders import NAME, Store, entry, models, signed, times
 from tests.tools.pull_request.documents_builder import (
     ENTRY,
     OTHER_SHA,
@@ -51,7 +51,9 @@ def results(**row: Any) -> Any:
     def change(document: Any) -> None:
         document.update(number=0, device_name=WORKLOAD.device_name)
         document["workloads"][0]["workload"] = WORKLOAD.to_json()
-        document["workloads"][0]["rows"]["64"].update({"claimed_us": 1000.0, "measured_us": 1010.0, **row})
+        document["workloads"][0]["rows"]["64"].update(
+            {"claimed_us": 1000.0, "measured_us": 1010.0, "heuristic_us": 1020.0, **row}
+        )
 
     return changed(results_document(), change)
 
@@ -149,6 +151,57 @@ def test_a_file_that_did_not_hold_is_named_and_left_as_it_is(
     assert sign(merged, results(**row), claimed_us=row.get("claimed_us", 1000.0)) == 0
     assert record_of(merged) == before
     assert capsys.readouterr().err == f"verify: {NAME}: not verified, {reason}\n"
+
+
+class TestGains:
+    """What a reader is told is the gain, and main's run measures both of its times."""
+
+    @staticmethod
+    def recorded(merged: Store, heuristic_us: float, **more: Any) -> None:
+        """1000 µs, beside a heuristic of so many."""
+        row = {"latency_us": times(1000.0), "baseline_us": times(heuristic_us), "decision": "promote", **more}
+        merged.measured(merged.root / NAME, rows={"64": row})
+
+    @pytest.mark.parametrize("heuristic_us", [1000.0, 1010.0, 1060.0])
+    def test_one_that_is_as_large_here_holds(self, merged: Store, heuristic_us: float) -> None:
+        self.recorded(merged, heuristic_us)
+        sign(merged, results())
+        assert record_of(merged)["verified"] is not None
+
+    @pytest.mark.parametrize(
+        ("heuristic_us", "recorded"), [(1100.0, "0.909"), (5000.0, "0.200")], ids=["a tenth", "five times"]
+    )
+    def test_of_a_heuristic_that_was_written_down_too_slow_it_is_no_word_of_mains(
+        self, merged: Store, capsys: pytest.CaptureFixture[str], heuristic_us: float, recorded: str
+    ) -> None:
+        self.recorded(merged, heuristic_us)
+        sign(merged, results())
+        assert record_of(merged)["verified"] is None
+        reason = f"M=64: 0.990 of the heuristic's time, recorded as {recorded}"
+        assert capsys.readouterr().err == f"verify: {NAME}: not verified, {reason}\n"
+
+    def test_a_word_on_such_a_gain_goes(self, merged: Store) -> None:
+        self.recorded(merged, 5000.0)
+        path = merged.record_of(merged.root / NAME)
+        path.write_bytes(canonical_record(signed(record_of(merged))))
+        sign(merged, results())
+        assert record_of(merged)["verified"] is None
+
+    def test_where_the_heuristic_does_not_run_there_is_none_to_hold(self, merged: Store) -> None:
+        self.recorded(merged, 5000.0)
+        sign(merged, results(heuristic_us=None))
+        assert record_of(merged)["verified"] is not None
+
+    @pytest.mark.parametrize(("other", "is_verified"), [(1000.0, True), (5000.0, False)])
+    def test_of_several_shapes_the_one_that_gains_least_counts(
+        self, merged: Store, other: float, is_verified: bool
+    ) -> None:
+        """Main's run tells of the worst one too, which need not be the one of the row."""
+        shape = {"K": SHAPE.K, "top_k": SHAPE.top_k, "latency_us": times(1000.0)}
+        by_shape = [{**shape, "baseline_us": times(5000.0)}, {**shape, "baseline_us": times(other)}]
+        self.recorded(merged, 5000.0, by_shape=by_shape)
+        sign(merged, results())
+        assert (record_of(merged)["verified"] is not None) is is_verified
 
 
 @pytest.mark.parametrize("row", [{"measured_us": 1060.0}, {"verdict": "slower"}, {"measured_us": None}])

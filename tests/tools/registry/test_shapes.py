@@ -11,7 +11,8 @@ import pytest
 from kernels.problem import Flavour, QuantMode
 from tests.builders import Store
 from tests.tools.compile.tuned_files import MIXTRAL, SOUND, read, tuned
-from tools.registry.models import Model, ModelRegistry, Quantisation, load_models
+from tools.registry.devices import Device, load_devices
+from tools.registry.models import Model, ModelRegistry, Placement, Quantisation, load_models
 from tools.registry.shapes import (
     ASSUMED_SHAPE,
     assumed_shape,
@@ -19,6 +20,7 @@ from tools.registry.shapes import (
     quant_mode_of,
     readers,
     registered_shapes,
+    shapes_fault,
     shapes_of,
     why_not_measured,
     without_gate,
@@ -211,6 +213,82 @@ class TestEngines:
     )
     def test_of_a_stranger_the_name_tells(self, workload: Workload, expected: tuple[Flavour, ...]) -> None:
         assert engines_reading(workload, Shape(4096, 2), MODELS) == expected
+
+
+BLOCK_128 = (128, 128)
+H100, H200 = (load_devices().find(name) for name in ("NVIDIA_H100_80GB_HBM3", "NVIDIA_H200"))
+
+
+class TestPlacedOn:
+    """A name with several shapes is tuned for what people run on a device, and may hold what arithmetic allows."""
+
+    NAME = Workload(8, 768, "any")
+
+    @pytest.mark.parametrize(
+        ("device", "E", "N", "dtype", "block_shape", "run"),
+        [
+            (H100, 256, 256, "fp8_w8a8", BLOCK_128, {(2048, 8), (3072, 8), (4096, 6), (4096, 8), (3072, 10)}),
+            (
+                H200, 256, 256, "fp8_w8a8", BLOCK_128,
+                {(2048, 8), (3072, 8), (7168, 8), (4096, 6), (6144, 8), (4096, 8)},
+            ),
+            (H100, 256, 512, "fp8_w8a8", BLOCK_128, {(2048, 8), (3072, 8), (3072, 10)}),
+            (H100, 256, 128, "fp8_w8a8", BLOCK_128, {(2048, 8), (3072, 8), (7168, 8), (6144, 8)}),
+            (H200, 256, 256, None, None, {(2048, 8), (3072, 8)}),
+            (H100, 64, 768, None, None, {(2048, 4), (4096, 8)}),
+            (H200, 257, 256, "fp8_w8a8", BLOCK_128, {(7168, 9), (6144, 9)}),
+            (H100, 513, 128, None, None, {(2048, 11)}),
+            (H100, 128, 192, "fp8_w8a8", (64, 64), {(2048, 8), (4096, 8)}),
+        ],
+    )  # fmt: skip
+    def test_names_with_several_shapes_are_tuned_for_those_that_recipes_give(
+        self, device: Device, E: int, N: int, dtype: str | None, block_shape: Any, run: set[tuple[int, int]]
+    ) -> None:
+        workload, models = Workload(E, N, device.name, dtype, block_shape), load_models()
+        placed = [each.shape for each in registered_shapes(workload, models, placed_on=device)]
+        allowed = [each.shape for each in registered_shapes(workload, models)]
+        assert {(shape.K, shape.top_k) for shape in placed} == run
+        assert set(placed) <= set(allowed)
+        for shape in allowed:
+            assert shapes_fault(workload, [shape], models) is None
+
+    def model(self, name: str, *placements: Placement, K: int = 2048, stored: Quantisation = BF16) -> Model:
+        return Model(name, 8, 768, K, 2, stored, "made up", placements=placements)
+
+    def ids(self, workload: Workload, *models: Model, placed_on: Device = H100) -> list[str]:
+        return [str(reader.found) for reader in readers(workload, ModelRegistry(models), placed_on=placed_on)]
+
+    def test_a_placement_on_another_device_or_of_another_size_does_not_count(self) -> None:
+        here, there = self.model("a/H", Placement("H100", 1)), self.model("b/T", Placement("H200", 1))
+        assert self.ids(self.NAME, here, there, self.model("c/S", Placement("H100", 2))) == ["a/H tp=1"]
+        assert self.ids(self.NAME, here, there, placed_on=H200) == ["b/T tp=1"]
+
+    def test_where_no_recipe_gives_the_name_arithmetic_counts(self) -> None:
+        unplaced, elsewhere = self.model("a/U"), self.model("b/E", Placement("H100", 2))
+        assert self.ids(self.NAME, unplaced, elsewhere) == ["a/U tp=1", "b/E tp=1"]
+        assert self.ids(self.NAME, unplaced, self.model("c/P", Placement("H100", 1))) == ["c/P tp=1"]
+
+    def test_a_recipe_runs_the_checkpoint_as_it_is_stored(self) -> None:
+        fp8 = replace(self.NAME, dtype="fp8_w8a8", block_shape=BLOCK_128)
+        stored = self.model("a/F", Placement("H100", 1), stored=Quantisation("fp8_w8a8", BLOCK_128))
+        assert self.ids(fp8, stored, self.model("b/B", Placement("H100", 1))) == ["a/F tp=1"]
+
+    def test_an_engine_that_reads_no_tuned_file_there_does_not_count(self) -> None:
+        """vLLM's kernel for channel scales on Hopper reads none; SGLang asks for another name."""
+        channel = Quantisation("fp8_w8a8", per_channel_quant=True)
+        plain = replace(self.NAME, dtype="fp8_w8a8")
+        models = (self.model("a/C", Placement("H100", 1), stored=channel), self.model("b/B"))
+        assert "a/C tp=1" in self.ids(plain, *models)  # by arithmetic
+        tensor = self.model("c/T", Placement("H100", 1), stored=Quantisation("fp8_w8a8", None, False, "dynamic"))
+        assert self.ids(plain, *models, tensor) == ["c/T tp=1"]
+
+    def test_a_placement_of_one_engine_is_that_engines_alone(self) -> None:
+        shared = replace(self.model("a/S", Placement("H100", 1, 1, "vllm")), fused_shared_experts=1)
+        both = replace(shared, placements=(Placement("H100", 1),))
+        with_shared = replace(self.NAME, E=9)
+        other = replace(self.model("b/O", Placement("H100", 1)), E=9)
+        assert self.ids(with_shared, shared, other) == ["b/O tp=1"]
+        assert self.ids(with_shared, both, other) == ["a/S tp=1 +1 shared", "b/O tp=1"]
 
 
 class TestModelsWithoutAGate:

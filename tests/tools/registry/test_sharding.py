@@ -5,11 +5,33 @@ from __future__ import annotations
 import pytest
 
 from tools.registry.models import Model, ModelRegistry, Quantisation, load_models
-from tools.registry.sharding import Engine, Explanation, ShardError, explain_pair, shard
+from tools.registry.sharding import (
+    PARALLEL_SIZES,
+    Engine,
+    Explanation,
+    ShardError,
+    explain_pair,
+    named_model_has,
+    shard,
+)
 from tools.store.workload import Layout, Shape, Workload
 
 H100 = "NVIDIA_H100_80GB_HBM3"
 VLLM, SGLANG = Engine.VLLM, Engine.SGLANG
+
+
+def sizes_of(model: Model) -> set[tuple[int, int]]:
+    """(E, N) on a rank, at the usual sizes of either engine."""
+    found = set()
+    for engine in Engine:
+        for tp in PARALLEL_SIZES:
+            for ep in PARALLEL_SIZES:
+                try:
+                    rank = shard(model, engine, device_name=H100, tp=tp, ep=ep, quantisation=Quantisation("bf16"))
+                except ShardError:
+                    continue
+                found.add((rank.workload.E, rank.workload.N))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +130,44 @@ class TestExplainPair:
 
     def test_the_same_ways_are_given_again(self, models: ModelRegistry) -> None:
         assert explain_pair(257, 128, models) == explain_pair(257, 128, list(models))
+
+
+class TestNamedModel:
+    """Models as records name them, beside the sizes of a file."""
+
+    MIXTRAL = 8, 7168, Shape(4096, 2)
+
+    def test_every_way_that_is_explained_has_its_sizes(self, models: ModelRegistry) -> None:
+        tried = 0
+        for model in models:
+            for E, N in sizes_of(model):
+                for found in explain_pair(E, N, [model]):
+                    shape = Shape(model.K, model.top_k + found.fused_shared_experts)
+                    assert named_model_has(str(found), E, N, shape, models), str(found)
+                    tried += 1
+        assert tried > 500
+
+    @pytest.mark.parametrize(
+        ("name", "has"),
+        [
+            ("mistralai/Mixtral-8x7B-v0.1 tp=2", True),
+            ("MISTRALAI/mixtral-8x7b-v0.1 tp=2", True),
+            ("mistralai/Mixtral-8x7B-v0.1 tp=4", False),
+            ("mistralai/Mixtral-8x7B-v0.1 tp=2 ep=2", False),
+            ("mistralai/Mixtral-8x7B-v0.1 tp=2 +1 shared", False),
+            ("mistralai/Mixtral-8x22B-v0.1 tp=2", False),
+            ("deepseek-ai/DeepSeek-V3 tp=8", False),
+            ("a/model tp=2", None),
+            ("mistralai/Mixtral-8x7B-v0.1", None),
+        ],
+    )
+    def test_another_size_or_model_has_not(self, models: ModelRegistry, name: str, has: bool | None) -> None:
+        assert named_model_has(name, *self.MIXTRAL, models) is has
+
+    @pytest.mark.parametrize("shape", [Shape(4096, 1), Shape(6144, 2)])
+    def test_nor_has_another_shape(self, models: ModelRegistry, shape: Shape) -> None:
+        assert named_model_has("mistralai/Mixtral-8x7B-v0.1 tp=2", 8, 7168, shape, models) is False
+
+    def test_experts_that_are_fused_need_not_be_named(self, models: ModelRegistry) -> None:
+        for name in ("deepseek-ai/DeepSeek-V3 tp=16", "deepseek-ai/DeepSeek-V3 tp=16 +1 shared"):
+            assert named_model_has(name, 257, 128, Shape(7168, 9), models)

@@ -9,6 +9,7 @@ from typing import Any
 
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
+from tools.launch.heuristic_version import measured_heuristics
 from tools.measure.panel import Choice, Panel, Part, RoutingKind
 from tools.store.files import canonical_entries
 from tools.store.record import Decision, Environment, Record
@@ -33,7 +34,8 @@ ENVIRONMENT = Environment(
     triton="3.8.0",
     python="3.12.3",
 )
-RUN = Provenance(ENVIRONMENT, {"routing": "panel"}, 28.73, "2026-01-31", "ab" * 32, H100_RATES)
+HEURISTICS = measured_heuristics(lambda _: None).versions
+RUN = Provenance(ENVIRONMENT, {"routing": "panel"}, 28.73, "2026-01-31", "ab" * 32, HEURISTICS, H100_RATES)
 
 
 PART = Part(Flavour.VLLM, 0, RoutingKind.UNIFORM)

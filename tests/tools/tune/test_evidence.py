@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 
 from kernels.problem import Flavour
-from tests.tools.tune.decided import COUNTS, DOWN_ENTRY, ENTRY, HEURISTIC, INCUMBENT, PART, RUN, blocks, row, with_down
+from tests.tools.tune.decided import (
+    COUNTS,
+    DOWN_ENTRY,
+    ENTRY,
+    HEURISTIC,
+    HEURISTICS,
+    INCUMBENT,
+    PART,
+    RUN,
+    blocks,
+    row,
+    with_down,
+)
 from tools.measure.panel import Choice, Panel, Part, Ratio, RoutingKind
 from tools.pull_request.changes import Version
 from tools.store import schemas
@@ -49,6 +61,7 @@ def test_says_what_was_measured_where_and_how(subject: Subject) -> None:
         "source": "measured",
         "environment": RUN.environment.to_json(),
         "kernel_sha256": "ab" * 32,
+        "heuristics": {engine: heuristic.to_json() for engine, heuristic in HEURISTICS.items()},
         "config_sha256": sha256(CONFIG),
         "tuner": {
             "settings": {"routing": "panel"},

@@ -227,7 +227,7 @@ def test_landscapes_of_several_workloads_are_not_mixed(tmp_path: Path) -> None:
 def test_a_node_of_a_cluster_is_asked_for_the_same(effort: list[str], scales: str, tmp_path: Path) -> None:
     path = tmp_path / "workloads.txt"
     path.write_text(f"b/B tp=8 ep=4 dtype=fp8_w8a8 {scales}\n", "utf-8")
-    how = ["--separate-down", "--all-shapes", "--force-version-file"]
+    how = ["--separate-down", "--all-shapes", "--force-version-file", "--engine", "sglang"]
     asked = parse(["--workloads", str(path), "--num-tokens", "1", "64", *effort, *how])
     (source,) = asked.sources
     assert isinstance(source, ModelSource)

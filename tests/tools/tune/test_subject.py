@@ -134,12 +134,11 @@ def test_every_registered_model_with_the_shape_is_named(make: Make) -> None:
     assert named.models == ("deepseek-ai/DeepSeek-V3 tp=16", "deepseek-ai/DeepSeek-V3.2 tp=16")
 
 
-def test_all_shapes_are_those_behind_the_name_the_one_asked_for_first(make: Make) -> None:
+def test_all_shapes_are_those_that_people_run_on_the_device_the_one_asked_for_first(make: Make) -> None:
     source = ModelSource("deepseek-ai/DeepSeek-V3", Parallel(16))
     first, *others = make(source, all_shapes=True).shapes
     assert first.shape == Shape(7168, 8)
-    assert Shape(2048, 8) in [named.shape for named in others]
-    assert len({named.shape for named in others} | {first.shape}) == len(others) + 1
+    assert [named.shape for named in others] == [Shape(2048, 8), Shape(3072, 8), Shape(6144, 8)]
 
 
 # ---------------------------------------------------------------
@@ -225,7 +224,7 @@ def test_what_cannot_be_tuned_is_one_line_with_a_way_out(source: Source, told: s
 @pytest.mark.parametrize(
     ("device_name", "told"),
     [
-        ("NVIDIA GeForce RTX 9999", "found 'NVIDIA GeForce RTX 9999'. Fix: add \"NVIDIA_GeForce_RTX_9999\" there"),
+        ("NVIDIA GeForce RTX 9999", "found 'NVIDIA GeForce RTX 9999'. .*Fix: add \"NVIDIA_GeForce_RTX_9999\" there"),
         ("", "found ''"),
         ("a\x1b[31mb", r"found 'a\\x1b\[31mb'"),
     ],

@@ -40,7 +40,6 @@ from tools.tune.worker import (  # noqa: E402
     ContextLost,
     RowTimer,
     _look_around,
-    _memory_bytes,
 )
 
 GOOD = LaunchConfig(16, 32, 64, 1, 4, 3)
@@ -328,7 +327,7 @@ def test_another_gpu(subject: Subject) -> None:
 
 def test_too_little_memory_says_need_and_have(subject: Subject) -> None:
     told = refusal(_look_around(machine(free=3 * GIB), WorkerSpec(subject, 4096)))
-    need = _memory_bytes(WorkerSpec(subject, 4096)) / GIB
+    need = subject.memory_bytes(4096) / GIB
     assert told == (
         f"{subject.workload.file_name()}: expected {need:.1f} GiB of free GPU memory for weights and "
         "activations, found 3.0. Fix: a larger tp or ep, or smaller batch sizes (--num-tokens)."
@@ -343,14 +342,14 @@ def test_a_busy_gpu_is_told_and_used(subject: Subject) -> None:
 
 
 def test_more_tokens_need_more_memory(subject: Subject) -> None:
-    assert _memory_bytes(WorkerSpec(subject, 65536)) > _memory_bytes(WorkerSpec(subject, 1))
+    assert subject.memory_bytes(65536) > subject.memory_bytes(1)
 
 
 def test_weights_count_once_for_each_hidden_size(subject: Subject) -> None:
     """Shapes that differ in top_k alone share their weights."""
 
     def need(*shapes: Shape) -> int:
-        return _memory_bytes(WorkerSpec(replace(subject, shapes=tuple(map(ShapeOfModels, shapes))), 1))
+        return replace(subject, shapes=tuple(map(ShapeOfModels, shapes))).memory_bytes(1)
 
     one = need(Shape(4096, 2))
     assert need(Shape(4096, 2), Shape(4096, 1)) == one

@@ -13,12 +13,24 @@ import pytest
 
 import fused_moe_configs
 from kernels.launch_config import LaunchConfig
-from tests.tools.tune.decided import COUNTS, ENTRY, ENVIRONMENT, NAME, RUN, put_file, record_of, row, with_down
+from tests.tools.tune.decided import (
+    COUNTS,
+    ENTRY,
+    ENVIRONMENT,
+    HEURISTICS,
+    NAME,
+    RUN,
+    put_file,
+    record_of,
+    row,
+    with_down,
+)
 from tools.errors import UserError
+from tools.launch.heuristic_version import MeasuredHeuristics
 from tools.launch.kernel_hash import kernel_sha256
 from tools.store import schemas
 from tools.store.files import canonical_entries, canonical_record
-from tools.store.record import EngineChecked, Record, ShapeOfModels, VerifiedWith
+from tools.store.record import EngineChecked, HeuristicVersion, Record, ShapeOfModels, VerifiedWith
 from tools.store.workload import Shape, Workload
 from tools.tune import write
 from tools.tune.protocol import Subject
@@ -194,6 +206,9 @@ def test_a_file_whose_rows_are_all_tuned_again_loses_none(put: Put, find: Find, 
     assert find("--num-tokens", "1", output=tmp_path) == (tmp_path / NAME, legacy)
 
 
+OLDER = {**HEURISTICS, "vllm": HeuristicVersion("0.1.0", "0" * 64)}
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -203,8 +218,9 @@ def test_a_file_whose_rows_are_all_tuned_again_loses_none(put: Put, find: Find, 
         ),
         ({"environment": replace(ENVIRONMENT, triton="3.6.0")}, r"Triton, 3\.8\.0, found 3\.6\.0"),
         ({"kernel_sha256": "cd" * 32}, "kernel_sha256, abab.*, found cdcd"),
+        ({"heuristics": OLDER}, "measured against this run's heuristic of vLLM, found an older one"),
     ],
-    ids=["shapes", "Triton", "kernel"],
+    ids=["shapes", "Triton", "kernel", "heuristic"],
 )
 @pytest.mark.parametrize("name", [NAME, DOWN])
 def test_rows_that_stay_are_of_the_same_origin(
@@ -600,6 +616,26 @@ def test_rows_of_another_origin_that_came_in_between_are_not_relabelled(subject:
     with pytest.raises(UserError, match=r"expected the rows that stay, .* kernel_sha256"):
         deliver(asked, subject, measured(row(1, 10.0, 20.0)), ENVIRONMENT, place, existing)
     assert list(document(out / NAME)) == ["64"]
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_rows_whose_heuristics_are_not_known_are_not_relabelled(subject: Subject, out: Path, stays: bool) -> None:
+    asked = request_of("--output", str(out), "--num-tokens", "1")
+    old = record_of(subject, [64] if stays else [1], heuristics=None, kernel_sha256=kernel_sha256())
+    put_file(out, {64 if stays else 1: BEST}, with_record=old)
+    place, existing = find_destination(asked, subject, ORIGIN)
+    deliver(asked, subject, measured(row(1, 10.0, 20.0)), ENVIRONMENT, place, existing)
+    found = document(out / "records" / NAME)
+    today = {engine: each.to_json() for engine, each in HEURISTICS.items()}
+    assert found.get("heuristics") == (None if stays else today)
+    assert schemas.faults("record", found) == []
+
+
+def test_an_engine_that_is_here_with_another_heuristic_is_said(subject: Subject, out: Path) -> None:
+    asked = request_of("--output", str(out))
+    place, existing = find_destination(asked, subject, ORIGIN)
+    run = replace(measured(row(1, 10.0, 20.0)), heuristics=MeasuredHeuristics(HEURISTICS, ("vLLM 9 is installed",)))
+    assert "vLLM 9 is installed" in deliver(asked, subject, run, ENVIRONMENT, place, existing).notes
 
 
 @pytest.mark.parametrize("same", [True, False])

@@ -6,7 +6,7 @@ import datetime
 import json
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from tests.builders import H100, NAME, NO_EXCEPTIONS, Store, as_nobody, context, models, table, times
 from tools.checkout import reference_triton
 from tools.findings import Severity
+from tools.launch.heuristic_version import ENGINE_NAMES, measured_heuristics
 from tools.launch.kernel_hash import EARLIER, hash_source
 from tools.registry.models import Model, ModelRegistry, Quantisation
 from tools.registry.shapes import registered_shapes
@@ -301,9 +302,12 @@ def test_unless_it_was_verified_with_the_reference(store: Store) -> None:
             {"compute_capability": "gfx942"},
             "environment.compute_capability: expected 9.0 as of the name's device, found gfx942",
         ),
+        ({"sm_count": 66}, "environment.sm_count: expected 132 as of the name's device, found 66"),
     ],
 )
-def test_figures_of_another_gpu_are_no_evidence(store: Store, changes: dict[str, str], message: str) -> None:
+def test_figures_of_another_gpu_or_a_slice_of_one_are_no_evidence(
+    store: Store, changes: dict[str, Any], message: str
+) -> None:
     path = store.config()
     environment = json.loads(store.measured(path).read_bytes())["environment"]
     store.measured(path, environment={**environment, **changes})
@@ -315,7 +319,7 @@ def test_any_of_a_devices_names_will_do(store: Store) -> None:
     """Drivers spell the MI300X in three ways."""
     path = store.config(name=NAME.replace(H100, "AMD_Instinct_MI300X"))
     environment = json.loads(store.measured(path).read_bytes())["environment"]
-    amd = {"device_name": "AMD Instinct MI300X OAM", "compute_capability": "gfx942"}
+    amd = {"device_name": "AMD Instinct MI300X OAM", "compute_capability": "gfx942", "sm_count": 304}
     store.measured(path, environment={**environment, **amd})
     assert store.findings(RULE) == []
 
@@ -337,6 +341,22 @@ def test_a_kernel_that_the_project_never_had_is_an_error(store: Store, sha256: s
     (finding,) = store.findings(RULE)
     expected = "kernel_sha256: expected the hash of a kernel that this project has or had"
     assert (finding.severity, finding.message) == (Severity.ERROR, f"{expected}, found {sha256}")
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_an_older_heuristic_is_an_info(store: Store, engine: str) -> None:
+    heuristics = {name: each.to_json() for name, each in measured_heuristics(lambda _: None).versions.items()}
+    store.measured(store.config(), heuristics=heuristics)
+    assert store.findings(RULE) == []
+    store.measured(store.config(), heuristics={**heuristics, engine: {"version": "0.1.0", "sha256": "0" * 64}})
+    (finding,) = store.findings(RULE)
+    assert finding.severity is Severity.INFO
+    assert finding.message == f"heuristics: measured against an older heuristic of {ENGINE_NAMES[engine]}"
+
+
+def test_a_record_from_before_heuristics_were_written_down_has_no_finding(store: Store) -> None:
+    assert "heuristics" not in json.loads(store.measured(store.config()).read_bytes())
+    assert store.findings(RULE) == []
 
 
 class TestDates:
@@ -419,6 +439,56 @@ class TestShapes:
     def test_published_figures_choose_no_floor(self, store: Store) -> None:
         store.record(store.config(), shapes=[{"K": 256, "top_k": 1, "models": []}])
         assert store.findings(RULE) == []
+
+
+class TestModels:
+    """`list --model` shows a file to those who ask for these names, even as verified."""
+
+    FILE = f"E=8,N=7168,device_name={H100}.json"
+    ROW: Mapping[str, Any] = {"latency_us": times(9000.0), "baseline_us": times(9000.0), "decision": "promote"}
+
+    def found(self, store: Store, *names: str, **record: Any) -> list[tuple[Severity, str]]:
+        shapes = [{"K": 4096, "top_k": 2, "models": list(names)}]
+        store.measured(store.config(table([64]), self.FILE), **{"shapes": shapes, "rows": {"64": self.ROW}, **record})
+        return [(finding.severity, finding.message) for finding in store.findings(RULE)]
+
+    def test_those_with_these_sizes_on_a_rank_are_fine(self, store: Store) -> None:
+        names = ("mistralai/Mixtral-8x7B-v0.1 tp=2", "ai21labs/AI21-Jamba-Mini-1.5 tp=4 ep=2")
+        assert self.found(store, *names) == []
+
+    @pytest.mark.parametrize("name", ["deepseek-ai/DeepSeek-V3 tp=16", "mistralai/Mixtral-8x7B-v0.1 tp=4"])
+    def test_others_are_an_error(self, store: Store, name: str) -> None:
+        message = f"shapes.0.models: expected models with E=8, N=7168, K=4096, top_k=2 on a rank, found {name}"
+        assert self.found(store, name) == [(Severity.ERROR, message)]
+
+    def test_in_published_records_too(self, store: Store) -> None:
+        shapes = [{"K": 4096, "top_k": 2, "models": ["deepseek-ai/DeepSeek-V3 tp=16"]}]
+        store.record(store.config(name=self.FILE), shapes=shapes)
+        assert len(store.findings(RULE)) == 1
+
+    def test_one_that_the_registry_does_not_know_is_a_warning(self, store: Store) -> None:
+        ((severity, message),) = self.found(store, "a/model tp=2")
+        assert severity is Severity.WARNING
+        assert message.endswith("expected models of the registry, found a/model tp=2, which nothing here checks")
+
+
+class TestNeverMeasured:
+    @pytest.mark.parametrize("dtype", ["int4_w4a16", "fp8_w8a16", "float32"])
+    def test_what_no_kernel_here_runs_has_no_figures_of_ours(self, store: Store, dtype: str) -> None:
+        path = store.config(table([64]), NAME.replace(".json", f",dtype={dtype}.json"))
+        assert store.findings(RULE) == []
+        store.measured(path)
+        (message,) = store.messages(RULE)
+        assert message == f"source: expected published, as no kernel of this project runs {dtype}, found measured"
+
+    @pytest.mark.parametrize(("N", "is_fine"), [(409_600, True), (442_368, False)])
+    def test_nor_have_weights_that_the_device_does_not_hold(self, store: Store, N: int, is_fine: bool) -> None:
+        path = store.config(table([64]), f"E=8,N={N},device_name={H100}.json")
+        row = {"latency_us": times(1e6), "baseline_us": times(1e6), "decision": "promote"}
+        store.measured(path, rows={"64": row})
+        too_large = "holds, 80 GiB, found 81.0 GiB with K=4096, top_k=2"
+        told = [] if is_fine else [f"shapes.0: expected weights that {H100} {too_large}"]
+        assert store.messages(RULE) == told
 
 
 class TestRowsOfShapes:

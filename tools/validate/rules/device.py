@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fused_moe_configs.serving import driver_name
+from fused_moe_configs.spelling import question
 from tools.findings import Severity
 from tools.store.config_file import ConfigFile
 from tools.store.workload import Layout, is_device_name
@@ -18,13 +20,13 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
     device = context.devices.get(name)
     if device is None:
         near = context.devices.near(name)
-        hint = f"did you mean {' or '.join(near)}? If not, " if near else ""
+        hint = f"{question(near)} If not, " if near else ""
         yield Issue(
             f"device_name: expected a name from configs/registry/devices.json, found {name!r}",
             f"{hint}add the device to the registry with the name that its driver reports",
         )
         return
-    if context.layout is Layout.VLLM and "H200" in name.split("_") and name != "NVIDIA_H200":
+    if context.layout is Layout.VLLM and driver_name("vllm", name) != name:
         yield Issue(
             f"device_name: vLLM looks up every H200 as NVIDIA_H200, found {name!r}",
             "rename it to device_name=NVIDIA_H200",

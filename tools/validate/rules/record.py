@@ -11,11 +11,14 @@ from pathlib import Path
 
 from tools.checkout import reference_triton
 from tools.findings import Severity
+from tools.launch.heuristic_version import outdated
 from tools.launch.kernel_hash import is_known, kernel_sha256
 from tools.measure.floor import MOST_SPREAD_PCT, SHARE, least_us
+from tools.measure.layer import LayerShape
 from tools.measure.panel import LARGEST_RATIO, RoutingKind
 from tools.registry.devices import Device
-from tools.registry.shapes import shapes_fault
+from tools.registry.shapes import quant_mode_of, shapes_fault
+from tools.registry.sharding import named_model_has
 from tools.store import schemas
 from tools.store.config_file import ConfigFile
 from tools.store.files import closed_folder, record_path, sha256, version_folder
@@ -52,9 +55,12 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         yield from _mismatches(record, path, file)
         yield from _untimely(record, path, context.today)
         yield from _unlikely_checks(record, path)
+        if file.workload is not None:
+            yield from _strange_models(record, file.workload, path, context)
         if record.is_measured and file.workload is not None:
             yield from _strange_shapes(record, file.workload, path, context)
             yield from _strange_engines(record, path)
+            yield from _never_measured(record, file.workload, path, context.device_of(file))
         if record.is_measured and record.environment is not None:
             yield from _measured_mismatches(record, record.environment, path, file)
             yield from _elsewhere(record.environment, path, context.device_of(file), context)
@@ -134,6 +140,13 @@ def _measured_mismatches(record: Record, environment: Environment, path: Path, f
             Severity.INFO,
             path=path,
         )
+    if engines := outdated(record):
+        yield Issue(
+            f"heuristics: measured against an older heuristic of {' and '.join(engines)}",
+            "nothing to do until the bench shows a difference; tuning it again measures against today's",
+            Severity.INFO,
+            path=path,
+        )
 
 
 def _untimely(record: Record, path: Path, today: datetime.date) -> Iterator[Issue]:
@@ -168,7 +181,7 @@ def _strange_shapes(record: Record, workload: Workload, path: Path, context: Con
         yield Issue(fault.message, fault.fix, path=path)
     for num_tokens, row in record.rows.items():
         if row.by_shape and Counter(of_shape.shape for of_shape in row.by_shape) != Counter(shapes):
-            found = ", ".join(f"K={s.shape.K}, top_k={s.shape.top_k}" for s in row.by_shape)
+            found = ", ".join(_sizes(of_shape.shape) for of_shape in row.by_shape)
             yield Issue(
                 f"rows.{num_tokens}.by_shape: expected each of the record's shapes once, found {found}",
                 "tune it again: the tuner writes what it measured",
@@ -192,6 +205,54 @@ def _strange_engines(record: Record, path: Path) -> Iterator[Issue]:
                 "tune it again: the tuner writes those of the engine where the entry does worst",
                 path=path,
             )
+
+
+def _strange_models(record: Record, workload: Workload, path: Path, context: Context) -> Iterator[Issue]:
+    """`list --model` tells their readers that the file serves them, and main's word doesn't cover the names."""
+    for index, served in enumerate(record.shapes):
+        for name in served.models:
+            has = named_model_has(name, workload.E, workload.N, served.shape, context.models)
+            if has is False:
+                yield Issue(
+                    f"shapes.{index}.models: expected models with E={workload.E}, N={workload.N}, "
+                    f"{_sizes(served.shape)} on a rank, found {name}",
+                    "take the name out, or correct its sizes",
+                    path=path,
+                )
+            elif has is None:
+                yield Issue(
+                    f"shapes.{index}.models: expected models of the registry, found {name}, which nothing here checks",
+                    "add the model to configs/registry/models.json in a change of its own, or take the name out",
+                    Severity.WARNING,
+                    path=path,
+                )
+
+
+def _never_measured(record: Record, workload: Workload, path: Path, device: Device | None) -> Iterator[Issue]:
+    """Figures of what this project's kernel can't run, or that device can't hold."""
+    quant = quant_mode_of(workload)
+    if quant is None:
+        yield Issue(
+            f"source: expected published, as no kernel of this project runs {workload.dtype}, found measured",
+            "remove file and record; figures from elsewhere: take them over with `nox -s convert`",
+            path=path,
+        )
+        return
+    if device is None or device.memory_gib is None:
+        return
+    for index, served in enumerate(record.shapes):
+        layer = LayerShape(workload.E, workload.N, served.shape.K, served.shape.top_k, quant)
+        if layer.weights_bytes > device.memory_gib * 2**30:
+            yield Issue(
+                f"shapes.{index}: expected weights that {device.name} holds, {device.memory_gib} GiB, found "
+                f"{layer.weights_bytes / 2**30:,.1f} GiB with {_sizes(served.shape)}",
+                "name the file by the E and N that were measured",
+                path=path,
+            )
+
+
+def _sizes(shape: Shape) -> str:
+    return f"K={shape.K}, top_k={shape.top_k}"
 
 
 def _times_by_shape(row: RecordedRow) -> list[tuple[Latency, Latency]]:
@@ -299,6 +360,8 @@ def _elsewhere(environment: Environment, path: Path, device: Device | None, cont
     if device.arch is not None:
         capability = _capability(device.arch)
         expected.append(("compute_capability", capability, environment.compute_capability == capability))
+    if device.sm_count is not None:  # a slice of the GPU reports its name
+        expected.append(("sm_count", str(device.sm_count), environment.sm_count == device.sm_count))
     for key, wanted, agrees in expected:
         if not agrees:
             yield Issue(

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tools.canary import engines
-from tools.canary.engines import PackageError, open_package
+from tests.tools.canary.conftest import FakeEngine, sglang, vllm
+from tools.launch import engine_package
+from tools.launch.engine_package import PackageError, open_package
 
-from .conftest import FakeEngine
+__all__ = ["sglang", "vllm"]  # fixtures
 
 PLATFORM = "vllm/utils/platform_utils.py"
 
@@ -50,6 +51,6 @@ def test_a_module_that_is_too_large_or_no_text_is_refused(tmp_path: Path, vllm: 
     (folder / PLATFORM).write_bytes(b"\xff")
     with pytest.raises(PackageError, match="expected UTF-8, found invalid start byte at byte 0"):
         found.read(PLATFORM)
-    monkeypatch.setattr(engines, "MAX_SOURCE_BYTES", 0)
+    monkeypatch.setattr(engine_package, "MAX_SOURCE_BYTES", 0)
     with pytest.raises(PackageError, match="expected at most 0 bytes, found more"):
         found.read(PLATFORM)

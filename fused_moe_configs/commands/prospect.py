@@ -1,0 +1,177 @@
+"""doctor --model: for each engine what it runs, the file that it gets, how old that is, and what to do next."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fused_moe_configs import machine
+from fused_moe_configs.api import where
+from fused_moe_configs.exporting.overlay import NAMES
+from fused_moe_configs.index import IndexedFile, indexed
+from fused_moe_configs.lookup import Chain, Lookup, printable, read_config, version_folders
+from fused_moe_configs.naming import parse
+from fused_moe_configs.near import near_misses
+from fused_moe_configs.registry import ServingError
+from fused_moe_configs.serving import Serving
+
+from .of_model import AskedModel, serving_here
+
+HOPPER = "sm_90"
+NO_NAME = "any"
+"""Stands for the device where no GPU is named: names and backend are then Hopper's."""
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What a model gets from one engine.
+
+    serving None: the engine doesn't run it so, as refusal says. in_use: the file in the folder that the engine's
+    variable names, whosever it is. lookup: this package's own answer; None: without a GPU, or where no tuned file has
+    such a name. entry: what is known of that file. near: what comes near where there is none. next_step: a line to be
+    typed, or what is missing for one, or that there is nothing to do.
+    """
+
+    engine: str
+    serving: Serving | None
+    refusal: str = ""
+    has_gpu: bool = True
+    in_use: Path | None = None
+    lookup: Lookup | None = None
+    entry: IndexedFile | None = None
+    near: tuple[str, ...] = ()
+    next_step: str = ""
+
+    @property
+    def lacks_file(self) -> bool:
+        """The engine reads tuned files, as far as is known, and neither its folder nor this package has one."""
+        reads = self.serving is not None and self.serving.reads_tuned_files is not False
+        return reads and self.lookup is not None and self.lookup.winner is None and self.in_use is None
+
+    def to_json(self) -> dict[str, Any]:
+        winner = self.lookup.winner if self.lookup else None
+        return {
+            "engine": self.engine,
+            "serving": self.serving and self.serving.to_json(),
+            "refusal": self.refusal or None,
+            "in_use": self.in_use and str(self.in_use),
+            "here": winner and str(winner),
+            "reason": self.lookup.reason if self.lookup else None,
+            "known": self.entry and {**self.entry._asdict(), "models": [*self.entry.models]},
+            "near": [*self.near],
+            "next": self.next_step or None,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        if self.serving is None:
+            yield f"{self.engine}: {self.refusal}"
+            return
+        found = self.serving
+        ranks = f"tp={found.tp}" + f" ep={found.ep}" * (found.ep > 1)
+        place = found.device_name if self.has_gpu else "Hopper, since no GPU is named"
+        yield f"{found.engine} {found.version}: {found.model} {ranks} on {place}"
+        yield f"  on a rank: E={found.E}, N={found.N}, K={found.K}, top_k={found.top_k}, {found.kind}"
+        yield f"  backend: {found.verdict}. {found.reason}"
+        yield from (f"  note: {note}" for note in found.notes)
+        if self.has_gpu:
+            yield f"  file: {found.engine_file or f'none, since no tuned file has {found.kind} in its name'}"
+        if self.in_use:
+            yield f"  in use: {printable(self.in_use)}"
+        if self.lookup:
+            winner = self.lookup.winner
+            looked = f"{len(self.lookup.tried)} place{'s' * (len(self.lookup.tried) != 1)} looked at"
+            yield f"  here: {printable(winner) if winner else 'none'} ({looked}). {self.lookup.reason}"
+        if self.entry:
+            known = self.entry
+            yield (
+                f"  how old: of {known.date or 'an unknown day'}, for Triton {known.triton or 'unknown'}; "
+                f"{known.evidence or 'no record'}; over no file: {known.gain}"
+            )
+        yield from (f"  near: {line}" for line in self.near)
+        yield f"  next: {self.next_step}"
+
+
+def look(
+    asked: AskedModel, engines: Sequence[str], device_name: str | None, triton_version: str | None
+) -> list[Prospect]:
+    """ServingError: none of the engines runs it. ConfigError: a registry, or a file that would serve, is broken."""
+    found, refused = list[Prospect](), list[ServingError]()
+    for engine in engines:
+        try:
+            arch = HOPPER if device_name is None else None
+            serving = serving_here(asked, engine, device_name or NO_NAME, arch)
+        except ServingError as error:
+            refused.append(error)
+            found.append(Prospect(engine, None, str(error)))
+        else:
+            found.append(_prospect(asked, serving, device_name is not None, triton_version))
+    if len(refused) == len(found):
+        raise refused[0]
+    return found
+
+
+def _prospect(asked: AskedModel, serving: Serving, has_gpu: bool, triton_version: str | None) -> Prospect:
+    engine = serving.engine
+    if not has_gpu or serving.file is None:
+        step = "nothing: no tuned file can serve it" if has_gpu else _without_gpu(serving)
+        return Prospect(engine, serving, has_gpu=has_gpu, next_step=step)
+    chain = Chain(where())
+    version = triton_version or machine.version_of("triton") or serving.triton
+    lookup, _ = chain.look_up(serving.file, chain.tiers(version))
+    entry = near = None
+    if lookup.winner:
+        path = lookup.winner.relative_to(where()).as_posix()
+        entry = next((each for each in indexed(where()) if each.file == path), None)
+    elif parsed := parse(serving.file):
+        near = near_misses(parsed, where())
+    in_use = _in_use(serving)
+    step = _next_step(asked, serving, in_use, lookup, chain, version)
+    return Prospect(engine, serving, "", True, in_use, lookup, entry, tuple(near or ()), step)
+
+
+def _in_use(serving: Serving) -> Path | None:
+    """What the engine finds in the folder that its variable names, newest Triton first. ConfigError: it is broken."""
+    folder = os.environ.get(machine.VARIABLES[serving.engine])
+    if not folder:
+        return None
+    folders = [Path(folder)] if serving.engine == "vllm" else version_folders(Path(folder) / "configs").values()
+    for path in (each / str(serving.engine_file) for each in folders):
+        if path.is_file():
+            read_config(path, is_users=True)
+            return path
+    return None
+
+
+def _without_gpu(serving: Serving) -> str:
+    if serving.reads_tuned_files is False:
+        return "nothing, on Hopper: tuned files change nothing there"
+    return "add --device-name, as the driver of the GPU reports it; `fused-moe-configs list` names those with files"
+
+
+def _next_step(
+    asked: AskedModel, serving: Serving, in_use: Path | None, lookup: Lookup, chain: Chain, version: str
+) -> str:
+    engine, variable = serving.engine, machine.VARIABLES[serving.engine]
+    if serving.reads_tuned_files is False:
+        return "nothing: tuned files change nothing here"
+    if in_use:
+        return f"nothing: {NAMES[engine]} reads the file of {variable}"
+    command = f"fused-moe-configs export ./moe-configs --engine {engine}"
+    folder = lookup.winner.parent.name if lookup.winner else ""
+    if engine == "vllm" and (found := re.fullmatch(r"triton_(\d+)_(\d+)_(\d+)", folder)):
+        command += f" --triton-version {'.'.join(found.groups())}"
+    if engine == "sglang" and machine.version_of(engine):
+        command += " --overlay auto"
+    export = f'{command} && export {variable}="$PWD/moe-configs"'
+    if lookup.winner:
+        return export
+    if chain.siblings_file(str(serving.file), chain.tiers(version)):
+        return export.replace(" && ", " --siblings && ")
+    default_engine = "" if engine == "vllm" else f" --engine {engine}"
+    where_to = "in a clone of the repository, on this GPU"
+    return f"./nox -s tune -- {asked.flags}{default_engine} ({where_to})"

@@ -1,0 +1,193 @@
+"""fused-moe-configs doctor --model: what a model gets from each engine, and what to do next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+
+import pytest
+
+import fused_moe_configs
+from fused_moe_configs.cli import main
+from tests.loader.conftest import H100, Store
+
+QWEN = "Qwen/Qwen3-30B-A3B"
+FILE = f"E=128,N=768,device_name={H100}.json"
+HOPPER = [{"name": H100, "aliases": [], "arch": "sm_90"}, {"name": "NVIDIA_H200", "aliases": [], "arch": "sm_90"}]
+VERSIONS = {"triton": "3.8.0"}
+
+
+@pytest.fixture(autouse=True)
+def machine(store, monkeypatch):
+    """No GPU, no engine, and a registry that knows what Hopper is."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr("fused_moe_configs.machine.version_of", VERSIONS.get)
+    store.write("devices.json", {"schema_version": 1, "devices": HOPPER}, "registry")
+
+
+@pytest.fixture
+def doctor(capsys):
+    """Exit code, and what is printed of the engines: the lines behind the machine's facts."""
+
+    def run(*arguments: str, device: str | None = H100):
+        fused_moe_configs.cache_clear()
+        code = main(["doctor", *arguments, *(["--device-name", device] if device else [])])
+        lines = capsys.readouterr().out.splitlines()
+        first = next((i for i, line in enumerate(lines) if line.startswith(("vllm 0", "sglang 0"))), len(lines))
+        return code, lines[first:]
+
+    return run
+
+
+def answer(lines, what):
+    return [line.strip().partition(": ")[2] for line in lines if line.strip().startswith(f"{what}: ")]
+
+
+def test_a_file_that_is_here_is_named_with_its_age_and_the_line_that_exports_it(store, doctor):
+    path = store.add(FILE)
+    index = {
+        "file": FILE, "models": [f"{QWEN} tp=1"], "triton": "3.8.0", "date": "2026-11-25", "geomean_ratio": 0.981,
+        "worst_ratio": 1.0, "evidence": "verified", "sha256": "0" * 64,
+    }  # fmt: skip
+    store.write("index.json", {"schema_version": 1, "files": [index]})
+    code, lines = doctor("--model", QWEN, "--tp", "1", "--engine", "vllm")
+    assert code == 0
+    assert lines == [
+        f"vllm 0.33.0: {QWEN} tp=1 on {H100}",
+        "  on a rank: E=128, N=768, K=2048, top_k=8, bf16",
+        "  backend: TRITON, reads tuned files. On Hopper the FlashInfer kernels go to the end of the list, so Triton "
+        "comes first.",
+        f"  file: {FILE}",
+        f"  here: {path} (1 place looked at). Served by the default tier (Triton 3.8.0).",
+        "  how old: of 2026-11-25, for Triton 3.8.0; verified; over no file: -1.9 % time",
+        "  next: fused-moe-configs export ./moe-configs --engine vllm && "
+        'export VLLM_TUNED_CONFIG_FOLDER="$PWD/moe-configs"',
+    ]
+
+
+def test_the_next_line_typed_ends_the_matter(store, doctor, tmp_path, monkeypatch):
+    """What is exported as it says, into the folder that it says, is found in use; then nothing is left to do."""
+    store.add(FILE)
+    monkeypatch.chdir(tmp_path)
+    for engine, variable in (("vllm", "VLLM_TUNED_CONFIG_FOLDER"), ("sglang", "SGLANG_MOE_CONFIG_DIR")):
+        (step,) = answer(doctor("--model", QWEN, "--engine", engine)[1], "next")
+        export, setting = step.split(" && ")
+        name, value = setting.removeprefix("export ").split("=", 1)
+        assert (shlex.split(export)[0], name) == ("fused-moe-configs", variable)
+        assert main(shlex.split(export)[1:]) == 0
+        monkeypatch.setenv(name, shlex.split(value)[0].replace("$PWD", str(tmp_path)))
+        code, lines = doctor("--model", QWEN, "--engine", engine)
+        assert code == 0
+        assert answer(lines, "in use")[0].endswith(FILE)
+        assert answer(lines, "next")[0].startswith("nothing: ")
+
+
+def test_a_line_that_sets_vllms_variable_comes_with_its_side_effects(store, capsys):
+    store.add(FILE)
+    for engine, is_said in (("vllm", True), ("sglang", False)):
+        assert main(["doctor", "--model", QWEN, "--engine", engine, "--device-name", H100]) == 0
+        assert ("note: in vLLM VLLM_TUNED_CONFIG_FOLDER switches more" in capsys.readouterr().out) is is_said
+
+
+def test_without_a_file_the_next_line_tunes_one(store, doctor):
+    code, lines = doctor("--model", QWEN, "--tp", "2")
+    assert code == 1
+    assert answer(lines, "here") == ["none (2 places looked at). No tier has a file for "
+                                     f"{H100} or another name of the same hardware."] * 2  # fmt: skip
+    vllm, sglang = answer(lines, "next")
+    assert vllm.startswith(f"./nox -s tune -- --model {QWEN} --tp 2 (in a clone")
+    assert sglang.startswith(f"./nox -s tune -- --model {QWEN} --tp 2 --engine sglang (in a clone")
+
+
+def test_what_comes_near_is_said_where_nothing_serves(store, doctor):
+    store.add(f"E=128,N=768,device_name={H100},dtype=fp8_w8a8.json")
+    code, lines = doctor("--model", QWEN, "--engine", "vllm")
+    assert code == 1
+    assert answer(lines, "near") == ["E=128,N=768 is here on this device for dtype=fp8_w8a8"]
+
+
+def test_a_siblings_file_is_exported_with_siblings(store, doctor):
+    devices = [HOPPER[0] | {"siblings": ["NVIDIA_H200"]}, HOPPER[1]]
+    store.write("devices.json", {"schema_version": 1, "devices": devices}, "registry")
+    store.add(FILE.replace(H100, "NVIDIA_H200"))
+    _, lines = doctor("--model", QWEN, "--engine", "vllm")
+    assert answer(lines, "next")[0].startswith("fused-moe-configs export ./moe-configs --engine vllm --siblings && ")
+
+
+def test_a_version_files_export_is_for_that_triton(store, doctor, monkeypatch):
+    store.add(FILE, tier="triton_3_6_0")
+    _, lines = doctor("--model", QWEN, "--engine", "vllm", "--triton-version", "3.6.1")
+    assert " --engine vllm --triton-version 3.6.0 && " in answer(lines, "next")[0]
+
+
+def test_where_the_backend_reads_none_there_is_nothing_to_do(store, doctor):
+    code, lines = doctor("--model", "Qwen/Qwen3-30B-A3B-FP8", "--tp", "4", "--ep", "4", "--engine", "vllm")
+    assert code == 0
+    assert answer(lines, "backend")[0].startswith("FLASHINFER_CUTLASS, reads no tuned files. ")
+    assert answer(lines, "next") == ["nothing: tuned files change nothing here"]
+
+
+def test_a_dtype_without_tuned_files_is_no_lack(store, doctor):
+    code, lines = doctor("--model", "openai/gpt-oss-20b", "--engine", "vllm")
+    assert code == 0
+    assert answer(lines, "file") == ["none, since no tuned file has mxfp4 in its name"]
+    assert answer(lines, "next")[0].startswith("nothing: ")
+
+
+def test_each_engine_has_its_own_experts_and_spelling(store, doctor):
+    _, lines = doctor("--model", "deepseek-ai/DeepSeek-V3", "--tp", "8", device="NVIDIA_H200")
+    assert answer(lines, "file") == [
+        "E=256,N=256,device_name=NVIDIA_H200,dtype=fp8_w8a8,block_shape=[128,128].json",
+        "E=257,N=256,device_name=NVIDIA_H200,dtype=fp8_w8a8,block_shape=[128, 128].json",
+    ]
+
+
+def test_what_is_quantised_while_loading_is_looked_up_so(store, doctor):
+    _, lines = doctor("--model", QWEN, "--dtype", "fp8_w8a8", "--block-shape", "128,128", "--engine", "vllm")
+    assert answer(lines, "file") == [FILE.replace(".json", ",dtype=fp8_w8a8,block_shape=[128,128].json")]
+    assert "--dtype fp8_w8a8 --block-shape 128,128" in answer(lines, "next")[0]
+
+
+def test_without_a_gpu_it_speaks_of_hopper_and_says_what_to_pass(store, doctor):
+    code, lines = doctor("--model", QWEN, device=None)
+    assert code == 2
+    assert lines[0] == f"vllm 0.33.0: {QWEN} tp=1 on Hopper, since no GPU is named"
+    assert answer(lines, "backend")[0].startswith("TRITON, reads tuned files.")
+    assert answer(lines, "file") == []
+    assert all(step.startswith("add --device-name, ") for step in answer(lines, "next"))
+
+
+def test_a_size_that_one_engine_does_not_take_is_said_beside_the_others_answer(store, doctor, capsys):
+    code, lines = doctor("--model", QWEN, "--tp", "4", "--ep", "2")
+    assert code == 1
+    assert lines[0].startswith(f"sglang 0.5.23: {QWEN} tp=4 ep=2")
+    code = main(["doctor", "--model", QWEN, "--tp", "4", "--ep", "2", "--device-name", H100])
+    assert "vllm: ep: expected tensor times data parallel size" in capsys.readouterr().out
+    assert main(["doctor", "--model", QWEN, "--tp", "7", "--device-name", H100]) == 2
+    assert "N: expected a multiple of tp=7, found 768. Fix: choose a divisor" in capsys.readouterr().err
+
+
+def test_an_engine_that_is_installed_is_asked_alone_by_its_release(store, doctor, monkeypatch):
+    monkeypatch.setattr("fused_moe_configs.machine.version_of", {**VERSIONS, "sglang": "0.4.1"}.get)
+    _, lines = doctor("--model", QWEN)
+    assert lines[0].startswith("sglang 0.5.23: ")
+    assert "  note: version: expected sglang 0.5.23 or newer, found '0.4.1'; 0.5.23 answers." in lines
+    assert not any(line.startswith("vllm") for line in lines)
+
+
+def test_json_says_the_same(store, capsys):
+    path = store.add(FILE)
+    assert main(["doctor", "--model", QWEN, "--device-name", H100, "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["facts"]["GPU"] == H100
+    vllm, sglang = document["engines"]
+    assert (vllm["engine"], vllm["here"], vllm["in_use"], sglang["engine"]) == ("vllm", str(path), None, "sglang")
+    assert (vllm["serving"]["E"], vllm["serving"]["reads_tuned_files"]) == (128, True)
+    assert vllm["next"].startswith("fused-moe-configs export ")
+
+
+def test_a_broken_file_in_the_engines_folder_is_named(store, user: Store, doctor, capsys):
+    user.write(FILE, b"{")
+    assert main(["doctor", "--model", QWEN, "--device-name", H100, "--engine", "vllm"]) == 1
+    assert "line 1, column 2" in capsys.readouterr().err

@@ -1,0 +1,147 @@
+"""An engine's package as it was published: the sources in it, and which of them look tuned files up."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+from tools.errors import UserError, reason_of
+from tools.text import shown_path
+
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+!_-]{0,59}", re.ASCII)
+UNKNOWN_VERSION = "of unknown version"
+"""Also where the package says something else: it stands in an issue's heading."""
+
+
+LOOK_UP_MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "vllm": ("vllm/model_executor/layers/fused_moe/fused_moe.py",),
+        "sglang": (
+            "sglang/srt/layers/moe/moe_runner/triton_utils/fused_moe_triton_config.py",
+            "sglang/srt/layers/moe/fused_moe_triton/fused_moe_triton_config.py",
+        ),
+    }
+)
+"""The module of each engine that finds a tuned file and says what runs without one; places of several releases, the
+newest first."""
+
+
+# A package: a wheel, or the folder that one was unpacked or installed into.
+
+MAX_SOURCE_BYTES = 4 << 20
+"""The look-up code has some ten kilobytes; a module larger than this is not read."""
+
+
+class PackageError(UserError):
+    """The path holds no such package."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """read: the source of a file of the package by its path (`vllm/envs.py`), None where there is none."""
+
+    name: str
+    version: str
+    read: Callable[[str], str | None]
+
+
+def open_package(name: str, path: Path) -> Package:
+    """The package `name` in a wheel, in a folder, or in a folder's one wheel of it. PackageError: it isn't there."""
+    path = _wheel_in(name, path)
+    read = _folder(path) if path.is_dir() else _wheel(path)
+    described = _metadata(name, path)
+    if described is None:
+        raise PackageError(
+            f"{shown_path(path)}: expected {name} with its {name}-….dist-info, found none. "
+            f"Fix: give the wheel, or the folder that it was unpacked or installed into."
+        )
+    text = read(described) or ""
+    version = next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Version:")), "")
+    return Package(name, version if _VERSION.fullmatch(version) else UNKNOWN_VERSION, read)
+
+
+def installed_package(name: str) -> Package | None:
+    """The package that this Python would import, found without importing it. None: there is none, or not whole.
+
+    An editable installation counts. A folder of that name in the working directory doesn't: it has no metadata.
+    """
+    try:
+        spec = importlib.util.find_spec(name)
+        version = metadata.version(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations))).parent
+    return Package(name, version if _VERSION.fullmatch(version) else UNKNOWN_VERSION, _folder(folder))
+
+
+def _wheel_in(name: str, path: Path) -> Path:
+    """The wheel in a folder that `pip download` filled; `path` itself where it isn't such a folder."""
+    wheels = sorted(path.glob(f"{name}-*.whl")) if path.is_dir() else []
+    if len(wheels) > 1:
+        raise PackageError(
+            f"{shown_path(path)}: expected one wheel of {name}, found {len(wheels)}. Fix: give one of them."
+        )
+    return wheels[0] if wheels else path
+
+
+def _metadata(name: str, path: Path) -> str | None:
+    if path.is_dir():
+        names = [found.relative_to(path).as_posix() for found in path.glob(f"{name}-*.dist-info/METADATA")]
+    else:
+        with zipfile.ZipFile(path) as wheel:
+            names = [each for each in wheel.namelist() if PurePosixPath(each).match(f"{name}-*.dist-info/METADATA")]
+    return min(names, default=None)
+
+
+def _folder(path: Path) -> Callable[[str], str | None]:
+    def read(inner: str) -> str | None:
+        try:
+            with (path / inner).open("rb") as file:
+                return _text(inner, file.read(MAX_SOURCE_BYTES + 1))
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+
+    return read
+
+
+def _wheel(path: Path) -> Callable[[str], str | None]:
+    try:
+        zipfile.ZipFile(path).close()  # opening reads the index
+    except FileNotFoundError as error:
+        raise PackageError(
+            f"{shown_path(path)}: expected a wheel or a folder, found nothing. Fix: its path."
+        ) from error
+    except (OSError, zipfile.BadZipFile) as error:
+        raise PackageError(
+            f"{shown_path(path)}: expected a wheel, found {reason_of(error)}. Fix: download it again."
+        ) from error
+
+    def read(inner: str) -> str | None:
+        try:
+            with zipfile.ZipFile(path) as wheel, wheel.open(inner) as file:
+                return _text(inner, file.read(MAX_SOURCE_BYTES + 1))
+        except KeyError:
+            return None
+        except (OSError, zipfile.BadZipFile, RuntimeError) as error:
+            raise PackageError(
+                f"{shown_path(path)}: {inner} cannot be read: {reason_of(error)}. Fix: download it again."
+            ) from error
+
+    return read
+
+
+def _text(inner: str, data: bytes) -> str:
+    if len(data) > MAX_SOURCE_BYTES:
+        raise PackageError(f"{inner}: expected at most {MAX_SOURCE_BYTES} bytes, found more.")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise PackageError(f"{inner}: expected UTF-8, found {error.reason} at byte {error.start}.") from error
