@@ -99,8 +99,6 @@ class RowInputs:
         self._all_weights, self.topk_weights = _buffers(count, (num_tokens, shape.top_k), torch.float32, device)
         self._all_ids, self.topk_ids = _buffers(count, (num_tokens, shape.top_k), torch.int32, device)
         self._aligned: dict[tuple[Flavour, int], _AlignedBlock] = {}
-        self.deals = 0
-        """Blocks dealt so far."""
         self.deal(source, seed)
         generator = generator_of(ACTIVATIONS_SEED, device)
         dtype = torch.bfloat16 if shape.quant.compute_type == "bf16" else torch.float16
@@ -133,12 +131,17 @@ class RowInputs:
         else:
             chosen = torch.from_numpy(source.recorded.sample(self.num_routings, num_tokens, seed)).to(device)
             self.draws = place(chosen, weigh(chosen, generator), self.shape, generator)
-        self.load: Load = self.draws.load(self.shape)
+        self.dealt = source.kind, seed
+        """What the buffers hold."""
         self._all_weights.copy_(self.draws.topk_weights)
         self._all_ids.copy_(self.draws.local_ids)
         for block in self._aligned.values():
             block.fill(self.draws)
-        self.deals += 1
+
+    @property
+    def load(self) -> Load:
+        """What reaches the rank of the block that is dealt. Waits for the GPU."""
+        return self.draws.load(self.shape)
 
     def routing_of(self, flavour: Flavour) -> Routing:
         """The row's routing as the engine aligns it."""

@@ -40,10 +40,12 @@ class Replay:
     num_samples: int
 
 
-def capture(launches: Sequence[LaunchCall], num_warm: int | None = None, *, a_sample: int = 1) -> Replay:
+def capture(
+    launches: Sequence[LaunchCall], num_warm: int | None = None, *, a_sample: int = 1, is_played: bool = False
+) -> Replay:
     """Captures the launches on the current stream, which must not be the default one.
 
-    a_sample: launches that count as one, such as a layer's two.
+    a_sample: launches that count as one, such as a layer's two. is_played: it is replayed once, which uploads it.
     Each (or the first `num_warm`, where all run one kernel) runs once before: the first loads the module and is no
     measurement. `torch.cuda.graph` is not used: it collects garbage and empties the allocator's cache at each capture.
     """
@@ -61,6 +63,8 @@ def capture(launches: Sequence[LaunchCall], num_warm: int | None = None, *, a_sa
             graph.capture_end()
         raise
     graph.capture_end()
+    if is_played:
+        graph.replay()
     return Replay(graph, len(launches) // a_sample)
 
 
@@ -92,6 +96,40 @@ def sample_once(replays: Sequence[Replay], times: int) -> list[list[float]]:
     return [
         [us / replay.num_samples for us in totals_us[place :: len(replays)]] for place, replay in enumerate(replays)
     ]
+
+
+BLOCK_WAIT_CYCLES = 300_000
+"""Some 0.17 ms after a block is dealt, in which the host gets ahead of the GPU: a graph is launched faster than it
+runs, but not faster than nothing."""
+
+
+def play_blocks(replays: Sequence[Replay], deals: Sequence[Callable[[], object]]) -> list[list[float]]:
+    """Times of one sample of each in µs, a value a block: the mean of two plays, forwards and backwards.
+
+    deals: each fills the buffers that the graphs read with the next block, on the current stream. Nothing waits for
+    the GPU before the last block is enqueued. The first graph is played once more at a block's start, and not timed:
+    after the pause of a deal the clocks are higher.
+    """
+    order = [*range(len(replays)), *reversed(range(len(replays)))]
+    plays = []
+    for deal in deals:
+        deal()
+        torch.cuda._sleep(BLOCK_WAIT_CYCLES)
+        replays[0].graph.replay()
+        for index in order:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            replays[index].graph.replay()
+            end.record()
+            plays.append((start, end))
+    torch.cuda.current_stream().synchronize()
+    times_us = [start.elapsed_time(end) * 1000 for start, end in plays]
+    found: list[list[float]] = [[] for _ in replays]
+    for block in range(len(deals)):
+        of_block = times_us[block * len(order) : (block + 1) * len(order)]
+        for index, replay in enumerate(replays):
+            found[index].append((of_block[index] + of_block[-1 - index]) / 2 / replay.num_samples)
+    return found
 
 
 def _sample_all(turns: Sequence[tuple[Replay, int]], wait_cycles: int = 1_000_000) -> list[float]:

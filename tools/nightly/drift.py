@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from tools.launch.heuristic_version import outdated
 from tools.measure.floor import MOST_SPREAD_PCT, least_us
-from tools.measure.gate import PromotionPolicy
+from tools.measure.panel import LARGEST_RATIO
 from tools.measure.statistics import NOISE_PCT, Verdict, geomean
 from tools.pull_request.documents import FileId, Leg, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
 from tools.registry.devices import Device, DeviceRegistry
@@ -58,7 +58,7 @@ class RowDrift:
             return "recorded below what the device can do"
         if drift is None:
             return "does not run"
-        if self.loss_pct > PromotionPolicy().min_improvement_pct:
+        if self.loss_pct > 100.0 * (LARGEST_RATIO - 1.0):
             return f"{self.loss_pct:.1f} % slower than no file"
         against = drift if self.heuristic_pct is None else _pct(100.0 + drift, 100.0 + self.heuristic_pct)
         if min(abs(drift), abs(against)) <= self.limit_pct or drift * against < 0:
@@ -173,7 +173,8 @@ def _rows(
 ) -> Iterator[RowDrift]:
     shapes = [known.shape for known in planned.shapes]
     for num_tokens, claimed_us in sorted(planned.claims_us.items()):
-        row, then = measured.get(num_tokens, MeasuredRow()), recorded.get(num_tokens)
+        row, known = measured.get(num_tokens, MeasuredRow()), recorded.get(num_tokens)
+        then = known and known.on_benchs_kernel
         if then is not None and then.latency_us.median != claimed_us:  # re-tuned since the plan was made
             then = None
         yield RowDrift(

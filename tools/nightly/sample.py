@@ -94,7 +94,7 @@ def planned(
         planned_shapes(workload, recorded, models)[:MOST_SHAPES],
         claimed=entries,
         main={},
-        claims_us={num_tokens: float(row.latency_us.median) for num_tokens, row in record.rows.items()},
+        claims_us={m: float(row.on_benchs_kernel.latency_us.median) for m, row in record.rows.items()},
     )
 
 

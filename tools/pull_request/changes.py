@@ -249,14 +249,23 @@ class Version:
         return {int(key): row for key, row in found if _BATCH_SIZE.fullmatch(key) and isinstance(row, dict)}
 
     def medians_us(self, figure: str = "latency_us") -> Mapping[int, float]:
-        """Median of one of the record's figures by batch size, where it has that figure."""
-        medians = {num_tokens: _median_us(row.get(figure)) for num_tokens, row in self.rows.items()}
+        """Median of one of the record's figures by batch size, where it has that figure; on vLLM's kernel if it says.
+
+        As a bench measures it: `RecordedRow.on_benchs_kernel`.
+        """
+        medians = {num_tokens: _median_us(_on_benchs_kernel(row).get(figure)) for num_tokens, row in self.rows.items()}
         return {num_tokens: median for num_tokens, median in medians.items() if median is not None}
 
 
 def tier_of(relative: PurePosixPath) -> str:
     """`default`, `legacy_configs` or `triton_X_Y_Z`."""
     return DEFAULT_TIER if len(relative.parts) == 1 else relative.parts[0]
+
+
+def _on_benchs_kernel(row: Mapping[str, Json]) -> Mapping[str, Json]:
+    by_engine = row.get("by_engine")
+    found = by_engine.get("vllm") if isinstance(by_engine, dict) else None
+    return {**row, **found} if isinstance(found, dict) else row
 
 
 def _median_us(latency: Json) -> float | None:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,7 +239,7 @@ def tune(file: PlannedFile, landscape: Path | None, output: Path, time_budget_s:
         batch_sizes=file.batch_sizes,
         files=Files(output=output, replay=landscape),
         effort=Effort(time_budget_s),
-        routing="uniform",
+        recorded=None,
         separate_down=False,
         all_shapes=False,
         ray=None,
@@ -254,7 +254,7 @@ def tune(file: PlannedFile, landscape: Path | None, output: Path, time_budget_s:
 
 def subject_of(file: PlannedFile) -> Subject:
     """What the tuner tunes: the plan's workload and shapes. UserError: no kernel or heuristic covers it."""
-    from tools.tune.subject import SizesSource, make_subject
+    from tools.tune.subject import SizesSource, make_subject, with_shapes
 
     workload, first, models = file.id.workload, file.shapes[0].shape, load_models()
     sizes = (workload.E, workload.N, first.K, first.top_k)
@@ -262,7 +262,7 @@ def subject_of(file: PlannedFile) -> Subject:
     subject = make_subject(source, workload.device_name, models, load_devices())
     served = {known.shape: known.models for known in registered_shapes(workload, models)}
     shapes = [planned.shape for planned in file.shapes]
-    return replace(subject, shapes=tuple(ShapeOfModels(shape, served.get(shape, ())) for shape in shapes))
+    return with_shapes(subject, [ShapeOfModels(shape, served.get(shape, ())) for shape in shapes], models)
 
 
 # ---------------------------------------------------------------
@@ -290,22 +290,25 @@ def bench_recorded(file: PlannedFile, landscape: Path) -> BenchedFile:
 
 
 def recorded_times(journal: Journal) -> TimesUs:
-    """Up and down together: the median of a confirmation's samples, else what screening saw."""
+    """Up and down together, on vLLM's kernel: the median of a row's first blocks, else what screening saw."""
+    from kernels.problem import Flavour
     from tools.compile.outcome import Status
-    from tools.tune.protocol import Confirmed, Screened
+    from tools.measure.panel import RoutingKind
+    from tools.tune.protocol import Measured, Screened
 
+    usual = Flavour.VLLM, RoutingKind.UNIFORM
     screened: dict[tuple[int, int, LaunchConfig], float] = {}
-    confirmed: dict[tuple[int, int, LaunchConfig], float] = {}
+    measured: dict[tuple[int, int, LaunchConfig], float] = {}
     for entry in journal.entries:
         match entry.event:
-            case Screened(job, Status.OK) as event:
+            case Screened(job, Status.OK) as event if (job.engine, job.routing) == usual:
                 screened[job.num_tokens, job.shape, job.config] = event.total_us
-            case Confirmed(job, all_series):
+            case Measured(job, all_series) if (job.part.engine, job.part.routing) == usual:
                 for series in all_series:
-                    if series.total_us:
-                        key = job.num_tokens, job.shape, series.config
-                        confirmed.setdefault(key, statistics.median(series.total_us))
-    return {**screened, **confirmed}
+                    if series.us:
+                        key = job.num_tokens, job.part.placement, series.config
+                        measured.setdefault(key, statistics.median(series.us))
+    return {**screened, **measured}
 
 
 def _recorded_row(file: PlannedFile, subject: Subject, times_us: TimesUs, num_tokens: int) -> BenchedRow:

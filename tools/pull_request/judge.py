@@ -9,7 +9,7 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tools.measure.gate import Noise, PairedComparison, PromotionPolicy, decide
+from tools.measure.panel import PromotionPolicy, Ratio
 from tools.measure.statistics import Duel, Interval, Verdict
 from tools.pull_request.documents import MeasuredFile, MeasuredRow, PlannedFile
 from tools.store.record import Decision
@@ -67,7 +67,7 @@ def rows_of(
 def _kept(
     file: PlannedFile, num_tokens: int, row: BenchedRow, retuned_us: float | None, policy: PromotionPolicy
 ) -> MeasuredRow:
-    duel = row.against_main if file.main else row.against_heuristic
+    duel = row.against_main if file.main else _within_bound(row.against_heuristic)
     rival_us = row.main_us if file.main else row.heuristic_us
     return MeasuredRow(
         file.claims_us.get(num_tokens),
@@ -106,22 +106,38 @@ def _verdict(duel: Duel | None, own_us: float | None, rival_us: float | None) ->
     return duel.verdict
 
 
+def _within_bound(duel: Duel | None) -> Duel | None:
+    """Beside having no file, slower is what the tuner's own bound calls so: within it a row may well be written."""
+    if duel is None or duel.verdict is not Verdict.SLOWER or duel.ratio is None or _as_ratio(duel.ratio).is_slower:
+        return duel
+    return Duel(duel.ratio, Verdict.SAME)
+
+
 def _decision(has_main: bool, row: BenchedRow, policy: PromotionPolicy) -> Decision | None:
-    """The tuner's own gate, but for the noise of a bench: the claim challenges main's entry. None: unknown."""
+    """By the tuner's own rule as far as a bench knows it: the claim challenges main's entry. None: unknown."""
     if row.against_heuristic is None or (has_main and row.against_main is None):
         return None
-    challenger = None if row.own_us is None else _beside(row.against_heuristic.ratio, row.own_us, row.heuristic_us)
-    incumbent = None if row.main_us is None or not has_main else _beside(None, row.main_us, row.heuristic_us)
+    may_challenge = row.own_us is not None and not _loses(row.against_heuristic.ratio, row.own_us, row.heuristic_us)
+    main_us = row.main_us if has_main else None
+    may_stay = main_us is not None and not _loses(None, main_us, row.heuristic_us)
     against_main = row.against_main.ratio if row.against_main else None
-    duel = None if challenger is None or incumbent is None else _beside(against_main, row.own_us, row.main_us)
-    return decide(challenger, incumbent, duel, policy, Noise.MEASURED)
+    is_close = may_stay and against_main is not None and not policy.is_won_by(_as_ratio(against_main))
+    if may_challenge and not is_close:
+        return Decision.PROMOTE
+    return Decision.RETAIN if may_stay else Decision.BASELINE
 
 
-def _beside(ratio: Interval | None, us: float | None, other_us: float | None) -> list[PairedComparison]:
-    """Empty where one of them doesn't run: nothing to be slower than. ratio None: only the medians are known."""
-    if us is None or other_us is None:
-        return []
-    return [PairedComparison.of_medians(us, other_us) if ratio is None else PairedComparison(ratio, us, other_us)]
+def _loses(ratio: Interval | None, us: float, heuristic_us: float | None) -> bool:
+    """Beyond the bound. ratio None: only the medians are known. A heuristic that doesn't run is no rival."""
+    if heuristic_us is None:
+        return False
+    of_medians = us / heuristic_us
+    return (_as_ratio(ratio) if ratio else Ratio(of_medians, of_medians, of_medians, 0)).is_slower
+
+
+def _as_ratio(ratio: Interval) -> Ratio:
+    """A bench's own, over its rounds."""
+    return Ratio(ratio.low, ratio.median, ratio.high, 0)
 
 
 # A file: what its rows come to by the promotion policy, and whether its claims hold.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tools.cli import path_argument, say
-from tools.measure.gate import PromotionPolicy
+from tools.measure.panel import PromotionPolicy
 from tools.measure.statistics import Verdict
 from tools.pull_request.documents import (
     IMPOSSIBLE,

@@ -93,7 +93,7 @@ def why_other(record: Record, config: bytes, planned: PlannedFile, file: Measure
     recorded = {served.shape for served in record.shapes}
     if recorded and recorded != {shape.shape for shape in planned.shapes}:
         return "its record speaks of other shapes than were measured"
-    claimed = {num_tokens: row.latency_us.median for num_tokens, row in record.rows.items()}
+    claimed = {num_tokens: row.on_benchs_kernel.latency_us.median for num_tokens, row in record.rows.items()}
     if any(row.claimed_us != claimed.get(num_tokens) for num_tokens, row in file.rows.items()):
         return "its record claims other times than were checked"
     return None

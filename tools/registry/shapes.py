@@ -6,10 +6,10 @@ The one answer to «which shapes does this file serve?», asked by compile, benc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from kernels.problem import QuantMode
+from kernels.problem import Flavour, QuantMode
 from tools.registry.devices import Device
 from tools.registry.models import SIXTEEN_BIT, Model, ModelRegistry, Quantisation
 from tools.registry.sharding import Engine, Explanation, ShardError, explain_pair, shard
@@ -159,6 +159,32 @@ def _placed(asked: Workload, models: ModelRegistry, device: Device) -> list[Read
                     how = Explanation(ep, tp, model.id, own.serving.fused_shared_experts)
                     found[how, own.shape] = Reader(model, how, own.shape)
     return sorted(found.values(), key=lambda reader: (reader.found.tp, reader.found))
+
+
+def engines_reading(workload: Workload, shape: Shape, models: Iterable[Model]) -> tuple[Flavour, ...]:
+    """The engines that read the name for a layer of this shape: those in which a model here asks for it; else by rule.
+
+    The rule, where no model tells: a block narrower than a checkpoint's usual one is vLLM's, which refines it where
+    shards don't divide; names with per_channel_quant=True, names of int8_w8a8 and layers with a fused shared expert
+    are SGLang's; all others are both's. Not asked is which backend an engine chooses on a device: what is tuned for the
+    kernel is for whoever runs it.
+    """
+    asked = replace(workload, device_name=_ANY_DEVICE, down=False)
+    by_id = {model.id: model for model in models}
+    asking: set[Engine] = set()
+    for explanation in explain_pair(workload.E, workload.N, by_id.values()):
+        model = by_id[explanation.model_id]
+        quantisation = _quantisation_for(asked, model)
+        asking |= {
+            engine for engine in Engine if _shape_if_asked(model, engine, explanation, quantisation, asked) == shape
+        }
+    if asking:
+        return tuple(flavour for flavour in Flavour if Engine(flavour.value) in asking)
+    if workload.per_channel_quant or workload.dtype == "int8_w8a8" or shape.fused_shared_experts:
+        return (Flavour.SGLANG,)
+    if workload.block_shape is not None and min(workload.block_shape) < min(USUAL_BLOCK):
+        return (Flavour.VLLM,)
+    return tuple(Flavour)
 
 
 def without_gate(workload: Workload, models: ModelRegistry) -> tuple[str, ...]:

@@ -120,11 +120,75 @@ class RowOfShape:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """The entry's figures and the engine's own heuristic's, over the same blocks."""
+
+    latency_us: Latency
+    baseline_us: Latency
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> Compared:
+        return cls(Latency(**document["latency_us"]), Latency(**document["baseline_us"]))
+
+    def to_json(self) -> dict[str, Json]:
+        return {"latency_us": self.latency_us.to_json(), "baseline_us": self.baseline_us.to_json()}
+
+
+@dataclass(frozen=True)
+class RecordedPart:
+    """The entry's time over the engine's heuristic's in one part: the mean, its 95 % interval, the blocks behind it.
+
+    shape: its place among the record's. routing: as `RoutingKind` has it.
+    """
+
+    engine: str
+    shape: int
+    routing: str
+    ratio: float
+    low: float
+    high: float
+    blocks: int
+
+    def to_json(self) -> dict[str, Json]:
+        return dict(vars(self))
+
+    def __str__(self) -> str:
+        return f"{self.engine}, {self.routing}" + (f", shape {self.shape}" if self.shape else "")
+
+
+@dataclass(frozen=True)
+class PartName:
+    """Which part, without figures."""
+
+    engine: str
+    shape: int
+    routing: str
+
+    def to_json(self) -> dict[str, Json]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class RecordedBetween:
+    """A batch size without an entry. entry_of: the batch size whose entry runs there. ratio: over the heuristic."""
+
+    entry_of: int
+    ratio: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, Json]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
 class RecordedRow:
-    """One batch size; with several shapes, under the one where the entry does worst.
+    """One batch size; under uniform routing, with several shapes or engines under those where the entry does worst.
 
     Times in µs, of up and down projection together unless named; in the record of a `_down` file of down alone.
-    baseline_us: vLLM's heuristic. baselines: other engines' heuristics. bound: what sets the floor, memory or compute.
+    baseline_us: that engine's heuristic. baselines: other engines' heuristics. bound: what sets the floor, memory or
+    compute. by_routing, by_engine: where the entry does worst with each. parts: empty in older records. score: the
+    geometric mean over the parts that decide. unbounded: the parts in which the entry may be slower than the bound.
     """
 
     latency_us: Latency
@@ -137,6 +201,20 @@ class RecordedRow:
     floor_us: float | None = None
     bound: str | None = None
     by_shape: tuple[RowOfShape, ...] = ()
+    by_routing: Mapping[str, Compared] = field(default_factory=dict)
+    by_engine: Mapping[str, Compared] = field(default_factory=dict)
+    parts: tuple[RecordedPart, ...] = ()
+    score: float | None = None
+    unbounded: tuple[PartName, ...] = ()
+
+    @property
+    def is_bounded(self) -> bool:
+        return not self.unbounded
+
+    @property
+    def on_benchs_kernel(self) -> Compared:
+        """What a bench compares its times with, which runs our kernel as vLLM does: the headline may be SGLang's."""
+        return self.by_engine.get("vllm") or Compared(self.latency_us, self.baseline_us)
 
     @classmethod
     def read(cls, document: Mapping[str, Json]) -> RecordedRow:
@@ -152,6 +230,11 @@ class RecordedRow:
             document.get("floor_us"),
             document.get("bound"),
             tuple(RowOfShape.read(row) for row in document.get("by_shape", ())),
+            _compared(document.get("by_routing", {})),
+            _compared(document.get("by_engine", {})),
+            tuple(RecordedPart(**part) for part in document.get("parts", ())),
+            document.get("score"),
+            tuple(PartName(**part) for part in document.get("unbounded", ())),
         )
 
     def to_json(self) -> dict[str, Json]:
@@ -165,6 +248,11 @@ class RecordedRow:
             **_given(floor_us=self.floor_us, bound=self.bound),
             "decision": self.decision.value,
             **({"by_shape": [row.to_json() for row in self.by_shape]} if self.by_shape else {}),
+            **({"by_routing": _pairs_json(self.by_routing)} if self.by_routing else {}),
+            **({"by_engine": _pairs_json(self.by_engine)} if self.by_engine else {}),
+            **({"parts": [part.to_json() for part in self.parts]} if self.parts else {}),
+            **_given(score=self.score),
+            **({"bounded": False, "unbounded": [part.to_json() for part in self.unbounded]} if self.unbounded else {}),
         }
 
 
@@ -249,6 +337,8 @@ class Record:
     heuristics: by engine; None where it isn't known, as in records from before it was written down.
     verified_with, engine_checked: what contributors saw on their own GPUs, claims that `verified` doesn't cover; None
     where the document has no such list, which writing keeps.
+    rule: the version of the method that chose the rows. draws: the first seed of each purpose's draws. between: what
+    the entries do at batch sizes between theirs.
     """
 
     workload: Workload
@@ -265,6 +355,9 @@ class Record:
     verified_with: tuple[VerifiedWith, ...] | None = None
     engine_checked: tuple[EngineChecked, ...] | None = None
     verified: Verified | None = None
+    rule: str | None = None
+    draws: Mapping[str, int] = field(default_factory=dict)
+    between: Mapping[int, RecordedBetween] = field(default_factory=dict)
 
     @classmethod
     def read(cls, document: Mapping[str, Json]) -> Record:
@@ -286,6 +379,9 @@ class Record:
             _lines(VerifiedWith, document.get("verified_with")),
             _lines(EngineChecked, document.get("engine_checked")),
             Verified(**verified) if verified else None,
+            document.get("rule"),
+            document.get("draws", {}),
+            {int(num_tokens): RecordedBetween(**found) for num_tokens, found in document.get("between", {}).items()},
         )
 
     def to_json(self) -> dict[str, Json]:
@@ -299,8 +395,10 @@ class Record:
             **_given(kernel_sha256=self.kernel_sha256, heuristics=self._heuristics_json()),
             "config_sha256": self.config_sha256,
             **_given(tuner=self.tuner and self.tuner.to_json()),
+            **_given(rule=self.rule, draws=dict(self.draws) or None),
             "date": self.date,
             **_given(rows=self._rows_json() if self.is_measured or self.rows else None),
+            **_given(between={str(m): self.between[m].to_json() for m in sorted(self.between)} or None),
             **_given(
                 verified_with=None if self.verified_with is None else [line.to_json() for line in self.verified_with],
                 engine_checked=None
@@ -370,6 +468,14 @@ def as_record(content: Content) -> Record:
     for schema_fault in schemas.faults("record", content.document):
         raise RecordError(f"{schema_fault.where}: {schema_fault.message}. Fix: see schema/record.schema.json.")
     return Record.read(content.document)
+
+
+def _compared(document: Mapping[str, Json]) -> dict[str, Compared]:
+    return {name: Compared.read(pair) for name, pair in document.items()}
+
+
+def _pairs_json(pairs: Mapping[str, Compared]) -> dict[str, Json]:
+    return {name: pair.to_json() for name, pair in pairs.items()}
 
 
 def _given(**values: Json) -> dict[str, Json]:

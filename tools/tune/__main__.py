@@ -124,7 +124,8 @@ def _check_sources(request: TuneRequest, models: ModelRegistry, devices: DeviceR
     """On any device: what is wrong there is wrong on all."""
     any_other = next(device.name for device in devices if device.vendor == "nvidia" and device.smem_bytes_per_block)
     for source in request.sources:
-        _subject(request, source, any_other, models, devices, request.engine)
+        subject = _subject(request, source, any_other, models, devices, request.engine)
+        session.with_recorded(request, subject)
 
 
 def _subject(

@@ -6,15 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tools.measure.layer import expected_load, row_bytes, row_operations
+from tools.measure.panel import Part, Ratio, RoutingKind
+from tools.measure.seeds import Purpose, seeds_of
 from tools.measure.statistics import floor_us, quantile
 from tools.store.files import sha256
 from tools.store.record import (
+    Compared,
     Decision,
     Environment,
     HeuristicVersion,
     Latency,
+    PartName,
     Record,
+    RecordedBetween,
+    RecordedPart,
     RecordedRow,
     RowOfShape,
     Source,
@@ -22,9 +29,13 @@ from tools.store.record import (
 )
 from tools.store.strict_json import Json
 from tools.tune.protocol import Subject
-from tools.tune.tuner import Counts, RowResult
+from tools.tune.tuner import Between, Counts, RowResult
 
 _DIGITS = 3
+_RATIO_DIGITS = 4
+
+RULE = "parts-1"
+"""The version of the method, for records: blocks of fresh draws in each part, the rule of `tools.measure.panel`."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +69,12 @@ def record(
     run: Provenance,
     config: bytes,
     kept: Mapping[int, RecordedRow],
+    between: Sequence[Between] = (),
 ) -> Record:
     """The record beside the file whose bytes are `config`. kept: rows of an earlier record that stay."""
     measured = {row.num_tokens: _row(subject, row, run) for row in rows}
-    return _record(subject, counts, run, config, {**kept, **measured})
+    found = {one.num_tokens: RecordedBetween(one.key, *_rounded_ratio(one.ratio)) for one in between}
+    return replace(_record(subject, counts, run, config, {**kept, **measured}), between=found)
 
 
 def down_record(
@@ -86,21 +99,22 @@ def entries(rows: Iterable[RowResult]) -> dict[int, LaunchConfig]:
 def down_entries(rows: Iterable[RowResult]) -> dict[int, LaunchConfig] | None:
     """The `_down` file's entries; rows that gain nothing repeat the file's own. None: no row gains."""
     rows = list(rows)
-    if not any(row.down for row in rows):
+    if not any(row.down and row.down.gains for row in rows):
         return None
     return {row.num_tokens: row.down.entry if row.down else row.entry for row in rows}
 
 
 def floor_of(subject: Subject, row: RowResult, rates: Rates) -> tuple[float, str]:
-    """(least µs of the row's worst shape, memory or compute), for the experts that the routings reached.
+    """(least µs of the row's worst part, memory or compute), for the experts that the routings reached.
 
     Where they weren't counted (older landscapes): for as many as uniform routing reaches on average.
     """
-    layer = subject.layers[row.shape]
+    part = row.worst
+    layer = subject.layers[part.placement]
     load = expected_load(layer, row.num_tokens)
-    if row.active_experts:
-        load = replace(load, active_experts=row.active_experts)
-    num_bytes = row_bytes(layer, row.num_tokens, load)
+    if reached := row.active_experts.get(part):
+        load = replace(load, active_experts=reached)
+    num_bytes = row_bytes(layer, row.num_tokens, load, part.engine)
     return floor_us(num_bytes, row_operations(layer, load), rates.memory_bytes_per_s, rates.dense_per_s)
 
 
@@ -124,35 +138,79 @@ def _record(
             {status: count for status, count in counts.outcomes.items() if count},
         ),
         rows=rows,
+        rule=RULE,
+        draws={purpose.name.lower(): seeds_of(purpose).start for purpose in (Purpose.SEARCH, Purpose.CHOICE)},
     )
 
 
 def _row(subject: Subject, row: RowResult, run: Provenance) -> RecordedRow:
-    shape = row.shape
-    chosen, baseline = row.chosen[shape], row.baseline[shape]
+    worst = row.worst
     floor, bound = floor_of(subject, row, run.rates) if run.rates else (None, None)
+    headline = _compared(row, worst)
     by_shape = [
-        RowOfShape(named.shape, _latency(own.total_us), _latency(heuristic.total_us))
-        for named, own, heuristic in zip(subject.shapes, row.chosen, row.baseline, strict=True)
+        RowOfShape(named.shape, *vars(_compared(row, part)).values())
+        for place, named in enumerate(subject.shapes)
+        if (part := _worst(row, [part for part in row.uniform_parts if part.placement == place]))
     ]
+    engines = dict.fromkeys(part.engine for part in row.uniform_parts)
+    by_engine = {e.value: _worst(row, [part for part in row.uniform_parts if part.engine is e]) for e in engines}
+    every = _parts(row)
+    by_routing = {kind.value: _worst(row, [part for part in every if part.routing is kind]) for kind in RoutingKind}
+    sglang = row.panel.heuristics.get(Flavour.SGLANG) if worst.engine is Flavour.VLLM else None
+    others = {"sglang": row.times_us(worst, sglang)} if sglang else {}
+    incumbent_us = row.times_us(worst, row.incumbent) if row.incumbent else []
     return RecordedRow(
-        _latency(chosen.total_us),
-        _latency(baseline.total_us),
+        headline.latency_us,
+        headline.baseline_us,
         row.decision,
-        _median(chosen.up_us),
-        _median(chosen.down_us),
-        {"sglang": _latency(row.sglang[shape].total_us)} if row.sglang else {},
-        _latency(row.incumbent[shape].total_us) if row.incumbent else None,
+        None,
+        None,
+        {engine: _latency(us) for engine, us in others.items() if us},
+        _latency(incumbent_us) if incumbent_us else None,
         None if floor is None else round(floor, _DIGITS),
         bound,
-        tuple(by_shape) if len(by_shape) > 1 else (),
+        tuple(by_shape) if len(subject.shapes) > 1 else (),
+        {name: _compared(row, part) for name, part in by_routing.items() if part},
+        {name: _compared(row, part) for name, part in by_engine.items() if part},
+        tuple(
+            RecordedPart(
+                part.engine.value,
+                part.placement,
+                part.routing.value,
+                *_rounded_ratio(row.ratio(part)),
+                row.ratio(part).blocks,
+            )
+            for part in every
+        ),
+        round(row.choice.score, _RATIO_DIGITS),
+        tuple(PartName(p.engine.value, p.placement, p.routing.value) for p in row.choice.unbounded),
     )
 
 
+def _parts(row: RowResult) -> list[Part]:
+    """Those that decide, then the others."""
+    return [*row.panel.times, *(row.told.times if row.told else ())]
+
+
+def _worst(row: RowResult, parts: Sequence[Part]) -> Part | None:
+    return max(parts, key=lambda part: row.ratio(part).mean, default=None)
+
+
+def _compared(row: RowResult, part: Part) -> Compared:
+    return Compared(_latency(row.times_us(part, row.entry)), _latency(row.times_us(part, row.heuristic(part))))
+
+
+def _rounded_ratio(ratio: Ratio) -> tuple[float, float, float]:
+    """(mean, low, high)"""
+    mean, low, high = (round(value, _RATIO_DIGITS) for value in (ratio.mean, ratio.low, ratio.high))
+    return mean, low, high
+
+
 def _down_row(row: RowResult) -> RecordedRow:
-    samples = row.down.samples if row.down else row.chosen
-    decision = Decision.PROMOTE if row.down else row.decision
-    return RecordedRow(_latency(samples[row.shape].down_us), _latency(row.baseline[row.shape].down_us), decision)
+    assert row.down is not None  # a run that writes a `_down` file measures every row for it
+    shape = row.worst.placement
+    own, heuristic = row.down.apart[shape].down_us, row.down.heuristic[shape].down_us
+    return RecordedRow(_latency(own), _latency(heuristic), Decision.PROMOTE if row.down.gains else row.decision)
 
 
 def _latency(samples: Sequence[float]) -> Latency:

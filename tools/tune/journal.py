@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import QuantMode
+from kernels.problem import Flavour, QuantMode
 from tools import cli
 from tools.checkout import CHECKOUT
 from tools.compile.outcome import Status
 from tools.errors import UserError, reason_of
+from tools.measure.panel import Part, RoutingKind
 from tools.registry.devices import Target
 from tools.store import schemas
 from tools.store.files import write_file
@@ -32,13 +33,14 @@ from tools.store.strict_json import Json, parse
 from tools.store.workload import ParsedName, Workload, parse_file_name
 from tools.text import shown_path
 from tools.tune.protocol import (
+    COMMON_NUM_TOKENS,
+    BlockJob,
     Compiled,
     CompileJob,
-    Confirmed,
-    ConfirmJob,
     DeviceRefused,
     DeviceReport,
     Event,
+    Measured,
     Screened,
     ScreenJob,
     Series,
@@ -79,7 +81,10 @@ class JournalHeader:
             _target(target, document["arch"]),
             document["arch"],
             document["smem_bytes"],
+            tuple(tuple(map(Flavour, engines)) for engines in document.get("engines", ())),
         )
+        if subject.engines and len(subject.engines) != len(subject.shapes):
+            raise ValueError(f"engines: expected those of {len(subject.shapes)} shapes, found {len(subject.engines)}")
         _check_printable(document["environment"])
         return cls(subject, document["settings"], document["environment"])
 
@@ -94,6 +99,7 @@ class JournalHeader:
             "target": list(subject.target),
             "arch": subject.arch,
             "smem_bytes": subject.smem_bytes,
+            **({"engines": [[*engines] for engines in subject.engines]} if subject.engines else {}),
             "settings": dict(self.settings),
             "environment": dict(self.environment),
         }
@@ -107,9 +113,9 @@ class JournalEntry:
     clock_s: float
 
     @classmethod
-    def from_json(cls, document: Json, subject: Subject) -> JournalEntry:
+    def from_json(cls, document: Json, header: JournalHeader) -> JournalEntry:
         """Of a document that is valid by the schema. ValueError: it is none of this subject's events."""
-        return cls(_event_from_json(document, subject), float(document["clock_s"]))
+        return cls(_event_from_json(document, header), float(document["clock_s"]))
 
     def to_json(self) -> dict[str, Any]:
         return {**_event_to_json(self.event), "clock_s": round(self.clock_s, 4)}
@@ -144,7 +150,7 @@ class Journal:
         # What follows the last newline was being written when the run ended.
         first, *others = lines or [""]
         header = _header(path, first)
-        read = [_line(path, number, line, header.subject) for number, line in enumerate(others, start=2)]
+        read = [_line(path, number, line, header) for number, line in enumerate(others, start=2)]
         reports = [line for line in read if isinstance(line, _LastLine)]
         entries = tuple(line for line in read if isinstance(line, JournalEntry))
         device, events = (reports[-1].device, reports[-1].events) if reports else (None, None)
@@ -252,12 +258,12 @@ def _header(path: Path, line: str) -> JournalHeader:
         raise _refused(path, 1, "the header of a tuner's journal", line, error) from error
 
 
-def _line(path: Path, number: int, line: str, subject: Subject) -> JournalEntry | _LastLine:
+def _line(path: Path, number: int, line: str, header: JournalHeader) -> JournalEntry | _LastLine:
     try:
         document = _document(line)
         if "format" in document:
             raise ValueError("a header, which only the first line is")
-        return _LastLine.from_json(document) if "device" in document else JournalEntry.from_json(document, subject)
+        return _LastLine.from_json(document) if "device" in document else JournalEntry.from_json(document, header)
     except ValueError as error:
         raise _refused(path, number, "an event", line, error) from error
 
@@ -303,6 +309,7 @@ def _event_to_json(event: Event) -> dict[str, Any]:
     match event:
         case Compiled(job, status, seconds, kernels, message):
             body = {"compiled": job.config.to_entry(), "shape": job.shape, "naive": job.is_naive, "kernels": kernels}
+            body |= _unless(engine=(job.engine, Flavour.VLLM), num_tokens=(job.num_tokens, COMMON_NUM_TOKENS))
         case Screened(job, status, seconds, up_us, down_us, message):
             body = {
                 "screened": job.config.to_entry(),
@@ -312,47 +319,82 @@ def _event_to_json(event: Event) -> dict[str, Any]:
                 "up_us": up_us,
                 "down_us": down_us,
             }
-        case Confirmed(job, series, seconds, active_experts):
-            rows = [
-                {
-                    "config": s.config.to_entry(),
-                    "status": s.status.value,
-                    "up_us": list(s.up_us),
-                    "down_us": list(s.down_us),
-                    "message": s.message,
-                }
-                for s in series
-            ]
-            head = {"confirmed": rows, "shape": job.shape, "num_tokens": job.num_tokens, "rounds": job.rounds}
+            body |= _unless(engine=(job.engine, Flavour.VLLM), routing=(job.routing, RoutingKind.UNIFORM))
+        case Measured(job, series, seconds, active_experts, draws):
+            head = {
+                "measured": [_series_to_json(one) for one in series],
+                "engine": job.part.engine.value,
+                "shape": job.part.placement,
+                "routing": job.part.routing.value,
+                "num_tokens": job.num_tokens,
+                "block": job.first,
+                "blocks": job.count,
+                "apart": job.is_apart,
+                "draws": draws,
+            }
             counted = {} if active_experts is None else {"active_experts": active_experts}
             return {**head, "seconds": seconds, **counted}
     return {**body, "status": status.value, "seconds": seconds} | ({"message": message} if message else {})
 
 
-def _event_from_json(line: Json, subject: Subject) -> Event:
-    shape, seconds = line["shape"], float(line["seconds"])
-    if shape >= len(subject.shapes):
-        raise ValueError(f"shape: expected one of the header's {len(subject.shapes)}, counted from 0, found {shape}")
+def _unless(**values: tuple[Any, Any]) -> dict[str, Any]:
+    """The values that aren't the usual ones."""
+    return {key: value for key, (value, usual) in values.items() if value != usual}
+
+
+def _series_to_json(series: Series) -> dict[str, Any]:
+    apart = {"up_us": list(series.up_us), "down_us": list(series.down_us)} if series.up_us else {}
+    head = {"config": series.config.to_entry(), "status": series.status.value}
+    return {**head, "us": list(series.us), **apart, "message": series.message}
+
+
+def _event_from_json(line: Json, header: JournalHeader) -> Event:
+    shape, seconds, shapes = line["shape"], float(line["seconds"]), header.subject.shapes
+    if shape >= len(shapes):
+        raise ValueError(f"shape: expected one of the header's {len(shapes)}, counted from 0, found {shape}")
+    engine = Flavour(line.get("engine", Flavour.VLLM))
     if "compiled" in line:
-        compile_job = CompileJob(LaunchConfig(**line["compiled"]), shape, line["naive"])
+        config = LaunchConfig(**line["compiled"])
+        compile_job = CompileJob(config, shape, line["naive"], engine, line.get("num_tokens", COMMON_NUM_TOKENS))
         return Compiled(compile_job, Status(line["status"]), seconds, line["kernels"], line.get("message", ""))
     num_tokens = line["num_tokens"]
     if "screened" in line:
         give_up_us = None if line["give_up_us"] is None else float(line["give_up_us"])
-        screen_job = ScreenJob(num_tokens, shape, LaunchConfig(**line["screened"]), give_up_us)
+        routing = RoutingKind(line.get("routing", RoutingKind.UNIFORM))
+        screen_job = ScreenJob(num_tokens, shape, LaunchConfig(**line["screened"]), give_up_us, engine, routing)
         up_us, down_us = float(line["up_us"]), float(line["down_us"])
         return Screened(screen_job, Status(line["status"]), seconds, up_us, down_us, line.get("message", ""))
+    active_experts = None if line.get("active_experts") is None else float(line["active_experts"])
+    if "confirmed" in line:
+        return _of_rounds(line, header, active_experts)
+    series = tuple(map(_series, line["measured"]))
+    part = Part(engine, shape, RoutingKind(line["routing"]))
+    job = BlockJob(num_tokens, part, tuple(s.config for s in series), line["block"], line["blocks"], line["apart"])
+    for one in series:
+        if one.status is Status.OK and len(one.us) != job.count:
+            raise ValueError(f"measured: expected {job.count} times, one a block, found {len(one.us)}")
+    return Measured(job, series, seconds, active_experts, line["draws"])
+
+
+def _of_rounds(line: Json, header: JournalHeader, active_experts: float | None) -> Measured:
+    """Older landscapes replayed one set of draws, round by round, up and down apart: each round counts as a block."""
+    told = header.settings.get("routing", RoutingKind.UNIFORM)
+    kind = RoutingKind.SKEW_1 if told == "skew" else RoutingKind(told)
     series = tuple(map(_series, line["confirmed"]))
-    job = ConfirmJob(num_tokens, shape, tuple(row.config for row in series), line["rounds"])
-    active_experts = line.get("active_experts")
-    return Confirmed(job, series, seconds, None if active_experts is None else float(active_experts))
+    configs = tuple(one.config for one in series)
+    part = Part(Flavour.VLLM, line["shape"], kind)
+    job = BlockJob(line["num_tokens"], part, configs, 0, line["rounds"], is_apart=True)
+    return Measured(job, series, float(line["seconds"]), active_experts)
 
 
 def _series(row: Json) -> Series:
-    up_us, down_us = (tuple(map(float, row[key])) for key in ("up_us", "down_us"))
+    config, status, message = LaunchConfig(**row["config"]), Status(row["status"]), row.get("message", "")
+    up_us, down_us = (tuple(map(float, row.get(key, ()))) for key in ("up_us", "down_us"))
     if len(up_us) != len(down_us):
-        raise ValueError(f"confirmed: expected as many times for up as for down, found {len(up_us)} and {len(down_us)}")
-    return Series(LaunchConfig(**row["config"]), Status(row["status"]), up_us, down_us, row.get("message", ""))
+        raise ValueError(f"expected as many times for up as for down, found {len(up_us)} and {len(down_us)}")
+    if not up_us:
+        return Series(config, status, tuple(map(float, row.get("us", ()))), message=message)
+    return Series.apart(config, up_us, down_us)
 
 
 # ---------------------------------------------------------------

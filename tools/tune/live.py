@@ -19,17 +19,17 @@ from tools.child_process import usable_cores
 from tools.compile.outcome import Outcome, Status
 from tools.compile.pool import CompilePool
 from tools.errors import MachineError
-from tools.measure.kernels import KernelTask
+from tools.measure.kernels import KernelTask, OwnKernel
 from tools.scratch import Scratch
 from tools.tune.protocol import (
+    BlockJob,
     Compiled,
     CompileJob,
-    Confirmed,
-    ConfirmJob,
     DeviceRefused,
     DeviceReport,
     Event,
     Job,
+    Measured,
     Refusal,
     RunnerError,
     Screened,
@@ -161,18 +161,20 @@ class LiveSession:
 def kernel_tasks(subject: Subject, job: CompileJob) -> list[KernelTask]:
     """Up and down of a launch config in a mode. ValueError: a rule forbids the launch."""
     layer = subject.layers[job.shape]
-    # What matters of a routing is its mode; counts don't specialise, and on AMD buffer sizes do only past 2 GiB.
-    routing = layer.routing(1) if job.is_naive else replace(layer.routing(64), allow_naive=False)
+    # What matters of a routing is its mode, and in SGLang's flavour when the next launch may start; counts don't
+    # specialise, and on AMD buffer sizes do only past 2 GiB.
+    aligned = replace(layer.routing(job.num_tokens, job.engine), allow_naive=False)
+    routing = layer.routing(1, job.engine) if job.is_naive else aligned
     problems = [Problem(p, routing, subject.quant, job.config, subject.kernel_arch) for p in layer.projections]
-    return [KernelTask(problem, subject.target) for problem in problems]
+    return [KernelTask(problem, subject.target, OwnKernel(flavour=job.engine)) for problem in problems]
 
 
 # ---------------------------------------------------------------
 # Keeps a GPU worker running: hands it one job at a time, watches the clock, replaces it when it crashes or hangs.
 # Whatever happens to a worker, every job is answered: with times, or with the status of what went wrong.
 
-GpuJob = ScreenJob | ConfirmJob
-GpuEvent = Screened | Confirmed
+GpuJob = ScreenJob | BlockJob
+GpuEvent = Screened | Measured
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class WorkerLimits:
 
     start_s: float = 300.0
     screen_s: float = 30.0
-    confirm_s: float = 180.0
+    blocks_s: float = 180.0
     max_jobs: int = 50_000
     max_failed_starts: int = 3
 
@@ -289,24 +291,27 @@ class Supervisor:
                 raise RunnerError(f"GPU: expected a process that measures, found none in several tries: {message}")
             self._start()
             return
-        if isinstance(job, ConfirmJob) and len(job.configs) > 1:
+        if isinstance(job, BlockJob) and len(job.configs) > 1:
             self._answered.append(self._one_by_one(job))
         else:
             self._answered.append(failed(job, status, message))
 
-    def _one_by_one(self, job: ConfirmJob) -> Confirmed:
+    def _one_by_one(self, job: BlockJob) -> Measured:
         """A worker died over several configs: each is tried alone, and those that live are measured together again."""
         started = time.monotonic()
         alone: dict[LaunchConfig, Series] = {}
         for config in job.configs:
-            alone[config] = self._ask(replace(job, configs=(config,), rounds=1)).series[0]
+            alone[config] = self._ask(replace(job, configs=(config,), count=1)).series[0]
         good = tuple(config for config in job.configs if alone[config].status is Status.OK)
         together = self._ask(replace(job, configs=good)) if good else None
         measured = {series.config: series for series in together.series} if together else {}
         series = tuple(measured.get(config, alone[config]) for config in job.configs)
-        return Confirmed(job, series, time.monotonic() - started, together.active_experts if together else None)
+        seconds = time.monotonic() - started
+        return (
+            replace(together, job=job, series=series, seconds=seconds) if together else Measured(job, series, seconds)
+        )
 
-    def _ask(self, job: ConfirmJob) -> Confirmed:
+    def _ask(self, job: BlockJob) -> Measured:
         """One job, to its end."""
         worker = self._worker or self._start()
         while not worker.is_up:
@@ -316,7 +321,7 @@ class Supervisor:
         self._give(worker, job)
         answer: WorkerAnswer | MachineError | None = None
         with contextlib.suppress(EOFError, ConnectionResetError):
-            if worker.child.connection.poll(self._limits.confirm_s):
+            if worker.child.connection.poll(self._limits.blocks_s):
                 answer = worker.child.connection.recv()
         worker.job, worker.deadline = None, float("inf")
         if isinstance(answer, MachineError):
@@ -324,13 +329,13 @@ class Supervisor:
         if answer is None or answer.is_last:
             self._drop()
         event = answer.event if answer else failed(job, Status.CRASH, "the GPU's process ended or hung")
-        assert isinstance(event, Confirmed)
+        assert isinstance(event, Measured)
         return event
 
     def _give(self, worker: _RunningWorker, job: GpuJob) -> None:
         worker.job = job
         worker.num_jobs += 1
-        worker.limit_s = self._limits.screen_s if isinstance(job, ScreenJob) else self._limits.confirm_s
+        worker.limit_s = self._limits.screen_s if isinstance(job, ScreenJob) else self._limits.blocks_s
         worker.deadline = time.monotonic() + worker.limit_s
         # A worker that died while idle shows when its answer is read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):

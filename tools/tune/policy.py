@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from tools.measure.gate import PromotionPolicy
+from tools.measure.panel import MIN_BLOCKS, PromotionPolicy
 
 
 @dataclass(frozen=True)
@@ -31,32 +31,40 @@ class SearchPolicy:
 
 
 @dataclass(frozen=True)
-class ConfirmPolicy:
-    """How a row's best few are measured.
+class PanelPolicy:
+    """How a row's contestants are measured.
 
-    finalists: how many besides baselines and incumbent. rounds: of a job; jobs are repeated while the best can't be
-    told apart. noise_pct: what a finalist may lose and still be measured further.
+    finalists: of the search, besides heuristics and incumbent. blocks: that each contestant gets in each part.
+    screened: at anchors, the best so many are screened under skew and on the other engine's kernel too. joining: the
+    best so many of each join the finalists of the anchor's rows. hopeless: a contestant whose score lies by so much
+    above the best one's, beyond doubt, is dropped once its first engine is measured; while only some of the parts are,
+    hopeless_early, since what loses under uniform routing may be the one that skew leaves. draws: of further blocks
+    asked for at once, where it is open who wins.
     """
 
-    finalists: int = 12
-    rounds: int = 6
-    max_jobs: int = 5
-    noise_pct: float = 0.3
+    finalists: int = 4
+    blocks: int = MIN_BLOCKS
+    screened: int = 12
+    joining: int = 2
+    hopeless: float = 1.01
+    hopeless_early: float = 1.05
+    draws: int = 8
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Wall time to plan with, from the command to the written file: the search ends early enough to confirm every row.
+    """Wall time to plan with, from the command to the written file: the search ends early enough to measure every row.
 
-    No promise: each row is measured once, however long that takes.
+    No promise: each row gets its first blocks in every part, however long that takes. panel_share: what the panel
+    takes: six parts of which the search saw one.
     """
 
-    total_s: float = 44.0
-    confirm_share: float = 0.55
+    total_s: float = 55.0
+    panel_share: float = 0.65
 
     @property
     def search_s(self) -> float:
-        return self.total_s * (1.0 - self.confirm_share)
+        return self.total_s * (1.0 - self.panel_share)
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,6 @@ class Policies:
     """All of them."""
 
     search: SearchPolicy = field(default_factory=SearchPolicy)
-    confirm: ConfirmPolicy = field(default_factory=ConfirmPolicy)
+    panel: PanelPolicy = field(default_factory=PanelPolicy)
     promotion: PromotionPolicy = field(default_factory=PromotionPolicy)
     budget: Budget = field(default_factory=Budget)

@@ -7,15 +7,16 @@ library only; every event is journaled as it is.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import QuantMode, Routing
+from kernels.problem import GDC_EARLY_ROWS, Flavour, QuantMode, Routing
 from tools.compile.outcome import Status
 from tools.errors import UserError
 from tools.launch.axes import COMMON_GROUP_SIZE
 from tools.measure.layer import LayerShape
-from tools.measure.panel import RoutingKind
+from tools.measure.panel import Part, RoutingKind
 from tools.registry.devices import Target
 from tools.store.record import Environment, ShapeOfModels
 from tools.store.workload import Workload
@@ -25,7 +26,8 @@ from tools.store.workload import Workload
 class Subject:
     """What is tuned: the workload that names the file, every shape behind the name, and the GPU it runs on.
 
-    arch as in devices.json (`sm_90`, `gfx942`). smem_bytes: shared memory that one block may have.
+    arch as in devices.json (`sm_90`, `gfx942`). smem_bytes: shared memory that one block may have. engines: of each
+    shape, those that read the name for it, the one that the search runs on first; empty: vLLM alone for all.
     """
 
     workload: Workload
@@ -34,11 +36,27 @@ class Subject:
     target: Target
     arch: str
     smem_bytes: int
+    engines: tuple[tuple[Flavour, ...], ...] = ()
 
     @property
     def layers(self) -> tuple[LayerShape, ...]:
         """One for each shape behind the name."""
         return tuple(LayerShape.of(self.workload, named.shape, self.quant) for named in self.shapes)
+
+    def engines_of(self, shape: int) -> tuple[Flavour, ...]:
+        """That read the name for this shape."""
+        return self.engines[shape] if self.engines else (Flavour.VLLM,)
+
+    def first_engine(self, shape: int) -> Flavour:
+        """In whose kernel's flavour the search measures the shape."""
+        return self.engines_of(shape)[0]
+
+    @property
+    def placements(self) -> dict[Flavour, tuple[int, ...]]:
+        """Of each engine the shapes that it reads the name for."""
+        shapes = range(len(self.shapes))
+        found = {engine: tuple(s for s in shapes if engine in self.engines_of(s)) for engine in Flavour}
+        return {engine: places for engine, places in found.items() if places}
 
     def memory_bytes(self, num_tokens: int) -> int:
         """GPU memory that tuning up to so many tokens takes, beside the context.
@@ -51,8 +69,19 @@ class Subject:
         return largest + sum(weights) - max(weights)
 
     def routing(self, num_tokens: int, shape: int = 0) -> Routing:
-        """Of a batch size under one of the shapes."""
-        return self.layers[shape].routing(num_tokens)
+        """Of a batch size under one of the shapes, as its first engine aligns it."""
+        return self.layers[shape].routing(num_tokens, self.first_engine(shape))
+
+    def compile_job(self, config: LaunchConfig, num_tokens: int, shape: int, engine: Flavour) -> CompileJob:
+        """What has to be compiled to measure it there."""
+        layer = self.layers[shape]
+        is_naive = layer.routing(num_tokens, engine).is_naive
+        likened = COMMON_NUM_TOKENS
+        if engine is Flavour.SGLANG:
+            # Up's rows are tokens, down's are pairs: by them SGLang says when the next launch may start.
+            likened = (num_tokens * layer.top_k > GDC_EARLY_ROWS) + (num_tokens > GDC_EARLY_ROWS)
+            likened = (1, GDC_EARLY_ROWS, GDC_EARLY_ROWS + 1)[likened]
+        return CompileJob(kernel_of(config), shape, is_naive, engine, likened)
 
     @property
     def kernel_arch(self) -> str:
@@ -68,13 +97,22 @@ class Subject:
 # Jobs: what a strategy asks for. shape: index into Subject.shapes.
 
 
+COMMON_NUM_TOKENS = 64
+"""Stands for every batch size where its number shapes no code."""
+
+
 @dataclass(frozen=True)
 class CompileJob:
-    """Both projections of one launch config. Group size shapes no code: configs that differ in it share binaries."""
+    """Both projections of one launch config. Group size shapes no code: configs that differ in it share binaries.
+
+    num_tokens: a batch size that runs these binaries, as `Subject.compile_job` has it.
+    """
 
     config: LaunchConfig
     shape: int
     is_naive: bool
+    engine: Flavour = Flavour.VLLM
+    num_tokens: int = COMMON_NUM_TOKENS
 
 
 @dataclass(frozen=True)
@@ -85,19 +123,31 @@ class ScreenJob:
     shape: int
     config: LaunchConfig
     give_up_us: float | None = None
+    engine: Flavour = Flavour.VLLM
+    routing: RoutingKind = RoutingKind.UNIFORM
+
+    @property
+    def part(self) -> Part:
+        return Part(self.engine, self.shape, self.routing)
 
 
 @dataclass(frozen=True)
-class ConfirmJob:
-    """Exact times of a few configs, interleaved round by round and each checked against the reference."""
+class BlockJob:
+    """Blocks of fresh draws in one part: every config is played in each of them, and checked before it is first timed.
+
+    first: the number of the first block, count: how many. is_apart: up and down each in a graph of its own, instead of
+    one after the other as in the layer.
+    """
 
     num_tokens: int
-    shape: int
+    part: Part
     configs: tuple[LaunchConfig, ...]
-    rounds: int
+    first: int
+    count: int
+    is_apart: bool = False
 
 
-Job = CompileJob | ScreenJob | ConfirmJob
+Job = CompileJob | ScreenJob | BlockJob
 
 
 # ---------------------------------------------------------------
@@ -133,30 +183,40 @@ class Screened:
 
 @dataclass(frozen=True)
 class Series:
-    """One config's samples of a confirmation: a pair of times for every round. Empty unless status is OK."""
+    """One config's times of up and down together, a value a block, in µs. Empty unless status is OK.
+
+    up_us, down_us: of each where they were timed apart.
+    """
 
     config: LaunchConfig
     status: Status
+    us: tuple[float, ...] = ()
     up_us: tuple[float, ...] = ()
     down_us: tuple[float, ...] = ()
     message: str = ""
 
-    @property
-    def total_us(self) -> tuple[float, ...]:
-        return tuple(up + down for up, down in zip(self.up_us, self.down_us, strict=True))
+    @classmethod
+    def apart(cls, config: LaunchConfig, up_us: tuple[float, ...], down_us: tuple[float, ...]) -> Series:
+        """Of times of each. ValueError: not as many of both."""
+        total_us = tuple(round(up + down, 4) for up, down in zip(up_us, down_us, strict=True))
+        return cls(config, Status.OK, total_us, up_us, down_us)
 
 
 @dataclass(frozen=True)
-class Confirmed:
-    """The series in the job's order. active_experts: that the routings reached, on average; None: not counted."""
+class Measured:
+    """The series in the job's order. draws: of one block.
 
-    job: ConfirmJob
+    active_experts: that the last block's routings reached, on average; None: not counted.
+    """
+
+    job: BlockJob
     series: tuple[Series, ...]
     seconds: float
     active_experts: float | None = None
+    draws: int = 1
 
 
-Event = Compiled | Screened | Confirmed
+Event = Compiled | Screened | Measured
 
 
 class Runner(Protocol):
@@ -196,11 +256,14 @@ def kernel_of(config: LaunchConfig) -> LaunchConfig:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker is to measure. max_num_tokens: the largest batch size, for the memory that it takes."""
+    """What a worker is to measure. max_num_tokens: the largest batch size, for the memory that it takes.
+
+    recorded: the file of recorded routing.
+    """
 
     subject: Subject
     max_num_tokens: int
-    routing_kind: RoutingKind = RoutingKind.UNIFORM
+    recorded: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -227,12 +290,12 @@ class Refusal:
 class WorkerAnswer:
     """is_last: the context is lost, and the worker ends."""
 
-    event: Screened | Confirmed
+    event: Screened | Measured
     is_last: bool = False
 
 
-def failed(job: ScreenJob | ConfirmJob, status: Status, message: str, seconds: float = 0.0) -> Screened | Confirmed:
+def failed(job: ScreenJob | BlockJob, status: Status, message: str, seconds: float = 0.0) -> Screened | Measured:
     """The event of a job that gave no time."""
     if isinstance(job, ScreenJob):
         return Screened(job, status, seconds, message=message)
-    return Confirmed(job, tuple(Series(config, status, message=message) for config in job.configs), seconds)
+    return Measured(job, tuple(Series(config, status, message=message) for config in job.configs), seconds)

@@ -10,27 +10,30 @@ import heapq
 import itertools
 import statistics
 from collections import defaultdict, deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
+from tools.measure.panel import Part
 from tools.tune.journal import Journal, JournalEntry, JournalWriter
 from tools.tune.protocol import (
+    BlockJob,
     Compiled,
     CompileJob,
-    Confirmed,
-    ConfirmJob,
     Event,
     Job,
+    Measured,
     Runner,
     Screened,
     ScreenJob,
     Series,
     kernel_of,
 )
+
+_T = TypeVar("_T")
 
 NOT_RECORDED = "not recorded in this landscape"
 
@@ -44,22 +47,22 @@ class ReplayRunner:
     def __init__(self, landscape: Journal, jobs: int = 16) -> None:
         self.unrecorded: set[tuple[LaunchConfig, int | None]] = set()
         self._compiled: dict[CompileJob, Compiled] = {}
-        self._screened: dict[tuple[int, int, LaunchConfig], Screened] = {}
-        self._confirmed: dict[ConfirmJob, deque[Confirmed]] = defaultdict(deque)
-        self._confirmed_alone: dict[tuple[int, int, LaunchConfig], _Recorded] = defaultdict(_Recorded)
-        self._active_experts: dict[tuple[int, int], float | None] = {}
+        self._screened: dict[ScreenJob, Screened] = {}
+        self._measured: dict[BlockJob, Measured] = {}
+        self._blocks: dict[tuple[int, Part, LaunchConfig], _Recorded] = defaultdict(_Recorded)
+        self._last: dict[tuple[int, Part], Measured] = {}
         for entry in landscape.entries:
             match entry.event:
                 case Compiled() as event:
                     self._compiled.setdefault(_compile_key(event.job), event)
                 case Screened() as event:
                     self._screened[_screen_key(event.job)] = event
-                case Confirmed() as event:
-                    self._confirmed[event.job].append(event)
-                    self._active_experts[event.job.num_tokens, event.job.shape] = event.active_experts
+                case Measured() as event:
+                    self._measured.setdefault(event.job, event)
+                    row = event.job.num_tokens, event.job.part
+                    self._last[row] = event
                     for series in event.series:
-                        key = event.job.num_tokens, event.job.shape, series.config
-                        self._confirmed_alone[key].add(series, event.seconds / len(event.series))
+                        self._blocks[(*row, series.config)].add(event.job, series, event.seconds / len(event.series))
         self._jobs = jobs
         self._clock_s = 0.0
         self._cores_free_at = [0.0] * jobs
@@ -85,7 +88,7 @@ class ReplayRunner:
                 heapq.heappush(self._cores_free_at, started + event.seconds / kernels)
                 finished = max(finished, started + event.seconds / kernels)
         else:
-            event = self._screen(job) if isinstance(job, ScreenJob) else self._confirm(job)
+            event = self._screen(job) if isinstance(job, ScreenJob) else self._measure(job)
             finished = self._gpu_free_at = max(self._clock_s, self._gpu_free_at) + event.seconds
         heapq.heappush(self._done, (finished, next(self._numbers), event))
 
@@ -110,58 +113,73 @@ class ReplayRunner:
             return Screened(job, Status.CONSTRAINTS, 0.0, message=NOT_RECORDED)
         return replace(known, job=job)
 
-    def _confirm(self, job: ConfirmJob) -> Confirmed:
-        """What that very job gave, one time after the other; else each config's own samples, from wherever they are."""
-        if recorded := self._confirmed.get(job):
-            return recorded.popleft() if len(recorded) > 1 else recorded[0]
+    def _measure(self, job: BlockJob) -> Measured:
+        """What that very job gave; else each config's own blocks, from wherever they are."""
+        if recorded := self._measured.get(job):
+            return recorded
         answers = [self._alone(job, config) for config in job.configs]
-        active_experts = self._active_experts.get((job.num_tokens, job.shape))
+        last = self._last.get((job.num_tokens, job.part))
         series = tuple(series for series, _ in answers)
-        return Confirmed(job, series, sum(seconds for _, seconds in answers), active_experts)
+        seconds = sum(seconds for _, seconds in answers)
+        if last is None:
+            return Measured(job, series, seconds)
+        return Measured(job, series, seconds, last.active_experts, last.draws)
 
-    def _alone(self, job: ConfirmJob, config: LaunchConfig) -> tuple[Series, float]:
-        """(a config's series, seconds): of what confirmations gave, else as many samples as wanted of its screening."""
-        if recorded := self._confirmed_alone.get((job.num_tokens, job.shape, config)):
-            return recorded.next(config, job.rounds)
-        event = self._screen(ScreenJob(job.num_tokens, job.shape, config))
-        count = job.rounds if event.status is Status.OK else 0
-        series = Series(config, event.status, (event.up_us,) * count, (event.down_us,) * count, event.message)
-        return series, event.seconds
+    def _alone(self, job: BlockJob, config: LaunchConfig) -> tuple[Series, float]:
+        """(a config's series, seconds): of recorded blocks, else as many as wanted of its screening."""
+        if recorded := self._blocks.get((job.num_tokens, job.part, config)):
+            return recorded.blocks(job, config)
+        part = job.part
+        event = self._screen(ScreenJob(job.num_tokens, part.placement, config, None, part.engine, part.routing))
+        if event.status is not Status.OK:
+            return Series(config, event.status, message=event.message), event.seconds
+        return Series.apart(config, (event.up_us,) * job.count, (event.down_us,) * job.count), event.seconds
 
 
 class _Recorded:
-    """One config's samples of every confirmation at a batch size under a shape, in the order they were taken."""
+    """One config's blocks at a batch size in a part. Rounds of older landscapes stand one behind the other."""
 
     def __init__(self) -> None:
-        self._pairs: deque[tuple[float, float]] = deque()
+        self._whole: dict[int, float] = {}
+        self._apart: dict[int, tuple[float, float]] = {}
         self._failed: Series | None = None
         self._seconds: list[float] = []
 
-    def add(self, series: Series, seconds: float) -> None:
-        self._seconds.append(seconds)
-        if series.status is Status.OK:
-            self._pairs.extend(zip(series.up_us, series.down_us, strict=True))
-        else:
+    def add(self, job: BlockJob, series: Series, seconds: float) -> None:
+        self._seconds.append(seconds / job.count)
+        if series.status is not Status.OK:
             self._failed = series
+            return
+        if not series.up_us:
+            self._whole = {**dict(enumerate(series.us, job.first)), **self._whole}  # a latecomer's job has them again
+            return
+        first = job.first if job.first not in self._apart else len(self._apart)
+        self._apart |= dict(enumerate(zip(series.up_us, series.down_us, strict=True), first))
 
-    def next(self, config: LaunchConfig, rounds: int) -> tuple[Series, float]:
-        """The next ones, from the start again behind the last: those of two configs stay paired as long as they can."""
-        seconds = statistics.mean(self._seconds)
-        if not self._pairs:
-            assert self._failed is not None
+    def blocks(self, job: BlockJob, config: LaunchConfig) -> tuple[Series, float]:
+        """The job's, from the start again behind the last: those of two configs stay paired as long as they can."""
+        seconds = job.count * statistics.mean(self._seconds)
+        wanted = range(job.first, job.first + job.count)
+        if self._failed is not None:
             return self._failed, seconds
-        taken = [self._pairs[i % len(self._pairs)] for i in range(rounds)]
-        self._pairs.rotate(-rounds)
-        up_us, down_us = zip(*taken, strict=True)
-        return Series(config, Status.OK, up_us, down_us), seconds
+        if self._apart and (job.is_apart or not self._whole):
+            pairs = [_of_block(self._apart, block) for block in wanted]
+            return Series.apart(config, *(tuple(us) for us in zip(*pairs, strict=True))), seconds
+        times = tuple(_of_block(self._whole, block) for block in wanted)
+        return Series(config, Status.OK, times), seconds
+
+
+def _of_block(known: Mapping[int, _T], block: int) -> _T:
+    return known[block] if block in known else list(known.values())[block % len(known)]
 
 
 def _compile_key(job: CompileJob) -> CompileJob:
     return replace(job, config=kernel_of(job.config))
 
 
-def _screen_key(job: ScreenJob) -> tuple[int, int, LaunchConfig]:
-    return job.num_tokens, job.shape, job.config
+def _screen_key(job: ScreenJob) -> ScreenJob:
+    """When to give up depends on what was measured first, which a second run may see in another order."""
+    return replace(job, give_up_us=None)
 
 
 # ---------------------------------------------------------------
@@ -224,8 +242,5 @@ class RecordingRunner:
         return event
 
 
-def _key(job: ScreenJob | ConfirmJob) -> Hashable:
-    """When to give up depends on what was measured first, which a second run may see in another order."""
-    if isinstance(job, ScreenJob):
-        return job.num_tokens, job.shape, job.config
-    return job
+def _key(job: ScreenJob | BlockJob) -> Hashable:
+    return _screen_key(job) if isinstance(job, ScreenJob) else job

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from kernels.launch_config import LaunchConfig
 from tools import cli
-from tools.tune.confirm import RowSamples
+from tools.measure.panel import Part, Ratio, RoutingKind
 from tools.tune.evidence import Rates, floor_of
-from tools.tune.protocol import Compiled, Confirmed, Event, Subject
-from tools.tune.tuner import Counts, RowResult
+from tools.tune.protocol import Compiled, Event, Measured, Subject
+from tools.tune.tuner import Between, Counts, RowResult
 
-_TIMES = ("M", "heuristic", "SGLang's", "incumbent", "new", "gain", "of floor")
+_TIMES = ("M", "heuristic", "incumbent", "new", "of floor")
 
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One batch size. Times in µs, up and down together, under the shape where the entry loses most; None: no such."""
+    """One batch size. Times in µs, up and down together, uniform routing, of the engine and shape that gain least.
+
+    gain_pct: there, against the engine's heuristic, in per cent of it. gains_pct: by engine and routing, of the shape
+    and skew that gain least. unbounded: the parts where it may be more than 2 % slower than the heuristic. None: no
+    such.
+    """
 
     num_tokens: int
     heuristic_us: float
-    sglang_us: float | None
     incumbent_us: float | None
     new_us: float
     gain_pct: float
+    gains_pct: dict[str, float]
     floor_share: float | None
     decision: str
+    unbounded: list[str]
     entry: dict[str, Any]
     down_gain_pct: float | None = None
 
@@ -47,10 +55,24 @@ class TuneSummary:
     counts: Counts
     files: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    phases: Mapping[str, float] = field(default_factory=dict)
+    between: tuple[SummaryBetween, ...] = ()
+
+
+@dataclass(frozen=True)
+class SummaryBetween:
+    """A batch size without an entry: whose runs there, and what it gains over the heuristic, in per cent of it."""
+
+    num_tokens: int
+    entry_of: int
+    gain_pct: float
+
+
+def betweens(found: Sequence[Between]) -> tuple[SummaryBetween, ...]:
+    return tuple(SummaryBetween(one.num_tokens, one.key, _gain_pct(one.ratio)) for one in found)
 
 
 def lines(subject: Subject, rows: Sequence[RowResult], rates: Rates | None) -> tuple[SummaryRow, ...]:
-    """gain_pct: time saved against vLLM's heuristic, in per cent of it."""
     return tuple(_line(subject, row, rates) for row in rows)
 
 
@@ -62,6 +84,8 @@ def to_json(summary: TuneSummary) -> dict[str, Any]:
         "kernels_compiled": summary.counts.kernels_compiled,
         "measurements": summary.counts.measurements,
         "outcomes": dict(summary.counts.outcomes),
+        "phases": {name: round(seconds, 1) for name, seconds in summary.phases.items()},
+        "between": [vars(one) for one in summary.between],
         "files": list(summary.files),
         "notes": list(summary.notes),
         "rows": [vars(line) for line in summary.lines],
@@ -70,62 +94,93 @@ def to_json(summary: TuneSummary) -> dict[str, Any]:
 
 def to_text(summary: TuneSummary) -> str:
     """A plain table: reads the same on a terminal, in a log and in a pull request's code block."""
-    header = (*_TIMES, "decision", "M,N,K,group,warps,stages")
-    body = [_cells(line) for line in summary.lines]
+    gains = list(dict.fromkeys(name for line in summary.lines for name in line.gains_pct))
+    header = (*_TIMES, *gains, "decision", "M,N,K,group,warps,stages")
+    body = [_cells(line, gains) for line in summary.lines]
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-    table = "\n".join(_aligned(row, widths) for row in (header, *body))
+    numbers = len(_TIMES) + len(gains)
+    table = "\n".join(_aligned(row, widths, numbers) for row in (header, *body))
     counts = summary.counts
     outcomes = ", ".join(f"{count} {status}" for status, count in counts.outcomes.items() if count)
     tail = [
         f"{counts.kernels_compiled} kernels compiled, {counts.measurements} measurements in {summary.seconds:.1f} s; "
         f"launch configs: {outcomes}",
+        *([f"seconds: {_phases(summary.phases)}"] if summary.phases else []),
+        *([f"between the rows: {_between(summary.between)}"] if summary.between else []),
         *summary.notes,
         *(f"written: {path}" for path in summary.files),
     ]
-    return "\n".join([f"{summary.workload}, {'; '.join(summary.shapes)} (µs, up + down)", table, *tail])
+    title = f"{summary.workload}, {'; '.join(summary.shapes)} (µs, up + down), gain over each engine's heuristic"
+    return "\n".join([title, table, *tail])
 
 
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Numbers to the right, words to the left."""
+def _phases(phases: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items())
+
+
+def _between(found: Sequence[SummaryBetween]) -> str:
+    return ", ".join(f"M={one.num_tokens} by {one.entry_of}'s entry {one.gain_pct:.1f}%" for one in found)
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int], numbers: int) -> str:
+    """Numbers, which come first, to the right, words to the left."""
     places = enumerate(zip(cells, widths, strict=True))
-    return "  ".join(c.rjust(w) if i < len(_TIMES) else c.ljust(w) for i, (c, w) in places).rstrip()
+    return "  ".join(c.rjust(w) if i < numbers else c.ljust(w) for i, (c, w) in places).rstrip()
 
 
 def _line(subject: Subject, row: RowResult, rates: Rates | None) -> SummaryRow:
-    new, heuristic = _total(row.chosen, row.shape), _total(row.baseline, row.shape)
-    assert new is not None
-    assert heuristic is not None
+    worst = row.worst
+    new_us = _median_us(row, worst, row.entry)
+    assert new_us is not None
+    heuristic_us = _median_us(row, worst, row.heuristic(worst))
+    assert heuristic_us is not None
     return SummaryRow(
         row.num_tokens,
-        round(heuristic, 2),
-        _total(row.sglang, row.shape),
-        _total(row.incumbent, row.shape),
-        round(new, 2),
-        round(100.0 * (1.0 - new / heuristic), 2),
-        round(floor_of(subject, row, rates)[0] / new, 3) if rates else None,
+        heuristic_us,
+        _median_us(row, worst, row.incumbent) if row.incumbent else None,
+        new_us,
+        _gain_pct(row.ratio(worst)),
+        _gains_pct(row),
+        round(floor_of(subject, row, rates)[0] / new_us, 3) if rates else None,
         row.decision.value,
+        [str(part) for part in row.choice.unbounded],
         dict(row.entry.to_entry()),
-        round(100.0 * (1.0 - row.down.ratio), 2) if row.down else None,
+        round(100.0 * (1.0 - row.down.ratio), 2) if row.down and row.down.gains else None,
     )
 
 
-def _total(samples: tuple[RowSamples, ...] | None, shape: int) -> float | None:
-    return round(statistics.median(samples[shape].total_us), 2) if samples else None
+def _gain_pct(ratio: Ratio) -> float:
+    return round(100.0 * (1.0 - ratio.mean), 2)
 
 
-def _cells(line: SummaryRow) -> tuple[str, ...]:
+def _gains_pct(row: RowResult) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for part in (*row.panel.times, *(row.told.times if row.told else ())):
+        kind = {RoutingKind.UNIFORM: "", RoutingKind.RECORDED: " recorded"}.get(part.routing, " skewed")
+        name = f"{part.engine}{kind}"
+        found[name] = min(found.get(name, math.inf), _gain_pct(row.ratio(part)))
+    return found
+
+
+def _median_us(row: RowResult, part: Part, config: LaunchConfig) -> float | None:
+    times_us = row.times_us(part, config)
+    return round(statistics.median(times_us), 2) if times_us else None
+
+
+def _cells(line: SummaryRow, gains: Sequence[str]) -> tuple[str, ...]:
     def time(us: float | None) -> str:
         return "-" if us is None else f"{us:.1f}"
 
+    decision = line.decision + (f", separate down {line.down_gain_pct:.1f}%" if line.down_gain_pct else "")
+    unbounded = f", not bounded: {'; '.join(line.unbounded)}" if line.unbounded else ""
     return (
         str(line.num_tokens),
         time(line.heuristic_us),
-        time(line.sglang_us),
         time(line.incumbent_us),
         time(line.new_us),
-        f"{line.gain_pct:.1f}%",
         "-" if line.floor_share is None else f"{line.floor_share:.0%}",
-        line.decision + (f", separate down {line.down_gain_pct:.1f}%" if line.down_gain_pct else ""),
+        *(f"{line.gains_pct[name]:.1f}%" if name in line.gains_pct else "-" for name in gains),
+        decision + unbounded,
         ",".join(map(str, line.entry.values())),
     )
 
@@ -187,11 +242,11 @@ class BarProgress:
         self._kernels = self._measurements = self._rows = 0
         self._num_rows = num_rows
         self._search = bars.add_task("search", total=search_s if search_s != float("inf") else None, counts="")
-        self._confirm = bars.add_task("confirm", total=num_rows, counts="", start=False)
+        self._panel = bars.add_task("panel", total=num_rows, counts="", start=False)
 
     def event(self, event: Event) -> None:
-        if isinstance(event, Confirmed):
-            self._bars.start_task(self._confirm)
+        if isinstance(event, Measured):
+            self._bars.start_task(self._panel)
             return
         if isinstance(event, Compiled):
             self._kernels += event.kernels
@@ -206,7 +261,7 @@ class BarProgress:
 
     def row(self, row: RowResult) -> None:  # noqa: ARG002  # how many is all that a bar shows
         self._rows += 1
-        self._bars.update(self._confirm, completed=self._rows, counts=f"{self._rows} of {self._num_rows} batch sizes")
+        self._bars.update(self._panel, completed=self._rows, counts=f"{self._rows} of {self._num_rows} batch sizes")
 
     def say(self, line: str) -> None:
         self._bars.console.print(f"tune: {line}", markup=False, highlight=False)

@@ -12,7 +12,6 @@ from typing import Any
 from tools import cli
 from tools.cli import block_shape_argument, one_of, path_argument
 from tools.errors import UserError, reason_of
-from tools.measure.panel import RoutingKind
 from tools.registry.config_json import is_model_id
 from tools.registry.models import Asked
 from tools.registry.sharding import Engine
@@ -22,10 +21,17 @@ from tools.tune.policy import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
 
 MAX_NUM_TOKENS = 65536
-ROUTINGS = tuple(kind.value for kind in RoutingKind if kind is not RoutingKind.RECORDED)
 
-DEFAULT_BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096)
-"""The batch sizes that both engines' tuners measure by default."""
+PANEL = "panel"
+UNIFORM_ALONE = "uniform"
+"""In settings: uniform and skewed routing, each measured apart; of older landscapes, uniform alone."""
+
+DEFAULT_BATCH_SIZES = (
+    *(1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096),
+    *(8192, 16384),
+)
+"""Those that both engines' tuners measure by default, and their usual prefill chunks: with 4096's entry these lose up
+to 4 %."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,18 @@ class Effort:
 
 
 @dataclass(frozen=True)
+class AskedRouting:
+    """Recorded routing that is measured beside the drawn ones. sha256: of the file, once it is read.
+
+    decides: it counts when an entry is chosen.
+    """
+
+    path: Path
+    decides: bool = False
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
 class DryRun:
     """Nothing is measured or written. device_name: as a driver or a file name spells it; None: this machine's GPU."""
 
@@ -60,19 +78,21 @@ class TuneRequest:
     """A checked command line, but for what only the machine can tell. sources: empty for a replay.
 
     engine: whose file is tuned; None: vLLM's, or SGLang's where it alone runs the model so. dry_run None: for real.
+    routing: what the record says of it; a replay's is the landscape's.
     """
 
     sources: tuple[Source, ...]
     batch_sizes: tuple[int, ...]
     files: Files
     effort: Effort
-    routing: str
+    recorded: AskedRouting | None
     separate_down: bool
     all_shapes: bool
     ray: str | None
     as_json: bool
     engine: Engine | None = None
     dry_run: DryRun | None = None
+    routing: str = PANEL
 
     @property
     def is_partial(self) -> bool:
@@ -85,10 +105,16 @@ class TuneRequest:
         return {
             "num_tokens": list(self.batch_sizes),
             "routing": self.routing,
+            **self._of_recorded,
             "exhaustive": self.effort.exhaustive,
             "time_budget_s": None if self.effort.exhaustive else self.effort.time_budget_s,
             "separate_down": self.separate_down,
         }
+
+    @property
+    def _of_recorded(self) -> dict[str, Json]:
+        found = self.recorded
+        return {"recorded_sha256": found.sha256, "decide_by_recorded": found.decides} if found else {}
 
 
 MODEL, CONFIG_JSON, WORKLOADS, REPLAY = "--model", "--config-json", "--workloads", "--replay"
@@ -210,14 +236,21 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
     "how": (
         Flag(
             "--num-tokens",
-            "batch sizes; default: the 18 usual ones",
+            "batch sizes; default: the 20 usual ones",
             {"type": int, "nargs": "+", "metavar": "M"},
             within=(1, MAX_NUM_TOKENS),
         ),
         Flag(
             "--routing",
-            "how tokens choose experts (uniform)",
-            {"choices": ROUTINGS, "default": "uniform"},
+            "routing that a server had, an .npy file of topk_ids: measured beside uniform and skewed routing, and told",
+            {"type": path_argument, "metavar": "FILE"},
+            only_with=ON_A_GPU,
+            not_with="--ray",
+        ),
+        Flag(
+            "--decide-by-recorded",
+            "entries are chosen by the recorded routing too, which counts as much as uniform",
+            {"action": "store_true"},
             only_with=ON_A_GPU,
         ),
         Flag("--separate-down", "also write a _down file where it is faster", {"action": "store_true"}),
@@ -305,7 +338,7 @@ def parse(arguments: Sequence[str]) -> TuneRequest:
         tuple(sorted(set(options.num_tokens or DEFAULT_BATCH_SIZES))),
         Files(options.output, options.record_landscape, options.replay, options.force_version_file),
         Effort(options.time_budget, options.exhaustive, options.resume, options.jobs),
-        options.routing,
+        AskedRouting(options.routing, options.decide_by_recorded) if options.routing else None,
         options.separate_down,
         options.all_shapes,
         options.ray,
@@ -338,6 +371,8 @@ def _check_effects(given: Mapping[str, Any], way: str) -> None:
             raise UserError(f"{flag.name}: expected with {flag.beside}, found it alone: it would change nothing.")
     if "--engine" in given and way == SIZES and "--dry-run" not in given:
         raise UserError(f"--engine: expected with --dry-run beside {SIZES}, found it alone: it would change nothing.")
+    if "--decide-by-recorded" in given and "--routing" not in given:
+        raise UserError("--decide-by-recorded: expected with --routing FILE, found none: it would change nothing.")
     if "--force-version-file" in given and way == REPLAY and "--output" not in given:
         raise UserError("--force-version-file: expected with --output, found none: it would change nothing.")
 
@@ -443,7 +478,7 @@ def arguments_of_effort(request: TuneRequest) -> tuple[str, ...]:
     }
     return (
         *("--num-tokens", *map(str, request.batch_sizes)),
-        *("--time-budget", str(request.effort.time_budget_s), "--routing", request.routing),
+        *("--time-budget", str(request.effort.time_budget_s)),
         *(("--engine", request.engine.value) if request.engine else ()),
         *(flag for flag, is_given in flags.items() if is_given),
     )

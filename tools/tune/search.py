@@ -7,6 +7,7 @@ group sizes of its best, then what its neighbours found.
 
 from __future__ import annotations
 
+import enum
 import itertools
 import math
 import random
@@ -16,9 +17,22 @@ from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tools.compile.outcome import Status
+from tools.measure.panel import LEAST_SKEWED_TOKENS, RoutingKind
 from tools.tune.policy import Budget, Policies, SearchPolicy
-from tools.tune.protocol import Compiled, CompileJob, Event, Runner, Screened, ScreenJob, Subject, kernel_of
+from tools.tune.protocol import (
+    BlockJob,
+    Compiled,
+    CompileJob,
+    Event,
+    Measured,
+    Runner,
+    Screened,
+    ScreenJob,
+    Subject,
+    kernel_of,
+)
 from tools.tune.space import Space
 
 
@@ -85,7 +99,8 @@ def _regimes(subject: Subject, space: Space, batch_sizes: Sequence[int], factor:
     for num_tokens in batch_sizes:
         by_mode.setdefault(_mode(subject, num_tokens), []).append(num_tokens)
     return [
-        Regime(anchors_of(sizes, factor), all(mode), dict.fromkeys(space.kernels)) for mode, sizes in by_mode.items()
+        Regime(tuple(sizes), anchors_of(sizes, factor), all(mode), dict.fromkeys(space.kernels))
+        for mode, sizes in by_mode.items()
     ]
 
 
@@ -105,6 +120,25 @@ def _screen_kernels(regimes: Sequence[Regime], strategy: Strategy, budget: Budge
         queue.step()
     queue.forget_compiling()
     return strategy.propose(regimes, queue.measurements) is not None
+
+
+def screen_apart(
+    subject: Subject, space: Space, batch_sizes: Sequence[int], view: View, policies: Policies, queue: JobQueue
+) -> dict[int, tuple[int, ...]]:
+    """Asks for the best of every anchor in another view. Returns, by batch size, the anchors beside it that have it.
+
+    Under skew anchors of few tokens say nothing: routing hardly differs there.
+    """
+    regimes = _regimes(subject, space, batch_sizes, policies.search.anchor_factor)
+    found: dict[int, tuple[int, ...]] = {}
+    for sizes, anchors in ((regime.batch_sizes, regime.anchors) for regime in regimes):
+        asked = [m for m in anchors if view is not View.SKEWED or m >= LEAST_SKEWED_TOKENS]
+        for anchor in asked:
+            queue.screen(anchor, queue.measurements.ranking(anchor)[: policies.panel.screened], view)
+        for num_tokens in sizes:
+            if view is not View.SKEWED or num_tokens >= LEAST_SKEWED_TOKENS:
+                found[num_tokens] = tuple(_beside(num_tokens, asked))
+    return found
 
 
 def _finish_measuring(queue: JobQueue) -> None:
@@ -132,8 +166,9 @@ _UNIT_AXES = tuple(field.name for field in fields(LaunchConfig) if field.name !=
 
 @dataclass(frozen=True)
 class Regime:
-    """Its anchors, and in `pending` the kernels that weren't asked for yet."""
+    """Its batch sizes, the anchors among them, and in `pending` the kernels that weren't asked for yet."""
 
+    batch_sizes: tuple[int, ...]
     anchors: tuple[int, ...]
     is_naive: bool
     pending: dict[LaunchConfig, None]
@@ -268,11 +303,40 @@ class Times:
         return self.up_us + self.down_us
 
 
-class Measurements:
-    """What is known so far, by batch size, shape and launch config."""
+class View(enum.Enum):
+    """Under what a coarse time is taken."""
 
-    def __init__(self, num_shapes: int) -> None:
-        self._num_shapes = num_shapes
+    USUAL = "uniform routing, the kernel of the first engine that reads the shape's name"
+    SKEWED = "its kernel, skewed routing"
+    OTHER_ENGINE = "uniform routing, the other engine's kernel"
+
+
+SKEW = RoutingKind.SKEW_03
+"""What stands for skew in screening: the stronger one."""
+
+
+def _jobs_of(subject: Subject, view: View, num_tokens: int, config: LaunchConfig) -> list[ScreenJob]:
+    """One for each shape that the view is of."""
+    routing = SKEW if view is View.SKEWED else RoutingKind.UNIFORM
+    return [
+        ScreenJob(num_tokens, shape, config, None, engine, routing)
+        for shape in range(len(subject.shapes))
+        for place, engine in enumerate(subject.engines_of(shape))
+        if (place > 0) == (view is View.OTHER_ENGINE)
+    ]
+
+
+def _view_of(subject: Subject, job: ScreenJob) -> View:
+    if job.engine is not subject.first_engine(job.shape):
+        return View.OTHER_ENGINE
+    return View.USUAL if job.routing is RoutingKind.UNIFORM else View.SKEWED
+
+
+class Measurements:
+    """What is known so far in one view, by batch size, shape and launch config. shapes: that the view is of."""
+
+    def __init__(self, shapes: Sequence[int]) -> None:
+        self._shapes = tuple(shapes)
         self._times: dict[tuple[int, int], dict[LaunchConfig, Times]] = {}
         self._best_us: dict[tuple[int, int], float] = {}
 
@@ -291,7 +355,7 @@ class Measurements:
     def ratio(self, num_tokens: int, config: LaunchConfig) -> float:
         """Time over the row's best, the worst of all shapes. Infinite: failed, or not measured under all of them."""
         worst = 1.0
-        for shape in range(self._num_shapes):
+        for shape in self._shapes:
             times = self.times(num_tokens, shape, config)
             if times is None:
                 return math.inf
@@ -300,24 +364,34 @@ class Measurements:
 
     def ranking(self, num_tokens: int) -> list[LaunchConfig]:
         """Every config that is known under all shapes, the best first."""
-        known = [config for config in self._times.get((num_tokens, 0), {}) if self.ratio(num_tokens, config) < math.inf]
+        first = self._shapes[0] if self._shapes else 0
+        known = [
+            config for config in self._times.get((num_tokens, first), {}) if self.ratio(num_tokens, config) < math.inf
+        ]
         return sorted(known, key=lambda config: self.ratio(num_tokens, config))
 
 
 class JobQueue:
-    """Turns wishes into jobs, events into a `Measurements`. observe sees every event."""
+    """Turns wishes into jobs, events into `Measurements`. observe sees every event."""
 
     def __init__(self, subject: Subject, runner: Runner, give_up_ratio: float, observe: Observer) -> None:
         self._subject, self._runner, self._observe = subject, runner, observe
         self._give_up_ratio = give_up_ratio
         self._compiled: dict[CompileJob, Status] = {}
         self._compiling: set[CompileJob] = set()
-        self._waiting: dict[CompileJob, list[tuple[int, int, LaunchConfig]]] = {}
-        self._queue: deque[tuple[int, int, LaunchConfig]] = deque()
-        self._asked: set[tuple[int, LaunchConfig]] = set()
+        self._waiting: dict[CompileJob, list[ScreenJob]] = {}
+        self._queue: deque[ScreenJob] = deque()
+        self._asked: set[ScreenJob] = set()
         self._measuring = 0
-        self.measurements = Measurements(len(subject.shapes))
+        shapes = range(len(subject.shapes))
+        both = [shape for shape in shapes if len(subject.engines_of(shape)) > 1]
+        self.views = {view: Measurements(both if view is View.OTHER_ENGINE else shapes) for view in View}
         self.failures: dict[LaunchConfig, Status] = {}
+
+    @property
+    def measurements(self) -> Measurements:
+        """Those of the search."""
+        return self.views[View.USUAL]
 
     @property
     def clock_s(self) -> float:
@@ -336,22 +410,40 @@ class JobQueue:
     def is_measuring(self) -> bool:
         return bool(self._measuring or self._queue)
 
-    def screen(self, num_tokens: int, configs: Iterable[LaunchConfig]) -> None:
+    def screen(self, num_tokens: int, configs: Iterable[LaunchConfig], view: View = View.USUAL) -> None:
         """Wants their times at a batch size; what was asked before is not asked again."""
         for config in configs:
-            if (num_tokens, config) in self._asked:
-                continue
-            self._asked.add((num_tokens, config))
-            for shape in range(len(self._subject.shapes)):
-                is_naive = self._subject.routing(num_tokens, shape).is_naive
-                self._need(CompileJob(kernel_of(config), shape, is_naive), (num_tokens, shape, config))
+            for job in _jobs_of(self._subject, view, num_tokens, config):
+                if job not in self._asked:
+                    self._asked.add(job)
+                    self._need(self._subject.compile_job(config, num_tokens, job.shape, job.engine), job)
 
-    def step(self) -> None:
+    def compile(self, num_tokens: int, configs: Iterable[LaunchConfig], engine: Flavour) -> None:
+        """Wants what blocks of theirs will run, before they are asked for."""
+        for config in configs:
+            for shape in self._subject.placements[engine]:
+                self._need(self._subject.compile_job(config, num_tokens, shape, engine), None)
+
+    def runs(self, num_tokens: int, config: LaunchConfig, engine: Flavour) -> bool:
+        """Unless its compilation failed, or what was measured of it."""
+        jobs = [self._subject.compile_job(config, num_tokens, s, engine) for s in self._subject.placements[engine]]
+        return config not in self.failures and all(self._compiled.get(j, Status.OK) is Status.OK for j in jobs)
+
+    def measure(self, job: BlockJob) -> Measured:
+        """Waits for the blocks; what else comes meanwhile is taken in. RunnerError."""
+        self._runner.submit(job)
+        while True:
+            event = self.step()
+            if isinstance(event, Measured):
+                return event
+
+    def step(self) -> Event:
         """Hands out what it can and takes in one event. LookupError: nothing is outstanding."""
         while self._queue and self._measuring < QUEUE_DEPTH:
-            num_tokens, shape, config = self._queue.popleft()
-            limit_us = self.measurements.best_us(num_tokens, shape) * self._give_up_ratio
-            self._runner.submit(ScreenJob(num_tokens, shape, config, limit_us if limit_us < math.inf else None))
+            job = self._queue.popleft()
+            known = self.views[_view_of(self._subject, job)]
+            limit_us = known.best_us(job.num_tokens, job.shape) * self._give_up_ratio
+            self._runner.submit(replace(job, give_up_us=limit_us if limit_us < math.inf else None))
             self._measuring += 1
         event = self._runner.wait()
         if isinstance(event, Compiled):
@@ -359,6 +451,7 @@ class JobQueue:
         elif isinstance(event, Screened):
             self._on_screened(event)
         self._observe(event)
+        return event
 
     def finish(self) -> None:
         """Until everything asked for is known."""
@@ -373,16 +466,17 @@ class JobQueue:
     def outcomes(self) -> Counter[str]:
         """Launch configs by what became of them."""
         failed = Counter(status.value for status in self.failures.values())
-        tried = {config for _, config in self._asked}
+        tried = {job.config for job in self._asked}
         ok = sum(1 for config in tried if config not in self.failures and kernel_of(config) not in self.failures)
         return failed + Counter({Status.OK.value: ok})
 
-    def _need(self, job: CompileJob, wish: tuple[int, int, LaunchConfig]) -> None:
+    def _need(self, job: CompileJob, wish: ScreenJob | None) -> None:
         status = self._compiled.get(job)
+        wishes = [wish] if wish else []
         if status is Status.OK:
-            self._queue.append(wish)
+            self._queue.extend(wishes)
         elif status is None:
-            self._waiting.setdefault(job, []).append(wish)
+            self._waiting.setdefault(job, []).extend(wishes)
             if job not in self._compiling:
                 self._compiling.add(job)
                 self._runner.submit(job)
@@ -394,13 +488,14 @@ class JobQueue:
         wishes = self._waiting.pop(job, [])
         if event.status is Status.OK:
             self._queue.extend(wishes)
-        else:
+        elif job.engine is self._subject.first_engine(job.shape):
             self.failures[job.config] = event.status
 
     def _on_screened(self, event: Screened) -> None:
         self._measuring -= 1
         job = event.job
         if event.status is Status.OK:
-            self.measurements.add(job.num_tokens, job.shape, job.config, Times(event.up_us, event.down_us))
+            known = self.views[_view_of(self._subject, job)]
+            known.add(job.num_tokens, job.shape, job.config, Times(event.up_us, event.down_us))
         else:
             self.failures[job.config] = event.status

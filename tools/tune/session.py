@@ -13,6 +13,7 @@ from tools.errors import UserError, reason_of
 from tools.launch.heuristics import clamped
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import RoutingKind
+from tools.measure.recorded_routing import read_recorded_routing
 from tools.registry.devices import normalise_device_name
 from tools.store import schemas
 from tools.store.files import canonical_entries, write_file
@@ -23,13 +24,13 @@ from tools.tune.evidence import Rates
 from tools.tune.journal import Journal, JournalError, JournalHeader, open_journals, partial_path
 from tools.tune.live import LiveSession, Supervisor
 from tools.tune.policy import Budget, Policies, SearchPolicy
-from tools.tune.protocol import DeviceReport, Event, Screened, Subject, WorkerSpec
+from tools.tune.protocol import Compiled, DeviceReport, Event, Measured, Screened, Subject, WorkerSpec
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.report import Progress, TuneSummary, progress
-from tools.tune.request import TuneRequest
+from tools.tune.request import UNIFORM_ALONE, TuneRequest
 from tools.tune.search import InOrder, Strategy, usual_strategy
 from tools.tune.space import Space, candidates
-from tools.tune.tuner import RowResult, Task, TuneError, tune, wanted_by_row
+from tools.tune.tuner import DRAWN_KINDS, SIZES_BETWEEN, RowResult, Task, TuneError, tune, wanted_by_row
 from tools.tune.write import Existing, MeasuredRun, Origin, deliver, find_destination, summarise
 
 
@@ -63,6 +64,7 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     UserError, OutputError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError,
     MachineError: the run ended early; its journal is there to resume. NotWrittenError: it came to its end.
     """
+    request = with_recorded(request, subject)
     origin = origin_here()
     place, existing = find_destination(request, subject, origin)
     task = make_task(request, subject, existing)
@@ -71,7 +73,8 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     with open_journals(header, landscape, resume=resume) as journals:
         with (
             LiveSession(
-                WorkerSpec(subject, max(task.batch_sizes), RoutingKind(request.routing)), request.effort.jobs
+                WorkerSpec(subject, max(task.batch_sizes), request.recorded.path if request.recorded else None),
+                request.effort.jobs,
             ) as live,
             RecordingRunner(live.runner, journals.writers, journals.earlier) as runner,
             progress(len(task.batch_sizes), task.policies.budget.search_s) as tell,
@@ -94,6 +97,16 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     return summary
 
 
+def with_recorded(request: TuneRequest, subject: Subject) -> TuneRequest:
+    """With the hash of the recorded routing, where one is given. UserError: it is none of this subject's."""
+    if request.recorded is None:
+        return request
+    recorded = read_recorded_routing(request.recorded.path)
+    for layer in subject.layers:
+        recorded.check(layer)
+    return replace(request, recorded=replace(request.recorded, sha256=recorded.sha256))
+
+
 def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
     """Tunes on a recorded landscape. Writes only where --output says so.
 
@@ -112,13 +125,13 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
         )
     batch_sizes = _recorded(request, landscape)
     missing = [m for m in request.batch_sizes if m not in batch_sizes]
-    # What was measured under another routing stays so.
-    request = replace(request, batch_sizes=batch_sizes, routing=header.settings.get("routing", request.routing))
+    # What was measured under one routing stays so.
+    request = replace(request, batch_sizes=batch_sizes, routing=header.settings.get("routing", UNIFORM_ALONE))
     kernel = header.environment.get("kernel_sha256", kernel_sha256())
     place = existing = None
     if environment is not None:
         place, existing = find_destination(request, subject, Origin(environment.triton, kernel))
-    task = make_task(request, subject, existing)
+    task, left_out = _as_recorded(make_task(request, subject, existing), landscape)
     runner = ReplayRunner(landscape)
     with progress(len(batch_sizes), task.policies.budget.search_s) as tell:
         try:
@@ -134,6 +147,7 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
     notes = (
         f"replayed from {printable(landscape_path.name)}: nothing was measured; times and seconds are the recording's",
         *([f"not in the landscape: batch sizes {', '.join(map(str, missing))}"] if missing else []),
+        *([f"not in the landscape: {', '.join(left_out)}; rows are chosen without"] if left_out else []),
     )
     if unrecorded := _unrecorded(runner):
         # Of one that measured everything, all must be there; another strategy asks for more than a short run measured.
@@ -162,8 +176,40 @@ def make_task(request: TuneRequest, subject: Subject, existing: Existing | None)
         policies = Policies(search=SearchPolicy.exhaustive(), budget=Budget(math.inf))
     else:
         policies = Policies(budget=Budget(request.effort.time_budget_s))
-    blank = Task(subject, space, request.batch_sizes, InOrder({}), incumbent, request.separate_down, policies)
+    recorded = (RoutingKind.RECORDED,) if request.recorded else ()
+    decides = request.recorded is not None and request.recorded.decides
+    blank = Task(
+        subject,
+        space,
+        request.batch_sizes,
+        InOrder({}),
+        incumbent,
+        request.separate_down,
+        policies,
+        (*DRAWN_KINDS, *(recorded if decides else ())),
+        () if decides else recorded,
+        () if request.is_partial else SIZES_BETWEEN,
+    )
     return replace(blank, strategy=_strategy(request, blank, space))
+
+
+def _as_recorded(task: Task, landscape: Journal) -> tuple[Task, list[str]]:
+    """(the task as far as the landscape goes, the routings and the batch sizes between that it doesn't have).
+
+    An older one has one routing, and the engines that its header names.
+    """
+    parts = [event.job.part for entry in landscape.entries if isinstance(event := entry.event, Measured)]
+    parts += [event.job.part for entry in landscape.entries if isinstance(event := entry.event, Screened)]
+    there = {part.routing for part in parts}
+    measured = {e.event.job.num_tokens for e in landscape.entries if isinstance(e.event, Measured)}
+    kinds = tuple(kind for kind in RoutingKind if kind in there and kind is not RoutingKind.RECORDED)
+    between = tuple(m for m in task.sizes_between if m in measured)
+    settings = landscape.header.settings
+    told = (RoutingKind.RECORDED,) if RoutingKind.RECORDED in there else ()
+    if settings.get("decide_by_recorded") is True:
+        kinds, told = (*kinds, *told), ()
+    left_out = [kind.value for kind in task.kinds if kind not in kinds]
+    return replace(task, kinds=kinds, told=told, sizes_between=between), left_out
 
 
 def origin_here() -> Origin:
@@ -203,7 +249,7 @@ def _environment(landscape_path: Path, subject: Subject, device: DeviceReport | 
 
 def _recorded(request: TuneRequest, landscape: Journal) -> tuple[int, ...]:
     """The batch sizes asked for that the landscape holds. JournalError: none of them."""
-    known = {entry.event.job.num_tokens for entry in landscape.entries if hasattr(entry.event.job, "num_tokens")}
+    known = {entry.event.job.num_tokens for entry in landscape.entries if not isinstance(entry.event, Compiled)}
     both = tuple(m for m in request.batch_sizes if m in known)
     if not both:
         asked = list(request.batch_sizes)

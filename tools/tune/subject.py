@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tools.registry.models import (
     another_kernel,
 )
 from tools.registry.reading import RegistryError
-from tools.registry.shapes import registered_shapes, why_not_measured, without_gate
+from tools.registry.shapes import engines_reading, registered_shapes, why_not_measured, without_gate
 from tools.registry.sharding import Engine, Explanation, ShardError, shard
 from tools.store.record import ShapeOfModels
 from tools.store.workload import MAX_DIMENSION, Shape, Workload
@@ -106,7 +107,14 @@ def make_subject(
     except (RegistryError, ShardError) as error:
         raise SubjectError(f"{printable(str(error)).removesuffix('.')}.") from error
     shapes = _shapes(workload, named, models, device if all_shapes else None)
-    return Subject(workload, shapes, quant, device.target, device.arch, device.smem_bytes_per_block)
+    subject = Subject(workload, shapes, quant, device.target, device.arch, device.smem_bytes_per_block)
+    return with_shapes(subject, shapes, models)
+
+
+def with_shapes(subject: Subject, shapes: Sequence[ShapeOfModels], models: Iterable[Model]) -> Subject:
+    """The subject under other shapes, with the engines that read the name for each."""
+    engines = tuple(engines_reading(subject.workload, named.shape, models) for named in shapes)
+    return replace(subject, shapes=tuple(shapes), engines=engines)
 
 
 def shared_name(subject: Subject, models: ModelRegistry) -> str:

@@ -1,27 +1,48 @@
-"""One workload from start to end: search, confirm row by row, decide. Knows neither files nor GPUs."""
+"""One workload from start to end: search, measure row by row in blocks, choose. Knows neither files nor GPUs."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
-from tools.measure.gate import Noise, PromotionPolicy, decide, passes_gate
-from tools.measure.statistics import paired_ratio
+from tools.measure.panel import (
+    MIN_BLOCKS,
+    Choice,
+    Panel,
+    Part,
+    Ratio,
+    RoutingKind,
+    parts_of,
+)
+from tools.store.config_file import nearest_batch_size
 from tools.store.record import Decision
-from tools.tune.confirm import Confirmation, RowSamples, common_rounds, confirm
+from tools.tune.contest import Contest, ContestError, SeparateDown, separate_down
 from tools.tune.policy import Policies
-from tools.tune.protocol import Compiled, Confirmed, Event, Runner, Subject
-from tools.tune.search import JobQueue, Measurements, Strategy, search
+from tools.tune.protocol import BlockJob, Compiled, Event, Measured, Runner, Subject
+from tools.tune.search import JobQueue, Measurements, Strategy, View, screen_apart, search
 from tools.tune.space import Space
 
 DOWN_FINALISTS = 3
 
+DRAWN_KINDS = (RoutingKind.UNIFORM, RoutingKind.SKEW_1, RoutingKind.SKEW_03)
+
+SIZES_BETWEEN = (12, 40, 80, 160, 384)
+"""Batch sizes between the usual ones that servers run: vLLM and SGLang capture graphs of them. An engine takes the
+nearest entry there."""
+
 
 @dataclass(frozen=True)
 class Task:
-    """What to tune and by which rules. incumbent: what an engine would run today, by batch size; empty: no file."""
+    """What to tune and by which rules. incumbent: what an engine would run today, by batch size; empty: no file.
+
+    kinds: of routing that decide. told: that are measured and told beside. sizes_between: batch sizes at which the
+    nearest entry is measured.
+    """
 
     subject: Subject
     space: Space
@@ -30,35 +51,86 @@ class Task:
     incumbent: Mapping[int, LaunchConfig] = field(default_factory=dict)
     separate_down: bool = False
     policies: Policies = field(default_factory=Policies)
+    kinds: tuple[RoutingKind, ...] = DRAWN_KINDS
+    told: tuple[RoutingKind, ...] = ()
+    sizes_between: tuple[int, ...] = ()
 
+    def parts(self, num_tokens: int) -> tuple[Part, ...]:
+        """That decide a row."""
+        return self._of_kinds(num_tokens, self.kinds)
 
-@dataclass(frozen=True)
-class SeparateDown:
-    """Another entry for the down projection alone, and the whole row's time over that with one entry for both."""
+    def parts_beside(self, num_tokens: int) -> tuple[Part, ...]:
+        return self._of_kinds(num_tokens, self.told)
 
-    entry: LaunchConfig
-    samples: tuple[RowSamples, ...]
-    ratio: float
+    def _of_kinds(self, num_tokens: int, kinds: Sequence[RoutingKind]) -> tuple[Part, ...]:
+        placements = self.subject.placements
+        drawn = [part for part in parts_of(placements, num_tokens) if part.routing in kinds]
+        recorded = [
+            Part(engine, place, RoutingKind.RECORDED) for engine, places in placements.items() for place in places
+        ]
+        return (*drawn, *(recorded if RoutingKind.RECORDED in kinds else ()))
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """One batch size, decided. Each tuple of samples has one `RowSamples` a shape.
+    """One batch size, decided.
 
-    shape: index of the shape where the entry loses most; with one shape 0. active_experts: that the routings of that
-    shape reached, on average; None: not counted.
+    panel: what was measured, the entry, the heuristics and the incumbent among it. told: the same of parts that don't
+    decide. active_experts: that a block reached, on average, by part.
     """
 
     num_tokens: int
-    entry: LaunchConfig
-    decision: Decision
-    shape: int
-    chosen: tuple[RowSamples, ...]
-    baseline: tuple[RowSamples, ...]
-    sglang: tuple[RowSamples, ...] | None = None
-    incumbent: tuple[RowSamples, ...] | None = None
+    choice: Choice
+    panel: Panel
+    incumbent: LaunchConfig | None = None
     down: SeparateDown | None = None
-    active_experts: float | None = None
+    told: Panel | None = None
+    active_experts: Mapping[Part, float] = field(default_factory=dict)
+
+    @property
+    def entry(self) -> LaunchConfig:
+        return self.choice.entry
+
+    @property
+    def decision(self) -> Decision:
+        return self.choice.decision
+
+    @property
+    def worst(self) -> Part:
+        """The engine and placement where the entry loses most under uniform routing: what a row's headline is of."""
+        return max(self.uniform_parts, key=lambda part: self.ratio(part).mean)
+
+    @property
+    def uniform_parts(self) -> tuple[Part, ...]:
+        """Of a run under one other routing, that one."""
+        parts = tuple(self.panel.times)
+        return tuple(part for part in parts if part.routing is RoutingKind.UNIFORM) or parts
+
+    def panel_of(self, part: Part) -> Panel:
+        return self.panel if part in self.panel.times else (self.told or self.panel)
+
+    def times_us(self, part: Part, config: LaunchConfig) -> list[float]:
+        """Of the blocks that the entry has there, as far as the config took part."""
+        row = self.panel_of(part).times[part]
+        own, other = row[self.entry], row.get(config, {})
+        return [other[block] for block in sorted(own.keys() & other.keys())]
+
+    def ratio(self, part: Part) -> Ratio:
+        """The entry's time over the engine's heuristic's."""
+        return self.panel_of(part).ratio(part, self.entry)
+
+    def heuristic(self, part: Part) -> LaunchConfig:
+        """The part's engine's own."""
+        return self.panel.heuristics[part.engine]
+
+
+@dataclass(frozen=True)
+class Between:
+    """A batch size without an entry of its own. key: whose entry runs there. ratio: over the engine's heuristic."""
+
+    num_tokens: int
+    key: int
+    ratio: Ratio
 
 
 @dataclass(frozen=True)
@@ -72,12 +144,17 @@ class Counts:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """A tuned workload. is_cut_short: the search stopped at its time limit with candidates left."""
+    """A tuned workload. is_cut_short: the search stopped at its time limit with candidates left.
+
+    between: what the entries do at batch sizes between theirs. phases: seconds by name, in order.
+    """
 
     rows: tuple[RowResult, ...]
     counts: Counts
     measurements: Measurements
     is_cut_short: bool
+    between: tuple[Between, ...] = ()
+    phases: Mapping[str, float] = field(default_factory=dict)
 
 
 class TuneError(RuntimeError):
@@ -88,30 +165,44 @@ OnRow = Callable[[RowResult], None]
 
 
 def tune(task: Task, runner: Runner, observe: Callable[[Event], None], on_row: OnRow) -> TuneResult:
-    """Searches, then confirms every row; on_row sees each as it is decided.
+    """Searches, then measures every row; on_row sees each as it is decided.
 
     TuneError: a row's heuristic doesn't run, so that nothing can be compared with having no file.
     """
     counter = _Counter(observe)
     queue = JobQueue(task.subject, runner, task.policies.search.give_up_ratio, counter)
+    phases = _Phases(runner)
     is_cut_short = search(
         task.subject, task.space, task.batch_sizes, wanted_by_row(task), task.strategy, task.policies, queue
     )
-    rows: list[RowResult] = []
-    for done, num_tokens in enumerate(task.batch_sizes):
-        left_s = max(0.0, task.policies.budget.total_s - runner.clock_s)
-        deadline_s = runner.clock_s + left_s / (len(task.batch_sizes) - done)
-        row = _row(task, runner, queue.measurements, num_tokens, counter, deadline_s)
-        rows.append(row)
-        on_row(row)
+    phases.end("search")
+    try:
+        rows = _rows(task, runner, queue, phases, on_row)
+    except ContestError as error:
+        raise TuneError(str(error)) from error
+    between = tuple(_between(task, queue, rows))
+    phases.end("sizes between")
     outcomes = queue.outcomes()
     outcomes["constraints"] += len(task.space.rejected)
     counts = Counts(counter.kernels, counter.measurements, dict(outcomes))
-    return TuneResult(tuple(rows), counts, queue.measurements, is_cut_short)
+    return TuneResult(rows, counts, queue.measurements, is_cut_short, between, phases.seconds)
+
+
+def heuristics_of(subject: Subject, num_tokens: int) -> dict[Flavour, LaunchConfig]:
+    """What each engine that reads the name runs without a file, the first engine's first.
+
+    UnknownHeuristicError: a dtype that they don't run on this kernel.
+    """
+    workload, is_rocm = subject.workload, subject.is_rocm
+    both = {
+        Flavour.VLLM: vllm_heuristic(workload, num_tokens, is_rocm=is_rocm),
+        Flavour.SGLANG: sglang_heuristic(workload, num_tokens, is_rocm=is_rocm, smem_bytes=subject.smem_bytes),
+    }
+    return {engine: both[engine] for engine in subject.placements}
 
 
 def baselines(subject: Subject, num_tokens: int) -> tuple[LaunchConfig, LaunchConfig]:
-    """vLLM's and SGLang's heuristics. UnknownHeuristicError: a dtype that they don't run on this kernel."""
+    """vLLM's and SGLang's heuristics, whoever reads the name: both are good candidates. Errors as `heuristics_of`."""
     workload = subject.workload
     return (
         vllm_heuristic(workload, num_tokens, is_rocm=subject.is_rocm),
@@ -125,115 +216,134 @@ def wanted_by_row(task: Task) -> dict[int, tuple[LaunchConfig, ...]]:
     return {m: (*baselines(task.subject, m), *incumbent.get(m, ())) for m in task.batch_sizes}
 
 
-def _row(
-    task: Task,
-    runner: Runner,
-    measurements: Measurements,
-    num_tokens: int,
-    observe: Callable[[Event], None],
-    deadline_s: float,
-) -> RowResult:
-    vllm, sglang = baselines(task.subject, num_tokens)
-    incumbent = task.incumbent.get(num_tokens)
-    always = [vllm, *([incumbent] if incumbent else [])]
-    # SGLang's heuristic is one more candidate: once it is beaten, a few samples are figure enough.
-    finalists = [*measurements.ranking(num_tokens)[: task.policies.confirm.finalists], sglang]
-    confirmation = confirm(
-        task.subject, runner, num_tokens, finalists, always, task.policies.confirm, observe, deadline_s
-    )
-    if vllm not in confirmation.samples:
-        status, message = confirmation.failures[vllm]
-        raise TuneError(f"M={num_tokens}: expected vLLM's heuristic to run, found {status.value}: {message}.")
-    entry, decision = _decide(confirmation, finalists, incumbent, vllm, task.policies.promotion)
-    down = (
-        _separate_down(task, runner, measurements, num_tokens, entry, observe, deadline_s)
-        if task.separate_down
-        else None
-    )
-    shape = confirmation.worst_shape(entry)
-    # What is compared in the record comes from the same rounds.
-    compared = [config for config in (entry, vllm, incumbent) if config in confirmation.samples]
-    rounds = min(len(samples.up_us) for config in compared for samples in confirmation.samples[config])
-    same_rounds = {
-        config: tuple(samples.first(rounds) for samples in confirmation.samples[config]) for config in compared
-    }
-    return RowResult(
+# ---------------------------------------------------------------
+# The panel: first the parts of the search's own kernel, while the other engine's binaries compile; then those
+
+
+def _rows(task: Task, runner: Runner, queue: JobQueue, phases: _Phases, on_row: OnRow) -> tuple[RowResult, ...]:
+    subject, policies = task.subject, task.policies
+    has_others = any(len(subject.engines_of(shape)) > 1 for shape in range(len(subject.shapes)))
+    skewed = _screened(task, View.SKEWED, queue) if RoutingKind.SKEW_03 in task.kinds else {}
+    while queue.is_measuring:
+        queue.step()
+    contests = {m: _contest(task, queue, m) for m in task.batch_sizes}
+    for num_tokens, contest in contests.items():
+        contest.enter(_best(task, queue, View.SKEWED, skewed.get(num_tokens, ())))
+    phases.end("screening under skew")
+    others = _screened(task, View.OTHER_ENGINE, queue) if has_others else {}
+    for num_tokens, contest in contests.items():
+        for engine in subject.placements:
+            queue.compile(num_tokens, contest.contestants, engine)
+    for num_tokens, contest in contests.items():
+        own = [part for part in task.parts(num_tokens) if part.engine is subject.first_engine(part.placement)]
+        contest.play(own, queue.measure)
+    phases.end("first engine")
+    if has_others:
+        queue.finish()
+        phases.end("waiting for the other engine's binaries")
+    rows: list[RowResult] = []
+    for done, (num_tokens, contest) in enumerate(contests.items()):
+        left_s = max(0.0, policies.budget.total_s - runner.clock_s)
+        deadline_s = runner.clock_s + left_s / (len(contests) - done)
+        contest.enter(_best(task, queue, View.OTHER_ENGINE, others.get(num_tokens, ())))
+        for engine in subject.placements:
+            contest.drop([c for c in contest.contestants if not queue.runs(num_tokens, c, engine)])
+        choice = contest.settle(queue.measure, functools.partial(_is_past, runner, deadline_s))
+        down = _down(task, queue, contest, choice) if task.separate_down else None
+        told = contest.told if contest.told.times else None
+        incumbent = contest.incumbent if contest.incumbent not in contest.failures else None
+        rows.append(RowResult(num_tokens, choice, contest.panel, incumbent, down, told, contest.active_experts))
+        on_row(rows[-1])
+    phases.end("all engines")
+    return tuple(rows)
+
+
+def _is_past(runner: Runner, deadline_s: float) -> bool:
+    return runner.clock_s >= deadline_s
+
+
+def _screened(task: Task, view: View, queue: JobQueue) -> dict[int, tuple[int, ...]]:
+    return screen_apart(task.subject, task.space, task.batch_sizes, view, task.policies, queue)
+
+
+def _best(task: Task, queue: JobQueue, view: View, anchors: Sequence[int]) -> list[LaunchConfig]:
+    """What joins a row's finalists: the best of each of these anchors in another view."""
+    rankings = (queue.views[view].ranking(anchor)[: task.policies.panel.joining] for anchor in anchors)
+    return list(dict.fromkeys(itertools.chain.from_iterable(rankings)))
+
+
+def _contest(task: Task, queue: JobQueue, num_tokens: int) -> Contest:
+    contest = Contest(
         num_tokens,
-        entry,
-        decision,
-        shape,
-        same_rounds[entry],
-        same_rounds[vllm],
-        confirmation.samples.get(sglang),
-        same_rounds.get(incumbent) if incumbent else None,
-        down,
-        confirmation.active_experts[shape],
+        task.parts(num_tokens),
+        heuristics_of(task.subject, num_tokens),
+        task.incumbent.get(num_tokens),
+        task.policies.panel,
+        task.policies.promotion,
+        task.parts_beside(num_tokens),
     )
+    contest.enter(queue.measurements.ranking(num_tokens)[: task.policies.panel.finalists])
+    return contest
 
 
-def _decide(
-    confirmation: Confirmation,
-    finalists: Sequence[LaunchConfig],
-    incumbent: LaunchConfig | None,
-    vllm: LaunchConfig,
-    policy: PromotionPolicy,
-) -> tuple[LaunchConfig, Decision]:
-    """The challenger is the finalist with the least worst-case loss of those that pass the gate under every shape."""
-    candidates = [config for config in finalists if config in confirmation.samples and config not in (vllm, incumbent)]
-    challenger = confirmation.best_of(
-        config for config in candidates if passes_gate(confirmation.beside(config, vllm), Noise.NONE)
-    )
-    standing = incumbent if incumbent in confirmation.samples else None
-    decision = decide(
-        confirmation.beside(challenger, vllm) if challenger else None,
-        confirmation.beside(standing, vllm) if standing else None,
-        confirmation.beside(challenger, standing) if challenger and standing else None,
-        policy,
-        Noise.NONE,
-    )
-    entry = {Decision.PROMOTE: challenger, Decision.RETAIN: standing}.get(decision) or vllm
-    return (vllm, Decision.BASELINE) if entry == vllm else (entry, decision)
-
-
-def _separate_down(
-    task: Task,
-    runner: Runner,
-    measurements: Measurements,
-    num_tokens: int,
-    entry: LaunchConfig,
-    observe: Callable[[Event], None],
-    deadline_s: float,
-) -> SeparateDown | None:
-    """The best entry of the same BLOCK_SIZE_M for down alone, where the row gains more than the margin by it."""
+def _down(task: Task, queue: JobQueue, contest: Contest, choice: Choice) -> SeparateDown:
+    """The best entry of the same BLOCK_SIZE_M for down alone."""
+    num_tokens, entry, seen = contest.num_tokens, choice.entry, queue.measurements
     shapes = range(len(task.subject.shapes))
 
     def down_us(config: LaunchConfig) -> float:
-        return max(t.down_us if (t := measurements.times(num_tokens, s, config)) else float("inf") for s in shapes)
+        return max(t.down_us if (t := seen.times(num_tokens, s, config)) else float("inf") for s in shapes)
 
-    same_tile = [c for c in measurements.ranking(num_tokens) if c.BLOCK_SIZE_M == entry.BLOCK_SIZE_M and c != entry]
-    rivals = sorted(same_tile, key=down_us)[:DOWN_FINALISTS]
-    if not rivals:
-        return None
-    always, policy = [entry, *rivals], task.policies.confirm
-    confirmation = confirm(task.subject, runner, num_tokens, rivals, always, policy, observe, deadline_s)
-    found = [
-        _with_down(confirmation, entry, rival)
-        for rival in rivals
-        if rival in confirmation.samples and entry in confirmation.samples
-    ]
-    best = min(found, key=lambda down: down.ratio, default=None)
-    return best if best and best.ratio <= 1.0 - task.policies.promotion.min_improvement_pct / 100.0 else None
+    same_tile = [c for c in seen.ranking(num_tokens) if c.BLOCK_SIZE_M == entry.BLOCK_SIZE_M and c != entry]
+    first = max(contest.panel.next_block(part) for part in contest.panel.times)
+    return separate_down(
+        num_tokens,
+        [task.subject.first_engine(shape) for shape in shapes],
+        entry,
+        sorted(same_tile, key=down_us)[:DOWN_FINALISTS],
+        contest.heuristics,
+        range(first, first + task.policies.panel.blocks),
+        task.policies.promotion,
+        queue.measure,
+    )
 
 
-def _with_down(confirmation: Confirmation, entry: LaunchConfig, rival: LaunchConfig) -> SeparateDown:
-    """The row's time with the rival for down over that with the entry for both, under the shape that gains least."""
-    ratios = []
-    for own, other in zip(confirmation.samples[entry], confirmation.samples[rival], strict=True):
-        up_us, down_us, total_us = common_rounds(own.up_us, other.down_us, own.total_us)
-        mixed = [up + down for up, down in zip(up_us, down_us, strict=True)]
-        ratio = paired_ratio(mixed, total_us)
-        ratios.append(ratio.median if ratio.high < 1.0 else 1.0)
-    return SeparateDown(rival, confirmation.samples[rival], max(ratios))
+# ---------------------------------------------------------------
+# Batch sizes between the entries
+
+
+def _between(task: Task, queue: JobQueue, rows: Sequence[RowResult]) -> list[Between]:
+    """What the nearest entries do there, on the first engine under uniform routing."""
+    entries = {row.num_tokens: row.entry for row in rows}
+    part = Part(task.subject.first_engine(0), 0, RoutingKind.UNIFORM)
+    found = []
+    sizes = [m for m in task.sizes_between if m not in entries and min(entries) < m < max(entries)]
+    keys = {num_tokens: nearest_batch_size(entries, num_tokens) for num_tokens in sizes}
+    heuristics = {num_tokens: heuristics_of(task.subject, num_tokens)[part.engine] for num_tokens in sizes}
+    for num_tokens, key in keys.items():  # an entry may run in another mode there than at its own size
+        queue.compile(num_tokens, (heuristics[num_tokens], entries[key]), part.engine)
+    queue.finish()
+    for num_tokens, key in keys.items():
+        heuristic = heuristics[num_tokens]
+        configs = tuple(dict.fromkeys((heuristic, entries[key])))
+        event = queue.measure(BlockJob(num_tokens, part, configs, 0, MIN_BLOCKS))
+        us = {series.config: series.us for series in event.series}
+        if all(us.values()):
+            found.append(Between(num_tokens, key, Ratio.of(us[entries[key]], us[heuristic])))
+    return found
+
+
+class _Phases:
+    """Seconds by phase, on the runner's clock."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner, self._since = runner, runner.clock_s
+        self.seconds: dict[str, float] = {}
+
+    def end(self, name: str) -> None:
+        now = self._runner.clock_s
+        self.seconds[name] = now - self._since
+        self._since = now
 
 
 class _Counter:
@@ -246,8 +356,8 @@ class _Counter:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Compiled):
             self.kernels += event.kernels
-        elif isinstance(event, Confirmed):
-            self.measurements += len(event.series)
+        elif isinstance(event, Measured):
+            self.measurements += len(event.series) * event.job.count
         else:
             self.measurements += 1
         self._observe(event)

@@ -19,8 +19,7 @@ from tools.checkout import CONFIGS, reference_triton
 from tools.errors import UserError, reason_of
 from tools.launch.heuristic_version import MeasuredHeuristics, measured_heuristics, outdated
 from tools.launch.kernel_hash import kernel_sha256
-from tools.measure.gate import PromotionPolicy
-from tools.measure.statistics import quantile
+from tools.measure.panel import PromotionPolicy
 from tools.store import schemas
 from tools.store.config_file import ConfigFile, nearest_batch_size
 from tools.store.files import (
@@ -40,7 +39,7 @@ from tools.text import printable, shown_path
 from tools.tune import evidence
 from tools.tune.evidence import Provenance, Rates
 from tools.tune.protocol import Subject
-from tools.tune.report import TuneSummary, lines
+from tools.tune.report import TuneSummary, betweens, lines
 from tools.tune.request import TuneRequest
 from tools.tune.tuner import TuneResult
 
@@ -399,7 +398,8 @@ def _deliver(
     )
     entries = {**(kept.entries if kept else {}), **evidence.entries(result.rows)}
     config = canonical_entries(entries)
-    record = evidence.record(subject, result.rows, result.counts, run, config, kept.rows if kept else {})
+    between = () if request.is_partial else result.between
+    record = evidence.record(subject, result.rows, result.counts, run, config, kept.rows if kept else {}, between)
     files: tuple[Path, ...] = write_pair(place, config, _with_lines(record, standing))
     if request.separate_down:
         down_files, notes = _write_down(subject, measured, run, place.down, is_whole=kept is None)
@@ -491,22 +491,20 @@ def summarise(subject: Subject, measured: MeasuredRun, files: tuple[Path, ...]) 
         measured.result.counts,
         tuple(shown_path(path) for path in files),
         notes,
+        measured.result.phases,
+        betweens(measured.result.between),
     )
 
 
 def _worst_loss_pct(result: TuneResult) -> float:
     """Of the incumbent against what was chosen, in its worst row. Infinite: there is none, or it doesn't run."""
     losses = [
-        100.0 * (_median(row.incumbent[row.shape].total_us) / _median(row.chosen[row.shape].total_us) - 1.0)
-        if row.incumbent
+        100.0 * (row.panel.score_between(row.incumbent, row.entry).mean - 1.0)
+        if row.incumbent in row.panel.configs
         else math.inf
         for row in result.rows
     ]
     return max(losses)
-
-
-def _median(samples: tuple[float, ...]) -> float:
-    return quantile(samples, 0.5)
 
 
 def _today() -> str:

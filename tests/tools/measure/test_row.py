@@ -85,7 +85,7 @@ def test_what_is_checked_is_on_this_rank() -> None:
     """Some tokens of a spread layer have no expert here: their rows would prove nothing."""
     row = bench(replace(SPREAD, top_k=1), num_tokens=64)
     row.check(TorchKernel(), CONFIG, UP)
-    ((_, expected),) = row._expected.items()
+    ((_, expected),) = row._expected.values()
     ids = row.inputs.topk_ids[expected.routing].flatten()
     assert bool((ids[expected.pairs] >= 0).all())
     assert len(expected.pairs) == min(16, int((ids >= 0).sum()))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tools.measure import timing
-from tools.measure.timing import MIN_SAMPLE_US, Policy, Replay, measure, measure_series, sample_once
+from tools.measure.timing import MIN_SAMPLE_US, Policy, Replay, measure, measure_series, play_blocks, sample_once
 
 FAST, SLOW = Replay("fast", 8), Replay("slow", 2)
 
@@ -84,3 +85,63 @@ def test_measure_sums_the_series_up(clock: Clock) -> None:
 def test_a_coarse_sample_replays_each_in_turn_without_repeats(clock: Clock) -> None:
     assert sample_once([FAST, SLOW], 3) == [[5.0] * 3, [500.0] * 3]
     assert clock.calls == [[("fast", 1), ("slow", 1)] * 3]
+
+
+# ---------------------------------------------------------------
+# Blocks
+
+
+@dataclass
+class FakeGpu:
+    """Runs what is enqueued on a clock of its own. us: of a replay of each graph, by how often blocks were dealt."""
+
+    log: list[str] = field(default_factory=list)
+    now_us: float = 0.0
+    dealt: int = 0
+
+    def deal(self) -> None:
+        self.dealt += 1
+        self.log.append("deal")
+
+    def graph(self, name: str, us: float) -> Any:
+        def replay() -> None:
+            self.log.append(name)
+            self.now_us += us * self.dealt
+
+        return SimpleNamespace(replay=replay)
+
+    def event(self, *, enable_timing: bool) -> Any:
+        assert enable_timing
+        event = SimpleNamespace(at=0.0)
+        event.record = lambda: setattr(event, "at", self.now_us)
+        event.elapsed_time = lambda end: (end.at - event.at) / 1000.0
+        return event
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    fake = FakeGpu()
+    monkeypatch.setattr(timing.torch.cuda, "Event", fake.event)
+    monkeypatch.setattr(timing.torch.cuda, "_sleep", lambda cycles: fake.log.append("wait"))
+    stream = SimpleNamespace(synchronize=lambda: fake.log.append("synchronize"))
+    monkeypatch.setattr(timing.torch.cuda, "current_stream", lambda: stream)
+    return fake
+
+
+def test_a_block_is_dealt_then_played_forwards_and_backwards_and_the_host_waits_once(gpu: FakeGpu) -> None:
+    replays = [Replay(gpu.graph("a", 40.0), 8), Replay(gpu.graph("b", 1000.0), 2)]
+    times = play_blocks(replays, [gpu.deal, gpu.deal])
+    block = ["deal", "wait", "a", "a", "b", "b", "a"]
+    assert gpu.log == [*block, *block, "synchronize"]
+    assert times == [[pytest.approx(5.0), pytest.approx(10.0)], [pytest.approx(500.0), pytest.approx(1000.0)]]
+
+
+def test_a_blocks_time_is_the_mean_of_its_two_plays(gpu: FakeGpu) -> None:
+    """A clock that drifts meets all alike."""
+    drift = iter((100.0, 100.0, 102.0, 104.0, 106.0))
+
+    def drifting() -> None:
+        gpu.now_us += next(drift)
+
+    replays = [Replay(SimpleNamespace(replay=drifting), 1) for _ in range(2)]
+    assert play_blocks(replays, [gpu.deal]) == [[pytest.approx(103.0)], [pytest.approx(103.0)]]

@@ -45,10 +45,8 @@ def row_of(
         pytest.param(101, 100, 120, "slower", "retain", id="slower"),
         pytest.param(90, 100, 80, "faster", "baseline", id="faster than main's, slower than no file"),
         pytest.param(101, 100, 80, "slower", "baseline", id="both slower than no file"),
-        pytest.param(99.5, 100, 99.2, "same", "promote", id="near main's, which alone is slower than no file"),
-        pytest.param(
-            90, 100, 89.73, "faster", "promote", id="0.3 % slower than no file is noise where a row is judged"
-        ),
+        pytest.param(99.5, 100, 97.0, "same", "baseline", id="near main's, and both beyond the bound"),
+        pytest.param(90, 100, 88.5, "faster", "promote", id="1.7 % slower than no file is within the bound"),
         pytest.param(99.8, 100, 99.8, "same", "retain", id="main's loses to the heuristic within noise only"),
         pytest.param(None, 100, 120, "slower", "retain", id="the claimed entry fails"),
         pytest.param(90, None, 120, "faster", "promote", id="main's entry fails"),
@@ -67,7 +65,8 @@ def test_against_mains_file(
     [
         pytest.param(90, 100, "faster", "promote", id="faster"),
         pytest.param(100, 100, "same", "promote", id="the heuristic's own entry may stand in a file"),
-        pytest.param(101, 100, "slower", "baseline", id="slower than no file"),
+        pytest.param(102.1, 100, "slower", "baseline", id="beyond it"),
+        pytest.param(101.9, 100, "same", "promote", id="within the bound"),
         pytest.param(None, 100, "slower", "baseline", id="fails"),
         pytest.param(90, None, "faster", "promote", id="the heuristic fails"),
     ],

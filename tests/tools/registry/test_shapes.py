@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kernels.problem import QuantMode
+from kernels.problem import Flavour, QuantMode
 from tests.builders import Store
 from tests.tools.compile.tuned_files import MIXTRAL, SOUND, read, tuned
 from tools.registry.devices import Device, load_devices
@@ -16,6 +16,7 @@ from tools.registry.models import Model, ModelRegistry, Placement, Quantisation,
 from tools.registry.shapes import (
     ASSUMED_SHAPE,
     assumed_shape,
+    engines_reading,
     quant_mode_of,
     readers,
     registered_shapes,
@@ -183,6 +184,35 @@ class TestReaders:
         model = Model("a/A", 16, 1536, 2048, 2, BF16, "made up")
         (reader,) = readers(self.NAME, ModelRegistry((model,)))
         assert str(reader.found) == "a/A tp=4 ep=2"
+
+
+ENGINES = (Flavour.VLLM, Flavour.SGLANG)
+
+
+class TestEngines:
+    """Who reads a name for a shape: what models ask for, else what the name says."""
+
+    def test_a_model_that_both_run_alike(self) -> None:
+        assert engines_reading(Workload(8, 7168, "any"), Shape(4096, 2), MODELS) == ENGINES
+
+    def test_a_fused_shared_expert_is_sglangs(self) -> None:
+        (shape,) = (served.shape for served in registered_shapes(Workload(17, 512, "any"), MODELS))
+        assert shape.fused_shared_experts == 1
+        assert engines_reading(Workload(17, 512, "any"), shape, MODELS) == (Flavour.SGLANG,)
+
+    @pytest.mark.parametrize(
+        ("workload", "expected"),
+        [
+            (Workload(9, 96, "any"), ENGINES),
+            (Workload(9, 96, "any", "fp8_w8a8", (128, 128)), ENGINES),
+            (Workload(9, 96, "any", "fp8_w8a8", (64, 64)), (Flavour.VLLM,)),
+            (Workload(9, 96, "any", "fp8_w8a8", None, True), (Flavour.SGLANG,)),
+            (Workload(9, 96, "any", "int8_w8a8"), (Flavour.SGLANG,)),
+        ],
+        ids=["plain", "usual block", "refined block", "channel scales in the name", "int8_w8a8"],
+    )
+    def test_of_a_stranger_the_name_tells(self, workload: Workload, expected: tuple[Flavour, ...]) -> None:
+        assert engines_reading(workload, Shape(4096, 2), MODELS) == expected
 
 
 BLOCK_128 = (128, 128)

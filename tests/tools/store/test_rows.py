@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.builders import BATCH_SIZES
 from tools.store.rows import rows_text
-from tools.tune.request import DEFAULT_BATCH_SIZES
 
 
 @pytest.mark.parametrize(
@@ -14,10 +14,10 @@ from tools.tune.request import DEFAULT_BATCH_SIZES
         ([64], "row 64"),
         ([4, 1], "rows 1 and 4"),
         ([1, 2, 4], "rows 1, 2 and 4"),
-        (DEFAULT_BATCH_SIZES, "rows 1 to 4096 (18 rows)"),
+        (BATCH_SIZES, "rows 1 to 4096 (18 rows)"),
         ([2, 4, 8, 16], "rows 2 to 16 (4 rows)"),
         ([2, 4, 8, 64], "rows 2, 4, 8 and 64"),
     ],
 )
 def test_rows_are_named_one_by_one_unless_they_follow_one_another(rows: list[int], text: str) -> None:
-    assert rows_text(rows, DEFAULT_BATCH_SIZES) == text
+    assert rows_text(rows, BATCH_SIZES) == text

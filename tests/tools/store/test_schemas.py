@@ -113,7 +113,7 @@ def test_a_valid_document_has_no_fault() -> None:
          'verified / commit: expected 40 hexadecimal digits in lower case, found "0123abc"'),
         ("plan", "neither_claimed_nor_main", "legs / 0 / workloads / 0: "
          "claimed: expected an object, found null; or main: expected an object, found null"),
-        ("landscape", "no_kind", "top level: format, compiled, screened, confirmed or device is missing"),
+        ("landscape", "no_kind", "top level: format, compiled, screened, measured, confirmed or device is missing"),
         # if and then, not
         ("models", "block_shape_with_bf16", "models / 0 / dtype: "
          'expected fp8_w8a8 or int8_w8a8, which alone have block scales, found "bf16"'),

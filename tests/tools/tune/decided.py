@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tools.launch.heuristic_version import measured_heuristics
+from tools.measure.panel import Choice, Panel, Part, RoutingKind
 from tools.store.files import canonical_entries
 from tools.store.record import Decision, Environment, Record
 from tools.tune import evidence
-from tools.tune.confirm import RowSamples
+from tools.tune.contest import Apart, SeparateDown
 from tools.tune.evidence import Provenance, Rates
 from tools.tune.protocol import Subject
-from tools.tune.tuner import Counts, RowResult, SeparateDown
+from tools.tune.tuner import Counts, RowResult
 
 NAME = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json"
 ENTRY = LaunchConfig(16, 64, 128, 8, 4, 4)
@@ -33,31 +35,51 @@ ENVIRONMENT = Environment(
     python="3.12.3",
 )
 HEURISTICS = measured_heuristics(lambda _: None).versions
-RUN = Provenance(ENVIRONMENT, {"routing": "uniform"}, 28.73, "2026-01-31", "ab" * 32, HEURISTICS, H100_RATES)
+RUN = Provenance(ENVIRONMENT, {"routing": "panel"}, 28.73, "2026-01-31", "ab" * 32, HEURISTICS, H100_RATES)
 
 
-def samples(total_us: float, count: int = 5) -> RowSamples:
-    """Around the median by up to 2 %; two thirds are up's."""
-    spread = [0.98 + 0.04 * i / (count - 1) for i in range(count)]
-    return RowSamples(tuple(total_us * s * 2 / 3 for s in spread), tuple(total_us * s / 3 for s in spread))
+PART = Part(Flavour.VLLM, 0, RoutingKind.UNIFORM)
+HEURISTIC = LaunchConfig(16, 64, 128, 1, 4, 4)
+INCUMBENT = LaunchConfig(16, 64, 128, 16, 4, 4)
 
 
-def row(num_tokens: int, chosen_us: float, baseline_us: float, **changes: Any) -> RowResult:
-    """A promoted row of one shape; changes as `RowResult` has them."""
-    fields: dict[str, Any] = {
-        "entry": ENTRY,
-        "decision": Decision.PROMOTE,
-        "shape": 0,
-        "chosen": (samples(chosen_us),),
-        "baseline": (samples(baseline_us),),
-        **changes,
-    }
-    return RowResult(num_tokens, **fields)
+def blocks(us: float, count: int = 5) -> dict[int, float]:
+    """Around the median by up to 2 %."""
+    return {i: us * (0.98 + 0.04 * i / (count - 1)) for i in range(count)}
 
 
-def with_down(num_tokens: int, chosen_us: float, baseline_us: float) -> RowResult:
-    """A row where down gains by an entry of its own."""
-    down = SeparateDown(DOWN_ENTRY, (samples(0.9 * chosen_us),), 0.96)
+def panel(**us: float | None) -> Panel:
+    """Of one part, by `entry`, `heuristic` and `incumbent`; None: not measured."""
+    by_name = {"entry": ENTRY, "heuristic": HEURISTIC, "incumbent": INCUMBENT}
+    measured = {by_name[name]: blocks(value) for name, value in us.items() if value is not None}
+    return Panel({Flavour.VLLM: HEURISTIC}, 8, {PART: measured})
+
+
+def row(
+    num_tokens: int,
+    chosen_us: float,
+    baseline_us: float,
+    incumbent_us: float | None = None,
+    decision: Decision = Decision.PROMOTE,
+    **changes: Any,
+) -> RowResult:
+    """A promoted row of one part; changes as `RowResult` has them."""
+    found = panel(entry=chosen_us, heuristic=baseline_us, incumbent=incumbent_us)
+    choice = Choice(ENTRY, decision, chosen_us / baseline_us)
+    incumbent = INCUMBENT if incumbent_us else None
+    return replace(RowResult(num_tokens, choice, found, incumbent), **changes)
+
+
+def with_down(num_tokens: int, chosen_us: float, baseline_us: float, entry: LaunchConfig = DOWN_ENTRY) -> RowResult:
+    """A row where down gains by an entry of its own, or by none: the row's own."""
+
+    def apart(us: float) -> tuple[Apart]:
+        times = tuple(blocks(us).values())
+        return (Apart(tuple(us * 2 / 3 for us in times), tuple(us / 3 for us in times)),)
+
+    gains = entry != ENTRY
+    own = apart((0.9 if gains else 1.0) * chosen_us)
+    down = SeparateDown(entry, own, apart(baseline_us), 0.96 if gains else 1.0)
     return row(num_tokens, chosen_us, baseline_us, down=down)
 
 

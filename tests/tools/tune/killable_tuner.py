@@ -11,14 +11,17 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
+from kernels.problem import Flavour
+from tools.measure.panel import Part, RoutingKind
 from tools.tune import __main__ as command
 from tools.tune import journal, session
 from tools.tune.journal import Journal
-from tools.tune.protocol import CompileJob, Confirmed, ConfirmJob, Event, Job, ScreenJob
+from tools.tune.protocol import BlockJob, Compiled, CompileJob, Event, Job, Measured, Screened, ScreenJob
 from tools.tune.replay import ReplayRunner
 
 
@@ -40,17 +43,30 @@ class SlowReplay(ReplayRunner):
         time.sleep(self._seconds)
         return super().wait()
 
-    def _confirm(self, job: ConfirmJob) -> Confirmed:
-        """Alike whenever it is asked: a resumed run's GPU doesn't know what the killed run asked before."""
-        return ReplayRunner(self._landscape)._confirm(job)
+    def _measure(self, job: BlockJob) -> Measured:
+        """Alike whenever it is asked: a resumed run's GPU doesn't know what the killed run asked before.
+
+        The landscape has one part; the others are as if routing and engine made no difference.
+        """
+        part = Part(Flavour.VLLM, job.part.placement, RoutingKind.UNIFORM)
+        return replace(ReplayRunner(self._landscape)._measure(replace(job, part=part)), job=job)
+
+    def _screen(self, job: ScreenJob) -> Screened:
+        usual = replace(job, engine=Flavour.VLLM, routing=RoutingKind.UNIFORM)
+        return replace(super()._screen(usual), job=job)
+
+    def _compile(self, job: CompileJob) -> Compiled:
+        usual = CompileJob(job.config, job.shape, job.is_naive)
+        return replace(super()._compile(usual), job=job)
 
 
 def described(job: Job) -> list[Any]:
     """What makes a measurement that one and no other. When to give up doesn't."""
     if isinstance(job, ScreenJob):
-        return ["screen", job.num_tokens, job.shape, job.config.to_entry()]
+        return ["screen", job.num_tokens, str(job.part), job.config.to_entry()]
     assert not isinstance(job, CompileJob)
-    return ["confirm", job.num_tokens, job.shape, [config.to_entry() for config in job.configs], job.rounds]
+    configs = [config.to_entry() for config in job.configs]
+    return ["blocks", job.num_tokens, str(job.part), configs, job.first, job.count]
 
 
 class ReplaySession:

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 from kernels.launch_config import LaunchConfig
 from tools.compile.outcome import Status
-from tools.tune.protocol import Compiled, CompileJob, Confirmed, ConfirmJob, Event, Job, Screened, ScreenJob, Series
+from tools.tune.protocol import BlockJob, Compiled, CompileJob, Event, Job, Measured, Screened, ScreenJob, Series
 
-Times = Callable[[ConfirmJob, LaunchConfig], tuple[float, ...]]
+Times = Callable[[BlockJob, LaunchConfig], tuple[float, ...]]
 
 
 @dataclass
 class ScriptedRunner:
-    """times: the samples of a config in a confirmation. refused: what doesn't compile. failing: what doesn't run."""
+    """times: of a config, a value a block. refused: what doesn't compile. failing: what doesn't run."""
 
-    times: Times = lambda job, config: (10.0,) * job.rounds
+    times: Times = lambda job, config: (10.0,) * job.count
     refused: Mapping[LaunchConfig, Status] = field(default_factory=dict)
     failing: Mapping[LaunchConfig, Status] = field(default_factory=dict)
     compile_slots: int = 2
@@ -45,10 +45,12 @@ class ScriptedRunner:
             status = self.failing.get(job.config, Status.OK)
             us = float(job.config.num_stages) if status is Status.OK else 0.0
             return Screened(job, status, 0.01, us, us)
-        return Confirmed(job, tuple(self._series(job, config) for config in job.configs), 0.1)
+        return Measured(job, tuple(self._series(job, config) for config in job.configs), 0.1)
 
-    def _series(self, job: ConfirmJob, config: LaunchConfig) -> Series:
+    def _series(self, job: BlockJob, config: LaunchConfig) -> Series:
         if config in self.failing:
             return Series(config, self.failing[config], message="no")
         times = self.times(job, config)
-        return Series(config, Status.OK, times, tuple(0.5 * us for us in times))
+        if not job.is_apart:
+            return Series(config, Status.OK, times)
+        return Series.apart(config, tuple(us * 2 / 3 for us in times), tuple(us / 3 for us in times))

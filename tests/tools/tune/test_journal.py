@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tests.tools.tune.decided import ENVIRONMENT
 from tools.checkout import CHECKOUT
 from tools.compile.outcome import Status
+from tools.measure.panel import Part, RoutingKind
 from tools.tune.journal import (
     Journal,
     JournalError,
@@ -31,18 +33,19 @@ from tools.tune.journal import (
 )
 from tools.tune.live import DeviceRefused
 from tools.tune.protocol import (
+    BlockJob,
     Compiled,
     CompileJob,
-    Confirmed,
-    ConfirmJob,
     DeviceReport,
     Event,
+    Measured,
     Screened,
     ScreenJob,
     Series,
     Subject,
 )
 
+UNIFORM = Part(Flavour.VLLM, 0, RoutingKind.UNIFORM)
 CONFIG = LaunchConfig(16, 64, 128, 8, 4, 3)
 AMD = LaunchConfig(16, 64, 128, 8, 4, 2, waves_per_eu=2, matrix_instr_nonkdim=16, kpack=1)
 
@@ -51,16 +54,29 @@ EVENTS: dict[str, Event] = {
     "refused by the compiler": Compiled(CompileJob(AMD, 0, False), Status.COMPILE, 0.5, 0, "no such instruction\n«é»"),
     "screened": Screened(ScreenJob(64, 0, CONFIG, 120.5), Status.OK, 0.004, 60.25, 30.125),
     "timed out": Screened(ScreenJob(1, 0, AMD), Status.TIMEOUT, 30.0, message="no answer within 30 s"),
-    "confirmed": Confirmed(
-        ConfirmJob(4, 0, (CONFIG, AMD), 2),
+    "compiled for sglang": Compiled(CompileJob(CONFIG, 0, False, Flavour.SGLANG, 512), Status.OK, 1.5, 2),
+    "screened under skew": Screened(
+        ScreenJob(64, 0, CONFIG, None, Flavour.SGLANG, RoutingKind.SKEW_03), Status.OK, 0.004, 60.25, 30.125
+    ),
+    "measured": Measured(
+        BlockJob(4, UNIFORM, (CONFIG, AMD), 0, 2),
         (
-            Series(CONFIG, Status.OK, (1.0, 2.0), (3.0, 4.0)),
+            Series(CONFIG, Status.OK, (4.0, 6.0)),
             Series(AMD, Status.CORRECTNESS, message="up: expected every output written, found NaN."),
         ),
         0.25,
     ),
-    "confirmed, experts counted": Confirmed(
-        ConfirmJob(2, 0, (CONFIG,), 2), (Series(CONFIG, Status.OK, (1.0, 2.0), (3.0, 4.0)),), 0.25, 3.25
+    "measured, experts counted": Measured(
+        BlockJob(2, Part(Flavour.SGLANG, 0, RoutingKind.SKEW_1), (CONFIG,), 4, 2),
+        (Series(CONFIG, Status.OK, (4.0, 6.0)),),
+        0.25,
+        3.25,
+        8,
+    ),
+    "measured apart": Measured(
+        BlockJob(4, UNIFORM, (CONFIG,), 8, 2, is_apart=True),
+        (Series.apart(CONFIG, (1.0, 2.0), (3.0, 4.0)),),
+        0.25,
     ),
 }
 
@@ -79,7 +95,7 @@ def test_reads_back_what_was_written(tmp_path: Path, subject: Subject, name: str
 
     assert journal.header == JournalHeader(subject, {"routing": "uniform"}, {"triton": "3.8.0"})
     assert [entry.event for entry in journal.entries] == list(EVENTS.values())
-    assert [entry.clock_s for entry in journal.entries] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert [entry.clock_s for entry in journal.entries] == [float(number) for number in range(len(EVENTS))]
 
 
 def test_a_kill_at_any_byte_loses_one_event_at_most(tmp_path: Path, subject: Subject) -> None:
@@ -101,7 +117,8 @@ def test_goes_on_where_the_torn_line_began(tmp_path: Path, subject: Subject) -> 
     writer.append(EVENTS["screened"], 9.0)
     writer.close()
 
-    assert [entry.event for entry in Journal.read(path).entries][-2:] == [EVENTS["confirmed"], EVENTS["screened"]]
+    last = [EVENTS["measured, experts counted"], EVENTS["screened"]]
+    assert [entry.event for entry in Journal.read(path).entries][-2:] == last
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "a bomb", "nested"])
@@ -221,6 +238,19 @@ SCREENED = {
     "status": "ok", "seconds": 0.004, "clock_s": 1.0,
 }  # fmt: skip
 SERIES = {"config": ENTRY, "status": "ok", "up_us": [1.0, 2.0], "down_us": [3.0, 4.0], "message": ""}
+MEASURED = {
+    "measured": [{"config": SERIES["config"], "status": "ok", "us": [4.0, 6.0], "message": ""}],
+    "engine": "sglang",
+    "shape": 0,
+    "routing": "skew_0.3",
+    "num_tokens": 4,
+    "block": 4,
+    "blocks": 2,
+    "apart": False,
+    "draws": 8,
+    "seconds": 0.25,
+    "clock_s": 1.0,
+}
 CONFIRMED = {"confirmed": [SERIES], "shape": 0, "num_tokens": 4, "rounds": 2, "seconds": 0.25, "clock_s": 1.0}
 DEVICE: dict[str, Any] = {
     "device": {
@@ -266,7 +296,7 @@ def read(subject: Subject, tmp_path: Path) -> Read:
 
 
 def test_what_a_run_writes_is_read(read: Read) -> None:
-    lines = [COMPILED, SCREENED, CONFIRMED, DEVICE]
+    lines = [COMPILED, SCREENED, MEASURED, DEVICE]
     journal = read(*lines)
     assert read(*journal.to_json()[1:], header=journal.to_json()[0]) == journal
     assert journal.to_json()[1:4] == lines[:3]
@@ -353,6 +383,17 @@ def test_a_header_that_no_run_writes(place: str, values: list[Any], subject: Sub
         (SCREENED, "give_up_us", [0, -1, "1", math.inf, ...]),
         (SCREENED, "num_tokens", [0, 65537, 1.0, "64", None, ...]),
         (SCREENED, "shape", [1, -1]),
+        (MEASURED, "measured", [[], None, {}, [None]]),
+        (MEASURED, "measured.0.us", [[], [4.0, 0], [4.0, math.nan], "12", None, ...]),
+        (MEASURED, "measured.0.up_us", [[1.0]]),
+        (MEASURED, "engine", ["trt", None, ...]),
+        (MEASURED, "routing", ["skewed", ...]),
+        (MEASURED, "block", [-1, "2", 1 << 20, ...]),
+        (MEASURED, "blocks", [0, 3, ...]),
+        (MEASURED, "apart", ["no", ...]),
+        (MEASURED, "draws", [0, ...]),
+        (COMPILED, "engine", ["trt", None]),
+        (SCREENED, "routing", ["skewed", None]),
         (CONFIRMED, "confirmed", [[], None, {}, [None]]),
         (CONFIRMED, "confirmed.0.up_us", [[], [1.0], [1.0, math.nan], [1.0, 0], "12", None, ...]),
         (CONFIRMED, "confirmed.0.status", ["runtime", "good", ...]),
@@ -641,3 +682,10 @@ def test_a_run_that_was_killed_holds_nothing(path: Path, header: JournalHeader, 
         first.stdout.readline()
         first.kill()
     assert run(header, resume=True) == len(kept.entries)
+
+
+def test_rounds_of_an_older_landscape_are_blocks_on_vllms_kernel(read: Read) -> None:
+    (entry,) = read(CONFIRMED).entries
+    assert isinstance(entry.event, Measured)
+    assert entry.event.job == BlockJob(4, UNIFORM, (CONFIG,), 0, 2, is_apart=True)
+    assert entry.event.series[0].us == (4.0, 6.0)

@@ -134,9 +134,9 @@ def test_a_killed_run_resumes_and_measures_nothing_twice(share: float, whole: Wh
     assert not run.journal.exists()
 
 
-def test_the_last_of_these_moments_lies_among_the_confirmations(whole: Whole) -> None:
+def test_the_last_of_these_moments_lies_among_the_blocks(whole: Whole) -> None:
     lines = whole.journal.read_text("utf-8").splitlines()
-    assert '"confirmed"' in lines[1 + int(SHARES[-1] * (len(lines) - 2))]
+    assert '"measured"' in lines[1 + int(SHARES[-1] * (len(lines) - 2))]
 
 
 def test_a_run_that_is_killed_again_and_again_comes_to_its_end(whole: Whole, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def usual(space: Space, landscape: Journal, best_us: dict[int, float]) -> Strate
 def test_finds_what_exhaustive_search_finds_in_a_fraction_and_beats_random_search(
     name: str, landscape: Journal, space: Space, best_us: dict[int, float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    budget = Budget(SECONDS[name], confirm_share=0.0)
+    budget = Budget(SECONDS[name], panel_share=0.0)
     ours = run(landscape, space, best_us, usual(space, landscape, best_us), Policies(budget=budget))
     chance = [
         run(landscape, space, best_us, InOrder.shuffled(space.kernels, seed), Policies(budget=budget))

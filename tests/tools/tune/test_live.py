@@ -12,18 +12,20 @@ from multiprocessing.connection import Connection
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tests.tools.tune.decided import ENVIRONMENT
 from tools.compile.machine import MachineFault
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
 from tools.errors import MachineError
-from tools.tune.live import DeviceRefused, LiveRunner, Supervisor, WorkerLimits
+from tools.measure.panel import Part, RoutingKind
+from tools.tune.live import DeviceRefused, LiveRunner, Supervisor, WorkerLimits, kernel_tasks
 from tools.tune.protocol import (
+    BlockJob,
     Compiled,
     CompileJob,
-    Confirmed,
-    ConfirmJob,
     DeviceReport,
+    Measured,
     Refusal,
     RunnerError,
     Screened,
@@ -37,6 +39,7 @@ from tools.tune.protocol import (
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton has Linux wheels only")
 
+PART = Part(Flavour.VLLM, 0, RoutingKind.UNIFORM)
 GOOD = LaunchConfig(16, 64, 128, 1, 4, 3)
 ALSO_GOOD = LaunchConfig(16, 64, 128, 8, 4, 3)
 CRASHES = LaunchConfig(16, 64, 128, 1, 4, 5)
@@ -45,7 +48,7 @@ LOSES_CONTEXT = LaunchConfig(16, 32, 128, 1, 4, 5)
 NO_DISK = LaunchConfig(16, 128, 128, 1, 4, 5)
 HUGE = LaunchConfig(256, 256, 256, 1, 8, 5)
 
-QUICK = WorkerLimits(start_s=20.0, screen_s=0.5, confirm_s=0.5, max_failed_starts=2)
+QUICK = WorkerLimits(start_s=20.0, screen_s=0.5, blocks_s=0.5, max_failed_starts=2)
 
 
 def stand_in(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
@@ -70,8 +73,8 @@ def stand_in(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
         if isinstance(job, ScreenJob):
             connection.send(WorkerAnswer(Screened(job, Status.OK, 0.0, float(job.num_tokens), 1.0)))
         else:
-            series = tuple(Series(c, Status.OK, (2.0,) * job.rounds, (1.0,) * job.rounds) for c in configs)
-            connection.send(WorkerAnswer(Confirmed(job, series, 0.0)))
+            series = tuple(Series(c, Status.OK, (3.0,) * job.count) for c in configs)
+            connection.send(WorkerAnswer(Measured(job, series, 0.0)))
 
 
 def refuses(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
@@ -123,16 +126,16 @@ def test_what_takes_the_worker_down_is_a_status_and_a_fresh_one_goes_on(
     assert told in events[1].message
 
 
-def test_a_crash_in_a_confirmation_blames_the_one_that_crashes(runner: LiveRunner) -> None:
-    runner.submit(ConfirmJob(64, 0, (GOOD, CRASHES, ALSO_GOOD), 4))
+def test_a_crash_in_a_block_blames_the_one_that_crashes(runner: LiveRunner) -> None:
+    runner.submit(BlockJob(64, PART, (GOOD, CRASHES, ALSO_GOOD), 0, 4))
     event = runner.wait()
-    assert isinstance(event, Confirmed)
+    assert isinstance(event, Measured)
     assert [series.status for series in event.series] == [Status.OK, Status.CRASH, Status.OK]
-    assert [len(series.up_us) for series in event.series] == [4, 0, 4]
+    assert [len(series.us) for series in event.series] == [4, 0, 4]
 
 
-@pytest.mark.parametrize("job", [ScreenJob(64, 0, NO_DISK), ConfirmJob(64, 0, (GOOD, NO_DISK), 4)])
-def test_what_the_machine_fails_at_ends_the_run(runner: LiveRunner, job: ScreenJob | ConfirmJob) -> None:
+@pytest.mark.parametrize("job", [ScreenJob(64, 0, NO_DISK), BlockJob(64, PART, (GOOD, NO_DISK), 0, 4)])
+def test_what_the_machine_fails_at_ends_the_run(runner: LiveRunner, job: ScreenJob | BlockJob) -> None:
     runner.submit(job)
     with pytest.raises(MachineError, match="No space left on device"):
         runner.wait()
@@ -170,3 +173,30 @@ def test_what_does_not_fit_the_gpu_is_out_with_its_figures(runner: LiveRunner) -
     assert isinstance(event, Compiled)
     assert event.status is Status.CONSTRAINTS
     assert event.message.startswith("shared memory: expected at most 232448 bytes, found ")
+
+
+def test_sglangs_binaries_are_those_of_its_launches(subject: Subject) -> None:
+    """Few rows let the next launch start at once, more only at the stores: up has a row a token, down one a pair."""
+
+    def gdc(num_tokens: int) -> list[str]:
+        job = subject.compile_job(GOOD, num_tokens, 0, Flavour.SGLANG)
+        return [task.problem.gdc for task in kernel_tasks(subject, job)]
+
+    assert [gdc(m) for m in (1, 256, 257, 512, 513, 16384)] == [
+        ["early", "early"],
+        ["early", "early"],
+        ["early", "late"],
+        ["early", "late"],
+        ["late", "late"],
+        ["late", "late"],
+    ]
+    tasks = kernel_tasks(subject, subject.compile_job(GOOD, 64, 0, Flavour.SGLANG))
+    assert {task.kernel.flavour for task in tasks} == {Flavour.SGLANG}
+
+
+def test_a_binary_is_compiled_once_for_all_batch_sizes_that_run_it(subject: Subject) -> None:
+    def jobs(engine: Flavour) -> set[CompileJob]:
+        return {subject.compile_job(GOOD, m, 0, engine) for m in (1, 8, 64, 256, 512, 1024, 4096, 16384)}
+
+    assert len(jobs(Flavour.VLLM)) == 2, "naive and aligned"
+    assert len(jobs(Flavour.SGLANG)) == 3

@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
+from tools.measure.panel import Part, RoutingKind
 from tools.tune.journal import Journal, JournalEntry, JournalHeader, JournalWriter
 from tools.tune.protocol import (
+    BlockJob,
     Compiled,
     CompileJob,
-    Confirmed,
-    ConfirmJob,
     Event,
     Job,
+    Measured,
     Screened,
     ScreenJob,
     Series,
@@ -27,6 +29,7 @@ from tools.tune.protocol import (
 from tools.tune.replay import NOT_RECORDED, RecordingRunner, ReplayRunner
 from tools.tune.space import Space
 
+UNIFORM = Part(Flavour.VLLM, 0, RoutingKind.UNIFORM)
 Make = Callable[..., Journal]
 
 
@@ -52,70 +55,74 @@ def test_group_sizes_share_a_kernel(make_landscape: Make, space: Space) -> None:
     assert event.status is Status.OK
 
 
-def test_confirms_with_what_screening_saw_where_nothing_else_was_recorded(make_landscape: Make, space: Space) -> None:
+def test_blocks_are_what_screening_saw_where_nothing_else_was_recorded(make_landscape: Make, space: Space) -> None:
     runner = ReplayRunner(make_landscape())
     runner.submit(ScreenJob(64, 0, space.kernels[0]))
     screened = runner.wait()
-    runner.submit(ConfirmJob(64, 0, (space.kernels[0],), 3))
-    confirmed = runner.wait()
+    runner.submit(BlockJob(64, UNIFORM, (space.kernels[0],), 0, 3))
+    measured = runner.wait()
 
     assert isinstance(screened, Screened)
-    assert isinstance(confirmed, Confirmed)
-    assert confirmed.series[0].up_us == (screened.up_us,) * 3
+    assert isinstance(measured, Measured)
+    assert measured.series[0].up_us == (screened.up_us,) * 3
+    assert measured.series[0].us == (screened.total_us,) * 3
 
 
-def recorded(landscape: Journal, *events: Confirmed) -> ReplayRunner:
+def recorded(landscape: Journal, *events: Measured) -> ReplayRunner:
     return ReplayRunner(
         replace(landscape, entries=(*landscape.entries, *(JournalEntry(event, 0.0) for event in events)))
     )
 
 
-def confirm(runner: ReplayRunner, job: ConfirmJob) -> Confirmed:
+def measure(runner: ReplayRunner, job: BlockJob) -> Measured:
     runner.submit(job)
     event = runner.wait()
-    assert isinstance(event, Confirmed)
+    assert isinstance(event, Measured)
     return event
 
 
-def confirmed(num_tokens: int, us: dict[LaunchConfig, tuple[float, ...]], experts: float | None = None) -> Confirmed:
-    """up in µs by config; down takes half as long."""
-    series = tuple(Series(config, Status.OK, up, tuple(0.5 * t for t in up)) for config, up in us.items())
-    return Confirmed(ConfirmJob(num_tokens, 0, tuple(us), len(next(iter(us.values())))), series, 0.5, experts)
+def measured(num_tokens: int, us: dict[LaunchConfig, tuple[float, ...]], first: int = 0) -> Measured:
+    """Blocks from `first` on, by config."""
+    series = tuple(Series(config, Status.OK, times) for config, times in us.items())
+    job = BlockJob(num_tokens, UNIFORM, tuple(us), first, len(next(iter(us.values()))))
+    return Measured(job, series, 0.5, 3.5, 8)
 
 
-def test_a_job_that_was_repeated_is_answered_in_its_order_and_the_last_again(
-    make_landscape: Make, space: Space
-) -> None:
-    first, second = (confirmed(64, {space.kernels[0]: (us, us)}) for us in (1.0, 2.0))
-    runner = recorded(make_landscape(), first, second)
-    assert [confirm(runner, first.job) for _ in range(4)] == [first, second, second, second]
+def test_a_block_is_answered_by_its_number(make_landscape: Make, space: Space) -> None:
+    a, b = space.kernels[:2]
+    runner = recorded(make_landscape(), measured(64, {a: (1.0, 2.0), b: (10.0, 20.0)}), measured(64, {a: (3.0,)}, 2))
+    found = measure(runner, BlockJob(64, UNIFORM, (b, a), 1, 2))
+    assert [series.us for series in found.series] == [(20.0, 10.0), (2.0, 3.0)], "b has no third: from the start again"
+    assert (found.active_experts, found.draws) == (3.5, 8)
 
 
-def test_another_job_is_answered_from_each_configs_own_confirmations(make_landscape: Make, space: Space) -> None:
-    a, b, c = space.kernels[:3]
-    runner = recorded(
-        make_landscape(),
-        confirmed(64, {a: (1.0, 2.0), b: (10.0, 20.0)}, experts=3.5),
-        confirmed(64, {a: (3.0, 4.0)}, experts=3.5),
-        confirmed(1, {c: (7.0, 7.0)}),
-    )
-    found = confirm(runner, ConfirmJob(64, 0, (b, a, c), 3))
-    assert [series.up_us for series in found.series[:2]] == [(10.0, 20.0, 10.0), (1.0, 2.0, 3.0)]
-    assert found.series[1].down_us == (0.5, 1.0, 1.5)
-    # At another batch size only: what screening saw.
-    assert len(set(found.series[2].up_us)) == 1
-    assert found.series[2].up_us[0] != 7.0
-    assert found.active_experts == 3.5
-    # What comes next goes on where this ended.
-    assert confirm(runner, ConfirmJob(64, 0, (a,), 3)).series[0].up_us == (4.0, 1.0, 2.0)
+def test_at_another_batch_size_or_in_another_part_nothing_is_taken_over(make_landscape: Make, space: Space) -> None:
+    a = space.kernels[0]
+    runner = recorded(make_landscape(), measured(1, {a: (7.0, 7.0)}))
+    assert 7.0 not in measure(runner, BlockJob(64, UNIFORM, (a,), 0, 2)).series[0].us
+    skewed = replace(UNIFORM, routing=RoutingKind.SKEW_1)
+    (series,) = measure(runner, BlockJob(1, skewed, (a,), 0, 2)).series
+    assert (series.status, series.message) == (Status.CONSTRAINTS, NOT_RECORDED)
 
 
-def test_who_failed_in_every_confirmation_fails_again(make_landscape: Make, space: Space) -> None:
+def test_rounds_of_older_landscapes_stand_one_behind_the_other(make_landscape: Make, space: Space) -> None:
+    a = space.kernels[0]
+
+    def rounds(*up_us: float) -> Measured:
+        series = Series.apart(a, up_us, tuple(0.5 * us for us in up_us))
+        return Measured(BlockJob(64, UNIFORM, (a,), 0, len(up_us), is_apart=True), (series,), 0.5)
+
+    runner = recorded(make_landscape(), rounds(1.0, 2.0), rounds(3.0, 4.0))
+    (series,) = measure(runner, BlockJob(64, UNIFORM, (a,), 1, 4)).series
+    assert (series.up_us, series.us) == ((2.0, 3.0, 4.0, 1.0), (3.0, 4.5, 6.0, 1.5))
+
+
+def test_who_failed_in_every_block_fails_again(make_landscape: Make, space: Space) -> None:
     a, b = space.kernels[:2]
     failed = Series(b, Status.CORRECTNESS, message="NaN")
-    event = replace(confirmed(64, {a: (1.0, 2.0)}), job=ConfirmJob(64, 0, (a, b), 2))
+    event = replace(measured(64, {a: (1.0, 2.0)}), job=BlockJob(64, UNIFORM, (a, b), 0, 2))
     runner = recorded(make_landscape(), replace(event, series=(*event.series, failed)))
-    assert confirm(runner, ConfirmJob(64, 0, (b,), 3)).series == (failed,)
+    assert measure(runner, BlockJob(64, UNIFORM, (b,), 0, 3)).series == (failed,)
 
 
 def test_what_was_not_recorded_fails_and_says_so(make_landscape: Make, space: Space) -> None:
@@ -139,7 +146,7 @@ def test_waiting_for_nothing_is_an_error(make_landscape: Make) -> None:
 CONFIG = LaunchConfig(16, 64, 64, 8, 4, 3)
 COMPILE = CompileJob(CONFIG, 0, False)
 SCREEN = ScreenJob(64, 0, CONFIG)
-CONFIRM = ConfirmJob(64, 0, (CONFIG,), 2)
+BLOCKS = BlockJob(64, UNIFORM, (CONFIG,), 0, 2)
 
 
 def answers(runner: RecordingRunner, *jobs: Job) -> list[Event]:
@@ -159,7 +166,7 @@ def path(tmp_path: Path) -> Path:
 def test_an_event_is_on_disk_before_anyone_sees_it(path: Path, subject: Subject) -> None:
     runner = RecordingRunner(ScriptedRunner(), [JournalWriter(path, JournalHeader(subject, {}, {}))])
     seen: list[Event] = []
-    for job in (COMPILE, SCREEN, CONFIRM):
+    for job in (COMPILE, SCREEN, BLOCKS):
         runner.submit(job)
         seen.append(runner.wait())
         assert [entry.event for entry in Journal.read(path).entries] == seen
@@ -176,12 +183,12 @@ def test_every_writer_gets_every_event(tmp_path: Path, subject: Subject) -> None
 
 def test_what_was_measured_before_is_answered_and_not_written_again(path: Path, subject: Subject) -> None:
     writer = JournalWriter(path, JournalHeader(subject, {}, {}))
-    first = answers(RecordingRunner(ScriptedRunner(), [writer]), SCREEN, CONFIRM)
+    first = answers(RecordingRunner(ScriptedRunner(), [writer]), SCREEN, BLOCKS)
     writer.close()
     before, size = Journal.read(path).entries, path.stat().st_size
 
-    inner = ScriptedRunner(lambda job, config: (99.0,) * job.rounds)
-    again = answers(RecordingRunner(inner, [JournalWriter(path, None)], before), SCREEN, CONFIRM)
+    inner = ScriptedRunner(lambda job, config: (99.0,) * job.count)
+    again = answers(RecordingRunner(inner, [JournalWriter(path, None)], before), SCREEN, BLOCKS)
     assert again == first
     assert inner.asked == []
     assert path.stat().st_size == size
@@ -195,12 +202,12 @@ def test_when_to_give_up_makes_no_other_measurement() -> None:
     assert inner.asked == []
 
 
-def test_a_confirmation_that_was_repeated_is_answered_as_often_as_it_was_made() -> None:
+def test_a_job_that_was_repeated_is_answered_as_often_as_it_was_made() -> None:
     inner = ScriptedRunner()
-    earlier = [JournalEntry(event, 1.0) for event in answers(RecordingRunner(ScriptedRunner(), []), CONFIRM, CONFIRM)]
+    earlier = [JournalEntry(event, 1.0) for event in answers(RecordingRunner(ScriptedRunner(), []), BLOCKS, BLOCKS)]
     runner = RecordingRunner(inner, [], earlier)
-    answers(runner, CONFIRM, CONFIRM, CONFIRM)
-    assert inner.asked == [CONFIRM]
+    answers(runner, BLOCKS, BLOCKS, BLOCKS)
+    assert inner.asked == [BLOCKS]
 
 
 def test_compilations_are_done_anew_since_the_compilers_cache_may_be_gone() -> None:
@@ -214,7 +221,7 @@ def test_compilations_are_done_anew_since_the_compilers_cache_may_be_gone() -> N
 def test_seconds_count_over_all_runs_and_the_clock_over_this_one() -> None:
     (event,) = answers(RecordingRunner(ScriptedRunner(), []), SCREEN)
     runner = RecordingRunner(ScriptedRunner(), [], [JournalEntry(event, 30.0)])
-    answers(runner, CONFIRM)
+    answers(runner, BLOCKS)
     assert runner.clock_s == 1.0
     assert runner.seconds_in_all == 31.0
 
@@ -222,8 +229,8 @@ def test_seconds_count_over_all_runs_and_the_clock_over_this_one() -> None:
 def test_known_and_new_may_be_outstanding_together() -> None:
     (event,) = answers(RecordingRunner(ScriptedRunner(), []), SCREEN)
     runner = RecordingRunner(ScriptedRunner(), [], [JournalEntry(event, 1.0)])
-    for job in (CONFIRM, SCREEN):
+    for job in (BLOCKS, SCREEN):
         runner.submit(job)
-    assert [runner.wait().job for _ in range(2)] == [SCREEN, CONFIRM]
+    assert [runner.wait().job for _ in range(2)] == [SCREEN, BLOCKS]
     with pytest.raises(LookupError):
         runner.wait()

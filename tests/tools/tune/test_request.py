@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tools.registry.models import Asked
 from tools.tune.policy import Budget
 from tools.tune.request import (
     DEFAULT_BATCH_SIZES,
+    AskedRouting,
     Effort,
     Files,
     arguments_of,
@@ -33,12 +35,7 @@ def test_a_model_is_all_it_takes() -> None:
     assert request.sources == (ModelSource("mistralai/Mixtral-8x7B-v0.1"),)
     assert request.batch_sizes == DEFAULT_BATCH_SIZES
     assert (request.files, request.effort) == (Files(), Effort())
-    assert (request.routing, request.separate_down, request.all_shapes, request.as_json) == (
-        "uniform",
-        False,
-        False,
-        False,
-    )
+    assert (request.recorded, request.separate_down, request.all_shapes, request.as_json) == (None, False, False, False)
     assert not request.is_partial
 
 
@@ -89,7 +86,7 @@ def test_batch_sizes_are_sorted_and_tuned_once() -> None:
 
 
 def test_more_than_the_usual_batch_sizes_make_a_whole_file() -> None:
-    assert not parse([*MODEL, "--num-tokens", *map(str, (*DEFAULT_BATCH_SIZES, 8192))]).is_partial
+    assert not parse([*MODEL, "--num-tokens", *map(str, (*DEFAULT_BATCH_SIZES, 32768))]).is_partial
 
 
 @pytest.mark.parametrize(
@@ -130,7 +127,7 @@ def test_bad_values_are_refused_by_name(arguments: list[str], told: str) -> None
         (["--replay", "a.gz", "--tp", "2"], "--tp"),
         (["--replay", "a.gz", "--resume"], "--resume"),
         (["--replay", "a.gz", "--record-landscape", "b.gz"], "--record-landscape"),
-        (["--replay", "a.gz", "--routing", "skew_0.3"], "--routing"),
+        (["--replay", "a.gz", "--routing", "ids.npy"], "--routing"),
         (["--replay", "a.gz", "--all-shapes"], "--all-shapes"),
         (["--replay", "a.gz", "--force-version-file"], "--force-version-file"),
         ([*MODEL, "--exhaustive", "--time-budget", "10"], "--time-budget"),
@@ -147,7 +144,7 @@ def test_a_flag_that_would_change_nothing_is_refused(arguments: list[str], flag:
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(["--routing", "zipf"], ["--format", "yaml"], ["--output", ""], ["--tp", "two"]),
+        *(["--routing", ""], ["--format", "yaml"], ["--output", ""], ["--tp", "two"]),
         *(["--block-shape", text] for text in ("0,128", "128", "128,0", "-1,128", "128x128", "[128,128")),
     ],
 )
@@ -230,7 +227,7 @@ def test_landscapes_of_several_workloads_are_not_mixed(tmp_path: Path) -> None:
 def test_a_node_of_a_cluster_is_asked_for_the_same(effort: list[str], scales: str, tmp_path: Path) -> None:
     path = tmp_path / "workloads.txt"
     path.write_text(f"b/B tp=8 ep=4 dtype=fp8_w8a8 {scales}\n", "utf-8")
-    how = ["--separate-down", "--all-shapes", "--force-version-file", "--routing", "skew_0.3", "--engine", "sglang"]
+    how = ["--separate-down", "--all-shapes", "--force-version-file", "--engine", "sglang"]
     asked = parse(["--workloads", str(path), "--num-tokens", "1", "64", *effort, *how])
     (source,) = asked.sources
     assert isinstance(source, ModelSource)
@@ -257,4 +254,21 @@ def test_the_tuners_own_process_imports_neither_torch_nor_ray() -> None:
 
 def test_default_batch_sizes_ascend_without_a_hole() -> None:
     assert list(DEFAULT_BATCH_SIZES) == sorted(set(DEFAULT_BATCH_SIZES))
-    assert (DEFAULT_BATCH_SIZES[0], DEFAULT_BATCH_SIZES[-1]) == (1, 4096)
+    assert (DEFAULT_BATCH_SIZES[0], DEFAULT_BATCH_SIZES[-1]) == (1, 16384)
+
+
+def test_recorded_routing_is_told_and_decides_only_where_asked() -> None:
+    request = parse([*MODEL, "--routing", "ids.npy"])
+    assert request.recorded == AskedRouting(Path("ids.npy"))
+    assert not request.recorded.decides
+    deciding = parse([*MODEL, "--routing", "ids.npy", "--decide-by-recorded"])
+    assert deciding.recorded == AskedRouting(Path("ids.npy"), decides=True)
+    with pytest.raises(UserError, match="--decide-by-recorded: expected with --routing FILE, found none"):
+        parse([*MODEL, "--decide-by-recorded"])
+
+
+def test_a_run_with_other_recorded_routing_is_another_run() -> None:
+    request = parse([*MODEL, "--routing", "ids.npy"])
+    hashes = [replace(request, recorded=AskedRouting(Path("ids.npy"), sha256=one)).settings for one in ("a", "b")]
+    assert hashes[0] != hashes[1]
+    assert "recorded_sha256" not in parse([*MODEL]).settings

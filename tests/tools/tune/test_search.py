@@ -177,13 +177,13 @@ KERNELS = (SHALLOWER, MIDDLE, DEEPER, WIDER)
 
 
 def regime(*pending: LaunchConfig, anchors: tuple[int, ...] = (64,), is_naive: bool = False) -> Regime:
-    return Regime(anchors, is_naive, dict.fromkeys(pending))
+    return Regime(anchors, anchors, is_naive, dict.fromkeys(pending))
 
 
 def known(**total_us: float) -> Measurements:
     """What was measured at one batch size, 64."""
     by_name = {"shallower": SHALLOWER, "middle": MIDDLE, "deeper": DEEPER, "wider": WIDER}
-    measurements = Measurements(1)
+    measurements = Measurements([0])
     for name, us in total_us.items():
         measurements.add(64, 0, by_name[name], Times(us, 0.0))
     return measurements
@@ -445,14 +445,14 @@ def test_waiting_for_nothing_is_an_error(subject: Subject) -> None:
 
 
 def test_a_row_nobody_measured() -> None:
-    measurements = Measurements(1)
+    measurements = Measurements([0])
     assert measurements.ranking(64) == []
     assert measurements.best_us(64, 0) == measurements.ratio(64, SLOW) == math.inf
     assert measurements.times(64, 0, SLOW) is None
 
 
 def test_a_config_counts_by_its_worst_shape() -> None:
-    measurements = Measurements(2)
+    measurements = Measurements([0, 1])
     times = {SLOW: (10.0, 30.0), FAST: (20.0, 20.0)}
     for config, by_shape in times.items():
         for shape, us in enumerate(by_shape):
@@ -463,7 +463,7 @@ def test_a_config_counts_by_its_worst_shape() -> None:
 
 
 def test_a_config_that_is_unknown_under_one_shape_is_not_ranked() -> None:
-    measurements = Measurements(2)
+    measurements = Measurements([0, 1])
     measurements.add(64, 0, FAST, Times(1.0, 1.0))
     assert measurements.ratio(64, FAST) == math.inf
     assert measurements.ranking(64) == []

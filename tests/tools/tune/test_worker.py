@@ -19,13 +19,15 @@ from kernels.problem import Flavour, Problem, QuantMode  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
 from tools.errors import MachineError  # noqa: E402
 from tools.measure.gpu import BUSY_BYTES  # noqa: E402
+from tools.measure.panel import Part, RoutingKind  # noqa: E402
+from tools.measure.seeds import Purpose, seed_of  # noqa: E402
 from tools.registry.devices import Target  # noqa: E402
 from tools.store import schemas  # noqa: E402
 from tools.store.record import ShapeOfModels  # noqa: E402
 from tools.store.workload import Shape, Workload  # noqa: E402
 from tools.tune.protocol import (  # noqa: E402
-    Confirmed,
-    ConfirmJob,
+    BlockJob,
+    Measured,
     Refusal,
     Screened,
     ScreenJob,
@@ -101,19 +103,53 @@ def samples() -> list[int]:
     return []
 
 
+@dataclass
+class FakeClock:
+    """Deals as it is asked to, and keeps what lay in the row's buffers when a block was played."""
+
+    row: Callable[[], Any] = lambda: None
+    dealt: list[Any] = field(default_factory=list)
+    decks: list[tuple[int, int]] = field(default_factory=list)
+
+    def capture_deck(self, launches: Sequence[Any], a_sample: int) -> Any:
+        self.decks.append((len(launches), a_sample))
+        return SimpleNamespace(graph=launches)
+
+    def play(self, replays: Sequence[Any], deals: Sequence[Callable[[], object]]) -> list[list[float]]:
+        for deal in deals:
+            deal()
+            self.dealt.append(self.row())
+        return [[10.0 * (i + 1) + block for block in range(len(deals))] for i, _ in enumerate(replays)]
+
+
 @pytest.fixture
-def timer(small: Subject, kernel: TorchKernel, samples: list[int]) -> RowTimer:
+def fake() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def timer(small: Subject, kernel: TorchKernel, samples: list[int], fake: FakeClock) -> RowTimer:
     def sample(replays: Sequence[Any], times: int) -> list[list[float]]:
         samples.append(times)
         return [[10.0 * (place + 1)] * times for place in range(len(replays))]
 
     clock = Clock(
-        capture=lambda launches, num_warm: SimpleNamespace(num_samples=len(launches), graph=launches),
-        measure=lambda replays, policy: [[float(i)] * policy.max_rounds for i, _ in enumerate(replays)],
+        capture=lambda launches: SimpleNamespace(num_samples=len(launches), graph=launches),
+        capture_deck=fake.capture_deck,
+        play=fake.play,
         sample=sample,
         synchronize=lambda: None,
     )
-    return RowTimer(small, torch.device("cpu"), 1 << 20, clock=clock, kernel=kernel)
+    timer = RowTimer(small, torch.device("cpu"), 1 << 20, clock=clock, kernel=lambda engine: kernel)
+    fake.row = lambda: timer._rows[4, 0].inputs.dealt
+    return timer
+
+
+UNIFORM = Part(Flavour.VLLM, 0, RoutingKind.UNIFORM)
+
+
+def blocks(*configs: LaunchConfig, num_tokens: int = 4, first: int = 0, count: int = 3, **changes: Any) -> BlockJob:
+    return replace(BlockJob(num_tokens, UNIFORM, configs, first, count), **changes)
 
 
 def test_screens_up_and_down(timer: RowTimer) -> None:
@@ -154,29 +190,72 @@ def test_what_is_wrong_is_a_status_and_has_no_time(
     assert (event.status, event.up_us) == (status, 0.0)
     assert told in event.message
 
-    confirmed = timer.confirm(ConfirmJob(4, 0, (config, GOOD), 3))
-    assert [series.status for series in confirmed.series] == [status, Status.OK]
-    assert confirmed.series[1].up_us == (0.0, 0.0, 0.0)
-    assert confirmed.series[1].down_us == (1.0, 1.0, 1.0)
-    assert confirmed.active_experts is not None
-    assert timer._shapes[0].top_k <= confirmed.active_experts <= timer._shapes[0].num_experts
+    measured = timer.measure(blocks(config, GOOD))
+    assert [series.status for series in measured.series] == [status, Status.OK]
+    assert (measured.series[0].us, measured.series[1].us) == ((), (10.0, 11.0, 12.0))
+    assert measured.active_experts is not None
+    assert timer._shapes[0].top_k <= measured.active_experts <= timer._shapes[0].num_experts
 
 
-def test_what_is_confirmed_again_is_not_checked_again(timer: RowTimer, kernel: TorchKernel) -> None:
-    timer.confirm(ConfirmJob(4, 0, (GOOD, GROUPED), 3))
-    checked = len(kernel.launched)
-    again = timer.confirm(ConfirmJob(4, 0, (GOOD,), 3))
-    assert (checked, len(kernel.launched), again.series[0].status) == (4, 4, Status.OK)
-    timer.confirm(ConfirmJob(2, 0, (GOOD,), 3))
-    timer.confirm(ConfirmJob(4, 0, (GOOD,), 3))
-    assert len(kernel.launched) == 8, "each batch size has inputs of its own, and only the last one's graphs are kept"
+def test_a_block_is_the_whole_deck_in_the_layers_order(timer: RowTimer, fake: FakeClock) -> None:
+    measured = timer.measure(blocks(GOOD))
+    assert measured.draws == timer._rows[4, 0].inputs.num_routings
+    assert fake.decks == [(2 * measured.draws, 2)]
+
+
+def test_up_and_down_can_be_timed_apart(timer: RowTimer, fake: FakeClock) -> None:
+    (series,) = timer.measure(blocks(GOOD, is_apart=True)).series
+    assert (series.up_us, series.down_us, series.us) == ((10.0, 11.0, 12.0), (20.0, 21.0, 22.0), (30.0, 32.0, 34.0))
+    assert [a_sample for _, a_sample in fake.decks] == [1, 1]
+
+
+def test_every_block_has_the_draws_of_its_seed_and_none_of_the_searchs(timer: RowTimer, fake: FakeClock) -> None:
+    timer.measure(blocks(GOOD))
+    timer.measure(blocks(GOOD, first=3, count=1))
+    timer.measure(blocks(GOOD, part=replace(UNIFORM, routing=RoutingKind.SKEW_03), count=1))
+    assert fake.dealt == [
+        (kind, seed_of(Purpose.CHOICE, 4, 0, kind, block))
+        for kind, block in [(RoutingKind.UNIFORM, b) for b in range(4)] + [(RoutingKind.SKEW_03, 0)]
+    ]
+
+
+def test_screening_under_skew_has_draws_of_its_own(timer: RowTimer) -> None:
+    timer.screen(ScreenJob(4, 0, GOOD, routing=RoutingKind.SKEW_03))
+    row = timer._rows[4, 0].inputs
+    assert row.dealt == (RoutingKind.SKEW_03, seed_of(Purpose.SEARCH, 4, 0, RoutingKind.SKEW_03, 0))
+    timer.screen(ScreenJob(4, 0, GOOD))
+    assert row.dealt == (RoutingKind.UNIFORM, seed_of(Purpose.SEARCH, 4, 0, RoutingKind.UNIFORM, 0))
+
+
+def test_each_engine_is_measured_in_its_own_flavour(small: Subject, kernel: TorchKernel, timer: RowTimer) -> None:
+    asked: list[Flavour] = []
+
+    def of(engine: Flavour) -> TorchKernel:
+        asked.append(engine)
+        return kernel
+
+    timer._kernel = of
+    timer.measure(blocks(GOOD, part=replace(UNIFORM, engine=Flavour.SGLANG)))
+    timer.screen(ScreenJob(4, 0, GOOD))
+    assert asked == [Flavour.SGLANG, Flavour.VLLM]
+
+
+def test_what_is_measured_again_is_not_checked_or_captured_again(
+    timer: RowTimer, kernel: TorchKernel, fake: FakeClock
+) -> None:
+    timer.measure(blocks(GOOD, GROUPED))
+    assert (len(kernel.launched), len(fake.decks)) == (4, 2)
+    timer.measure(blocks(GOOD, first=3, part=replace(UNIFORM, routing=RoutingKind.SKEW_1)))
+    assert (len(kernel.launched), len(fake.decks)) == (4, 2)
+    timer.measure(blocks(GOOD, num_tokens=2))
+    assert (len(kernel.launched), len(fake.decks)) == (6, 3), "each batch size has inputs of its own"
 
 
 def test_a_lost_context_ends_the_worker(small: Subject, kernel: TorchKernel) -> None:
     def broken() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    timer = RowTimer(small, torch.device("cpu"), 1 << 20, clock=Clock(synchronize=broken), kernel=kernel)
+    timer = RowTimer(small, torch.device("cpu"), 1 << 20, clock=Clock(synchronize=broken), kernel=lambda _: kernel)
     with pytest.raises(ContextLost, match="illegal address"):
         timer.screen(ScreenJob(4, 0, RAISES))
 
@@ -188,15 +267,15 @@ def test_a_launch_that_finds_no_place_to_write_to_says_nothing_of_the_launch_con
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(TorchKernel, "run", full)
-    for measure in (lambda: timer.screen(ScreenJob(4, 0, GOOD)), lambda: timer.confirm(ConfirmJob(4, 0, (GOOD,), 3))):
+    for measure in (lambda: timer.screen(ScreenJob(4, 0, GOOD)), lambda: timer.measure(blocks(GOOD))):
         with pytest.raises(MachineError, match="No space left on device"):
             measure()
 
 
 def test_each_shape_has_inputs_of_its_own(small: Subject, kernel: TorchKernel) -> None:
     two = replace(small, shapes=(*small.shapes, ShapeOfModels(Shape(128, 4))))
-    clock = Clock(capture=lambda launches, _: SimpleNamespace(), sample=lambda r, n: [[1.0] * n] * 2)  # type: ignore[arg-type,return-value]
-    timer = RowTimer(two, torch.device("cpu"), 1 << 20, clock=clock, kernel=kernel)
+    clock = Clock(capture=lambda launches: SimpleNamespace(), sample=lambda r, n: [[1.0] * n] * 2)  # type: ignore[arg-type,return-value]
+    timer = RowTimer(two, torch.device("cpu"), 1 << 20, clock=clock, kernel=lambda _: kernel)
     assert [timer.screen(ScreenJob(4, shape, GOOD)).status for shape in (0, 1)] == [Status.OK, Status.OK]
 
 
@@ -282,6 +361,6 @@ def test_a_job_without_times_is_still_answered(status: Status) -> None:
     configs = (LaunchConfig(16, 64, 64, 1, 4, 3), LaunchConfig(16, 64, 64, 8, 4, 3))
     screened = failed(ScreenJob(64, 0, configs[0]), status, "why", 1.5)
     assert screened == Screened(ScreenJob(64, 0, configs[0]), status, 1.5, message="why")
-    confirmed = failed(ConfirmJob(64, 0, configs, 8), status, "why")
-    assert isinstance(confirmed, Confirmed)
-    assert [(series.status, series.up_us) for series in confirmed.series] == [(status, ())] * 2
+    measured = failed(BlockJob(64, UNIFORM, configs, 0, 8), status, "why")
+    assert isinstance(measured, Measured)
+    assert [(series.status, series.us) for series in measured.series] == [(status, ())] * 2

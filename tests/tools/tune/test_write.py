@@ -583,7 +583,7 @@ def request_of(*flags: str) -> TuneRequest:
 
 
 def measured(*rows: RowResult) -> MeasuredRun:
-    return MeasuredRun(TuneResult(rows, COUNTS, Measurements(1), False), None, 1.0)
+    return MeasuredRun(TuneResult(rows, COUNTS, Measurements([0]), False), None, 1.0)
 
 
 def write_whole(subject: Subject, out: Path, *rows: RowResult, flags: tuple[str, ...] = ()) -> TuneSummary:
@@ -655,7 +655,7 @@ def test_what_benches_said_of_the_same_bytes_stays(same: bool, subject: Subject,
 def test_where_no_row_gains_there_is_none_and_a_stale_one_goes(subject: Subject, out: Path) -> None:
     flags = ("--separate-down",)
     assert len(write_whole(subject, out, with_down(64, 90.0, 120.0), flags=flags).files) == 4
-    summary = write_whole(subject, out, row(64, 90.0, 120.0), flags=flags)
+    summary = write_whole(subject, out, with_down(64, 90.0, 120.0, entry=ENTRY), flags=flags)
     assert len(summary.files) == 2
     assert [note.startswith("removed: ") for note in summary.notes] == [True, True]
     assert not (out / DOWN).exists()

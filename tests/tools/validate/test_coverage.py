@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders import Store, table
-from tools.tune.request import DEFAULT_BATCH_SIZES
+from tests.builders import BATCH_SIZES, Store, table
 from tools.validate.rules.coverage import RULE
 
 
 @pytest.mark.parametrize(
     "batch_sizes",
-    [DEFAULT_BATCH_SIZES, [4**i for i in range(7)], [*DEFAULT_BATCH_SIZES, 8192], [1, 2, 8, 32, 128, 512, 1500, 6000]],
+    [BATCH_SIZES, [4**i for i in range(7)], [*BATCH_SIZES, 8192], [1, 2, 8, 32, 128, 512, 1500, 6000]],
 )
 def test_files_without_a_hole_are_fine(store: Store, batch_sizes: list[int]) -> None:
     store.config(table(batch_sizes))
@@ -21,8 +20,8 @@ def test_files_without_a_hole_are_fine(store: Store, batch_sizes: list[int]) -> 
 @pytest.mark.parametrize(
     ("batch_sizes", "message"),
     [
-        (DEFAULT_BATCH_SIZES[1:], "batch sizes: expected to start at 1, found 2, which serves all smaller ones"),
-        (DEFAULT_BATCH_SIZES[:-1], "batch sizes: expected to reach 4096, found 3072, which serves all larger ones"),
+        (BATCH_SIZES[1:], "batch sizes: expected to start at 1, found 2, which serves all smaller ones"),
+        (BATCH_SIZES[:-1], "batch sizes: expected to reach 4096, found 3072, which serves all larger ones"),
         (
             [1, 4, 17, 64, 256, 1024, 4096],
             "batch sizes: expected neighbours within a factor of 4, found a hole from 4 to 17 (4.25 times)",

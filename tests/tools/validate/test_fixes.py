@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.builders import H100, NAME, Store, as_nobody, entry, signed, table
+from tests.builders import BATCH_SIZES, H100, NAME, Store, as_nobody, entry, signed, table
 from tools.checkout import reference_triton
 from tools.findings import Finding, Severity
 from tools.store.files import canonical_config, canonical_record, version_folder
 from tools.store.record import Record
 from tools.store.workload import Layout, parse_file_name
-from tools.tune.request import DEFAULT_BATCH_SIZES
 from tools.validate import fixer
 from tools.validate.rules import RULES
 
@@ -294,9 +293,9 @@ CASES = [
         "sort the batch sizes (in a checkout, --fix does it)",
         fix,
     ),
-    holes([m for m in DEFAULT_BATCH_SIZES if m > 1], "tune the missing batch sizes"),
-    holes([m for m in DEFAULT_BATCH_SIZES if m < 4096], "tune the missing batch sizes"),
-    holes([m for m in DEFAULT_BATCH_SIZES if not 4 < m < 64], "tune batch sizes between 4 and 64"),
+    holes([m for m in BATCH_SIZES if m > 1], "tune the missing batch sizes"),
+    holes([m for m in BATCH_SIZES if m < 4096], "tune the missing batch sizes"),
+    holes([m for m in BATCH_SIZES if not 4 < m < 64], "tune batch sizes between 4 and 64"),
     Case("values", lambda s: take_over(s, table(num_stages=9)), "tune these rows again", tune),
     Case(
         "values",
@@ -327,7 +326,7 @@ CASES = [
     Case("down-twin", lambda s: tune(s, DOWN), "add it", tune),
     Case(
         "down-twin",
-        both(tune, lambda s: take_over(s, table([*DEFAULT_BATCH_SIZES, 8192]), DOWN)),
+        both(tune, lambda s: take_over(s, table([*BATCH_SIZES, 8192]), DOWN)),
         "tune both files for the same batch sizes",
         both(tune, lambda s: tune(s, DOWN)),
     ),

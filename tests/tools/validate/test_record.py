@@ -205,6 +205,66 @@ def test_a_row_that_is_slower_than_no_file_is_an_error(store: Store) -> None:
     assert finding.message == "rows.2: expected at most the heuristic's 1000.0 µs, found 1000.01 µs"
 
 
+def part(ratio: float, engine: str = "vllm", routing: str = "uniform") -> dict[str, Any]:
+    interval = {"ratio": ratio, "low": ratio - 0.01, "high": ratio + 0.01, "blocks": 4}
+    return {"engine": engine, "shape": 0, "routing": routing, **interval}
+
+
+UNBOUNDED = {"bounded": False, "unbounded": [{"engine": "sglang", "shape": 0, "routing": "skew_0.3"}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"parts": [part(0.9), part(1.02, "sglang", "skew_0.3")]}, None),
+        ({"parts": [part(0.9), part(1.021, "sglang", "skew_0.3")]}, "rows.2.parts.1: expected at most 1.02"),
+        ({"parts": [part(0.9), part(1.3, "sglang", "skew_0.3")], **UNBOUNDED}, None),
+        (
+            {"parts": [part(1.03), part(1.3, "sglang", "skew_0.3")], **UNBOUNDED},
+            "rows.2.parts.0: expected at most 1.02",
+        ),
+        ({"parts": [part(0.9), part(1.3, routing="recorded")]}, None),
+    ],
+    ids=["within", "beyond", "says so", "says so of another part", "recorded routing doesn't decide"],
+)
+def test_a_row_of_parts_is_held_to_the_bound(store: Store, row: dict[str, Any], fault: str | None) -> None:
+    """Medians are no matter then: they are of other blocks than the ratios' geometric mean."""
+    path = store.config(table([1, 2, 16]))
+    rows = json.loads(store.measured(path).read_bytes())["rows"]
+    rows["2"]["latency_us"]["median"] = rows["2"]["baseline_us"]["median"] + 0.01
+    rows["2"] |= row
+    store.measured(path, rows=rows)
+    messages = [finding.message for finding in store.findings(RULE)]
+    assert [message[: len(fault or "")] for message in messages] == ([] if fault is None else [fault])
+
+
+@pytest.mark.parametrize(
+    ("engines", "fault"),
+    [
+        ({"vllm": (900.0, 1000.0), "sglang": (950.0, 960.0)}, None),
+        ({"vllm": (900.0, 1000.0)}, "rows.2: expected the times of one of by_engine, found others"),
+        (
+            {"vllm": (0.001, 1000.0), "sglang": (950.0, 960.0)},
+            "rows.2.by_engine.vllm.latency_us: expected at least",
+        ),
+    ],
+    ids=["one of them is the row's", "none is", "faster than the device"],
+)
+def test_times_by_engine_are_held_to_the_row_and_the_device(
+    store: Store, engines: dict[str, tuple[float, float]], fault: str | None
+) -> None:
+    path = store.config(table([1, 2, 16]))
+    rows = json.loads(store.measured(path).read_bytes())["rows"]
+    by_engine = {
+        name: {"latency_us": times(own), "baseline_us": times(heuristic)} for name, (own, heuristic) in engines.items()
+    }
+    rows["2"] |= {"latency_us": times(950.0), "baseline_us": times(960.0), "by_engine": by_engine, "parts": [part(0.9)]}
+    rows["2"] = {key: value for key, value in rows["2"].items() if key not in ("up_us", "down_us")}
+    store.measured(path, rows=rows)
+    messages = [finding.message for finding in store.findings(RULE)]
+    assert [message[: len(fault or "")] for message in messages] == ([] if fault is None else [fault])
+
+
 @pytest.mark.parametrize(("triton", "count"), [("3.6.0", 0), ("3.6.0+git1a2b", 0), ("3.8.0", 1), ("3.6.1", 1)])
 def test_a_version_file_was_measured_with_its_version(store: Store, triton: str, count: int) -> None:
     store.measured(store.config(folder="triton_3_6_0"), triton=triton)

@@ -14,8 +14,8 @@ from tools.findings import Severity
 from tools.launch.heuristic_version import outdated
 from tools.launch.kernel_hash import is_known, kernel_sha256
 from tools.measure.floor import MOST_SPREAD_PCT, SHARE, least_us
-from tools.measure.gate import Noise, PairedComparison, passes_gate
 from tools.measure.layer import LayerShape
+from tools.measure.panel import LARGEST_RATIO, RoutingKind
 from tools.registry.devices import Device
 from tools.registry.shapes import quant_mode_of, shapes_fault
 from tools.registry.sharding import named_model_has
@@ -59,6 +59,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
             yield from _strange_models(record, file.workload, path, context)
         if record.is_measured and file.workload is not None:
             yield from _strange_shapes(record, file.workload, path, context)
+            yield from _strange_engines(record, path)
             yield from _never_measured(record, file.workload, path, context.device_of(file))
         if record.is_measured and record.environment is not None:
             yield from _measured_mismatches(record, record.environment, path, file)
@@ -194,6 +195,18 @@ def _strange_shapes(record: Record, workload: Workload, path: Path, context: Con
             )
 
 
+def _strange_engines(record: Record, path: Path) -> Iterator[Issue]:
+    """What a bench compares with is one engine's; the headline is of the one where the entry does worst."""
+    for num_tokens, row in record.rows.items():
+        pairs = [(pair.latency_us, pair.baseline_us) for pair in row.by_engine.values()]
+        if pairs and (row.latency_us, row.baseline_us) not in pairs:
+            yield Issue(
+                f"rows.{num_tokens}: expected the times of one of by_engine, found others",
+                "tune it again: the tuner writes those of the engine where the entry does worst",
+                path=path,
+            )
+
+
 def _strange_models(record: Record, workload: Workload, path: Path, context: Context) -> Iterator[Issue]:
     """`list --model` tells their readers that the file serves them, and main's word doesn't cover the names."""
     for index, served in enumerate(record.shapes):
@@ -249,17 +262,33 @@ def _times_by_shape(row: RecordedRow) -> list[tuple[Latency, Latency]]:
 def _slower_rows(record: Record, path: Path) -> Iterator[Issue]:
     """Of a whole row. A `_down` file's entry is half of one, and may lose there what the other half gains."""
     for num_tokens, row in record.rows.items():
-        pairs = [("", row.latency_us, row.baseline_us)]
-        pairs += [(f".by_shape.{index}", *times) for index, times in enumerate(_times_by_shape(row))]
-        for where, own, baseline in pairs:
-            found, heuristic = own.median, baseline.median
-            if not passes_gate([PairedComparison.of_medians(found, heuristic)], Noise.NONE):
-                yield Issue(
-                    f"rows.{num_tokens}{where}: expected at most the heuristic's {heuristic} µs, found {found} µs",
-                    "an engine is faster without the file: tune it again, which writes the heuristic's own entry there",
-                    path=path,
-                )
-                break
+        fault = _beyond_bound(record, row) if row.parts else _slower_median(row)
+        if fault:
+            yield Issue(f"rows.{num_tokens}{fault}", "an engine is faster without the file: tune it again", path=path)
+
+
+def _beyond_bound(record: Record, row: RecordedRow) -> str | None:
+    """The first part that decides and whose mean ratio lies above the bound, unless the row says so of that part."""
+    decides = record.tuner is not None and record.tuner.settings.get("decide_by_recorded") is True
+    told = {(part.engine, part.shape, part.routing) for part in row.unbounded}
+    for index, part in enumerate(row.parts):
+        is_beside = part.routing == RoutingKind.RECORDED and not decides
+        if part.ratio > LARGEST_RATIO and not is_beside and (part.engine, part.shape, part.routing) not in told:
+            return (
+                f".parts.{index}: expected at most {LARGEST_RATIO} of the heuristic's time ({part}), or bounded false "
+                f"and the part under unbounded, found {part.ratio}"
+            )
+    return None
+
+
+def _slower_median(row: RecordedRow) -> str | None:
+    """Of records without parts, whose rows were chosen by medians: none may lie above the heuristic's."""
+    pairs = [("", row.latency_us, row.baseline_us)]
+    pairs += [(f".by_shape.{index}", *times) for index, times in enumerate(_times_by_shape(row))]
+    for where, own, heuristic in pairs:
+        if own.median > heuristic.median:
+            return f"{where}: expected at most the heuristic's {heuristic.median} µs, found {own.median} µs"
+    return None
 
 
 def _impossible(record: Record, path: Path, device: Device | None) -> Iterator[Issue]:
@@ -281,6 +310,9 @@ def _impossible(record: Record, path: Path, device: Device | None) -> Iterator[I
 
 def _figures(row: RecordedRow, shapes: Sequence[Shape]) -> Iterator[tuple[str, Latency, Sequence[Shape]]]:
     """(its place in the row, the time, the shapes of which it may be)"""
+    for engine, pair in row.by_engine.items():
+        yield f"by_engine.{engine}.latency_us", pair.latency_us, shapes
+        yield f"by_engine.{engine}.baseline_us", pair.baseline_us, shapes
     yield "latency_us", row.latency_us, shapes
     yield "baseline_us", row.baseline_us, shapes
     yield from ((f"baselines.{engine}", latency, shapes) for engine, latency in row.baselines.items())

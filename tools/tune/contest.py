@@ -1,0 +1,290 @@
+"""A row's last word: its contestants in blocks of fresh draws, part by part, until `tools.measure.panel` can choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
+from tools.compile.outcome import Status
+from tools.measure.panel import (
+    Blocks,
+    Choice,
+    Panel,
+    Part,
+    PromotionPolicy,
+    Ratio,
+    RoutingKind,
+    Standing,
+    choose,
+    max_blocks,
+    standing,
+    wanted,
+)
+from tools.tune.policy import PanelPolicy
+from tools.tune.protocol import BlockJob, Measured, Series
+
+
+class ContestError(RuntimeError):
+    """A row can't be decided. One line for a person."""
+
+
+Measure = Callable[[BlockJob], Measured]
+
+
+@dataclass
+class Contest:
+    """One batch size while it is measured. parts: in the order in which they are; those that decide.
+
+    heuristics: of the engines that read the name. incumbent: what stands there. beside: parts that are measured and
+    told, but don't decide. panel, told: what is known of both.
+    """
+
+    num_tokens: int
+    parts: tuple[Part, ...]
+    heuristics: Mapping[Flavour, LaunchConfig]
+    incumbent: LaunchConfig | None
+    policy: PanelPolicy
+    promotion: PromotionPolicy
+    beside: tuple[Part, ...] = ()
+    contestants: list[LaunchConfig] = field(default_factory=list)
+    failures: dict[LaunchConfig, tuple[Status, str]] = field(default_factory=dict)
+    active_experts: dict[Part, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._strangers: set[LaunchConfig] = set()
+        self.panel = Panel(self.heuristics, 1)
+        self.told = Panel(self.heuristics, 1)
+        self.enter(self.always)
+
+    @property
+    def always(self) -> tuple[LaunchConfig, ...]:
+        """What stays in to the end, since its figures are written down."""
+        incumbent = (self.incumbent,) if self.incumbent else ()
+        return tuple(dict.fromkeys((*self.heuristics.values(), *incumbent)))
+
+    def enter(self, configs: Iterable[LaunchConfig]) -> None:
+        """Further contestants. One that failed before stays out."""
+        self.contestants = [
+            config for config in dict.fromkeys((*self.contestants, *configs)) if config not in self.failures
+        ]
+
+    def drop(self, configs: Iterable[LaunchConfig]) -> None:
+        """Those that can't win, but for what always stays."""
+        gone = set(configs) - set(self.always)
+        self.contestants = [config for config in self.contestants if config not in gone]
+
+    def play(self, parts: Container[Part], measure: Measure) -> None:
+        """The first blocks of every contestant in these parts; the hopeless drop out.
+
+        ContestError: nothing is left to compare with.
+        """
+        for part in self.parts:
+            if part in parts:
+                self._first_blocks(part, measure)
+                self._drop_hopeless(self.policy.hopeless_early)
+
+    def settle(self, measure: Measure, is_over: Callable[[], bool]) -> Choice:
+        """Blocks until nothing could change the choice, the draws are used or the time is; then the choice."""
+        for part in self.parts:
+            self._first_blocks(part, measure)
+            # Who joined for what it does elsewhere isn't judged before every engine has had its say.
+            if {one.engine for one in self.panel.times} >= {one.engine for one in self.parts}:
+                self._drop_hopeless(self.policy.hopeless if part == self.parts[-1] else self.policy.hopeless_early)
+        while not is_over() and (more := wanted(self.panel, self._incumbent, self.promotion)):
+            for asked in more:
+                self._more(asked.part, asked.configs, self._blocks_at_once, measure)
+        choice = choose(self.panel, self._incumbent, self.promotion)
+        for part in (one for one in self.beside if self.heuristics[one.engine] not in self.failures):
+            shown = dict.fromkeys((choice.entry, *self.always))
+            runs = [config for config in shown if config not in self.failures]
+            self.told = _with(self.told, self._measured(part, runs, 0, self.policy.blocks, measure))
+        return choice
+
+    @property
+    def _incumbent(self) -> LaunchConfig | None:
+        return self.incumbent if self.incumbent in self.panel.configs else None
+
+    @property
+    def _blocks_at_once(self) -> int:
+        return max(1, self.policy.draws // self.panel.draws)
+
+    def _first_blocks(self, part: Part, measure: Measure) -> None:
+        """Of the contestants that have none there yet."""
+        if part not in self.parts:  # its heuristic failed meanwhile
+            return
+        known = self.panel.times.get(part, {})
+        new = [config for config in self.contestants if config not in known]
+        if new and known:
+            self._late(part, new, known[self.heuristics[part.engine]], measure)
+        elif new:
+            self._more(part, new, self.policy.blocks, measure)
+
+    def _more(self, part: Part, configs: Sequence[LaunchConfig], count: int, measure: Measure) -> None:
+        """Further blocks of these beside the engine's heuristic."""
+        first = self.panel.next_block(part)
+        left = max_blocks(self.panel.draws) - first
+        together = [config for config in configs if config not in self.failures]
+        self._take(self._measured(part, together, first, max(1, min(count, left)) if first else count, measure))
+
+    def _late(self, part: Part, configs: Sequence[LaunchConfig], heuristic_us: Blocks, measure: Measure) -> None:
+        """Who comes late plays the draws that the others had, beside the heuristic once more.
+
+        So they are paired draw by draw. That the clock was another is taken out: times are multiplied by the
+        heuristic's then over the heuristic's now, block by block.
+        """
+        event = self._measured(part, configs, 0, self.policy.blocks, measure)
+        heuristic = self.heuristics[part.engine]
+        now_us = next(series.us for series in event.series if series.config == heuristic)
+        paces = [heuristic_us[block] / us for block, us in enumerate(now_us)]
+        series = [
+            replace(one, us=tuple(us * pace for us, pace in zip(one.us, paces, strict=True)))
+            for one in event.series
+            if one.config != heuristic and one.status is Status.OK and paces
+        ]
+        self._take(replace(event, series=tuple(series)))
+
+    def _measured(
+        self, part: Part, configs: Sequence[LaunchConfig], first: int, count: int, measure: Measure
+    ) -> Measured:
+        """Beside the engine's heuristic."""
+        own = self.heuristics[part.engine]
+        together = tuple(dict.fromkeys((own, *configs)))
+        event = measure(BlockJob(self.num_tokens, part, together, first, count))
+        for series in event.series:
+            if series.status is Status.OK:
+                continue
+            if series.config != own and series.config in self.heuristics.values():
+                self._strangers.add(series.config)  # no candidate here; where it is the yardstick it stays
+            else:
+                self.failures[series.config] = series.status, series.message
+        if event.active_experts is not None:
+            self.active_experts[part] = event.active_experts
+        return event
+
+    def _take(self, event: Measured) -> None:
+        self.panel = _with(self.panel, event).without(self.failures)
+        out = {*self.failures, *self._strangers}
+        self.contestants = [config for config in self.contestants if config not in out]
+        if any(self.heuristics[part.engine] in self.failures for part in self.parts):
+            self._leave_out_engines()
+
+    def _leave_out_engines(self) -> None:
+        """Whose heuristic doesn't run here, nor would their servers without a file: nothing to be slower than."""
+        self.parts = tuple(part for part in self.parts if self.heuristics[part.engine] not in self.failures)
+        times = {part: row for part, row in self.panel.times.items() if part in self.parts}
+        self.panel = Panel(self.heuristics, self.panel.draws, times)
+        if not self.parts:
+            engine, heuristic = next(iter(self.heuristics.items()))
+            status, message = self.failures[heuristic]
+            raise ContestError(
+                f"M={self.num_tokens}: expected {engine_title(engine)}'s heuristic to run, found {status.value}: "
+                f"{message}."
+            )
+
+    def _drop_hopeless(self, limit: float) -> None:
+        """Whose score lies beyond the limit above the best one's that may still be admissible."""
+        rivals = [config for config in self.panel.configs if config in self.contestants]
+        able = [config for config in rivals if standing(self.panel, config) is not Standing.INADMISSIBLE]
+        best = min(able, key=self.panel.score, default=None)
+        if best is None:
+            return
+        if limit == self.policy.hopeless and standing(self.panel, best) is not Standing.ADMISSIBLE:
+            return  # the best may turn out inadmissible, and then the next one wins
+        self.drop([c for c in rivals if c != best and self.panel.score_between(c, best).low > limit])
+
+
+def engine_title(engine: Flavour) -> str:
+    return {Flavour.VLLM: "vLLM", Flavour.SGLANG: "SGLang"}[engine]
+
+
+def _with(panel: Panel, event: Measured) -> Panel:
+    blocks = {
+        series.config: dict(enumerate(series.us, event.job.first))
+        for series in event.series
+        if series.status is Status.OK
+    }
+    draws = event.draws if not panel.times else min(event.draws, panel.draws)
+    return Panel(panel.heuristics, draws, panel.times).with_blocks(event.job.part, blocks)
+
+
+# ---------------------------------------------------------------
+# An entry of its own for down
+
+
+@dataclass(frozen=True)
+class Apart:
+    """One config's times of up and down, timed apart, a value a block, in µs."""
+
+    up_us: tuple[float, ...]
+    down_us: tuple[float, ...]
+
+    @classmethod
+    def of(cls, series: Series) -> Apart:
+        return cls(series.up_us, series.down_us)
+
+
+@dataclass(frozen=True)
+class SeparateDown:
+    """The entry for the down projection alone, and the whole row's time over that with one entry for both.
+
+    Where none gains more than the margin it is the row's own, and the ratio 1. apart, heuristic: of the entry for down
+    and of the engine's heuristic, by shape.
+    """
+
+    entry: LaunchConfig
+    apart: tuple[Apart, ...]
+    heuristic: tuple[Apart, ...]
+    ratio: float
+
+    @property
+    def gains(self) -> bool:
+        return self.ratio < 1.0
+
+
+def separate_down(
+    num_tokens: int,
+    engines: Sequence[Flavour],
+    entry: LaunchConfig,
+    rivals: Sequence[LaunchConfig],
+    heuristics: Mapping[Flavour, LaunchConfig],
+    blocks: range,
+    promotion: PromotionPolicy,
+    measure: Measure,
+) -> SeparateDown:
+    """The best of the rivals for down alone, where the row gains more than the margin by it.
+
+    engines: the first of each shape. blocks: that nothing else was chosen by. ContestError: the entry or a heuristic
+    fails where up and down are timed apart.
+    """
+    found: dict[LaunchConfig, list[Apart]] = {}
+    for shape, engine in enumerate(engines):
+        configs = tuple(dict.fromkeys((entry, heuristics[engine], *rivals)))
+        part = Part(engine, shape, RoutingKind.UNIFORM)
+        event = measure(BlockJob(num_tokens, part, configs, blocks.start, len(blocks), is_apart=True))
+        for series in event.series:
+            if series.status is Status.OK:
+                found.setdefault(series.config, []).append(Apart.of(series))
+    whole = {config: tuple(apart) for config, apart in found.items() if len(apart) == len(engines)}
+    missing = [config for config in (entry, *(heuristics[engine] for engine in engines)) if config not in whole]
+    if missing:
+        raise ContestError(f"M={num_tokens}: expected {missing[0]} to run with up and down timed apart, it failed.")
+    heuristic = tuple(whole[heuristics[engine]][shape] for shape, engine in enumerate(engines))
+    downs = [
+        SeparateDown(rival, whole[rival], heuristic, max(map(_ratio_with_down, whole[entry], whole[rival])))
+        for rival in rivals
+        if rival in whole
+    ]
+    best = min(downs, key=lambda down: down.ratio, default=None)
+    if best and best.ratio <= 1.0 - promotion.min_improvement_pct / 100.0:
+        return best
+    return SeparateDown(entry, whole[entry], heuristic, 1.0)
+
+
+def _ratio_with_down(own: Apart, rival: Apart) -> float:
+    """The row's time with the rival for down over that with the own entry for both; 1 where that is in doubt."""
+    both_us = [up + down for up, down in zip(own.up_us, own.down_us, strict=True)]
+    mixed_us = [up + down for up, down in zip(own.up_us, rival.down_us, strict=True)]
+    ratio = Ratio.of(mixed_us, both_us)
+    return ratio.mean if ratio.is_faster else 1.0
