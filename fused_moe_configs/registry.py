@@ -120,7 +120,7 @@ def find_model(name: str, configs: Path) -> Checkpoint:
     hint = did_you_mean(name, (known for model in models for known in model.ids))
     raise ServingError(
         f"model: expected one of configs/registry/models.json, found {shown(name)}. {hint}"
-        "Fix: write an id as Hugging Face has it, or name E, N, K and top_k themselves."
+        "Fix: write an id as Hugging Face has it; for other models, `fused-moe-configs explain E N` takes the sizes."
     )
 
 

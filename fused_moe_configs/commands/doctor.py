@@ -54,13 +54,18 @@ def run(
     # Refused even where nothing here would come to use it.
     get_config_file_name(1, 1, "any" if device_name is None else device_name)
     release(REFERENCE_TRITON if triton_version is None else triton_version)
-    asked = asked_model(model, tp, ep, engine, quantisation)
     if engine_log:
         from . import engine_log as of_log  # packed logs need modules that nothing else does
 
-        if asked or device_name is not None or any(quantisation.values()):
-            raise ValueError("--engine-log: expected no model and no device beside it, found one. Fix: leave it out")
-        return of_log.run(engine_log, output, triton_version)
+        beside = {"--model": model, "--tp": tp, "--ep": ep, "--engine": engine, "--device-name": device_name}
+        beside |= {f"--{name.replace('_', '-')}": value for name, value in quantisation.items()}
+        if wrong := [flag for flag, value in beside.items() if value not in (None, False)]:
+            found = ", ".join(wrong)
+            raise ValueError(
+                f"--engine-log: expected no question of a model beside it, found {found}. Fix: leave it out"
+            )
+        return of_log.run(list(dict.fromkeys(engine_log)), output, triton_version)
+    asked = asked_model(model, tp, ep, engine, quantisation)
     if asked is None and any(quantisation.values()):
         raise ValueError("--dtype and scales: expected them beside --model, found them alone. Fix: name the model")
     if output == "json" and asked is None:

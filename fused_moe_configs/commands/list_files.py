@@ -75,7 +75,7 @@ def _why_none(files: list[IndexedFile], model: str | None, device_name: str | No
         of_model = [entry for entry in files if _is_of(entry, model)]
         ids = [name.partition(" ")[0] for entry in files for name in entry.models]
         if not of_model:
-            lines.append(f"no file here is known to serve {printable(model)}")
+            lines.append(f"no file here was tuned for {printable(model)}; doctor --model says which one it gets")
             if meant := like(model, ids):
                 lines.append(f"{printable(model)}: {question(meant)}")
         elif device_name is not None:

@@ -165,7 +165,7 @@ def _next_step(
     folder = lookup.winner.parent.name if lookup.winner else ""
     if engine == "vllm" and (found := re.fullmatch(r"triton_(\d+)_(\d+)_(\d+)", folder)):
         command += f" --triton-version {'.'.join(found.groups())}"
-    if engine == "sglang" and machine.version_of(engine):
+    if engine == "sglang":  # whose variable replaces its own files
         command += " --overlay auto"
     export = f'{command} && export {variable}="$PWD/moe-configs"'
     if lookup.winner:

@@ -60,7 +60,7 @@ def _for_whom(served: Iterable[Served], configs: Path) -> Iterator[str]:
     for each in served:
         sibling = f", of {device_in(each.source.name)}, a sibling" if each.is_siblings else ""
         readers = _listed(models.get(each.source.relative_to(configs).as_posix(), ()))
-        line = f"    {_workload(each.source.name)}{sibling}{readers and f': {readers}'}"
+        line = f"    {_workload(each.source.name)}{sibling}{readers and f': tuned for {readers}'}"
         of_device.setdefault(each.device, set()).add(line)
     devices_of = dict[tuple[str, ...], list[str]]()
     for device, lines in sorted(of_device.items()):

@@ -23,7 +23,7 @@ def test_a_model_is_found_by_any_id_in_any_case_and_has_that_id(name):
 def test_of_an_unknown_model_near_ones_are_named(name):
     with pytest.raises(ServingError, match=r"found 'Qwen.*'\. Did you mean Qwen/Qwen3-30B-A3B-FP8") as refused:
         find_model(name, where())
-    assert str(refused.value).endswith("Fix: write an id as Hugging Face has it, or name E, N, K and top_k themselves.")
+    assert str(refused.value).endswith("`fused-moe-configs explain E N` takes the sizes.")
 
 
 def test_a_name_like_no_other_gets_no_hint():

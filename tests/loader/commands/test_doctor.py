@@ -83,3 +83,15 @@ def test_doctor_warns_that_vllms_variable_switches_lora_and_mamba_too(store, use
     fused_moe_configs.cache_clear()
     assert main(["doctor"]) == 0
     assert "note: " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [(["--engine", "sglang"], "--engine"), (["--model", "m", "--tp", "2"], "--model, --tp"),
+     (["--device-name", "D"], "--device-name"), (["--per-channel-quant"], "--per-channel-quant")],
+)  # fmt: skip
+def test_a_log_answers_no_question_of_a_model(store, tmp_path, capsys, beside, named):
+    (tmp_path / "log").write_text("")
+    assert main(["doctor", "--engine-log", str(tmp_path / "log"), *beside]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"expected no question of a model beside it, found {named}. Fix: leave it out" in line

@@ -67,8 +67,15 @@ def test_a_file_that_is_here_is_named_with_its_age_and_the_line_that_exports_it(
 
 
 def test_the_next_line_typed_ends_the_matter(store, doctor, tmp_path, monkeypatch):
-    """What is exported as it says, into the folder that it says, is found in use; then nothing is left to do."""
-    store.add(FILE)
+    """What is exported as it says, into the folder that it says, is found in use; then nothing is left to do.
+
+    For SGLang together with its own files, which its variable would hide.
+    """
+    own = tmp_path / "site" / "sglang/srt/layers/moe/moe_runner/triton_utils/configs/triton_3_2_0"
+    own.mkdir(parents=True)
+    (own / FILE.replace("E=", "E=9")).write_bytes(store.add(FILE).read_bytes())
+    (tmp_path / "site" / "sglang" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.chdir(tmp_path)
     for engine, variable in (("vllm", "VLLM_TUNED_CONFIG_FOLDER"), ("sglang", "SGLANG_MOE_CONFIG_DIR")):
         (step,) = answer(doctor("--model", QWEN, "--engine", engine)[1], "next")

@@ -56,8 +56,8 @@ def test_an_index_names_the_models_and_gpus_with_the_same_files_stand_together(s
         "D",
         "    E=8 N=6 bf16",
         f"{H100}, NVIDIA_H100_OEM",
-        "    E=8 N=6 bf16: org/m tp=2",
-        "    E=8 N=7 bf16: org/a tp=1, org/b tp=1, org/c tp=1, org/d tp=1, 1 more",
+        "    E=8 N=6 bf16: tuned for org/m tp=2",
+        "    E=8 N=7 bf16: tuned for org/a tp=1, org/b tp=1, org/c tp=1, org/d tp=1, 1 more",
     ]
 
 
