@@ -13,7 +13,7 @@ from fused_moe_configs import machine
 from fused_moe_configs.api import where
 from fused_moe_configs.exporting.overlay import NAMES
 from fused_moe_configs.index import IndexedFile, indexed
-from fused_moe_configs.lookup import Chain, Lookup, printable, read_config, version_folders
+from fused_moe_configs.lookup import Chain, Lookup, exists, printable, read_config, version_folders
 from fused_moe_configs.naming import parse
 from fused_moe_configs.near import near_misses
 from fused_moe_configs.registry import ServingError
@@ -141,7 +141,7 @@ def _in_use(serving: Serving) -> Path | None:
         return None
     folders = [Path(folder)] if serving.engine == "vllm" else version_folders(Path(folder) / "configs").values()
     for path in (each / str(serving.engine_file) for each in folders):
-        if path.is_file():
+        if exists(path):
             read_config(path, is_users=True)
             return path
     return None

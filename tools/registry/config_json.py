@@ -7,7 +7,6 @@ know it refuses by the name of the field: no size falls through to that of a den
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from tools.registry.quantization_config import (
     experts_quantisation,
     found,
 )
+from tools.store import strict_json
 from tools.text import printable
 
 VIEWS = ("text_config", "llm_config", "language_config", "thinker_config")
@@ -123,12 +123,17 @@ def read_config_json(path: Path, asked: Asked = AS_STORED, model_id: str | None 
 def _json_object(path: Path) -> dict[str, Any]:
     shown = Path(printable(str(path)))
     try:
-        document = json.loads(cli.read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = f"expected a model's config.json, found: {reason_of(error)}"
-        raise ConfigJsonError(reason, "give the checkpoint's own", shown) from error
+        document, faults = strict_json.parse(cli.read_text(path).encode())
+    except (OSError, ValueError) as error:
+        why = "text that is not UTF-8" if isinstance(error, UnicodeError) else reason_of(error)
+        raise ConfigJsonError(
+            f"expected a model's config.json, found: {why}", "give the checkpoint's own", shown
+        ) from error
+    if document is None and faults:
+        reason = f"expected a model's config.json, found: {faults[0].message}"
+        raise ConfigJsonError(reason, "give the checkpoint's own", shown)
     if not isinstance(document, dict):
-        reason = f"expected an object, found {type(document).__name__}"
+        reason = f"expected an object, found {found(document)}"
         raise ConfigJsonError(reason, "give the checkpoint's own config.json", shown)
     return document
 

@@ -7,6 +7,7 @@ compressed_tensors/, quark/), SGLang 0.5.23 (srt/layers/quantization/) and trans
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -69,8 +70,11 @@ _ALGORITHMS: Mapping[str, Quantisation] = {
 
 
 def found(value: object) -> str:
-    """A value of a config.json as errors show it."""
-    return shown(repr(value))
+    """A value of a config.json as errors show it: in JSON's words, a text in single quotes."""
+    try:
+        return shown(repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    except (ValueError, RecursionError):  # Python prints no integer of over 4300 digits
+        return "a value too large to show"
 
 
 def block_of(value: object, where: str) -> tuple[int, int]:

@@ -90,6 +90,16 @@ def test_the_next_line_typed_ends_the_matter(store, doctor, tmp_path, monkeypatc
         assert answer(lines, "next")[0].startswith("nothing: ")
 
 
+def test_a_file_in_use_that_is_broken_is_said(store, user, capsys, tmp_path):
+    """The engine would read it, or fail on it: it is not as if nothing were there."""
+    store.add(FILE)
+    (user.root / FILE).symlink_to("/dev/null")
+    assert main(["doctor", "--model", QWEN, "--engine", "vllm", "--device-name", H100]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(user.root / FILE) in line
+    assert "Fix: " in line
+
+
 def test_a_line_that_sets_vllms_variable_comes_with_its_side_effects(store, capsys):
     store.add(FILE)
     for engine, is_said in (("vllm", True), ("sglang", False)):

@@ -332,7 +332,7 @@ class TestFilesThatCannotBeRead:
             read_config_json(tmp_path / "pipe")
 
     def test_no_object(self, tmp_path: Path) -> None:
-        assert "expected an object, found list" in refusal(tmp_path, [])
+        assert "expected an object, found []" in refusal(tmp_path, [])
 
     def test_a_broken_file_beside_it(self, tmp_path: Path) -> None:
         path = written(tmp_path, PLAIN)

@@ -71,7 +71,7 @@ def test_a_method_in_its_own_words(fields: Any, expected: Quantisation | None) -
         ({"quant_method": "fp8", "weight_block_size": 128}, "weight_block_size: expected two numbers [n,k]"),
         ({"quant_method": "fp8", "activation_scheme": "guess"}, "activation_scheme: expected static or dynamic"),
         ({"quant_method": "fp8", "store_dtype": "fp6"}, "store_dtype: expected none beside fp8, found 'fp6'"),
-        ({"quant_method": "fp8", "experts_in_fp4": True}, "experts_in_fp4: expected none beside fp8, found True"),
+        ({"quant_method": "fp8", "experts_in_fp4": True}, "experts_in_fp4: expected none beside fp8, found true"),
         ({"quant_method": "modelopt", "quant_algo": "FP3"}, "quant_algo: expected one of FP8"),
         ({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}, "quantized_layers: expected modules"),
     ],

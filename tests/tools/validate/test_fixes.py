@@ -290,7 +290,7 @@ CASES = [
     Case(
         "ascending-keys",
         lambda s: (write(s, dict(reversed(table().items()))), s.measured(s.root / NAME)),
-        "sort the batch sizes (in a checkout, --fix does it)",
+        "sort the batch sizes",
         fix,
     ),
     holes([m for m in BATCH_SIZES if m > 1], "tune the missing batch sizes"),

@@ -16,7 +16,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         if later <= earlier:
             yield Issue(
                 f"batch sizes: expected ascending order, found {later} after {earlier}",
-                "sort the batch sizes (in a checkout, --fix does it)",
+                "sort the batch sizes" + ", or run with --fix" * context.has_records,
             )
             return
 
