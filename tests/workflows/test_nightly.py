@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tests.builders import halved
 from tests.tools.pull_request.git_repository import GitRepository
 from tests.workflows.act import REPOSITORY, TOKEN, Run, World
 from tests.workflows.fake_github import FakeGitHub
@@ -38,10 +39,7 @@ def test_figures_that_no_longer_hold_are_one_issue(
     world: World, remote: GitRepository, github: FakeGitHub, tuned: Mapping[str, bytes]
 ) -> None:
     record = json.loads(tuned[RECORD])
-    for row in record["rows"].values():
-        row["latency_us"] = {name: us / 2 for name, us in row["latency_us"].items() if name != "samples"} | {
-            "samples": row["latency_us"]["samples"]
-        }
+    record["rows"] = {num_tokens: halved(row) for num_tokens, row in record["rows"].items()}
     run = night(world, remote, {**tuned, RECORD: json.dumps(record).encode()})
     assert run.jobs == {"sample": "success", "measure": "success", "drift": "failure", "drift-issue": "success"}, run
     assert run.failed_steps == ["Compare with the records"], run
