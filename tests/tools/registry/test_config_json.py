@@ -296,7 +296,7 @@ class TestName:
             (f"hub/models--Qwen--Qwen3-30B-A3B/snapshots/{HASH}", {}, "Qwen/Qwen3-30B-A3B"),
             (f"models--a--b--c/snapshots/{HASH}", {"_name_or_path": "x/y"}, "a/b--c"),
             ("weights", {"_name_or_path": "Qwen/Qwen3-30B-A3B"}, "Qwen/Qwen3-30B-A3B"),
-            ("weights", {"_name_or_path": "/root/Qwen3-30B-A3B"}, None),
+            ("weights", {"_name_or_path": "/models/Qwen3-30B-A3B"}, None),
             ("weights", {"_name_or_path": "./a/b"}, None),
             ("weights", {"_name_or_path": "checkpoints/step-100"}, None),
             ("weights", {"_name_or_path": "a/b/c"}, None),
