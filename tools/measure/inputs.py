@@ -1,15 +1,16 @@
 """From a workload to tensors: random weights, several routings, alignments, pointers. Needs torch.
 
-Several routings a row, rotated, so that no launch finds its weights in L2: at least 8 for up to 128 tokens, 2 for
-more, and as many as it takes to touch four times the L2's size. They are a block: `RowInputs.deal` draws the next one
-into the same buffers, so that CUDA graphs that were captured over them stay valid and replay it.
+Several routings a row, rotated, so that no launch finds its weights in L2: as many as it takes to touch four times the
+L2's size. They are a block: `RowInputs.deal` draws the next one into the same buffers, so that CUDA graphs that were
+captured over them stay valid and replay it. Blocks are small, since what tells configs apart is many draws, not many in
+one block.
 Activations and outputs are shared by all routings: in serving the previous kernel has just written them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,8 @@ from tools.measure.recorded_routing import RoutingSource
 from tools.measure.routing import Draws, draw, generator_of, place, weigh
 
 MAX_ROUTINGS = 32
+MANY_TOKENS = 2048
+"""Beyond it a draw gives nearly every expert its average share, and takes milliseconds."""
 L2_MULTIPLE = 4
 COARSE_L2_MULTIPLE = 2
 
@@ -55,8 +58,8 @@ def make_weights(shape: LayerShape, device: torch.device, seed: int = WEIGHTS_SE
 
 
 def num_routings(shape: LayerShape, num_tokens: int, l2_bytes: int) -> int:
-    """How many routings keep the smaller projection's weights cold."""
-    usual = 8 if num_tokens <= 128 else 2
+    """How many routings keep the smaller projection's weights cold; at least two where draws still differ much."""
+    usual = 2 if num_tokens <= MANY_TOKENS else 1
     expert_bytes = min(shape.expert_bytes(UP), shape.expert_bytes(DOWN))
     return min(MAX_ROUTINGS, max(usual, _routings_that_touch(L2_MULTIPLE * l2_bytes, shape, num_tokens, expert_bytes)))
 
@@ -99,6 +102,7 @@ class RowInputs:
         self._all_weights, self.topk_weights = _buffers(count, (num_tokens, shape.top_k), torch.float32, device)
         self._all_ids, self.topk_ids = _buffers(count, (num_tokens, shape.top_k), torch.int32, device)
         self._aligned: dict[tuple[Flavour, int], _AlignedBlock] = {}
+        self._sorted: dict[ForeignPairs, SortedPairs] = {}
         self.deal(source, seed)
         generator = generator_of(ACTIVATIONS_SEED, device)
         dtype = torch.bfloat16 if shape.quant.compute_type == "bf16" else torch.float16
@@ -135,8 +139,15 @@ class RowInputs:
         """What the buffers hold."""
         self._all_weights.copy_(self.draws.topk_weights)
         self._all_ids.copy_(self.draws.local_ids)
+        self._sorted.clear()
         for block in self._aligned.values():
-            block.fill(self.draws)
+            block.fill(self._pairs)
+
+    def _pairs(self, foreign: ForeignPairs) -> SortedPairs:
+        """Of the draws that are dealt; sorted once for all sizes of a block."""
+        if foreign not in self._sorted:
+            self._sorted[foreign] = sort_pairs(self.draws, foreign, self.routing.experts_here)
+        return self._sorted[foreign]
 
     @property
     def load(self) -> Load:
@@ -174,7 +185,7 @@ class RowInputs:
             self._aligned[key] = _AlignedBlock(
                 routing, block_size_m, self.foreign_pairs(flavour), self.num_routings, self._all_ids.device
             )
-            self._aligned[key].fill(self.draws)
+            self._aligned[key].fill(self._pairs)
         block = self._aligned[key]
         if routing.is_naive:
             return None, self.topk_ids[index].view(-1), block.rows_in_use[index]
@@ -196,10 +207,10 @@ class _AlignedBlock:
         self._all_sorted, self.sorted_token_ids = _buffers(count, (capacity,), torch.int32, device)
         self._all_experts, self.expert_ids = _buffers(count, (cdiv(capacity, block_size_m),), torch.int32, device)
 
-    def fill(self, draws: Draws) -> None:
+    def fill(self, pairs: Callable[[ForeignPairs], SortedPairs]) -> None:
         if self._routing.is_naive:
             return
-        found = align(draws, self._routing, self._block_size_m, self._foreign)
+        found = align(pairs(self._foreign), self._routing, self._block_size_m)
         for buffer, values in zip((self._all_sorted, self._all_experts, self._all_rows_in_use), found, strict=True):
             buffer.copy_(values)
 
@@ -214,35 +225,52 @@ def _buffers(
     return together, list(together.unbind())
 
 
-def align(
-    draws: Draws, routing: Routing, block_size_m: int, foreign: ForeignPairs
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True)
+class SortedPairs:
+    """Pairs in the order of their buckets, for every draw: what aligning starts from, whatever the size of a block.
+
+    buckets: that each pair is in [draws, pairs], already in order. order: whose pair it is [draws, pairs]. sizes: of
+    each bucket [draws, buckets + 1], the last of what is left out. experts: of each bucket, -1 elsewhere's
+    [draws, buckets].
+    """
+
+    buckets: torch.Tensor
+    order: torch.Tensor
+    sizes: torch.Tensor
+    experts: torch.Tensor
+
+
+def sort_pairs(draws: Draws, foreign: ForeignPairs, held: int) -> SortedPairs:
+    """held: experts on the rank."""
+    buckets, experts = _buckets(draws, foreign, held)
+    sizes = torch.zeros((len(buckets), experts.shape[1] + 1), dtype=torch.int64, device=buckets.device)
+    sizes.scatter_add_(1, buckets, torch.ones_like(buckets))
+    order = buckets.argsort(dim=1, stable=True)
+    return SortedPairs(buckets.gather(1, order), order.int(), sizes, experts)
+
+
+def align(pairs: SortedPairs, routing: Routing, block_size_m: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(sorted_token_ids [draws, capacity], expert_ids [draws, tiles], num_tokens_post_padded [draws, 1]), all int32.
 
     As the engine does it, for all draws at once and in plain torch: not the project's own kernel, which would have to
     be compiled once for each BLOCK_SIZE_M and count of pairs. What lies past num_tokens_post_padded no kernel reads.
     """
-    buckets, experts = _buckets(draws, foreign, routing.experts_here)
-    count, pairs = buckets.shape
-    last, device = experts.shape[1], buckets.device  # the bucket of what is left out
-    sizes = torch.zeros((count, last + 1), dtype=torch.int64, device=device)
-    sizes.scatter_add_(1, buckets, torch.ones_like(buckets))
-    tiles = (sizes[:, :last] + block_size_m - 1) // block_size_m
+    count, num_pairs = pairs.buckets.shape
+    last, device = pairs.experts.shape[1], pairs.buckets.device  # the bucket of what is left out
+    tiles = (pairs.sizes[:, :last] + block_size_m - 1) // block_size_m
     ends = tiles.cumsum(1)
-
-    order = buckets.argsort(dim=1, stable=True)
-    by_bucket = buckets.gather(1, order)
     # Of each bucket: where its rows start, less how many pairs stand before it.
-    shifts = torch.nn.functional.pad((ends - tiles) * block_size_m, (0, 1)) - (sizes.cumsum(1) - sizes)
-    places = shifts.gather(1, by_bucket) + torch.arange(pairs, device=device)
+    before = pairs.sizes.cumsum(1) - pairs.sizes
+    shifts = torch.nn.functional.pad((ends - tiles) * block_size_m, (0, 1)) - before
+    places = shifts.gather(1, pairs.buckets) + torch.arange(num_pairs, device=device)
     capacity = routing.capacity(block_size_m)
-    places = torch.where(by_bucket == last, capacity, places)
-    sorted_token_ids = torch.full((count, capacity + 1), pairs, dtype=torch.int32, device=device)
-    sorted_token_ids.scatter_(1, places, order.int())
+    places = torch.where(pairs.buckets == last, capacity, places)
+    sorted_token_ids = torch.full((count, capacity + 1), num_pairs, dtype=torch.int32, device=device)
+    sorted_token_ids.scatter_(1, places, pairs.order)
 
     tile = torch.arange(cdiv(capacity, block_size_m), device=device).expand(count, -1).contiguous()
     bucket_of_tile = torch.searchsorted(ends, tile, right=True).clamp_max(last - 1)
-    expert_ids = experts.gather(1, bucket_of_tile).int()
+    expert_ids = pairs.experts.gather(1, bucket_of_tile).int()
     return sorted_token_ids[:, :capacity], expert_ids, (ends[:, -1:] * block_size_m).int()
 
 

@@ -99,7 +99,7 @@ class Contest:
         for part in (one for one in self.beside if self.heuristics[one.engine] not in self.failures):
             shown = dict.fromkeys((choice.entry, *self.always))
             runs = [config for config in shown if config not in self.failures]
-            self.told = _with(self.told, self._measured(part, runs, 0, self.policy.blocks, measure))
+            self.told = with_event(self.told, self._measured(part, runs, 0, self.policy.blocks, measure))
         return choice
 
     @property
@@ -131,19 +131,10 @@ class Contest:
     def _late(self, part: Part, configs: Sequence[LaunchConfig], heuristic_us: Blocks, measure: Measure) -> None:
         """Who comes late plays the draws that the others had, beside the heuristic once more.
 
-        So they are paired draw by draw. That the clock was another is taken out: times are multiplied by the
-        heuristic's then over the heuristic's now, block by block.
+        So they are paired draw by draw, at the others' pace.
         """
         event = self._measured(part, configs, 0, self.policy.blocks, measure)
-        heuristic = self.heuristics[part.engine]
-        now_us = next(series.us for series in event.series if series.config == heuristic)
-        paces = [heuristic_us[block] / us for block, us in enumerate(now_us)]
-        series = [
-            replace(one, us=tuple(us * pace for us, pace in zip(one.us, paces, strict=True)))
-            for one in event.series
-            if one.config != heuristic and one.status is Status.OK and paces
-        ]
-        self._take(replace(event, series=tuple(series)))
+        self._take(paced(event, self.heuristics[part.engine], heuristic_us))
 
     def _measured(
         self, part: Part, configs: Sequence[LaunchConfig], first: int, count: int, measure: Measure
@@ -164,7 +155,7 @@ class Contest:
         return event
 
     def _take(self, event: Measured) -> None:
-        self.panel = _with(self.panel, event).without(self.failures)
+        self.panel = with_event(self.panel, event).without(self.failures)
         out = {*self.failures, *self._strangers}
         self.contestants = [config for config in self.contestants if config not in out]
         if any(self.heuristics[part.engine] in self.failures for part in self.parts):
@@ -195,11 +186,28 @@ class Contest:
         self.drop([c for c in rivals if c != best and self.panel.score_between(c, best).low > limit])
 
 
+def paced(event: Measured, heuristic: LaunchConfig, earlier_us: Blocks) -> Measured:
+    """Of draws that were played before, what joins their times: every series but the heuristic's.
+
+    That the clock was another is taken out: times are multiplied by the heuristic's then, earlier_us, over the
+    heuristic's now, block by block.
+    """
+    now_us = next(series.us for series in event.series if series.config == heuristic)
+    paces = [earlier_us[block] / us for block, us in enumerate(now_us, event.job.first)]
+    series = [
+        replace(one, us=tuple(us * pace for us, pace in zip(one.us, paces, strict=True)))
+        for one in event.series
+        if one.config != heuristic and one.status is Status.OK and paces
+    ]
+    return replace(event, series=tuple(series))
+
+
 def engine_title(engine: Flavour) -> str:
     return {Flavour.VLLM: "vLLM", Flavour.SGLANG: "SGLang"}[engine]
 
 
-def _with(panel: Panel, event: Measured) -> Panel:
+def with_event(panel: Panel, event: Measured) -> Panel:
+    """With the blocks of the configs that ran."""
     blocks = {
         series.config: dict(enumerate(series.us, event.job.first))
         for series in event.series

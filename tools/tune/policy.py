@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from tools.measure.panel import MIN_BLOCKS, PromotionPolicy
 
@@ -15,19 +16,25 @@ class SearchPolicy:
     anchor_factor: anchors, where every kernel is screened, lie this factor apart. carried: candidates that a row
     takes over from each neighbouring anchor. survivors: kernels of a row whose other group sizes are tried.
     give_up_ratio: above this multiple of the row's best one sample is enough. promise_limit: a kernel is compiled
-    only if one that differs from it in one step came within this ratio of the best at some anchor.
+    only if one that differs from it in one step came within this ratio of the best at some anchor. cheap_tokens: at
+    anchors of more only those kernels are screened that came within climbing_limit of the best at the anchor below.
+    shape_limit: a kernel is tried under a further (K, top_k) only if it came within this ratio of the best under the
+    one before.
     """
 
     anchor_factor: float = 4.0
     carried: int = 12
     survivors: int = 6
     give_up_ratio: float = 1.5
-    promise_limit: float = 1.15
+    promise_limit: float = 1.04
+    cheap_tokens: int = 2048
+    climbing_limit: float = 1.25
+    shape_limit: float = 1.5
 
     @classmethod
     def exhaustive(cls) -> SearchPolicy:
         """Everything everywhere: the oracle."""
-        return cls(1.0, 1_000_000, 1_000_000, promise_limit=math.inf)
+        return cls(1.0, 1_000_000, 1_000_000, promise_limit=math.inf, climbing_limit=math.inf, shape_limit=math.inf)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,11 @@ class PanelPolicy:
     hopeless_early: float = 1.05
     draws: int = 8
 
+    @classmethod
+    def exhaustive(cls) -> PanelPolicy:
+        """So many that the usual search's choice is among them: what it is held against."""
+        return cls(finalists=16, screened=32, joining=8)
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -59,12 +71,19 @@ class Budget:
     takes: six parts of which the search saw one.
     """
 
-    total_s: float = 55.0
-    panel_share: float = 0.65
+    total_s: float = 65.0
+    panel_share: float = 0.4
+
+    FURTHER_SHAPE: ClassVar[float] = 0.4
+    """What each further (K, top_k) adds: only kernels that do well under the first one are compiled for it."""
 
     @property
     def search_s(self) -> float:
         return self.total_s * (1.0 - self.panel_share)
+
+    def of_shapes(self, count: int) -> Budget:
+        """For so many (K, top_k), of the budget of one."""
+        return replace(self, total_s=self.total_s * (1.0 + self.FURTHER_SHAPE * (count - 1)))
 
 
 @dataclass(frozen=True)

@@ -256,8 +256,9 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("--separate-down", "also write a _down file where it is faster", {"action": "store_true"}),
         Flag(
             "--time-budget",
-            "seconds to aim for: the search stops early enough to measure every row, and a row is measured at least "
-            f"once, however long that takes ({Effort.time_budget_s:.0f})",
+            "seconds to aim for with one (K, top_k), 40 %% more for each further one: the search stops early enough "
+            "to measure every row, and a row is measured at least once, however long that takes "
+            f"({Effort.time_budget_s:.0f})",
             {"type": float, "default": Effort.time_budget_s, "metavar": "S"},
             not_with="--exhaustive",
             within=(1, 7 * 24 * 3600),

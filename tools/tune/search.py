@@ -20,7 +20,7 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.compile.outcome import Status
 from tools.measure.panel import LEAST_SKEWED_TOKENS, RoutingKind
-from tools.tune.policy import Budget, Policies, SearchPolicy
+from tools.tune.policy import Policies, SearchPolicy
 from tools.tune.protocol import (
     BlockJob,
     Compiled,
@@ -52,7 +52,7 @@ def search(
     regimes = _regimes(subject, space, batch_sizes, policies.search.anchor_factor)
     for num_tokens in batch_sizes:
         queue.screen(num_tokens, wanted.get(num_tokens, ()))
-    is_cut_short = _screen_kernels(regimes, strategy, policies.budget, queue)
+    is_cut_short = _screen_kernels(regimes, strategy, policies, queue)
     anchors = sorted(itertools.chain.from_iterable(regime.anchors for regime in regimes))
     is_naive = {m: _mode(subject, m) for m in batch_sizes}
     for num_tokens in batch_sizes:
@@ -108,18 +108,60 @@ def _mode(subject: Subject, num_tokens: int) -> tuple[bool, ...]:
     return tuple(subject.routing(num_tokens, shape).is_naive for shape in range(len(subject.shapes)))
 
 
-def _screen_kernels(regimes: Sequence[Regime], strategy: Strategy, budget: Budget, queue: JobQueue) -> bool:
-    while queue.clock_s < budget.search_s:
+def _screen_kernels(regimes: Sequence[Regime], strategy: Strategy, policies: Policies, queue: JobQueue) -> bool:
+    ladder = _Ladder(regimes, queue.num_shapes, policies.search)
+    is_cut_short = False
+    while queue.clock_s < policies.budget.search_s:
         while queue.has_free_slot and (offer := strategy.propose(regimes, queue.measurements)) is not None:
             regime, kernel = offer
             del regime.pending[kernel]
-            for anchor in regime.anchors:
-                queue.screen(anchor, [kernel])
+            ladder.start(kernel, regime, queue)
         if not (queue.is_compiling or queue.is_measuring):
-            return False
-        queue.step()
-    queue.forget_compiling()
-    return strategy.propose(regimes, queue.measurements) is not None
+            break
+        ladder.climb(queue.step(), queue)
+    else:
+        queue.forget_compiling()
+        is_cut_short = strategy.propose(regimes, queue.measurements) is not None
+    while queue.is_measuring:
+        ladder.climb(queue.step(), queue)
+    return is_cut_short
+
+
+class _Ladder:
+    """A kernel is measured where it is cheap first: at anchors of few tokens, and under the first shape.
+
+    From there it climbs as long as it does well. A config counts by its worst shape, so what is slow under one needs no
+    binaries for the others; and where a sample takes milliseconds few of those lead that trail at a quarter of the
+    tokens.
+    """
+
+    def __init__(self, regimes: Sequence[Regime], num_shapes: int, policy: SearchPolicy) -> None:
+        self._policy, self._last_shape = policy, num_shapes - 1
+        self._above = {
+            low: high
+            for regime in regimes
+            for low, high in itertools.pairwise(regime.anchors)
+            if high > policy.cheap_tokens
+        }
+
+    def start(self, kernel: LaunchConfig, regime: Regime, queue: JobQueue) -> None:
+        """At every anchor that isn't above another one."""
+        later = set(self._above.values())
+        for anchor in regime.anchors:
+            if anchor not in later:
+                queue.screen(anchor, [kernel], shapes=[0])
+
+    def climb(self, event: Event, queue: JobQueue) -> None:
+        """Asks for what this event makes worth a time."""
+        if not isinstance(event, Screened) or event.status is not Status.OK:
+            return
+        job = event.job
+        ratio = event.total_us / queue.measurements.best_us(job.num_tokens, job.shape)
+        if job.shape < self._last_shape:
+            if ratio <= self._policy.shape_limit:
+                queue.screen(job.num_tokens, [job.config], shapes=[job.shape + 1])
+        elif (higher := self._above.get(job.num_tokens)) and ratio <= self._policy.climbing_limit:
+            queue.screen(higher, [job.config], shapes=[0])
 
 
 def screen_apart(
@@ -188,7 +230,7 @@ class NeighboursFirst:
     Without turns the anchors whose rows are flat (decode) would have all their near-optimal kernels' neighbours tried
     before a steep one (prefill) has its second step. seeds: launch configs in the order in which they are tried
     without knowledge. neighbours: of each kernel, those that differ in one axis by one step. A kernel promises as much
-    as its best measured neighbour; above `promise_limit` (a ratio to the row's best) nothing is compiled.
+    as its best measured neighbour; above `promise_limit` (a ratio to what is best at the row) nothing is compiled.
     """
 
     seeds: Mapping[bool, Sequence[LaunchConfig]]
@@ -203,7 +245,7 @@ class NeighboursFirst:
         for regime, anchor in _in_turn(regimes):
             promises = {kernel: self._promise(kernel, anchor, measurements) for kernel in regime.pending}
             kernel = min(promises, key=promises.__getitem__)
-            if promises[kernel] <= self.promise_limit:
+            if promises[kernel] <= self.promise_limit * measurements.least_ratio(anchor):
                 return regime, kernel
         return None
 
@@ -362,13 +404,20 @@ class Measurements:
             worst = max(worst, times.total_us / self.best_us(num_tokens, shape))
         return worst
 
+    def least_ratio(self, num_tokens: int) -> float:
+        """Of the config that all shapes bear best. 1 with one shape; infinite as long as none is known under all."""
+        if len(self._shapes) == 1:
+            return 1.0
+        return min((self.ratio(num_tokens, config) for config in self._known(num_tokens)), default=math.inf)
+
     def ranking(self, num_tokens: int) -> list[LaunchConfig]:
         """Every config that is known under all shapes, the best first."""
-        first = self._shapes[0] if self._shapes else 0
-        known = [
-            config for config in self._times.get((num_tokens, first), {}) if self.ratio(num_tokens, config) < math.inf
-        ]
+        known = [config for config in self._known(num_tokens) if self.ratio(num_tokens, config) < math.inf]
         return sorted(known, key=lambda config: self.ratio(num_tokens, config))
+
+    def _known(self, num_tokens: int) -> Iterable[LaunchConfig]:
+        """Under the first shape."""
+        return self._times.get((num_tokens, self._shapes[0] if self._shapes else 0), {})
 
 
 class JobQueue:
@@ -394,6 +443,11 @@ class JobQueue:
         return self.views[View.USUAL]
 
     @property
+    def num_shapes(self) -> int:
+        """Behind the name."""
+        return len(self._subject.shapes)
+
+    @property
     def clock_s(self) -> float:
         return self._runner.clock_s
 
@@ -410,11 +464,18 @@ class JobQueue:
     def is_measuring(self) -> bool:
         return bool(self._measuring or self._queue)
 
-    def screen(self, num_tokens: int, configs: Iterable[LaunchConfig], view: View = View.USUAL) -> None:
-        """Wants their times at a batch size; what was asked before is not asked again."""
+    def screen(
+        self,
+        num_tokens: int,
+        configs: Iterable[LaunchConfig],
+        view: View = View.USUAL,
+        shapes: Sequence[int] | None = None,
+    ) -> None:
+        """Wants their times at a batch size; what was asked before is not asked again. shapes: None, all of them."""
+        wanted = range(self.num_shapes) if shapes is None else shapes
         for config in configs:
             for job in _jobs_of(self._subject, view, num_tokens, config):
-                if job not in self._asked:
+                if job.shape in wanted and job not in self._asked:
                     self._asked.add(job)
                     self._need(self._subject.compile_job(config, num_tokens, job.shape, job.engine), job)
 

@@ -23,8 +23,9 @@ from tools.tune import evidence
 from tools.tune.evidence import Rates
 from tools.tune.journal import Journal, JournalError, JournalHeader, open_journals, partial_path
 from tools.tune.live import LiveSession, Supervisor
-from tools.tune.policy import Budget, Policies, SearchPolicy
+from tools.tune.policy import Budget, PanelPolicy, Policies, SearchPolicy
 from tools.tune.protocol import Compiled, DeviceReport, Event, Measured, Screened, Subject, WorkerSpec
+from tools.tune.regret import regret_line, regrets
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.report import Progress, TuneSummary, progress
 from tools.tune.request import UNIFORM_ALONE, TuneRequest
@@ -154,6 +155,8 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
         if header.settings.get("exhaustive") is True:
             gaps.append(unrecorded)
         notes = (*notes, f"not in the landscape: {unrecorded}")
+    if header.settings.get("exhaustive") is True and not request.effort.exhaustive:
+        notes = (*notes, regret_line(regrets(landscape, result.rows)))
     measured = MeasuredRun(result, rates, runner.clock_s, notes, kernel)
     if gaps:
         raise IncompleteLandscapeError(landscape_path, gaps, summarise(subject, measured, ()))
@@ -173,9 +176,9 @@ def make_task(request: TuneRequest, subject: Subject, existing: Existing | None)
     # As vLLM launches it: that is what an engine runs today.
     incumbent = {m: clamped(existing.nearest(m), subject.workload) for m in request.batch_sizes} if existing else {}
     if request.effort.exhaustive:
-        policies = Policies(search=SearchPolicy.exhaustive(), budget=Budget(math.inf))
+        policies = Policies(SearchPolicy.exhaustive(), PanelPolicy.exhaustive(), budget=Budget(math.inf))
     else:
-        policies = Policies(budget=Budget(request.effort.time_budget_s))
+        policies = Policies(budget=Budget(request.effort.time_budget_s).of_shapes(len(subject.shapes)))
     recorded = (RoutingKind.RECORDED,) if request.recorded else ()
     decides = request.recorded is not None and request.recorded.decides
     blank = Task(

@@ -20,6 +20,7 @@ from tools.measure.inputs import (
     make_weights,
     num_coarse_routings,
     num_routings,
+    sort_pairs,
     sorted_rows,
 )
 from tools.measure.layer import DOWN, UP, ForeignPairs, LayerShape, foreign_pairs
@@ -95,7 +96,7 @@ def test_alignment_is_the_engines(
 ) -> None:
     draws = draw(source.kind, layer, num_tokens, 3, generator_of(seed, CPU))
     routing = replace(layer.routing(num_tokens, flavour), allow_naive=False)
-    found = align(draws, routing, block, foreign_pairs(flavour, layer.quant))
+    found = align(sort_pairs(draws, foreign_pairs(flavour, layer.quant), routing.experts_here), routing, block)
     assert {array.dtype for array in found} == {torch.int32}
     for index, (sorted_token_ids, expert_ids, rows_in_use) in enumerate(zip(*(a.tolist() for a in found), strict=True)):
         chosen, expert_map = draws.chosen[index].flatten().tolist(), draws.local_experts[index].tolist()
@@ -160,18 +161,19 @@ def test_rows_of_the_grouped_product_end_where_the_next_expert_starts() -> None:
 @pytest.mark.parametrize(
     ("shape", "num_tokens", "expected"),
     [
-        (MIXTRAL, 1, 8),
+        (MIXTRAL, 1, 2),
         (MIXTRAL, 512, 2),
+        (MIXTRAL, 4096, 1),
         (DEEPSEEK, 1, 29),
         (DEEPSEEK, 4, 8),
+        (DEEPSEEK, 64, 2),
         (EP8, 1, 32),
-        (EP8, 64, 8),
-        (EP8, 256, 2),
+        (EP8, 64, 2),
     ],
 )
 def test_so_many_routings_that_weights_stay_cold(shape: LayerShape, num_tokens: int, expected: int) -> None:
     found = num_routings(shape, num_tokens, L2_BYTES)
-    assert found == expected >= 2
+    assert found == expected
     active = min(shape.num_experts, num_tokens * shape.top_k / shape.ep)
     assert found * active * shape.expert_bytes(DOWN) >= 4 * L2_BYTES or found == 32
 

@@ -137,10 +137,28 @@ def test_several_shapes_choose_by_the_worst_loss(make_landscape: Make, subject: 
         wanted = (32, 128)[shape]
         rest = abs(config.num_stages - 3) + abs(config.BLOCK_SIZE_K / 128 - 1) + (config.num_warps == 8)
         rest += abs(math.log2(config.BLOCK_SIZE_M / 16)) + 0.01 * math.log2(config.GROUP_SIZE_M)
-        return 100.0 * (1 + abs(math.log2(config.BLOCK_SIZE_N / wanted)) + rest), 50.0
+        return 100.0 * (1 + 0.2 * abs(math.log2(config.BLOCK_SIZE_N / wanted)) + rest), 50.0
 
     queue, _ = run(make_landscape((64,), of=two, times=times), space, (64,))
     assert queue.measurements.ranking(64)[0].BLOCK_SIZE_N == 64
+
+
+def test_a_further_shape_and_a_large_anchor_see_only_what_does_well_before(
+    make_landscape: Make, subject: Subject, space: Space
+) -> None:
+    two = replace(subject, shapes=(*subject.shapes, ShapeOfModels(Shape(2048, 4))))
+    batch_sizes = (64, 2048, 16384)
+    queue, seen = run(make_landscape(batch_sizes, of=two), space, batch_sizes)
+
+    def screened(num_tokens: int, shape: int) -> set[LaunchConfig]:
+        jobs = [event.job for event in seen if isinstance(event, Screened)]
+        return {job.config for job in jobs if (job.num_tokens, job.shape) == (num_tokens, shape)}
+
+    assert len(screened(64, 1)) < len(screened(64, 0)) / 1.5
+    assert len(screened(16384, 0)) < len(screened(2048, 0)) / 1.5
+    for num_tokens in batch_sizes:
+        assert queue.measurements.ratio(num_tokens, queue.measurements.ranking(num_tokens)[0]) == 1.0
+        assert queue.measurements.best_us(num_tokens, 1) == best_of(make_landscape((num_tokens,)), num_tokens)
 
 
 def test_anchors_lie_a_factor_apart_and_hold_both_ends() -> None:
