@@ -174,10 +174,17 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         ),
         Flag(
             "--ep",
-            "expert parallel size (1)",
+            "expert parallel size (1); with --E, which counts one rank's, of as many ranks",
             {"type": int, "default": 1, "metavar": "N"},
-            only_with=(MODEL, CONFIG_JSON),
+            only_with=(MODEL, CONFIG_JSON, SIZES),
             within=(1, 4096),
+        ),
+        Flag(
+            "--fused-shared-experts",
+            "shared experts that the engine runs as experts of the layer: counted in --E and in --top-k (0)",
+            {"type": int, "default": 0, "metavar": "N"},
+            only_with=(SIZES,),
+            within=(0, 64),
         ),
         Flag(
             "--dtype",
@@ -406,7 +413,8 @@ def _sources(options: argparse.Namespace, way: str) -> tuple[Source, ...]:
     missing = [flag for flag in SIZES.split() if getattr(options, flag.lstrip("-").replace("-", "_")) is None]
     if missing:
         raise UserError(f"sizes: expected all of {SIZES}, found no {' '.join(missing)}.")
-    return (SizesSource(options.E, options.N, options.K, options.top_k, asked),)
+    sizes = options.E, options.N, options.K, options.top_k
+    return (SizesSource(*sizes, asked, parallel.ep, options.fused_shared_experts),)
 
 
 def read_workloads(path: Path) -> tuple[ModelSource, ...]:

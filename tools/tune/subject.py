@@ -70,13 +70,19 @@ class ConfigJsonSource:
 
 @dataclass(frozen=True)
 class SizesSource:
-    """E experts and N per shard as the rank sees them."""
+    """E experts and N per shard as the rank sees them. ep, fused_shared_experts: as `Shape` has them."""
 
     E: int
     N: int
     K: int
     top_k: int
     asked: Asked = AS_STORED
+    ep: int = 1
+    fused_shared_experts: int = 0
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.K, self.top_k, self.ep, self.fused_shared_experts)
 
 
 Source = ModelSource | ConfigJsonSource | SizesSource
@@ -153,9 +159,9 @@ def find_device(device_name: str, devices: DeviceRegistry) -> Device:
 def serving_of(source: Source, device: Device, models: ModelRegistry, engine: Engine) -> Serving:
     """What the engine runs for what a source names, and the file that it reads. SubjectError: it runs no such thing."""
     match source:
-        case SizesSource(E, N, K, top_k, asked):
-            parallel = Parallel()
-            model = Model("", E, N, K, top_k, asked.of(Quantisation("bf16")), source="")
+        case SizesSource(E, N, K, top_k, asked, ep):
+            parallel = Parallel(ep, ep)
+            model = Model("", source.shape.layer_experts(E), N, K, top_k, asked.of(Quantisation("bf16")), source="")
         case ModelSource(name, parallel, asked, _):
             known = models.find(name)
             model = replace(known, quantisation=asked.of(known.quantisation))
@@ -214,7 +220,7 @@ def _of_sizes(
     )
     if why := why_not_measured(workload, models):
         raise SubjectError(f"{why}.")
-    return workload, ShapeOfModels(Shape(source.K, source.top_k)), _quant(workload, quantisation)
+    return workload, ShapeOfModels(source.shape), _quant(workload, quantisation)
 
 
 def _of_model(

@@ -56,6 +56,8 @@ def test_the_usual_time_is_the_policys() -> None:
             [*SIZES, "--dtype", "fp8_w8a8", "--block-shape", "128,64"],
             SizesSource(8, 7168, 4096, 2, Asked("fp8_w8a8", (128, 64))),
         ),
+        ([*SIZES, "--ep", "4"], SizesSource(8, 7168, 4096, 2, ep=4)),
+        ([*SIZES, "--fused-shared-experts", "1"], SizesSource(8, 7168, 4096, 2, fused_shared_experts=1)),
         ([*SIZES, "--block-shape", "[128, 64]"], SizesSource(8, 7168, 4096, 2, Asked(None, (128, 64)))),
         ([*SIZES, "--per-channel-quant"], SizesSource(8, 7168, 4096, 2, Asked(per_channel_quant=True))),
         (
@@ -119,7 +121,8 @@ def test_bad_values_are_refused_by_name(arguments: list[str], told: str) -> None
     ("arguments", "flag"),
     [
         ([*SIZES, "--tp", "2"], "--tp"),
-        ([*SIZES, "--ep", "2"], "--ep"),
+        (["--replay", "a.gz", "--ep", "2"], "--ep"),
+        ([*MODEL, "--fused-shared-experts", "1"], "--fused-shared-experts"),
         ([*MODEL, "--model-id", "a/A"], "--model-id"),
         (["--workloads", "w.txt", "--block-shape", "128,128"], "--block-shape"),
         (["--replay", "a.gz", "--per-channel-quant"], "--per-channel-quant"),
