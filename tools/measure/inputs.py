@@ -26,7 +26,7 @@ from tools.measure.recorded_routing import RoutingSource
 from tools.measure.routing import Draws, draw, generator_of, place, weigh
 
 MAX_ROUTINGS = 32
-MANY_TOKENS = 2048
+MANY_TOKENS = 4096
 """Beyond it a draw gives nearly every expert its average share, and takes milliseconds."""
 L2_MULTIPLE = 4
 COARSE_L2_MULTIPLE = 2

@@ -163,7 +163,8 @@ def test_rows_of_the_grouped_product_end_where_the_next_expert_starts() -> None:
     [
         (MIXTRAL, 1, 2),
         (MIXTRAL, 512, 2),
-        (MIXTRAL, 4096, 1),
+        (MIXTRAL, 4096, 2),
+        (MIXTRAL, 8192, 1),
         (DEEPSEEK, 1, 29),
         (DEEPSEEK, 4, 8),
         (DEEPSEEK, 64, 2),
