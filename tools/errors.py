@@ -17,3 +17,8 @@ class MachineError(UserError):
 def reason_of(error: Exception) -> str:
     """What went wrong, without the number and the path that Python writes around an OSError's own words."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def first_line(error: Exception) -> str:
+    """Its kind and the first line of what it says, for a status."""
+    return f"{type(error).__name__}: {error}".split("\n")[0][:500]

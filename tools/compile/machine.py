@@ -1,6 +1,6 @@
 """Which failures of compiling and launching are the machine's: a full disk, no permission, no memory.
 
-They say nothing of the launch config. Imports neither torch nor triton.
+They say nothing of the launch config; a launch's others do. Imports neither torch nor triton.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools import child_process
-from tools.errors import MachineError, reason_of
+from tools.compile.outcome import Status
+from tools.errors import MachineError, first_line, reason_of
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,16 @@ def fault_of(error: Exception) -> MachineFault | None:
         return None
     at = f" at {error.filename}" if error.filename else ""
     return MachineFault(f"{reason_of(error)}{at}", is_memory=error.errno in _MEMORY)
+
+
+def status_of(error: Exception) -> tuple[Status, str]:
+    """Of a launch that failed: (status, its first line). MachineError: it says nothing of the launch config."""
+    message = first_line(error)
+    if isinstance(error, AssertionError):
+        return Status.CORRECTNESS, message
+    if fault := fault_of(error):
+        raise fault.error() from error
+    return (Status.CONSTRAINTS if isinstance(error, ValueError) else Status.RUNTIME), message
 
 
 def fault_of_places() -> MachineFault | None:

@@ -18,6 +18,7 @@ from kernels.launch_config import LaunchConfig  # noqa: E402
 from kernels.problem import Flavour, Problem, QuantMode  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
 from tools.errors import MachineError  # noqa: E402
+from tools.measure.blocks import BlockPlayer, Clock, ContextLost  # noqa: E402
 from tools.measure.gpu import BUSY_BYTES  # noqa: E402
 from tools.measure.panel import Part, RoutingKind  # noqa: E402
 from tools.measure.seeds import Purpose, seed_of  # noqa: E402
@@ -35,12 +36,7 @@ from tools.tune.protocol import (  # noqa: E402
     WorkerSpec,
     failed,
 )
-from tools.tune.worker import (  # noqa: E402
-    Clock,
-    ContextLost,
-    RowTimer,
-    _look_around,
-)
+from tools.tune.worker import RowTimer, _look_around  # noqa: E402
 
 GOOD = LaunchConfig(16, 32, 64, 1, 4, 3)
 GROUPED = replace(GOOD, GROUP_SIZE_M=8)
@@ -140,9 +136,16 @@ def timer(small: Subject, kernel: TorchKernel, samples: list[int], fake: FakeClo
         sample=sample,
         synchronize=lambda: None,
     )
-    timer = RowTimer(small, torch.device("cpu"), 1 << 20, clock=clock, kernel=lambda engine: kernel)
-    fake.row = lambda: timer._rows[4, 0].inputs.dealt
+    timer = timer_of(small, clock, kernel)
+    fake.row = lambda: timer._player.row(4, 0).inputs.dealt
     return timer
+
+
+def timer_of(subject: Subject, clock: Clock, kernel: TorchKernel) -> RowTimer:
+    player = BlockPlayer(
+        subject.layers, "sm90", torch.device("cpu"), 1 << 20, clock=clock, kernel=lambda engine: kernel
+    )
+    return RowTimer(subject, player)
 
 
 UNIFORM = Part(Flavour.VLLM, 0, RoutingKind.UNIFORM)
@@ -194,12 +197,12 @@ def test_what_is_wrong_is_a_status_and_has_no_time(
     assert [series.status for series in measured.series] == [status, Status.OK]
     assert (measured.series[0].us, measured.series[1].us) == ((), (10.0, 11.0, 12.0))
     assert measured.active_experts is not None
-    assert timer._shapes[0].top_k <= measured.active_experts <= timer._shapes[0].num_experts
+    assert timer._player.layers[0].top_k <= measured.active_experts <= timer._player.layers[0].num_experts
 
 
 def test_a_block_is_the_whole_deck_in_the_layers_order(timer: RowTimer, fake: FakeClock) -> None:
     measured = timer.measure(blocks(GOOD))
-    assert measured.draws == timer._rows[4, 0].inputs.num_routings
+    assert measured.draws == timer._player.row(4, 0).inputs.num_routings
     assert fake.decks == [(2 * measured.draws, 2)]
 
 
@@ -221,7 +224,7 @@ def test_every_block_has_the_draws_of_its_seed_and_none_of_the_searchs(timer: Ro
 
 def test_screening_under_skew_has_draws_of_its_own(timer: RowTimer) -> None:
     timer.screen(ScreenJob(4, 0, GOOD, routing=RoutingKind.SKEW_03))
-    row = timer._rows[4, 0].inputs
+    row = timer._player.row(4, 0).inputs
     assert row.dealt == (RoutingKind.SKEW_03, seed_of(Purpose.SEARCH, 4, 0, RoutingKind.SKEW_03, 0))
     timer.screen(ScreenJob(4, 0, GOOD))
     assert row.dealt == (RoutingKind.UNIFORM, seed_of(Purpose.SEARCH, 4, 0, RoutingKind.UNIFORM, 0))
@@ -234,7 +237,7 @@ def test_each_engine_is_measured_in_its_own_flavour(small: Subject, kernel: Torc
         asked.append(engine)
         return kernel
 
-    timer._kernel = of
+    timer._player.kernel = of
     timer.measure(blocks(GOOD, part=replace(UNIFORM, engine=Flavour.SGLANG)))
     timer.screen(ScreenJob(4, 0, GOOD))
     assert asked == [Flavour.SGLANG, Flavour.VLLM]
@@ -255,7 +258,7 @@ def test_a_lost_context_ends_the_worker(small: Subject, kernel: TorchKernel) -> 
     def broken() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    timer = RowTimer(small, torch.device("cpu"), 1 << 20, clock=Clock(synchronize=broken), kernel=lambda _: kernel)
+    timer = timer_of(small, Clock(synchronize=broken), kernel)
     with pytest.raises(ContextLost, match="illegal address"):
         timer.screen(ScreenJob(4, 0, RAISES))
 
@@ -275,7 +278,7 @@ def test_a_launch_that_finds_no_place_to_write_to_says_nothing_of_the_launch_con
 def test_each_shape_has_inputs_of_its_own(small: Subject, kernel: TorchKernel) -> None:
     two = replace(small, shapes=(*small.shapes, ShapeOfModels(Shape(128, 4))))
     clock = Clock(capture=lambda launches: SimpleNamespace(), sample=lambda r, n: [[1.0] * n] * 2)  # type: ignore[arg-type,return-value]
-    timer = RowTimer(two, torch.device("cpu"), 1 << 20, clock=clock, kernel=lambda _: kernel)
+    timer = timer_of(two, clock, kernel)
     assert [timer.screen(ScreenJob(4, shape, GOOD)).status for shape in (0, 1)] == [Status.OK, Status.OK]
 
 
