@@ -44,9 +44,8 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     for shape in dict.fromkeys(shape for comparison in comparisons for shape in comparison.shapes):
         source.check(shape)
     largest = [
-        (shown_path(file.found.path), shape, max(comparison.batch_sizes))
+        (shown_path(file.found.path), comparison.shapes, max(comparison.batch_sizes))
         for file, comparison in zip(files, comparisons, strict=True)
-        for shape in comparison.shapes
     ]
     for note in check_memory(gpu.torch, largest):
         say(note)

@@ -31,7 +31,7 @@ def run(request: KernelsRequest, arguments: Sequence[str], say: Say) -> tuple[bo
     models = load_models()
     wanted = [comparison_of(text, request, models, gpu.name, gpu.device) for text in request.workloads]
     largest = max(request.batch_sizes)
-    notes = check_memory(torch, [(work.title, work.shape, largest) for work in wanted])
+    notes = check_memory(torch, [(work.title, [work.shape], largest) for work in wanted])
 
     from tools.bench.comparison import Setup
     from tools.bench.time_kernels import compare

@@ -16,7 +16,7 @@ import torch
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.errors import first_line
-from tools.measure.inputs import RowInputs, Weights, make_weights, num_routings
+from tools.measure.inputs import Operands, RowInputs, Weights, make_weights, num_routings
 from tools.measure.kernels import Kernel, OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape, Load
 from tools.measure.panel import Part, RoutingKind
@@ -88,20 +88,20 @@ class BlockPlayer:
         arch: str,
         device: torch.device,
         l2_bytes: int,
+        max_num_tokens: int,
         recorded: RecordedRouting | None = None,
         clock: Clock = Clock(),  # frozen
         kernel: Callable[[Flavour], Any] = own_kernel,
     ) -> None:
-        """layers: by placement. arch: as `kernels.problem` spells it. recorded: what the kind of that name is of.
+        """layers: by placement. arch: as `kernels.problem` spells it. max_num_tokens: the largest batch size.
 
+        recorded: what the kind of that name is of.
         kernel: each engine's, of which one and the same is had whenever it is asked for.
         """
         self.layers, self.l2_bytes = tuple(layers), l2_bytes
         self.clock, self.kernel = clock, kernel
         self._arch, self._recorded = arch, recorded
-        # Shapes that differ in top_k alone share their weights.
-        by_width = {layer.hidden_size: make_weights(layer, device) for layer in self.layers}
-        self._weights: list[Weights] = [by_width[layer.hidden_size] for layer in self.layers]
+        self._held = _held(self.layers, max_num_tokens, device)
         self._rows: dict[tuple[int, int], RowBench] = {}
         self._graphs: dict[_GraphKey, list[Replay]] = {}
 
@@ -139,10 +139,11 @@ class BlockPlayer:
         """Made when it is first asked for."""
         key = num_tokens, placement
         if key not in self._rows:
-            layer, weights = self.layers[placement], self._weights[placement]
+            layer = self.layers[placement]
+            weights, operands = self._held[layer.hidden_size]
             count = num_routings(layer, num_tokens, self.l2_bytes)
             seed = seed_of(Purpose.SEARCH, num_tokens, placement, RoutingKind.UNIFORM, block=0)
-            inputs = RowInputs(layer, weights, num_tokens, count, RoutingSource(), seed)
+            inputs = RowInputs(layer, weights, num_tokens, count, RoutingSource(), seed, operands)
             self._rows[key] = RowBench(layer, weights, inputs, self._arch, NUM_CHECKED_TOKENS)
         return self._rows[key]
 
@@ -188,3 +189,14 @@ class BlockPlayer:
 
     def _source(self, kind: RoutingKind) -> RoutingSource:
         return RoutingSource(kind, self._recorded if kind is RoutingKind.RECORDED else None)
+
+
+def _held(
+    layers: Sequence[LayerShape], max_num_tokens: int, device: torch.device
+) -> dict[int, tuple[Weights, Operands]]:
+    """By hidden size: layers that differ in top_k and placement alone share their weights and activations."""
+    return {
+        width: (make_weights(alike[0], device), Operands(alike, max_num_tokens, device))
+        for width in dict.fromkeys(layer.hidden_size for layer in layers)
+        if (alike := [layer for layer in layers if layer.hidden_size == width])
+    }

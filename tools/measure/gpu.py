@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tools.errors import UserError
-from tools.measure.layer import LayerShape
+from tools.measure.layer import LayerShape, memory_bytes
 from tools.registry.devices import Device, load_devices
 
 # ---------------------------------------------------------------
@@ -68,11 +68,11 @@ def find_device(torch: Any) -> tuple[str, Device]:
     return reported, device
 
 
-def check_memory(torch: Any, wanted: Iterable[tuple[str, LayerShape, int]]) -> tuple[str, ...]:
-    """wanted: (title, shape, largest batch size). Returns notes. UserError: more than is free."""
+def check_memory(torch: Any, wanted: Iterable[tuple[str, Sequence[LayerShape], int]]) -> tuple[str, ...]:
+    """wanted: (title, what is held together, largest batch size). Returns notes. UserError: more than is free."""
     free, total = torch.cuda.mem_get_info()
-    for title, shape, num_tokens in wanted:
-        need = shape.memory_bytes(num_tokens)
+    for title, layers, num_tokens in wanted:
+        need = memory_bytes(layers, num_tokens)
         if need > free:
             raise UserError(
                 f"{title}: expected {need / 2**30:.1f} GiB of free GPU memory, found {free / 2**30:.1f}. "

@@ -4,7 +4,8 @@ Several routings a row, rotated, so that no launch finds its weights in L2: as m
 L2's size. They are a block: `RowInputs.deal` draws the next one into the same buffers, so that CUDA graphs that were
 captured over them stay valid and replay it. Blocks are small, since what tells configs apart is many draws, not many in
 one block.
-Activations and outputs are shared by all routings: in serving the previous kernel has just written them.
+Activations and outputs are shared by all routings: in serving the previous kernel has just written them. All batch
+sizes share one buffer of them (`Operands`), so that what has to fit is the largest.
 """
 
 from __future__ import annotations
@@ -82,6 +83,28 @@ def _routings_that_touch(wanted_bytes: int, shape: LayerShape, num_tokens: int, 
     return math.ceil(wanted_bytes / (active * expert_bytes))
 
 
+class Operands:
+    """Activations and outputs of up and down. A batch size uses the first rows, so all of them start at one place."""
+
+    def __init__(self, layers: Sequence[LayerShape], num_tokens: int, device: torch.device) -> None:
+        """For as many tokens as the largest batch size has. layers: of one size, that differ in top_k and placement."""
+        layer = max(layers, key=lambda layer: layer.top_k)
+        pairs = num_tokens * layer.top_k
+        generator = generator_of(ACTIVATIONS_SEED, device)
+        dtype = torch.bfloat16 if layer.quant.compute_type == "bf16" else torch.float16
+
+        def rows(count: int, width: int) -> torch.Tensor:
+            return torch.randn((count, width), generator=generator, device=device).to(dtype)
+
+        up, down = layer.projections
+        self.hidden_states = rows(num_tokens, up.k)
+        kind = weight_dtypes(layer.quant)[0]
+        quantised = [quantize_reference(x, layer.quant, kind) for x in (self.hidden_states, rows(pairs, down.k))]
+        self.a = [a for a, _ in quantised]
+        self.a_scales = [scale for _, scale in quantised]
+        self.c = [torch.empty((pairs, p.n), dtype=dtype, device=device) for p in (up, down)]
+
+
 class RowInputs:
     """Tensors of one batch size, and a block of `count` routings. Aligned once for each engine and BLOCK_SIZE_M."""
 
@@ -93,8 +116,9 @@ class RowInputs:
         count: int,
         source: RoutingSource,
         seed: int,
+        operands: Operands | None = None,
     ) -> None:
-        """source and seed: of the first block, as in `deal`."""
+        """source and seed: of the first block, as in `deal`. operands: shared ones, of at least so many tokens."""
         device = weights.w[UP].device
         self.shape, self.weights = shape, weights
         self.routing = shape.routing(num_tokens)
@@ -104,19 +128,16 @@ class RowInputs:
         self._aligned: dict[tuple[Flavour, int], _AlignedBlock] = {}
         self._sorted: dict[ForeignPairs, SortedPairs] = {}
         self.deal(source, seed)
-        generator = generator_of(ACTIVATIONS_SEED, device)
-        dtype = torch.bfloat16 if shape.quant.compute_type == "bf16" else torch.float16
-
-        def rows(count: int, width: int) -> torch.Tensor:
-            return torch.randn((count, width), generator=generator, device=device).to(dtype)
-
-        up, down = shape.projections
-        self.hidden_states = rows(num_tokens, up.k)
-        kind = weight_dtypes(shape.quant)[0]
-        quantised = [quantize_reference(x, shape.quant, kind) for x in (self.hidden_states, rows(pairs, down.k))]
-        self.a = [a for a, _ in quantised]
-        self.a_scales = [scale for _, scale in quantised]
-        self.c = [torch.empty((pairs, p.n), dtype=dtype, device=device) for p in (up, down)]
+        operands = operands or Operands([shape], num_tokens, device)
+        rows = num_tokens, pairs
+        self.hidden_states = operands.hidden_states[:num_tokens]
+        self.a = [a[:count] for a, count in zip(operands.a, rows, strict=True)]
+        # One scale of a whole tensor has no rows.
+        self.a_scales = [
+            scale if scale is None or scale.dim() < 2 else scale[:count]
+            for scale, count in zip(operands.a_scales, rows, strict=True)
+        ]
+        self.c = [c[:pairs] for c in operands.c]
 
     @property
     def num_routings(self) -> int:

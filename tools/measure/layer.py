@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kernels.problem import Flavour, Projection, QuantMode, Routing, up_and_down
@@ -110,6 +111,26 @@ class LayerShape:
         activations = row_bytes(self, num_tokens, Load(0.0, pairs, num_tokens))
         least = max(MAKING_BYTES, drawing, int(activations) + checking)
         return max(self.weights_bytes + least + _OTHER_BYTES, CEILINGS_BYTES)
+
+    def resident_bytes(self, num_tokens: int) -> int:
+        """Of that, what stays: weights, and activations in and out of the largest batch size."""
+        activations = row_bytes(self, num_tokens, Load(0.0, num_tokens * self.top_k, num_tokens))
+        unquantised = num_tokens * self.hidden_size * 2 if self.quant.quantizes_activations else 0
+        return self.weights_bytes + int(activations) + unquantised
+
+
+def memory_bytes(layers: Iterable[LayerShape], num_tokens: int) -> int:
+    """GPU memory that measuring all of these takes at its peak, at batch sizes up to so many tokens.
+
+    Layers of one hidden size share weights and activations (`tools.measure.blocks`): the one with most top_k counts.
+    """
+    by_width: dict[int, LayerShape] = {}
+    for layer in sorted(layers, key=lambda layer: layer.top_k):
+        by_width[layer.hidden_size] = layer
+    resident = sum(layer.resident_bytes(num_tokens) for layer in by_width.values())
+    return max(
+        layer.memory_bytes(num_tokens) + resident - layer.resident_bytes(num_tokens) for layer in by_width.values()
+    )
 
 
 # ---------------------------------------------------------------

@@ -192,7 +192,7 @@ def bench_here(file: PlannedFile) -> BenchedFile:
 
     gpu = Gpu.here()
     comparison = comparison_of(file, gpu.device)
-    for note in check_memory(gpu.torch, [(comparison.name, s, max(file.batch_sizes)) for s in comparison.shapes]):
+    for note in check_memory(gpu.torch, [(comparison.name, comparison.shapes, max(file.batch_sizes))]):
         _say(note)
     report = compare(gpu, [comparison], None, Dealing(RoutingSource(), Purpose.CI), usable_cores(), _say)
     return BenchedFile({row.num_tokens: benched_row(row) for row in report.files[0].rows}, report.environment)

@@ -15,7 +15,7 @@ from kernels.problem import QuantMode
 from tools.errors import UserError
 from tools.findings import Finding, Severity
 from tools.git import CommitError, Entry, Repository
-from tools.measure.layer import LayerShape
+from tools.measure.layer import LayerShape, memory_bytes
 from tools.pull_request.changes import (
     ROOT,
     Change,
@@ -151,7 +151,7 @@ def _faults(file: Changed, rules: Rules) -> Iterator[Finding]:
     shapes = planned_shapes(workload, _recorded(file.claimed), rules.models)
     quant = quant_mode_of(workload) or QuantMode()  # of a dtype without a kernel, which nothing measures
     layers = [LayerShape.of(workload, planned.shape, quant) for planned in shapes]
-    needed = max(layer.memory_bytes(largest) for layer in layers)
+    needed = memory_bytes(layers, largest)
     if needed > most:
         message = (
             f"expected it to be measured in at most {_gib(most)} of GPU memory ({MEMORY_SHARE:.0%} of {device.name}), "

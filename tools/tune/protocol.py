@@ -15,7 +15,7 @@ from kernels.problem import GDC_EARLY_ROWS, Flavour, QuantMode, Routing
 from tools.compile.outcome import Status
 from tools.errors import UserError
 from tools.launch.axes import COMMON_GROUP_SIZE
-from tools.measure.layer import LayerShape
+from tools.measure.layer import LayerShape, memory_bytes
 from tools.measure.panel import Part, RoutingKind
 from tools.registry.devices import Target
 from tools.store.record import Environment, ShapeOfModels
@@ -59,14 +59,8 @@ class Subject:
         return {engine: places for engine, places in found.items() if places}
 
     def memory_bytes(self, num_tokens: int) -> int:
-        """GPU memory that tuning up to so many tokens takes, beside the context.
-
-        Weights once for each hidden size, rows for the shape that needs most.
-        """
-        by_width = {layer.hidden_size: layer for layer in self.layers}
-        largest = max(layer.memory_bytes(num_tokens) for layer in self.layers)
-        weights = [layer.weights_bytes for layer in by_width.values()]
-        return largest + sum(weights) - max(weights)
+        """GPU memory that tuning up to so many tokens takes, beside the context."""
+        return memory_bytes(self.layers, num_tokens)
 
     def routing(self, num_tokens: int, shape: int = 0) -> Routing:
         """Of a batch size under one of the shapes, as its first engine aligns it."""

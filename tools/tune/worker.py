@@ -58,7 +58,8 @@ def serve(connection: Connection, spec: WorkerSpec) -> None:
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
         recorded = read_recorded_routing(spec.recorded) if spec.recorded else None
         subject = spec.subject
-        timer = RowTimer(subject, BlockPlayer(subject.layers, subject.kernel_arch, device, l2_bytes, recorded))
+        player = BlockPlayer(subject.layers, subject.kernel_arch, device, l2_bytes, spec.max_num_tokens, recorded)
+        timer = RowTimer(subject, player)
         connection.send(DeviceReport(environment, ceilings.memory_bytes_per_s, ceilings.dense_per_s(bits), notes))
         _answer_jobs(connection, timer)
 

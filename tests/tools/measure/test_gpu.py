@@ -58,17 +58,17 @@ class TestFindDevice:
 
 class TestCheckMemory:
     def test_what_fits_into_an_idle_gpu_needs_no_note(self) -> None:
-        assert check_memory(with_memory(79 * GIB, 80 * GIB), [("a", MIXTRAL, 4096)]) == ()
+        assert check_memory(with_memory(79 * GIB, 80 * GIB), [("a", [MIXTRAL], 4096)]) == ()
 
     def test_the_border_is_what_the_layer_takes(self) -> None:
         need = MIXTRAL.memory_bytes(4096)
-        assert check_memory(with_memory(need, need), [("a", MIXTRAL, 4096)]) == ()
+        assert check_memory(with_memory(need, need), [("a", [MIXTRAL], 4096)]) == ()
         with pytest.raises(match=r"^a: expected \d+\.\d GiB of free GPU memory, found \d+\.\d\. Fix: "):
-            check_memory(with_memory(need - 1, need), [("a", MIXTRAL, 4096)])
+            check_memory(with_memory(need - 1, need), [("a", [MIXTRAL], 4096)])
 
     def test_every_one_must_fit_by_itself(self) -> None:
         need = MIXTRAL.memory_bytes(1)
-        wanted = [("small", MIXTRAL, 1), ("large", MIXTRAL, 65536)]
+        wanted = [("small", [MIXTRAL], 1), ("large", [MIXTRAL], 65536)]
         with pytest.raises(match=r"^large: "):
             check_memory(with_memory(need, need), wanted)
 

@@ -14,6 +14,7 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour, Problem, QuantMode
 from tests.tools.measure.torch_kernel import TorchKernel
 from tools.measure.inputs import (
+    Operands,
     RowInputs,
     align,
     checked_tokens,
@@ -287,6 +288,22 @@ class TestDealing:
         inputs.deal(DRAWN[0], 9)
         assert pointers.expert_ids.tolist() == inputs.topk_ids[0].flatten().tolist()
         assert pointers.num_tokens_post_padded.tolist() == [4 * 16]
+
+    @pytest.mark.parametrize("quant", [QuantMode(), PER_TENSOR, QuantMode("fp8_w8a8", block_shape=(32, 32))])
+    def test_batch_sizes_share_the_largest_ones_operands(self, quant: QuantMode) -> None:
+        """So that the largest is what has to fit; no kernel sees a difference."""
+        shape = replace(SMALL, quant=quant)
+        weights, operands = make_weights(shape, CPU), Operands([shape, replace(shape, top_k=4)], 24, CPU)
+        for num_tokens in (24, 3):
+            shared = RowInputs(shape, weights, num_tokens, 1, DRAWN[0], 5, operands)
+            alone = RowInputs(shape, weights, num_tokens, 1, DRAWN[0], 5)
+            mine, own = (one.pointers(DOWN, CONFIG, 0, SGLANG) for one in (shared, alone))
+            for name in ("a", "c", "a_scale"):
+                held, fresh = getattr(mine, name), getattr(own, name)
+                assert (held is None) == (fresh is None)
+                if held is not None:
+                    assert (held.shape, held.stride(), held.dtype) == (fresh.shape, fresh.stride(), fresh.dtype)
+            assert (mine.a.data_ptr(), mine.c.data_ptr()) == (operands.a[DOWN].data_ptr(), operands.c[DOWN].data_ptr())
 
     def test_activations_stay(self) -> None:
         inputs = row(SMALL)

@@ -12,7 +12,17 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour, QuantMode, Routing
 from tools.measure.inputs import RowInputs, make_weights
 from tools.measure.kernels import OwnKernel
-from tools.measure.layer import CEILINGS_BYTES, DOWN, UP, LayerShape, Load, expected_load, row_bytes, row_operations
+from tools.measure.layer import (
+    CEILINGS_BYTES,
+    DOWN,
+    UP,
+    LayerShape,
+    Load,
+    expected_load,
+    memory_bytes,
+    row_bytes,
+    row_operations,
+)
 from tools.measure.recorded_routing import RoutingSource
 from tools.measure.row import RowBench
 from tools.registry.devices import load_devices
@@ -37,6 +47,15 @@ class TestMemory:
         needed = [DEEPSEEK.memory_bytes(num_tokens) for num_tokens in (1, 4096, 16384, 65536)]
         assert needed == sorted(needed)
         assert needed[-1] > needed[0] + 16 * GIB
+
+    def test_layers_of_one_width_share_what_they_hold(self) -> None:
+        more = replace(MIXTRAL, top_k=4)
+        assert memory_bytes([more, MIXTRAL], 4096) == memory_bytes([more], 4096) == more.memory_bytes(4096)
+
+    def test_of_two_widths_both_stay_while_one_is_checked(self) -> None:
+        narrow = replace(MIXTRAL, hidden_size=2048)
+        held = MIXTRAL.memory_bytes(4096) + narrow.resident_bytes(4096)
+        assert memory_bytes([MIXTRAL, narrow], 4096) == memory_bytes([narrow, MIXTRAL], 4096) >= held
 
     def test_the_smallest_layer_takes_what_the_ceilings_do(self) -> None:
         assert replace(MIXTRAL, num_experts=1, intermediate_size=64).memory_bytes(1) == CEILINGS_BYTES

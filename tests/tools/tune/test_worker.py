@@ -142,9 +142,8 @@ def timer(small: Subject, kernel: TorchKernel, samples: list[int], fake: FakeClo
 
 
 def timer_of(subject: Subject, clock: Clock, kernel: TorchKernel) -> RowTimer:
-    player = BlockPlayer(
-        subject.layers, "sm90", torch.device("cpu"), 1 << 20, clock=clock, kernel=lambda engine: kernel
-    )
+    layers, device = subject.layers, torch.device("cpu")
+    player = BlockPlayer(layers, "sm90", device, 1 << 20, 4, clock=clock, kernel=lambda engine: kernel)
     return RowTimer(subject, player)
 
 
