@@ -10,14 +10,17 @@ from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
-from tools.bench.request import HEURISTIC, FilesRequest, Say
+from tools.bench.request import ENGINE_NAMES, HEURISTIC, FilesRequest, Say
 from tools.errors import UserError
 from tools.git import CommitError, NoGitError, file_at
 from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
 from tools.measure.layer import LayerShape
+from tools.measure.panel import DRAWN_KINDS, Part, RoutingKind, kinds_at
+from tools.measure.recorded_routing import RecordedRouting, RoutingSource
+from tools.measure.seeds import BLOCKS_A_SERIES, Purpose, seeds_of
 from tools.registry.devices import Device
 from tools.registry.models import load_models
-from tools.registry.shapes import assumed_shape, quant_mode_of, shapes_of, why_not_measured
+from tools.registry.shapes import assumed_shape, engines_reading, quant_mode_of, shapes_of, why_not_measured
 from tools.store.config_file import MAY_BE_SILENT, ConfigFile, load, nearest_batch_size
 from tools.store.files import TUNED_FILE, Content, discover, read_file, record_path
 from tools.store.other_kernels import other_kernel
@@ -28,21 +31,58 @@ from tools.store.workload import Layout, Workload, parse_file_name
 from tools.text import printable, shown_path
 
 THIS_FILE = "this file"
-NO_FILE = "vLLM's heuristic"
-SGLANG_NO_FILE = "SGLang's heuristic"
-HEURISTIC_OF = {Flavour.VLLM: NO_FILE, Flavour.SGLANG: SGLANG_NO_FILE}
+NO_FILE = "heuristic"
+"""What an engine runs without a file: on each engine's kernel its own."""
 _DOWN = "both projections run the up file's entries here, as in vLLM"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """entries: by batch size; where one is asked for that isn't there, the nearest serves it, as in both engines."""
+    """entries: by engine and batch size; where one is asked for that isn't there, the nearest serves it, as in both."""
 
     name: str
-    entries: Mapping[int, LaunchConfig]
+    entries: Mapping[Flavour, Mapping[int, LaunchConfig]]
 
-    def entry(self, num_tokens: int) -> LaunchConfig:
-        return self.entries[nearest_batch_size(self.entries, num_tokens)]
+    @classmethod
+    def alike(cls, name: str, entries: Mapping[int, LaunchConfig]) -> Candidate:
+        """The same for every engine, as a file's are."""
+        return cls(name, dict.fromkeys(Flavour, entries))
+
+    def entry(self, num_tokens: int, engine: Flavour = Flavour.VLLM) -> LaunchConfig:
+        entries = self.entries[engine]
+        return entries[nearest_batch_size(entries, num_tokens)]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Under which routing files are judged, and on which draws.
+
+    kinds: where tokens are few only those that aren't skewed, if there are any. recorded: what the kind of that name
+    is of. series: of the purpose's draws; two of them share none.
+    """
+
+    kinds: tuple[RoutingKind, ...] = DRAWN_KINDS
+    recorded: RecordedRouting | None = None
+    purpose: Purpose = Purpose.JUDGEMENT
+    series: int = 0
+
+    def kinds_at(self, num_tokens: int) -> tuple[RoutingKind, ...]:
+        return kinds_at(num_tokens, self.kinds) or self.kinds
+
+    @property
+    def first_block(self) -> int:
+        return self.series * BLOCKS_A_SERIES
+
+    @property
+    def first_seed(self) -> int:
+        """Of the series: the purpose's first, moved by the blocks before it."""
+        return seeds_of(self.purpose).start + self.first_block
+
+    @property
+    def title(self) -> str:
+        """For reports."""
+        sources = (RoutingSource(kind, self.recorded if kind is RoutingKind.RECORDED else None) for kind in self.kinds)
+        return ", ".join(source.title for source in sources)
 
 
 def of_file(name: str, file: ConfigFile) -> Candidate:
@@ -59,11 +99,11 @@ def of_file(name: str, file: ConfigFile) -> Candidate:
             f"{name}: expected a launch config at every batch size, found none at {printable(unread[0])!r}. "
             "Fix: mend the entry; nox -s validate says more."
         )
-    return Candidate(name, file.launch_configs)
+    return Candidate.alike(name, file.launch_configs)
 
 
-def heuristics(workload: Workload, batch_sizes: tuple[int, ...], device: Device) -> tuple[Candidate, Candidate]:
-    """vLLM's and SGLang's. UserError: neither is known for the dtype."""
+def heuristic(workload: Workload, batch_sizes: tuple[int, ...], device: Device) -> Candidate:
+    """Each engine's own. UserError: none is known for the dtype."""
     is_rocm = device.vendor == "amd"
     smem_bytes = device.smem_bytes_per_block
     try:
@@ -71,7 +111,7 @@ def heuristics(workload: Workload, batch_sizes: tuple[int, ...], device: Device)
         sglang = {m: sglang_heuristic(workload, m, is_rocm=is_rocm, smem_bytes=smem_bytes) for m in batch_sizes}
     except UnknownHeuristicError as error:
         raise UserError(str(error)) from error
-    return Candidate(NO_FILE, vllm), Candidate(SGLANG_NO_FILE, sglang)
+    return Candidate(NO_FILE, {Flavour.VLLM: vllm, Flavour.SGLANG: sglang})
 
 
 def against(what: str, file: ConfigFile) -> Candidate:
@@ -93,13 +133,12 @@ def against(what: str, file: ConfigFile) -> Candidate:
     return of_file(printable(what), replace(file, content=content))
 
 
-def with_distinct_names(rivals: Mapping[str, tuple[Candidate, ...]]) -> tuple[Candidate, ...]:
+def with_distinct_names(rivals: Mapping[str, Candidate]) -> tuple[Candidate, ...]:
     """All rivals, by what `--against` named; those of one name, or of the file's own, go by what named them."""
-    names = Counter([THIS_FILE, *(candidate.name for named in rivals.values() for candidate in named)])
+    names = Counter([THIS_FILE, *(candidate.name for candidate in rivals.values())])
     return tuple(
         candidate if names[candidate.name] == 1 else replace(candidate, name=printable(what))
-        for what, named in rivals.items()
-        for candidate in named
+        for what, candidate in rivals.items()
     )
 
 
@@ -144,7 +183,8 @@ def _essence(workload: Workload | None) -> Workload | None:
 class FileComparison:
     """A tuned file, the first candidate, and what it is compared with. batch_sizes: of its rows.
 
-    name: the file's path below the root, so that the tiers' files of one workload have different names.
+    name: the file's path below the root, so that the tiers' files of one workload have different names. engines: of
+    each shape, those on whose kernel, or in whose flavour of ours, it is judged.
     """
 
     name: str
@@ -152,7 +192,22 @@ class FileComparison:
     shapes: tuple[LayerShape, ...]
     candidates: tuple[Candidate, ...]
     batch_sizes: tuple[int, ...]
+    engines: tuple[tuple[Flavour, ...], ...]
     notes: tuple[str, ...] = ()
+
+    def parts(self, num_tokens: int, judging: Judging) -> tuple[Part, ...]:
+        """Of a batch size: each engine's shapes, under every routing."""
+        return tuple(
+            Part(engine, place, kind)
+            for engine in Flavour
+            for place, engines in enumerate(self.engines)
+            if engine in engines
+            for kind in judging.kinds_at(num_tokens)
+        )
+
+    def entries(self, num_tokens: int, engine: Flavour) -> dict[str, LaunchConfig]:
+        """What each candidate launches there, by its name; the file's own first."""
+        return {c.name: clamped(c.entry(num_tokens, engine), self.workload) for c in self.candidates}
 
 
 def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
@@ -209,7 +264,7 @@ def comparison_of(file: ConfigFile, request: FilesRequest, device: Device) -> Fi
     models = load_models()
     if why := why_not_measured(workload, models):
         raise UserError(f"{own.name}: {why}.")
-    rivals = with_distinct_names({what: _rivals(what, file, batch_sizes, device) for what in request.against})
+    rivals = with_distinct_names({what: _rival(what, file, batch_sizes, device) for what in request.against})
     shapes, assumed = shapes_of(file, models), assumed_shape(workload.E)
     notes = [] if shapes else [f"assumed K={assumed.K}, top_k={assumed.top_k}: neither record nor registry gives them"]
     candidates = (replace(own, name=THIS_FILE), *rivals)
@@ -217,9 +272,17 @@ def comparison_of(file: ConfigFile, request: FilesRequest, device: Device) -> Fi
     down = file.found.path.with_name(f"{file.found.path.stem}_down.json")
     if down.exists():
         notes.append(f"{printable(down.name)} is not measured: {_DOWN}")
-    layers = tuple(LayerShape.of(workload, shape, quant) for shape in shapes or (assumed,))
+    judged = shapes or (assumed,)
+    layers = tuple(LayerShape.of(workload, shape, quant) for shape in judged)
+    engines = tuple(engines_reading(workload, shape, models) for shape in judged)
+    if request.engine is not None:
+        wanted = request.engine.flavour
+        if not any(wanted in reading for reading in engines):
+            notes.append(f"no model here asks {ENGINE_NAMES[wanted]} for this name: judged on its kernel all the same")
+            engines = (tuple(Flavour),) * len(engines)
+        engines = tuple(tuple(engine for engine in reading if engine is wanted) for reading in engines)
     name = printable(file.found.relative.as_posix())
-    return FileComparison(name, workload, layers, candidates, batch_sizes, tuple(notes))
+    return FileComparison(name, workload, layers, candidates, batch_sizes, engines, tuple(notes))
 
 
 def _clamped_notes(candidates: Sequence[Candidate], workload: Workload, batch_sizes: Sequence[int]) -> Iterator[str]:
@@ -231,6 +294,6 @@ def _clamped_notes(candidates: Sequence[Candidate], workload: Workload, batch_si
             yield f"{candidate.name}, M={listed}: BLOCK_SIZE_K clamped to {limit}, as vLLM does"
 
 
-def _rivals(what: str, file: ConfigFile, batch_sizes: tuple[int, ...], device: Device) -> tuple[Candidate, ...]:
+def _rival(what: str, file: ConfigFile, batch_sizes: tuple[int, ...], device: Device) -> Candidate:
     assert file.workload is not None
-    return heuristics(file.workload, batch_sizes, device) if what == HEURISTIC else (against(what, file),)
+    return heuristic(file.workload, batch_sizes, device) if what == HEURISTIC else against(what, file)

@@ -6,25 +6,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kernels.problem import Flavour
 from tools.bench import session
-from tools.bench.candidates import HEURISTIC_OF, FileComparison, comparison_of, read_files
+from tools.bench.candidates import NO_FILE, FileComparison, Judging, comparison_of, read_files
 from tools.bench.files_report import FileResult, FilesReport, Judge, to_json, to_markdown
-from tools.bench.request import FilesRequest, Say
+from tools.bench.request import ENGINE_NAMES, FilesRequest, Say
 from tools.bench.session import Gpu, engine_kernel, today
 from tools.compile.pool import CompilePool
-from tools.errors import UserError
+from tools.errors import MachineError, UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import engine_version
-from tools.measure.gpu import check_memory
-from tools.measure.kernels import EngineKernel, OwnKernel
+from tools.measure.gpu import check_memory, measure_ceilings
+from tools.measure.judgement import PartVerdict, RowVerdict, score, worst_of
+from tools.measure.kernels import EngineKernel, Kernel, OwnKernel
 from tools.measure.panel import RoutingKind
-from tools.measure.recorded_routing import RoutingSource, read_recorded_routing
-from tools.measure.seeds import Dealing, Purpose
-from tools.measure.statistics import RowVerdict, score
+from tools.measure.recorded_routing import read_recorded_routing
 from tools.registry.devices import normalise_device_name
 from tools.store.config_file import ConfigFile
 from tools.store.files import RECORD, lock, read_file, record_path, write_file
-from tools.store.record import EngineChecked, VerifiedWith, as_record
+from tools.store.record import CheckedRouting, EngineChecked, VerifiedWith, as_record
 from tools.text import shown_path
 
 
@@ -35,21 +35,20 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     files = read_files(request, say)
     for file in files if request.writes_record else ():
         session.check_folder(record_path(file.found.root, file.found.relative).parent, "--write-record")
-    recorded = None if isinstance(request.routing, RoutingKind) else read_recorded_routing(request.routing)
-    kind = request.routing if isinstance(request.routing, RoutingKind) else RoutingKind.RECORDED
-    source = RoutingSource(kind, recorded)
+    judging = _judging(request)
     gpu = Gpu.here()
     engine = None if request.engine is None else engine_kernel(request.engine)
     comparisons = [comparison_of(file, request, gpu.device) for file in files]
-    for shape in dict.fromkeys(shape for comparison in comparisons for shape in comparison.shapes):
-        source.check(shape)
+    if judging.recorded is not None:
+        for shape in dict.fromkeys(shape for comparison in comparisons for shape in comparison.shapes):
+            judging.recorded.check(shape)
     largest = [
         (shown_path(file.found.path), comparison.shapes, max(comparison.batch_sizes))
         for file, comparison in zip(files, comparisons, strict=True)
     ]
     for note in check_memory(gpu.torch, largest):
         say(note)
-    report = compare(gpu, comparisons, engine, Dealing(source, Purpose.JUDGEMENT), request.jobs, say)
+    report = compare(gpu, comparisons, engine, judging, request.jobs, say)
     is_good = not report.is_slower
     if request.output is not None:
         try:
@@ -70,49 +69,79 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     return is_good, to_json(report) if request.as_json else to_markdown(report)
 
 
+def _judging(request: FilesRequest) -> Judging:
+    """UserError: a file without a recorded routing."""
+    match request.routing:
+        case None:
+            return Judging(series=request.series)
+        case RoutingKind() as kind:
+            return Judging((kind,), series=request.series)
+        case path:
+            return Judging((RoutingKind.RECORDED,), read_recorded_routing(path), series=request.series)
+
+
 def compare(
-    gpu: Gpu, comparisons: Sequence[FileComparison], engine: EngineKernel | None, dealing: Dealing, jobs: int, say: Say
+    gpu: Gpu, comparisons: Sequence[FileComparison], engine: EngineKernel | None, judging: Judging, jobs: int, say: Say
 ) -> FilesReport:
-    """Compiles and measures. engine None: on our own kernel. dealing: what of. jobs: compiling processes.
+    """Compiles and measures. engine None: on our own kernel, in each engine's flavour. jobs: compiling processes.
 
-    UserError: the GPU's memory ran out, for all that was free at the start.
+    UserError: the GPU's memory ran out, for all that was free at the start. MachineError: a launch broke it.
     """
-    from tools.bench.comparison import Setup
-    from tools.bench.time_files import compile_file, measure
+    from tools.bench.time_files import compile_file, measure, player_of
 
-    torch, kernel = gpu.torch, engine or OwnKernel()
+    torch = gpu.torch
+    own = {flavour: OwnKernel(flavour=flavour) for flavour in Flavour}
+    kernels: dict[Flavour, Kernel] = {**own} if engine is None else {engine.flavour: engine}
     done: list[FileResult] = []
     with torch.cuda.stream(torch.cuda.Stream()):
         # All before the ceilings: while they are timed, few processes should be on the cores, and none else on the GPU.
         with CompilePool(jobs) as pool:
-            failures = [compile_file(comparison, kernel, gpu.device, pool) for comparison in comparisons]
-        setup = Setup.measured(gpu, [kernel], dealing)
+            failures = [compile_file(comparison, kernels, gpu.device, pool) for comparison in comparisons]
+        place = torch.device("cuda", torch.cuda.current_device())
+        ceilings = measure_ceilings(place)
         for comparison, failed in zip(comparisons, failures, strict=True):
+            player = player_of(comparison, judging, kernels, gpu, place)
             rows = []
-            for row in _enough_memory(torch, comparison.name, measure(comparison, setup, failed)):
+            found = measure(comparison, judging, player, ceilings, failed)
+            for row in _with_a_sound_gpu(torch, comparison.name, found):
                 rows.append(row)
-                say(f"{comparison.name}, M={row.num_tokens}: against {_against(row)}")
+                say(f"{comparison.name}, M={row.num_tokens}: {_told(row)}")
             shapes = tuple(str(layer.shape) for layer in comparison.shapes)
             names = tuple(candidate.name for candidate in comparison.candidates)
             done.append(FileResult(comparison.name, shapes, names, tuple(rows), comparison.notes))
+            del player
             torch.cuda.empty_cache()
     judge = None if engine is None else Judge(engine.flavour, engine_version(engine.path, engine.name) or "unknown")
-    return FilesReport(gpu.environment(), today(), dealing.source.title, kernel_sha256(), judge, tuple(done))
+    return FilesReport(gpu.environment(), today(), judging, kernel_sha256(), judge, tuple(done))
 
 
-def _enough_memory(torch: Any, name: str, rows: Iterator[RowVerdict]) -> Iterator[RowVerdict]:
+def _with_a_sound_gpu(torch: Any, name: str, rows: Iterator[RowVerdict]) -> Iterator[RowVerdict]:
+    from tools.measure.blocks import ContextLost
+
     try:
         yield from rows
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{name}: expected enough GPU memory, found none left. Fix: fewer tokens, or a GPU of its own."
         ) from error
+    except ContextLost as error:
+        raise MachineError(
+            f"{name}: expected launches after which the GPU answers, found that one broke its context ({error}). "
+            "Fix: leave out the batch size at which it stopped (--num-tokens), or tune the file again."
+        ) from error
 
 
-def _against(row: RowVerdict) -> str:
+def _told(row: RowVerdict) -> str:
+    """The part where it does worst, of each engine."""
+    by_engine = {part.part.engine: [p for p in row.parts if p.part.engine is part.part.engine] for part in row.parts}
+    worst = [worst_of(parts) for parts in by_engine.values()]
+    return "; ".join(f"{part.part}: {_against(part)}" for part in worst)
+
+
+def _against(part: PartVerdict) -> str:
     return ", ".join(
-        f"{name} {duel.verdict} ({duel.ratio.median:.3f})" if duel.ratio else f"{name} {duel.verdict}"
-        for name, duel in row.duels.items()
+        f"{name} {duel.verdict} ({duel.ratio.mean:.3f})" if duel.ratio else f"{name} {duel.verdict}"
+        for name, duel in part.duels.items()
     )
 
 
@@ -155,24 +184,42 @@ def _note_alone(file: ConfigFile, report: FilesReport, result: FileResult) -> Pa
             f"{shown_path(file.found.path)}: expected the file that was measured, found another one by now. "
             "Fix: measure again."
         )
-    own, *others = result.candidates
-    failed = [row.num_tokens for row in result.rows if row.measured[own].us is None]
+    failed = [row.num_tokens for row in result.rows for part in row.parts if part.own.us is None]
     if failed:
         raise NoEvidenceError(f"{shown_path(path)}: expected every row to run, found M={failed[0]} failed.")
-    scores = {name: found for name in others if (found := score(result.rows, name))}
-    triton, date = report.environment.triton, report.date
     if report.judge is not None:
-        no_file = HEURISTIC_OF[report.judge.flavour]
-        engine = scores.get(no_file)
-        if engine is None:
-            raise NoEvidenceError(f"{shown_path(path)}: expected {no_file} to run, found that it failed everywhere.")
-        ratios = round(engine.worst_ratio, 4), round(engine.geomean_ratio, 4)
-        flavour, version = report.judge.flavour.value, report.judge.version
-        record = record.with_engine_checked(EngineChecked(flavour, version, triton, date, *ratios))
+        record = record.with_engine_checked(_checked(path, report, report.judge, result))
     else:
-        if not scores:
+        uniform = [score(result.rows, name, routing=RoutingKind.UNIFORM) for name in result.candidates[1:]]
+        worst = max((found.worst_ratio for found in uniform if found), default=None)
+        if worst is None:
             raise NoEvidenceError(f"{shown_path(path)}: nothing to compare with: every baseline failed.")
-        worst = max(found.worst_ratio for found in scores.values())
-        record = record.with_verified_with(VerifiedWith(triton, date, round(100.0 * (worst - 1.0), 2)))
+        line = VerifiedWith(report.environment.triton, report.date, round(100.0 * (worst - 1.0), 2))
+        record = record.with_verified_with(line)
     write_file(path, record.to_bytes())
     return path
+
+
+def _checked(path: Path, report: FilesReport, judge: Judge, result: FileResult) -> EngineChecked:
+    """NoEvidenceError: the engine's heuristic runs nowhere."""
+    by_routing = {
+        kind.value: CheckedRouting(round(found.worst_ratio, 4), round(found.geomean_ratio, 4), found.slower)
+        for kind in report.judging.kinds
+        if (found := score(result.rows, NO_FILE, routing=kind))
+    }
+    uniform = by_routing.get(RoutingKind.UNIFORM.value)
+    if uniform is None:
+        raise NoEvidenceError(
+            f"{shown_path(path)}: expected {ENGINE_NAMES[judge.flavour]}'s heuristic to run, found that it failed "
+            "everywhere."
+        )
+    return EngineChecked(
+        judge.flavour.value,
+        judge.version,
+        report.environment.triton,
+        report.date,
+        uniform.worst_ratio,
+        uniform.geomean_ratio,
+        by_routing,
+        {report.judging.purpose.name.lower(): report.judging.first_seed},
+    )

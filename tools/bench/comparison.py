@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Problem
+from kernels.problem import Flavour, Problem
 from tools.bench.request import Say
 from tools.bench.session import Gpu
 from tools.compile.outcome import Status
@@ -21,10 +21,11 @@ from tools.compile.pool import CompilePool
 from tools.measure.gpu import Ceilings, measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, num_routings
 from tools.measure.kernels import Kernel, KernelTask
-from tools.measure.layer import DOWN, UP, LayerShape, row_bytes, row_operations
+from tools.measure.layer import DOWN, UP, LayerShape, Load, row_bytes, row_operations
+from tools.measure.panel import RoutingKind
 from tools.measure.recorded_routing import RoutingSource
 from tools.measure.row import RowBench
-from tools.measure.seeds import Dealing, Purpose
+from tools.measure.seeds import Purpose, seed_of
 from tools.measure.statistics import floor_us
 from tools.measure.timing import Replay, capture
 from tools.registry.devices import Device
@@ -111,44 +112,45 @@ class Floor:
     operations: float
 
 
-UNIFORM = Dealing(RoutingSource(), Purpose.JUDGEMENT)
+def floor_of(ceilings: Ceilings, shape: LayerShape, num_tokens: int, load: Load, flavour: Flavour) -> Floor:
+    """From the ceilings, for what the routings bring to the rank, as the engine aligns it."""
+    num_bytes = row_bytes(shape, num_tokens, load, flavour)
+    operations = row_operations(shape, load)
+    dense_per_s = ceilings.dense_per_s(8 if shape.quant.quantizes_activations else 16)
+    us, bound = floor_us(num_bytes, operations, ceilings.memory_bytes_per_s, dense_per_s)
+    return Floor(us, bound, num_bytes, operations)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What stays the same for all rows of a run. arch as `kernels.launch` spells it. dealing: routings."""
+    """What stays the same for all rows of a run. arch as `kernels.launch` spells it."""
 
     kernels: tuple[Kernel, ...]
     arch: str
     ceilings: Ceilings
     l2_bytes: int
     device: torch.device
-    dealing: Dealing = UNIFORM
 
     @classmethod
-    def measured(cls, gpu: Gpu, kernels: Sequence[Kernel], dealing: Dealing = UNIFORM) -> Setup:
+    def measured(cls, gpu: Gpu, kernels: Sequence[Kernel]) -> Setup:
         """Measures the ceilings, on a stream that isn't the default. Nothing else should run on GPU or cores."""
         assert gpu.device.target is not None  # `find_device` hands on none without
         place = gpu.torch.device("cuda", gpu.torch.cuda.current_device())
         l2_bytes = gpu.torch.cuda.get_device_properties(place).L2_cache_size
-        return cls(tuple(kernels), gpu.device.target.kernel_arch, measure_ceilings(place), l2_bytes, place, dealing)
+        return cls(tuple(kernels), gpu.device.target.kernel_arch, measure_ceilings(place), l2_bytes, place)
 
-    def row(self, shape: LayerShape, weights: Weights, num_tokens: int, place: int = 0) -> RowBench:
-        """With as many draws of routing as keep the weights cold. place: of the shape, among those behind the name."""
+    def row(self, shape: LayerShape, weights: Weights, num_tokens: int) -> RowBench:
+        """With as many draws of uniform routing as keep the weights cold."""
         count = num_routings(shape, num_tokens, self.l2_bytes)
-        inputs = RowInputs(
-            shape, weights, num_tokens, count, self.dealing.source, self.dealing.seed(num_tokens, place, 0)
-        )
+        seed = seed_of(Purpose.JUDGEMENT, num_tokens, 0, RoutingKind.UNIFORM, 0)
+        inputs = RowInputs(shape, weights, num_tokens, count, RoutingSource(), seed)
         return RowBench(shape, weights, inputs, self.arch)
 
     def floor(self, row: RowBench) -> Floor:
-        """From the ceilings, for what the row's routings bring to the rank, in the first kernel's flavour."""
-        shape, num_tokens, load = row.shape, row.inputs.routing.num_tokens, row.inputs.load
-        num_bytes = row_bytes(shape, num_tokens, load, self.kernels[0].flavour)
-        operations = row_operations(shape, load)
-        dense_per_s = self.ceilings.dense_per_s(8 if shape.quant.quantizes_activations else 16)
-        us, bound = floor_us(num_bytes, operations, self.ceilings.memory_bytes_per_s, dense_per_s)
-        return Floor(us, bound, num_bytes, operations)
+        """In the first kernel's flavour."""
+        inputs = row.inputs
+        flavour = self.kernels[0].flavour
+        return floor_of(self.ceilings, row.shape, inputs.routing.num_tokens, inputs.load, flavour)
 
     def check(self, row: RowBench, config: LaunchConfig) -> None:
         """Up and down of every kernel against the reference. AssertionError: wrong numbers."""

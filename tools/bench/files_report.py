@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kernels.problem import Flavour
+from tools.bench.candidates import Judging
 from tools.bench.request import ENGINE_NAMES
-from tools.measure.statistics import Duel, Interval, Measured, RowVerdict, Verdict, score
+from tools.measure.judgement import Duel, Measured, PartVerdict, RowVerdict, score
+from tools.measure.panel import LARGEST_RATIO, MAX_DRAWS, Ratio, RoutingKind
 from tools.store.record import Environment
 from tools.text import cell, table
 
@@ -42,17 +45,15 @@ class FilesReport:
 
     environment: Environment
     date: str
-    routing: str
+    judging: Judging
     kernel_sha256: str
     judge: Judge | None
     files: tuple[FileResult, ...]
 
     @property
     def is_slower(self) -> bool:
-        """Whether a file loses a row beyond noise, or can't run one."""
-        rows = [(file, row) for file in self.files for row in file.rows]
-        fails = any(row.measured[file.candidates[0]].us is None for file, row in rows)
-        return fails or any(duel.verdict is Verdict.SLOWER for _, row in rows for duel in row.duels.values())
+        """Whether a file loses a cell (batch size, engine, routing) beyond doubt, or can't run one."""
+        return any(row.is_slower for file in self.files for row in file.rows)
 
 
 def to_markdown(report: FilesReport) -> str:
@@ -83,81 +84,108 @@ def _shown(report: FilesReport) -> dict[str, str]:
         "triton": environment.triton,
         "python": environment.python,
         "kernel": f"own, {report.kernel_sha256[:12]}" if judge is None else f"{judge}'s own",
-        "routing": report.routing,
+        "routing": report.judging.title,
+        "draws": f"{report.judging.purpose.name.lower()}, series {report.judging.series}",
         **({} if judge is None else {"engine": str(judge)}),
     }
 
 
-_OF_SHAPES = (
-    " Ratios: where the file does worst against that one; times: where it does worst of all (of several shapes)."
+_MEANING = (
+    "Up and down together. Ratio: this file's time over the other's, the mean over blocks of fresh draws and its 95 % "
+    f"interval. Slower: above {LARGEST_RATIO} on average and above 1 beyond doubt; faster: below 1 beyond doubt; while "
+    f"that is open, blocks go on up to {MAX_DRAWS} draws. Times: medians."
 )
 
 
 def _file_lines(file: FileResult) -> list[str]:
-    own, *others = file.candidates
-    rivals = (title for name in others for title in (f"{cell(name)} µs", "ratio", "verdict"))
-    header = ["M", f"{own} µs", "of floor", *rivals]
-    lines = [
-        f"## {file.name}",
-        "",
-        f"{'; '.join(file.shapes)}. Up and down together, median and its 95 % interval; ratio: this file's time over "
-        f"the other's, round by round.{_OF_SHAPES if len(file.shapes) > 1 else ''}",
-        "",
-        *table(header, [_cells(own, others, row) for row in file.rows]),
-        "",
+    rivals = file.candidates[1:]
+    lines = [f"## {file.name}", "", f"{'; '.join(file.shapes)}. {_MEANING}", ""]
+    summary = [
+        cells for engine, kind in _views(file) for name in rivals for cells in _summary(file, engine, kind, name)
     ]
-    for name in others:
-        total = score(file.rows, name)
-        if total:
-            lines.append(
-                f"- Against {name}: geomean ratio {total.geomean_ratio:.3f}, median row {total.median_ratio:.3f}, "
-                f"worst row {total.worst_ratio:.3f}; {total.faster} faster, {total.same} same, {total.slower} slower, "
-                f"{total.failed} failed."
-            )
+    if summary:
+        header = ("engine", "routing", "against", "geomean", "worst", "at M", "faster", "same", "slower", "failed")
+        lines += [*table(header, summary), ""]
+    titles = (title for name in rivals for title in (f"{cell(name)} µs", "ratio", "verdict", "blocks"))
+    header = ("M", *_PART, f"{file.candidates[0]} µs", "of floor", *titles)
+    rows = [_cells(rivals, row.num_tokens, part, len(file.shapes)) for row in file.rows for part in row.parts]
+    lines += [*table(header, rows), ""]
     return [*lines, *(f"- {note}" for note in file.notes)]
 
 
-def _cells(own: str, others: Sequence[str], row: RowVerdict) -> list[str]:
-    mine = row.measured[own]
-    cells = [str(row.num_tokens), _time(mine), f"{row.floor_us / mine.us.median:.0%}" if mine.us else "–"]
-    for name in others:
-        cells += [_time(row.measured[name]), *_duel(row.duels[name])]
+_PART = ("engine", "routing")
+
+
+def _views(file: FileResult) -> list[tuple[Flavour, RoutingKind]]:
+    """Each engine under each routing, as they were judged."""
+    found = {(part.part.engine, part.part.routing) for row in file.rows for part in row.parts}
+    return [view for view in itertools.product(Flavour, RoutingKind) if view in found]
+
+
+def _summary(file: FileResult, engine: Flavour, kind: RoutingKind, rival: str) -> list[list[str]]:
+    """One line; none where there is nothing to compare with."""
+    total = score(file.rows, rival, engine=engine, routing=kind)
+    if total is None:
+        return []
+    counts = [str(count) for count in (total.faster, total.same, total.slower, total.failed)]
+    ratios = [f"{total.geomean_ratio:.3f}", f"{total.worst_ratio:.3f}", str(total.worst_num_tokens)]
+    return [[ENGINE_NAMES[engine], kind.value, cell(rival), *ratios, *counts]]
+
+
+def _cells(rivals: Sequence[str], num_tokens: int, part: PartVerdict, num_shapes: int) -> list[str]:
+    own, of = part.own, part.part
+    shape = f", shape {of.placement + 1}" if num_shapes > 1 else ""
+    cells = [str(num_tokens), ENGINE_NAMES[of.engine], f"{of.routing}{shape}"]
+    cells += [_time(own), f"{part.floor_us / own.us:.0%}" if own.us else "–"]
+    for name in rivals:
+        cells += [_time(part.measured[name]), *_duel(part.duels[name])]
     return cells
 
 
 def _time(measured: Measured) -> str:
-    if measured.us is None:
-        return f"failed: {cell(measured.message[:60])}"
-    return f"{measured.us.median:.1f} ({measured.us.low:.1f} to {measured.us.high:.1f})"
+    return f"failed: {cell(measured.message[:60])}" if measured.us is None else f"{measured.us:.1f}"
 
 
-def _duel(duel: Duel) -> tuple[str, str]:
-    return (f"{duel.ratio.median:.3f}" if duel.ratio else "–"), duel.verdict.value
+def _duel(duel: Duel) -> tuple[str, str, str]:
+    ratio = duel.ratio
+    if ratio is None:
+        return "–", duel.verdict.value, "–"
+    return f"{ratio.mean:.3f} ({ratio.low:.3f} to {ratio.high:.3f})", duel.verdict.value, str(ratio.blocks)
 
 
 def _file_json(file: FileResult) -> dict[str, Any]:
-    scores = {name: score(file.rows, name) for name in file.candidates[1:]}
     return {
         "name": file.name,
         "shapes": list(file.shapes),
         "notes": list(file.notes),
-        "against": {name: vars(total) for name, total in scores.items() if total},
-        "rows": [_row_json(row) for row in file.rows],
+        "summary": [
+            {"engine": engine.value, "routing": kind.value, "against": name, **vars(total)}
+            for engine, kind in _views(file)
+            for name in file.candidates[1:]
+            if (total := score(file.rows, name, engine=engine, routing=kind))
+        ],
+        "rows": [
+            {"num_tokens": row.num_tokens, "parts": [_part_json(part) for part in row.parts]} for row in file.rows
+        ],
     }
 
 
-def _row_json(row: RowVerdict) -> dict[str, Any]:
+def _part_json(part: PartVerdict) -> dict[str, Any]:
+    """shape: its place among the file's."""
     return {
-        "num_tokens": row.num_tokens,
-        "floor_us": row.floor_us,
-        "bound": row.bound,
+        "engine": part.part.engine.value,
+        "shape": part.part.placement,
+        "routing": part.part.routing.value,
+        "floor_us": round(part.floor_us, 4),
+        "bound": part.bound,
+        "draws_a_block": part.draws,
         "measured": {
-            name: {"config": m.config.to_entry(), "us": _interval(m.us), "message": m.message}
-            for name, m in row.measured.items()
+            name: {"config": m.config.to_entry(), "us": None if m.us is None else round(m.us, 4), "message": m.message}
+            for name, m in part.measured.items()
         },
-        "duels": {name: {"ratio": _interval(d.ratio), "verdict": d.verdict.value} for name, d in row.duels.items()},
+        "duels": {name: {"ratio": _ratio(d.ratio), "verdict": d.verdict.value} for name, d in part.duels.items()},
     }
 
 
-def _interval(interval: Interval | None) -> dict[str, float] | None:
-    return None if interval is None else {key: round(value, 4) for key, value in vars(interval).items()}
+def _ratio(ratio: Ratio | None) -> dict[str, float] | None:
+    return None if ratio is None else {key: round(value, 4) for key, value in vars(ratio).items()}

@@ -14,7 +14,8 @@ from kernels.problem import Flavour
 from tools.child_process import usable_cores
 from tools.cli import one_of, path_argument
 from tools.errors import UserError
-from tools.measure.panel import RoutingKind
+from tools.measure.panel import DRAWN_KINDS, LEAST_SKEWED_TOKENS, RoutingKind
+from tools.measure.seeds import NUM_SERIES
 from tools.store.workload import Layout
 
 FILES, KERNELS = "files", "kernels"
@@ -25,7 +26,7 @@ HEURISTIC = "heuristic"
 BATCH_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)
 MAX_NUM_TOKENS = 65536
 MAX_JOBS = 1024
-DRAWN_KINDS = tuple(kind.value for kind in RoutingKind if kind is not RoutingKind.RECORDED)
+DRAWN_NAMES = tuple(kind.value for kind in DRAWN_KINDS)
 
 
 Say = Callable[[str], None]
@@ -44,7 +45,7 @@ class EngineFile:
 class FilesRequest:
     """`bench files`. engine None: our own kernel. batch_sizes empty: the files'. output None: only printed.
 
-    routing: the kind that is drawn, or the file of a recorded one.
+    routing: the only kind that is drawn, or the file of a recorded one; None: every kind. series: of draws.
     """
 
     paths: tuple[Path, ...]
@@ -52,7 +53,8 @@ class FilesRequest:
     against: tuple[str, ...]
     engine: EngineFile | None
     batch_sizes: tuple[int, ...]
-    routing: RoutingKind | Path
+    routing: RoutingKind | Path | None
+    series: int
     jobs: int
     output: Path | None
     writes_record: bool
@@ -123,9 +125,16 @@ def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--routing",
         type=_routing,
-        default=RoutingKind.UNIFORM,
-        metavar="|".join((*DRAWN_KINDS, "FILE.npy")),
-        help="how tokens choose experts, drawn or as recorded (uniform)",
+        metavar="|".join((*DRAWN_NAMES, "FILE.npy")),
+        help="how tokens choose experts, drawn or as recorded (all that are drawn; no skew below "
+        f"M={LEAST_SKEWED_TOKENS})",
+    )
+    parser.add_argument(
+        "--series",
+        type=int,
+        default=0,
+        metavar="N",
+        help=f"of draws, 0 to {NUM_SERIES - 1} (0): another one shares no draw with it, nor does the tuner",
     )
     _add_jobs(parser)
     parser.add_argument("--output", type=path_argument, metavar="DIR", help="write markdown and JSON there as well")
@@ -161,10 +170,10 @@ def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _routing(text: str) -> RoutingKind | Path:
-    if text in DRAWN_KINDS:
+    if text in DRAWN_NAMES:
         return RoutingKind(text)
     if not text.endswith(".npy"):
-        raise argparse.ArgumentTypeError(f"expected {', '.join(DRAWN_KINDS)} or FILE.npy, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {', '.join(DRAWN_NAMES)} or FILE.npy, found {text!r}")
     return path_argument(text)
 
 
@@ -182,8 +191,10 @@ def _check_short(arguments: Sequence[str]) -> None:
 def _files_request(options: argparse.Namespace) -> FilesRequest:
     against = tuple(dict.fromkeys(options.against or [HEURISTIC]))
     engine = None if options.kernel == "own" else _engine_file(options.kernel, "own, ")
+    if not 0 <= options.series < NUM_SERIES:
+        raise UserError(f"--series: expected from 0 to {NUM_SERIES - 1}, found {options.series}.")
     if options.write_record:
-        _check_evidence(options.num_tokens, against, options.kernel)
+        _check_evidence(options, against)
     return FilesRequest(
         tuple(options.paths),
         options.layout,
@@ -191,6 +202,7 @@ def _files_request(options: argparse.Namespace) -> FilesRequest:
         engine,
         _batch_sizes(options),
         options.routing,
+        options.series,
         options.jobs,
         options.output,
         options.write_record,
@@ -230,12 +242,14 @@ def check_counts(name: str, values: Sequence[int], most: int) -> None:
         raise UserError(f"{name}: expected from 1 to {most}, found {wrong[0]}.")
 
 
-def _check_evidence(num_tokens: Sequence[int], against: Sequence[str], kernel: str) -> None:
-    """A record speaks of the whole file, and of an engine only beside that engine's own answer."""
-    if num_tokens:
-        raise UserError("--write-record: expected every batch size of the file, found --num-tokens. Fix: drop one.")
-    if kernel != "own" and HEURISTIC not in against:
+def _check_evidence(options: argparse.Namespace, against: Sequence[str]) -> None:
+    """A record speaks of the whole file under every routing, and of an engine only beside that engine's own answer."""
+    for flag, given in (("--num-tokens", options.num_tokens), ("--routing", options.routing)):
+        if given:
+            every = "batch size of the file" if flag == "--num-tokens" else "drawn routing"
+            raise UserError(f"--write-record: expected every {every}, found {flag}. Fix: drop one.")
+    if options.kernel != "own" and HEURISTIC not in against:
         raise UserError(
-            f"--write-record with --kernel {kernel}: expected --against heuristic among what it meets, found "
+            f"--write-record with --kernel {options.kernel}: expected --against heuristic among what it meets, found "
             f"{', '.join(against)}. Fix: add --against heuristic."
         )

@@ -67,14 +67,22 @@ class Part:
         return f"{self.engine}, {self.routing}" + (f", placement {self.placement + 1}" if self.placement else "")
 
 
+DRAWN_KINDS = (RoutingKind.UNIFORM, RoutingKind.SKEW_1, RoutingKind.SKEW_03)
+
+
+def kinds_at(num_tokens: int, kinds: Sequence[RoutingKind] = DRAWN_KINDS) -> tuple[RoutingKind, ...]:
+    """Without skews where tokens are few."""
+    skews = (RoutingKind.SKEW_1, RoutingKind.SKEW_03) if num_tokens < LEAST_SKEWED_TOKENS else ()
+    return tuple(kind for kind in kinds if kind not in skews)
+
+
 def parts_of(placements: Mapping[Flavour, Sequence[int]], num_tokens: int) -> tuple[Part, ...]:
     """The parts of a batch size. placements: by engine, those of the workload's that run on it."""
-    skews = (RoutingKind.SKEW_1, RoutingKind.SKEW_03) if num_tokens >= LEAST_SKEWED_TOKENS else ()
     return tuple(
         Part(engine, placement, routing)
         for engine, indices in placements.items()
         for placement in indices
-        for routing in (RoutingKind.UNIFORM, *skews)
+        for routing in kinds_at(num_tokens)
     )
 
 
@@ -107,6 +115,11 @@ class Ratio:
     @property
     def may_exceed_bound(self) -> bool:
         return self.high > LARGEST_RATIO
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more blocks may tell on which side of the bound it lies."""
+        return self.low <= LARGEST_RATIO < self.high
 
     @property
     def is_slower(self) -> bool:
@@ -364,7 +377,7 @@ def _is_open(panel: Panel, part: Part, config: LaunchConfig) -> bool:
     if config == panel.heuristics[part.engine]:
         return False
     ratio = panel.ratio(part, config)
-    return ratio.low <= LARGEST_RATIO < ratio.high and ratio.blocks < max_blocks(panel.draws)
+    return ratio.is_open and ratio.blocks < max_blocks(panel.draws)
 
 
 def _duel_parts(

@@ -7,10 +7,8 @@ own, and within it no two draws share one.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 from tools.measure.panel import RoutingKind
-from tools.measure.recorded_routing import RoutingSource
 
 
 class Purpose(enum.IntEnum):
@@ -28,16 +26,10 @@ _BITS = {"purpose": 3, "kind": 4, "place": 12, "num_tokens": 24, "block": 20}
 _KINDS = {RoutingKind.UNIFORM: 0, RoutingKind.SKEW_1: 1, RoutingKind.SKEW_03: 2, RoutingKind.RECORDED: 3}
 
 
-@dataclass(frozen=True)
-class Dealing:
-    """Where a measurement's routings come from, and what for."""
+BLOCKS_A_SERIES = 64
+"""At least as many as a part ever gets: `panel.MAX_DRAWS` blocks of one draw."""
 
-    source: RoutingSource
-    purpose: Purpose
-
-    def seed(self, num_tokens: int, place: int, block: int) -> int:
-        """As `seed_of`."""
-        return seed_of(self.purpose, num_tokens, place, self.source.kind, block)
+NUM_SERIES = (1 << _BITS["block"]) // BLOCKS_A_SERIES
 
 
 def seed_of(purpose: Purpose, num_tokens: int, place: int, kind: RoutingKind, block: int) -> int:

@@ -56,7 +56,7 @@ RECORD_ONLY = frozenset({Kind.UNVERIFIED, Kind.RECORDED})
 BENCH_LINES = ("engine_checked", "verified_with")
 """The record's lists that benches append to."""
 
-LONGEST_LINE = 200
+LONGEST_LINE = 500
 """Characters of such a line, which may hold anything."""
 
 

@@ -6,9 +6,9 @@ Reading checks nothing that the schema does: `Record.read` takes a document that
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypeVar
 
 from fused_moe_configs.evidence import evidence_sha256, is_signed
 from tools.errors import UserError
@@ -17,6 +17,8 @@ from tools.store.strict_json import Json
 from tools.store.workload import Shape, Workload
 
 SCHEMA_VERSION = 1
+
+_Line = TypeVar("_Line")
 
 
 class RecordError(UserError):
@@ -292,13 +294,32 @@ class VerifiedWith:
     date: str
     worst_loss_pct: float
 
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> VerifiedWith:
+        return cls(**document)
+
+    def to_json(self) -> dict[str, Json]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class CheckedRouting:
+    """Ratios over the rows under one routing: time of this file over time without it. slower: cells that lose."""
+
+    worst_ratio: float
+    geomean_ratio: float
+    slower: int
+
     def to_json(self) -> dict[str, Json]:
         return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class EngineChecked:
-    """A bench on an engine's own kernel. Ratios: time of this file over time without it."""
+    """A bench on an engine's own kernel. Ratios: time of this file over time without it, under uniform routing.
+
+    by_routing: empty in older records. draws: the first seed, as the record's own.
+    """
 
     engine: str
     version: str
@@ -306,9 +327,18 @@ class EngineChecked:
     date: str
     worst_ratio: float
     geomean_ratio: float
+    by_routing: Mapping[str, CheckedRouting] = field(default_factory=dict)
+    draws: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> EngineChecked:
+        by_routing = {kind: CheckedRouting(**found) for kind, found in document.get("by_routing", {}).items()}
+        return cls(**{**document, "by_routing": by_routing, "draws": document.get("draws", {})})
 
     def to_json(self) -> dict[str, Json]:
-        return dict(vars(self))
+        by_routing = {kind: found.to_json() for kind, found in self.by_routing.items()}
+        plain = {key: value for key, value in vars(self).items() if key not in ("by_routing", "draws")}
+        return {**plain, **_given(by_routing=by_routing or None, draws=dict(self.draws) or None)}
 
 
 @dataclass(frozen=True)
@@ -376,8 +406,8 @@ class Record:
             {engine: HeuristicVersion(**each) for engine, each in heuristics.items()} if heuristics else None,
             TunerRun(**tuner) if tuner else None,
             {int(num_tokens): RecordedRow.read(row) for num_tokens, row in document.get("rows", {}).items()},
-            _lines(VerifiedWith, document.get("verified_with")),
-            _lines(EngineChecked, document.get("engine_checked")),
+            _lines(VerifiedWith.read, document.get("verified_with")),
+            _lines(EngineChecked.read, document.get("engine_checked")),
             Verified(**verified) if verified else None,
             document.get("rule"),
             document.get("draws", {}),
@@ -482,5 +512,7 @@ def _given(**values: Json) -> dict[str, Json]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _lines(kind: Any, documents: Iterable[Mapping[str, Json]] | None) -> Any:
-    return None if documents is None else tuple(kind(**document) for document in documents)
+def _lines(
+    read: Callable[[Mapping[str, Json]], _Line], documents: Iterable[Mapping[str, Json]] | None
+) -> tuple[_Line, ...] | None:
+    return None if documents is None else tuple(read(document) for document in documents)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 
 from kernels.launch_config import LaunchConfig
-from tools.bench import comparison, session, time_files
-from tools.bench.candidates import FileComparison
-from tools.bench.comparison import Setup
-from tools.bench.time_files import verdict
+from kernels.problem import Flavour
+from tools.bench import compare_files, session, time_files
+from tools.bench.candidates import FileComparison, Judging
+from tools.bench.time_files import Failures
 from tools.compile.pool import CompilePool
-from tools.launch.heuristics import clamped
 from tools.measure import environment
+from tools.measure.judgement import Play, Played, RowVerdict, judge
 from tools.measure.kernels import Kernel
-from tools.measure.statistics import RowVerdict
 from tools.registry.devices import Device
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -56,36 +55,49 @@ class FakeGpu:
     us: Callable[[LaunchConfig, int], float | str]
     does_not_compile: Mapping[LaunchConfig, str] = field(default_factory=dict)
     comparisons: list[FileComparison] = field(default_factory=list)
-    setups: list[Setup] = field(default_factory=list)
+    judgings: list[Judging] = field(default_factory=list)
+    kernels: list[Mapping[Flavour, Kernel]] = field(default_factory=list)
     devices: list[Device] = field(default_factory=list)
 
     def install(self, monkeypatch: pytest.MonkeyPatch, torch: Any = None) -> FakeGpu:
         """In place of the edge: torch, nvidia-smi, the compiler and the clock."""
         monkeypatch.setattr(session, "torch_with_gpu", lambda: torch or fake_torch())
         monkeypatch.setattr(environment, "driver", lambda: "575.57.08")
-        monkeypatch.setattr(comparison, "measure_ceilings", lambda device: "ceilings")
+        monkeypatch.setattr(compare_files, "measure_ceilings", lambda device: "ceilings")
         monkeypatch.setattr(time_files, "compile_file", self.compile)
+        monkeypatch.setattr(time_files, "player_of", lambda *arguments: "player")
         monkeypatch.setattr(time_files, "measure", self.measure)
         return self
 
     def compile(
-        self, comparison: FileComparison, kernel: Kernel, device: Device, pool: CompilePool
-    ) -> dict[LaunchConfig, str]:
+        self, comparison: FileComparison, kernels: Mapping[Flavour, Kernel], device: Device, pool: CompilePool
+    ) -> Failures:
+        self.kernels.append(kernels)
         self.devices.append(device)
-        return dict(self.does_not_compile)
+        return {(engine, m): dict(self.does_not_compile) for engine in kernels for m in comparison.batch_sizes}
 
     def measure(
-        self, comparison: FileComparison, setup: Setup, failures: Mapping[LaunchConfig, str]
+        self, comparison: FileComparison, judging: Judging, player: Any, ceilings: Any, failures: Failures
     ) -> Iterator[RowVerdict]:
+        assert (player, ceilings) == ("player", "ceilings")
         self.comparisons.append(comparison)
-        self.setups.append(setup)
+        self.judgings.append(judging)
         for num_tokens in comparison.batch_sizes:
-            entries = {c.name: clamped(c.entry(num_tokens), comparison.workload) for c in comparison.candidates}
-            times = {config: failures.get(config) or self.us(config, num_tokens) for config in entries.values()}
-            samples = {
-                config: tuple(us + JITTER_US[i % 4] for i in range(16))
-                for config, us in times.items()
+            parts = []
+            for part in comparison.parts(num_tokens, judging):
+                play = self._play(num_tokens, failures[part.engine, num_tokens])
+                parts.append(judge(part, comparison.entries(num_tokens, part.engine), play, judging.first_block))
+            yield RowVerdict(num_tokens, tuple(parts))
+
+    def _play(self, num_tokens: int, known: Mapping[LaunchConfig, str]) -> Play:
+        def play(configs: Sequence[LaunchConfig], blocks: range) -> Played:
+            found = {config: known.get(config) or self.us(config, num_tokens) for config in configs}
+            failures = {config: us for config, us in found.items() if isinstance(us, str)}
+            us = {
+                config: tuple(us + JITTER_US[block % 4] for block in blocks)
+                for config, us in found.items()
                 if not isinstance(us, str)
             }
-            failed = {config: us for config, us in times.items() if isinstance(us, str)}
-            yield verdict(num_tokens, (10.0, "memory"), entries, samples, failed)
+            return Played(us, failures, 8, 10.0, "memory")
+
+        return play

@@ -30,8 +30,9 @@ class FakePool:
         self.tasks: list[KernelTask] = []
 
     def run(self, tasks: Iterable[KernelTask]) -> Iterator[tuple[int, Outcome]]:
-        self.tasks = list(tasks)
-        for index, task in reversed(list(enumerate(self.tasks))):
+        given = list(tasks)
+        self.tasks += given
+        for index, task in reversed(list(enumerate(given))):
             stages = dict(task.problem.config.options)["num_stages"]
             status = Status.COMPILE if self.is_bad(task) else self.status.get(stages, Status.OK)
             resources = Resources(1024, 255, 1504 if stages in self.spills else 0) if status is Status.OK else None

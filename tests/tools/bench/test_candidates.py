@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import QuantMode
+from kernels.problem import Flavour, QuantMode
 from tests.builders import NAME, Store
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, tuned
 from tools.bench.candidates import (
     NO_FILE,
-    SGLANG_NO_FILE,
     Candidate,
     FileComparison,
+    Judging,
     against,
     at_revision,
     comparison_of,
-    heuristics,
+    heuristic,
     of_file,
     read,
     read_files,
@@ -31,10 +31,13 @@ from tools.bench.request import parse
 from tools.errors import UserError
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
 from tools.measure.layer import LayerShape
+from tools.measure.panel import DRAWN_KINDS, RoutingKind
+from tools.measure.seeds import Purpose
 from tools.registry.devices import Device, load_devices
 from tools.store.config_file import ConfigFile
 from tools.store.workload import Workload
 
+VLLM, SGLANG = Flavour
 OLD, NEW = (16, 64, 64, 1, 4, 3), (32, 64, 64, 1, 4, 3)
 WORKLOAD = Workload(8, 7168, "NVIDIA_H100_80GB_HBM3")
 
@@ -80,7 +83,7 @@ def rejected(what: str, path: Path) -> str:
 
 
 class TestEntry:
-    CANDIDATE = Candidate("a file", {m: LaunchConfig(16, 64, 64, 1, 4, m) for m in (1, 64, 128)})
+    CANDIDATE = Candidate.alike("a file", {m: LaunchConfig(16, 64, 64, 1, 4, m) for m in (1, 64, 128)})
 
     @pytest.mark.parametrize(("num_tokens", "served_by"), [(64, 64), (65, 64), (97, 128), (4096, 128), (1, 1)])
     def test_the_nearest_batch_size_serves(self, num_tokens: int, served_by: int) -> None:
@@ -93,7 +96,7 @@ class TestEntry:
 class TestOfFile:
     def test_a_tuned_file_takes_part_with_its_entries(self, tmp_path: Path) -> None:
         path = tuned(tmp_path, {1: OLD, 64: NEW})
-        assert of_file("it", read(path)) == Candidate("it", {1: LaunchConfig(*OLD), 64: LaunchConfig(*NEW)})
+        assert of_file("it", read(path)) == Candidate.alike("it", {1: LaunchConfig(*OLD), 64: LaunchConfig(*NEW)})
 
     @pytest.mark.parametrize(
         ("name", "text", "found"),
@@ -127,7 +130,7 @@ class TestOfFile:
     def test_the_string_that_vllm_writes_beside_the_entries_is_none(self, tmp_path: Path) -> None:
         path = tuned(tmp_path, {1: OLD})
         path.write_text(path.read_text("utf-8").replace("{", '{"triton_version": "3.4.0", ', 1), "utf-8")
-        assert of_file("it", read(path)).entries == {1: LaunchConfig(*OLD)}
+        assert of_file("it", read(path)).entries[VLLM] == {1: LaunchConfig(*OLD)}
 
     def test_sglangs_spelling_is_read_as_sglangs(self, tmp_path: Path) -> None:
         name = DEEPSEEK.replace("[128,128]", "[128, 128]")
@@ -139,36 +142,41 @@ class TestOfFile:
 class TestHeuristics:
     def test_both_engines_at_every_batch_size(self) -> None:
         device = load_devices().find("NVIDIA H100 80GB HBM3")
-        vllm, sglang = heuristics(WORKLOAD, (1, 64), device)
-        assert vllm == Candidate(NO_FILE, {m: vllm_heuristic(WORKLOAD, m) for m in (1, 64)})
-        assert sglang == Candidate(SGLANG_NO_FILE, {m: sglang_heuristic(WORKLOAD, m) for m in (1, 64)})
+        found = heuristic(WORKLOAD, (1, 64), device)
+        assert found == Candidate(
+            NO_FILE,
+            {
+                VLLM: {m: vllm_heuristic(WORKLOAD, m) for m in (1, 64)},
+                SGLANG: {m: sglang_heuristic(WORKLOAD, m) for m in (1, 64)},
+            },
+        )
 
     def test_the_devices_vendor_and_shared_memory_decide(self) -> None:
         fp8 = Workload(8, 7168, "any", "fp8_w8a8")
         amd = load_devices().find("AMD_Instinct_MI300X")
-        assert heuristics(fp8, (1,), amd)[0].entry(1).num_stages == 2
+        assert heuristic(fp8, (1,), amd).entry(1, VLLM).num_stages == 2
         small = next(
             device
             for device in load_devices()
             if device.vendor == "nvidia" and (device.smem_bytes_per_block or 1 << 20) < 128 << 10
         )
-        assert heuristics(fp8, (1,), small)[1].entry(1) == LaunchConfig(32, 64, 256, 1, 4, 4)
+        assert heuristic(fp8, (1,), small).entry(1, SGLANG) == LaunchConfig(32, 64, 256, 1, 4, 4)
 
     def test_a_dtype_without_a_known_one_is_refused(self) -> None:
         device = load_devices().find("NVIDIA H100 80GB HBM3")
         with pytest.raises(UserError, match="dtype int4_w4a16: expected one whose heuristic is known"):
-            heuristics(Workload(8, 7168, "any", "int4_w4a16"), (1,), device)
+            heuristic(Workload(8, 7168, "any", "int4_w4a16"), (1,), device)
 
 
 class TestAgainstAFile:
     def test_it_is_named_by_its_folder(self, tmp_path: Path) -> None:
         own, other = tuned(tmp_path / "new", {64: NEW}), tuned(tmp_path / "old", {64: OLD})
-        assert against(str(other), read(own)) == Candidate("old", {64: LaunchConfig(*OLD)})
+        assert against(str(other), read(own)) == Candidate.alike("old", {64: LaunchConfig(*OLD)})
 
     def test_the_other_engines_spelling_of_one_workload_is_the_same(self, tmp_path: Path) -> None:
         own = tuned(tmp_path / "vllm", {64: NEW}, DEEPSEEK)
         other = tuned(tmp_path / "sglang", {64: OLD}, DEEPSEEK.replace("[128,128]", "[128, 128]"))
-        assert against(str(other), read(own)).entries == {64: LaunchConfig(*OLD)}
+        assert against(str(other), read(own)).entries[VLLM] == {64: LaunchConfig(*OLD)}
 
     def test_another_workload_is_refused(self, tmp_path: Path) -> None:
         own, other = tuned(tmp_path, {64: NEW}), tuned(tmp_path, {64: OLD}, DEEPSEEK)
@@ -191,20 +199,20 @@ class TestAgainstAFile:
 class TestAgainstARevision:
     def test_the_files_own_bytes_there_take_part(self, twice_committed: Path) -> None:
         own = read(twice_committed)
-        assert against("first", own) == Candidate("first", {64: LaunchConfig(*OLD)})
-        assert against("HEAD", own).entries == {64: LaunchConfig(*NEW)}
-        assert against("HEAD~1", own).entries == {64: LaunchConfig(*OLD)}
+        assert against("first", own) == Candidate.alike("first", {64: LaunchConfig(*OLD)})
+        assert against("HEAD", own).entries[VLLM] == {64: LaunchConfig(*NEW)}
+        assert against("HEAD~1", own).entries[VLLM] == {64: LaunchConfig(*OLD)}
         assert own.launch_configs == {64: LaunchConfig(*SOUND)}
 
     def test_a_commits_hash_is_a_revision_too(self, twice_committed: Path, git: Git) -> None:
         sha = git("rev-parse", "first")
-        assert against(sha, read(twice_committed)).entries == {64: LaunchConfig(*OLD)}
+        assert against(sha, read(twice_committed)).entries[VLLM] == {64: LaunchConfig(*OLD)}
 
     def test_the_working_directory_does_not_matter(
         self, twice_committed: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir("/")
-        assert against("first", read(twice_committed)).entries == {64: LaunchConfig(*OLD)}
+        assert against("first", read(twice_committed)).entries[VLLM] == {64: LaunchConfig(*OLD)}
 
     def test_bytes_come_as_they_were_committed(self, twice_committed: Path) -> None:
         tuned(twice_committed.parent, {64: NEW}, DEEPSEEK)
@@ -258,9 +266,8 @@ class TestWithDistinctNames:
     ROWS = dict.fromkeys((1,), LaunchConfig(*OLD))
 
     def names(self, **rivals: str) -> list[str]:
-        return [
-            c.name for c in with_distinct_names({what: (Candidate(name, self.ROWS),) for what, name in rivals.items()})
-        ]
+        named = {what: Candidate.alike(name, self.ROWS) for what, name in rivals.items()}
+        return [candidate.name for candidate in with_distinct_names(named)]
 
     def test_different_names_stay(self) -> None:
         assert self.names(a="old", b="new") == ["old", "new"]
@@ -271,9 +278,8 @@ class TestWithDistinctNames:
     def test_a_rival_never_takes_the_files_own_name(self) -> None:
         assert self.names(a="this file") == ["a"]
 
-    def test_the_heuristics_are_two(self) -> None:
-        pair = (Candidate(NO_FILE, self.ROWS), Candidate(SGLANG_NO_FILE, self.ROWS))
-        assert with_distinct_names({"heuristic": pair}) == pair
+    def test_the_heuristic_keeps_its_name(self) -> None:
+        assert self.names(heuristic=NO_FILE, a=NO_FILE) == [NO_FILE, "a"]
 
 
 # ---------------------------------------------------------------
@@ -375,6 +381,21 @@ class TestReadFiles:
             read_by("configs", "--write-record")
 
 
+class TestJudging:
+    def test_few_tokens_are_not_skewed_unless_nothing_else_is_asked_for(self) -> None:
+        assert Judging().kinds_at(7) == (RoutingKind.UNIFORM,)
+        assert Judging().kinds_at(8) == DRAWN_KINDS
+        assert Judging((RoutingKind.SKEW_03,)).kinds_at(1) == (RoutingKind.SKEW_03,)
+
+    def test_two_series_or_purposes_share_no_seed(self) -> None:
+        firsts = [Judging(series=n, purpose=p).first_seed for n in (0, 1) for p in (Purpose.JUDGEMENT, Purpose.CI)]
+        assert len({first // 64 for first in firsts}) == 4
+        assert Judging(series=1).first_block == 64
+
+    def test_its_title_names_every_kind(self) -> None:
+        assert Judging().title == "uniform, skew_1.0, skew_0.3"
+
+
 class TestMakeFileComparison:
     @pytest.fixture
     def plan(self, read_by: Callable[..., list[ConfigFile]], h100: Device) -> Callable[..., FileComparison]:
@@ -384,13 +405,41 @@ class TestMakeFileComparison:
 
         return of
 
-    def test_the_file_meets_both_heuristics_at_its_own_batch_sizes(
+    def test_the_file_meets_each_engines_heuristic_at_its_own_batch_sizes(
         self, plan: Callable[..., FileComparison], tmp_path: Path
     ) -> None:
         found = plan(tuned(tmp_path, {1: SOUND, 64: OTHER}))
-        assert [c.name for c in found.candidates] == ["this file", NO_FILE, SGLANG_NO_FILE]
-        assert found.candidates[0].entries == {1: LaunchConfig(*SOUND), 64: LaunchConfig(*OTHER)}
+        assert [c.name for c in found.candidates] == ["this file", NO_FILE]
+        assert found.candidates[0].entries[VLLM] == {1: LaunchConfig(*SOUND), 64: LaunchConfig(*OTHER)}
         assert found.batch_sizes == (1, 64)
+
+    def test_it_is_judged_on_every_engine_that_reads_the_name(
+        self, plan: Callable[..., FileComparison], tmp_path: Path
+    ) -> None:
+        found = plan(tuned(tmp_path, {1: SOUND, 64: OTHER}))
+        assert found.engines[0] == (VLLM, SGLANG)
+        first = [str(part) for part in found.parts(64, Judging()) if part.placement == 0]
+        kinds = ("uniform", "skew_1.0", "skew_0.3")
+        assert first == [f"{engine}, {kind}" for engine in ("vllm", "sglang") for kind in kinds]
+        assert {part.routing for part in found.parts(1, Judging())} == {RoutingKind.UNIFORM}
+
+    def test_on_an_engines_kernel_on_that_one(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
+        found = plan(tuned(tmp_path, {1: SOUND}), "--kernel", "sglang=a.py")
+        assert found.engines == ((SGLANG,),) * len(found.shapes)
+        assert found.notes == ()
+
+    def test_an_engine_that_no_model_asks_for_the_name_is_judged_and_said(
+        self, plan: Callable[..., FileComparison], tmp_path: Path
+    ) -> None:
+        name = MIXTRAL.replace(".json", ",dtype=int8_w8a8,per_channel_quant=True.json")
+        found = plan(tuned(tmp_path, {1: SOUND}, name), "--kernel", "vllm=a.py")
+        assert found.engines == ((VLLM,),) * len(found.shapes)
+        assert found.notes[-1] == "no model here asks vLLM for this name: judged on its kernel all the same"
+
+    def test_each_engine_launches_its_own_heuristic(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
+        found = plan(tuned(tmp_path, {1: SOUND}))
+        assert found.entries(1, VLLM) == {"this file": LaunchConfig(*SOUND), NO_FILE: vllm_heuristic(found.workload, 1)}
+        assert found.entries(1, SGLANG)[NO_FILE] == sglang_heuristic(found.workload, 1, smem_bytes=232448)
 
     def test_a_file_of_models_without_a_gate_is_refused(
         self, plan: Callable[..., FileComparison], tmp_path: Path
@@ -408,7 +457,7 @@ class TestMakeFileComparison:
         own = tuned(tmp_path / "new", {1: SOUND})
         others = [tuned(tmp_path / name, {1: OTHER}) for name in ("b", "a")]
         found = plan(own, "--against", others[0], "--against", "heuristic", "--against", others[1])
-        assert [c.name for c in found.candidates] == ["this file", "b", NO_FILE, SGLANG_NO_FILE, "a"]
+        assert [c.name for c in found.candidates] == ["this file", "b", NO_FILE, "a"]
 
     def test_folders_of_one_name_go_by_their_paths(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         own = tuned(tmp_path / "new", {1: SOUND})

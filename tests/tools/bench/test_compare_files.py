@@ -16,16 +16,16 @@ pytest.importorskip("triton")
 
 from fused_moe_configs.evidence import is_signed
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tests.builders import NAME, Store, entry, signed, table
 from tests.tools.bench.fake_gpu import H100, FakeGpu, fake_torch
 from tools.bench import __main__ as command
 from tools.bench import compare_files
-from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE
+from tools.bench.candidates import NO_FILE, Judging
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import RoutingKind
-from tools.measure.recorded_routing import RoutingSource
-from tools.measure.seeds import Dealing, Purpose
+from tools.measure.seeds import Purpose
 from tools.registry.devices import Target
 from tools.registry.reading import RegistryError
 from tools.store import schemas
@@ -70,7 +70,8 @@ class TestExitCodes:
         assert bench(store.root) == 0
         printed = capsys.readouterr()
         assert f"## {NAME}" in printed.out
-        assert f"{NAME}, M=64: against {NO_FILE} faster (0.800), {SGLANG_NO_FILE} faster (0.800)" in printed.err
+        told = f"{NAME}, M=64: vllm, uniform: heuristic faster (0.800); sglang, uniform: heuristic faster (0.800)"
+        assert told in printed.err
 
     def test_a_row_that_loses_ends_with_1(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         FakeGpu(loses_at_64).install(monkeypatch)
@@ -83,7 +84,7 @@ class TestExitCodes:
         assert bench(store.root) == 1
         printed = capsys.readouterr()
         assert "| failed: compile: no |" in printed.out
-        assert f"M=1: against {NO_FILE} failed, {SGLANG_NO_FILE} failed" in printed.err
+        assert "M=1: vllm, uniform: heuristic failed; sglang, uniform: heuristic failed" in printed.err
 
     @pytest.mark.parametrize(
         ("arguments", "torch", "told"),
@@ -137,19 +138,29 @@ class TestExitCodes:
 
 
 class TestWhatIsMeasured:
-    def test_the_comparison_and_the_setup_are_the_files_and_the_gpus(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_comparison_is_the_files_and_the_gpus(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         gpu = FakeGpu(wins).install(monkeypatch)
-        bench(store.root, "--num-tokens", 1, 64, "--routing", "skew_1.0", "--against", "heuristic")
-        (comparison,), (setup,), (device,) = gpu.comparisons, gpu.setups, gpu.devices
+        bench(store.root, "--num-tokens", 1, 64, "--routing", "skew_1.0", "--series", 7, "--against", "heuristic")
+        (comparison,), (judging,), (device,), (kernels,) = gpu.comparisons, gpu.judgings, gpu.devices, gpu.kernels
         assert (comparison.workload.E, comparison.workload.N, comparison.batch_sizes) == (8, 1024, (1, 64))
         assert [(shape.hidden_size, shape.top_k) for shape in comparison.shapes] == [(2048, 8)]
-        assert [c.name for c in comparison.candidates] == ["this file", NO_FILE, SGLANG_NO_FILE]
-        assert (device.target, setup.arch) == (Target("cuda", 90, 32), "sm90")
-        assert (setup.ceilings, setup.l2_bytes, setup.device) == ("ceilings", 50 << 20, "cuda:0")
-        assert setup.dealing == Dealing(RoutingSource(RoutingKind.SKEW_1), Purpose.JUDGEMENT)
-        assert [kernel.name for kernel in setup.kernels] == ["ours"]
+        assert [c.name for c in comparison.candidates] == ["this file", NO_FILE]
+        assert device.target == Target("cuda", 90, 32)
+        assert judging == Judging((RoutingKind.SKEW_1,), None, Purpose.JUDGEMENT, 7)
+        assert {flavour: (kernel.name, kernel.flavour) for flavour, kernel in kernels.items()} == {
+            flavour: ("ours", flavour) for flavour in Flavour
+        }
+
+    def test_every_drawn_routing_unless_one_is_named(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        FakeGpu(wins).install(monkeypatch)
+        bench(store.root, "--num-tokens", 1, 64, "--format", "json")
+        rows = json.loads(capsys.readouterr().out)["files"][0]["rows"]
+        parts = {row["num_tokens"]: [(part["engine"], part["routing"]) for part in row["parts"]] for row in rows}
+        assert parts[1] == [("vllm", "uniform"), ("sglang", "uniform")]
+        kinds = ("uniform", "skew_1.0", "skew_0.3")
+        assert parts[64] == [(engine, kind) for engine in ("vllm", "sglang") for kind in kinds]
 
     def test_a_recorded_routing_is_named_by_its_hash(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -158,8 +169,10 @@ class TestWhatIsMeasured:
         numpy = pytest.importorskip("numpy")
         numpy.save(path, numpy.array([range(8), range(8, 16), range(56, 64)], "uint8"))
         assert bench(store.root, "--num-tokens", 64, "--routing", path, "--format", "json") == 0
-        (source,) = (setup.dealing.source for setup in gpu.setups)
-        assert (source.kind, source.recorded.num_tokens) == (RoutingKind.RECORDED, 3)
+        (judging,) = gpu.judgings
+        assert judging.kinds == (RoutingKind.RECORDED,)
+        assert judging.recorded is not None
+        assert judging.recorded.num_tokens == 3
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         assert (
             json.loads(capsys.readouterr().out)["environment"]["routing"] == f"recorded: routing.npy, sha256 {sha256}"
@@ -227,7 +240,8 @@ class TestEnvironment:
             "torch": "2.13.0+cu129",
             "triton": TRITON,
             "kernel": f"own, {kernel_sha256()[:12]}",
-            "routing": "uniform",
+            "routing": "uniform, skew_1.0, skew_0.3",
+            "draws": "judgement, series 0",
         }
 
     def test_an_engines_kernel_is_named_by_its_version(
@@ -239,7 +253,7 @@ class TestEnvironment:
         bench(store.root, "--format", "json", "--kernel", "vllm=fused_moe.py")
         found = self.environment(capsys)
         assert (found["kernel"], found["engine"]) == ("vLLM 0.33.0's own", "vLLM 0.33.0")
-        assert [kernel.name for kernel in gpu.setups[0].kernels] == ["vllm"]
+        assert {flavour: kernel.name for flavour, kernel in gpu.kernels[0].items()} == {Flavour.VLLM: "vllm"}
 
 
 class TestOutput:
@@ -383,7 +397,10 @@ class TestWriteRecord:
         FakeGpu(wins).install(monkeypatch)
         other = Store(store.root.parent / "other").config(table(num_stages=2))
         assert (
-            bench(store.root, "--write-record", "--kernel", "vllm=a.py", "--against", other, "--against", "heuristic")
+            bench(
+                *(store.root, "--write-record", "--kernel", "vllm=a.py", "--series", 3),
+                *("--against", other, "--against", "heuristic"),
+            )
             == 0
         )
         assert record(store)["engine_checked"] == [
@@ -394,6 +411,11 @@ class TestWriteRecord:
                 "date": TODAY,
                 "worst_ratio": 0.8,
                 "geomean_ratio": 0.8,
+                "by_routing": {
+                    kind: {"worst_ratio": 0.8, "geomean_ratio": 0.8, "slower": 0}
+                    for kind in ("skew_0.3", "skew_1.0", "uniform")
+                },
+                "draws": {"judgement": (2 << 60) + 3 * 64},
             }
         ]
         assert "verified_with" not in record(store)
@@ -489,7 +511,7 @@ class TestWriteRecord:
         ("arguments", "told"),
         [
             ([], "nothing to compare with: every baseline failed."),
-            (["--kernel", "vllm=a.py"], f"expected {NO_FILE} to run, found that it failed everywhere."),
+            (["--kernel", "vllm=a.py"], "expected vLLM's heuristic to run, found that it failed everywhere."),
         ],
     )
     def test_where_every_baseline_fails_nothing_is_written_and_it_ends_with_1(

@@ -10,63 +10,54 @@ import pytest
 
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
-from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE, THIS_FILE
+from tools.bench.candidates import NO_FILE, THIS_FILE, Judging
 from tools.bench.files_report import FileResult, FilesReport, Judge, to_json, to_markdown
-from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, Measured, RowVerdict, Verdict, duel
+from tools.measure.judgement import FAILED, Duel, Measured, PartVerdict, RowVerdict, Verdict
+from tools.measure.panel import Part, Ratio, RoutingKind
 from tools.store.record import Environment
 
 MARKDOWN, JSON = (Path(__file__).with_name(f"files_report.golden.{kind}") for kind in ("md", "json"))
 
 OWN, OTHER, THIRD = (LaunchConfig(16, 64, 128, 1, 4, stages) for stages in (3, 4, 5))
-OWN_US, FASTER_US, SLOWER_US = ([us + i % 3 for i in range(16)] for us in (100.0, 80.0, 120.0))
+FASTER, SLOWER = Duel.of(Ratio(0.82, 0.835, 0.85, 4)), Duel.of(Ratio(1.01, 1.047, 1.09, 32))
 
 
-def of(config: LaunchConfig, us: list[float]) -> Measured:
-    return Measured(config, Interval.of(us))
+def part(
+    own_us: float | None,
+    other_us: float | None,
+    duel: Duel,
+    engine: Flavour = Flavour.VLLM,
+    routing: RoutingKind = RoutingKind.UNIFORM,
+    why: str = "",
+) -> PartVerdict:
+    measured = {
+        THIS_FILE: Measured(OWN, own_us, "" if own_us else why),
+        NO_FILE: Measured(OTHER, other_us, "" if other_us else why),
+    }
+    return PartVerdict(Part(engine, 0, routing), 40.0, "memory", 8, measured, {NO_FILE: duel})
 
 
-WINS = RowVerdict(
-    1,
-    40.0,
-    "memory",
-    {THIS_FILE: of(OWN, OWN_US), NO_FILE: of(OTHER, SLOWER_US), SGLANG_NO_FILE: of(OWN, OWN_US)},
-    {NO_FILE: duel(OWN_US, SLOWER_US), SGLANG_NO_FILE: SAME_ENTRY},
-)
+WINS = RowVerdict(1, (part(101.0, 121.0, FASTER), part(100.0, 100.0, Duel.of(Ratio(1.0, 1.0, 1.0, 4)), Flavour.SGLANG)))
 LOSES = RowVerdict(
     64,
-    90.0,
-    "compute",
-    {
-        THIS_FILE: of(OWN, OWN_US),
-        NO_FILE: of(OTHER, FASTER_US),
-        SGLANG_NO_FILE: Measured(
-            THIRD, None, "compile: out of resource | shared memory,\n147456 needed, hardware limit 1"
+    (
+        part(101.0, 121.0, FASTER),
+        part(101.0, 96.5, SLOWER, routing=RoutingKind.SKEW_03),
+        part(
+            101.0, None, FAILED, Flavour.SGLANG, why="compile: out of resource | shared memory,\n147456 needed, limit 1"
         ),
-    },
-    {NO_FILE: duel(OWN_US, FASTER_US), SGLANG_NO_FILE: FAILED},
+    ),
 )
-FAILS = RowVerdict(
-    128,
-    90.0,
-    "compute",
-    {
-        THIS_FILE: Measured(OWN, None, "AssertionError: wrong"),
-        NO_FILE: of(OTHER, OWN_US),
-        SGLANG_NO_FILE: of(THIRD, OWN_US),
-    },
-    {NO_FILE: FAILED, SGLANG_NO_FILE: FAILED},
-)
+FAILS = RowVerdict(128, (part(None, 101.0, FAILED, why="AssertionError: wrong"),))
 
 
 def bench(*files: FileResult) -> FilesReport:
     environment = Environment("D", "9.0", 132, "580.1", "13.0", "2.13.0", "3.8.0", "3.12.3")
-    return FilesReport(environment, "2026-11-24", "uniform", "0123456789abcdef" * 4, None, files)
+    return FilesReport(environment, "2026-11-24", Judging(series=2), "0123456789abcdef" * 4, None, files)
 
 
 def report(*rows: RowVerdict, notes: tuple[str, ...] = ()) -> FilesReport:
-    file = FileResult(
-        "E=8,N=7168,device_name=D.json", ("K=4096, top_k=2",), (THIS_FILE, NO_FILE, SGLANG_NO_FILE), rows, notes
-    )
+    file = FileResult("E=8,N=7168,device_name=D.json", ("K=4096, top_k=2",), (THIS_FILE, NO_FILE), rows, notes)
     return bench(file)
 
 
@@ -91,10 +82,10 @@ def test_a_driver_that_cannot_be_read_is_unknown() -> None:
     assert "\n- driver: unknown\n" in to_markdown(where)
 
 
-def test_every_row_of_the_table_has_the_headers_cells() -> None:
-    rows = [line for line in to_markdown(FULL).splitlines() if line.startswith("|")]
-    assert {line.replace(r"\|", "").count("|") for line in rows} == {10}
-    assert len(rows) == 2 + 3
+def test_every_row_of_a_table_has_its_headers_cells() -> None:
+    tables = to_markdown(FULL).split("\n\n")
+    rows = [[line.replace(r"\|", "").count("|") for line in text.splitlines()] for text in tables if text[0] == "|"]
+    assert [(len(counts), set(counts)) for counts in rows] == [(2 + 3, {11}), (2 + 6, {10})]
 
 
 @pytest.mark.parametrize(
@@ -106,21 +97,28 @@ def test_a_lost_row_or_one_that_fails_is_slower(row: RowVerdict, is_slower: bool
 
 
 def test_a_candidate_that_fails_is_none_of_the_files_fault() -> None:
-    only = RowVerdict(1, 1.0, "memory", {THIS_FILE: of(OWN, OWN_US), NO_FILE: Measured(OTHER, None)}, {NO_FILE: FAILED})
-    file = FileResult("a.json", (), (THIS_FILE, NO_FILE), (only,))
-    assert not bench(file).is_slower
-    assert "failed" in to_markdown(bench(file))
-    assert json.loads(to_json(bench(file)))["files"][0]["against"] == {}
+    only = report(RowVerdict(1, (part(100.0, None, FAILED),)))
+    assert not only.is_slower
+    assert "failed" in to_markdown(only)
+    assert json.loads(to_json(only))["files"][0]["summary"] == []
+
+
+def test_several_shapes_are_told_apart() -> None:
+    other = replace(part(100.0, 90.0, SLOWER), part=Part(Flavour.VLLM, 1, RoutingKind.UNIFORM))
+    row = RowVerdict(1, (part(100.0, 121.0, FASTER), other))
+    file = FileResult("a.json", ("K=1, top_k=1", "K=2, top_k=1"), (THIS_FILE, NO_FILE), (row,))
+    text = to_markdown(bench(file))
+    assert "| vLLM | uniform, shape 1 |" in text
+    assert "| vLLM | uniform, shape 2 |" in text
 
 
 def test_a_name_cannot_break_the_table() -> None:
     names = (THIS_FILE, "a | b\nc")
-    row = RowVerdict(1, 1.0, "memory", dict.fromkeys(names, of(OWN, OWN_US)), {names[1]: Duel(None, Verdict.SAME)})
-    lines = to_markdown(bench(FileResult("a.json", (), names, (row,)))).splitlines()
-    assert (
-        next(line for line in lines if line.startswith("| M "))
-        == r"| M | this file µs | of floor | a \| b c µs | ratio | verdict |"
-    )
+    measured = dict.fromkeys(names, Measured(OWN, 100.0))
+    verdict = PartVerdict(WINS.parts[0].part, 1.0, "memory", 8, measured, {names[1]: Duel(None, Verdict.SAME)})
+    lines = to_markdown(bench(FileResult("a.json", (), names, (RowVerdict(1, (verdict,)),)))).splitlines()
+    header = next(line for line in lines if line.startswith("| M "))
+    assert header == r"| M | engine | routing | this file µs | of floor | a \| b c µs | ratio | verdict | blocks |"
 
 
 def test_several_files_come_in_order() -> None:

@@ -16,7 +16,7 @@ from tools.errors import UserError
 from tools.measure.panel import RoutingKind
 from tools.store.workload import Layout
 
-DEFAULTS = FilesRequest((Path("a.json"),), Layout.REPO, ("heuristic",), None, (), "uniform", 1, None, False, False)
+DEFAULTS = FilesRequest((Path("a.json"),), Layout.REPO, ("heuristic",), None, (), None, 0, 1, None, False, False)
 KERNELS = ["--kernel", "vllm=a/fused_moe.py", "--workload", "Qwen/Qwen3-30B-A3B tp=1"]
 
 
@@ -117,9 +117,7 @@ class TestFiles:
 
     def test_every_flag(self) -> None:
         arguments = "a.json b --layout sglang --against heuristic --against HEAD~1 --against old/a.json"
-        arguments += (
-            " --kernel vllm=v/fused_moe.py --num-tokens 64 1 64 --routing skew_0.3 --jobs 3 --output out --format json"
-        )
+        arguments += " --kernel vllm=v/fused_moe.py --num-tokens 64 1 64 --routing skew_0.3 --series 5 --jobs 3 --output out --format json"
         assert parse(arguments.split()) == FilesRequest(
             (Path("a.json"), Path("b")),
             Layout.SGLANG,
@@ -127,6 +125,7 @@ class TestFiles:
             EngineFile(Flavour.VLLM, Path("v/fused_moe.py")),
             (1, 64),
             RoutingKind.SKEW_03,
+            5,
             3,
             Path("out"),
             False,
@@ -155,6 +154,8 @@ class TestFiles:
             (["--num-tokens", "65537"], "--num-tokens: expected from 1 to 65536, found 65537."),
             (["--jobs", "0"], "--jobs: expected from 1 to 1024, found 0."),
             (["--jobs", "1025"], "--jobs: expected from 1 to 1024, found 1025."),
+            (["--series", "-1"], "--series: expected from 0 to 16383, found -1."),
+            (["--series", "16384"], "--series: expected from 0 to 16383, found 16384."),
         ],
     )
     def test_bad_counts_are_refused_by_name(self, arguments: list[str], message: str) -> None:
@@ -178,6 +179,10 @@ class TestWriteRecord:
     def test_some_rows_are_no_evidence_for_the_file(self) -> None:
         with pytest.raises(UserError, match="expected every batch size of the file, found --num-tokens"):
             parse(["a.json", "--write-record", "--num-tokens", "64"])
+
+    def test_nor_is_one_routing(self) -> None:
+        with pytest.raises(UserError, match=r"expected every drawn routing, found --routing\. Fix: drop one\."):
+            parse(["a.json", "--write-record", "--routing", "uniform"])
 
     def test_on_an_engines_kernel_the_engines_own_answer_takes_part(self) -> None:
         with pytest.raises(UserError, match="expected --against heuristic among what it meets, found main, old"):

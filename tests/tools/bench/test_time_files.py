@@ -1,8 +1,9 @@
-"""How a tuned file is compared, as far as that needs no GPU: what is compiled, timed, and concluded."""
+"""How a tuned file is judged, as far as that needs no GPU: what is compiled, played, and concluded."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,91 +11,32 @@ import pytest
 import torch
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import QuantMode
+from kernels.problem import Flavour, QuantMode
 from tests.tools.bench.fake_pool import DEVICE, FakePool, with_parameters
-from tools.bench import comparison, time_files
-from tools.bench.candidates import Candidate, FileComparison
-from tools.bench.comparison import Setup
-from tools.bench.time_files import compile_file, verdict, worst
+from tools.bench.candidates import Candidate, FileComparison, Judging
+from tools.bench.time_files import compile_file, measure
 from tools.compile.outcome import Status
 from tools.errors import MachineError
+from tools.measure.blocks import Played
+from tools.measure.gpu import Ceilings
+from tools.measure.judgement import RowVerdict, Verdict
 from tools.measure.kernels import OwnKernel
-from tools.measure.layer import LayerShape
-from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, RowVerdict, Verdict, score
+from tools.measure.layer import LayerShape, Load
+from tools.measure.panel import Part, RoutingKind
+from tools.measure.seeds import Purpose
 from tools.store.workload import Workload
 
+VLLM, SGLANG = Flavour
+USUAL = Judging()
 A, B, C = (LaunchConfig(16, 64, 128, 1, 4, stages) for stages in (3, 4, 5))
-FLOOR = (5.0, "memory")
 MIXTRAL = Workload(8, 7168, "NVIDIA_H100_80GB_HBM3")
 SHAPE = LayerShape(8, 7168, 4096, 2, QuantMode())
 
 
-def samples(**us: float) -> dict[LaunchConfig, tuple[float, ...]]:
-    return {config: (us[name],) * 16 for name, config in (("a", A), ("b", B), ("c", C)) if name in us}
-
-
-def row(*, failures: dict[LaunchConfig, str] | None = None, rival: LaunchConfig = B, **us: float) -> RowVerdict:
-    return verdict(64, FLOOR, {"this file": A, "rival": rival, "other": C}, samples(**us), failures or {})
-
-
-class TestVerdict:
-    def test_every_candidate_meets_the_file_and_no_other(self) -> None:
-        found = row(a=10.0, b=20.0, c=5.0)
-        assert (found.num_tokens, found.floor_us, found.bound) == (64, 5.0, "memory")
-        assert {name: duel.verdict for name, duel in found.duels.items()} == {
-            "rival": Verdict.FASTER,
-            "other": Verdict.SLOWER,
-        }
-        assert list(found.measured) == ["this file", "rival", "other"]
-
-    def test_one_launch_config_is_measured_once_and_equal_by_definition(self) -> None:
-        found = row(rival=A, a=10.0, c=5.0)
-        assert found.duels["rival"] is SAME_ENTRY
-        assert found.measured["rival"].us == found.measured["this file"].us
-
-    def test_a_candidate_that_fails_has_its_reason_and_no_verdict(self) -> None:
-        found = row(a=10.0, c=5.0, failures={B: "compile: no"})
-        assert found.duels["rival"] is FAILED
-        assert (found.measured["rival"].us, found.measured["rival"].message) == (None, "compile: no")
-        assert found.duels["other"].verdict is Verdict.SLOWER
-
-    def test_a_file_that_fails_loses_no_duel_but_has_none(self) -> None:
-        found = row(rival=A, c=5.0, failures={A: "crash"})
-        assert found.duels == {"rival": FAILED, "other": FAILED}
-        assert found.measured["this file"].message == found.measured["rival"].message == "crash"
-
-
-class TestWorstShape:
-    def test_the_shape_with_the_largest_ratio_is_shown(self) -> None:
-        shapes = [row(a=10.0, b=20.0, c=20.0), row(a=10.0, b=9.0, c=20.0), row(a=10.0, b=11.0, c=11.0)]
-        assert worst(shapes).measured == shapes[1].measured
-
-    def test_each_rival_is_met_where_the_file_does_worst_against_it(self) -> None:
-        """Slower than one under one shape, and than the other under another: neither verdict may be lost."""
-        found = worst([row(a=10.0, b=20.0, c=9.0), row(a=10.0, b=5.0, c=20.0)])
-        assert {name: duel.verdict for name, duel in found.duels.items()} == {
-            "rival": Verdict.SLOWER,
-            "other": Verdict.SLOWER,
-        }
-        assert score([found], "other") is not None
-        assert found.duels["other"].ratio.median == pytest.approx(10.0 / 9.0)  # type: ignore[union-attr]
-
-    def test_a_verdict_counts_more_than_a_ratio_that_noise_explains(self) -> None:
-        noisy = replace(row(a=10.0, b=10.0, c=20.0), duels={"rival": Duel(Interval(0.9, 1.2, 1.5), Verdict.SAME)})
-        slower = replace(row(a=10.0, b=9.5, c=20.0), duels={"rival": Duel(Interval(1.05, 1.05, 1.06), Verdict.SLOWER)})
-        assert worst([noisy, slower]).duels == slower.duels
-
-    def test_a_file_that_fails_is_worse_than_any_loss(self) -> None:
-        shapes = [row(a=10.0, b=1.0, c=1.0), row(b=1.0, c=1.0, failures={A: "crash"})]
-        assert worst(shapes) is shapes[1]
-
-    def test_a_candidate_that_fails_hides_no_loss_under_another_shape(self) -> None:
-        shapes = [row(a=10.0, b=5.0, c=20.0), row(a=10.0, c=20.0, failures={B: "crash"})]
-        assert worst(shapes) == shapes[0]
-
-    def test_where_all_others_fail_any_shape_will_do(self) -> None:
-        only = row(a=10.0, failures={B: "crash", C: "crash"})
-        assert worst([only]) == only
+def comparison(*rows: dict[int, LaunchConfig]) -> FileComparison:
+    """Of candidates with these entries, judged on vLLM's kernel."""
+    candidates = tuple(Candidate.alike(f"number {i}", entries) for i, entries in enumerate(rows))
+    return FileComparison("a.json", MIXTRAL, (SHAPE,), candidates, tuple(rows[0]), ((VLLM,),))
 
 
 class TestCompileFile:
@@ -103,9 +45,18 @@ class TestCompileFile:
         with_parameters(monkeypatch)
 
     def compile(self, pool: FakePool, *rows: dict[int, LaunchConfig], **changes: Any) -> dict[int, Any]:
-        candidates = tuple(Candidate(f"number {i}", entries) for i, entries in enumerate(rows))
-        comparison = FileComparison("a.json", MIXTRAL, (SHAPE,), candidates, tuple(rows[0]))
-        return compile_file(replace(comparison, **changes), OwnKernel(), DEVICE, pool)  # type: ignore[arg-type]
+        """On vLLM's kernel."""
+        found = compile_file(replace(comparison(*rows), **changes), {VLLM: OwnKernel()}, DEVICE, pool)  # type: ignore[arg-type]
+        return {num_tokens: failed for (engine, num_tokens), failed in found.items() if engine is VLLM}
+
+    def test_each_engines_flavour_is_compiled_for_the_shapes_that_it_reads(self) -> None:
+        pool = FakePool()
+        kernels = {flavour: OwnKernel(flavour=flavour) for flavour in Flavour}
+        two = replace(comparison({64: A}), shapes=(SHAPE, replace(SHAPE, top_k=4)), engines=((VLLM,), (SGLANG,)))
+        found = compile_file(two, kernels, DEVICE, pool)  # type: ignore[arg-type]
+        assert found == {(VLLM, 64): {}, (SGLANG, 64): {}}
+        tasks = [(t.problem.routing.flavour, t.problem.routing.top_k) for t in pool.tasks]
+        assert tasks == [(VLLM, 2)] * 2 + [(SGLANG, 4)] * 2
 
     def test_every_candidates_entries_are_compiled_once(self) -> None:
         pool = FakePool()
@@ -131,65 +82,75 @@ class TestCompileFile:
         assert {task.problem.config.BLOCK_SIZE_K for task in pool.tasks} == {128}
 
 
-class FakeRow:
-    """A row whose check fails for some launch configs."""
+class FakePlayer:
+    """us: of a launch config under a routing; an exception is why it fails. What was asked for is kept."""
 
-    def __init__(self, errors: dict[LaunchConfig, Exception]) -> None:
-        self.errors = errors
-        self.launched: list[LaunchConfig] = []
+    layers = (SHAPE,)
 
-    def check(self, contender: Any, config: LaunchConfig, projection: int) -> None:
-        if config in self.errors:
-            raise self.errors[config]
+    def __init__(self, us: dict[Any, Any]) -> None:
+        self.us = us
+        self.asked: list[tuple[Purpose, int, Part, list[LaunchConfig], range]] = []
 
-    def layers(self, kernel: Any, config: LaunchConfig) -> LaunchConfig:
-        self.launched.append(config)
-        return config
+    def play(
+        self, purpose: Purpose, num_tokens: int, part: Part, configs: Sequence[LaunchConfig], blocks: range
+    ) -> Played:
+        self.asked.append((purpose, num_tokens, part, list(configs), blocks))
+        found = {config: self.us.get((config, part.routing), self.us.get(config)) for config in configs}
+        failures = {config: us for config, us in found.items() if isinstance(us, Exception)}
+        times = {config: (tuple([us] * len(blocks)),) for config, us in found.items() if config not in failures}
+        return Played(times, failures, Load(2.0, 2.0, 1.0), 8)
 
 
-class TestTimeEntries:
-    @pytest.fixture(autouse=True)
-    def _no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        us = {A: 15.0, B: 27.0}
-        monkeypatch.setattr(comparison, "capture", lambda launches, a_sample: launches)
-        monkeypatch.setattr(
-            time_files, "measure_series", lambda replays, policy: [[us[replay], us[replay] + 1.0] for replay in replays]
-        )
+class TestMeasure:
+    CEILINGS = Ceilings(3e12, 750e12, 1500e12, True)
 
-    def time(self, row: FakeRow, *configs: LaunchConfig, failures: dict[LaunchConfig, str] | None = None) -> Any:
-        setup = Setup((OwnKernel(),), "sm90", None, 50 << 20, None)  # type: ignore[arg-type]
-        return time_files.time_entries(row, setup, configs, failures or {})  # type: ignore[arg-type]
+    def measure(
+        self, player: FakePlayer, *rows: dict[int, LaunchConfig], failures: Any = None, judging: Judging = USUAL
+    ) -> list[RowVerdict]:
+        known = {(VLLM, m): failures or {} for m in rows[0]}
+        return list(measure(comparison(*rows), judging, player, self.CEILINGS, known))  # type: ignore[arg-type]
 
-    def test_a_sample_a_round(self) -> None:
-        times, failures = self.time(FakeRow({}), A, B)
-        assert times == {A: (15.0, 16.0), B: (27.0, 28.0)}
-        assert failures == {}
+    def test_every_part_is_judged_on_its_own(self) -> None:
+        player = FakePlayer({A: 100.0, B: 120.0, (B, RoutingKind.SKEW_03): 90.0})
+        (row,) = self.measure(player, {64: A}, {64: B})
+        verdicts = {str(part.part): part.duels["number 1"].verdict for part in row.parts}
+        assert verdicts == {
+            "vllm, uniform": Verdict.FASTER,
+            "vllm, skew_1.0": Verdict.FASTER,
+            "vllm, skew_0.3": Verdict.SLOWER,
+        }
+        assert [(purpose, m, list(configs)) for purpose, m, _, configs, _ in player.asked] == [
+            (Purpose.JUDGEMENT, 64, [A, B])
+        ] * 3
+
+    def test_on_the_draws_of_its_series(self) -> None:
+        player = FakePlayer({A: 100.0})
+        self.measure(player, {1: A}, judging=Judging(series=2, purpose=Purpose.CI))
+        assert [(purpose, blocks) for purpose, *_, blocks in player.asked] == [(Purpose.CI, range(128, 132))]
+
+    def test_the_floor_is_of_what_was_drawn(self) -> None:
+        (row,) = self.measure(FakePlayer({A: 100.0}), {1: A})
+        (part,) = row.parts
+        assert part.bound == "memory"
+        assert part.floor_us == pytest.approx(2 * 3 * 7168 * 4096 * 2 / 3e12 * 1e6, rel=0.01)
 
     def test_what_did_not_compile_is_not_launched(self) -> None:
-        row = FakeRow({})
-        times, failures = self.time(row, A, B, failures={B: "compile: no"})
-        assert (list(times), failures) == ([A], {B: "compile: no"})
-        assert row.launched == [A]
+        player = FakePlayer({A: 100.0})
+        (row,) = self.measure(player, {1: A}, {1: B}, failures={B: "compile: no"})
+        assert [configs for *_, configs, _ in player.asked] == [[A]]
+        assert row.parts[0].measured["number 1"].message == "compile: no"
 
     def test_wrong_numbers_are_no_time(self) -> None:
-        times, failures = self.time(FakeRow({A: AssertionError("ours, up: expected …\nmore")}), A, B)
-        assert list(times) == [B]
-        assert failures == {A: "AssertionError: ours, up: expected …"}
-
-    def test_where_all_fail_nothing_is_timed(self) -> None:
-        times, failures = self.time(FakeRow({A: RuntimeError("no image")}), A)
-        assert (times, failures) == ({}, {A: "RuntimeError: no image"})
-
-    def test_a_failure_of_this_row_is_not_kept_for_the_next(self) -> None:
-        known: dict[LaunchConfig, str] = {}
-        self.time(FakeRow({A: RuntimeError("no image")}), A, failures=known)
-        assert known == {}
+        player = FakePlayer({A: AssertionError("ours, up: expected …\nmore"), B: 10.0})
+        (row,) = self.measure(player, {1: A}, {1: B})
+        assert row.parts[0].own.message == "AssertionError: ours, up: expected …"
+        assert row.is_slower
 
     def test_a_full_disk_ends_the_run_and_is_no_failure_of_the_file(self) -> None:
         full = OSError(errno.ENOSPC, "No space left on device", "/cache")
         with pytest.raises(MachineError, match="found: No space left on device at /cache"):
-            self.time(FakeRow({A: full}), A)
+            self.measure(FakePlayer({A: full}), {1: A})
 
     def test_a_full_gpu_ends_the_run(self) -> None:
         with pytest.raises(torch.OutOfMemoryError):
-            self.time(FakeRow({A: torch.OutOfMemoryError("full")}), A)
+            self.measure(FakePlayer({A: torch.OutOfMemoryError("full")}), {1: A})

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.measure.panel import RoutingKind
-from tools.measure.recorded_routing import RoutingSource
-from tools.measure.seeds import Dealing, Purpose, mixed, seed_of, seeds_of
+from tools.measure.panel import RoutingKind, max_blocks
+from tools.measure.seeds import BLOCKS_A_SERIES, NUM_SERIES, Purpose, mixed, seed_of, seeds_of
 
 ARGUMENTS = st.tuples(
     st.sampled_from(Purpose),
@@ -59,6 +58,9 @@ def test_a_number_that_would_run_into_the_next_range_is_refused(
         seed_of(Purpose.CI, num_tokens, place, RoutingKind.UNIFORM, block)
 
 
-def test_a_dealing_has_its_own_seeds() -> None:
-    dealing = Dealing(RoutingSource(RoutingKind.SKEW_1), Purpose.CI)
-    assert dealing.seed(64, 1, 2) == seed_of(Purpose.CI, 64, 1, RoutingKind.SKEW_1, 2)
+def test_series_share_no_block_and_all_have_seeds() -> None:
+    assert max_blocks(1) <= BLOCKS_A_SERIES
+    last = NUM_SERIES * BLOCKS_A_SERIES - 1
+    assert seed_of(Purpose.JUDGEMENT, 64, 0, RoutingKind.UNIFORM, last) in seeds_of(Purpose.JUDGEMENT)
+    with pytest.raises(ValueError, match="block"):
+        seed_of(Purpose.JUDGEMENT, 64, 0, RoutingKind.UNIFORM, last + 1)

@@ -115,6 +115,12 @@ class TestLinesOfBenches:
         newer = replace(self.CHECKED, worst_ratio=1.1)
         assert found.with_engine_checked(newer).engine_checked == (other, newer)
 
+    def test_an_older_line_says_nothing_of_routings_and_stays_as_it_is(self) -> None:
+        line = {"engine": "vllm", "version": "0.33.0", "triton": "3.8.0", "date": "2026-01-02"}
+        older = {**line, "worst_ratio": 1.0, "geomean_ratio": 0.9}
+        assert EngineChecked.read(older) == self.CHECKED
+        assert self.CHECKED.to_json() == older
+
     def test_lines_stay_with_the_bytes_that_they_speak_of(self) -> None:
         old = replace(record(), verified_with=(self.NEW,), engine_checked=None)
         bare = replace(old, verified_with=None)

@@ -564,6 +564,17 @@ def test_a_mean_is_no_worse_than_the_worst(store: Store) -> None:
     ]
 
 
+def test_nor_under_any_routing(store: Store) -> None:
+    line = {"engine": "vllm", "version": "0.33.0", "triton": "3.8.0", "date": "2026-01-01"}
+    kinds = {"uniform": 0.9, "skew_0.3": 0.99}
+    by_routing = {kind: {"worst_ratio": 0.95, "geomean_ratio": mean, "slower": 0} for kind, mean in kinds.items()}
+    checked = {**line, "worst_ratio": 0.95, "geomean_ratio": 0.9, "by_routing": by_routing}
+    store.measured(store.config(), engine_checked=[checked])
+    assert store.messages(RULE) == [
+        "engine_checked.0.by_routing.skew_0.3: expected a geomean_ratio of at most worst_ratio, 0.95, found 0.99"
+    ]
+
+
 def test_a_triton_version_of_five_digits_is_a_finding_and_no_crash(store: Store) -> None:
     store.measured(store.config(), triton="12345.0.0")
     (message,) = store.messages(RULE)

@@ -165,13 +165,16 @@ def _untimely(record: Record, path: Path, today: datetime.date) -> Iterator[Issu
 
 def _unlikely_checks(record: Record, path: Path) -> Iterator[Issue]:
     for index, line in enumerate(record.engine_checked or ()):
-        if line.geomean_ratio > line.worst_ratio:
-            yield Issue(
-                f"engine_checked.{index}: expected a geomean_ratio of at most worst_ratio, {line.worst_ratio:g}, "
-                f"found {line.geomean_ratio:g}",
-                "bench it again with --write-record, or take the line out",
-                path=path,
-            )
+        told = [("", line.worst_ratio, line.geomean_ratio)]
+        told += [(f".by_routing.{kind}", of.worst_ratio, of.geomean_ratio) for kind, of in line.by_routing.items()]
+        for where, worst, geomean in told:
+            if geomean > worst:
+                yield Issue(
+                    f"engine_checked.{index}{where}: expected a geomean_ratio of at most worst_ratio, {worst:g}, "
+                    f"found {geomean:g}",
+                    "bench it again with --write-record, or take the line out",
+                    path=path,
+                )
 
 
 def _strange_shapes(record: Record, workload: Workload, path: Path, context: Context) -> Iterator[Issue]:
