@@ -10,9 +10,10 @@ from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
-from tools.bench.request import ENGINE_NAMES, HEURISTIC, FilesRequest, Say
+from tools.bench.request import HEURISTIC, FilesRequest, Say
 from tools.errors import UserError
 from tools.git import CommitError, NoGitError, file_at
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
 from tools.measure.layer import LayerShape
 from tools.measure.panel import DRAWN_KINDS, Part, RoutingKind, kinds_at

@@ -10,10 +10,11 @@ from kernels.problem import Flavour
 from tools.bench import session
 from tools.bench.candidates import NO_FILE, FileComparison, Judging, comparison_of, read_files
 from tools.bench.files_report import FileResult, FilesReport, Judge, to_json, to_markdown
-from tools.bench.request import ENGINE_NAMES, FilesRequest, Say
+from tools.bench.request import FilesRequest, Say
 from tools.bench.session import Gpu, engine_kernel, today
 from tools.compile.pool import CompilePool
 from tools.errors import MachineError, UserError
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import engine_version
 from tools.measure.gpu import check_memory, measure_ceilings

@@ -10,10 +10,11 @@ from typing import Any
 
 from tools.bench import session
 from tools.bench.kernels_report import CeilingFigures, ComparedKernels, KernelsReport, to_json, to_markdown
-from tools.bench.request import ENGINE_NAMES, KernelsRequest, Say
+from tools.bench.request import KernelsRequest, Say
 from tools.bench.sample import KernelComparison, comparison_of
 from tools.bench.session import Gpu, engine_kernel, today
 from tools.compile.pool import CompilePool
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import cut, engine_version
 from tools.measure.gpu import check_memory

@@ -10,7 +10,7 @@ from typing import Any
 
 from kernels.problem import Flavour
 from tools.bench.candidates import Judging
-from tools.bench.request import ENGINE_NAMES
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.measure.judgement import Duel, Measured, PartVerdict, RowVerdict, score
 from tools.measure.panel import LARGEST_RATIO, MAX_DRAWS, Ratio, RoutingKind
 from tools.store.record import Environment

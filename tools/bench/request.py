@@ -21,7 +21,6 @@ from tools.store.workload import Layout
 FILES, KERNELS = "files", "kernels"
 KERNEL_FILES = {Flavour.VLLM: "fused_moe.py", Flavour.SGLANG: "fused_moe_triton_kernels.py"}
 """Where each engine's kernel stands."""
-ENGINE_NAMES = {Flavour.VLLM: "vLLM", Flavour.SGLANG: "SGLang"}
 HEURISTIC = "heuristic"
 BATCH_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)
 MAX_NUM_TOKENS = 65536

@@ -7,7 +7,6 @@ has seen, each is played twice, and the interval is over blocks. A verdict that 
 from __future__ import annotations
 
 import enum
-import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,6 +73,13 @@ class PartVerdict:
     @property
     def own(self) -> Measured:
         return next(iter(self.measured.values()))
+
+    def ratio_between(self, one: str, other: str) -> Ratio | None:
+        """One contestant's time over another's. None: one of them failed, or isn't there."""
+        configs = [self.measured[name].config for name in (one, other) if name in self.measured]
+        if len(configs) < 2 or not set(configs) <= self.times_us.keys():
+            return None
+        return Panel({}, self.draws, {self.part: self.times_us}).between(self.part, *configs)
 
     @property
     def is_slower(self) -> bool:
@@ -204,11 +210,15 @@ def score(
 
 
 def worst_of(parts: Iterable[PartVerdict]) -> PartVerdict:
-    """Where the file does worst: it fails, or its largest ratio to a rival. ValueError: no parts."""
-    return max(parts, key=_badness)
+    """Where the file does worst: it fails, or its largest ratio to any rival. ValueError: no parts."""
+    return max(parts, key=lambda part: _badness(part, part.duels.values()))
 
 
-def _badness(part: PartVerdict) -> float:
-    if part.own.us is None:
-        return math.inf
-    return max((duel.ratio.mean for duel in part.duels.values() if duel.ratio), default=0.0)
+def worst_beside(parts: Iterable[PartVerdict], rival: str) -> PartVerdict:
+    """The same, of one rival."""
+    return max(parts, key=lambda part: _badness(part, [part.duels[rival]] if rival in part.duels else []))
+
+
+def _badness(part: PartVerdict, duels: Iterable[Duel]) -> tuple[bool, float]:
+    """A rival that fails says nothing of the file."""
+    return part.own.us is None, max((duel.ratio.mean for duel in duels if duel.ratio), default=0.0)

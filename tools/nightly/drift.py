@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 from tools.launch.heuristic_version import outdated
 from tools.measure.floor import MOST_SPREAD_PCT, least_us
-from tools.measure.panel import LARGEST_RATIO
-from tools.measure.statistics import NOISE_PCT, Verdict, geomean
+from tools.measure.statistics import NOISE_PCT, geomean
 from tools.pull_request.documents import FileId, Leg, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
 from tools.registry.devices import Device, DeviceRegistry
 from tools.store.record import Environment, Record, RecordedRow
@@ -35,7 +34,7 @@ class RowDrift:
 
     heuristic_pct: the heuristic's own drift, None where it wasn't measured both times. limit_pct: margin and noise.
     least_us: what the device can do, so that a recorded time below it is none.
-    loss_pct: by how much the entry is slower than the heuristic tonight, beyond noise; 0 where it isn't.
+    loss_pct: by how much the entry is slower than an engine's heuristic tonight, where it loses most; 0: nowhere.
     """
 
     num_tokens: int
@@ -58,7 +57,7 @@ class RowDrift:
             return "recorded below what the device can do"
         if drift is None:
             return "does not run"
-        if self.loss_pct > 100.0 * (LARGEST_RATIO - 1.0):
+        if self.loss_pct:
             return f"{self.loss_pct:.1f} % slower than no file"
         against = drift if self.heuristic_pct is None else _pct(100.0 + drift, 100.0 + self.heuristic_pct)
         if min(abs(drift), abs(against)) <= self.limit_pct or drift * against < 0:
@@ -193,9 +192,9 @@ def _device_of(leg: Leg, devices: DeviceRegistry | None) -> Device | None:
 
 
 def _loss_pct(row: MeasuredRow) -> float:
-    if row.verdict is not Verdict.SLOWER or row.measured_us is None or row.heuristic_us is None:
-        return 0.0
-    return max(0.0, _pct(row.measured_us, row.heuristic_us))
+    """In the part where it loses most to having no file."""
+    lost = [part.over_heuristic.mean for part in row.parts if part.over_heuristic and part.over_heuristic.is_slower]
+    return max((_pct(mean, 1.0) for mean in lost), default=0.0)
 
 
 _MOST_RATIO = 1e6

@@ -21,18 +21,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tools.checkout import CHECKOUT
 from tools.child_process import usable_cores
 from tools.cli import run, say
 from tools.errors import MachineError, UserError
 from tools.findings import emit
 from tools.launch.heuristics import clamped
-from tools.measure.statistics import SAME_ENTRY, Duel, RowVerdict, duel
+from tools.measure.judgement import Duel, PartVerdict, RowVerdict, worst_beside
+from tools.measure.panel import Ratio, RoutingKind
 from tools.pull_request.documents import PlannedFile
-from tools.pull_request.judge import BenchedRow
+from tools.pull_request.judge import BenchedPart, BenchedRow
 from tools.registry.devices import Device, load_devices
 from tools.registry.models import Asked, load_models
-from tools.registry.shapes import quant_mode_of, registered_shapes
+from tools.registry.shapes import engines_reading, quant_mode_of, registered_shapes
 from tools.store.record import Environment, ShapeOfModels
 from tools.store.strict_json import Json, parse
 from tools.text import printable
@@ -83,7 +85,7 @@ class BenchedFile:
 
 
 def bench_in_child(file: PlannedFile, landscape: Path | None, limit_s: float) -> BenchedFile:
-    """Claimed beside main's beside the heuristic, interleaved; main's alone where the claim is its removal.
+    """Claimed beside main's beside the heuristic, in shared blocks; main's alone where the claim is its removal.
 
     NotMeasuredError: as of `run_child`.
     """
@@ -183,18 +185,20 @@ def _answer(job: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def bench_here(file: PlannedFile) -> BenchedFile:
-    """UserError: impossible here."""
+    """In every engine's flavour that reads the name, on draws of CI's own. UserError: impossible here."""
+    from tools.bench.candidates import Judging
     from tools.bench.compare_files import compare
     from tools.bench.session import Gpu
     from tools.measure.gpu import check_memory
-    from tools.measure.recorded_routing import RoutingSource
-    from tools.measure.seeds import Dealing, Purpose
+    from tools.measure.seeds import Purpose
 
     gpu = Gpu.here()
     comparison = comparison_of(file, gpu.device)
     for note in check_memory(gpu.torch, [(comparison.name, comparison.shapes, max(file.batch_sizes))]):
         _say(note)
-    report = compare(gpu, [comparison], None, Dealing(RoutingSource(), Purpose.CI), usable_cores(), _say)
+    # The stronger skew alone: what holds under it and without any holds between.
+    judging = Judging((RoutingKind.UNIFORM, RoutingKind.SKEW_03), purpose=Purpose.CI)
+    report = compare(gpu, [comparison], None, judging, usable_cores(), _say)
     return BenchedFile({row.num_tokens: benched_row(row) for row in report.files[0].rows}, report.environment)
 
 
@@ -203,30 +207,57 @@ def _say(line: str) -> None:
 
 
 def comparison_of(file: PlannedFile, device: Device) -> FileComparison:
-    """What the bench compares: the file first, the heuristics, and main's file beside a claimed one.
+    """What the bench compares: the file first, the heuristic, and main's file beside a claimed one.
 
     UserError: there is no kernel or heuristic for it.
     """
-    from tools.bench.candidates import THIS_FILE, Candidate, FileComparison, heuristics
+    from tools.bench.candidates import THIS_FILE, Candidate, FileComparison, heuristic
     from tools.measure.layer import LayerShape
 
-    workload = file.id.workload
+    workload, models = file.id.workload, load_models()
     quant = quant_mode_of(workload)
     if quant is None:
         raise UserError(f"{file.id.relative}: expected a dtype that this kernel runs, found {workload.dtype}.")
-    candidates = [Candidate(THIS_FILE, file.claimed or file.main), *heuristics(workload, file.batch_sizes, device)]
+    own = Candidate.alike(THIS_FILE, file.claimed or file.main)
+    candidates = [own, heuristic(workload, file.batch_sizes, device)]
     if file.claimed and file.main:
-        candidates.append(Candidate(MAIN, file.main))
+        candidates.append(Candidate.alike(MAIN, file.main))
     shapes = tuple(LayerShape.of(workload, planned.shape, quant) for planned in file.shapes)
-    return FileComparison(str(file.id.relative), workload, shapes, tuple(candidates), file.batch_sizes)
+    engines = tuple(engines_reading(workload, planned.shape, models) for planned in file.shapes)
+    return FileComparison(str(file.id.relative), workload, shapes, tuple(candidates), file.batch_sizes, engines)
 
 
 def benched_row(row: RowVerdict) -> BenchedRow:
-    """The row of a comparison as `comparison_of` makes it."""
+    """The row of a comparison as `comparison_of` makes it; of several shapes each part's worst."""
+    found: dict[tuple[Flavour, RoutingKind], list[PartVerdict]] = {}
+    for part in row.parts:
+        found.setdefault((part.part.engine, part.part.routing), []).append(part)
+    return BenchedRow(tuple(map(_benched_part, found.values())), _over_main(row))
+
+
+def _benched_part(shapes: Sequence[PartVerdict]) -> BenchedPart:
     from tools.bench.candidates import NO_FILE, THIS_FILE
 
-    us = {name: None if measured.us is None else measured.us.median for name, measured in row.measured.items()}
-    return BenchedRow(us[THIS_FILE], us.get(MAIN), us[NO_FILE], row.duels.get(MAIN), row.duels[NO_FILE])
+    def times(part: PartVerdict) -> list[float | None]:
+        return [part.measured[name].us if name in part.measured else None for name in (THIS_FILE, MAIN, NO_FILE)]
+
+    shown = worst_beside(shapes, NO_FILE)
+    main = worst_beside(shapes, MAIN).duels.get(MAIN)
+    mains = [ratio for part in shapes if (ratio := part.ratio_between(MAIN, NO_FILE))]
+    worst_main = max(mains, key=lambda ratio: ratio.mean, default=None)
+    engine, routing = shown.part.engine, shown.part.routing
+    return BenchedPart(engine, routing, *times(shown), main, shown.duels[NO_FILE], worst_main)
+
+
+def _over_main(row: RowVerdict) -> Ratio | None:
+    """The file's score over main's."""
+    from tools.bench.candidates import THIS_FILE
+
+    found = [[part.measured[name] for name in (THIS_FILE, MAIN) if name in part.measured] for part in row.parts]
+    if any(len(pair) < 2 or None in [measured.us for measured in pair] for pair in found):
+        return None
+    own, main = (measured.config for measured in found[0])
+    return row.panel.score_between(own, main)
 
 
 def tune(file: PlannedFile, landscape: Path | None, output: Path, time_budget_s: float) -> dict[int, float]:
@@ -290,20 +321,23 @@ def bench_recorded(file: PlannedFile, landscape: Path) -> BenchedFile:
 
 
 def recorded_times(journal: Journal) -> TimesUs:
-    """Up and down together, on vLLM's kernel: the median of a row's first blocks, else what screening saw."""
-    from kernels.problem import Flavour
+    """Up and down together, on a shape's first engine: the median of a row's first blocks, else what screening saw."""
     from tools.compile.outcome import Status
-    from tools.measure.panel import RoutingKind
+    from tools.measure.panel import Part
     from tools.tune.protocol import Measured, Screened
 
-    usual = Flavour.VLLM, RoutingKind.UNIFORM
+    subject = journal.header.subject
+
+    def is_usual(part: Part) -> bool:
+        return part.engine is subject.first_engine(part.placement) and part.routing is RoutingKind.UNIFORM
+
     screened: dict[tuple[int, int, LaunchConfig], float] = {}
     measured: dict[tuple[int, int, LaunchConfig], float] = {}
     for entry in journal.entries:
         match entry.event:
-            case Screened(job, Status.OK) as event if (job.engine, job.routing) == usual:
+            case Screened(job, Status.OK) as event if is_usual(job.part):
                 screened[job.num_tokens, job.shape, job.config] = event.total_us
-            case Measured(job, all_series) if (job.part.engine, job.part.routing) == usual:
+            case Measured(job, all_series) if is_usual(job.part):
                 for series in all_series:
                     if series.us:
                         key = job.num_tokens, job.part.placement, series.config
@@ -312,35 +346,46 @@ def recorded_times(journal: Journal) -> TimesUs:
 
 
 def _recorded_row(file: PlannedFile, subject: Subject, times_us: TimesUs, num_tokens: int) -> BenchedRow:
-    """Under the shape where the file does worst."""
-    from tools.tune.tuner import baselines
+    """One part, under the shape where the file does worst."""
+    from tools.tune.tuner import heuristics_of
 
-    heuristic, _ = baselines(subject, num_tokens)
+    heuristics = heuristics_of(subject, num_tokens)
     own = _entry(file, file.claimed or file.main, num_tokens)
     main = _entry(file, file.main, num_tokens) if file.claimed else None
     found = []
     for shape in range(len(subject.shapes)):
-        own_us, main_us, heuristic_us = (
-            times_us.get((num_tokens, shape, config)) if config else None for config in (own, main, heuristic)
-        )
-        against_main = SAME_ENTRY if own == main else _recorded_duel(own_us, main_us)
-        against_heuristic = SAME_ENTRY if own == heuristic else _recorded_duel(own_us, heuristic_us)
-        found.append(BenchedRow(own_us, main_us, heuristic_us, against_main, against_heuristic))
-    return max(found, key=_worst_ratio)
+        engine = subject.first_engine(shape)
+        configs = own, main, heuristics[engine]
+        own_us, main_us, heuristic_us = (times_us.get((num_tokens, shape, c)) if c else None for c in configs)
+        duels = _recorded_duel(own_us, main_us), _recorded_duel(own_us, heuristic_us)
+        times = own_us, main_us, heuristic_us
+        over = _ratio_of(main_us, heuristic_us)
+        found.append(BenchedPart(engine, RoutingKind.UNIFORM, *times, *duels, over))
+    worst = max(found, key=_worst_ratio)
+    return BenchedRow((worst,), worst.against_main.ratio if worst.against_main else None)
 
 
 def _entry(file: PlannedFile, entries: Mapping[int, LaunchConfig], num_tokens: int) -> LaunchConfig | None:
     from tools.bench.candidates import Candidate
 
-    return clamped(Candidate("", entries).entry(num_tokens), file.id.workload) if entries else None
+    return clamped(Candidate.alike("", entries).entry(num_tokens), file.id.workload) if entries else None
 
 
 def _recorded_duel(own_us: float | None, other_us: float | None) -> Duel | None:
-    return None if own_us is None or other_us is None else duel((own_us,), (other_us,))
+    ratio = _ratio_of(own_us, other_us)
+    return ratio and Duel.of(ratio)
 
 
-def _worst_ratio(row: BenchedRow) -> float:
-    ratios = [duel.ratio.median for duel in (row.against_main, row.against_heuristic) if duel and duel.ratio]
+def _ratio_of(own_us: float | None, other_us: float | None) -> Ratio | None:
+    """Of two medians, which is all that is known."""
+    if own_us is None or other_us is None:
+        return None
+    ratio = own_us / other_us
+    return Ratio(ratio, ratio, ratio, 0)
+
+
+def _worst_ratio(part: BenchedPart) -> float:
+    ratios = [duel.ratio.mean for duel in (part.against_main, part.against_heuristic) if duel and duel.ratio]
     return max(ratios, default=0.0)
 
 

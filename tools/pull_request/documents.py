@@ -16,9 +16,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tools.errors import UserError
 from tools.measure.floor import least_us
-from tools.measure.statistics import Verdict
+from tools.measure.judgement import Verdict
+from tools.measure.panel import Ratio, RoutingKind
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
 from tools.store.record import Decision, Environment
@@ -27,9 +29,9 @@ from tools.store.tiers import DEFAULT_TIER
 from tools.store.workload import Shape, Workload
 from tools.text import printable, shown_path
 
-MAX_BYTES: Mapping[str, int] = {"plan": 4 << 20, "results": 8 << 20}
-"""What readers take. 256 files of 18 rows are a plan of 1.2 MiB and results of 0.8; where a file has little to be
-planned (main has none, and no record), its results are up to half as large again."""
+MAX_BYTES: Mapping[str, int] = {"plan": 4 << 20, "results": 32 << 20}
+"""What readers take. 256 files of 18 rows are a plan of 1.2 MiB and results of 3.5; where a file has little to be
+planned (main has none, and no record), its results are up to seven times as large."""
 
 MAX_LEG_FILES = 256
 """Of one leg, as both schemas have it."""
@@ -199,8 +201,44 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class MeasuredPart:
+    """The claimed entry in one engine's flavour under one routing, in the shape where it does worst.
+
+    runs: else it failed. Ratios of its time: over the engine's heuristic, over main's entry; None: that one doesn't run
+    or isn't there.
+    """
+
+    engine: Flavour
+    routing: RoutingKind
+    runs: bool
+    over_heuristic: Ratio | None = None
+    over_main: Ratio | None = None
+
+    def __str__(self) -> str:
+        return f"{self.engine}, {self.routing}"
+
+    @property
+    def is_slower(self) -> bool:
+        """Than having no file, or than main's; or it doesn't run."""
+        return not self.runs or any(ratio.is_slower for ratio in (self.over_heuristic, self.over_main) if ratio)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> MeasuredPart:
+        ratios = {name: document[name] and Ratio(**document[name]) for name in ("over_heuristic", "over_main")}
+        words = {"engine": Flavour(document["engine"]), "routing": RoutingKind(document["routing"])}
+        return cls(**{**document, **words, **ratios})
+
+    def to_json(self) -> dict[str, Json]:
+        ratios = {"over_heuristic": self.over_heuristic, "over_main": self.over_main}
+        return {**vars(self), **{name: ratio and dict(vars(ratio)) for name, ratio in ratios.items()}}
+
+
+@dataclass(frozen=True)
 class MeasuredRow:
-    """One batch size, times in µs; fields as in schema/results.schema.json."""
+    """One batch size, times in µs; fields as in schema/results.schema.json.
+
+    Times are of the engine that comes first, under uniform routing; verdict and decision of all parts.
+    """
 
     claimed_us: float | None = None
     measured_us: float | None = None
@@ -209,6 +247,7 @@ class MeasuredRow:
     retuned_us: float | None = None
     verdict: Verdict | None = None
     decision: Decision | None = None
+    parts: tuple[MeasuredPart, ...] = ()
 
     @property
     def measured_times_us(self) -> tuple[float | None, ...]:
@@ -219,7 +258,10 @@ class MeasuredRow:
     def read(cls, document: Mapping[str, Json]) -> MeasuredRow:
         verdict, decision = document["verdict"], document["decision"]
         words = {"verdict": verdict and Verdict(verdict), "decision": decision and Decision(decision)}
-        return cls(**{**document, **words})
+        return cls(**{**document, **words, "parts": tuple(map(MeasuredPart.read, document["parts"]))})
+
+    def to_json(self) -> dict[str, Json]:
+        return {**vars(self), "parts": [part.to_json() for part in self.parts]}
 
 
 @dataclass(frozen=True)
@@ -239,7 +281,7 @@ class MeasuredFile:
             "status": "measured" if self.is_measured else "failed",
             "reason": self.reason,
             "retuned_file": self.retuned_file,
-            "rows": _by_batch_size({num_tokens: dict(vars(row)) for num_tokens, row in self.rows.items()}),
+            "rows": _by_batch_size({num_tokens: row.to_json() for num_tokens, row in self.rows.items()}),
         }
 
     @classmethod

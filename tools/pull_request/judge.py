@@ -1,54 +1,96 @@
 """From a bench of one planned file to its rows in the results, and from the rows to what they come to. Pure.
 
-Rows: verdicts beyond noise, decisions by policy. A file: how it stands, and whether its claims hold.
+Rows: verdicts over all parts, decisions by policy. A file: how it stands, and whether its claims hold.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.measure.panel import PromotionPolicy, Ratio
-from tools.measure.statistics import Duel, Interval, Verdict
-from tools.pull_request.documents import MeasuredFile, MeasuredRow, PlannedFile
+from kernels.problem import Flavour
+from tools.measure.judgement import Duel, Verdict
+from tools.measure.panel import PromotionPolicy, Ratio, RoutingKind
+from tools.pull_request.documents import MeasuredFile, MeasuredPart, MeasuredRow, PlannedFile
 from tools.store.record import Decision
 from tools.store.strict_json import Json
 
 
 @dataclass(frozen=True)
-class BenchedRow:
-    """One batch size of the file that was benched: the claimed one, or main's where the claim is its removal.
+class BenchedPart:
+    """The benched file in one engine's flavour under one routing: the claimed one, or main's where it is removed.
 
-    Times in µs, None: it fails, or there is no such entry. Duels are the benched file's; None: unknown.
+    Times in µs, None: it fails, or there is no such entry; under the shape where the file does worst beside having
+    none. Duels are the benched file's, None: unknown. main_over_heuristic: None where one of them doesn't run.
     """
 
+    engine: Flavour
+    routing: RoutingKind
     own_us: float | None
     main_us: float | None
     heuristic_us: float | None
     against_main: Duel | None
     against_heuristic: Duel | None
+    main_over_heuristic: Ratio | None = None
 
     def to_json(self) -> dict[str, Json]:
         duels = {"against_main": _duel_json(self.against_main), "against_heuristic": _duel_json(self.against_heuristic)}
-        return {**vars(self), **duels}
+        return {**vars(self), **duels, "main_over_heuristic": _ratio_json(self.main_over_heuristic)}
+
+    @classmethod
+    def read(cls, document: Mapping[str, Json]) -> BenchedPart:
+        """Inverse of `to_json`."""
+        read = {name: _duel(document[name]) for name in ("against_main", "against_heuristic")}
+        words = {"engine": Flavour(document["engine"]), "routing": RoutingKind(document["routing"])}
+        ratio = document["main_over_heuristic"]
+        return cls(**{**document, **words, **read, "main_over_heuristic": ratio and Ratio(**ratio)})
+
+    @property
+    def against_no_file(self) -> Verdict | None:
+        return _verdict(self.against_heuristic, self.own_us, self.heuristic_us)
+
+    def against_today(self, *, has_main: bool) -> Verdict | None:
+        """What its readers get without it: main's, or no file."""
+        return _verdict(self.against_main, self.own_us, self.main_us) if has_main else self.against_no_file
+
+
+@dataclass(frozen=True)
+class BenchedRow:
+    """One batch size. parts: the first one's times are the row's. over_main: by the tuner's score, over all parts.
+
+    None: there is no such file, or one of both fails somewhere.
+    """
+
+    parts: tuple[BenchedPart, ...]
+    over_main: Ratio | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        return {"parts": [part.to_json() for part in self.parts], "over_main": _ratio_json(self.over_main)}
 
     @classmethod
     def read(cls, document: Mapping[str, Json]) -> BenchedRow:
-        """Inverse of `to_json`."""
-        duels = {name: _duel(document[name]) for name in ("against_main", "against_heuristic")}
-        return cls(**{**document, **duels})
+        """Inverse of `to_json`. ValueError: no parts."""
+        parts = tuple(map(BenchedPart.read, document["parts"]))
+        if not parts:
+            raise ValueError("parts: expected one or more, found none.")
+        ratio = document["over_main"]
+        return cls(parts, ratio and Ratio(**ratio))
+
+
+def _ratio_json(ratio: Ratio | None) -> Json:
+    return ratio and dict(vars(ratio))
 
 
 def _duel_json(duel: Duel | None) -> Json:
-    return duel and {"ratio": duel.ratio and dict(vars(duel.ratio)), "verdict": duel.verdict.value}
+    return duel and {"ratio": _ratio_json(duel.ratio), "verdict": duel.verdict.value}
 
 
 def _duel(document: Json) -> Duel | None:
     if document is None:
         return None
     ratio = document["ratio"]
-    return Duel(None if ratio is None else Interval(**ratio), Verdict(document["verdict"]))
+    return Duel(None if ratio is None else Ratio(**ratio), Verdict(document["verdict"]))
 
 
 def rows_of(
@@ -67,27 +109,35 @@ def rows_of(
 def _kept(
     file: PlannedFile, num_tokens: int, row: BenchedRow, retuned_us: float | None, policy: PromotionPolicy
 ) -> MeasuredRow:
-    duel = row.against_main if file.main else _within_bound(row.against_heuristic)
-    rival_us = row.main_us if file.main else row.heuristic_us
+    head = row.parts[0]
+    has_main = bool(file.main)
     return MeasuredRow(
         file.claims_us.get(num_tokens),
-        _rounded(row.own_us),
-        _rounded(row.main_us),
-        _rounded(row.heuristic_us),
+        _rounded(head.own_us),
+        _rounded(head.main_us),
+        _rounded(head.heuristic_us),
         retuned_us,
-        _verdict(duel, row.own_us, rival_us),
-        _decision(bool(file.main), row, policy),
+        _overall([part.against_today(has_main=has_main) for part in row.parts]),
+        _decision(has_main, row, policy),
+        tuple(map(_measured_part, row.parts)),
     )
+
+
+def _measured_part(part: BenchedPart) -> MeasuredPart:
+    duels = (part.against_heuristic, part.against_main)
+    ratios = (_rounded_ratio(duel.ratio) if duel and duel.ratio else None for duel in duels)
+    return MeasuredPart(part.engine, part.routing, part.own_us is not None, *ratios)
 
 
 def _removed(row: BenchedRow) -> MeasuredRow:
     """Main's file was benched; without it the heuristic runs."""
-    kept = _verdict(row.against_heuristic, row.own_us, row.heuristic_us)
+    head = row.parts[0]
+    kept = _overall([part.against_no_file for part in row.parts])
     inverse = {Verdict.FASTER: Verdict.SLOWER, Verdict.SLOWER: Verdict.FASTER}
     decision = None if kept is None else Decision.BASELINE if kept is Verdict.SLOWER else Decision.RETAIN
     return MeasuredRow(
-        main_us=_rounded(row.own_us),
-        heuristic_us=_rounded(row.heuristic_us),
+        main_us=_rounded(head.own_us),
+        heuristic_us=_rounded(head.heuristic_us),
         verdict=None if kept is None else inverse.get(kept, kept),
         decision=decision,
     )
@@ -95,6 +145,11 @@ def _removed(row: BenchedRow) -> MeasuredRow:
 
 def _rounded(us: float | None) -> float | None:
     return None if us is None else round(us, 3)
+
+
+def _rounded_ratio(ratio: Ratio) -> Ratio:
+    low, mean, high = (round(value, 4) for value in (ratio.low, ratio.mean, ratio.high))
+    return Ratio(low, mean, high, ratio.blocks)
 
 
 def _verdict(duel: Duel | None, own_us: float | None, rival_us: float | None) -> Verdict | None:
@@ -106,38 +161,34 @@ def _verdict(duel: Duel | None, own_us: float | None, rival_us: float | None) ->
     return duel.verdict
 
 
-def _within_bound(duel: Duel | None) -> Duel | None:
-    """Beside having no file, slower is what the tuner's own bound calls so: within it a row may well be written."""
-    if duel is None or duel.verdict is not Verdict.SLOWER or duel.ratio is None or _as_ratio(duel.ratio).is_slower:
-        return duel
-    return Duel(duel.ratio, Verdict.SAME)
+def _overall(verdicts: Sequence[Verdict | None]) -> Verdict | None:
+    """Of all parts: slower in one is slower; faster is faster somewhere. None: unknown in one."""
+    if Verdict.SLOWER in verdicts:
+        return Verdict.SLOWER
+    if None in verdicts:
+        return None
+    return Verdict.FASTER if Verdict.FASTER in verdicts else Verdict.SAME
 
 
 def _decision(has_main: bool, row: BenchedRow, policy: PromotionPolicy) -> Decision | None:
     """By the tuner's own rule as far as a bench knows it: the claim challenges main's entry. None: unknown."""
-    if row.against_heuristic is None or (has_main and row.against_main is None):
+    unknown = any(part.against_heuristic is None or (has_main and part.against_main is None) for part in row.parts)
+    if unknown:
         return None
-    may_challenge = row.own_us is not None and not _loses(row.against_heuristic.ratio, row.own_us, row.heuristic_us)
-    main_us = row.main_us if has_main else None
-    may_stay = main_us is not None and not _loses(None, main_us, row.heuristic_us)
-    against_main = row.against_main.ratio if row.against_main else None
-    is_close = may_stay and against_main is not None and not policy.is_won_by(_as_ratio(against_main))
+    may_challenge = all(part.own_us is not None and not _loses(part.against_heuristic) for part in row.parts)
+    may_stay = has_main and all(
+        part.main_us is not None and not (part.main_over_heuristic and part.main_over_heuristic.is_slower)
+        for part in row.parts
+    )
+    is_close = may_stay and row.over_main is not None and not policy.is_won_by(row.over_main)
     if may_challenge and not is_close:
         return Decision.PROMOTE
     return Decision.RETAIN if may_stay else Decision.BASELINE
 
 
-def _loses(ratio: Interval | None, us: float, heuristic_us: float | None) -> bool:
-    """Beyond the bound. ratio None: only the medians are known. A heuristic that doesn't run is no rival."""
-    if heuristic_us is None:
-        return False
-    of_medians = us / heuristic_us
-    return (_as_ratio(ratio) if ratio else Ratio(of_medians, of_medians, of_medians, 0)).is_slower
-
-
-def _as_ratio(ratio: Interval) -> Ratio:
-    """A bench's own, over its rounds."""
-    return Ratio(ratio.low, ratio.median, ratio.high, 0)
+def _loses(duel: Duel | None) -> bool:
+    """Beyond the bound. A heuristic that doesn't run is no rival."""
+    return duel is not None and duel.verdict is Verdict.SLOWER
 
 
 # A file: what its rows come to by the promotion policy, and whether its claims hold.
@@ -175,12 +226,8 @@ def summary_of(file: MeasuredFile) -> FileSummary:
 
 
 def is_slower(row: MeasuredRow) -> bool:
-    """Than main's, or than having no file; where the file is removed, main's was faster.
-
-    The policy may want the heuristic because main's entry loses to it: no fault of a claim that doesn't.
-    """
-    loses = row.measured_us is not None and row.heuristic_us is not None and row.measured_us > row.heuristic_us
-    return row.verdict is Verdict.SLOWER or (row.decision is Decision.BASELINE and loses)
+    """Than main's or than having no file, in any part; where the file is removed, main's was faster."""
+    return row.verdict is Verdict.SLOWER or any(part.is_slower for part in row.parts)
 
 
 def claim_gap(file: MeasuredFile) -> RowGap | None:
@@ -201,7 +248,8 @@ def why_unverified(file: MeasuredFile) -> str | None:
         if row.measured_us is None or row.verdict is None:
             return f"M={num_tokens}: no time was measured"
         if is_slower(row):
-            return f"M={num_tokens}: slower than main's file or the heuristic"
+            where = next((f" ({part})" for part in row.parts if part.is_slower), "")
+            return f"M={num_tokens}: slower than main's file or the heuristic{where}"
     gap = claim_gap(file)
     if gap and gap.pct > CLAIM_TOLERANCE_PCT:
         return f"M={gap.num_tokens}: {gap.pct:.1f} % above the recorded time"

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tools.cli import path_argument, say
-from tools.measure.panel import PromotionPolicy
-from tools.measure.statistics import Verdict
+from tools.launch.heuristic_version import ENGINE_NAMES
+from tools.measure.judgement import Verdict
+from tools.measure.panel import LARGEST_RATIO, PromotionPolicy
 from tools.pull_request.documents import (
     IMPOSSIBLE,
     NO_RESULTS,
@@ -22,6 +23,7 @@ from tools.pull_request.documents import (
     DocumentError,
     Leg,
     MeasuredFile,
+    MeasuredPart,
     MeasuredRow,
     Plan,
     PlannedFile,
@@ -115,7 +117,10 @@ HEADLINES: Mapping[FileSummary, str] = {
 
 LEFT_OUT = "The table is left out: the comment would get too long. The artifact of the run has it."
 
-HEADER = ("M", "claimed", "measured", "main's", "heuristic", "re-tuned best", "verdict")
+HEADER = ("M", "claimed", "measured", "main's", "heuristic", "re-tuned best", "verdict", "worst beside no file")
+
+MOST_LOSSES = 10
+"""Named one by one."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +172,14 @@ def _head(plan: Plan, parts: Sequence[FileSection], *, is_empty: bool) -> list[s
         f"**Verdict: {headline}.** {counted(len(parts), 'file')}: {tally}. Commit {code(plan.head_sha)}.",
         "",
         "*Claimed*: the times in the pull request's record, which nothing here has checked. All other times are "
-        "*verified here*: measured for this report by main's code, median in µs, up and down projection together. "
-        "The verdict compares the claimed file with main's, which is what its readers get there today, beyond noise "
-        "(with the heuristic where they get no file). "
+        "*verified here*: measured for this report by main's code, median in µs, up and down projection together, "
+        "with uniform routing, as vLLM runs the kernel (SGLang where it alone reads the name). The verdict is over "
+        "both engines that read the name, with uniform and with skewed routing: it compares the claimed file with "
+        "main's, which is what its readers get there today (with the engine's heuristic where they get no file). "
+        f"Slower: more than {100 * (LARGEST_RATIO - 1):.0f} % on average somewhere, and slower at all beyond doubt. "
         "After it stands whose entry the policy would write: the claimed one (promote; over main's if at least "
         f"{margin_pct:g} % faster), main's (retain) or the heuristic's (baseline). "
+        "Last comes where the claimed file does worst beside that engine's heuristic, as a share of its time. "
         "«–»: no such entry, or it does not run.",
         "",
     ]
@@ -199,7 +207,33 @@ def _section(part: FileSection) -> list[str]:
     lines.append(f"- Shapes: {_shapes(planned.shapes)}")
     if measured.is_measured and planned.claimed:
         lines += [f"- Claims: {_claims(measured)}", f"- Re-tuning: {_retuning(part)}"]
+        lines += _losses(measured)
     return lines
+
+
+def _losses(measured: MeasuredFile) -> list[str]:
+    """Every part that is slower than what runs there today; none: no line."""
+    found = [
+        (num_tokens, one) for num_tokens, row in sorted(measured.rows.items()) for one in row.parts if one.is_slower
+    ]
+    told = [f"M={num_tokens} {_part(part)} ({_loss(part)})" for num_tokens, part in found[:MOST_LOSSES]]
+    more = [f"and {len(found) - MOST_LOSSES} more"] if len(found) > MOST_LOSSES else []
+    return [f"- Slower in: {'; '.join([*told, *more])}."] if found else []
+
+
+def _part(part: MeasuredPart) -> str:
+    return f"{ENGINE_NAMES[part.engine]} {part.routing}"
+
+
+def _loss(part: MeasuredPart) -> str:
+    if not part.runs:
+        return "does not run"
+    rivals = {"the heuristic's time": part.over_heuristic, "main's": part.over_main}
+    return ", ".join(
+        f"{ratio.mean:.3f} of {rival}, {ratio.low:.3f} to {ratio.high:.3f}"
+        for rival, ratio in rivals.items()
+        if ratio and ratio.is_slower
+    )
 
 
 def _headline(planned: PlannedFile, measured: MeasuredFile) -> str:
@@ -265,11 +299,20 @@ def _table(part: FileSection) -> list[str]:
     if not rows:
         return []
     cells = [_cells(num_tokens, row) for num_tokens, row in sorted(rows.items())]
-    lines = table(HEADER, cells, right=len(HEADER) - 1)
+    lines = table(HEADER, cells, right=len(HEADER) - 2)
     return ["", f"<details><summary>{counted(len(rows), 'row')}</summary>", "", *lines, "", "</details>"]
 
 
 def _cells(num_tokens: int, row: MeasuredRow) -> tuple[str, ...]:
     times = (row.claimed_us, row.measured_us, row.main_us, row.heuristic_us, row.retuned_us)
     words = [word.value for word in (row.verdict, row.decision) if word is not None]
-    return (str(num_tokens), *("–" if us is None else f"{us:.1f}" for us in times), ", ".join(words) or "–")
+    shown = ("–" if us is None else f"{us:.1f}" for us in times)
+    return (str(num_tokens), *shown, ", ".join(words) or "–", _worst_part(row))
+
+
+def _worst_part(row: MeasuredRow) -> str:
+    found = [(part.over_heuristic.mean, part) for part in row.parts if part.over_heuristic]
+    if not found:
+        return "–"
+    mean, part = max(found, key=lambda pair: pair[0])
+    return f"{mean:.3f}, {_part(part)}"

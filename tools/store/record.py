@@ -215,7 +215,10 @@ class RecordedRow:
 
     @property
     def on_benchs_kernel(self) -> Compared:
-        """What a bench compares its times with, which runs our kernel as vLLM does: the headline may be SGLang's."""
+        """What times of main's runs are compared with, which are vLLM's where it reads the name.
+
+        The headline is of the engine where the entry does worst, which may be SGLang.
+        """
         return self.by_engine.get("vllm") or Compared(self.latency_us, self.baseline_us)
 
     @classmethod

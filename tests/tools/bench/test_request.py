@@ -117,7 +117,8 @@ class TestFiles:
 
     def test_every_flag(self) -> None:
         arguments = "a.json b --layout sglang --against heuristic --against HEAD~1 --against old/a.json"
-        arguments += " --kernel vllm=v/fused_moe.py --num-tokens 64 1 64 --routing skew_0.3 --series 5 --jobs 3 --output out --format json"
+        arguments += " --kernel vllm=v/fused_moe.py --num-tokens 64 1 64 --routing skew_0.3 --series 5"
+        arguments += " --jobs 3 --output out --format json"
         assert parse(arguments.split()) == FilesRequest(
             (Path("a.json"), Path("b")),
             Layout.SGLANG,

@@ -43,7 +43,7 @@ def no_github(monkeypatch: pytest.MonkeyPatch) -> None:
 def row(measured: float | None, heuristic: float | None = None, **changes: Any) -> dict[str, Any]:
     """A row of results: nothing re-tuned, nothing on main beside it."""
     figures = {"claimed_us": 1.0, "measured_us": measured, "main_us": None, "heuristic_us": heuristic}
-    return {**figures, "retuned_us": None, "verdict": "faster", "decision": "promote", **changes}
+    return {**figures, "retuned_us": None, "verdict": "faster", "decision": "promote", "parts": [], **changes}
 
 
 Rows = Callable[[int, float], dict[str, Any]]

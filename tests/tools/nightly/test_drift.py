@@ -7,14 +7,16 @@ from dataclasses import replace
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tests.builders import devices, times
 from tools.launch.heuristic_version import measured_heuristics
-from tools.measure.statistics import Verdict
+from tools.measure.panel import Ratio, RoutingKind
 from tools.nightly.drift import DeviceDrift, FileDrift, compare, to_markdown
 from tools.pull_request.documents import (
     FileId,
     Leg,
     MeasuredFile,
+    MeasuredPart,
     MeasuredRow,
     Plan,
     PlannedFile,
@@ -94,11 +96,17 @@ def test_the_margin_is_asked_for() -> None:
     assert drifted(MeasuredRow(measured_us=108.0, heuristic_us=200.0), margin_pct=10.0).rows[0].finding == ""
 
 
-def test_a_row_that_loses_to_no_file_is_a_finding_whatever_it_took() -> None:
-    row = MeasuredRow(measured_us=100.0, heuristic_us=98.0, verdict=Verdict.SLOWER)
-    assert drifted(row, recorded(100.0, 0.0, 98.0)).rows[0].finding == "2.0 % slower than no file"
-    near = MeasuredRow(measured_us=100.0, heuristic_us=99.2, verdict=Verdict.SLOWER)
-    assert drifted(near, recorded(100.0, 0.0, 99.2)).rows[0].finding == ""
+@pytest.mark.parametrize(
+    ("engine", "routing"), [(Flavour.VLLM, RoutingKind.UNIFORM), (Flavour.SGLANG, RoutingKind.SKEW_03)]
+)
+def test_a_row_that_loses_to_no_file_is_a_finding_wherever_it_does(engine: Flavour, routing: RoutingKind) -> None:
+    def found(mean: float) -> str:
+        parts = (MeasuredPart(engine, routing, True, Ratio(1.001, mean, 1.1, 4)),)
+        row = MeasuredRow(measured_us=100.0, heuristic_us=200.0, parts=parts)
+        return drifted(row).rows[0].finding
+
+    assert found(1.034) == "3.4 % slower than no file"
+    assert found(1.019) == ""
 
 
 def test_a_record_that_was_retuned_since_the_plan_lends_no_yardstick() -> None:

@@ -16,17 +16,20 @@ from typing import Any
 
 import pytest
 
+from kernels.problem import Flavour
 from tests.tools.processes import wait_until_dead
 from tests.tools.pull_request.documents_builder import ENVIRONMENT, H100, entry, planned
 from tools.bench import compare_files
-from tools.bench.candidates import NO_FILE, SGLANG_NO_FILE, THIS_FILE, FileComparison
+from tools.bench.candidates import NO_FILE, THIS_FILE, FileComparison, Judging
 from tools.bench.files_report import FileResult, FilesReport
 from tools.bench.session import Gpu
 from tools.checkout import CHECKOUT
 from tools.errors import MachineError, UserError
 from tools.measure import gpu
+from tools.measure.judgement import FAILED, Duel, Measured, PartVerdict, RowVerdict
 from tools.measure.layer import LayerShape
-from tools.measure.statistics import FAILED, SAME_ENTRY, Duel, Interval, Measured, RowVerdict, Verdict
+from tools.measure.panel import Part, Ratio, RoutingKind
+from tools.measure.seeds import Purpose
 from tools.pull_request import child
 from tools.pull_request.child import BenchedFile, NotMeasuredError, comparison_of, run_child, subject_of
 from tools.pull_request.documents import PlannedFile, PlannedShape
@@ -42,7 +45,6 @@ DEVICE: Device = load_devices().find(H100)
 MAIN = {64: entry(num_stages=2)}
 SEVERAL = (PlannedShape(Shape(4096, 2), registered=True), PlannedShape(Shape(6144, 4), registered=False))
 HERE = Environment.read(ENVIRONMENT)
-FASTER = Duel(Interval(0.88, 0.9, 0.92), Verdict.FASTER)
 
 
 def names(comparison: FileComparison) -> list[str]:
@@ -53,9 +55,9 @@ class TestWhatIsCompared:
     def test_the_claimed_file_beside_the_heuristics_and_mains(self) -> None:
         file = planned(main=MAIN)
         comparison = comparison_of(file, DEVICE)
-        assert names(comparison) == [THIS_FILE, NO_FILE, SGLANG_NO_FILE, child.MAIN]
-        assert comparison.candidates[0].entries == file.claimed
-        assert comparison.candidates[3].entries == MAIN
+        assert names(comparison) == [THIS_FILE, NO_FILE, child.MAIN]
+        assert comparison.candidates[0].entries == dict.fromkeys(Flavour, file.claimed)
+        assert comparison.candidates[2].entries == dict.fromkeys(Flavour, MAIN)
         assert comparison.batch_sizes == (64, 128)
 
     def test_under_the_plans_shapes_registered_or_not(self) -> None:
@@ -63,13 +65,19 @@ class TestWhatIsCompared:
         assert [(shape.hidden_size, shape.top_k) for shape in comparison.shapes] == [(4096, 2), (6144, 4)]
         assert all(isinstance(shape, LayerShape) for shape in comparison.shapes)
 
+    def test_on_every_engine_that_reads_the_name_for_a_shape(self) -> None:
+        block = planned(E=257, N=256, dtype="fp8_w8a8", block_shape=(128, 128))
+        fused = PlannedShape(Shape(7168, 9, fused_shared_experts=1), registered=True)
+        assert comparison_of(replace(block, shapes=(fused,)), DEVICE).engines == ((Flavour.SGLANG,),)
+        assert comparison_of(planned(), DEVICE).engines == (tuple(Flavour),)
+
     def test_a_new_file_beside_the_heuristics_alone(self) -> None:
-        assert names(comparison_of(planned(), DEVICE)) == [THIS_FILE, NO_FILE, SGLANG_NO_FILE]
+        assert names(comparison_of(planned(), DEVICE)) == [THIS_FILE, NO_FILE]
 
     def test_mains_file_where_it_is_to_be_removed(self) -> None:
         comparison = comparison_of(planned({}, MAIN), DEVICE)
-        assert names(comparison) == [THIS_FILE, NO_FILE, SGLANG_NO_FILE]
-        assert comparison.candidates[0].entries == MAIN
+        assert names(comparison) == [THIS_FILE, NO_FILE]
+        assert comparison.candidates[0].entries == dict.fromkeys(Flavour, MAIN)
         assert comparison.batch_sizes == (64,)
 
     @pytest.mark.parametrize("dtype", ["int4_w4a16", "fp8_w8a16"])
@@ -78,36 +86,76 @@ class TestWhatIsCompared:
             comparison_of(planned(dtype=dtype), DEVICE)
 
 
-def us(median: float) -> Interval:
-    return Interval(median, median, median)
+UNIFORM, SKEWED = RoutingKind.UNIFORM, RoutingKind.SKEW_03
+CONFIGS = {"own": entry(), "main": entry(num_stages=2), "heuristic": entry(num_stages=5)}
+BY_NAME = {"own": THIS_FILE, "main": child.MAIN, "heuristic": NO_FILE}
 
 
-def verdict(**times_us: float | None) -> RowVerdict:
-    """A row as the bench gives it; no time: it failed, with a message that may say anything."""
-    by_name = {"own": THIS_FILE, "main": child.MAIN, "heuristic": NO_FILE, "sglang": SGLANG_NO_FILE}
+def part(
+    engine: Flavour = Flavour.VLLM, routing: RoutingKind = UNIFORM, placement: int = 0, **times_us: float | None
+) -> PartVerdict:
+    """As the bench gives it; no time: it failed, with a message that may say anything."""
+    blocks = {CONFIGS[name]: dict.fromkeys(range(4), us) for name, us in times_us.items() if us}
     measured = {
-        by_name[name]: Measured(entry(), None if time is None else us(time), "" if time else "<b>compile</b>")
-        for name, time in times_us.items()
+        BY_NAME[name]: Measured(CONFIGS[name], us, "" if us else "<b>compile</b>") for name, us in times_us.items()
     }
-    duels = {name: FASTER if m.us and times_us["own"] else FAILED for name, m in list(measured.items())[1:]}
-    return RowVerdict(64, 10.0, "memory", measured, duels)
+    own = times_us["own"]
+    duels = {
+        BY_NAME[name]: Duel.of(Ratio(own / us, own / us, own / us, 4)) if own and us else FAILED
+        for name, us in times_us.items()
+        if name != "own"
+    }
+    return PartVerdict(Part(engine, placement, routing), 10.0, "memory", 8, measured, duels, blocks)  # type: ignore[arg-type]
+
+
+def row(*parts: PartVerdict) -> BenchedRow:
+    return child.benched_row(RowVerdict(64, parts))
 
 
 class TestWhatTheBenchFinds:
     def test_a_row_beside_mains(self) -> None:
-        row = child.benched_row(verdict(own=90.0, heuristic=120.0, sglang=130.0, main=100.0))
-        assert row == BenchedRow(90.0, 100.0, 120.0, FASTER, FASTER)
+        found = row(part(own=90.0, heuristic=120.0, main=100.0))
+        (only,) = found.parts
+        assert (only.engine, only.routing) == (Flavour.VLLM, UNIFORM)
+        assert (only.own_us, only.main_us, only.heuristic_us) == (90.0, 100.0, 120.0)
+        assert only.main_over_heuristic is not None
+        assert only.main_over_heuristic.mean == pytest.approx(100 / 120)
+        assert found.over_main is not None
+        assert found.over_main.mean == pytest.approx(0.9)
+
+    def test_every_part_and_their_score(self) -> None:
+        found = row(
+            part(own=90.0, heuristic=120.0, main=100.0),
+            part(own=110.0, heuristic=120.0, main=100.0, routing=SKEWED),
+            part(own=100.0, heuristic=90.0, main=100.0, engine=Flavour.SGLANG),
+        )
+        assert [(one.engine, one.routing, one.own_us) for one in found.parts] == [
+            (Flavour.VLLM, UNIFORM, 90.0),
+            (Flavour.VLLM, SKEWED, 110.0),
+            (Flavour.SGLANG, UNIFORM, 100.0),
+        ]
+        assert found.over_main is not None
+        assert found.over_main.mean == pytest.approx((0.9 ** (2 / 3) * 1.1 ** (1 / 3)) ** 0.5)
+
+    def test_of_several_shapes_the_worst_beside_each(self) -> None:
+        """Slower than no file in one shape, and than main's in the other: neither may be lost."""
+        (only,) = row(
+            part(own=90.0, heuristic=120.0, main=80.0), part(own=90.0, heuristic=80.0, main=100.0, placement=1)
+        ).parts
+        assert only.heuristic_us == 80.0
+        assert [duel and duel.verdict for duel in (only.against_heuristic, only.against_main)] == ["slower"] * 2
 
     def test_a_row_without_a_file_of_mains(self) -> None:
-        row = child.benched_row(verdict(own=90.0, heuristic=120.0, sglang=130.0))
-        assert row == BenchedRow(90.0, None, 120.0, None, FASTER)
+        found = row(part(own=90.0, heuristic=120.0))
+        assert (found.parts[0].main_us, found.parts[0].against_main, found.over_main) == (None, None, None)
 
     def test_an_entry_that_fails_has_no_time_and_its_message_stays_behind(self) -> None:
-        row = child.benched_row(verdict(own=None, heuristic=120.0, sglang=130.0, main=100.0))
-        assert row == BenchedRow(None, 100.0, 120.0, FAILED, FAILED)
+        found = row(part(own=None, heuristic=120.0, main=100.0))
+        assert (found.parts[0].own_us, found.parts[0].against_heuristic, found.over_main) == (None, FAILED, None)
+        assert "compile" not in json.dumps(found.to_json())
 
     def test_it_is_read_as_it_is_written(self) -> None:
-        rows = {64: BenchedRow(90.0, None, 120.0, None, FASTER), 128: BenchedRow(None, 1.0, 2.0, FAILED, SAME_ENTRY)}
+        rows = {64: row(part(own=90.0, heuristic=120.0, main=99.0)), 128: row(part(own=None, heuristic=2.0))}
         benched = BenchedFile(rows, HERE)
         assert BenchedFile.read(json.loads(json.dumps(benched.to_json()))) == benched
 
@@ -143,6 +191,7 @@ class Seen:
     """What bench and tuner were called with."""
 
     comparison: FileComparison
+    judging: Judging
     request: TuneRequest
     subject: Subject
 
@@ -169,12 +218,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """On a GPU that is not there."""
     seen = Seen()
 
-    def compare(here: Gpu, comparisons: Sequence[FileComparison], *_: Any) -> FilesReport:
-        (seen.comparison,) = comparisons
+    def compare(
+        here: Gpu, comparisons: Sequence[FileComparison], engine: None, judging: Judging, *_: Any
+    ) -> FilesReport:
+        (seen.comparison,), seen.judging = comparisons, judging
         sys.stdout.write("a library's own words\n")
-        rows = (verdict(own=90.0, heuristic=120.0, sglang=130.0),)
+        rows = (RowVerdict(64, (part(own=90.0, heuristic=120.0),)),)
         result = FileResult(seen.comparison.name, (), tuple(names(seen.comparison)), rows)
-        return FilesReport(HERE, "2026-11-22", "uniform", "5f" * 32, None, (result,))
+        return FilesReport(HERE, "2026-11-22", judging, "5f" * 32, None, (result,))
 
     monkeypatch.setattr(Gpu, "here", lambda: Gpu(None, "NVIDIA H100 80GB HBM3", DEVICE))
     monkeypatch.setattr(gpu, "check_memory", lambda torch, wanted: ("busy",))
@@ -186,8 +237,9 @@ class TestTheChildsEnd:
     def test_a_bench_answers_with_times_and_where_they_were_measured(self, do: Do, seen: Seen) -> None:
         code, answer = do("bench", planned(main=MAIN))
         assert code == 0
-        assert BenchedFile.read(answer) == BenchedFile({64: BenchedRow(90.0, None, 120.0, None, FASTER)}, HERE)
-        assert seen.comparison.candidates[3].entries == MAIN
+        assert BenchedFile.read(answer) == BenchedFile({64: row(part(own=90.0, heuristic=120.0))}, HERE)
+        assert seen.judging == Judging((UNIFORM, SKEWED), purpose=Purpose.CI)
+        assert seen.comparison.candidates[2].entries == dict.fromkeys(Flavour, MAIN)
 
     def test_the_tuner_is_asked_for_the_plans_rows_and_shapes(
         self, do: Do, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,7 @@ from tests.tools.pull_request.documents_builder import (
     results_document,
     write_json,
 )
-from tools.measure.statistics import Verdict
+from tools.measure.judgement import Verdict
 from tools.pull_request import documents
 from tools.pull_request.documents import (
     DocumentError,
@@ -198,11 +198,15 @@ class TestLimits:
         (tmp_path / "plan.json").write_bytes(data)
         assert len(read_plan(tmp_path / "plan.json").legs[0].files) == 256
 
-    def test_results_of_the_largest_plan_can_be_read(self) -> None:
-        """Removed files are planned with least, and answered with as many figures."""
+    @pytest.mark.parametrize("is_removed", [True, False])
+    def test_results_of_the_largest_plan_can_be_read(self, is_removed: bool) -> None:
+        """Files of which main has none are planned with least, and answered in every part."""
         entries = {str(4 * m): dict(ENTRY) for m in range(1, 257)}
+        ratio = {"low": 123.4567, "mean": 123.4567, "high": 123.4567, "blocks": 32}
+        part = {"engine": "sglang", "routing": "skew_0.3", "runs": False, "over_heuristic": ratio, "over_main": None}
         row = {"measured_us": 123456.789, "main_us": 123456.789, "heuristic_us": 123456.789, "retuned_us": 123456.789}
-        answered = {key: {"claimed_us": None, **row, "verdict": "slower", "decision": "baseline"} for key in entries}
+        said = {"claimed_us": None, **row, "verdict": "slower", "decision": "baseline"}
+        answered = {key: {**said, "parts": [] if is_removed else [part] * 4} for key in entries}
         planned, measured = (len(json.dumps(rows, separators=(",", ":"))) for rows in (entries, answered))
         assert measured / planned < documents.MAX_BYTES["results"] / documents.MAX_BYTES["plan"]
 

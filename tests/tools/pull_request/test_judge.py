@@ -1,16 +1,22 @@
-"""A row's verdict is beyond noise; its decision is the tuner's gate, read from ratios."""
+"""A row's verdict is over all its parts; its decision is the tuner's gate, read from ratios."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from kernels.problem import Flavour
 from tests.tools.pull_request.documents_builder import entry, planned, workload
-from tools.measure.statistics import FAILED, Duel, Interval, Verdict, duel
-from tools.pull_request.documents import FileId, MeasuredFile, MeasuredRow
+from tools.measure.judgement import FAILED, Duel, Verdict
+from tools.measure.panel import Ratio, RoutingKind
+from tools.pull_request.documents import FileId, MeasuredFile, MeasuredPart, MeasuredRow
 from tools.pull_request.judge import (
+    BenchedPart,
     BenchedRow,
     FileSummary,
     claim_gap,
+    is_slower,
     retuned_gap,
     rows_of,
     summary_of,
@@ -18,36 +24,56 @@ from tools.pull_request.judge import (
 )
 from tools.store.record import Decision
 
+VLLM, SGLANG = Flavour
+UNIFORM, SKEWED = RoutingKind.UNIFORM, RoutingKind.SKEW_03
 MAIN = {64: entry(num_stages=2)}
 
 
-def against(own_us: float, other_us: float) -> Duel:
-    return duel((own_us,), (other_us,))
+def sure(ratio: float) -> Ratio:
+    """That no block doubts."""
+    return Ratio(ratio, ratio, ratio, 4)
 
 
-def row_of(
-    own_us: float | None, main_us: float | None, heuristic_us: float | None, *, has_main: bool = True
-) -> MeasuredRow:
-    """What becomes of one row of a claimed file; None fails to run."""
-    rivals = [None if not has_main else main_us, heuristic_us]
-    duels = [FAILED if own_us is None or rival is None else against(own_us, rival) for rival in rivals]
+def part_of(
+    own_us: float | None,
+    main_us: float | None,
+    heuristic_us: float | None,
+    *,
+    has_main: bool = True,
+    engine: Flavour = VLLM,
+    routing: RoutingKind = UNIFORM,
+) -> BenchedPart:
+    """None fails to run."""
+
+    def against(rival_us: float | None) -> Duel:
+        return FAILED if own_us is None or rival_us is None else Duel.of(sure(own_us / rival_us))
+
+    over = sure(main_us / heuristic_us) if has_main and main_us and heuristic_us else None
+    duel = against(main_us) if has_main else None
+    return BenchedPart(engine, routing, own_us, main_us, heuristic_us, duel, against(heuristic_us), over)
+
+
+def row_of(*parts: BenchedPart, has_main: bool = True) -> MeasuredRow:
+    """What becomes of one row of a claimed file."""
+    pairs = [(part.own_us, part.main_us) for part in parts]
+    ratios = [own / main for own, main in pairs if own is not None and main is not None]
+    over = sure(ratios[0]) if has_main and len(ratios) == len(parts) else None
     file = planned({64: entry()}, MAIN if has_main else None, {64: 41.5})
-    benched = BenchedRow(own_us, rivals[0], heuristic_us, duels[0] if has_main else None, duels[1])
-    return rows_of(file, {64: benched}, {64: 40.0})[64]
+    return rows_of(file, {64: BenchedRow(parts, over)}, {64: 40.0})[64]
 
 
 @pytest.mark.parametrize(
     ("own_us", "main_us", "heuristic_us", "verdict", "decision"),
     [
         pytest.param(90, 100, 120, "faster", "promote", id="faster by more than the margin"),
-        pytest.param(99.2, 100, 120, "faster", "retain", id="faster beyond noise, but within the margin"),
-        pytest.param(99.8, 100, 120, "same", "retain", id="within noise"),
-        pytest.param(101, 100, 120, "slower", "retain", id="slower"),
+        pytest.param(99.2, 100, 120, "faster", "retain", id="faster, but within the margin"),
+        pytest.param(101, 100, 120, "same", "retain", id="slower within the bound"),
+        pytest.param(103, 100, 120, "slower", "retain", id="slower"),
         pytest.param(90, 100, 80, "faster", "baseline", id="faster than main's, slower than no file"),
-        pytest.param(101, 100, 80, "slower", "baseline", id="both slower than no file"),
-        pytest.param(99.5, 100, 97.0, "same", "baseline", id="near main's, and both beyond the bound"),
+        pytest.param(103, 100, 80, "slower", "baseline", id="both slower than no file"),
+        pytest.param(99.5, 100, 97.0, "faster", "baseline", id="near main's, and both beyond the bound"),
         pytest.param(90, 100, 88.5, "faster", "promote", id="1.7 % slower than no file is within the bound"),
-        pytest.param(99.8, 100, 99.8, "same", "retain", id="main's loses to the heuristic within noise only"),
+        pytest.param(100, 100, 99.8, "same", "retain", id="main's loses to the heuristic within the bound only"),
         pytest.param(None, 100, 120, "slower", "retain", id="the claimed entry fails"),
         pytest.param(90, None, 120, "faster", "promote", id="main's entry fails"),
         pytest.param(None, None, 120, None, "baseline", id="both fail"),
@@ -56,7 +82,7 @@ def row_of(
 def test_against_mains_file(
     own_us: float | None, main_us: float | None, heuristic_us: float, verdict: str | None, decision: str
 ) -> None:
-    row = row_of(own_us, main_us, heuristic_us)
+    row = row_of(part_of(own_us, main_us, heuristic_us))
     assert (row.verdict, row.decision) == (verdict, decision)
 
 
@@ -74,38 +100,69 @@ def test_against_mains_file(
 def test_against_the_heuristic_where_main_has_no_file(
     own_us: float | None, heuristic_us: float | None, verdict: str, decision: str
 ) -> None:
-    row = row_of(own_us, None, heuristic_us, has_main=False)
+    row = row_of(part_of(own_us, None, heuristic_us, has_main=False), has_main=False)
     assert (row.verdict, row.decision) == (verdict, decision)
+
+
+WINS = part_of(90, 100, 120)
+
+
+@pytest.mark.parametrize(
+    ("other", "verdict", "decision", "slower"),
+    [
+        pytest.param(part_of(90, 100, 120, routing=SKEWED), "faster", "promote", False, id="wins"),
+        pytest.param(part_of(101, 100, 120, engine=SGLANG), "faster", "promote", False, id="wins in one, loses none"),
+        pytest.param(part_of(103, 100, 120, routing=SKEWED), "slower", "promote", True, id="loses to main's"),
+        pytest.param(part_of(103, 104, 100, engine=SGLANG), "faster", "baseline", True, id="loses to no file"),
+        pytest.param(part_of(None, 100, 120, engine=SGLANG), "slower", "retain", True, id="doesn't run"),
+    ],
+)
+def test_what_it_does_under_skew_and_on_the_other_engine_counts(
+    other: BenchedPart, verdict: str, decision: str, slower: bool
+) -> None:
+    row = row_of(WINS, other)
+    assert (row.verdict, row.decision, is_slower(row)) == (verdict, decision, slower)
+    assert (row.measured_us, row.heuristic_us) == (90, 120), "times are the first part's"
+    assert [(part.engine, part.routing) for part in row.parts] == [
+        (VLLM, UNIFORM),
+        (other.engine, other.routing),
+    ]
+
+
+def test_what_a_part_comes_to_goes_along() -> None:
+    (part,) = row_of(part_of(90.12345, 100, 120)).parts
+    assert (part.runs, part.over_heuristic, part.over_main) == (True, sure(0.751), sure(0.9012))
 
 
 @pytest.mark.parametrize(
     ("main_us", "heuristic_us", "verdict", "decision"),
-    [(90, 100, "slower", "retain"), (100, 100, "same", "retain"), (100, 90, "faster", "baseline")],
+    [(90, 100, "slower", "retain"), (100, 100, "same", "retain"), (103, 100, "faster", "baseline")],
 )
 def test_a_removed_file_is_judged_by_what_runs_without_it(
     main_us: float, heuristic_us: float, verdict: str, decision: str
 ) -> None:
-    benched = BenchedRow(main_us, None, heuristic_us, None, against(main_us, heuristic_us))
+    benched = BenchedRow((part_of(main_us, None, heuristic_us, has_main=False),))
     row = rows_of(planned({}, MAIN), {64: benched}, {})[64]
-    assert (row.verdict, row.decision) == (verdict, decision)
+    assert (row.verdict, row.decision, row.parts) == (verdict, decision, ())
     assert (row.claimed_us, row.measured_us, row.main_us) == (None, None, main_us)
 
 
 def test_a_wide_interval_promotes_nothing() -> None:
-    """2 % faster in the median, but not beyond doubt."""
-    unsure = Duel(Interval(0.95, 0.98, 1.01), against(1, 1).verdict)
-    benched = BenchedRow(98, 100, 120, unsure, against(98, 120))
-    row = rows_of(planned({64: entry()}, MAIN), {64: benched}, {})[64]
+    """2 % faster on average, but not beyond doubt."""
+    unsure = Ratio(0.95, 0.98, 1.01, 4)
+    part = replace(part_of(98, 100, 120), against_main=Duel.of(unsure))
+    row = rows_of(planned({64: entry()}, MAIN), {64: BenchedRow((part,), unsure)}, {})[64]
     assert (row.verdict, row.decision) == ("same", "retain")
 
 
-def test_what_nobody_recorded_gets_no_verdict() -> None:
-    row = rows_of(planned({64: entry()}, MAIN), {64: BenchedRow(None, 100, 120, None, None)}, {})[64]
+def test_what_is_not_recorded_gets_no_verdict() -> None:
+    part = BenchedPart(VLLM, UNIFORM, None, 100, 120, None, None)
+    row = rows_of(planned({64: entry()}, MAIN), {64: BenchedRow((part,))}, {})[64]
     assert (row.verdict, row.decision) == (None, None)
 
 
 def test_claims_and_re_tuned_times_go_along() -> None:
-    row = row_of(90.12345, 100, 120)
+    row = row_of(part_of(90.12345, 100, 120))
     assert (row.claimed_us, row.measured_us, row.retuned_us) == (41.5, 90.123, 40.0)
 
 
@@ -114,7 +171,11 @@ def test_claims_and_re_tuned_times_go_along() -> None:
 BETTER = MeasuredRow(100, 101, 110, 120, 100, Verdict.FASTER, Decision.PROMOTE)
 SAME = MeasuredRow(100, 101, 101, 120, 100, Verdict.SAME, Decision.RETAIN)
 SLOWER = MeasuredRow(100, 101, 99, 120, 99, Verdict.SLOWER, Decision.RETAIN)
-NO_FILE_IS_BETTER = MeasuredRow(100, 101, 110, 90, 90, Verdict.FASTER, Decision.BASELINE)
+NO_FILE_IS_BETTER = MeasuredRow(
+    *(100, 101, 110, 90, 90, Verdict.FASTER, Decision.BASELINE, (MeasuredPart(VLLM, UNIFORM, True, sure(1.12)),))
+)
+LOSES_UNDER_SKEW = replace(BETTER, parts=(MeasuredPart(SGLANG, SKEWED, True, sure(1.05), sure(0.9)),))
+DOES_NOT_RUN_THERE = replace(BETTER, parts=(MeasuredPart(SGLANG, SKEWED, False),))
 MAIN_LOSES_TO_NO_FILE = MeasuredRow(100, 99.5, 100, 99.6, 99, Verdict.SAME, Decision.BASELINE)
 UNKNOWN = MeasuredRow(100, None, None, 120)
 
@@ -130,6 +191,8 @@ def file(*rows: MeasuredRow, **changes: bool) -> MeasuredFile:
         ((SAME, SAME), FileSummary.RETAIN),
         ((BETTER, SAME, SLOWER), FileSummary.SLOWER),
         ((BETTER, NO_FILE_IS_BETTER), FileSummary.SLOWER),
+        ((BETTER, LOSES_UNDER_SKEW), FileSummary.SLOWER),
+        ((BETTER, DOES_NOT_RUN_THERE), FileSummary.SLOWER),
         ((BETTER, MAIN_LOSES_TO_NO_FILE), FileSummary.PROMOTE),
         ((BETTER, UNKNOWN), FileSummary.UNKNOWN),
         ((UNKNOWN, SLOWER), FileSummary.SLOWER),
@@ -165,7 +228,8 @@ def test_a_clean_file_is_verified(rows: tuple[MeasuredRow, ...]) -> None:
         ((), "not measured (no rows)"),
         ((BETTER, UNKNOWN), "M=2: no time was measured"),
         ((BETTER, SLOWER), "M=2: slower than main's file or the heuristic"),
-        ((NO_FILE_IS_BETTER,), "M=1: slower than main's file or the heuristic"),
+        ((NO_FILE_IS_BETTER,), "M=1: slower than main's file or the heuristic (vllm, uniform)"),
+        ((LOSES_UNDER_SKEW,), "M=1: slower than main's file or the heuristic (sglang, skew_0.3)"),
         (
             (MeasuredRow(100, 105.2, 110, 120, None, Verdict.FASTER, Decision.PROMOTE),),
             "M=1: 5.2 % above the recorded time",

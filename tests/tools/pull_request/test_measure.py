@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tests.tools.pull_request.documents_builder import (
     A100,
     ENVIRONMENT,
@@ -25,11 +26,12 @@ from tests.tools.pull_request.documents_builder import (
     write_json,
 )
 from tools.checkout import reference_triton
-from tools.measure.statistics import duel
+from tools.measure.judgement import Duel
+from tools.measure.panel import Ratio, RoutingKind
 from tools.pull_request import measure
 from tools.pull_request.child import BenchedFile, NotMeasuredError, tune_in_child
 from tools.pull_request.documents import PlannedFile, read_results
-from tools.pull_request.judge import BenchedRow
+from tools.pull_request.judge import BenchedPart, BenchedRow
 from tools.pull_request.measure import GpuBackend, Retuned, TimeLimits
 from tools.store import schemas
 from tools.store.files import read_file, record_path
@@ -165,8 +167,9 @@ class FakeBackend:
         self.limits_s.append(limit_s)
         if self.fails:
             raise NotMeasuredError(self.fails)
-        won = duel((90.0,), (100.0,))
-        rows = {m: BenchedRow(90.0, None, 100.0, None, won) for m in file.batch_sizes}
+        won = Duel.of(Ratio(0.9, 0.9, 0.9, 4))
+        part = BenchedPart(Flavour.VLLM, RoutingKind.UNIFORM, 90.0, None, 100.0, None, won)
+        rows = {m: BenchedRow((part,)) for m in file.batch_sizes}
         return BenchedFile(rows, Environment.read(ENVIRONMENT))
 
     def tune(self, file: PlannedFile, output: Path, time_budget_s: float, limit_s: float) -> Mapping[int, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kernels.problem import Flavour
 from tests.tools.pull_request.documents_builder import (
     A100,
     ENVIRONMENT,
@@ -25,13 +26,15 @@ from tests.tools.pull_request.documents_builder import (
     results_document,
     write_json,
 )
-from tools.measure.statistics import Verdict
+from tools.measure.judgement import Verdict
+from tools.measure.panel import Ratio, RoutingKind
 from tools.pull_request import documents, report
 from tools.pull_request.documents import (
     IMPOSSIBLE,
     NO_RESULTS,
     Leg,
     MeasuredFile,
+    MeasuredPart,
     MeasuredRow,
     Plan,
     PlannedFile,
@@ -266,11 +269,23 @@ def test_a_file_in_the_folders_place(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 GOLDEN = Path(__file__).with_name("report.golden.md")
 
-FASTER = MeasuredRow(88.0, 90.0, 100.0, 120.0, 89.0, Verdict.FASTER, Decision.PROMOTE)
-SAME = MeasuredRow(99.5, 99.8, 100.0, 120.0, 97.5, Verdict.SAME, Decision.RETAIN)
-SLOWER = MeasuredRow(90.0, 101.0, 100.0, 120.0, 95.0, Verdict.SLOWER, Decision.RETAIN)
-FAILS = MeasuredRow(90.0, None, 100.0, 120.0, 95.0, Verdict.SLOWER, Decision.RETAIN)
-NEW = MeasuredRow(None, 90.0, None, 100.0, None, Verdict.FASTER, Decision.PROMOTE)
+def parts(heuristic: float, main: float | None, skewed: MeasuredPart | None = None) -> tuple[MeasuredPart, ...]:
+    """On vLLM uniformly, and on SGLang under skew what is given, else the same. Blocks doubt none of it."""
+    ratios = [ratio and Ratio(ratio, ratio, ratio, 4) for ratio in (heuristic, main)]
+    first = MeasuredPart(Flavour.VLLM, RoutingKind.UNIFORM, True, *ratios)
+    return first, skewed or replace(first, engine=Flavour.SGLANG, routing=RoutingKind.SKEW_03)
+
+
+SKEWED_SGLANG = Flavour.SGLANG, RoutingKind.SKEW_03
+LOST = MeasuredPart(*SKEWED_SGLANG, True, Ratio(1.011, 1.047, 1.084, 32), Ratio(0.99, 1.0, 1.01, 8))
+STOPPED = MeasuredPart(*SKEWED_SGLANG, False)
+
+FASTER = MeasuredRow(88.0, 90.0, 100.0, 120.0, 89.0, Verdict.FASTER, Decision.PROMOTE, parts(0.75, 0.9))
+SAME = MeasuredRow(99.5, 99.8, 100.0, 120.0, 97.5, Verdict.SAME, Decision.RETAIN, parts(0.8317, 0.998))
+SLOWER = MeasuredRow(90.0, 103.0, 100.0, 120.0, 95.0, Verdict.SLOWER, Decision.RETAIN, parts(0.8583, 1.03))
+SKEWED = MeasuredRow(88.0, 90.0, 100.0, 120.0, 89.0, Verdict.FASTER, Decision.BASELINE, parts(0.75, 0.9, LOST))
+FAILS = MeasuredRow(90.0, None, 100.0, 120.0, 95.0, Verdict.SLOWER, Decision.RETAIN, parts(0.8, 0.9, STOPPED)[1:])
+NEW = MeasuredRow(None, 90.0, None, 100.0, None, Verdict.FASTER, Decision.PROMOTE, parts(0.9, None))
 REMOVED = MeasuredRow(None, None, 100.0, 120.0, None, Verdict.SLOWER, Decision.RETAIN)
 UNKNOWN = MeasuredRow(90.0, None, 100.0, 120.0)
 
@@ -311,6 +326,7 @@ def test_the_whole_comment() -> None:
         case(7, planned(MAIN, MAIN), SAME, SAME),
         case(8, CHANGED, FASTER, UNKNOWN),
         case(9, planned(), reason="crashed", is_measured=False),
+        case(10, CHANGED, FASTER, SKEWED),
     )
     other, other_results = answered(case(1, planned(), reason="no_gpu", is_measured=False), device_name=A100)
     text = render(replace(plan, legs=(*plan.legs, *other.legs)), results | other_results)
