@@ -100,20 +100,16 @@ _MEANING = (
 def _file_lines(file: FileResult) -> list[str]:
     rivals = file.candidates[1:]
     lines = [f"## {file.name}", "", f"{'; '.join(file.shapes)}. {_MEANING}", ""]
-    summary = [
-        cells for engine, kind in _views(file) for name in rivals for cells in _summary(file, engine, kind, name)
-    ]
-    if summary:
-        header = ("engine", "routing", "against", "geomean", "worst", "at M", "faster", "same", "slower", "failed")
-        lines += [*table(header, summary), ""]
+    if summary := [cells for view in _views(file) for name in rivals for cells in _summary(file, *view, name)]:
+        lines += [*table(_SUMMARY, summary), ""]
     titles = (title for name in rivals for title in (f"{cell(name)} µs", "ratio", "verdict", "blocks"))
-    header = ("M", *_PART, f"{file.candidates[0]} µs", "of floor", *titles)
+    header = ("M", "engine", "routing", f"{file.candidates[0]} µs", "of floor", *titles)
     rows = [_cells(rivals, row.num_tokens, part, len(file.shapes)) for row in file.rows for part in row.parts]
     lines += [*table(header, rows), ""]
     return [*lines, *(f"- {note}" for note in file.notes)]
 
 
-_PART = ("engine", "routing")
+_SUMMARY = ("engine", "routing", "against", "geomean", "worst", "at M", "faster", "same", "slower", "failed")
 
 
 def _views(file: FileResult) -> list[tuple[Flavour, RoutingKind]]:

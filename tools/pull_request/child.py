@@ -238,15 +238,13 @@ def benched_row(row: RowVerdict) -> BenchedRow:
 def _benched_part(shapes: Sequence[PartVerdict]) -> BenchedPart:
     from tools.bench.candidates import NO_FILE, THIS_FILE
 
-    def times(part: PartVerdict) -> list[float | None]:
-        return [part.measured[name].us if name in part.measured else None for name in (THIS_FILE, MAIN, NO_FILE)]
-
     shown = worst_beside(shapes, NO_FILE)
     main = worst_beside(shapes, MAIN).duels.get(MAIN)
     mains = [ratio for part in shapes if (ratio := part.ratio_between(MAIN, NO_FILE))]
     worst_main = max(mains, key=lambda ratio: ratio.mean, default=None)
-    engine, routing = shown.part.engine, shown.part.routing
-    return BenchedPart(engine, routing, *times(shown), main, shown.duels[NO_FILE], worst_main)
+    us = {name: measured.us for name, measured in shown.measured.items()}
+    times = us[THIS_FILE], us.get(MAIN), us[NO_FILE]
+    return BenchedPart(shown.part.engine, shown.part.routing, *times, main, shown.duels[NO_FILE], worst_main)
 
 
 def _over_main(row: RowVerdict) -> Ratio | None:
@@ -373,7 +371,7 @@ def _entry(file: PlannedFile, entries: Mapping[int, LaunchConfig], num_tokens: i
 
 def _recorded_duel(own_us: float | None, other_us: float | None) -> Duel | None:
     ratio = _ratio_of(own_us, other_us)
-    return ratio and Duel.of(ratio)
+    return None if ratio is None else Duel.of(ratio)
 
 
 def _ratio_of(own_us: float | None, other_us: float | None) -> Ratio | None:

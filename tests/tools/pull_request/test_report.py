@@ -269,6 +269,7 @@ def test_a_file_in_the_folders_place(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 GOLDEN = Path(__file__).with_name("report.golden.md")
 
+
 def parts(heuristic: float, main: float | None, skewed: MeasuredPart | None = None) -> tuple[MeasuredPart, ...]:
     """On vLLM uniformly, and on SGLang under skew what is given, else the same. Blocks doubt none of it."""
     ratios = [ratio and Ratio(ratio, ratio, ratio, 4) for ratio in (heuristic, main)]

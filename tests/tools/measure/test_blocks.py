@@ -1,0 +1,142 @@
+"""Blocks are played on the draws that they name, into buffers that stay: a stand-in kernel on the CPU, a fake clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from kernels.launch_config import LaunchConfig  # noqa: E402
+from kernels.problem import Flavour, QuantMode  # noqa: E402
+from tests.tools.measure.torch_kernel import TorchKernel  # noqa: E402
+from tools.measure.blocks import BlockPlayer, Clock, ContextLost, Played  # noqa: E402
+from tools.measure.layer import LayerShape  # noqa: E402
+from tools.measure.panel import Part, RoutingKind  # noqa: E402
+from tools.measure.seeds import Purpose, seed_of  # noqa: E402
+
+VLLM, SGLANG = Flavour
+GOOD, OTHER = LaunchConfig(16, 32, 32, 1, 4, 3), LaunchConfig(32, 32, 32, 1, 4, 3)
+LAYER = LayerShape(16, 32, 64, 2, QuantMode())
+UNIFORM = Part(VLLM, 0, RoutingKind.UNIFORM)
+
+
+@dataclass
+class FakeClock:
+    """The n-th graph that is played takes n µs. What lies in the row when a block is played is kept."""
+
+    row: Callable[[], Any] = lambda: None
+    captured: int = 0
+    dealt: list[Any] = field(default_factory=list)
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(capture_deck=self.capture, play=self.play, synchronize=lambda: None)
+
+    def capture(self, launches: Sequence[Any], a_sample: int) -> Any:
+        self.captured += 1
+        return SimpleNamespace(graph=launches, num_samples=len(launches) // a_sample)
+
+    def play(self, replays: Sequence[Any], deals: Sequence[Callable[[], object]]) -> list[list[float]]:
+        for deal in deals:
+            deal()
+            self.dealt.append(self.row())
+        return [[float(place + 1)] * len(deals) for place, _ in enumerate(replays)]
+
+
+@pytest.fixture
+def fake() -> FakeClock:
+    return FakeClock()
+
+
+def player_of(
+    fake: FakeClock,
+    layers: tuple[LayerShape, ...] = (LAYER,),
+    kernel: Callable[[Flavour], Any] = TorchKernel,
+    clock: Clock | None = None,
+) -> BlockPlayer:
+    player = BlockPlayer(layers, "sm90", torch.device("cpu"), 1 << 16, 64, clock=clock or fake.clock, kernel=kernel)
+    fake.row = lambda: player.row(64, 0).inputs.dealt
+    return player
+
+
+@pytest.fixture
+def player(fake: FakeClock) -> BlockPlayer:
+    return player_of(fake)
+
+
+def play(player: BlockPlayer, *configs: LaunchConfig, part: Part = UNIFORM, blocks: range = range(2)) -> Played:
+    return player.play(Purpose.JUDGEMENT, 64, part, configs, blocks)
+
+
+def test_both_engines_meet_the_same_draws_block_by_block(player: BlockPlayer, fake: FakeClock) -> None:
+    for part in (UNIFORM, replace(UNIFORM, engine=SGLANG), replace(UNIFORM, routing=RoutingKind.SKEW_03)):
+        play(player, GOOD, part=part, blocks=range(64, 66))
+    assert fake.dealt == [
+        (kind, seed_of(Purpose.JUDGEMENT, 64, 0, kind, block))
+        for kind in (RoutingKind.UNIFORM, RoutingKind.UNIFORM, RoutingKind.SKEW_03)
+        for block in (64, 65)
+    ]
+
+
+def test_a_graph_serves_every_routing_and_block_of_an_engine(player: BlockPlayer, fake: FakeClock) -> None:
+    for kind in (RoutingKind.UNIFORM, RoutingKind.SKEW_1, RoutingKind.SKEW_03):
+        play(player, GOOD, OTHER, part=replace(UNIFORM, routing=kind))
+    assert fake.captured == 2
+    play(player, GOOD, part=replace(UNIFORM, engine=SGLANG))
+    assert fake.captured == 3
+
+
+def test_every_config_has_a_value_a_block(player: BlockPlayer) -> None:
+    found = play(player, GOOD, OTHER, blocks=range(3))
+    assert found.us == {GOOD: ((1.0, 1.0, 1.0),), OTHER: ((2.0, 2.0, 2.0),)}
+    assert found.draws == player.row(64, 0).inputs.num_routings
+    assert found.load.local_pairs == 128
+
+
+def test_what_fails_is_told_and_the_others_are_played(fake: FakeClock) -> None:
+    @dataclass(frozen=True)
+    class Failing(TorchKernel):
+        def bind(self, problem: Any, pointers: Any) -> Any:
+            if problem.config == OTHER:
+                raise RuntimeError("out of resources")
+            return TorchKernel.bind(self, problem, pointers)
+
+    found = play(player_of(fake, kernel=Failing), OTHER, GOOD)
+    assert list(found.us) == [GOOD]
+    assert str(found.failures[OTHER]) == "out of resources"
+
+
+def test_where_all_fail_nothing_is_played(fake: FakeClock) -> None:
+    def kernel(engine: Flavour) -> TorchKernel:
+        raise ValueError("no such kernel")
+
+    found = play(player_of(fake, kernel=kernel), GOOD)
+    assert (dict(found.us), fake.dealt) == ({}, [])
+
+
+def test_a_gpu_that_answers_no_more_is_no_configs_failure(fake: FakeClock) -> None:
+    def kernel(engine: Flavour) -> TorchKernel:
+        raise RuntimeError("an illegal memory access")
+
+    def broken() -> None:
+        raise RuntimeError("every later call fails")
+
+    player = player_of(fake, kernel=kernel, clock=replace(fake.clock, synchronize=broken))
+    with pytest.raises(ContextLost, match="an illegal memory access"):
+        play(player, GOOD)
+
+
+def test_placements_of_one_width_share_weights_and_activations(fake: FakeClock) -> None:
+    player = player_of(fake, (LAYER, replace(LAYER, top_k=4), replace(LAYER, hidden_size=32)))
+    first, more, narrow = (player.row(64, placement).inputs for placement in range(3))
+    assert first.weights is more.weights
+    assert first.weights is not narrow.weights
+    assert first.a[0].data_ptr() == more.a[0].data_ptr() == player.row(1, 0).inputs.a[0].data_ptr()
+    assert first.a[0].data_ptr() != narrow.a[0].data_ptr()
+    assert (len(first.c[0]), len(more.c[0])) == (2 * 64, 4 * 64)
