@@ -105,7 +105,7 @@ def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         FILES,
         help="tuned files beside what would run without them",
         description="Measures tuned files side by side with what would run without them.",
-        epilog="Exit 0: no row slower. 1: a row is slower beyond noise or fails, or a record isn't written. "
+        epilog="Exit 0: no row slower. 1: a row is slower beyond doubt or fails, or a record isn't written. "
         "2: bad use, or impossible here.",
     )
     parser.add_argument(
