@@ -30,6 +30,7 @@ from tools.findings import emit
 from tools.launch.heuristics import clamped
 from tools.measure.judgement import Duel, PartVerdict, RowVerdict, worst_beside
 from tools.measure.panel import Ratio, RoutingKind
+from tools.measure.statistics import NOISE_PCT
 from tools.pull_request.documents import PlannedFile
 from tools.pull_request.judge import BenchedPart, BenchedRow
 from tools.registry.devices import Device, load_devices
@@ -375,11 +376,11 @@ def _recorded_duel(own_us: float | None, other_us: float | None) -> Duel | None:
 
 
 def _ratio_of(own_us: float | None, other_us: float | None) -> Ratio | None:
-    """Of two medians, which is all that is known."""
+    """Of two medians, which is all that is known: as sure as two captures of one launch config agree."""
     if own_us is None or other_us is None:
         return None
-    ratio = own_us / other_us
-    return Ratio(ratio, ratio, ratio, 0)
+    ratio, noise = own_us / other_us, NOISE_PCT / 100.0
+    return Ratio(ratio * (1.0 - noise), ratio, ratio * (1.0 + noise), 0)
 
 
 def _worst_ratio(part: BenchedPart) -> float:
