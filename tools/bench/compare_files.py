@@ -37,19 +37,9 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     for file in files if request.writes_record else ():
         session.check_folder(record_path(file.found.root, file.found.relative).parent, "--write-record")
     judging = _judging(request)
-    gpu = Gpu.here()
-    engine = None if request.engine is None else engine_kernel(request.engine)
-    comparisons = [comparison_of(file, request, gpu.device) for file in files]
-    if judging.recorded is not None:
-        for shape in dict.fromkeys(shape for comparison in comparisons for shape in comparison.shapes):
-            judging.recorded.check(shape)
-    largest = [
-        (shown_path(file.found.path), comparison.shapes, max(comparison.batch_sizes))
-        for file, comparison in zip(files, comparisons, strict=True)
-    ]
-    for note in check_memory(gpu.torch, largest):
-        say(note)
-    report = compare(gpu, comparisons, engine, judging, request.jobs, say)
+    with CompilePool(request.jobs) as pool:
+        pool.start()
+        report = _measured(request, files, judging, pool, say)
     is_good = not report.is_slower
     if request.output is not None:
         try:
@@ -70,6 +60,25 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     return is_good, to_json(report) if request.as_json else to_markdown(report)
 
 
+def _measured(
+    request: FilesRequest, files: Sequence[ConfigFile], judging: Judging, pool: CompilePool, say: Say
+) -> FilesReport:
+    """UserError: nothing was measured."""
+    gpu = Gpu.here()
+    engine = None if request.engine is None else engine_kernel(request.engine)
+    comparisons = [comparison_of(file, request, gpu.device) for file in files]
+    if judging.recorded is not None:
+        for shape in dict.fromkeys(shape for comparison in comparisons for shape in comparison.shapes):
+            judging.recorded.check(shape)
+    largest = [
+        (shown_path(file.found.path), comparison.shapes, max(comparison.batch_sizes))
+        for file, comparison in zip(files, comparisons, strict=True)
+    ]
+    for note in check_memory(gpu.torch, largest):
+        say(note)
+    return compare(gpu, comparisons, engine, judging, pool, say)
+
+
 def _judging(request: FilesRequest) -> Judging:
     """UserError: a file without a recorded routing."""
     match request.routing:
@@ -82,9 +91,14 @@ def _judging(request: FilesRequest) -> Judging:
 
 
 def compare(
-    gpu: Gpu, comparisons: Sequence[FileComparison], engine: EngineKernel | None, judging: Judging, jobs: int, say: Say
+    gpu: Gpu,
+    comparisons: Sequence[FileComparison],
+    engine: EngineKernel | None,
+    judging: Judging,
+    pool: CompilePool,
+    say: Say,
 ) -> FilesReport:
-    """Compiles and measures. engine None: on our own kernel, in each engine's flavour. jobs: compiling processes.
+    """Compiles and measures. engine None: on our own kernel, in each engine's flavour. pool: is closed in between.
 
     UserError: the GPU's memory ran out, for all that was free at the start. MachineError: a launch broke it.
     """
@@ -95,9 +109,8 @@ def compare(
     kernels: dict[Flavour, Kernel] = {**own} if engine is None else {engine.flavour: engine}
     done: list[FileResult] = []
     with torch.cuda.stream(torch.cuda.Stream()):
-        # All before the ceilings: while they are timed, few processes should be on the cores, and none else on the GPU.
-        with CompilePool(jobs) as pool:
-            failures = [compile_file(comparison, kernels, gpu.device, pool) for comparison in comparisons]
+        failures = [compile_file(comparison, kernels, gpu.device, pool) for comparison in comparisons]
+        pool.close()  # while anything is timed, few processes should be on the cores
         place = torch.device("cuda", torch.cuda.current_device())
         ceilings = measure_ceilings(place)
         for comparison, failed in zip(comparisons, failures, strict=True):

@@ -48,7 +48,7 @@ class CompileTask(Protocol):
 
 
 class CompilePool:
-    """`jobs` children, each with one task at a time. Children start when there is work for them."""
+    """`jobs` children, each with one task at a time. Children start when there is work for them, or when asked to."""
 
     def __init__(self, jobs: int, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """MachineError: there is no place for the children's output."""
@@ -79,6 +79,11 @@ class CompilePool:
         while self._workers:
             self._workers.pop().kill()
         self._logs.cleanup()
+
+    def start(self) -> None:
+        """Starts children, one a core at most, which import Triton while the caller does so with torch. MachineError."""
+        while len(self._workers) < min(self._jobs, child_process.usable_cores()):
+            self._start()
 
     def run(self, tasks: Iterable[CompileTask]) -> Iterator[tuple[int, Outcome]]:
         """(index of the task, its outcome) as they finish. Tasks are drawn as children become free. MachineError."""
@@ -233,6 +238,8 @@ def main(connection: Connection, log_path: str) -> None:
         connection.recv()
         connection.send(fault_of(error))
         return
+    with contextlib.suppress(Exception):  # the first task meets it again, and tells
+        import tools.compile.no_gpu  # noqa: F401  # with Triton, before there is a task
     while True:
         try:
             task = connection.recv()

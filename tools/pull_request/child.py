@@ -190,16 +190,19 @@ def bench_here(file: PlannedFile) -> BenchedFile:
     from tools.bench.candidates import Judging
     from tools.bench.compare_files import compare
     from tools.bench.session import Gpu
+    from tools.compile.pool import CompilePool
     from tools.measure.gpu import check_memory
     from tools.measure.seeds import Purpose
 
-    gpu = Gpu.here()
-    comparison = comparison_of(file, gpu.device)
-    for note in check_memory(gpu.torch, [(comparison.name, comparison.shapes, max(file.batch_sizes))]):
-        _say(note)
-    # The stronger skew alone: what holds under it and without any holds between.
-    judging = Judging((RoutingKind.UNIFORM, RoutingKind.SKEW_03), purpose=Purpose.CI)
-    report = compare(gpu, [comparison], None, judging, usable_cores(), _say)
+    with CompilePool(usable_cores()) as pool:
+        pool.start()
+        gpu = Gpu.here()
+        comparison = comparison_of(file, gpu.device)
+        for note in check_memory(gpu.torch, [(comparison.name, comparison.shapes, max(file.batch_sizes))]):
+            _say(note)
+        # The stronger skew alone: it is where files lose that don't without.
+        judging = Judging((RoutingKind.UNIFORM, RoutingKind.SKEW_03), purpose=Purpose.CI)
+        report = compare(gpu, [comparison], None, judging, pool, _say)
     return BenchedFile({row.num_tokens: benched_row(row) for row in report.files[0].rows}, report.environment)
 
 

@@ -63,6 +63,7 @@ class FakeGpu:
         """In place of the edge: torch, nvidia-smi, the compiler and the clock."""
         monkeypatch.setattr(session, "torch_with_gpu", lambda: torch or fake_torch())
         monkeypatch.setattr(environment, "driver", lambda: "575.57.08")
+        monkeypatch.setattr(CompilePool, "start", lambda pool: None)
         monkeypatch.setattr(compare_files, "measure_ceilings", lambda device: "ceilings")
         monkeypatch.setattr(time_files, "compile_file", self.compile)
         monkeypatch.setattr(time_files, "player_of", lambda *arguments: "player")

@@ -34,6 +34,18 @@ def run(*tasks: FakeTask, jobs: int = 1, timeout_s: float = 60.0) -> list[Outcom
     return [found[i] for i in range(len(tasks))]
 
 
+def test_children_may_start_before_there_is_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.child_process.usable_cores", lambda: 2)
+    with CompilePool(3) as pool:
+        pool.start()
+        started = {worker._child.process.pid for worker in pool._workers}
+        assert len(started) == 2
+        outcomes = dict(pool.run([FakeTask("ok", tmp_path / name) for name in "ab"]))
+        assert [outcome.status for outcome in outcomes.values()] == [Status.OK] * 2
+        assert {int((tmp_path / name).read_text()) for name in "ab"} <= started
+    assert pool._workers == []
+
+
 def test_what_compiles_is_ok_with_its_resources() -> None:
     (outcome,) = run(FakeTask("ok"))
     assert (outcome.status, outcome.resources) == (Status.OK, Resources(98304))

@@ -24,6 +24,7 @@ from tools.bench.candidates import NO_FILE, THIS_FILE, FileComparison, Judging
 from tools.bench.files_report import FileResult, FilesReport
 from tools.bench.session import Gpu
 from tools.checkout import CHECKOUT
+from tools.compile.pool import CompilePool
 from tools.errors import MachineError, UserError
 from tools.measure import gpu
 from tools.measure.judgement import FAILED, Duel, Measured, PartVerdict, RowVerdict
@@ -227,6 +228,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         result = FileResult(seen.comparison.name, (), tuple(names(seen.comparison)), rows)
         return FilesReport(HERE, "2026-11-22", judging, "5f" * 32, None, (result,))
 
+    monkeypatch.setattr(CompilePool, "start", lambda pool: None)
     monkeypatch.setattr(Gpu, "here", lambda: Gpu(None, "NVIDIA H100 80GB HBM3", DEVICE))
     monkeypatch.setattr(gpu, "check_memory", lambda torch, wanted: ("busy",))
     monkeypatch.setattr(compare_files, "compare", compare)
@@ -273,6 +275,7 @@ class TestTheChildsEnd:
         def fail() -> Gpu:
             raise error
 
+        monkeypatch.setattr(CompilePool, "start", lambda pool: None)
         monkeypatch.setattr(Gpu, "here", fail)
         assert do("bench", planned()) == (code, None)
 
