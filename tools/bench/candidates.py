@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
@@ -15,6 +15,7 @@ from tools.errors import UserError
 from tools.git import CommitError, NoGitError, file_at
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
+from tools.launch.layer_config import LayerConfig, as_run
 from tools.measure.layer import LayerShape
 from tools.measure.panel import DRAWN_KINDS, Part, RoutingKind, kinds_at
 from tools.measure.recorded_routing import RecordedRouting, RoutingSource
@@ -39,10 +40,14 @@ _DOWN = "both projections run the up file's entries here, as in vLLM"
 
 @dataclass(frozen=True)
 class Candidate:
-    """entries: by engine and batch size; where one is asked for that isn't there, the nearest serves it, as in both."""
+    """entries: by engine and batch size; where one is asked for that isn't there, the nearest serves it, as in both.
+
+    down: those of the `_down` file beside a file, which SGLang reads; empty: there is none.
+    """
 
     name: str
     entries: Mapping[Flavour, Mapping[int, LaunchConfig]]
+    down: Mapping[int, LaunchConfig] = field(default_factory=dict)
 
     @classmethod
     def alike(cls, name: str, entries: Mapping[int, LaunchConfig]) -> Candidate:
@@ -52,6 +57,11 @@ class Candidate:
     def entry(self, num_tokens: int, engine: Flavour = Flavour.VLLM) -> LaunchConfig:
         entries = self.entries[engine]
         return entries[nearest_batch_size(entries, num_tokens)]
+
+    def layer(self, num_tokens: int, workload: Workload, engine: Flavour) -> LayerConfig:
+        """What the engine launches."""
+        down = self.down[nearest_batch_size(self.down, num_tokens)] if self.down else None
+        return as_run(engine, workload, self.entry(num_tokens, engine), down)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from tools.bench.request import Say
 from tools.bench.session import Gpu
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
+from tools.launch.layer_config import LayerConfig
 from tools.measure.gpu import Ceilings, measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, num_routings
 from tools.measure.kernels import Kernel, KernelTask
@@ -155,8 +156,8 @@ class Setup:
     def check(self, row: RowBench, config: LaunchConfig) -> None:
         """Up and down of every kernel against the reference. AssertionError: wrong numbers."""
         for kernel, projection in itertools.product(self.kernels, (UP, DOWN)):
-            row.check(kernel, config, projection)
+            row.check(kernel, LayerConfig.of(config), projection)
 
     def captured(self, row: RowBench, config: LaunchConfig) -> list[Replay]:
         """One of each kernel; a sample is a layer's up and down, in its order: SGLang's launches overlap."""
-        return [capture(row.layers(kernel, config), a_sample=2) for kernel in self.kernels]
+        return [capture(row.layers(kernel, LayerConfig.of(config)), a_sample=2) for kernel in self.kernels]

@@ -17,6 +17,7 @@ from tools.bench.sample import KernelComparison
 from tools.compile.machine import MachineFault, fault_of
 from tools.compile.pool import CompilePool
 from tools.errors import reason_of
+from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import RowInputs, make_weights, sorted_rows
 from tools.measure.layer import DOWN, UP
 from tools.measure.row import RowBench
@@ -107,8 +108,8 @@ class _PairTimer:
         )
 
     def layer(self, config: LaunchConfig) -> LayerFigures:
-        own = self._setup.kernels[0]
-        products = (self._row.launches(own, config, UP), self._row.launches(own, config, DOWN))
+        own, both = self._setup.kernels[0], LayerConfig.of(config)
+        products = (self._row.launches(own, both, UP), self._row.launches(own, both, DOWN))
         return layer_overhead(self._row.inputs, config.to_entry(), products)  # type: ignore[arg-type]  # integers only
 
     def _pair(self, config: LaunchConfig, failure: NotTimed | None) -> Pair:

@@ -16,6 +16,7 @@ import torch
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.errors import first_line
+from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import Operands, RowInputs, Weights, make_weights, num_routings
 from tools.measure.kernels import Kernel, OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape, Load
@@ -155,7 +156,7 @@ class BlockPlayer:
         """
         self.deal(row, Purpose.SEARCH, placement, RoutingKind.UNIFORM, 0)
         for projection in (UP, DOWN):
-            row.check(kernel, config, projection)
+            row.check(kernel, LayerConfig.of(config), projection)
 
     def deal(self, row: RowBench, purpose: Purpose, placement: int, kind: RoutingKind, block: int) -> None:
         """Unless it lies there already."""
@@ -181,10 +182,10 @@ class BlockPlayer:
             kernel = self.kernel(key.engine)
             self.check(row, kernel, key.config, key.placement)
             if key.is_apart:
-                decks = [row.launches(kernel, key.config, projection) for projection in (UP, DOWN)]
+                decks = [row.launches(kernel, LayerConfig.of(key.config), projection) for projection in (UP, DOWN)]
                 self._graphs[key] = [self.clock.capture_deck(deck, 1) for deck in decks]
             else:
-                self._graphs[key] = [self.clock.capture_deck(row.layers(kernel, key.config), 2)]
+                self._graphs[key] = [self.clock.capture_deck(row.layers(kernel, LayerConfig.of(key.config)), 2)]
         return self._graphs[key]
 
     def _source(self, kind: RoutingKind) -> RoutingSource:

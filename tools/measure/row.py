@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.launch_config import LaunchConfig
 from kernels.problem import Problem
 from kernels.reference import product_reference
 from kernels.testing import assert_close, product_bound
+from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import RowInputs, Weights, checked_tokens
 from tools.measure.kernels import Kernel
 from tools.measure.layer import DOWN, UP, LayerShape
@@ -29,26 +29,27 @@ class RowBench:
         self._expected: dict[int, tuple[object, _Expected]] = {}
 
     def launches(
-        self, kernel: Kernel, config: LaunchConfig, projection: int, count: int | None = None
+        self, kernel: Kernel, config: LayerConfig, projection: int, count: int | None = None
     ) -> list[LaunchCall]:
         """One for each routing, or for the first `count`."""
         routings = range(self.inputs.num_routings)[:count]
         return [self.launch(kernel, config, projection, i) for i in routings]
 
-    def layers(self, kernel: Kernel, config: LaunchConfig, count: int | None = None) -> list[LaunchCall]:
+    def layers(self, kernel: Kernel, config: LayerConfig, count: int | None = None) -> list[LaunchCall]:
         """Up, then down, of each routing or the first `count`: the layer's order, in which launches may overlap."""
         both = (self.launches(kernel, config, projection, count) for projection in (UP, DOWN))
         return [launch for pair in zip(*both, strict=True) for launch in pair]
 
-    def launch(self, kernel: Kernel, config: LaunchConfig, projection: int, routing: int) -> LaunchCall:
-        """ValueError: a rule forbids this launch config."""
+    def launch(self, kernel: Kernel, config: LayerConfig, projection: int, routing: int) -> LaunchCall:
+        """ValueError: a rule forbids the launch."""
         sizes = self.inputs.routing_of(kernel.flavour)
-        problem = Problem(self.shape.projections[projection], sizes, self.shape.quant, config, self._arch)
-        bound = kernel.bind(problem, self.inputs.pointers(projection, config, routing, kernel.flavour))
+        own = (config.up, config.down)[projection]
+        problem = Problem(self.shape.projections[projection], sizes, self.shape.quant, own, self._arch)
+        bound = kernel.bind(problem, self.inputs.pointers(projection, own, routing, kernel.flavour))
         jit = kernel.load()[bound.grid]
         return lambda: jit(*bound.args, **bound.kwargs)
 
-    def check(self, kernel: Kernel, config: LaunchConfig, projection: int) -> None:
+    def check(self, kernel: Kernel, config: LayerConfig, projection: int) -> None:
         """AssertionError: an output isn't written, or is beyond the derived bound of the fp64 reference.
 
         Pairs of other ranks: their rows must be zeros, or, where the engine leaves the pairs out, stay as they were.

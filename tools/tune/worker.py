@@ -19,6 +19,7 @@ from kernels.launch_config import LaunchConfig
 from tools.compile.machine import status_of
 from tools.compile.outcome import Status
 from tools.errors import MachineError
+from tools.launch.layer_config import LayerConfig
 from tools.measure.blocks import BlockPlayer, ContextLost, Played
 from tools.measure.environment import environment_here
 from tools.measure.gpu import busy_notes, measure_ceilings
@@ -145,7 +146,10 @@ class RowTimer:
             self._checked.add(binary)
         player.deal(row, Purpose.SEARCH, job.shape, job.routing, 0)
         routings = num_coarse_routings(player.layers[job.shape], job.num_tokens, player.l2_bytes)
-        replays = [clock.capture(row.launches(kernel, job.config, projection, routings)) for projection in (UP, DOWN)]
+        replays = [
+            clock.capture(row.launches(kernel, LayerConfig.of(job.config), projection, routings))
+            for projection in (UP, DOWN)
+        ]
         samples = clock.sample(replays, 1)
         total_us = sum(series[0] for series in samples)
         # The first replay uploads the graph: it can only tell that a config is far off.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from tools.bench.candidates import (
 from tools.bench.request import parse
 from tools.errors import UserError
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
+from tools.launch.layer_config import LayerConfig
 from tools.measure.layer import LayerShape
 from tools.measure.panel import DRAWN_KINDS, RoutingKind
 from tools.measure.seeds import Purpose
@@ -527,3 +529,11 @@ class TestMakeFileComparison:
             plan(tuned(tmp_path, {1: SOUND}, name))
         assert str(raised.value).startswith(f"{name}: {message}")
         assert "\n" not in str(raised.value)
+
+
+def test_a_candidate_with_entries_for_down_runs_them_on_sglang_alone() -> None:
+    workload = Workload(E=8, N=64, device_name="NVIDIA_H100_80GB_HBM3")
+    up, down = LaunchConfig(16, 64, 64, 1, 4, 3), LaunchConfig(16, 128, 64, 1, 4, 3)
+    candidate = replace(Candidate.alike("own", {1: up, 64: up}), down={1: down, 48: replace(down, BLOCK_SIZE_M=64)})
+    assert candidate.layer(40, workload, Flavour.SGLANG) == LayerConfig(up, down)
+    assert candidate.layer(40, workload, Flavour.VLLM) == LayerConfig.of(up)

@@ -10,6 +10,7 @@ import torch
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour, QuantMode
 from tests.tools.measure.torch_kernel import TorchKernel
+from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import RowInputs, make_weights
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.panel import RoutingKind
@@ -20,7 +21,7 @@ WHOLE = LayerShape(8, 32, 64, 2, QuantMode())
 SPREAD = LayerShape(4, 32, 64, 4, QuantMode(), ep=4)
 SHARED = LayerShape(5, 32, 64, 4, QuantMode(), ep=2, fused_shared_experts=1)
 LONELY = LayerShape(1, 32, 64, 1, QuantMode(), ep=64)
-CONFIG = LaunchConfig(16, 32, 32, 1, 4, 3)
+CONFIG = LayerConfig.of(LaunchConfig(16, 32, 32, 1, 4, 3))
 BOTH = pytest.mark.parametrize("projection", [UP, DOWN])
 VLLM, SGLANG = Flavour.VLLM, Flavour.SGLANG
 
