@@ -11,7 +11,7 @@ from kernels.reference import product_reference
 from kernels.testing import assert_close, product_bound
 from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import RowInputs, Weights, checked_tokens
-from tools.measure.kernels import Kernel
+from tools.measure.kernels import Kernel, problems_of
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.timing import LaunchCall
 
@@ -42,31 +42,31 @@ class RowBench:
 
     def launch(self, kernel: Kernel, config: LayerConfig, projection: int, routing: int) -> LaunchCall:
         """ValueError: a rule forbids the launch."""
-        sizes = self.inputs.routing_of(kernel.flavour)
-        own = (config.up, config.down)[projection]
-        problem = Problem(self.shape.projections[projection], sizes, self.shape.quant, own, self._arch)
-        bound = kernel.bind(problem, self.inputs.pointers(projection, own, routing, kernel.flavour))
+        problem = self._problem(kernel, config, projection)
+        bound = kernel.bind(problem, self.inputs.pointers(projection, problem, routing))
         jit = kernel.load()[bound.grid]
         return lambda: jit(*bound.args, **bound.kwargs)
 
     def check(self, kernel: Kernel, config: LayerConfig, projection: int) -> None:
         """AssertionError: an output isn't written, or is beyond the derived bound of the fp64 reference.
 
-        Pairs of other ranks: their rows must be zeros, or, where the engine leaves the pairs out, stay as they were.
+        Pairs of other ranks: their rows must be zeros, or, where the engine leaves the pairs out or up's rows in the
+        alignment's order, stay as they were.
         """
         where = f"{kernel.name}, {('up', 'down')[projection]}"
         dealt, expected = self._expected.get(projection, (None, None))
         if expected is None or dealt != self.inputs.dealt:
             expected = self._reference(projection)
             self._expected[projection] = self.inputs.dealt, expected
-        c = self.inputs.c[projection]
-        c.fill_(torch.nan)
+        problem = self._problem(kernel, config, projection)
+        self.inputs.prepare(projection, problem, expected.routing)
         self.launch(kernel, config, projection, expected.routing)()
+        c = self.inputs.output(projection, problem, expected.routing)
         is_foreign = self.inputs.topk_ids[expected.routing].flatten() < 0
         if bool(c[~is_foreign].isnan().any()):
             raise AssertionError(f"{where}: expected every output written, found NaN.")
         foreign = c[is_foreign]
-        if self.inputs.foreign_pairs(kernel.flavour).store_zeros:
+        if self.inputs.foreign_pairs(kernel.flavour).store_zeros and not problem.descriptors.sorted_c:
             if bool((foreign != 0).any()):
                 raise AssertionError(f"{where}: expected zeros for experts of other ranks, found something else.")
         elif not bool(foreign.isnan().all()):
@@ -75,6 +75,10 @@ class RowBench:
         if not len(expected.pairs):  # few tokens may choose nothing here
             return
         assert_close(c[expected.pairs], expected.values, expected.magnitude, bound, where)
+
+    def _problem(self, kernel: Kernel, config: LayerConfig, projection: int) -> Problem:
+        """ValueError: a rule forbids the launch."""
+        return problems_of(kernel, self.shape, self.inputs.routing.num_tokens, config, self._arch)[projection]
 
     def _reference(self, projection: int) -> _Expected:
         """Of the routing with most pairs on this rank, some tokens that have such."""
