@@ -1,37 +1,38 @@
-"""python -m tools.portfolio: what engines ship for a GPU, measured.
-
-Exit 0 good, 1 something is missing, 2 bad use or impossible here.
-"""
+"""`python -m tools.portfolio`: what engines ship for a GPU, measured."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
-from tools.cli import command, run, say
+from tools.cli import command, run
 from tools.portfolio import survey
-from tools.text import printable
+
+COMMANDS: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = (
+    MappingProxyType({"survey": (survey.add_survey, survey.survey)})
+)
+"""What each command adds to its parser, which describes it, and what runs it; the latter returns the exit code."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(prog="python -m tools.portfolio", description=__doc__.partition("\n")[0])
-    survey.add_parser(found.add_subparsers(dest="command", required=True))
-    return found
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.portfolio", description="Says what the tuned files that an engine ships are worth."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(COMMANDS)}}}")
+    for name, (add, _) in COMMANDS.items():
+        add(commands.add_parser(name))
+    return parser
 
 
 @command("portfolio")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
-    is_whole, text = survey.run(survey.request_of(options), _say)
-    print(text, end="")
-    return 0 if is_whole else 1
-
-
-def _say(line: str) -> None:
-    say(f"portfolio: {printable(line)}")
+    _, run_command = COMMANDS[options.command]
+    return run_command(options)
 
 
 if __name__ == "__main__":

@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from fused_moe_configs.machine import version_of
 from kernels.problem import Flavour
+from tools import cli
 from tools.bench import session
 from tools.bench.request import MAX_JOBS, EngineFile, check_counts
 from tools.bench.session import Gpu
 from tools.checkout import reference_triton
 from tools.child_process import usable_cores
-from tools.cli import path_argument
 from tools.errors import UserError
 from tools.launch.heuristic_version import measured_heuristics
 from tools.launch.layer_config import LayerConfig
-from tools.measure.kernels import EngineKernel
 from tools.measure.layer import LayerShape
 from tools.measure.panel import Ratio
 from tools.measure.statistics import geomean
@@ -40,9 +39,9 @@ from tools.portfolio.survey_board import (
 )
 from tools.portfolio.survey_plan import BATCH_SIZES, Contest, RowConfigs, SurveyPlan, listed, plan
 from tools.registry.devices import normalise_device_name
+from tools.store.record import Environment
 from tools.text import printable, shown_path
 
-NAME = "survey"
 MOST_SHAPES = 32
 MOST_MINUTES = 600
 
@@ -65,22 +64,20 @@ class SurveyRequest:
     jobs: int
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command `survey`. What is parsed goes to `request_of`."""
-    parser = commands.add_parser(
-        NAME,
-        help="what an engine ships for the GPU at hand, beside its heuristic and our files",
-        description="Measures every tuned file that an engine ships for the GPU at hand, as the engine reads and runs "
-        "it, on its own kernel, beside what runs without the file and beside ours.",
-        epilog="Exit 0: all that can be measured was. 1: something is missing. 2: bad use, or impossible here.",
+def add_survey(parser: argparse.ArgumentParser) -> None:
+    """The command line of `survey`."""
+    parser.description = (
+        "Measures every tuned file that an engine ships for the GPU at hand, as the engine reads and runs it, on its "
+        "own kernel, beside what runs without the file and beside ours."
     )
+    parser.epilog = "Exit 0: all that can be measured was. 1: something is missing. 2: bad use, or impossible here."
     parser.add_argument(
         "--engine",
         required=True,
         metavar="vllm=PATH|sglang=PATH",
         help="the engine as it is installed or unpacked, or the file with its kernel",
     )
-    parser.add_argument("--output", type=path_argument, default=Path("docs/measurements"), metavar="DIR")
+    parser.add_argument("--output", type=cli.path_argument, default=Path("docs/measurements"), metavar="DIR")
     parser.add_argument(
         "--device-name", metavar="NAME", help="only list what would be measured on this GPU; none is needed here"
     )
@@ -105,6 +102,17 @@ def request_of(options: argparse.Namespace) -> SurveyRequest:
     return SurveyRequest(
         Flavour(name), Path(path), options.output, options.device_name, options.shapes, options.minutes, options.jobs
     )
+
+
+def survey(options: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code. UserError: nothing was measured."""
+    is_whole, text = run(request_of(options), _say)
+    sys.stdout.write(text)
+    return 0 if is_whole else 1
+
+
+def _say(line: str) -> None:
+    cli.say(f"portfolio: {printable(line)}")
 
 
 # ---------------------------------------------------------------
@@ -205,6 +213,9 @@ Launched = tuple[LayerShape, int, LayerConfig]
 class Timer(Protocol):
     """The GPU half, `survey_gpu.Surveyor`."""
 
+    @property
+    def environment(self) -> Environment: ...
+
     def compile(self, contests: Sequence[Contest], jobs: int, say: Say) -> Mapping[Launched, str]:
         """What can't be launched, and why."""
 
@@ -214,7 +225,10 @@ class Timer(Protocol):
         """rows: by batch size. place: of the shape among those behind its name. NotMeasuredError, GpuLostError."""
 
 
-def _on_the_gpu(gpu: Gpu, kernel: EngineKernel) -> Timer:
+def _on_the_gpu(engine: EnginePackage) -> Timer:
+    """UserError: no GPU that is known here, or no kernel that can be cut out of the engine."""
+    gpu = Gpu.here()
+    kernel = session.engine_kernel(EngineFile(engine.flavour, engine.kernel))
     from tools.portfolio.survey_gpu import Surveyor
 
     return Surveyor(gpu, kernel)
@@ -227,31 +241,26 @@ def run(request: SurveyRequest, say: Say) -> tuple[bool, str]:
     """
     engine = find_engine(request.engine, request.path)
     if request.device_name is not None:
-        triton = version_of("triton") or reference_triton()
-        return True, listed(
-            engine, plan(engine, request.device_name, triton, request.shapes), request.device_name, triton
-        )
+        found = plan(engine, request.device_name, reference_triton(), request.shapes)
+        return True, listed(engine, found, request.device_name, reference_triton())
     session.check_folder(request.output)
-    gpu = Gpu.here()
-    kernel = session.engine_kernel(EngineFile(engine.flavour, engine.kernel))
-    triton = gpu.environment().triton
-    found = plan(engine, gpu.name, triton, request.shapes)
+    timer = _on_the_gpu(engine)
+    here = timer.environment
+    found = plan(engine, here.device_name, here.triton, request.shapes)
     if not found.contests:
-        raise UserError(f"{engine.flavour}: expected files for {gpu.name} that can be measured, found none.")
+        raise UserError(f"{engine.flavour}: expected files for {here.device_name} that can be measured, found none.")
     for note in found.notes:
         say(note)
-    survey = _survey(request, engine, gpu, found, _on_the_gpu(gpu, kernel), say)
-    return survey.is_whole, to_markdown(survey)
+    done = _survey(request, engine, found, timer, say)
+    return done.is_whole, to_markdown(done)
 
 
-def _survey(
-    request: SurveyRequest, engine: EnginePackage, gpu: Gpu, found: SurveyPlan, timer: Timer, say: Say
-) -> Survey:
+def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, timer: Timer, say: Say) -> Survey:
     heuristics = measured_heuristics(lambda name: engine.package if name == engine.flavour else None)
     for note in heuristics.notes:
         say(note)
     failures = timer.compile(found.contests, request.jobs, say)
-    progress, environment, started = Progress(found), gpu.environment(), time.monotonic()
+    progress, environment, started = Progress(found), timer.environment, time.monotonic()
 
     def board() -> Survey:
         return Survey(
@@ -266,7 +275,7 @@ def _survey(
             progress.left_out,
         )
 
-    device = normalise_device_name(gpu.name)
+    device = normalise_device_name(environment.device_name)
     stem = f"{session.today()}-survey-{engine.flavour}-{device}-triton-{environment.triton}"
     path, why_not = None, ""
     for index, place in in_turn(found.contests):
@@ -292,10 +301,10 @@ def _survey(
         path = path or session.claim(request.output, stem)
         session.write(path, to_markdown(board()), to_text(board()))
         say(f"{contest.file.name}, {shape.shape}: {_said(surveyed)}")
-    survey = board()
-    for written in session.write(path or session.claim(request.output, stem), to_markdown(survey), to_text(survey)):
+    whole = board()
+    for written in session.write(path or session.claim(request.output, stem), to_markdown(whole), to_text(whole)):
         say(f"written: {shown_path(written)}")
-    return survey
+    return whole
 
 
 def in_turn(contests: Sequence[Contest]) -> Iterator[tuple[int, int]]:

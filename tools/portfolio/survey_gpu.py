@@ -34,6 +34,7 @@ class Surveyor:
 
     def __init__(self, gpu: Gpu, kernel: EngineKernel) -> None:
         assert gpu.device.target is not None  # `find_device` hands on none without
+        self.environment = gpu.environment()
         self._kernel, self._target = kernel, gpu.device.target
         self._device = torch.device("cuda", torch.cuda.current_device())
         self._l2_bytes = torch.cuda.get_device_properties(self._device).L2_cache_size

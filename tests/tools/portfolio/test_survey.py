@@ -9,22 +9,20 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("triton")
-
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
-from tests.builders import entry
-from tests.tools.bench.fake_gpu import fake_torch
+from tests.builders import entry, environment
 from tests.tools.portfolio.unpacked_engine import DEEPSEEK, MIXTRAL, QWEN, down_of, rows, unpacked
 from tools.bench import session
+from tools.errors import UserError
 from tools.launch.layer_config import LayerConfig
-from tools.measure import environment
 from tools.measure.layer import LayerShape
 from tools.portfolio import __main__ as command
 from tools.portfolio import survey
 from tools.portfolio.survey import GpuLostError, NotMeasuredError, TimedRow, survey_row
 from tools.portfolio.survey_board import Survey, read_survey
 from tools.portfolio.survey_plan import BATCH_SIZES, Contest, RowConfigs
+from tools.store.record import Environment
 
 ENTRY = LaunchConfig.from_entry(entry())
 VLLM_FILES = {MIXTRAL: rows(1), DEEPSEEK.replace(", ", ","): rows(1)}
@@ -34,6 +32,7 @@ VLLM_FILES = {MIXTRAL: rows(1), DEEPSEEK.replace(", ", ","): rows(1)}
 class FakeTimer:
     """The entry of shipped files takes 110 µs, everything else 100. What is asked for is kept."""
 
+    environment: Environment = field(default_factory=lambda: Environment.read(environment()))
     errors: Mapping[int, Exception] = field(default_factory=dict)
     """By the number of the measurement."""
     cannot: str = ""
@@ -64,10 +63,7 @@ class FakeTimer:
 def timer(monkeypatch: pytest.MonkeyPatch) -> FakeTimer:
     """In place of the GPU."""
     found = FakeTimer()
-    monkeypatch.setattr(session, "torch_with_gpu", fake_torch)
-    monkeypatch.setattr(environment, "driver", lambda: "575.57.08")
-    monkeypatch.setattr(session, "engine_kernel", lambda engine: f"the kernel in {engine.path.name}")
-    monkeypatch.setattr(survey, "_on_the_gpu", lambda gpu, kernel: found)
+    monkeypatch.setattr(survey, "_on_the_gpu", lambda engine: found)
     return found
 
 
@@ -186,6 +182,17 @@ class TestRefusals:
     ) -> None:
         assert surveyed(tmp_path, files={MIXTRAL.replace("H100_80GB_HBM3", "H200"): rows(1)}) == 2
         assert "expected files for NVIDIA H100 80GB HBM3 that can be measured, found none" in capsys.readouterr().err
+
+
+def test_without_a_gpu_it_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> Any:
+        raise UserError("expected an NVIDIA GPU, found none that torch can use. Fix: run where there is one.")
+
+    monkeypatch.setattr(session, "torch_with_gpu", none)
+    assert surveyed(tmp_path) == 2
+    assert capsys.readouterr().err.startswith("portfolio: expected an NVIDIA GPU, found none")
 
 
 def test_on_a_named_gpu_nothing_is_measured(
