@@ -231,7 +231,7 @@ def _on_the_gpu(engine: EnginePackage) -> Timer:
     kernel = session.engine_kernel(EngineFile(engine.flavour, engine.kernel))
     from tools.portfolio.survey_gpu import Surveyor
 
-    return Surveyor(gpu, kernel)
+    return Surveyor.here(gpu, kernel)
 
 
 def run(request: SurveyRequest, say: Say) -> tuple[bool, str]:

@@ -14,7 +14,7 @@ from tools.compile.pool import CompilePool
 from tools.errors import reason_of
 from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import RowInputs, Weights, make_weights, num_routings
-from tools.measure.kernels import EngineKernel, KernelTask, problems_of
+from tools.measure.kernels import Kernel, KernelTask, problems_of
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.panel import MIN_BLOCKS, RoutingKind
 from tools.measure.recorded_routing import RoutingSource
@@ -23,6 +23,8 @@ from tools.measure.seeds import Purpose, seed_of
 from tools.measure.timing import Replay, capture, play_blocks
 from tools.portfolio.survey import GpuLostError, Launched, NotMeasuredError, Say, TimedRow
 from tools.portfolio.survey_plan import BATCH_SIZES, Contest, RowConfigs
+from tools.registry.devices import Target
+from tools.store.record import Environment
 
 NUM_CHECKED_TOKENS = 8
 
@@ -30,15 +32,21 @@ Failures = Mapping[Launched, str]
 
 
 class Surveyor:
-    """Times launches of the engine's own kernel."""
+    """Times launches of one kernel, the engine's own."""
 
-    def __init__(self, gpu: Gpu, kernel: EngineKernel) -> None:
+    def __init__(
+        self, environment: Environment, kernel: Kernel, target: Target, device: torch.device, l2_bytes: int
+    ) -> None:
+        self.environment = environment
+        self._kernel, self._target, self._device, self._l2_bytes = kernel, target, device, l2_bytes
+
+    @classmethod
+    def here(cls, gpu: Gpu, kernel: Kernel) -> Surveyor:
+        """On the current GPU."""
         assert gpu.device.target is not None  # `find_device` hands on none without
-        self.environment = gpu.environment()
-        self._kernel, self._target = kernel, gpu.device.target
-        self._device = torch.device("cuda", torch.cuda.current_device())
-        self._l2_bytes = torch.cuda.get_device_properties(self._device).L2_cache_size
-        self._stream = torch.cuda.Stream()
+        device = torch.device("cuda", torch.cuda.current_device())
+        l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+        return cls(gpu.environment(), kernel, gpu.device.target, device, l2_bytes)
 
     def compile(self, contests: Sequence[Contest], jobs: int, say: Say) -> Failures:
         """Every binary, each once, before anything is timed. What can't be launched, and why."""
@@ -80,7 +88,7 @@ class Surveyor:
         if need > free:
             raise NotMeasuredError(f"{layer.shape} takes {_gib(need)} of GPU memory, {_gib(free)} are free")
         try:
-            with torch.cuda.stream(self._stream):
+            with torch.cuda.stream(torch.cuda.Stream()):
                 weights = make_weights(layer, self._device)
                 return [self._row(layer, weights, place, m, configs, failures) for m, configs in rows.items()]
         except torch.OutOfMemoryError as error:
@@ -127,7 +135,7 @@ class Surveyor:
         return capture(row.layers(self._kernel, config), 2, a_sample=2, is_played=True)
 
 
-def _launched(contests: Sequence[Contest], kernel: EngineKernel) -> Iterator[Launched]:
+def _launched(contests: Sequence[Contest], kernel: Kernel) -> Iterator[Launched]:
     for contest in contests:
         rows = [(m, config) for m in BATCH_SIZES for config in contest.configs(m, kernel.flavour).distinct]
         yield from ((layer, m, config) for _, layer in contest.shapes for m, config in rows)
