@@ -247,9 +247,9 @@ class FileComparison:
             for kind in judging.kinds_at(num_tokens)
         )
 
-    def entries(self, num_tokens: int, engine: Flavour) -> dict[str, LaunchConfig]:
-        """What each candidate launches there, by its name; the file's own first."""
-        return {c.name: clamped(c.entry(num_tokens, engine), self.workload) for c in self.candidates}
+    def entries(self, num_tokens: int, engine: Flavour) -> dict[str, LayerConfig]:
+        """What the engine launches of each candidate, by its name; the file's own first."""
+        return {c.name: c.layer(num_tokens, self.workload, engine) for c in self.candidates}
 
 
 def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:

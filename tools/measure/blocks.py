@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.errors import first_line
 from tools.launch.layer_config import LayerConfig
@@ -65,8 +64,8 @@ class Played:
     load: of the last block. draws: of one block.
     """
 
-    us: Mapping[LaunchConfig, tuple[tuple[float, ...], ...]]
-    failures: Mapping[LaunchConfig, Exception]
+    us: Mapping[LayerConfig, tuple[tuple[float, ...], ...]]
+    failures: Mapping[LayerConfig, Exception]
     load: Load
     draws: int
 
@@ -77,7 +76,7 @@ class _GraphKey:
     placement: int
     engine: Flavour
     is_apart: bool
-    config: LaunchConfig
+    config: LayerConfig
 
 
 class BlockPlayer:
@@ -111,7 +110,7 @@ class BlockPlayer:
         purpose: Purpose,
         num_tokens: int,
         part: Part,
-        configs: Sequence[LaunchConfig],
+        configs: Sequence[LayerConfig],
         blocks: range,
         *,
         is_apart: bool = False,
@@ -121,8 +120,8 @@ class BlockPlayer:
         is_apart: up and down each in a graph of its own. ContextLost: nothing more can be measured in this process.
         """
         row = self.row(num_tokens, part.placement)
-        failures: dict[LaunchConfig, Exception] = {}
-        replays: dict[LaunchConfig, list[Replay]] = {}
+        failures: dict[LayerConfig, Exception] = {}
+        replays: dict[LayerConfig, list[Replay]] = {}
         for config in configs:
             key = _GraphKey(num_tokens, part.placement, part.engine, is_apart, config)
             try:
@@ -148,7 +147,7 @@ class BlockPlayer:
             self._rows[key] = RowBench(layer, weights, inputs, self._arch, NUM_CHECKED_TOKENS)
         return self._rows[key]
 
-    def check(self, row: RowBench, kernel: Any, config: LaunchConfig, placement: int) -> None:
+    def check(self, row: RowBench, kernel: Any, config: LayerConfig, placement: int) -> None:
         """AssertionError: wrong numbers.
 
         Always on the search's first block, whatever was dealt since: the reference takes longer than all checks of it,
@@ -156,7 +155,7 @@ class BlockPlayer:
         """
         self.deal(row, Purpose.SEARCH, placement, RoutingKind.UNIFORM, 0)
         for projection in (UP, DOWN):
-            row.check(kernel, LayerConfig.of(config), projection)
+            row.check(kernel, config, projection)
 
     def deal(self, row: RowBench, purpose: Purpose, placement: int, kind: RoutingKind, block: int) -> None:
         """Unless it lies there already."""
@@ -182,10 +181,10 @@ class BlockPlayer:
             kernel = self.kernel(key.engine)
             self.check(row, kernel, key.config, key.placement)
             if key.is_apart:
-                decks = [row.launches(kernel, LayerConfig.of(key.config), projection) for projection in (UP, DOWN)]
+                decks = [row.launches(kernel, key.config, projection) for projection in (UP, DOWN)]
                 self._graphs[key] = [self.clock.capture_deck(deck, 1) for deck in decks]
             else:
-                self._graphs[key] = [self.clock.capture_deck(row.layers(kernel, LayerConfig.of(key.config)), 2)]
+                self._graphs[key] = [self.clock.capture_deck(row.layers(kernel, key.config), 2)]
         return self._graphs[key]
 
     def _source(self, kind: RoutingKind) -> RoutingSource:

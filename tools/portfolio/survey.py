@@ -220,9 +220,9 @@ class Timer(Protocol):
         """What can't be launched, and why."""
 
     def measure(
-        self, layer: LayerShape, place: int, rows: Mapping[int, RowConfigs], failures: Mapping[Launched, str]
+        self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Mapping[Launched, str]
     ) -> Sequence[TimedRow]:
-        """rows: by batch size. place: of the shape among those behind its name. NotMeasuredError, GpuLostError."""
+        """rows: by batch size. NotMeasuredError, GpuLostError."""
 
 
 def _on_the_gpu(engine: EnginePackage) -> Timer:
@@ -288,7 +288,7 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
             continue
         rows = {num_tokens: contest.configs(num_tokens, engine.flavour) for num_tokens in BATCH_SIZES}
         try:
-            timed = timer.measure(layer, place, rows, failures)
+            timed = timer.measure(layer, rows, failures)
         except NotMeasuredError as error:
             progress.leave_out(index, str(error))
             continue

@@ -10,7 +10,7 @@ from typing import Any
 from fused_moe_configs.lookup import Chain, ConfigError
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
-from tools.bench.candidates import Candidate, heuristics, of_file
+from tools.bench.candidates import Candidate, heuristic, of_file
 from tools.checkout import CONFIGS
 from tools.errors import UserError
 from tools.launch.heuristic_version import ENGINE_NAMES
@@ -119,11 +119,11 @@ class _Planner:
         if not shapes:
             raise UserError("no registered model reads it")
         shipped = of_file(file.name, file.up, file.down)
-        by_flavour = dict(zip(Flavour, heuristics(workload, BATCH_SIZES, self.device), strict=True))
+        no_file = heuristic(workload, BATCH_SIZES, self.device)
         ours, path, note = self._ours(workload)
         measured = tuple((each, LayerShape.of(workload, each.shape, quant)) for each in shapes[: self.most_shapes])
         unmeasured = len(shapes) - len(measured)
-        return Contest(file, measured, shipped, by_flavour[self.flavour], ours, path, unmeasured), note
+        return Contest(file, measured, shipped, no_file, ours, path, unmeasured), note
 
     def _shapes(self, workload: Workload) -> tuple[ShapeOfModels, ...]:
         """Behind the name in this engine: as people run models there, else by arithmetic; the fewest ranks first."""
@@ -145,7 +145,8 @@ class _Planner:
         except ConfigError as error:
             return None, None, f"ours isn't measured: {error}"
         own_down = _configs(of_down) if of_down is not None and down.winner != up.winner else {}
-        return Candidate("ours", _configs(entries), own_down), up.winner.relative_to(self.chain.configs).as_posix(), ""
+        ours = replace(Candidate.alike("ours", _configs(entries)), down=own_down)
+        return ours, up.winner.relative_to(self.chain.configs).as_posix(), ""
 
 
 def _configs(entries: Mapping[int, Mapping[str, Any]]) -> dict[int, LaunchConfig]:

@@ -132,7 +132,8 @@ class RowTimer:
         """Errors as `screen`."""
         started = time.monotonic()
         blocks = range(job.first, job.first + job.count)
-        played = self._player.play(Purpose.CHOICE, job.num_tokens, job.part, job.configs, blocks, is_apart=job.is_apart)
+        configs = tuple(map(LayerConfig.of, job.configs))
+        played = self._player.play(Purpose.CHOICE, job.num_tokens, job.part, configs, blocks, is_apart=job.is_apart)
         series = tuple(_series(config, played) for config in job.configs)
         return Measured(job, series, time.monotonic() - started, played.load.active_experts, played.draws)
 
@@ -142,7 +143,7 @@ class RowTimer:
         kernel = player.kernel(job.engine)
         binary = self._subject.compile_job(job.config, job.num_tokens, job.shape, job.engine)
         if binary not in self._checked:
-            player.check(row, kernel, job.config, job.shape)
+            player.check(row, kernel, LayerConfig.of(job.config), job.shape)
             self._checked.add(binary)
         player.deal(row, Purpose.SEARCH, job.shape, job.routing, 0)
         routings = num_coarse_routings(player.layers[job.shape], job.num_tokens, player.l2_bytes)
@@ -161,10 +162,11 @@ class RowTimer:
 
 
 def _series(config: LaunchConfig, played: Played) -> Series:
-    if config in played.failures:
-        status, message = status_of(played.failures[config])
+    layer = LayerConfig.of(config)
+    if layer in played.failures:
+        status, message = status_of(played.failures[layer])
         return Series(config, status, message=message)
-    times = [_rounded(us) for us in played.us[config]]
+    times = [_rounded(us) for us in played.us[layer]]
     return Series(config, Status.OK, times[0]) if len(times) == 1 else Series.apart(config, times[0], times[1])
 
 

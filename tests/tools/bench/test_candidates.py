@@ -441,8 +441,10 @@ class TestMakeFileComparison:
 
     def test_each_engine_launches_its_own_heuristic(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         found = plan(tuned(tmp_path, {1: SOUND}))
-        assert found.entries(1, VLLM) == {"this file": LaunchConfig(*SOUND), NO_FILE: vllm_heuristic(found.workload, 1)}
-        assert found.entries(1, SGLANG)[NO_FILE] == sglang_heuristic(found.workload, 1, smem_bytes=232448)
+        own, no_file = LaunchConfig(*SOUND), vllm_heuristic(found.workload, 1)
+        assert found.entries(1, VLLM) == {"this file": LayerConfig.of(own), NO_FILE: LayerConfig.of(no_file)}
+        sglangs = sglang_heuristic(found.workload, 1, smem_bytes=232448)
+        assert found.entries(1, SGLANG)[NO_FILE] == LayerConfig.of(sglangs)
 
     def test_a_file_of_models_without_a_gate_is_refused(
         self, plan: Callable[..., FileComparison], tmp_path: Path

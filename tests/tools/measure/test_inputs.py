@@ -205,11 +205,12 @@ def test_checked_tokens_are_spread_and_end_with_the_last(num_tokens: int) -> Non
 CONFIG = LaunchConfig(16, 32, 32, 1, 4, 3)
 
 
-def pointers_of(inputs: RowInputs, config: LaunchConfig, routing: int, flavour: Flavour) -> Pointers:
-    """Of up."""
+def pointers_of(
+    inputs: RowInputs, config: LaunchConfig, routing: int, flavour: Flavour, projection: int = UP
+) -> Pointers:
     shape = inputs.shape
-    problem = Problem(shape.projections[UP], inputs.routing_of(flavour), shape.quant, config, "sm90")
-    return inputs.pointers(UP, problem, routing)
+    problem = Problem(shape.projections[projection], inputs.routing_of(flavour), shape.quant, config, "sm90")
+    return inputs.pointers(projection, problem, routing)
 
 
 SMALL = LayerShape(16, 32, 64, 2, QuantMode())
@@ -307,7 +308,7 @@ class TestDealing:
         for num_tokens in (24, 3):
             shared = RowInputs(shape, weights, num_tokens, 1, DRAWN[0], 5, operands)
             alone = RowInputs(shape, weights, num_tokens, 1, DRAWN[0], 5)
-            mine, own = (one.pointers(DOWN, CONFIG, 0, SGLANG) for one in (shared, alone))
+            mine, own = (pointers_of(one, CONFIG, 0, SGLANG, DOWN) for one in (shared, alone))
             for name in ("a", "c", "a_scale"):
                 held, fresh = getattr(mine, name), getattr(own, name)
                 assert (held is None) == (fresh is None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from tests.tools.measure.torch_kernel import TorchKernel
 from tests.tools.portfolio.unpacked_engine import H100, MIXTRAL, rows, unpacked
 from tools.compile.outcome import Outcome, Resources, Status
 from tools.launch.layer_config import LayerConfig
+from tools.measure.blocks import Clock
 from tools.measure.kernels import KernelTask
 from tools.measure.layer import LayerShape
-from tools.measure.timing import Replay
 from tools.portfolio import survey_gpu
 from tools.portfolio.shipped_files import find_engine
 from tools.portfolio.survey import GpuLostError, NotMeasuredError
@@ -36,89 +36,96 @@ A, B = (LayerConfig.of(LaunchConfig(16, size, 32, 1, 4, 3)) for size in (16, 32)
 TMA = LayerConfig(A.up, replace(A.down, USE_TMA=True))
 
 
-class Clock:
-    """In place of graphs: a replay is the launches, run in each block; a launch config has its time."""
+@dataclass
+class Played:
+    """In place of graphs: launches run when they are captured; the n-th that is played takes n µs."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int = 80 << 30) -> None:
-        self.captured: list[int] = []
-        self.blocks: list[int] = []
-        cuda = {
-            "mem_get_info": lambda: (free, 80 << 30),
-            "Stream": object,
-            "stream": contextlib.nullcontext,
-            "empty_cache": lambda: None,
-            "synchronize": lambda: None,
-        }
-        for name, value in cuda.items():
-            monkeypatch.setattr(torch.cuda, name, value)
-        monkeypatch.setattr(survey_gpu, "capture", self.capture)
-        monkeypatch.setattr(survey_gpu, "play_blocks", self.play)
+    blocks: list[int] = field(default_factory=list)
 
-    def capture(self, launches: Any, num_warm: int, *, a_sample: int, is_played: bool) -> Replay:
+    def capture(self, launches: Sequence[Any], a_sample: int) -> Any:
         for launch in launches:
             launch()
-        self.captured.append(len(launches))
-        return Replay(None, len(launches) // a_sample)
+        return len(launches) // a_sample
 
-    def play(self, replays: list[Replay], deals: list[Any]) -> list[list[float]]:
+    def play(self, replays: Sequence[Any], deals: Sequence[Callable[[], object]]) -> list[list[float]]:
         for deal in deals:
             deal()
         self.blocks.append(len(deals))
-        return [[float(index)] * len(deals) for index, _ in enumerate(replays)]
+        return [[float(place + 1)] * len(deals) for place, _ in enumerate(replays)]
 
 
-def surveyor(kernel: Any) -> Surveyor:
-    where = Environment.read(environment())
-    return Surveyor(where, kernel, Target("cuda", 90, 32), torch.device("cpu"), 1 << 10)
+def surveyor(kernel: Any, played: Played | None = None, synchronize: Callable[[], None] = lambda: None) -> Surveyor:
+    played = played or Played()
+    clock = Clock(capture_deck=played.capture, play=played.play, synchronize=synchronize)
+    return Surveyor(
+        Environment.read(environment()), kernel, Target("cuda", 90, 32), torch.device("cpu"), 1 << 10, clock
+    )
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+@pytest.fixture(autouse=True)
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """As if there were a GPU. Sets how many bytes are free."""
+    answers = {"Stream": object, "stream": contextlib.nullcontext, "empty_cache": lambda: None}
+    for name, value in answers.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+
+    def free(num_bytes: int) -> None:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (num_bytes, 80 << 30))
+
+    free(80 << 30)
+    return free
 
 
 class TestMeasure:
-    def test_each_distinct_config_is_checked_and_played_in_the_same_blocks(self, clock: Clock) -> None:
+    def test_each_distinct_config_is_checked_and_played_in_the_same_blocks(self) -> None:
         configs = RowConfigs(shipped=B, heuristic=A, ours=B)
-        found = surveyor(TorchKernel(Flavour.SGLANG)).measure(LAYER, 0, {1: configs, 24: configs}, {})
+        played = Played()
+        found = surveyor(TorchKernel(Flavour.SGLANG), played).measure(LAYER, {1: configs, 24: configs}, {})
         assert [row.num_tokens for row in found] == [1, 24]
         for row in found:
-            assert row.us == {A: (0.0,) * 4, B: (1.0,) * 4}
+            assert row.us == {A: (1.0,) * 4, B: (2.0,) * 4}
             assert row.failures == {}
-        assert clock.blocks == [4, 4]
+        assert played.blocks == [4, 4]
 
-    def test_rows_in_the_alignments_order_run_between_up_and_down(self, clock: Clock) -> None:
-        (row,) = surveyor(TorchKernel(Flavour.SGLANG)).measure(LAYER, 0, {24: RowConfigs(TMA, A, None)}, {})
+    def test_rows_in_the_alignments_order_run_between_up_and_down(self) -> None:
+        (row,) = surveyor(TorchKernel(Flavour.SGLANG)).measure(LAYER, {24: RowConfigs(TMA, A, None)}, {})
         assert set(row.us) == {A, TMA}
 
-    def test_what_did_not_compile_is_not_launched(self, clock: Clock) -> None:
+    def test_what_did_not_compile_is_not_launched(self) -> None:
         failures = {(LAYER, 24, B): "compile: no"}
-        (row,) = surveyor(TorchKernel(Flavour.SGLANG)).measure(LAYER, 0, {24: RowConfigs(B, A, None)}, failures)
+        (row,) = surveyor(TorchKernel(Flavour.SGLANG)).measure(LAYER, {24: RowConfigs(B, A, None)}, failures)
         assert (list(row.us), row.failures) == ([A], {B: "compile: no"})
 
-    def test_wrong_numbers_are_no_time(self, clock: Clock) -> None:
+    def test_wrong_numbers_are_no_time(self) -> None:
         (row,) = surveyor(TorchKernel(Flavour.SGLANG, foreign_value=1.0)).measure(
-            LAYER, 0, {24: RowConfigs(B, A, None)}, {}
+            LAYER, {24: RowConfigs(B, A, None)}, {}
         )
         assert row.us == {}
         assert row.failures[A].startswith("AssertionError: torch, up: expected zeros for experts of other ranks")
 
-    def test_a_rule_that_forbids_a_launch_is_its_reason(self, clock: Clock) -> None:
-        (row,) = surveyor(TorchKernel(Flavour.VLLM)).measure(LAYER, 0, {24: RowConfigs(TMA, A, None)}, {})
+    def test_a_rule_that_forbids_a_launch_is_its_reason(self) -> None:
+        (row,) = surveyor(TorchKernel(Flavour.VLLM)).measure(LAYER, {24: RowConfigs(TMA, A, None)}, {})
         assert "found ['USE_TMA']" in row.failures[TMA]
 
-    def test_a_gpu_that_answers_no_more_ends_it(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_gpu_that_answers_no_more_ends_it(self) -> None:
+        @dataclass(frozen=True)
+        class Crashing(TorchKernel):
+            def bind(self, problem: Any, pointers: Any) -> Any:
+                raise RuntimeError("an illegal memory access was encountered")
+
         def lost() -> None:
-            raise RuntimeError("an illegal memory access was encountered")
+            raise RuntimeError("the same")
 
-        monkeypatch.setattr(torch.cuda, "synchronize", lost)
-        with pytest.raises(GpuLostError, match="doesn't answer any more, after AssertionError: torch, up"):
-            surveyor(TorchKernel(Flavour.SGLANG, foreign_value=1.0)).measure(LAYER, 0, {24: RowConfigs(B, A, None)}, {})
+        row = {24: RowConfigs(B, A, None)}
+        found = surveyor(Crashing()).measure(LAYER, row, {})
+        assert found[0].failures[A] == "RuntimeError: an illegal memory access was encountered"
+        with pytest.raises(GpuLostError, match="doesn't answer any more, after RuntimeError: an illegal memory access"):
+            surveyor(Crashing(), synchronize=lost).measure(LAYER, row, {})
 
-    def test_a_layer_that_does_not_fit_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        Clock(monkeypatch, free=1 << 30)
+    def test_a_layer_that_does_not_fit_is_said(self, cuda: Callable[[int], None]) -> None:
+        cuda(1 << 30)
         with pytest.raises(NotMeasuredError, match=r"K=64, top_k=2, ep=2 takes 4\.\d GiB of GPU memory, 1\.0 GiB are"):
-            surveyor(TorchKernel(Flavour.SGLANG)).measure(LAYER, 0, {24: RowConfigs(B, A, None)}, {})
+            surveyor(TorchKernel(Flavour.SGLANG)).measure(LAYER, {24: RowConfigs(B, A, None)}, {})
 
 
 class TestCompile:
