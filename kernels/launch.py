@@ -151,7 +151,7 @@ def pointer_stand_ins(problem: Problem, to_dtype: Callable[[str], Any]) -> Point
     projection, routing, quant = problem.projection, problem.routing, problem.quant
     a_type, b_type, c_type = quant.operand_types(problem.arch)
     n, k, experts, pairs = projection.n, projection.k, projection.num_experts, routing.num_pairs
-    rows = cdiv(pairs, projection.top_k)
+    rows = problem.rows_of_a
     group_n, group_k = quant.block_shape or (1, 1)
     a_scales = {"tensor": 1, "channel": rows, "block": rows * cdiv(k, group_k)}.get(quant.scaling, 0)
     b_scales = {
@@ -169,7 +169,7 @@ def pointer_stand_ins(problem: Problem, to_dtype: Callable[[str], Any]) -> Point
     return Pointers(
         a=stand_in(a_type, rows * k),
         b=stand_in(b_type, experts * n * k),
-        c=stand_in(c_type, pairs * n),
+        c=stand_in(c_type, problem.rows_of_c * n),
         b_bias=stand_in(c_type, experts * n if projection.has_bias else 0),
         a_scale=stand_in("float32", a_scales),
         b_scale=stand_in("float32", b_scales),

@@ -155,12 +155,12 @@ class Routing:
         vLLM counts the layer's experts, also where a rank holds a share of them. SGLang counts the rank's and one more
         bucket, for pairs of other ranks, and stores four ids at a time.
         """
-        if self.flavour is Flavour.SGLANG:
-            return cdiv(self._padded(self.experts_here + 1, block_size_m), 4) * 4
-        return self._padded(self.num_experts, block_size_m)
+        padded = self.padded_rows(block_size_m)
+        return cdiv(padded, 4) * 4 if self.flavour is Flavour.SGLANG else padded
 
-    def _padded(self, buckets: int, block_size_m: int) -> int:
+    def padded_rows(self, block_size_m: int) -> int:
         """At most so many rows, where each bucket in use is padded to whole tiles."""
+        buckets = self.experts_here + 1 if self.flavour is Flavour.SGLANG else self.num_experts
         return self.num_pairs + min(self.num_pairs, buckets) * (block_size_m - 1)
 
     def rows(self, block_size_m: int) -> int:
@@ -172,11 +172,26 @@ class Routing:
 
 
 @dataclass(frozen=True)
+class Descriptors:
+    """What of a launch goes through tensor descriptors, where an entry of SGLang's says USE_TMA.
+
+    a, b: loaded so. A's rows then lie in the alignment's order, as a launch with sorted_c stored them.
+    """
+
+    a: bool = False
+    b: bool = False
+    sorted_c: bool = False
+
+
+NO_DESCRIPTORS = Descriptors()
+
+
+@dataclass(frozen=True)
 class Problem:
     """One launch but for its tensors. arch: "sm90", "gfx942", …; "cpu" under Triton's interpreter.
 
-    ValueError: a launch that would compute wrong numbers or not compile, as `check_launch` says. What is
-    handed a problem need not check it again.
+    descriptors: of SGLang's own kernel; ours has none. ValueError: a launch that would compute wrong numbers or not
+    compile, as `check_launch` says. What is handed a problem need not check it again.
     """
 
     projection: Projection
@@ -184,6 +199,7 @@ class Problem:
     quant: QuantMode
     config: LaunchConfig
     arch: str
+    descriptors: Descriptors = NO_DESCRIPTORS
 
     def __post_init__(self) -> None:
         check_launch(self.quant, self.config, self.arch)
@@ -192,6 +208,19 @@ class Problem:
     def rows(self) -> int:
         """The kernel's EM: rows that the grid covers."""
         return self.routing.rows(self.config.BLOCK_SIZE_M)
+
+    @property
+    def rows_of_a(self) -> int:
+        """Of the activations that the launch reads."""
+        if self.descriptors.a:
+            return self.routing.padded_rows(self.config.BLOCK_SIZE_M)
+        return cdiv(self.routing.num_pairs, self.projection.top_k)
+
+    @property
+    def rows_of_c(self) -> int:
+        """Of the buffer that it stores into."""
+        is_sorted = self.descriptors.sorted_c
+        return self.routing.padded_rows(self.config.BLOCK_SIZE_M) if is_sorted else self.routing.num_pairs
 
     @property
     def grid(self) -> tuple[int]:
@@ -215,8 +244,7 @@ class Problem:
         """
         if self.flavour is not Flavour.SGLANG or not self.arch.startswith("sm") or int(self.arch[2:]) < 90:
             return "none"
-        rows = cdiv(self.routing.num_pairs, self.projection.top_k)
-        return "early" if rows <= GDC_EARLY_ROWS else "late"
+        return "early" if self.rows_of_a <= GDC_EARLY_ROWS else "late"
 
     @property
     def options(self) -> dict[str, int]:

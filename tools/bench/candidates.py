@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
@@ -15,6 +15,7 @@ from tools.errors import UserError
 from tools.git import CommitError, NoGitError, file_at
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
+from tools.launch.layer_config import LayerConfig, as_run
 from tools.measure.layer import LayerShape
 from tools.measure.panel import DRAWN_KINDS, Part, RoutingKind, kinds_at
 from tools.measure.recorded_routing import RecordedRouting, RoutingSource
@@ -34,15 +35,20 @@ from tools.text import printable, shown_path
 THIS_FILE = "this file"
 NO_FILE = "heuristic"
 """What an engine runs without a file: on each engine's kernel its own."""
-_DOWN = "both projections run the up file's entries here, as in vLLM"
+_ALONE = "it is measured with the up file beside it, for SGLang"
+_UP_FOR_BOTH = "both projections run the up file's entries here, as in vLLM"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """entries: by engine and batch size; where one is asked for that isn't there, the nearest serves it, as in both."""
+    """entries: by engine and batch size; where one is asked for that isn't there, the nearest serves it, as in both.
+
+    down: those of the `_down` file beside a file, which SGLang reads; empty: there is none.
+    """
 
     name: str
     entries: Mapping[Flavour, Mapping[int, LaunchConfig]]
+    down: Mapping[int, LaunchConfig] = field(default_factory=dict)
 
     @classmethod
     def alike(cls, name: str, entries: Mapping[int, LaunchConfig]) -> Candidate:
@@ -52,6 +58,11 @@ class Candidate:
     def entry(self, num_tokens: int, engine: Flavour = Flavour.VLLM) -> LaunchConfig:
         entries = self.entries[engine]
         return entries[nearest_batch_size(entries, num_tokens)]
+
+    def layer(self, num_tokens: int, workload: Workload, engine: Flavour) -> LayerConfig:
+        """What the engine launches."""
+        down = self.down[nearest_batch_size(self.down, num_tokens)] if self.down else None
+        return as_run(engine, workload, self.entry(num_tokens, engine), down)
 
 
 @dataclass(frozen=True)
@@ -86,8 +97,23 @@ class Judging:
         return ", ".join(source.title for source in sources)
 
 
-def of_file(name: str, file: ConfigFile) -> Candidate:
-    """UserError: no launch config can be read from it, or not all of them."""
+def of_file(name: str, file: ConfigFile, down: ConfigFile | None = None) -> Candidate:
+    """down: the `_down` file that is read beside it. UserError: a launch config can't be read, or there is none."""
+    own_down = {} if down is None else _entries(f"{name}, its _down file", down)
+    return replace(Candidate.alike(name, _entries(name, file)), down=own_down)
+
+
+def down_twin(file: ConfigFile) -> ConfigFile | None:
+    """The `_down` file beside it."""
+    path = _down_path(file.found.path)
+    return read(path) if path.exists() else None
+
+
+def _down_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_down.json")
+
+
+def _entries(name: str, file: ConfigFile) -> Mapping[int, LaunchConfig]:
     if file.workload is None:
         fault = file.name.faults[0]
         raise UserError(f"{name}: {fault.message}. Fix: {fault.fix}.")
@@ -100,7 +126,7 @@ def of_file(name: str, file: ConfigFile) -> Candidate:
             f"{name}: expected a launch config at every batch size, found none at {printable(unread[0])!r}. "
             "Fix: mend the entry; nox -s validate says more."
         )
-    return Candidate.alike(name, file.launch_configs)
+    return file.launch_configs
 
 
 def heuristic(workload: Workload, batch_sizes: tuple[int, ...], device: Device) -> Candidate:
@@ -115,10 +141,10 @@ def heuristic(workload: Workload, batch_sizes: tuple[int, ...], device: Device) 
     return Candidate(NO_FILE, {Flavour.VLLM: vllm, Flavour.SGLANG: sglang})
 
 
-def against(what: str, file: ConfigFile) -> Candidate:
+def against(what: str, file: ConfigFile, *, reads_down: bool = False) -> Candidate:
     """The candidate that `--against` names: a path that exists, else a git revision of the file's own path.
 
-    UserError: another workload, no such file or revision.
+    reads_down: with the `_down` file beside it. UserError: another workload, no such file or revision.
     """
     path = Path(what)
     if os.path.isfile(what):  # noqa: PTH113 (never raises)
@@ -127,11 +153,26 @@ def against(what: str, file: ConfigFile) -> Candidate:
             found = printable(path.name)
             raise UserError(f"--against: expected a file of {file.found.path.name}'s workload, found {found}.")
         # The folder says whose file it is; its name is the workload's.
-        return of_file(printable(path.absolute().parent.name), other)
+        return of_file(printable(path.absolute().parent.name), other, down_twin(other) if reads_down else None)
     data = at_revision(what, file.found.path)
+    then = replace(file, content=_content(data))
+    return of_file(printable(what), then, _down_at(what, file) if reads_down else None)
+
+
+def _down_at(revision: str, file: ConfigFile) -> ConfigFile | None:
+    """The `_down` file as it was beside the file, which the revision has."""
+    path = _down_path(file.found.path)
+    try:
+        data = at_revision(revision, path)
+    except UserError:
+        return None
+    name = parse_file_name(path.name, layout_of(path.name))
+    return replace(file, found=replace(file.found, path=path), name=name, content=_content(data))
+
+
+def _content(data: bytes) -> Content:
     document, faults = parse(data)
-    content = Content(data, document, tuple(faults))
-    return of_file(printable(what), replace(file, content=content))
+    return Content(data, document, tuple(faults))
 
 
 def with_distinct_names(rivals: Mapping[str, Candidate]) -> tuple[Candidate, ...]:
@@ -206,9 +247,9 @@ class FileComparison:
             for kind in judging.kinds_at(num_tokens)
         )
 
-    def entries(self, num_tokens: int, engine: Flavour) -> dict[str, LaunchConfig]:
-        """What each candidate launches there, by its name; the file's own first."""
-        return {c.name: clamped(c.entry(num_tokens, engine), self.workload) for c in self.candidates}
+    def entries(self, num_tokens: int, engine: Flavour) -> dict[str, LayerConfig]:
+        """What the engine launches of each candidate, by its name; the file's own first."""
+        return {c.name: c.layer(num_tokens, self.workload, engine) for c in self.candidates}
 
 
 def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
@@ -226,7 +267,7 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
     files = []
     for file in tree.configs:
         if file.workload is not None and file.workload.down:
-            say(f"not measured: {shown_path(file.found.path)}, a _down file: {_DOWN}")
+            say(f"not measured: {shown_path(file.found.path)}, a _down file: {_ALONE}")
         else:
             files.append(file)
     for other in tree.others:
@@ -237,7 +278,7 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
         elif other.role is Role.UNREADABLE:
             say(f"not measured: {shown_path(other.path)}: can't be read")
     if not files:
-        found_instead = f"only _down files: {_DOWN}. Fix: name the up file" if tree.configs else "none"
+        found_instead = f"only a _down file: {_ALONE}. Fix: name the up file" if tree.configs else "none"
         raise UserError(f"expected at least one tuned file, found {found_instead}.")
     for file in files if request.writes_record else ():
         record = record_path(file.found.root, file.found.relative)
@@ -265,14 +306,8 @@ def comparison_of(file: ConfigFile, request: FilesRequest, device: Device) -> Fi
     models = load_models()
     if why := why_not_measured(workload, models):
         raise UserError(f"{own.name}: {why}.")
-    rivals = with_distinct_names({what: _rival(what, file, batch_sizes, device) for what in request.against})
     shapes, assumed = shapes_of(file, models), assumed_shape(workload.E)
     notes = [] if shapes else [f"assumed K={assumed.K}, top_k={assumed.top_k}: neither record nor registry gives them"]
-    candidates = (replace(own, name=THIS_FILE), *rivals)
-    notes += _clamped_notes(candidates, workload, batch_sizes)
-    down = file.found.path.with_name(f"{file.found.path.stem}_down.json")
-    if down.exists():
-        notes.append(f"{printable(down.name)} is not measured: {_DOWN}")
     judged = shapes or (assumed,)
     layers = tuple(LayerShape.of(workload, shape, quant) for shape in judged)
     engines = tuple(engines_reading(workload, shape, models) for shape in judged)
@@ -282,6 +317,16 @@ def comparison_of(file: ConfigFile, request: FilesRequest, device: Device) -> Fi
             notes.append(f"no model here asks {ENGINE_NAMES[wanted]} for this name: judged on its kernel all the same")
             engines = (tuple(Flavour),) * len(engines)
         engines = tuple(tuple(engine for engine in reading if engine is wanted) for reading in engines)
+    judging = set().union(*engines)
+    reads_down = Flavour.SGLANG in judging
+    own = of_file(own.name, file, down_twin(file) if reads_down else None)
+    rivals = {what: _rival(what, file, batch_sizes, device, reads_down=reads_down) for what in request.against}
+    candidates = (replace(own, name=THIS_FILE), *with_distinct_names(rivals))
+    if Flavour.VLLM in judging:
+        notes += _clamped_notes(candidates, workload, batch_sizes)
+    if (down := _down_path(file.found.path)).exists():
+        name = printable(down.name)
+        notes.append(f"down runs the entries of {name} for SGLang" if reads_down else f"{name}: {_UP_FOR_BOTH}")
     name = printable(file.found.relative.as_posix())
     return FileComparison(name, workload, layers, candidates, batch_sizes, engines, tuple(notes))
 
@@ -295,6 +340,8 @@ def _clamped_notes(candidates: Sequence[Candidate], workload: Workload, batch_si
             yield f"{candidate.name}, M={listed}: BLOCK_SIZE_K clamped to {limit}, as vLLM does"
 
 
-def _rival(what: str, file: ConfigFile, batch_sizes: tuple[int, ...], device: Device) -> Candidate:
+def _rival(what: str, file: ConfigFile, batch_sizes: tuple[int, ...], device: Device, *, reads_down: bool) -> Candidate:
     assert file.workload is not None
-    return heuristic(file.workload, batch_sizes, device) if what == HEURISTIC else against(what, file)
+    if what == HEURISTIC:
+        return heuristic(file.workload, batch_sizes, device)
+    return against(what, file, reads_down=reads_down)

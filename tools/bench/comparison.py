@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.launch_config import LaunchConfig
-from kernels.problem import Flavour, Problem
+from kernels.problem import Flavour
 from tools.bench.request import Say
 from tools.bench.session import Gpu
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
+from tools.launch.layer_config import LayerConfig
 from tools.measure.gpu import Ceilings, measure_ceilings
 from tools.measure.inputs import RowInputs, Weights, num_routings
-from tools.measure.kernels import Kernel, KernelTask
+from tools.measure.kernels import Kernel, KernelTask, problems_of
 from tools.measure.layer import DOWN, UP, LayerShape, Load, row_bytes, row_operations
 from tools.measure.panel import RoutingKind
 from tools.measure.recorded_routing import RoutingSource
@@ -51,14 +51,14 @@ class CompiledKernels:
     """
 
     outcomes: Mapping[str, int]
-    failed: Mapping[int, Mapping[LaunchConfig, NotTimed]]
-    spilling: Mapping[int, Mapping[LaunchConfig, NotTimed]]
+    failed: Mapping[int, Mapping[LayerConfig, NotTimed]]
+    spilling: Mapping[int, Mapping[LayerConfig, NotTimed]]
 
 
 def compile_all(
     kernels: Sequence[Kernel],
     shapes: Sequence[LayerShape],
-    configs: Mapping[int, Sequence[LaunchConfig]],
+    configs: Mapping[int, Sequence[LayerConfig]],
     device: Device,
     pool: CompilePool,
     say: Say = lambda _line: None,
@@ -67,18 +67,17 @@ def compile_all(
     assert device.target is not None
     arch = device.target.kernel_arch
     tasks: dict[Hashable, KernelTask] = {}
-    sharing: dict[Hashable, set[tuple[int, LaunchConfig]]] = {}
-    failed: dict[int, dict[LaunchConfig, NotTimed]] = {num_tokens: {} for num_tokens in configs}
-    spilling: dict[int, dict[LaunchConfig, NotTimed]] = {num_tokens: {} for num_tokens in configs}
+    sharing: dict[Hashable, set[tuple[int, LayerConfig]]] = {}
+    failed: dict[int, dict[LayerConfig, NotTimed]] = {num_tokens: {} for num_tokens in configs}
+    spilling: dict[int, dict[LayerConfig, NotTimed]] = {num_tokens: {} for num_tokens in configs}
     wanted = [(m, config) for m, row in configs.items() for config in dict.fromkeys(row)]
     for (num_tokens, config), kernel, shape in itertools.product(wanted, kernels, shapes):
-        routing = shape.routing(num_tokens, kernel.flavour)
-        for projection in shape.projections:
-            try:
-                problem = Problem(projection, routing, shape.quant, config, arch)
-            except ValueError as error:
-                failed[num_tokens][config] = NotTimed(kernel.name, Status.CONSTRAINTS.value, str(error))
-                continue
+        try:
+            problems = problems_of(kernel, shape, num_tokens, config, arch)
+        except ValueError as error:
+            failed[num_tokens][config] = NotTimed(kernel.name, Status.CONSTRAINTS.value, str(error))
+            continue
+        for problem in problems:
             task = KernelTask(problem, device.target, kernel)
             tasks.setdefault(task.key, task)
             sharing.setdefault(task.key, set()).add((num_tokens, config))
@@ -152,11 +151,11 @@ class Setup:
         flavour = self.kernels[0].flavour
         return floor_of(self.ceilings, row.shape, inputs.routing.num_tokens, inputs.load, flavour)
 
-    def check(self, row: RowBench, config: LaunchConfig) -> None:
+    def check(self, row: RowBench, config: LayerConfig) -> None:
         """Up and down of every kernel against the reference. AssertionError: wrong numbers."""
         for kernel, projection in itertools.product(self.kernels, (UP, DOWN)):
             row.check(kernel, config, projection)
 
-    def captured(self, row: RowBench, config: LaunchConfig) -> list[Replay]:
+    def captured(self, row: RowBench, config: LayerConfig) -> list[Replay]:
         """One of each kernel; a sample is a layer's up and down, in its order: SGLang's launches overlap."""
         return [capture(row.layers(kernel, config), a_sample=2) for kernel in self.kernels]

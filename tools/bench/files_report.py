@@ -11,6 +11,7 @@ from typing import Any
 from kernels.problem import Flavour
 from tools.bench.candidates import Judging
 from tools.launch.heuristic_version import ENGINE_NAMES
+from tools.launch.layer_config import LayerConfig
 from tools.measure.judgement import Duel, Measured, PartVerdict, RowVerdict, score
 from tools.measure.panel import LARGEST_RATIO, MAX_DRAWS, Ratio, RoutingKind
 from tools.store.record import Environment
@@ -176,7 +177,7 @@ def _part_json(part: PartVerdict) -> dict[str, Any]:
         "bound": part.bound,
         "draws_a_block": part.draws,
         "measured": {
-            name: {"config": m.config.to_entry(), "us": None if m.us is None else round(m.us, 4), "message": m.message}
+            name: {**_config_json(m.config), "us": None if m.us is None else round(m.us, 4), "message": m.message}
             for name, m in part.measured.items()
         },
         "duels": {name: {"ratio": _ratio(d.ratio), "verdict": d.verdict.value} for name, d in part.duels.items()},
@@ -185,3 +186,9 @@ def _part_json(part: PartVerdict) -> dict[str, Any]:
 
 def _ratio(ratio: Ratio | None) -> dict[str, float] | None:
     return None if ratio is None else {key: round(value, 4) for key, value in vars(ratio).items()}
+
+
+def _config_json(config: LayerConfig) -> dict[str, Any]:
+    """Up's entry, and down's where it is another."""
+    own_down = {} if config.down == config.up else {"down": config.down.to_entry()}
+    return {"config": config.up.to_entry(), **own_down}

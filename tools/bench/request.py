@@ -113,7 +113,7 @@ def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         nargs="+",
         type=path_argument,
         metavar="PATH",
-        help="tuned files, or folders of them; _down files are left out: the up file's entries run both projections",
+        help="tuned files, or folders of them; a _down file beside one runs down for SGLang",
     )
     parser.add_argument("--layout", type=one_of(Layout), default=Layout.REPO, metavar="{repo,vllm,sglang}")
     parser.add_argument(

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.bench.candidates import FileComparison, Judging
 from tools.bench.comparison import NotTimed, compile_all, floor_of
@@ -15,6 +14,7 @@ from tools.compile.machine import status_of
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
 from tools.errors import first_line
+from tools.launch.layer_config import LayerConfig
 from tools.measure.blocks import BlockPlayer
 from tools.measure.gpu import Ceilings
 from tools.measure.judgement import Played, RowVerdict, judge
@@ -22,7 +22,7 @@ from tools.measure.kernels import Kernel
 from tools.measure.panel import Part
 from tools.registry.devices import Device
 
-Failures = Mapping[tuple[Flavour, int], Mapping[LaunchConfig, str]]
+Failures = Mapping[tuple[Flavour, int], Mapping[LayerConfig, str]]
 """What isn't launched and why, by engine and batch size."""
 
 
@@ -30,7 +30,7 @@ def compile_file(
     comparison: FileComparison, kernels: Mapping[Flavour, Kernel], device: Device, pool: CompilePool
 ) -> Failures:
     """Every kernel of the comparison. kernels: each engine's. Returns what doesn't compile."""
-    failed: dict[tuple[Flavour, int], dict[LaunchConfig, str]] = {}
+    failed: dict[tuple[Flavour, int], dict[LayerConfig, str]] = {}
     for engine, kernel in kernels.items():
         shapes = [s for s, judged in zip(comparison.shapes, comparison.engines, strict=True) if engine in judged]
         configs = {m: list(comparison.entries(m, engine).values()) for m in comparison.batch_sizes}
@@ -91,12 +91,12 @@ class _Table:
         judging: Judging,
         player: BlockPlayer,
         ceilings: Ceilings,
-        failures: Mapping[LaunchConfig, str],
+        failures: Mapping[LayerConfig, str],
     ) -> None:
         self._part, self._num_tokens, self._judging = part, num_tokens, judging
         self._player, self._ceilings, self._failures = player, ceilings, failures
 
-    def play(self, configs: Sequence[LaunchConfig], blocks: range) -> Played:
+    def play(self, configs: Sequence[LayerConfig], blocks: range) -> Played:
         part, known = self._part, {c: self._failures[c] for c in configs if c in self._failures}
         left = [config for config in configs if config not in known]
         found = self._player.play(self._judging.purpose, self._num_tokens, part, left, blocks)

@@ -17,6 +17,7 @@ from tools.bench.sample import KernelComparison
 from tools.compile.machine import MachineFault, fault_of
 from tools.compile.pool import CompilePool
 from tools.errors import reason_of
+from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import RowInputs, make_weights, sorted_rows
 from tools.measure.layer import DOWN, UP
 from tools.measure.row import RowBench
@@ -37,7 +38,7 @@ def compare(
     setup.kernels: ours, then the engine's.
     """
     started, shape = time.monotonic(), work.shape
-    configs = dict.fromkeys(work.batch_sizes, work.configs)
+    configs = dict.fromkeys(work.batch_sizes, tuple(map(LayerConfig.of, work.configs)))
     compiled = compile_all(setup.kernels, [shape], configs, device, pool, say)
     seconds = time.monotonic() - started
     say(f"compiled {dict(compiled.outcomes)} in {seconds:.0f} s")
@@ -79,7 +80,7 @@ def not_timed(compiled: CompiledKernels) -> Failures:
     for rows in (compiled.failed, compiled.spilling):
         for row in rows.values():
             for config, why in row.items():
-                found.setdefault(config, why)
+                found.setdefault(config.up, why)
     return found
 
 
@@ -107,15 +108,15 @@ class _PairTimer:
         )
 
     def layer(self, config: LaunchConfig) -> LayerFigures:
-        own = self._setup.kernels[0]
-        products = (self._row.launches(own, config, UP), self._row.launches(own, config, DOWN))
+        own, both = self._setup.kernels[0], LayerConfig.of(config)
+        products = (self._row.launches(own, both, UP), self._row.launches(own, both, DOWN))
         return layer_overhead(self._row.inputs, config.to_entry(), products)  # type: ignore[arg-type]  # integers only
 
     def _pair(self, config: LaunchConfig, failure: NotTimed | None) -> Pair:
         if failure is not None:
             return Pair(config, failure.status, message=f"{failure.kernel}: {failure.message}")
         try:
-            self._setup.check(self._row, config)
+            self._setup.check(self._row, LayerConfig.of(config))
             return self._timed([config], Policy())[0]
         except AssertionError as error:
             return Pair(config, "correctness", message=str(error))
@@ -133,7 +134,7 @@ class _PairTimer:
         return self._timed(configs, CONFIRM) if configs else ()
 
     def _timed(self, configs: Sequence[LaunchConfig], policy: Policy) -> tuple[Pair, ...]:
-        replays = [replay for config in configs for replay in self._setup.captured(self._row, config)]
+        replays = [replay for config in configs for replay in self._setup.captured(self._row, LayerConfig.of(config))]
         medians = [samples.median_us for samples in measure(replays, policy)]
         times = zip(configs, medians[::2], medians[1::2], strict=True)
         return tuple(Pair(config, "ok", own_us, engine_us) for config, own_us, engine_us in times)

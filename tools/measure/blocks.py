@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.errors import first_line
+from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import Operands, RowInputs, Weights, make_weights, num_routings
 from tools.measure.kernels import Kernel, OwnKernel
 from tools.measure.layer import DOWN, UP, LayerShape, Load
@@ -64,8 +64,8 @@ class Played:
     load: of the last block. draws: of one block.
     """
 
-    us: Mapping[LaunchConfig, tuple[tuple[float, ...], ...]]
-    failures: Mapping[LaunchConfig, Exception]
+    us: Mapping[LayerConfig, tuple[tuple[float, ...], ...]]
+    failures: Mapping[LayerConfig, Exception]
     load: Load
     draws: int
 
@@ -76,7 +76,7 @@ class _GraphKey:
     placement: int
     engine: Flavour
     is_apart: bool
-    config: LaunchConfig
+    config: LayerConfig
 
 
 class BlockPlayer:
@@ -110,7 +110,7 @@ class BlockPlayer:
         purpose: Purpose,
         num_tokens: int,
         part: Part,
-        configs: Sequence[LaunchConfig],
+        configs: Sequence[LayerConfig],
         blocks: range,
         *,
         is_apart: bool = False,
@@ -120,8 +120,8 @@ class BlockPlayer:
         is_apart: up and down each in a graph of its own. ContextLost: nothing more can be measured in this process.
         """
         row = self.row(num_tokens, part.placement)
-        failures: dict[LaunchConfig, Exception] = {}
-        replays: dict[LaunchConfig, list[Replay]] = {}
+        failures: dict[LayerConfig, Exception] = {}
+        replays: dict[LayerConfig, list[Replay]] = {}
         for config in configs:
             key = _GraphKey(num_tokens, part.placement, part.engine, is_apart, config)
             try:
@@ -147,7 +147,7 @@ class BlockPlayer:
             self._rows[key] = RowBench(layer, weights, inputs, self._arch, NUM_CHECKED_TOKENS)
         return self._rows[key]
 
-    def check(self, row: RowBench, kernel: Any, config: LaunchConfig, placement: int) -> None:
+    def check(self, row: RowBench, kernel: Any, config: LayerConfig, placement: int) -> None:
         """AssertionError: wrong numbers.
 
         Always on the search's first block, whatever was dealt since: the reference takes longer than all checks of it,

@@ -18,8 +18,7 @@ import torch
 
 from kernels.checks import Scales, weight_dtypes
 from kernels.launch import Pointers
-from kernels.launch_config import LaunchConfig
-from kernels.problem import Flavour, Routing, cdiv
+from kernels.problem import Flavour, Problem, Routing, cdiv
 from kernels.reference import quantize_reference
 from kernels.testing import make_weight
 from tools.measure.layer import DOWN, UP, ForeignPairs, LayerShape, Load, foreign_pairs
@@ -127,6 +126,7 @@ class RowInputs:
         self._all_ids, self.topk_ids = _buffers(count, (num_tokens, shape.top_k), torch.int32, device)
         self._aligned: dict[tuple[Flavour, int], _AlignedBlock] = {}
         self._sorted: dict[ForeignPairs, SortedPairs] = {}
+        self._laid_rows: dict[int, _LaidRows] = {}
         self.deal(source, seed)
         operands = operands or Operands([shape], num_tokens, device)
         rows = num_tokens, pairs
@@ -183,34 +183,61 @@ class RowInputs:
         """What the engine does with pairs of other ranks."""
         return foreign_pairs(flavour, self.shape.quant)
 
-    def pointers(self, projection: int, config: LaunchConfig, routing: int, flavour: Flavour) -> Pointers:
+    def pointers(self, projection: int, problem: Problem, routing: int) -> Pointers:
         """Of one launch."""
+        a, a_scale, c = self.a[projection], self.a_scales[projection], self.c[projection]
+        if problem.descriptors.a:
+            a, a_scale = self._laid(problem).a, self._laid(problem).a_scale
+        if problem.descriptors.sorted_c:
+            c = self._laid(problem).c
         return Pointers(
-            self.a[projection],
+            a,
             self.weights.w[projection],
-            self.c[projection],
+            c,
             None,
-            self.a_scales[projection],
+            a_scale,
             self.weights.scales[projection],
             self.topk_weights[routing],
-            *self._arrays(flavour, config.BLOCK_SIZE_M, routing),
+            *self._block(problem).arrays(routing, self.topk_ids[routing]),
         )
 
-    def _arrays(
-        self, flavour: Flavour, block_size_m: int, index: int
-    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
-        """The kernel's index arrays of a routing."""
-        routing = self.routing_of(flavour)
+    def prepare(self, projection: int, problem: Problem, routing: int) -> None:
+        """Before a launch whose output is looked at: no output is written, and A's rows lie as the routing has them."""
+        (self._laid(problem).c if problem.descriptors.sorted_c else self.c[projection]).fill_(torch.nan)
+        if problem.descriptors.a:
+            self._laid(problem).lay(self._block(problem).sorted_token_ids[routing])
+
+    def output(self, projection: int, problem: Problem, routing: int) -> torch.Tensor:
+        """What the launch stored, [pairs, n]; NaN where it stored nothing."""
+        c = self.c[projection]
+        if problem.descriptors.sorted_c:
+            block, stored = self._block(problem), self._laid(problem).c
+            in_use = int(block.rows_in_use[routing])
+            pairs = block.sorted_token_ids[routing][:in_use].long()
+            is_pair = pairs < len(c)
+            c.fill_(torch.nan)
+            c[pairs[is_pair]] = stored[:in_use][is_pair]
+        return c
+
+    def _block(self, problem: Problem) -> _AlignedBlock:
+        """As the problem's engine aligns the routings for its BLOCK_SIZE_M."""
+        flavour, block_size_m = problem.flavour, problem.config.BLOCK_SIZE_M
         key = (flavour, block_size_m)
         if key not in self._aligned:
             self._aligned[key] = _AlignedBlock(
-                routing, block_size_m, self.foreign_pairs(flavour), self.num_routings, self._all_ids.device
+                problem.routing, block_size_m, self.foreign_pairs(flavour), self.num_routings, self._all_ids.device
             )
             self._aligned[key].fill(self._pairs)
-        block = self._aligned[key]
-        if routing.is_naive:
-            return None, self.topk_ids[index].view(-1), block.rows_in_use[index]
-        return block.sorted_token_ids[index], block.expert_ids[index], block.rows_in_use[index]
+        return self._aligned[key]
+
+    def _laid(self, problem: Problem) -> _LaidRows:
+        block_size_m = problem.config.BLOCK_SIZE_M
+        if block_size_m not in self._laid_rows:
+            rows = problem.routing.padded_rows(block_size_m)
+            found = _LaidRows(rows, self.c[UP], self.a[DOWN], self.a_scales[DOWN])
+            found.lay(self._block(problem).sorted_token_ids[0])
+            self._laid_rows[block_size_m] = found
+        return self._laid_rows[block_size_m]
 
 
 class _AlignedBlock:
@@ -234,6 +261,35 @@ class _AlignedBlock:
         found = align(pairs(self._foreign), self._routing, self._block_size_m)
         for buffer, values in zip((self._all_sorted, self._all_experts, self._all_rows_in_use), found, strict=True):
             buffer.copy_(values)
+
+    def arrays(self, index: int, topk_ids: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        """The kernel's index arrays of a routing. topk_ids: the routing's own."""
+        if self._routing.is_naive:
+            return None, topk_ids.view(-1), self.rows_in_use[index]
+        return self.sorted_token_ids[index], self.expert_ids[index], self.rows_in_use[index]
+
+
+class _LaidRows:
+    """Up's output and down's input where their rows lie in the alignment's order, padding among them (SGLang, USE_TMA).
+
+    Buffers that stay where they are. As all activations, those of one routing serve every one while they are timed.
+    """
+
+    def __init__(self, rows: int, c: torch.Tensor, a: torch.Tensor, a_scale: torch.Tensor | None) -> None:
+        """c: up's output; a and a_scale: down's input; all by pair."""
+        self.c = c.new_empty((rows, c.shape[1]))
+        self.a, self.a_scale = a.new_empty((rows, a.shape[1])), a_scale
+        self._laid_from = [(a, self.a)]
+        if a_scale is not None and a_scale.dim() == 2:  # else one for all rows
+            self.a_scale = a_scale.new_empty((rows, a_scale.shape[1]))
+            self._laid_from.append((a_scale, self.a_scale))
+
+    def lay(self, sorted_token_ids: torch.Tensor) -> None:
+        """Down's input as that alignment has it. Rows that only pad are some pair's: the tensor cores work on them."""
+        for by_pair, laid in self._laid_from:
+            pairs, rows = len(by_pair), len(laid)
+            ids = sorted_token_ids[:rows].long()
+            laid.copy_(by_pair[torch.where(ids < pairs, ids, torch.arange(rows, device=ids.device) % pairs)])
 
 
 def _buffers(

@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
+from tools.launch.layer_config import LayerConfig
 from tools.measure.panel import MIN_BLOCKS, Blocks, Panel, Part, Ratio, RoutingKind, max_blocks
 from tools.measure.statistics import geomean
 
@@ -33,7 +33,7 @@ class Verdict(enum.StrEnum):
 class Measured:
     """One contestant in one part. us: the median over its blocks; None: it failed, and message says why."""
 
-    config: LaunchConfig
+    config: LayerConfig
     us: float | None
     message: str = ""
 
@@ -68,7 +68,13 @@ class PartVerdict:
     draws: int
     measured: Mapping[str, Measured]
     duels: Mapping[str, Duel]
-    times_us: Mapping[LaunchConfig, Blocks] = field(default_factory=dict, repr=False)
+    times_us: Mapping[LayerConfig, Blocks] = field(default_factory=dict, repr=False)
+
+    @property
+    def times_by_name(self) -> dict[str, Blocks]:
+        """Of the contestants that ran."""
+        ran = {name: each.config for name, each in self.measured.items() if each.config in self.times_us}
+        return {name: self.times_us[config] for name, config in ran.items()}
 
     @property
     def own(self) -> Measured:
@@ -76,10 +82,10 @@ class PartVerdict:
 
     def ratio_between(self, one: str, other: str) -> Ratio | None:
         """One contestant's time over another's. None: one of them failed, or isn't there."""
-        configs = [self.measured[name].config for name in (one, other) if name in self.measured]
-        if len(configs) < 2 or not set(configs) <= self.times_us.keys():
+        times = self.times_by_name
+        if not {one, other} <= times.keys():
             return None
-        return Panel({}, self.draws, {self.part: self.times_us}).between(self.part, *configs)
+        return Panel({}, self.draws, {self.part: times}).between(self.part, one, other)
 
     @property
     def is_slower(self) -> bool:
@@ -99,10 +105,10 @@ class RowVerdict:
         return any(part.is_slower for part in self.parts)
 
     @property
-    def panel(self) -> Panel:
-        """Of all parts, for what the tuner's own rule says of them. Without heuristics."""
+    def panel(self) -> Panel[str]:
+        """Of all parts, by the contestants' names, for what the tuner's own rule says. Without heuristics."""
         draws = min((part.draws for part in self.parts), default=1)
-        return Panel({}, draws, {part.part: part.times_us for part in self.parts})
+        return Panel({}, draws, {part.part: part.times_by_name for part in self.parts})
 
 
 # ---------------------------------------------------------------
@@ -113,24 +119,24 @@ class RowVerdict:
 class Played:
     """What became of launch configs in some blocks. us: a value a block. failures: why one has no times."""
 
-    us: Mapping[LaunchConfig, Sequence[float]]
-    failures: Mapping[LaunchConfig, str]
+    us: Mapping[LayerConfig, Sequence[float]]
+    failures: Mapping[LayerConfig, str]
     draws: int
     floor_us: float
     bound: str
 
 
-Play = Callable[[Sequence[LaunchConfig], range], Played]
+Play = Callable[[Sequence[LayerConfig], range], Played]
 
 
-def judge(part: Part, entries: Mapping[str, LaunchConfig], play: Play, first_block: int = 0) -> PartVerdict:
+def judge(part: Part, entries: Mapping[str, LayerConfig], play: Play, first_block: int = 0) -> PartVerdict:
     """The first blocks of all, then more of the file and of those against whom its verdict is open, until none is.
 
     entries: by contestant, the file's own first. first_block: the number of the first that is played.
     """
     own, *rivals = dict.fromkeys(entries.values())
-    panel = Panel({}, 1, {part: {}})
-    failures: dict[LaunchConfig, str] = {}
+    panel: Panel[LayerConfig] = Panel({}, 1, {part: {}})
+    failures: dict[LayerConfig, str] = {}
     asked, count = [own, *rivals], MIN_BLOCKS
     while True:
         start = panel.next_block(part)
@@ -157,12 +163,12 @@ def judge(part: Part, entries: Mapping[str, LaunchConfig], play: Play, first_blo
     return PartVerdict(part, played.floor_us, played.bound, played.draws, measured, duels, times)
 
 
-def _is_open(panel: Panel, part: Part, own: LaunchConfig, rival: LaunchConfig) -> bool:
+def _is_open(panel: Panel[LayerConfig], part: Part, own: LayerConfig, rival: LayerConfig) -> bool:
     times = panel.times[part]
     return own in times and rival in times and panel.between(part, own, rival).is_open
 
 
-def _duel(panel: Panel, part: Part, own: LaunchConfig, rival: LaunchConfig) -> Duel:
+def _duel(panel: Panel[LayerConfig], part: Part, own: LayerConfig, rival: LayerConfig) -> Duel:
     times = panel.times[part]
     if own not in times or rival not in times:
         return FAILED

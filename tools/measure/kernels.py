@@ -8,15 +8,17 @@ a GPU (`KernelTask`).
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from kernels.launch import Launch, Pointers, Strides, argument_class, binary_key, plan_launch, pointer_stand_ins
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Flavour, Problem, Projection, QuantMode, Routing
+from kernels.problem import NO_DESCRIPTORS, Descriptors, Flavour, Problem, Projection, QuantMode, Routing
+from tools.launch.layer_config import LayerConfig
 from tools.measure.engine_kernel import EngineKernelError, EngineSource, cut, load_kernel
+from tools.measure.layer import LayerShape
 from tools.registry.devices import Target
 
 
@@ -29,6 +31,10 @@ class Kernel(Protocol):
     @property
     def flavour(self) -> Flavour:
         """Which engine's rules its problems follow."""
+
+    @property
+    def takes_descriptors(self) -> bool:
+        """Whether it has the path of entries with USE_TMA."""
 
     def load(self) -> Any:
         """The JIT function."""
@@ -46,6 +52,10 @@ class OwnKernel:
 
     name: str = "ours"
     flavour: Flavour = Flavour.VLLM
+
+    @property
+    def takes_descriptors(self) -> bool:
+        return False
 
     def load(self) -> Any:
         from kernels.fused_moe_kernel import fused_moe_kernel
@@ -69,6 +79,10 @@ class EngineKernel:
     @property
     def name(self) -> str:
         return self.flavour.value
+
+    @property
+    def takes_descriptors(self) -> bool:
+        return self.flavour is Flavour.SGLANG
 
     def check(self) -> None:
         """EngineKernelError: the kernel can't be cut out, or takes other arguments than this module knows."""
@@ -99,13 +113,24 @@ class EngineKernel:
         return Launch((), named, problem.options, problem.grid)
 
     def key(self, problem: Problem) -> Hashable:
-        launch = self.bind(problem, pointer_stand_ins(problem, str))
+        import triton.language as tl
+
+        launch = self.bind(problem, pointer_stand_ins(problem, lambda name: getattr(tl, name)))
         constants = _source(self.path).constants
         classes = [
-            (name, str(value) if name in constants else argument_class(value, problem.arch))
+            (name, str(value) if name in constants else _class_of(value, problem.arch))
             for name, value in launch.named.items()
         ]
         return (problem.arch, *classes, *launch.options.items())
+
+
+def _class_of(value: Any, arch: str) -> Hashable:
+    """What Triton compiles in: of a tensor descriptor its element type and its block."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    if isinstance(value, TensorDescriptor):
+        return value.base.dtype, tuple(value.block_shape)
+    return argument_class(value, arch)
 
 
 @cache
@@ -179,18 +204,18 @@ def _vllm_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
 
 
 def _sglang_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
-    """Without what SGLang has off by default: tensor descriptors, LoRA's outputs, fused activation and sum."""
+    """Without what SGLang has off by default: LoRA's outputs, fused activation and sum."""
     launches_dependents = problem.gdc != "none"
     return {
         **_shared_arguments(problem, pointers),
-        "a_desc": None,
-        "b_desc": None,
+        "a_desc": _descriptor_of_a(problem, pointers.a) if problem.descriptors.a else None,
+        "b_desc": _descriptor_of_b(problem, pointers.b) if problem.descriptors.b else None,
         "bias_ptr": pointers.b_bias,
         "add_mask_ptr": None,
         "stride_bias_e": Strides.contiguous(problem).bias_e,
         "stride_bias_n": int(problem.projection.has_bias),
         "even_Ks": problem.has_even_ks,
-        "c_sorted": False,
+        "c_sorted": problem.descriptors.sorted_c,
         "swap_ab": problem.swaps_operands,
         "FUSE_ADD_TO_OUTPUT": False,
         "MASK_OUTPUT": False,
@@ -199,6 +224,24 @@ def _sglang_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
         "USE_GDC": launches_dependents,
         "GDC_EARLY": problem.gdc == "early",
     }
+
+
+def _descriptor_of_a(problem: Problem, a: Any) -> Any:
+    """SGLang's a_desc. AssertionError: rows that don't start at multiples of 16 bytes, as for SGLang."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    k, config = problem.projection.k, problem.config
+    return TensorDescriptor(a, [problem.rows_of_a, k], [k, 1], [config.BLOCK_SIZE_M, config.BLOCK_SIZE_K])
+
+
+def _descriptor_of_b(problem: Problem, b: Any) -> Any:
+    """SGLang's b_desc. AssertionError as for A."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    p, config = problem.projection, problem.config
+    return TensorDescriptor(
+        b, [p.num_experts, p.n, p.k], [p.n * p.k, p.k, 1], [1, config.BLOCK_SIZE_N, config.BLOCK_SIZE_K]
+    )
 
 
 @dataclass(frozen=True)
@@ -216,6 +259,33 @@ _INTERFACES: Mapping[Flavour, _Interface] = {
         "SGLang 0.5.23", _sglang_arguments, frozenset({"add_mask_ptr", "FUSE_ADD_TO_OUTPUT", "MASK_OUTPUT"})
     ),
 }
+
+
+# ---------------------------------------------------------------
+# From a layer's launch configs to its two launches
+
+
+def problems_of(
+    kernel: Kernel, shape: LayerShape, num_tokens: int, config: LayerConfig, arch: str
+) -> tuple[Problem, Problem]:
+    """Up's and down's launch by the kernel.
+
+    ValueError: a rule forbids one, or an entry says USE_TMA and the kernel has no such path. (vLLM's own ends with an
+    error at any value of the key; SGLang takes False for silence.)
+    """
+    routing = shape.routing(num_tokens, kernel.flavour)
+    up, down = config.up, config.down
+    up_descriptors = down_descriptors = NO_DESCRIPTORS
+    if kernel.takes_descriptors:
+        is_sorted = down.USE_TMA is True
+        up_descriptors = Descriptors(b=up.USE_TMA is True, sorted_c=is_sorted)
+        down_descriptors = Descriptors(a=is_sorted, b=is_sorted)
+        up, down = replace(up, USE_TMA=None), replace(down, USE_TMA=None)
+    of_up, of_down = shape.projections
+    return (
+        Problem(of_up, routing, shape.quant, up, arch, up_descriptors),
+        Problem(of_down, routing, shape.quant, down, arch, down_descriptors),
+    )
 
 
 # ---------------------------------------------------------------

@@ -22,6 +22,7 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
@@ -161,28 +162,31 @@ def t_975(degrees: float) -> float:
 # What was measured
 
 
+Config = TypeVar("Config")
+"""What is compared: the tuner's launch configs; a judge's, for up and down; or names of contestants."""
+
 Blocks = Mapping[int, float]
 """µs of one layer's up and down by the block's number, from 0."""
 
 
 @dataclass(frozen=True)
-class Panel:
+class Panel(Generic[Config]):
     """Of one batch size. times: by part and config. A config that was dropped lacks the later blocks of a part.
 
     heuristics: each engine's entry without a file, which is measured in every block of its parts. draws: of one block.
     """
 
-    heuristics: Mapping[Flavour, LaunchConfig]
+    heuristics: Mapping[Flavour, Config]
     draws: int
-    times: Mapping[Part, Mapping[LaunchConfig, Blocks]] = field(default_factory=dict)
+    times: Mapping[Part, Mapping[Config, Blocks]] = field(default_factory=dict)
 
-    def with_blocks(self, part: Part, measured: Mapping[LaunchConfig, Blocks]) -> Panel:
+    def with_blocks(self, part: Part, measured: Mapping[Config, Blocks]) -> Panel[Config]:
         """With further blocks of a part."""
         known = self.times.get(part, {})
         more = {config: {**known.get(config, {}), **blocks} for config, blocks in measured.items()}
         return Panel(self.heuristics, self.draws, {**self.times, part: {**known, **more}})
 
-    def without(self, configs: Iterable[LaunchConfig]) -> Panel:
+    def without(self, configs: Iterable[Config]) -> Panel[Config]:
         """Without configs that failed somewhere: what doesn't run everywhere is no candidate anywhere."""
         gone = set(configs)
         kept = {
@@ -192,7 +196,7 @@ class Panel:
         return Panel(self.heuristics, self.draws, kept)
 
     @property
-    def configs(self) -> tuple[LaunchConfig, ...]:
+    def configs(self) -> tuple[Config, ...]:
         """Measured in every part, in the order in which they came."""
         rows = list(self.times.values())
         return tuple(config for config in (rows[0] if rows else ()) if all(config in row for row in rows))
@@ -201,27 +205,27 @@ class Panel:
         """The number of the first block that the part doesn't have yet."""
         return max((max(blocks, default=-1) + 1 for blocks in self.times.get(part, {}).values()), default=0)
 
-    def ratio(self, part: Part, config: LaunchConfig) -> Ratio:
+    def ratio(self, part: Part, config: Config) -> Ratio:
         """r: over the engine's own heuristic."""
         return self.between(part, config, self.heuristics[part.engine])
 
-    def between(self, part: Part, config: LaunchConfig, other: LaunchConfig) -> Ratio:
+    def between(self, part: Part, config: Config, other: Config) -> Ratio:
         """One config's time over another's, over the blocks that both have."""
         return Ratio.of(*self._common(part, config, other))
 
-    def _common(self, part: Part, config: LaunchConfig, other: LaunchConfig) -> tuple[list[float], list[float]]:
+    def _common(self, part: Part, config: Config, other: Config) -> tuple[list[float], list[float]]:
         own_us, other_us = self.times[part][config], self.times[part][other]
         both = sorted(own_us.keys() & other_us.keys())
         return [own_us[block] for block in both], [other_us[block] for block in both]
 
-    def ratios(self, config: LaunchConfig) -> dict[Part, Ratio]:
+    def ratios(self, config: Config) -> dict[Part, Ratio]:
         return {part: self.ratio(part, config) for part in self.times}
 
-    def score(self, config: LaunchConfig) -> float:
+    def score(self, config: Config) -> float:
         """The geometric mean of r over the parts."""
         return math.exp(sum(share * math.log(self.ratio(part, config).mean) for part, share in self._shares()))
 
-    def score_between(self, config: LaunchConfig, other: LaunchConfig) -> Ratio:
+    def score_between(self, config: Config, other: Config) -> Ratio:
         """One config's score over another's, block by block within each part.
 
         Blocks of different parts are different draws, so the parts' variances add up; degrees of freedom by Welch and
@@ -265,7 +269,7 @@ class Standing(enum.Enum):
     INADMISSIBLE = "inadmissible"
 
 
-def standing(panel: Panel, config: LaunchConfig) -> Standing:
+def standing(panel: Panel[LaunchConfig], config: LaunchConfig) -> Standing:
     """Undecided as long as more blocks could show that the bound holds."""
     found = Standing.ADMISSIBLE
     for part, ratio in panel.ratios(config).items():
@@ -302,7 +306,7 @@ class PromotionPolicy:
         return ratio.mean <= 1.0 - self.min_improvement_pct / 100.0 and ratio.is_faster
 
 
-def choose(panel: Panel, incumbent: LaunchConfig | None, policy: PromotionPolicy) -> Choice:
+def choose(panel: Panel[LaunchConfig], incumbent: LaunchConfig | None, policy: PromotionPolicy) -> Choice:
     """The rule. Configs that are still undecided count as inadmissible. incumbent None: there is none, or it failed.
 
     Baseline where the entry is an engine's heuristic and not the incumbent.
@@ -318,11 +322,11 @@ def choose(panel: Panel, incumbent: LaunchConfig | None, policy: PromotionPolicy
     return Choice(best, _decision(panel, best, incumbent), panel.score(best), unbounded)
 
 
-def _may_exceed(panel: Panel, part: Part, config: LaunchConfig) -> bool:
+def _may_exceed(panel: Panel[LaunchConfig], part: Part, config: LaunchConfig) -> bool:
     return config != panel.heuristics[part.engine] and panel.ratio(part, config).may_exceed_bound
 
 
-def _decision(panel: Panel, entry: LaunchConfig, incumbent: LaunchConfig | None) -> Decision:
+def _decision(panel: Panel[LaunchConfig], entry: LaunchConfig, incumbent: LaunchConfig | None) -> Decision:
     if entry == incumbent:
         return Decision.RETAIN
     return Decision.BASELINE if entry in panel.heuristics.values() else Decision.PROMOTE
@@ -336,7 +340,9 @@ class MoreBlocks:
     configs: tuple[LaunchConfig, ...]
 
 
-def wanted(panel: Panel, incumbent: LaunchConfig | None, policy: PromotionPolicy) -> tuple[MoreBlocks, ...]:
+def wanted(
+    panel: Panel[LaunchConfig], incumbent: LaunchConfig | None, policy: PromotionPolicy
+) -> tuple[MoreBlocks, ...]:
     """What more blocks could change the choice; empty: nothing could, or all draws are used.
 
     Asked for are the undecided configs that would win if they were admissible, in the parts that leave that open; then,
@@ -351,7 +357,7 @@ def wanted(panel: Panel, incumbent: LaunchConfig | None, policy: PromotionPolicy
     return tuple(MoreBlocks(part, tuple(configs)) for part, configs in asked.items() if configs)
 
 
-def _hopeful(panel: Panel) -> tuple[list[LaunchConfig], LaunchConfig | None]:
+def _hopeful(panel: Panel[LaunchConfig]) -> tuple[list[LaunchConfig], LaunchConfig | None]:
     """The undecided configs of less score than the best admissible one, and that one."""
     hopeful: list[LaunchConfig] = []
     for config in sorted(panel.configs, key=panel.score):
@@ -364,7 +370,7 @@ def _hopeful(panel: Panel) -> tuple[list[LaunchConfig], LaunchConfig | None]:
 
 
 def _holds_if_admissible(
-    panel: Panel, challenger: LaunchConfig, incumbent: LaunchConfig, policy: PromotionPolicy
+    panel: Panel[LaunchConfig], challenger: LaunchConfig, incumbent: LaunchConfig, policy: PromotionPolicy
 ) -> bool:
     return (
         incumbent in panel.configs
@@ -373,7 +379,7 @@ def _holds_if_admissible(
     )
 
 
-def _is_open(panel: Panel, part: Part, config: LaunchConfig) -> bool:
+def _is_open(panel: Panel[LaunchConfig], part: Part, config: LaunchConfig) -> bool:
     if config == panel.heuristics[part.engine]:
         return False
     ratio = panel.ratio(part, config)
@@ -381,7 +387,7 @@ def _is_open(panel: Panel, part: Part, config: LaunchConfig) -> bool:
 
 
 def _duel_parts(
-    panel: Panel, challenger: LaunchConfig, incumbent: LaunchConfig, policy: PromotionPolicy
+    panel: Panel[LaunchConfig], challenger: LaunchConfig, incumbent: LaunchConfig, policy: PromotionPolicy
 ) -> dict[Part, list[LaunchConfig]]:
     """Where the challenger's gain is large enough and in doubt."""
     ratio = panel.score_between(challenger, incumbent)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.launch_config import LaunchConfig
 from kernels.problem import Problem
 from kernels.reference import product_reference
 from kernels.testing import assert_close, product_bound
+from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import RowInputs, Weights, checked_tokens
-from tools.measure.kernels import Kernel
+from tools.measure.kernels import Kernel, problems_of
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.timing import LaunchCall
 
@@ -29,43 +29,44 @@ class RowBench:
         self._expected: dict[int, tuple[object, _Expected]] = {}
 
     def launches(
-        self, kernel: Kernel, config: LaunchConfig, projection: int, count: int | None = None
+        self, kernel: Kernel, config: LayerConfig, projection: int, count: int | None = None
     ) -> list[LaunchCall]:
         """One for each routing, or for the first `count`."""
         routings = range(self.inputs.num_routings)[:count]
         return [self.launch(kernel, config, projection, i) for i in routings]
 
-    def layers(self, kernel: Kernel, config: LaunchConfig, count: int | None = None) -> list[LaunchCall]:
+    def layers(self, kernel: Kernel, config: LayerConfig, count: int | None = None) -> list[LaunchCall]:
         """Up, then down, of each routing or the first `count`: the layer's order, in which launches may overlap."""
         both = (self.launches(kernel, config, projection, count) for projection in (UP, DOWN))
         return [launch for pair in zip(*both, strict=True) for launch in pair]
 
-    def launch(self, kernel: Kernel, config: LaunchConfig, projection: int, routing: int) -> LaunchCall:
-        """ValueError: a rule forbids this launch config."""
-        sizes = self.inputs.routing_of(kernel.flavour)
-        problem = Problem(self.shape.projections[projection], sizes, self.shape.quant, config, self._arch)
-        bound = kernel.bind(problem, self.inputs.pointers(projection, config, routing, kernel.flavour))
+    def launch(self, kernel: Kernel, config: LayerConfig, projection: int, routing: int) -> LaunchCall:
+        """ValueError: a rule forbids the launch."""
+        problem = self._problem(kernel, config, projection)
+        bound = kernel.bind(problem, self.inputs.pointers(projection, problem, routing))
         jit = kernel.load()[bound.grid]
         return lambda: jit(*bound.args, **bound.kwargs)
 
-    def check(self, kernel: Kernel, config: LaunchConfig, projection: int) -> None:
+    def check(self, kernel: Kernel, config: LayerConfig, projection: int) -> None:
         """AssertionError: an output isn't written, or is beyond the derived bound of the fp64 reference.
 
-        Pairs of other ranks: their rows must be zeros, or, where the engine leaves the pairs out, stay as they were.
+        Pairs of other ranks: their rows must be zeros, or, where the engine leaves the pairs out or up's rows in the
+        alignment's order, stay as they were.
         """
         where = f"{kernel.name}, {('up', 'down')[projection]}"
         dealt, expected = self._expected.get(projection, (None, None))
         if expected is None or dealt != self.inputs.dealt:
             expected = self._reference(projection)
             self._expected[projection] = self.inputs.dealt, expected
-        c = self.inputs.c[projection]
-        c.fill_(torch.nan)
+        problem = self._problem(kernel, config, projection)
+        self.inputs.prepare(projection, problem, expected.routing)
         self.launch(kernel, config, projection, expected.routing)()
+        c = self.inputs.output(projection, problem, expected.routing)
         is_foreign = self.inputs.topk_ids[expected.routing].flatten() < 0
         if bool(c[~is_foreign].isnan().any()):
             raise AssertionError(f"{where}: expected every output written, found NaN.")
         foreign = c[is_foreign]
-        if self.inputs.foreign_pairs(kernel.flavour).store_zeros:
+        if self.inputs.foreign_pairs(kernel.flavour).store_zeros and not problem.descriptors.sorted_c:
             if bool((foreign != 0).any()):
                 raise AssertionError(f"{where}: expected zeros for experts of other ranks, found something else.")
         elif not bool(foreign.isnan().all()):
@@ -74,6 +75,10 @@ class RowBench:
         if not len(expected.pairs):  # few tokens may choose nothing here
             return
         assert_close(c[expected.pairs], expected.values, expected.magnitude, bound, where)
+
+    def _problem(self, kernel: Kernel, config: LayerConfig, projection: int) -> Problem:
+        """ValueError: a rule forbids the launch."""
+        return problems_of(kernel, self.shape, self.inputs.routing.num_tokens, config, self._arch)[projection]
 
     def _reference(self, projection: int) -> _Expected:
         """Of the routing with most pairs on this rank, some tokens that have such."""

@@ -258,8 +258,7 @@ def _over_main(row: RowVerdict) -> Ratio | None:
     found = [[part.measured[name] for name in (THIS_FILE, MAIN) if name in part.measured] for part in row.parts]
     if any(len(pair) < 2 or None in [measured.us for measured in pair] for pair in found):
         return None
-    own, main = (measured.config for measured in found[0])
-    return row.panel.score_between(own, main)
+    return row.panel.score_between(THIS_FILE, MAIN)
 
 
 def tune(file: PlannedFile, landscape: Path | None, output: Path, time_budget_s: float) -> dict[int, float]:

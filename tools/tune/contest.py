@@ -206,7 +206,7 @@ def engine_title(engine: Flavour) -> str:
     return {Flavour.VLLM: "vLLM", Flavour.SGLANG: "SGLang"}[engine]
 
 
-def with_event(panel: Panel, event: Measured) -> Panel:
+def with_event(panel: Panel[LaunchConfig], event: Measured) -> Panel[LaunchConfig]:
     """With the blocks of the configs that ran."""
     blocks = {
         series.config: dict(enumerate(series.us, event.job.first))

@@ -81,10 +81,10 @@ class RowResult:
 
     num_tokens: int
     choice: Choice
-    panel: Panel
+    panel: Panel[LaunchConfig]
     incumbent: LaunchConfig | None = None
     down: SeparateDown | None = None
-    told: Panel | None = None
+    told: Panel[LaunchConfig] | None = None
     active_experts: Mapping[Part, float] = field(default_factory=dict)
 
     @property
@@ -106,7 +106,7 @@ class RowResult:
         parts = tuple(self.panel.times)
         return tuple(part for part in parts if part.routing is RoutingKind.UNIFORM) or parts
 
-    def panel_of(self, part: Part) -> Panel:
+    def panel_of(self, part: Part) -> Panel[LaunchConfig]:
         return self.panel if part in self.panel.times else (self.told or self.panel)
 
     def times_us(self, part: Part, config: LaunchConfig) -> list[float]:

@@ -19,6 +19,7 @@ from kernels.launch_config import LaunchConfig
 from tools.compile.machine import status_of
 from tools.compile.outcome import Status
 from tools.errors import MachineError
+from tools.launch.layer_config import LayerConfig
 from tools.measure.blocks import BlockPlayer, ContextLost, Played
 from tools.measure.environment import environment_here
 from tools.measure.gpu import busy_notes, measure_ceilings
@@ -131,7 +132,8 @@ class RowTimer:
         """Errors as `screen`."""
         started = time.monotonic()
         blocks = range(job.first, job.first + job.count)
-        played = self._player.play(Purpose.CHOICE, job.num_tokens, job.part, job.configs, blocks, is_apart=job.is_apart)
+        configs = tuple(map(LayerConfig.of, job.configs))
+        played = self._player.play(Purpose.CHOICE, job.num_tokens, job.part, configs, blocks, is_apart=job.is_apart)
         series = tuple(_series(config, played) for config in job.configs)
         return Measured(job, series, time.monotonic() - started, played.load.active_experts, played.draws)
 
@@ -141,11 +143,14 @@ class RowTimer:
         kernel = player.kernel(job.engine)
         binary = self._subject.compile_job(job.config, job.num_tokens, job.shape, job.engine)
         if binary not in self._checked:
-            player.check(row, kernel, job.config, job.shape)
+            player.check(row, kernel, LayerConfig.of(job.config), job.shape)
             self._checked.add(binary)
         player.deal(row, Purpose.SEARCH, job.shape, job.routing, 0)
         routings = num_coarse_routings(player.layers[job.shape], job.num_tokens, player.l2_bytes)
-        replays = [clock.capture(row.launches(kernel, job.config, projection, routings)) for projection in (UP, DOWN)]
+        replays = [
+            clock.capture(row.launches(kernel, LayerConfig.of(job.config), projection, routings))
+            for projection in (UP, DOWN)
+        ]
         samples = clock.sample(replays, 1)
         total_us = sum(series[0] for series in samples)
         # The first replay uploads the graph: it can only tell that a config is far off.
@@ -157,10 +162,11 @@ class RowTimer:
 
 
 def _series(config: LaunchConfig, played: Played) -> Series:
-    if config in played.failures:
-        status, message = status_of(played.failures[config])
+    layer = LayerConfig.of(config)
+    if layer in played.failures:
+        status, message = status_of(played.failures[layer])
         return Series(config, status, message=message)
-    times = [_rounded(us) for us in played.us[config]]
+    times = [_rounded(us) for us in played.us[layer]]
     return Series(config, Status.OK, times[0]) if len(times) == 1 else Series.apart(config, times[0], times[1])
 
 

@@ -16,6 +16,7 @@ from tools.bench import compare_files, session, time_files
 from tools.bench.candidates import FileComparison, Judging
 from tools.bench.time_files import Failures
 from tools.compile.pool import CompilePool
+from tools.launch.layer_config import LayerConfig
 from tools.measure import environment
 from tools.measure.judgement import Play, Played, RowVerdict, judge
 from tools.measure.kernels import Kernel
@@ -75,7 +76,8 @@ class FakeGpu:
     ) -> Failures:
         self.kernels.append(kernels)
         self.devices.append(device)
-        return {(engine, m): dict(self.does_not_compile) for engine in kernels for m in comparison.batch_sizes}
+        failed = {LayerConfig.of(config): why for config, why in self.does_not_compile.items()}
+        return {(engine, m): failed for engine in kernels for m in comparison.batch_sizes}
 
     def measure(
         self, comparison: FileComparison, judging: Judging, player: Any, ceilings: Any, failures: Failures
@@ -90,9 +92,9 @@ class FakeGpu:
                 parts.append(judge(part, comparison.entries(num_tokens, part.engine), play, judging.first_block))
             yield RowVerdict(num_tokens, tuple(parts))
 
-    def _play(self, num_tokens: int, known: Mapping[LaunchConfig, str]) -> Play:
-        def play(configs: Sequence[LaunchConfig], blocks: range) -> Played:
-            found = {config: known.get(config) or self.us(config, num_tokens) for config in configs}
+    def _play(self, num_tokens: int, known: Mapping[LayerConfig, str]) -> Play:
+        def play(configs: Sequence[LayerConfig], blocks: range) -> Played:
+            found = {config: known.get(config) or self.us(config.up, num_tokens) for config in configs}
             failures = {config: us for config, us in found.items() if isinstance(us, str)}
             us = {
                 config: tuple(us + JITTER_US[block % 4] for block in blocks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from tools.bench.candidates import (
 from tools.bench.request import parse
 from tools.errors import UserError
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
+from tools.launch.layer_config import LayerConfig
 from tools.measure.layer import LayerShape
 from tools.measure.panel import DRAWN_KINDS, RoutingKind
 from tools.measure.seeds import Purpose
@@ -286,6 +288,7 @@ class TestWithDistinctNames:
 # Which files are measured, and what is said of those that are not
 
 OTHER, DEEP = (32, 64, 64, 1, 4, 3), (16, 64, 256, 1, 4, 3)
+OTHER_CONFIG = LaunchConfig(*OTHER)
 ELSEWHERE = MIXTRAL.replace("H100_80GB_HBM3", "H200")
 INT4 = MIXTRAL.replace(".json", ",dtype=int4_w4a16.json")
 DOWN = MIXTRAL.replace(".json", "_down.json")
@@ -322,21 +325,21 @@ class TestReadFiles:
         assert paths(read_by("configs")) == [MIXTRAL, f"triton_3_7_0/{MIXTRAL}"]
         assert said == []
 
-    def test_a_down_file_is_said_to_be_left_out(
+    def test_a_down_file_goes_with_its_up_file(
         self, read_by: Callable[..., list[ConfigFile]], said: list[str], tmp_path: Path
     ) -> None:
         tuned(tmp_path / "configs", {1: SOUND})
         tuned(tmp_path / "configs", {1: SOUND}, DOWN)
         assert paths(read_by("configs")) == [MIXTRAL]
         assert said == [
-            f"not measured: configs/{DOWN}, a _down file: both projections run the up file's entries here, as in vLLM"
+            f"not measured: configs/{DOWN}, a _down file: it is measured with the up file beside it, for SGLang"
         ]
 
     def test_a_down_file_alone_is_refused_with_the_way_out(
         self, read_by: Callable[..., list[ConfigFile]], tmp_path: Path
     ) -> None:
         tuned(tmp_path, {1: SOUND}, DOWN)
-        with pytest.raises(UserError, match=r"found only _down files: .* Fix: name the up file"):
+        with pytest.raises(UserError, match=r"found only a _down file: .* Fix: name the up file"):
             read_by(DOWN)
 
     def test_what_the_engine_would_not_read_is_said(
@@ -438,8 +441,10 @@ class TestMakeFileComparison:
 
     def test_each_engine_launches_its_own_heuristic(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         found = plan(tuned(tmp_path, {1: SOUND}))
-        assert found.entries(1, VLLM) == {"this file": LaunchConfig(*SOUND), NO_FILE: vllm_heuristic(found.workload, 1)}
-        assert found.entries(1, SGLANG)[NO_FILE] == sglang_heuristic(found.workload, 1, smem_bytes=232448)
+        own, no_file = LaunchConfig(*SOUND), vllm_heuristic(found.workload, 1)
+        assert found.entries(1, VLLM) == {"this file": LayerConfig.of(own), NO_FILE: LayerConfig.of(no_file)}
+        sglangs = sglang_heuristic(found.workload, 1, smem_bytes=232448)
+        assert found.entries(1, SGLANG)[NO_FILE] == LayerConfig.of(sglangs)
 
     def test_a_file_of_models_without_a_gate_is_refused(
         self, plan: Callable[..., FileComparison], tmp_path: Path
@@ -498,10 +503,40 @@ class TestMakeFileComparison:
     def test_without_scale_blocks_nothing_is_clamped(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         assert plan(tuned(tmp_path, {1: DEEP})).notes == ()
 
-    def test_a_down_twin_is_said_to_be_left_out(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
+    def test_on_vllms_kernel_a_down_twin_is_said_to_be_left_out(
+        self, plan: Callable[..., FileComparison], tmp_path: Path
+    ) -> None:
         tuned(tmp_path, {1: SOUND}, DOWN)
-        found = plan(tuned(tmp_path, {1: SOUND}))
-        assert found.notes == (f"{DOWN} is not measured: both projections run the up file's entries here, as in vLLM",)
+        found = plan(tuned(tmp_path, {1: SOUND}), "--kernel", "vllm=fused_moe.py")
+        assert found.notes == (f"{DOWN}: both projections run the up file's entries here, as in vLLM",)
+        assert found.candidates[0].down == {}
+
+    def test_on_sglangs_kernel_the_down_twin_runs_down(
+        self, plan: Callable[..., FileComparison], tmp_path: Path
+    ) -> None:
+        tuned(tmp_path, {1: OTHER}, DOWN)
+        found = plan(tuned(tmp_path, {1: SOUND, 64: OTHER}), "--kernel", "sglang=kernels.py")
+        own, *others = found.candidates
+        assert own.layer(64, found.workload, Flavour.SGLANG) == LayerConfig(OTHER_CONFIG, OTHER_CONFIG)
+        assert own.layer(1, found.workload, Flavour.SGLANG).down == replace(
+            OTHER_CONFIG, BLOCK_SIZE_M=own.entry(1).BLOCK_SIZE_M
+        )
+        assert [other.down for other in others] == [{}]
+        assert found.notes == (f"down runs the entries of {DOWN} for SGLang",)
+
+    def test_a_down_twin_that_cannot_be_read_is_said_where_it_is_read(
+        self, plan: Callable[..., FileComparison], tmp_path: Path
+    ) -> None:
+        own = tuned(tmp_path, {1: SOUND})
+        (tmp_path / DOWN).write_text("{", "utf-8")
+        with pytest.raises(UserError, match="its _down file: expected a tuned file, found not JSON"):
+            plan(own, "--kernel", "sglang=kernels.py")
+        assert plan(own, "--kernel", "vllm=fused_moe.py").candidates[0].down == {}
+
+    def test_sglang_clamps_no_tile(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
+        found = plan(tuned(tmp_path, {1: DEEP}, DEEPSEEK), "--kernel", "sglang=kernels.py")
+        assert found.notes == ()
+        assert found.candidates[0].layer(1, found.workload, Flavour.SGLANG).up.BLOCK_SIZE_K == 256
 
     def test_a_file_of_a_tier_is_named_with_it(self, plan: Callable[..., FileComparison], tmp_path: Path) -> None:
         assert plan(tuned(tmp_path / "triton_3_7_0", {1: SOUND})).name == f"triton_3_7_0/{MIXTRAL}"
@@ -527,3 +562,22 @@ class TestMakeFileComparison:
             plan(tuned(tmp_path, {1: SOUND}, name))
         assert str(raised.value).startswith(f"{name}: {message}")
         assert "\n" not in str(raised.value)
+
+
+def test_a_revision_runs_the_down_file_that_it_has(tmp_path: Path, git: Git) -> None:
+    file, down = tuned(tmp_path, {1: OLD}), tuned(tmp_path, {1: NEW}, DOWN)
+    git("add", down.name, file.name)
+    git("commit", "--quiet", "--message", "with down")
+    git("rm", "--quiet", "--cached", down.name)
+    git("commit", "--quiet", "--message", "without")
+    assert against("HEAD~", read(file), reads_down=True).down == {1: LaunchConfig(*NEW)}
+    assert against("HEAD", read(file), reads_down=True).down == {}
+    assert against("HEAD~", read(file)).down == {}
+
+
+def test_a_candidate_with_entries_for_down_runs_them_on_sglang_alone() -> None:
+    workload = Workload(E=8, N=64, device_name="NVIDIA_H100_80GB_HBM3")
+    up, down = LaunchConfig(16, 64, 64, 1, 4, 3), LaunchConfig(16, 128, 64, 1, 4, 3)
+    candidate = replace(Candidate.alike("own", {1: up, 64: up}), down={1: down, 48: replace(down, BLOCK_SIZE_M=64)})
+    assert candidate.layer(40, workload, Flavour.SGLANG) == LayerConfig(up, down)
+    assert candidate.layer(40, workload, Flavour.VLLM) == LayerConfig.of(up)

@@ -13,11 +13,12 @@ from kernels.problem import Flavour, QuantMode
 from tests.tools.bench.fake_pool import DEVICE, FakePool, with_parameters
 from tools.bench.comparison import CompiledKernels, Floor, NotTimed, Setup, compile_all
 from tools.compile.outcome import Status
+from tools.launch.layer_config import LayerConfig
 from tools.measure.gpu import Ceilings
 from tools.measure.kernels import OwnKernel
 from tools.measure.layer import LayerShape, Load, row_bytes, row_operations
 
-A, B = (LaunchConfig(16, 64, 128, 1, 4, stages) for stages in (3, 4))
+A, B = (LayerConfig.of(LaunchConfig(16, 64, 128, 1, 4, stages)) for stages in (3, 4))
 SHAPE = LayerShape(8, 7168, 4096, 2, QuantMode())
 ALL = Load(8.0, 4096 * 2.0, 4096.0)
 
@@ -37,7 +38,7 @@ class TestCompileAll:
     def compile(
         self,
         pool: FakePool,
-        configs: dict[int, list[LaunchConfig]],
+        configs: dict[int, list[LayerConfig]],
         shapes: Sequence[LayerShape] = (SHAPE,),
         kernels: Sequence[OwnKernel] = (OwnKernel(),),
     ) -> CompiledKernels:
@@ -49,6 +50,12 @@ class TestCompileAll:
         assert found == CompiledKernels({"ok": 4}, {64: {}, 128: {}}, {64: {}, 128: {}})
         # Up and down of two launch configs.
         assert len(pool.tasks) == 4
+
+    def test_a_down_entry_of_its_own_is_compiled_for_down_alone(self) -> None:
+        pool = FakePool()
+        self.compile(pool, {64: [LayerConfig(A.up, B.down)]})
+        stages = [(task.problem.projection.mul_routed_weight, task.problem.config.num_stages) for task in pool.tasks]
+        assert stages == [(False, 3), (True, 4)]
 
     def test_each_of_the_compared_kernels_is(self) -> None:
         pool = FakePool()
@@ -66,14 +73,14 @@ class TestCompileAll:
         assert found.outcomes == {"ok": 2, "timeout": 2}
 
     def test_all_that_share_a_kernel_share_its_failure(self) -> None:
-        grouped = LaunchConfig(16, 64, 128, 16, 4, 4)
+        grouped = LayerConfig.of(LaunchConfig(16, 64, 128, 16, 4, 4))
         pool = FakePool(stages_4=Status.CRASH)
         found = self.compile(pool, {64: [B, grouped]})
         assert len(pool.tasks) == 2
         assert set(found.failed[64]) == {B, grouped}
 
     def test_all_that_share_a_kernel_spill_alike(self) -> None:
-        grouped = LaunchConfig(16, 64, 128, 16, 4, 4)
+        grouped = LayerConfig.of(LaunchConfig(16, 64, 128, 16, 4, 4))
         found = self.compile(FakePool(spills=(4,)), {64: [A, B, grouped]})
         assert found.spilling == {
             64: dict.fromkeys((B, grouped), NotTimed("ours", "spills", "1504 bytes of stack a thread"))
@@ -87,7 +94,7 @@ class TestCompileAll:
         assert found.failed == {1: {A: NotTimed("ours", "compile", "of the compiler")}, 256: {}}
 
     def test_what_a_rule_forbids_never_reaches_the_pool(self) -> None:
-        odd = LaunchConfig(16, 64, 128, 1, 4, 3, waves_per_eu=2)
+        odd = LayerConfig.of(LaunchConfig(16, 64, 128, 1, 4, 3, waves_per_eu=2))
         pool = FakePool()
         found = self.compile(pool, {64: [odd]})
         assert pool.tasks == []

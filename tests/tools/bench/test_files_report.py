@@ -12,13 +12,14 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.bench.candidates import NO_FILE, THIS_FILE, Judging
 from tools.bench.files_report import FileResult, FilesReport, Judge, to_json, to_markdown
+from tools.launch.layer_config import LayerConfig
 from tools.measure.judgement import FAILED, Duel, Measured, PartVerdict, RowVerdict, Verdict
 from tools.measure.panel import Part, Ratio, RoutingKind
 from tools.store.record import Environment
 
 MARKDOWN, JSON = (Path(__file__).with_name(f"files_report.golden.{kind}") for kind in ("md", "json"))
 
-OWN, OTHER, THIRD = (LaunchConfig(16, 64, 128, 1, 4, stages) for stages in (3, 4, 5))
+OWN, OTHER, THIRD = (LayerConfig.of(LaunchConfig(16, 64, 128, 1, 4, stages)) for stages in (3, 4, 5))
 FASTER, SLOWER = Duel.of(Ratio(0.82, 0.835, 0.85, 4)), Duel.of(Ratio(1.01, 1.047, 1.09, 32))
 
 
@@ -125,3 +126,13 @@ def test_several_files_come_in_order() -> None:
     files = tuple(FileResult(name, (), (THIS_FILE,), ()) for name in ("b.json", "triton_3_7_0/a.json"))
     headings = [line for line in to_markdown(bench(*files)).splitlines() if line.startswith("## ")]
     assert headings == ["## b.json", "## triton_3_7_0/a.json"]
+
+
+def test_a_down_entry_of_its_own_is_in_the_json() -> None:
+    mixed = LayerConfig(OWN.up, OTHER.down)
+    one = part(101.0, 121.0, FASTER)
+    row = RowVerdict(1, (replace(one, measured={**one.measured, THIS_FILE: Measured(mixed, 101.0)}),))
+    measured = json.loads(to_json(report(row)))["files"][0]["rows"][0]["parts"][0]["measured"]
+    assert measured[THIS_FILE]["config"] == OWN.up.to_entry()
+    assert measured[THIS_FILE]["down"] == OTHER.down.to_entry()
+    assert "down" not in measured[NO_FILE]

@@ -168,7 +168,7 @@ class TestFiles:
         with pytest.raises(SystemExit) as end:
             parse(["files", "--help"])
         assert end.value.code == 0
-        assert "_down files are left out" in " ".join(capsys.readouterr().out.split())
+        assert "a _down file beside one runs down for SGLang" in " ".join(capsys.readouterr().out.split())
 
 
 class TestWriteRecord:

@@ -17,6 +17,7 @@ from tools.bench.candidates import Candidate, FileComparison, Judging
 from tools.bench.time_files import compile_file, measure
 from tools.compile.outcome import Status
 from tools.errors import MachineError
+from tools.launch.layer_config import LayerConfig
 from tools.measure.blocks import Played
 from tools.measure.gpu import Ceilings
 from tools.measure.judgement import RowVerdict, Verdict
@@ -66,12 +67,12 @@ class TestCompileFile:
 
     def test_what_does_not_compile_has_its_status_and_reason(self) -> None:
         found = self.compile(FakePool(stages_4=Status.TIMEOUT), {64: A}, {64: B})
-        assert found == {64: {B: "timeout: of the compiler"}}
+        assert found == {64: {LayerConfig.of(B): "timeout: of the compiler"}}
 
     def test_what_a_rule_forbids_has_the_rule_alone(self) -> None:
         odd = LaunchConfig(16, 64, 128, 1, 4, 3, waves_per_eu=2)
         found = self.compile(FakePool(), {64: odd})
-        assert found[64][odd].startswith("launch config: expected no AMD keys on sm90")
+        assert found[64][LayerConfig.of(odd)].startswith("launch config: expected no AMD keys on sm90")
 
     def test_block_scales_clamp_the_tile_as_vllm_does(self) -> None:
         workload = Workload(256, 128, "NVIDIA_H100_80GB_HBM3", "fp8_w8a8", (128, 128))
@@ -92,10 +93,10 @@ class FakePlayer:
         self.asked: list[tuple[Purpose, int, Part, list[LaunchConfig], range]] = []
 
     def play(
-        self, purpose: Purpose, num_tokens: int, part: Part, configs: Sequence[LaunchConfig], blocks: range
+        self, purpose: Purpose, num_tokens: int, part: Part, configs: Sequence[LayerConfig], blocks: range
     ) -> Played:
-        self.asked.append((purpose, num_tokens, part, list(configs), blocks))
-        found = {config: self.us.get((config, part.routing), self.us.get(config)) for config in configs}
+        self.asked.append((purpose, num_tokens, part, [config.up for config in configs], blocks))
+        found = {config: self.us.get((config.up, part.routing), self.us.get(config.up)) for config in configs}
         failures = {config: us for config, us in found.items() if isinstance(us, Exception)}
         times = {config: (tuple([us] * len(blocks)),) for config, us in found.items() if config not in failures}
         return Played(times, failures, Load(2.0, 2.0, 1.0), 8)
@@ -107,7 +108,7 @@ class TestMeasure:
     def measure(
         self, player: FakePlayer, *rows: dict[int, LaunchConfig], failures: Any = None, judging: Judging = USUAL
     ) -> list[RowVerdict]:
-        known = {(VLLM, m): failures or {} for m in rows[0]}
+        known = {(VLLM, m): {LayerConfig.of(c): why for c, why in (failures or {}).items()} for m in rows[0]}
         return list(measure(comparison(*rows), judging, player, self.CEILINGS, known))  # type: ignore[arg-type]
 
     def test_every_part_is_judged_on_its_own(self) -> None:

@@ -15,13 +15,14 @@ pytest.importorskip("triton")
 from kernels.launch_config import LaunchConfig  # noqa: E402
 from kernels.problem import Flavour, QuantMode  # noqa: E402
 from tests.tools.measure.torch_kernel import TorchKernel  # noqa: E402
+from tools.launch.layer_config import LayerConfig  # noqa: E402
 from tools.measure.blocks import BlockPlayer, Clock, ContextLost, Played  # noqa: E402
 from tools.measure.layer import LayerShape  # noqa: E402
 from tools.measure.panel import Part, RoutingKind  # noqa: E402
 from tools.measure.seeds import Purpose, seed_of  # noqa: E402
 
 VLLM, SGLANG = Flavour
-GOOD, OTHER = LaunchConfig(16, 32, 32, 1, 4, 3), LaunchConfig(32, 32, 32, 1, 4, 3)
+GOOD, OTHER = (LayerConfig.of(LaunchConfig(size, 32, 32, 1, 4, 3)) for size in (16, 32))
 LAYER = LayerShape(16, 32, 64, 2, QuantMode())
 UNIFORM = Part(VLLM, 0, RoutingKind.UNIFORM)
 
@@ -70,7 +71,7 @@ def player(fake: FakeClock) -> BlockPlayer:
     return player_of(fake)
 
 
-def play(player: BlockPlayer, *configs: LaunchConfig, part: Part = UNIFORM, blocks: range = range(2)) -> Played:
+def play(player: BlockPlayer, *configs: LayerConfig, part: Part = UNIFORM, blocks: range = range(2)) -> Played:
     return player.play(Purpose.JUDGEMENT, 64, part, configs, blocks)
 
 
@@ -103,7 +104,7 @@ def test_what_fails_is_told_and_the_others_are_played(fake: FakeClock) -> None:
     @dataclass(frozen=True)
     class Failing(TorchKernel):
         def bind(self, problem: Any, pointers: Any) -> Any:
-            if problem.config == OTHER:
+            if problem.config == OTHER.up:
                 raise RuntimeError("out of resources")
             return TorchKernel.bind(self, problem, pointers)
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels.launch import Pointers
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour, Problem, QuantMode
 from tests.tools.measure.torch_kernel import TorchKernel
@@ -202,6 +203,16 @@ def test_checked_tokens_are_spread_and_end_with_the_last(num_tokens: int) -> Non
 # Blocks dealt in place
 
 CONFIG = LaunchConfig(16, 32, 32, 1, 4, 3)
+
+
+def pointers_of(
+    inputs: RowInputs, config: LaunchConfig, routing: int, flavour: Flavour, projection: int = UP
+) -> Pointers:
+    shape = inputs.shape
+    problem = Problem(shape.projections[projection], inputs.routing_of(flavour), shape.quant, config, "sm90")
+    return inputs.pointers(projection, problem, routing)
+
+
 SMALL = LayerShape(16, 32, 64, 2, QuantMode())
 SPREAD = LayerShape(4, 32, 64, 4, QuantMode(), ep=4)
 SHARED = LayerShape(5, 32, 64, 4, QuantMode(), ep=2, fused_shared_experts=1)
@@ -233,12 +244,12 @@ class TestDealing:
         inputs = row(shape, num_tokens)
         configs = [replace(CONFIG, BLOCK_SIZE_M=size) for size in (16, 64)]
         launches = [(config, i) for config in configs for i in range(3)]
-        before = [inputs.pointers(UP, config, i, flavour) for config, i in launches]
+        before = [pointers_of(inputs, config, i, flavour) for config, i in launches]
         inputs.deal(DRAWN[2], 77)
         fresh = row(shape, num_tokens)
         fresh.deal(DRAWN[2], 77)
         for held, (config, i) in zip(before, launches, strict=True):
-            now, expected = (one.pointers(UP, config, i, flavour) for one in (inputs, fresh))
+            now, expected = (pointers_of(one, config, i, flavour) for one in (inputs, fresh))
             for name in ("topk_weights", "sorted_token_ids", "expert_ids", "num_tokens_post_padded"):
                 mine, again, new = (getattr(pointers, name) for pointers in (held, now, expected))
                 if mine is None:
@@ -252,10 +263,10 @@ class TestDealing:
         """Triton compiles other code for a pointer that isn't a multiple of 16."""
         inputs = row(SMALL, num_tokens=3)
         for i in range(3):
-            pointers = inputs.pointers(UP, CONFIG, i, SGLANG)
+            pointers = pointers_of(inputs, CONFIG, i, SGLANG)
             arrays = (pointers.topk_weights, pointers.sorted_token_ids, pointers.expert_ids)
             starts = [array.data_ptr() for array in (*arrays, pointers.num_tokens_post_padded)]
-            base = inputs.pointers(UP, CONFIG, 0, SGLANG)
+            base = pointers_of(inputs, CONFIG, 0, SGLANG)
             firsts = (base.topk_weights, base.sorted_token_ids, base.expert_ids, base.num_tokens_post_padded)
             assert all((s - f.data_ptr()) % 512 == 0 for s, f in zip(starts, firsts, strict=True))
 
@@ -265,7 +276,7 @@ class TestDealing:
         """As a CUDA graph: the launch is made once, with tensors and grid, and only run again."""
         inputs, kernel = row(shape), TorchKernel(flavour)
         problem = Problem(shape.projections[UP], inputs.routing_of(flavour), shape.quant, CONFIG, "sm90")
-        bound = kernel.bind(problem, inputs.pointers(UP, CONFIG, 1, flavour))
+        bound = kernel.bind(problem, pointers_of(inputs, CONFIG, 1, flavour))
         captured = kernel.load()[bound.grid]
         for seed in (8, 9):
             inputs.deal(DRAWN[1], seed)
@@ -283,7 +294,7 @@ class TestDealing:
 
     def test_the_naive_mode_aligns_nothing_and_reads_the_new_ids(self) -> None:
         inputs = row(SMALL, num_tokens=2)
-        pointers = inputs.pointers(UP, CONFIG, 0, VLLM)
+        pointers = pointers_of(inputs, CONFIG, 0, VLLM)
         assert pointers.sorted_token_ids is None
         inputs.deal(DRAWN[0], 9)
         assert pointers.expert_ids.tolist() == inputs.topk_ids[0].flatten().tolist()
@@ -297,7 +308,7 @@ class TestDealing:
         for num_tokens in (24, 3):
             shared = RowInputs(shape, weights, num_tokens, 1, DRAWN[0], 5, operands)
             alone = RowInputs(shape, weights, num_tokens, 1, DRAWN[0], 5)
-            mine, own = (one.pointers(DOWN, CONFIG, 0, SGLANG) for one in (shared, alone))
+            mine, own = (pointers_of(one, CONFIG, 0, SGLANG, DOWN) for one in (shared, alone))
             for name in ("a", "c", "a_scale"):
                 held, fresh = getattr(mine, name), getattr(own, name)
                 assert (held is None) == (fresh is None)

@@ -8,6 +8,7 @@ import pytest
 
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
+from tools.launch.layer_config import LayerConfig
 from tools.measure.judgement import (
     FAILED,
     Duel,
@@ -23,7 +24,7 @@ from tools.measure.judgement import (
 from tools.measure.panel import MAX_DRAWS, MIN_BLOCKS, Part, Ratio, RoutingKind
 from tools.measure.seeds import BLOCKS_A_SERIES
 
-OWN, RIVAL, THIRD = (LaunchConfig(16, 64, 128, 1, 4, stages) for stages in (3, 4, 5))
+OWN, RIVAL, THIRD = (LayerConfig.of(LaunchConfig(16, 64, 128, 1, 4, stages)) for stages in (3, 4, 5))
 PART = Part(Flavour.VLLM, 0, RoutingKind.UNIFORM)
 ENTRIES = {"this file": OWN, "rival": RIVAL}
 
@@ -31,18 +32,18 @@ ENTRIES = {"this file": OWN, "rival": RIVAL}
 class Gpu:
     """Every block is asked for here. us: of a launch config in a block; a text is why it fails."""
 
-    def __init__(self, us: Callable[[LaunchConfig, int], float | str], draws: int = 8) -> None:
+    def __init__(self, us: Callable[[LayerConfig, int], float | str], draws: int = 8) -> None:
         self.us, self.draws = us, draws
-        self.asked: list[tuple[list[LaunchConfig], range]] = []
+        self.asked: list[tuple[list[LayerConfig], range]] = []
 
-    def play(self, configs: Sequence[LaunchConfig], blocks: range) -> Played:
+    def play(self, configs: Sequence[LayerConfig], blocks: range) -> Played:
         self.asked.append((list(configs), blocks))
         found = {config: [self.us(config, block) for block in blocks] for config in configs}
         failures = {config: us[0] for config, us in found.items() if isinstance(us[0], str)}
         times = {config: us for config, us in found.items() if config not in failures}
         return Played(times, failures, self.draws, 5.0, "memory")  # type: ignore[arg-type]
 
-    def judge(self, entries: dict[str, LaunchConfig] = ENTRIES, first_block: int = 0) -> PartVerdict:
+    def judge(self, entries: dict[str, LayerConfig] = ENTRIES, first_block: int = 0) -> PartVerdict:
         return judge(PART, entries, self.play, first_block)
 
 
@@ -84,7 +85,7 @@ def test_it_ends_with_the_draws() -> None:
 
 
 def test_only_the_open_ones_are_played_again() -> None:
-    def us(config: LaunchConfig, block: int) -> float:
+    def us(config: LayerConfig, block: int) -> float:
         return {OWN: 100.0, RIVAL: 100.0 + 10.0 * (block % 2), THIRD: 200.0}[config]
 
     gpu = Gpu(us)
@@ -160,5 +161,5 @@ def test_where_it_does_worst() -> None:
 
 def test_a_row_is_the_tuners_panel() -> None:
     row = RowVerdict(64, (cell(UNIFORM, 0.9), cell(SKEWED, 0.8)))
-    assert row.panel.score_between(OWN, RIVAL).mean == pytest.approx(0.9 ** (2 / 3) * 0.8 ** (1 / 3))
+    assert row.panel.score_between("this file", "rival").mean == pytest.approx(0.9 ** (2 / 3) * 0.8 ** (1 / 3))
     assert row.panel.draws == 8

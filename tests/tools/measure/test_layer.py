@@ -10,6 +10,7 @@ import torch
 
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour, QuantMode, Routing
+from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import RowInputs, make_weights
 from tools.measure.kernels import OwnKernel
 from tools.measure.layer import (
@@ -152,6 +153,6 @@ def test_memory_is_what_measuring_takes_at_its_peak(shape: LayerShape, num_token
         shape, weights, RowInputs(shape, weights, num_tokens, 4, RoutingSource(), seed=0), found.target.kernel_arch
     )
     for projection in (UP, DOWN):
-        row.check(OwnKernel(), LaunchConfig(64, 128, 64, 8, 4, 3), projection)
+        row.check(OwnKernel(), LayerConfig.of(LaunchConfig(64, 128, 64, 8, 4, 3)), projection)
     peak = torch.cuda.max_memory_allocated() - before
     assert peak <= shape.memory_bytes(num_tokens) <= max(1.35 * peak, CEILINGS_BYTES)

@@ -7,10 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kernels.launch import Launch, Pointers
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Flavour, QuantMode
+from kernels.problem import NO_DESCRIPTORS, Flavour, Problem, QuantMode
 from tests.tools.measure.torch_kernel import TorchKernel
+from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import RowInputs, make_weights
+from tools.measure.kernels import problems_of
 from tools.measure.layer import DOWN, UP, LayerShape
 from tools.measure.panel import RoutingKind
 from tools.measure.recorded_routing import RoutingSource
@@ -20,7 +23,7 @@ WHOLE = LayerShape(8, 32, 64, 2, QuantMode())
 SPREAD = LayerShape(4, 32, 64, 4, QuantMode(), ep=4)
 SHARED = LayerShape(5, 32, 64, 4, QuantMode(), ep=2, fused_shared_experts=1)
 LONELY = LayerShape(1, 32, 64, 1, QuantMode(), ep=64)
-CONFIG = LaunchConfig(16, 32, 32, 1, 4, 3)
+CONFIG = LayerConfig.of(LaunchConfig(16, 32, 32, 1, 4, 3))
 BOTH = pytest.mark.parametrize("projection", [UP, DOWN])
 VLLM, SGLANG = Flavour.VLLM, Flavour.SGLANG
 
@@ -89,3 +92,43 @@ def test_what_is_checked_is_on_this_rank() -> None:
     ids = row.inputs.topk_ids[expected.routing].flatten()
     assert bool((ids[expected.pairs] >= 0).all())
     assert len(expected.pairs) == min(16, int((ids >= 0).sum()))
+
+
+UP_TMA = LayerConfig(CONFIG.up, replace(CONFIG.down, USE_TMA=True))
+"""Up stores in the alignment's order, down reads so."""
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [WHOLE, SPREAD, SHARED, LONELY])
+@pytest.mark.parametrize("num_tokens", [1, 24])
+def test_rows_in_the_alignments_order_are_compared_pair_by_pair(
+    shape: LayerShape, num_tokens: int, projection: int
+) -> None:
+    row = bench(shape, num_tokens)
+    for seed in (2, 3):
+        row.check(TorchKernel(SGLANG), UP_TMA, projection)
+        row.inputs.deal(RoutingSource(RoutingKind.SKEW_03), seed)
+        row.check(TorchKernel(SGLANG), CONFIG, projection)  # as it does without
+
+
+@BOTH
+def test_rows_left_in_another_order_are_found(projection: int) -> None:
+    class Unaware(TorchKernel):
+        """Stores and reads by pair, whatever is asked of it."""
+
+        def bind(self, problem: Problem, pointers: Pointers) -> Launch:
+            return super().bind(replace(problem, descriptors=NO_DESCRIPTORS), pointers)
+
+    with pytest.raises(AssertionError, match=r"found NaN|beyond the max bound"):
+        bench(WHOLE).check(Unaware(SGLANG), UP_TMA, projection)
+
+
+def test_what_is_launched_over_sorted_rows_keeps_its_buffers_from_block_to_block() -> None:
+    row = bench(WHOLE)
+    problem = problems_of(TorchKernel(SGLANG), WHOLE, 24, UP_TMA, "sm90")[DOWN]
+    before = row.inputs.pointers(DOWN, problem, 1)
+    row.inputs.deal(RoutingSource(), 2)
+    row.check(TorchKernel(SGLANG), UP_TMA, DOWN)
+    now = row.inputs.pointers(DOWN, problem, 1)
+    assert now.a is before.a
+    assert len(now.a) == problem.rows_of_a == 48 + 9 * 15

@@ -21,6 +21,10 @@ class TorchKernel:
     stray_row: int | None = None
     name: str = "torch"
 
+    @property
+    def takes_descriptors(self) -> bool:
+        return self.flavour is Flavour.SGLANG
+
     def load(self) -> Any:
         return _Grid()
 
@@ -46,14 +50,18 @@ def _run(kernel: TorchKernel, problem: Problem, pointers: Pointers) -> None:
             rows = torch.tensor([tile])
         else:
             rows = pointers.sorted_token_ids[tile * block : (tile + 1) * block].long()
-        rows = rows[rows < pairs]
+        is_pair = rows < pairs
+        rows, places = rows[is_pair], torch.arange(tile * block, (tile + 1) * block)[: len(is_pair)][is_pair]
+        of_a = places if problem.descriptors.a else rows // p.top_k
+        of_c = places if problem.descriptors.sorted_c else rows
         expert = int(pointers.expert_ids[tile])
         if expert == -1:
-            pointers.c[rows] = kernel.foreign_value
+            if not problem.descriptors.sorted_c:
+                pointers.c[of_c] = kernel.foreign_value
             continue
-        product = pointers.a[rows // p.top_k].float() @ pointers.b[expert].float().T
+        product = pointers.a[of_a].float() @ pointers.b[expert].float().T
         if p.mul_routed_weight:
             product = product * pointers.topk_weights.flatten()[rows, None]
-        pointers.c[rows] = product.to(pointers.c.dtype)
+        pointers.c[of_c] = product.to(pointers.c.dtype)
     if kernel.stray_row is not None:
         pointers.c[kernel.stray_row] = 1.0

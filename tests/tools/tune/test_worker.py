@@ -53,6 +53,7 @@ class TorchKernel:
     launched: list[tuple[int, int]] = field(default_factory=list)
     name: str = "stand-in"
     flavour: Flavour = Flavour.VLLM
+    takes_descriptors: bool = False
 
     def load(self) -> Any:
         return _Grid()

@@ -1,0 +1,88 @@
+"""Which file an engine reads under a name: its folders, their order, `_down` files, and what is never read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kernels.problem import Flavour
+from tests.tools.portfolio.unpacked_engine import DEEPSEEK, H100, MIXTRAL, QWEN, down_of, rows, unpacked
+from tools.errors import UserError
+from tools.portfolio.shipped_files import KERNELS, find_engine, shipped_files
+
+VLLM, SGLANG = Flavour.VLLM, Flavour.SGLANG
+
+
+def read(root: Path, flavour: Flavour, triton: str = "3.6.0", device: str = H100) -> tuple[list[str], list[str]]:
+    """(what the engine reads, up and down; what it doesn't)."""
+    files, not_read = shipped_files(find_engine(flavour, root), device, triton)
+    found = [
+        file.name if file.down is None else f"{file.name} + {file.down.found.relative.as_posix()}" for file in files
+    ]
+    return found, [f"{each.name}: {each.reason}" for each in not_read]
+
+
+class TestFindEngine:
+    @pytest.mark.parametrize("flavour", list(Flavour))
+    @pytest.mark.parametrize("inner", ["", "package", "kernel"])
+    def test_it_is_found_by_its_folder_its_package_or_its_kernel(
+        self, tmp_path: Path, flavour: Flavour, inner: str
+    ) -> None:
+        root = unpacked(tmp_path / "site-packages", flavour, {MIXTRAL: rows(1)} if flavour is VLLM else {})
+        place = {"": root, "package": root / flavour, "kernel": root / KERNELS[flavour]}[inner]
+        engine = find_engine(flavour, place)
+        assert engine.kernel == root / KERNELS[flavour]
+        assert engine.configs.name == "configs"
+        assert (engine.package.name, engine.package.version) == (flavour, "1.2.3")
+
+    def test_another_engines_folder_is_one_line(self, tmp_path: Path) -> None:
+        root = unpacked(tmp_path, VLLM, {})
+        with pytest.raises(UserError, match=r"expected sglang's package, .*found no sglang/kernels/.*\. Fix: the path"):
+            find_engine(SGLANG, root)
+
+    def test_a_package_without_tuned_files_is_one_line(self, tmp_path: Path) -> None:
+        root = unpacked(tmp_path, VLLM, {})
+        find_engine(VLLM, root).configs.rmdir()
+        with pytest.raises(UserError, match=r"expected vllm's tuned files in .*configs, found none"):
+            find_engine(VLLM, root)
+
+
+class TestVllm:
+    def test_its_folder_is_flat_and_the_gpu_is_in_the_name(self, tmp_path: Path) -> None:
+        other = MIXTRAL.replace("H100_80GB_HBM3", "H200")
+        root = unpacked(tmp_path, VLLM, {MIXTRAL: rows(1), other: rows(1), "README.md": "", "batched.json": "{}"})
+        assert read(root, VLLM) == ([MIXTRAL], [])
+        assert read(root, VLLM, device="NVIDIA H200 NVL") == ([other], [])  # vLLM asks for all of them under one name
+
+    def test_a_name_that_it_never_asks_for_says_so(self, tmp_path: Path) -> None:
+        name = MIXTRAL.replace(".json", ",dtype=bf16.json")
+        files, _ = shipped_files(find_engine(VLLM, unpacked(tmp_path, VLLM, {name: rows(1)})), H100, "3.8.0")
+        assert files[0].fault.startswith("vllm never asks for it: dtype=bf16: expected a dtype that vLLM looks up")
+
+
+class TestSglang:
+    def test_the_running_tritons_folder_goes_first_then_the_newest(self, tmp_path: Path) -> None:
+        versions = ["triton_3_5_1", "triton_3_6_0", "triton_3_10_0"]
+        root = unpacked(tmp_path, SGLANG, {f"{version}/{MIXTRAL}": rows(1) for version in versions})
+        assert read(root, SGLANG, "3.6.0")[0] == [f"triton_3_6_0/{MIXTRAL}"]
+        assert read(root, SGLANG, "3.8.0")[0] == [f"triton_3_10_0/{MIXTRAL}"]
+        assert read(root, SGLANG, "3.8.0")[1] == [
+            f"triton_3_6_0/{MIXTRAL}: triton_3_10_0/{MIXTRAL} goes before it",
+            f"triton_3_5_1/{MIXTRAL}: triton_3_10_0/{MIXTRAL} goes before it",
+        ]
+
+    def test_a_down_file_is_looked_for_alone(self, tmp_path: Path) -> None:
+        down = down_of(DEEPSEEK)
+        root = unpacked(tmp_path, SGLANG, {f"triton_3_6_0/{DEEPSEEK}": rows(1), f"triton_3_5_1/{down}": rows(1)})
+        assert read(root, SGLANG) == ([f"triton_3_6_0/{DEEPSEEK} + triton_3_5_1/{down}"], [])
+
+    def test_a_down_file_without_an_up_file_is_said(self, tmp_path: Path) -> None:
+        root = unpacked(tmp_path, SGLANG, {f"triton_3_6_0/{down_of(QWEN)}": rows(1)})
+        assert read(root, SGLANG) == ([], [f"triton_3_6_0/{down_of(QWEN)}: no up file lies there: it is not measured"])
+
+    def test_h200s_keep_their_own_names(self, tmp_path: Path) -> None:
+        name = MIXTRAL.replace("H100_80GB_HBM3", "H200")
+        root = unpacked(tmp_path, SGLANG, {f"triton_3_6_0/{name}": rows(1)})
+        assert read(root, SGLANG, device="NVIDIA H200")[0] == [f"triton_3_6_0/{name}"]
+        assert read(root, SGLANG, device="NVIDIA H200 NVL")[0] == []

@@ -1,0 +1,128 @@
+"""The board: what it counts, what a person reads, and that its document is the schema's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kernels.problem import Flavour
+from tests.builders import environment
+from tests.tools.portfolio.unpacked_engine import DEEPSEEK, MIXTRAL, QWEN, down_of
+from tools.measure.panel import Ratio
+from tools.portfolio.survey_board import (
+    Figures,
+    LeftOut,
+    Survey,
+    SurveyedFile,
+    SurveyedShape,
+    SurveyError,
+    SurveyRow,
+    figures,
+    read_survey,
+    to_markdown,
+    to_text,
+)
+from tools.store import schemas
+from tools.store.record import Environment, HeuristicVersion, ShapeOfModels
+from tools.store.workload import Shape
+
+SHAPE = ShapeOfModels(Shape(4096, 2), ("mistralai/Mixtral-8x7B-v0.1 tp=2",))
+
+
+def ratio(mean: float, half: float = 0.005) -> Ratio:
+    return Ratio(mean - half, mean, mean + half, 4)
+
+
+def row(num_tokens: int, shipped: float | None, ours: float | None = None, failure: str = "") -> SurveyRow:
+    """Ratios over the heuristic, which takes 100 µs."""
+    return SurveyRow(
+        num_tokens,
+        100.0,
+        None if shipped is None else 100.0 * shipped,
+        None if ours is None else 100.0 * ours,
+        None if shipped is None else ratio(shipped),
+        None if ours is None else ratio(ours),
+        None if ours is None or shipped is None else ratio(ours / shipped),
+        failure,
+    )
+
+
+def surveyed(name: str, *rows: SurveyRow, ours: str | None = None, down: str | None = None) -> SurveyedFile:
+    return SurveyedFile(name, f"triton_3_5_1/{name}", down, ours, (SurveyedShape(SHAPE, rows),))
+
+
+SLOW = surveyed(MIXTRAL, row(1, 1.21, 0.9), row(2048, 1.0, 0.9), ours=MIXTRAL)
+FAST = surveyed(QWEN, row(1, 0.81), row(2048, 1.0), down=f"triton_3_6_0/{down_of(QWEN)}")
+FAILING = surveyed(DEEPSEEK, row(1, 0.9), row(2048, None, failure="M=2048, the shipped file: compile: no room"))
+SURVEY = Survey(
+    Flavour.SGLANG,
+    "0.5.23",
+    "2026-11-26",
+    Environment.read(environment()),
+    HeuristicVersion("0.5.23", "0" * 64),
+    (1, 2048),
+    12.5,
+    (SLOW, FAST, FAILING),
+    (LeftOut("triton_3_1_0/E=1.json", "no registered model reads it"),),
+)
+
+
+class TestDocument:
+    def test_it_is_the_schemas_and_read_as_it_was_written(self, tmp_path: Path) -> None:
+        path = tmp_path / "survey.json"
+        path.write_text(to_text(SURVEY), "utf-8")
+        assert schemas.faults("survey", json.loads(to_text(SURVEY))) == []
+        assert read_survey(path) == SURVEY
+
+    def test_a_file_that_is_no_survey_is_one_line(self, tmp_path: Path) -> None:
+        path = tmp_path / "survey.json"
+        for text, found in (("{", "found not JSON"), ('{"schema_version": 2}', "portfolio survey")):
+            path.write_text(text, "utf-8")
+            with pytest.raises(SurveyError, match=found):
+                read_survey(path)
+
+
+class TestTotals:
+    def test_of_a_file_its_mean_its_worst_row_and_rows_beyond_two_per_cent(self) -> None:
+        total = SLOW.shipped_total
+        assert total is not None
+        assert (total.geomean, total.worst, total.worst_at, total.slower_rows) == (pytest.approx(1.1), 1.21, 1, 1)
+        assert SLOW.over_shipped_total is not None
+        assert SLOW.over_shipped_total.geomean == pytest.approx(0.9 / 1.1)
+
+    @pytest.mark.parametrize(("mean", "half", "slower"), [(1.021, 0.01, 1), (1.021, 0.03, 0), (1.019, 0.01, 0)])
+    def test_a_row_is_slower_beyond_the_bound_and_beyond_doubt(self, mean: float, half: float, slower: int) -> None:
+        one = replace(row(1, 1.0), shipped=ratio(mean, half))
+        assert figures([surveyed(MIXTRAL, one)]).slower_rows == slower
+
+    def test_of_all_files_each_counts_once(self) -> None:
+        wide = replace(FAST, shapes=FAST.shapes * 3)
+        assert figures([SLOW, wide]).geomean == pytest.approx((1.1 * 0.9) ** 0.5)
+
+    def test_the_figures(self) -> None:
+        assert figures(SURVEY.files) == Figures(3, pytest.approx((1.1 * 0.9 * 0.9) ** (1 / 3)), 1, 1, 1, 5, 1)
+        assert figures(SURVEY.files, ours=True) == Figures(1, pytest.approx(0.9), 0, 0, 0, 2, 0)
+        assert figures([]) == Figures(0, None, 0, 0, 0, 0, 0)
+
+    def test_a_file_loses_on_average_or_on_a_row_or_where_it_fails(self) -> None:
+        assert SURVEY.loses == {MIXTRAL: True, QWEN: False, DEEPSEEK: True}
+        one_row = surveyed("a", row(1, 1.04), row(8, 0.8))
+        assert replace(SURVEY, files=(one_row,)).loses == {"a": True}
+
+
+def test_a_survey_is_whole_unless_something_could_have_been_measured() -> None:
+    assert SURVEY.is_whole
+    assert not replace(SURVEY, left_out=(LeftOut("a", "not reached", is_missing=True),)).is_whole
+
+
+def test_what_a_person_reads() -> None:
+    assert to_markdown(SURVEY) == (Path(__file__).with_name("survey.golden.md")).read_text("utf-8")
+
+
+def test_where_nothing_was_measured_it_says_so() -> None:
+    text = to_markdown(replace(SURVEY, files=(), left_out=()))
+    assert "- No file ran." in text
+    assert text.endswith("No file was measured.\n")

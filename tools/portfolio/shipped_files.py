@@ -1,0 +1,147 @@
+"""The tuned files that an engine ships for a GPU, as that engine finds them under a Triton version.
+
+vLLM 0.33 reads one flat folder. SGLang 0.5.23 has a folder for each Triton: it takes a name from that of the Triton
+that runs, else from the newest folder that has it, also one of a newer Triton; each name alone, so a `_down` file may
+come from another folder than the up file. (fused_moe_triton_config.py, `get_moe_configs`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+from fused_moe_configs.serving import driver_name
+from kernels.problem import Flavour
+from tools.errors import UserError, reason_of
+from tools.launch.engine_package import LOOK_UP_MODULES, Package, open_package
+from tools.store.config_file import MAY_BE_SILENT, ConfigFile
+from tools.store.files import TUNED_FILE, read_file, version_folder
+from tools.store.other_kernels import other_kernel
+from tools.store.tiers import Found, Role, version_of_folder
+from tools.store.workload import Layout, Workload, parse_file_name
+from tools.text import shown_path
+
+KERNELS: Mapping[Flavour, str] = MappingProxyType(
+    {
+        Flavour.VLLM: "vllm/model_executor/layers/fused_moe/fused_moe.py",
+        Flavour.SGLANG: "sglang/kernels/ops/moe/fused_moe_triton_kernels.py",
+    }
+)
+"""Where each engine's package has its kernel, in the releases whose interface `tools.measure.kernels` knows."""
+
+LAYOUTS: Mapping[Flavour, Layout] = MappingProxyType({Flavour.VLLM: Layout.VLLM, Flavour.SGLANG: Layout.SGLANG})
+
+
+@dataclass(frozen=True)
+class EnginePackage:
+    """An engine as it was installed or unpacked. kernel: the file that has it. configs: the folder of tuned files."""
+
+    flavour: Flavour
+    package: Package
+    kernel: Path
+    configs: Path
+
+
+def find_engine(flavour: Flavour, path: Path) -> EnginePackage:
+    """path: the engine's kernel file, its package, or the folder around that. UserError: it isn't such a place."""
+    place = PurePosixPath(KERNELS[flavour])
+    absolute = path.resolve()
+    roots = [absolute, absolute.parent, *(up for up in absolute.parents if up / place == absolute)]
+    root = next((root for root in roots if (root / place).is_file()), None)
+    if root is None:
+        raise UserError(
+            f"{shown_path(path)}: expected {flavour}'s package, the folder around it, or its {place.name}, found no "
+            f"{place} there. Fix: the path of an installed or unpacked {flavour}."
+        )
+    folders = [root / PurePosixPath(module).parent / "configs" for module in LOOK_UP_MODULES[flavour]]
+    configs = next((folder for folder in folders if folder.is_dir()), None)
+    if configs is None:
+        raise UserError(
+            f"{shown_path(root)}: expected {flavour}'s tuned files in {shown_path(folders[0])}, found none. "
+            f"Fix: the path of an installed or unpacked {flavour}."
+        )
+    return EnginePackage(flavour, open_package(flavour, root), root / place, configs)
+
+
+@dataclass(frozen=True)
+class ShippedFile:
+    """A name that the engine has a file for. down: the `_down` file that it reads with it.
+
+    fault: why it never asks for the name; empty: it does.
+    """
+
+    workload: Workload
+    up: ConfigFile
+    down: ConfigFile | None = None
+    fault: str = ""
+
+    @property
+    def name(self) -> str:
+        """Below the engine's folder."""
+        return self.up.found.relative.as_posix()
+
+
+@dataclass(frozen=True)
+class NotRead:
+    """A file for the GPU that the engine doesn't come to."""
+
+    name: str
+    reason: str
+
+
+def shipped_files(
+    engine: EnginePackage, device_name: str, triton_version: str
+) -> tuple[tuple[ShippedFile, ...], tuple[NotRead, ...]]:
+    """device_name: as the driver reports it. UserError: the folder can't be listed."""
+    own_name = driver_name(engine.flavour, device_name)
+    try:
+        order = list(_folders(engine, triton_version))
+        files = [path for folder in order for path in sorted(folder.glob("*.json"))]
+    except OSError as error:
+        raise UserError(f"{shown_path(engine.configs)}: can't be listed: {reason_of(error)}.") from error
+    of_device = [file for path in files if (file := _file_of(engine, path, own_name)) is not None]
+    winners: dict[str, ConfigFile] = {}
+    for file in of_device:  # folders in the order in which they are searched
+        winners.setdefault(file.found.path.name, file)
+    not_read = [
+        NotRead(file.found.relative.as_posix(), f"{winners[name].found.relative.as_posix()} goes before it")
+        for file in of_device
+        if winners[name := file.found.path.name] is not file
+    ]
+    found = []
+    for name, file in winners.items():
+        workload = file.workload
+        assert workload is not None
+        if workload.down:
+            if replace(workload, down=False).file_name(LAYOUTS[engine.flavour]) not in winners:
+                not_read.append(NotRead(file.found.relative.as_posix(), "no up file lies there: it is not measured"))
+            continue
+        down = winners.get(f"{name.removesuffix('.json')}_down.json")
+        fault = f"{engine.flavour} never asks for it: {file.name.faults[0].message}" if file.name.faults else ""
+        found.append(ShippedFile(workload, file, down if engine.flavour is Flavour.SGLANG else None, fault))
+    return tuple(found), tuple(not_read)
+
+
+def _folders(engine: EnginePackage, triton_version: str) -> Iterator[Path]:
+    """In the order in which the engine searches them."""
+    if engine.flavour is Flavour.VLLM:
+        yield engine.configs
+        return
+    own = version_folder(triton_version)
+    versions = {path: version for path in engine.configs.iterdir() if (version := version_of_folder(path.name))}
+    yield from (path for path in versions if path.name == own)
+    yield from sorted((path for path in versions if path.name != own), key=lambda path: versions[path], reverse=True)
+
+
+def _file_of(engine: EnginePackage, path: Path, device: str) -> ConfigFile | None:
+    """None: another GPU's, or another kernel's."""
+    if other_kernel(path.name):
+        return None
+    name = parse_file_name(path.name, LAYOUTS[engine.flavour])
+    if name.workload is None or name.workload.device_name != device:
+        return None
+    relative = PurePosixPath(path.relative_to(engine.configs).as_posix())
+    found = Found(path, engine.configs, relative, Role.CONFIG)
+    return ConfigFile(found, name, read_file(path, TUNED_FILE), MAY_BE_SILENT)
