@@ -9,12 +9,14 @@ from types import MappingProxyType
 
 from tools.cli import command, run
 from tools.portfolio import listing
+from tools.portfolio import run as run_
 
 COMMANDS: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = (
     MappingProxyType(
         {
             "status": (listing.add_status, listing.status),
             "next": (listing.add_next, listing.next_names),
+            "run": (run_.add_run, run_.run),
         }
     )
 )

@@ -47,7 +47,7 @@ class Folders:
 
 def wanted_of(device: Device, folders: Folders) -> WantedList:
     """UserError: a registry or a survey is broken."""
-    return wanted_on(device, load_models().models, read_shipped(folders.measurements, device))
+    return wanted_on(device, load_models(), read_shipped(folders.measurements, device))
 
 
 def items_of(found: WantedList, folders: Folders, *, down: Iterable[str] = ()) -> tuple[Item, ...]:

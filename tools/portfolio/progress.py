@@ -1,4 +1,4 @@
-"""What runs of the driver came to, one JSON line a name, for each GPU in a file of its own: docs/portfolio/DEVICE.jsonl.
+"""What came of each name, one JSON line a name, for each GPU in a file of its own: docs/portfolio/DEVICE.jsonl.
 
 Appended the moment a name is done, so that a killed run loses at most the name that it was at. The last line of a name
 counts. A line that a kill cut short is the last one, and is dropped.

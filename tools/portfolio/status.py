@@ -89,7 +89,8 @@ def _judged_json(judged: Judged) -> dict[str, Any]:
     return {
         "engine": judged.engine,
         "version": judged.version,
-        **{name: ratio and vars(ratio) for name, ratio in (("heuristic", judged.heuristic), ("shipped", judged.shipped))},
+        "heuristic": judged.heuristic and vars(judged.heuristic),
+        "shipped": judged.shipped and vars(judged.shipped),
     }
 
 
@@ -164,9 +165,10 @@ def _model_cell(model: str, found: DeviceStatus) -> str:
     by_place: dict[tuple[int, int], list[str]] = {}
     for use, item in sorted(uses):
         by_place.setdefault((use.tp, use.ep), []).append(_use_text(use, item))
-    return "<br>".join(
-        f"{_sizes(tp, ep)}: {'; '.join(dict.fromkeys(texts))}" for (tp, ep), texts in by_place.items()
-    ) or "–"
+    return (
+        "<br>".join(f"{_sizes(tp, ep)}: {'; '.join(dict.fromkeys(texts))}" for (tp, ep), texts in by_place.items())
+        or "–"
+    )
 
 
 def _sizes(tp: int, ep: int) -> str:

@@ -1,0 +1,167 @@
+"""What is done for a name, as data: which of tuner and bench run, in which order, with which arguments. Pure."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.portfolio.engines import EngineHere
+from tools.portfolio.stock import GOOD, Item, Standing
+from tools.portfolio.wanted import Wanted
+from tools.registry.devices import Device, DeviceRegistry
+from tools.registry.models import ModelRegistry
+from tools.registry.sharding import Engine
+from tools.tune.request import DEFAULT_BATCH_SIZES, arguments_of
+from tools.tune.subject import ModelSource, Parallel, SubjectError, make_subject
+
+GIB = 2**30
+
+
+class Order(enum.StrEnum):
+    """What a job does."""
+
+    TUNE = "tune, then judge"
+    JUDGE = "judge"
+    WHERE_IT_LOSES = "judge, then tune where it loses"
+
+
+@dataclass(frozen=True)
+class JudgeOn:
+    """An engine's own kernel. shipped: the file that the engine ships under the name; None: none."""
+
+    engine: str
+    kernel: str
+    shipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One name. tune: arguments of `python -m tools.tune`, but for where it writes and how many processes it takes."""
+
+    name: str
+    device_name: str
+    order: Order
+    tune: tuple[str, ...]
+    judges: tuple[JudgeOn, ...]
+
+    @classmethod
+    def read(cls, text: str) -> Job:
+        """Inverse of `to_text`."""
+        document: dict[str, Any] = json.loads(text)
+        judges = tuple(JudgeOn(**each) for each in document["judges"])
+        return cls(**{**document, "order": Order(document["order"]), "tune": tuple(document["tune"]), "judges": judges})
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Why nothing is done for a name that isn't finished. One line."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Effort:
+    """time_budget_s: of the tuner, for one (K, top_k); each further one adds half of it."""
+
+    time_budget_s: float = 100.0
+
+    def budget_of(self, item: Item) -> float:
+        """Twice as much where the search was cut short before."""
+        tuner = item.record.tuner if item.record is not None else None
+        again = 2.0 if item.standing is Standing.INCOMPLETE and tuner is not None and tuner.cut_short else 1.0
+        return self.time_budget_s * again * weight_of(item.wanted)
+
+
+def weight_of(wanted: Wanted) -> float:
+    """What a name costs, in names of one (K, top_k)."""
+    return 0.5 + 0.5 * len(wanted.shapes)
+
+
+def job_of(
+    item: Item,
+    device: Device,
+    engines: Mapping[Engine, EngineHere],
+    effort: Effort,
+    models: ModelRegistry,
+    devices: DeviceRegistry,
+    *,
+    triton: str,
+    down: bool = False,
+) -> Job | Skip | None:
+    """None: it is finished, as far as these engines can judge it. down: up and down are tried apart."""
+    if item.standing in GOOD:
+        return None
+    if item.standing is Standing.BROKEN:
+        return Skip("; ".join(item.why))
+    judging = [engines[engine] for engine in item.wanted.judges if engine in engines]
+    if item.standing is Standing.UNJUDGED:
+        judging = [here for here in judging if here.engine in item.unjudged]
+        if not judging:
+            return Skip(f"not judged on {', '.join(item.unjudged)}: no source of it at hand. Fix: --engine NAME=PATH")
+    if fault := _why_impossible(item.wanted, device, models, devices):
+        return Skip(fault)
+    # A record of a measurement is what a judgement is noted in.
+    can_hold = item.standing is Standing.OLDER and item.record is not None and item.record.is_measured and judging
+    order = Order.WHERE_IT_LOSES if can_hold else Order.TUNE
+    return Job(
+        item.name,
+        device.name,
+        Order.JUDGE if item.standing is Standing.UNJUDGED else order,
+        tuple(_tune(item, effort, down=down or item.has_down)),
+        tuple(_judge(here, item.wanted, triton) for here in judging),
+    )
+
+
+def source_of(wanted: Wanted) -> tuple[ModelSource, Engine]:
+    """What the tuner is asked for, and whose file of it."""
+    first = wanted.uses[0]
+    return ModelSource(first.model, Parallel(first.tp, first.ep), first.asked), first.engine
+
+
+def _tune(item: Item, effort: Effort, *, down: bool) -> Iterator[str]:
+    source, engine = source_of(item.wanted)
+    yield from arguments_of(source)
+    yield from ("--engine", engine.value, "--time-budget", f"{effort.budget_of(item):g}", "--format", "json")
+    yield from ("--all-shapes",) if item.wanted.is_placed else ()
+    yield from ("--separate-down",) if down else ()
+
+
+def _judge(here: EngineHere, wanted: Wanted, triton: str) -> JudgeOn:
+    shipped = here.shipped(wanted.workload, triton)
+    return JudgeOn(here.engine.value, str(here.kernel), str(shipped) if shipped is not None else None)
+
+
+def _why_impossible(wanted: Wanted, device: Device, models: ModelRegistry, devices: DeviceRegistry) -> str:
+    """Empty: the GPU has the memory, and the tuner the kernel."""
+    source, engine = source_of(wanted)
+    try:
+        subject = make_subject(source, device.name, models, devices, engine=engine, all_shapes=wanted.is_placed)
+    except SubjectError as error:
+        return str(error)
+    gib = subject.memory_bytes(max(DEFAULT_BATCH_SIZES)) / GIB
+    if device.memory_gib is not None and gib > device.memory_gib:
+        return f"not enough memory: expected at least {gib:.1f} GiB, found {device.memory_gib} GiB"
+    return ""
+
+
+def down_names(items: Sequence[Item], count: int) -> tuple[str, ...]:
+    """The names of most experts that SGLang reads, which alone reads `_down` files."""
+    read = [item for item in items if Engine.SGLANG in item.wanted.engines]
+    most = sorted(read, key=lambda item: (-item.wanted.workload.E, item.rank))
+    return tuple(item.name for item in most[:count])
+
+
+def bench_arguments(config: Path, judge: JudgeOn, jobs: int, *, with_shipped: bool) -> list[str]:
+    """Of `python -m tools.bench`: the file on an engine's own kernel, noted in its record."""
+    shipped = ["--against", judge.shipped] if with_shipped and judge.shipped is not None else []
+    return [
+        *("files", str(config), "--kernel", f"{judge.engine}={judge.kernel}", "--against", "heuristic", *shipped),
+        *("--write-record", "--format", "json", "--jobs", str(jobs)),
+    ]

@@ -1,0 +1,296 @@
+"""`portfolio run`: the GPUs at hand, whatever they are, tune and judge what people need for them, most wanted first."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from tools.checkout import reference_triton
+from tools.child_process import usable_cores
+from tools.cli import check_folder, path_argument, say
+from tools.errors import UserError, reason_of
+from tools.findings import emit
+from tools.measure.gpu import VisibleGpu, find_gpus
+from tools.portfolio.child import MODULE, Answer, command_line
+from tools.portfolio.drive import Children, Clock, Driver, Finished, Gpu, Launch, Places, Task
+from tools.portfolio.engines import EngineHere, engine_argument, engines_at_hand
+from tools.portfolio.jobs import Effort, Skip, down_names, job_of
+from tools.portfolio.listing import Folders, add_device_names, items_of, wanted_of
+from tools.portfolio.progress import Outcome
+from tools.portfolio.status import DeviceStatus, to_text
+from tools.portfolio.stock import GOOD, Method
+from tools.portfolio.wanted import Wanted, WantedList, unplaced
+from tools.registry.devices import Device, DeviceRegistry, load_devices
+from tools.registry.models import ModelRegistry, load_models
+from tools.registry.sharding import Engine
+from tools.store.files import version_folder
+from tools.store.workload import parse_file_name
+from tools.text import counted, printable, shown_path
+from tools.tune.cluster import NodeJob, on_cluster
+from tools.tune.subject import SubjectError, find_device
+
+MOST_MINUTES = 7 * 24 * 60
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine has; replaced in tests. triton: the version that is installed, None: none."""
+
+    gpus: Callable[[], Sequence[VisibleGpu]] = find_gpus
+    cores: Callable[[], int] = usable_cores
+    triton: Callable[[], str | None] = lambda: _version_of("triton")
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Tunes and judges the wanted names of the GPUs at hand, most wanted first: what is finished is passed over, "
+        "and a killed run goes on where it was."
+    )
+    parser.epilog = "Exit 0: every name is finished. 1: something is missing, and is said. 2: bad use, or no GPU."
+    add_device_names(parser)
+    parser.add_argument("--minutes", type=float, metavar="M", help="take no name that may last longer than this")
+    parser.add_argument(
+        "--engine",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="vllm or sglang: its package, the folder that holds it or its kernel's file, to judge on (installed)",
+    )
+    parser.add_argument(
+        "--names", nargs="+", default=[], metavar="NAME|FILE", help="these in this order; FILE: one name a line"
+    )
+    parser.add_argument(
+        "--separate-down",
+        type=int,
+        default=0,
+        metavar="N",
+        help="try up and down apart for the N names of most experts that SGLang reads; a _down file stays where a row "
+        "gains more than the margin (0)",
+    )
+    parser.add_argument(
+        "--time-budget",
+        type=float,
+        default=Effort.time_budget_s,
+        metavar="S",
+        help=f"of the tuner, for one (K, top_k); each further one adds half of it ({Effort.time_budget_s:.0f})",
+    )
+    parser.add_argument("--ray", metavar="ADDRESS", help="work on a Ray cluster, a name a GPU; with one --device-name")
+    parser.add_argument("--collect", type=path_argument, metavar="DIR", help="copy all that is written there as well")
+
+
+def run(
+    options: argparse.Namespace,
+    folders: Folders | None = None,
+    machine: Machine | None = None,
+    launch: Launch | None = None,
+) -> int:
+    """Runs `portfolio run`. UserError: bad use, or impossible here."""
+    folders, machine = folders or Folders(), machine or Machine()
+    _check(options)
+    triton = _checked_triton(machine)
+    models, devices = load_models(), load_devices()
+    engines, faults = engines_at_hand(map(engine_argument, options.engine))
+    tell(*faults, *_missing_engines(engines, faults))
+    gpus, strange = ([], []) if options.ray else _gpus(machine, devices, options.device_name)
+    tell(*strange)
+    found = [devices.find(options.device_name[0])] if options.ray else list(dict.fromkeys(gpu.device for gpu in gpus))
+    children = Children()
+    clock = Clock(None if options.minutes is None else 60.0 * options.minutes)
+    places = Places(folders.configs, folders.progress_of, options.collect, folders.configs.parent)
+    driver = Driver(places, Method(), launch or children.launch, clock, models, devices, tell)
+    tasks, states = _tasks(options, driver, found, folders, engines, triton)
+    tell(f"{counted(len(tasks), 'name')} to work off on {_described(gpus) or f'the cluster {options.ray}'}")
+    try:
+        if options.ray:
+            _on_cluster(options.ray, tasks, driver, found[0])
+        else:
+            driver.run(tasks, gpus)
+    except BaseException:
+        driver.stop()
+        children.stop()
+        raise
+    return _summary(driver, states, is_whole=not (faults or strange))
+
+
+def tell(*lines: str) -> None:
+    for line in lines:
+        say(f"portfolio: {printable(line)}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    limits = (("--minutes", options.minutes, MOST_MINUTES), ("--time-budget", options.time_budget, 60 * MOST_MINUTES))
+    for flag, value, most in limits:
+        if value is not None and not 0 < value <= most:
+            raise UserError(f"{flag}: expected above 0 and at most {most}, found {value:g}.")
+    if options.separate_down < 0:
+        raise UserError(f"--separate-down: expected 0 or more, found {options.separate_down}.")
+    if options.ray and len(options.device_name) != 1:
+        found = " ".join(options.device_name) or "none"
+        raise UserError(f"--ray: expected one --device-name, the cluster's GPU, found {printable(found)}.")
+    if options.collect is not None:
+        try:
+            check_folder(options.collect)
+        except OSError as error:
+            found = f"{shown_path(options.collect)}: {reason_of(error)}"
+            raise UserError(f"--collect: expected a folder that can be written, found {found}.") from error
+
+
+def _checked_triton(machine: Machine) -> str:
+    """UserError: it isn't the reference's, whose files these are."""
+    triton, reference = machine.triton(), reference_triton()
+    if triton is None:
+        raise UserError(f"expected Triton {reference}, found none. Fix: run `nox -s portfolio`, which installs it.")
+    if version_folder(triton) != version_folder(reference):
+        raise UserError(
+            f"expected the reference Triton {reference}, found {triton}. Fix: install that one, or see what this one "
+            "needs: run --second-triton."
+        )
+    return triton
+
+
+def _missing_engines(engines: dict[Engine, EngineHere], faults: Sequence[str]) -> Iterator[str]:
+    named = {fault.split(":")[0].removeprefix("--engine ") for fault in faults}
+    for engine in Engine:
+        if engine not in engines and engine.value not in named:
+            yield f"no source of {engine} at hand: nothing is judged on its kernel. Fix: --engine {engine}=PATH"
+
+
+def _gpus(machine: Machine, devices: DeviceRegistry, names: Sequence[str]) -> tuple[list[Gpu], list[str]]:
+    """(those that are known and asked for, a line for each other). UserError: none is left."""
+    visible = machine.gpus()
+    if not visible:
+        raise UserError("expected a GPU, found none. Fix: run where there is one; `portfolio next` needs none.")
+    wanted = {devices.find(name) for name in names}
+    known: list[tuple[str, Device]] = []
+    faults = []
+    for gpu in visible:
+        try:
+            device = find_device(gpu.name, devices)
+        except SubjectError as error:
+            faults.append(f"GPU {gpu.id} is left out: {error}")
+            continue
+        if not wanted or device in wanted:
+            known.append((gpu.id, device))
+    here = {device for _, device in known}
+    faults += [f"--device-name: {device.name}: no such GPU is here" for device in sorted(wanted - here, key=str)]
+    if not known:
+        raise UserError("; ".join(faults))
+    jobs = max(1, machine.cores() // len(known))
+    return [Gpu(place, device, jobs) for place, device in known], faults
+
+
+def _tasks(
+    options: argparse.Namespace,
+    driver: Driver,
+    devices: Sequence[Device],
+    folders: Folders,
+    engines: dict[Engine, EngineHere],
+    triton: str,
+) -> tuple[list[Task], list[DeviceStatus]]:
+    """(what is to be done, what there is). Names that nothing can be done for are written down at once."""
+    effort, tasks, states = Effort(options.time_budget), [], []
+    named = _named(options.names)
+    for device in devices:
+        wanted = wanted_of(device, folders)
+        if named:
+            wanted = _chosen(wanted, named, driver.models)
+        tell(*wanted.notes)
+        down = down_names(items_of(wanted, folders), options.separate_down)
+        items = items_of(wanted, folders, down=down)
+        states.append(DeviceStatus(device, items, wanted.notes))
+        for item in items:
+            is_apart = item.name in down
+            job = job_of(item, device, engines, effort, driver.models, driver.devices, triton=triton, down=is_apart)
+            if isinstance(job, Skip):
+                tell(f"{item.name}: skipped: {job.reason}")
+                driver.skip(item, job, device)
+            elif job is not None:
+                tasks.append(Task(item, job))
+    known = {item.name for state in states for item in state.items}
+    if strangers := [name for name in named if name not in known]:
+        raise UserError(
+            f"--names: expected files of {', '.join(device.name for device in devices)} that a registered model reads, "
+            f"found {printable(strangers[0])!r}. Fix: correct it, or tune it by its sizes: nox -s tune -- --E …"
+        )
+    return tasks, states
+
+
+def _named(arguments: Sequence[str]) -> list[str]:
+    """UserError: a file that can't be read."""
+    names: list[str] = []
+    for argument in arguments:
+        if argument.endswith(".json"):
+            names.append(argument)
+            continue
+        try:
+            lines = Path(argument).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--names: {printable(argument)}: {reason_of(error)}. Fix: a name, or its path.") from error
+        names += [name for line in lines if (name := line.partition("#")[0].strip())]
+    return list(dict.fromkeys(names))
+
+
+def _chosen(wanted: WantedList, names: Sequence[str], models: ModelRegistry) -> WantedList:
+    """Of the device, in the order given; also names that no placement gives, where a model has these sizes."""
+    by_name = {each.name: each for each in wanted.names}
+    found: list[Wanted] = []
+    for name in names:
+        workload = parse_file_name(name).workload
+        if name in by_name:
+            found.append(by_name[name])
+        elif workload is not None and workload.device_name in wanted.device.names and not workload.down:
+            other = unplaced(workload, models)
+            found += [other] if other is not None and other.name == name else []
+    return WantedList(wanted.device, tuple(found), wanted.notes)
+
+
+def _on_cluster(address: str, tasks: Sequence[Task], driver: Driver, device: Device) -> None:
+    by_name = {task.job.name: task for task in tasks}
+    jobs = [NodeJob(task.job.name, command_line(task.job), MODULE) for task in tasks]
+    started = time.monotonic()
+    for done in on_cluster(address, jobs, driver.places.configs) if jobs else ():
+        try:
+            answer = Answer.read(done.answer.strip().splitlines()[-1])
+        except (IndexError, KeyError, TypeError, ValueError):
+            last = (done.log.strip() or "silent").splitlines()[-1]
+            answer = Answer(Outcome.FAILED, f"exit code {done.exit_code}: {last}")
+        task = by_name[done.job.title]
+        finished = driver.write(task, answer, device, f"ray: {device.name}", answer.seconds)
+        tell(f"{task.item.name}: {finished.line.outcome} after {time.monotonic() - started:.0f} s")
+
+
+def _summary(driver: Driver, states: Sequence[DeviceStatus], *, is_whole: bool) -> int:
+    """Prints what there is now; the exit code."""
+    now = {done.item.name: done.item for done in driver.finished}
+    updated = [
+        DeviceStatus(state.device, tuple(now.get(item.name, item) for item in state.items), state.notes)
+        for state in states
+    ]
+    emit(to_text(updated))
+    if driver.left:
+        tell(f"no time was left for {counted(len(driver.left), 'name')}: run it again to go on")
+    tell(*_overhead(driver.finished))
+    missing = [item for state in updated for item in state.items if item.standing not in GOOD]
+    return 1 if missing or not is_whole else 0
+
+
+def _overhead(finished: Sequence[Finished]) -> Iterator[str]:
+    total_s = sum(done.line.seconds for done in finished)
+    if total_s:
+        share = sum(done.line.overhead_s for done in finished) / total_s
+        yield f"{total_s:.0f} s of GPUs, {share:.1%} of it outside tuner and bench"
+
+
+def _described(gpus: Sequence[Gpu]) -> str:
+    return ", ".join(f"{gpu} ({gpu.device.name}, {gpu.jobs} compiling processes)" for gpu in gpus)
