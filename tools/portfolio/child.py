@@ -189,12 +189,11 @@ class Report:
         heuristics = [each for name, each in against.items() if name.endswith("heuristic")]
         others = [each for name, each in against.items() if not name.endswith("heuristic")]
         best = heuristics[0].get("best_ratio") if heuristics else None
-        shipped = others[0] if others else None
-        return cls(
-            is_slower,
-            best,
-            shipped and Ratio(shipped["geomean_ratio"], shipped["worst_ratio"], shipped.get("best_ratio")),
-        )
+        return cls(is_slower, best, _ratio_of(others[0]) if others else None)
+
+
+def _ratio_of(against: Mapping[str, Any]) -> Ratio:
+    return Ratio(against["geomean_ratio"], against["worst_ratio"], against.get("best_ratio"))
 
 
 # ---------------------------------------------------------------

@@ -1,60 +1,38 @@
 """Works a list of names off on all GPUs at hand, a process a name, in the list's order. Knows no command line.
 
-A thread a GPU takes the next name for its device as soon as it is free, so several GPUs keep the order too. Whatever
-becomes of a name is written down before the next one is taken.
+Whatever becomes of a name is written down before the next one is taken.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from tools.checkout import CHECKOUT
 from tools.findings import Severity
+from tools.measure.panel import PromotionPolicy
 from tools.portfolio.child import MODULE, Answer, command_line
 from tools.portfolio.jobs import Job, Skip, weight_of
+from tools.portfolio.pool import Children, Gpu, Pool, Say
 from tools.portfolio.progress import Judged, Line, Outcome, append, checked
 from tools.portfolio.stock import GOOD, Item, Method, look_up
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.store.files import record_path
 from tools.store.workload import Layout
-from tools.tune.policy import PromotionPolicy
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Context
-from tools.with_parent import bound
-
-Say = Callable[[str], None]
-
-MOST_FAILURES = 3
-"""In a row, of one GPU: then it, not the names, is what is wrong."""
 
 SECONDS_AT_FIRST = 110.0
 """What a name of one (K, top_k) is taken to last before any was measured."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """id: as CUDA_VISIBLE_DEVICES takes it. jobs: compiling processes, its share of the cores."""
-
-    id: str
-    device: Device
-    jobs: int
-
-    def __str__(self) -> str:
-        return f"GPU {self.id}"
 
 
 class Launch(Protocol):
@@ -84,6 +62,20 @@ class Places:
     progress: Callable[[Device], Path]
     collect: Path | None = None
     checkout: Path = CHECKOUT
+
+    def copy(self, name: str, *others: Path) -> None:
+        """What there is of a name, its `_down` twin and version files, and other files below the checkout. OSError."""
+        if self.collect is None:
+            return
+        twin = f"{name.removesuffix('.json')}_down.json"
+        folders = ["", *(path.name for path in self.configs.glob("triton_*"))]
+        relative = [PurePosixPath(folder, each) for folder in folders for each in (name, twin)]
+        files = [path for each in relative for path in (self.configs / each, record_path(self.configs, each))]
+        for path in (*files, *others):
+            if path.exists():
+                target = self.collect / path.relative_to(self.checkout)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
 
 
 @dataclass
@@ -123,24 +115,25 @@ class Finished:
         return self.item.standing in GOOD
 
 
-@dataclass
 class Driver:
-    """One run. method: of today."""
+    """One run over names. method: of today. launch: a process for a job."""
 
-    places: Places
-    method: Method
-    launch: Launch
-    clock: Clock
-    models: ModelRegistry
-    devices: DeviceRegistry
-    say: Say
-
-    def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-        self._is_stopped = False
-        self._error: BaseException | None = None
+    def __init__(
+        self,
+        places: Places,
+        launch: Launch,
+        clock: Clock,
+        models: ModelRegistry,
+        devices: DeviceRegistry,
+        method: Method | None = None,
+    ) -> None:
+        self.places = places
+        self.method = method or Method()
+        self.clock = clock
+        self.models, self.devices = models, devices
         self.finished: list[Finished] = []
-        self.left: list[Task] = []
+        self._launch = launch
+        self._lock = threading.Lock()
 
     def skip(self, item: Item, skip: Skip, device: Device) -> None:
         """Writes down why a name is passed over, unless that is what was said of it last."""
@@ -148,62 +141,26 @@ class Driver:
         if item.line is None or (item.line.outcome, item.line.reason) != (line.outcome, line.reason):
             self._write(item, line, device)
 
-    def stop(self) -> None:
-        """No further name is taken, and nothing is written of those that are being worked on."""
-        self._is_stopped = True
+    def run(self, tasks: Sequence[Task], pool: Pool[Task]) -> list[Task]:
+        """All of them, each on a GPU of its device. Returns what no time was left for."""
+        queues: dict[str, list[Task]] = {}
+        for task in tasks:
+            queues.setdefault(task.job.device_name, []).append(task)
 
-    def run(self, tasks: Sequence[Task], gpus: Sequence[Gpu]) -> None:
-        """All of them, each on a GPU of its device. What no time was left for is in `left`."""
-        queues = {gpu.device.name: [t for t in tasks if t.job.device_name == gpu.device.name] for gpu in gpus}
-        threads = [
-            threading.Thread(target=self._serve, args=(gpu, queues[gpu.device.name], len(gpus) > 1), daemon=True)
-            for gpu in gpus
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.2)  # so that Ctrl-C is heard
-        if self._error is not None:
-            raise self._error
-        self.left += [task for queue in queues.values() for task in queue]
+        def work(task: Task, gpu: Gpu, say: Say) -> bool:
+            say(f"{task.item.name}: {task.job.order}")
+            started = time.monotonic()
+            try:
+                answer = self._launch(task.job, gpu, self.places.configs, say)
+            except NoAnswerError as error:
+                answer = Answer(Outcome.FAILED, str(error))
+            if pool.is_stopped:  # it was ended, which says nothing of the name
+                return True
+            done = self.write(task, answer, gpu.device, f"{gpu.id}: {gpu.device.name}", time.monotonic() - started)
+            say(_told(done))
+            return done.line.outcome is not Outcome.FAILED
 
-    def _serve(self, gpu: Gpu, queue: list[Task], is_one_of_several: bool) -> None:
-        try:
-            self._work(gpu, queue, is_one_of_several)
-        except BaseException as error:  # what can't be written down, or a fault of ours: the whole run ends with it
-            self._error = error
-            self.stop()
-
-    def _work(self, gpu: Gpu, queue: list[Task], is_one_of_several: bool) -> None:
-        prefix = f"{gpu}: " if is_one_of_several else ""
-        failures = 0
-        while (task := self._take(queue)) is not None:
-            self.say(f"{prefix}{task.item.name}: {task.job.order}")
-            done = self._do(task, gpu, lambda line: self.say(f"{prefix}{line}"))
-            if done is None:
-                return
-            self.say(f"{prefix}{_told(done)}")
-            failures = failures + 1 if done.line.outcome is Outcome.FAILED else 0
-            if failures == MOST_FAILURES:
-                self.say(f"{gpu}: left alone: {MOST_FAILURES} names in a row failed on it")
-                return
-
-    def _take(self, queue: list[Task]) -> Task | None:
-        with self._lock:
-            is_over = self._is_stopped or not queue or not self.clock.has_time_for(queue[0])
-            return None if is_over else queue.pop(0)
-
-    def _do(self, task: Task, gpu: Gpu, say: Say) -> Finished | None:
-        """One name, from its process to its line. None: the run was stopped meanwhile."""
-        started = time.monotonic()
-        try:
-            answer = self.launch(task.job, gpu, self.places.configs, say)
-        except NoAnswerError as error:
-            answer = Answer(Outcome.FAILED, str(error))
-        if self._is_stopped:
-            return None
-        return self.write(task, answer, gpu.device, f"{gpu.id}: {gpu.device.name}", time.monotonic() - started)
+        return pool.run(queues, work, self.clock.has_time_for)
 
     def write(self, task: Task, answer: Answer, device: Device, gpu: str, seconds: float) -> Finished:
         """Looks at what a process left, and writes down what came of the name."""
@@ -242,25 +199,9 @@ class Driver:
         with self._lock:
             progress = self.places.progress(device)
             append(progress, line)
-            self._collect(item, progress)
+            self.places.copy(item.name, progress)
             self.finished.append(Finished(now, line))
             return self.finished[-1]
-
-    def _collect(self, item: Item, progress: Path) -> None:
-        """Copies what there is of a name; files of version folders and `_down` twins too."""
-        if self.places.collect is None:
-            return
-        stem = item.name.removesuffix(".json")
-        names = (item.name, f"{stem}_down.json")
-        tiers = [Path(), *(path.relative_to(self.places.configs) for path in self.places.configs.glob("triton_*"))]
-        files = [progress]
-        for relative in (tier / name for tier in tiers for name in names):
-            files += [self.places.configs / relative, record_path(self.places.configs, relative)]  # type: ignore[arg-type]
-        for path in files:
-            if path.exists():
-                target = self.places.collect / path.relative_to(self.places.checkout)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
 
 
 def _judged(item: Item, before: Line | None, answer: Answer | None) -> Iterator[Judged]:
@@ -295,74 +236,12 @@ def _told(done: Finished) -> str:
     return f"{line.name}: {'; '.join([*parts, *([line.reason] if line.reason else [])])}"
 
 
-# ---------------------------------------------------------------
-# A child process a name
-
-
-class Children:
-    """Starts the children, and ends those that still run."""
-
-    def __init__(self, python: Sequence[str] = (sys.executable, "-m", MODULE)) -> None:
-        self._python = tuple(python)
-        self._running: set[subprocess.Popen[str]] = set()
-        self._lock = threading.Lock()
-
-    def launch(self, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
-        """NoAnswerError: it crashed, or was killed."""
-        command = [*self._python, *command_line(job), "--output", str(output), "--jobs", str(gpu.jobs)]
-        environment: Mapping[str, str] = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu.id}
-        process = subprocess.Popen(
-            bound(command),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            errors="backslashreplace",
-            cwd=CHECKOUT,
-            env=environment,
-            start_new_session=True,
-        )
-        with self._lock:
-            self._running.add(process)
-        try:
-            said = _Listener(process, say)
-            assert process.stdout is not None
-            printed = process.stdout.read()
-            code = process.wait()
-            said.join()
-        finally:
-            with self._lock:
-                self._running.discard(process)
-        try:
-            return Answer.read(printed.strip().splitlines()[-1])
-        except (IndexError, KeyError, TypeError, ValueError) as error:
-            ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            raise NoAnswerError(f"its process ended without an answer ({ended}): {said.last or 'silent'}") from error
-
-    def stop(self, grace_s: float = 15.0) -> None:
-        """Ends all that run, with what they started; tuners keep their journals."""
-        with self._lock:
-            running = list(self._running)
-        for number, limit_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s)):
-            for process in running:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, number)
-            for process in running:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(limit_s)
-
-
-class _Listener(threading.Thread):
-    """Hands on what a child says, and remembers the last line."""
-
-    def __init__(self, process: subprocess.Popen[str], say: Say) -> None:
-        super().__init__(daemon=True)
-        self._process, self._say, self.last = process, say, ""
-        self.start()
-
-    def run(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            if line.strip():
-                self.last = line.strip()
-                self._say(self.last)
+def launch(children: Children, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
+    """As `Launch`, in a child process of this machine."""
+    command = [sys.executable, "-m", MODULE, *command_line(job), "--output", str(output), "--jobs", str(gpu.jobs)]
+    ended = children.run(command, gpu, say)
+    try:
+        return Answer.read(ended.printed.strip().splitlines()[-1])
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        said = ended.said or "silent"
+        raise NoAnswerError(f"its process ended without an answer ({ended.how}): {said}") from error

@@ -102,21 +102,22 @@ def job_of(
         return Skip("; ".join(item.why))
     judging = [engines[engine] for engine in item.wanted.judges if engine in engines]
     if item.standing is Standing.UNJUDGED:
-        judging = [here for here in judging if here.engine in item.unjudged]
-        if not judging:
+        unjudged = [here for here in judging if here.engine in item.unjudged]
+        if not unjudged:
             return Skip(f"not judged on {', '.join(item.unjudged)}: no source of it at hand. Fix: --engine NAME=PATH")
+        judging = judging if item.is_older else unjudged
     if fault := _why_impossible(item.wanted, device, models, devices):
         return Skip(fault)
+    tune = tune_arguments(item.wanted, effort.budget_of(item), down=down or item.has_down)
+    judges = tuple(_judge(here, item.wanted, triton) for here in judging)
+    return Job(item.name, device.name, _order(item, judges), tuple(tune), judges)
+
+
+def _order(item: Item, judges: Sequence[JudgeOn]) -> Order:
     # A record of a measurement is what a judgement is noted in.
-    can_hold = item.standing is Standing.OLDER and item.record is not None and item.record.is_measured and judging
-    order = Order.WHERE_IT_LOSES if can_hold else Order.TUNE
-    return Job(
-        item.name,
-        device.name,
-        Order.JUDGE if item.standing is Standing.UNJUDGED else order,
-        tuple(_tune(item, effort, down=down or item.has_down)),
-        tuple(_judge(here, item.wanted, triton) for here in judging),
-    )
+    if item.is_older and judges and item.record is not None and item.record.is_measured:
+        return Order.WHERE_IT_LOSES
+    return Order.JUDGE if item.standing is Standing.UNJUDGED else Order.TUNE
 
 
 def source_of(wanted: Wanted) -> tuple[ModelSource, Engine]:
@@ -125,11 +126,12 @@ def source_of(wanted: Wanted) -> tuple[ModelSource, Engine]:
     return ModelSource(first.model, Parallel(first.tp, first.ep), first.asked), first.engine
 
 
-def _tune(item: Item, effort: Effort, *, down: bool) -> Iterator[str]:
-    source, engine = source_of(item.wanted)
+def tune_arguments(wanted: Wanted, budget_s: float, *, down: bool = False) -> Iterator[str]:
+    """Of `python -m tools.tune`, but for where it writes and how many processes it takes."""
+    source, engine = source_of(wanted)
     yield from arguments_of(source)
-    yield from ("--engine", engine.value, "--time-budget", f"{effort.budget_of(item):g}", "--format", "json")
-    yield from ("--all-shapes",) if item.wanted.is_placed else ()
+    yield from ("--engine", engine.value, "--time-budget", f"{budget_s:g}", "--format", "json")
+    yield from ("--all-shapes",) if wanted.is_placed else ()
     yield from ("--separate-down",) if down else ()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ from tools.errors import UserError, reason_of
 from tools.findings import emit
 from tools.measure.gpu import VisibleGpu, find_gpus
 from tools.portfolio.child import MODULE, Answer, command_line
-from tools.portfolio.drive import Children, Clock, Driver, Finished, Gpu, Launch, Places, Task
+from tools.portfolio.drive import Clock, Driver, Finished, Launch, Places, Task, launch
 from tools.portfolio.engines import EngineHere, engine_argument, engines_at_hand
 from tools.portfolio.jobs import Effort, Skip, down_names, job_of
 from tools.portfolio.listing import Folders, add_device_names, items_of, wanted_of
+from tools.portfolio.pool import Children, Gpu, Pool
 from tools.portfolio.progress import Outcome
+from tools.portfolio.second_triton import Bench, DefaultFile, SecondTriton, default_files
+from tools.portfolio.second_triton import bench as run_bench
 from tools.portfolio.status import DeviceStatus, to_text
-from tools.portfolio.stock import GOOD, Method
+from tools.portfolio.stock import GOOD
 from tools.portfolio.wanted import Wanted, WantedList, unplaced
 from tools.registry.devices import Device, DeviceRegistry, load_devices
 from tools.registry.models import ModelRegistry, load_models
@@ -85,6 +89,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help=f"of the tuner, for one (K, top_k); each further one adds half of it ({Effort.time_budget_s:.0f})",
     )
+    parser.add_argument(
+        "--second-triton",
+        action="store_true",
+        help="under another Triton than the reference: bench the default files of the GPUs at hand, note the loss in "
+        "their records, and tune again into that version's folder what loses more than the margin",
+    )
     parser.add_argument("--ray", metavar="ADDRESS", help="work on a Ray cluster, a name a GPU; with one --device-name")
     parser.add_argument("--collect", type=path_argument, metavar="DIR", help="copy all that is written there as well")
 
@@ -93,11 +103,14 @@ def run(
     options: argparse.Namespace,
     folders: Folders | None = None,
     machine: Machine | None = None,
-    launch: Launch | None = None,
+    start: Launch | None = None,
+    bench: Bench | None = None,
 ) -> int:
     """Runs `portfolio run`. UserError: bad use, or impossible here."""
     folders, machine = folders or Folders(), machine or Machine()
     _check(options)
+    if options.second_triton:
+        return _second(options, folders, machine, start, bench)
     triton = _checked_triton(machine)
     models, devices = load_models(), load_devices()
     engines, faults = engines_at_hand(map(engine_argument, options.engine))
@@ -108,19 +121,67 @@ def run(
     children = Children()
     clock = Clock(None if options.minutes is None else 60.0 * options.minutes)
     places = Places(folders.configs, folders.progress_of, options.collect, folders.configs.parent)
-    driver = Driver(places, Method(), launch or children.launch, clock, models, devices, tell)
+    driver = Driver(places, start or functools.partial(launch, children), clock, models, devices)
     tasks, states = _tasks(options, driver, found, folders, engines, triton)
     tell(f"{counted(len(tasks), 'name')} to work off on {_described(gpus) or f'the cluster {options.ray}'}")
+    pool: Pool[Task] = Pool(gpus, tell)
+    left: list[Task] = []
     try:
         if options.ray:
             _on_cluster(options.ray, tasks, driver, found[0])
         else:
-            driver.run(tasks, gpus)
+            left = driver.run(tasks, pool)
     except BaseException:
-        driver.stop()
+        pool.stop()
         children.stop()
         raise
-    return _summary(driver, states, is_whole=not (faults or strange))
+    return _summary(driver, states, left, is_whole=not (faults or strange))
+
+
+def _second(
+    options: argparse.Namespace, folders: Folders, machine: Machine, start: Launch | None, bench: Bench | None
+) -> int:
+    """`run --second-triton`."""
+    triton = machine.triton()
+    if triton is None or version_folder(triton) == version_folder(reference_triton()):
+        raise UserError(
+            f"--second-triton: expected another Triton than the reference {reference_triton()}, found "
+            f"{triton or 'none'}. Fix: install the one to judge the files under."
+        )
+    models, devices = load_models(), load_devices()
+    gpus, strange = _gpus(machine, devices, options.device_name)
+    tell(*strange)
+    children = Children()
+    places = Places(folders.configs, folders.progress_of, options.collect, folders.configs.parent)
+    found = list(dict.fromkeys(gpu.device for gpu in gpus))
+    wanted = {each.name: each for device in found for each in wanted_of(device, folders).names}
+    files: dict[str, list[DefaultFile]] = {}
+    faults = [*strange]
+    for device in found:
+        known, skipped = default_files(folders.configs, device, triton)
+        tell(*skipped)
+        faults += skipped
+        files[device.name] = [file for file in known if not file.is_done]
+        tell(f"{device.name}: {counted(len(files[device.name]), 'file')} of {len(known)} to judge under {triton}")
+    run = SecondTriton(
+        folders.configs,
+        triton,
+        wanted,
+        models,
+        Effort(options.time_budget),
+        bench or functools.partial(run_bench, children),
+        start or functools.partial(launch, children),
+        places.copy,
+    )
+    pool: Pool[tuple[DefaultFile, ...]] = Pool(gpus, tell)
+    try:
+        missing = run.run(files, pool)
+    except BaseException:
+        pool.stop()
+        children.stop()
+        raise
+    tell(*missing)
+    return 1 if missing or faults else 0
 
 
 def tell(*lines: str) -> None:
@@ -133,6 +194,9 @@ def _check(options: argparse.Namespace) -> None:
     for flag, value, most in limits:
         if value is not None and not 0 < value <= most:
             raise UserError(f"{flag}: expected above 0 and at most {most}, found {value:g}.")
+    for flag, given in (("--names", options.names), ("--ray", options.ray), ("--minutes", options.minutes)):
+        if options.second_triton and given:
+            raise UserError(f"--second-triton: expected without {flag}, found both. Fix: leave one out.")
     if options.separate_down < 0:
         raise UserError(f"--separate-down: expected 0 or more, found {options.separate_down}.")
     if options.ray and len(options.device_name) != 1:
@@ -270,7 +334,7 @@ def _on_cluster(address: str, tasks: Sequence[Task], driver: Driver, device: Dev
         tell(f"{task.item.name}: {finished.line.outcome} after {time.monotonic() - started:.0f} s")
 
 
-def _summary(driver: Driver, states: Sequence[DeviceStatus], *, is_whole: bool) -> int:
+def _summary(driver: Driver, states: Sequence[DeviceStatus], left: Sequence[Task], *, is_whole: bool) -> int:
     """Prints what there is now; the exit code."""
     now = {done.item.name: done.item for done in driver.finished}
     updated = [
@@ -278,8 +342,8 @@ def _summary(driver: Driver, states: Sequence[DeviceStatus], *, is_whole: bool) 
         for state in states
     ]
     emit(to_text(updated))
-    if driver.left:
-        tell(f"no time was left for {counted(len(driver.left), 'name')}: run it again to go on")
+    if left:
+        tell(f"no time was left for {counted(len(left), 'name')}: run it again to go on")
     tell(*_overhead(driver.finished))
     missing = [item for state in updated for item in state.items if item.standing not in GOOD]
     return 1 if missing or not is_whole else 0

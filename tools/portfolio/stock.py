@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from tools.checkout import reference_triton
@@ -53,7 +53,8 @@ class Method:
 class Item:
     """A wanted name and what there is of it. rank: from 1. why: what it lacks, or how it came to stand so.
 
-    judged: by engine, the newest line of the record. config_sha256: of the file; None: there is none.
+    judged: by engine, the newest line of the record. config_sha256: of the file; None: there is none. is_older: an
+    older method measured it.
     """
 
     rank: int
@@ -64,6 +65,7 @@ class Item:
     judged: Mapping[Engine, EngineChecked] = field(default_factory=dict)
     config_sha256: str | None = None
     has_down: bool = False
+    is_older: bool = False
     line: Line | None = None
 
     @property
@@ -89,21 +91,19 @@ def look_up(rank: int, wanted: Wanted, configs: Path, line: Line | None, method:
     has_down = place.down.path.exists()
     config = sha256(data)
 
-    def found(standing: Standing, *why: str) -> Item:
-        judged = {} if record is None else judged_of(record)
-        return Item(rank, wanted, standing, why, record, judged, config, has_down, line)
-
-    if record is None or not record.is_measured or not record.speaks_of(data):
-        return found(Standing.OLDER, "it has no record of a measurement")
-    if older := tuple(_older(record, method)):
-        if line is not None and line.outcome is Outcome.HELD and _is_of(line, config, method):
-            return found(Standing.HELD, *older)
-        return found(Standing.OLDER, *older)
-    if lacks := tuple(_lacks(record, wanted, list(existing.entries), down=down)):
-        return found(Standing.INCOMPLETE, *lacks)
-    item = found(Standing.DONE)
-    if item.unjudged:
-        return found(Standing.UNJUDGED, f"not judged on {', '.join(item.unjudged)}")
+    older: tuple[str, ...] = ("it has no record of a measurement",)
+    judged: Mapping[Engine, EngineChecked] = {}
+    is_measured = record is not None and record.is_measured and record.speaks_of(data)
+    if record is not None and is_measured:
+        older, judged = tuple(_older(record, method)), judged_of(record)
+    item = Item(rank, wanted, Standing.DONE, older, record, judged, config, has_down, bool(older), line)
+    if older:
+        is_held = is_measured and line is not None and line.outcome is Outcome.HELD and _is_of(line, config, method)
+        item = replace(item, standing=Standing.HELD if is_held else Standing.OLDER)
+    elif record is not None and (lacks := tuple(_lacks(record, wanted, list(existing.entries), down=down))):
+        item = replace(item, standing=Standing.INCOMPLETE, why=lacks)
+    if item.standing in GOOD and item.unjudged:
+        item = replace(item, standing=Standing.UNJUDGED, why=(*older, f"not judged on {', '.join(item.unjudged)}"))
     return item
 
 

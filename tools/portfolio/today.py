@@ -1,20 +1,21 @@
-"""What engines ship for a GPU, as surveys of it found: docs/measurements/*survey*.json. Without one it isn't known."""
+"""What engines ship for a GPU, as surveys of it found: docs/measurements/*-survey-*.json."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tools.errors import UserError, reason_of
-from tools.measure.panel import LARGEST_RATIO
+from tools.measure.panel import Ratio
 from tools.portfolio.wanted import Shipped
-from tools.registry.devices import Device
+from tools.registry.devices import Device, normalise_device_name
 from tools.registry.sharding import Engine
 from tools.text import shown_path
 
-PATTERN = "*survey*.json"
+PATTERN = "*-survey-*.json"
 
 
 def read_shipped(folder: Path, device: Device) -> tuple[Shipped, ...]:
@@ -23,8 +24,9 @@ def read_shipped(folder: Path, device: Device) -> tuple[Shipped, ...]:
     for path in sorted(folder.glob(PATTERN)):
         try:
             document = json.loads(path.read_text("utf-8"))
-            if document["device_name"] in device.names:
-                newest[Engine(document["engine"])] = _shipped(document)
+            if normalise_device_name(document["environment"]["device_name"]) in device.names:
+                loses = {file["name"]: _loses(file) for file in document["files"]}
+                newest[Engine(document["engine"])] = Shipped(Engine(document["engine"]), loses)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{shown_path(path)}: expected a survey as the portfolio writes it, found something else "
@@ -33,9 +35,10 @@ def read_shipped(folder: Path, device: Device) -> tuple[Shipped, ...]:
     return tuple(newest[engine] for engine in Engine if engine in newest)
 
 
-def _shipped(document: Mapping[str, Any]) -> Shipped:
-    """A file loses that is slower than none on the whole, or in a row by more than a tuned file may be."""
-    loses = {
-        file["name"]: file["geomean_ratio"] > 1.0 or file["worst_ratio"] > LARGEST_RATIO for file in document["files"]
-    }
-    return Shipped(Engine(document["engine"]), loses)
+def _loses(file: Mapping[str, Any]) -> bool:
+    """To having no file: on the whole, or on a row beyond doubt; or it doesn't run."""
+    rows = [row for shape in file["shapes"] for row in shape["rows"]]
+    ratios = [Ratio(**row["shipped"]) for row in rows if row["shipped"] is not None]
+    if not ratios or any(row["failure"] for row in rows):
+        return True
+    return sum(math.log(ratio.mean) for ratio in ratios) > 0.0 or any(ratio.is_slower for ratio in ratios)

@@ -163,9 +163,9 @@ def placed_on(models: Iterable[Model], device: Device) -> Iterator[Placed]:
         for placement in model.placements:
             engines = tuple(Engine) if placement.engine is None else (Engine(placement.engine),)
             for engine in engines if placement.device == device.family else ():
-                sizes = {"tp": placement.tp, "ep": placement.ep}
+                tp, ep = placement.tp, placement.ep
                 try:
-                    own = shard(model, engine, device_name=device.name, arch=device.arch, **sizes)
+                    own = shard(model, engine, device_name=device.name, arch=device.arch, tp=tp, ep=ep)
                 except ShardError:
                     continue
                 if own.serving.reads_tuned_files is not False:
