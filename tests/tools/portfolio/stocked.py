@@ -77,12 +77,14 @@ class Stocked:
             self.judge(name, engine)
         return path
 
-    def judge(self, name: str, engine: Engine, geomean: float = 0.9, worst: float = 1.0) -> None:
+    def judge(
+        self, name: str, engine: Engine, geomean: float = 0.9, worst: float = 1.0, date: str = TODAY
+    ) -> None:
         """As the bench notes it."""
         path = self.store.record_of(self.folders.configs / full(name))
         record = Record.read(json.loads(path.read_bytes()))
         assert record.environment is not None
-        line = EngineChecked(engine.value, "1.0.0", record.environment.triton, TODAY, worst, geomean)
+        line = EngineChecked(engine.value, "1.0.0", record.environment.triton, date, worst, geomean)
         path.write_bytes(record.with_engine_checked(line).to_bytes())
 
 
