@@ -149,14 +149,14 @@ class Driver:
 
         def work(task: Task, gpu: Gpu, say: Say) -> bool:
             say(f"{task.item.name}: {task.job.order}")
-            started = time.monotonic()
+            started = self.clock.now()
             try:
                 answer = self._launch(task.job, gpu, self.places.configs, say)
             except NoAnswerError as error:
                 answer = Answer(Outcome.FAILED, str(error))
             if pool.is_stopped:  # it was ended, which says nothing of the name
                 return True
-            done = self.write(task, answer, gpu.device, f"{gpu.id}: {gpu.device.name}", time.monotonic() - started)
+            done = self.write(task, answer, gpu.device, f"{gpu.id}: {gpu.device.name}", self.clock.now() - started)
             say(_told(done))
             return done.line.outcome is not Outcome.FAILED
 

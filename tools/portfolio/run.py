@@ -343,7 +343,7 @@ def _summary(driver: Driver, states: Sequence[DeviceStatus], left: Sequence[Task
     ]
     emit(to_text(updated))
     if left:
-        tell(f"no time was left for {counted(len(left), 'name')}: run it again to go on")
+        tell(f"not begun: {counted(len(left), 'name')}. Run it again to go on")
     tell(*_overhead(driver.finished))
     missing = [item for state in updated for item in state.items if item.standing not in GOOD]
     return 1 if missing or not is_whole else 0

@@ -1,7 +1,7 @@
 """`portfolio run --second-triton`: which default files another Triton needs anew.
 
-Each is benched under the Triton that runs, on uniform routing and a few batch sizes. Its loss goes into its record, as a
-line in `verified_with`; what loses more than the margin is tuned again into that version's folder.
+Each is benched under the Triton that runs, on uniform routing and a few batch sizes. Its loss goes into its record, as
+a line in `verified_with`; what loses more than the margin is tuned again into that version's folder.
 """
 
 from __future__ import annotations

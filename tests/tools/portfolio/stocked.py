@@ -77,9 +77,7 @@ class Stocked:
             self.judge(name, engine)
         return path
 
-    def judge(
-        self, name: str, engine: Engine, geomean: float = 0.9, worst: float = 1.0, date: str = TODAY
-    ) -> None:
+    def judge(self, name: str, engine: Engine, geomean: float = 0.9, worst: float = 1.0, date: str = TODAY) -> None:
         """As the bench notes it."""
         path = self.store.record_of(self.folders.configs / full(name))
         record = Record.read(json.loads(path.read_bytes()))

@@ -10,6 +10,7 @@ import pytest
 
 from tools.checkout import CHECKOUT
 from tools.cli import say
+from tools.findings import emit
 from tools.portfolio.child import CRASHED, Answer, Report, Step, Tools, work
 from tools.portfolio.jobs import Job, JudgeOn, Order
 from tools.portfolio.progress import Outcome, Ratio
@@ -44,7 +45,7 @@ class Fakes:
         def run(arguments: Sequence[str]) -> int:
             self.calls.append((name, *arguments))
             code, printed, said = answers.pop(0) if len(answers) > 1 else answers[0]
-            print(printed)
+            emit(printed)
             if said:
                 say(said)
             return code
@@ -119,7 +120,9 @@ class TestTuneThenJudge:
             say("tune: usage")
             sys.exit(2)
 
-        answer = work(Job("a.json", "D", Order.TUNE, (), ()), Path("/configs"), 1, Tools(refuse, refuse, lambda n: None))
+        answer = work(
+            Job("a.json", "D", Order.TUNE, (), ()), Path("/configs"), 1, Tools(refuse, refuse, lambda n: None)
+        )
         assert answer.steps[0].code == 2
 
 

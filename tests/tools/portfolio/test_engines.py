@@ -74,7 +74,9 @@ class TestShippedFiles:
     def test_sglang_takes_its_own_version_else_the_newest(self, tmp_path: Path, triton: str, read: str) -> None:
         root = engine_package(tmp_path, Engine.SGLANG)
         name = BLOCKS.replace("[128,128]", "[128, 128]")
-        paths = {version: ship(root, Engine.SGLANG, name, f"triton_{version}") for version in ("3_1_0", "3_6_0", "3_7_0")}
+        paths = {
+            version: ship(root, Engine.SGLANG, name, f"triton_{version}") for version in ("3_1_0", "3_6_0", "3_7_0")
+        }
         assert find_at(Engine.SGLANG, root).shipped(workload(), triton) == paths[read]
 
     def test_a_name_that_is_not_shipped_is_none(self, tmp_path: Path) -> None:
