@@ -12,11 +12,13 @@ from typing import Any
 from tools.portfolio.engines import EngineHere
 from tools.portfolio.stock import GOOD, Item, Standing
 from tools.portfolio.wanted import Wanted
-from tools.registry.devices import Device, DeviceRegistry
-from tools.registry.models import ModelRegistry
+from tools.registry.devices import Device
+from tools.registry.shapes import quant_mode_of
 from tools.registry.sharding import Engine
+from tools.store.record import ShapeOfModels
+from tools.tune.protocol import Subject
 from tools.tune.request import DEFAULT_BATCH_SIZES, arguments_of
-from tools.tune.subject import ModelSource, Parallel, SubjectError, make_subject
+from tools.tune.subject import ModelSource, Parallel
 
 GIB = 2**30
 
@@ -89,8 +91,6 @@ def job_of(
     device: Device,
     engines: Mapping[Engine, EngineHere],
     effort: Effort,
-    models: ModelRegistry,
-    devices: DeviceRegistry,
     *,
     triton: str,
     down: bool = False,
@@ -106,7 +106,7 @@ def job_of(
         if not unjudged:
             return Skip(f"not judged on {', '.join(item.unjudged)}: no source of it at hand. Fix: --engine NAME=PATH")
         judging = judging if item.is_older else unjudged
-    if fault := _why_impossible(item.wanted, device, models, devices):
+    if fault := _why_impossible(item.wanted, device):
         return Skip(fault)
     tune = tune_arguments(item.wanted, effort.budget_of(item), down=down or item.has_down)
     judges = tuple(_judge(here, item.wanted, triton) for here in judging)
@@ -140,13 +140,16 @@ def _judge(here: EngineHere, wanted: Wanted, triton: str) -> JudgeOn:
     return JudgeOn(here.engine.value, str(here.kernel), str(shipped) if shipped is not None else None)
 
 
-def _why_impossible(wanted: Wanted, device: Device, models: ModelRegistry, devices: DeviceRegistry) -> str:
-    """Empty: the GPU has the memory, and the tuner the kernel."""
-    source, engine = source_of(wanted)
-    try:
-        subject = make_subject(source, device.name, models, devices, engine=engine, all_shapes=wanted.is_placed)
-    except SubjectError as error:
-        return str(error)
+def _why_impossible(wanted: Wanted, device: Device) -> str:
+    """Empty: the GPU has the memory, and this project the kernel."""
+    quant = quant_mode_of(wanted.workload)
+    if quant is None:
+        return f"no kernel here runs {wanted.workload.dtype}"
+    assert device.target is not None  # `find_device` hands on none without
+    assert device.arch is not None
+    assert device.smem_bytes_per_block is not None
+    shapes = tuple(map(ShapeOfModels, wanted.shapes))
+    subject = Subject(wanted.workload, shapes, quant, device.target, device.arch, device.smem_bytes_per_block)
     gib = subject.memory_bytes(max(DEFAULT_BATCH_SIZES)) / GIB
     if device.memory_gib is not None and gib > device.memory_gib:
         return f"not enough memory: expected at least {gib:.1f} GiB, found {device.memory_gib} GiB"

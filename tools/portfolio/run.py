@@ -275,7 +275,7 @@ def _tasks(
         states.append(DeviceStatus(device, items, wanted.notes))
         for item in items:
             is_apart = item.name in down
-            job = job_of(item, device, engines, effort, driver.models, driver.devices, triton=triton, down=is_apart)
+            job = job_of(item, device, engines, effort, triton=triton, down=is_apart)
             if isinstance(job, Skip):
                 tell(f"{item.name}: skipped: {job.reason}")
                 driver.skip(item, job, device)

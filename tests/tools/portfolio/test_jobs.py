@@ -32,8 +32,7 @@ def look(stocked: Stocked, name: str = NAME, line: Line | None = None) -> Item:
 def job(
     item: Item, engines: dict[Engine, EngineHere] = BOTH, device: Device = DEVICE, *, down: bool = False
 ) -> Job | Skip | None:
-    models, devices = builders.models(), builders.devices()
-    return job_of(item, device, engines, Effort(), models, devices, triton="3.8.0", down=down)
+    return job_of(item, device, engines, Effort(), triton="3.8.0", down=down)
 
 
 def parsed(item: Item, **changes: bool) -> tune_request.TuneRequest:
