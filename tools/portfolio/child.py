@@ -23,6 +23,7 @@ from typing import Any
 
 from tools.cli import command, path_argument, run
 from tools.findings import emit
+from tools.portfolio.bench_report import BenchReport
 from tools.portfolio.jobs import Job, JudgeOn, Order, bench_arguments
 from tools.portfolio.progress import Outcome, Ratio
 
@@ -154,46 +155,25 @@ def _judge(config: Path, judge: JudgeOn, jobs: int, tools: Tools, *, with_shippe
 
 
 def _judged(outcome: Outcome, judged: Sequence[tuple[JudgeOn, Done]]) -> Answer:
+    failures: list[str] = []
+    slower_on: list[str] = []
+    best: dict[str, float] = {}
+    shipped: dict[str, Ratio] = {}
+    for judge, done in judged:
+        report = BenchReport.read(done.output)
+        is_slower = report is not None and report.is_slower
+        # Exit 1 with a file that is nowhere slower: its record couldn't be written.
+        if done.step.code not in (0, 1) or (done.step.code == 1 and not is_slower):
+            failures.append(f"{judge.engine}: {done.step.said or 'the bench failed'}")
+        if is_slower:
+            slower_on.append(judge.engine)
+        for file in report.files if report is not None else ():
+            if file.heuristic is not None and file.heuristic.best is not None:
+                best[judge.engine] = file.heuristic.best
+            if file.shipped is not None:
+                shipped[judge.engine] = file.shipped
     steps = tuple(done.step for _, done in judged)
-    reports = {judge.engine: Report.read(done.output) for judge, done in judged}
-    # Exit 1 with a file that is nowhere slower: its record couldn't be written.
-    failed = [
-        (judge.engine, done.step)
-        for judge, done in judged
-        if done.step.code not in (0, 1) or (done.step.code == 1 and not reports[judge.engine].is_slower)
-    ]
-    slower_on = tuple(engine for engine, report in reports.items() if report.is_slower)
-    reason = "; ".join(f"{engine}: {step.said or 'the bench failed'}" for engine, step in failed)
-    best = {engine: report.best for engine, report in reports.items() if report.best is not None}
-    shipped = {engine: report.shipped for engine, report in reports.items() if report.shipped is not None}
-    return Answer(Outcome.FAILED if failed else outcome, reason, steps, slower_on, best, shipped)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What is read of a bench's JSON: whether the file loses, its best row over the heuristic, all over the shipped."""
-
-    is_slower: bool = False
-    best: float | None = None
-    shipped: Ratio | None = None
-
-    @classmethod
-    def read(cls, text: str) -> Report:
-        """Of what isn't the bench's JSON: nothing."""
-        try:
-            document = json.loads(text)
-            against: Mapping[str, Mapping[str, Any]] = document["files"][0]["against"]
-            is_slower = bool(document["is_slower"])
-        except (KeyError, IndexError, TypeError, ValueError):
-            return cls()
-        heuristics = [each for name, each in against.items() if name.endswith("heuristic")]
-        others = [each for name, each in against.items() if not name.endswith("heuristic")]
-        best = heuristics[0].get("best_ratio") if heuristics else None
-        return cls(is_slower, best, _ratio_of(others[0]) if others else None)
-
-
-def _ratio_of(against: Mapping[str, Any]) -> Ratio:
-    return Ratio(against["geomean_ratio"], against["worst_ratio"], against.get("best_ratio"))
+    return Answer(Outcome.FAILED if failures else outcome, "; ".join(failures), steps, tuple(slower_on), best, shipped)
 
 
 # ---------------------------------------------------------------

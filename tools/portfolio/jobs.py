@@ -16,6 +16,7 @@ from tools.registry.devices import Device
 from tools.registry.shapes import quant_mode_of
 from tools.registry.sharding import Engine
 from tools.store.record import ShapeOfModels
+from tools.tune.policy import Budget
 from tools.tune.protocol import Subject
 from tools.tune.request import DEFAULT_BATCH_SIZES, arguments_of
 from tools.tune.subject import ModelSource, Parallel
@@ -70,20 +71,20 @@ class Skip:
 
 @dataclass(frozen=True)
 class Effort:
-    """time_budget_s: of the tuner, for one (K, top_k); each further one adds half of it."""
+    """time_budget_s: of the tuner, for one (K, top_k); it takes more for each further one by itself."""
 
-    time_budget_s: float = 100.0
+    time_budget_s: float = 90.0
 
     def budget_of(self, item: Item) -> float:
         """Twice as much where the search was cut short before."""
         tuner = item.record.tuner if item.record is not None else None
-        again = 2.0 if item.standing is Standing.INCOMPLETE and tuner is not None and tuner.cut_short else 1.0
-        return self.time_budget_s * again * weight_of(item.wanted)
+        again = item.standing is Standing.INCOMPLETE and tuner is not None and tuner.cut_short
+        return self.time_budget_s * (2.0 if again else 1.0)
 
 
 def weight_of(wanted: Wanted) -> float:
     """What a name costs, in names of one (K, top_k)."""
-    return 0.5 + 0.5 * len(wanted.shapes)
+    return 1.0 + Budget.FURTHER_SHAPE * (len(wanted.shapes) - 1)
 
 
 def job_of(

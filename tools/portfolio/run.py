@@ -87,7 +87,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=Effort.time_budget_s,
         metavar="S",
-        help=f"of the tuner, for one (K, top_k); each further one adds half of it ({Effort.time_budget_s:.0f})",
+        help=f"of the tuner, as its own ({Effort.time_budget_s:.0f}); twice that for a name whose search was cut short",
     )
     parser.add_argument(
         "--second-triton",

@@ -7,18 +7,19 @@ a line in `verified_with`; what loses more than the margin is tuned again into t
 from __future__ import annotations
 
 import datetime
-import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 
 from tools.errors import UserError
 from tools.measure.panel import PromotionPolicy, RoutingKind
+from tools.portfolio.bench_report import BenchReport
 from tools.portfolio.child import Answer
 from tools.portfolio.drive import Launch, NoAnswerError
-from tools.portfolio.jobs import Effort, Job, Order, tune_arguments, weight_of
+from tools.portfolio.jobs import Effort, Job, Order, tune_arguments
 from tools.portfolio.pool import Children, Ended, Gpu, Pool, Say
 from tools.portfolio.progress import Outcome
 from tools.portfolio.wanted import Wanted, unplaced
@@ -105,19 +106,18 @@ def bench_arguments(files: Sequence[DefaultFile], jobs: int) -> list[str]:
 
 
 def losses_of(printed: str) -> dict[str, float]:
-    """By file name, what its worst row loses to what would run without it, in per cent. Empty: it isn't a report.
+    """By file name, what its worst row loses to what would run without it, in per cent; infinite: a row fails.
 
-    A file that fails on a row loses without end, which a record can't hold: its name is left out.
+    Empty: it isn't a report.
     """
-    try:
-        files: Sequence[Mapping[str, Any]] = json.loads(printed)["files"]
-        found = {
-            PurePosixPath(file["name"]).name: [float(each["worst_ratio"]) for each in file["against"].values()]
-            for file in files
-        }
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return {}
-    return {name: round(100.0 * (max(ratios) - 1.0), 2) for name, ratios in found.items() if ratios}
+    report = BenchReport.read(printed)
+    found = {}
+    for file in report.files if report is not None else ():
+        if file.fails:
+            found[file.name] = math.inf
+        elif file.heuristic is not None:
+            found[file.name] = round(100.0 * (file.heuristic.worst - 1.0), 2)
+    return found
 
 
 def note(configs: Path, file: DefaultFile, triton: str, loss_pct: float) -> None:
@@ -131,8 +131,7 @@ def note(configs: Path, file: DefaultFile, triton: str, loss_pct: float) -> None
 
 def job_of(file: DefaultFile, device: Device, wanted: Wanted, effort: Effort) -> Job:
     """Tunes it under the Triton that runs; the tuner puts it where that Triton's files lie."""
-    budget_s = effort.time_budget_s * weight_of(wanted)
-    return Job(file.name, device.name, Order.TUNE, tuple(tune_arguments(wanted, budget_s)), ())
+    return Job(file.name, device.name, Order.TUNE, tuple(tune_arguments(wanted, effort.time_budget_s)), ())
 
 
 @dataclass
@@ -175,13 +174,14 @@ class SecondTriton:
             if loss_pct is None:
                 yield f"{file.name}: not benched: {reason}"
                 continue
-            if file.loss_pct is None:
+            if file.loss_pct is None and loss_pct < math.inf:  # a record holds no infinite loss
                 try:
                     note(self.configs, file, self.triton, loss_pct)
                 except (UserError, OSError) as error:
                     yield f"{file.name}: its record: {error}"
                     continue
-            say(f"{file.name}: loses {loss_pct:.2f} % under Triton {self.triton}")
+            how = f"loses {loss_pct:.2f} %" if loss_pct < math.inf else "fails on a row"
+            say(f"{file.name}: {how} under Triton {self.triton}")
             if loss_pct > MARGIN_PCT and not file.has_version_file:
                 yield from self._retune(file, gpu, say)
             self.collect(file.name)

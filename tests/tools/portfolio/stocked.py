@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,3 +109,24 @@ def engine_package(root: Path, engine: Engine, *, version: str = "0.33.0", kerne
     metadata.parent.mkdir()
     metadata.write_text(f"Name: {engine}\nVersion: {version}\n", "utf-8")
     return root
+
+
+def bench_json(
+    files: Mapping[str, Mapping[str, Sequence[float | None]]], is_slower: bool = False, routing: str = "uniform"
+) -> str:
+    """As `bench files --format json` prints it. files: by file and rival the ratio of each row; None: the file fails."""
+
+    def part(rivals: Mapping[str, Sequence[float | None]], row: int) -> dict[str, Any]:
+        ratios = {name: values[row] for name, values in rivals.items() if row < len(values)}
+        duels = {
+            name: {"ratio": mean and {"low": mean, "mean": mean, "high": mean, "blocks": 4}, "verdict": "same"}
+            for name, mean in ratios.items()
+        }
+        measured = {"this file": {"us": None if None in ratios.values() else 10.0}, "heuristic": {"us": 10.0}}
+        return {"engine": "vllm", "routing": routing, "measured": measured, "duels": duels}
+
+    documents = [
+        {"name": name, "rows": [{"parts": [part(rivals, row)]} for row in range(max(map(len, rivals.values())))]}
+        for name, rivals in files.items()
+    ]
+    return json.dumps({"is_slower": is_slower, "files": documents})

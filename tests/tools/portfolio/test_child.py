@@ -1,29 +1,21 @@
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
-from tools.checkout import CHECKOUT
+from tests.tools.portfolio.stocked import bench_json
 from tools.cli import say
 from tools.findings import emit
-from tools.portfolio.child import CRASHED, Answer, Report, Step, Tools, work
+from tools.portfolio.child import CRASHED, Answer, Step, Tools, work
 from tools.portfolio.jobs import Job, JudgeOn, Order
 from tools.portfolio.progress import Outcome, Ratio
-
-GOLDEN = CHECKOUT / "tests" / "tools" / "bench" / "files_report.golden.json"
 
 
 def report(*, is_slower: bool = False, shipped: float | None = None) -> str:
     """As `bench --format json` prints it."""
-    against = {"vLLM's heuristic": {"geomean_ratio": 0.9, "worst_ratio": 1.0, "best_ratio": 0.7}}
-    if shipped is not None:
-        against["configs"] = {"geomean_ratio": shipped, "worst_ratio": shipped + 0.1}
-    return json.dumps({"is_slower": is_slower, "files": [{"name": "a.json", "against": against}]})
+    return bench_json({"a.json": {"heuristic": (0.7, 1.0), **({"configs": (shipped,)} if shipped else {})}}, is_slower)
 
 
 @dataclass
@@ -174,13 +166,3 @@ def test_an_answer_is_read_as_it_was_written() -> None:
     )
     assert Answer.read(answer.to_text()) == answer
     assert answer.seconds == 1.5
-
-
-class TestTheBenchsReport:
-    def test_is_read_as_the_bench_writes_it(self) -> None:
-        found = Report.read(GOLDEN.read_text("utf-8"))
-        assert found.is_slower
-
-    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": [], "is_slower": true}', "nonsense"])
-    def test_of_something_else_is_nothing(self, text: str) -> None:
-        assert Report.read(text) == Report()

@@ -103,13 +103,10 @@ class TestTheTunersCommandLine:
         assert found.all_shapes
         assert not found.separate_down
 
-    def test_a_further_shape_adds_half_of_the_time(self, stocked: Stocked) -> None:
-        assert parsed(look(stocked)).effort.time_budget_s == 100.0
-        assert parsed(look(stocked, THREE)).effort.time_budget_s == 200.0
-
     def test_a_search_that_was_cut_short_gets_twice_the_time(self, stocked: Stocked) -> None:
+        assert parsed(look(stocked)).effort.time_budget_s == Effort().time_budget_s
         stocked.tune(NAME, tuner={"cut_short": True})
-        assert parsed(look(stocked)).effort.time_budget_s == 200.0
+        assert parsed(look(stocked)).effort.time_budget_s == 2.0 * Effort().time_budget_s
 
     def test_up_and_down_apart_where_asked_for_or_where_a_down_file_stands(self, stocked: Stocked) -> None:
         assert parsed(look(stocked), down=True).separate_down

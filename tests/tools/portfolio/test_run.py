@@ -9,10 +9,20 @@ from typing import Any
 
 import pytest
 
-from tests.tools.portfolio.stocked import H100, TODAY, Stocked, engine_package, full, wanted, wanted_of_h100
+from tests.tools.portfolio.stocked import (
+    H100,
+    TODAY,
+    Stocked,
+    bench_json,
+    engine_package,
+    full,
+    wanted,
+    wanted_of_h100,
+)
 from tools.checkout import reference_triton
 from tools.errors import UserError
 from tools.measure.gpu import VisibleGpu
+from tools.portfolio import listing
 from tools.portfolio import run as run_
 from tools.portfolio.child import Answer, Step
 from tools.portfolio.drive import Finished
@@ -66,11 +76,14 @@ class Here:
     def bench(self, arguments: Sequence[str], gpu: Gpu, say: Say) -> Ended:
         self.benched.append(list(arguments))
         paths = [Path(each) for each in arguments if each.endswith(".json")]
-        files = [
-            {"name": path.name, "against": {"heuristic": {"worst_ratio": 1.0 + self.loss_pct / 100.0}}}
-            for path in paths
-        ]
-        return Ended(0, json.dumps({"files": files, "is_slower": False}), "")
+        ratio = 1.0 + self.loss_pct / 100.0
+        return Ended(0, bench_json({path.name: {"heuristic": (0.9, ratio)} for path in paths}), "")
+
+
+@pytest.fixture(autouse=True)
+def registry_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wanted on an H100 is the same in every test here."""
+    monkeypatch.setattr(listing, "wanted_on", lambda device, models, surveys: wanted_of_h100())
 
 
 @pytest.fixture
@@ -271,6 +284,13 @@ class TestSecondTriton:
         assert [job.name for job in second.jobs] == sorted(map(full, NAMES))
         assert (second.stocked.folders.configs / "triton_3_6_0" / full(NAMES[0])).exists()
         assert self.loss(second) == [("3.6.0", 3.25)]
+
+    def test_what_fails_on_a_row_is_tuned_again_too(self, second: Here) -> None:
+        failing = bench_json({full(name): {"heuristic": (0.9, None)} for name in NAMES})
+        second.bench = lambda arguments, gpu, say: Ended(1, failing, "")  # type: ignore[method-assign]
+        assert second("--second-triton") == 0
+        assert len(second.jobs) == 2
+        assert self.loss(second) == []
 
     def test_a_killed_run_goes_on_where_it_was(self, second: Here) -> None:
         second("--second-triton")
