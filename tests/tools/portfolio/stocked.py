@@ -114,7 +114,7 @@ def engine_package(root: Path, engine: Engine, *, version: str = "0.33.0", kerne
 def bench_json(
     files: Mapping[str, Mapping[str, Sequence[float | None]]], is_slower: bool = False, routing: str = "uniform"
 ) -> str:
-    """As `bench files --format json` prints it. files: by file and rival the ratio of each row; None: the file fails."""
+    """As `bench files --format json` prints it. files: by file and rival each row's ratio; None: the file fails."""
 
     def part(rivals: Mapping[str, Sequence[float | None]], row: int) -> dict[str, Any]:
         ratios = {name: values[row] for name, values in rivals.items() if row < len(values)}
