@@ -232,7 +232,8 @@ def _remarks(item: Item, answer: Answer | None) -> Iterator[str]:
 def _told(done: Finished) -> str:
     line = done.line
     judged = ", ".join(f"{each.engine} {each.heuristic.geomean:.3f}" for each in line.judged if each.heuristic)
-    parts = [f"{line.outcome} in {line.seconds:.0f} s", *([f"of no file's time: {judged}"] if judged else [])]
+    shows = judged and line.outcome is not Outcome.FAILED
+    parts = [f"{line.outcome} in {line.seconds:.0f} s", *([f"of no file's time: {judged}"] if shows else [])]
     return f"{line.name}: {'; '.join([*parts, *([line.reason] if line.reason else [])])}"
 
 

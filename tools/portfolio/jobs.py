@@ -115,8 +115,7 @@ def job_of(
 
 
 def _order(item: Item, judges: Sequence[JudgeOn]) -> Order:
-    # A record of a measurement is what a judgement is noted in.
-    if item.is_older and judges and item.record is not None and item.record.is_measured:
+    if item.is_older and judges and item.can_hold:
         return Order.WHERE_IT_LOSES
     return Order.JUDGE if item.standing is Standing.UNJUDGED else Order.TUNE
 

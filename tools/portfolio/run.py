@@ -316,7 +316,7 @@ def _chosen(wanted: WantedList, names: Sequence[str], models: ModelRegistry) -> 
         elif workload is not None and workload.device_name in wanted.device.names and not workload.down:
             other = unplaced(workload, models)
             found += [other] if other is not None and other.name == name else []
-    return WantedList(wanted.device, tuple(found), wanted.notes)
+    return WantedList(wanted.device, tuple(found))
 
 
 def _on_cluster(address: str, tasks: Sequence[Task], driver: Driver, device: Device) -> None:

@@ -16,6 +16,7 @@ from tools.portfolio.wanted import Wanted
 from tools.registry.sharding import Engine
 from tools.store.files import sha256, version_folder
 from tools.store.record import EngineChecked, Record
+from tools.store.workload import Shape
 from tools.tune.evidence import RULE
 from tools.tune.policy import PanelPolicy
 from tools.tune.request import DEFAULT_BATCH_SIZES
@@ -53,8 +54,8 @@ class Method:
 class Item:
     """A wanted name and what there is of it. rank: from 1. why: what it lacks, or how it came to stand so.
 
-    judged: by engine, the newest line of the record. config_sha256: of the file; None: there is none. is_older: an
-    older method measured it.
+    record: of this file's measurement. judged: by engine, its newest line. config_sha256: of the file; None: there is
+    none. is_older: an older method measured it. unserved: shapes of the name that it wasn't measured for.
     """
 
     rank: int
@@ -66,11 +67,17 @@ class Item:
     config_sha256: str | None = None
     has_down: bool = False
     is_older: bool = False
+    unserved: tuple[Shape, ...] = ()
     line: Line | None = None
 
     @property
     def name(self) -> str:
         return self.wanted.name
+
+    @property
+    def can_hold(self) -> bool:
+        """Whether judging says enough of an older file: it was measured for all that the name must serve."""
+        return self.record is not None and not self.unserved
 
     @property
     def unjudged(self) -> tuple[Engine, ...]:
@@ -87,20 +94,21 @@ def look_up(rank: int, wanted: Wanted, configs: Path, line: Line | None, method:
     if existing is None:
         why = (line.reason,) if line is not None and line.reason else ()
         return Item(rank, wanted, Standing.MISSING, why, line=line)
-    data, record = place.path.read_bytes(), existing.record
-    has_down = place.down.path.exists()
-    config = sha256(data)
-
-    older: tuple[str, ...] = ("it has no record of a measurement",)
-    judged: Mapping[Engine, EngineChecked] = {}
-    is_measured = record is not None and record.is_measured and record.speaks_of(data)
-    if record is not None and is_measured:
-        older, judged = tuple(_older(record, method)), judged_of(record)
-    item = Item(rank, wanted, Standing.DONE, older, record, judged, config, has_down, bool(older), line)
+    data = place.path.read_bytes()
+    config, has_down = sha256(data), place.down.path.exists()
+    record = existing.record
+    if record is not None and not (record.is_measured and record.speaks_of(data)):
+        record = None
+    older = ("it has no record of a measurement",) if record is None else tuple(_older(record, method))
+    judged = {} if record is None else judged_of(record)
+    served = {named.shape for named in record.shapes} if record is not None else set()
+    unserved = tuple(shape for shape in wanted.shapes if shape not in served)
+    item = Item(rank, wanted, Standing.DONE, older, record, judged, config, has_down, bool(older), unserved, line)
     if older:
-        is_held = is_measured and line is not None and line.outcome is Outcome.HELD and _is_of(line, config, method)
-        item = replace(item, standing=Standing.HELD if is_held else Standing.OLDER)
-    elif record is not None and (lacks := tuple(_lacks(record, wanted, list(existing.entries), down=down))):
+        is_held = line is not None and line.outcome is Outcome.HELD and _is_of(line, config, method)
+        standing = Standing.HELD if is_held and item.can_hold else Standing.OLDER
+        item = replace(item, standing=standing, why=(*older, *_unserved(unserved)))
+    elif record is not None and (lacks := tuple(_lacks(record, unserved, list(existing.entries), down=down))):
         item = replace(item, standing=Standing.INCOMPLETE, why=lacks)
     if item.standing in GOOD and item.unjudged:
         item = replace(item, standing=Standing.UNJUDGED, why=(*older, f"not judged on {', '.join(item.unjudged)}"))
@@ -135,11 +143,12 @@ def _older(record: Record, method: Method) -> Iterator[str]:
         yield f"an older heuristic of {' and '.join(engines)}"
 
 
-def _lacks(record: Record, wanted: Wanted, batch_sizes: Sequence[int], *, down: bool) -> Iterator[str]:
-    measured = {named.shape for named in record.shapes}
-    for shape in wanted.shapes:
-        if shape not in measured:
-            yield f"not measured for {shape}"
+def _unserved(shapes: Sequence[Shape]) -> Iterator[str]:
+    yield from (f"not measured for {shape}" for shape in shapes)
+
+
+def _lacks(record: Record, unserved: Sequence[Shape], batch_sizes: Sequence[int], *, down: bool) -> Iterator[str]:
+    yield from _unserved(unserved)
     if missing := [m for m in DEFAULT_BATCH_SIZES if m not in batch_sizes]:
         yield f"no row for {', '.join(map(str, missing))}"
     tuner = record.tuner

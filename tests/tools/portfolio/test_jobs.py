@@ -85,6 +85,12 @@ class TestWhatIsDone:
         assert isinstance(found, Job)
         assert found.order is Order.TUNE
 
+    def test_one_that_was_not_measured_for_all_that_reads_it_is_tuned(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, rule="parts-0", shapes=[{"K": 4096, "top_k": 6, "models": []}])
+        found = job(look(stocked))
+        assert isinstance(found, Job)
+        assert found.order is Order.TUNE
+
     def test_a_broken_file_is_skipped_with_its_fault(self, stocked: Stocked) -> None:
         stocked.store.file(b"{", wanted(NAME).name)
         assert isinstance(job(look(stocked)), Skip)

@@ -100,6 +100,11 @@ class TestAnOlderFileThatHolds:
         found = look(stocked, line_of(look(stocked)))
         assert (found.standing, found.is_older) == (Standing.UNJUDGED, True)
 
+    def test_must_have_been_measured_for_every_shape_of_the_name(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, judged_on=None, rule="parts-0", shapes=[{"K": 4096, "top_k": 6, "models": []}])
+        found = look(stocked, line_of(look(stocked)))
+        assert (found.standing, found.why) == (Standing.OLDER, ("rule parts-0", "not measured for K=2048, top_k=6"))
+
     def test_needs_a_record_of_a_measurement(self, stocked: Stocked) -> None:
         stocked.store.config(name=full(NAME))
         assert look(stocked, line_of(look(stocked))).standing is Standing.OLDER
