@@ -165,6 +165,12 @@ def bench(session: nox.Session) -> None:
     run_in(session, "gpu-environment", "-m", "tools.bench", *session.posargs)
 
 
+@nox.session(venv_backend="none", requires=["gpu-environment"], default=False)
+def portfolio(session: nox.Session) -> None:
+    """Say which files people need and what is there (status, next), or tune and judge them on the GPUs here (run)."""
+    run_in(session, "gpu-environment", "-m", "tools.portfolio", *session.posargs)
+
+
 @nox.session(default=False)
 def workflows(session: nox.Session) -> None:
     """Lint the GitHub workflows, and run them here with act on stub actions (Linux)."""

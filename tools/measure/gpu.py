@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -26,6 +27,35 @@ def find_gpu() -> str | None:
     return name or _ask([sys.executable, "-c", _ASK_TORCH])
 
 
+@dataclass(frozen=True)
+class VisibleGpu:
+    """id: as CUDA_VISIBLE_DEVICES takes it. name: as its driver reports it."""
+
+    id: str
+    name: str
+
+
+_ALL_BY_TORCH = "import torch; print('\\n'.join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))))"
+
+
+def find_gpus() -> tuple[VisibleGpu, ...]:
+    """All that this process may use, in their order. Empty: there is none that torch could use."""
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names: list[str | None]
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    if asked is None:
+        ids, names = None, [*_lines(query)]
+    else:  # one by one: asked for several, the tool answers in an order of its own
+        ids = [part.strip() for part in asked.split(",") if part.strip()]
+        answers = (_ask([*query, f"--id={each}"]) for each in ids)
+        names = list(itertools.takewhile(lambda name: name is not None, answers))
+    if ids == []:
+        return ()
+    names = names or [*_lines([sys.executable, "-c", _ALL_BY_TORCH])]
+    places = ids or map(str, range(len(names)))
+    return tuple(VisibleGpu(place, name) for place, name in zip(places, names, strict=False) if name)
+
+
 def _visible() -> list[str]:
     """nvidia-smi lists hidden GPUs as well."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
@@ -34,11 +64,16 @@ def _visible() -> list[str]:
 
 def _ask(command: list[str]) -> str | None:
     """The first line that the command prints; None: it fails, or prints none."""
+    return next(iter(_lines(command)), None)
+
+
+def _lines(command: list[str]) -> list[str]:
+    """What the command prints, without empty lines; nothing where it fails."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.split("\n")[0].strip() or None
+        return []
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
 
 
 # ---------------------------------------------------------------

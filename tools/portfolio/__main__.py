@@ -1,4 +1,4 @@
-"""`python -m tools.portfolio`: what engines ship for a GPU, measured."""
+"""`python -m tools.portfolio`: which tuned files people need, what is there of them, and a driver for the rest."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from tools.cli import command, run
-from tools.portfolio import survey
+from tools.portfolio import listing, survey
+from tools.portfolio import run as run_
 
 COMMANDS: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = (
-    MappingProxyType({"survey": (survey.add_survey, survey.survey)})
+    MappingProxyType(
+        {
+            "status": (listing.add_status, listing.status),
+            "next": (listing.add_next, listing.next_names),
+            "run": (run_.add_run, run_.run),
+            "survey": (survey.add_survey, survey.survey),
+        }
+    )
 )
 """What each command adds to its parser, which describes it, and what runs it; the latter returns the exit code."""
 
@@ -19,7 +27,8 @@ COMMANDS: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], Callable
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.portfolio", description="Says what the tuned files that an engine ships are worth."
+        prog="python -m tools.portfolio",
+        description="Says which tuned files people need for a GPU, and tunes and judges those that aren't there.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(COMMANDS)}}}")
     for name, (add, _) in COMMANDS.items():

@@ -6,13 +6,13 @@ The one answer to «which shapes does this file serve?», asked by compile, benc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from kernels.problem import Flavour, QuantMode
 from tools.registry.devices import Device
-from tools.registry.models import SIXTEEN_BIT, Model, ModelRegistry, Quantisation
-from tools.registry.sharding import Engine, Explanation, ShardError, explain_pair, shard
+from tools.registry.models import SIXTEEN_BIT, Model, ModelRegistry, Placement, Quantisation
+from tools.registry.sharding import Engine, Explanation, Shard, ShardError, explain_pair, shard
 from tools.store.config_file import ConfigFile
 from tools.store.record import RecordError, ShapeOfModels, as_record
 from tools.store.workload import Shape, Workload
@@ -144,20 +144,41 @@ def _by_arithmetic(asked: Workload, models: ModelRegistry) -> list[Reader]:
     return found
 
 
-def _placed(asked: Workload, models: ModelRegistry, device: Device) -> list[Reader]:
-    found: dict[tuple[Explanation, Shape], Reader] = {}
+@dataclass(frozen=True)
+class Placed:
+    """A registered model as people run it on a device, in an engine that isn't known to pass tuned files by."""
+
+    model: Model
+    engine: Engine
+    placement: Placement
+    shard: Shard
+
+
+def placed_on(models: Iterable[Model], device: Device) -> Iterator[Placed]:
+    """By the models' placements on the device's family, as their checkpoints are stored.
+
+    Left out is what an engine doesn't run, and what has no name of a tuned file (mxfp4, nvfp4, …).
+    """
     for model in models:
         for placement in model.placements:
             engines = tuple(Engine) if placement.engine is None else (Engine(placement.engine),)
             for engine in engines if placement.device == device.family else ():
                 tp, ep = placement.tp, placement.ep
                 try:
-                    own = shard(model, engine, device_name=_ANY_DEVICE, arch=device.arch, tp=tp, ep=ep)
+                    own = shard(model, engine, device_name=device.name, arch=device.arch, tp=tp, ep=ep)
                 except ShardError:
                     continue
-                if own.workload == asked and own.serving.reads_tuned_files is not False:
-                    how = Explanation(ep, tp, model.id, own.serving.fused_shared_experts)
-                    found[how, own.shape] = Reader(model, how, own.shape)
+                if own.serving.reads_tuned_files is not False:
+                    yield Placed(model, engine, placement, own)
+
+
+def _placed(asked: Workload, models: ModelRegistry, device: Device) -> list[Reader]:
+    found: dict[tuple[Explanation, Shape], Reader] = {}
+    for each in placed_on(models, device):
+        if replace(each.shard.workload, device_name=_ANY_DEVICE) == asked:
+            fused = each.shard.serving.fused_shared_experts
+            how = Explanation(each.placement.ep, each.placement.tp, each.model.id, fused)
+            found[how, each.shard.shape] = Reader(each.model, how, each.shard.shape)
     return sorted(found.values(), key=lambda reader: (reader.found.tp, reader.found))
 
 

@@ -277,16 +277,22 @@ class HeuristicVersion:
 
 @dataclass(frozen=True)
 class TunerRun:
-    """How a file was found. seconds: wall time. outcomes: candidates by status."""
+    """How a file was found. seconds: wall time. outcomes: candidates by status.
+
+    cut_short: the search stopped at its time limit with candidates left. least_finalists: of the search, in the row
+    that has the fewest. None: not known, as in records from before it was written down.
+    """
 
     settings: Mapping[str, Json]
     seconds: float
     kernels_compiled: int
     measurements: int
     outcomes: Mapping[str, int]
+    cut_short: bool | None = None
+    least_finalists: int | None = None
 
     def to_json(self) -> dict[str, Json]:
-        return {**vars(self), "settings": dict(self.settings), "outcomes": dict(self.outcomes)}
+        return _given(**{**vars(self), "settings": dict(self.settings), "outcomes": dict(self.outcomes)})
 
 
 @dataclass(frozen=True)

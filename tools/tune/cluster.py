@@ -1,4 +1,4 @@
-"""Tunes many workloads on a Ray cluster, one a GPU. The only module that imports ray, and only when it is asked to.
+"""Work on a Ray cluster, one job a GPU: tuning, and what stands on it. The only module that imports ray, if asked to.
 
 Each node needs a checkout of the same commit at the same path, with torch and Triton. What the output folder serves is
 carried to every node, since a challenger must beat it; what a node then changes is carried back, and written here.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,31 +24,42 @@ from tools.with_parent import bound
 
 @dataclass(frozen=True)
 class NodeJob:
-    """One workload: the arguments of `python -m tools.tune` that name it and say how."""
+    """One workload: the arguments of `python -m MODULE` that name it and say how; `--output DIR` is added."""
 
     title: str
     arguments: tuple[str, ...]
+    module: str = "tools.tune"
 
 
 @dataclass(frozen=True)
 class NodeResult:
     """files: what changed, bytes by path below the output folder, None for what was removed.
 
-    log: what it said, the reason where exit_code is not 0.
+    log: what it said, the reason where exit_code is not 0. answer: what it printed.
     """
 
     job: NodeJob
     exit_code: int
     files: Mapping[str, bytes | None]
     log: str
+    answer: str = ""
 
 
 def tune_on_cluster(
     address: str, jobs: Sequence[NodeJob], output: Path, say: Callable[[str], None], ray: Any = None
 ) -> int:
-    """Runs every job, writes what comes back as it comes, and returns the worst exit code.
+    """Runs every job, says how each went as it comes back, and returns the worst exit code. Errors as `on_cluster`."""
+    worst = 0
+    for done in on_cluster(address, jobs, output, ray):
+        worst = max(worst, done.exit_code)
+        say(f"{done.job.title}: {_how_it_went(done)}")
+    return worst
 
-    UserError: ray is missing, or no cluster answers. A failed job is reported, and the others go on.
+
+def on_cluster(address: str, jobs: Sequence[NodeJob], output: Path, ray: Any = None) -> Iterator[NodeResult]:
+    """Runs every job, and writes what comes back as it comes. A failed job is one result of several.
+
+    UserError: ray is missing, or no cluster answers.
     """
     ray = ray or _import_ray()
     try:
@@ -60,29 +71,27 @@ def tune_on_cluster(
         remote = ray.remote(num_gpus=1, max_retries=0)(run_here)
         before = ray.put(_files_below(output))
         waiting = {remote.remote(job, before): job for job in jobs}
-        worst = 0
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
             done = _result(ray, ready, waiting.pop(ready))
-            worst = max(worst, done.exit_code)
             _take_over(done, output)
-            say(f"{done.job.title}: {_how_it_went(done)}")
-        return worst
+            yield done
     finally:
         ray.shutdown()
 
 
 def run_here(job: NodeJob, before: Mapping[str, bytes]) -> NodeResult:
-    """On the node: tunes into a folder of its own that holds these files already."""
+    """On the node: works on a folder of its own that holds these files already."""
     with Scratch("tune-node-") as root:
         for relative, data in before.items():
             write_file(root / relative, data)
-        command = [sys.executable, "-m", "tools.tune", *job.arguments, "--output", str(root)]
+        command = [sys.executable, "-m", job.module, *job.arguments, "--output", str(root)]
         answer = subprocess.run(bound(command), capture_output=True, text=True, cwd=CHECKOUT, check=False)
         after = _files_below(root)
     changed: dict[str, bytes | None] = {path: data for path, data in after.items() if before.get(path) != data}
     removed = dict.fromkeys(before.keys() - after.keys())
-    return NodeResult(job, answer.returncode, {**changed, **removed} if answer.returncode == 0 else {}, answer.stderr)
+    files = {**changed, **removed} if answer.returncode == 0 else {}
+    return NodeResult(job, answer.returncode, files, answer.stderr, answer.stdout)
 
 
 def _files_below(folder: Path) -> dict[str, bytes]:

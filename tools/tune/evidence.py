@@ -51,6 +51,7 @@ class Provenance:
     """Where and how the figures came about. rates None: no floors (a replay on other hardware knows none).
 
     heuristics: by engine, of all rows of the record; None where rows stay of which it isn't known.
+    is_cut_short: the search, by its time limit.
     """
 
     environment: Environment
@@ -60,6 +61,7 @@ class Provenance:
     kernel_sha256: str
     heuristics: Mapping[str, HeuristicVersion] | None
     rates: Rates | None
+    is_cut_short: bool = False
 
 
 def record(
@@ -74,7 +76,7 @@ def record(
     """The record beside the file whose bytes are `config`. kept: rows of an earlier record that stay."""
     measured = {row.num_tokens: _row(subject, row, run) for row in rows}
     found = {one.num_tokens: RecordedBetween(one.key, *_rounded_ratio(one.ratio)) for one in between}
-    return replace(_record(subject, counts, run, config, {**kept, **measured}), between=found)
+    return replace(_record(subject, rows, counts, run, config, {**kept, **measured}), between=found)
 
 
 def down_record(
@@ -88,7 +90,7 @@ def down_record(
     """The record of a `_down` file: the down projection's own figures. kept: as in `record`."""
     measured = {row.num_tokens: _down_row(row) for row in rows}
     down = replace(subject, workload=replace(subject.workload, down=True))
-    return _record(down, counts, run, config, {**kept, **measured})
+    return _record(down, rows, counts, run, config, {**kept, **measured})
 
 
 def entries(rows: Iterable[RowResult]) -> dict[int, LaunchConfig]:
@@ -119,7 +121,12 @@ def floor_of(subject: Subject, row: RowResult, rates: Rates) -> tuple[float, str
 
 
 def _record(
-    subject: Subject, counts: Counts, run: Provenance, config: bytes, rows: Mapping[int, RecordedRow]
+    subject: Subject,
+    decided: Sequence[RowResult],
+    counts: Counts,
+    run: Provenance,
+    config: bytes,
+    rows: Mapping[int, RecordedRow],
 ) -> Record:
     return Record(
         subject.workload,
@@ -136,6 +143,8 @@ def _record(
             counts.kernels_compiled,
             counts.measurements,
             {status: count for status, count in counts.outcomes.items() if count},
+            run.is_cut_short,
+            min(row.finalists for row in decided),
         ),
         rows=rows,
         rule=RULE,

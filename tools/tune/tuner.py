@@ -76,7 +76,7 @@ class RowResult:
     """One batch size, decided.
 
     panel: what was measured, the entry, the heuristics and the incumbent among it. told: the same of parts that don't
-    decide. active_experts: that a block reached, on average, by part.
+    decide. active_experts: that a block reached, on average, by part. finalists: of the search, that were played.
     """
 
     num_tokens: int
@@ -86,6 +86,7 @@ class RowResult:
     down: SeparateDown | None = None
     told: Panel[LaunchConfig] | None = None
     active_experts: Mapping[Part, float] = field(default_factory=dict)
+    finalists: int = 0
 
     @property
     def entry(self) -> LaunchConfig:
@@ -252,7 +253,8 @@ def _rows(task: Task, runner: Runner, queue: JobQueue, phases: _Phases, on_row: 
         down = _down(task, queue, contest, choice) if task.separate_down else None
         told = contest.told if contest.told.times else None
         incumbent = contest.incumbent if contest.incumbent not in contest.failures else None
-        rows.append(RowResult(num_tokens, choice, contest.panel, incumbent, down, told, contest.active_experts))
+        experts, finalists = contest.active_experts, _finalists(task, queue, contest)
+        rows.append(RowResult(num_tokens, choice, contest.panel, incumbent, down, told, experts, finalists))
         on_row(rows[-1])
     phases.end("all engines")
     return tuple(rows)
@@ -284,6 +286,13 @@ def _contest(task: Task, queue: JobQueue, num_tokens: int) -> Contest:
     )
     contest.enter(queue.measurements.ranking(num_tokens)[: task.policies.panel.finalists])
     return contest
+
+
+def _finalists(task: Task, queue: JobQueue, contest: Contest) -> int:
+    """How many of the search were played: a heuristic or the incumbent counts only if it is among its best."""
+    played = {config for row in contest.panel.times.values() for config in row}
+    best = {*queue.measurements.ranking(contest.num_tokens)[: task.policies.panel.finalists]}
+    return len(played - ({*contest.always} - best))
 
 
 def _down(task: Task, queue: JobQueue, contest: Contest, choice: Choice) -> SeparateDown:

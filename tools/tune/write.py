@@ -395,6 +395,7 @@ def _deliver(
         measured.kernel_sha256,
         _heuristics(measured, kept),
         measured.rates,
+        result.is_cut_short,
     )
     entries = {**(kept.entries if kept else {}), **evidence.entries(result.rows)}
     config = canonical_entries(entries)

@@ -12,7 +12,7 @@ import pytest
 from kernels.problem import QuantMode
 from tests.tools.bench.fake_gpu import H100, fake_torch
 from tools.errors import UserError
-from tools.measure.gpu import BUSY_BYTES, check_memory, find_device, find_gpu, torch_with_gpu
+from tools.measure.gpu import BUSY_BYTES, VisibleGpu, check_memory, find_device, find_gpu, find_gpus, torch_with_gpu
 from tools.measure.layer import LayerShape
 
 MIXTRAL = LayerShape(8, 7168, 4096, 2, QuantMode())
@@ -87,6 +87,7 @@ TWO_GPUS = """
 case "$*" in
   "--query-gpu=name --format=csv,noheader --id=0") echo "NVIDIA H100 80GB HBM3";;
   "--query-gpu=name --format=csv,noheader --id=1"|*--id=GPU-5a1e*) echo "NVIDIA A100-SXM4-80GB";;
+  "--query-gpu=name --format=csv,noheader") echo "NVIDIA H100 80GB HBM3"; echo "NVIDIA A100-SXM4-80GB";;
   *) echo "No devices were found"; exit 6;;
 esac
 """
@@ -164,6 +165,31 @@ def test_without_nvidia_smi_torch_is_asked(install: Install) -> None:
 
 def test_without_either_there_is_none(install: Install) -> None:
     assert find_gpu() is None
+    assert find_gpus() == ()
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, ["0 NVIDIA H100 80GB HBM3", "1 NVIDIA A100-SXM4-80GB"]),
+        ("1,0", ["1 NVIDIA A100-SXM4-80GB", "0 NVIDIA H100 80GB HBM3"]),
+        ("GPU-5a1e8f10", ["GPU-5a1e8f10 NVIDIA A100-SXM4-80GB"]),
+        ("0,7,1", ["0 NVIDIA H100 80GB HBM3"]),  # as CUDA reads it: those before the first that isn't there
+        ("", []),
+    ],
+)
+def test_every_visible_gpu_goes_by_what_makes_it_visible(
+    visible: str | None, expected: list[str], install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("nvidia-smi", TWO_GPUS)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [f"{gpu.id} {gpu.name}" for gpu in find_gpus()] == expected
+
+
+def test_without_nvidia_smi_torch_lists_them(install: Install) -> None:
+    install("python", 'echo "AMD Instinct MI300X"; echo "AMD Instinct MI300X"')
+    assert find_gpus() == (VisibleGpu("0", "AMD Instinct MI300X"), VisibleGpu("1", "AMD Instinct MI300X"))
 
 
 def test_torch_itself_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tools.errors import UserError
 from tools.store.files import lock, read_file, write_file
 from tools.tune import __main__ as command
 from tools.tune import cluster
-from tools.tune.cluster import NodeJob, NodeResult, run_here, tune_on_cluster
+from tools.tune.cluster import NodeJob, NodeResult, on_cluster, run_here, tune_on_cluster
 
 LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
 NAME = "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"
@@ -133,6 +133,14 @@ def test_a_node_is_given_tuned_files_records_and_the_devices_names_and_nothing_e
 
     tune(FakeRay(on_node), output, ONE)
     assert given == [{name: name.encode() for name in carried}]
+
+
+def test_whoever_stands_on_it_gets_each_result_with_what_it_printed(tmp_path: Path) -> None:
+    ray = FakeRay(lambda job, before: NodeResult(job, 3, {"a.json": b"a"}, "why", job.module))
+    (done,) = on_cluster("auto", [NodeJob("one", (), "tools.other")], tmp_path, ray)
+    assert (done.exit_code, done.log, done.answer) == (3, "why", "tools.other")
+    assert (tmp_path / "a.json").exists()
+    assert not ray.is_up
 
 
 def test_a_node_may_take_a_file_away(tmp_path: Path) -> None:
@@ -259,3 +267,9 @@ def test_nodes_are_asked_only_where_their_files_can_go(
     workloads.write_text("mistralai/Mixtral-8x7B-v0.1 tp=2\n", "utf-8")
     assert command.main(["--workloads", str(workloads), "--ray", "auto", "--output", str(tmp_path / folder)]) == 2
     assert re.search(f"^tune: --output: .*{told}", capsys.readouterr().err)
+
+
+def test_a_job_of_another_module_runs_that_one() -> None:
+    done = run_here(NodeJob("validate", ("--help",), "tools.convert"), {})
+    assert done.exit_code == 0
+    assert "python -m tools.convert" in done.answer

@@ -69,6 +69,8 @@ def test_says_what_was_measured_where_and_how(subject: Subject) -> None:
             "kernels_compiled": 120,
             "measurements": 640,
             "outcomes": {"ok": 100, "constraints": 20},
+            "cut_short": False,
+            "least_finalists": 0,
         },
         "date": "2026-01-31",
         "rule": "parts-1",
@@ -255,3 +257,10 @@ def test_more_tokens_never_have_a_lower_floor(subject: Subject) -> None:
     floors = [evidence.floor_of(subject, row(m, 1.0, 1.0), RUN.rates)[0] for m in (1, 2, 16, 256, 4096) if RUN.rates]
     assert floors == sorted(floors)
     assert all(math.isfinite(floor) for floor in floors)
+
+
+def test_says_whether_the_search_was_cut_short_and_how_many_it_left_to_decide_among(subject: Subject) -> None:
+    rows = [replace(row(1, 100.0, 120.0), finalists=6), replace(row(64, 100.0, 120.0), finalists=4)]
+    run = replace(RUN, is_cut_short=True)
+    tuner = evidence.record(subject, rows, COUNTS, run, CONFIG, {}).to_json()["tuner"]
+    assert (tuner["cut_short"], tuner["least_finalists"]) == (True, 4)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.tools.portfolio.stocked import bench_json
+from tools.cli import say
+from tools.findings import emit
+from tools.portfolio.child import CRASHED, Answer, Step, Tools, work
+from tools.portfolio.jobs import Job, JudgeOn, Order
+from tools.portfolio.progress import Outcome, Ratio
+
+
+def report(*, is_slower: bool = False, shipped: float | None = None) -> str:
+    """As `bench --format json` prints it."""
+    return bench_json({"a.json": {"heuristic": (0.7, 1.0), **({"configs": (shipped,)} if shipped else {})}}, is_slower)
+
+
+@dataclass
+class Fakes:
+    """Tools that answer from lists: (exit code, what is printed, what is said), the last for ever."""
+
+    tune: list[tuple[int, str, str]] = field(default_factory=lambda: [(0, "{}", "")])
+    bench: list[tuple[int, str, str]] = field(default_factory=lambda: [(0, report(), "")])
+    has_journal: bool = False
+    calls: list[tuple[str, ...]] = field(default_factory=list)
+
+    def tools(self) -> Tools:
+        return Tools(self._tool("tune", self.tune), self._tool("bench", self.bench), self._journal)
+
+    def _journal(self, name: str) -> Path | None:
+        return Path("/journal") if self.has_journal else None
+
+    def _tool(self, name: str, answers: list[tuple[int, str, str]]) -> Callable[[Sequence[str]], int]:
+        def run(arguments: Sequence[str]) -> int:
+            self.calls.append((name, *arguments))
+            code, printed, said = answers.pop(0) if len(answers) > 1 else answers[0]
+            emit(printed)
+            if said:
+                say(said)
+            return code
+
+        return run
+
+    @property
+    def order(self) -> list[str]:
+        """Which tool, and on which engine's kernel."""
+        return [
+            call[0] if call[0] == "tune" else f"bench {call[call.index('--kernel') + 1].partition('=')[0]}"
+            for call in self.calls
+        ]
+
+
+def do(fakes: Fakes, order: Order = Order.TUNE, judges: tuple[str, ...] = ("vllm", "sglang")) -> Answer:
+    on = tuple(JudgeOn(engine, f"/site/{engine}.py", f"/site/{engine}/a.json") for engine in judges)
+    return work(Job("a.json", "D", order, ("--model", "m"), on), Path("/configs"), 4, fakes.tools())
+
+
+class TestTuneThenJudge:
+    def test_each_engine_judges_what_the_tuner_left(self) -> None:
+        fakes = Fakes()
+        answer = do(fakes)
+        assert fakes.order == ["tune", "bench vllm", "bench sglang"]
+        assert fakes.calls[0] == ("tune", "--model", "m", "--output", "/configs", "--jobs", "4")
+        assert fakes.calls[1][2] == "/configs/a.json"
+        assert answer.outcome is Outcome.TUNED
+        assert [(step.what, step.code) for step in answer.steps] == [
+            ("tune", 0),
+            ("judge on vllm", 0),
+            ("judge on sglang", 0),
+        ]
+
+    def test_what_the_bench_alone_tells_is_handed_on(self) -> None:
+        answer = do(Fakes(bench=[(1, report(is_slower=True, shipped=0.8), "")]), judges=("vllm",))
+        assert answer.slower_on == ("vllm",)
+        assert answer.outcome is Outcome.TUNED  # it is what it is: the row says that it isn't bounded
+        assert answer.best == {"vllm": 0.7}
+        assert answer.shipped["vllm"].geomean == 0.8
+
+    def test_a_tuner_that_fails_ends_the_name_with_its_last_line(self) -> None:
+        fakes = Fakes(tune=[(1, "", "tune: M=1: expected vLLM's heuristic to run, found timeout.")])
+        answer = do(fakes)
+        assert fakes.order == ["tune"]
+        assert answer.outcome is Outcome.FAILED
+        assert answer.reason == "M=1: expected vLLM's heuristic to run, found timeout."
+
+    def test_a_bench_that_fails_leaves_the_other_engines_word(self) -> None:
+        fakes = Fakes(bench=[(2, "", "bench: expected enough GPU memory, found none left."), (0, report(), "")])
+        answer = do(fakes)
+        assert answer.outcome is Outcome.FAILED
+        assert answer.reason == "vllm: expected enough GPU memory, found none left."
+        assert fakes.order[-1] == "bench sglang"
+
+    def test_a_record_that_cannot_be_written_is_no_verdict(self) -> None:
+        answer = do(Fakes(bench=[(1, report(), "bench: not written: a.json: No space left")]), judges=("vllm",))
+        assert (answer.outcome, answer.slower_on) == (Outcome.FAILED, ())
+
+    def test_a_fault_of_ours_is_an_exit_code_too(self) -> None:
+        def broken(arguments: Sequence[str]) -> int:
+            raise KeyError("rows")
+
+        answer = work(
+            Job("a.json", "D", Order.TUNE, (), ()), Path("/configs"), 1, Tools(broken, broken, lambda name: None)
+        )
+        assert (answer.outcome, answer.reason) == (Outcome.FAILED, "KeyError: 'rows'")
+        assert answer.steps[0].code == CRASHED
+
+    def test_bad_use_as_argparse_ends_it_is_an_exit_code(self) -> None:
+        def refuse(arguments: Sequence[str]) -> int:
+            say("tune: usage")
+            sys.exit(2)
+
+        answer = work(
+            Job("a.json", "D", Order.TUNE, (), ()), Path("/configs"), 1, Tools(refuse, refuse, lambda n: None)
+        )
+        assert answer.steps[0].code == 2
+
+
+class TestAKilledRun:
+    def test_goes_on_where_it_was(self) -> None:
+        fakes = Fakes(has_journal=True)
+        do(fakes, judges=())
+        assert [call[-1] for call in fakes.calls] == ["--resume"]
+
+    def test_of_other_settings_starts_anew(self) -> None:
+        fakes = Fakes(tune=[(2, "", "tune: the settings: expected other"), (0, "{}", "")], has_journal=True)
+        assert do(fakes, judges=()).outcome is Outcome.TUNED
+        assert [call[-1] for call in fakes.calls] == ["--resume", "4"]
+
+
+class TestJudgeFirst:
+    def test_what_loses_nowhere_stays(self) -> None:
+        fakes = Fakes()
+        assert do(fakes, Order.WHERE_IT_LOSES).outcome is Outcome.HELD
+        assert fakes.order == ["bench vllm", "bench sglang"]
+
+    def test_only_the_heuristic_counts(self) -> None:
+        fakes = Fakes()
+        do(fakes, Order.WHERE_IT_LOSES)
+        assert not any("/site/vllm/a.json" in call for call in fakes.calls)
+
+    def test_what_loses_on_one_engine_is_tuned_and_judged_on_all(self) -> None:
+        fakes = Fakes(bench=[(0, report(), ""), (1, report(is_slower=True), ""), (0, report(), "")])
+        answer = do(fakes, Order.WHERE_IT_LOSES)
+        assert fakes.order == ["bench vllm", "bench sglang", "tune", "bench vllm", "bench sglang"]
+        assert (answer.outcome, answer.slower_on) == (Outcome.TUNED, ())
+        assert len(answer.steps) == 5
+
+    def test_where_the_bench_fails_nothing_is_concluded(self) -> None:
+        fakes = Fakes(bench=[(2, "", "bench: no GPU")])
+        assert do(fakes, Order.WHERE_IT_LOSES).outcome is Outcome.FAILED
+        assert "tune" not in fakes.order
+
+
+def test_judging_alone_tunes_nothing() -> None:
+    fakes = Fakes()
+    assert do(fakes, Order.JUDGE, ("sglang",)).outcome is Outcome.JUDGED
+    assert fakes.order == ["bench sglang"]
+
+
+def test_an_answer_is_read_as_it_was_written() -> None:
+    answer = Answer(
+        Outcome.TUNED, "why", (Step("tune", 0, 1.5, "x"),), ("vllm",), {"vllm": 0.7}, {"vllm": Ratio(0.9, 1.0)}
+    )
+    assert Answer.read(answer.to_text()) == answer
+    assert answer.seconds == 1.5

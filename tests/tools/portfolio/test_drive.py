@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests import builders
+from tests.tools.portfolio.stocked import H100, Stocked, full, wanted
+from tools.portfolio.child import MODULE, Answer, Step
+from tools.portfolio.drive import Clock, Driver, NoAnswerError, Places, Task, launch
+from tools.portfolio.jobs import Job, Order, Skip
+from tools.portfolio.pool import Ended, Gpu, Pool, Say
+from tools.portfolio.progress import Outcome, Ratio, read_progress
+from tools.portfolio.stock import Method, Standing, look_up
+
+DEVICE = builders.devices().find(H100)
+NAMES = ("E=64,N=1408", "E=64,N=1024", "E=64,N=896")
+
+Leave = Callable[[str], Answer]
+
+
+@dataclass
+class Run:
+    """A driver whose child processes are functions. leave: what a child does for a name, and answers."""
+
+    stocked: Stocked
+    leave: Leave
+    minutes: float | None = None
+    collect: Path | None = None
+    jobs: list[Job] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    now: float = 0.0
+    seconds_a_name: float = 60.0
+
+    def __post_init__(self) -> None:
+        folders = self.stocked.folders
+        places = Places(folders.configs, folders.progress_of, self.collect, self.stocked.root)
+        clock = Clock(None if self.minutes is None else 60.0 * self.minutes, lambda: self.now)
+        self.driver = Driver(places, self._launch, clock, builders.models(), builders.devices())
+
+    def _launch(self, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
+        self.jobs.append(job)
+        self.now += self.seconds_a_name
+        return self.leave(job.name)
+
+    def task(self, name: str) -> Task:
+        folders = self.stocked.folders
+        line = read_progress(folders.progress_of(DEVICE)).get(full(name))
+        item = look_up(1, wanted(name), folders.configs, line, Method())
+        return Task(item, Job(item.name, H100, Order.TUNE, (), ()))
+
+    def run(self, names: Sequence[str] = NAMES, gpus: int = 1) -> list[Task]:
+        pool: Pool[Task] = Pool([Gpu(str(place), DEVICE, 8) for place in range(gpus)], self.said.append)
+        return self.driver.run([self.task(name) for name in names], pool)
+
+    @property
+    def lines(self) -> dict[str, tuple[Outcome, str]]:
+        found = read_progress(self.stocked.folders.progress_of(DEVICE))
+        return {name: (line.outcome, line.reason) for name, line in found.items()}
+
+
+def tunes(stocked: Stocked, *, geomean: float = 0.9, answer: Answer | None = None) -> Leave:
+    """Leaves a finished file of every name."""
+
+    def leave(name: str) -> Answer:
+        short = name.replace(f",device_name={H100}", "").removesuffix(".json")
+        stocked.tune(short)
+        for engine in wanted(short).judges:
+            stocked.judge(short, engine, geomean)
+        return answer or Answer(Outcome.TUNED, steps=(Step("tune", 0, 0.0),))
+
+    return leave
+
+
+class TestWhatIsLeft:
+    def test_a_file_its_record_and_a_line_of_each_name(self, stocked: Stocked) -> None:
+        run = Run(stocked, tunes(stocked))
+        assert run.run() == []
+        assert run.lines == {full(name): (Outcome.TUNED, "") for name in NAMES}
+        assert [done.item.standing for done in run.driver.finished] == [Standing.DONE] * 3
+        line = read_progress(stocked.folders.progress_of(DEVICE))[full(NAMES[0])]
+        assert (line.gpu, line.config_sha256) == (f"0: {H100}", run.driver.finished[0].item.config_sha256)
+        assert {each.engine: each.heuristic for each in line.judged} == {
+            "vllm": Ratio(0.9, 1.0),
+            "sglang": Ratio(0.9, 1.0),
+        }
+
+    def test_what_only_the_bench_tells_is_in_the_line(self, stocked: Stocked) -> None:
+        answer = Answer(Outcome.TUNED, best={"vllm": 0.7}, shipped={"vllm": Ratio(0.95, 1.0)})
+        Run(stocked, tunes(stocked, answer=answer)).run(NAMES[:1])
+        line = read_progress(stocked.folders.progress_of(DEVICE))[full(NAMES[0])]
+        found = {each.engine: each for each in line.judged}
+        assert found["vllm"].heuristic == Ratio(0.9, 1.0, 0.7)
+        assert found["vllm"].shipped == Ratio(0.95, 1.0)
+        assert found["sglang"].shipped is None
+
+    def test_what_a_further_judgement_does_not_tell_stays_known(self, stocked: Stocked) -> None:
+        answer = Answer(Outcome.TUNED, shipped={"vllm": Ratio(0.95, 1.0)})
+        Run(stocked, tunes(stocked, answer=answer)).run(NAMES[:1])
+        Run(stocked, lambda name: Answer(Outcome.JUDGED)).run(NAMES[:1])
+        line = read_progress(stocked.folders.progress_of(DEVICE))[full(NAMES[0])]
+        assert line.outcome is Outcome.JUDGED
+        assert {each.engine: each.shipped for each in line.judged}["vllm"] == Ratio(0.95, 1.0)
+
+    def test_where_nothing_is_to_gain_the_file_is_there_and_says_so(self, stocked: Stocked) -> None:
+        run = Run(stocked, tunes(stocked, geomean=0.995))
+        run.run(NAMES[:1])
+        ((outcome, reason),) = run.lines.values()
+        assert outcome is Outcome.TUNED
+        assert reason.startswith("nothing to gain")
+
+    def test_a_row_that_loses_on_an_engines_kernel_is_told(self, stocked: Stocked) -> None:
+        run = Run(stocked, tunes(stocked, answer=Answer(Outcome.TUNED, slower_on=("sglang",))))
+        run.run(NAMES[:1])
+        assert run.lines[full(NAMES[0])][1] == "a row is slower than without the file on the kernel of sglang"
+
+    def test_all_of_it_is_copied_where_it_is_collected(self, stocked: Stocked, tmp_path: Path) -> None:
+        Run(stocked, tunes(stocked), collect=tmp_path / "out").run(NAMES[:1])
+        found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.json*")}
+        assert found == {
+            f"configs/{full(NAMES[0])}",
+            f"configs/records/{full(NAMES[0])}",
+            f"docs/portfolio/{H100}.jsonl",
+        }
+
+
+class TestWhatGoesWrong:
+    def test_a_name_that_fails_costs_no_other(self, stocked: Stocked) -> None:
+        whole = tunes(stocked)
+
+        def leave(name: str) -> Answer:
+            if name == full(NAMES[1]):
+                raise NoAnswerError("its process ended without an answer (killed by signal 9): silent")
+            return whole(name)
+
+        run = Run(stocked, leave)
+        run.run()
+        assert [outcome for outcome, _ in run.lines.values()] == [Outcome.TUNED, Outcome.FAILED, Outcome.TUNED]
+        assert run.lines[full(NAMES[1])][1].startswith("its process ended without an answer")
+
+    def test_a_file_that_the_validator_refuses_is_no_success(self, stocked: Stocked) -> None:
+        def leave(name: str) -> Answer:
+            stocked.store.config(builders.table(), full(NAMES[0]), record=False)
+            return Answer(Outcome.TUNED)
+
+        run = Run(stocked, leave)
+        run.run(NAMES[:1])
+        outcome, reason = run.lines[full(NAMES[0])]
+        assert outcome is Outcome.FAILED
+        assert reason.startswith("record: ")
+
+    def test_a_tuner_that_leaves_nothing_is_no_success(self, stocked: Stocked) -> None:
+        run = Run(stocked, lambda name: Answer(Outcome.TUNED))
+        run.run(NAMES[:1])
+        assert run.lines[full(NAMES[0])] == (Outcome.FAILED, "the tuner wrote no file")
+
+    def test_a_search_that_was_cut_short_is_told(self, stocked: Stocked) -> None:
+        def leave(name: str) -> Answer:
+            stocked.tune(NAMES[0], judged_on=None, tuner={"cut_short": True})
+            return Answer(Outcome.TUNED)
+
+        run = Run(stocked, leave)
+        run.run(NAMES[:1])
+        assert run.lines[full(NAMES[0])] == (Outcome.TUNED, "its search was cut short")
+        assert not run.driver.finished[0].is_good
+
+    def test_a_skip_is_written_down_once(self, stocked: Stocked) -> None:
+        run = Run(stocked, tunes(stocked))
+        for _ in range(2):
+            run.driver.skip(run.task(NAMES[0]).item, Skip("not enough memory"), DEVICE)
+        path = stocked.folders.progress_of(DEVICE)
+        assert [json.loads(line)["reason"] for line in path.read_text("utf-8").splitlines()] == ["not enough memory"]
+
+
+class TestTime:
+    def test_no_name_is_begun_that_may_not_end_in_time(self, stocked: Stocked) -> None:
+        run = Run(stocked, tunes(stocked), minutes=2.5)
+        assert [task.item.name for task in run.run()] == [full(NAMES[2])]
+
+    def test_before_any_was_measured_a_name_is_taken_to_last_two_minutes(self, stocked: Stocked) -> None:
+        run = Run(stocked, tunes(stocked), minutes=1.5)
+        assert len(run.run()) == 3
+        assert run.jobs == []
+
+    def test_two_gpus_take_them_in_turn(self, stocked: Stocked) -> None:
+        run = Run(stocked, tunes(stocked))
+        assert run.run(gpus=2) == []
+        assert sorted(job.name for job in run.jobs) == sorted(map(full, NAMES))
+
+
+class TestChildProcess:
+    GPU = Gpu("3", DEVICE, 8)
+    JOB = Job("a.json", H100, Order.TUNE, ("--model", "m"), ())
+
+    class Ends:
+        """In place of `Children`."""
+
+        def __init__(self, ended: Ended) -> None:
+            self.ended, self.command = ended, list[str]()
+
+        def run(self, command: Sequence[str], gpu: Gpu, say: Say) -> Ended:
+            self.command = list(command)
+            return self.ended
+
+    def test_gets_its_job_and_its_share_of_the_cores(self) -> None:
+        children = self.Ends(Ended(0, Answer(Outcome.TUNED).to_text() + "\n", ""))
+        answer = launch(children, self.JOB, self.GPU, Path("/configs"), print)  # type: ignore[arg-type]
+        assert answer.outcome is Outcome.TUNED
+        assert children.command[1:3] == ["-m", MODULE]
+        assert Job.read(children.command[3]) == self.JOB
+        assert children.command[4:] == ["--output", "/configs", "--jobs", "8"]
+
+    @pytest.mark.parametrize("printed", ["", "{}", "Segmentation fault"])
+    def test_without_an_answer_it_says_how_it_ended(self, printed: str) -> None:
+        children = self.Ends(Ended(-11, printed, "the last line"))
+        with pytest.raises(NoAnswerError, match=r"\(killed by signal 11\): the last line"):
+            launch(children, self.JOB, self.GPU, Path("/configs"), print)  # type: ignore[arg-type]

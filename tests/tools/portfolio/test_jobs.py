@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests import builders
+from tests.tools.portfolio.stocked import H100, TODAY, Stocked, wanted
+from tools.bench import request as bench_request
+from tools.bench.request import FilesRequest
+from tools.portfolio.engines import EngineHere
+from tools.portfolio.jobs import Effort, Job, Order, Skip, bench_arguments, down_names, job_of
+from tools.portfolio.progress import Line, Outcome
+from tools.portfolio.stock import Item, Method, Standing, look_up
+from tools.registry.devices import Device
+from tools.registry.sharding import Engine
+from tools.tune import request as tune_request
+from tools.tune.subject import ModelSource, Parallel
+
+NAME = "E=64,N=1408"
+THREE = "E=128,N=192"
+"""Three (K, top_k)."""
+BOTH = {engine: EngineHere(engine, Path(f"/site/{engine}.py")) for engine in Engine}
+DEVICE = builders.devices().find(H100)
+
+
+def look(stocked: Stocked, name: str = NAME, line: Line | None = None) -> Item:
+    return look_up(1, wanted(name), stocked.folders.configs, line, Method())
+
+
+def job(
+    item: Item, engines: dict[Engine, EngineHere] = BOTH, device: Device = DEVICE, *, down: bool = False
+) -> Job | Skip | None:
+    return job_of(item, device, engines, Effort(), triton="3.8.0", down=down)
+
+
+def parsed(item: Item, **changes: bool) -> tune_request.TuneRequest:
+    found = job(item, **changes)  # type: ignore[arg-type]
+    assert isinstance(found, Job)
+    return tune_request.parse([*found.tune, "--output", "/tmp", "--jobs", "4"])
+
+
+class TestWhatIsDone:
+    def test_a_missing_name_is_tuned_and_judged_on_every_engine_at_hand(self, stocked: Stocked) -> None:
+        found = job(look(stocked))
+        assert isinstance(found, Job)
+        assert (found.order, found.device_name) == (Order.TUNE, H100)
+        assert [judge.engine for judge in found.judges] == ["vllm", "sglang"]
+
+    def test_a_finished_name_is_passed_over(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, judged_on=None)
+        assert job(look(stocked)) is None
+
+    def test_a_tuned_name_is_judged_where_it_was_not(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, judged_on=[Engine.VLLM])
+        found = job(look(stocked))
+        assert isinstance(found, Job)
+        assert found.order is Order.JUDGE
+        assert [judge.engine for judge in found.judges] == ["sglang"]
+
+    def test_without_the_engine_a_name_that_it_should_judge_is_skipped(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, judged_on=[Engine.VLLM])
+        found = job(look(stocked), {Engine.VLLM: BOTH[Engine.VLLM]})
+        assert found == Skip("not judged on sglang: no source of it at hand. Fix: --engine NAME=PATH")
+
+    def test_an_older_file_is_judged_first(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, rule="parts-0")
+        found = job(look(stocked))
+        assert isinstance(found, Job)
+        assert found.order is Order.WHERE_IT_LOSES
+
+    def test_one_that_held_on_one_engine_alone_is_judged_again(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, judged_on=[Engine.VLLM], rule="parts-0")
+        line = Line(look(stocked).name, Outcome.HELD, TODAY, *vars(Method()).values())
+        item = look(stocked, line=replace(line, config_sha256=look(stocked).config_sha256))
+        assert item.standing is Standing.UNJUDGED
+        found = job(item)
+        assert isinstance(found, Job)
+        assert found.order is Order.WHERE_IT_LOSES
+
+    def test_an_older_file_that_cannot_be_judged_is_tuned(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, rule="parts-0")
+        found = job(look(stocked), {})
+        assert isinstance(found, Job)
+        assert found.order is Order.TUNE
+
+    def test_one_that_was_not_measured_for_all_that_reads_it_is_tuned(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, rule="parts-0", shapes=[{"K": 4096, "top_k": 6, "models": []}])
+        found = job(look(stocked))
+        assert isinstance(found, Job)
+        assert found.order is Order.TUNE
+
+    def test_a_broken_file_is_skipped_with_its_fault(self, stocked: Stocked) -> None:
+        stocked.store.file(b"{", wanted(NAME).name)
+        assert isinstance(job(look(stocked)), Skip)
+
+    def test_a_gpu_without_the_memory_is_skipped_with_both_figures(self, stocked: Stocked) -> None:
+        found = job(look(stocked), device=replace(DEVICE, memory_gib=1))
+        assert isinstance(found, Skip)
+        assert found.reason.startswith("not enough memory: expected at least ")
+        assert found.reason.endswith(" GiB, found 1 GiB")
+
+
+class TestTheTunersCommandLine:
+    def test_it_names_model_placement_engine_and_all_shapes(self, stocked: Stocked) -> None:
+        found = parsed(look(stocked))
+        assert found.sources == (ModelSource("deepseek-ai/DeepSeek-V2-Lite", Parallel(1, 1)),)
+        assert found.all_shapes
+        assert not found.separate_down
+
+    def test_a_search_that_was_cut_short_gets_twice_the_time(self, stocked: Stocked) -> None:
+        assert parsed(look(stocked)).effort.time_budget_s == Effort().time_budget_s
+        stocked.tune(NAME, tuner={"cut_short": True})
+        assert parsed(look(stocked)).effort.time_budget_s == 2.0 * Effort().time_budget_s
+
+    def test_up_and_down_apart_where_asked_for_or_where_a_down_file_stands(self, stocked: Stocked) -> None:
+        assert parsed(look(stocked), down=True).separate_down
+        path = stocked.tune(NAME, rule="parts-0")
+        path.with_name(f"{path.stem}_down.json").write_bytes(path.read_bytes())
+        assert parsed(look(stocked)).separate_down
+
+
+class TestTheBenchsCommandLine:
+    def test_it_notes_the_file_on_the_engines_kernel_in_the_record(self, stocked: Stocked, tmp_path: Path) -> None:
+        found = job(look(stocked))
+        assert isinstance(found, Job)
+        judge = replace(found.judges[0], shipped="/site/E=1.json")
+        request = bench_request.parse(bench_arguments(tmp_path / "a.json", judge, 4, with_shipped=True))
+        assert isinstance(request, FilesRequest)
+        assert (request.writes_record, request.as_json, request.jobs) == (True, True, 4)
+        assert request.against == ("heuristic", "/site/E=1.json")
+        assert request.engine is not None
+        assert request.engine.path == Path("/site/vllm.py")
+
+    def test_the_shipped_file_is_left_out_where_only_the_heuristic_counts(self, stocked: Stocked) -> None:
+        found = job(look(stocked))
+        assert isinstance(found, Job)
+        judge = replace(found.judges[0], shipped="/site/E=1.json")
+        assert "/site/E=1.json" not in bench_arguments(Path("a.json"), judge, 4, with_shipped=False)
+
+
+def test_a_job_is_read_as_it_was_written(stocked: Stocked) -> None:
+    found = job(look(stocked))
+    assert isinstance(found, Job)
+    assert Job.read(found.to_text()) == found
+
+
+def test_up_and_down_are_tried_apart_for_the_most_experts_that_sglang_reads(stocked: Stocked) -> None:
+    names = ("E=512,N=320,dtype=fp8_w8a8,block_shape=[64,64]", "E=513,N=128", NAME, THREE)  # the first: vLLM alone
+    items = [look(stocked, name) for name in names]
+    assert down_names(items, 2) == (wanted("E=513,N=128").name, wanted(THREE).name)
+    assert down_names(items, 0) == ()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"name": "a"}'])
+def test_what_is_no_job_is_refused(text: str) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Job.read(text)

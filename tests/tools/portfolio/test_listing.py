@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import builders
+from tests.tools.portfolio.stocked import H100, Stocked, full, wanted_of_h100
+from tools.errors import UserError
+from tools.portfolio import listing
+
+FIRST = wanted_of_h100().names[0].name.replace(f",device_name={H100}", "").removesuffix(".json")
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "find_gpu", lambda: None)
+
+
+def status(stocked: Stocked, *arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    listing.add_status(parser)
+    return listing.status(parser.parse_args(arguments), stocked.folders)
+
+
+def next_names(stocked: Stocked, *arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    listing.add_next(parser)
+    return listing.next_names(parser.parse_args(arguments), stocked.folders)
+
+
+class TestWhichGpus:
+    def test_those_named_as_a_driver_spells_them(self, stocked: Stocked) -> None:
+        found = listing.devices_of(["NVIDIA H200", "NVIDIA_H100_80GB_HBM3"], stocked.folders)
+        assert [device.name for device in found] == ["NVIDIA_H200", H100]
+
+    def test_else_those_with_files_and_the_one_here(self, stocked: Stocked, monkeypatch: pytest.MonkeyPatch) -> None:
+        stocked.tune(FIRST)
+        assert [device.name for device in listing.devices_of([], stocked.folders)] == [H100]
+        monkeypatch.setattr(listing, "find_gpu", lambda: "NVIDIA H200")
+        assert [device.name for device in listing.devices_of([], stocked.folders)] == [H100, "NVIDIA_H200"]
+
+    def test_one_on_which_no_model_is_placed_has_nothing_to_say(self, stocked: Stocked) -> None:
+        stocked.store.config(name="E=8,N=1024,device_name=NVIDIA_A10.json")
+        with pytest.raises(UserError, match=r"--device-name: expected a GPU's name"):
+            listing.devices_of([], stocked.folders)
+
+    def test_an_unknown_one_is_refused_with_the_nearest(self, stocked: Stocked) -> None:
+        with pytest.raises(UserError, match="NVIDIA_H200"):
+            listing.devices_of(["NVIDIA_H2000"], stocked.folders)
+
+
+class TestStatus:
+    def test_prints_a_table_json_or_the_page(self, stocked: Stocked, capsys: pytest.CaptureFixture[str]) -> None:
+        assert status(stocked, "--device-name", H100) == 0
+        assert capsys.readouterr().out.startswith(f"{H100}: ")
+        status(stocked, "--device-name", H100, "--format", "json")
+        assert json.loads(capsys.readouterr().out)["devices"][0]["device_name"] == H100
+        status(stocked, "--device-name", H100, "--format", "markdown")
+        assert capsys.readouterr().out.startswith("# The portfolio\n")
+
+    def test_writes_the_page_where_it_belongs(
+        self, stocked: Stocked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "docs" / "portfolio.md"
+        assert status(stocked, "--device-name", H100, "--format", "markdown", "--output", str(path)) == 0
+        assert path.read_text("utf-8").startswith("# The portfolio\n")
+        assert capsys.readouterr().out == ""
+
+    def test_a_page_that_cannot_be_written_is_one_line(self, stocked: Stocked) -> None:
+        with pytest.raises(UserError, match=r"--output: /proc/x\.md: can't be written"):
+            status(stocked, "--device-name", H100, "--output", "/proc/x.md")
+
+    def test_a_broken_survey_is_one_line(self, stocked: Stocked) -> None:
+        folder = stocked.folders.measurements
+        folder.mkdir(parents=True)
+        (folder / "2026-11-26-survey-vllm.json").write_text("{", "utf-8")
+        with pytest.raises(UserError, match="expected a survey"):
+            status(stocked, "--device-name", H100)
+
+
+class TestNext:
+    def test_the_most_wanted_first(self, stocked: Stocked, capsys: pytest.CaptureFixture[str]) -> None:
+        assert next_names(stocked, "--device-name", H100, "-n", "3") == 0
+        assert capsys.readouterr().out.splitlines() == [each.name for each in wanted_of_h100().names[:3]]
+
+    def test_what_is_finished_is_not_next(self, stocked: Stocked, capsys: pytest.CaptureFixture[str]) -> None:
+        stocked.tune(FIRST, judged_on=None)
+        next_names(stocked, "--device-name", H100)
+        listed = capsys.readouterr().out.splitlines()
+        assert full(FIRST) not in listed
+        assert len(listed) == 20
+
+    def test_as_json_with_the_reason(self, stocked: Stocked, capsys: pytest.CaptureFixture[str]) -> None:
+        stocked.tune(FIRST)
+        next_names(stocked, "--device-name", H100, "-n", "1", "--format", "json")
+        (found,) = json.loads(capsys.readouterr().out)
+        assert found["standing"] == "not judged"
+
+    def test_of_several_gpus_so_many_each(self, stocked: Stocked, capsys: pytest.CaptureFixture[str]) -> None:
+        next_names(stocked, "--device-name", H100, "NVIDIA_H200", "-n", "2")
+        devices = [name.partition("device_name=")[2][:11] for name in capsys.readouterr().out.splitlines()]
+        assert devices == ["NVIDIA_H100", "NVIDIA_H100", "NVIDIA_H200", "NVIDIA_H200"]
+
+    @pytest.mark.parametrize("count", ["0", "-3"])
+    def test_none_is_refused(self, stocked: Stocked, count: str) -> None:
+        with pytest.raises(UserError, match="-n: expected at least 1"):
+            next_names(stocked, "-n", count)
+
+
+def test_the_real_store_has_a_status(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    listing.add_status(parser)
+    assert listing.status(parser.parse_args(["--device-name", builders.H100])) == 0
+    assert capsys.readouterr().out.startswith(f"{H100}: {len(wanted_of_h100().names)} wanted files: ")

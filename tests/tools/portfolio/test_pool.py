@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import builders
+from tools.portfolio.pool import MOST_FAILURES, Children, Gpu, Pool, Say
+
+H100 = builders.devices().find(builders.H100)
+H200 = builders.devices().find("NVIDIA_H200")
+NAMES = {H100.name: ["a", "b", "c", "d"], H200.name: ["e"]}
+
+
+def gpus(*devices: object) -> list[Gpu]:
+    return [Gpu(str(place), device, 4) for place, device in enumerate(devices)]  # type: ignore[arg-type]
+
+
+class Log:
+    def __init__(self) -> None:
+        self.done: list[tuple[str, str]] = []
+        self.said: list[str] = []
+
+    def work(self, task: str, gpu: Gpu, say: Say) -> bool:
+        self.done.append((gpu.id, task))
+        say(task)
+        return True
+
+
+class TestPool:
+    def test_one_gpu_keeps_the_order(self) -> None:
+        log = Log()
+        assert Pool[str](gpus(H100), log.said.append).run(NAMES, log.work) == []
+        assert log.done == [("0", "a"), ("0", "b"), ("0", "c"), ("0", "d")]
+        assert log.said == ["a", "b", "c", "d"]
+
+    def test_two_gpus_share_a_list_and_say_which_they_are(self) -> None:
+        both = threading.Barrier(2, timeout=10)
+        log = Log()
+
+        def work(task: str, gpu: Gpu, say: Say) -> bool:
+            both.wait()  # neither could go on alone
+            return log.work(task, gpu, say)
+
+        Pool[str](gpus(H100, H100), log.said.append).run(NAMES, work)
+        assert sorted(task for _, task in log.done) == ["a", "b", "c", "d"]
+        assert {gpu for gpu, _ in log.done} == {"0", "1"}
+        assert all(line.startswith(("GPU 0: ", "GPU 1: ")) for line in log.said)
+
+    def test_gpus_of_two_kinds_each_have_their_own_list(self) -> None:
+        log = Log()
+        Pool[str](gpus(H100, H200), log.said.append).run(NAMES, log.work)
+        assert ("1", "e") in log.done
+        assert [task for gpu, task in log.done if gpu == "0"] == ["a", "b", "c", "d"]
+
+    def test_what_there_is_no_time_for_is_left_in_order(self) -> None:
+        log = Log()
+        assert Pool[str](gpus(H100), log.said.append).run(NAMES, log.work, lambda task: task < "c") == ["c", "d"]
+
+    def test_a_gpu_on_which_all_fails_is_left_alone(self) -> None:
+        log = Log()
+
+        def fail(task: str, gpu: Gpu, say: Say) -> bool:
+            log.work(task, gpu, say)
+            return False
+
+        left = Pool[str](gpus(H100), log.said.append).run(NAMES, fail)
+        assert len(log.done) == MOST_FAILURES
+        assert left == ["d"]
+        assert log.said[-1] == "GPU 0 is left alone: 3 in a row failed on it"
+
+    def test_a_success_between_counts(self) -> None:
+        log = Log()
+
+        def work(task: str, gpu: Gpu, say: Say) -> bool:
+            return log.work(task, gpu, say) and task == "b"
+
+        assert Pool[str](gpus(H100), log.said.append).run(NAMES, work) == []
+
+    def test_what_work_raises_ends_the_run(self) -> None:
+        def full(task: str, gpu: Gpu, say: Say) -> bool:
+            raise OSError(28, "No space left on device")
+
+        with pytest.raises(OSError, match="No space left"):
+            Pool[str](gpus(H100), print).run(NAMES, full)
+
+    def test_once_stopped_nothing_is_begun(self) -> None:
+        log = Log()
+        pool: Pool[str] = Pool(gpus(H100), log.said.append)
+
+        def work(task: str, gpu: Gpu, say: Say) -> bool:
+            pool.stop()
+            return log.work(task, gpu, say)
+
+        assert pool.run(NAMES, work) == ["b", "c", "d"]
+
+
+class TestChildren:
+    GPU = Gpu("GPU-5a1e", H100, 4)
+
+    def test_a_child_sees_its_gpu_alone(self) -> None:
+        ended = Children().run(
+            [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"], self.GPU, print
+        )
+        assert (ended.code, ended.printed) == (0, "GPU-5a1e\n")
+
+    def test_what_it_says_is_heard_line_by_line(self) -> None:
+        heard: list[str] = []
+        code = (
+            "import sys; print('a', file=sys.stderr); print(file=sys.stderr); print('b', file=sys.stderr); sys.exit(3)"
+        )
+        ended = Children().run([sys.executable, "-c", code], self.GPU, heard.append)
+        assert (ended.code, ended.said, ended.how) == (3, "b", "exit code 3")
+        assert heard == ["a", "b"]
+
+    def test_one_that_is_killed_says_by_what(self) -> None:
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+        assert Children().run([sys.executable, "-c", code], self.GPU, print).how == "killed by signal 9"
+
+    def test_stopping_ends_them_with_what_they_started(self) -> None:
+        code = (
+            "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+            "print(p.pid, file=sys.stderr, flush=True); p.wait()"
+        )
+        children, heard = Children(), list[str]()
+        thread = threading.Thread(target=children.run, args=([sys.executable, "-c", code], self.GPU, heard.append))
+        thread.start()
+        while not heard:
+            time.sleep(0.01)
+        children.stop(grace_s=5.0)
+        thread.join(10.0)
+        assert not thread.is_alive()
+        assert not _is_running(int(heard[0]))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # Its parent is gone, so it may lie there unburied.
+    return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tools.portfolio.stocked import (
+    H100,
+    TODAY,
+    Stocked,
+    bench_json,
+    engine_package,
+    full,
+    wanted,
+    wanted_of_h100,
+)
+from tools.checkout import reference_triton
+from tools.errors import UserError
+from tools.measure.gpu import VisibleGpu
+from tools.portfolio import listing
+from tools.portfolio import run as run_
+from tools.portfolio.child import Answer, Step
+from tools.portfolio.drive import Finished
+from tools.portfolio.jobs import Job, Order
+from tools.portfolio.pool import Ended, Gpu, Say
+from tools.portfolio.progress import Line, Outcome
+from tools.portfolio.run import Machine
+from tools.portfolio.stock import Method, look_up
+from tools.registry.sharding import Engine
+
+NAMES = ("E=64,N=1408", "E=64,N=1024")
+ONE_H100 = (VisibleGpu("0", "NVIDIA H100 80GB HBM3"),)
+
+
+@dataclass
+class Here:
+    """A machine without a GPU that works as one with some: child processes leave what tuner and bench would."""
+
+    stocked: Stocked
+    engines: Path
+    gpus: Sequence[VisibleGpu] = ONE_H100
+    triton: str | None = reference_triton()
+    loss_pct: float = 0.4
+    jobs: list[Job] = field(default_factory=list)
+    benched: list[list[str]] = field(default_factory=list)
+    launched_on: list[Gpu] = field(default_factory=list)
+
+    def __call__(self, *arguments: str, engines: bool = True) -> int:
+        parser = argparse.ArgumentParser()
+        run_.add_run(parser)
+        given = [part for engine in Engine for part in ("--engine", f"{engine}={self.engines}")] if engines else []
+        machine = Machine(lambda: self.gpus, lambda: 32, lambda: self.triton)
+        return run_.run(parser.parse_args([*arguments, *given]), self.stocked.folders, machine, self.launch, self.bench)
+
+    def launch(self, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
+        self.jobs.append(job)
+        self.launched_on.append(gpu)
+        assert output == self.stocked.folders.configs
+        short = job.name.replace(f",device_name={H100}", "").removesuffix(".json")
+        if self.triton != reference_triton():
+            folder = f"triton_{str(self.triton).replace('.', '_')}"
+            self.stocked.store.measured(self.stocked.store.config(name=job.name, folder=folder), self.triton)
+            return Answer(Outcome.TUNED)
+        if job.order is Order.TUNE:
+            self.stocked.tune(short)
+        for judge in job.judges:
+            self.stocked.judge(short, Engine(judge.engine))
+        outcome = {Order.TUNE: Outcome.TUNED, Order.JUDGE: Outcome.JUDGED, Order.WHERE_IT_LOSES: Outcome.HELD}
+        return Answer(outcome[job.order], steps=(Step("tune", 0, 0.0),))
+
+    def bench(self, arguments: Sequence[str], gpu: Gpu, say: Say) -> Ended:
+        self.benched.append(list(arguments))
+        paths = [Path(each) for each in arguments if each.endswith(".json")]
+        ratio = 1.0 + self.loss_pct / 100.0
+        return Ended(0, bench_json({path.name: {"heuristic": (0.9, ratio)} for path in paths}), "")
+
+
+@pytest.fixture(autouse=True)
+def registry_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wanted on an H100 is the same in every test here."""
+    monkeypatch.setattr(listing, "wanted_on", lambda device, models, surveys: wanted_of_h100())
+
+
+@pytest.fixture
+def here(stocked: Stocked, tmp_path: Path) -> Here:
+    for engine in Engine:
+        engine_package(tmp_path / "engines", engine)
+    return Here(stocked, tmp_path / "engines")
+
+
+@pytest.fixture
+def named(here: Here) -> Callable[..., int]:
+    return lambda *arguments, **options: here("--names", *map(full, NAMES), *arguments, **options)
+
+
+class TestWhatIsWorkedOff:
+    def test_names_are_tuned_and_judged_in_the_order_given(self, here: Here, named: Callable[..., int]) -> None:
+        assert named() == 0
+        assert [job.name for job in here.jobs] == list(map(full, NAMES))
+        assert {judge.engine for judge in here.jobs[0].judges} == {"vllm", "sglang"}
+
+    def test_without_names_the_most_wanted_come_first(self, here: Here) -> None:
+        here("--minutes", "1000")
+        assert [job.name for job in here.jobs[:20]] == [each.name for each in wanted_of_h100().names[:20]]
+
+    def test_what_is_finished_is_passed_over(self, here: Here, named: Callable[..., int]) -> None:
+        named()
+        here.jobs.clear()
+        assert named() == 0
+        assert here.jobs == []
+
+    def test_a_killed_run_goes_on_where_it_was(self, here: Here, named: Callable[..., int]) -> None:
+        here.stocked.tune(NAMES[0], judged_on=[Engine.VLLM])  # killed while it was judged
+        assert named() == 0
+        assert [(job.order, [judge.engine for judge in job.judges]) for job in here.jobs] == [
+            (Order.JUDGE, ["sglang"]),
+            (Order.TUNE, ["vllm", "sglang"]),
+        ]
+
+    def test_an_older_file_that_holds_is_judged_once(self, here: Here) -> None:
+        here.stocked.tune(NAMES[0], rule="parts-0")
+        assert here("--names", full(NAMES[0])) == 0
+        assert [job.order for job in here.jobs] == [Order.WHERE_IT_LOSES]
+        assert here("--names", full(NAMES[0])) == 0
+        assert len(here.jobs) == 1
+
+    def test_a_file_of_names_is_read_as_next_prints_it(self, here: Here, tmp_path: Path) -> None:
+        path = tmp_path / "names.txt"
+        path.write_text(f"{full(NAMES[1])}\n\n{full(NAMES[0])}  # the other\n", "utf-8")
+        here("--names", str(path))
+        assert [job.name for job in here.jobs] == [full(NAMES[1]), full(NAMES[0])]
+
+    def test_a_name_without_a_placement_is_tuned_for_the_model_of_its_sizes(self, here: Here) -> None:
+        name = f"E=8,N=14336,device_name={H100}.json"
+
+        def leave(job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
+            here.jobs.append(job)
+            return Answer(Outcome.FAILED, "enough for this test")
+
+        here.launch = leave  # type: ignore[method-assign]
+        assert here("--names", name) == 1
+        assert here.jobs[0].tune[:4] == ("--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "1")
+        assert "--all-shapes" not in here.jobs[0].tune
+
+    def test_up_and_down_are_tried_apart_where_asked_for(self, here: Here, named: Callable[..., int]) -> None:
+        named("--separate-down", "1")
+        assert ["--separate-down" in job.tune for job in here.jobs] == [True, False]
+
+    def test_the_cores_are_shared_between_gpus(self, here: Here, named: Callable[..., int]) -> None:
+        here.gpus = [*ONE_H100, VisibleGpu("1", ONE_H100[0].name)]
+        assert named() == 0
+        assert {gpu.jobs for gpu in here.launched_on} == {16}
+
+
+class TestTheEnd:
+    def test_a_table_of_what_there_is_now_is_printed(
+        self, here: Here, named: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        named()
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"{H100}: 2 wanted files: 2 done\n")
+        assert "0.900 (worst 1.000)" in printed
+
+    def test_what_no_time_is_left_for_is_missing(
+        self, here: Here, named: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert named("--minutes", "0.1") == 1
+        assert "portfolio: not begun: 2 names. Run it again to go on\n" in capsys.readouterr().err
+
+    def test_how_much_passes_outside_tuner_and_bench_is_told(self, here: Here) -> None:
+        item = look_up(1, wanted(NAMES[0]), here.stocked.folders.configs, None, Method())
+        line = Line(item.name, Outcome.TUNED, TODAY, *vars(Method()).values(), seconds=100.0, overhead_s=1.5)
+        assert list(run_._overhead([Finished(item, line)] * 2)) == ["200 s of GPUs, 1.5% of it outside tuner and bench"]
+
+
+class TestBadInput:
+    def refused(self, here: Here, *arguments: str) -> str:
+        with pytest.raises(UserError) as refusal:
+            here(*arguments)
+        return str(refusal.value)
+
+    def test_without_a_gpu_nothing_is_done(self, here: Here) -> None:
+        here.gpus = ()
+        assert self.refused(here).startswith("expected a GPU, found none. Fix: ")
+
+    def test_a_gpu_that_the_registry_does_not_know_is_left_out(
+        self, here: Here, named: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        here.gpus = [VisibleGpu("0", "NVIDIA Z9"), VisibleGpu("1", ONE_H100[0].name)]
+        assert named() == 1
+        assert "portfolio: GPU 0 is left out: GPU: expected one of" in capsys.readouterr().err
+        assert {gpu.id for gpu in here.launched_on} == {"1"}
+
+    def test_only_unknown_gpus_are_none(self, here: Here) -> None:
+        here.gpus = (VisibleGpu("0", "NVIDIA Z9"),)
+        assert self.refused(here).startswith("GPU 0 is left out")
+
+    def test_a_gpu_that_was_asked_for_and_is_not_here(self, here: Here) -> None:
+        assert self.refused(here, "--device-name", "NVIDIA_H200") == "--device-name: NVIDIA_H200: no such GPU is here"
+
+    def test_an_engine_that_cannot_be_cut_costs_its_judgement(
+        self, here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        broken = tmp_path / "broken"
+        engine_package(broken, Engine.SGLANG, kernel="def f(): pass\n")
+        arguments = ("--names", full(NAMES[0]), "--engine", f"sglang={broken}", "--engine", f"vllm={here.engines}")
+        assert here(*arguments, engines=False) == 1
+        assert [judge.engine for judge in here.jobs[0].judges] == ["vllm"]
+        assert "Nothing is judged on its kernel." in capsys.readouterr().err
+
+    def test_a_name_that_the_gpu_has_no_memory_for_is_skipped_and_the_rest_goes_on(
+        self, here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = run_.job_of
+
+        def job_of(item: Any, *arguments: Any, **options: Any) -> Any:
+            return run_.Skip("not enough memory") if item.name == full(NAMES[0]) else real(item, *arguments, **options)
+
+        monkeypatch.setattr(run_, "job_of", job_of)
+        assert here("--names", *map(full, NAMES)) == 1
+        assert [job.name for job in here.jobs] == [full(NAMES[1])]
+        assert f"portfolio: {full(NAMES[0])}: skipped: not enough memory\n" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["E=7,N=999,device_name=D.json", f"E=7,N=999,device_name={H100}.json", "x.json"])
+    def test_a_name_that_no_model_reads_is_refused(self, here: Here, name: str) -> None:
+        assert self.refused(here, "--names", name).startswith("--names: expected files of ")
+
+    def test_a_file_of_names_that_is_not_there(self, here: Here) -> None:
+        assert self.refused(here, "--names", "/nowhere").startswith("--names: /nowhere: No such file")
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (("--minutes", "0"), "--minutes: expected above 0"),
+            (("--minutes", "nan"), "--minutes: expected above 0"),
+            (("--separate-down", "-1"), "--separate-down: expected 0 or more"),
+            (("--ray", "auto"), "--ray: expected one --device-name"),
+            (("--second-triton", "--minutes", "3"), "--second-triton: expected without --minutes"),
+            (("--collect", "/proc/nowhere"), "--collect: expected a folder that can be written"),
+            (("--engine", "odd=x"), "--engine: expected vllm=PATH or sglang=PATH"),
+        ],
+    )
+    def test_bad_use_is_one_line(self, here: Here, arguments: tuple[str, ...], said: str) -> None:
+        assert self.refused(here, *arguments).startswith(said)
+
+    @pytest.mark.parametrize(("triton", "found"), [(None, "none"), ("3.6.0", "3.6.0")])
+    def test_another_triton_is_refused(self, here: Here, triton: str | None, found: str) -> None:
+        here.triton = triton
+        assert f"Triton {reference_triton()}, found {found}. Fix: " in self.refused(here)
+
+
+class TestSecondTriton:
+    @pytest.fixture
+    def second(self, here: Here) -> Here:
+        here.triton = "3.6.0"
+        for name in NAMES:
+            here.stocked.tune(name)
+        return here
+
+    def loss(self, here: Here, name: str = NAMES[0]) -> list[tuple[str, float]]:
+        path = here.stocked.store.record_of(here.stocked.folders.configs / full(name))
+        lines = json.loads(path.read_bytes()).get("verified_with", [])
+        return [(line["triton"], line["worst_loss_pct"]) for line in lines]
+
+    def test_the_loss_of_every_file_goes_into_its_record(self, second: Here) -> None:
+        assert second("--second-triton") == 0
+        assert [self.loss(second, name) for name in NAMES] == [[("3.6.0", 0.4)]] * 2
+        assert second.jobs == []
+
+    def test_all_files_are_benched_in_one_process_on_uniform_routing(self, second: Here) -> None:
+        second("--second-triton")
+        (arguments,) = second.benched
+        assert arguments[arguments.index("--routing") + 1] == "uniform"
+        assert arguments[arguments.index("--num-tokens") + 1 :][:6] == ["1", "8", "32", "128", "512", "2048"]
+
+    def test_what_loses_more_than_the_margin_is_tuned_again(self, second: Here) -> None:
+        second.loss_pct = 3.25
+        assert second("--second-triton") == 0
+        assert [job.name for job in second.jobs] == sorted(map(full, NAMES))
+        assert (second.stocked.folders.configs / "triton_3_6_0" / full(NAMES[0])).exists()
+        assert self.loss(second) == [("3.6.0", 3.25)]
+
+    def test_what_fails_on_a_row_is_tuned_again_too(self, second: Here) -> None:
+        failing = bench_json({full(name): {"heuristic": (0.9, None)} for name in NAMES})
+        second.bench = lambda arguments, gpu, say: Ended(1, failing, "")  # type: ignore[method-assign]
+        assert second("--second-triton") == 0
+        assert len(second.jobs) == 2
+        assert self.loss(second) == []
+
+    def test_a_killed_run_goes_on_where_it_was(self, second: Here) -> None:
+        second("--second-triton")
+        assert second("--second-triton") == 0
+        assert len(second.benched) == 1
+
+    def test_what_the_bench_does_not_tell_is_missing(self, second: Here, capsys: pytest.CaptureFixture[str]) -> None:
+        second.bench = lambda arguments, gpu, say: Ended(2, "", "bench: expected a GPU")  # type: ignore[method-assign]
+        assert second("--second-triton") == 1
+        assert f"{full(NAMES[0])}: not benched: bench: expected a GPU" in capsys.readouterr().err
+        assert self.loss(second) == []
+
+    def test_the_reference_is_no_second_one(self, here: Here) -> None:
+        with pytest.raises(UserError, match="expected another Triton than the reference"):
+            here("--second-triton")
+
+    def test_a_file_without_a_measurement_is_skipped_and_said(
+        self, second: Here, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        second.stocked.store.config(name=full("E=64,N=896"))
+        assert second("--second-triton") == 1
+        assert "skipped: no record of a measurement of this very file" in capsys.readouterr().err
+
+
+class TestOnACluster:
+    def test_jobs_go_out_as_child_processes_and_their_answers_are_written_down(
+        self, here: Here, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from tools.tune.cluster import NodeJob, NodeResult
+
+        sent: list[NodeJob] = []
+
+        def on_cluster(address: str, jobs: Sequence[NodeJob], output: Path) -> Any:
+            for job in jobs:
+                sent.append(job)
+                here.launch(Job.read(job.arguments[0]), None, output, print)  # type: ignore[arg-type]
+                yield NodeResult(job, 0, {}, "", Answer(Outcome.TUNED).to_text() + "\n")
+
+        monkeypatch.setattr(run_, "on_cluster", on_cluster)
+        arguments = ("--names", *map(full, NAMES), "--ray", "auto", "--device-name", H100)
+        here.gpus = ()
+        assert here(*arguments) == 0
+        assert {job.module for job in sent} == {"tools.portfolio.child"}
+        assert [job.title for job in sent] == list(map(full, NAMES))
+
+    def test_a_node_that_dies_fails_its_name_alone(self, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+        from tools.tune.cluster import NodeResult
+
+        monkeypatch.setattr(
+            run_, "on_cluster", lambda address, jobs, output: [NodeResult(job, 1, {}, "lost", "") for job in jobs]
+        )
+        assert here("--names", full(NAMES[0]), "--ray", "auto", "--device-name", H100) == 1

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.tools.portfolio.stocked import TODAY, Stocked, full, wanted
+from tools.portfolio.progress import Line, Outcome
+from tools.portfolio.stock import Item, Method, Standing, look_up
+from tools.registry.sharding import Engine
+
+NAME = "E=64,N=1408"
+"""One (K, top_k), read by both engines."""
+
+
+def look(stocked: Stocked, line: Line | None = None, *, name: str = NAME, down: bool = False) -> Item:
+    return look_up(1, wanted(name), stocked.folders.configs, line, Method(), down=down)
+
+
+def line_of(item: Item, outcome: Outcome = Outcome.HELD) -> Line:
+    return Line(item.name, outcome, TODAY, *vars(Method()).values(), config_sha256=item.config_sha256)
+
+
+def test_without_a_file_a_name_is_missing(stocked: Stocked) -> None:
+    assert look(stocked).standing is Standing.MISSING
+
+
+def test_tuned_by_todays_method_and_judged_on_every_engine_it_is_done(stocked: Stocked) -> None:
+    stocked.tune(NAME, judged_on=None)
+    found = look(stocked)
+    assert (found.standing, found.why) == (Standing.DONE, ())
+    assert set(found.judged) == {Engine.VLLM, Engine.SGLANG}
+
+
+def test_what_no_engine_has_judged_says_so(stocked: Stocked) -> None:
+    stocked.tune(NAME, judged_on=[Engine.VLLM])
+    found = look(stocked)
+    assert (found.standing, found.why) == (Standing.UNJUDGED, ("not judged on sglang",))
+    assert found.unjudged == (Engine.SGLANG,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"kernel_sha256": "ab" * 32}, "an older kernel"),
+        ({"rule": "parts-0"}, "rule parts-0"),
+        ({"triton": "3.6.0"}, "Triton 3.6.0"),
+    ],
+)
+def test_another_method_is_an_older_one(stocked: Stocked, changes: dict[str, str], why: str) -> None:
+    stocked.tune(NAME, judged_on=None, **changes)
+    found = look(stocked)
+    assert (found.standing, found.why) == (Standing.OLDER, (why,))
+
+
+def test_published_figures_are_no_measurement(stocked: Stocked) -> None:
+    stocked.store.config(name=full(NAME))
+    assert look(stocked).standing is Standing.OLDER
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"tuner": {"cut_short": True}}, "its search was cut short"),
+        ({"tuner": {"least_finalists": 3}}, "a row was decided among 3 finalists, fewer than 4"),
+        ({"shapes": [{"K": 2048, "top_k": 8, "models": []}]}, "not measured for K=2048, top_k=6"),
+    ],
+)
+def test_what_does_not_count_is_incomplete(stocked: Stocked, changes: dict[str, object], why: str) -> None:
+    stocked.tune(NAME, judged_on=None, **changes)
+    found = look(stocked)
+    assert (found.standing, found.why) == (Standing.INCOMPLETE, (why,))
+
+
+def test_up_and_down_apart_are_asked_for_by_name(stocked: Stocked) -> None:
+    stocked.tune(NAME, judged_on=None)
+    assert look(stocked, down=True).why == ("up and down were not tried apart",)
+    stocked.tune(NAME, judged_on=None, tuner={"settings": {"separate_down": True}})
+    assert look(stocked, down=True).standing is Standing.DONE
+
+
+def test_a_broken_file_says_what_is_wrong(stocked: Stocked) -> None:
+    stocked.store.file(b"{", full(NAME))
+    found = look(stocked)
+    assert found.standing is Standing.BROKEN
+    assert full(NAME) in found.why[0]
+
+
+class TestAnOlderFileThatHolds:
+    def test_stays_as_long_as_file_and_method_do(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, judged_on=None, rule="parts-0")
+        line = line_of(look(stocked))
+        assert look(stocked, line).standing is Standing.HELD
+        assert look(stocked, replace(line, kernel_sha256="ab" * 32)).standing is Standing.OLDER
+        assert look(stocked, replace(line, config_sha256="ab" * 32)).standing is Standing.OLDER
+        assert look(stocked, replace(line, outcome=Outcome.FAILED)).standing is Standing.OLDER
+
+    def test_must_hold_on_every_engine_that_reads_it(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, judged_on=[Engine.VLLM], rule="parts-0")
+        found = look(stocked, line_of(look(stocked)))
+        assert (found.standing, found.is_older) == (Standing.UNJUDGED, True)
+
+    def test_must_have_been_measured_for_every_shape_of_the_name(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, judged_on=None, rule="parts-0", shapes=[{"K": 4096, "top_k": 6, "models": []}])
+        found = look(stocked, line_of(look(stocked)))
+        assert (found.standing, found.why) == (Standing.OLDER, ("rule parts-0", "not measured for K=2048, top_k=6"))
+
+    def test_needs_a_record_of_a_measurement(self, stocked: Stocked) -> None:
+        stocked.store.config(name=full(NAME))
+        assert look(stocked, line_of(look(stocked))).standing is Standing.OLDER
+
+
+def test_a_judgement_older_than_the_file_is_none_of_it(stocked: Stocked) -> None:
+    stocked.tune(NAME)
+    for engine in Engine:
+        stocked.judge(NAME, engine, date="2020-01-01")
+    assert look(stocked).standing is Standing.UNJUDGED

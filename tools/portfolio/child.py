@@ -1,0 +1,241 @@
+"""The process that tunes and judges one name on one GPU: what hangs or crashes in it takes no other name with it.
+
+`python -m tools.portfolio.child JOB --output DIR --jobs N`: the job is JSON, as `Job.to_text` writes it; the answer
+comes out of stdout, as `Answer.to_text` writes it; what tuner and bench say to people goes to stderr. Exit 0 whatever
+came of the name, 2 where the answer can't be given. Only here are tuner and bench imported; torch is imported once for
+all engines' kernels, and after tuning, while which no context of this process may disturb the GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tools.cli import command, path_argument, run
+from tools.findings import emit
+from tools.portfolio.bench_report import BenchReport
+from tools.portfolio.jobs import Job, JudgeOn, Order, bench_arguments
+from tools.portfolio.progress import Outcome, Ratio
+
+MODULE = "tools.portfolio.child"
+CRASHED = 70
+"""The exit code of a step that ended with a fault of ours."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of tuner or bench. code: its exit code. said: its last line to people."""
+
+    what: str
+    code: int
+    seconds: float
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a name. slower_on: engines on whose kernel the file loses a row. best, shipped: by engine."""
+
+    outcome: Outcome
+    reason: str = ""
+    steps: tuple[Step, ...] = ()
+    slower_on: tuple[str, ...] = ()
+    best: Mapping[str, float] = field(default_factory=dict)
+    shipped: Mapping[str, Ratio] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """In tuner and bench."""
+        return sum(step.seconds for step in self.steps)
+
+    @classmethod
+    def read(cls, text: str) -> Answer:
+        """Inverse of `to_text`. KeyError, TypeError, ValueError: it is something else."""
+        document: dict[str, Any] = json.loads(text)
+        return cls(
+            Outcome(document["outcome"]),
+            document["reason"],
+            tuple(Step(**step) for step in document["steps"]),
+            tuple(document["slower_on"]),
+            document["best"],
+            {engine: Ratio(**ratio) for engine, ratio in document["shipped"].items()},
+        )
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step and what it printed."""
+
+    step: Step
+    output: str
+
+
+Tool = Callable[[Sequence[str]], int]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Tuner and bench, as command lines. journal: of a killed run of the name, which can be resumed; None: none."""
+
+    tune: Tool
+    bench: Tool
+    journal: Callable[[str], Path | None]
+
+    @classmethod
+    def here(cls) -> Tools:
+        """Those of this checkout, imported when they are called."""
+
+        def tune(arguments: Sequence[str]) -> int:
+            from tools.tune.__main__ import main
+
+            return main(arguments)
+
+        def bench(arguments: Sequence[str]) -> int:
+            from tools.bench.__main__ import main
+
+            return main(arguments)
+
+        return cls(tune, bench, _journal)
+
+
+def _journal(name: str) -> Path | None:
+    from tools.tune.journal import JOURNALS
+
+    path = JOURNALS / f"{Path(name).stem}.jsonl"
+    return path if path.exists() else None
+
+
+def work(job: Job, output: Path, jobs: int, tools: Tools) -> Answer:
+    """Does the job. output: the folder of tiers. jobs: compiling processes."""
+    steps: list[Step] = []
+    config = output / job.name
+    if job.order is not Order.TUNE:
+        is_first = job.order is Order.WHERE_IT_LOSES
+        judged = [_judge(config, each, jobs, tools, with_shipped=not is_first) for each in job.judges]
+        answer = _judged(Outcome.HELD if is_first else Outcome.JUDGED, judged)
+        if not is_first or not answer.slower_on:
+            return answer
+        steps += answer.steps
+    tuned = _tune(job, output, jobs, tools)
+    steps += [done.step for done in tuned]
+    if tuned[-1].step.code != 0:
+        return Answer(Outcome.FAILED, tuned[-1].step.said or "the tuner failed", tuple(steps))
+    judged = [_judge(config, each, jobs, tools, with_shipped=True) for each in job.judges]
+    answer = _judged(Outcome.TUNED, judged)
+    return Answer(answer.outcome, answer.reason, (*steps, *answer.steps), answer.slower_on, answer.best, answer.shipped)
+
+
+def _tune(job: Job, output: Path, jobs: int, tools: Tools) -> list[Done]:
+    """One run, or two where a killed run's journal turns out to be of other settings."""
+    arguments = [*job.tune, "--output", str(output), "--jobs", str(jobs)]
+    done = []
+    if tools.journal(job.name) is not None:
+        done.append(_step("tune", tools.tune, [*arguments, "--resume"]))
+        if done[-1].step.code != 2:
+            return done
+    return [*done, _step("tune", tools.tune, arguments)]
+
+
+def _judge(config: Path, judge: JudgeOn, jobs: int, tools: Tools, *, with_shipped: bool) -> tuple[JudgeOn, Done]:
+    arguments = bench_arguments(config, judge, jobs, with_shipped=with_shipped)
+    return judge, _step(f"judge on {judge.engine}", tools.bench, arguments)
+
+
+def _judged(outcome: Outcome, judged: Sequence[tuple[JudgeOn, Done]]) -> Answer:
+    failures: list[str] = []
+    slower_on: list[str] = []
+    best: dict[str, float] = {}
+    shipped: dict[str, Ratio] = {}
+    for judge, done in judged:
+        report = BenchReport.read(done.output)
+        is_slower = report is not None and report.is_slower
+        # Exit 1 with a file that is nowhere slower: its record couldn't be written.
+        if done.step.code not in (0, 1) or (done.step.code == 1 and not is_slower):
+            failures.append(f"{judge.engine}: {done.step.said or 'the bench failed'}")
+        if is_slower:
+            slower_on.append(judge.engine)
+        for file in report.files if report is not None else ():
+            if file.heuristic is not None and file.heuristic.best is not None:
+                best[judge.engine] = file.heuristic.best
+            if file.shipped is not None:
+                shipped[judge.engine] = file.shipped
+    steps = tuple(done.step for _, done in judged)
+    return Answer(Outcome.FAILED if failures else outcome, "; ".join(failures), steps, tuple(slower_on), best, shipped)
+
+
+# ---------------------------------------------------------------
+# One step
+
+
+def _step(what: str, tool: Tool, arguments: Sequence[str]) -> Done:
+    """Runs the tool; whatever it ends with is an exit code."""
+    output, ears, started = io.StringIO(), _Ears(sys.stderr), time.monotonic()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(ears):
+        try:
+            code = tool(arguments)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 2
+            if code >= 128:  # a signal, which ends us too
+                raise
+        except Exception as error:
+            traceback.print_exc()
+            ears.last = f"{type(error).__name__}: {error}".split("\n")[0]
+            code = CRASHED
+    said = ears.last.partition(": ")[2] if ears.last.startswith(("tune: ", "bench: ")) else ears.last
+    return Done(Step(what, code, round(time.monotonic() - started, 2), said), output.getvalue())
+
+
+class _Ears(io.TextIOBase):
+    """Hands on what is said to people, and remembers the last line."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._line, self.last = stream, "", ""
+
+    def write(self, text: str) -> int:
+        *whole, self._line = (self._line + text).split("\n")
+        self.last = next((line for line in reversed(whole) if line.strip()), self.last)
+        return int(self._stream.write(text))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description="Tunes and judges one name.")
+    parser.add_argument("job", type=Job.read, metavar="JOB")
+    parser.add_argument("--output", type=path_argument, required=True, metavar="DIR")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    return parser
+
+
+@command("portfolio")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    emit(work(options.job, options.output, options.jobs, Tools.here()).to_text())
+    return 0
+
+
+def command_line(job: Job) -> tuple[str, ...]:
+    """Behind `python -m tools.portfolio.child`, but for --output and --jobs."""
+    return (job.to_text(),)
+
+
+if __name__ == "__main__":
+    run(main, "portfolio")

@@ -1,0 +1,248 @@
+"""Works a list of names off on all GPUs at hand, a process a name, in the list's order. Knows no command line.
+
+Whatever becomes of a name is written down before the next one is taken.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from tools.checkout import CHECKOUT
+from tools.findings import Severity
+from tools.measure.panel import PromotionPolicy
+from tools.portfolio.child import MODULE, Answer, command_line
+from tools.portfolio.jobs import Job, Skip, weight_of
+from tools.portfolio.pool import Children, Gpu, Pool, Say
+from tools.portfolio.progress import Judged, Line, Outcome, append, checked
+from tools.portfolio.stock import GOOD, Item, Method, look_up
+from tools.registry.devices import Device, DeviceRegistry
+from tools.registry.models import ModelRegistry
+from tools.store.files import record_path
+from tools.store.workload import Layout
+from tools.validate import runner
+from tools.validate.exceptions import Exceptions
+from tools.validate.model import Context
+
+SECONDS_AT_FIRST = 110.0
+"""What a name of one (K, top_k) is taken to last before any was measured."""
+
+
+class Launch(Protocol):
+    """Does a job on a GPU, in a process of its own. NoAnswerError: it ended without one."""
+
+    def __call__(self, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer: ...
+
+
+class NoAnswerError(RuntimeError):
+    """A process that ended without saying what came of its name. One line."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A name and what is to be done for it."""
+
+    item: Item
+    job: Job
+
+
+@dataclass(frozen=True)
+class Places:
+    """configs: the folder of tiers. progress: of a device. collect: where a copy of all that is written goes; None: no
+    copy. checkout: below which the copies' paths begin."""
+
+    configs: Path
+    progress: Callable[[Device], Path]
+    collect: Path | None = None
+    checkout: Path = CHECKOUT
+
+    def copy(self, name: str, *others: Path) -> None:
+        """What there is of a name, its `_down` twin and version files, and other files below the checkout. OSError."""
+        if self.collect is None:
+            return
+        twin = f"{name.removesuffix('.json')}_down.json"
+        folders = ["", *(path.name for path in self.configs.glob("triton_*"))]
+        relative = [PurePosixPath(folder, each) for folder in folders for each in (name, twin)]
+        files = [path for each in relative for path in (self.configs / each, record_path(self.configs, each))]
+        for path in (*files, *others):
+            if path.exists():
+                target = self.collect / path.relative_to(self.checkout)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+
+
+@dataclass
+class Clock:
+    """When to stop taking names. limit_s: None: never."""
+
+    limit_s: float | None = None
+    now: Callable[[], float] = time.monotonic
+    _started: float = field(init=False)
+    _rate_s: float = field(init=False, default=SECONDS_AT_FIRST)
+    _measured: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self._started = self.now()
+
+    def has_time_for(self, task: Task) -> bool:
+        """As long as the longest so far, by number of (K, top_k)."""
+        if self.limit_s is None:
+            return True
+        return self.now() - self._started + self._rate_s * weight_of(task.item.wanted) <= self.limit_s
+
+    def took(self, task: Task, seconds: float) -> None:
+        rate_s = seconds / weight_of(task.item.wanted)
+        self._rate_s = max(self._rate_s, rate_s) if self._measured else rate_s
+        self._measured = True
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A name that a run has come to. item: what the store has of it now."""
+
+    item: Item
+    line: Line
+
+    @property
+    def is_good(self) -> bool:
+        return self.item.standing in GOOD
+
+
+class Driver:
+    """One run over names. method: of today. launch: a process for a job."""
+
+    def __init__(
+        self,
+        places: Places,
+        launch: Launch,
+        clock: Clock,
+        models: ModelRegistry,
+        devices: DeviceRegistry,
+        method: Method | None = None,
+    ) -> None:
+        self.places = places
+        self.method = method or Method()
+        self.clock = clock
+        self.models, self.devices = models, devices
+        self.finished: list[Finished] = []
+        self._launch = launch
+        self._lock = threading.Lock()
+
+    def skip(self, item: Item, skip: Skip, device: Device) -> None:
+        """Writes down why a name is passed over, unless that is what was said of it last."""
+        line = replace(self._line(item), outcome=Outcome.SKIPPED, reason=skip.reason)
+        if item.line is None or (item.line.outcome, item.line.reason) != (line.outcome, line.reason):
+            self._write(item, line, device)
+
+    def run(self, tasks: Sequence[Task], pool: Pool[Task]) -> list[Task]:
+        """All of them, each on a GPU of its device. Returns what no time was left for."""
+        queues: dict[str, list[Task]] = {}
+        for task in tasks:
+            queues.setdefault(task.job.device_name, []).append(task)
+
+        def work(task: Task, gpu: Gpu, say: Say) -> bool:
+            say(f"{task.item.name}: {task.job.order}")
+            started = self.clock.now()
+            try:
+                answer = self._launch(task.job, gpu, self.places.configs, say)
+            except NoAnswerError as error:
+                answer = Answer(Outcome.FAILED, str(error))
+            if pool.is_stopped:  # it was ended, which says nothing of the name
+                return True
+            done = self.write(task, answer, gpu.device, f"{gpu.id}: {gpu.device.name}", self.clock.now() - started)
+            say(_told(done))
+            return done.line.outcome is not Outcome.FAILED
+
+        return pool.run(queues, work, self.clock.has_time_for)
+
+    def write(self, task: Task, answer: Answer, device: Device, gpu: str, seconds: float) -> Finished:
+        """Looks at what a process left, and writes down what came of the name."""
+        fault = self._fault(task.item) if answer.outcome is not Outcome.FAILED else ""
+        line = replace(
+            self._line(task.item),
+            outcome=Outcome.FAILED if fault else answer.outcome,
+            reason=fault or answer.reason,
+            seconds=round(seconds, 1),
+            overhead_s=round(max(0.0, seconds - answer.seconds), 2),
+            gpu=gpu,
+        )
+        self.clock.took(task, seconds)
+        return self._write(task.item, line, device, answer)
+
+    def _line(self, item: Item) -> Line:
+        today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+        return Line(item.name, Outcome.FAILED, today, *vars(self.method).values())
+
+    def _fault(self, item: Item) -> str:
+        """What the validator has against what was written. Empty: nothing."""
+        config = self.places.configs / item.name
+        if not config.exists():
+            return "the tuner wrote no file"
+        context = Context(Layout.REPO, self.devices, self.models)
+        found = runner.validate([config], context, Exceptions.load()).findings
+        errors = [finding for finding in found if finding.severity is Severity.ERROR]
+        return f"{errors[0].rule}: {errors[0].message}" if errors else ""
+
+    def _write(self, item: Item, line: Line, device: Device, answer: Answer | None = None) -> Finished:
+        found = look_up(item.rank, item.wanted, self.places.configs, line, self.method)
+        line = replace(line, config_sha256=found.config_sha256, judged=tuple(_judged(found, item.line, answer)))
+        now = look_up(item.rank, item.wanted, self.places.configs, line, self.method)
+        if not line.reason:
+            line = replace(line, reason="; ".join(_remarks(now, answer)))
+        with self._lock:
+            progress = self.places.progress(device)
+            append(progress, line)
+            self.places.copy(item.name, progress)
+            self.finished.append(Finished(now, line))
+            return self.finished[-1]
+
+
+def _judged(item: Item, before: Line | None, answer: Answer | None) -> Iterator[Judged]:
+    """What the record says, with what only a bench's report tells; of an earlier run where the file is the same."""
+    is_same = before is not None and before.config_sha256 == item.config_sha256
+    earlier = {each.engine: each for each in before.judged} if before is not None and is_same else {}
+    for engine, line in item.judged.items():
+        name = engine.value
+        if answer is not None and (name in answer.best or name in answer.shipped):
+            yield checked(line, answer.shipped.get(name), answer.best.get(name))
+        elif name in earlier and (told := earlier[name]).heuristic is not None:
+            yield checked(line, told.shipped, told.heuristic.best)
+        else:
+            yield checked(line)
+
+
+def _remarks(item: Item, answer: Answer | None) -> Iterator[str]:
+    """What is to be known of a name that was worked off."""
+    if item.standing not in GOOD:
+        yield from item.why
+    if answer is not None and answer.slower_on:
+        yield f"a row is slower than without the file on the kernel of {' and '.join(answer.slower_on)}"
+    least = 1.0 - PromotionPolicy().min_improvement_pct / 100.0
+    if item.judged and all(line.geomean_ratio > least for line in item.judged.values()):
+        yield "nothing to gain: on the whole within a margin of what runs without a file"
+
+
+def _told(done: Finished) -> str:
+    line = done.line
+    judged = ", ".join(f"{each.engine} {each.heuristic.geomean:.3f}" for each in line.judged if each.heuristic)
+    shows = judged and line.outcome is not Outcome.FAILED
+    parts = [f"{line.outcome} in {line.seconds:.0f} s", *([f"of no file's time: {judged}"] if shows else [])]
+    return f"{line.name}: {'; '.join([*parts, *([line.reason] if line.reason else [])])}"
+
+
+def launch(children: Children, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
+    """As `Launch`, in a child process of this machine."""
+    command = [sys.executable, "-m", MODULE, *command_line(job), "--output", str(output), "--jobs", str(gpu.jobs)]
+    ended = children.run(command, gpu, say)
+    try:
+        return Answer.read(ended.printed.strip().splitlines()[-1])
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        said = ended.said or "silent"
+        raise NoAnswerError(f"its process ended without an answer ({ended.how}): {said}") from error

@@ -1,0 +1,172 @@
+"""What is done for a name, as data: which of tuner and bench run, in which order, with which arguments. Pure."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.portfolio.engines import EngineHere
+from tools.portfolio.stock import GOOD, Item, Standing
+from tools.portfolio.wanted import Wanted
+from tools.registry.devices import Device
+from tools.registry.shapes import quant_mode_of
+from tools.registry.sharding import Engine
+from tools.store.record import ShapeOfModels
+from tools.tune.policy import Budget
+from tools.tune.protocol import Subject
+from tools.tune.request import DEFAULT_BATCH_SIZES, arguments_of
+from tools.tune.subject import ModelSource, Parallel
+
+GIB = 2**30
+
+
+class Order(enum.StrEnum):
+    """What a job does."""
+
+    TUNE = "tune, then judge"
+    JUDGE = "judge"
+    WHERE_IT_LOSES = "judge, then tune where it loses"
+
+
+@dataclass(frozen=True)
+class JudgeOn:
+    """An engine's own kernel. shipped: the file that the engine ships under the name; None: none."""
+
+    engine: str
+    kernel: str
+    shipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One name. tune: arguments of `python -m tools.tune`, but for where it writes and how many processes it takes."""
+
+    name: str
+    device_name: str
+    order: Order
+    tune: tuple[str, ...]
+    judges: tuple[JudgeOn, ...]
+
+    @classmethod
+    def read(cls, text: str) -> Job:
+        """Inverse of `to_text`."""
+        document: dict[str, Any] = json.loads(text)
+        judges = tuple(JudgeOn(**each) for each in document["judges"])
+        return cls(**{**document, "order": Order(document["order"]), "tune": tuple(document["tune"]), "judges": judges})
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Why nothing is done for a name that isn't finished. One line."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Effort:
+    """time_budget_s: of the tuner, for one (K, top_k); it takes more for each further one by itself."""
+
+    time_budget_s: float = 90.0
+
+    def budget_of(self, item: Item) -> float:
+        """Twice as much where the search was cut short before."""
+        tuner = item.record.tuner if item.record is not None else None
+        again = item.standing is Standing.INCOMPLETE and tuner is not None and tuner.cut_short
+        return self.time_budget_s * (2.0 if again else 1.0)
+
+
+def weight_of(wanted: Wanted) -> float:
+    """What a name costs, in names of one (K, top_k)."""
+    return 1.0 + Budget.FURTHER_SHAPE * (len(wanted.shapes) - 1)
+
+
+def job_of(
+    item: Item,
+    device: Device,
+    engines: Mapping[Engine, EngineHere],
+    effort: Effort,
+    *,
+    triton: str,
+    down: bool = False,
+) -> Job | Skip | None:
+    """None: it is finished, as far as these engines can judge it. down: up and down are tried apart."""
+    if item.standing in GOOD:
+        return None
+    if item.standing is Standing.BROKEN:
+        return Skip("; ".join(item.why))
+    judging = [engines[engine] for engine in item.wanted.judges if engine in engines]
+    if item.standing is Standing.UNJUDGED:
+        unjudged = [here for here in judging if here.engine in item.unjudged]
+        if not unjudged:
+            return Skip(f"not judged on {', '.join(item.unjudged)}: no source of it at hand. Fix: --engine NAME=PATH")
+        judging = judging if item.is_older else unjudged
+    if fault := _why_impossible(item.wanted, device):
+        return Skip(fault)
+    tune = tune_arguments(item.wanted, effort.budget_of(item), down=down or item.has_down)
+    judges = tuple(_judge(here, item.wanted, triton) for here in judging)
+    return Job(item.name, device.name, _order(item, judges), tuple(tune), judges)
+
+
+def _order(item: Item, judges: Sequence[JudgeOn]) -> Order:
+    if item.is_older and judges and item.can_hold:
+        return Order.WHERE_IT_LOSES
+    return Order.JUDGE if item.standing is Standing.UNJUDGED else Order.TUNE
+
+
+def source_of(wanted: Wanted) -> tuple[ModelSource, Engine]:
+    """What the tuner is asked for, and whose file of it."""
+    first = wanted.uses[0]
+    return ModelSource(first.model, Parallel(first.tp, first.ep), first.asked), first.engine
+
+
+def tune_arguments(wanted: Wanted, budget_s: float, *, down: bool = False) -> Iterator[str]:
+    """Of `python -m tools.tune`, but for where it writes and how many processes it takes."""
+    source, engine = source_of(wanted)
+    yield from arguments_of(source)
+    yield from ("--engine", engine.value, "--time-budget", f"{budget_s:g}", "--format", "json")
+    yield from ("--all-shapes",) if wanted.is_placed else ()
+    yield from ("--separate-down",) if down else ()
+
+
+def _judge(here: EngineHere, wanted: Wanted, triton: str) -> JudgeOn:
+    shipped = here.shipped(wanted.workload, triton)
+    return JudgeOn(here.engine.value, str(here.kernel), str(shipped) if shipped is not None else None)
+
+
+def _why_impossible(wanted: Wanted, device: Device) -> str:
+    """Empty: the GPU has the memory, and this project the kernel."""
+    quant = quant_mode_of(wanted.workload)
+    if quant is None:
+        return f"no kernel here runs {wanted.workload.dtype}"
+    assert device.target is not None  # `find_device` hands on none without
+    assert device.arch is not None
+    assert device.smem_bytes_per_block is not None
+    shapes = tuple(map(ShapeOfModels, wanted.shapes))
+    subject = Subject(wanted.workload, shapes, quant, device.target, device.arch, device.smem_bytes_per_block)
+    gib = subject.memory_bytes(max(DEFAULT_BATCH_SIZES)) / GIB
+    if device.memory_gib is not None and gib > device.memory_gib:
+        return f"not enough memory: expected at least {gib:.1f} GiB, found {device.memory_gib} GiB"
+    return ""
+
+
+def down_names(items: Sequence[Item], count: int) -> tuple[str, ...]:
+    """The names of most experts that SGLang reads, which alone reads `_down` files."""
+    read = [item for item in items if Engine.SGLANG in item.wanted.engines]
+    most = sorted(read, key=lambda item: (-item.wanted.workload.E, item.rank))
+    return tuple(item.name for item in most[:count])
+
+
+def bench_arguments(config: Path, judge: JudgeOn, jobs: int, *, with_shipped: bool) -> list[str]:
+    """Of `python -m tools.bench`: the file on an engine's own kernel, noted in its record."""
+    shipped = ["--against", judge.shipped] if with_shipped and judge.shipped is not None else []
+    return [
+        *("files", str(config), "--kernel", f"{judge.engine}={judge.kernel}", "--against", "heuristic", *shipped),
+        *("--write-record", "--format", "json", "--jobs", str(jobs)),
+    ]

@@ -1,0 +1,158 @@
+"""`portfolio status` and `portfolio next`: what is wanted against what is there, and the work list. Needs no GPU."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.checkout import CHECKOUT, CONFIGS
+from tools.cli import path_argument
+from tools.errors import UserError, reason_of
+from tools.findings import emit
+from tools.measure.gpu import find_gpu
+from tools.portfolio import status as report
+from tools.portfolio.progress import read_progress
+from tools.portfolio.status import DeviceStatus
+from tools.portfolio.stock import GOOD, Item, Method, look_up
+from tools.portfolio.today import read_shipped
+from tools.portfolio.wanted import WantedList, wanted_on
+from tools.registry.devices import Device, DeviceRegistry, load_devices
+from tools.registry.models import load_models
+from tools.store.files import discover, write_file
+from tools.store.tiers import DEFAULT_TIER, Role
+from tools.store.workload import Layout, parse_file_name
+from tools.text import shown_path
+
+MEASUREMENTS = CHECKOUT / "docs" / "measurements"
+"""Where surveys lie."""
+
+PROGRESS = CHECKOUT / "docs" / "portfolio"
+"""Where runs say what became of each name, a file a GPU."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where files, surveys and progress are read; the checkout's own but for tests."""
+
+    configs: Path = CONFIGS
+    measurements: Path = MEASUREMENTS
+    progress: Path = PROGRESS
+
+    def progress_of(self, device: Device) -> Path:
+        return self.progress / f"{device.name}.jsonl"
+
+
+def wanted_of(device: Device, folders: Folders) -> WantedList:
+    """UserError: a registry or a survey is broken."""
+    return wanted_on(device, load_models(), read_shipped(folders.measurements, device))
+
+
+def items_of(found: WantedList, folders: Folders, *, down: Iterable[str] = ()) -> tuple[Item, ...]:
+    """What the store has of each name. down: those for which up and down are to be tried apart.
+
+    UserError: progress that can't be read.
+    """
+    lines, method, apart = read_progress(folders.progress_of(found.device)), Method(), frozenset(down)
+    return tuple(
+        look_up(rank, wanted, folders.configs, lines.get(wanted.name), method, down=wanted.name in apart)
+        for rank, wanted in enumerate(found.names, start=1)
+    )
+
+
+def devices_of(names: Sequence[str], folders: Folders) -> tuple[Device, ...]:
+    """Those named; without names, the GPUs that the store has files for and the one that is here, as far as known.
+
+    UserError: an unknown name, or none to speak of.
+    """
+    devices = load_devices()
+    if names:
+        return tuple(dict.fromkeys(map(devices.find, names)))
+    found = {device for name in _stored(folders.configs) if (device := devices.get(name)) is not None}
+    here = find_gpu()
+    if here is not None and (device := devices.get(here)) is not None:
+        found.add(device)
+    placed = _with_placements(devices)
+    if not (found := found & placed):
+        raise UserError("--device-name: expected a GPU's name, found no GPU here and no file of one. Fix: name one.")
+    return tuple(sorted(found, key=lambda device: device.name))
+
+
+def _stored(configs: Path) -> set[str]:
+    """The devices of the default tier's files."""
+    found = discover([configs], Layout.REPO) if configs.is_dir() else []
+    files = [each for each in found if each.role is Role.CONFIG and each.folder in ("", DEFAULT_TIER)]
+    workloads = (parse_file_name(each.path.name).workload for each in files)
+    return {workload.device_name for workload in workloads if workload is not None}
+
+
+def _with_placements(devices: DeviceRegistry) -> set[Device]:
+    families = {placement.device for model in load_models() for placement in model.placements}
+    return {device for device in devices if device.family in families}
+
+
+def add_device_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device-name",
+        nargs="+",
+        default=[],
+        metavar="D",
+        help="GPUs, as their drivers or file names spell them; default: those with files here and the one at hand",
+    )
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Which files people need, by rank, and what is there of them."
+    parser.epilog = "Exit 0: said. 2: bad use."
+    add_device_names(parser)
+    parser.add_argument("--format", choices=("text", "json", "markdown"), default="text")
+    parser.add_argument("--output", type=path_argument, metavar="FILE", help="write there instead of printing")
+
+
+def status(options: argparse.Namespace, folders: Folders | None = None) -> int:
+    """Runs `portfolio status`. UserError: as the registries, surveys and progress."""
+    folders = folders or Folders()
+    found = [_status_of(device, folders) for device in devices_of(options.device_name, folders)]
+    if options.format == "json":
+        text = json.dumps(report.to_json(found), indent=2)
+    else:
+        text = report.to_text(found) if options.format == "text" else report.to_markdown(found).rstrip("\n")
+    if options.output is None:
+        emit(text)
+        return 0
+    try:
+        write_file(options.output, f"{text}\n".encode())
+    except OSError as error:
+        raise UserError(f"--output: {shown_path(options.output)}: can't be written: {reason_of(error)}.") from error
+    return 0
+
+
+def _status_of(device: Device, folders: Folders) -> DeviceStatus:
+    found = wanted_of(device, folders)
+    return DeviceStatus(device, items_of(found, folders), found.notes)
+
+
+def add_next(parser: argparse.ArgumentParser) -> None:
+    parser.description = "The names that are to be tuned or judged next, most wanted first."
+    parser.epilog = "Exit 0: said. 2: bad use."
+    add_device_names(parser)
+    parser.add_argument("-n", type=int, default=20, dest="count", metavar="N", help="so many of each GPU (20)")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def next_names(options: argparse.Namespace, folders: Folders | None = None) -> int:
+    """Runs `portfolio next`. Text: one name a line, as `run --names FILE` reads it. Errors as `status`."""
+    if options.count < 1:
+        raise UserError(f"-n: expected at least 1, found {options.count}.")
+    folders = folders or Folders()
+    found: list[Item] = []
+    for device in devices_of(options.device_name, folders):
+        items = items_of(wanted_of(device, folders), folders)
+        found += [item for item in items if item.standing not in GOOD][: options.count]
+    if options.format == "json":
+        emit(json.dumps([report.item_json(item) for item in found], indent=2))
+    elif found:
+        emit("\n".join(item.name for item in found))
+    return 0

@@ -1,0 +1,180 @@
+"""GPUs that work a list off: a thread a GPU takes the next task for its device, and runs child processes on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from tools.checkout import CHECKOUT
+from tools.registry.devices import Device
+from tools.with_parent import bound
+
+Say = Callable[[str], None]
+
+MOST_FAILURES = 3
+"""In a row, of one GPU: then it, not the tasks, is what is wrong."""
+
+GRACE_S = 15.0
+"""For a child to clear away what it wrote, once it is told to end."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """id: as CUDA_VISIBLE_DEVICES takes it. jobs: compiling processes, its share of the cores."""
+
+    id: str
+    device: Device
+    jobs: int
+
+    def __str__(self) -> str:
+        return f"GPU {self.id}"
+
+
+T = TypeVar("T")
+
+
+class Pool(Generic[T]):
+    """Tasks of each device in their order, on all of its GPUs."""
+
+    def __init__(self, gpus: Sequence[Gpu], say: Say) -> None:
+        self.gpus = tuple(gpus)
+        self._say = say
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self.is_stopped = False
+
+    def run(
+        self,
+        queues: Mapping[str, Sequence[T]],
+        work: Callable[[T, Gpu, Say], bool],
+        has_time: Callable[[T], bool] = lambda _: True,
+    ) -> list[T]:
+        """Works on everything, and returns what was left. queues: by the device's name.
+
+        work: says whether it went well; after `MOST_FAILURES` that didn't, in a row, a GPU is left alone. has_time:
+        whether a task may still be begun; the first that may not ends its queue. What work raises is raised here.
+        """
+        waiting = {gpu.device.name: list(queues.get(gpu.device.name, ())) for gpu in self.gpus}
+        threads = [
+            threading.Thread(target=self._serve, args=(gpu, waiting[gpu.device.name], work, has_time), daemon=True)
+            for gpu in self.gpus
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)  # so that Ctrl-C is heard
+        if self._error is not None:
+            raise self._error
+        return [task for tasks in waiting.values() for task in tasks]
+
+    def stop(self) -> None:
+        """Nothing further is begun."""
+        self.is_stopped = True
+
+    def _serve(
+        self, gpu: Gpu, waiting: list[T], work: Callable[[T, Gpu, Say], bool], has_time: Callable[[T], bool]
+    ) -> None:
+        prefix = f"{gpu}: " if len(self.gpus) > 1 else ""
+
+        def say(line: str) -> None:
+            self._say(f"{prefix}{line}")
+
+        failures = 0
+        try:
+            while failures < MOST_FAILURES and (task := self._next(waiting, has_time)) is not None:
+                failures = 0 if work(task, gpu, say) else failures + 1
+        except BaseException as error:  # what can't be written down, or a fault of ours: it ends the whole run
+            self._error = error
+            self.stop()
+        if failures == MOST_FAILURES:
+            self._say(f"{gpu} is left alone: {MOST_FAILURES} in a row failed on it")
+
+    def _next(self, waiting: list[T], has_time: Callable[[T], bool]) -> T | None:
+        with self._lock:
+            return waiting.pop(0) if waiting and not self.is_stopped and has_time(waiting[0]) else None
+
+
+# ---------------------------------------------------------------
+# Child processes
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended: its exit code (negative: the signal), what it printed, its last line to people."""
+
+    code: int
+    printed: str
+    said: str
+
+    @property
+    def how(self) -> str:
+        return f"killed by signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
+
+
+class Children:
+    """Runs child processes on GPUs, and ends those that still run."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+
+    def run(self, command: Sequence[str], gpu: Gpu, say: Say) -> Ended:
+        """Waits for its end. say: hears what it says to people, line by line."""
+        process = subprocess.Popen(
+            bound(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="backslashreplace",
+            cwd=CHECKOUT,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu.id},
+            start_new_session=True,  # Ctrl-C is the parent's to answer
+        )
+        with self._lock:
+            self._running.add(process)
+        try:
+            listener = _Listener(process, say)
+            assert process.stdout is not None
+            printed = process.stdout.read()
+            code = process.wait()
+            listener.join()
+        finally:
+            with self._lock:
+                self._running.discard(process)
+        return Ended(code, printed, listener.last)
+
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """Ends all that run, with what they started; tuners keep their journals."""
+        with self._lock:
+            running = list(self._running)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in running:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, number)
+            for process in running:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(grace_s)
+
+
+class _Listener(threading.Thread):
+    """Hands on what a child says, and remembers the last line."""
+
+    def __init__(self, process: subprocess.Popen[str], say: Say) -> None:
+        super().__init__(daemon=True)
+        self._process, self._say, self.last = process, say, ""
+        self.start()
+
+    def run(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if line.strip():
+                self.last = line.strip()
+                self._say(self.last)

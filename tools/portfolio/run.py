@@ -1,0 +1,360 @@
+"""`portfolio run`: the GPUs at hand, whatever they are, tune and judge what people need for them, most wanted first."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from tools.checkout import reference_triton
+from tools.child_process import usable_cores
+from tools.cli import check_folder, path_argument, say
+from tools.errors import UserError, reason_of
+from tools.findings import emit
+from tools.measure.gpu import VisibleGpu, find_gpus
+from tools.portfolio.child import MODULE, Answer, command_line
+from tools.portfolio.drive import Clock, Driver, Finished, Launch, Places, Task, launch
+from tools.portfolio.engines import EngineHere, engine_argument, engines_at_hand
+from tools.portfolio.jobs import Effort, Skip, down_names, job_of
+from tools.portfolio.listing import Folders, add_device_names, items_of, wanted_of
+from tools.portfolio.pool import Children, Gpu, Pool
+from tools.portfolio.progress import Outcome
+from tools.portfolio.second_triton import Bench, DefaultFile, SecondTriton, default_files
+from tools.portfolio.second_triton import bench as run_bench
+from tools.portfolio.status import DeviceStatus, to_text
+from tools.portfolio.stock import GOOD
+from tools.portfolio.wanted import Wanted, WantedList, unplaced
+from tools.registry.devices import Device, DeviceRegistry, load_devices
+from tools.registry.models import ModelRegistry, load_models
+from tools.registry.sharding import Engine
+from tools.store.files import version_folder
+from tools.store.workload import parse_file_name
+from tools.text import counted, printable, shown_path
+from tools.tune.cluster import NodeJob, on_cluster
+from tools.tune.subject import SubjectError, find_device
+
+MOST_MINUTES = 7 * 24 * 60
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine has; replaced in tests. triton: the version that is installed, None: none."""
+
+    gpus: Callable[[], Sequence[VisibleGpu]] = find_gpus
+    cores: Callable[[], int] = usable_cores
+    triton: Callable[[], str | None] = lambda: _version_of("triton")
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Tunes and judges the wanted names of the GPUs at hand, most wanted first: what is finished is passed over, "
+        "and a killed run goes on where it was."
+    )
+    parser.epilog = "Exit 0: every name is finished. 1: something is missing, and is said. 2: bad use, or no GPU."
+    add_device_names(parser)
+    parser.add_argument("--minutes", type=float, metavar="M", help="take no name that may last longer than this")
+    parser.add_argument(
+        "--engine",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="vllm or sglang: its package, the folder that holds it or its kernel's file, to judge on (installed)",
+    )
+    parser.add_argument(
+        "--names", nargs="+", default=[], metavar="NAME|FILE", help="these in this order; FILE: one name a line"
+    )
+    parser.add_argument(
+        "--separate-down",
+        type=int,
+        default=0,
+        metavar="N",
+        help="try up and down apart for the N names of most experts that SGLang reads; a _down file stays where a row "
+        "gains more than the margin (0)",
+    )
+    parser.add_argument(
+        "--time-budget",
+        type=float,
+        default=Effort.time_budget_s,
+        metavar="S",
+        help=f"of the tuner, as its own ({Effort.time_budget_s:.0f}); twice that for a name whose search was cut short",
+    )
+    parser.add_argument(
+        "--second-triton",
+        action="store_true",
+        help="under another Triton than the reference: bench the default files of the GPUs at hand, note the loss in "
+        "their records, and tune again into that version's folder what loses more than the margin",
+    )
+    parser.add_argument("--ray", metavar="ADDRESS", help="work on a Ray cluster, a name a GPU; with one --device-name")
+    parser.add_argument("--collect", type=path_argument, metavar="DIR", help="copy all that is written there as well")
+
+
+def run(
+    options: argparse.Namespace,
+    folders: Folders | None = None,
+    machine: Machine | None = None,
+    start: Launch | None = None,
+    bench: Bench | None = None,
+) -> int:
+    """Runs `portfolio run`. UserError: bad use, or impossible here."""
+    folders, machine = folders or Folders(), machine or Machine()
+    _check(options)
+    if options.second_triton:
+        return _second(options, folders, machine, start, bench)
+    triton = _checked_triton(machine)
+    models, devices = load_models(), load_devices()
+    engines, faults = engines_at_hand(map(engine_argument, options.engine))
+    tell(*faults, *_missing_engines(engines, faults))
+    gpus, strange = ([], []) if options.ray else _gpus(machine, devices, options.device_name)
+    tell(*strange)
+    found = [devices.find(options.device_name[0])] if options.ray else list(dict.fromkeys(gpu.device for gpu in gpus))
+    children = Children()
+    clock = Clock(None if options.minutes is None else 60.0 * options.minutes)
+    places = Places(folders.configs, folders.progress_of, options.collect, folders.configs.parent)
+    driver = Driver(places, start or functools.partial(launch, children), clock, models, devices)
+    tasks, states = _tasks(options, driver, found, folders, engines, triton)
+    tell(f"{counted(len(tasks), 'name')} to work off on {_described(gpus) or f'the cluster {options.ray}'}")
+    pool: Pool[Task] = Pool(gpus, tell)
+    left: list[Task] = []
+    try:
+        if options.ray:
+            _on_cluster(options.ray, tasks, driver, found[0])
+        else:
+            left = driver.run(tasks, pool)
+    except BaseException:
+        pool.stop()
+        children.stop()
+        raise
+    return _summary(driver, states, left, is_whole=not (faults or strange))
+
+
+def _second(
+    options: argparse.Namespace, folders: Folders, machine: Machine, start: Launch | None, bench: Bench | None
+) -> int:
+    """`run --second-triton`."""
+    triton = machine.triton()
+    if triton is None or version_folder(triton) == version_folder(reference_triton()):
+        raise UserError(
+            f"--second-triton: expected another Triton than the reference {reference_triton()}, found "
+            f"{triton or 'none'}. Fix: install the one to judge the files under."
+        )
+    models, devices = load_models(), load_devices()
+    gpus, strange = _gpus(machine, devices, options.device_name)
+    tell(*strange)
+    children = Children()
+    places = Places(folders.configs, folders.progress_of, options.collect, folders.configs.parent)
+    found = list(dict.fromkeys(gpu.device for gpu in gpus))
+    wanted = {each.name: each for device in found for each in wanted_of(device, folders).names}
+    files: dict[str, list[DefaultFile]] = {}
+    faults = [*strange]
+    for device in found:
+        known, skipped = default_files(folders.configs, device, triton)
+        tell(*skipped)
+        faults += skipped
+        files[device.name] = [file for file in known if not file.is_done]
+        tell(f"{device.name}: {counted(len(files[device.name]), 'file')} of {len(known)} to judge under {triton}")
+    run = SecondTriton(
+        folders.configs,
+        triton,
+        wanted,
+        models,
+        Effort(options.time_budget),
+        bench or functools.partial(run_bench, children),
+        start or functools.partial(launch, children),
+        places.copy,
+    )
+    pool: Pool[tuple[DefaultFile, ...]] = Pool(gpus, tell)
+    try:
+        missing = run.run(files, pool)
+    except BaseException:
+        pool.stop()
+        children.stop()
+        raise
+    tell(*missing)
+    return 1 if missing or faults else 0
+
+
+def tell(*lines: str) -> None:
+    for line in lines:
+        say(f"portfolio: {printable(line)}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    limits = (("--minutes", options.minutes, MOST_MINUTES), ("--time-budget", options.time_budget, 60 * MOST_MINUTES))
+    for flag, value, most in limits:
+        if value is not None and not 0 < value <= most:
+            raise UserError(f"{flag}: expected above 0 and at most {most}, found {value:g}.")
+    for flag, given in (("--names", options.names), ("--ray", options.ray), ("--minutes", options.minutes)):
+        if options.second_triton and given:
+            raise UserError(f"--second-triton: expected without {flag}, found both. Fix: leave one out.")
+    if options.separate_down < 0:
+        raise UserError(f"--separate-down: expected 0 or more, found {options.separate_down}.")
+    if options.ray and len(options.device_name) != 1:
+        found = " ".join(options.device_name) or "none"
+        raise UserError(f"--ray: expected one --device-name, the cluster's GPU, found {printable(found)}.")
+    if options.collect is not None:
+        try:
+            check_folder(options.collect)
+        except OSError as error:
+            found = f"{shown_path(options.collect)}: {reason_of(error)}"
+            raise UserError(f"--collect: expected a folder that can be written, found {found}.") from error
+
+
+def _checked_triton(machine: Machine) -> str:
+    """UserError: it isn't the reference's, whose files these are."""
+    triton, reference = machine.triton(), reference_triton()
+    if triton is None:
+        raise UserError(f"expected Triton {reference}, found none. Fix: run `nox -s portfolio`, which installs it.")
+    if version_folder(triton) != version_folder(reference):
+        raise UserError(
+            f"expected the reference Triton {reference}, found {triton}. Fix: install that one, or see what this one "
+            "needs: run --second-triton."
+        )
+    return triton
+
+
+def _missing_engines(engines: dict[Engine, EngineHere], faults: Sequence[str]) -> Iterator[str]:
+    named = {fault.split(":")[0].removeprefix("--engine ") for fault in faults}
+    for engine in Engine:
+        if engine not in engines and engine.value not in named:
+            yield f"no source of {engine} at hand: nothing is judged on its kernel. Fix: --engine {engine}=PATH"
+
+
+def _gpus(machine: Machine, devices: DeviceRegistry, names: Sequence[str]) -> tuple[list[Gpu], list[str]]:
+    """(those that are known and asked for, a line for each other). UserError: none is left."""
+    visible = machine.gpus()
+    if not visible:
+        raise UserError("expected a GPU, found none. Fix: run where there is one; `portfolio next` needs none.")
+    wanted = {devices.find(name) for name in names}
+    known: list[tuple[str, Device]] = []
+    faults = []
+    for gpu in visible:
+        try:
+            device = find_device(gpu.name, devices)
+        except SubjectError as error:
+            faults.append(f"GPU {gpu.id} is left out: {error}")
+            continue
+        if not wanted or device in wanted:
+            known.append((gpu.id, device))
+    here = {device for _, device in known}
+    faults += [f"--device-name: {device.name}: no such GPU is here" for device in sorted(wanted - here, key=str)]
+    if not known:
+        raise UserError("; ".join(faults))
+    jobs = max(1, machine.cores() // len(known))
+    return [Gpu(place, device, jobs) for place, device in known], faults
+
+
+def _tasks(
+    options: argparse.Namespace,
+    driver: Driver,
+    devices: Sequence[Device],
+    folders: Folders,
+    engines: dict[Engine, EngineHere],
+    triton: str,
+) -> tuple[list[Task], list[DeviceStatus]]:
+    """(what is to be done, what there is). Names that nothing can be done for are written down at once."""
+    effort, tasks, states = Effort(options.time_budget), [], []
+    named = _named(options.names)
+    for device in devices:
+        wanted = wanted_of(device, folders)
+        if named:
+            wanted = _chosen(wanted, named, driver.models)
+        tell(*wanted.notes)
+        down = down_names(items_of(wanted, folders), options.separate_down)
+        items = items_of(wanted, folders, down=down)
+        states.append(DeviceStatus(device, items, wanted.notes))
+        for item in items:
+            is_apart = item.name in down
+            job = job_of(item, device, engines, effort, triton=triton, down=is_apart)
+            if isinstance(job, Skip):
+                tell(f"{item.name}: skipped: {job.reason}")
+                driver.skip(item, job, device)
+            elif job is not None:
+                tasks.append(Task(item, job))
+    known = {item.name for state in states for item in state.items}
+    if strangers := [name for name in named if name not in known]:
+        raise UserError(
+            f"--names: expected files of {', '.join(device.name for device in devices)} that a registered model reads, "
+            f"found {printable(strangers[0])!r}. Fix: correct it, or tune it by its sizes: nox -s tune -- --E …"
+        )
+    return tasks, states
+
+
+def _named(arguments: Sequence[str]) -> list[str]:
+    """UserError: a file that can't be read."""
+    names: list[str] = []
+    for argument in arguments:
+        if argument.endswith(".json"):
+            names.append(argument)
+            continue
+        try:
+            lines = Path(argument).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--names: {printable(argument)}: {reason_of(error)}. Fix: a name, or its path.") from error
+        names += [name for line in lines if (name := line.partition("#")[0].strip())]
+    return list(dict.fromkeys(names))
+
+
+def _chosen(wanted: WantedList, names: Sequence[str], models: ModelRegistry) -> WantedList:
+    """Of the device, in the order given; also names that no placement gives, where a model has these sizes."""
+    by_name = {each.name: each for each in wanted.names}
+    found: list[Wanted] = []
+    for name in names:
+        workload = parse_file_name(name).workload
+        if name in by_name:
+            found.append(by_name[name])
+        elif workload is not None and workload.device_name in wanted.device.names and not workload.down:
+            other = unplaced(workload, models)
+            found += [other] if other is not None and other.name == name else []
+    return WantedList(wanted.device, tuple(found))
+
+
+def _on_cluster(address: str, tasks: Sequence[Task], driver: Driver, device: Device) -> None:
+    by_name = {task.job.name: task for task in tasks}
+    jobs = [NodeJob(task.job.name, command_line(task.job), MODULE) for task in tasks]
+    started = time.monotonic()
+    for done in on_cluster(address, jobs, driver.places.configs) if jobs else ():
+        try:
+            answer = Answer.read(done.answer.strip().splitlines()[-1])
+        except (IndexError, KeyError, TypeError, ValueError):
+            last = (done.log.strip() or "silent").splitlines()[-1]
+            answer = Answer(Outcome.FAILED, f"exit code {done.exit_code}: {last}")
+        task = by_name[done.job.title]
+        finished = driver.write(task, answer, device, f"ray: {device.name}", answer.seconds)
+        tell(f"{task.item.name}: {finished.line.outcome} after {time.monotonic() - started:.0f} s")
+
+
+def _summary(driver: Driver, states: Sequence[DeviceStatus], left: Sequence[Task], *, is_whole: bool) -> int:
+    """Prints what there is now; the exit code."""
+    now = {done.item.name: done.item for done in driver.finished}
+    updated = [
+        DeviceStatus(state.device, tuple(now.get(item.name, item) for item in state.items), state.notes)
+        for state in states
+    ]
+    emit(to_text(updated))
+    if left:
+        tell(f"not begun: {counted(len(left), 'name')}. Run it again to go on")
+    tell(*_overhead(driver.finished))
+    missing = [item for state in updated for item in state.items if item.standing not in GOOD]
+    return 1 if missing or not is_whole else 0
+
+
+def _overhead(finished: Sequence[Finished]) -> Iterator[str]:
+    total_s = sum(done.line.seconds for done in finished)
+    if total_s:
+        share = sum(done.line.overhead_s for done in finished) / total_s
+        yield f"{total_s:.0f} s of GPUs, {share:.1%} of it outside tuner and bench"
+
+
+def _described(gpus: Sequence[Gpu]) -> str:
+    return ", ".join(f"{gpu} ({gpu.device.name}, {gpu.jobs} compiling processes)" for gpu in gpus)

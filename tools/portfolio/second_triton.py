@@ -1,0 +1,208 @@
+"""`portfolio run --second-triton`: which default files another Triton needs anew.
+
+Each is benched under the Triton that runs, on uniform routing and a few batch sizes. Its loss goes into its record, as
+a line in `verified_with`; what loses more than the margin is tuned again into that version's folder.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from tools.errors import UserError
+from tools.measure.panel import PromotionPolicy, RoutingKind
+from tools.portfolio.bench_report import BenchReport
+from tools.portfolio.child import Answer
+from tools.portfolio.drive import Launch, NoAnswerError
+from tools.portfolio.jobs import Effort, Job, Order, tune_arguments
+from tools.portfolio.pool import Children, Ended, Gpu, Pool, Say
+from tools.portfolio.progress import Outcome
+from tools.portfolio.wanted import Wanted, unplaced
+from tools.registry.devices import Device
+from tools.registry.models import ModelRegistry
+from tools.store.files import RECORD, discover, lock, read_file, record_path, version_folder, write_file
+from tools.store.record import Record, RecordError, VerifiedWith, as_record
+from tools.store.tiers import Role
+from tools.store.workload import Layout, Workload, parse_file_name
+from tools.text import counted, shown_path
+
+BATCH_SIZES = (1, 8, 32, 128, 512, 2048)
+
+FILES_A_BENCH = 8
+"""Of one process: what a kill loses, against what each start costs."""
+
+MARGIN_PCT = PromotionPolicy().min_improvement_pct
+
+
+class Bench(Protocol):
+    """Runs `python -m tools.bench` with these arguments on a GPU."""
+
+    def __call__(self, arguments: Sequence[str], gpu: Gpu, say: Say) -> Ended: ...
+
+
+def bench(children: Children, arguments: Sequence[str], gpu: Gpu, say: Say) -> Ended:
+    """As `Bench`, in a child process of this machine."""
+    return children.run([sys.executable, "-m", "tools.bench", *arguments], gpu, say)
+
+
+@dataclass(frozen=True)
+class DefaultFile:
+    """A measured file of the default tier. loss_pct: that its record has under this Triton; None: not benched yet."""
+
+    workload: Workload
+    path: Path
+    record: Record
+    loss_pct: float | None
+    has_version_file: bool
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def is_done(self) -> bool:
+        return self.loss_pct is not None and (self.loss_pct <= MARGIN_PCT or self.has_version_file)
+
+
+def default_files(configs: Path, device: Device, triton: str) -> tuple[tuple[DefaultFile, ...], tuple[str, ...]]:
+    """(the device's measured files, a line for each that can't be judged)."""
+    found, faults = [], []
+    for file in discover([configs], Layout.REPO) if configs.is_dir() else []:
+        workload = parse_file_name(file.path.name).workload
+        if file.role is not Role.CONFIG or file.folder or workload is None or workload.down:
+            continue
+        if workload.device_name not in device.names:
+            continue
+        try:
+            record = as_record(read_file(record_path(file.root, file.relative), RECORD))
+        except RecordError as error:
+            faults.append(f"{shown_path(file.path)}: skipped: its record: {error}")
+            continue
+        if not record.is_measured or not record.speaks_of(file.path.read_bytes()):
+            faults.append(f"{shown_path(file.path)}: skipped: no record of a measurement of this very file")
+            continue
+        version_file = configs / version_folder(triton) / file.path.name
+        found.append(DefaultFile(workload, file.path, record, loss_of(record, triton), version_file.exists()))
+    return tuple(found), tuple(faults)
+
+
+def loss_of(record: Record, triton: str) -> float | None:
+    """By the newest line of this Triton since the file was measured."""
+    lines = [line for line in record.verified_with or () if version_folder(line.triton) == version_folder(triton)]
+    return next((line.worst_loss_pct for line in reversed(lines) if line.date >= record.date), None)
+
+
+def bench_arguments(files: Sequence[DefaultFile], jobs: int) -> list[str]:
+    return [
+        *("files", *(str(file.path) for file in files), "--against", "heuristic"),
+        *("--num-tokens", *map(str, BATCH_SIZES), "--routing", RoutingKind.UNIFORM.value),
+        *("--format", "json", "--jobs", str(jobs)),
+    ]
+
+
+def losses_of(printed: str) -> dict[str, float]:
+    """By file name, what its worst row loses to what would run without it, in per cent; infinite: a row fails.
+
+    Empty: it isn't a report.
+    """
+    report = BenchReport.read(printed)
+    found = {}
+    for file in report.files if report is not None else ():
+        if file.fails:
+            found[file.name] = math.inf
+        elif file.heuristic is not None:
+            found[file.name] = round(100.0 * (file.heuristic.worst - 1.0), 2)
+    return found
+
+
+def note(configs: Path, file: DefaultFile, triton: str, loss_pct: float) -> None:
+    """Into the record, as it stands by now. RecordError, OSError, UserError."""
+    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    path = record_path(configs, PurePosixPath(file.name))
+    with lock(configs):
+        record = as_record(read_file(path, RECORD))
+        write_file(path, record.with_verified_with(VerifiedWith(triton, today, loss_pct)).to_bytes())
+
+
+def job_of(file: DefaultFile, device: Device, wanted: Wanted, effort: Effort) -> Job:
+    """Tunes it under the Triton that runs; the tuner puts it where that Triton's files lie."""
+    return Job(file.name, device.name, Order.TUNE, tuple(tune_arguments(wanted, effort.time_budget_s)), ())
+
+
+@dataclass
+class SecondTriton:
+    """One run. wanted: by name, how the tuner is asked for a file. launch: a process that tunes."""
+
+    configs: Path
+    triton: str
+    wanted: Mapping[str, Wanted]
+    models: ModelRegistry
+    effort: Effort
+    bench: Bench
+    launch: Launch
+    collect: Callable[[str], None]
+
+    def run(self, files: Mapping[str, Sequence[DefaultFile]], pool: Pool[tuple[DefaultFile, ...]]) -> list[str]:
+        """files: by device, those that aren't done. Returns a line for each that isn't done in the end."""
+        missing: list[str] = []
+        queues = {device: list(_batches(each)) for device, each in files.items()}
+
+        def work(batch: tuple[DefaultFile, ...], gpu: Gpu, say: Say) -> bool:
+            faults = list(self._work(batch, gpu, say))
+            if not pool.is_stopped:
+                missing.extend(faults)
+            return not faults
+
+        left = pool.run(queues, work)
+        return [*missing, *(f"{file.name}: not benched" for batch in left for file in batch)]
+
+    def _work(self, batch: Sequence[DefaultFile], gpu: Gpu, say: Say) -> Iterator[str]:
+        losses, reason = {file.name: file.loss_pct for file in batch}, ""
+        unknown = [file for file in batch if file.loss_pct is None]
+        if unknown:
+            say(f"{counted(len(unknown), 'file')} under Triton {self.triton}")
+            ended = self.bench(bench_arguments(unknown, gpu.jobs), gpu, say)
+            losses.update(losses_of(ended.printed))
+            reason = ended.said or ended.how
+        for file in batch:
+            loss_pct = losses[file.name]
+            if loss_pct is None:
+                yield f"{file.name}: not benched: {reason}"
+                continue
+            if file.loss_pct is None and loss_pct < math.inf:  # a record holds no infinite loss
+                try:
+                    note(self.configs, file, self.triton, loss_pct)
+                except (UserError, OSError) as error:
+                    yield f"{file.name}: its record: {error}"
+                    continue
+            how = f"loses {loss_pct:.2f} %" if loss_pct < math.inf else "fails on a row"
+            say(f"{file.name}: {how} under Triton {self.triton}")
+            if loss_pct > MARGIN_PCT and not file.has_version_file:
+                yield from self._retune(file, gpu, say)
+            self.collect(file.name)
+
+    def _retune(self, file: DefaultFile, gpu: Gpu, say: Say) -> Iterator[str]:
+        wanted = self.wanted.get(file.name) or unplaced(file.workload, self.models)
+        if wanted is None:
+            yield f"{file.name}: loses, but no registered model has these sizes: it isn't tuned again"
+            return
+        try:
+            answer = self.launch(job_of(file, gpu.device, wanted, self.effort), gpu, self.configs, say)
+        except NoAnswerError as error:
+            answer = Answer(Outcome.FAILED, str(error))
+        if answer.outcome is Outcome.FAILED:
+            yield f"{file.name}: not tuned again: {answer.reason}"
+            return
+        folder = version_folder(self.triton)
+        is_written = (self.configs / folder / file.name).exists()
+        say(f"{file.name}: {f'tuned again into {folder}/' if is_written else 'tuned again, and nothing is gained'}")
+
+
+def _batches(files: Sequence[DefaultFile]) -> Iterator[tuple[DefaultFile, ...]]:
+    for start in range(0, len(files), FILES_A_BENCH):
+        yield tuple(files[start : start + FILES_A_BENCH])

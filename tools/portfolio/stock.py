@@ -1,0 +1,161 @@
+"""What the store has of a wanted name: its file, the method that measured it, and the engines that it is judged on."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from tools.checkout import reference_triton
+from tools.errors import UserError
+from tools.launch.heuristic_version import outdated
+from tools.launch.kernel_hash import kernel_sha256
+from tools.portfolio.progress import Line, Outcome
+from tools.portfolio.wanted import Wanted
+from tools.registry.sharding import Engine
+from tools.store.files import sha256, version_folder
+from tools.store.record import EngineChecked, Record
+from tools.store.workload import Shape
+from tools.tune.evidence import RULE
+from tools.tune.policy import PanelPolicy
+from tools.tune.request import DEFAULT_BATCH_SIZES
+from tools.tune.write import OutputError, Place, existing_at
+
+
+class Standing(enum.StrEnum):
+    """How far a name is."""
+
+    DONE = "done"
+    HELD = "held"
+    """An older method measured it; judged by today's, it loses nowhere."""
+    UNJUDGED = "not judged"
+    """Measured by today's method, but not judged on the kernel of every engine that reads it."""
+    INCOMPLETE = "incomplete"
+    """Measured by today's method, but not all that is asked of it."""
+    OLDER = "older method"
+    MISSING = "missing"
+    BROKEN = "broken"
+
+
+GOOD = frozenset({Standing.DONE, Standing.HELD})
+
+
+@dataclass(frozen=True)
+class Method:
+    """What figures are measured with today. A file of another is of an older method."""
+
+    triton: str = field(default_factory=reference_triton)
+    kernel_sha256: str = field(default_factory=kernel_sha256)
+    rule: str = RULE
+
+
+@dataclass(frozen=True)
+class Item:
+    """A wanted name and what there is of it. rank: from 1. why: what it lacks, or how it came to stand so.
+
+    record: of this file's measurement. judged: by engine, its newest line. config_sha256: of the file; None: there is
+    none. is_older: an older method measured it. unserved: shapes of the name that it wasn't measured for.
+    """
+
+    rank: int
+    wanted: Wanted
+    standing: Standing
+    why: tuple[str, ...] = ()
+    record: Record | None = None
+    judged: Mapping[Engine, EngineChecked] = field(default_factory=dict)
+    config_sha256: str | None = None
+    has_down: bool = False
+    is_older: bool = False
+    unserved: tuple[Shape, ...] = ()
+    line: Line | None = None
+
+    @property
+    def name(self) -> str:
+        return self.wanted.name
+
+    @property
+    def can_hold(self) -> bool:
+        """Whether judging says enough of an older file: it was measured for all that the name must serve."""
+        return self.record is not None and not self.unserved
+
+    @property
+    def unjudged(self) -> tuple[Engine, ...]:
+        return tuple(engine for engine in self.wanted.judges if engine not in self.judged)
+
+
+def look_up(rank: int, wanted: Wanted, configs: Path, line: Line | None, method: Method, *, down: bool = False) -> Item:
+    """configs: the folder of tiers. line: the last that a run wrote of the name. down: up and down are to be apart."""
+    place = Place(configs, PurePosixPath(wanted.name))
+    try:
+        existing = existing_at(place)
+    except (OutputError, UserError) as error:
+        return Item(rank, wanted, Standing.BROKEN, (str(error),), line=line)
+    if existing is None:
+        why = (line.reason,) if line is not None and line.reason else ()
+        return Item(rank, wanted, Standing.MISSING, why, line=line)
+    data = place.path.read_bytes()
+    config, has_down = sha256(data), place.down.path.exists()
+    record = existing.record
+    if record is not None and not (record.is_measured and record.speaks_of(data)):
+        record = None
+    older = ("it has no record of a measurement",) if record is None else tuple(_older(record, method))
+    judged = {} if record is None else judged_of(record)
+    served = {named.shape for named in record.shapes} if record is not None else set()
+    unserved = tuple(shape for shape in wanted.shapes if shape not in served)
+    item = Item(rank, wanted, Standing.DONE, older, record, judged, config, has_down, bool(older), unserved, line)
+    if older:
+        is_held = line is not None and line.outcome is Outcome.HELD and _is_of(line, config, method)
+        standing = Standing.HELD if is_held and item.can_hold else Standing.OLDER
+        item = replace(item, standing=standing, why=(*older, *_unserved(unserved)))
+    elif record is not None and (lacks := tuple(_lacks(record, unserved, list(existing.entries), down=down))):
+        item = replace(item, standing=Standing.INCOMPLETE, why=lacks)
+    if item.standing in GOOD and item.unjudged:
+        item = replace(item, standing=Standing.UNJUDGED, why=(*older, f"not judged on {', '.join(item.unjudged)}"))
+    return item
+
+
+def judged_of(record: Record) -> dict[Engine, EngineChecked]:
+    """By engine, the newest line of the bench under the record's own Triton, of the day of the measurement or later."""
+    assert record.environment is not None
+    triton = version_folder(record.environment.triton)
+    lines = sorted(record.engine_checked or (), key=lambda line: (line.date, line.version))
+    return {
+        Engine(line.engine): line
+        for line in lines
+        if line.engine in list(Engine) and version_folder(line.triton) == triton and line.date >= record.date
+    }
+
+
+def _is_of(line: Line, config: str, method: Method) -> bool:
+    return line.config_sha256 == config and Method(line.triton, line.kernel_sha256, line.rule) == method
+
+
+def _older(record: Record, method: Method) -> Iterator[str]:
+    assert record.environment is not None
+    if version_folder(record.environment.triton) != version_folder(method.triton):
+        yield f"Triton {record.environment.triton}"
+    if record.kernel_sha256 != method.kernel_sha256:
+        yield "an older kernel"
+    if record.rule != method.rule:
+        yield f"rule {record.rule or 'of before there were any'}"
+    if engines := outdated(record):
+        yield f"an older heuristic of {' and '.join(engines)}"
+
+
+def _unserved(shapes: Sequence[Shape]) -> Iterator[str]:
+    yield from (f"not measured for {shape}" for shape in shapes)
+
+
+def _lacks(record: Record, unserved: Sequence[Shape], batch_sizes: Sequence[int], *, down: bool) -> Iterator[str]:
+    yield from _unserved(unserved)
+    if missing := [m for m in DEFAULT_BATCH_SIZES if m not in batch_sizes]:
+        yield f"no row for {', '.join(map(str, missing))}"
+    tuner = record.tuner
+    if tuner is not None and tuner.cut_short:
+        yield "its search was cut short"
+    least = PanelPolicy().finalists
+    if tuner is not None and tuner.least_finalists is not None and tuner.least_finalists < least:
+        yield f"a row was decided among {tuner.least_finalists} finalists, fewer than {least}"
+    if down and tuner is not None and tuner.settings.get("separate_down") is not True:
+        yield "up and down were not tried apart"
