@@ -122,6 +122,7 @@ def compare(
                 say(f"{comparison.name}, M={row.num_tokens}: {_told(row)}")
             shapes = tuple(str(layer.shape) for layer in comparison.shapes)
             names = tuple(candidate.name for candidate in comparison.candidates)
+            rows.sort(key=lambda row: row.num_tokens)
             done.append(FileResult(comparison.name, shapes, names, tuple(rows), comparison.notes))
             del player
             torch.cuda.empty_cache()

@@ -58,17 +58,18 @@ def player_of(
         max(comparison.batch_sizes),
         judging.recorded,
         kernel=kernels.__getitem__,
+        checks_each_row=False,
     )
 
 
 def measure(
     comparison: FileComparison, judging: Judging, player: BlockPlayer, ceilings: Ceilings, failures: Failures
 ) -> Iterator[RowVerdict]:
-    """A verdict a batch size. On a stream that isn't the default. player: of the comparison's shapes.
+    """A verdict a batch size, the largest first. On a stream that isn't the default. player: of the file's shapes.
 
     ContextLost: nothing more can be measured in this process. torch.OutOfMemoryError, MachineError: nor judged.
     """
-    for num_tokens in comparison.batch_sizes:
+    for num_tokens in sorted(comparison.batch_sizes, reverse=True):
         parts = [
             judge(
                 part,

@@ -81,7 +81,7 @@ class CompilePool:
         self._logs.cleanup()
 
     def start(self) -> None:
-        """Starts children, one a core at most: they import Triton while the caller imports torch. MachineError."""
+        """Starts children, one a core at most; they import Triton while the caller imports torch. MachineError."""
         while len(self._workers) < min(self._jobs, child_process.usable_cores()):
             self._start()
 

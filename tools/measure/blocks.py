@@ -7,7 +7,7 @@ engine: a row's buffers stay where they are, so a graph serves all of its routin
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,11 +92,14 @@ class BlockPlayer:
         recorded: RecordedRouting | None = None,
         clock: Clock = Clock(),  # frozen
         kernel: Callable[[Flavour], Any] = own_kernel,
+        *,
+        checks_each_row: bool = True,
     ) -> None:
         """layers: by placement. arch: as `kernels.problem` spells it. max_num_tokens: the largest batch size.
 
         recorded: what the kind of that name is of.
-        kernel: each engine's, of which one and the same is had whenever it is asked for.
+        kernel: each engine's, of which one and the same is had whenever it is asked for. checks_each_row: else each
+        binary only where it is met first, which should be the largest batch size: there indexing breaks.
         """
         self.layers, self.l2_bytes = tuple(layers), l2_bytes
         self.clock, self.kernel = clock, kernel
@@ -104,6 +107,8 @@ class BlockPlayer:
         self._held = _held(self.layers, max_num_tokens, device)
         self._rows: dict[tuple[int, int], RowBench] = {}
         self._graphs: dict[_GraphKey, list[Replay]] = {}
+        self._checks_each_row = checks_each_row
+        self._checked: set[Hashable] = set()
 
     def play(
         self,
@@ -179,7 +184,10 @@ class BlockPlayer:
         """Of the layer, or of up and down; correct."""
         if key not in self._graphs:
             kernel = self.kernel(key.engine)
-            self.check(row, kernel, key.config, key.placement)
+            what = key if self._checks_each_row else (key.placement, row.binaries(kernel, key.config))
+            if what not in self._checked:
+                self.check(row, kernel, key.config, key.placement)
+                self._checked.add(what)
             if key.is_apart:
                 decks = [row.launches(kernel, key.config, projection) for projection in (UP, DOWN)]
                 self._graphs[key] = [self.clock.capture_deck(deck, 1) for deck in decks]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,11 @@ class RowBench:
         bound = kernel.bind(problem, self.inputs.pointers(projection, problem, routing))
         jit = kernel.load()[bound.grid]
         return lambda: jit(*bound.args, **bound.kwargs)
+
+    def binaries(self, kernel: Kernel, config: LayerConfig) -> Hashable:
+        """Equal where two rows run the same ones, up and down. ValueError as `launch`."""
+        keys = (kernel.key(self._problem(kernel, config, projection)) for projection in (UP, DOWN))
+        return (kernel.name, *keys)
 
     def check(self, kernel: Kernel, config: LayerConfig, projection: int) -> None:
         """AssertionError: an output isn't written, or is beyond the derived bound of the fp64 reference.

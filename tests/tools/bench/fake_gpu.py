@@ -85,7 +85,7 @@ class FakeGpu:
         assert (player, ceilings) == ("player", "ceilings")
         self.comparisons.append(comparison)
         self.judgings.append(judging)
-        for num_tokens in comparison.batch_sizes:
+        for num_tokens in sorted(comparison.batch_sizes, reverse=True):
             parts = []
             for part in comparison.parts(num_tokens, judging):
                 play = self._play(num_tokens, failures[part.engine, num_tokens])

@@ -124,6 +124,11 @@ class TestMeasure:
             (Purpose.JUDGEMENT, 64, [A, B])
         ] * 3
 
+    def test_the_largest_batch_size_comes_first(self) -> None:
+        """Its check stands for all that run the same binaries."""
+        rows = self.measure(FakePlayer({A: 100.0}), {1: A, 64: A, 8: A})
+        assert [row.num_tokens for row in rows] == [64, 8, 1]
+
     def test_on_the_draws_of_its_series(self) -> None:
         player = FakePlayer({A: 100.0})
         self.measure(player, {1: A}, judging=Judging(series=2, purpose=Purpose.CI))

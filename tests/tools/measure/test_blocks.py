@@ -60,8 +60,10 @@ def player_of(
     layers: tuple[LayerShape, ...] = (LAYER,),
     kernel: Callable[[Flavour], Any] = TorchKernel,
     clock: Clock | None = None,
+    **options: bool,
 ) -> BlockPlayer:
-    player = BlockPlayer(layers, "sm90", torch.device("cpu"), 1 << 16, 64, clock=clock or fake.clock, kernel=kernel)
+    place, used = torch.device("cpu"), clock or fake.clock
+    player = BlockPlayer(layers, "sm90", place, 1 << 16, 64, clock=used, kernel=kernel, **options)
     fake.row = lambda: player.row(64, 0).inputs.dealt
     return player
 
@@ -111,6 +113,27 @@ def test_what_fails_is_told_and_the_others_are_played(fake: FakeClock) -> None:
     found = play(player_of(fake, kernel=Failing), OTHER, GOOD)
     assert list(found.us) == [GOOD]
     assert str(found.failures[OTHER]) == "out of resources"
+
+
+@pytest.mark.parametrize(("checks_each_row", "checked"), [(True, 2), (False, 1)])
+def test_a_binary_is_checked_in_every_row_or_where_it_is_met_first(
+    fake: FakeClock, checks_each_row: bool, checked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All batch sizes run one here."""
+    monkeypatch.setattr(TorchKernel, "key", lambda kernel, problem: problem.config)
+    rows: list[int] = []
+    check = BlockPlayer.check
+
+    def counted(player: BlockPlayer, row: Any, *rest: Any) -> None:
+        rows.append(row.inputs.routing.num_tokens)
+        check(player, row, *rest)
+
+    monkeypatch.setattr(BlockPlayer, "check", counted)
+    player = player_of(fake, checks_each_row=checks_each_row)
+    for num_tokens in (64, 32):
+        for kind in (RoutingKind.UNIFORM, RoutingKind.SKEW_03):
+            player.play(Purpose.JUDGEMENT, num_tokens, replace(UNIFORM, routing=kind), [GOOD], range(1))
+    assert rows == [64, 32][:checked]
 
 
 def test_where_all_fail_nothing_is_played(fake: FakeClock) -> None:
