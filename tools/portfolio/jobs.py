@@ -93,7 +93,6 @@ def job_of(
     engines: Mapping[Engine, EngineHere],
     effort: Effort,
     *,
-    triton: str,
     down: bool = False,
 ) -> Job | Skip | None:
     """None: it is finished, as far as these engines can judge it. down: up and down are tried apart."""
@@ -110,7 +109,7 @@ def job_of(
     if fault := _why_impossible(item.wanted, device):
         return Skip(fault)
     tune = tune_arguments(item.wanted, effort.budget_of(item), down=down or item.has_down)
-    judges = tuple(_judge(here, item.wanted, triton) for here in judging)
+    judges = tuple(_judge(here, item.wanted) for here in judging)
     return Job(item.name, device.name, _order(item, judges), tuple(tune), judges)
 
 
@@ -135,8 +134,8 @@ def tune_arguments(wanted: Wanted, budget_s: float, *, down: bool = False) -> It
     yield from ("--separate-down",) if down else ()
 
 
-def _judge(here: EngineHere, wanted: Wanted, triton: str) -> JudgeOn:
-    shipped = here.shipped(wanted.workload, triton)
+def _judge(here: EngineHere, wanted: Wanted) -> JudgeOn:
+    shipped = here.shipped.get(wanted.name)
     return JudgeOn(here.engine.value, str(here.kernel), str(shipped) if shipped is not None else None)
 
 

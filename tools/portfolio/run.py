@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,13 +18,14 @@ from tools.findings import emit
 from tools.measure.gpu import VisibleGpu, find_gpus
 from tools.portfolio.child import MODULE, Answer, command_line
 from tools.portfolio.drive import Clock, Driver, Finished, Launch, Places, Task, launch
-from tools.portfolio.engines import EngineHere, engine_argument, engines_at_hand
+from tools.portfolio.engines import engine_argument, engines_at_hand, on_device
 from tools.portfolio.jobs import Effort, Skip, down_names, job_of
 from tools.portfolio.listing import Folders, add_device_names, items_of, wanted_of
 from tools.portfolio.pool import Children, Gpu, Pool
 from tools.portfolio.progress import Outcome
 from tools.portfolio.second_triton import Bench, DefaultFile, SecondTriton, default_files
 from tools.portfolio.second_triton import bench as run_bench
+from tools.portfolio.shipped_files import EnginePackage
 from tools.portfolio.status import DeviceStatus, to_text
 from tools.portfolio.stock import GOOD
 from tools.portfolio.wanted import Wanted, WantedList, unplaced
@@ -223,7 +224,7 @@ def _checked_triton(machine: Machine) -> str:
     return triton
 
 
-def _missing_engines(engines: dict[Engine, EngineHere], faults: Sequence[str]) -> Iterator[str]:
+def _missing_engines(engines: Mapping[Engine, EnginePackage], faults: Sequence[str]) -> Iterator[str]:
     named = {fault.split(":")[0].removeprefix("--engine ") for fault in faults}
     for engine in Engine:
         if engine not in engines and engine.value not in named:
@@ -259,7 +260,7 @@ def _tasks(
     driver: Driver,
     devices: Sequence[Device],
     folders: Folders,
-    engines: dict[Engine, EngineHere],
+    packages: Mapping[Engine, EnginePackage],
     triton: str,
 ) -> tuple[list[Task], list[DeviceStatus]]:
     """(what is to be done, what there is). Names that nothing can be done for are written down at once."""
@@ -271,11 +272,11 @@ def _tasks(
             wanted = _chosen(wanted, named, driver.models)
         tell(*wanted.notes)
         down = down_names(items_of(wanted, folders), options.separate_down)
-        items = items_of(wanted, folders, down=down)
+        items, engines = items_of(wanted, folders, down=down), on_device(packages, device, triton)
         states.append(DeviceStatus(device, items, wanted.notes))
         for item in items:
             is_apart = item.name in down
-            job = job_of(item, device, engines, effort, triton=triton, down=is_apart)
+            job = job_of(item, device, engines, effort, down=is_apart)
             if isinstance(job, Skip):
                 tell(f"{item.name}: skipped: {job.reason}")
                 driver.skip(item, job, device)

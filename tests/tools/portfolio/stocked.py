@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kernels.problem import Flavour
 from tests import builders
+from tests.tools.portfolio.unpacked_engine import unpacked
 from tools.portfolio.listing import Folders
+from tools.portfolio.shipped_files import KERNELS
 from tools.portfolio.stock import Method
 from tools.portfolio.wanted import Wanted, WantedList, wanted_on
 from tools.registry.sharding import Engine
@@ -96,18 +99,13 @@ def fused_moe_kernel(a_ptr, N: tl.constexpr):
 """
 
 
-def engine_package(root: Path, engine: Engine, *, version: str = "0.33.0", kernel: str = KERNEL) -> Path:
-    """The folder that holds a made-up engine's package with a kernel that can be cut out."""
-    places = {
-        Engine.VLLM: "vllm/model_executor/layers/fused_moe/fused_moe.py",
-        Engine.SGLANG: "sglang/kernels/ops/moe/fused_moe_triton_kernels.py",
-    }
-    path = root / places[engine]
-    path.parent.mkdir(parents=True)
-    path.write_text(kernel, "utf-8")
-    metadata = root / f"{engine}-{version}.dist-info" / "METADATA"
-    metadata.parent.mkdir()
-    metadata.write_text(f"Name: {engine}\nVersion: {version}\n", "utf-8")
+def engine_package(
+    root: Path, engine: Engine, files: Mapping[str, Mapping[str, Any]] | None = None, *, kernel: str = KERNEL
+) -> Path:
+    """The folder around a made-up engine's package, whose kernel can be cut out. files: as `unpacked` has them."""
+    flavour = Flavour(engine.value)
+    unpacked(root, flavour, files or {})
+    (root / KERNELS[flavour]).write_text(kernel, "utf-8")
     return root
 
 

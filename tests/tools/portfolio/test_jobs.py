@@ -32,7 +32,7 @@ def look(stocked: Stocked, name: str = NAME, line: Line | None = None) -> Item:
 def job(
     item: Item, engines: dict[Engine, EngineHere] = BOTH, device: Device = DEVICE, *, down: bool = False
 ) -> Job | Skip | None:
-    return job_of(item, device, engines, Effort(), triton="3.8.0", down=down)
+    return job_of(item, device, engines, Effort(), down=down)
 
 
 def parsed(item: Item, **changes: bool) -> tune_request.TuneRequest:
@@ -100,6 +100,12 @@ class TestWhatIsDone:
         assert isinstance(found, Skip)
         assert found.reason.startswith("not enough memory: expected at least ")
         assert found.reason.endswith(" GiB, found 1 GiB")
+
+    def test_the_file_that_an_engine_ships_under_the_name_is_met_too(self, stocked: Stocked) -> None:
+        shipped = EngineHere(Engine.VLLM, Path("/site/vllm.py"), {look(stocked).name: Path("/site/E=64.json")})
+        found = job(look(stocked), {**BOTH, Engine.VLLM: shipped})
+        assert isinstance(found, Job)
+        assert [judge.shipped for judge in found.judges] == ["/site/E=64.json", None]
 
 
 class TestTheTunersCommandLine:

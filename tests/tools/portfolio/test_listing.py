@@ -77,7 +77,7 @@ class TestStatus:
         folder = stocked.folders.measurements
         folder.mkdir(parents=True)
         (folder / "2026-11-26-survey-vllm.json").write_text("{", "utf-8")
-        with pytest.raises(UserError, match="expected a survey"):
+        with pytest.raises(UserError, match="2026-11-26-survey-vllm"):
             status(stocked, "--device-name", H100)
 
 
