@@ -178,7 +178,7 @@ class Driver:
 
     def _line(self, item: Item) -> Line:
         today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-        return Line(item.name, Outcome.FAILED, today, *vars(self.method).values())
+        return Line(item.name, Outcome.FAILED, today, *vars(self.method).values(), rank=item.rank)
 
     def _fault(self, item: Item) -> str:
         """What the validator has against what was written. Empty: nothing."""

@@ -56,8 +56,9 @@ class Judged:
 class Line:
     """One name, once. reason: why it was skipped or failed, or what is to be known of it. seconds: wall time of it all.
 
-    gpu: which of the machine's. overhead_s: of the seconds, what passed outside tuner and bench. config_sha256: of the
-    file that stood there at the end; None: there is none. triton, kernel_sha256, rule: of the method.
+    overhead_s: of the seconds, what passed outside tuner and bench. gpu: which of the machine's. rank: in the run's
+    list, from 1. config_sha256: of the file that stood there at the end; None: there is none. triton, kernel_sha256,
+    rule: of the method.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Line:
     seconds: float = 0.0
     overhead_s: float = 0.0
     gpu: str = ""
+    rank: int = 0
     config_sha256: str | None = None
     judged: tuple[Judged, ...] = ()
 

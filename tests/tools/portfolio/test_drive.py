@@ -83,6 +83,7 @@ class TestWhatIsLeft:
         assert [done.item.standing for done in run.driver.finished] == [Standing.DONE] * 3
         line = read_progress(stocked.folders.progress_of(DEVICE))[full(NAMES[0])]
         assert (line.gpu, line.config_sha256) == (f"0: {H100}", run.driver.finished[0].item.config_sha256)
+        assert line.rank == 1
         assert {each.engine: each.heuristic for each in line.judged} == {
             "vllm": Ratio(0.9, 1.0),
             "sglang": Ratio(0.9, 1.0),
