@@ -19,9 +19,12 @@ from tests.tools.portfolio.stocked import (
     wanted,
     wanted_of_h100,
 )
+from tools.bench import request as bench_request
+from tools.bench.request import FilesRequest
 from tools.checkout import reference_triton
 from tools.errors import UserError
 from tools.measure.gpu import VisibleGpu
+from tools.measure.panel import RoutingKind
 from tools.portfolio import listing
 from tools.portfolio import run as run_
 from tools.portfolio.child import Answer, Step
@@ -275,8 +278,12 @@ class TestSecondTriton:
     def test_all_files_are_benched_in_one_process_on_uniform_routing(self, second: Here) -> None:
         second("--second-triton")
         (arguments,) = second.benched
-        assert arguments[arguments.index("--routing") + 1] == "uniform"
-        assert arguments[arguments.index("--num-tokens") + 1 :][:6] == ["1", "8", "32", "128", "512", "2048"]
+        request = bench_request.parse(arguments)
+        assert isinstance(request, FilesRequest)
+        assert sorted(path.name for path in request.paths) == sorted(map(full, NAMES))
+        assert request.routing is RoutingKind.UNIFORM
+        assert request.batch_sizes == (1, 8, 32, 128, 512, 2048)
+        assert request.as_json
 
     def test_what_loses_more_than_the_margin_is_tuned_again(self, second: Here) -> None:
         second.loss_pct = 3.25
