@@ -178,7 +178,8 @@ class Driver:
 
     def _line(self, item: Item) -> Line:
         today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-        return Line(item.name, Outcome.FAILED, today, *vars(self.method).values(), rank=item.rank)
+        method = self.method
+        return Line(item.name, Outcome.FAILED, today, method.triton, method.kernel_sha256, method.rule, rank=item.rank)
 
     def _fault(self, item: Item) -> str:
         """What the validator has against what was written. Empty: nothing."""
