@@ -16,17 +16,18 @@ class SearchPolicy:
     anchor_factor: anchors, where every kernel is screened, lie this factor apart. carried: candidates that a row
     takes over from each neighbouring anchor. survivors: kernels of a row whose other group sizes are tried.
     give_up_ratio: above this multiple of the row's best one sample is enough. promise_limit: a kernel is compiled
-    only if one that differs from it in one step came within this ratio of the best at some anchor. cheap_tokens: at
-    anchors of more only those kernels are screened that came within climbing_limit of the best at the anchor below.
-    shape_limit: a kernel is tried under a further (K, top_k) only if it came within this ratio of the best under the
-    one before.
+    only if one that differs from it in one step is, at some anchor, within this ratio of the best and one of the best
+    `beam`. cheap_tokens: at anchors of more only those kernels are screened that came within climbing_limit of the best
+    at the anchor below. shape_limit: a kernel is tried under a further (K, top_k) only if it came within this ratio of
+    the best under the one before.
     """
 
     anchor_factor: float = 4.0
     carried: int = 12
     survivors: int = 6
     give_up_ratio: float = 1.5
-    promise_limit: float = 1.04
+    promise_limit: float = 1.15
+    beam: int = 8
     cheap_tokens: int = 2048
     climbing_limit: float = 1.25
     shape_limit: float = 1.5

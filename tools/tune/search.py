@@ -8,12 +8,14 @@ group sizes of its best, then what its neighbours found.
 from __future__ import annotations
 
 import enum
+import heapq
 import itertools
 import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from operator import itemgetter
 from typing import Protocol
 
 from kernels.launch_config import LaunchConfig
@@ -80,7 +82,7 @@ def usual_strategy(space: Space, wanted: Iterable[LaunchConfig], policy: SearchP
         is_naive: [*(k for k in dict.fromkeys(first) if k in known), *representatives(space.kernels, is_naive=is_naive)]
         for is_naive in (False, True)
     }
-    return NeighboursFirst(seeds, neighbours_in(space.kernels), policy.promise_limit)
+    return NeighboursFirst(seeds, neighbours_in(space.kernels), policy.promise_limit, policy.beam)
 
 
 def anchors_of(batch_sizes: Sequence[int], factor: float) -> tuple[int, ...]:
@@ -225,17 +227,18 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class NeighboursFirst:
-    """Seeds, then whatever is one step away from the best that is known at an anchor; anchors take turns.
+    """Seeds, then whatever is one step away from the best that are known at an anchor; anchors take turns.
 
     Without turns the anchors whose rows are flat (decode) would have all their near-optimal kernels' neighbours tried
     before a steep one (prefill) has its second step. seeds: launch configs in the order in which they are tried
-    without knowledge. neighbours: of each kernel, those that differ in one axis by one step. A kernel promises as much
-    as its best measured neighbour; above `promise_limit` (a ratio to what is best at the row) nothing is compiled.
+    without knowledge. neighbours: of each kernel, those that differ in one axis by one step. From a kernel steps are
+    taken only where it is one of the best `beam`, and within `promise_limit` of the best (a ratio).
     """
 
     seeds: Mapping[bool, Sequence[LaunchConfig]]
     neighbours: Mapping[LaunchConfig, tuple[LaunchConfig, ...]]
     promise_limit: float
+    beam: int
 
     def propose(self, regimes: Sequence[Regime], measurements: Measurements) -> tuple[Regime, LaunchConfig] | None:
         for regime in regimes:
@@ -243,14 +246,18 @@ class NeighboursFirst:
                 if kernel in regime.pending:
                     return regime, kernel
         for regime, anchor in _in_turn(regimes):
-            promises = {kernel: self._promise(kernel, anchor, measurements) for kernel in regime.pending}
-            kernel = min(promises, key=promises.__getitem__)
-            if promises[kernel] <= self.promise_limit * measurements.least_ratio(anchor):
-                return regime, kernel
+            for near in self._best(anchor, measurements):
+                for kernel in self.neighbours.get(near, ()):
+                    if kernel in regime.pending:
+                        return regime, kernel
         return None
 
-    def _promise(self, kernel: LaunchConfig, anchor: int, measurements: Measurements) -> float:
-        return min((measurements.ratio(anchor, near) for near in self.neighbours[kernel]), default=math.inf)
+    def _best(self, anchor: int, measurements: Measurements) -> list[LaunchConfig]:
+        """Kernels whose neighbours are worth their compilation, the best first."""
+        found = [(measurements.ratio(anchor, config), config) for config in measurements.known(anchor)]
+        best = heapq.nsmallest(self.beam, found, key=itemgetter(0))
+        limit = self.promise_limit * best[0][0] if best else 0.0
+        return [kernel_of(config) for ratio, config in best if ratio <= limit < math.inf]
 
 
 def _in_turn(regimes: Sequence[Regime]) -> list[tuple[Regime, int]]:
@@ -404,19 +411,13 @@ class Measurements:
             worst = max(worst, times.total_us / self.best_us(num_tokens, shape))
         return worst
 
-    def least_ratio(self, num_tokens: int) -> float:
-        """Of the config that all shapes bear best. 1 with one shape; infinite as long as none is known under all."""
-        if len(self._shapes) == 1:
-            return 1.0
-        return min((self.ratio(num_tokens, config) for config in self._known(num_tokens)), default=math.inf)
-
     def ranking(self, num_tokens: int) -> list[LaunchConfig]:
         """Every config that is known under all shapes, the best first."""
-        known = [config for config in self._known(num_tokens) if self.ratio(num_tokens, config) < math.inf]
+        known = [config for config in self.known(num_tokens) if self.ratio(num_tokens, config) < math.inf]
         return sorted(known, key=lambda config: self.ratio(num_tokens, config))
 
-    def _known(self, num_tokens: int) -> Iterable[LaunchConfig]:
-        """Under the first shape."""
+    def known(self, num_tokens: int) -> Iterable[LaunchConfig]:
+        """Under the first shape, in no order."""
         return self._times.get((num_tokens, self._shapes[0] if self._shapes else 0), {})
 
 

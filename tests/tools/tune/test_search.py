@@ -188,7 +188,7 @@ def test_one_representative_a_tile(space: Space) -> None:
 # ---------------------------------------------------------------
 # In which order kernels are tried: seeds, then what promises most, and nothing that promises too little.
 
-MIDDLE = LaunchConfig(16, 64, 64, 1, 4, 3)
+MIDDLE = LaunchConfig(16, 64, 64, 16, 4, 3)
 DEEPER, SHALLOWER = replace(MIDDLE, num_stages=4), replace(MIDDLE, num_stages=2)
 WIDER = replace(MIDDLE, BLOCK_SIZE_N=128)
 KERNELS = (SHALLOWER, MIDDLE, DEEPER, WIDER)
@@ -207,8 +207,12 @@ def known(**total_us: float) -> Measurements:
     return measurements
 
 
+def around(kernels: Sequence[LaunchConfig], beam: int = 8) -> NeighboursFirst:
+    return NeighboursFirst({False: (), True: ()}, neighbours_in(kernels), 1.15, beam)
+
+
 def strategy(*seeds: LaunchConfig, promise_limit: float = 1.15) -> NeighboursFirst:
-    return NeighboursFirst({False: seeds, True: ()}, neighbours_in(KERNELS), promise_limit)
+    return NeighboursFirst({False: seeds, True: ()}, neighbours_in(KERNELS), promise_limit, 8)
 
 
 # ---------------------------------------------------------------
@@ -224,10 +228,17 @@ def test_seeds_come_first_in_their_order() -> None:
 
 def test_then_the_neighbour_of_the_best() -> None:
     both = replace(WIDER, num_stages=4)
-    around = NeighboursFirst({False: (), True: ()}, neighbours_in((*KERNELS, both)), 1.15)
     row = regime(both, SHALLOWER)
-    assert around.propose([row], known(middle=10.0, wider=11.0)) == (row, SHALLOWER)
-    assert around.propose([row], known(middle=11.0, wider=10.0)) == (row, both)
+    assert around((*KERNELS, both)).propose([row], known(middle=10.0, wider=11.0)) == (row, SHALLOWER)
+    assert around((*KERNELS, both)).propose([row], known(middle=11.0, wider=10.0)) == (row, both)
+
+
+def test_steps_are_taken_from_the_few_best_alone() -> None:
+    """On a flat row nearly everything is near the best, and so would be tried."""
+    both = replace(WIDER, num_stages=4)
+    row = regime(both)
+    assert around((*KERNELS, both), beam=1).propose([row], known(middle=10.0, wider=10.1)) is None
+    assert around((*KERNELS, both), beam=2).propose([row], known(middle=10.0, wider=10.1)) == (row, both)
 
 
 def test_below_the_limit_nothing_is_compiled() -> None:
@@ -257,11 +268,11 @@ def test_anchors_take_turns() -> None:
     measurements.add(64, 0, steep, Times(100.0, 0.0))
     flat = [SHALLOWER, DEEPER, replace(WIDER, num_stages=4), replace(WIDER, num_stages=2)]
     steps = [replace(steep, num_stages=4), replace(steep, num_stages=2)]
-    around = NeighboursFirst({False: (), True: ()}, neighbours_in([MIDDLE, WIDER, steep, *flat, *steps]), 1.15)
+    kernels = [MIDDLE, WIDER, steep, *flat, *steps]
     row = regime(*flat, *steps, anchors=(64, 4096))
     taken = []
     for _ in range(4):
-        offer = around.propose([row], measurements)
+        offer = around(kernels).propose([row], measurements)
         assert offer is not None
         taken.append(offer[1])
         del row.pending[offer[1]]
@@ -282,7 +293,7 @@ def test_an_anchor_without_ideas_leaves_its_turn_to_the_others() -> None:
 
 def test_each_mode_has_seeds_of_its_own() -> None:
     naive, grouped = regime(*KERNELS, is_naive=True), regime(*KERNELS)
-    both = NeighboursFirst({True: (DEEPER,), False: (WIDER,)}, neighbours_in(KERNELS), 1.15)
+    both = NeighboursFirst({True: (DEEPER,), False: (WIDER,)}, neighbours_in(KERNELS), 1.15, 8)
     assert both.propose([naive, grouped], known()) == (naive, DEEPER)
     del naive.pending[DEEPER]
     assert both.propose([naive, grouped], known()) == (grouped, WIDER)
