@@ -32,8 +32,8 @@ class ContextLost(RuntimeError):  # noqa: N818  # a fact, not an error of this p
     """The GPU context of this process is broken: every later launch would fail as well."""
 
 
-def _capture_coarse(launches: Sequence[LaunchCall]) -> Replay:
-    return capture(launches, 1)
+def _capture_coarse(launches: Sequence[LaunchCall], a_sample: int) -> Replay:
+    return capture(launches, a_sample, a_sample=a_sample)
 
 
 def _capture_deck(launches: Sequence[LaunchCall], a_sample: int) -> Replay:
@@ -42,9 +42,12 @@ def _capture_deck(launches: Sequence[LaunchCall], a_sample: int) -> Replay:
 
 @dataclass(frozen=True)
 class Clock:
-    """The thin edge to the GPU, replaced in tests. capture_deck: launches of a whole block, so many to a sample."""
+    """The thin edge to the GPU, replaced in tests.
 
-    capture: Callable[[Sequence[LaunchCall]], Replay] = _capture_coarse
+    capture: so many launches to a sample. capture_deck: of a whole block, which is played in a row.
+    """
+
+    capture: Callable[[Sequence[LaunchCall], int], Replay] = _capture_coarse
     capture_deck: Callable[[Sequence[LaunchCall], int], Replay] = _capture_deck
     play: Callable[[Sequence[Replay], Sequence[Callable[[], object]]], list[list[float]]] = play_blocks
     sample: Callable[[Sequence[Replay], int], list[list[float]]] = sample_once

@@ -16,6 +16,7 @@ pytest.importorskip("triton")
 from kernels.launch import Launch, Pointers  # noqa: E402
 from kernels.launch_config import LaunchConfig  # noqa: E402
 from kernels.problem import Flavour, Problem, QuantMode  # noqa: E402
+from tests.tools.measure import torch_kernel  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
 from tools.errors import MachineError  # noqa: E402
 from tools.measure.blocks import BlockPlayer, Clock, ContextLost  # noqa: E402
@@ -131,7 +132,7 @@ def timer(small: Subject, kernel: TorchKernel, samples: list[int], fake: FakeClo
         return [[10.0 * (place + 1)] * times for place in range(len(replays))]
 
     clock = Clock(
-        capture=lambda launches: SimpleNamespace(num_samples=len(launches), graph=launches),
+        capture=lambda launches, a_sample: SimpleNamespace(num_samples=len(launches) // a_sample, graph=launches),
         capture_deck=fake.capture_deck,
         play=fake.play,
         sample=sample,
@@ -142,7 +143,7 @@ def timer(small: Subject, kernel: TorchKernel, samples: list[int], fake: FakeClo
     return timer
 
 
-def timer_of(subject: Subject, clock: Clock, kernel: TorchKernel) -> RowTimer:
+def timer_of(subject: Subject, clock: Clock, kernel: Any) -> RowTimer:
     layers, device = subject.layers, torch.device("cpu")
     player = BlockPlayer(layers, "sm90", device, 1 << 20, 4, clock=clock, kernel=lambda engine: kernel)
     return RowTimer(subject, player)
@@ -275,9 +276,30 @@ def test_a_launch_that_finds_no_place_to_write_to_says_nothing_of_the_launch_con
             measure()
 
 
+@pytest.mark.parametrize(
+    ("engine", "captured", "us"),
+    [(Flavour.VLLM, [(22, 1), (22, 1)], (30.0, 12.0)), (Flavour.SGLANG, [(44, 2), (22, 1)], (18.0, 12.0))],
+)
+def test_launches_that_may_overlap_are_screened_in_the_layers_order(
+    engine: Flavour, captured: list[tuple[int, int]], us: tuple[float, float], small: Subject
+) -> None:
+    """Of 22 routings. Up behind up is something else for SGLang than up behind down."""
+    seen = []
+
+    def capture(launches: Sequence[Any], a_sample: int) -> Any:
+        seen.append((len(launches), a_sample))
+        return SimpleNamespace()
+
+    clock = Clock(capture=capture, sample=lambda r, n: [[30.0] * n, [12.0] * n])
+    timer = timer_of(replace(small, engines=((engine,),)), clock, torch_kernel.TorchKernel(engine))
+    found = timer.screen(ScreenJob(4, 0, GOOD, engine=engine))
+    assert found.message == ""
+    assert (seen, (found.up_us, found.down_us)) == (captured, us)
+
+
 def test_each_shape_has_inputs_of_its_own(small: Subject, kernel: TorchKernel) -> None:
     two = replace(small, shapes=(*small.shapes, ShapeOfModels(Shape(128, 4))))
-    clock = Clock(capture=lambda launches: SimpleNamespace(), sample=lambda r, n: [[1.0] * n] * 2)  # type: ignore[arg-type,return-value]
+    clock = Clock(capture=lambda launches, a_sample: SimpleNamespace(), sample=lambda r, n: [[1.0] * n] * 2)  # type: ignore[arg-type,return-value]
     timer = timer_of(two, clock, kernel)
     assert [timer.screen(ScreenJob(4, shape, GOOD)).status for shape in (0, 1)] == [Status.OK, Status.OK]
 
