@@ -79,13 +79,18 @@ def indexed(configs: Path) -> list[IndexedFile]:
 
 def build(configs: Path) -> list[IndexedFile]:
     """Of every tuned file below the folder, in order of its path. ConfigError: a file or its record can't be used."""
+    return [of_file(configs, path, triton) for path, triton in tuned_files(configs)]
+
+
+def tuned_files(configs: Path) -> list[tuple[Path, str | None]]:
+    """Every tuned file below the folder, in order of its path, and the Triton that its folder is for."""
     folders = [(configs, REFERENCE_TRITON), (configs / "legacy_configs", None)]
     folders += [(folder, ".".join(map(str, version))) for version, folder in version_folders(configs).items()]
-    files = [(path, triton) for folder, triton in folders for path in folder.glob("E=*.json")]
-    return [_of_file(configs, path, triton) for path, triton in sorted(files)]
+    return sorted((path, triton) for folder, triton in folders for path in folder.glob("E=*.json"))
 
 
-def _of_file(configs: Path, path: Path, triton: str | None) -> IndexedFile:
+def of_file(configs: Path, path: Path, triton: str | None) -> IndexedFile:
+    """Of one of `tuned_files`. ConfigError: it or its record can't be used."""
     file = path.relative_to(configs)
     try:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()

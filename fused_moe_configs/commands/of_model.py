@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fused_moe_configs import machine
 from fused_moe_configs.api import where
+from fused_moe_configs.next_step import model_flags
 from fused_moe_configs.registry import ServingError
 
 from .console import size
@@ -32,10 +33,9 @@ class AskedModel:
     @property
     def flags(self) -> str:
         """As `tune` takes it."""
-        flags = f"--model {self.id} --tp {self.tp}" + f" --ep {self.ep}" * (self.ep > 1)
-        flags += f" --dtype {self.dtype}" * bool(self.dtype)
-        flags += " --block-shape {},{}".format(*self.block_shape) if self.block_shape else ""
-        return flags + " --per-channel-quant" * self.per_channel_quant
+        return model_flags(
+            self.id, self.tp, self.ep, self.dtype, self.block_shape, per_channel_quant=self.per_channel_quant
+        )
 
 
 def model_arguments() -> argparse.ArgumentParser:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from fused_moe_configs.index import IndexedFile, indexed
 from fused_moe_configs.lookup import Chain, Lookup, exists, printable, read_config, version_folders
 from fused_moe_configs.naming import parse
 from fused_moe_configs.near import near_misses
+from fused_moe_configs.next_step import next_step
 from fused_moe_configs.registry import ServingError
 from fused_moe_configs.serving import Serving
 
@@ -130,7 +130,10 @@ def _prospect(asked: AskedModel, serving: Serving, has_gpu: bool, triton_version
     elif parsed := parse(serving.file):
         near = near_misses(parsed, where())
     in_use = _in_use(serving)
-    step = _next_step(asked, serving, in_use, lookup, chain, version)
+    step = f"nothing: {NAMES[engine]} reads the file of {machine.VARIABLES[engine]}"
+    if not in_use or serving.reads_tuned_files is False:
+        siblings_file = None if lookup.winner else chain.siblings_file(serving.file, chain.tiers(version))
+        step = str(next_step(asked.flags, serving, lookup, siblings_file))
     return Prospect(engine, serving, "", True, in_use, lookup, entry, tuple(near or ()), step)
 
 
@@ -151,27 +154,3 @@ def _without_gpu(serving: Serving) -> str:
     if serving.reads_tuned_files is False:
         return "nothing, on Hopper: tuned files change nothing there"
     return "add --device-name, as the driver of the GPU reports it; `fused-moe-configs list` names those with files"
-
-
-def _next_step(
-    asked: AskedModel, serving: Serving, in_use: Path | None, lookup: Lookup, chain: Chain, version: str
-) -> str:
-    engine, variable = serving.engine, machine.VARIABLES[serving.engine]
-    if serving.reads_tuned_files is False:
-        return "nothing: tuned files change nothing here"
-    if in_use:
-        return f"nothing: {NAMES[engine]} reads the file of {variable}"
-    command = f"fused-moe-configs export ./moe-configs --engine {engine}"
-    folder = lookup.winner.parent.name if lookup.winner else ""
-    if engine == "vllm" and (found := re.fullmatch(r"triton_(\d+)_(\d+)_(\d+)", folder)):
-        command += f" --triton-version {'.'.join(found.groups())}"
-    if engine == "sglang":  # whose variable replaces its own files
-        command += " --overlay auto"
-    export = f'{command} && export {variable}="$PWD/moe-configs"'
-    if lookup.winner:
-        return export
-    if chain.siblings_file(str(serving.file), chain.tiers(version)):
-        return export.replace(" && ", " --siblings && ")
-    default_engine = "" if engine == "vllm" else f" --engine {engine}"
-    where_to = "in a clone of the repository, on this GPU"
-    return f"./nox -s tune -- {asked.flags}{default_engine} ({where_to})"

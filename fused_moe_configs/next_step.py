@@ -1,0 +1,62 @@
+"""What to do next for a model's experts: the line to be typed, or that there is nothing to do. Pure."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .machine import VARIABLES
+
+if TYPE_CHECKING:
+    from .lookup import Lookup
+    from .serving import Serving
+
+
+class NextStep(NamedTuple):
+    """command: a line to be typed; empty: there is none. note: where, or why not. str() is both."""
+
+    command: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        if not self.command:
+            return self.note
+        return f"{self.command} ({self.note})" if self.note else self.command
+
+
+def model_flags(
+    model: str, tp: int, ep: int, dtype: str | None = None, block_shape: tuple[int, int] | None = None,
+    per_channel_quant: bool = False,
+) -> str:  # fmt: skip
+    """A model, its parallel sizes, and what it is quantised to while loading, as `tune` takes them."""
+    flags = f"--model {model} --tp {tp}" + f" --ep {ep}" * (ep > 1)
+    flags += f" --dtype {dtype}" * bool(dtype)
+    flags += " --block-shape {},{}".format(*block_shape) if block_shape else ""
+    return flags + " --per-channel-quant" * per_channel_quant
+
+
+def tune_command(flags: str, engine: str) -> str:
+    """The line that tunes the file that `engine` asks for. flags: as `model_flags`."""
+    return f"./nox -s tune -- {flags}" + f" --engine {engine}" * (engine != "vllm")
+
+
+def export_command(engine: str, winner: Path | None, *, siblings: bool = False) -> str:
+    """The line that has `engine` read what this package has. winner: the file that it is wanted for."""
+    command = f"fused-moe-configs export ./moe-configs --engine {engine}"
+    folder = winner.parent.name if winner else ""
+    if engine == "vllm" and (found := re.fullmatch(r"triton_(\d+)_(\d+)_(\d+)", folder)):
+        command += f" --triton-version {'.'.join(found.groups())}"
+    if engine == "sglang":  # whose variable replaces its own files
+        command += " --overlay auto"
+    command += " --siblings" * siblings
+    return f'{command} && export {VARIABLES[engine]}="$PWD/moe-configs"'
+
+
+def next_step(flags: str, serving: Serving, lookup: Lookup, siblings_file: Path | None) -> NextStep:
+    """For a model that has the flags. siblings_file: what `Chain.siblings_file` finds."""
+    if serving.reads_tuned_files is False:
+        return NextStep("", "nothing: tuned files change nothing here")
+    if lookup.winner or siblings_file:
+        return NextStep(export_command(serving.engine, lookup.winner, siblings=lookup.winner is None))
+    return NextStep(tune_command(flags, serving.engine), "in a clone of the repository, on this GPU")
