@@ -1,0 +1,54 @@
+"""`python -m tools.site OUT`: coverage and evidence of the store as a folder of static pages."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from fused_moe_configs.lookup import ConfigError
+from tools.checkout import CHECKOUT, CONFIGS
+from tools.cli import command, path_argument, run
+from tools.errors import UserError
+from tools.site.build import Sources, know, write
+from tools.text import counted, shown_path
+
+REPOSITORY = "https://github.com/fused-moe-configs/fused-moe-configs"
+MEASUREMENTS = CHECKOUT / "docs" / "measurements"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.site",
+        description="Writes the site: what is covered, which file a server reads, what each file gains and why it can "
+        "be trusted. Look at it with: python3 -m http.server --directory OUT",
+        epilog="Exit 0: written. 2: bad use, or a registry that can't be read.",
+    )
+    parser.add_argument("out", type=path_argument, metavar="OUT", help="a new folder, or one with an earlier build")
+    parser.add_argument("--configs", type=path_argument, default=CONFIGS, metavar="DIR", help="another store")
+    parser.add_argument(
+        "--measurements", type=path_argument, default=MEASUREMENTS, metavar="DIR", help="other benches and surveys"
+    )
+    parser.add_argument("--repository", default=REPOSITORY, metavar="URL", help="where links lead")
+    parser.add_argument("--revision", default="", metavar="COMMIT", help="what it is built from, for the footer")
+    return parser
+
+
+@command("site")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    args = parser().parse_args(arguments)
+    configs: Path = args.configs.absolute()
+    if not (configs / "registry").is_dir():
+        raise UserError(f"--configs: expected a store with its registry, found none in {configs}. Fix: name one.")
+    try:
+        count = write(know(Sources(configs, args.measurements, args.repository, args.revision)), args.out)
+    except ConfigError as error:
+        raise UserError(str(error)) from error
+    print(f"{counted(count, 'file')} in {shown_path(args.out)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

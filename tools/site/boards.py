@@ -1,0 +1,148 @@
+"""The boards: most wanted files, largest gains, what loses, what engines ship; and what was seen under which Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tools.registry.devices import Device
+from tools.site.coverage import Cell, Line
+from tools.site.files import ENGINES, TunedFile
+from tools.site.measurements import EnginesTimes, Surveyed
+from tools.site.questions import State
+from tools.store.record import VerifiedWith
+
+MOST_WANTED = 40
+MOST_GAINS = 40
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file that isn't here and would be read.
+
+    readers: model, sizes and engine of each placement that asks for it, with the slug and anchor of its page.
+    surveyed_ratio: of the file that an engine ships, over that engine's heuristic; None: not surveyed, or none.
+    """
+
+    name: str
+    device: Device
+    readers: tuple[tuple[str, str, str, str], ...]
+    command: str
+    surveyed_ratio: float | None
+
+    @property
+    def models(self) -> int:
+        return len({model for model, *_ in self.readers})
+
+
+def most_wanted(lines: Iterable[Line], devices: Sequence[Device]) -> list[Wanted]:
+    """By how many models ask for the file, of placements that the registry knows, on GPUs of their families."""
+    found: dict[tuple[str, str], list[tuple[Line, Cell]]] = {}
+    families = {device.name: device for device in devices}
+    for line in lines:
+        for (device, _), cell in line.cells.items() if line.is_placed else ():
+            if cell.is_hole and cell.name and cell.reads and device in families:
+                found.setdefault((device, cell.name), []).append((line, cell))
+    wanted = []
+    for (device, name), asked in found.items():
+        readers = tuple((line.model, f"{line.sizes} {ENGINES[cell.engine]}", line.slug, line.anchor) for line, cell in asked)
+        ratios = [cell.ratio for _, cell in asked if cell.ratio is not None]
+        wanted.append(Wanted(name, families[device], readers, asked[0][1].command, max(ratios, default=None)))
+    return sorted(wanted, key=lambda each: (-each.models, -len(each.readers), each.name))
+
+
+def largest_gains(files: Iterable[TunedFile]) -> list[TunedFile]:
+    """Of what was measured, the largest first."""
+    return sorted(
+        (file for file in files if file.known.geomean_ratio is not None), key=lambda file: file.known.geomean_ratio or 1.0
+    )
+
+
+@dataclass(frozen=True)
+class Negative:
+    """Something that a file doesn't gain, or loses, said by its own figures."""
+
+    file: TunedFile
+    what: str
+
+
+def negatives(files: Iterable[TunedFile], beside: Mapping[str, Sequence[EnginesTimes]]) -> list[Negative]:
+    """Rows that may be slower than the bound, files without a gain worth having, and engines' files that are as good."""
+    found = []
+    for file in files:
+        if file.unbounded:
+            sizes = ", ".join(map(str, file.unbounded))
+            found.append(Negative(file, f"may be more than 2 % slower than a heuristic at M = {sizes}"))
+        if (ratio := file.known.geomean_ratio) is not None and ratio > 0.99:
+            found.append(Negative(file, f"gains {(1 - ratio) * 100:.1f} % over vLLM's heuristic: hardly anything"))
+        for times in beside.get(file.path, ()):
+            if times.geomean_ratio > 0.99:
+                found.append(
+                    Negative(file, f"gains {(1 - times.geomean_ratio) * 100:.1f} % over {times.label}: hardly anything")
+                )
+    return found
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A file under each Triton: None: not seen there. own: the one that it was measured with."""
+
+    file: TunedFile
+    own: str | None
+    measured: str | None
+    verified: str | None
+    seen: Mapping[str, VerifiedWith]
+
+
+def freshness(files: Iterable[TunedFile]) -> tuple[list[str], list[Fresh]]:
+    """The Tritons of all records, newest first, and a line a file, that of the oldest figures first."""
+    found = []
+    for file in files:
+        record = file.record
+        own = record.environment.triton if record and record.environment else None
+        verified = record.verified.date if record and record.verified and file.known.evidence == "verified" else None
+        seen = {line.triton: line for line in (record.verified_with or () if record else ())}
+        found.append(Fresh(file, own, record.date if record and record.is_measured else None, verified, seen))
+    versions = {version for each in found for version in (each.own, *each.seen) if version}
+    newest = sorted(versions, key=_release, reverse=True)
+    return newest, sorted(found, key=lambda each: (each.measured or "", each.file.path))
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else 0 for part in version.split("+")[0].split("."))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Of the names that placements ask for on a GPU: how many are here, by state."""
+
+    device: Device
+    verified: int
+    claimed: int
+    published: int
+    missing: int
+
+    @property
+    def wanted(self) -> int:
+        return self.verified + self.claimed + self.published + self.missing
+
+
+def tally(lines: Iterable[Line], devices: Iterable[Device]) -> list[Tally]:
+    """Each name once a GPU; of GPUs on which no placement asks for one there is no tally."""
+    states: dict[str, dict[str, State]] = {}
+    for line in lines:
+        for (device, _), cell in line.cells.items() if line.is_placed else ():
+            if cell.name and cell.reads and cell.state is not State.NOT_READ:
+                states.setdefault(device, {})[cell.name] = cell.state
+    found = []
+    for device in devices:
+        of_device = list(states.get(device.name, {}).values())
+        verified, claimed = of_device.count(State.VERIFIED), of_device.count(State.CLAIMED)
+        published = of_device.count(State.PUBLISHED) + of_device.count(State.UNRECORDED)
+        found.append(Tally(device, verified, claimed, published, len(of_device) - verified - claimed - published))
+    return [each for each in found if each.wanted]
+
+
+def losing(surveys: Iterable[Surveyed]) -> list[Surveyed]:
+    """The shipped files by what they cost, the worst first; also those that gain."""
+    return sorted(surveys, key=lambda each: -each.ratio)

@@ -1,0 +1,151 @@
+"""The coverage matrix: models down, GPUs across, what each engine finds there; as a table, as CSV and as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tools.registry.devices import Device, DeviceRegistry
+from tools.registry.models import Model, ModelRegistry
+from tools.site.files import TunedFile
+from tools.site.questions import UNPLACED_SIZES, Answer, Row, State
+
+MOST_COLUMNS = 8
+"""GPUs of the first page; every other one has a page of its own."""
+
+COLUMNS = (
+    "model", "tp", "ep", "weights", "gpu", "engine", "version", "state", "file", "time_over_no_file", "triton",
+    "reads_tuned_files", "next",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What an engine finds on a GPU.
+
+    ratio: the file's time over that without it; for State.SHIPPED the engine's own file's. name: the file that is
+    asked for. page: of the file that serves. reads None: it isn't known whether the default backend reads files.
+    """
+
+    engine: str
+    version: str
+    state: State
+    name: str | None
+    ratio: float | None
+    triton: str | None
+    page: str | None
+    reads: bool | None
+    command: str
+    backend: str | None
+
+    @property
+    def is_hole(self) -> bool:
+        """A file that would be read, as far as is known, and isn't here."""
+        return self.state in (State.NONE, State.SHIPPED)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A model at its parallel sizes. cells: by device and engine; an engine that isn't run so has none."""
+
+    model: str
+    slug: str
+    tp: int
+    ep: int
+    weights: str
+    is_placed: bool
+    cells: Mapping[tuple[str, str], Cell]
+
+    @property
+    def sizes(self) -> str:
+        return f"TP{self.tp}" + f" EP{self.ep}" * (self.ep > 1)
+
+    @property
+    def anchor(self) -> str:
+        return f"tp{self.tp}-ep{self.ep}"
+
+
+def is_shown(row: Row) -> bool:
+    """People run it so; of a model whose placements aren't known, the usual sizes."""
+    return row.is_placed or (not row.model.placements and row.ep == 1 and row.tp in UNPLACED_SIZES)
+
+
+def lines_of(model: Model, slug: str, rows: Iterable[Row]) -> tuple[Line, ...]:
+    """A line for each of the model's sizes that are shown, fewest ranks first."""
+    by_sizes: dict[tuple[int, int], list[Row]] = {}
+    for row in filter(is_shown, rows):
+        by_sizes.setdefault((row.tp, row.ep), []).append(row)
+    return tuple(
+        Line(
+            model.id, slug, tp, ep, model.checkpoint.kind, any(row.is_placed for row in of_sizes),
+            {cell_key: cell for row in of_sizes for cell_key, cell in _cells(row)},
+        )
+        for (tp, ep), of_sizes in sorted(by_sizes.items())
+    )  # fmt: skip
+
+
+def _cells(row: Row) -> Iterator[tuple[tuple[str, str], Cell]]:
+    for device, answer in row.answers.items():
+        yield (device, row.release.name), _cell(row, answer)
+
+
+def _cell(row: Row, answer: Answer) -> Cell:
+    looked, file, state = answer.looked, answer.file, answer.state
+    surveyed = looked.surveyed if looked and state is State.SHIPPED else None
+    ratio = surveyed.ratio if surveyed else file.known.geomean_ratio if file else None
+    return Cell(
+        row.release.name, row.release.version, state, looked.name if looked else None, ratio,
+        file.known.triton if file else None, file.slug if file else None, answer.of_arch.reads_tuned_files,
+        answer.step.command, answer.of_arch.backend,
+    )  # fmt: skip
+
+
+def columns_of(devices: DeviceRegistry, models: ModelRegistry, files: Sequence[TunedFile]) -> tuple[Device, ...]:
+    """The GPUs of the first page: those that people place models on, by the registry, then those with most files."""
+    placed = Counter(placement.device for model in models for placement in model.placements)
+    held: Counter[str] = Counter()
+    for file in files:
+        if device := devices.get(file.device_name) if file.device_name else None:
+            held[device.name] += 1
+    chosen = [_usual(devices, family, held) for family, _ in placed.most_common()]
+    chosen += [devices.find(name) for name, _ in held.most_common()]
+    return tuple(dict.fromkeys(device for device in chosen if device is not None))[:MOST_COLUMNS]
+
+
+def _usual(devices: DeviceRegistry, family: str, held: Mapping[str, int]) -> Device | None:
+    """The one of a family with most files, else the first whose figures are known."""
+    of_family = [device for device in devices if device.family == family]
+    known = [device for device in of_family if device.sm_count is not None]
+    return max(known or of_family, key=lambda device: held.get(device.name, 0), default=None)
+
+
+def records(lines: Iterable[Line], devices: Sequence[Device]) -> Iterator[dict[str, Any]]:
+    """A mapping a cell, by `COLUMNS`."""
+    for line in lines:
+        for (device, _), cell in line.cells.items():
+            if any(device == shown.name for shown in devices):
+                values = (
+                    line.model, line.tp, line.ep, line.weights, device, cell.engine, cell.version, cell.state.value,
+                    cell.name, cell.ratio, cell.triton, cell.reads, cell.command,
+                )  # fmt: skip
+                yield dict(zip(COLUMNS, values, strict=True))
+
+
+def to_csv(found: Iterable[Mapping[str, Any]]) -> str:
+    """With a head. What a spreadsheet would take for a formula gets an apostrophe before it."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for each in found:
+        writer.writerow({key: _plain(value) for key, value in each.items()})
+    return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    if value is None:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

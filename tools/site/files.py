@@ -1,0 +1,189 @@
+"""Every tuned file of the store with what is known of it: what it holds, its record, its gain. Never fails.
+
+What can't be used is said in `fault` and counts as not measured: a page is built of every file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fused_moe_configs import index
+from fused_moe_configs.index import IndexedFile
+from fused_moe_configs.lookup import ConfigError, read_config
+from tools.store.files import RECORD, read_file, record_path
+from tools.store.record import Record, RecordedRow, RecordError, as_record
+from tools.store.workload import Workload, parse_file_name
+
+ENGINES = {"vllm": "vLLM", "sglang": "SGLang"}
+"""As people write them."""
+
+ROUTINGS = {
+    "uniform": "uniform routing",
+    "skew_1.0": "skewed routing (Dirichlet 1.0)",
+    "skew_0.3": "strongly skewed routing (Dirichlet 0.3)",
+    "recorded": "recorded routing",
+}
+
+
+@dataclass(frozen=True)
+class Gains:
+    """A time over that without a file, by batch size. engine: whose heuristic; routing: as `ROUTINGS`."""
+
+    engine: str
+    routing: str
+    ratios: Mapping[int, float]
+
+    @property
+    def label(self) -> str:
+        return f"over {ENGINES.get(self.engine, self.engine)}'s heuristic, {ROUTINGS.get(self.routing, self.routing)}"
+
+    @property
+    def geomean(self) -> float:
+        return math.exp(sum(map(math.log, self.ratios.values())) / len(self.ratios))
+
+    @property
+    def worst(self) -> float:
+        return max(self.ratios.values())
+
+
+@dataclass(frozen=True)
+class TunedFile:
+    """A tuned file.
+
+    path: below configs/, with slashes. slug: its page's name. known: as `index.json` has it. entries: launch config by
+    batch size; empty where the file is broken. record: where it speaks of these very bytes, else None. fault: why
+    there is no record or no entry; empty: nothing is wrong.
+    """
+
+    path: str
+    slug: str
+    known: IndexedFile
+    workload: Workload | None
+    entries: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    record: Record | None = None
+    fault: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.known.name
+
+    @property
+    def device_name(self) -> str:
+        return self.workload.device_name if self.workload else ""
+
+    @property
+    def tier(self) -> str:
+        """As people call it."""
+        folder = PurePosixPath(self.path).parent.as_posix()
+        return {".": "default tier", "legacy_configs": "legacy tier"}.get(folder, folder)
+
+    @property
+    def is_measured(self) -> bool:
+        return self.known.geomean_ratio is not None
+
+    @property
+    def rows(self) -> Mapping[int, RecordedRow]:
+        return self.record.rows if self.record else {}
+
+    @property
+    def unbounded(self) -> tuple[int, ...]:
+        """The batch sizes at which the entry may be slower than the bound, as the record says itself."""
+        return tuple(num_tokens for num_tokens, row in sorted(self.rows.items()) if not row.is_bounded)
+
+    @property
+    def gains(self) -> tuple[Gains, ...]:
+        return gains_of(self.rows)
+
+
+def gains_of(rows: Mapping[int, RecordedRow]) -> tuple[Gains, ...]:
+    """Of a record's rows, an engine and a routing each: of several shapes the one where the entry does worst.
+
+    Rows without parts, as older records have them, tell medians over both heuristics, under uniform routing.
+    """
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for num_tokens, row in sorted(rows.items()):
+        for (engine, routing), ratio in _ratios(row).items():
+            found.setdefault((engine, routing), {})[num_tokens] = ratio
+    order = [(engine, routing) for engine in ENGINES for routing in ROUTINGS]
+    return tuple(Gains(*key, found[key]) for key in order if key in found)
+
+
+def _ratios(row: RecordedRow) -> dict[tuple[str, str], float]:
+    ratios: dict[tuple[str, str], float] = {}
+    for part in row.parts:
+        key = part.engine, part.routing
+        ratios[key] = max(part.ratio, ratios.get(key, 0.0))
+    if ratios:
+        return ratios
+    compared = {engine: (pair.latency_us.median, pair.baseline_us.median) for engine, pair in row.by_engine.items()}
+    if not compared:
+        compared = {engine: (row.latency_us.median, other.median) for engine, other in row.baselines.items()}
+        worst = max(
+            [(row.latency_us, row.baseline_us), *((each.latency_us, each.baseline_us) for each in row.by_shape)],
+            key=lambda pair: pair[0].median / pair[1].median,
+        )
+        compared["vllm"] = worst[0].median, worst[1].median
+    return {(engine, "uniform"): ours / theirs for engine, (ours, theirs) in compared.items()}
+
+
+def read_files(configs: Path) -> tuple[TunedFile, ...]:
+    """Every tuned file of the store, in order of its path. ConfigError: a folder of it can't be listed."""
+    found = index.tuned_files(configs)
+    slugs = unique_slugs(path.relative_to(configs).as_posix() for path, _ in found)
+    return tuple(_read(configs, path, triton, slugs[path.relative_to(configs).as_posix()]) for path, triton in found)
+
+
+def _read(configs: Path, path: Path, triton: str | None, slug: str) -> TunedFile:
+    relative = PurePosixPath(path.relative_to(configs).as_posix())
+    workload = parse_file_name(path.name).workload
+    faults, entries, record = list[str](), {}, None
+    try:
+        entries = dict(read_config(path))
+    except ConfigError as error:
+        faults.append(f"The file can't be used: {error.reason}.")
+    try:
+        known = index.of_file(configs, path, triton)
+    except ConfigError:
+        known = IndexedFile(str(relative), (), triton, None, None, None, None, _sha256(path))
+    try:
+        record = as_record(read_file(record_path(configs, relative), RECORD))
+    except RecordError as error:
+        faults.append(f"Its record can't be used: {error}")
+    else:
+        if record.config_sha256 != known.sha256:
+            record = None
+            faults.append("Its record speaks of other bytes.")
+    if record is None:  # an index entry made of half a record tells figures that no page could show
+        known = known._replace(geomean_ratio=None, worst_ratio=None, evidence=None)
+    return TunedFile(str(relative), slug, known, workload, entries, record, " ".join(faults))
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def slug_of(text: str) -> str:
+    """As a file name and a URL hold it without escapes: letters, digits, dots, minus and underline."""
+    short = re.sub(r"\.json$", "", text).replace("device_name=", "").replace("block_shape=", "").replace("dtype=", "")
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", short.replace("=", "")).strip("-.").lower()[:150] or "unnamed"
+
+
+def unique_slugs(texts: Iterable[str]) -> dict[str, str]:
+    """A slug each; of texts with the same one, the later ones get a number."""
+    slugs, taken = dict[str, str](), set[str]()
+    for text in texts:
+        slug, number = slug_of(text), 2
+        while slug in taken:
+            slug, number = f"{slug_of(text)}-{number}", number + 1
+        taken.add(slug)
+        slugs[text] = slug
+    return slugs

@@ -1,0 +1,45 @@
+"""Two pictures that also stand in the README: what is covered, and what was gained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tools.site import charts
+from tools.site.boards import Tally
+from tools.site.files import TunedFile
+from tools.site.render import gpu, title_of, workload_of
+
+MOST_BARS = 12
+
+
+def gains_chart(gains: Sequence[TunedFile], style: str = "") -> str:
+    """The measured files with the largest gains. style: where the picture stands alone."""
+    bars = [
+        charts.Bar(title_of(file), workload_of(file), (1 - (file.known.geomean_ratio or 1.0)) * 100)
+        for file in gains[:MOST_BARS]
+    ]
+    title = "Time over vLLM's own heuristic, geometric mean of all batch sizes"
+    return charts.bar_chart("gains", title, bars, style=style) or _empty("gains", "Nothing was measured yet", style)
+
+
+def coverage_chart(tallies: Sequence[Tally], style: str = "") -> str:
+    """Of the files that people's models ask for: how many are here, a GPU each. style: as above."""
+    stacks = [
+        charts.Stack(
+            gpu(tally.device.name),
+            (
+                ("tuned", "verified", tally.verified),
+                ("shipped", "claimed", tally.claimed),
+                ("published", "taken over", tally.published),
+                ("none", "none yet", tally.missing),
+            ),
+        )
+        for tally in tallies
+    ]
+    title = "Tuned files that the registry's placements ask for"
+    return charts.stack_chart("coverage", title, stacks, style=style) or _empty("coverage", "Nothing is asked for", style)
+
+
+def _empty(identifier: str, words: str, style: str) -> str:
+    """A picture that a README can name is always there."""
+    return charts.bar_chart(identifier, words, [charts.Bar("no file yet", "", 0.0)], style=style)
