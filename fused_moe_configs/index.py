@@ -102,13 +102,14 @@ def of_file(configs: Path, path: Path, triton: str | None) -> IndexedFile:
     # Not of the pairs that read_json has: its check that no key stands twice is the validator's.
     record = json.loads(read_json(record_path)[0])
     try:
-        return _of_record(record, file.as_posix(), triton, sha256)
+        return of_record(record, file.as_posix(), triton, sha256)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         wish = f"expected a record as schema/record.schema.json has it, found another at {error}"
         raise ConfigError(record_path, f"{wish}. Fix: ./nox -s validate says where") from error
 
 
-def _of_record(record: Mapping[str, _Json], file: str, triton: str | None, sha256: str) -> IndexedFile:
+def of_record(record: Mapping[str, _Json], file: str, triton: str | None, sha256: str) -> IndexedFile:
+    """Of a file with these bytes beside this record. Where that is none by the schema, KeyError, TypeError and others."""
     models = dict.fromkeys(str(model) for shape in record["shapes"] for model in shape["models"])
     if record["config_sha256"] != sha256:
         return IndexedFile(file, tuple(models), triton, None, None, None, None, sha256)

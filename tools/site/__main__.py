@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from fused_moe_configs.lookup import ConfigError
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.cli import command, path_argument, run
 from tools.errors import UserError
-from tools.site.build import Sources, know, write
+from tools.site.build import Sources, write
 from tools.text import counted, shown_path
 
 REPOSITORY = "https://github.com/fused-moe-configs/fused-moe-configs"
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--repository", default=REPOSITORY, metavar="URL", help="where links lead")
     parser.add_argument("--revision", default="", metavar="COMMIT", help="what it is built from, for the footer")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; all cores")
     return parser
 
 
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (configs / "registry").is_dir():
         raise UserError(f"--configs: expected a store with its registry, found none in {configs}. Fix: name one.")
     try:
-        count = write(know(Sources(configs, args.measurements, args.repository, args.revision)), args.out)
+        count = write(Sources(configs, args.measurements, args.repository, args.revision), args.out, args.jobs)
     except ConfigError as error:
         raise UserError(str(error)) from error
     print(f"{counted(count, 'file')} in {shown_path(args.out)}")

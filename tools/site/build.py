@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -15,13 +17,15 @@ from markupsafe import Markup
 from tools.errors import UserError
 from tools.registry.devices import Device, DeviceRegistry, load_devices
 from tools.registry.engines import load_engines
-from tools.registry.models import ModelRegistry, load_models
+from tools.registry.models import Model, ModelRegistry, load_models
 from tools.site import boards, charts, coverage, overview, render, server
 from tools.site.coverage import Line
-from tools.site.files import TunedFile, read_files, slug_of, unique_slugs
+from tools.site.files import TunedFile, files_in, read_files, slug_of, unique_slugs
 from tools.site.measurements import EnginesTimes, Surveyed, engines_times, read_surveys
 from tools.site.questions import Questions
 
+T, R = TypeVar("T"), TypeVar("R")
+CHUNKS = 4
 ASSETS = Path(__file__).parent / "assets"
 MANIFEST = "site.json"
 """What a build wrote: the next one into the same folder clears it away."""
@@ -53,11 +57,28 @@ class Known:
     """The GPUs of the first page."""
 
 
-def know(sources: Sources) -> Known:
+class Each(Protocol):
+    """Like `map`: in this process, or in several at once."""
+
+    def __call__(self, function: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]: ...
+
+
+@contextlib.contextmanager
+def workers(jobs: int) -> Iterator[Each]:
+    """Processes that share the work, where there is more than one of them."""
+    if jobs <= 1:
+        yield map
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        yield pool.map
+
+
+def know(sources: Sources, each: Each = map) -> Known:
     """RegistryError: a registry can't be used. ConfigError: a folder of the store can't be listed."""
     registry = sources.configs / "registry"
     models, devices = load_models(registry / "models.json"), load_devices(registry / "devices.json")
-    files = read_files(sources.configs)
+    places = files_in(sources.configs)
+    files = tuple(file for chunk in each(read_files, _chunks(places)) for file in chunk)
     return Known(
         sources, models, devices, files, engines_times(sources.measurements, files),
         read_surveys(sources.measurements), unique_slugs(model.id for model in models),
@@ -65,37 +86,62 @@ def know(sources: Sources) -> Known:
     )  # fmt: skip
 
 
-def pages(known: Known) -> Iterator[tuple[str, bytes]]:
-    """Path below the site's root and content, one after the other: a large store's needn't all be held."""
-    environment = render.environment(known.sources.repository, known.sources.revision)
-    environment.globals["alsos"] = {model.id: model.also for model in known.models}
-    lines: list[Line] = []
-    for name, content, found in _of_models(known, environment):
-        lines += found
-        yield name, content
-    lines.sort(key=lambda line: (line.model.casefold(), line.tp, line.ep))
+def pages(known: Known, each: Each = map) -> Iterator[tuple[str, bytes]]:
+    """Path below the site's root and content."""
+    environment, columns = _environment(known), [device.name for device in known.columns]
+    # Neighbours ask for the same files, so a chunk is of neighbours. Other pages are made meanwhile.
+    light = replace(known, files=tuple(replace(file, record=None, entries={}) for file in known.files))
+    waiting = each(partial(of_models, light), _chunks(known.models.models))
     yield from _of_files(known, environment)
-    yield from _of_gpus(known, environment, lines)
+    lines = list[Line]()
+    for found in waiting:
+        yield from found.pages
+        lines += found.lines
+    lines = coverage.in_order(lines, columns)
+    chunks = _chunks(known.devices.devices)
+    of_chunks = [(chunk, coverage.only_on(lines, [device.name for device in chunk])) for chunk in chunks]
+    gpus = each(partial(of_gpus, light), of_chunks)
     yield from _overviews(known, environment, lines)
+    for some in gpus:
+        yield from some
     for path in sorted(ASSETS.iterdir()):
         yield f"assets/{path.name}", path.read_bytes()
     yield ".nojekyll", b""
 
 
-def _of_models(known: Known, environment: Environment) -> Iterator[tuple[str, bytes, tuple[Line, ...]]]:
-    releases = load_engines(known.sources.configs / "registry" / "engines.json")
-    questions = Questions(
-        known.sources.configs, known.models, known.devices, releases, known.files, known.surveys
-    )
-    template = environment.get_template("model.html")
-    for model in known.models:
+def _chunks(items: Sequence[T]) -> list[tuple[T, ...]]:
+    """Enough for some processes, and few enough that each is worth its way there."""
+    size = -(-len(items) // CHUNKS) or 1
+    return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def _environment(known: Known) -> Environment:
+    found = render.environment(known.sources.repository, known.sources.revision)
+    found.globals["alsos"] = {model.id: model.also for model in known.models}
+    return found
+
+
+@dataclass(frozen=True)
+class OfModels:
+    """Pages and data of some models, and their lines of the matrix."""
+
+    pages: tuple[tuple[str, bytes], ...]
+    lines: tuple[Line, ...]
+
+
+def of_models(known: Known, models: Sequence[Model]) -> OfModels:
+    """May run in a process of its own."""
+    sources = known.sources
+    releases = load_engines(sources.configs / "registry" / "engines.json")
+    questions = Questions(sources.configs, known.devices, releases, known.files, known.surveys)
+    template, found, lines = _environment(known).get_template("model.html"), list[tuple[str, bytes]](), list[Line]()
+    for model in models:
         slug, rows = known.slugs[model.id], tuple(questions.rows(model))
-        answers = server.document(model, rows, known.sources.repository)
-        yield f"data/models/{slug}.json", _json(answers), coverage.lines_of(model, slug, rows)
-        page = template.render(
-            root="../", model=model, slug=slug, places=render.places_of(rows), devices=known.columns
-        )
-        yield f"models/{slug}.html", page.encode(), ()
+        given = {"model": model, "slug": slug, "places": render.places_of(rows), "devices": known.columns}
+        found.append((f"data/models/{slug}.json", _json(server.document(model, rows, sources.repository))))
+        found.append((f"models/{slug}.html", template.render(root="../", **given).encode()))
+        lines += coverage.lines_of(model, slug, rows)
+    return OfModels(tuple(found), tuple(lines))
 
 
 def _of_files(known: Known, environment: Environment) -> Iterator[tuple[str, bytes]]:
@@ -105,20 +151,17 @@ def _of_files(known: Known, environment: Environment) -> Iterator[tuple[str, byt
         yield f"files/{file.slug}.html", template.render(root="../", **given).encode()
 
 
-def _of_gpus(known: Known, environment: Environment, lines: list[Line]) -> Iterator[tuple[str, bytes]]:
-    template, held = environment.get_template("gpu.html"), Counter[str]()
-    for file in known.files:
-        if file.device_name and (device := known.devices.get(file.device_name)):
-            held[device.name] += 1
-    for device in known.devices:
-        slug = slug_of(device.name)
-        yield f"gpus/{slug}.html", template.render(root="../", device=device, lines=lines).encode()
-        yield f"gpus/{slug}.csv", coverage.to_csv(coverage.records(lines, [device])).encode()
-    page = environment.get_template("gpus.html").render(root="../", gpus=known.devices.devices, held=held)
-    yield "gpus/index.html", page.encode()
+def of_gpus(known: Known, given: tuple[Sequence[Device], Sequence[Line]]) -> list[tuple[str, bytes]]:
+    """A page a GPU. May run in a process of its own."""
+    devices, lines = given
+    template = _environment(known).get_template("gpu.html")
+    return [
+        (f"gpus/{slug_of(device.name)}.html", template.render(root="../", device=device, lines=lines).encode())
+        for device in devices
+    ]
 
 
-def _overviews(known: Known, environment: Environment, lines: list[Line]) -> Iterator[tuple[str, bytes]]:
+def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) -> Iterator[tuple[str, bytes]]:
     def page(name: str, **given: Any) -> tuple[str, bytes]:
         return name, environment.get_template(name).render(here=name, **given).encode()
 
@@ -139,6 +182,9 @@ def _overviews(known: Known, environment: Environment, lines: list[Line]) -> Ite
         surveyed=boards.losing(known.surveys), gains=gains[: boards.MOST_GAINS],
         gains_chart=Markup(overview.gains_chart(gains)), negatives=boards.negatives(known.files, known.beside),
     )  # fmt: skip
+    held = coverage.held_by(known.devices, known.files)
+    index = environment.get_template("gpus.html").render(root="../", gpus=known.devices.devices, held=held)
+    yield "gpus/index.html", index.encode()
     tritons, fresh = boards.freshness(known.files)
     yield page("freshness.html", tritons=tritons, fresh=fresh)
     yield page("method.html")
@@ -164,19 +210,21 @@ def _json(document: Any) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def write(known: Known, out: Path) -> int:
+def write(sources: Sources, out: Path, jobs: int = 1) -> int:
     """Writes the site into a new folder, an empty one, or one with an earlier build; returns how many files.
 
-    UserError: something else is in it. OSError: it can't be written.
+    UserError: something else is in it. OSError: it can't be written. Errors of `know`.
     """
-    _clear(out)
     written = []
-    for name, content in pages(known):
-        path = out / PurePosixPath(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        written.append(name)
-    (out / MANIFEST).write_bytes(_json({"revision": known.sources.revision, "files": sorted(written)}))
+    with workers(jobs) as each:
+        known = know(sources, each)
+        _clear(out)
+        for name, content in pages(known, each):
+            path = out / PurePosixPath(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            written.append(name)
+    (out / MANIFEST).write_bytes(_json({"revision": sources.revision, "files": sorted(written)}))
     return len(written) + 1
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tools.registry.devices import Device, DeviceRegistry
@@ -104,16 +104,34 @@ def _cell(row: Row, answer: Answer) -> Cell:
     )  # fmt: skip
 
 
+def in_order(lines: Iterable[Line], devices: Sequence[str]) -> list[Line]:
+    """Models with a file on one of the devices first, then those that people place somewhere, then by name and ranks."""
+    lines, shown = tuple(lines), set(devices)
+    held = {line.model for line in lines if any(cell.page and d in shown for (d, _), cell in line.cells.items())}
+    return sorted(
+        lines, key=lambda each: (each.model not in held, not each.is_placed, each.model.casefold(), each.tp, each.ep)
+    )
+
+
 def columns_of(devices: DeviceRegistry, models: ModelRegistry, files: Sequence[TunedFile]) -> tuple[Device, ...]:
     """The GPUs of the first page: those that people place models on, by the registry, then those with most files."""
     placed = Counter(placement.device for model in models for placement in model.placements)
-    held: Counter[str] = Counter()
-    for file in files:
-        if device := devices.get(file.device_name) if file.device_name else None:
-            held[device.name] += 1
+    held = held_by(devices, files)
     chosen = [_usual(devices, family, held) for family, _ in placed.most_common()]
     chosen += [devices.find(name) for name, _ in held.most_common()]
     return tuple(dict.fromkeys(device for device in chosen if device is not None))[:MOST_COLUMNS]
+
+
+def held_by(devices: DeviceRegistry, files: Iterable[TunedFile]) -> Counter[str]:
+    """How many files there are for a device, under any of its names."""
+    found = (devices.get(file.device_name) for file in files if file.device_name)
+    return Counter(device.name for device in found if device is not None)
+
+
+def only_on(lines: Iterable[Line], devices: Iterable[str]) -> list[Line]:
+    """Without the cells of other GPUs."""
+    shown = set(devices)
+    return [replace(line, cells={key: cell for key, cell in line.cells.items() if key[0] in shown}) for line in lines]
 
 
 def _usual(devices: DeviceRegistry, family: str, held: Mapping[str, int]) -> Device | None:
@@ -125,9 +143,10 @@ def _usual(devices: DeviceRegistry, family: str, held: Mapping[str, int]) -> Dev
 
 def records(lines: Iterable[Line], devices: Sequence[Device]) -> Iterator[dict[str, Any]]:
     """A mapping a cell, by `COLUMNS`."""
+    shown = {device.name for device in devices}
     for line in lines:
         for (device, _), cell in line.cells.items():
-            if any(device == shown.name for shown in devices):
+            if device in shown:
                 values = (
                     line.model, line.tp, line.ep, line.weights, device, cell.engine, cell.version, cell.state.value,
                     cell.name, cell.ratio, cell.triton, cell.reads, cell.command,

@@ -132,35 +132,47 @@ def _ratios(row: RecordedRow) -> dict[tuple[str, str], float]:
     return {(engine, "uniform"): ours / theirs for engine, (ours, theirs) in compared.items()}
 
 
-def read_files(configs: Path) -> tuple[TunedFile, ...]:
+@dataclass(frozen=True)
+class Place:
+    """Where a tuned file lies, before it is read. triton: its folder's."""
+
+    configs: Path
+    path: Path
+    triton: str | None
+    slug: str
+
+
+def files_in(configs: Path) -> list[Place]:
     """Every tuned file of the store, in order of its path. ConfigError: a folder of it can't be listed."""
     found = index.tuned_files(configs)
     slugs = unique_slugs(path.relative_to(configs).as_posix() for path, _ in found)
-    return tuple(_read(configs, path, triton, slugs[path.relative_to(configs).as_posix()]) for path, triton in found)
+    return [Place(configs, path, triton, slugs[path.relative_to(configs).as_posix()]) for path, triton in found]
+
+
+def read_files(places: Iterable[Place]) -> list[TunedFile]:
+    """What is known of them. May run in a process of its own."""
+    return [_read(place.configs, place.path, place.triton, place.slug) for place in places]
 
 
 def _read(configs: Path, path: Path, triton: str | None, slug: str) -> TunedFile:
     relative = PurePosixPath(path.relative_to(configs).as_posix())
     workload = parse_file_name(path.name).workload
+    known = IndexedFile(str(relative), (), triton, None, None, None, None, _sha256(path))
     faults, entries, record = list[str](), {}, None
     try:
         entries = dict(read_config(path))
     except ConfigError as error:
         faults.append(f"The file can't be used: {error.reason}.")
     try:
-        known = index.of_file(configs, path, triton)
-    except ConfigError:
-        known = IndexedFile(str(relative), (), triton, None, None, None, None, _sha256(path))
-    try:
-        record = as_record(read_file(record_path(configs, relative), RECORD))
+        content = read_file(record_path(configs, relative), RECORD)
+        record = as_record(content)
+        known = index.of_record(content.document, str(relative), triton, known.sha256)
     except RecordError as error:
         faults.append(f"Its record can't be used: {error}")
     else:
         if record.config_sha256 != known.sha256:
             record = None
             faults.append("Its record speaks of other bytes.")
-    if record is None:  # an index entry made of half a record tells figures that no page could show
-        known = known._replace(geomean_ratio=None, worst_ratio=None, evidence=None)
     return TunedFile(str(relative), slug, known, workload, entries, record, " ".join(faults))
 
 

@@ -17,7 +17,7 @@ from fused_moe_configs.next_step import NextStep, model_flags, next_step
 from fused_moe_configs.registry import ServingError
 from fused_moe_configs.serving import Serving, driver_name, serve
 from tools.registry.devices import Device, DeviceRegistry
-from tools.registry.models import Model, ModelRegistry
+from tools.registry.models import Model
 from tools.site.files import TunedFile
 from tools.site.measurements import Surveyed
 
@@ -142,10 +142,10 @@ class Questions:
     """Answers from one store. configs: its folder. releases: the engines'. surveys: of what they ship."""
 
     def __init__(
-        self, configs: Path, models: ModelRegistry, devices: DeviceRegistry, releases: Sequence[EngineRelease],
-        files: Sequence[TunedFile], surveys: Sequence[Surveyed] = (),
+        self, configs: Path, devices: DeviceRegistry, releases: Sequence[EngineRelease], files: Sequence[TunedFile],
+        surveys: Sequence[Surveyed] = (),
     ) -> None:  # fmt: skip
-        self.models, self.devices, self.releases = models, devices, tuple(releases)
+        self.devices, self.releases = devices, tuple(releases)
         self._configs, self._chain = configs, Chain(configs)
         self._files = {file.path: file for file in files}
         self._surveys = {(each.engine, each.name): each for each in surveys}

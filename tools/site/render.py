@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from fused_moe_configs.next_step import export_command
 from tools.registry.devices import Device
 from tools.registry.models import Model
 from tools.site import charts
-from tools.site.coverage import Line, is_shown
+from tools.site.coverage import is_shown
 from tools.site.files import ENGINES, ROUTINGS, Gains, TunedFile, slug_of
 from tools.site.measurements import EnginesTimes
 from tools.site.questions import Row
@@ -42,7 +43,7 @@ def environment(repository: str, revision: str) -> Environment:
     found.globals |= {"engines": ENGINES, "repository": repository, "revision": revision, "root": "", "here": ""}
     filters: dict[str, Any] = {
         "percent": percent, "shade": shade, "gpu": gpu, "slug": slug_of, "workload": workload_of, "title": title_of,
-        "us": microseconds, "shape": shape_of, "unquotable": unquotable,
+        "us": microseconds, "shape": shape_of, "quoted": shlex.quote,
         "commands": partial(commands, repository=repository),
     }  # fmt: skip
     found.filters |= filters
@@ -92,11 +93,6 @@ def title_of(file: TunedFile) -> str:
     if match is None:
         return f"{workload_of(file)} on {device}"
     return f"{match[1]} TP{match[2]}" + (f" EP{match[3]}" if match[3] else "") + f" on {device}"
-
-
-def unquotable(path: str) -> bool:
-    """Whether a shell would take the path otherwise than it stands."""
-    return re.fullmatch(r"[\w./=,+()@%:-]*|[^']*", path) is None or "'" in path
 
 
 def commands(row: Row, devices: Sequence[Device], repository: str) -> list[tuple[str, str]]:
@@ -276,11 +272,3 @@ def model_slugs(models: Iterable[Model], slugs: Mapping[str, str]) -> dict[str, 
     """The slug of a model's page by each of its ids."""
     return {name: slugs[model.id] for model in models for name in model.ids}
 
-
-def alsos(models: Iterable[Model]) -> dict[str, tuple[str, ...]]:
-    return {model.id: model.also for model in models}
-
-
-def lines_for(lines: Iterable[Line]) -> list[Line]:
-    """By model, ignoring case, then ranks."""
-    return sorted(lines, key=lambda line: (line.model.casefold(), line.tp, line.ep))
