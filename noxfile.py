@@ -42,7 +42,7 @@ They are for one Python on one platform, whose wheels the hashes are of. Not for
 
 LOCKED_PYTHON = (3, 11)
 LOCKED_PLATFORM = "Python 3.11 on Linux, x86-64"
-LOCKED_GROUPS = ("build", "nox", "validate")
+LOCKED_GROUPS = ("build", "nox", "site", "validate")
 DAYS_OF_REST = 7
 """How old a release must be before a lock takes it: a hijacked one is usually found within days."""
 
@@ -235,6 +235,20 @@ def nightly(session: nox.Session) -> None:
 def canary(session: nox.Session) -> None:
     """Read what we export with the engines' own code: vllm=WHEEL sglang=WHEEL --out FILE. Runs code of the wheels."""
     run_in(session, "reader-environment", "-m", "tools.canary", *session.posargs)
+
+
+@nox.session(default=False)
+def site(session: nox.Session) -> None:
+    """Build the site: nox -s site -- OUT. Look at it with: python3 -m http.server --directory OUT."""
+    install_group(session, "site")
+    session.run("python", "-m", "tools.site", *session.posargs)
+
+
+@nox.session(default=False)
+def browser(session: nox.Session) -> None:
+    """Test the site in the Chrome or Chromium that is here ($CHROME: another one)."""
+    install_group(session, "browser")
+    session.run("python", "-m", "pytest", *unless_named("tests/tools/site/browser"), *session.posargs)
 
 
 @nox.session(default=False)

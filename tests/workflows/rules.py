@@ -19,11 +19,19 @@ TRIGGERS = {
     "verify": {"push"},
     "nightly": {"schedule", "workflow_dispatch"},
     "release": {"schedule", "workflow_dispatch"},
+    "pages": {"push", "workflow_dispatch"},
 }
 READ = {"contents": "read"}
 NOTHING: dict[str, str] = {}
 GRANTS = {
-    "validate": {"evidence": READ, "configs": READ, "code": READ, "wheel": READ, "workflows": READ},
+    "validate": {
+        "evidence": READ,
+        "configs": READ,
+        "code": READ,
+        "wheel": READ,
+        "workflows": READ,
+        "site": READ,
+    },
     "tune": {
         "plan": {**READ, "pull-requests": "read"},
         "tune": NOTHING,
@@ -51,6 +59,7 @@ GRANTS = {
         "attest": {"id-token": "write", "attestations": "write"},
         "announce": {"contents": "write"},
     },
+    "pages": {"build": READ, "deploy": {"pages": "write", "id-token": "write"}},
 }
 ENVIRONMENTS = {
     ("measure", "measure"): (
@@ -60,7 +69,10 @@ ENVIRONMENTS = {
     ("tune-on-request", "propose"): "bot",
     ("verify", "propose"): "bot",
     ("release", "publish"): "pypi",
+    ("pages", "deploy"): "github-pages",
 }
+PUBLISHES_AFTER = {"release": {"build", "test", "wheel"}, "pages": {"build"}}
+"""The jobs whose work a job that can publish waits for."""
 MEASURES_IN = {
     "tune": "gpu-pull-request",
     "verify": "gpu-main",
@@ -96,6 +108,7 @@ BESIDE_A_TOKEN = {
     "actions/download-artifact",
     "actions/create-github-app-token",
     "actions/attest-build-provenance",
+    "actions/deploy-pages",
     "pypa/gh-action-pypi-publish",
 }
 """Actions where something is written or published: with a command of WRITE, RELEASE and CHECK_DIGEST, all there is."""
@@ -264,7 +277,8 @@ def publishes_what_others_built(workflow: Workflow) -> Iterator[str]:
         for step in steps(job):
             if ("run" in step and not re.fullmatch(CHECK_DIGEST, step["run"])) or "checkout" in str(step):
                 yield f"{name}: runs something where it can publish"
-        if not {"build", "test", "wheel"} <= set(job["needs"]):
+        needs = {job["needs"]} if isinstance(job["needs"], str) else set(job["needs"])
+        if not PUBLISHES_AFTER[workflow.name] <= needs:
             yield f"{name}: publishes what {job['needs']} left"
 
 

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from tests.workflows.parsed import read, workflows
 from tools.checkout import CHECKOUT
 
-GROUPS = ("build", "nox", "validate")
+GROUPS = ("build", "nox", "site", "validate")
 LINE = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>[0-9][0-9a-z.]*)(?: --hash=sha256:[0-9a-f]{64})+")
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tools.registry.devices import Device
@@ -20,19 +20,19 @@ MOST_GAINS = 40
 class Wanted:
     """A file that isn't here and would be read.
 
-    readers: model, sizes and engine of each placement that asks for it, with the slug and anchor of its page.
-    surveyed_ratio: of the file that an engine ships, over that engine's heuristic; None: not surveyed, or none.
+    askers: each model of a placement that asks for it, with its sizes and engines in words, and slug and anchor of its
+    page. surveyed_ratio: of the file that an engine ships, over that engine's heuristic; None: not surveyed, or none.
     """
 
     name: str
     device: Device
-    readers: tuple[tuple[str, str, str, str], ...]
+    askers: tuple[tuple[str, str, str, str], ...]
     command: str
     surveyed_ratio: float | None
 
     @property
     def models(self) -> int:
-        return len({model for model, *_ in self.readers})
+        return len({model for model, *_ in self.askers})
 
 
 def most_wanted(lines: Iterable[Line], devices: Sequence[Device]) -> list[Wanted]:
@@ -45,10 +45,19 @@ def most_wanted(lines: Iterable[Line], devices: Sequence[Device]) -> list[Wanted
                 found.setdefault((device, cell.name), []).append((line, cell))
     wanted = []
     for (device, name), asked in found.items():
-        readers = tuple((line.model, f"{line.sizes} {ENGINES[cell.engine]}", line.slug, line.anchor) for line, cell in asked)
         ratios = [cell.ratio for _, cell in asked if cell.ratio is not None]
-        wanted.append(Wanted(name, families[device], readers, asked[0][1].command, max(ratios, default=None)))
-    return sorted(wanted, key=lambda each: (-each.models, -len(each.readers), each.name))
+        askers = tuple(_askers(asked))
+        wanted.append(Wanted(name, families[device], askers, asked[0][1].command, max(ratios, default=None)))
+    return sorted(wanted, key=lambda each: (-each.models, -len(each.askers), each.name))
+
+
+def _askers(asked: Iterable[tuple[Line, Cell]]) -> Iterator[tuple[str, str, str, str]]:
+    by_place: dict[tuple[str, str], list[tuple[Line, str]]] = {}
+    for line, cell in asked:
+        by_place.setdefault((line.slug, line.anchor), []).append((line, ENGINES[cell.engine]))
+    for found in by_place.values():
+        line = found[0][0]
+        yield line.model, f"{line.sizes}, {' and '.join(engine for _, engine in found)}", line.slug, line.anchor
 
 
 def largest_gains(files: Iterable[TunedFile]) -> list[TunedFile]:

@@ -14,13 +14,14 @@ from typing import Any, Protocol, TypeVar
 from jinja2 import Environment
 from markupsafe import Markup
 
+from fused_moe_configs.backends import EngineRelease
 from tools.errors import UserError
 from tools.registry.devices import Device, DeviceRegistry, load_devices
 from tools.registry.engines import load_engines
 from tools.registry.models import Model, ModelRegistry, load_models
 from tools.site import boards, charts, coverage, overview, render, server
 from tools.site.coverage import Line
-from tools.site.files import TunedFile, files_in, read_files, slug_of, unique_slugs
+from tools.site.files import ENGINES, TunedFile, files_in, read_files, slug_of, unique_slugs
 from tools.site.measurements import EnginesTimes, Surveyed, engines_times, read_surveys
 from tools.site.questions import Questions
 
@@ -109,6 +110,12 @@ def pages(known: Known, each: Each = map) -> Iterator[tuple[str, bytes]]:
     yield ".nojekyll", b""
 
 
+def releases_of(sources: Sources) -> list[EngineRelease]:
+    """vLLM's first, and of an engine the newest."""
+    found = load_engines(sources.configs / "registry" / "engines.json")
+    return sorted(reversed(found), key=lambda release: list(ENGINES).index(release.name))
+
+
 def _chunks(items: Sequence[T]) -> list[tuple[T, ...]]:
     """Enough for some processes, and few enough that each is worth its way there."""
     size = -(-len(items) // CHUNKS) or 1
@@ -132,7 +139,7 @@ class OfModels:
 def of_models(known: Known, models: Sequence[Model]) -> OfModels:
     """May run in a process of its own."""
     sources = known.sources
-    releases = load_engines(sources.configs / "registry" / "engines.json")
+    releases = releases_of(sources)
     questions = Questions(sources.configs, known.devices, releases, known.files, known.surveys)
     template, found, lines = _environment(known).get_template("model.html"), list[tuple[str, bytes]](), list[Line]()
     for model in models:
@@ -170,9 +177,8 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
         "index.html", files=known.files, measured=gains, best=next(iter(gains), None), tallies=tallies, lines=lines,
         devices=known.columns, gpus=known.devices.devices,
     )  # fmt: skip
-    releases = load_engines(known.sources.configs / "registry" / "engines.json")
     yield page(
-        "server.html", owners=_owners(known), releases=sorted(releases, key=lambda each: each.name != "vllm"),
+        "server.html", owners=_owners(known), releases=releases_of(known.sources),
         gpus=known.devices.devices, devices=known.columns,
         known_models=[(model, known.slugs[model.id]) for model in known.models],
     )  # fmt: skip

@@ -96,7 +96,7 @@ def _cells(row: Row) -> Iterator[tuple[tuple[str, str], Cell]]:
 def _cell(row: Row, answer: Answer) -> Cell:
     looked, file, state = answer.looked, answer.file, answer.state
     surveyed = looked.surveyed if looked and state is State.SHIPPED else None
-    ratio = surveyed.ratio if surveyed else file.known.geomean_ratio if file else None
+    ratio = surveyed.ratio if surveyed else file.ratios.get(row.release.name) if file else None
     return Cell(
         row.release.name, row.release.version, state, looked.name if looked else None, ratio,
         file.known.triton if file else None, file.slug if file else None, answer.of_arch.reads_tuned_files,

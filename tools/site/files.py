@@ -44,6 +44,10 @@ class Gains:
         return f"over {ENGINES.get(self.engine, self.engine)}'s heuristic, {ROUTINGS.get(self.routing, self.routing)}"
 
     @property
+    def is_uniform(self) -> bool:
+        return self.routing == "uniform"
+
+    @property
     def geomean(self) -> float:
         return math.exp(sum(map(math.log, self.ratios.values())) / len(self.ratios))
 
@@ -58,7 +62,8 @@ class TunedFile:
 
     path: below configs/, with slashes. slug: its page's name. known: as `index.json` has it. entries: launch config by
     batch size; empty where the file is broken. record: where it speaks of these very bytes, else None. fault: why
-    there is no record or no entry; empty: nothing is wrong.
+    there is no record or no entry; empty: nothing is wrong. ratios: by engine, time over that engine's heuristic under
+    uniform routing, geometric mean of the batch sizes; vLLM's is that of `known`.
     """
 
     path: str
@@ -68,6 +73,7 @@ class TunedFile:
     entries: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     record: Record | None = None
     fault: str = ""
+    ratios: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -173,7 +179,10 @@ def _read(configs: Path, path: Path, triton: str | None, slug: str) -> TunedFile
         if record.config_sha256 != known.sha256:
             record = None
             faults.append("Its record speaks of other bytes.")
-    return TunedFile(str(relative), slug, known, workload, entries, record, " ".join(faults))
+    ratios = {gains.engine: gains.geomean for gains in gains_of(record.rows if record else {}) if gains.is_uniform}
+    if known.geomean_ratio is not None:
+        ratios["vllm"] = known.geomean_ratio
+    return TunedFile(str(relative), slug, known, workload, entries, record, " ".join(faults), ratios)
 
 
 def _sha256(path: Path) -> str:

@@ -22,6 +22,7 @@ from tools.registry.devices import Device
 from tools.registry.models import Model
 from tools.site import charts
 from tools.site.coverage import is_shown
+from tools.site.figures import microseconds, percent, shade
 from tools.site.files import ENGINES, ROUTINGS, Gains, TunedFile, slug_of
 from tools.site.measurements import EnginesTimes
 from tools.site.questions import Row
@@ -30,8 +31,6 @@ from tools.store.record import RecordedRow
 from tools.store.workload import Layout, parse_file_name
 
 TEMPLATES = Path(__file__).parent / "templates"
-MINUS = "−"
-_SHADES = ((0.75, "g5"), (0.88, "g4"), (0.94, "g3"), (0.97, "g2"), (0.99, "g1"), (1.005, "g0"))
 
 
 def environment(repository: str, revision: str) -> Environment:
@@ -50,26 +49,9 @@ def environment(repository: str, revision: str) -> Environment:
     return found
 
 
-def percent(ratio: float) -> str:
-    """«−6.7 %» for 0.933."""
-    value = round((ratio - 1) * 100, 1)
-    return f"{MINUS if value < 0 else '+' if value > 0 else ''}{abs(value):.1f} %"
-
-
-def shade(ratio: float | None) -> str:
-    """The class of a cell's colour."""
-    if ratio is None:
-        return ""
-    return next((name for limit, name in _SHADES if ratio <= limit), "loss")
-
-
 def gpu(name: str) -> str:
     """A device's name as people write it."""
     return name.replace("_", " ").removeprefix("NVIDIA ").removeprefix("GeForce ")
-
-
-def microseconds(value: float) -> str:
-    return f"{value:.1f}" if value < 1000 else f"{value:,.0f}".replace(",", " ")
 
 
 def workload_of(file: TunedFile) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fused_moe_configs.next_step import NextStep
 from tools.registry.models import Model
+from tools.site.figures import percent
 from tools.site.files import ENGINES
 from tools.site.questions import Answer, Row
 
@@ -81,6 +82,6 @@ def _answer(answer: Answer, texts: _Texts, repository: str) -> list[int]:
         texts(lines_to_type(step, repository)),
         texts(step.note),
         texts(file and file.slug),
-        texts(file and file.known.gain),
+        texts(percent(file.ratios[of_arch.engine]) if file and of_arch.engine in file.ratios else None),
         texts("\n".join(notes)),
     ]

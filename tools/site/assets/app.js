@@ -107,7 +107,7 @@ if (form) {
   const put = (values) => {
     for (const [name, text] of Object.entries(values)) {
       const place = slot(name);
-      if (place) place.textContent = text;
+      if (place && name !== "page") place.textContent = text;
       const block = answer.querySelector(`[data-if="${name}"]`);
       if (block) block.hidden = !text;
     }
@@ -126,7 +126,7 @@ if (form) {
       ...values,
       title: `${name} ${sizesOf(row)}, ${row.name} ${row.version} on ${gpuName}`,
       shape: row.shape || "—",
-      words: `${words[values.state] || "The engine doesn’t split the model so."}${values.page && values.gain ? ` ${values.gain} over no file.` : ""}`,
+      words: `${words[values.state] || "The engine doesn’t split the model so."}${values.page && values.gain ? ` ${values.gain} time over no file.` : ""}`,
     });
     const badge = slot("badge");
     badge.className = `badge ${values.state}`;
