@@ -109,7 +109,7 @@ def of_file(configs: Path, path: Path, triton: str | None) -> IndexedFile:
 
 
 def of_record(record: Mapping[str, _Json], file: str, triton: str | None, sha256: str) -> IndexedFile:
-    """Of a file with these bytes beside this record. Where that is none by the schema, KeyError, TypeError and others."""
+    """Of a file with these bytes beside this record; of what is none by the schema, KeyError, TypeError and others."""
     models = dict.fromkeys(str(model) for shape in record["shapes"] for model in shape["models"])
     if record["config_sha256"] != sha256:
         return IndexedFile(file, tuple(models), triton, None, None, None, None, sha256)

@@ -62,9 +62,7 @@ def _askers(asked: Iterable[tuple[Line, Cell]]) -> Iterator[tuple[str, str, str,
 
 def largest_gains(files: Iterable[TunedFile]) -> list[TunedFile]:
     """Of what was measured, the largest first."""
-    return sorted(
-        (file for file in files if file.known.geomean_ratio is not None), key=lambda file: file.known.geomean_ratio or 1.0
-    )
+    return sorted((file for file in files if file.is_measured), key=lambda file: file.known.geomean_ratio or 1.0)
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Negative:
 
 
 def negatives(files: Iterable[TunedFile], beside: Mapping[str, Sequence[EnginesTimes]]) -> list[Negative]:
-    """Rows that may be slower than the bound, files without a gain worth having, and engines' files that are as good."""
+    """Rows that may be slower than the bound, files that gain hardly anything, and engines' files that are as good."""
     found = []
     for file in files:
         if file.unbounded:
@@ -140,9 +138,9 @@ def tally(lines: Iterable[Line], devices: Iterable[Device]) -> list[Tally]:
     """Each name once a GPU; of GPUs on which no placement asks for one there is no tally."""
     states: dict[str, dict[str, State]] = {}
     for line in lines:
-        for (device, _), cell in line.cells.items() if line.is_placed else ():
-            if cell.name and cell.reads and cell.state is not State.NOT_READ:
-                states.setdefault(device, {})[cell.name] = cell.state
+        for (name, _), cell in line.cells.items() if line.is_placed else ():
+            if cell.name and cell.reads:
+                states.setdefault(name, {})[cell.name] = cell.state
     found = []
     for device in devices:
         of_device = list(states.get(device.name, {}).values())

@@ -25,7 +25,8 @@ from tools.site.files import ENGINES, TunedFile, files_in, read_files, slug_of, 
 from tools.site.measurements import EnginesTimes, Surveyed, engines_times, read_surveys
 from tools.site.questions import Questions
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 CHUNKS = 4
 ASSETS = Path(__file__).parent / "assets"
 MANIFEST = "site.json"
@@ -112,8 +113,8 @@ def pages(known: Known, each: Each = map) -> Iterator[tuple[str, bytes]]:
 
 def releases_of(sources: Sources) -> list[EngineRelease]:
     """vLLM's first, and of an engine the newest."""
-    found = load_engines(sources.configs / "registry" / "engines.json")
-    return sorted(reversed(found), key=lambda release: list(ENGINES).index(release.name))
+    newest_first = load_engines(sources.configs / "registry" / "engines.json")[::-1]
+    return sorted(newest_first, key=lambda release: list(ENGINES).index(release.name))
 
 
 def _chunks(items: Sequence[T]) -> list[tuple[T, ...]]:

@@ -40,7 +40,7 @@ class _Scale:
     is_log: bool = True
 
     def __call__(self, value: float) -> float:
-        low, high, at = (map(math.log, (self.low, self.high, value)) if self.is_log else (self.low, self.high, value))
+        low, high, at = map(math.log, (self.low, self.high, value)) if self.is_log else (self.low, self.high, value)
         return self.start + (self.end - self.start) * (at - low) / ((high - low) or 1.0)
 
 
@@ -68,9 +68,8 @@ def gain_chart(identifier: str, title: str, lines: Sequence[Line]) -> str:
     if not values:
         return ""
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 10**6) if (max(values) - min(*values, 0.0)) / step <= 6)
-    low = min(math.floor(min(values) / step), -1) * step
-    high = max(math.ceil(max(values) / step), 0) * step
-    high = high or step / 2
+    low = float(min(math.floor(min(values) / step), -1) * step)
+    high = float(max(math.ceil(max(values) / step), 0) * step) or step / 2
     ticks = {float(tick): f"{tick:+d} %".replace("-", "−") if tick else "0 %" for tick in _range(low, high, step)}
     scale = _Scale(low, high, 0, 1, is_log=False)
     return _line_chart(identifier, title, lines, scale, ticks, "time over that without a file", zero=True)
@@ -112,8 +111,8 @@ def _line_chart(
 
 
 def _mark(style: str, x: float, y: float) -> str:
-    draw = _MARKS.get(style.split()[-1], _circle)
-    return draw(x, y)
+    draw = _MARKS.get(style.split()[-1])
+    return draw(x, y) if draw else ""
 
 
 def _circle(x: float, y: float) -> str:
@@ -132,12 +131,8 @@ def _triangle(x: float, y: float) -> str:
     return f'<path class="mark" d="M{x:g} {y - 4:g} l4 7 h-8 z"/>'
 
 
-def _nothing(x: float, y: float) -> str:
-    return ""
-
-
 _MARKS: Mapping[str, Callable[[float, float], str]] = {
-    "tuned": _circle, "vllm": _square, "sglang": _diamond, "shipped": _triangle, "floor": _nothing,
+    "tuned": _circle, "vllm": _square, "sglang": _diamond, "shipped": _triangle,
 }  # fmt: skip
 
 
@@ -199,8 +194,8 @@ def stack_chart(identifier: str, title: str, stacks: Sequence[Stack], *, style: 
         for kind, _, count in stack.parts:
             long = (width - label - 4) * count / total
             if count:
-                parts.append(f'<g class="{kind}"><rect class="bar" x="{left:.1f}" y="{y}" width="{max(long - 2, 1):.1f}"')
-                parts.append(' height="22" rx="2"/></g>')
+                parts.append(f'<g class="{kind}"><rect class="bar" x="{left:.1f}" y="{y}" height="22" rx="2"')
+                parts.append(f' width="{max(long - 2, 1):.1f}"/></g>')
             if long > 24:
                 parts.append(f'<text class="count on-{kind}" x="{left + 8:.1f}" y="{y + 16}">{count}</text>')
             left += long

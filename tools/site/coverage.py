@@ -105,7 +105,7 @@ def _cell(row: Row, answer: Answer) -> Cell:
 
 
 def in_order(lines: Iterable[Line], devices: Sequence[str]) -> list[Line]:
-    """Models with a file on one of the devices first, then those that people place somewhere, then by name and ranks."""
+    """Models with a file on one of the devices first, then those that people place somewhere, by name and ranks."""
     lines, shown = tuple(lines), set(devices)
     held = {line.model for line in lines if any(cell.page and d in shown for (d, _), cell in line.cells.items())}
     return sorted(

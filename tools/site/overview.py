@@ -37,7 +37,8 @@ def coverage_chart(tallies: Sequence[Tally], style: str = "") -> str:
         for tally in tallies
     ]
     title = "Tuned files that the registry's placements ask for"
-    return charts.stack_chart("coverage", title, stacks, style=style) or _empty("coverage", "Nothing is asked for", style)
+    drawn = charts.stack_chart("coverage", title, stacks, style=style)
+    return drawn or _empty("coverage", "Nothing is asked for", style)
 
 
 def _empty(identifier: str, words: str, style: str) -> str:

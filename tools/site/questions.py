@@ -1,4 +1,4 @@
-"""Which file does a server read? Every answer of a model, as loader and `doctor --model` give it: models × sizes × GPUs.
+"""Which file does a server read? Every answer of a model at its sizes on every GPU, as loader and `doctor` give it.
 
 The functions are the loader's own. Nothing is asked of the machine, and no answer depends on it.
 """
@@ -92,7 +92,7 @@ class Answer:
 
     @property
     def file(self) -> TunedFile | None:
-        return self.looked and self.looked.file
+        return self.looked.file if self.looked else None
 
     @property
     def state(self) -> State:
@@ -158,7 +158,7 @@ class Questions:
         placed = {(placement.tp, placement.ep, placement.engine) for placement in model.placements}
         for release in self.releases:
             own = {(tp, ep) for tp, ep, engine in placed if engine in (None, release.name)}
-            for tp, ep in sorted({*own, *((tp, ep) for tp in SIZES for ep in (1, tp))}):
+            for tp, ep in sorted(own | {(size, ep) for size in SIZES for ep in (1, size)}):
                 yield self._row(model, release, tp, ep, (tp, ep) in own)
 
     def _row(self, model: Model, release: EngineRelease, tp: int, ep: int, is_placed: bool) -> Row:
@@ -190,9 +190,9 @@ class Questions:
     def _named(self, serving: Serving, name: str, device: Device) -> Looked:
         found = self._look_up(name, serving.triton, device)
         engine_name, surveyed = spelled(name, serving.engine), self._surveys.get((serving.engine, name))
-        return found if engine_name == name and surveyed is None else replace(
-            found, engine_name=engine_name, surveyed=surveyed
-        )
+        if engine_name == name and surveyed is None:
+            return found
+        return replace(found, engine_name=engine_name, surveyed=surveyed)
 
     def _look_up(self, name: str, triton: str, device: Device) -> Looked:
         """Without what is one engine's."""
@@ -228,6 +228,4 @@ def _on(device_name: str, serving: Serving) -> Serving:
     if later and serving.file_later:
         notes = tuple(note.replace(serving.file_later, later) for note in notes)
     engine_file = file and spelled(file, serving.engine)
-    return replace(
-        serving, device_name=device, file=file, engine_file=engine_file, file_later=later, notes=notes
-    )
+    return replace(serving, device_name=device, file=file, engine_file=engine_file, file_later=later, notes=notes)

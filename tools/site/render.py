@@ -133,7 +133,7 @@ def of_file(
 
 
 def time_lines(rows: Mapping[int, RecordedRow], beside: Sequence[EnginesTimes]) -> list[charts.Line]:
-    """Medians in µs: the file and the heuristic, on each engine's kernel that was measured, shipped files, the floor."""
+    """Medians in µs: file and heuristic on each engine's kernel that was measured, shipped files, the floor."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for num_tokens, row in rows.items():
         if row.by_engine:
@@ -253,4 +253,3 @@ def download(file: TunedFile, repository: str) -> str:
 def model_slugs(models: Iterable[Model], slugs: Mapping[str, str]) -> dict[str, str]:
     """The slug of a model's page by each of its ids."""
     return {name: slugs[model.id] for model in models for name in model.ids}
-

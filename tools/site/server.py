@@ -21,6 +21,7 @@ GPU_FIELDS = (
 )  # fmt: skip
 """What an answer holds for a GPU, in this order."""
 
+
 @dataclass
 class _Texts:
     """Each text once, by its place."""
@@ -75,13 +76,13 @@ def _answer(answer: Answer, texts: _Texts, repository: str) -> list[int]:
         texts(of_arch.verdict),
         texts(of_arch.reason),
         texts(", ".join(map(str, of_arch.source))),
-        texts(looked and looked.name),
-        texts(looked and looked.engine_name),
+        texts(looked.name if looked else None),
+        texts(looked.engine_name if looked else None),
         texts(answer.state.value),
-        texts(looked and looked.walk),
+        texts(looked.walk if looked else None),
         texts(lines_to_type(step, repository)),
         texts(step.note),
-        texts(file and file.slug),
+        texts(file.slug if file else None),
         texts(percent(file.ratios[of_arch.engine]) if file and of_arch.engine in file.ratios else None),
         texts("\n".join(notes)),
     ]
