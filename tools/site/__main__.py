@@ -33,8 +33,14 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--repository", default=REPOSITORY, metavar="URL", help="where links lead")
     parser.add_argument("--revision", default="", metavar="COMMIT", help="what it is built from, for the footer")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; all cores")
+    parser.add_argument("--jobs", type=_count, default=os.cpu_count() or 1, metavar="N", help="processes; all cores")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1000:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
+    return int(text)
 
 
 @command("site")

@@ -67,7 +67,8 @@ def gain_chart(identifier: str, title: str, lines: Sequence[Line]) -> str:
     values = [value for line in lines for value in line.values.values()]
     if not values:
         return ""
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 10**6) if (max(values) - min(*values, 0.0)) / step <= 6)
+    span = max(values) - min(*values, 0.0)
+    step = next(size * 10**power for power in range(12) for size in (1, 2, 5) if span / (size * 10**power) <= 6)
     low = float(min(math.floor(min(values) / step), -1) * step)
     high = float(max(math.ceil(max(values) / step), 0) * step) or step / 2
     ticks = {float(tick): f"{tick:+d} %".replace("-", "−") if tick else "0 %" for tick in _range(low, high, step)}

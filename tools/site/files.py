@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -169,12 +170,13 @@ def _read(configs: Path, path: Path, triton: str | None, slug: str) -> TunedFile
         entries = dict(read_config(path))
     except ConfigError as error:
         faults.append(f"The file can't be used: {error.reason}.")
+    place = record_path(configs, relative)
     try:
-        content = read_file(record_path(configs, relative), RECORD)
+        content = read_file(place, RECORD)
         record = as_record(content)
         known = index.of_record(content.document, str(relative), triton, known.sha256)
     except RecordError as error:
-        faults.append(f"Its record can't be used: {error}")
+        faults.append(f"Its record can't be used: {error}" if os.path.lexists(place) else "It has no record.")
     else:
         if record.config_sha256 != known.sha256:
             record = None

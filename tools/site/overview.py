@@ -19,7 +19,9 @@ def gains_chart(gains: Sequence[TunedFile], style: str = "") -> str:
         for file in gains[:MOST_BARS]
     ]
     title = "Time over vLLM's own heuristic, geometric mean of all batch sizes"
-    return charts.bar_chart("gains", title, bars, style=style) or _empty("gains", "Nothing was measured yet", style)
+    return charts.bar_chart("gains-chart", title, bars, style=style) or _empty(
+        "gains-chart", "Nothing was measured yet", style
+    )
 
 
 def coverage_chart(tallies: Sequence[Tally], style: str = "") -> str:

@@ -13,12 +13,28 @@ from tools.checkout import CONFIGS
 from tools.registry.sharding import Engine, ShardError, shard
 
 MIXTRAL = f"E=8,N=7168,device_name={H100}.json"
+QWEN = f"E=128,N=768,device_name={H100}.json"
+QWEN_ID = "Qwen/Qwen3-30B-A3B"
 ROUTINGS = ("uniform", "skew_1.0", "skew_0.3")
 
 
-def store_at(root: Path) -> Store:
-    """With this repository's registries and no tuned file."""
+SOME_MODELS = (
+    "ai21labs/AI21-Jamba-Large-1.5",  # without placements
+    "deepseek-ai/DeepSeek-V3",
+    "deepseek-ai/DeepSeek-V3.2",
+    "mistralai/Mixtral-8x7B-v0.1",
+    "openai/gpt-oss-120b",  # another kernel's
+    "Qwen/Qwen3-30B-A3B",
+)
+
+
+def store_at(root: Path, ids: Iterable[str] = SOME_MODELS) -> Store:
+    """With this repository's registries of engines and devices, these models of it, and no tuned file."""
     shutil.copytree(CONFIGS / "registry", root / "registry")
+    path, kept = root / "registry" / "models.json", set(ids)
+    document = json.loads(path.read_text("utf-8"))
+    document["models"] = [model for model in document["models"] if model["id"] in kept]
+    path.write_text(json.dumps(document), "utf-8")
     return Store(root)
 
 
@@ -81,3 +97,73 @@ def survey(folder: Path, files: Iterable[Mapping[str, Any]], **changes: Any) -> 
     path = folder / f"2026-11-26-survey-{document['engine']}.json"
     path.write_text(json.dumps(document), "utf-8")
     return path
+
+
+BOOM = "<img src=x onerror=boom()>"
+QUOTES = "\" onmouseover=boom() ' {{ 7 * 7 }} </script>"
+
+
+def hostile(root: Path) -> Store:
+    """Whatever a pull request may write into the store, as nasty as the schemas and file systems allow, and nastier."""
+    store = store_at(root)
+    nasty_text = QUOTES.replace("<", "").replace(">", "")
+    path = add(
+        store,
+        attribution=f"Mallory {nasty_text}",
+        verified={
+            "runner": "gpu", "run_url": "https://example.org/\"onclick=boom()//<b>", "commit": "a" * 40,
+            "date": "2026-01-01", "evidence_sha256": "0" * 64,
+        },
+        verified_with=[{"triton": "3.6.0+x", "date": "2026-01-01", "worst_loss_pct": 1.0}],
+    )  # fmt: skip
+    # launch keys that the loader lets pass
+    document = table()
+    document["64"] |= {BOOM: 1, "grf_mode": BOOM, QUOTES: True}
+    path.write_text(json.dumps(document), "utf-8")
+    store.measured(path, attribution=f"Mallory {nasty_text}", rows=rows())
+    # names of files, some of them nothing that any engine asks for
+    for name in (f"E={BOOM}.json", f"E=8,N=1,device_name={BOOM}.json", "E=8,N=1,device_name=javascript:boom().json",
+                 "E='; boom(); '.json", "E=-.json", "E=...json"):  # fmt: skip
+        store.file(json.dumps(table()).encode(), name)
+    # records that are none by the schema
+    for place, content in enumerate((BOOM, f'{{"attribution": "{BOOM}"}}', "{", "[]", "null", "", '{"rows": []}')):
+        path = store.config(name=f"E=8,N={place + 1},device_name={H100}.json", record=False)
+        target = store.record_of(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content, "utf-8")
+    store.file(BOOM.encode(), f"E=16,N=1,device_name={H100}.json")  # no JSON
+    store.file(json.dumps({BOOM: {}}).encode(), f"E=16,N=2,device_name={H100}.json")
+    (store.root / f"E=16,N=3,device_name={H100}.json").mkdir()
+    (store.root / f"E=16,N=4,device_name={H100}.json").symlink_to("nowhere")
+    # a broken file that a model of the registry asks for
+    store.file(BOOM.encode(), f"E=128,N=768,device_name={H100}.json")
+    registry = root / "registry"
+    models_document = json.loads((registry / "models.json").read_text("utf-8"))
+    models_document["models"][0]["source"] = f"shape: {nasty_text}"
+    (registry / "models.json").write_text(json.dumps(models_document), "utf-8")
+    engines_document = json.loads((registry / "engines.json").read_text("utf-8"))
+    for engine in engines_document["engines"]:
+        for rule in engine["rules"]:
+            rule["reason"] = f"Because {nasty_text}"
+    (registry / "engines.json").write_text(json.dumps(engines_document), "utf-8")
+    devices_document = json.loads((registry / "devices.json").read_text("utf-8"))
+    devices_document["devices"][0]["notes"] = BOOM
+    devices_document["devices"][0]["family"] = BOOM
+    (registry / "devices.json").write_text(json.dumps(devices_document), "utf-8")
+    return store
+
+
+def hostile_measurements(folder: Path) -> Path:
+    survey(
+        folder,
+        [
+            {"name": BOOM, "over_heuristic": {"geomean_ratio": 1.2, "worst_ratio": 2.0}},
+            {"name": MIXTRAL, "over_heuristic": {"geomean_ratio": float("1e999")}},
+            {"name": 7, "over_heuristic": []},
+            "none",
+        ],
+        version=BOOM,
+    )
+    (folder / "2026-11-26-bench-x.json").write_text(json.dumps({"environment": BOOM, "files": BOOM}), "utf-8")
+    (folder / "2026-11-26-survey-y.json").write_text("{", "utf-8")
+    return folder

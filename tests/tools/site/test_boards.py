@@ -1,0 +1,101 @@
+"""The boards: what is wanted, gained, lost, and how fresh it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import H100, Store, devices, models, signed
+from tests.tools.site.stores import MIXTRAL, QWEN, QWEN_ID, add, rows, store_at
+from tools.registry.engines import load_engines
+from tools.site import boards
+from tools.site.coverage import Line, lines_of
+from tools.site.files import TunedFile, files_in, read_files
+from tools.site.measurements import EnginesTimes
+from tools.site.questions import Questions
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return store_at(tmp_path / "configs")
+
+
+def files(store: Store) -> list[TunedFile]:
+    return read_files(files_in(store.root))
+
+
+def lines(store: Store, *names: str) -> list[Line]:
+    asked = Questions(store.root, devices(), load_engines(), files(store))
+    return [line for name in names for line in lines_of(models().find(name), name, asked.rows(models().find(name)))]
+
+
+def test_a_missing_file_is_wanted_by_each_model_that_asks_for_it(store: Store) -> None:
+    two = lines(store, QWEN_ID, "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3.2")
+    wanted = boards.most_wanted(two, [devices().find(H100)])
+    first = wanted[0]
+    assert first.models == 2
+    assert {model for model, *_ in first.askers} == {"deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3.2"}
+    assert first.command.startswith("./nox -s tune -- --model deepseek-ai/DeepSeek-V3")
+    assert QWEN in {each.name for each in wanted}
+
+
+def test_a_file_that_is_here_is_not_wanted(store: Store) -> None:
+    add(store, QWEN)
+    assert QWEN not in {each.name for each in boards.most_wanted(lines(store, QWEN_ID), [devices().find(H100)])}
+
+
+def test_models_that_nobody_places_want_nothing(store: Store) -> None:
+    model = next(model for model in models() if not model.placements)
+    assert boards.most_wanted(lines(store, model.id), devices().devices) == []
+
+
+def test_the_largest_gain_stands_first_and_files_without_figures_nowhere(store: Store) -> None:
+    add(store, rows=rows(ratio=0.95))
+    add(store, MIXTRAL.replace("7168", "3584"), rows=rows(ratio=0.8))
+    store.config(name=MIXTRAL.replace("7168", "1792"))
+    assert [round(file.known.geomean_ratio or 0, 2) for file in boards.largest_gains(files(store))] == [0.8, 0.95]
+
+
+def negatives(store: Store, ratio_beside: float = 0.5) -> list[str]:
+    beside = EnginesTimes("vllm", "0.33.0", "2026-11-25", "own", {64: 1.0}, ratio_beside)
+    return [each.what for each in boards.negatives(files(store), {MIXTRAL: [beside]})]
+
+
+def test_a_file_that_gains_has_no_negatives(store: Store) -> None:
+    add(store)
+    assert negatives(store) == []
+
+
+def test_what_gains_hardly_anything_or_may_lose_is_told(store: Store) -> None:
+    found: dict[str, Any] = rows(ratio=0.995)
+    found["64"] |= {"bounded": False, "unbounded": [{"engine": "vllm", "shape": 0, "routing": "uniform"}]}
+    add(store, rows=found)
+    assert negatives(store, 0.999) == [
+        "may be more than 2 % slower than a heuristic at M = 64",
+        "gains 0.5 % over vLLM's heuristic: hardly anything",
+        "gains 0.1 % over vLLM 0.33.0's file: hardly anything",
+    ]
+
+
+def test_freshness_tells_each_triton_and_when_main_verified(store: Store) -> None:
+    line = {"triton": "3.6.0", "date": "2026-02-01", "worst_loss_pct": 1.5}
+    path = add(store, verified_with=[line])
+    record = store.record_of(path)
+    record.write_text(json.dumps(signed(json.loads(record.read_text("utf-8")))), "utf-8")
+    store.config(name=MIXTRAL.replace("7168", "1792"))
+    tritons, (unmeasured, fresh) = boards.freshness(files(store))
+    assert tritons == ["3.8.0", "3.6.0"]
+    assert (fresh.own, fresh.verified, fresh.seen["3.6.0"].worst_loss_pct) == ("3.8.0", "2026-01-01", 1.5)
+    assert (unmeasured.own, unmeasured.measured) == (None, None)
+
+
+def test_the_tally_counts_each_name_once_a_gpu(store: Store) -> None:
+    before = boards.tally(lines(store, QWEN_ID), [devices().find(H100)])
+    add(store, QWEN)
+    (after,) = boards.tally(lines(store, QWEN_ID), [devices().find(H100)])
+    assert (after.claimed, after.missing) == (1, before[0].missing - 1)
+    names = {cell.name for line in lines(store, QWEN_ID) for key, cell in line.cells.items() if key[0] == H100}
+    assert after.wanted == len(names)

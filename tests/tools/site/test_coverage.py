@@ -1,0 +1,96 @@
+"""The matrix: lines, cells, GPUs, and the same as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from tests.builders import H100, Store, devices, models
+from tests.tools.site.stores import QWEN, QWEN_ID, add, store_at
+from tools.registry.engines import load_engines
+from tools.site.coverage import COLUMNS, MOST_COLUMNS, Line, columns_of, in_order, lines_of, only_on, records, to_csv
+from tools.site.files import files_in, read_files
+from tools.site.questions import UNPLACED_SIZES, Questions, State
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return store_at(tmp_path / "configs")
+
+
+def lines(store: Store, *names: str) -> list[Line]:
+    asked = Questions(store.root, devices(), load_engines(), read_files(files_in(store.root)))
+    return [line for name in names for line in lines_of(models().find(name), "slug", asked.rows(models().find(name)))]
+
+
+def test_a_line_is_a_placement_and_a_cell_an_engines_answer(store: Store) -> None:
+    add(store, QWEN)
+    of_model = lines(store, QWEN_ID)
+    placed = {(placement.tp, placement.ep) for placement in models().find(QWEN_ID).placements}
+    assert {(line.tp, line.ep) for line in of_model} == placed
+    line = next(line for line in of_model if line.tp == 1)
+    vllm, sglang = (line.cells[H100, engine] for engine in ("vllm", "sglang"))
+    assert (vllm.state, vllm.name, vllm.page) == (State.CLAIMED, QWEN, "e128-n768-nvidia_h100_80gb_hbm3")
+    assert vllm.ratio == pytest.approx(0.93, abs=0.01)
+    assert sglang.ratio == pytest.approx(0.8), "each engine's own heuristic"
+    assert not vllm.is_hole
+
+
+def test_a_hole_has_the_line_that_fills_it(store: Store) -> None:
+    cell = lines(store, QWEN_ID)[0].cells[H100, "vllm"]
+    assert cell.is_hole
+    assert cell.command.startswith("./nox -s tune -- --model ")
+
+
+def test_a_model_without_placements_has_the_usual_sizes(store: Store) -> None:
+    model = next(model for model in models() if not model.placements)
+    of_model = lines(store, model.id)
+    assert {line.tp for line in of_model} <= set(UNPLACED_SIZES)
+    assert of_model
+    assert not any(line.is_placed for line in of_model)
+
+
+def test_what_has_a_file_stands_first(store: Store) -> None:
+    add(store, QWEN)
+    first = in_order(lines(store, "deepseek-ai/DeepSeek-V3", QWEN_ID), [H100])[0]
+    assert first.model == QWEN_ID
+
+
+def test_the_gpus_are_those_of_placements_then_those_with_files(store: Store) -> None:
+    assert [device.family for device in columns_of(devices(), models(), ())] == ["H200", "H100"]
+    for place, device in enumerate(devices()):
+        for size in range(1, 2 + (place == 5)):
+            store.config(name=f"E=8,N={size},device_name={device.name}.json")
+    chosen = columns_of(devices(), models(), read_files(files_in(store.root)))
+    assert len(chosen) == MOST_COLUMNS
+    assert chosen[2] == devices().devices[5]
+
+
+def test_a_file_under_an_alias_counts_for_its_gpu(store: Store) -> None:
+    store.config(name="E=8,N=1,device_name=A100-SXM4-80GB.json")
+    chosen = columns_of(devices(), models(), read_files(files_in(store.root)))
+    assert chosen[-1].name == "NVIDIA_A100-SXM4-80GB"
+
+
+def test_csv_says_what_the_matrix_does(store: Store) -> None:
+    add(store, QWEN)
+    found = list(records(lines(store, QWEN_ID), [devices().find(H100)]))
+    read = list(csv.DictReader(io.StringIO(to_csv(found))))
+    assert tuple(read[0]) == COLUMNS
+    assert len(read) == 2 * len(lines(store, QWEN_ID))
+    (row,) = (each for each in read if (each["tp"], each["engine"]) == ("1", "vllm"))
+    assert (row["state"], row["file"], row["gpu"]) == ("claimed", QWEN, H100)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx"])
+def test_a_spreadsheet_takes_no_text_for_a_formula(text: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(to_csv([dict.fromkeys(COLUMNS, text)])))
+    assert set(row.values()) == {f"'{text}"}
+
+
+def test_lines_of_one_gpu_keep_its_cells_alone(store: Store) -> None:
+    (line, *_) = only_on(lines(store, QWEN_ID), [H100])
+    assert {device for device, _ in line.cells} == {H100}

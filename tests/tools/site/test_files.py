@@ -1,0 +1,156 @@
+"""A tuned file with what is known of it: a page can be made of every one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fused_moe_configs.index import build
+from tests.builders import BAD_INPUT, H100, NAME, Store, signed, times
+from tests.tools.site.stores import MIXTRAL, add, hostile, row, rows
+from tools.checkout import CONFIGS
+from tools.site.files import TunedFile, files_in, gains_of, read_files, slug_of, unique_slugs
+from tools.store.record import RecordedRow
+
+
+def read(store: Store) -> dict[str, TunedFile]:
+    return {file.path: file for file in read_files(files_in(store.root))}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def test_the_stores_own_files_are_known_as_the_index_has_them() -> None:
+    assert [file.known for file in read_files(files_in(CONFIGS))] == build(CONFIGS)
+
+
+def test_a_record_of_these_bytes_gives_figures(store: Store) -> None:
+    add(store)
+    (file,) = read(store).values()
+    assert (file.fault, file.known.evidence, file.tier) == ("", "claimed", "default tier")
+    assert file.ratios["vllm"] == file.known.geomean_ratio
+    assert file.ratios["sglang"] == pytest.approx(0.8)
+
+
+def test_main_s_own_word_is_told_from_a_claim(store: Store) -> None:
+    path = add(store)
+    record = store.record_of(path)
+    record.write_text(json.dumps(signed(json.loads(record.read_text("utf-8")))), "utf-8")
+    assert read(store)[MIXTRAL].known.evidence == "verified"
+
+
+def test_without_a_record_nothing_is_measured(store: Store) -> None:
+    store.config(record=False)
+    file = read(store)[NAME]
+    assert (file.record, file.is_measured, file.gains) == (None, False, ())
+    assert file.fault == "It has no record."
+    assert len(file.entries) == 18
+
+
+def test_a_record_of_other_bytes_gives_no_figure(store: Store) -> None:
+    path = add(store)
+    path.write_bytes(path.read_bytes() + b"\n")
+    file = read(store)[MIXTRAL]
+    assert (file.record, file.is_measured, file.fault) == (None, False, "Its record speaks of other bytes.")
+
+
+@pytest.mark.parametrize("content", BAD_INPUT.values(), ids=BAD_INPUT)
+def test_a_record_that_is_none_costs_the_figures_alone(store: Store, content: bytes) -> None:
+    path = add(store)
+    store.record_of(path).write_bytes(content)
+    file = read(store)[MIXTRAL]
+    assert not file.is_measured
+    assert file.fault.startswith("Its record can't be used: ")
+    assert len(file.entries) == 18
+
+
+@pytest.mark.parametrize("content", BAD_INPUT.values(), ids=BAD_INPUT)
+def test_a_file_that_is_none_has_a_page_all_the_same(store: Store, content: bytes) -> None:
+    store.file(content)
+    file = read(store)[NAME]
+    assert file.entries == {} or file.fault
+    assert not file.is_measured
+
+
+def test_whatever_lies_there_is_read(tmp_path: Path) -> None:
+    store = hostile(tmp_path / "configs")
+    assert len(read(store)) == len([*store.root.glob("E=*.json")])
+
+
+# ---------------------------------------------------------------
+# Gains
+
+
+def recorded(document: dict[str, object]) -> RecordedRow:
+    return RecordedRow.read(document)
+
+
+def test_parts_tell_a_gain_an_engine_and_routing_of_the_shape_where_it_does_worst() -> None:
+    document = row(64)
+    part = {**document["parts"][0], "shape": 1, "ratio": 1.01}
+    document["parts"].append(part)
+    found = {(gains.engine, gains.routing): gains.ratios[64] for gains in gains_of({64: recorded(document)})}
+    assert found["vllm", "uniform"] == 1.01
+    assert found["vllm", "skew_0.3"] == 0.9486
+    assert found["sglang", "uniform"] == 0.8
+
+
+def test_without_parts_the_medians_of_each_engine_tell() -> None:
+    document = row(64)
+    del document["parts"]
+    found = {(gains.engine, gains.routing): gains.ratios[64] for gains in gains_of({64: recorded(document)})}
+    assert found == {("vllm", "uniform"): pytest.approx(0.93), ("sglang", "uniform"): pytest.approx(0.8)}
+
+
+def test_older_rows_tell_one_kernel_s_time_over_both_heuristics() -> None:
+    shape = {"K": 4096, "top_k": 2, "latency_us": times(99.0), "baseline_us": times(100.0)}
+    document = {
+        "latency_us": times(90.0), "baseline_us": times(100.0), "baselines": {"sglang": times(120.0)},
+        "incumbent_us": None, "decision": "promote", "by_shape": [shape],
+    }  # fmt: skip
+    found = {gains.engine: gains.ratios[64] for gains in gains_of({64: recorded(document)})}
+    assert found == {"vllm": pytest.approx(0.99), "sglang": pytest.approx(0.75)}
+
+
+def test_a_gain_has_a_mean_and_a_worst_row() -> None:
+    (gains, *_) = gains_of({m: recorded(r) for m, r in ((1, row(1, 0.5)), (2, row(2, 0.98)))})
+    assert gains.geomean == pytest.approx((0.5 * 0.98) ** 0.5)
+    assert gains.worst == 0.98
+
+
+def test_rows_that_may_be_slower_are_told(store: Store) -> None:
+    broken = rows()
+    broken["64"] |= {"bounded": False, "unbounded": [{"engine": "sglang", "shape": 0, "routing": "skew_0.3"}]}
+    add(store, rows=broken)
+    assert read(store)[MIXTRAL].unbounded == (64,)
+
+
+# ---------------------------------------------------------------
+# Names of pages
+
+
+@pytest.mark.parametrize(
+    ("text", "slug"),
+    [
+        (f"E=8,N=7168,device_name={H100}.json", "e8-n7168-nvidia_h100_80gb_hbm3"),
+        ("triton_3_6_0/E=8,N=1,device_name=X,dtype=fp8_w8a8,block_shape=[128,128].json", None),
+        ("E=<img src=x>.json", "e-img-srcx"),
+        ("../../etc", "etc"),
+        ("E=ä/ö", "e"),
+        ("...", "unnamed"),
+        ("deepseek-ai/DeepSeek-V3.2", "deepseek-ai-deepseek-v3.2"),
+    ],
+)
+def test_a_slug_needs_no_escapes_and_leads_nowhere_else(text: str, slug: str | None) -> None:
+    expected = slug or "triton_3_6_0-e8-n1-x-fp8_w8a8-128-128"
+    assert slug_of(text) == expected
+
+
+def test_no_two_texts_share_a_slug() -> None:
+    texts = ["E=1", "E-1", "e=1", "E=1-2", "<>", "[]"]
+    slugs = unique_slugs(texts)
+    assert len(set(slugs.values())) == len(texts)
