@@ -248,7 +248,8 @@ def site(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """Test the site in the Chrome or Chromium that is here ($CHROME: another one)."""
     install_group(session, "browser")
-    session.run("python", "-m", "pytest", *unless_named("tests/tools/site/browser"), *session.posargs)
+    arguments = session.posargs or ["-n", "2", "--dist", "loadfile", "-p", "no:benchmark"]
+    session.run("python", "-m", "pytest", *unless_named("tests/tools/site/browser"), *arguments)
 
 
 @nox.session(default=False)

@@ -116,7 +116,6 @@ if (form) {
     const row = rowsOfRelease().find((each) => sizesOf(each) === parallel.value);
     answer.hidden = !row;
     if (!row) return;
-    const name = model.selectedOptions[0].textContent;
     const gpuName = gpu.selectedOptions[0].textContent;
     const found = (row.answers || []).map((places) => Object.fromEntries(
       loaded.fields.map((field, at) => [field, loaded.texts[places[at]] || ""]))).find((each) => each.device === gpu.value);
@@ -124,7 +123,7 @@ if (form) {
     const values = found || empty;
     put({
       ...values,
-      title: `${name} ${sizesOf(row)}, ${row.name} ${row.version} on ${gpuName}`,
+      title: `${model.value} ${sizesOf(row)}, ${row.name} ${row.version} on ${gpuName}`,
       shape: row.shape || "—",
       words: `${words[values.state] || "The engine doesn’t split the model so."}${values.page && values.gain ? ` ${values.gain} time over no file.` : ""}`,
     });
@@ -138,10 +137,10 @@ if (form) {
     history.replaceState(null, "", `?${query}`);
   };
   const choose = async () => {
-    const slug = model.value;
+    const slug = model.selectedOptions[0].dataset.slug;
     try {
       const found = await load(slug);
-      if (slug !== model.value) return;
+      if (slug !== model.selectedOptions[0].dataset.slug) return;
       loaded = found;
     } catch {
       documents.delete(slug);

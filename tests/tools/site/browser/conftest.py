@@ -1,0 +1,92 @@
+"""A real browser, and sites on a local server, below a path as on project pages."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.tools.site.stores import hostile, hostile_measurements, store_at
+from tools.checkout import CHECKOUT, CONFIGS
+from tools.site.build import Sources, write
+
+PROGRAMS = ("google-chrome", "google-chrome-stable", "chromium", "chromium-browser")
+QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+)  # fmt: skip
+BELOW = "fused-moe-configs"
+"""The site's folder on its server."""
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    program = os.environ.get("CHROME") or next(filter(None, map(shutil.which, PROGRAMS)), None)
+    assert program, f"expected one of {', '.join(PROGRAMS)}, found none. Fix: apt-get install chromium, or set $CHROME"
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=list(QUIET))
+        yield started
+        started.close()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sites: this repository's, an attacker's and an empty one."""
+    folder = tmp_path_factory.mktemp("www")
+    real = Sources(CONFIGS, CHECKOUT / "docs" / "measurements", "https://example.org/repository", "a" * 40)
+    write(real, folder / BELOW, os.cpu_count() or 1)
+    stores = tmp_path_factory.mktemp("stores")
+    nasty = Sources(hostile(stores / "nasty").root, hostile_measurements(stores / "m"), "https://example.org/nasty")
+    write(nasty, folder / "nasty")
+    write(Sources(store_at(stores / "empty").root, stores / "none", "https://example.org/empty"), folder / "empty")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(root: Path) -> Iterator[str]:
+    """Its address, without the last slash."""
+    handler = functools.partial(_Quiet, directory=str(root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: str) -> Iterator[Open]:
+    """Opens a path in a window of its own. Whatever the browser complains of fails the test, and so does any request
+    to another host.
+    """
+    complaints: list[str] = []
+    contexts = []
+
+    def open_page(path: str, site: str = BELOW, **options: object) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type != "log" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url) if server not in request.url else None)
+        page.on("response", lambda reply: complaints.append(f"{reply.status} {reply.url}") if not reply.ok else None)
+        page.goto(f"{server}/{site}/{path}", wait_until="networkidle")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
