@@ -38,16 +38,16 @@ class Wanted:
 def most_wanted(lines: Iterable[Line], devices: Sequence[Device]) -> list[Wanted]:
     """By how many models ask for the file, of placements that the registry knows, on GPUs of their families."""
     found: dict[tuple[str, str], list[tuple[Line, Cell]]] = {}
-    families = {device.name: device for device in devices}
+    known = {device.name: device for device in devices}
     for line in lines:
-        for (device, _), cell in line.cells.items() if line.is_placed else ():
-            if cell.is_hole and cell.name and cell.reads and device in families:
+        for (device, _), cell in line.cells.items():
+            if cell.is_hole and cell.name and cell.reads and device in known and known[device].family in line.families:
                 found.setdefault((device, cell.name), []).append((line, cell))
     wanted = []
     for (device, name), asked in found.items():
         ratios = [cell.ratio for _, cell in asked if cell.ratio is not None]
         askers = tuple(_askers(asked))
-        wanted.append(Wanted(name, families[device], askers, asked[0][1].command, max(ratios, default=None)))
+        wanted.append(Wanted(name, known[device], askers, asked[0][1].command, max(ratios, default=None)))
     return sorted(wanted, key=lambda each: (-each.models, -len(each.askers), each.name))
 
 
@@ -136,10 +136,11 @@ class Tally:
 
 def tally(lines: Iterable[Line], devices: Iterable[Device]) -> list[Tally]:
     """Each name once a GPU; of GPUs on which no placement asks for one there is no tally."""
-    states: dict[str, dict[str, State]] = {}
+    devices, states = tuple(devices), dict[str, dict[str, State]]()
+    families = {device.name: device.family for device in devices}
     for line in lines:
-        for (name, _), cell in line.cells.items() if line.is_placed else ():
-            if cell.name and cell.reads:
+        for (name, _), cell in line.cells.items():
+            if cell.name and cell.reads and families.get(name) in line.families:
                 states.setdefault(name, {})[cell.name] = cell.state
     found = []
     for device in devices:

@@ -44,8 +44,16 @@ class _Scale:
         return self.start + (self.end - self.start) * (at - low) / ((high - low) or 1.0)
 
 
-def time_chart(identifier: str, title: str, lines: Sequence[Line]) -> str:
-    """Time in µs against the batch size, both logarithmic. Empty: there is nothing to draw."""
+def legend_rows(lines: Sequence[Line]) -> int:
+    """How many rows a legend takes: two lines beside each other."""
+    return -(-len(lines) // 2)
+
+
+def time_chart(identifier: str, title: str, lines: Sequence[Line], rows: int = 0) -> str:
+    """Time in µs against the batch size, both logarithmic. Empty: there is nothing to draw.
+
+    rows: of the legend, at least, for charts that stand beside each other.
+    """
     lines = [line for line in lines if line.values]
     values = [value for line in lines for value in line.values.values()]
     if not values:
@@ -57,12 +65,12 @@ def time_chart(identifier: str, title: str, lines: Sequence[Line]) -> str:
         decades = [tick for tick in ticks if math.log10(tick).is_integer()]
         ticks = decades if len(decades) > 2 else ticks[:: len(ticks) // 5]
     return _line_chart(
-        identifier, title, lines, _Scale(low, high, 0, 1), {tick: f"{tick:g}" for tick in ticks}, "µs a layer"
+        identifier, title, lines, _Scale(low, high, 0, 1), {tick: f"{tick:g}" for tick in ticks}, "µs a layer", rows
     )
 
 
-def gain_chart(identifier: str, title: str, lines: Sequence[Line]) -> str:
-    """Ratios as per cent of time against the batch size: below zero is faster. Empty: there is nothing to draw."""
+def gain_chart(identifier: str, title: str, lines: Sequence[Line], rows: int = 0) -> str:
+    """Ratios as per cent of time against the batch size: below zero is faster. Empty and rows: as above."""
     lines = [Line(line.label, line.style, {m: (r - 1) * 100 for m, r in line.values.items()}) for line in lines]
     values = [value for line in lines for value in line.values.values()]
     if not values:
@@ -73,7 +81,7 @@ def gain_chart(identifier: str, title: str, lines: Sequence[Line]) -> str:
     high = float(max(math.ceil(max(values) / step), 0) * step) or step / 2
     ticks = {float(tick): f"{tick:+d} %".replace("-", "−") if tick else "0 %" for tick in _range(low, high, step)}
     scale = _Scale(low, high, 0, 1, is_log=False)
-    return _line_chart(identifier, title, lines, scale, ticks, "time over that without a file", zero=True)
+    return _line_chart(identifier, title, lines, scale, ticks, "time over that without a file", rows, zero=True)
 
 
 def _range(low: float, high: float, step: int) -> Iterable[int]:
@@ -82,10 +90,10 @@ def _range(low: float, high: float, step: int) -> Iterable[int]:
 
 def _line_chart(
     identifier: str, title: str, lines: Sequence[Line], scale: _Scale, ticks: Mapping[float, str], y_label: str,
-    *, zero: bool = False,
+    rows: int, *, zero: bool = False,
 ) -> str:  # fmt: skip
     sizes = sorted({num_tokens for line in lines for num_tokens in line.values})
-    top = 26 + LEGEND_LINE * len(lines)
+    top = 26 + LEGEND_LINE * max(rows, legend_rows(lines))
     height = HEIGHT - 26 - LEGEND_LINE * 3 + top
     x = _Scale(sizes[0], max(sizes[-1], sizes[0] + 1), LEFT + 6, WIDTH - RIGHT - 8)
     y = _Scale(scale.low, scale.high, height - BOTTOM, top, scale.is_log)
@@ -103,11 +111,11 @@ def _line_chart(
     parts.append(f'<text class="axis middle" x="{(LEFT + WIDTH) / 2:g}" y="{height - 8}">batch size M, tokens</text>')
     for place, line in enumerate(lines):
         points = [(round(x(size), 1), round(y(value), 1)) for size, value in sorted(line.values.items())]
-        at = 12 + LEGEND_LINE * place
+        at, left = 12 + LEGEND_LINE * (place // 2), LEFT + (WIDTH - LEFT) / 2 * (place % 2)
         parts.append(f'<g class="{line.style}"><path class="line" d="M{" L".join(f"{a} {b}" for a, b in points)}"/>')
         parts += [_mark(line.style, a, b) for a, b in points]
-        parts.append(f'<path class="line" d="M{LEFT} {at} h28"/>{_mark(line.style, LEFT + 14, at)}')
-        parts.append(f'<text class="legend" x="{LEFT + 36}" y="{at + 4}">{_text(line.label)}</text></g>')
+        parts.append(f'<path class="line" d="M{left:g} {at} h28"/>{_mark(line.style, left + 14, at)}')
+        parts.append(f'<text class="legend" x="{left + 36:g}" y="{at + 4}">{_text(line.label)}</text></g>')
     return _svg(identifier, title, WIDTH, height, parts)
 
 

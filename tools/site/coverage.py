@@ -50,14 +50,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A model at its parallel sizes. cells: by device and engine; an engine that isn't run so has none."""
+    """A model at its parallel sizes.
+
+    families: of devices on which people run it so, by the registry. cells: by device and engine; an engine that isn't
+    run so has none.
+    """
 
     model: str
     slug: str
     tp: int
     ep: int
     weights: str
-    is_placed: bool
+    families: frozenset[str]
     cells: Mapping[tuple[str, str], Cell]
 
     @property
@@ -67,6 +71,10 @@ class Line:
     @property
     def anchor(self) -> str:
         return f"tp{self.tp}-ep{self.ep}"
+
+    @property
+    def is_placed(self) -> bool:
+        return bool(self.families)
 
 
 def is_shown(row: Row) -> bool:
@@ -81,11 +89,15 @@ def lines_of(model: Model, slug: str, rows: Iterable[Row]) -> tuple[Line, ...]:
         by_sizes.setdefault((row.tp, row.ep), []).append(row)
     return tuple(
         Line(
-            model.id, slug, tp, ep, model.checkpoint.kind, any(row.is_placed for row in of_sizes),
+            model.id, slug, tp, ep, model.checkpoint.kind, _families(model, tp, ep),
             {cell_key: cell for row in of_sizes for cell_key, cell in _cells(row)},
         )
         for (tp, ep), of_sizes in sorted(by_sizes.items())
     )  # fmt: skip
+
+
+def _families(model: Model, tp: int, ep: int) -> frozenset[str]:
+    return frozenset(placement.device for placement in model.placements if (placement.tp, placement.ep) == (tp, ep))
 
 
 def _cells(row: Row) -> Iterator[tuple[tuple[str, str], Cell]]:

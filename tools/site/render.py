@@ -23,7 +23,7 @@ from tools.registry.models import Model
 from tools.site import charts
 from tools.site.coverage import is_shown
 from tools.site.figures import microseconds, percent, shade
-from tools.site.files import ENGINES, ROUTINGS, Gains, TunedFile, slug_of
+from tools.site.files import ENGINES, Gains, TunedFile, slug_of
 from tools.site.measurements import EnginesTimes
 from tools.site.questions import Row
 from tools.site.server import install_line, lines_to_type, shape_of
@@ -121,11 +121,13 @@ def of_file(
     """What file.html is given. slugs: of models' pages, by id."""
     figures = file.gains if file.is_measured else ()
     times = time_lines(file.rows, beside) if figures else []
+    gains = gain_lines(figures)
+    legend = max(charts.legend_rows(times), charts.legend_rows(gains))
     keys = list(dict.fromkeys(key for entry in file.entries.values() for key in entry))
     return {
         "file": file, "figures": figures, "beside": beside, "times": times, "keys": keys,
-        "time_chart": Markup(charts.time_chart("time", f"Time of {title_of(file)} by batch size", times)),
-        "gain_chart": Markup(charts.gain_chart("gain", f"Gain of {title_of(file)} by batch size", gain_lines(figures))),
+        "time_chart": Markup(charts.time_chart("time", f"Time of {title_of(file)} by batch size", times, legend)),
+        "gain_chart": Markup(charts.gain_chart("gain", f"Gain of {title_of(file)} by batch size", gains, legend)),
         "launch_rows": launch_rows(file.entries, keys), "facts": facts(file), "exports": exports(file, repository),
         "call": loader_call(file), "download": download(file, repository),
         "readers": [(model, slugs.get(model.partition(" ")[0])) for model in file.known.models],
@@ -157,15 +159,17 @@ def time_lines(rows: Mapping[int, RecordedRow], beside: Sequence[EnginesTimes]) 
 
 def gain_lines(figures: Sequence[Gains]) -> list[charts.Line]:
     """A line an engine and routing; skewed ones stand back."""
-    uniform = len({gains.routing for gains in figures}) == 1
+    is_uniform = all(gains.is_uniform for gains in figures)
     return [
         charts.Line(
             f"over {ENGINES.get(gains.engine, gains.engine)}'s heuristic"
-            + ("" if uniform else f", {ROUTINGS.get(gains.routing, gains.routing).replace(' routing', '')}"),
-            ("" if gains.routing == "uniform" else "skewed ") + gains.engine, gains.ratios,
+            if is_uniform
+            else f"{ENGINES.get(gains.engine, gains.engine)}, {gains.routing.replace('_', ' ')}",
+            gains.engine if gains.is_uniform else f"skewed {gains.engine}",
+            gains.ratios,
         )
         for gains in figures
-    ]  # fmt: skip
+    ]
 
 
 def launch_rows(
