@@ -149,7 +149,8 @@ def test_every_link_holds_on_a_package_index_and_leads_to_something(target: str)
     assert target.startswith("https://")
     if target.startswith(REPOSITORY):
         kind, _, path = target.removeprefix(f"{REPOSITORY}/").partition("/main/")
-        assert (CHECKOUT / path).is_file() if kind == "blob" else kind == "tree" and (CHECKOUT / path).is_dir()
+        exists = {"blob": Path.is_file, "raw": Path.is_file, "tree": Path.is_dir}[kind]
+        assert exists(CHECKOUT / path)
 
 
 def test_every_link_is_defined_at_the_end() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fused_moe_configs.lookup import ConfigError
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.cli import command, path_argument, run
 from tools.errors import UserError
-from tools.site.build import Sources, write
+from tools.site.build import PICTURES, Sources, write
 from tools.text import counted, shown_path
 
 REPOSITORY = "https://github.com/fused-moe-configs/fused-moe-configs"
@@ -30,6 +31,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--configs", type=path_argument, default=CONFIGS, metavar="DIR", help="another store")
     parser.add_argument(
         "--measurements", type=path_argument, default=MEASUREMENTS, metavar="DIR", help="other benches and surveys"
+    )
+    parser.add_argument(
+        "--pictures", type=path_argument, metavar="DIR", help="write the README's two charts into this folder too"
     )
     parser.add_argument("--repository", default=REPOSITORY, metavar="URL", help="where links lead")
     parser.add_argument("--revision", default="", metavar="COMMIT", help="what it is built from, for the footer")
@@ -54,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         count = write(Sources(configs, args.measurements, args.repository, args.revision), args.out, args.jobs)
     except ConfigError as error:
         raise UserError(str(error)) from error
+    if args.pictures is not None:
+        args.pictures.mkdir(parents=True, exist_ok=True)
+        for name in PICTURES:
+            shutil.copyfile(args.out / name, args.pictures / Path(name).name)
     print(f"{counted(count, 'file')} in {shown_path(args.out)}")
     return 0
 

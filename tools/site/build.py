@@ -29,6 +29,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 CHUNKS = 4
 ASSETS = Path(__file__).parent / "assets"
+PICTURES = ("charts/gains.svg", "charts/coverage.svg")
+"""What the README shows."""
 MANIFEST = "site.json"
 """What a build wrote: the next one into the same folder clears it away."""
 
@@ -200,8 +202,10 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
     yield "coverage.json", _json({"columns": coverage.COLUMNS, "rows": [list(each.values()) for each in records]})
     yield "coverage.csv", coverage.to_csv(records).encode()
     style = charts.standalone_style()
-    yield "charts/gains.svg", overview.gains_chart(gains, style).encode()
-    yield "charts/coverage.svg", overview.coverage_chart(tallies, style).encode()
+    for name, drawn in zip(
+        PICTURES, (overview.gains_chart(gains, style), overview.coverage_chart(tallies, style)), strict=True
+    ):
+        yield name, drawn.encode()
 
 
 def _owners(known: Known) -> list[tuple[str, list[tuple[str, str]]]]:

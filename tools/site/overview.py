@@ -28,7 +28,7 @@ def coverage_chart(tallies: Sequence[Tally], style: str = "") -> str:
     """Of the files that people's models ask for: how many are here, a GPU each. style: as above."""
     stacks = [
         charts.Stack(
-            gpu(tally.device.name),
+            f"{gpu(tally.device.name)}: {tally.wanted - tally.missing} of {tally.wanted}",
             (
                 ("tuned", "verified", tally.verified),
                 ("shipped", "claimed", tally.claimed),

@@ -30,6 +30,8 @@ from tools.site.server import install_line, lines_to_type, shape_of
 from tools.store.record import RecordedRow
 from tools.store.workload import Layout, parse_file_name
 
+_STANDS_BACK = {"skew_1.0": "skewed", "skew_0.3": "skewed strongly"}
+"""Classes of charts.css."""
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -165,7 +167,7 @@ def gain_lines(figures: Sequence[Gains]) -> list[charts.Line]:
             f"over {ENGINES.get(gains.engine, gains.engine)}'s heuristic"
             if is_uniform
             else f"{ENGINES.get(gains.engine, gains.engine)}, {gains.routing.replace('_', ' ')}",
-            gains.engine if gains.is_uniform else f"skewed {gains.engine}",
+            f"{_STANDS_BACK.get(gains.routing, '')} {gains.engine}".strip(),
             gains.ratios,
         )
         for gains in figures

@@ -32,7 +32,7 @@ if (matrix) {
     model: row.dataset.model,
     weights: row.dataset.weights,
     sizes: row.dataset.sizes,
-    cells: [...row.cells].slice(3),
+    cells: [...row.cells].slice(3), // behind model, ranks and weights
   }));
   const engines = [...matrix.tHead.rows[1].cells].map((cell) => cell.dataset.engine);
   let shownEngine = "";

@@ -26,17 +26,22 @@ BELOW = "fused-moe-configs"
 """The site's folder on its server."""
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def find_browser() -> str:
+    """Its program. AssertionError: there is none."""
     program = os.environ.get("CHROME") or next(filter(None, map(shutil.which, PROGRAMS)), None)
     assert program, f"expected one of {', '.join(PROGRAMS)}, found none. Fix: apt-get install chromium, or set $CHROME"
+    return program
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=list(QUIET))
+        started = playwright.chromium.launch(executable_path=find_browser(), args=list(QUIET))
         yield started
         started.close()
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
+class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
@@ -57,7 +62,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(root: Path) -> Iterator[str]:
     """Its address, without the last slash."""
-    handler = functools.partial(_Quiet, directory=str(root))
+    handler = functools.partial(Quiet, directory=str(root))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
         threading.Thread(target=listening.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{listening.server_port}"
