@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tools.registry.devices import Device
 from tools.site.coverage import Cell, Line
 from tools.site.files import ENGINES, TunedFile
-from tools.site.measurements import EnginesTimes, Surveyed
+from tools.site.measurements import EnginesTimes
 from tools.site.questions import State
 from tools.store.record import VerifiedWith
 
@@ -57,7 +57,9 @@ def _askers(asked: Iterable[tuple[Line, Cell]]) -> Iterator[tuple[str, str, str,
         by_place.setdefault((line.slug, line.anchor), []).append((line, ENGINES[cell.engine]))
     for found in by_place.values():
         line = found[0][0]
-        yield line.model, f"{line.sizes}, {' and '.join(engine for _, engine in found)}", line.slug, line.anchor
+        engines = [engine for _, engine in found]
+        who = "both" if len(engines) == len(ENGINES) else " and ".join(engines)
+        yield line.model, f"{line.sizes}, {who}", line.slug, line.anchor
 
 
 def largest_gains(files: Iterable[TunedFile]) -> list[TunedFile]:
@@ -149,8 +151,3 @@ def tally(lines: Iterable[Line], devices: Iterable[Device]) -> list[Tally]:
         published = of_device.count(State.PUBLISHED) + of_device.count(State.UNRECORDED)
         found.append(Tally(device, verified, claimed, published, len(of_device) - verified - claimed - published))
     return [each for each in found if each.wanted]
-
-
-def losing(surveys: Iterable[Surveyed]) -> list[Surveyed]:
-    """The shipped files by what they cost, the worst first; also those that gain."""
-    return sorted(surveys, key=lambda each: -each.ratio)

@@ -188,7 +188,7 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
     wanted = boards.most_wanted(lines, known.columns)
     yield page(
         "boards.html", wanted=wanted[: boards.MOST_WANTED], wanted_more=len(wanted[boards.MOST_WANTED :]),
-        surveyed=boards.losing(known.surveys), gains=gains[: boards.MOST_GAINS],
+        surveyed=known.surveys, gains=gains[: boards.MOST_GAINS],
         gains_chart=Markup(overview.gains_chart(gains)), negatives=boards.negatives(known.files, known.beside),
     )  # fmt: skip
     held = coverage.held_by(known.devices, known.files)

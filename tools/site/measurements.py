@@ -44,7 +44,8 @@ class Surveyed:
     """A file that an engine ships, as a survey measured it on the engine's own kernel.
 
     name: as this project spells it. ratio, worst_ratio: its time over that of the engine's heuristic, which would run
-    without it: above 1 it costs its users. ours_ratio: our file's time over its; None: we have none there.
+    without it, geometric mean and worst of all rows: above 1 it costs its users. None: no row ran. ours_ratio: our
+    file's time over its, as both were then; None: there was none of ours. failures: rows that don't run.
     """
 
     engine: str
@@ -53,46 +54,56 @@ class Surveyed:
     date: str
     triton: str
     name: str
-    ratio: float
-    worst_ratio: float
+    ratio: float | None
+    worst_ratio: float | None
     ours_ratio: float | None
+    failures: int = 0
+
+    @property
+    def badness(self) -> tuple[bool, float]:
+        return self.failures > 0, self.ratio or 0.0
 
 
 def read_surveys(folder: Path) -> tuple[Surveyed, ...]:
-    """Of every `*-survey-*.json`, the newest of an engine, device and name.
+    """Of every `*survey*.json`, the newest of an engine, device and name; the worst first.
 
-    Each has `engine`, `version`, `environment` with date, device and triton, and `files`: `name`, `over_heuristic`
-    with `geomean_ratio` and `worst_ratio`, and `ours_over`, the same of our file over this one, or null.
+    Documents as `portfolio survey` writes them: of each row the means of `shipped` and `over_shipped` are read.
     """
     found: dict[tuple[str, str, str], Surveyed] = {}
-    for document in _documents(folder, "*-survey-*.json"):
+    for document in _documents(folder, "*survey*.json"):
         for each in _surveyed(document):
             key = each.engine, each.device_name, each.name
             if key not in found or found[key].date <= each.date:
                 found[key] = each
-    return tuple(sorted(found.values(), key=lambda each: (-each.ratio, each.engine, each.name)))
+    return tuple(sorted(found.values(), key=lambda each: (each.badness, each.engine, each.name), reverse=True))
 
 
 def _surveyed(document: Mapping[str, Any]) -> Iterator[Surveyed]:
     engine, where = document.get("engine"), _mapping(document.get("environment"))
-    if engine not in ENGINES:
+    version, date, triton = (str(text)[:40] for text in (
+        document.get("version", ""), document.get("date", ""), where.get("triton", "")
+    ))  # fmt: skip
+    try:
+        device = device_part(where.get("device_name"))
+    except ValueError:
         return
-    about = [str(text)[:80] for text in (document.get("version", ""), where.get("device", ""), where.get("date", ""))]
-    for each in map(_mapping, _list(document.get("files"))):
-        over, ours = _mapping(each.get("over_heuristic")), _mapping(each.get("ours_over"))
-        ratio, worst = _positive(over.get("geomean_ratio")), _positive(over.get("worst_ratio"))
-        name = each.get("name")
-        if ratio is None or not isinstance(name, str):
-            continue
-        try:
-            device = device_part(about[1])
-        except ValueError:
-            continue
-        triton = str(where.get("triton", ""))[:20]
-        yield Surveyed(
-            str(engine), about[0], device, about[2], triton, name, ratio, worst or ratio,
-            _positive(ours.get("geomean_ratio")),
-        )  # fmt: skip
+    for each in map(_mapping, _list(document.get("files")) if engine in ENGINES else []):
+        rows = [_mapping(row) for shape in _list(each.get("shapes")) for row in _list(_mapping(shape).get("rows"))]
+        shipped, over = ([*filter(None, (_mean(row.get(key)) for row in rows))] for key in ("shipped", "over_shipped"))
+        failures, name = sum(bool(row.get("failure")) for row in rows), each.get("name")
+        if isinstance(name, str) and (shipped or failures):
+            yield Surveyed(
+                str(engine), version, device, date, triton, name, _geomean(shipped), max(shipped, default=None),
+                _geomean(over), failures,
+            )  # fmt: skip
+
+
+def _mean(ratio: Any) -> float | None:
+    return _positive(_mapping(ratio).get("mean"))
+
+
+def _geomean(ratios: Sequence[float]) -> float | None:
+    return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else None
 
 
 def engines_times(folder: Path, files: Sequence[TunedFile]) -> dict[str, tuple[EnginesTimes, ...]]:
@@ -139,7 +150,7 @@ def _beside(bench: Mapping[str, Any], environment: Mapping[str, Any], ours: Tune
     for name, of_name in times.items():
         match = _SHIPPED.fullmatch(name)
         assert match is not None
-        geomean = math.exp(sum(map(math.log, ratios[name])) / len(ratios[name]))
+        geomean = math.exp(sum(map(math.log, ratios[name])) / len(ratios[name]))  # at least one stands there
         date, kernel = (str(environment.get(key, ""))[:60] for key in ("date", "kernel"))
         yield EnginesTimes(match[1], match[2], date, kernel, of_name, geomean)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +88,24 @@ def names(count: int) -> list[str]:
     raise AssertionError(f"the registry has {len(found)} names only")
 
 
-def survey(folder: Path, files: Iterable[Mapping[str, Any]], **changes: Any) -> Path:
-    """A survey's document of files that vLLM ships for the H100."""
+def surveyed(name: Any, ratios: Iterable[Any], over: Iterable[Any] = (), **changes: Any) -> dict[str, Any]:
+    """A file of a survey. ratios: the shipped file's over the heuristic, a row each; over: ours over it."""
+    found = zip_longest(ratios, over)
+    rows = [
+        {"num_tokens": 2**place, "shipped": {"mean": shipped}, "over_shipped": ours and {"mean": ours}, "failure": ""}
+        for place, (shipped, ours) in enumerate(found)
+    ]
+    return {"name": name, "shapes": [{"shape": {"K": 4096, "top_k": 2}, "rows": rows}], **changes}
+
+
+def survey(folder: Path, files: Any, **changes: Any) -> Path:
+    """A survey's document of files that vLLM ships for the H100, as far as the site reads it."""
     document = {
-        "engine": "vllm", "version": "0.33.0", "files": list(files),
-        "environment": {"date": "2026-11-26", "device": "NVIDIA H100 80GB HBM3", "triton": "3.8.0"}, **changes,
+        "schema_version": 1, "engine": "vllm", "version": "0.33.0", "date": "2026-11-26", "files": files,
+        "environment": {"device_name": "NVIDIA H100 80GB HBM3", "triton": "3.8.0"}, **changes,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"2026-11-26-survey-{document['engine']}.json"
+    path = folder / f"{document['date']}-survey-{len(list(folder.iterdir()))}.json"
     path.write_text(json.dumps(document), "utf-8")
     return path
 
@@ -154,16 +165,11 @@ def hostile(root: Path) -> Store:
 
 
 def hostile_measurements(folder: Path) -> Path:
-    survey(
-        folder,
-        [
-            {"name": BOOM, "over_heuristic": {"geomean_ratio": 1.2, "worst_ratio": 2.0}},
-            {"name": MIXTRAL, "over_heuristic": {"geomean_ratio": float("1e999")}},
-            {"name": 7, "over_heuristic": []},
-            "none",
-        ],
-        version=BOOM,
-    )
+    files = [
+        surveyed(BOOM, [1.2, 2.0]), surveyed(MIXTRAL, [float("1e999"), "1", True]), surveyed(7, [1.0]), "none",
+        {"name": QUOTES, "shapes": [{"rows": [{"failure": BOOM}]}]}, {"name": BOOM, "shapes": BOOM},
+    ]  # fmt: skip
+    survey(folder, files, version=BOOM)
     (folder / "2026-11-26-bench-x.json").write_text(json.dumps({"environment": BOOM, "files": BOOM}), "utf-8")
     (folder / "2026-11-26-survey-y.json").write_text("{", "utf-8")
     return folder

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 
 from tests.builders import BAD_INPUT, H100, Store, table
-from tests.tools.site.stores import MIXTRAL, add, survey
+from tests.tools.site.stores import MIXTRAL, add, survey, surveyed
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.site.files import files_in, read_files
 from tools.site.measurements import engines_times, read_surveys
-
-OVER = {"geomean_ratio": 1.2, "worst_ratio": 1.9}
 
 
 def bench(folder: Path, **changes: Any) -> Path:
@@ -77,35 +75,36 @@ def test_the_repositorys_own_benches_are_read() -> None:
 
 
 def test_a_survey_tells_what_a_shipped_file_costs(tmp_path: Path) -> None:
-    survey(tmp_path, [{"name": MIXTRAL, "over_heuristic": OVER, "ours_over": {"geomean_ratio": 0.8}}])
+    survey(tmp_path, [surveyed(MIXTRAL, [1.0, 1.44], [0.8, 0.8])])
     (found,) = read_surveys(tmp_path)
     assert (found.engine, found.version, found.device_name, found.name) == ("vllm", "0.33.0", H100, MIXTRAL)
-    assert (found.ratio, found.worst_ratio, found.ours_ratio) == (1.2, 1.9, 0.8)
+    assert (found.date, found.triton, found.failures) == ("2026-11-26", "3.8.0", 0)
+    assert found.ratio == pytest.approx(1.2)
+    assert found.worst_ratio == 1.44
+    assert found.ours_ratio == pytest.approx(0.8)
 
 
-def test_the_worst_stands_first_and_the_newest_survey_counts(tmp_path: Path) -> None:
-    other = MIXTRAL.replace("N=7168", "N=3584")
-    survey(tmp_path, [{"name": MIXTRAL, "over_heuristic": OVER}], environment={"date": "2026-01-01", "device": H100})
-    (tmp_path / "2026-11-26-survey-vllm.json").rename(tmp_path / "2026-01-01-survey-vllm.json")
-    survey(
-        tmp_path,
-        [{"name": name, "over_heuristic": {"geomean_ratio": r}} for name, r in ((MIXTRAL, 0.9), (other, 1.5))],
-    )
-    assert [(each.name, each.ratio) for each in read_surveys(tmp_path)] == [(other, 1.5), (MIXTRAL, 0.9)]
+def test_what_fails_is_worst_and_the_newest_survey_counts(tmp_path: Path) -> None:
+    other, failing = (MIXTRAL.replace("7168", N) for N in ("3584", "1792"))
+    survey(tmp_path, [surveyed(MIXTRAL, [1.9])], date="2026-01-01")
+    failure = {"shapes": [{"rows": [{"shipped": None, "failure": "M=64, the shipped file: compile"}]}]}
+    survey(tmp_path, [surveyed(MIXTRAL, [0.9]), surveyed(other, [1.5]), surveyed(failing, [], **failure)])
+    found = read_surveys(tmp_path)
+    assert [each.name for each in found] == [failing, other, MIXTRAL]
+    assert [(each.ratio, each.failures) for each in found] == [(None, 1), (pytest.approx(1.5), 0), (0.9, 0)]
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"engine": "other"}, {"engine": None}, {"files": None}, {"files": [1]}, {"files": [{}]}, {"environment": 1},
-        {"files": [{"name": MIXTRAL, "over_heuristic": {"geomean_ratio": -1}}]},
-        {"files": [{"name": MIXTRAL, "over_heuristic": {"geomean_ratio": True}}]},
-        {"files": [{"name": MIXTRAL, "over_heuristic": {"geomean_ratio": "1"}}]},
-        {"files": [{"name": None, "over_heuristic": OVER}]},
+        {"environment": {"device_name": "a,b"}}, {"files": {}}, {"files": [{"name": MIXTRAL, "shapes": [{"rows": 1}]}]},
+        {"files": [surveyed(MIXTRAL, [-1])]}, {"files": [surveyed(MIXTRAL, [True])]},
+        {"files": [surveyed(MIXTRAL, ["1"])]}, {"files": [surveyed(None, [1.0])]},
     ],
 )  # fmt: skip
 def test_what_a_survey_half_says_is_left_out(tmp_path: Path, changes: dict[str, Any]) -> None:
-    survey(tmp_path, changes.pop("files", [{"name": MIXTRAL, "over_heuristic": OVER}]) or [], **changes)
+    survey(tmp_path, **{"files": [surveyed(MIXTRAL, [1.2])], **changes})
     assert read_surveys(tmp_path) == ()
 
 

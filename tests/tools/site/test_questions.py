@@ -12,7 +12,7 @@ from fused_moe_configs.commands.of_model import AskedModel
 from fused_moe_configs.lookup import Chain
 from fused_moe_configs.serving import serve
 from tests.builders import H100, Store, devices, models
-from tests.tools.site.stores import BOOM, MIXTRAL, add, store_at, survey
+from tests.tools.site.stores import BOOM, MIXTRAL, add, store_at, survey, surveyed
 from tools.checkout import CONFIGS
 from tools.registry.engines import load_engines
 from tools.site.coverage import is_shown
@@ -152,14 +152,13 @@ def test_a_siblings_file_is_offered(store: Store) -> None:
 
 
 def test_the_engines_own_file_is_known_where_it_was_surveyed(store: Store, tmp_path: Path) -> None:
-    over = {"geomean_ratio": 1.1, "worst_ratio": 1.4}
-    survey(tmp_path / "m", [{"name": MIXTRAL, "over_heuristic": over}])
+    survey(tmp_path / "m", [surveyed(MIXTRAL, [1.1, 1.1])])
     asked = questions(store.root, tmp_path / "m")
     vllm, sglang = (row_of(asked, MIXTRAL_ID, engine, 2).answers[H100] for engine in ("vllm", "sglang"))
     assert (vllm.state, sglang.state) == (State.SHIPPED, State.NONE)
     assert vllm.looked is not None
     assert vllm.looked.surveyed is not None
-    assert vllm.looked.surveyed.ratio == 1.1
+    assert vllm.looked.surveyed.ratio == pytest.approx(1.1)
 
 
 def test_what_the_default_backend_does_not_read_is_said_even_where_a_file_lies(store: Store) -> None:

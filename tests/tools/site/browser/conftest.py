@@ -88,7 +88,9 @@ def open_page(browser: Browser, server: str) -> Iterator[Open]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: complaints.append(request.url) if server not in request.url else None)
         page.on("response", lambda reply: complaints.append(f"{reply.status} {reply.url}") if not reply.ok else None)
-        page.goto(f"{server}/{site}/{path}", wait_until="networkidle")
+        page.goto(f"{server}/{site}/{path}")
+        if path.startswith("server.html") and options.get("java_script_enabled") is not False:
+            page.wait_for_selector("#answer")
         return page
 
     yield open_page
