@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from fused_moe_configs.next_step import model_flags, tune_command
+from tools.portfolio.wanted import Wanted, WantedList
 from tools.registry.devices import Device
-from tools.site.coverage import Cell, Line
+from tools.site.coverage import Cell, anchor_of, sizes_of
 from tools.site.files import ENGINES, TunedFile
-from tools.site.measurements import EnginesTimes
+from tools.site.measurements import EnginesTimes, Surveyed
 from tools.site.questions import State
 from tools.store.record import VerifiedWith
 
@@ -17,15 +19,16 @@ MOST_GAINS = 40
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A file that isn't here and would be read.
+class Hole:
+    """A file that people's models ask for and that isn't here.
 
-    askers: each model of a placement that asks for it, with its sizes and engines in words, and slug and anchor of its
-    page. surveyed_ratio: of the file that an engine ships, over that engine's heuristic; None: not surveyed, or none.
+    askers: each model that asks for it, with its sizes and engines in words, and slug and anchor of its page.
+    surveyed_ratio: of the file that an engine ships, over that engine's heuristic, the worst; None: not known.
     """
 
     name: str
     device: Device
+    score: float
     askers: tuple[tuple[str, str, str, str], ...]
     command: str
     surveyed_ratio: float | None
@@ -35,31 +38,32 @@ class Wanted:
         return len({model for model, *_ in self.askers})
 
 
-def most_wanted(lines: Iterable[Line], devices: Sequence[Device]) -> list[Wanted]:
-    """By how many models ask for the file, of placements that the registry knows, on GPUs of their families."""
-    found: dict[tuple[str, str], list[tuple[Line, Cell]]] = {}
-    known = {device.name: device for device in devices}
-    for line in lines:
-        for (device, _), cell in line.cells.items():
-            if cell.is_hole and cell.name and cell.reads and device in known and known[device].family in line.families:
-                found.setdefault((device, cell.name), []).append((line, cell))
-    wanted = []
-    for (device, name), asked in found.items():
-        ratios = [cell.ratio for _, cell in asked if cell.ratio is not None]
-        askers = tuple(_askers(asked))
-        wanted.append(Wanted(name, known[device], askers, asked[0][1].command, max(ratios, default=None)))
-    return sorted(wanted, key=lambda each: (-each.models, -len(each.askers), each.name))
+def holes(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell], slugs: Mapping[str, str],
+          surveys: Iterable[Surveyed]) -> list[Hole]:  # fmt: skip
+    """Most wanted first, as portfolio ranks them over all GPUs. cells: by device and name. slugs: of models' pages."""
+    ratios: dict[str, float] = {}
+    for surveyed in surveys:
+        if surveyed.ratio is not None:
+            ratios[surveyed.name] = max(surveyed.ratio, ratios.get(surveyed.name, 0.0))
+    found = []
+    for of_device in wanted:
+        for each in of_device.names:
+            cell = cells.get((of_device.device.name, each.name))
+            if cell is None or cell.is_hole:
+                first = each.uses[0]
+                command = tune_command(model_flags(first.model, first.tp, first.ep), first.engine)
+                askers = tuple(_askers(each, slugs))
+                found.append(Hole(each.name, of_device.device, each.score, askers, command, ratios.get(each.name)))
+    return sorted(found, key=lambda each: (-each.score, each.name))
 
 
-def _askers(asked: Iterable[tuple[Line, Cell]]) -> Iterator[tuple[str, str, str, str]]:
-    by_place: dict[tuple[str, str], list[tuple[Line, str]]] = {}
-    for line, cell in asked:
-        by_place.setdefault((line.slug, line.anchor), []).append((line, ENGINES[cell.engine]))
-    for found in by_place.values():
-        line = found[0][0]
-        engines = [engine for _, engine in found]
+def _askers(wanted: Wanted, slugs: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
+    by_place: dict[tuple[str, int, int], list[str]] = {}
+    for use in wanted.uses:
+        by_place.setdefault((use.model, use.tp, use.ep), []).append(ENGINES[use.engine])
+    for (model, tp, ep), engines in by_place.items():
         who = "both" if len(engines) == len(ENGINES) else " and ".join(engines)
-        yield line.model, f"{line.sizes}, {who}", line.slug, line.anchor
+        yield model, f"{sizes_of(tp, ep)}, {who}", slugs[model], anchor_of(tp, ep)
 
 
 def largest_gains(files: Iterable[TunedFile]) -> list[TunedFile]:
@@ -136,18 +140,13 @@ class Tally:
         return self.verified + self.claimed + self.published + self.missing
 
 
-def tally(lines: Iterable[Line], devices: Iterable[Device]) -> list[Tally]:
+def tally(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell]) -> list[Tally]:
     """Each name once a GPU; of GPUs on which no placement asks for one there is no tally."""
-    devices, states = tuple(devices), dict[str, dict[str, State]]()
-    families = {device.name: device.family for device in devices}
-    for line in lines:
-        for (name, _), cell in line.cells.items():
-            if cell.name and cell.reads and families.get(name) in line.families:
-                states.setdefault(name, {})[cell.name] = cell.state
     found = []
-    for device in devices:
-        of_device = list(states.get(device.name, {}).values())
-        verified, claimed = of_device.count(State.VERIFIED), of_device.count(State.CLAIMED)
-        published = of_device.count(State.PUBLISHED) + of_device.count(State.UNRECORDED)
-        found.append(Tally(device, verified, claimed, published, len(of_device) - verified - claimed - published))
+    for of_device in wanted:
+        device, names = of_device.device, of_device.names
+        states = [cell.state for each in names if (cell := cells.get((device.name, each.name))) is not None]
+        verified, claimed = states.count(State.VERIFIED), states.count(State.CLAIMED)
+        published = states.count(State.PUBLISHED) + states.count(State.UNRECORDED)
+        found.append(Tally(device, verified, claimed, published, len(names) - verified - claimed - published))
     return [each for each in found if each.wanted]

@@ -16,13 +16,14 @@ from markupsafe import Markup
 
 from fused_moe_configs.backends import EngineRelease
 from tools.errors import UserError
+from tools.portfolio.wanted import wanted_on
 from tools.registry.devices import Device, DeviceRegistry, load_devices
 from tools.registry.engines import load_engines
 from tools.registry.models import Model, ModelRegistry, load_models
 from tools.site import boards, charts, coverage, overview, render, server
 from tools.site.coverage import Line
 from tools.site.files import ENGINES, TunedFile, files_in, read_files, slug_of, unique_slugs
-from tools.site.measurements import EnginesTimes, Surveyed, engines_times, read_surveys
+from tools.site.measurements import EnginesTimes, Surveyed, engines_times, read_surveys, shipped_by
 from tools.site.questions import Questions
 
 T = TypeVar("T")
@@ -175,7 +176,9 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
     def page(name: str, **given: Any) -> tuple[str, bytes]:
         return name, environment.get_template(name).render(here=name, **given).encode()
 
-    gains, tallies = boards.largest_gains(known.files), boards.tally(lines, known.columns)
+    wanted = [wanted_on(device, known.models, shipped_by(known.surveys, device)) for device in known.columns]
+    cells = coverage.cells_by_name(lines)
+    gains, tallies = boards.largest_gains(known.files), boards.tally(wanted, cells)
     yield page(
         "index.html", files=known.files, measured=gains, best=next(iter(gains), None), tallies=tallies, lines=lines,
         devices=known.columns, gpus=known.devices.devices,
@@ -185,9 +188,9 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
         gpus=known.devices.devices, devices=known.columns,
         known_models=[(model, known.slugs[model.id]) for model in known.models],
     )  # fmt: skip
-    wanted = boards.most_wanted(lines, known.columns)
+    holes = boards.holes(wanted, cells, known.slugs, known.surveys)
     yield page(
-        "boards.html", wanted=wanted[: boards.MOST_WANTED], wanted_more=len(wanted[boards.MOST_WANTED :]),
+        "boards.html", wanted=holes[: boards.MOST_WANTED], wanted_more=len(holes[boards.MOST_WANTED :]),
         surveyed=known.surveys, gains=gains[: boards.MOST_GAINS],
         gains_chart=Markup(overview.gains_chart(gains)), negatives=boards.negatives(known.files, known.beside),
     )  # fmt: skip

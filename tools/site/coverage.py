@@ -52,8 +52,8 @@ class Cell:
 class Line:
     """A model at its parallel sizes.
 
-    families: of devices on which people run it so, by the registry. cells: by device and engine; an engine that isn't
-    run so has none.
+    is_placed: people run it so on some device, by the registry. cells: by device and engine; none of an engine that
+    isn't run so.
     """
 
     model: str
@@ -61,20 +61,36 @@ class Line:
     tp: int
     ep: int
     weights: str
-    families: frozenset[str]
+    is_placed: bool
     cells: Mapping[tuple[str, str], Cell]
 
     @property
     def sizes(self) -> str:
-        return f"TP{self.tp}" + f" EP{self.ep}" * (self.ep > 1)
+        return sizes_of(self.tp, self.ep)
 
     @property
     def anchor(self) -> str:
-        return f"tp{self.tp}-ep{self.ep}"
+        return anchor_of(self.tp, self.ep)
 
-    @property
-    def is_placed(self) -> bool:
-        return bool(self.families)
+
+def sizes_of(tp: int, ep: int) -> str:
+    """As people write them."""
+    return f"TP{tp}" + f" EP{ep}" * (ep > 1)
+
+
+def anchor_of(tp: int, ep: int) -> str:
+    """Where they stand on a model's page."""
+    return f"tp{tp}-ep{ep}"
+
+
+def cells_by_name(lines: Iterable[Line]) -> dict[tuple[str, str], Cell]:
+    """By device and file that is asked for. Who asks is no matter, except that a backend may not read."""
+    found: dict[tuple[str, str], Cell] = {}
+    for line in lines:
+        for (device, _), cell in line.cells.items():
+            if cell.name and cell.state is not State.NOT_READ:
+                found[device, cell.name] = cell
+    return found
 
 
 def is_shown(row: Row) -> bool:
@@ -89,15 +105,11 @@ def lines_of(model: Model, slug: str, rows: Iterable[Row]) -> tuple[Line, ...]:
         by_sizes.setdefault((row.tp, row.ep), []).append(row)
     return tuple(
         Line(
-            model.id, slug, tp, ep, model.checkpoint.kind, _families(model, tp, ep),
+            model.id, slug, tp, ep, model.checkpoint.kind, any(row.is_placed for row in of_sizes),
             {cell_key: cell for row in of_sizes for cell_key, cell in _cells(row)},
         )
         for (tp, ep), of_sizes in sorted(by_sizes.items())
     )  # fmt: skip
-
-
-def _families(model: Model, tp: int, ep: int) -> frozenset[str]:
-    return frozenset(placement.device for placement in model.placements if (placement.tp, placement.ep) == (tp, ep))
 
 
 def _cells(row: Row) -> Iterator[tuple[tuple[str, str], Cell]]:

@@ -6,7 +6,6 @@ What can't be used is said in `fault` and counts as not measured: a page is buil
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 from fused_moe_configs import index
 from fused_moe_configs.index import IndexedFile
 from fused_moe_configs.lookup import ConfigError, read_config
+from tools.measure.statistics import geomean
 from tools.store.files import RECORD, read_file, record_path
 from tools.store.record import Record, RecordedRow, RecordError, as_record
 from tools.store.workload import Workload, parse_file_name
@@ -50,7 +50,7 @@ class Gains:
 
     @property
     def geomean(self) -> float:
-        return math.exp(sum(map(math.log, self.ratios.values())) / len(self.ratios))
+        return geomean(self.ratios.values())
 
     @property
     def worst(self) -> float:

@@ -5,14 +5,20 @@ Documents of commands, of any age: what can't be used is left out, and then the 
 
 from __future__ import annotations
 
-import math
+import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fused_moe_configs.lookup import device_part
+from tools.measure.statistics import geomean
+from tools.portfolio.survey_board import Survey, SurveyError, read_survey
+from tools.portfolio.today import PATTERN
+from tools.portfolio.wanted import Shipped
+from tools.registry.devices import Device, normalise_device_name
+from tools.registry.sharding import Engine
 from tools.site.files import ENGINES, TunedFile
 from tools.store.files import ANY_FILE, Limits, read_file
 
@@ -46,6 +52,7 @@ class Surveyed:
     name: as this project spells it. ratio, worst_ratio: its time over that of the engine's heuristic, which would run
     without it, geometric mean and worst of all rows: above 1 it costs its users. None: no row ran. ours_ratio: our
     file's time over its, as both were then; None: there was none of ours. failures: rows that don't run.
+    loses: to having no file, on average or on a row beyond doubt.
     """
 
     engine: str
@@ -58,6 +65,7 @@ class Surveyed:
     worst_ratio: float | None
     ours_ratio: float | None
     failures: int = 0
+    loses: bool = False
 
     @property
     def badness(self) -> tuple[bool, float]:
@@ -65,45 +73,37 @@ class Surveyed:
 
 
 def read_surveys(folder: Path) -> tuple[Surveyed, ...]:
-    """Of every `*survey*.json`, the newest of an engine, device and name; the worst first.
-
-    Documents as `portfolio survey` writes them: of each row the means of `shipped` and `over_shipped` are read.
-    """
+    """Of every survey of portfolio's, the newest of an engine, device and name; the worst first."""
     found: dict[tuple[str, str, str], Surveyed] = {}
-    for document in _documents(folder, "*survey*.json"):
-        for each in _surveyed(document):
-            key = each.engine, each.device_name, each.name
-            if key not in found or found[key].date <= each.date:
-                found[key] = each
+    for path in sorted(folder.glob(PATTERN)):
+        with contextlib.suppress(SurveyError):
+            for each in _surveyed(read_survey(path)):
+                key = each.engine, each.device_name, each.name
+                if key not in found or found[key].date <= each.date:
+                    found[key] = each
     return tuple(sorted(found.values(), key=lambda each: (each.badness, each.engine, each.name), reverse=True))
 
 
-def _surveyed(document: Mapping[str, Any]) -> Iterator[Surveyed]:
-    engine, where = document.get("engine"), _mapping(document.get("environment"))
-    version, date, triton = (str(text)[:40] for text in (
-        document.get("version", ""), document.get("date", ""), where.get("triton", "")
-    ))  # fmt: skip
-    try:
-        device = device_part(where.get("device_name"))
-    except ValueError:
-        return
-    for each in map(_mapping, _list(document.get("files")) if engine in ENGINES else []):
-        rows = [_mapping(row) for shape in _list(each.get("shapes")) for row in _list(_mapping(shape).get("rows"))]
-        shipped, over = ([*filter(None, (_mean(row.get(key)) for row in rows))] for key in ("shipped", "over_shipped"))
-        failures, name = sum(bool(row.get("failure")) for row in rows), each.get("name")
-        if isinstance(name, str) and (shipped or failures):
+def _surveyed(survey: Survey) -> Iterator[Surveyed]:
+    device = normalise_device_name(survey.environment.device_name)
+    for file in survey.files:
+        shipped, over = file.shipped_total, file.over_shipped_total
+        failing = sum(bool(row.failure) for row in file.rows)
+        if shipped or failing:
             yield Surveyed(
-                str(engine), version, device, date, triton, name, _geomean(shipped), max(shipped, default=None),
-                _geomean(over), failures,
+                survey.engine.value, survey.version, device, survey.date, survey.environment.triton, file.name,
+                shipped.geomean if shipped else None, shipped.worst if shipped else None,
+                over.geomean if over else None, failing, survey.loses[file.name],
             )  # fmt: skip
 
 
-def _mean(ratio: Any) -> float | None:
-    return _positive(_mapping(ratio).get("mean"))
-
-
-def _geomean(ratios: Sequence[float]) -> float | None:
-    return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else None
+def shipped_by(surveys: Iterable[Surveyed], device: Device) -> tuple[Shipped, ...]:
+    """As portfolio ranks by it: what each engine that was surveyed on the device ships, and whether it loses."""
+    of_device = [each for each in surveys if each.device_name in device.names]
+    engines = [engine for engine in Engine if any(each.engine == engine for each in of_device)]
+    return tuple(
+        Shipped(engine, {each.name: each.loses for each in of_device if each.engine == engine}) for engine in engines
+    )
 
 
 def engines_times(folder: Path, files: Sequence[TunedFile]) -> dict[str, tuple[EnginesTimes, ...]]:
@@ -150,9 +150,8 @@ def _beside(bench: Mapping[str, Any], environment: Mapping[str, Any], ours: Tune
     for name, of_name in times.items():
         match = _SHIPPED.fullmatch(name)
         assert match is not None
-        geomean = math.exp(sum(map(math.log, ratios[name])) / len(ratios[name]))  # at least one stands there
         date, kernel = (str(environment.get(key, ""))[:60] for key in ("date", "kernel"))
-        yield EnginesTimes(match[1], match[2], date, kernel, of_name, geomean)
+        yield EnginesTimes(match[1], match[2], date, kernel, of_name, geomean(ratios[name]))
 
 
 def _documents(folder: Path, pattern: str) -> Iterator[Mapping[str, Any]]:

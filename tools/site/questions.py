@@ -133,10 +133,6 @@ class Row:
     answers: Mapping[str, Answer] = field(default_factory=dict)
     refusal: str = ""
 
-    @property
-    def sizes(self) -> str:
-        return f"TP{self.tp}" + f" EP{self.ep}" * (self.ep > 1)
-
 
 class Questions:
     """Answers from one store. configs: its folder. releases: the engines'. surveys: of what they ship."""

@@ -21,7 +21,7 @@ from fused_moe_configs.next_step import export_command
 from tools.registry.devices import Device
 from tools.registry.models import Model
 from tools.site import charts
-from tools.site.coverage import is_shown
+from tools.site.coverage import anchor_of, is_shown, sizes_of
 from tools.site.figures import microseconds, percent, shade
 from tools.site.files import ENGINES, Gains, TunedFile, slug_of
 from tools.site.measurements import EnginesTimes
@@ -99,11 +99,11 @@ class Sizes:
 
     @property
     def words(self) -> str:
-        return f"TP{self.tp}" + f" EP{self.ep}" * (self.ep > 1)
+        return sizes_of(self.tp, self.ep)
 
     @property
     def anchor(self) -> str:
-        return f"tp{self.tp}-ep{self.ep}"
+        return anchor_of(self.tp, self.ep)
 
 
 def places_of(rows: Iterable[Row]) -> list[Sizes]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.builders import BATCH_SIZES, H100, Store, devices, models, table, times
-from tools.checkout import CONFIGS
+from tools.checkout import CHECKOUT, CONFIGS
 from tools.registry.sharding import Engine, ShardError, shard
 
 MIXTRAL = f"E=8,N=7168,device_name={H100}.json"
@@ -88,22 +88,27 @@ def names(count: int) -> list[str]:
     raise AssertionError(f"the registry has {len(found)} names only")
 
 
-def surveyed(name: Any, ratios: Iterable[Any], over: Iterable[Any] = (), **changes: Any) -> dict[str, Any]:
-    """A file of a survey. ratios: the shipped file's over the heuristic, a row each; over: ours over it."""
-    found = zip_longest(ratios, over)
-    rows = [
-        {"num_tokens": 2**place, "shipped": {"mean": shipped}, "over_shipped": ours and {"mean": ours}, "failure": ""}
-        for place, (shipped, ours) in enumerate(found)
-    ]
-    return {"name": name, "shapes": [{"shape": {"K": 4096, "top_k": 2}, "rows": rows}], **changes}
+SURVEY = CHECKOUT / "tests" / "schema" / "fixtures" / "survey" / "valid" / "all_keys.json"
+
+
+def surveyed(name: str, ratios: Iterable[float | None], over: Iterable[float] = ()) -> dict[str, Any]:
+    """A file of a survey. ratios: the shipped one's over the heuristic, a row each, None: fails; over: ours over it."""
+    file = json.loads(SURVEY.read_text("utf-8"))["files"][0]
+    ((good, failing, *_), *_) = (shape["rows"] for shape in file["shapes"])
+    rows = []
+    for place, (shipped, ours) in enumerate(zip_longest(ratios, over)):
+        row = {**(failing if shipped is None else good), "num_tokens": 2**place}
+        row["shipped"], row["over_shipped"] = (
+            mean and {"low": mean, "mean": mean, "high": mean, "blocks": 4} for mean in (shipped, ours)
+        )
+        rows.append(row)
+    return {**file, "name": name, "file": name, "shapes": [{**file["shapes"][0], "rows": rows}]}
 
 
 def survey(folder: Path, files: Any, **changes: Any) -> Path:
-    """A survey's document of files that vLLM ships for the H100, as far as the site reads it."""
-    document = {
-        "schema_version": 1, "engine": "vllm", "version": "0.33.0", "date": "2026-11-26", "files": files,
-        "environment": {"device_name": "NVIDIA H100 80GB HBM3", "triton": "3.8.0"}, **changes,
-    }  # fmt: skip
+    """A survey's document of files that vLLM ships for the H100."""
+    about = {"engine": "vllm", "version": "0.33.0", "date": "2026-11-26"}
+    document = {**json.loads(SURVEY.read_text("utf-8")), **about, "files": files, "left_out": [], **changes}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{document['date']}-survey-{len(list(folder.iterdir()))}.json"
     path.write_text(json.dumps(document), "utf-8")
@@ -165,11 +170,9 @@ def hostile(root: Path) -> Store:
 
 
 def hostile_measurements(folder: Path) -> Path:
-    files = [
-        surveyed(BOOM, [1.2, 2.0]), surveyed(MIXTRAL, [float("1e999"), "1", True]), surveyed(7, [1.0]), "none",
-        {"name": QUOTES, "shapes": [{"rows": [{"failure": BOOM}]}]}, {"name": BOOM, "shapes": BOOM},
-    ]  # fmt: skip
-    survey(folder, files, version=BOOM)
+    survey(folder, [surveyed(MIXTRAL, [1.2, 2.0]), surveyed(QWEN, [None])])
+    survey(folder, [surveyed(BOOM, [1.2])], version=BOOM)
+    survey(folder, BOOM)
     (folder / "2026-11-26-bench-x.json").write_text(json.dumps({"environment": BOOM, "files": BOOM}), "utf-8")
     (folder / "2026-11-26-survey-y.json").write_text("{", "utf-8")
     return folder

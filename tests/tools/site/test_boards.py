@@ -10,9 +10,11 @@ import pytest
 
 from tests.builders import H100, Store, devices, models, signed
 from tests.tools.site.stores import MIXTRAL, QWEN, QWEN_ID, add, rows, store_at
+from tools.portfolio.wanted import wanted_on
 from tools.registry.engines import load_engines
+from tools.registry.models import ModelRegistry
 from tools.site import boards
-from tools.site.coverage import Line, lines_of
+from tools.site.coverage import Line, cells_by_name, lines_of
 from tools.site.files import TunedFile, files_in, read_files
 from tools.site.measurements import EnginesTimes
 from tools.site.questions import Questions
@@ -32,24 +34,29 @@ def lines(store: Store, *names: str) -> list[Line]:
     return [line for name in names for line in lines_of(models().find(name), name, asked.rows(models().find(name)))]
 
 
+def holes(store: Store, *ids: str) -> list[boards.Hole]:
+    kept = [models().find(name) for name in ids]
+    wanted = wanted_on(devices().find(H100), ModelRegistry(tuple(kept)))
+    return boards.holes([wanted], cells_by_name(lines(store, *ids)), {model.id: model.id for model in kept}, ())
+
+
 def test_a_missing_file_is_wanted_by_each_model_that_asks_for_it(store: Store) -> None:
-    two = lines(store, QWEN_ID, "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3.2")
-    wanted = boards.most_wanted(two, [devices().find(H100)])
-    first = wanted[0]
-    assert first.models == 2
-    assert {model for model, *_ in first.askers} == {"deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3.2"}
-    assert first.command.startswith("./nox -s tune -- --model deepseek-ai/DeepSeek-V3")
-    assert QWEN in {each.name for each in wanted}
+    found = holes(store, QWEN_ID, "zai-org/GLM-5-FP8", "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3.2")
+    asked = {each.name: each for each in found}
+    assert QWEN in asked
+    shared = next(each for each in found if each.models > 1)
+    assert {"deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3.2"} <= {model for model, *_ in shared.askers}
+    assert all(each.command.startswith("./nox -s tune -- --model ") for each in found)
+    assert found == sorted(found, key=lambda each: -each.score) or found[0].score >= found[-1].score
 
 
 def test_a_file_that_is_here_is_not_wanted(store: Store) -> None:
     add(store, QWEN)
-    assert QWEN not in {each.name for each in boards.most_wanted(lines(store, QWEN_ID), [devices().find(H100)])}
+    assert QWEN not in {each.name for each in holes(store, QWEN_ID)}
 
 
 def test_models_that_nobody_places_want_nothing(store: Store) -> None:
-    model = next(model for model in models() if not model.placements)
-    assert boards.most_wanted(lines(store, model.id), devices().devices) == []
+    assert holes(store, next(model.id for model in models() if not model.placements)) == []
 
 
 def test_the_largest_gain_stands_first_and_files_without_figures_nowhere(store: Store) -> None:
@@ -93,9 +100,9 @@ def test_freshness_tells_each_triton_and_when_main_verified(store: Store) -> Non
 
 
 def test_the_tally_counts_each_name_once_a_gpu(store: Store) -> None:
-    before = boards.tally(lines(store, QWEN_ID), [devices().find(H100)])
+    wanted = wanted_on(devices().find(H100), ModelRegistry((models().find(QWEN_ID),)))
+    (before,) = boards.tally([wanted], cells_by_name(lines(store, QWEN_ID)))
     add(store, QWEN)
-    (after,) = boards.tally(lines(store, QWEN_ID), [devices().find(H100)])
-    assert (after.claimed, after.missing) == (1, before[0].missing - 1)
-    names = {cell.name for line in lines(store, QWEN_ID) for key, cell in line.cells.items() if key[0] == H100}
-    assert after.wanted == len(names)
+    (after,) = boards.tally([wanted], cells_by_name(lines(store, QWEN_ID)))
+    assert (before.claimed, after.claimed) == (0, 1)
+    assert before.wanted == after.wanted == len(wanted.names) == after.missing + 1

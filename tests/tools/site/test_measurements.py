@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.builders import BAD_INPUT, H100, Store, table
+from tests.builders import BAD_INPUT, H100, Store, devices, table
 from tests.tools.site.stores import MIXTRAL, add, survey, surveyed
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.site.files import files_in, read_files
-from tools.site.measurements import engines_times, read_surveys
+from tools.site.measurements import engines_times, read_surveys, shipped_by
 
 
 def bench(folder: Path, **changes: Any) -> Path:
@@ -87,25 +87,24 @@ def test_a_survey_tells_what_a_shipped_file_costs(tmp_path: Path) -> None:
 def test_what_fails_is_worst_and_the_newest_survey_counts(tmp_path: Path) -> None:
     other, failing = (MIXTRAL.replace("7168", N) for N in ("3584", "1792"))
     survey(tmp_path, [surveyed(MIXTRAL, [1.9])], date="2026-01-01")
-    failure = {"shapes": [{"rows": [{"shipped": None, "failure": "M=64, the shipped file: compile"}]}]}
-    survey(tmp_path, [surveyed(MIXTRAL, [0.9]), surveyed(other, [1.5]), surveyed(failing, [], **failure)])
+    survey(tmp_path, [surveyed(MIXTRAL, [0.9]), surveyed(other, [1.5]), surveyed(failing, [None])])
     found = read_surveys(tmp_path)
     assert [each.name for each in found] == [failing, other, MIXTRAL]
     assert [(each.ratio, each.failures) for each in found] == [(None, 1), (pytest.approx(1.5), 0), (0.9, 0)]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"engine": "other"}, {"engine": None}, {"files": None}, {"files": [1]}, {"files": [{}]}, {"environment": 1},
-        {"environment": {"device_name": "a,b"}}, {"files": {}}, {"files": [{"name": MIXTRAL, "shapes": [{"rows": 1}]}]},
-        {"files": [surveyed(MIXTRAL, [-1])]}, {"files": [surveyed(MIXTRAL, [True])]},
-        {"files": [surveyed(MIXTRAL, ["1"])]}, {"files": [surveyed(None, [1.0])]},
-    ],
-)  # fmt: skip
-def test_what_a_survey_half_says_is_left_out(tmp_path: Path, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changes", [{"engine": "other"}, {"files": None}, {"files": [{}]}, {"schema_version": 2}])
+def test_what_is_no_survey_by_the_schema_is_passed_by(tmp_path: Path, changes: dict[str, Any]) -> None:
     survey(tmp_path, **{"files": [surveyed(MIXTRAL, [1.2])], **changes})
     assert read_surveys(tmp_path) == ()
+
+
+def test_portfolio_ranks_by_what_was_surveyed_on_the_gpu(tmp_path: Path) -> None:
+    other = MIXTRAL.replace("7168", "3584")
+    survey(tmp_path, [surveyed(MIXTRAL, [1.2]), surveyed(other, [0.9])])
+    (shipped,) = shipped_by(read_surveys(tmp_path), devices().find(H100))
+    assert (shipped.engine, shipped.loses) == ("vllm", {MIXTRAL: True, other: False})
+    assert shipped_by(read_surveys(tmp_path), devices().find("NVIDIA_H200")) == ()
 
 
 @pytest.mark.parametrize("content", BAD_INPUT.values(), ids=BAD_INPUT)
