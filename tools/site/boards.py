@@ -50,11 +50,17 @@ def holes(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell], s
         for each in of_device.names:
             cell = cells.get((of_device.device.name, each.name))
             if cell is None or cell.is_hole:
-                first = each.uses[0]
-                command = tune_command(model_flags(first.model, first.tp, first.ep), first.engine)
                 askers = tuple(_askers(each, slugs))
-                found.append(Hole(each.name, of_device.device, each.score, askers, command, ratios.get(each.name)))
+                found.append(
+                    Hole(each.name, of_device.device, each.score, askers, _command(each), ratios.get(each.name))
+                )
     return sorted(found, key=lambda each: (-each.score, each.name))
+
+
+def _command(wanted: Wanted) -> str:
+    """For the model on the fewest ranks, as vLLM asks for it where it does; with the other shapes behind the name."""
+    use = min(wanted.uses, key=lambda use: (use.tp, use.ep, use.model, list(ENGINES).index(use.engine)))
+    return tune_command(model_flags(use.model, use.tp, use.ep), use.engine) + " --all-shapes" * (len(wanted.shapes) > 1)
 
 
 def _askers(wanted: Wanted, slugs: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:

@@ -165,11 +165,13 @@ def _of_files(known: Known, environment: Environment) -> Iterator[tuple[str, byt
 def of_gpus(known: Known, given: tuple[Sequence[Device], Sequence[Line]]) -> list[tuple[str, bytes]]:
     """A page a GPU. May run in a process of its own."""
     devices, lines = given
-    template = _environment(known).get_template("gpu.html")
-    return [
-        (f"gpus/{slug_of(device.name)}.html", template.render(root="../", device=device, lines=lines).encode())
-        for device in devices
-    ]
+    environment = _environment(known)
+    template, heads = environment.get_template("gpu.html"), render.row_heads(environment, lines, "../")
+    found = []
+    for device in devices:
+        page = template.render(root="../", device=device, lines=lines, heads=heads)
+        found.append((f"gpus/{slug_of(device.name)}.html", page.encode()))
+    return found
 
 
 def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) -> Iterator[tuple[str, bytes]]:
@@ -181,6 +183,7 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
     gains, tallies = boards.largest_gains(known.files), boards.tally(wanted, cells)
     yield page(
         "index.html", files=known.files, measured=gains, best=next(iter(gains), None), tallies=tallies, lines=lines,
+        heads=render.row_heads(environment, lines, ""),
         devices=known.columns, gpus=known.devices.devices,
     )  # fmt: skip
     yield page(

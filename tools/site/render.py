@@ -21,7 +21,7 @@ from fused_moe_configs.next_step import export_command
 from tools.registry.devices import Device
 from tools.registry.models import Model
 from tools.site import charts
-from tools.site.coverage import anchor_of, is_shown, sizes_of
+from tools.site.coverage import Line, anchor_of, is_shown, sizes_of
 from tools.site.figures import microseconds, percent, shade
 from tools.site.files import ENGINES, Gains, TunedFile, slug_of
 from tools.site.measurements import EnginesTimes
@@ -86,6 +86,13 @@ def commands(row: Row, devices: Sequence[Device], repository: str) -> list[tuple
         if lines := lines_to_type(row.answers[device.name].step, repository):
             by_command.setdefault(lines, []).append(gpu(device.name))
     return [(lines, ", ".join(names)) for lines, names in by_command.items()]
+
+
+def row_heads(environment: Environment, lines: Sequence[Line], root: str) -> list[Markup]:
+    """How the matrix's rows begin, which is alike on the pages of all GPUs."""
+    begin = environment.get_template("macros.html").module.row_head  # type: ignore[attr-defined]
+    before = ["", *(line.model for line in lines)]
+    return [begin(line, line.model == above, root) for line, above in zip(lines, before, strict=False)]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fused_moe_configs.next_step import NextStep
+from fused_moe_configs.serving import Serving
 from tools.registry.models import Model
 from tools.site.figures import percent
 from tools.site.files import ENGINES
@@ -58,7 +59,13 @@ def _row(row: Row, texts: _Texts, repository: str) -> dict[str, Any]:
         return {**head, "refusal": row.refusal}
     first = next(iter(row.answers.values()), None)
     shape = shape_of(first) if first else ""
-    return {**head, "shape": shape, "answers": [_answer(answer, texts, repository) for answer in row.answers.values()]}
+    by_arch = {id(answer.of_arch): answer.of_arch for answer in row.answers.values()}
+    backends = {key: _backend(serving, texts) for key, serving in by_arch.items()}
+    answers = [
+        [texts(answer.device.name), *backends[id(answer.of_arch)], *_answer(answer, texts, repository)]
+        for answer in row.answers.values()
+    ]
+    return {**head, "shape": shape, "answers": answers}
 
 
 def shape_of(answer: Answer) -> str:
@@ -67,15 +74,17 @@ def shape_of(answer: Answer) -> str:
     return f"E={serving.E}, N={serving.N}, K={serving.K}, top_k={serving.top_k}, {serving.kind}"
 
 
+def _backend(serving: Serving, texts: _Texts) -> list[int]:
+    """Alike on every device of an architecture."""
+    return [texts(serving.verdict), texts(serving.reason), texts(", ".join(map(str, serving.source)))]
+
+
 def _answer(answer: Answer, texts: _Texts, repository: str) -> list[int]:
     of_arch, looked, file = answer.of_arch, answer.looked, answer.file
     notes = answer.serving.notes if of_arch.notes else ()
     step = answer.step
+    gain = file.ratios.get(of_arch.engine) if file else None
     return [
-        texts(answer.device.name),
-        texts(of_arch.verdict),
-        texts(of_arch.reason),
-        texts(", ".join(map(str, of_arch.source))),
         texts(looked.name if looked else None),
         texts(looked.engine_name if looked else None),
         texts(answer.state.value),
@@ -83,6 +92,6 @@ def _answer(answer: Answer, texts: _Texts, repository: str) -> list[int]:
         texts(lines_to_type(step, repository)),
         texts(step.note),
         texts(file.slug if file else None),
-        texts(percent(file.ratios[of_arch.engine]) if file and of_arch.engine in file.ratios else None),
+        texts(percent(gain) if gain is not None else None),
         texts("\n".join(notes)),
     ]
