@@ -42,6 +42,7 @@ def environment(repository: str, revision: str) -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     found.globals |= {"engines": ENGINES, "repository": repository, "revision": revision, "root": "", "here": ""}
+    found.globals["reference"] = REFERENCE_TRITON
     filters: dict[str, Any] = {
         "percent": percent, "shade": shade, "gpu": gpu, "slug": slug_of, "workload": workload_of, "title": title_of,
         "us": microseconds, "shape": shape_of, "quoted": shlex.quote,
