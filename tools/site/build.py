@@ -203,7 +203,9 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
     tritons, fresh = boards.freshness(known.files)
     yield page("freshness.html", tritons=tritons, fresh=fresh)
     yield page("method.html")
-    yield "404.html", environment.get_template("missing.html").render(root="").encode()
+    # It stands for a missing page at any depth. Project pages lie below the repository's name.
+    top = f"/{known.sources.repository.rstrip('/').rpartition('/')[2]}/"
+    yield "404.html", environment.get_template("missing.html").render(root=top).encode()
     records = list(coverage.records(lines, known.columns))
     yield "coverage.json", _json({"columns": coverage.COLUMNS, "rows": [list(each.values()) for each in records]})
     yield "coverage.csv", coverage.to_csv(records).encode()

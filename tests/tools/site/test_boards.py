@@ -55,7 +55,7 @@ def test_a_file_that_is_here_is_not_wanted(store: Store) -> None:
     assert QWEN not in {each.name for each in holes(store, QWEN_ID)}
 
 
-def test_models_that_nobody_places_want_nothing(store: Store) -> None:
+def test_models_without_placements_want_nothing(store: Store) -> None:
     assert holes(store, next(model.id for model in models() if not model.placements)) == []
 
 

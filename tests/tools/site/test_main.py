@@ -18,7 +18,9 @@ def configs(tmp_path: Path) -> Path:
 
 def test_it_says_what_it_wrote(configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert main([str(out), "--configs", str(configs), "--jobs", "1", "--revision", "c" * 40]) == 0
+    pictures = ["--pictures", str(tmp_path / "pictures")]
+    assert main([str(out), "--configs", str(configs), "--jobs", "1", "--revision", "c" * 40, *pictures]) == 0
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"coverage.svg", "gains.svg"}
     count = len([path for path in out.rglob("*") if path.is_file()])
     assert capsys.readouterr().out == f"{count} files in {out}\n"
     assert "/tree/cccc" in (out / "index.html").read_text("utf-8")

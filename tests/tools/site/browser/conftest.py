@@ -50,7 +50,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three sites: this repository's, an attacker's and an empty one."""
     folder = tmp_path_factory.mktemp("www")
-    real = Sources(CONFIGS, CHECKOUT / "docs" / "measurements", "https://example.org/repository", "a" * 40)
+    real = Sources(CONFIGS, CHECKOUT / "docs" / "measurements", f"https://example.org/{BELOW}", "a" * 40)
     write(real, folder / BELOW, os.cpu_count() or 1)
     stores = tmp_path_factory.mktemp("stores")
     nasty = Sources(hostile(stores / "nasty").root, hostile_measurements(stores / "m"), "https://example.org/nasty")
