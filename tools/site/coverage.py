@@ -99,14 +99,17 @@ def is_shown(row: Row) -> bool:
 
 
 def lines_of(model: Model, slug: str, rows: Iterable[Row]) -> tuple[Line, ...]:
-    """A line for each of the model's sizes that are shown, fewest ranks first."""
+    """A line for each of the model's sizes that are shown, fewest ranks first.
+
+    rows: of an engine's releases the newest first, which the cells are of.
+    """
     by_sizes: dict[tuple[int, int], list[Row]] = {}
     for row in filter(is_shown, rows):
         by_sizes.setdefault((row.tp, row.ep), []).append(row)
     return tuple(
         Line(
             model.id, slug, tp, ep, model.checkpoint.kind, any(row.is_placed for row in of_sizes),
-            {cell_key: cell for row in of_sizes for cell_key, cell in _cells(row)},
+            {cell_key: cell for row in reversed(of_sizes) for cell_key, cell in _cells(row)},
         )
         for (tp, ep), of_sizes in sorted(by_sizes.items())
     )  # fmt: skip

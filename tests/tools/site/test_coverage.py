@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,14 @@ def test_a_model_without_placements_has_the_usual_sizes(store: Store) -> None:
     assert {line.tp for line in of_model} <= set(UNPLACED_SIZES)
     assert of_model
     assert not any(line.is_placed for line in of_model)
+
+
+def test_a_cell_is_of_the_engines_newest_release(store: Store) -> None:
+    newest = [release for release in load_engines() if release.name == "vllm"][-1]
+    releases = [newest, replace(newest, version="0.1.0")]
+    asked = Questions(store.root, devices(), releases, [])
+    (line, *_) = lines_of(models().find(QWEN_ID), "slug", asked.rows(models().find(QWEN_ID)))
+    assert line.cells[H100, "vllm"].version == newest.version
 
 
 def test_what_has_a_file_stands_first(store: Store) -> None:
