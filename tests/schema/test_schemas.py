@@ -185,7 +185,7 @@ class TestSchemas:
         assert survivors == []
 
 
-@pytest.mark.parametrize("name", ["landscape.jsonl.gz", "landscape_mixtral.jsonl.gz"])
+@pytest.mark.parametrize("name", ["landscape.jsonl.gz", "landscapes/mixtral.jsonl.gz"])
 def test_a_recorded_landscape_is_valid_line_by_line(name: str) -> None:
     check = validator("landscape", SCHEMAS["landscape"])
     with gzip.open(CHECKOUT / "tests" / "tools" / "tune" / name, "rt", encoding="utf-8") as lines:

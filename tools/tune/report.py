@@ -17,6 +17,7 @@ from tools import cli
 from tools.measure.panel import Part, Ratio, RoutingKind
 from tools.tune.evidence import Rates, floor_of
 from tools.tune.protocol import Compiled, Event, Measured, Subject
+from tools.tune.regret import Regret, regret_line
 from tools.tune.tuner import Between, Counts, RowResult
 
 _TIMES = ("M", "heuristic", "incumbent", "new", "of floor")
@@ -46,7 +47,10 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class TuneSummary:
-    """A tuned workload. files: what was written, in order; empty where nothing was."""
+    """A tuned workload. files: what was written, in order; empty where nothing was.
+
+    regrets: of a replay of an exhaustive landscape.
+    """
 
     workload: str
     shapes: tuple[str, ...]
@@ -57,6 +61,7 @@ class TuneSummary:
     notes: tuple[str, ...] = ()
     phases: Mapping[str, float] = field(default_factory=dict)
     between: tuple[SummaryBetween, ...] = ()
+    regrets: tuple[Regret, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def to_json(summary: TuneSummary) -> dict[str, Any]:
         "outcomes": dict(summary.counts.outcomes),
         "phases": {name: round(seconds, 1) for name, seconds in summary.phases.items()},
         "between": [vars(one) for one in summary.between],
+        "regrets_pct": {str(one.num_tokens): one.pct for one in summary.regrets},
         "files": list(summary.files),
         "notes": list(summary.notes),
         "rows": [vars(line) for line in summary.lines],
@@ -107,6 +113,7 @@ def to_text(summary: TuneSummary) -> str:
         f"launch configs: {outcomes}",
         *([f"seconds: {_phases(summary.phases)}"] if summary.phases else []),
         *([f"between the rows: {_between(summary.between)}"] if summary.between else []),
+        *([regret_line(summary.regrets)] if summary.regrets else []),
         *summary.notes,
         *(f"written: {path}" for path in summary.files),
     ]

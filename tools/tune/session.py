@@ -25,7 +25,7 @@ from tools.tune.journal import Journal, JournalError, JournalHeader, open_journa
 from tools.tune.live import LiveSession, Supervisor
 from tools.tune.policy import Budget, PanelPolicy, Policies, SearchPolicy
 from tools.tune.protocol import Compiled, DeviceReport, Event, Measured, Screened, Subject, WorkerSpec
-from tools.tune.regret import regret_line, regrets
+from tools.tune.regret import regrets
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.report import Progress, TuneSummary, progress
 from tools.tune.request import UNIFORM_ALONE, TuneRequest
@@ -155,15 +155,15 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
         if header.settings.get("exhaustive") is True:
             gaps.append(unrecorded)
         notes = (*notes, f"not in the landscape: {unrecorded}")
-    if header.settings.get("exhaustive") is True and not request.effort.exhaustive:
-        notes = (*notes, regret_line(regrets(landscape, result.rows)))
+    is_exhaustive = header.settings.get("exhaustive") is True
+    against = regrets(landscape, result.rows) if is_exhaustive and not request.effort.exhaustive else ()
     measured = MeasuredRun(result, rates, runner.clock_s, notes, kernel)
     if gaps:
         raise IncompleteLandscapeError(landscape_path, gaps, summarise(subject, measured, ()))
     if environment is None or place is None:
-        return summarise(subject, measured, ())
+        return replace(summarise(subject, measured, ()), regrets=against)
     try:
-        return deliver(request, subject, measured, environment, place, existing)
+        return replace(deliver(request, subject, measured, environment, place, existing), regrets=against)
     except (OSError, UserError) as error:
         raise NotWrittenError(error, summarise(subject, measured, ())) from error
 

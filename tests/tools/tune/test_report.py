@@ -67,6 +67,7 @@ def test_json_holds_what_the_table_does_and_survives_a_parser(subject: Subject) 
         "outcomes": {"ok": 100, "constraints": 20, "correctness": 0},
         "phases": {"search": 15.2, "first engine": 8.0},
         "between": [{"num_tokens": 12, "entry_of": 8, "gain_pct": 3.0}],
+        "regrets_pct": {},
         "files": ["configs/a.json", "configs/records/a.json"],
         "notes": ["another process uses the GPU (3.0 GiB at the start); timings may be noisy"],
     }
