@@ -109,6 +109,9 @@ class FakeClock:
     dealt: list[Any] = field(default_factory=list)
     decks: list[tuple[int, int]] = field(default_factory=list)
 
+    def capture(self, launches: Sequence[Any], a_sample: int) -> Any:
+        return SimpleNamespace(num_samples=len(launches) // a_sample, graph=launches)
+
     def capture_deck(self, launches: Sequence[Any], a_sample: int) -> Any:
         self.decks.append((len(launches), a_sample))
         return SimpleNamespace(graph=launches)
@@ -132,7 +135,7 @@ def timer(small: Subject, kernel: TorchKernel, samples: list[int], fake: FakeClo
         return [[10.0 * (place + 1)] * times for place in range(len(replays))]
 
     clock = Clock(
-        capture=lambda launches, a_sample: SimpleNamespace(num_samples=len(launches) // a_sample, graph=launches),
+        capture=fake.capture,
         capture_deck=fake.capture_deck,
         play=fake.play,
         sample=sample,
