@@ -11,11 +11,19 @@ from kernels.problem import Flavour
 from tools.errors import UserError
 from tools.measure import engine_kernel
 from tools.measure.engine_kernel import EngineKernelError
-from tools.portfolio.shipped_files import EnginePackage, find_engine, shipped_files
+from tools.portfolio.shipped_files import EnginePackage, find_engine, find_kernel, shipped_files
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
 from tools.store.config_file import ConfigFile
 from tools.text import printable
+
+
+@dataclass(frozen=True)
+class EngineSource:
+    """kernel: the file that its kernel is cut out of. package: the whole engine; None: its kernel lies there alone."""
+
+    kernel: Path
+    package: EnginePackage | None = None
 
 
 @dataclass(frozen=True)
@@ -35,32 +43,43 @@ def engine_argument(text: str) -> tuple[Engine, Path]:
     return Engine(name), Path(path)
 
 
-def engines_at_hand(named: Iterable[tuple[Engine, Path]]) -> tuple[dict[Engine, EnginePackage], tuple[str, ...]]:
-    """(those named, and of the others those installed; a line for each whose kernel can't be had)."""
+def engines_at_hand(named: Iterable[tuple[Engine, Path]]) -> tuple[dict[Engine, EngineSource], tuple[str, ...]]:
+    """(those named, and of the others those installed; a line for each that files aren't judged on, or not beside what
+    it ships). UserError: one that was named has no kernel that can be cut out."""
     asked = dict(named)
-    found, faults = {}, []
+    found, notes = {}, []
     for engine in Engine:
         path = asked.get(engine) or _installed(engine)
         if path is None:
+            notes.append(f"no source of {engine} at hand: nothing is judged on its kernel. Fix: --engine {engine}=PATH")
             continue
         try:
-            package = find_engine(Flavour(engine.value), path)
-            engine_kernel.cut(package.kernel)
-            found[engine] = package
+            kernel = find_kernel(Flavour(engine.value), path)
+            engine_kernel.cut(kernel)
         except (UserError, EngineKernelError) as error:
-            faults.append(f"--engine {engine}: {error} Nothing is judged on its kernel.")
-    return found, tuple(faults)
+            if engine in asked:
+                raise UserError(f"--engine {engine}: {error}") from error
+            notes.append(f"{engine} is installed, but nothing is judged on its kernel: {error}")
+            continue
+        try:
+            found[engine] = EngineSource(kernel, find_engine(Flavour(engine.value), path))
+        except UserError as error:
+            found[engine] = EngineSource(kernel)
+            notes.append(f"{engine}: files are judged on its kernel, but not beside those that it ships: {error}")
+    return found, tuple(notes)
 
 
-def on_device(packages: Mapping[Engine, EnginePackage], device: Device, triton: str) -> dict[Engine, EngineHere]:
+def on_device(sources: Mapping[Engine, EngineSource], device: Device, triton: str) -> dict[Engine, EngineHere]:
     """With what each ships for the GPU, as it reads it under this Triton. UserError: a folder can't be listed."""
     return {
-        engine: EngineHere(engine, package.kernel, _shipped(package, device, triton))
-        for engine, package in packages.items()
+        engine: EngineHere(engine, source.kernel, _shipped(source.package, device, triton))
+        for engine, source in sources.items()
     }
 
 
-def _shipped(package: EnginePackage, device: Device, triton: str) -> dict[str, Path]:
+def _shipped(package: EnginePackage | None, device: Device, triton: str) -> dict[str, Path]:
+    if package is None:
+        return {}
     files, _ = shipped_files(package, device.name, triton)
     return {each.workload.file_name(): each.up.found.path for each in files if not each.fault and _is_whole(each.up)}
 

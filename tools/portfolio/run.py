@@ -18,14 +18,13 @@ from tools.findings import emit
 from tools.measure.gpu import VisibleGpu, find_gpus
 from tools.portfolio.child import MODULE, Answer, command_line
 from tools.portfolio.drive import Clock, Driver, Finished, Launch, Places, Task, launch
-from tools.portfolio.engines import engine_argument, engines_at_hand, on_device
+from tools.portfolio.engines import EngineSource, engine_argument, engines_at_hand, on_device
 from tools.portfolio.jobs import Effort, Skip, down_names, job_of
 from tools.portfolio.listing import Folders, add_device_names, items_of, wanted_of
 from tools.portfolio.pool import Children, Gpu, Pool
 from tools.portfolio.progress import Outcome
 from tools.portfolio.second_triton import Bench, DefaultFile, SecondTriton, default_files
 from tools.portfolio.second_triton import bench as run_bench
-from tools.portfolio.shipped_files import EnginePackage
 from tools.portfolio.status import DeviceStatus, to_text
 from tools.portfolio.stock import GOOD
 from tools.portfolio.wanted import Wanted, WantedList, unplaced
@@ -114,8 +113,8 @@ def run(
         return _second(options, folders, machine, start, bench)
     triton = _checked_triton(machine)
     models, devices = load_models(), load_devices()
-    engines, faults = engines_at_hand(map(engine_argument, options.engine))
-    tell(*faults, *_missing_engines(engines, faults))
+    engines, notes = engines_at_hand(map(engine_argument, options.engine))
+    tell(*notes)
     gpus, strange = ([], []) if options.ray else _gpus(machine, devices, options.device_name)
     tell(*strange)
     found = [devices.find(options.device_name[0])] if options.ray else list(dict.fromkeys(gpu.device for gpu in gpus))
@@ -136,7 +135,7 @@ def run(
         pool.stop()
         children.stop()
         raise
-    return _summary(driver, states, left, is_whole=not (faults or strange))
+    return _summary(driver, states, left, is_whole=not strange)
 
 
 def _second(
@@ -224,13 +223,6 @@ def _checked_triton(machine: Machine) -> str:
     return triton
 
 
-def _missing_engines(engines: Mapping[Engine, EnginePackage], faults: Sequence[str]) -> Iterator[str]:
-    named = {fault.split(":")[0].removeprefix("--engine ") for fault in faults}
-    for engine in Engine:
-        if engine not in engines and engine.value not in named:
-            yield f"no source of {engine} at hand: nothing is judged on its kernel. Fix: --engine {engine}=PATH"
-
-
 def _gpus(machine: Machine, devices: DeviceRegistry, names: Sequence[str]) -> tuple[list[Gpu], list[str]]:
     """(those that are known and asked for, a line for each other). UserError: none is left."""
     visible = machine.gpus()
@@ -260,7 +252,7 @@ def _tasks(
     driver: Driver,
     devices: Sequence[Device],
     folders: Folders,
-    packages: Mapping[Engine, EnginePackage],
+    sources: Mapping[Engine, EngineSource],
     triton: str,
 ) -> tuple[list[Task], list[DeviceStatus]]:
     """(what is to be done, what there is). Names that nothing can be done for are written down at once."""
@@ -272,7 +264,7 @@ def _tasks(
             wanted = _chosen(wanted, named, driver.models)
         tell(*wanted.notes)
         down = down_names(items_of(wanted, folders), options.separate_down)
-        items, engines = items_of(wanted, folders, down=down), on_device(packages, device, triton)
+        items, engines = items_of(wanted, folders, down=down), on_device(sources, device, triton)
         states.append(DeviceStatus(device, items, wanted.notes))
         for item in items:
             is_apart = item.name in down

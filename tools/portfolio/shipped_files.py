@@ -44,8 +44,26 @@ class EnginePackage:
     configs: Path
 
 
-def find_engine(flavour: Flavour, path: Path) -> EnginePackage:
+def find_kernel(flavour: Flavour, path: Path) -> Path:
     """path: the engine's kernel file, its package, or the folder around that. UserError: it isn't such a place."""
+    return _root(flavour, path) / PurePosixPath(KERNELS[flavour])
+
+
+def find_engine(flavour: Flavour, path: Path) -> EnginePackage:
+    """path: as `find_kernel` takes it. UserError: the same, or the kernel lies there without the rest of the engine."""
+    root = _root(flavour, path)
+    folders = [root / PurePosixPath(module).parent / "configs" for module in LOOK_UP_MODULES[flavour]]
+    configs = next((folder for folder in folders if folder.is_dir()), None)
+    if configs is None:
+        raise UserError(
+            f"{shown_path(root)}: expected {flavour}'s tuned files in {shown_path(folders[0])}, found none. "
+            f"Fix: the path of an installed or unpacked {flavour}."
+        )
+    return EnginePackage(flavour, open_package(flavour, root), root / PurePosixPath(KERNELS[flavour]), configs)
+
+
+def _root(flavour: Flavour, path: Path) -> Path:
+    """The folder around the package."""
     place = PurePosixPath(KERNELS[flavour])
     absolute = path.resolve()
     roots = [absolute, absolute.parent, *(up for up in absolute.parents if up / place == absolute)]
@@ -55,14 +73,7 @@ def find_engine(flavour: Flavour, path: Path) -> EnginePackage:
             f"{shown_path(path)}: expected {flavour}'s package, the folder around it, or its {place.name}, found no "
             f"{place} there. Fix: the path of an installed or unpacked {flavour}."
         )
-    folders = [root / PurePosixPath(module).parent / "configs" for module in LOOK_UP_MODULES[flavour]]
-    configs = next((folder for folder in folders if folder.is_dir()), None)
-    if configs is None:
-        raise UserError(
-            f"{shown_path(root)}: expected {flavour}'s tuned files in {shown_path(folders[0])}, found none. "
-            f"Fix: the path of an installed or unpacked {flavour}."
-        )
-    return EnginePackage(flavour, open_package(flavour, root), root / place, configs)
+    return root
 
 
 @dataclass(frozen=True)

@@ -1,41 +1,63 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from kernels.problem import Flavour
 from tests import builders
 from tests.tools.portfolio.stocked import engine_package
 from tests.tools.portfolio.unpacked_engine import DEEPSEEK, MIXTRAL, rows
 from tools.errors import UserError
 from tools.portfolio import engines
 from tools.portfolio.engines import engine_argument, engines_at_hand, on_device
+from tools.portfolio.shipped_files import KERNELS
 from tools.registry.sharding import Engine
 
 DEVICE = builders.devices().find(builders.H100)
 
 
-def test_an_engine_whose_kernel_cannot_be_cut_costs_a_line_and_the_other_stays(tmp_path: Path) -> None:
-    vllm = engine_package(tmp_path / "v", Engine.VLLM, kernel="def fused_moe_kernel(): pass\n")
-    sglang = engine_package(tmp_path / "s", Engine.SGLANG)
-    found, faults = engines_at_hand([(Engine.VLLM, vllm), (Engine.SGLANG, sglang)])
+def test_one_that_was_named_and_has_no_kernel_is_bad_use(tmp_path: Path) -> None:
+    broken = engine_package(tmp_path / "v", Engine.VLLM, kernel="def fused_moe_kernel(): pass\n")
+    whole = engine_package(tmp_path / "s", Engine.SGLANG)
+    for path in (broken, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="^--engine vllm: "):
+            engines_at_hand([(Engine.VLLM, path), (Engine.SGLANG, whole)])
+
+
+def test_one_that_is_installed_and_has_no_kernel_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_installed", lambda engine: tmp_path)
+    found, notes = engines_at_hand([(Engine.SGLANG, engine_package(tmp_path / "s", Engine.SGLANG))])
     assert list(found) == [Engine.SGLANG]
-    (fault,) = faults
-    assert fault.startswith("--engine vllm: ")
-    assert fault.endswith("Nothing is judged on its kernel.")
+    assert [note.split(":")[0] for note in notes] == ["vllm is installed, but nothing is judged on its kernel"]
 
 
-def test_a_path_without_an_engine_costs_a_line(tmp_path: Path) -> None:
-    found, faults = engines_at_hand([(Engine.VLLM, tmp_path)])
+def test_one_that_is_neither_named_nor_installed_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_installed", lambda engine: None)
+    found, notes = engines_at_hand([])
     assert found == {}
-    assert faults[0].startswith("--engine vllm: ")
+    assert [note.split(":")[0] for note in notes] == ["no source of vllm at hand", "no source of sglang at hand"]
+
+
+@pytest.mark.parametrize("lost", ["configs", "dist-info"])
+def test_a_kernel_alone_judges_and_one_line_says_that_shipped_files_are_not_met(tmp_path: Path, lost: str) -> None:
+    root = engine_package(tmp_path / "v", Engine.VLLM, {MIXTRAL: rows(1)})
+    for path in root.rglob(f"*{lost}"):
+        shutil.rmtree(path)
+    sglang = engine_package(tmp_path / "s", Engine.SGLANG)
+    found, (note,) = engines_at_hand([(Engine.VLLM, root), (Engine.SGLANG, sglang)])
+    assert note.startswith("vllm: files are judged on its kernel, but not beside those that it ships: ")
+    here = on_device(found, DEVICE, "3.8.0")[Engine.VLLM]
+    assert (here.kernel, here.shipped) == (root / KERNELS[Flavour.VLLM], {})
 
 
 def test_one_that_is_installed_is_found_without_being_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = engine_package(tmp_path, Engine.SGLANG)
     monkeypatch.setattr(engines, "_installed", lambda engine: root if engine is Engine.SGLANG else None)
-    found, faults = engines_at_hand([])
-    assert (list(found), faults) == ([Engine.SGLANG], ())
+    found, (note,) = engines_at_hand([])
+    assert list(found) == [Engine.SGLANG]
+    assert note.startswith("no source of vllm at hand")
 
 
 @pytest.mark.parametrize("text", ["vllm", "vllm=", "trtllm=/x", "=x", ""])

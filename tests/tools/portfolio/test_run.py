@@ -206,15 +206,29 @@ class TestBadInput:
     def test_a_gpu_that_was_asked_for_and_is_not_here(self, here: Here) -> None:
         assert self.refused(here, "--device-name", "NVIDIA_H200") == "--device-name: NVIDIA_H200: no such GPU is here"
 
-    def test_an_engine_that_cannot_be_cut_costs_its_judgement(
-        self, here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    def test_an_engine_that_was_given_and_cannot_be_cut_ends_it_before_anything_is_tuned(
+        self, here: Here, tmp_path: Path
     ) -> None:
         broken = tmp_path / "broken"
         engine_package(broken, Engine.SGLANG, kernel="def f(): pass\n")
         arguments = ("--names", full(NAMES[0]), "--engine", f"sglang={broken}", "--engine", f"vllm={here.engines}")
-        assert here(*arguments, engines=False) == 1
+        with pytest.raises(UserError, match="^--engine sglang: "):
+            here(*arguments, engines=False)
+        assert here.jobs == []
+
+    def test_an_engine_that_is_not_at_hand_costs_its_judgement(
+        self, here: Here, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert here("--names", full(NAMES[0]), "--engine", f"vllm={here.engines}", engines=False) == 1
         assert [judge.engine for judge in here.jobs[0].judges] == ["vllm"]
-        assert "Nothing is judged on its kernel." in capsys.readouterr().err
+        assert "portfolio: no source of sglang at hand: nothing is judged on its kernel." in capsys.readouterr().err
+
+    def test_a_kernel_without_shipped_files_judges(self, here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+        for folder in here.engines.rglob("configs"):
+            folder.rmdir()
+        assert here("--names", full(NAMES[0])) == 0
+        assert {judge.engine for judge in here.jobs[0].judges} == {"vllm", "sglang"}
+        assert capsys.readouterr().err.count("not beside those that it ships") == 2
 
     def test_a_name_that_the_gpu_has_no_memory_for_is_skipped_and_the_rest_goes_on(
         self, here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
