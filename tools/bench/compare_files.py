@@ -17,7 +17,7 @@ from tools.errors import MachineError, UserError
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import engine_version
-from tools.measure.gpu import check_memory, measure_ceilings
+from tools.measure.gpu import check_memory, measure_ceilings, release
 from tools.measure.judgement import PartVerdict, RowVerdict, score, worst_of
 from tools.measure.kernels import EngineKernel, Kernel, OwnKernel
 from tools.measure.panel import RoutingKind
@@ -125,7 +125,7 @@ def compare(
             rows.sort(key=lambda row: row.num_tokens)
             done.append(FileResult(comparison.name, shapes, names, tuple(rows), comparison.notes))
             del player
-            torch.cuda.empty_cache()
+            release(torch)
     judge = None if engine is None else Judge(engine.flavour, engine_version(engine.path, engine.name) or "unknown")
     return FilesReport(gpu.environment(), today(), judging, kernel_sha256(), judge, tuple(done))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import subprocess
@@ -80,7 +81,7 @@ def _lines(command: list[str]) -> list[str]:
 # The GPU of this process
 
 BUSY_BYTES = 2 << 30
-"""More memory in use than this before the worker takes any is another process's; a bare context takes 0.5 GB."""
+"""More memory in use than this, without what torch holds here, is another process's; a bare context takes 0.5 GB."""
 
 
 def torch_with_gpu() -> Any:
@@ -103,9 +104,19 @@ def find_device(torch: Any) -> tuple[str, Device]:
     return reported, device
 
 
+def release(torch: Any) -> None:
+    """Gives back what this process held for work that is over: to the next in it, and to processes beside it."""
+    gc.collect()  # what a cycle holds, the cache can't give back
+    torch.cuda.empty_cache()
+
+
 def check_memory(torch: Any, wanted: Iterable[tuple[str, Sequence[LayerShape], int]]) -> tuple[str, ...]:
-    """wanted: (title, what is held together, largest batch size). Returns notes. UserError: more than is free."""
-    free, total = torch.cuda.mem_get_info()
+    """wanted: (title, what is held together, largest batch size). Returns notes. UserError: more than is free.
+
+    After this process gave back what earlier work in it held.
+    """
+    release(torch)
+    free, _ = torch.cuda.mem_get_info()
     for title, layers, num_tokens in wanted:
         need = memory_bytes(layers, num_tokens)
         if need > free:
@@ -113,12 +124,13 @@ def check_memory(torch: Any, wanted: Iterable[tuple[str, Sequence[LayerShape], i
                 f"{title}: expected {need / 2**30:.1f} GiB of free GPU memory, found {free / 2**30:.1f}. "
                 "Fix: a larger tp or ep, or fewer tokens."
             )
-    return busy_notes(free, total)
+    return busy_notes(torch)
 
 
-def busy_notes(free: int, total: int) -> tuple[str, ...]:
-    """Of an idle GPU none. free, total: bytes, before this process takes any but its context."""
-    busy = total - free
+def busy_notes(torch: Any) -> tuple[str, ...]:
+    """Of a GPU that no other process uses none. torch's own memory here doesn't count, whatever still holds it."""
+    free, total = torch.cuda.mem_get_info()
+    busy = total - free - torch.cuda.memory_reserved()
     note = f"another process uses the GPU ({busy / 2**30:.1f} GiB at the start); timings may be noisy"
     return (note,) if busy > BUSY_BYTES else ()
 

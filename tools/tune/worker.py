@@ -92,14 +92,14 @@ def _look_around(machine: Any, spec: WorkerSpec) -> Refusal | tuple[Environment,
     devices, wanted = load_devices(), spec.subject.workload.device_name
     if devices.get(name) != devices.get(wanted):
         return Refusal(f"GPU: expected {wanted}, found {name}. Fix: CUDA_VISIBLE_DEVICES chooses another.")
-    free, total = machine.cuda.mem_get_info()
+    free, _ = machine.cuda.mem_get_info()
     need = spec.subject.memory_bytes(spec.max_num_tokens)
     if need > free:
         return Refusal(
             f"{spec.subject.workload.file_name()}: expected {need / 2**30:.1f} GiB of free GPU memory for weights and "
             f"activations, found {free / 2**30:.1f}. Fix: a larger tp or ep, or smaller batch sizes (--num-tokens)."
         )
-    return environment_here(machine, triton), busy_notes(free, total)
+    return environment_here(machine, triton), busy_notes(machine)
 
 
 # ---------------------------------------------------------------

@@ -37,6 +37,7 @@ def fake_torch(name: str = H100, *, free_gib: int = 79, total_gib: int = 80, **c
             L2_cache_size=50 << 20, major=9, minor=0, multi_processor_count=132
         ),
         "empty_cache": lambda: None,
+        "memory_reserved": lambda: 0,
         "Stream": object,
         "stream": contextlib.nullcontext,
     }

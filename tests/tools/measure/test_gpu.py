@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,55 @@ class TestCheckMemory:
         assert check_memory(with_memory(total - BUSY_BYTES, total), []) == ()
         (note,) = check_memory(with_memory(total - BUSY_BYTES - GIB, total), [])
         assert note == "another process uses the GPU (3.0 GiB at the start); timings may be noisy"
+
+
+@dataclass
+class Busy:
+    """A GPU's memory, in GiB: what other processes have, this one's context, what torch holds here and could let go."""
+
+    others: float = 0.0
+    context: float = 0.5
+    held: float = 0.0
+    cache: float = 0.0
+
+    def torch(self) -> Any:
+        def mem_get_info() -> tuple[int, int]:
+            return int((80 - self.others - self.context - self.held - self.cache) * GIB), 80 * GIB
+
+        def empty_cache() -> None:
+            self.cache = 0.0
+
+        def memory_reserved() -> int:
+            return int((self.held + self.cache) * GIB)
+
+        return fake_torch(mem_get_info=mem_get_info, empty_cache=empty_cache, memory_reserved=memory_reserved)
+
+
+class TestAProcessThatHasMeasuredBefore:
+    def test_is_no_other_process(self) -> None:
+        assert check_memory(Busy(cache=40.0).torch(), []) == ()
+        assert check_memory(Busy(held=2.3).torch(), []) == ()
+
+    def test_sees_another_one_beside_its_own_memory(self) -> None:
+        (note,) = check_memory(Busy(others=3.0, held=2.3, cache=5.0).torch(), [])
+        assert note == "another process uses the GPU (3.5 GiB at the start); timings may be noisy"
+
+    def test_has_the_memory_of_its_cache_for_what_comes_next(self) -> None:
+        need = MIXTRAL.memory_bytes(4096) / GIB
+        assert need > 1.0
+        check_memory(Busy(cache=79.0).torch(), [("a", [MIXTRAL], 4096)])
+        with pytest.raises(UserError, match=r"^a: expected "):
+            check_memory(Busy(held=79.0).torch(), [("a", [MIXTRAL], 4096)])
+
+    def test_frees_what_only_a_cycle_holds(self) -> None:
+        class Tensor:
+            def __init__(self) -> None:
+                self.itself = self
+
+        freed = list[bool]()
+        weakref.finalize(Tensor(), lambda: freed.append(True))
+        check_memory(fake_torch(empty_cache=lambda: freed.append(False)), [])
+        assert freed == [True, False]
 
 
 # Which GPU is here: as `nvidia-smi` prints it, else as torch names it, without importing torch into the tuner.

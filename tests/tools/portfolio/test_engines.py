@@ -22,7 +22,7 @@ def test_one_that_was_named_and_has_no_kernel_is_bad_use(tmp_path: Path) -> None
     broken = engine_package(tmp_path / "v", Engine.VLLM, kernel="def fused_moe_kernel(): pass\n")
     whole = engine_package(tmp_path / "s", Engine.SGLANG)
     for path in (broken, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match="^--engine vllm: "):
+        with pytest.raises(UserError, match=r"^--engine vllm: "):
             engines_at_hand([(Engine.VLLM, path), (Engine.SGLANG, whole)])
 
 

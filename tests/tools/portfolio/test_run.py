@@ -212,7 +212,7 @@ class TestBadInput:
         broken = tmp_path / "broken"
         engine_package(broken, Engine.SGLANG, kernel="def f(): pass\n")
         arguments = ("--names", full(NAMES[0]), "--engine", f"sglang={broken}", "--engine", f"vllm={here.engines}")
-        with pytest.raises(UserError, match="^--engine sglang: "):
+        with pytest.raises(UserError, match=r"^--engine sglang: "):
             here(*arguments, engines=False)
         assert here.jobs == []
 

@@ -323,6 +323,7 @@ def machine(
         get_device_name=lambda: name,
         current_device=lambda: 0,
         mem_get_info=lambda: (free, total),
+        memory_reserved=lambda: 0,
         get_device_properties=lambda _: properties,
     )
     return SimpleNamespace(cuda=cuda, version=SimpleNamespace(hip=None, cuda="13.0"), __version__="2.13.0+cu130")
