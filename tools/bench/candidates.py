@@ -24,7 +24,7 @@ from tools.registry.devices import Device
 from tools.registry.models import load_models
 from tools.registry.shapes import assumed_shape, engines_reading, quant_mode_of, shapes_of, why_not_measured
 from tools.store.config_file import MAY_BE_SILENT, ConfigFile, load, nearest_batch_size
-from tools.store.files import TUNED_FILE, Content, discover, read_file, record_path
+from tools.store.files import TUNED_FILE, Content, discover, read_file, record_path, sha256
 from tools.store.other_kernels import other_kernel
 from tools.store.record import RecordError, as_record
 from tools.store.strict_json import parse
@@ -222,11 +222,20 @@ def _essence(workload: Workload | None) -> Workload | None:
 
 
 @dataclass(frozen=True)
+class ShippedCandidate:
+    """Which of the candidates is the file that an engine ships. sha256: of its bytes."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class FileComparison:
     """A tuned file, the first candidate, and what it is compared with. batch_sizes: of its rows.
 
     name: the file's path below the root, so that the tiers' files of one workload have different names. engines: of
-    each shape, those on whose kernel, or in whose flavour of ours, it is judged.
+    each shape, those on whose kernel, or in whose flavour of ours, it is judged. shipped: the candidate that the
+    judging engine ships.
     """
 
     name: str
@@ -236,6 +245,7 @@ class FileComparison:
     batch_sizes: tuple[int, ...]
     engines: tuple[tuple[Flavour, ...], ...]
     notes: tuple[str, ...] = ()
+    shipped: ShippedCandidate | None = None
 
     def parts(self, num_tokens: int, judging: Judging) -> tuple[Part, ...]:
         """Of a batch size: each engine's shapes, under every routing."""
@@ -328,7 +338,24 @@ def comparison_of(file: ConfigFile, request: FilesRequest, device: Device) -> Fi
         name = printable(down.name)
         notes.append(f"down runs the entries of {name} for SGLang" if reads_down else f"{name}: {_UP_FOR_BOTH}")
     name = printable(file.found.relative.as_posix())
-    return FileComparison(name, workload, layers, candidates, batch_sizes, engines, tuple(notes))
+    return FileComparison(
+        name, workload, layers, candidates, batch_sizes, engines, tuple(notes), _shipped(rivals, candidates, request)
+    )
+
+
+def _shipped(
+    rivals: Mapping[str, Candidate], candidates: Sequence[Candidate], request: FilesRequest
+) -> ShippedCandidate | None:
+    """The first rival that lies in the package whose kernel judges."""
+    if request.engine is None:
+        return None
+    kernel = request.engine.path.resolve()
+    package = next((folder for folder in kernel.parents if folder.name == request.engine.flavour), None)
+    for what, candidate in zip(rivals, candidates[1:], strict=True):
+        path = Path(what).resolve()
+        if package is not None and path.is_relative_to(package) and path.is_file():
+            return ShippedCandidate(candidate.name, sha256(path.read_bytes()))
+    return None
 
 
 def _clamped_notes(candidates: Sequence[Candidate], workload: Workload, batch_sizes: Sequence[int]) -> Iterator[str]:

@@ -20,12 +20,12 @@ from tools.measure.engine_kernel import engine_version
 from tools.measure.gpu import check_memory, measure_ceilings, release
 from tools.measure.judgement import PartVerdict, RowVerdict, score, worst_of
 from tools.measure.kernels import EngineKernel, Kernel, OwnKernel
-from tools.measure.panel import RoutingKind
+from tools.measure.panel import RULE, RoutingKind
 from tools.measure.recorded_routing import read_recorded_routing
 from tools.registry.devices import normalise_device_name
 from tools.store.config_file import ConfigFile
 from tools.store.files import RECORD, lock, read_file, record_path, write_file
-from tools.store.record import CheckedRouting, EngineChecked, VerifiedWith, as_record
+from tools.store.record import CheckedRouting, CheckedShipped, EngineChecked, VerifiedWith, as_record
 from tools.text import shown_path
 
 
@@ -123,7 +123,7 @@ def compare(
             shapes = tuple(str(layer.shape) for layer in comparison.shapes)
             names = tuple(candidate.name for candidate in comparison.candidates)
             rows.sort(key=lambda row: row.num_tokens)
-            done.append(FileResult(comparison.name, shapes, names, tuple(rows), comparison.notes))
+            done.append(FileResult(comparison.name, shapes, names, tuple(rows), comparison.notes, comparison.shipped))
             del player
             release(torch)
     judge = None if engine is None else Judge(engine.flavour, engine_version(engine.path, engine.name) or "unknown")
@@ -222,7 +222,7 @@ def _checked(path: Path, report: FilesReport, judge: Judge, result: FileResult) 
         for kind in report.judging.kinds
         if (found := score(result.rows, NO_FILE, routing=kind))
     }
-    uniform = by_routing.get(RoutingKind.UNIFORM.value)
+    uniform = score(result.rows, NO_FILE, routing=RoutingKind.UNIFORM)
     if uniform is None:
         raise NoEvidenceError(
             f"{shown_path(path)}: expected {ENGINE_NAMES[judge.flavour]}'s heuristic to run, found that it failed "
@@ -233,8 +233,21 @@ def _checked(path: Path, report: FilesReport, judge: Judge, result: FileResult) 
         judge.version,
         report.environment.triton,
         report.date,
-        uniform.worst_ratio,
-        uniform.geomean_ratio,
+        round(uniform.worst_ratio, 4),
+        round(uniform.geomean_ratio, 4),
         by_routing,
         {report.judging.purpose.name.lower(): report.judging.first_seed},
+        round(uniform.best_ratio, 4),
+        RULE,
+        _beside_shipped(result),
     )
+
+
+def _beside_shipped(result: FileResult) -> CheckedShipped | None:
+    if result.shipped is None:
+        return None
+    found = score(result.rows, result.shipped.name, routing=RoutingKind.UNIFORM)
+    if found is None:
+        return None
+    ratios = (round(ratio, 4) for ratio in (found.worst_ratio, found.geomean_ratio, found.best_ratio))
+    return CheckedShipped(result.shipped.sha256, *ratios)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kernels.problem import Flavour
-from tools.bench.candidates import Judging
+from tools.bench.candidates import Judging, ShippedCandidate
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.layer_config import LayerConfig
 from tools.measure.judgement import Duel, Measured, PartVerdict, RowVerdict, score
@@ -20,13 +20,17 @@ from tools.text import cell, table
 
 @dataclass(frozen=True)
 class FileResult:
-    """One tuned file and its candidates, in order; the file is the first. name: its path below the tiers' root."""
+    """One tuned file and its candidates, in order; the file is the first. name: its path below the tiers' root.
+
+    shipped: the candidate that the judging engine ships.
+    """
 
     name: str
     shapes: tuple[str, ...]
     candidates: tuple[str, ...]
     rows: tuple[RowVerdict, ...]
     notes: tuple[str, ...] = ()
+    shipped: ShippedCandidate | None = None
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,7 @@ class Score:
     """
 
     geomean_ratio: float
+    best_ratio: float
     worst_ratio: float
     worst_num_tokens: int
     faster: int
@@ -212,7 +213,7 @@ def score(
         return None
     worst = max(ratios, key=lambda index: ratios[index])
     count = [sum(duel.verdict is verdict for _, duel in duels) for verdict in Verdict]
-    return Score(geomean(ratios.values()), ratios[worst], duels[worst][0], *count)
+    return Score(geomean(ratios.values()), min(ratios.values()), ratios[worst], duels[worst][0], *count)
 
 
 def worst_of(parts: Iterable[PartVerdict]) -> PartVerdict:

@@ -28,6 +28,9 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.store.record import Decision
 
+RULE = "parts-1"
+"""The version of this method, for records: blocks of fresh draws in each part, and the rule above."""
+
 
 class RoutingKind(enum.StrEnum):
     """How tokens choose experts. A skew is named by the Dirichlet's concentration that experts' popularity has."""

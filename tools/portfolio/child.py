@@ -16,8 +16,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from tools.cli import command, path_argument, run
 from tools.findings import emit
 from tools.portfolio.bench_report import BenchReport
 from tools.portfolio.jobs import Job, JudgeOn, Order, bench_arguments
-from tools.portfolio.progress import Outcome, Ratio
+from tools.portfolio.progress import Outcome, Step
 
 MODULE = "tools.portfolio.child"
 CRASHED = 70
@@ -33,25 +33,12 @@ CRASHED = 70
 
 
 @dataclass(frozen=True)
-class Step:
-    """One run of tuner or bench. code: its exit code. said: its last line to people."""
-
-    what: str
-    code: int
-    seconds: float
-    said: str = ""
-
-
-@dataclass(frozen=True)
 class Answer:
-    """What came of a name. slower_on: engines on whose kernel the file loses a row. best, shipped: by engine."""
+    """What came of a name; what benches found is in its record."""
 
     outcome: Outcome
     reason: str = ""
     steps: tuple[Step, ...] = ()
-    slower_on: tuple[str, ...] = ()
-    best: Mapping[str, float] = field(default_factory=dict)
-    shipped: Mapping[str, Ratio] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -62,14 +49,8 @@ class Answer:
     def read(cls, text: str) -> Answer:
         """Inverse of `to_text`. KeyError, TypeError, ValueError: it is something else."""
         document: dict[str, Any] = json.loads(text)
-        return cls(
-            Outcome(document["outcome"]),
-            document["reason"],
-            tuple(Step(**step) for step in document["steps"]),
-            tuple(document["slower_on"]),
-            document["best"],
-            {engine: Ratio(**ratio) for engine, ratio in document["shipped"].items()},
-        )
+        steps = tuple(Step(**step) for step in document["steps"])
+        return cls(Outcome(document["outcome"]), document["reason"], steps)
 
     def to_text(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -120,22 +101,24 @@ def _journal(name: str) -> Path | None:
 
 def work(job: Job, output: Path, jobs: int, tools: Tools) -> Answer:
     """Does the job. output: the folder of tiers. jobs: compiling processes."""
-    steps: list[Step] = []
+    steps: tuple[Step, ...] = ()
     config = output / job.name
     if job.order is not Order.TUNE:
         is_first = job.order is Order.WHERE_IT_LOSES
         judged = [_judge(config, each, jobs, tools, with_shipped=not is_first) for each in job.judges]
-        answer = _judged(Outcome.HELD if is_first else Outcome.JUDGED, judged)
-        if not is_first or not answer.slower_on:
-            return answer
-        steps += answer.steps
+        steps = tuple(done.step for done in judged)
+        if reason := _why_unjudged(judged):
+            return Answer(Outcome.FAILED, reason, steps)
+        if not is_first or not any(map(_loses, judged)):
+            return Answer(Outcome.HELD if is_first else Outcome.JUDGED, steps=steps)
     tuned = _tune(job, output, jobs, tools)
-    steps += [done.step for done in tuned]
+    steps += tuple(done.step for done in tuned)
     if tuned[-1].step.code != 0:
-        return Answer(Outcome.FAILED, tuned[-1].step.said or "the tuner failed", tuple(steps))
+        return Answer(Outcome.FAILED, tuned[-1].step.said or "the tuner failed", steps)
     judged = [_judge(config, each, jobs, tools, with_shipped=True) for each in job.judges]
-    answer = _judged(Outcome.TUNED, judged)
-    return Answer(answer.outcome, answer.reason, (*steps, *answer.steps), answer.slower_on, answer.best, answer.shipped)
+    reason = _why_unjudged(judged)
+    steps += tuple(done.step for done in judged)
+    return Answer(Outcome.FAILED if reason else Outcome.TUNED, reason, steps)
 
 
 def _tune(job: Job, output: Path, jobs: int, tools: Tools) -> list[Done]:
@@ -143,44 +126,33 @@ def _tune(job: Job, output: Path, jobs: int, tools: Tools) -> list[Done]:
     arguments = [*job.tune, "--output", str(output), "--jobs", str(jobs)]
     done = []
     if tools.journal(job.name) is not None:
-        done.append(_step("tune", tools.tune, [*arguments, "--resume"]))
+        done.append(_step(None, tools.tune, [*arguments, "--resume"]))
         if done[-1].step.code != 2:
             return done
-    return [*done, _step("tune", tools.tune, arguments)]
+    return [*done, _step(None, tools.tune, arguments)]
 
 
-def _judge(config: Path, judge: JudgeOn, jobs: int, tools: Tools, *, with_shipped: bool) -> tuple[JudgeOn, Done]:
-    arguments = bench_arguments(config, judge, jobs, with_shipped=with_shipped)
-    return judge, _step(f"judge on {judge.engine}", tools.bench, arguments)
+def _judge(config: Path, judge: JudgeOn, jobs: int, tools: Tools, *, with_shipped: bool) -> Done:
+    return _step(judge.engine, tools.bench, bench_arguments(config, judge, jobs, with_shipped=with_shipped))
 
 
-def _judged(outcome: Outcome, judged: Sequence[tuple[JudgeOn, Done]]) -> Answer:
-    failures: list[str] = []
-    slower_on: list[str] = []
-    best: dict[str, float] = {}
-    shipped: dict[str, Ratio] = {}
-    for judge, done in judged:
-        report = BenchReport.read(done.output)
-        is_slower = report is not None and report.is_slower
-        # Exit 1 with a file that is nowhere slower: its record couldn't be written.
-        if done.step.code not in (0, 1) or (done.step.code == 1 and not is_slower):
-            failures.append(f"{judge.engine}: {done.step.said or 'the bench failed'}")
-        if is_slower:
-            slower_on.append(judge.engine)
-        for file in report.files if report is not None else ():
-            if file.heuristic is not None and file.heuristic.best is not None:
-                best[judge.engine] = file.heuristic.best
-            if file.shipped is not None:
-                shipped[judge.engine] = file.shipped
-    steps = tuple(done.step for _, done in judged)
-    return Answer(Outcome.FAILED if failures else outcome, "; ".join(failures), steps, tuple(slower_on), best, shipped)
+def _loses(judged: Done) -> bool:
+    report = BenchReport.read(judged.output)
+    return report is not None and report.is_slower
+
+
+def _why_unjudged(judged: Sequence[Done]) -> str:
+    """Empty: each bench said what it found, and noted it in the record."""
+    # Exit 1 with a file that is nowhere slower: its record couldn't be written.
+    failed = [done.step for done in judged if done.step.code != (1 if _loses(done) else 0)]
+    return "; ".join(f"{step.engine}: {step.said or 'the bench failed'}" for step in failed)
 
 
 # ---------------------------------------------------------------
 # One step
 
 
-def _step(what: str, tool: Tool, arguments: Sequence[str]) -> Done:
+def _step(engine: str | None, tool: Tool, arguments: Sequence[str]) -> Done:
     """Runs the tool; whatever it ends with is an exit code."""
     output, ears, started = io.StringIO(), _Ears(sys.stderr), time.monotonic()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(ears):
@@ -195,7 +167,7 @@ def _step(what: str, tool: Tool, arguments: Sequence[str]) -> Done:
             ears.last = f"{type(error).__name__}: {error}".split("\n")[0]
             code = CRASHED
     said = ears.last.partition(": ")[2] if ears.last.startswith(("tune: ", "bench: ")) else ears.last
-    return Done(Step(what, code, round(time.monotonic() - started, 2), said), output.getvalue())
+    return Done(Step(engine, code, round(time.monotonic() - started, 2), said), output.getvalue())
 
 
 class _Ears(io.TextIOBase):

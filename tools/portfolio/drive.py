@@ -10,18 +10,18 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from tools.checkout import CHECKOUT
 from tools.findings import Severity
-from tools.measure.panel import PromotionPolicy
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.child import MODULE, Answer, command_line
 from tools.portfolio.jobs import Job, Skip, weight_of
 from tools.portfolio.pool import Children, Gpu, Pool, Say
-from tools.portfolio.progress import Judged, Line, Outcome, append, checked
+from tools.portfolio.progress import Line, Outcome, append
 from tools.portfolio.stock import GOOD, Item, Method, look_up
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
@@ -105,7 +105,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Finished:
-    """A name that a run has come to. item: what the store has of it now."""
+    """A name that a run has come to, or passed over. item: what the store has of it now."""
 
     item: Item
     line: Line
@@ -138,8 +138,8 @@ class Driver:
     def skip(self, item: Item, skip: Skip, device: Device) -> None:
         """Writes down why a name is passed over, unless that is what was said of it last."""
         line = replace(self._line(item), outcome=Outcome.SKIPPED, reason=skip.reason)
-        if item.line is None or (item.line.outcome, item.line.reason) != (line.outcome, line.reason):
-            self._write(item, line, device)
+        is_new = item.line is None or (item.line.outcome, item.line.reason) != (line.outcome, line.reason)
+        self._write(item, line, device, is_new=is_new)
 
     def run(self, tasks: Sequence[Task], pool: Pool[Task]) -> list[Task]:
         """All of them, each on a GPU of its device. Returns what no time was left for."""
@@ -171,15 +171,15 @@ class Driver:
             reason=fault or answer.reason,
             seconds=round(seconds, 1),
             overhead_s=round(max(0.0, seconds - answer.seconds), 2),
+            steps=answer.steps,
             gpu=gpu,
         )
         self.clock.took(task, seconds)
-        return self._write(task.item, line, device, answer)
+        return self._write(task.item, line, device)
 
     def _line(self, item: Item) -> Line:
         today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-        method = self.method
-        return Line(item.name, Outcome.FAILED, today, method.triton, method.kernel_sha256, method.rule, rank=item.rank)
+        return Line(item.name, Outcome.FAILED, today, rank=item.rank)
 
     def _fault(self, item: Item) -> str:
         """What the validator has against what was written. Empty: nothing."""
@@ -191,50 +191,24 @@ class Driver:
         errors = [finding for finding in found if finding.severity is Severity.ERROR]
         return f"{errors[0].rule}: {errors[0].message}" if errors else ""
 
-    def _write(self, item: Item, line: Line, device: Device, answer: Answer | None = None) -> Finished:
-        found = look_up(item.rank, item.wanted, self.places.configs, line, self.method)
-        line = replace(line, config_sha256=found.config_sha256, judged=tuple(_judged(found, item.line, answer)))
-        now = look_up(item.rank, item.wanted, self.places.configs, line, self.method)
+    def _write(self, item: Item, line: Line, device: Device, *, is_new: bool = True) -> Finished:
+        now = look_up(item.rank, item.wanted, self.places.configs, line, self.method, down=item.is_apart)
         if not line.reason:
-            line = replace(line, reason="; ".join(_remarks(now, answer)))
+            line = replace(line, reason="; ".join(now.remarks))
         with self._lock:
             progress = self.places.progress(device)
-            append(progress, line)
-            self.places.copy(item.name, progress)
+            if is_new:
+                append(progress, line)
+                self.places.copy(item.name, progress)
             self.finished.append(Finished(now, line))
             return self.finished[-1]
 
 
-def _judged(item: Item, before: Line | None, answer: Answer | None) -> Iterator[Judged]:
-    """What the record says, with what only a bench's report tells; of an earlier run where the file is the same."""
-    is_same = before is not None and before.config_sha256 == item.config_sha256
-    earlier = {each.engine: each for each in before.judged} if before is not None and is_same else {}
-    for engine, line in item.judged.items():
-        name = engine.value
-        if answer is not None and (name in answer.best or name in answer.shipped):
-            yield checked(line, answer.shipped.get(name), answer.best.get(name))
-        elif name in earlier and (told := earlier[name]).heuristic is not None:
-            yield checked(line, told.shipped, told.heuristic.best)
-        else:
-            yield checked(line)
-
-
-def _remarks(item: Item, answer: Answer | None) -> Iterator[str]:
-    """What is to be known of a name that was worked off."""
-    if item.standing not in GOOD:
-        yield from item.why
-    if answer is not None and answer.slower_on:
-        yield f"a row is slower than without the file on the kernel of {' and '.join(answer.slower_on)}"
-    least = 1.0 - PromotionPolicy().min_improvement_pct / 100.0
-    if item.judged and all(line.geomean_ratio > least for line in item.judged.values()):
-        yield "nothing to gain: on the whole within a margin of what runs without a file"
-
-
 def _told(done: Finished) -> str:
-    line = done.line
-    judged = ", ".join(f"{each.engine} {each.heuristic.geomean:.3f}" for each in line.judged if each.heuristic)
-    shows = judged and line.outcome is not Outcome.FAILED
-    parts = [f"{line.outcome} in {line.seconds:.0f} s", *([f"of no file's time: {judged}"] if shows else [])]
+    line, judged = done.line, done.item.judged
+    ratios = ", ".join(f"{ENGINE_NAMES[engine]} {each.geomean_ratio:.3f}" for engine, each in judged.items())
+    shows = ratios and line.outcome is not Outcome.FAILED
+    parts = [f"{line.outcome} in {line.seconds:.0f} s", *([f"of no file's time: {ratios}"] if shows else [])]
     return f"{line.name}: {'; '.join([*parts, *([line.reason] if line.reason else [])])}"
 
 

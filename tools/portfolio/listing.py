@@ -25,12 +25,13 @@ from tools.store.files import discover, write_file
 from tools.store.tiers import DEFAULT_TIER, Role
 from tools.store.workload import Layout, parse_file_name
 from tools.text import shown_path
+from tools.tune.journal import JOURNALS
 
 MEASUREMENTS = CHECKOUT / "docs" / "measurements"
 """Where surveys lie."""
 
-PROGRESS = CHECKOUT / "docs" / "portfolio"
-"""Where runs say what became of each name, a file a GPU."""
+PROGRESS = JOURNALS / "portfolio"
+"""Where runs of this machine say what became of each name, a file a GPU."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
-"""What came of each name, one JSON line a name, for each GPU in a file of its own: docs/portfolio/DEVICE.jsonl.
+"""What runs on this machine did, one JSON line a name, for each GPU in a file of its own: .tune/portfolio/DEVICE.jsonl.
 
-Appended the moment a name is done, so that a killed run loses at most the name that it was at. The last line of a name
-counts. A line that a kill cut short is the last one, and is dropped.
+Local, and needed for nothing but to tell people: what is done, judged or held follows from records alone, and a killed
+run goes on by them and by the tuner's own journals. Here is why names were skipped or failed, and where seconds went.
+Appended the moment a name is done. The last line of a name counts. A line that a kill cut short is the last one, and is
+dropped.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from tools.errors import UserError, reason_of
-from tools.store.record import EngineChecked
 from tools.text import shown_path
 
 
@@ -34,22 +35,14 @@ class Outcome(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """Of the file's time over another's on an engine's own kernel. best: None where the bench doesn't tell."""
+class Step:
+    """One run of tuner or bench. engine: whose kernel judged; None: it tuned. code: its exit code. said: its last line
+    to people."""
 
-    geomean: float
-    worst: float
-    best: float | None = None
-
-
-@dataclass(frozen=True)
-class Judged:
-    """On an engine's own kernel: over its heuristic, and over the file that it ships. None: it ships none."""
-
-    engine: str
-    version: str
-    heuristic: Ratio | None
-    shipped: Ratio | None = None
+    engine: str | None
+    code: int
+    seconds: float
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,44 +50,32 @@ class Line:
     """One name, once. reason: why it was skipped or failed, or what is to be known of it. seconds: wall time of it all.
 
     overhead_s: of the seconds, what passed outside tuner and bench. gpu: which of the machine's. rank: in the run's
-    list, from 1. config_sha256: of the file that stood there at the end; None: there is none. triton, kernel_sha256,
-    rule: of the method.
+    list, from 1.
     """
 
     name: str
     outcome: Outcome
     date: str
-    triton: str
-    kernel_sha256: str
-    rule: str
     reason: str = ""
     seconds: float = 0.0
     overhead_s: float = 0.0
+    steps: tuple[Step, ...] = ()
     gpu: str = ""
     rank: int = 0
-    config_sha256: str | None = None
-    judged: tuple[Judged, ...] = ()
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Line:
         """Inverse of `to_json`. KeyError, TypeError, ValueError: it is something else."""
-        judged = tuple(
-            Judged(each["engine"], each["version"], _ratio(each["heuristic"]), _ratio(each["shipped"]))
-            for each in document["judged"]
-        )
-        return cls(**{**document, "outcome": Outcome(document["outcome"]), "judged": judged})
+        steps = tuple(Step(**step) for step in document["steps"])
+        return cls(**{**document, "outcome": Outcome(document["outcome"]), "steps": steps})
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-
-def _ratio(document: Mapping[str, Any] | None) -> Ratio | None:
-    return None if document is None else Ratio(**document)
-
-
-def checked(line: EngineChecked, shipped: Ratio | None = None, best: float | None = None) -> Judged:
-    """What a record says of a bench on an engine's kernel."""
-    return Judged(line.engine, line.version, Ratio(line.geomean_ratio, line.worst_ratio, best), shipped)
+    def seconds_of(self, engine: str | None) -> float | None:
+        """Of judging on the engine's kernel; None: of tuning. None where no step did that."""
+        found = [step.seconds for step in self.steps if step.engine == engine]
+        return sum(found) if found else None
 
 
 def read_progress(path: Path) -> dict[str, Line]:

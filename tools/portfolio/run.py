@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,8 +16,9 @@ from tools.cli import check_folder, path_argument, say
 from tools.errors import UserError, reason_of
 from tools.findings import emit
 from tools.measure.gpu import VisibleGpu, find_gpus
+from tools.portfolio import summary
 from tools.portfolio.child import MODULE, Answer, command_line
-from tools.portfolio.drive import Clock, Driver, Finished, Launch, Places, Task, launch
+from tools.portfolio.drive import Clock, Driver, Launch, Places, Task, launch
 from tools.portfolio.engines import EngineSource, engine_argument, engines_at_hand, on_device
 from tools.portfolio.jobs import Effort, Skip, down_names, job_of
 from tools.portfolio.listing import Folders, add_device_names, items_of, wanted_of
@@ -25,7 +26,7 @@ from tools.portfolio.pool import Children, Gpu, Pool
 from tools.portfolio.progress import Outcome
 from tools.portfolio.second_triton import Bench, DefaultFile, SecondTriton, default_files
 from tools.portfolio.second_triton import bench as run_bench
-from tools.portfolio.status import DeviceStatus, to_text
+from tools.portfolio.status import DeviceStatus
 from tools.portfolio.stock import GOOD
 from tools.portfolio.wanted import Wanted, WantedList, unplaced
 from tools.registry.devices import Device, DeviceRegistry, load_devices
@@ -334,19 +335,12 @@ def _summary(driver: Driver, states: Sequence[DeviceStatus], left: Sequence[Task
         DeviceStatus(state.device, tuple(now.get(item.name, item) for item in state.items), state.notes)
         for state in states
     ]
-    emit(to_text(updated))
+    emit(summary.to_text(updated, driver.finished, [task.item for task in left]))
     if left:
         tell(f"not begun: {counted(len(left), 'name')}. Run it again to go on")
-    tell(*_overhead(driver.finished))
+    tell(*summary.totals(driver.finished))
     missing = [item for state in updated for item in state.items if item.standing not in GOOD]
     return 1 if missing or not is_whole else 0
-
-
-def _overhead(finished: Sequence[Finished]) -> Iterator[str]:
-    total_s = sum(done.line.seconds for done in finished)
-    if total_s:
-        share = sum(done.line.overhead_s for done in finished) / total_s
-        yield f"{total_s:.0f} s of GPUs, {share:.1%} of it outside tuner and bench"
 
 
 def _described(gpus: Sequence[Gpu]) -> str:

@@ -115,8 +115,8 @@ def losses_of(printed: str) -> dict[str, float]:
     for file in report.files if report is not None else ():
         if file.fails:
             found[file.name] = math.inf
-        elif file.heuristic is not None:
-            found[file.name] = round(100.0 * (file.heuristic.worst - 1.0), 2)
+        elif file.worst is not None:
+            found[file.name] = round(100.0 * (file.worst - 1.0), 2)
     return found
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tools.launch.heuristic_version import ENGINE_NAMES
-from tools.portfolio.progress import Judged, Ratio
 from tools.portfolio.stock import GOOD, Item, Standing
 from tools.portfolio.wanted import Use
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
+from tools.store.record import EngineChecked
 from tools.text import cell, code, counted, table
 
 
@@ -26,27 +26,10 @@ class DeviceStatus:
     notes: tuple[str, ...] = ()
 
     @property
-    def is_whole(self) -> bool:
-        return all(item.standing in GOOD for item in self.items)
-
-    @property
     def counts(self) -> dict[str, int]:
         """Names by standing, those that occur."""
         found = Counter(item.standing for item in self.items)
         return {standing.value: found[standing] for standing in Standing if found[standing]}
-
-
-def ratios(item: Item) -> dict[Engine, Judged]:
-    """On each engine's kernel: by the record, and by the line of a run what the record has no room for."""
-    told = {each.engine: each for each in item.line.judged} if item.line is not None else {}
-    is_same = item.line is not None and item.line.config_sha256 == item.config_sha256
-    found = {}
-    for engine, line in item.judged.items():
-        more = told.get(engine.value) if is_same else None
-        best = more.heuristic.best if more is not None and more.heuristic is not None else None
-        shipped = more.shipped if more is not None else None
-        found[engine] = Judged(engine.value, line.version, Ratio(line.geomean_ratio, line.worst_ratio, best), shipped)
-    return found
 
 
 def to_json(found: Sequence[DeviceStatus]) -> dict[str, Any]:
@@ -71,7 +54,7 @@ def item_json(item: Item) -> dict[str, Any]:
         "name": item.name,
         "score": round(wanted.score, 3),
         "standing": item.standing.value,
-        "why": list(item.why),
+        "why": list(item.remarks),
         "shapes": [shape.to_json() for shape in wanted.shapes],
         "models": list(wanted.models),
         "engines": {engine.value: today.value for engine, today in wanted.today.items()},
@@ -81,16 +64,21 @@ def item_json(item: Item) -> dict[str, Any]:
         "rule": record.rule if record is not None else None,
         "date": record.date if record is not None else None,
         "has_down": item.has_down,
-        "judged": [_judged_json(judged) for judged in ratios(item).values()],
+        "judged": [_judged_json(line) for line in item.judged.values()],
     }
 
 
-def _judged_json(judged: Judged) -> dict[str, Any]:
+def _judged_json(line: EngineChecked) -> dict[str, Any]:
+    shipped = line.shipped and {
+        "geomean": line.shipped.geomean_ratio,
+        "worst": line.shipped.worst_ratio,
+        "best": line.shipped.best_ratio,
+    }
     return {
-        "engine": judged.engine,
-        "version": judged.version,
-        "heuristic": judged.heuristic and vars(judged.heuristic),
-        "shipped": judged.shipped and vars(judged.shipped),
+        "engine": line.engine,
+        "version": line.version,
+        "heuristic": {"geomean": line.geomean_ratio, "worst": line.worst_ratio, "best": line.best_ratio},
+        "shipped": shipped,
     }
 
 
@@ -103,35 +91,51 @@ _HEAD = ("rank", "file", "standing", "Triton", *ENGINE_NAMES.values(), "readers"
 
 
 def _device_lines(found: DeviceStatus) -> Iterator[str]:
-    counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
-    yield f"{found.device.name}: {counted(len(found.items), 'wanted file')}: {counts or 'no model is placed there'}"
+    yield counts_line(found)
     rows = [_cells(item, found.device) for item in found.items]
-    widths = [max(map(len, column)) for column in zip(_HEAD, *rows, strict=True)]
-    for row in (_HEAD, *rows) if rows else ():
-        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+    yield from aligned(_HEAD, rows) if rows else ()
     yield from (f"note: {note}" for note in found.notes)
 
 
+def counts_line(found: DeviceStatus) -> str:
+    """How many names there are, and how far they are."""
+    counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
+    return f"{found.device.name}: {counted(len(found.items), 'wanted file')}: {counts or 'no model is placed there'}"
+
+
 def _cells(item: Item, device: Device) -> tuple[str, ...]:
-    record, judged = item.record, ratios(item)
+    record = item.record
     triton = record.environment.triton if record is not None and record.environment is not None else "-"
     today = {f"{engine}: {said}" for engine, said in item.wanted.today.items()}
     return (
         str(item.rank),
-        item.name.replace(f",device_name={device.name}", "").removesuffix(".json"),
+        short_name(item, device),
         item.standing.value,
         triton,
-        *(_ratio_text(item, engine, judged.get(engine)) for engine in Engine),
+        *(_ratio_text(item, engine) for engine in Engine),
         f"{counted(len(item.wanted.models), 'placement')}, {', '.join(item.wanted.engines)}",
         ", ".join(sorted(today)),
-        "; ".join(item.why) or "-",
+        "; ".join(item.remarks) or "-",
     )
 
 
-def _ratio_text(item: Item, engine: Engine, judged: Judged | None) -> str:
-    if judged is None or judged.heuristic is None:
+def _ratio_text(item: Item, engine: Engine) -> str:
+    line = item.judged.get(engine)
+    if line is None:
         return "not judged" if engine in item.wanted.judges and item.record is not None else "-"
-    return f"{judged.heuristic.geomean:.3f} (worst {judged.heuristic.worst:.3f})"
+    return f"{line.geomean_ratio:.3f} (worst {line.worst_ratio:.3f})"
+
+
+def short_name(item: Item, device: Device) -> str:
+    """Of a file, where the GPU is known."""
+    return item.name.replace(f",device_name={device.name}", "").removesuffix(".json")
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table's lines, for a terminal."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
 
 
 # ---------------------------------------------------------------
@@ -180,12 +184,12 @@ def _use_text(use: Use, item: Item) -> str:
     if item.record is None:
         return f"{name} –"
     link = f"[{name}](../configs/records/{urllib.parse.quote(item.name)})"
-    judged = ratios(item).get(use.engine)
-    if item.standing is Standing.OLDER or judged is None or judged.heuristic is None:
+    line = item.judged.get(use.engine)
+    if item.standing is Standing.OLDER or line is None:
         return f"{link} ({item.standing.value})"
-    shipped = f" ({_gain(judged.shipped)})" if judged.shipped is not None else ""
-    return f"{link} {_gain(judged.heuristic)}{shipped}"
+    shipped = f" ({_gain(line.shipped.geomean_ratio)})" if line.shipped is not None else ""
+    return f"{link} {_gain(line.geomean_ratio)}{shipped}"
 
 
-def _gain(ratio: Ratio) -> str:
-    return f"{100.0 * (ratio.geomean - 1.0):+.1f} %".replace("-", "−")
+def _gain(ratio: float) -> str:
+    return f"{100.0 * (ratio - 1.0):+.1f} %".replace("-", "−")

@@ -9,15 +9,15 @@ from pathlib import Path, PurePosixPath
 
 from tools.checkout import reference_triton
 from tools.errors import UserError
-from tools.launch.heuristic_version import outdated
+from tools.launch.heuristic_version import ENGINE_NAMES, FOLLOWED, outdated
 from tools.launch.kernel_hash import kernel_sha256
-from tools.portfolio.progress import Line, Outcome
+from tools.measure.panel import RULE, PromotionPolicy
+from tools.portfolio.progress import Line
 from tools.portfolio.wanted import Wanted
 from tools.registry.sharding import Engine
 from tools.store.files import sha256, version_folder
 from tools.store.record import EngineChecked, Record
 from tools.store.workload import Shape
-from tools.tune.evidence import RULE
 from tools.tune.policy import PanelPolicy
 from tools.tune.request import DEFAULT_BATCH_SIZES
 from tools.tune.write import OutputError, Place, existing_at
@@ -27,8 +27,10 @@ class Standing(enum.StrEnum):
     """How far a name is."""
 
     DONE = "done"
+    """Measured by today's method, its search not cut short and each usual row decided among enough finalists, and
+    judged on the kernel of every engine that reads it."""
     HELD = "held"
-    """An older method measured it; judged by today's, it loses nowhere."""
+    """An older method measured it; judged by today's on the same kernels, it loses nowhere."""
     UNJUDGED = "not judged"
     """Measured by today's method, but not judged on the kernel of every engine that reads it."""
     INCOMPLETE = "incomplete"
@@ -55,7 +57,8 @@ class Item:
     """A wanted name and what there is of it. rank: from 1. why: what it lacks, or how it came to stand so.
 
     record: of this file's measurement. judged: by engine, its newest line. config_sha256: of the file; None: there is
-    none. is_older: an older method measured it. unserved: shapes of the name that it wasn't measured for.
+    none. is_older: an older method measured it. is_apart: up and down are to be tried apart. unserved: shapes of the
+    name that it wasn't measured for.
     """
 
     rank: int
@@ -67,6 +70,7 @@ class Item:
     config_sha256: str | None = None
     has_down: bool = False
     is_older: bool = False
+    is_apart: bool = False
     unserved: tuple[Shape, ...] = ()
     line: Line | None = None
 
@@ -78,6 +82,11 @@ class Item:
     def can_hold(self) -> bool:
         """Whether judging says enough of an older file: it was measured for all that the name must serve."""
         return self.record is not None and not self.unserved
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be known of a file that is there."""
+        return (*self.why, *_of_judgements(self.judged))
 
     @property
     def unjudged(self) -> tuple[Engine, ...]:
@@ -93,20 +102,20 @@ def look_up(rank: int, wanted: Wanted, configs: Path, line: Line | None, method:
         return Item(rank, wanted, Standing.BROKEN, (str(error),), line=line)
     if existing is None:
         why = (line.reason,) if line is not None and line.reason else ()
-        return Item(rank, wanted, Standing.MISSING, why, line=line)
+        return Item(rank, wanted, Standing.MISSING, why, is_apart=down, line=line)
     data = place.path.read_bytes()
     config, has_down = sha256(data), place.down.path.exists()
     record = existing.record
     if record is not None and not (record.is_measured and record.speaks_of(data)):
         record = None
     older = ("it has no record of a measurement",) if record is None else tuple(_older(record, method))
-    judged = {} if record is None else judged_of(record)
+    judged = {} if record is None else judged_of(record, method.triton)
     served = {named.shape for named in record.shapes} if record is not None else set()
     unserved = tuple(shape for shape in wanted.shapes if shape not in served)
-    item = Item(rank, wanted, Standing.DONE, older, record, judged, config, has_down, bool(older), unserved, line)
+    item = Item(rank, wanted, Standing.DONE, older, record, judged, config, has_down, bool(older), down, unserved, line)
     if older:
-        is_held = line is not None and line.outcome is Outcome.HELD and _is_of(line, config, method)
-        standing = Standing.HELD if is_held and item.can_hold else Standing.OLDER
+        holds = [_holds(line, record, method) for line in judged.values()] if record is not None else []
+        standing = Standing.HELD if holds and all(holds) and item.can_hold else Standing.OLDER
         item = replace(item, standing=standing, why=(*older, *_unserved(unserved)))
     elif record is not None and (lacks := tuple(_lacks(record, unserved, list(existing.entries), down=down))):
         item = replace(item, standing=Standing.INCOMPLETE, why=lacks)
@@ -115,20 +124,33 @@ def look_up(rank: int, wanted: Wanted, configs: Path, line: Line | None, method:
     return item
 
 
-def judged_of(record: Record) -> dict[Engine, EngineChecked]:
-    """By engine, the newest line of the bench under the record's own Triton, of the day of the measurement or later."""
-    assert record.environment is not None
-    triton = version_folder(record.environment.triton)
+def _of_judgements(judged: Mapping[Engine, EngineChecked]) -> Iterator[str]:
+    if slower := [ENGINE_NAMES[engine] for engine, line in judged.items() if line.slower]:
+        yield f"a row is slower than without the file on the kernel of {' and '.join(slower)}"
+    least = 1.0 - PromotionPolicy().min_improvement_pct / 100.0
+    if judged and all(line.geomean_ratio > least for line in judged.values()):
+        yield "nothing to gain: on the whole within a margin of what runs without a file"
+
+
+def judged_of(record: Record, triton: str) -> dict[Engine, EngineChecked]:
+    """By engine, the newest line of the bench under the Triton, of the day of the measurement or later."""
     lines = sorted(record.engine_checked or (), key=lambda line: (line.date, line.version))
     return {
         Engine(line.engine): line
         for line in lines
-        if line.engine in list(Engine) and version_folder(line.triton) == triton and line.date >= record.date
+        if line.engine in list(Engine)
+        and version_folder(line.triton) == version_folder(triton)
+        and line.date >= record.date
     }
 
 
-def _is_of(line: Line, config: str, method: Method) -> bool:
-    return line.config_sha256 == config and Method(line.triton, line.kernel_sha256, line.rule) == method
+def _holds(line: EngineChecked, record: Record, method: Method) -> bool:
+    """Whether today's method judged the older file on the engine's kernel, and it loses in no cell."""
+    # Judged before our table of the heuristic changed, it was beside another one.
+    is_beside_todays = (
+        ENGINE_NAMES[line.engine] not in outdated(record) or line.version == FOLLOWED[line.engine].version
+    )
+    return line.rule == method.rule and not line.slower and is_beside_todays
 
 
 def _older(record: Record, method: Method) -> Iterator[str]:
@@ -152,10 +174,13 @@ def _lacks(record: Record, unserved: Sequence[Shape], batch_sizes: Sequence[int]
     if missing := [m for m in DEFAULT_BATCH_SIZES if m not in batch_sizes]:
         yield f"no row for {', '.join(map(str, missing))}"
     tuner = record.tuner
-    if tuner is not None and tuner.cut_short:
+    assert tuner is not None  # a measured record has it, by the schema
+    if tuner.cut_short is None or tuner.least_finalists is None:
+        yield "its record doesn't say whether its search was cut short"
+    if tuner.cut_short:
         yield "its search was cut short"
     least = PanelPolicy().finalists
-    if tuner is not None and tuner.least_finalists is not None and tuner.least_finalists < least:
+    if tuner.least_finalists is not None and tuner.least_finalists < least:
         yield f"a row was decided among {tuner.least_finalists} finalists, fewer than {least}"
-    if down and tuner is not None and tuner.settings.get("separate_down") is not True:
+    if down and tuner.settings.get("separate_down") is not True:
         yield "up and down were not tried apart"

@@ -324,10 +324,27 @@ class CheckedRouting:
 
 
 @dataclass(frozen=True)
+class CheckedShipped:
+    """Ratios over the rows under uniform routing: time of this file over that of the one that the engine ships.
+
+    sha256: of the shipped file's bytes.
+    """
+
+    sha256: str
+    worst_ratio: float
+    geomean_ratio: float
+    best_ratio: float
+
+    def to_json(self) -> dict[str, Json]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
 class EngineChecked:
     """A bench on an engine's own kernel. Ratios: time of this file over time without it, under uniform routing.
 
-    by_routing: empty in older records. draws: the first seed, as the record's own.
+    rule: of the method that judged. shipped: None where the engine ships no file, or it wasn't met. draws: the first
+    seed, as the record's own. Older records have neither best_ratio nor rule, by_routing nor draws.
     """
 
     engine: str
@@ -338,16 +355,36 @@ class EngineChecked:
     geomean_ratio: float
     by_routing: Mapping[str, CheckedRouting] = field(default_factory=dict)
     draws: Mapping[str, int] = field(default_factory=dict)
+    best_ratio: float | None = None
+    rule: str | None = None
+    shipped: CheckedShipped | None = None
+
+    @property
+    def slower(self) -> int:
+        """Cells that lose to what runs without the file, under whatever routing."""
+        return sum(found.slower for found in self.by_routing.values())
 
     @classmethod
     def read(cls, document: Mapping[str, Json]) -> EngineChecked:
         by_routing = {kind: CheckedRouting(**found) for kind, found in document.get("by_routing", {}).items()}
-        return cls(**{**document, "by_routing": by_routing, "draws": document.get("draws", {})})
+        shipped = CheckedShipped(**document["shipped"]) if "shipped" in document else None
+        return cls(**{**document, "by_routing": by_routing, "draws": document.get("draws", {}), "shipped": shipped})
 
     def to_json(self) -> dict[str, Json]:
         by_routing = {kind: found.to_json() for kind, found in self.by_routing.items()}
-        plain = {key: value for key, value in vars(self).items() if key not in ("by_routing", "draws")}
-        return {**plain, **_given(by_routing=by_routing or None, draws=dict(self.draws) or None)}
+        return _given(
+            engine=self.engine,
+            version=self.version,
+            triton=self.triton,
+            date=self.date,
+            worst_ratio=self.worst_ratio,
+            geomean_ratio=self.geomean_ratio,
+            best_ratio=self.best_ratio,
+            rule=self.rule,
+            shipped=self.shipped and self.shipped.to_json(),
+            by_routing=by_routing or None,
+            draws=dict(self.draws) or None,
+        )
 
 
 @dataclass(frozen=True)
@@ -478,10 +515,16 @@ class Record:
         return replace(self, verified_with=(*kept, line))
 
     def with_engine_checked(self, line: EngineChecked) -> Record:
-        """With the line, instead of an older one of the same engine, version and Triton. `verified` as above."""
+        """With the line, instead of an older one of the same engine, version and Triton. `verified` as above.
+
+        What the older one said of the file that the engine ships stays, where the new bench didn't meet that.
+        """
         said = (line.engine, line.version, line.triton)
-        kept = (old for old in self.engine_checked or () if (old.engine, old.version, old.triton) != said)
-        return replace(self, engine_checked=(*kept, line))
+        lines = self.engine_checked or ()
+        older = next((old for old in lines if (old.engine, old.version, old.triton) == said), None)
+        if line.shipped is None and older is not None:
+            line = replace(line, shipped=older.shipped)
+        return replace(self, engine_checked=(*(old for old in lines if old is not older), line))
 
     def with_lines_of(self, other: Record) -> Record:
         """With what benches said of another record's file, where that one had the same bytes."""

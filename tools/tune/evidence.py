@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.measure.layer import expected_load, row_bytes, row_operations
-from tools.measure.panel import Part, Ratio, RoutingKind
+from tools.measure.panel import RULE, Part, Ratio, RoutingKind
 from tools.measure.seeds import Purpose, seeds_of
 from tools.measure.statistics import floor_us, quantile
 from tools.store.files import sha256
@@ -33,9 +33,6 @@ from tools.tune.tuner import Between, Counts, RowResult
 
 _DIGITS = 3
 _RATIO_DIGITS = 4
-
-RULE = "parts-1"
-"""The version of the method, for records: blocks of fresh draws in each part, the rule of `tools.measure.panel`."""
 
 
 @dataclass(frozen=True)

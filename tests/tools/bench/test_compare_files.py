@@ -24,12 +24,12 @@ from tools.bench import compare_files
 from tools.bench.candidates import NO_FILE, Judging
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
-from tools.measure.panel import RoutingKind
+from tools.measure.panel import RULE, RoutingKind
 from tools.measure.seeds import Purpose
 from tools.registry.devices import Target
 from tools.registry.reading import RegistryError
 from tools.store import schemas
-from tools.store.files import canonical_config, canonical_record, lock
+from tools.store.files import canonical_config, canonical_record, lock, sha256
 from tools.validate.rules import record as record_rule
 
 OWN = LaunchConfig.from_entry(entry())
@@ -411,6 +411,8 @@ class TestWriteRecord:
                 "date": TODAY,
                 "worst_ratio": 0.8,
                 "geomean_ratio": 0.8,
+                "best_ratio": 0.8,
+                "rule": RULE,
                 "by_routing": {
                     kind: {"worst_ratio": 0.8, "geomean_ratio": 0.8, "slower": 0}
                     for kind in ("skew_0.3", "skew_1.0", "uniform")
@@ -419,6 +421,26 @@ class TestWriteRecord:
             }
         ]
         assert "verified_with" not in record(store)
+        self.assert_sound(store)
+
+    def test_the_file_that_the_engine_ships_is_told_from_other_rivals(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
+        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path, engine: "0.33.0")
+        FakeGpu(wins).install(monkeypatch)
+        package = tmp_path / "site-packages" / "vllm"
+        shipped = Store(package / "layers" / "configs").config(table(num_stages=2))
+        other = Store(tmp_path / "other").config(table(num_stages=3))
+        rivals = [part for each in (other, shipped, "heuristic") for part in ("--against", each)]
+        bench(store.root, "--write-record", "--kernel", f"vllm={package / 'ops' / 'a.py'}", *rivals)
+        (line,) = record(store)["engine_checked"]
+        assert line["shipped"] == {
+            "sha256": sha256(shipped.read_bytes()),
+            "worst_ratio": 0.8,
+            "geomean_ratio": 0.8,
+            "best_ratio": 0.8,
+        }
         self.assert_sound(store)
 
     def test_a_published_files_record_takes_no_line(

@@ -147,9 +147,9 @@ ROWS = [
 
 def test_a_score_is_of_an_engine_and_a_routing() -> None:
     one = score(ROWS, "rival", engine=Flavour.VLLM, routing=UNIFORM)
-    assert one == Score(pytest.approx(0.8**0.5), pytest.approx(1.0), 64, 1, 0, 1, 0)  # type: ignore[arg-type]
+    assert one == Score(pytest.approx(0.8**0.5), pytest.approx(0.8), pytest.approx(1.0), 64, 1, 0, 1, 0)  # type: ignore[arg-type]
     other = score(ROWS, "rival", engine=Flavour.SGLANG)
-    assert other == Score(pytest.approx(1.25), pytest.approx(1.25), 1, 0, 1, 0, 1)  # type: ignore[arg-type]
+    assert other == Score(pytest.approx(1.25), pytest.approx(1.25), pytest.approx(1.25), 1, 0, 1, 0, 1)  # type: ignore[arg-type]
     assert score(ROWS, "rival", engine=Flavour.SGLANG, routing=SKEWED) is None
     assert score(ROWS, "another") is None
 

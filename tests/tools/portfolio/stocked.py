@@ -6,19 +6,20 @@ import datetime
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kernels.problem import Flavour
 from tests import builders
 from tests.tools.portfolio.unpacked_engine import unpacked
+from tools.measure.panel import DRAWN_KINDS, RoutingKind
 from tools.portfolio.listing import Folders
 from tools.portfolio.shipped_files import KERNELS
 from tools.portfolio.stock import Method
 from tools.portfolio.wanted import Wanted, WantedList, wanted_on
 from tools.registry.sharding import Engine
-from tools.store.record import EngineChecked, Record
+from tools.store.record import CheckedRouting, EngineChecked, Record
 from tools.tune.request import DEFAULT_BATCH_SIZES
 
 H100 = builders.H100
@@ -50,7 +51,7 @@ class Stocked:
 
     @property
     def folders(self) -> Folders:
-        return Folders(self.root / "configs", self.root / "docs" / "measurements", self.root / "docs" / "portfolio")
+        return Folders(self.root / "configs", self.root / "docs" / "measurements", self.root / ".tune" / "portfolio")
 
     @property
     def store(self) -> builders.Store:
@@ -80,12 +81,24 @@ class Stocked:
             self.judge(name, engine)
         return path
 
-    def judge(self, name: str, engine: Engine, geomean: float = 0.9, worst: float = 1.0, date: str = TODAY) -> None:
-        """As the bench notes it."""
+    def judge(
+        self,
+        name: str,
+        engine: Engine,
+        geomean: float = 0.9,
+        worst: float = 1.0,
+        *,
+        slower: int = 0,
+        triton: str = Method().triton,
+        **changes: Any,
+    ) -> None:
+        """As the bench notes it. slower: cells that lose under the stronger skew."""
         path = self.store.record_of(self.folders.configs / full(name))
         record = Record.read(json.loads(path.read_bytes()))
-        assert record.environment is not None
-        line = EngineChecked(engine.value, "1.0.0", record.environment.triton, date, worst, geomean)
+        by_routing = {kind.value: CheckedRouting(worst, geomean, 0) for kind in DRAWN_KINDS}
+        by_routing[RoutingKind.SKEW_03.value] = CheckedRouting(worst, geomean, slower)
+        line = EngineChecked(engine.value, "1.0.0", triton, TODAY, worst, geomean, by_routing, rule=Method().rule)
+        line = replace(line, **changes)
         path.write_bytes(record.with_engine_checked(line).to_bytes())
 
 

@@ -5,7 +5,6 @@ import pytest
 from tests.tools.portfolio.stocked import bench_json
 from tools.checkout import CHECKOUT
 from tools.portfolio.bench_report import BenchReport
-from tools.portfolio.progress import Ratio
 
 GOLDEN = CHECKOUT / "tests" / "tools" / "bench" / "files_report.golden.json"
 
@@ -16,24 +15,21 @@ def test_a_report_is_read_as_the_bench_writes_it() -> None:
     assert found.is_slower
     (file,) = found.files
     assert file.name == "E=8,N=7168,device_name=D.json"
-    assert file.heuristic is not None
-    assert file.heuristic.best == 0.835
+    assert file.worst == 1.0
     assert file.fails
 
 
-def test_ratios_are_geometric_mean_worst_and_best_of_the_rows() -> None:
-    found = BenchReport.read(bench_json({"configs/a.json": {"heuristic": (0.8, 1.25), "configs": (0.5,)}}))
+def test_the_worst_row_is_told_over_what_runs_without_the_file() -> None:
+    found = BenchReport.read(bench_json({"configs/a.json": {"heuristic": (0.8, 1.25, 1.1), "configs": (2.5,)}}))
     assert found is not None
     (file,) = found.files
-    assert (file.name, file.fails) == ("a.json", False)
-    assert file.heuristic == Ratio(1.0, 1.25, 0.8)
-    assert file.shipped == Ratio(0.5, 0.5, 0.5)
+    assert (file.name, file.worst, file.fails) == ("a.json", 1.25, False)
 
 
 def test_only_uniform_routing_is_told_as_records_do() -> None:
     found = BenchReport.read(bench_json({"a.json": {"heuristic": (0.8,)}}, routing="skew_1.0"))
     assert found is not None
-    assert found.files[0].heuristic is None
+    assert found.files[0].worst is None
 
 
 def test_a_row_that_fails_is_told() -> None:

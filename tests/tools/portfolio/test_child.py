@@ -8,14 +8,14 @@ from pathlib import Path
 from tests.tools.portfolio.stocked import bench_json
 from tools.cli import say
 from tools.findings import emit
-from tools.portfolio.child import CRASHED, Answer, Step, Tools, work
+from tools.portfolio.child import CRASHED, Answer, Tools, work
 from tools.portfolio.jobs import Job, JudgeOn, Order
-from tools.portfolio.progress import Outcome, Ratio
+from tools.portfolio.progress import Outcome, Step
 
 
-def report(*, is_slower: bool = False, shipped: float | None = None) -> str:
+def report(*, is_slower: bool = False) -> str:
     """As `bench --format json` prints it."""
-    return bench_json({"a.json": {"heuristic": (0.7, 1.0), **({"configs": (shipped,)} if shipped else {})}}, is_slower)
+    return bench_json({"a.json": {"heuristic": (0.7, 1.0)}}, is_slower)
 
 
 @dataclass
@@ -66,18 +66,18 @@ class TestTuneThenJudge:
         assert fakes.calls[0] == ("tune", "--model", "m", "--output", "/configs", "--jobs", "4")
         assert fakes.calls[1][2] == "/configs/a.json"
         assert answer.outcome is Outcome.TUNED
-        assert [(step.what, step.code) for step in answer.steps] == [
-            ("tune", 0),
-            ("judge on vllm", 0),
-            ("judge on sglang", 0),
-        ]
+        assert [(step.engine, step.code) for step in answer.steps] == [(None, 0), ("vllm", 0), ("sglang", 0)]
 
-    def test_what_the_bench_alone_tells_is_handed_on(self) -> None:
-        answer = do(Fakes(bench=[(1, report(is_slower=True, shipped=0.8), "")]), judges=("vllm",))
-        assert answer.slower_on == ("vllm",)
+    def test_the_file_that_the_engine_ships_is_met_too(self) -> None:
+        fakes = Fakes()
+        do(fakes)
+        assert all(
+            f"/site/{engine}/a.json" in call for engine, call in zip(("vllm", "sglang"), fakes.calls[1:], strict=True)
+        )
+
+    def test_a_file_that_loses_is_tuned_all_the_same(self) -> None:
+        answer = do(Fakes(bench=[(1, report(is_slower=True), "")]), judges=("vllm",))
         assert answer.outcome is Outcome.TUNED  # it is what it is: the row says that it isn't bounded
-        assert answer.best == {"vllm": 0.7}
-        assert answer.shipped["vllm"].geomean == 0.8
 
     def test_a_tuner_that_fails_ends_the_name_with_its_last_line(self) -> None:
         fakes = Fakes(tune=[(1, "", "tune: M=1: expected vLLM's heuristic to run, found timeout.")])
@@ -95,7 +95,7 @@ class TestTuneThenJudge:
 
     def test_a_record_that_cannot_be_written_is_no_verdict(self) -> None:
         answer = do(Fakes(bench=[(1, report(), "bench: not written: a.json: No space left")]), judges=("vllm",))
-        assert (answer.outcome, answer.slower_on) == (Outcome.FAILED, ())
+        assert (answer.outcome, answer.reason) == (Outcome.FAILED, "vllm: not written: a.json: No space left")
 
     def test_a_fault_of_ours_is_an_exit_code_too(self) -> None:
         def broken(arguments: Sequence[str]) -> int:
@@ -145,7 +145,7 @@ class TestJudgeFirst:
         fakes = Fakes(bench=[(0, report(), ""), (1, report(is_slower=True), ""), (0, report(), "")])
         answer = do(fakes, Order.WHERE_IT_LOSES)
         assert fakes.order == ["bench vllm", "bench sglang", "tune", "bench vllm", "bench sglang"]
-        assert (answer.outcome, answer.slower_on) == (Outcome.TUNED, ())
+        assert answer.outcome is Outcome.TUNED
         assert len(answer.steps) == 5
 
     def test_where_the_bench_fails_nothing_is_concluded(self) -> None:
@@ -161,8 +161,6 @@ def test_judging_alone_tunes_nothing() -> None:
 
 
 def test_an_answer_is_read_as_it_was_written() -> None:
-    answer = Answer(
-        Outcome.TUNED, "why", (Step("tune", 0, 1.5, "x"),), ("vllm",), {"vllm": 0.7}, {"vllm": Ratio(0.9, 1.0)}
-    )
+    answer = Answer(Outcome.TUNED, "why", (Step(None, 0, 1.0, "x"), Step("vllm", 0, 0.5)))
     assert Answer.read(answer.to_text()) == answer
     assert answer.seconds == 1.5

@@ -9,11 +9,11 @@ import pytest
 
 from tests import builders
 from tests.tools.portfolio.stocked import H100, Stocked, full, wanted
-from tools.portfolio.child import MODULE, Answer, Step
+from tools.portfolio.child import MODULE, Answer
 from tools.portfolio.drive import Clock, Driver, NoAnswerError, Places, Task, launch
 from tools.portfolio.jobs import Job, Order, Skip
 from tools.portfolio.pool import Ended, Gpu, Pool, Say
-from tools.portfolio.progress import Outcome, Ratio, read_progress
+from tools.portfolio.progress import Outcome, Step, read_progress
 from tools.portfolio.stock import Method, Standing, look_up
 
 DEVICE = builders.devices().find(H100)
@@ -62,7 +62,7 @@ class Run:
         return {name: (line.outcome, line.reason) for name, line in found.items()}
 
 
-def tunes(stocked: Stocked, *, geomean: float = 0.9, answer: Answer | None = None) -> Leave:
+def tunes(stocked: Stocked, *, geomean: float = 0.9) -> Leave:
     """Leaves a finished file of every name."""
 
     def leave(name: str) -> Answer:
@@ -70,7 +70,7 @@ def tunes(stocked: Stocked, *, geomean: float = 0.9, answer: Answer | None = Non
         stocked.tune(short)
         for engine in wanted(short).judges:
             stocked.judge(short, engine, geomean)
-        return answer or Answer(Outcome.TUNED, steps=(Step("tune", 0, 0.0),))
+        return Answer(Outcome.TUNED, steps=(Step(None, 0, 40.0), Step("vllm", 0, 15.0)))
 
     return leave
 
@@ -82,29 +82,13 @@ class TestWhatIsLeft:
         assert run.lines == {full(name): (Outcome.TUNED, "") for name in NAMES}
         assert [done.item.standing for done in run.driver.finished] == [Standing.DONE] * 3
         line = read_progress(stocked.folders.progress_of(DEVICE))[full(NAMES[0])]
-        assert (line.gpu, line.config_sha256) == (f"0: {H100}", run.driver.finished[0].item.config_sha256)
-        assert line.rank == 1
-        assert {each.engine: each.heuristic for each in line.judged} == {
-            "vllm": Ratio(0.9, 1.0),
-            "sglang": Ratio(0.9, 1.0),
-        }
+        assert (line.gpu, line.rank) == (f"0: {H100}", 1)
 
-    def test_what_only_the_bench_tells_is_in_the_line(self, stocked: Stocked) -> None:
-        answer = Answer(Outcome.TUNED, best={"vllm": 0.7}, shipped={"vllm": Ratio(0.95, 1.0)})
-        Run(stocked, tunes(stocked, answer=answer)).run(NAMES[:1])
+    def test_where_the_seconds_went(self, stocked: Stocked) -> None:
+        Run(stocked, tunes(stocked)).run(NAMES[:1])
         line = read_progress(stocked.folders.progress_of(DEVICE))[full(NAMES[0])]
-        found = {each.engine: each for each in line.judged}
-        assert found["vllm"].heuristic == Ratio(0.9, 1.0, 0.7)
-        assert found["vllm"].shipped == Ratio(0.95, 1.0)
-        assert found["sglang"].shipped is None
-
-    def test_what_a_further_judgement_does_not_tell_stays_known(self, stocked: Stocked) -> None:
-        answer = Answer(Outcome.TUNED, shipped={"vllm": Ratio(0.95, 1.0)})
-        Run(stocked, tunes(stocked, answer=answer)).run(NAMES[:1])
-        Run(stocked, lambda name: Answer(Outcome.JUDGED)).run(NAMES[:1])
-        line = read_progress(stocked.folders.progress_of(DEVICE))[full(NAMES[0])]
-        assert line.outcome is Outcome.JUDGED
-        assert {each.engine: each.shipped for each in line.judged}["vllm"] == Ratio(0.95, 1.0)
+        assert (line.seconds, line.overhead_s) == (60.0, 5.0)
+        assert [line.seconds_of(engine) for engine in (None, "vllm", "sglang")] == [40.0, 15.0, None]
 
     def test_where_nothing_is_to_gain_the_file_is_there_and_says_so(self, stocked: Stocked) -> None:
         run = Run(stocked, tunes(stocked, geomean=0.995))
@@ -113,18 +97,13 @@ class TestWhatIsLeft:
         assert outcome is Outcome.TUNED
         assert reason.startswith("nothing to gain")
 
-    def test_a_row_that_loses_on_an_engines_kernel_is_told(self, stocked: Stocked) -> None:
-        run = Run(stocked, tunes(stocked, answer=Answer(Outcome.TUNED, slower_on=("sglang",))))
-        run.run(NAMES[:1])
-        assert run.lines[full(NAMES[0])][1] == "a row is slower than without the file on the kernel of sglang"
-
     def test_all_of_it_is_copied_where_it_is_collected(self, stocked: Stocked, tmp_path: Path) -> None:
         Run(stocked, tunes(stocked), collect=tmp_path / "out").run(NAMES[:1])
         found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.json*")}
         assert found == {
             f"configs/{full(NAMES[0])}",
             f"configs/records/{full(NAMES[0])}",
-            f"docs/portfolio/{H100}.jsonl",
+            f".tune/portfolio/{H100}.jsonl",
         }
 
 
@@ -174,6 +153,7 @@ class TestWhatGoesWrong:
             run.driver.skip(run.task(NAMES[0]).item, Skip("not enough memory"), DEVICE)
         path = stocked.folders.progress_of(DEVICE)
         assert [json.loads(line)["reason"] for line in path.read_text("utf-8").splitlines()] == ["not enough memory"]
+        assert [done.line.reason for done in run.driver.finished] == ["not enough memory"] * 2
 
 
 class TestTime:

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests import builders
-from tests.tools.portfolio.stocked import H100, TODAY, Stocked, wanted
+from tests.tools.portfolio.stocked import H100, Stocked, wanted
 from tools.bench import request as bench_request
 from tools.bench.request import FilesRequest
 from tools.portfolio.engines import EngineHere
 from tools.portfolio.jobs import Effort, Job, Order, Skip, bench_arguments, down_names, job_of
-from tools.portfolio.progress import Line, Outcome
 from tools.portfolio.stock import Item, Method, Standing, look_up
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
@@ -25,8 +24,8 @@ BOTH = {engine: EngineHere(engine, Path(f"/site/{engine}.py")) for engine in Eng
 DEVICE = builders.devices().find(H100)
 
 
-def look(stocked: Stocked, name: str = NAME, line: Line | None = None) -> Item:
-    return look_up(1, wanted(name), stocked.folders.configs, line, Method())
+def look(stocked: Stocked, name: str = NAME) -> Item:
+    return look_up(1, wanted(name), stocked.folders.configs, None, Method())
 
 
 def job(
@@ -72,8 +71,7 @@ class TestWhatIsDone:
 
     def test_one_that_held_on_one_engine_alone_is_judged_again(self, stocked: Stocked) -> None:
         stocked.tune(NAME, judged_on=[Engine.VLLM], rule="parts-0")
-        line = Line(look(stocked).name, Outcome.HELD, TODAY, *vars(Method()).values())
-        item = look(stocked, line=replace(line, config_sha256=look(stocked).config_sha256))
+        item = look(stocked)
         assert item.standing is Standing.UNJUDGED
         found = job(item)
         assert isinstance(found, Job)

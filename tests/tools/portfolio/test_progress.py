@@ -5,22 +5,19 @@ from pathlib import Path
 import pytest
 
 from tools.errors import UserError
-from tools.portfolio.progress import Judged, Line, Outcome, Ratio, append, read_progress
+from tools.portfolio.progress import Line, Outcome, Step, append, read_progress
 
 LINE = Line(
     "a.json",
     Outcome.TUNED,
     "2026-11-26",
-    "3.8.0",
-    "ab" * 32,
-    "parts-1",
     seconds=61.2,
-    judged=(Judged("vllm", "0.33.0", Ratio(0.9, 1.0, 0.7), Ratio(0.95, 1.01)), Judged("sglang", "0.5.23", None)),
+    steps=(Step("vllm", 1, 5.0), Step(None, 0, 40.0, "said"), Step("vllm", 0, 6.5)),
 )
 
 
 def line(name: str, outcome: Outcome = Outcome.TUNED) -> Line:
-    return Line(name, outcome, "2026-11-26", "3.8.0", "ab" * 32, "parts-1")
+    return Line(name, outcome, "2026-11-26")
 
 
 @pytest.fixture
@@ -31,6 +28,10 @@ def path(tmp_path: Path) -> Path:
 def test_what_is_written_is_read(path: Path) -> None:
     append(path, LINE)
     assert read_progress(path) == {"a.json": LINE}
+
+
+def test_seconds_are_told_of_tuning_and_of_each_engines_judgement() -> None:
+    assert [LINE.seconds_of(engine) for engine in (None, "vllm", "sglang")] == [40.0, 11.5, None]
 
 
 def test_the_last_line_of_a_name_counts(path: Path) -> None:
@@ -63,7 +64,7 @@ def test_a_first_line_that_a_kill_cut_short_leaves_an_empty_file(path: Path) -> 
     assert list(read_progress(path)) == ["a.json"]
 
 
-@pytest.mark.parametrize("bad", ["[]", "{}", "nonsense", '{"name": "a.json", "judged": 1}', '{"outcome": "odd"}'])
+@pytest.mark.parametrize("bad", ["[]", "{}", "nonsense", '{"name": "a.json", "steps": 1}', '{"outcome": "odd"}'])
 def test_a_line_of_something_else_is_named(path: Path, bad: str) -> None:
     append(path, line("a.json"))
     path.write_text(path.read_text("utf-8") + f"{bad}\n", "utf-8")

@@ -11,12 +11,10 @@ import pytest
 
 from tests.tools.portfolio.stocked import (
     H100,
-    TODAY,
     Stocked,
     bench_json,
     engine_package,
     full,
-    wanted,
     wanted_of_h100,
 )
 from tools.bench import request as bench_request
@@ -28,12 +26,10 @@ from tools.measure.panel import RoutingKind
 from tools.portfolio import listing
 from tools.portfolio import run as run_
 from tools.portfolio.child import Answer, Step
-from tools.portfolio.drive import Finished
 from tools.portfolio.jobs import Job, Order
 from tools.portfolio.pool import Ended, Gpu, Say
-from tools.portfolio.progress import Line, Outcome
+from tools.portfolio.progress import Outcome
 from tools.portfolio.run import Machine
-from tools.portfolio.stock import Method, look_up
 from tools.registry.sharding import Engine
 
 NAMES = ("E=64,N=1408", "E=64,N=1024")
@@ -166,19 +162,39 @@ class TestTheEnd:
     ) -> None:
         named()
         printed = capsys.readouterr().out
-        assert printed.startswith(f"{H100}: 2 wanted files: 2 done\n")
-        assert "0.900 (worst 1.000)" in printed
+        assert printed.startswith(f"{H100}: 2 wanted files: 2 done\nrank  file ")
+        assert [line.split()[1] for line in printed.splitlines()[2:]] == list(NAMES)
+        assert "0.900 (" in printed
 
     def test_what_no_time_is_left_for_is_missing(
         self, here: Here, named: Callable[..., int], capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert named("--minutes", "0.1") == 1
-        assert "portfolio: not begun: 2 names. Run it again to go on\n" in capsys.readouterr().err
+        said = capsys.readouterr()
+        assert "portfolio: not begun: 2 names. Run it again to go on\n" in said.err
+        assert said.out.count("not begun") == 2
 
-    def test_how_much_passes_outside_tuner_and_bench_is_told(self, here: Here) -> None:
-        item = look_up(1, wanted(NAMES[0]), here.stocked.folders.configs, None, Method())
-        line = Line(item.name, Outcome.TUNED, TODAY, *vars(Method()).values(), seconds=100.0, overhead_s=1.5)
-        assert list(run_._overhead([Finished(item, line)] * 2)) == ["200 s of GPUs, 1.5% of it outside tuner and bench"]
+    def test_what_was_finished_before_is_counted_and_not_listed(
+        self, here: Here, named: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        here.stocked.tune(NAMES[0], judged_on=None)
+        assert named() == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"{H100}: 2 wanted files: 2 done\n")
+        assert [line.split()[1] for line in printed.splitlines()[2:]] == [NAMES[1]]
+
+    def test_a_name_that_was_tuned_and_does_not_count_is_missing_and_says_why(
+        self, here: Here, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def launch(job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
+            here.stocked.tune(NAMES[0], judged_on=None, tuner={"cut_short": True})
+            return Answer(Outcome.TUNED)
+
+        here.launch = launch  # type: ignore[method-assign]
+        assert here("--names", full(NAMES[0])) == 1
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"{H100}: 1 wanted file: 1 incomplete\n")
+        assert printed.endswith("incomplete  tuned: its search was cut short\n")
 
 
 class TestBadInput:
@@ -241,7 +257,9 @@ class TestBadInput:
         monkeypatch.setattr(run_, "job_of", job_of)
         assert here("--names", *map(full, NAMES)) == 1
         assert [job.name for job in here.jobs] == [full(NAMES[1])]
-        assert f"portfolio: {full(NAMES[0])}: skipped: not enough memory\n" in capsys.readouterr().err
+        said = capsys.readouterr()
+        assert f"portfolio: {full(NAMES[0])}: skipped: not enough memory\n" in said.err
+        assert "missing   skipped: not enough memory\n" in said.out
 
     @pytest.mark.parametrize("name", ["E=7,N=999,device_name=D.json", f"E=7,N=999,device_name={H100}.json", "x.json"])
     def test_a_name_that_no_model_reads_is_refused(self, here: Here, name: str) -> None:

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from tests import builders
-from tests.tools.portfolio.stocked import H100, TODAY, Stocked, full, wanted
-from tools.portfolio.progress import Judged, Line, Outcome, Ratio
+from tests.tools.portfolio.stocked import H100, Stocked, full, wanted
 from tools.portfolio.status import DeviceStatus, to_json, to_markdown, to_text
 from tools.portfolio.stock import Item, Method, look_up
 from tools.registry.sharding import Engine
+from tools.store.record import CheckedShipped
 
 TUNED, MISSING, OLDER = "E=64,N=1408", "E=64,N=1024", "E=129,N=352"
 
@@ -17,18 +17,15 @@ TUNED, MISSING, OLDER = "E=64,N=1408", "E=64,N=1024", "E=129,N=352"
 @pytest.fixture
 def found(stocked: Stocked) -> DeviceStatus:
     stocked.tune(TUNED)
-    stocked.judge(TUNED, Engine.VLLM, 0.913, 1.004)
+    shipped = CheckedShipped("ab" * 32, 1.02, 0.95, 0.7)
+    stocked.judge(TUNED, Engine.VLLM, 0.913, 1.004, best_ratio=0.6, shipped=shipped)
     stocked.judge(TUNED, Engine.SGLANG, 0.8, 0.99)
     stocked.tune(OLDER, rule="parts-0")
 
     def item(rank: int, name: str) -> Item:
         return look_up(rank, wanted(name), stocked.folders.configs, None, Method())
 
-    first = item(1, TUNED)
-    shipped = (Judged("vllm", "1.0.0", Ratio(0.913, 1.004, 0.6), Ratio(0.95, 1.02)),)
-    line = Line(first.name, Outcome.TUNED, TODAY, *vars(Method()).values(), judged=shipped)
-    first = replace(first, line=replace(line, config_sha256=first.config_sha256))
-    return DeviceStatus(builders.devices().find(H100), (first, item(2, MISSING), item(3, OLDER)), ("a note",))
+    return DeviceStatus(builders.devices().find(H100), (item(1, TUNED), item(2, MISSING), item(3, OLDER)), ("a note",))
 
 
 def test_the_table_says_of_each_name_how_far_it_is(found: DeviceStatus) -> None:
@@ -57,17 +54,9 @@ def test_the_document_has_it_all(found: DeviceStatus) -> None:
         "engine": "vllm",
         "version": "1.0.0",
         "heuristic": {"geomean": 0.913, "worst": 1.004, "best": 0.6},
-        "shipped": {"geomean": 0.95, "worst": 1.02, "best": None},
+        "shipped": {"geomean": 0.95, "worst": 1.02, "best": 0.7},
     }
     assert (missing["triton"], missing["judged"]) == (None, [])
-
-
-def test_what_a_run_said_of_another_file_is_not_told(found: DeviceStatus) -> None:
-    item = found.items[0]
-    assert item.line is not None
-    other = replace(item, line=replace(item.line, config_sha256="ab" * 32))
-    (device,) = to_json([replace(found, items=(other,))])["devices"]
-    assert device["names"][0]["judged"][0]["shipped"] is None
 
 
 class TestThePage:

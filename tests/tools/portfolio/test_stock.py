@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 
-from tests.tools.portfolio.stocked import TODAY, Stocked, full, wanted
-from tools.portfolio.progress import Line, Outcome
+from tests.tools.portfolio.stocked import Stocked, full, wanted
+from tools.launch.heuristic_version import FOLLOWED
+from tools.portfolio.progress import Line
 from tools.portfolio.stock import Item, Method, Standing, look_up
 from tools.registry.sharding import Engine
 
@@ -15,10 +16,6 @@ NAME = "E=64,N=1408"
 
 def look(stocked: Stocked, line: Line | None = None, *, name: str = NAME, down: bool = False) -> Item:
     return look_up(1, wanted(name), stocked.folders.configs, line, Method(), down=down)
-
-
-def line_of(item: Item, outcome: Outcome = Outcome.HELD) -> Line:
-    return Line(item.name, outcome, TODAY, *vars(Method()).values(), config_sha256=item.config_sha256)
 
 
 def test_without_a_file_a_name_is_missing(stocked: Stocked) -> None:
@@ -48,7 +45,7 @@ def test_what_no_engine_has_judged_says_so(stocked: Stocked) -> None:
     ],
 )
 def test_another_method_is_an_older_one(stocked: Stocked, changes: dict[str, str], why: str) -> None:
-    stocked.tune(NAME, judged_on=None, **changes)
+    stocked.tune(NAME, **changes)
     found = look(stocked)
     assert (found.standing, found.why) == (Standing.OLDER, (why,))
 
@@ -63,6 +60,8 @@ def test_published_figures_are_no_measurement(stocked: Stocked) -> None:
     [
         ({"tuner": {"cut_short": True}}, "its search was cut short"),
         ({"tuner": {"least_finalists": 3}}, "a row was decided among 3 finalists, fewer than 4"),
+        ({"tuner": {"cut_short": None}}, "its record doesn't say whether its search was cut short"),
+        ({"tuner": {"least_finalists": None}}, "its record doesn't say whether its search was cut short"),
         ({"shapes": [{"K": 2048, "top_k": 8, "models": []}]}, "not measured for K=2048, top_k=6"),
     ],
 )
@@ -86,28 +85,62 @@ def test_a_broken_file_says_what_is_wrong(stocked: Stocked) -> None:
     assert full(NAME) in found.why[0]
 
 
-class TestAnOlderFileThatHolds:
-    def test_stays_as_long_as_file_and_method_do(self, stocked: Stocked) -> None:
-        stocked.tune(NAME, judged_on=None, rule="parts-0")
-        line = line_of(look(stocked))
-        assert look(stocked, line).standing is Standing.HELD
-        assert look(stocked, replace(line, kernel_sha256="ab" * 32)).standing is Standing.OLDER
-        assert look(stocked, replace(line, config_sha256="ab" * 32)).standing is Standing.OLDER
-        assert look(stocked, replace(line, outcome=Outcome.FAILED)).standing is Standing.OLDER
+class TestAnOlderFile:
+    """Whether it holds is read from its record: a clean checkout on another machine knows it too."""
+
+    OLDER: ClassVar = [{"rule": "parts-0"}, {"kernel_sha256": "ab" * 32}, {"triton": "3.6.0"}]
+
+    @pytest.mark.parametrize("changes", OLDER)
+    def test_is_held_where_todays_method_finds_no_loss_on_any_engine(
+        self, stocked: Stocked, changes: dict[str, str]
+    ) -> None:
+        stocked.tune(NAME, judged_on=None, **changes)
+        assert look(stocked).standing is Standing.HELD
+
+    @pytest.mark.parametrize(
+        "judgement", [{"slower": 1}, {"rule": None}, {"rule": "parts-0"}, {"triton": "3.6.0"}, {"date": "2020-01-01"}]
+    )
+    def test_is_not_by_a_judgement_that_it_loses_or_of_another_method(
+        self, stocked: Stocked, judgement: dict[str, Any]
+    ) -> None:
+        stocked.tune(NAME, judged_on=[Engine.SGLANG], rule="parts-0")
+        stocked.judge(NAME, Engine.VLLM, **judgement)
+        assert look(stocked).standing is not Standing.HELD
+
+    def test_of_an_older_heuristic_is_judged_beside_todays(self, stocked: Stocked) -> None:
+        other = {"version": "0.1.0", "sha256": "ab" * 32}
+        heuristics = {"vllm": other, "sglang": FOLLOWED["sglang"].to_json()}
+        stocked.tune(NAME, judged_on=[Engine.SGLANG], heuristics=heuristics)
+        stocked.judge(NAME, Engine.VLLM, version="0.1.0")
+        assert look(stocked).standing is Standing.OLDER
+        stocked.judge(NAME, Engine.VLLM, version=FOLLOWED["vllm"].version)
+        assert look(stocked).standing is Standing.HELD
 
     def test_must_hold_on_every_engine_that_reads_it(self, stocked: Stocked) -> None:
         stocked.tune(NAME, judged_on=[Engine.VLLM], rule="parts-0")
-        found = look(stocked, line_of(look(stocked)))
+        found = look(stocked)
         assert (found.standing, found.is_older) == (Standing.UNJUDGED, True)
 
     def test_must_have_been_measured_for_every_shape_of_the_name(self, stocked: Stocked) -> None:
         stocked.tune(NAME, judged_on=None, rule="parts-0", shapes=[{"K": 4096, "top_k": 6, "models": []}])
-        found = look(stocked, line_of(look(stocked)))
+        found = look(stocked)
         assert (found.standing, found.why) == (Standing.OLDER, ("rule parts-0", "not measured for K=2048, top_k=6"))
 
-    def test_needs_a_record_of_a_measurement(self, stocked: Stocked) -> None:
-        stocked.store.config(name=full(NAME))
-        assert look(stocked, line_of(look(stocked))).standing is Standing.OLDER
+
+class TestRemarks:
+    def test_a_row_that_loses_on_an_engines_kernel(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, judged_on=[Engine.VLLM])
+        stocked.judge(NAME, Engine.SGLANG, slower=1)
+        found = look(stocked)
+        assert found.standing is Standing.DONE
+        assert found.remarks == ("a row is slower than without the file on the kernel of SGLang",)
+
+    def test_nothing_to_gain(self, stocked: Stocked) -> None:
+        stocked.tune(NAME)
+        for engine in Engine:
+            stocked.judge(NAME, engine, 0.995)
+        (remark,) = look(stocked).remarks
+        assert remark.startswith("nothing to gain")
 
 
 def test_a_judgement_older_than_the_file_is_none_of_it(stocked: Stocked) -> None:

@@ -13,6 +13,8 @@ from fused_moe_configs.evidence import UNSIGNED, evidence_sha256, is_signed
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.store.files import read_file, sha256
 from tools.store.record import (
+    CheckedRouting,
+    CheckedShipped,
     Decision,
     EngineChecked,
     Environment,
@@ -114,6 +116,20 @@ class TestLinesOfBenches:
         found = replace(record(), engine_checked=(self.CHECKED, other))
         newer = replace(self.CHECKED, worst_ratio=1.1)
         assert found.with_engine_checked(newer).engine_checked == (other, newer)
+
+    def test_what_was_said_of_the_shipped_file_stays_where_a_new_bench_does_not_meet_it(self) -> None:
+        shipped = CheckedShipped("ab" * 32, 1.01, 0.95, 0.7)
+        found = replace(record(), engine_checked=(replace(self.CHECKED, shipped=shipped),))
+        assert found.with_engine_checked(self.CHECKED).engine_checked == (replace(self.CHECKED, shipped=shipped),)
+        newer = replace(self.CHECKED, shipped=replace(shipped, geomean_ratio=0.9))
+        assert found.with_engine_checked(newer).engine_checked == (newer,)
+
+    def test_a_line_is_read_as_it_is_written(self) -> None:
+        routing = {"uniform": CheckedRouting(1.0, 0.9, 0), "skew_0.3": CheckedRouting(1.1, 0.9, 2)}
+        shipped = CheckedShipped("ab" * 32, 1.01, 0.95, 0.7)
+        line = replace(self.CHECKED, by_routing=routing, best_ratio=0.6, rule="parts-1", shipped=shipped)
+        assert EngineChecked.read(line.to_json()) == line
+        assert line.slower == 2
 
     def test_an_older_line_says_nothing_of_routings_and_stays_as_it_is(self) -> None:
         line = {"engine": "vllm", "version": "0.33.0", "triton": "3.8.0", "date": "2026-01-02"}

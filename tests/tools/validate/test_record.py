@@ -575,6 +575,16 @@ def test_nor_under_any_routing(store: Store) -> None:
     ]
 
 
+def test_nor_beside_the_file_that_the_engine_ships(store: Store) -> None:
+    line = {"engine": "vllm", "version": "0.33.0", "triton": "3.8.0", "date": "2026-01-01"}
+    shipped = {"sha256": "ab" * 32, "worst_ratio": 0.95, "geomean_ratio": 0.99, "best_ratio": 0.9}
+    checked = {**line, "worst_ratio": 0.95, "geomean_ratio": 0.9, "shipped": shipped}
+    store.measured(store.config(), engine_checked=[checked])
+    assert store.messages(RULE) == [
+        "engine_checked.0.shipped: expected a geomean_ratio of at most worst_ratio, 0.95, found 0.99"
+    ]
+
+
 def test_a_triton_version_of_five_digits_is_a_finding_and_no_crash(store: Store) -> None:
     store.measured(store.config(), triton="12345.0.0")
     (message,) = store.messages(RULE)

@@ -167,6 +167,7 @@ def _unlikely_checks(record: Record, path: Path) -> Iterator[Issue]:
     for index, line in enumerate(record.engine_checked or ()):
         told = [("", line.worst_ratio, line.geomean_ratio)]
         told += [(f".by_routing.{kind}", of.worst_ratio, of.geomean_ratio) for kind, of in line.by_routing.items()]
+        told += [(".shipped", line.shipped.worst_ratio, line.shipped.geomean_ratio)] if line.shipped else []
         for where, worst, geomean in told:
             if geomean > worst:
                 yield Issue(
