@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tools.launch.heuristic_version import ENGINE_NAMES
-from tools.portfolio.stock import GOOD, Item, Standing
+from tools.portfolio.stock import Item, Standing
 from tools.portfolio.wanted import Use
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
@@ -141,54 +141,90 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
 # ---------------------------------------------------------------
 # The page: models down, GPUs across
 
+_INTRO = """\
+# The portfolio
+
+Which models have tuned files here, on which GPU, and what a file gains; the most wanted models first. A figure is the
+time of the layer's two kernels with the file against that without one, on the engine's own kernel: −8 % is 8 % less.
+It is the geometric mean over batch sizes and shapes under uniform routing; in brackets stands the same against the file
+that the engine ships, where it ships one. A parallel size links to the record behind its figures. What waits has no
+file yet, or none that today's method measured or judged for that model's sizes.
+
+A file is done if its search was not cut short, every usual row was decided among enough finalists, and it is judged on
+the kernel of every engine that reads it; held if an older method measured it and today's finds no row that loses.
+
+`nox -s portfolio -- status --format markdown --output docs/portfolio.md` wrote this page.
+"""
+
 
 def to_markdown(found: Sequence[DeviceStatus]) -> str:
     """docs/portfolio.md. Links are relative to docs/."""
-    models = sorted({use.model for each in found for item in each.items for use in item.wanted.uses}, key=str.casefold)
-    lines = [
-        "# The portfolio",
-        "",
-        "Which models have tuned files here, on which GPU, and what a file gains: the time of the layer's two kernels "
-        "with this file against that without one, on the engine's own kernel, as a geometric mean over batch sizes, "
-        "routings and shapes; in brackets against the file that the engine ships, where it ships one. Each parallel "
-        "size links to the record behind it. Written by `nox -s portfolio -- status --format markdown --output "
-        "docs/portfolio.md`.",
-        "",
+    standings = [standing.value for standing in Standing if any(standing.value in each.counts for each in found)]
+    counts = [
+        [
+            code(each.device.name),
+            str(len(each.items)),
+            *(str(each.counts.get(standing, "–")) for standing in standings),
+        ]
+        for each in found
     ]
-    for each in found:
-        whole = sum(item.standing in GOOD for item in each.items)
-        lines.append(f"- {each.device.name}: {whole} of {counted(len(each.items), 'wanted file')}")
+    ranks: dict[str, int] = {}
+    for item in (item for each in found for item in each.items):
+        for use in item.wanted.uses:
+            ranks[use.model] = min(item.rank, ranks.get(use.model, item.rank))
+    models = sorted(ranks, key=lambda model: (ranks[model], model.casefold()))
     rows = [[code(model), *(_model_cell(model, each) for each in found)] for model in models]
-    lines += ["", *table(["model", *(each.device.name for each in found)], rows)]
-    notes = [note for each in found for note in each.notes]
-    return "\n".join([*lines, *(["", *(f"- {cell(note)}" for note in notes)] if notes else [])]) + "\n"
+    notes = [f"- {cell(note)}" for each in found for note in each.notes]
+    lines = [
+        _INTRO,
+        *table(["GPU", "wanted files", *standings], counts),
+        "",
+        *table(["model", *(each.device.name for each in found)], rows),
+        *(["", "Not tuned here:", "", *notes] if notes else []),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _model_cell(model: str, found: DeviceStatus) -> str:
+    """A line for each parallel size with a file, then what waits."""
     uses = [(use, item) for item in found.items for use in item.wanted.uses if use.model == model]
-    by_place: dict[tuple[int, int], list[str]] = {}
-    for use, item in sorted(uses):
-        by_place.setdefault((use.tp, use.ep), []).append(_use_text(use, item))
-    return (
-        "<br>".join(f"{_sizes(tp, ep)}: {'; '.join(dict.fromkeys(texts))}" for (tp, ep), texts in by_place.items())
-        or "–"
-    )
+    by_place: dict[tuple[int, int], list[tuple[Use, Item]]] = {}
+    for use, item in sorted(uses, key=lambda pair: (pair[0].tp, pair[0].ep, list(Engine).index(pair[0].engine))):
+        by_place.setdefault((use.tp, use.ep), []).append((use, item))
+    lines, waiting = [], []
+    for (tp, ep), read in by_place.items():
+        if any(_is_told(use, item) for use, item in read):
+            engines = ", ".join(_use_text(use, item) for use, item in read)
+            lines.append(f"{_place_link(_sizes(tp, ep), read)}: {engines}")
+        else:
+            waiting.append(_sizes(tp, ep))
+    return "<br>".join([*lines, *([f"waits: {', '.join(waiting)}"] if waiting else [])]) or "–"
 
 
 def _sizes(tp: int, ep: int) -> str:
     return f"tp={tp}" + (f" ep={ep}" if ep > 1 else "")
 
 
+def _is_told(use: Use, item: Item) -> bool:
+    """Whether its figures are of today's method, and of this model's sizes."""
+    is_judged = item.standing is not Standing.OLDER and use.engine in item.judged
+    return is_judged and use.shape not in item.unserved
+
+
+def _place_link(sizes: str, read: Sequence[tuple[Use, Item]]) -> str:
+    """To the record; engines may read different names there."""
+    names = list(dict.fromkeys(item.name for use, item in read if _is_told(use, item)))
+    links = [f"../configs/records/{urllib.parse.quote(name)}" for name in names]
+    return ", ".join(f"[{sizes}]({link})" for link in links)
+
+
 def _use_text(use: Use, item: Item) -> str:
     name = ENGINE_NAMES[use.engine.value]
-    if item.record is None:
-        return f"{name} –"
-    link = f"[{name}](../configs/records/{urllib.parse.quote(item.name)})"
-    line = item.judged.get(use.engine)
-    if item.standing is Standing.OLDER or line is None:
-        return f"{link} ({item.standing.value})"
+    if not _is_told(use, item):
+        return f"{name} waits"
+    line = item.judged[use.engine]
     shipped = f" ({_gain(line.shipped.geomean_ratio)})" if line.shipped is not None else ""
-    return f"{link} {_gain(line.geomean_ratio)}{shipped}"
+    return f"{name} {_gain(line.geomean_ratio)}{shipped}"
 
 
 def _gain(ratio: float) -> str:

@@ -60,23 +60,51 @@ def test_the_document_has_it_all(found: DeviceStatus) -> None:
 
 
 class TestThePage:
-    def test_has_models_down_and_gpus_across(self, found: DeviceStatus) -> None:
+    RECORD = f"../configs/records/E%3D64%2CN%3D1408%2Cdevice_name%3D{H100}.json"
+
+    def row(self, found: DeviceStatus, model: str) -> str:
+        return next(line for line in to_markdown([found]).splitlines() if line.startswith(f"| `{model}` "))
+
+    def test_counts_names_by_how_far_they_are(self, found: DeviceStatus) -> None:
         page = to_markdown([found])
-        assert f"- {H100}: 1 of 3 wanted files" in page
-        assert f"| model | {H100} |" in page
-        row = next(line for line in page.splitlines() if "DeepSeek-V2-Lite" in line)
-        record = f"../configs/records/E%3D64%2CN%3D1408%2Cdevice_name%3D{H100}.json"
-        assert row == (
-            f"| `deepseek-ai/DeepSeek-V2-Lite` | tp=1: [SGLang]({record}) −20.0 %; [vLLM]({record}) −8.7 % (−5.0 %) |"
+        assert "| GPU | wanted files | done | older method | missing |" in page
+        assert f"| `{H100}` | 3 | 1 | 1 | 1 |" in page
+
+    def test_has_models_down_and_gpus_across_the_most_wanted_first(self, found: DeviceStatus) -> None:
+        lines = to_markdown([found]).splitlines()
+        titles = lines.index(f"| model | {H100} |")
+        assert [line.split("`")[1] for line in lines[titles + 2 : titles + 5]] == [
+            "deepseek-ai/DeepSeek-V2-Lite",
+            "allenai/OLMoE-1B-7B-0924",
+            "zai-org/GLM-4.5-Air",
+        ]
+
+    def test_a_file_has_its_gain_on_each_engine_and_a_link_to_the_record(self, found: DeviceStatus) -> None:
+        assert self.row(found, "deepseek-ai/DeepSeek-V2-Lite") == (
+            f"| `deepseek-ai/DeepSeek-V2-Lite` | [tp=1]({self.RECORD}): vLLM −8.7 % (−5.0 %), SGLang −20.0 % |"
         )
 
-    def test_a_missing_file_is_a_dash_and_an_older_one_says_so(self, found: DeviceStatus) -> None:
-        page = to_markdown([found])
-        assert "| `allenai/OLMoE-1B-7B-0924` | tp=1: SGLang –; vLLM – |" in page
-        assert "(older method)" in next(line for line in page.splitlines() if "GLM-4.5-Air" in line)
+    def test_an_engine_that_has_not_judged_it_waits(self, found: DeviceStatus) -> None:
+        item = found.items[0]
+        only = replace(item, judged={Engine.VLLM: item.judged[Engine.VLLM]})
+        row = self.row(replace(found, items=(only,)), "deepseek-ai/DeepSeek-V2-Lite")
+        assert row.endswith("vLLM −8.7 % (−5.0 %), SGLang waits |")
+
+    def test_what_is_missing_or_of_an_older_method_waits(self, found: DeviceStatus) -> None:
+        assert self.row(found, "allenai/OLMoE-1B-7B-0924") == "| `allenai/OLMoE-1B-7B-0924` | waits: tp=1 |"
+        assert self.row(found, "zai-org/GLM-4.5-Air").endswith("| waits: tp=4 |")
+
+    def test_figures_of_other_sizes_are_not_a_models(self, found: DeviceStatus) -> None:
+        item = found.items[0]
+        other = replace(item, unserved=item.wanted.shapes)
+        row = self.row(replace(found, items=(other,)), "deepseek-ai/DeepSeek-V2-Lite")
+        assert row.endswith("| waits: tp=1 |")
 
     def test_a_model_that_a_gpu_does_not_run_is_a_dash_there(self, found: DeviceStatus) -> None:
         other = DeviceStatus(builders.devices().find("NVIDIA_H200"), (found.items[1],))
         page = to_markdown([replace(found, items=found.items[:1]), other])
         row = next(line for line in page.splitlines() if "DeepSeek-V2-Lite" in line)
         assert row.endswith("| – |")
+
+    def test_says_what_is_not_tuned(self, found: DeviceStatus) -> None:
+        assert to_markdown([found]).endswith("Not tuned here:\n\n- a note\n")
