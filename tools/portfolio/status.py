@@ -148,12 +148,12 @@ Which models have tuned files here, on which GPU, and what a file gains; the mos
 time of the layer's two kernels with the file against that without one, on the engine's own kernel: −8 % is 8 % less.
 It is the geometric mean over batch sizes and shapes under uniform routing; in brackets stands the same against the file
 that the engine ships, where it ships one. A parallel size links to the record behind its figures. What waits has no
-file yet, or none that today's method measured or judged for that model's sizes.
+file yet, or none that today's method measured for that model's sizes.
 
 A file is done if its search was not cut short, every usual row was decided among enough finalists, and it is judged on
 the kernel of every engine that reads it; held if an older method measured it and today's finds no row that loses.
 
-`nox -s portfolio -- status --format markdown --output docs/portfolio.md` wrote this page.
+`./nox -s portfolio -- status --format markdown --output docs/portfolio.md` wrote this page.
 """
 
 
@@ -193,7 +193,7 @@ def _model_cell(model: str, found: DeviceStatus) -> str:
         by_place.setdefault((use.tp, use.ep), []).append((use, item))
     lines, waiting = [], []
     for (tp, ep), read in by_place.items():
-        if any(_is_told(use, item) for use, item in read):
+        if any(_serves(use, item) for use, item in read):
             engines = ", ".join(_use_text(use, item) for use, item in read)
             lines.append(f"{_place_link(_sizes(tp, ep), read)}: {engines}")
         else:
@@ -205,24 +205,25 @@ def _sizes(tp: int, ep: int) -> str:
     return f"tp={tp}" + (f" ep={ep}" if ep > 1 else "")
 
 
-def _is_told(use: Use, item: Item) -> bool:
-    """Whether its figures are of today's method, and of this model's sizes."""
-    is_judged = item.standing is not Standing.OLDER and use.engine in item.judged
-    return is_judged and use.shape not in item.unserved
+def _serves(use: Use, item: Item) -> bool:
+    """Whether there is a file of today's method, or one that holds by it, for this model's sizes."""
+    return item.record is not None and item.standing is not Standing.OLDER and use.shape not in item.unserved
 
 
 def _place_link(sizes: str, read: Sequence[tuple[Use, Item]]) -> str:
     """To the record; engines may read different names there."""
-    names = list(dict.fromkeys(item.name for use, item in read if _is_told(use, item)))
+    names = list(dict.fromkeys(item.name for use, item in read if _serves(use, item)))
     links = [f"../configs/records/{urllib.parse.quote(name)}" for name in names]
     return ", ".join(f"[{sizes}]({link})" for link in links)
 
 
 def _use_text(use: Use, item: Item) -> str:
     name = ENGINE_NAMES[use.engine.value]
-    if not _is_told(use, item):
+    if not _serves(use, item):
         return f"{name} waits"
-    line = item.judged[use.engine]
+    line = item.judged.get(use.engine)
+    if line is None:
+        return f"{name} not judged"
     shipped = f" ({_gain(line.shipped.geomean_ratio)})" if line.shipped is not None else ""
     return f"{name} {_gain(line.geomean_ratio)}{shipped}"
 

@@ -84,11 +84,11 @@ class TestThePage:
             f"| `deepseek-ai/DeepSeek-V2-Lite` | [tp=1]({self.RECORD}): vLLM −8.7 % (−5.0 %), SGLang −20.0 % |"
         )
 
-    def test_an_engine_that_has_not_judged_it_waits(self, found: DeviceStatus) -> None:
+    def test_an_engine_that_has_not_judged_it_says_so(self, found: DeviceStatus) -> None:
         item = found.items[0]
         only = replace(item, judged={Engine.VLLM: item.judged[Engine.VLLM]})
         row = self.row(replace(found, items=(only,)), "deepseek-ai/DeepSeek-V2-Lite")
-        assert row.endswith("vLLM −8.7 % (−5.0 %), SGLang waits |")
+        assert row.endswith("vLLM −8.7 % (−5.0 %), SGLang not judged |")
 
     def test_what_is_missing_or_of_an_older_method_waits(self, found: DeviceStatus) -> None:
         assert self.row(found, "allenai/OLMoE-1B-7B-0924") == "| `allenai/OLMoE-1B-7B-0924` | waits: tp=1 |"
