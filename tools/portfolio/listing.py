@@ -26,6 +26,7 @@ from tools.store.tiers import DEFAULT_TIER, Role
 from tools.store.workload import Layout, parse_file_name
 from tools.text import shown_path
 from tools.tune.journal import JOURNALS
+from tools.tune.policy import PanelPolicy
 
 MEASUREMENTS = CHECKOUT / "docs" / "measurements"
 """Where surveys lie."""
@@ -105,7 +106,11 @@ def add_device_names(parser: argparse.ArgumentParser) -> None:
 
 
 def add_status(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Which files people need, by rank, and what is there of them."
+    parser.description = (
+        "Which files people need, by rank, and what is there of them. A name is done only if its search was not cut "
+        f"short, every usual row was decided among at least {PanelPolicy().finalists} finalists, and it is judged on "
+        "the kernel of every engine that reads it."
+    )
     parser.epilog = "Exit 0: said. 2: bad use."
     add_device_names(parser)
     parser.add_argument("--format", choices=("text", "json", "markdown"), default="text")
