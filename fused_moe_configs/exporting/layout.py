@@ -71,6 +71,22 @@ def chains_answers(
     return {path: served for path, served in files.items() if not served.is_siblings or _file_name(path) not in own}
 
 
+def tuned_for_another(chain: Chain, triton_version: str, served: Mapping[str, Served]) -> list[str]:
+    """A line a tier that answers for this Triton with files that were tuned for another one."""
+    asked = release(triton_version)
+    tuned_for = {folder: version for version, folder in version_folders(chain.configs).items()}
+    tuned_for[chain.configs] = release(REFERENCE_TRITON)
+    lines = []
+    for folder, tier in chain.tiers(triton_version).items():
+        number = sum(each.source.parent == folder for each in served.values())
+        if number and tuned_for.get(folder) != asked:
+            theirs = f"Triton {'.'.join(map(str, tuned_for[folder]))}" if folder in tuned_for else "an older Triton"
+            said = tier.partition(" (")[0]
+            files = "1 file comes" if number == 1 else f"{number} files come"
+            lines.append(f"Triton {'.'.join(map(str, asked))}: {files} from {said}, tuned for {theirs}")
+    return lines
+
+
 def laid_over(own: dict[str, bytes], files: dict[str, Served]) -> dict[str, Served]:
     """Those that go over the engine's own files: all but a sibling's where the engine has one of the device itself."""
     names = {_file_name(path) for path in own}
