@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fused_moe_configs.lookup import ConfigError, printable, read_json
+from fused_moe_configs.naming import MANIFEST
 
 from .notes import Notes
 
-MANIFEST = ".fused_moe_configs.json"
 LOCK = ".fused_moe_configs.lock"
 LOCK_WAIT_S = 30.0
 MANIFEST_MAX_BYTES = 2**26
