@@ -15,6 +15,7 @@ from fused_moe_configs.lookup import (
     Chain,
     ConfigEntry,
     device_in,
+    printable,
     release,
     renamed,
     version_folders,
@@ -128,13 +129,14 @@ def _folders(chain: Chain, engine: str, triton_version: str | None, notes: Notes
     versions = version_folders(chain.configs)
     if engine == "vllm":
         wish = "left out: vLLM's folder is flat. Fix: pass a Triton version"
-        notes.say(*(f"{path}: {wish}" for path in versions.values()))
+        notes.say(*(f"{printable(path)}: {wish}" for path in versions.values()))
         return {"": chain.tiers(None)}
     default, legacy = ({folder: tier} for folder, tier in chain.tiers(None).items())
     folders: dict[tuple[int, ...], Tiers] = {v: {folder: "a version folder"} for v, folder in versions.items()}
     tiers = {release(REFERENCE_TRITON): default, (0, 0, 0): legacy}
     for version in tiers.keys() & versions.keys():
-        notes.say(f"{versions[version]}: left out: another tier is exported as this version. Fix: move its files")
+        wish = "left out: another tier is exported as this version. Fix: move its files"
+        notes.say(f"{printable(versions[version])}: {wish}")
     folders |= tiers
     return {_below(version): tiers for version, tiers in folders.items()}
 
