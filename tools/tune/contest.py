@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.compile.outcome import Status
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.measure.panel import (
     Blocks,
     Choice,
@@ -170,7 +171,7 @@ class Contest:
             engine, heuristic = next(iter(self.heuristics.items()))
             status, message = self.failures[heuristic]
             raise ContestError(
-                f"M={self.num_tokens}: expected {engine_title(engine)}'s heuristic to run, found {status.value}: "
+                f"M={self.num_tokens}: expected {ENGINE_NAMES[engine]}'s heuristic to run, found {status.value}: "
                 f"{message}."
             )
 
@@ -200,10 +201,6 @@ def paced(event: Measured, heuristic: LaunchConfig, earlier_us: Blocks) -> Measu
         if one.config != heuristic and one.status is Status.OK and paces
     ]
     return replace(event, series=tuple(series))
-
-
-def engine_title(engine: Flavour) -> str:
-    return {Flavour.VLLM: "vLLM", Flavour.SGLANG: "SGLang"}[engine]
 
 
 def with_event(panel: Panel[LaunchConfig], event: Measured) -> Panel[LaunchConfig]:
