@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,33 @@ MAX_BYTES = 2**26
 _Json = Any  # a parsed JSON document
 
 
+class IndexedShape(NamedTuple):
+    """What a tuned file gains at one of the shapes behind its name.
+
+    K: hidden size. top_k: experts per token. ep: expert parallel size. models, geomean_ratio: as in `IndexedFile`, of
+    this shape alone; None where its figures don't stand apart.
+    """
+
+    K: int
+    top_k: int
+    ep: int
+    fused_shared_experts: int
+    models: tuple[str, ...]
+    geomean_ratio: float | None
+
+    @classmethod
+    def of(cls, shape: Mapping[str, _Json], geomean_ratio: float | None) -> IndexedShape:
+        """shape: as a record has it, and the index after it."""
+        K, top_k, models = int(shape["K"]), int(shape["top_k"]), tuple(map(str, shape["models"]))
+        return cls(K, top_k, shape.get("ep", 1), shape.get("fused_shared_experts", 0), models, geomean_ratio)
+
+    def to_json(self) -> dict[str, _Json]:
+        shape: dict[str, _Json] = {"K": self.K, "top_k": self.top_k}
+        shape |= {"ep": self.ep} if self.ep > 1 else {}
+        shape |= {"fused_shared_experts": self.fused_shared_experts} if self.fused_shared_experts else {}
+        return {"shape": shape | {"models": [*self.models]}, "geomean_ratio": self.geomean_ratio}
+
+
 class IndexedFile(NamedTuple):
     """A tuned file.
 
@@ -34,7 +61,7 @@ class IndexedFile(NamedTuple):
     measured here.
     evidence: "verified": main measured these very figures again. "claimed": the author's word. "published": taken over
     from another project, without figures of ours. None: no record speaks of these bytes.
-    sha256: of the file's bytes.
+    sha256: of the file's bytes. shapes: those that it was measured at.
     """
 
     file: str
@@ -45,6 +72,7 @@ class IndexedFile(NamedTuple):
     worst_ratio: float | None
     evidence: str | None
     sha256: str
+    shapes: tuple[IndexedShape, ...] = ()
 
     @property
     def name(self) -> str:
@@ -53,13 +81,26 @@ class IndexedFile(NamedTuple):
     @property
     def gain(self) -> str:
         """As in «-1.9 % time»: over that without a file."""
-        return "not measured" if self.geomean_ratio is None else f"{(self.geomean_ratio - 1) * 100:+.1f} % time"
+        return _gain(self.geomean_ratio)
+
+    def gain_at(self, is_asked: Callable[[IndexedShape], bool]) -> str:
+        """As `gain`, of the asked shapes: the one that gains least. Of the whole file where none stands apart."""
+        ratios = [each.geomean_ratio for each in self.shapes if each.geomean_ratio is not None and is_asked(each)]
+        return _gain(max(ratios, default=self.geomean_ratio))
+
+    def to_json(self) -> dict[str, _Json]:
+        shapes = [shape.to_json() for shape in self.shapes]
+        return {**self._asdict(), "models": [*self.models], "shapes": shapes}
+
+
+def _gain(ratio: float | None) -> str:
+    return "not measured" if ratio is None else f"{(ratio - 1) * 100:+.1f} % time"
 
 
 def to_json(files: list[IndexedFile]) -> dict[str, _Json]:
     return {
         "schema_version": SCHEMA_VERSION,
-        "files": [{**entry._asdict(), "models": [*entry.models]} for entry in files],
+        "files": [entry.to_json() for entry in files],
     }
 
 
@@ -113,21 +154,40 @@ def of_record(record: Mapping[str, _Json], file: str, triton: str | None, sha256
     models = dict.fromkeys(str(model) for shape in record["shapes"] for model in shape["models"])
     if record["config_sha256"] != sha256:
         return IndexedFile(file, tuple(models), triton, None, None, None, None, sha256)
-    ratios = [_ratio(row) for row in record.get("rows", {}).values()]
-    geomean = round(math.exp(sum(map(math.log, ratios)) / len(ratios)), 4) if ratios else None
+    rows = [*record.get("rows", {}).values()]
+    ratios = [_ratio(row) for row in rows]
     worst = round(max(ratios), 4) if ratios else None
     measured_with = record.get("environment", {}).get("triton")
     source = "claimed" if record["source"] == "measured" else "published"
     evidence = "verified" if is_signed(record) else source
-    return IndexedFile(
-        file, tuple(models), triton or measured_with, str(record["date"]), geomean, worst, evidence, sha256
-    )
+    shapes = [IndexedShape.of(shape, _geomean(_ratios_at(shape, record["shapes"], rows))) for shape in record["shapes"]]
+    figures = (_geomean(ratios), worst, evidence, sha256, tuple(shapes) if rows else ())
+    return IndexedFile(file, tuple(models), triton or measured_with, str(record["date"]), *figures)
+
+
+def _geomean(ratios: list[float]) -> float | None:
+    return round(math.exp(sum(map(math.log, ratios)) / len(ratios)), 4) if ratios else None
 
 
 def _ratio(row: Mapping[str, _Json]) -> float:
     """The row's time over the heuristic's, of the shape where it gains least."""
-    shapes = [row, *row.get("by_shape", ())]
-    return max(float(each["latency_us"]["median"] / each["baseline_us"]["median"]) for each in shapes)
+    return max(_time_over_heuristics(each) for each in (row, *row.get("by_shape", ())))
+
+
+def _ratios_at(shape: Mapping[str, _Json], shapes: list[_Json], rows: list[Mapping[str, _Json]]) -> list[float]:
+    """Of each row at this shape; empty where some row doesn't say it."""
+    if len(shapes) == 1:
+        return [*map(_ratio, rows)]
+    found = [each for row in rows for each in row.get("by_shape", ()) if _sizes(each) == _sizes(shape)]
+    return [*map(_time_over_heuristics, found)] if len(found) == len(rows) else []
+
+
+def _time_over_heuristics(times: Mapping[str, _Json]) -> float:
+    return float(times["latency_us"]["median"] / times["baseline_us"]["median"])
+
+
+def _sizes(shape: Mapping[str, _Json]) -> tuple[_Json, ...]:
+    return tuple(shape.get(key) for key in ("K", "top_k", "ep", "fused_shared_experts"))
 
 
 # ---------------------------------------------------------------
@@ -153,10 +213,13 @@ def read(path: Path) -> list[IndexedFile]:
 def _of_index(fields: Mapping[str, _Json]) -> IndexedFile:
     values = {key: fields[key] for key in IndexedFile._fields}
     ratios = [values[key] for key in ("geomean_ratio", "worst_ratio") if values[key] is not None]
+    ratios += [ratio for pairs in values["shapes"] if (ratio := dict(pairs)["geomean_ratio"]) is not None]
     texts = [values["file"], values["sha256"]]
     texts += [values[key] for key in ("triton", "date", "evidence") if values[key] is not None]
     if not isinstance(values["models"], list) or not all(isinstance(text, str) for text in texts + values["models"]):
         raise ValueError(f"fields of another type for {shown(values['file'])}")
     if not all(type(ratio) in (int, float) and ratio > 0 for ratio in ratios):
         raise ValueError(f"a ratio that is none for {shown(values['file'])}")
-    return IndexedFile(**values | {"models": tuple(values["models"])})
+    shapes = [dict(pairs) for pairs in values["shapes"]]
+    at = [IndexedShape.of(dict(each["shape"]), each["geomean_ratio"]) for each in shapes]
+    return IndexedFile(**values | {"models": tuple(values["models"]), "shapes": tuple(at)})

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from .lookup import get_config_file_name, packed_size, unpacked_size
 
+MANIFEST = ".fused_moe_configs.json"
+"""In a folder that exports write to, their own list of what they wrote."""
+
 _NAME = re.compile(
     r"E=(?P<E>[1-9]\d{0,8}),N=(?P<N>[1-9]\d{0,8}),device_name=(?P<device_name>[^,=/\\]+?)"
     r"(?:,dtype=(?P<dtype>\w+?))?(?:,block_shape=\[(?P<block_n>[1-9]\d{0,8}), ?(?P<block_k>[1-9]\d{0,8})\])?"

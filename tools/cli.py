@@ -237,6 +237,20 @@ def read_text(path: Path) -> str:
     return path.read_text("utf-8-sig")
 
 
+def read_pipe(path: Path) -> bytes | None:
+    """All that comes through a pipe, which can be read once; None: there is none at this path. OSError: too much."""
+    try:
+        if not stat.S_ISFIFO(path.stat().st_mode):
+            return None
+    except OSError:
+        return None
+    with path.open("rb") as pipe:
+        data = pipe.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"More than {MOST_BYTES} bytes, the most that are read", str(path))
+    return data
+
+
 PROBE_BYTES = 1 << 20
 """More than tuned files, records and reports have."""
 

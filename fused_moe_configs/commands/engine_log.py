@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 from fused_moe_configs.api import where
 from fused_moe_configs.engine_log import EngineLog, LoggedFile
-from fused_moe_configs.exporting.destination import MANIFEST, MANIFEST_MAX_BYTES
+from fused_moe_configs.exporting.destination import MANIFEST_MAX_BYTES
 from fused_moe_configs.index import indexed
 from fused_moe_configs.lookup import Chain, ConfigError, exists, printable, read_json
 from fused_moe_configs.machine import VARIABLES
-from fused_moe_configs.naming import ParsedFileName, parse
+from fused_moe_configs.naming import MANIFEST, ParsedFileName, parse
 
 from .console import show
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fused_moe_configs.api import where
@@ -27,8 +28,9 @@ def add_to(commands: Commands) -> None:
         "list",
         help="what is here, a line a file",
         description="A line a file: GPU and workload, for which Triton, its time over that without a file (geometric "
-        "mean of all batch sizes), since when, the evidence, and the models that read it. verified: the main branch "
-        "measured it again; claimed: its author's word; published: taken over from elsewhere, not measured here.",
+        "mean of all batch sizes; with --model at that model's shape, else at the shape where it gains least), since "
+        "when, the evidence, and the models that read it. verified: the main branch measured it again; claimed: its "
+        "author's word; published: taken over from elsewhere, not measured here.",
     )
     command.set_defaults(run=run)
     command.add_argument("--model", metavar="M", help="only files that it reads: a model's id or a part of one")
@@ -54,7 +56,11 @@ def run(model: str | None, device_name: str | None, output: str) -> int:
 
 
 def _is_of(entry: IndexedFile, model: str | None) -> bool:
-    return model is None or any(folded(model) in folded(name) for name in entry.models)
+    return model is None or _is_among(entry.models, model)
+
+
+def _is_among(models: Iterable[str], model: str) -> bool:
+    return any(folded(model) in folded(name) for name in models)
 
 
 def _names_of(device_name: str) -> set[str]:
@@ -108,7 +114,7 @@ def _row(entry: IndexedFile, model: str | None) -> tuple[str, ...]:
         parsed.device_name,
         workload + " (down)" * parsed.down,
         entry.triton or "older",
-        entry.gain,
+        entry.gain if model is None else entry.gain_at(lambda shape: _is_among(shape.models, model)),
         entry.date or "unknown",
         entry.evidence or "none",
         ", ".join(models[:MOST_MODELS]) + more or "none known",

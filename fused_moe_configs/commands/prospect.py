@@ -61,7 +61,7 @@ class Prospect:
             "in_use": self.in_use and str(self.in_use),
             "here": winner and str(winner),
             "reason": self.lookup.reason if self.lookup else None,
-            "known": self.entry and {**self.entry._asdict(), "models": [*self.entry.models]},
+            "known": self.entry and self.entry.to_json(),
             "near": [*self.near],
             "next": self.next_step or None,
         }
@@ -90,7 +90,7 @@ class Prospect:
             known = self.entry
             yield (
                 f"  how old: of {known.date or 'an unknown day'}, for Triton {known.triton or 'unknown'}; "
-                f"{known.evidence or 'no record'}; over no file: {known.gain}"
+                f"{known.evidence or 'no record'}; over no file: {_gain(known, found)}"
             )
         yield from (f"  near: {line}" for line in self.near)
         yield f"  next: {self.next_step}"
@@ -113,6 +113,18 @@ def look(
     if len(refused) == len(found):
         raise refused[0]
     return found
+
+
+def _gain(known: IndexedFile, serving: Serving) -> str:
+    """At the model's own shape, else at one of its sizes; where there is none, at which it is."""
+    measured = [each for each in known.shapes if each.geomean_ratio is not None]
+    same = [each for each in measured if (each.K, each.top_k) == (serving.K, serving.top_k)]
+    placement = (serving.ep, serving.fused_shared_experts)
+    asked = [each for each in same if (each.ep, each.fused_shared_experts) == placement] or same
+    if asked:
+        return known.gain_at(asked.__contains__)
+    sizes = dict.fromkeys(f"K={each.K}, top_k={each.top_k}" for each in measured)
+    return known.gain + f" (at {'; '.join(sizes)}; not measured at this model's)" * bool(sizes)
 
 
 def _prospect(asked: AskedModel, serving: Serving, has_gpu: bool, triton_version: str | None) -> Prospect:

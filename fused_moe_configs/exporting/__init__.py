@@ -13,7 +13,7 @@ from pathlib import Path
 from fused_moe_configs.lookup import Chain, device_part, shown
 
 from .destination import check, write
-from .layout import chains_answers, laid_over, with_twins
+from .layout import chains_answers, laid_over, tuned_for_another, with_twins
 from .notes import Notes
 from .overlay import AUTO, NAMES, engines_own, find, missing
 from .report import Export, summary
@@ -42,10 +42,13 @@ def write_export(
             own = engines_own(engine, beneath, notes)
         except OSError as error:
             raise missing(engine, beneath, error) from error
-    served = chains_answers(Chain(configs), engine, triton_version, device, siblings, notes)
+    chain = Chain(configs)
+    served = chains_answers(chain, engine, triton_version, device, siblings, notes)
     if device_name is not None and not served:
         notes.lose(f"no shipped file serves {device_name} in {engine}")
     served = laid_over(own, served)
+    if triton_version is not None:
+        notes.say(*tuned_for_another(chain, triton_version, served))
     files = with_twins(own | {name: each.data for name, each in served.items()})
     check(target, files, kept)
     written = write(target, engine, files, notes) if files else []

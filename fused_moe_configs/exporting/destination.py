@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fused_moe_configs.lookup import ConfigError, printable, read_json
+from fused_moe_configs.naming import MANIFEST
 
 from .notes import Notes
 
-MANIFEST = ".fused_moe_configs.json"
 LOCK = ".fused_moe_configs.lock"
 LOCK_WAIT_S = 30.0
 MANIFEST_MAX_BYTES = 2**26
@@ -36,7 +36,8 @@ def check(destination: Path, names: Iterable[str], kept: Mapping[str, Path]) -> 
     it, or is the root of the file system.
     """
     folders = {os.path.realpath(destination / name.rpartition("/")[0]) for name in ("", *names)}
-    faults = [f"{what}, {path}" for what, path in kept.items() if _is_within(folders, os.path.realpath(path))]
+    held = {what: path for what, path in kept.items() if _is_within(folders, os.path.realpath(path))}
+    faults = [f"{what}, {printable(path)}" for what, path in held.items()]
     if os.path.dirname(real := os.path.realpath(destination)) == real:  # noqa: PTH120 (as realpath)
         faults.insert(0, "the root of the file system")
     if faults:
@@ -65,7 +66,7 @@ def write(destination: Path, engine: str, files: dict[str, bytes], notes: Notes)
             path = destination / name
             if os.path.lexists(path) and _sha256(path) not in hashes:
                 note = notes.lose if name in wanted else notes.say
-                note(f"{path}: left alone: another hand wrote or changed it")
+                note(f"{printable(path)}: left alone: another hand wrote or changed it")
                 wanted.pop(name, None)
             elif name in files:
                 _replace(path, files[name])
@@ -94,11 +95,11 @@ def _locked(destination: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    wish = f"{lock}: expected no other export here, found one still at work after {LOCK_WAIT_S:.0f} s"
+                    wish = f"{printable(lock)}: expected no other export here, found one after {LOCK_WAIT_S:.0f} s"
                     raise RuntimeError(f"{wish}. Fix: try again when it has ended") from None
                 time.sleep(0.05)
             except OSError as error:
-                wish = f"{lock}: expected a file system that locks files, found: {error.strerror}"
+                wish = f"{printable(lock)}: expected a file system that locks files, found: {error.strerror}"
                 raise RuntimeError(f"{wish}. Fix: export to a local folder, and copy it") from error
         try:
             yield

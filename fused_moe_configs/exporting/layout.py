@@ -15,6 +15,7 @@ from fused_moe_configs.lookup import (
     Chain,
     ConfigEntry,
     device_in,
+    printable,
     release,
     renamed,
     version_folders,
@@ -71,6 +72,22 @@ def chains_answers(
     return {path: served for path, served in files.items() if not served.is_siblings or _file_name(path) not in own}
 
 
+def tuned_for_another(chain: Chain, triton_version: str, served: Mapping[str, Served]) -> list[str]:
+    """A line a tier that answers for this Triton with files that were tuned for another one."""
+    asked = release(triton_version)
+    tuned_for = {folder: version for version, folder in version_folders(chain.configs).items()}
+    tuned_for[chain.configs] = release(REFERENCE_TRITON)
+    lines = []
+    for folder, tier in chain.tiers(triton_version).items():
+        number = sum(each.source.parent == folder for each in served.values())
+        if number and tuned_for.get(folder) != asked:
+            theirs = f"Triton {'.'.join(map(str, tuned_for[folder]))}" if folder in tuned_for else "an older Triton"
+            said = tier.partition(" (")[0]
+            files = "1 file comes" if number == 1 else f"{number} files come"
+            lines.append(f"Triton {'.'.join(map(str, asked))}: {files} from {said}, tuned for {theirs}")
+    return lines
+
+
 def laid_over(own: dict[str, bytes], files: dict[str, Served]) -> dict[str, Served]:
     """Those that go over the engine's own files: all but a sibling's where the engine has one of the device itself."""
     names = {_file_name(path) for path in own}
@@ -112,13 +129,14 @@ def _folders(chain: Chain, engine: str, triton_version: str | None, notes: Notes
     versions = version_folders(chain.configs)
     if engine == "vllm":
         wish = "left out: vLLM's folder is flat. Fix: pass a Triton version"
-        notes.say(*(f"{path}: {wish}" for path in versions.values()))
+        notes.say(*(f"{printable(path)}: {wish}" for path in versions.values()))
         return {"": chain.tiers(None)}
     default, legacy = ({folder: tier} for folder, tier in chain.tiers(None).items())
     folders: dict[tuple[int, ...], Tiers] = {v: {folder: "a version folder"} for v, folder in versions.items()}
     tiers = {release(REFERENCE_TRITON): default, (0, 0, 0): legacy}
     for version in tiers.keys() & versions.keys():
-        notes.say(f"{versions[version]}: left out: another tier is exported as this version. Fix: move its files")
+        wish = "left out: another tier is exported as this version. Fix: move its files"
+        notes.say(f"{printable(versions[version])}: {wish}")
     folders |= tiers
     return {_below(version): tiers for version, tiers in folders.items()}
 

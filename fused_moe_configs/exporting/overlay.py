@@ -66,9 +66,10 @@ def engines_own(engine: str, overlay: Path, notes: Notes) -> dict[str, bytes]:
             try:
                 files[below + path.name] = _without_triton_version(path)
             except (ConfigError, RecursionError) as error:
-                notes.lose(f"{path}: left out: {getattr(error, 'reason', 'nested too deeply')}")
+                notes.lose(f"{printable(path)}: left out: {getattr(error, 'reason', 'nested too deeply')}")
     if others:
-        notes.say(f"{overlay}: left out, {NAMES[engine]} asks for no such name there: {', '.join(others)}")
+        names = ", ".join(map(printable, others))
+        notes.say(f"{printable(overlay)}: left out, {NAMES[engine]} asks for no such name there: {names}")
     if not files and not notes.is_loss:
         raise ValueError(f"{_wish(engine)}, found no tuned file in {printable(overlay)}. {_fix(engine)}")
     return files

@@ -51,8 +51,18 @@ def summary(export: Export, configs: Path) -> list[str]:
     if export.engine == "sglang" and not export.engines_own:
         lines.append("SGLang then reads no file of its own: the variable replaces them. Fix: add --overlay auto")
     # An absolute path, links as they are: the line holds from any folder.
-    path = shlex.quote(os.path.abspath(export.destination))  # noqa: PTH100
+    path = _in_shell(os.path.abspath(export.destination))  # noqa: PTH100
     return [*lines, f"Where {name} starts, set:", f"export {VARIABLES[export.engine]}={path}"]
+
+
+def _in_shell(path: str) -> str:
+    """A word that any POSIX shell reads as this path; in octal where a line of text can't hold it."""
+    if path.isprintable():
+        return shlex.quote(path)
+    data = os.fsencode(path if not path.endswith("\n") else f"{path}/")  # $() drops newlines at the end
+    plain = {*range(ord(" "), 127)} - set(b"\\'%")
+    octal = "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in data)
+    return f"\"$(printf '{octal}')\""
 
 
 def _for_whom(served: Iterable[Served], configs: Path) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fused_moe_configs import ConfigError, index
-from fused_moe_configs.index import IndexedFile, build, indexed, read, to_bytes, to_json
+from fused_moe_configs.index import IndexedFile, IndexedShape, build, indexed, read, to_bytes, to_json
 from tests import builders
 from tools.checkout import CONFIGS
 from tools.store import schemas
@@ -41,8 +41,38 @@ def test_a_measured_files_line_is_its_records(store):
     store.measured(path, shapes=shapes, rows=rows(0.8, 1.0, 0.5), date="2026-11-24")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     # (0.8 · 1.0 · 0.5) ** (1/3)
-    expected = IndexedFile(path.name, tuple(MODELS), "3.8.0", "2026-11-24", 0.7368, 1.0, "claimed", sha256)
+    apart = (IndexedShape(4096, 2, 1, 0, (MODELS[0],), None), IndexedShape(8192, 8, 1, 0, tuple(MODELS), None))
+    expected = IndexedFile(path.name, tuple(MODELS), "3.8.0", "2026-11-24", 0.7368, 1.0, "claimed", sha256, apart)
     assert only(store) == expected
+
+
+def of_shape(ratio: float, **sizes: int) -> dict[str, object]:
+    return {**sizes, "latency_us": builders.times(200.0 * ratio), "baseline_us": builders.times(200.0)}
+
+
+def test_each_of_several_shapes_has_its_own_gain_and_the_file_that_of_the_worst_by_row(store):
+    small, placed = {"K": 4096, "top_k": 2}, {"K": 8192, "top_k": 9, "ep": 2, "fused_shared_experts": 1}
+    two = rows(1.0, 0.8)
+    two["1"]["by_shape"] = [of_shape(0.5, **small), of_shape(1.0, **placed)]
+    two["2"]["by_shape"] = [of_shape(0.8, **small), of_shape(0.4, **placed)]
+    shapes = [{**small, "models": MODELS[:1]}, {**placed, "models": MODELS[1:]}]
+    store.measured(store.config(record=False), shapes=shapes, rows=two)
+    entry = only(store)
+    assert entry.shapes == (
+        IndexedShape(4096, 2, 1, 0, (MODELS[0],), 0.6325),  # (0.5 · 0.8) ** (1/2)
+        IndexedShape(8192, 9, 2, 1, (MODELS[1],), 0.6325),  # (1.0 · 0.4) ** (1/2)
+    )
+    assert (entry.gain, entry.geomean_ratio) == ("-10.6 % time", 0.8944)
+    assert entry.gain_at(lambda shape: shape.K == 4096) == "-36.8 % time"
+    assert entry.gain_at(lambda shape: shape.K == 1) == entry.gain
+    (store.root / "index.json").write_bytes(to_bytes([entry]))
+    assert indexed(store.root) == [entry]
+    assert [*schemas.faults("index", to_json([entry]))] == []
+
+
+def test_the_only_shape_has_the_files_gain(store):
+    store.measured(store.config(record=False), shapes=[{"K": 4096, "top_k": 2, "models": MODELS}], rows=rows(0.8, 0.8))
+    assert only(store).shapes == (IndexedShape(4096, 2, 1, 0, tuple(MODELS), 0.8),)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +197,10 @@ GOOD = json.loads(
     [{}, {**GOOD, "schema_version": 2}, {**GOOD, "files": 1}, {**GOOD, "files": [1]}, {**GOOD, "files": [{}]},
      *({**GOOD, "files": [{**GOOD["files"][0], key: value}]} for key, value in [
          ("file", 1), ("models", "abc"), ("models", [1]), ("geomean_ratio", "x"), ("worst_ratio", 0), ("sha256", None),
-         ("geomean_ratio", True), ("date", 2026), ("evidence", []), ("models", {"a": 1})])],
+         ("geomean_ratio", True), ("shapes", 1), ("shapes", [1]),
+         ("shapes", [{"shape": {"K": 1, "top_k": 1, "models": []}, "geomean_ratio": "x"}]),
+         ("shapes", [{"shape": {"K": 1, "models": []}, "geomean_ratio": 1}]),
+         ("date", 2026), ("evidence", []), ("models", {"a": 1})])],
 )  # fmt: skip
 def test_an_index_that_is_none_is_named_with_a_way_out(tmp_path, document):
     path = tmp_path / "index.json"

@@ -13,6 +13,7 @@ from tools.cli import one_of, path_argument, run
 from tools.convert import converter
 from tools.errors import reason_of
 from tools.findings import Finding, Report, Severity, as_text, emit
+from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
 from tools.store import schemas
@@ -20,6 +21,8 @@ from tools.store.files import discover
 from tools.store.tiers import Role
 from tools.store.workload import Layout
 from tools.text import counted, printable, shown_path
+from tools.validate.exceptions import Exceptions, ExceptionsError
+from tools.validate.model import Context
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.convert",
         description="Takes over tuned files: names, keys and bytes as in this store, a record with source: published.",
-        epilog="Exit 0: all taken over; each with its tier. 1: some were not, each with its reason. 2: bad use.",
+        epilog="Exit 0: all taken over; each with its tier. 1: some were not, or `validate` refuses some of what was, "
+        "each with its reason. 2: bad use.",
     )
     parser.add_argument("path", type=path_argument, metavar="PATH", help="a tuned file, or a folder of them")
     parser.add_argument(
@@ -65,10 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = converter.Attribution(args.layout, args.attribution.strip(), datetime.now(UTC).date())
     try:
         found = discover([args.path], args.layout)
-        taken, refused = converter.convert(found, source, load_models())
+        context, exceptions = Context(Layout.REPO, load_devices(), load_models()), Exceptions.load()
+        taken, refused = converter.convert(found, source, context.models)
     except FileNotFoundError as error:
         return _refuse(f"no such file or folder: {error}. Fix: correct the path")
-    except RegistryError as error:
+    except (RegistryError, ExceptionsError) as error:
         return _refuse(str(error))
     except OSError as error:
         return _refuse(f"{error.filename}: expected to read it, found: {reason_of(error)}. Fix: make it readable")
@@ -85,18 +90,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     written, clashes = converter.write(taken, args.to)
     left = tuple(finding for finding in (*refused, *clashes) if finding.severity is not Severity.INFO)
-    _print_findings(len(written) + len(left), (*refused, *clashes))
+    unsound = converter.refused_by_validate(written, args.to, context, exceptions) if written else {}
+    errors = tuple(finding for of_file in unsound.values() for finding in of_file)
+    _print_findings(len(written) + len(left), (*refused, *clashes, *errors))
     for file in written:
-        emit(_line(file, args.to))
+        emit(_line(file, args.to, unsound.get(file.relative, ())))
     emit(f"{counted(len(written), 'file')} taken over into {printable(str(args.to))}, {len(left)} not")
-    return 1 if left else 0
+    if unsound:
+        emit(f"`validate` refuses {len(unsound)} of what was taken over")
+    return 1 if left or unsound else 0
 
 
-def _line(file: converter.Taken, destination: Path) -> str:
-    """Into which tier a file went, and what the loader reads in its place."""
+def _line(file: converter.Taken, destination: Path, errors: Sequence[Finding]) -> str:
+    """Into which tier a file went, what the loader reads in its place, and which rules of `validate` refuse it."""
     tier = "default tier" if len(file.relative.parts) == 1 else f"{file.relative.parent}/"
     hidden = converter.hidden_by(file, destination)
     why = "" if hidden is None else f" (hidden: {shown_path(hidden)} is read before it)"
+    if errors:
+        why += f" (validate refuses it: {', '.join(sorted({error.rule for error in errors}))})"
     return f"{tier}: {printable(file.name)}{why}"
 
 

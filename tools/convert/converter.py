@@ -8,13 +8,14 @@ that nothing is lost and `validate` can say what is wrong with it. What can't be
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path, PurePosixPath
 
-from tools.checkout import CONFIGS, reference_triton
+from tools.checkout import reference_triton
 from tools.findings import Finding, Severity
 from tools.registry.models import ModelRegistry
 from tools.registry.shapes import registered_shapes
@@ -23,6 +24,7 @@ from tools.store.config_file import MAY_BE_SILENT, filled_in, silent_rows
 from tools.store.files import (
     TUNED_FILE,
     canonical_config,
+    discover,
     lock,
     read_file,
     record_path,
@@ -34,9 +36,12 @@ from tools.store.other_kernels import other_kernel
 from tools.store.record import Record, Source
 from tools.store.rows import rows_text
 from tools.store.strict_json import Json
-from tools.store.tiers import LEGACY, Found, Role, version_of_folder, why_no_version_tier, why_skipped
+from tools.store.tiers import LEGACY, RECORDS, Found, Role, version_of_folder, why_no_version_tier, why_skipped
 from tools.store.workload import Layout, Workload, parse_file_name
 from tools.text import shown_path
+from tools.validate import runner
+from tools.validate.exceptions import Exceptions
+from tools.validate.model import Context
 
 RULE = "convert"
 
@@ -100,14 +105,9 @@ def convert(
 
 
 def hidden_by(file: Taken, destination: Path) -> Path | None:
-    """The default tier's file that the loader reads in place of an older figure; None where nothing hides it.
-
-    That of the destination; else this checkout's, where the file would come to lie.
-    """
-    if file.relative.parts[0] != LEGACY:
-        return None
-    defaults = (destination / file.name, CONFIGS / file.name)
-    return next((path for path in defaults if os.path.lexists(path)), None)
+    """The destination's default file, which the loader reads in place of an older figure; None: nothing hides it."""
+    default = destination / file.name
+    return default if file.relative.parts[0] == LEGACY and os.path.lexists(default) else None
 
 
 def its_own_source(taken: Iterable[Taken], destination: Path) -> Path | None:
@@ -123,26 +123,43 @@ def its_own_source(taken: Iterable[Taken], destination: Path) -> Path | None:
 def write(taken: Iterable[Taken], destination: Path) -> tuple[tuple[Taken, ...], tuple[Finding, ...]]:
     """Writes records and configs below `destination`; returns what lies there now, and a finding for each that doesn't.
 
-    Files that are there with other bytes are left alone.
+    Files that are there with other bytes are left alone. An info where a record that names another source is.
     """
     written: list[Taken] = []
     findings: list[Finding] = []
     for file in taken:
         try:
             with lock(destination):
-                clash = _write_one(file, destination)
+                finding = _write_one(file, destination)
         except OSError as error:
             where = shown_path(Path(error.filename or destination))
-            clash = _refused(file.source, f"{where} can't be written: {error.strerror}", "make room for it there")
-        if clash is None:
+            finding = _refused(file.source, f"{where} can't be written: {error.strerror}", "make room for it there")
+        if finding is None or finding.severity is Severity.INFO:
             written.append(file)
-        else:
-            findings.append(clash)
+        if finding is not None:
+            findings.append(finding)
     return tuple(written), tuple(findings)
 
 
+def refused_by_validate(
+    written: Iterable[Taken], destination: Path, context: Context, exceptions: Exceptions
+) -> dict[PurePosixPath, tuple[Finding, ...]]:
+    """File below `destination` → `validate`'s errors on it and on its record, in the store that they lie in now."""
+    files = {path: file.relative for file in written for path in (file.relative, RECORDS / file.relative)}
+    found = discover([destination], Layout.REPO)
+    shown = {shown_path(each.path): files[each.relative] for each in found if each.relative in files}
+    errors: dict[PurePosixPath, tuple[Finding, ...]] = {}
+    for finding in runner.validate([destination], context, exceptions).findings:
+        if finding.severity is Severity.ERROR and (file := shown.get(finding.path)):
+            errors[file] = (*errors.get(file, ()), finding)
+    return errors
+
+
 def _write_one(file: Taken, destination: Path) -> Finding | None:
-    """The record first, so that no config is ever without one; it goes again where the config can't be written."""
+    """None, an info, or why it isn't written.
+
+    The record first, so that no config is ever without one; it goes again where the config can't be written.
+    """
     path, record = destination / file.relative, record_path(destination, file.relative)
     if path.exists() and read_file(path).data != file.config:
         return _refused(file.source, f"{shown_path(path)} is there with other figures", "remove one of them first")
@@ -159,12 +176,24 @@ def _write_one(file: Taken, destination: Path) -> Finding | None:
         if is_new:
             record.unlink()
         raise
-    return None
+    return None if is_new else _other_source(file, record)
 
 
 def _signs(record: Path, config: bytes) -> bool:
     document = read_file(record).document
     return isinstance(document, dict) and document.get("config_sha256") == sha256(config)
+
+
+def _other_source(file: Taken, record: Path) -> Finding | None:
+    """An info where the record that stays says another thing of where the figures come from."""
+    kept, given = (
+        data if isinstance(data, dict) else {} for data in (read_file(record).document, json.loads(file.record))
+    )
+    if all(kept.get(key) == given.get(key) for key in ("source", "attribution")):
+        return None
+    whose = f"attribution {kept['attribution']!r}" if kept.get("attribution") else f"source {kept.get('source')!r}"
+    message = f"{shown_path(record)} is there and stays as it is, with {whose}: this attribution isn't written"
+    return _refused(file.source, message, "to have it there, remove that record first", Severity.INFO)
 
 
 def _convert_file(file: Found, source: Attribution, models: ModelRegistry) -> Taken | Finding:

@@ -101,13 +101,16 @@ class Checkpoint:
     gate_from: str
 
 
-def read_config_json(path: Path, asked: Asked = AS_STORED, model_id: str | None = None) -> Checkpoint:
+def read_config_json(
+    path: Path, asked: Asked = AS_STORED, model_id: str | None = None, piped: bytes | None = None
+) -> Checkpoint:
     """The file, and hf_quant_config.json beside it. model_id: what the model is called, whatever the file says.
 
-    asked: counts over the checkpoint's own quantisation, which need not be known then.
+    piped: what came through the pipe at this path, as `cli.read_pipe` has it. asked: counts over the checkpoint's own
+    quantisation, which need not be known then.
     ConfigJsonError (a RegistryError): unreadable, or something in it is not known.
     """
-    document = _json_object(path)
+    document = _json_object(path, piped)
     beside = path.with_name("hf_quant_config.json")
     quantised = _json_object(beside) if beside.is_file() else {}
     name = model_id or id_of(path, document)
@@ -120,10 +123,11 @@ def read_config_json(path: Path, asked: Asked = AS_STORED, model_id: str | None 
         raise ConfigJsonError(error.reason, error.fix, Path(printable(str(path)))) from error
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def _json_object(path: Path, piped: bytes | None = None) -> dict[str, Any]:
     shown = Path(printable(str(path)))
     try:
-        document, faults = strict_json.parse(cli.read_text(path).encode())
+        text = cli.read_text(path) if piped is None else piped.decode("utf-8-sig")
+        document, faults = strict_json.parse(text.encode())
     except (OSError, ValueError) as error:
         why = "text that is not UTF-8" if isinstance(error, UnicodeError) else reason_of(error)
         raise ConfigJsonError(

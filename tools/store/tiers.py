@@ -9,6 +9,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from fused_moe_configs.naming import MANIFEST
 from tools.store.other_kernels import other_kernel
 from tools.store.workload import Layout
 
@@ -101,6 +102,8 @@ def role_of(path: Path, relative: PurePosixPath, layout: Layout) -> Role:
     if not is_json and (kind == stat.S_IFDIR or not parts):
         return Role.UNREADABLE
     if layout is not Layout.REPO:
+        if relative.name == MANIFEST or (layout is Layout.VLLM and _is_sglangs(parts)):
+            return Role.KNOWN
         if other_kernel(path.name):
             return Role.OTHER_KERNEL
         if is_json and len(parts) == (1 if layout is Layout.VLLM else 2):
@@ -139,6 +142,11 @@ def _is_meant_as_tuned(path: Path, layout: Layout) -> bool:
     if layout is Layout.SGLANG and (name.endswith(".json") or _is_linked_folder(path)):
         return True
     return name == ".json" or ("e=" in name and ".json" in name)
+
+
+def _is_sglangs(parts: tuple[str, ...]) -> bool:
+    """Where an export for SGLang lies: beside vLLM's flat files, where both variables name one folder."""
+    return len(parts) == 3 and parts[0] == "configs" and version_of_folder(parts[1]) is not None
 
 
 def _is_linked_folder(path: Path) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.compile.outcome import Status
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.measure.panel import (
     Blocks,
     Choice,
@@ -170,7 +171,7 @@ class Contest:
             engine, heuristic = next(iter(self.heuristics.items()))
             status, message = self.failures[heuristic]
             raise ContestError(
-                f"M={self.num_tokens}: expected {engine_title(engine)}'s heuristic to run, found {status.value}: "
+                f"M={self.num_tokens}: expected {ENGINE_NAMES[engine]}'s heuristic to run, found {status.value}: "
                 f"{message}."
             )
 
@@ -200,10 +201,6 @@ def paced(event: Measured, heuristic: LaunchConfig, earlier_us: Blocks) -> Measu
         if one.config != heuristic and one.status is Status.OK and paces
     ]
     return replace(event, series=tuple(series))
-
-
-def engine_title(engine: Flavour) -> str:
-    return {Flavour.VLLM: "vLLM", Flavour.SGLANG: "SGLang"}[engine]
 
 
 def with_event(panel: Panel[LaunchConfig], event: Measured) -> Panel[LaunchConfig]:
@@ -238,7 +235,7 @@ class SeparateDown:
     """The entry for the down projection alone, and the whole row's time over that with one entry for both.
 
     Where none gains more than the margin it is the row's own, and the ratio 1. apart, heuristic: of the entry for down
-    and of the engine's heuristic, by shape.
+    and of the engine's heuristic, by shape: the figures that a `_down` file's record holds.
     """
 
     entry: LaunchConfig
@@ -263,36 +260,41 @@ def separate_down(
 ) -> SeparateDown:
     """The best of the rivals for down alone, where the row gains more than the margin by it.
 
-    engines: the first of each shape. blocks: that nothing else was chosen by. ContestError: the entry or a heuristic
-    fails where up and down are timed apart.
+    Judged in the layer's order, behind the row's own up, since SGLang's launches overlap. engines: the first of each
+    shape. rivals: of the entry's BLOCK_SIZE_M. blocks: that nothing else was chosen by. ContestError: the entry fails
+    there, or what is written down where up and down are timed apart.
     """
-    found: dict[LaunchConfig, list[Apart]] = {}
-    for shape, engine in enumerate(engines):
-        configs = tuple(dict.fromkeys((entry, heuristics[engine], *rivals)))
-        part = Part(engine, shape, RoutingKind.UNIFORM)
-        event = measure(BlockJob(num_tokens, part, configs, blocks.start, len(blocks), is_apart=True))
-        for series in event.series:
-            if series.status is Status.OK:
-                found.setdefault(series.config, []).append(Apart.of(series))
-    whole = {config: tuple(apart) for config, apart in found.items() if len(apart) == len(engines)}
-    missing = [config for config in (entry, *(heuristics[engine] for engine in engines)) if config not in whole]
-    if missing:
-        raise ContestError(f"M={num_tokens}: expected {missing[0]} to run with up and down timed apart, it failed.")
-    heuristic = tuple(whole[heuristics[engine]][shape] for shape, engine in enumerate(engines))
-    downs = [
-        SeparateDown(rival, whole[rival], heuristic, max(map(_ratio_with_down, whole[entry], whole[rival])))
-        for rival in rivals
-        if rival in whole
-    ]
-    best = min(downs, key=lambda down: down.ratio, default=None)
-    if best and best.ratio <= 1.0 - promotion.min_improvement_pct / 100.0:
-        return best
-    return SeparateDown(entry, whole[entry], heuristic, 1.0)
+    parts = [Part(engine, shape, RoutingKind.UNIFORM) for shape, engine in enumerate(engines)]
+    ratios: dict[LaunchConfig, list[float]] = {rival: [] for rival in rivals}
+    for part in parts if rivals else ():
+        configs = tuple(dict.fromkeys((entry, *rivals)))
+        event = measure(BlockJob(num_tokens, part, configs, blocks.start, len(blocks), up=entry))
+        us = {series.config: series.us for series in event.series if series.status is Status.OK}
+        if entry not in us:
+            raise ContestError(f"M={num_tokens}: expected {entry} to run in the layer's order, it failed.")
+        for rival in us.keys() & ratios:
+            ratios[rival].append(_ratio_with_down(us[rival], us[entry]))
+    worst = {rival: max(found) for rival, found in ratios.items() if len(found) == len(parts)}
+    best = min(worst, key=worst.__getitem__, default=entry)
+    gains = worst.get(best, 1.0) <= 1.0 - promotion.min_improvement_pct / 100.0
+    down, ratio = (best, worst[best]) if gains else (entry, 1.0)
+    apart = [_apart(num_tokens, part, (down, heuristics[part.engine]), blocks, measure) for part in parts]
+    return SeparateDown(down, tuple(own for own, _ in apart), tuple(heuristic for _, heuristic in apart), ratio)
 
 
-def _ratio_with_down(own: Apart, rival: Apart) -> float:
+def _ratio_with_down(mixed_us: Sequence[float], own_us: Sequence[float]) -> float:
     """The row's time with the rival for down over that with the own entry for both; 1 where that is in doubt."""
-    both_us = [up + down for up, down in zip(own.up_us, own.down_us, strict=True)]
-    mixed_us = [up + down for up, down in zip(own.up_us, rival.down_us, strict=True)]
-    ratio = Ratio.of(mixed_us, both_us)
+    ratio = Ratio.of(mixed_us, own_us)
     return ratio.mean if ratio.is_faster else 1.0
+
+
+def _apart(
+    num_tokens: int, part: Part, configs: Sequence[LaunchConfig], blocks: range, measure: Measure
+) -> list[Apart]:
+    """Of each of the configs. ContestError: one of them fails."""
+    together = tuple(dict.fromkeys(configs))
+    event = measure(BlockJob(num_tokens, part, together, blocks.start, len(blocks), is_apart=True))
+    found = {series.config: Apart.of(series) for series in event.series if series.status is Status.OK}
+    if missing := [config for config in together if config not in found]:
+        raise ContestError(f"M={num_tokens}: expected {missing[0]} to run with up and down timed apart, it failed.")
+    return [found[config] for config in configs]

@@ -332,8 +332,9 @@ def _event_to_json(event: Event) -> dict[str, Any]:
                 "apart": job.is_apart,
                 "draws": draws,
             }
+            up = {} if job.up is None else {"up": job.up.to_entry()}
             counted = {} if active_experts is None else {"active_experts": active_experts}
-            return {**head, "seconds": seconds, **counted}
+            return {**head, **up, "seconds": seconds, **counted}
     return {**body, "status": status.value, "seconds": seconds} | ({"message": message} if message else {})
 
 
@@ -369,7 +370,10 @@ def _event_from_json(line: Json, header: JournalHeader) -> Event:
         return _of_rounds(line, header, active_experts)
     series = tuple(map(_series, line["measured"]))
     part = Part(engine, shape, RoutingKind(line["routing"]))
-    job = BlockJob(num_tokens, part, tuple(s.config for s in series), line["block"], line["blocks"], line["apart"])
+    configs, up = tuple(one.config for one in series), LaunchConfig(**line["up"]) if "up" in line else None
+    job = BlockJob(num_tokens, part, configs, line["block"], line["blocks"], line["apart"], up)
+    if up is not None and {config.BLOCK_SIZE_M for config in configs} != {up.BLOCK_SIZE_M}:
+        raise ValueError(f"up: expected the BLOCK_SIZE_M of every config that runs down, found {up.BLOCK_SIZE_M}")
     for one in series:
         if one.status is Status.OK and len(one.us) != job.count:
             raise ValueError(f"measured: expected {job.count} times, one a block, found {len(one.us)}")

@@ -15,6 +15,7 @@ from kernels.problem import GDC_EARLY_ROWS, Flavour, QuantMode, Routing
 from tools.compile.outcome import Status
 from tools.errors import UserError
 from tools.launch.axes import COMMON_GROUP_SIZE
+from tools.launch.layer_config import LayerConfig
 from tools.measure.layer import LayerShape, memory_bytes
 from tools.measure.panel import Part, RoutingKind
 from tools.registry.devices import Target
@@ -130,7 +131,8 @@ class BlockJob:
     """Blocks of fresh draws in one part: every config is played in each of them, and checked before it is first timed.
 
     first: the number of the first block, count: how many. is_apart: up and down each in a graph of its own, instead of
-    one after the other as in the layer.
+    one after the other as in the layer. up: what runs up for all of them, of their BLOCK_SIZE_M, while each runs down
+    alone; None: each runs both.
     """
 
     num_tokens: int
@@ -139,6 +141,11 @@ class BlockJob:
     first: int
     count: int
     is_apart: bool = False
+    up: LaunchConfig | None = None
+
+    def layer(self, config: LaunchConfig) -> LayerConfig:
+        """What the layer launches where this config is played."""
+        return LayerConfig(self.up or config, config)
 
 
 Job = CompileJob | ScreenJob | BlockJob

@@ -36,7 +36,7 @@ def regrets(landscape: Journal, rows: Sequence[RowResult]) -> tuple[Regret, ...]
     """landscape: of an exhaustive run. rows: what the usual search chose on it, without an incumbent."""
     measured: dict[int, list[Measured]] = {}
     for entry in landscape.entries:
-        if isinstance(entry.event, Measured) and not entry.event.job.is_apart:
+        if isinstance(entry.event, Measured) and not entry.event.job.is_apart and entry.event.job.up is None:
             measured.setdefault(entry.event.job.num_tokens, []).append(entry.event)
     return tuple(_regret(row, measured.get(row.num_tokens, ())) for row in rows)
 

@@ -49,7 +49,7 @@ class ReplayRunner:
         self._compiled: dict[CompileJob, Compiled] = {}
         self._screened: dict[ScreenJob, Screened] = {}
         self._measured: dict[BlockJob, Measured] = {}
-        self._blocks: dict[tuple[int, Part, LaunchConfig], _Recorded] = defaultdict(_Recorded)
+        self._blocks: dict[tuple[int, Part, LaunchConfig | None, LaunchConfig], _Recorded] = defaultdict(_Recorded)
         self._last: dict[tuple[int, Part], Measured] = {}
         for entry in landscape.entries:
             match entry.event:
@@ -61,8 +61,9 @@ class ReplayRunner:
                     self._measured.setdefault(event.job, event)
                     row = event.job.num_tokens, event.job.part
                     self._last[row] = event
+                    seconds = event.seconds / len(event.series)
                     for series in event.series:
-                        self._blocks[(*row, series.config)].add(event.job, series, event.seconds / len(event.series))
+                        self._blocks[(*row, event.job.up, series.config)].add(event.job, series, seconds)
         self._jobs = jobs
         self._clock_s = 0.0
         self._cores_free_at = [0.0] * jobs
@@ -127,8 +128,24 @@ class ReplayRunner:
 
     def _alone(self, job: BlockJob, config: LaunchConfig) -> tuple[Series, float]:
         """(a config's series, seconds): of recorded blocks, else as many as wanted of its screening."""
-        if recorded := self._blocks.get((job.num_tokens, job.part, config)):
+        if recorded := self._blocks.get((job.num_tokens, job.part, job.up, config)):
             return recorded.blocks(job, config)
+        return self._screening(job, config) if job.up is None else self._of_both(job, job.up, config)
+
+    def _of_both(self, job: BlockJob, up: LaunchConfig, down: LaunchConfig) -> tuple[Series, float]:
+        """One config's time for up and another's for down, timed apart: no recorded block has both in one layer."""
+        both = [self._apart(job, config) for config in (up, down)]
+        if failed := next((one for one in both if one.status is not Status.OK), None):
+            return replace(failed, config=down), 0.0
+        times = [round(up_us + down_us, 4) for up_us, down_us in zip(both[0].up_us, both[1].down_us, strict=True)]
+        return Series(down, Status.OK, tuple(times)), 0.0
+
+    def _apart(self, job: BlockJob, config: LaunchConfig) -> Series:
+        """Of recorded blocks, else of its screening."""
+        series, _ = self._alone(replace(job, is_apart=True, up=None), config)
+        return series if series.up_us or series.status is not Status.OK else self._screening(job, config)[0]
+
+    def _screening(self, job: BlockJob, config: LaunchConfig) -> tuple[Series, float]:
         part = job.part
         event = self._screen(ScreenJob(job.num_tokens, part.placement, config, None, part.engine, part.routing))
         if event.status is not Status.OK:

@@ -396,6 +396,21 @@ def _check_bounds(given: Mapping[str, Any]) -> None:
                 raise UserError(f"{flag.name}: expected from {least} to {most}, found {number}.")
 
 
+def _piped(path: Path) -> bytes | None:
+    """What comes through a pipe; None: it is a file. UserError: too much, or nox didn't hand the pipe on."""
+    if path.parent == Path("/dev/fd") and not path.exists():
+        raise UserError(
+            f"--config-json: expected a pipe, found none at {path}: nox hands on the standard input alone. "
+            "Fix: COMMAND | ./nox -s tune -- --config-json /dev/stdin"
+        )
+    try:
+        return cli.read_pipe(path)
+    except OSError as error:
+        raise UserError(
+            f"--config-json: {path}: {reason_of(error)}. Fix: give the checkpoint's own config.json"
+        ) from error
+
+
 def _sources(options: argparse.Namespace, way: str) -> tuple[Source, ...]:
     parallel = Parallel(options.tp, options.ep)
     if way == REPLAY:
@@ -409,7 +424,8 @@ def _sources(options: argparse.Namespace, way: str) -> tuple[Source, ...]:
         if options.model_id is not None and not is_model_id(options.model_id):
             found = printable(repr(options.model_id))
             raise UserError(f"--model-id: expected owner/name as on Hugging Face, found {found}. Fix: correct it.")
-        return (ConfigJsonSource(options.config_json, parallel, asked, options.model_id),)
+        path = options.config_json
+        return (ConfigJsonSource(path, parallel, asked, options.model_id, _piped(path)),)
     missing = [flag for flag in SIZES.split() if getattr(options, flag.lstrip("-").replace("-", "_")) is None]
     if missing:
         raise UserError(f"sizes: expected all of {SIZES}, found no {' '.join(missing)}.")

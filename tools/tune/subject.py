@@ -60,12 +60,16 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ConfigJsonSource:
-    """A Hugging Face config.json on disk. model_id: what the model is called, where the file doesn't say it."""
+    """A Hugging Face config.json on disk. model_id: what the model is called, where the file doesn't say it.
+
+    piped: what came through the pipe at this path, which can be read once; None: it is none.
+    """
 
     path: Path
     parallel: Parallel = Parallel()
     asked: Asked = AS_STORED
     model_id: str | None = None
+    piped: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -165,8 +169,8 @@ def serving_of(source: Source, device: Device, models: ModelRegistry, engine: En
         case ModelSource(name, parallel, asked, _):
             known = models.find(name)
             model = replace(known, quantisation=asked.of(known.quantisation))
-        case ConfigJsonSource(path, parallel, asked, model_id):
-            model = read_config_json(path, asked, model_id).model
+        case ConfigJsonSource(path, parallel, asked, model_id, piped):
+            model = read_config_json(path, asked, model_id, piped).model
     tp, ep = parallel.tp, parallel.ep
     try:
         return shard(model, engine, device_name=device.name, arch=device.arch, tp=tp, ep=ep).serving
@@ -187,8 +191,8 @@ def _read(
                 raise SubjectError(f"{printable(str(error))} Or {_SAY_SIZES}.") from error
             _check_gate(model, name)
             return _of_model(model, name, parallel, asked.of(model.quantisation), device_name, engine)
-        case ConfigJsonSource(path, parallel, asked, model_id):
-            checkpoint = read_config_json(path, asked, model_id)
+        case ConfigJsonSource(path, parallel, asked, model_id, piped):
+            checkpoint = read_config_json(path, asked, model_id, piped)
             model = checkpoint.model
             title = f"{model.id} ({checkpoint.dtype_from})"
             _check_gate(model, f"{model.id} ({checkpoint.gate_from})")

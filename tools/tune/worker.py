@@ -133,9 +133,9 @@ class RowTimer:
         """Errors as `screen`."""
         started = time.monotonic()
         blocks = range(job.first, job.first + job.count)
-        configs = tuple(map(LayerConfig.of, job.configs))
+        configs = tuple(map(job.layer, job.configs))
         played = self._player.play(Purpose.CHOICE, job.num_tokens, job.part, configs, blocks, is_apart=job.is_apart)
-        series = tuple(_series(config, played) for config in job.configs)
+        series = tuple(_series(config, job.layer(config), played) for config in job.configs)
         return Measured(job, series, time.monotonic() - started, played.load.active_experts, played.draws)
 
     def _screen(self, job: ScreenJob) -> tuple[float, float]:
@@ -164,8 +164,7 @@ class RowTimer:
         return (max(0.0, first_us - down_us), min(down_us, first_us)) if in_order else (first_us, down_us)
 
 
-def _series(config: LaunchConfig, played: Played) -> Series:
-    layer = LayerConfig.of(config)
+def _series(config: LaunchConfig, layer: LayerConfig, played: Played) -> Series:
     if layer in played.failures:
         status, message = status_of(played.failures[layer])
         return Series(config, status, message=message)

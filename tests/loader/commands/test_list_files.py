@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fused_moe_configs.cli import main
-from fused_moe_configs.index import IndexedFile, to_bytes
+from fused_moe_configs.index import IndexedFile, IndexedShape, to_bytes
 from tests.loader.conftest import H100
 from tools.store import schemas
 
@@ -56,6 +56,14 @@ def test_a_model_is_found_by_a_part_of_its_id_however_it_is_written(listed, mode
     code, lines, _ = listed("--model", model)
     assert (code, len(lines)) == (0, 2)
     assert MIXTRAL in lines[1]
+
+
+def test_the_gain_is_that_at_the_shape_of_the_model_that_was_asked_for(store, listed):
+    shapes = (IndexedShape(4096, 2, 1, 0, (MIXTRAL,), 0.8), IndexedShape(2048, 8, 1, 0, (QWEN,), 0.95))
+    file = FILES[0]._replace(models=(MIXTRAL, QWEN), geomean_ratio=0.97, shapes=shapes)
+    store.write("index.json", to_bytes([file]))
+    for arguments, gain in (("--model", "mixtral"), "-20.0"), (("--model", "qwen"), "-5.0"), ((), "-3.0"):
+        assert gain in listed(*arguments)[1][1].split()
 
 
 def test_the_model_that_was_asked_for_is_among_those_shown(listed):

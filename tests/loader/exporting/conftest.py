@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fused_moe_configs.exporting import write_export
-from fused_moe_configs.exporting.destination import MANIFEST
+from fused_moe_configs.naming import MANIFEST
 
 D = "E=8,N=6,device_name=D.json"
 SGLANG = "configs/triton_3_8_0"

@@ -17,7 +17,8 @@ import pytest
 
 from fused_moe_configs import ConfigError, api, export
 from fused_moe_configs.exporting import destination as module
-from fused_moe_configs.exporting.destination import LOCK, MANIFEST
+from fused_moe_configs.exporting.destination import LOCK
+from fused_moe_configs.naming import MANIFEST
 
 from .conftest import SGLANG, D, name, notes, tree
 
@@ -89,6 +90,30 @@ def test_stale_files_go_only_while_unchanged_and_only_the_engines_own(store, des
     assert "left alone" in notes(store, destination, "vllm")
     assert {path.name for path in destination.glob("*.json")} == {MANIFEST, name(N=7), name(N=9), "foreign.json"}
     assert len(list((destination / SGLANG).iterdir())) == 3
+
+
+@pytest.mark.parametrize("engines", [("vllm", "sglang"), ("sglang", "vllm")])
+def test_both_engines_share_a_folder_and_each_has_there_what_it_has_alone(store, destination, tmp_path, engines):
+    store.add(D, 1)
+    store.add(name(N=7), 2, "legacy_configs")
+    for engine in engines:
+        export(destination, engine)
+    alone = {}
+    for engine in engines:
+        export(tmp_path / engine, engine)
+        alone |= tree(tmp_path / engine)
+        # As an overlay it gives each engine its own files alone.
+        export(tmp_path / f"over {engine}", engine, overlay=destination)
+        assert tree(tmp_path / f"over {engine}") == tree(tmp_path / engine)
+    assert tree(destination) == alone
+    store.add(D, 3)
+    export(destination, engines[0])
+    assert tree(destination) == alone | tree_of(store, tmp_path / "new", engines[0])
+
+
+def tree_of(store, destination, engine):
+    export(destination, engine)
+    return tree(destination)
 
 
 def test_a_file_that_has_our_bytes_already_is_taken_over(store, destination):

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from fused_moe_configs import export
+from fused_moe_configs.exporting import write_export
 from tests.loader.conftest import ENTRY
 
 from .conftest import SGLANG, D, name, notes, tree
@@ -30,6 +31,29 @@ def test_with_a_version_it_is_the_chains_answer_for_it(store, destination, engin
     store.add(name(N=8), 5, "triton_3_8_0")
     export(destination, engine, triton_version="3.6.1+git")
     assert tree(destination) == {folder + D: 2, folder + name(N=7): 4}
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_a_tier_that_was_tuned_for_another_triton_is_named_and_is_no_loss(store, destination, engine):
+    store.add(D, 1)
+    store.add(name(N=7), 2, "triton_99_0_1")
+    store.add(name(N=8), 3, "legacy_configs")
+    store.add(name(N=9), 4, "legacy_configs")
+    done = write_export(store.root, destination, engine, triton_version="99.0.0")
+    assert done.is_whole
+    assert done.notes == [
+        "Triton 99.0.0: 1 file comes from the folder of another patch of this Triton, tuned for Triton 99.0.1",
+        "Triton 99.0.0: 1 file comes from the default tier, tuned for Triton 3.8.0",
+        "Triton 99.0.0: 2 files come from the legacy tier, tuned for an older Triton",
+    ]
+
+
+def test_a_file_that_was_tuned_for_this_triton_needs_no_word(store, destination):
+    store.add(D, 1)
+    store.add(name(N=7), 2, "triton_3_6_0")
+    assert "tuned for" not in notes(store, destination, "vllm", triton_version="3.8.0")
+    (store.root / D).unlink()
+    assert "tuned for" not in notes(store, destination, "vllm", triton_version="3.6.0")
 
 
 def test_sglang_without_a_version_gets_every_folder(store, destination):

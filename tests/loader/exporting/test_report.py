@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +92,21 @@ def test_the_last_line_pasted_into_a_shell_sets_the_variable(store, tmp_path, mo
     assert subprocess.run(shell, capture_output=True, text=True, check=True).stdout == str(tmp_path / folder)
     if folder == "plain":
         assert line == f"export {variable}={tmp_path}/plain"
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems hold no such name")
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize("folder", [b"latin \xfc", b"it's 100% \\ \xff$HOME", b"two\nlines", b"ends\n"])
+def test_nor_does_a_name_that_no_line_of_text_holds_become_another(store, tmp_path, monkeypatch, folder, shell):
+    monkeypatch.chdir(tmp_path)
+    store.add(D, 1)
+    line = said(store, os.fsdecode(folder))[-1]
+    assert line.isprintable()
+    script = f'{line}; cd "$VLLM_TUNED_CONFIG_FOLDER" && ls'
+    assert subprocess.run([shell, "-c", script], capture_output=True, text=True, check=True).stdout == f"{D}\n"
+    (Path(os.fsdecode(folder)) / D).write_text("{}")
+    assert any("left alone" in note for note in write_export(store.root, os.fsdecode(folder), "vllm").notes)
+    assert all(note.isprintable() for note in write_export(store.root, os.fsdecode(folder), "vllm").notes)
 
 
 def test_nothing_is_set_where_nothing_was_written(store, destination):

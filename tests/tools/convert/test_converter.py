@@ -286,10 +286,36 @@ class TestWrite:
         converter.write(convert(folder / "from", SGLANG, models)[0], folder / "to")
         record = folder / "to" / "records" / "triton_3_6_0" / NAME
         before = record.read_bytes()
-        later = Attribution(Layout.SGLANG, "Somebody else", date(2027, 1, 1))
+        later = Attribution(Layout.SGLANG, SGLANG.attribution, date(2027, 1, 1))
         again, _ = convert(folder / "from", later, models)
         assert converter.write(again, folder / "to") == (again, ())
         assert record.read_bytes() == before
+
+    def test_an_older_record_with_another_attribution_stays_and_is_named_until_it_is_removed(
+        self, folder: Path, models: ModelRegistry
+    ) -> None:
+        put(folder / "from", f"triton_3_6_0/{NAME}")
+        converter.write(convert(folder / "from", SGLANG, models)[0], folder / "to")
+        record = folder / "to" / "records" / "triton_3_6_0" / NAME
+        before = record.read_bytes()
+        again, _ = convert(folder / "from", Attribution(Layout.SGLANG, "A team, MIT", DAY), models)
+        written, (said,) = converter.write(again, folder / "to")
+        assert written == again
+        assert record.read_bytes() == before
+        assert said.severity is Severity.INFO
+        assert f"{record} is there and stays as it is, with attribution 'Somebody, MIT'" in said.message
+        record.unlink()
+        assert converter.write(again, folder / "to") == (again, ())
+        assert json.loads(record.read_bytes())["attribution"] == "A team, MIT"
+
+    def test_a_record_of_what_was_measured_here_stays_and_is_named(self, folder: Path, models: ModelRegistry) -> None:
+        put(folder / "from", f"triton_3_6_0/{NAME}")
+        taken, _ = convert(folder / "from", SGLANG, models)
+        measured = {"config_sha256": sha256(taken[0].config), "source": "measured"}
+        put(folder / "to", f"records/triton_3_6_0/{NAME}", measured)
+        _, (said,) = converter.write(taken, folder / "to")
+        assert said.severity is Severity.INFO
+        assert "with source 'measured': this attribution isn't written" in said.message
 
     def test_no_other_process_writes_there_between_looking_and_writing(
         self, folder: Path, models: ModelRegistry, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,6 @@ from tests.builders import NAME, Store, table
 from tools.checkout import CHECKOUT, CONFIGS, reference_triton
 from tools.convert.__main__ import main
 from tools.findings import Severity
-from tools.text import shown_path
 from tools.validate.rules import RULES
 
 
@@ -106,13 +105,47 @@ def test_each_file_is_said_with_its_tier_and_whether_a_default_file_hides_it(
     ]
 
 
-def test_mains_own_default_file_hides_what_is_taken_over_elsewhere(
+def test_mains_own_default_file_hides_nothing_that_is_taken_over_elsewhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "E=8,N=7168,device_name=NVIDIA_H200.json"
+    assert (CONFIGS / name).is_file()
     Store(tmp_path / "from").file(json.dumps(table()).encode(), name)
     assert main(arguments(tmp_path / "from", tmp_path / "to", "vllm")) == 0
-    assert f"(hidden: {shown_path(CONFIGS / name)} is read before it)" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[0] == f"legacy_configs/: {name}"
+
+
+def test_1_where_validate_refuses_what_was_taken_over_with_each_reason(
+    sglang: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What lay there before is not this command's to tell."""
+    Store(tmp_path / "to").config(table([1]), "E=9,N=1024,device_name=NVIDIA_H200.json")
+    short, dead = "E=8,N=512,device_name=NVIDIA_H200.json", "E=8,N=512,device_name=NVIDIA_H200,dtype=bf16.json"
+    sglang.file(json.dumps(table([1, 2])).encode(), short, folder="triton_3_7_0")
+    sglang.file(json.dumps(table()).encode(), dead, folder="triton_3_7_0")
+    assert main(arguments(sglang.root, tmp_path / "to")) == 1
+    captured = capsys.readouterr()
+    *files, taken, refused = captured.out.splitlines()
+    assert [line for line in files if "refuses" in line] == [
+        f"triton_3_7_0/: {dead} (validate refuses it: file-name, record)",
+        f"triton_3_7_0/: {short} (validate refuses it: coverage)",
+    ]
+    assert taken.endswith("4 files taken over into " + str(tmp_path / "to") + ", 0 not")
+    assert refused == "`validate` refuses 2 of what was taken over"
+    assert f"{short}: batch sizes: expected to reach 4096, found 2" in captured.err
+    assert "E=9," not in captured.err
+
+
+def test_a_record_that_validate_refuses_counts_for_its_file(
+    sglang: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a relative path, too."""
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments(sglang.root, Path("to"))) == 0
+    record = next(Path("to/records").rglob("*.json"))
+    record.write_bytes(json.dumps({**json.loads(record.read_bytes()), "date": "2999-01-01"}).encode())
+    assert main(arguments(sglang.root, Path("to"))) == 1
+    assert capsys.readouterr().out.endswith("`validate` refuses 1 of what was taken over\n")
 
 
 @pytest.mark.parametrize("through_a_link", [False, True])
@@ -141,7 +174,7 @@ def test_what_triton_ran_unsaid_is_filled_in_and_said(tmp_path: Path, capsys: py
     store = Store(tmp_path / "from")
     silent = table(num_warps=None, num_stages=None)
     store.file(json.dumps({**table([1, 2]), **{m: silent[m] for m in ("4", "8")}}).encode(), folder="triton_3_7_0")
-    assert main(arguments(store.root, tmp_path / "to")) == 0
+    assert main(arguments(store.root, tmp_path / "to")) == 1, "validate refuses four rows"
     told = "rows 4 and 8: num_warps 4 and num_stages 3 filled in, Triton's own, which ran there unsaid"
     assert told in capsys.readouterr().err
     written = json.loads((tmp_path / "to" / "triton_3_7_0" / NAME).read_bytes())

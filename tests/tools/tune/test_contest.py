@@ -13,7 +13,7 @@ from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
 from tools.measure.panel import Choice, Part, PromotionPolicy, RoutingKind
 from tools.store.record import Decision
-from tools.tune.contest import Contest, ContestError, separate_down
+from tools.tune.contest import Contest, ContestError, SeparateDown, separate_down
 from tools.tune.policy import PanelPolicy
 from tools.tune.protocol import BlockJob, Measured
 
@@ -208,31 +208,45 @@ def test_recorded_routing_is_told_and_decides_nothing() -> None:
 
 
 class TestSeparateDown:
-    """Times apart: the script gives up two thirds."""
+    """Behind the row's own up, A's; the script gives up two thirds of what is timed apart."""
 
-    def found(self, **us: float) -> tuple[LaunchConfig, float]:
+    def found(self, *, failing: LaunchConfig | None = None, **us: float) -> tuple[SeparateDown, list[BlockJob]]:
+        """us: by name, of a layer with A for up; timed apart all take 10 µs."""
+
         def times(job: BlockJob, config: LaunchConfig) -> tuple[float, ...]:
-            assert job.is_apart
-            return tuple(
-                us.get(NAMES[config], 10.0) * noise(config, b) for b in range(job.first, job.first + job.count)
-            )
+            base = 10.0 if job.is_apart else us.get(NAMES[config], 10.0)
+            return tuple(base * noise(config, b) for b in range(job.first, job.first + job.count))
 
-        down = separate_down(
-            64,
-            [Flavour.VLLM],
-            A,
-            [B, C],
-            {Flavour.VLLM: VLLMS},
-            range(8, 12),
-            PromotionPolicy(),
-            measure_by(ScriptedRunner(times)),
-        )
-        return down.entry, down.ratio
+        runner = ScriptedRunner(times, failing={failing: Status.RUNTIME} if failing else {})
+        heuristics = {Flavour.SGLANG: SGLANGS}
+        rivals, blocks = [B, C], range(8, 12)
+        of = [Flavour.SGLANG]
+        down = separate_down(64, of, A, rivals, heuristics, blocks, PromotionPolicy(), measure_by(runner))
+        return down, [job for job in runner.asked if isinstance(job, BlockJob)]
 
     def test_a_rival_for_down_alone_wins_where_the_row_gains_more_than_the_margin(self) -> None:
-        entry, ratio = self.found(b=8.0)
-        assert entry == B
-        assert ratio == pytest.approx((2 * 10.0 + 8.0) / 30.0, rel=0.003)
+        down, _ = self.found(b=9.3)
+        assert down.entry == B
+        assert down.ratio == pytest.approx(0.93, rel=0.003)
 
     def test_else_down_keeps_the_rows_entry(self) -> None:
-        assert self.found(b=9.9) == (A, 1.0)
+        down, _ = self.found(b=9.95)
+        assert (down.entry, down.ratio) == (A, 1.0)
+
+    def test_it_is_judged_in_the_layers_order_and_timed_apart_for_the_record_alone(self) -> None:
+        """SGLang's launches overlap: what is the same apart may be another time in the layer."""
+        down, jobs = self.found(b=9.3)
+        part = Part(Flavour.SGLANG, 0, RoutingKind.UNIFORM)
+        assert jobs == [
+            BlockJob(64, part, (A, B, C), 8, 4, up=A),
+            BlockJob(64, part, (B, SGLANGS), 8, 4, is_apart=True),
+        ]
+        assert [len(apart.down_us) for apart in (*down.apart, *down.heuristic)] == [4, 4]
+        assert down.apart[0].down_us[0] == pytest.approx(10.0 / 3, rel=0.003)
+
+    def test_a_rival_that_fails_is_out_and_a_row_without_its_own_entry_is_no_row(self) -> None:
+        assert self.found(failing=B, b=9.0)[0].entry == A
+        with pytest.raises(ContestError, match="to run in the layer's order, it failed"):
+            self.found(failing=A)
+        with pytest.raises(ContestError, match="to run with up and down timed apart, it failed"):
+            self.found(failing=SGLANGS)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.tools.registry.config_json_files import CASES, H100, written
+from tools.checkout import CHECKOUT
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.tune import __main__ as command
@@ -77,6 +81,43 @@ def test_a_config_json_that_is_read_is_named_as_the_case_says(
         (sglang,) = (row for row in found if row["engine"] == "sglang")
         assert sglang["store_file"] == case["sglang_file"]
         assert vllm["per_channel_quant"] is True
+
+
+@pytest.mark.parametrize("given", ["--config-json <(cat {path})", "--config-json /dev/stdin < <(cat {path})"])
+def test_a_config_json_comes_through_a_pipe(tmp_path: Path, given: str) -> None:
+    """Which every engine's answer is of, though it can be read once."""
+    path = written(tmp_path, next(case["config"] for case in CASES if "K" in case["expect"]))
+    tune = f"{sys.executable} -m tools.tune --dry-run --device-name {H100} --tp 2 --model-id my/model --format json"
+    command = ["bash", "-c", f"{tune} {given.format(path=path)}"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == subprocess.check_output(f"{tune} --config-json {path}".split(), cwd=CHECKOUT, text=True)
+
+
+@pytest.mark.parametrize(
+    ("sent", "found"),
+    [(b"", "found an empty file"), (b"{", "not JSON"), (b"\xff", "text that is not UTF-8"), (b"[]", "found []")],
+)
+def test_what_comes_through_a_pipe_and_is_none_is_said_by_the_pipes_name(
+    capfd: pytest.CaptureFixture[str], sent: bytes, found: str
+) -> None:
+    read, write = os.pipe()
+    os.write(write, sent)
+    os.close(write)
+    try:
+        assert dry_run("--config-json", f"/dev/fd/{read}") == 2
+    finally:
+        os.close(read)
+    said = capfd.readouterr().err
+    assert f"/dev/fd/{read}: expected " in said
+    assert found in said
+
+
+def test_a_pipe_that_nox_did_not_hand_on_is_said_with_one_that_it_does(capfd: pytest.CaptureFixture[str]) -> None:
+    assert dry_run("--config-json", "/dev/fd/987") == 2
+    said = capfd.readouterr().err
+    assert "found none at /dev/fd/987: nox hands on the standard input alone" in said
+    assert "--config-json /dev/stdin" in said
 
 
 def test_the_candidates_are_those_that_the_tuner_tries(capsys: pytest.CaptureFixture[str]) -> None:

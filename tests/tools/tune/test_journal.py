@@ -66,6 +66,11 @@ EVENTS: dict[str, Event] = {
         ),
         0.25,
     ),
+    "measured behind another's up": Measured(
+        BlockJob(4, UNIFORM, (CONFIG,), 8, 2, up=replace(CONFIG, num_stages=2)),
+        (Series(CONFIG, Status.OK, (4.0, 6.0)),),
+        0.25,
+    ),
     "measured, experts counted": Measured(
         BlockJob(2, Part(Flavour.SGLANG, 0, RoutingKind.SKEW_1), (CONFIG,), 4, 2),
         (Series(CONFIG, Status.OK, (4.0, 6.0)),),
@@ -391,6 +396,7 @@ def test_a_header_that_no_run_writes(place: str, values: list[Any], subject: Sub
         (MEASURED, "block", [-1, "2", 1 << 20, ...]),
         (MEASURED, "blocks", [0, 3, ...]),
         (MEASURED, "apart", ["no", ...]),
+        (MEASURED, "up", [None, 1, {}, {**MEASURED["measured"][0]["config"], "BLOCK_SIZE_M": 256}]),
         (MEASURED, "draws", [0, ...]),
         (COMPILED, "engine", ["trt", None]),
         (SCREENED, "routing", ["skewed", None]),

@@ -43,6 +43,13 @@ def test_a_worse_choice_is_told_by_how_much(subject: Subject) -> None:
     assert "worst 2.00 % (M=64)" in regret_line([found])
 
 
+def test_what_ran_down_behind_anothers_up_is_no_rows_time(subject: Subject) -> None:
+    behind = measured({HEURISTIC: 100.0, BEST: 50.0})
+    behind = replace(behind, job=replace(behind.job, up=HEURISTIC))
+    (found,) = regrets(landscape(subject, measured({HEURISTIC: 100.0, ENTRY: 90.0}), behind), [chosen(ENTRY)])
+    assert found.best == ENTRY
+
+
 def test_the_same_choice_loses_nothing(subject: Subject) -> None:
     (found,) = regrets(landscape(subject, measured({HEURISTIC: 100.0, BEST: 90.0})), [chosen(BEST)])
     assert found.pct == 0.0

@@ -117,6 +117,22 @@ def test_rounds_of_older_landscapes_stand_one_behind_the_other(make_landscape: M
     assert (series.up_us, series.us) == ((2.0, 3.0, 4.0, 1.0), (3.0, 4.5, 6.0, 1.5))
 
 
+def test_down_behind_anothers_up_is_put_together_of_times_apart_unless_it_was_recorded(
+    make_landscape: Make, space: Space
+) -> None:
+    a, b = space.kernels[:2]
+    apart = (Series.apart(a, (1.0, 2.0), (0.5, 0.5)), Series.apart(b, (8.0, 8.0), (0.25, 0.125)))
+    times = Measured(BlockJob(64, UNIFORM, (a, b), 0, 2, is_apart=True), apart, 0.5)
+    job = BlockJob(64, UNIFORM, (a, b), 0, 2, up=a)
+    found = measure(recorded(make_landscape(), times), job)
+    assert [series.us for series in found.series] == [(1.5, 2.5), (1.25, 2.125)]
+    whole = Measured(job, (Series(a, Status.OK, (3.0, 3.0)), Series(b, Status.OK, (2.0, 2.0))), 0.5)
+    runner = recorded(make_landscape(), times, whole)
+    assert measure(runner, replace(job, configs=(b,))).series[0].us == (2.0, 2.0)
+    # Nor are these b's own times.
+    assert measure(runner, replace(job, configs=(b,), up=None)).series[0].us == (8.25, 8.125)
+
+
 def test_who_failed_in_every_block_fails_again(make_landscape: Make, space: Space) -> None:
     a, b = space.kernels[:2]
     failed = Series(b, Status.CORRECTNESS, message="NaN")

@@ -19,6 +19,7 @@ from kernels.problem import Flavour, Problem, QuantMode  # noqa: E402
 from tests.tools.measure import torch_kernel  # noqa: E402
 from tools.compile.outcome import Status  # noqa: E402
 from tools.errors import MachineError  # noqa: E402
+from tools.launch.layer_config import LayerConfig  # noqa: E402
 from tools.measure.blocks import BlockPlayer, Clock, ContextLost  # noqa: E402
 from tools.measure.gpu import BUSY_BYTES  # noqa: E402
 from tools.measure.panel import Part, RoutingKind  # noqa: E402
@@ -214,6 +215,18 @@ def test_up_and_down_can_be_timed_apart(timer: RowTimer, fake: FakeClock) -> Non
     (series,) = timer.measure(blocks(GOOD, is_apart=True)).series
     assert (series.up_us, series.down_us, series.us) == ((10.0, 11.0, 12.0), (20.0, 21.0, 22.0), (30.0, 32.0, 34.0))
     assert [a_sample for _, a_sample in fake.decks] == [1, 1]
+
+
+def test_down_can_run_behind_another_configs_up(timer: RowTimer, fake: FakeClock) -> None:
+    """In the layer's order, and not the layer that has one config for both."""
+    other = replace(GOOD, num_stages=GOOD.num_stages + 1)
+    timer.measure(blocks(GOOD, other))
+    measured = timer.measure(blocks(GOOD, other, up=GOOD))
+    assert [(series.config, series.status) for series in measured.series] == [(GOOD, Status.OK), (other, Status.OK)]
+    assert all(len(series.us) == 3 and not series.up_us for series in measured.series)
+    keys = [key.config for key in timer._player._graphs]
+    assert keys == [LayerConfig.of(GOOD), LayerConfig.of(other), LayerConfig(GOOD, other)]
+    assert fake.decks == [(2 * measured.draws, 2)] * 3
 
 
 def test_every_block_has_the_draws_of_its_seed_and_none_of_the_searchs(timer: RowTimer, fake: FakeClock) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from fused_moe_configs.exporting import write_export
 from tests.builders import H100, NAME, Store, table
-from tools.checkout import CHECKOUT
+from tools.checkout import CHECKOUT, CONFIGS
 from tools.launch.kernel_hash import EARLIER
 from tools.registry.devices import load_devices
 from tools.registry.reading import RegistryError
@@ -263,3 +264,16 @@ class TestStreams:
             done = run(store.root, "--layout", layout)
             assert done.returncode == 1
             assert "Traceback" not in done.stderr
+
+
+class TestAnExport:
+    @pytest.mark.parametrize("layout", ["vllm", "sglang"])
+    def test_for_both_engines_in_one_folder_is_proved_as_each_of_them_reads_it(
+        self, tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Without a word on the export's own list, or on the other engine's files."""
+        for engine in ("vllm", "sglang"):
+            write_export(CONFIGS, tmp_path, engine)
+        assert command.main([str(tmp_path), "--layout", layout]) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.endswith(" files: 0 errors, 0 warnings, 0 infos")
