@@ -87,13 +87,21 @@ class Prospect:
             looked = f"{len(self.lookup.tried)} place{'s' * (len(self.lookup.tried) != 1)} looked at"
             yield f"  here: {printable(winner) if winner else 'none'} ({looked}). {self.lookup.reason}"
         if self.entry:
-            known = self.entry
+            known, of_others = self.entry, _of_others(self.entry, f"{found.model} {ranks}")
             yield (
                 f"  how old: of {known.date or 'an unknown day'}, for Triton {known.triton or 'unknown'}; "
-                f"{known.evidence or 'no record'}; over no file: {known.gain}"
+                f"{known.evidence or 'no record'}; over no file: {known.gain}{of_others}"
             )
         yield from (f"  near: {line}" for line in self.near)
         yield f"  next: {self.next_step}"
+
+
+def _of_others(known: IndexedFile, asked: str) -> str:
+    """Whose figures they are, where the model isn't among those: names don't tell the hidden size."""
+    if known.geomean_ratio is None or not known.models or asked in known.models:
+        return ""
+    more = f" and {len(known.models) - 1} more" if len(known.models) > 1 else ""
+    return f", measured for {printable(known.models[0])}{more}"
 
 
 def look(

@@ -66,6 +66,27 @@ def test_a_file_that_is_here_is_named_with_its_age_and_the_line_that_exports_it(
     ]
 
 
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        ([f"{QWEN} tp=1"], "-1.9 % time"),
+        (["other/model tp=2"], "-1.9 % time, measured for other/model tp=2"),
+        (["other/model tp=2", f"{QWEN} tp=2", "a/b tp=1"], "-1.9 % time, measured for other/model tp=2 and 2 more"),
+        ([], "-1.9 % time"),
+    ],
+)
+def test_a_figure_of_other_models_says_whose_it_is(store, doctor, models, told):
+    """The name has no hidden size, so a file that was measured for others serves this model too."""
+    store.add(FILE)
+    index = {
+        "file": FILE, "models": models, "triton": "3.8.0", "date": "2026-11-25", "geomean_ratio": 0.981,
+        "worst_ratio": 1.0, "evidence": "verified", "sha256": "0" * 64,
+    }  # fmt: skip
+    store.write("index.json", {"schema_version": 1, "files": [index]})
+    _, lines = doctor("--model", QWEN, "--tp", "1", "--engine", "vllm")
+    assert answer(lines, "how old")[0].partition("over no file: ")[2] == told
+
+
 def test_the_next_line_typed_ends_the_matter(store, doctor, tmp_path, monkeypatch):
     """What is exported as it says, into the folder that it says, is found in use; then nothing is left to do.
 
