@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import fcntl
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,6 +79,10 @@ class Line:
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Line:
         """Inverse of `to_json`. KeyError, TypeError, ValueError: it is something else."""
+        if not all(isinstance(document[name], str) for name in _TEXTS & document.keys()):
+            raise TypeError("a text")
+        if not all(0 <= document[name] < math.inf for name in _NUMBERS & document.keys()):
+            raise ValueError("a number")
         judged = tuple(
             Judged(each["engine"], each["version"], _ratio(each["heuristic"]), _ratio(each["shipped"]))
             for each in document["judged"]
@@ -88,8 +93,18 @@ class Line:
         return dataclasses.asdict(self)
 
 
+_TEXTS = frozenset({"name", "date", "triton", "kernel_sha256", "rule", "reason", "gpu"})
+_NUMBERS = frozenset({"seconds", "overhead_s", "rank"})
+
+
 def _ratio(document: Mapping[str, Any] | None) -> Ratio | None:
-    return None if document is None else Ratio(**document)
+    if document is None:
+        return None
+    found = Ratio(**document)
+    numbers = (found.geomean, found.worst, 1.0 if found.best is None else found.best)
+    if not all(0 < number < math.inf for number in numbers):
+        raise ValueError("a ratio")
+    return found
 
 
 def checked(line: EngineChecked, shipped: Ratio | None = None, best: float | None = None) -> Judged:
@@ -100,6 +115,8 @@ def checked(line: EngineChecked, shipped: Ratio | None = None, best: float | Non
 def read_progress(path: Path) -> dict[str, Line]:
     """By name, the last line of each. UserError: unreadable, or a line in it is none."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{shown_path(path)}: expected a file, found a device or a pipe. Fix: remove it.")
         text = path.read_text("utf-8")
     except FileNotFoundError:
         return {}
@@ -111,7 +128,7 @@ def read_progress(path: Path) -> dict[str, Line]:
             break  # a kill cut it short
         try:
             line = Line.read(json.loads(row))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"{shown_path(path)}, line {number}: expected what the portfolio wrote, found something else. "
                 "Fix: remove the line."

@@ -14,7 +14,7 @@ from tools.portfolio.stock import GOOD, Item, Standing
 from tools.portfolio.wanted import Use
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
-from tools.text import cell, code, counted, table
+from tools.text import cell, code, counted, printable, table
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _cells(item: Item, device: Device) -> tuple[str, ...]:
         *(_ratio_text(item, engine, judged.get(engine)) for engine in Engine),
         f"{counted(len(item.wanted.models), 'placement')}, {', '.join(item.wanted.engines)}",
         ", ".join(sorted(today)),
-        "; ".join(item.why) or "-",
+        printable("; ".join(item.why)) or "-",
     )
 
 
