@@ -19,7 +19,9 @@ from tools.checkout import CHECKOUT, CONFIGS
 from tools.errors import UserError
 from tools.site.build import MANIFEST, Sources, know, pages, write
 from tools.site.files import files_in, read_files
+from tools.site.questions import State
 from tools.site.render import loader_call
+from tools.store.record import Decision
 
 REPOSITORY = "https://example.org/repository"
 
@@ -266,6 +268,13 @@ def test_a_file_in_the_place_of_the_folder_is_said(store: Store, tmp_path: Path)
     (tmp_path / "out").write_text("mine", "utf-8")
     with pytest.raises(UserError, match="expected a folder, found a file"):
         write(Sources(store.root, tmp_path / "m", REPOSITORY), tmp_path / "out")
+
+
+def test_every_state_and_decision_is_explained(store: Store) -> None:
+    method = html(built(store.root))["method.html"]
+    assert [word for word in Decision if f"{word.value.capitalize()}:" not in method.text] == []
+    elsewhere = {State.SHIPPED, State.NONE, State.UNNAMED}  # surveys, a hole, no name
+    assert {state.value for state in set(State) - elsewhere} <= set(method.ids)
 
 
 def test_the_mixtral_page_names_its_file_and_digest(store: Store) -> None:
