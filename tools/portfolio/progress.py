@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import fcntl
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,7 +67,11 @@ class Line:
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Line:
         """Inverse of `to_json`. KeyError, TypeError, ValueError: it is something else."""
-        steps = tuple(Step(**step) for step in document["steps"])
+        if not all(isinstance(document[name], str) for name in _TEXTS & document.keys()):
+            raise TypeError("a text")
+        if not all(0 <= document[name] < math.inf for name in _NUMBERS & document.keys()):
+            raise ValueError("a number")
+        steps = tuple(_step(step) for step in document["steps"])
         return cls(**{**document, "outcome": Outcome(document["outcome"]), "steps": steps})
 
     def to_json(self) -> dict[str, Any]:
@@ -78,9 +83,24 @@ class Line:
         return sum(found) if found else None
 
 
+_TEXTS = frozenset({"name", "date", "reason", "gpu"})
+_NUMBERS = frozenset({"seconds", "overhead_s", "rank"})
+
+
+def _step(document: Mapping[str, Any]) -> Step:
+    step = Step(**document)
+    if not isinstance(step.engine, str | None) or not isinstance(step.said, str):
+        raise TypeError("a text")
+    if not 0 <= step.seconds < math.inf:
+        raise ValueError("a number")
+    return step
+
+
 def read_progress(path: Path) -> dict[str, Line]:
     """By name, the last line of each. UserError: unreadable, or a line in it is none."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{shown_path(path)}: expected a file, found a device or a pipe. Fix: remove it.")
         text = path.read_text("utf-8")
     except FileNotFoundError:
         return {}
@@ -92,7 +112,7 @@ def read_progress(path: Path) -> dict[str, Line]:
             break  # a kill cut it short
         try:
             line = Line.read(json.loads(row))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"{shown_path(path)}, line {number}: expected what the portfolio wrote, found something else. "
                 "Fix: remove the line."

@@ -14,7 +14,7 @@ from tools.portfolio.wanted import Use
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
 from tools.store.record import EngineChecked
-from tools.text import cell, code, counted, table
+from tools.text import cell, code, counted, printable, table
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _cells(item: Item, device: Device) -> tuple[str, ...]:
         *(_ratio_text(item, engine) for engine in Engine),
         f"{counted(len(item.wanted.models), 'placement')}, {', '.join(item.wanted.engines)}",
         ", ".join(sorted(today)),
-        "; ".join(item.remarks) or "-",
+        printable("; ".join(item.remarks)) or "-",
     )
 
 

@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configs: Path = args.configs.absolute()
     if not (configs / "registry").is_dir():
         raise UserError(f"--configs: expected a store with its registry, found none in {configs}. Fix: name one.")
+    if not args.measurements.is_dir():
+        raise UserError(f"--measurements: expected a folder, found none at {args.measurements}. Fix: name one.")
     try:
         count = write(Sources(configs, args.measurements, args.repository, args.revision), args.out, args.jobs)
     except ConfigError as error:

@@ -25,6 +25,7 @@ from tools.site.coverage import Line
 from tools.site.files import ENGINES, TunedFile, files_in, read_files, slug_of, unique_slugs
 from tools.site.measurements import EnginesTimes, Surveyed, engines_times, read_surveys, shipped_by
 from tools.site.questions import Questions
+from tools.store.files import write_file
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -232,34 +233,40 @@ def _json(document: Any) -> bytes:
 def write(sources: Sources, out: Path, jobs: int = 1) -> int:
     """Writes the site into a new folder, an empty one, or one with an earlier build; returns how many files.
 
+    An earlier build stays whole until all pages are made, and what an interrupted one wrote the next one replaces.
     UserError: something else is in it. OSError: it can't be written. Errors of `know`.
     """
-    written = []
+    earlier = _earlier(out)
     with workers(jobs) as each:
-        known = know(sources, each)
-        _clear(out)
-        for name, content in pages(known, each):
-            path = out / PurePosixPath(name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            written.append(name)
-    (out / MANIFEST).write_bytes(_json({"revision": sources.revision, "files": sorted(written)}))
-    return len(written) + 1
+        made = dict(pages(know(sources, each), each))
+    _write_manifest(out, sources, {*earlier, *made})
+    for name in earlier:
+        (out / PurePosixPath(name)).unlink(missing_ok=True)
+    for name, content in made.items():
+        path = out / PurePosixPath(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    _write_manifest(out, sources, made)
+    return len(made) + 1
 
 
-def _clear(out: Path) -> None:
+def _write_manifest(out: Path, sources: Sources, names: Iterable[str]) -> None:
+    write_file(out / MANIFEST, _json({"revision": sources.revision, "files": sorted(names)}))
+
+
+def _earlier(out: Path) -> set[str]:
+    """The files of an earlier build. UserError: it isn't a folder, or something else is in it."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: expected a folder, found a file. Fix: name another.")
     if not out.exists() or not any(out.iterdir()):
-        return
+        return set()
     fault = UserError(f"{out}: expected a new folder, or the site in it, found other files. Fix: name another folder.")
     try:
-        names = json.loads((out / MANIFEST).read_bytes())["files"]
+        names = set(json.loads((out / MANIFEST).read_bytes())["files"])
         paths = [out / PurePosixPath(name) for name in names]
     except (OSError, ValueError, KeyError, TypeError):
         raise fault from None
     root = out.resolve()
     if any(root not in path.parent.resolve().parents and path.parent.resolve() != root for path in paths):
         raise fault
-    for path in [*paths, out / MANIFEST]:
-        path.unlink(missing_ok=True)
+    return names

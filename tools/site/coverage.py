@@ -84,12 +84,18 @@ def anchor_of(tp: int, ep: int) -> str:
 
 
 def cells_by_name(lines: Iterable[Line]) -> dict[tuple[str, str], Cell]:
-    """By device and file that is asked for. Who asks is no matter, except that a backend may not read."""
+    """By device and file that is asked for: the best answer of all who ask. A shape of theirs may not be measured, a
+    backend may not read.
+    """
     found: dict[tuple[str, str], Cell] = {}
+    order = list(State)
     for line in lines:
         for (device, _), cell in line.cells.items():
-            if cell.name and cell.state is not State.NOT_READ:
-                found[device, cell.name] = cell
+            if not cell.name or cell.state is State.NOT_READ:
+                continue
+            key = device, cell.name
+            if key not in found or order.index(cell.state) <= order.index(found[key].state):
+                found[key] = cell
     return found
 
 
@@ -123,7 +129,7 @@ def _cells(row: Row) -> Iterator[tuple[tuple[str, str], Cell]]:
 def _cell(row: Row, answer: Answer) -> Cell:
     looked, file, state = answer.looked, answer.file, answer.state
     surveyed = looked.surveyed if looked and state is State.SHIPPED else None
-    ratio = surveyed.ratio if surveyed else file.ratios.get(row.release.name) if file else None
+    ratio = surveyed.ratio if surveyed else answer.ratio
     return Cell(
         row.release.name, row.release.version, state, looked.name if looked else None, ratio,
         file.known.triton if file else None, file.slug if file else None, answer.of_arch.reads_tuned_files,

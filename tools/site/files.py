@@ -19,7 +19,7 @@ from fused_moe_configs.lookup import ConfigError, read_config
 from tools.measure.statistics import geomean
 from tools.store.files import RECORD, read_file, record_path
 from tools.store.record import Record, RecordedRow, RecordError, as_record
-from tools.store.workload import Workload, parse_file_name
+from tools.store.workload import Shape, Workload, parse_file_name
 
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang"}
 """As people write them."""
@@ -64,7 +64,7 @@ class TunedFile:
     path: below configs/, with slashes. slug: its page's name. known: as `index.json` has it. entries: launch config by
     batch size; empty where the file is broken. record: where it speaks of these very bytes, else None. fault: why
     there is no record or no entry; empty: nothing is wrong. ratios: by engine, time over that engine's heuristic under
-    uniform routing, geometric mean of the batch sizes; vLLM's is that of `known`.
+    uniform routing, geometric mean of the batch sizes; vLLM's is that of `known`. shapes: of the figures.
     """
 
     path: str
@@ -75,6 +75,7 @@ class TunedFile:
     record: Record | None = None
     fault: str = ""
     ratios: Mapping[str, float] = field(default_factory=dict)
+    shapes: frozenset[Shape] = frozenset()
 
     @property
     def name(self) -> str:
@@ -184,7 +185,8 @@ def _read(configs: Path, path: Path, triton: str | None, slug: str) -> TunedFile
     ratios = {gains.engine: gains.geomean for gains in gains_of(record.rows if record else {}) if gains.is_uniform}
     if known.geomean_ratio is not None:
         ratios["vllm"] = known.geomean_ratio
-    return TunedFile(str(relative), slug, known, workload, entries, record, " ".join(faults), ratios)
+    shapes = frozenset(named.shape for named in record.shapes) if record else frozenset[Shape]()
+    return TunedFile(str(relative), slug, known, workload, entries, record, " ".join(faults), ratios, shapes)
 
 
 def _sha256(path: Path) -> str:

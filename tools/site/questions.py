@@ -20,6 +20,7 @@ from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import Model
 from tools.site.files import TunedFile
 from tools.site.measurements import Surveyed
+from tools.store.workload import Shape
 
 SIZES = (1, 2, 4, 8, 16)
 """Tensor parallel sizes that are asked about, alone and with as many expert parallel ranks."""
@@ -35,6 +36,8 @@ class State(enum.StrEnum):
     """A file whose figures the main branch measured again."""
     CLAIMED = "claimed"
     """A file with its author's figures."""
+    OTHER_SHAPE = "other-shape"
+    """A file whose figures are of another hidden size, top_k or placement: what it gains here wasn't measured."""
     PUBLISHED = "published"
     """A file taken over from another project, without figures of ours."""
     UNRECORDED = "unrecorded"
@@ -56,6 +59,10 @@ class State(enum.StrEnum):
         return {"none": "none", "unrecorded": "no record", "unnamed": "no name", "shipped": "engine's own"}.get(
             self.value, self.value.replace("-", " ")
         )
+
+
+MEASURED = (State.VERIFIED, State.CLAIMED)
+"""A file's figures are of the very shape."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +111,21 @@ class Answer:
         if looked.lookup is None:
             return State.BROKEN
         if looked.file is not None:
-            return State(looked.file.known.evidence) if looked.file.known.evidence else State.UNRECORDED
+            state = State(looked.file.known.evidence) if looked.file.known.evidence else State.UNRECORDED
+            return State.OTHER_SHAPE if state in MEASURED and self.shape not in looked.file.shapes else state
         return State.NONE if looked.surveyed is None else State.SHIPPED
+
+    @property
+    def shape(self) -> Shape:
+        """What the file's name doesn't say."""
+        serving = self.of_arch
+        return Shape(serving.K, serving.top_k, serving.ep, serving.fused_shared_experts)
+
+    @property
+    def ratio(self) -> float | None:
+        """The file's time over that without it; None: it wasn't measured for this shape, or there is no file."""
+        file = self.file
+        return file.ratios.get(self.of_arch.engine) if file and self.shape in file.shapes else None
 
     @property
     def step(self) -> NextStep:

@@ -83,7 +83,6 @@ def _answer(answer: Answer, texts: _Texts, repository: str) -> list[int]:
     of_arch, looked, file = answer.of_arch, answer.looked, answer.file
     notes = answer.serving.notes if of_arch.notes else ()
     step = answer.step
-    gain = file.ratios.get(of_arch.engine) if file else None
     return [
         texts(looked.name if looked else None),
         texts(looked.engine_name if looked else None),
@@ -92,6 +91,6 @@ def _answer(answer: Answer, texts: _Texts, repository: str) -> list[int]:
         texts(lines_to_type(step, repository)),
         texts(step.note),
         texts(file.slug if file else None),
-        texts(percent(gain) if gain is not None else None),
+        texts(percent(answer.ratio) if answer.ratio is not None else None),
         texts("\n".join(notes)),
     ]

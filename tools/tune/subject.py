@@ -163,14 +163,34 @@ def find_device(device_name: str, devices: DeviceRegistry) -> Device:
 def serving_of(source: Source, device: Device, models: ModelRegistry, engine: Engine) -> Serving:
     """What the engine runs for what a source names, and the file that it reads. SubjectError: it runs no such thing."""
     match source:
-        case SizesSource(E, N, K, top_k, asked, ep):
-            parallel = Parallel(ep, ep)
-            model = Model("", source.shape.layer_experts(E), N, K, top_k, asked.of(Quantisation("bf16")), source="")
+        case SizesSource():
+            return _serving_of_sizes(source, device, engine)
         case ModelSource(name, parallel, asked, _):
             known = models.find(name)
             model = replace(known, quantisation=asked.of(known.quantisation))
         case ConfigJsonSource(path, parallel, asked, model_id, piped):
             model = read_config_json(path, asked, model_id, piped).model
+    return _served(model, parallel, device, engine)
+
+
+def _serving_of_sizes(source: SizesSource, device: Device, engine: Engine) -> Serving:
+    """Every rank holds its share of the routed experts, and the fused shared ones beside it."""
+    fused = source.fused_shared_experts
+    routed, top_k = (source.E - fused) * source.ep, source.top_k - fused
+    kind = source.asked.of(Quantisation("bf16"))
+    model = Model(
+        "", routed, source.N, source.K, top_k, kind, source="", fused_shared_experts=fused, fused_under_ep=True
+    )
+    found = _served(model, Parallel(source.ep, source.ep), device, engine)
+    if found.fused_shared_experts != fused:
+        raise SubjectError(
+            f"release {found.version} fuses no shared experts: it runs E={found.E}, top_k={found.top_k}. Fix: leave "
+            "--fused-shared-experts out, with those sizes."
+        )
+    return found
+
+
+def _served(model: Model, parallel: Parallel, device: Device, engine: Engine) -> Serving:
     tp, ep = parallel.tp, parallel.ep
     try:
         return shard(model, engine, device_name=device.name, arch=device.arch, tp=tp, ep=ep).serving

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import math
+import os
 from pathlib import Path
 
 import pytest
@@ -64,9 +67,32 @@ def test_a_first_line_that_a_kill_cut_short_leaves_an_empty_file(path: Path) -> 
     assert list(read_progress(path)) == ["a.json"]
 
 
-@pytest.mark.parametrize("bad", ["[]", "{}", "nonsense", '{"name": "a.json", "steps": 1}', '{"outcome": "odd"}'])
+def changed(**fields: object) -> str:
+    return json.dumps(line("b.json").to_json() | fields)
+
+
+def step(**fields: object) -> list[dict[str, object]]:
+    return [{"engine": None, "code": 0, "seconds": 1.0, "said": ""} | fields]
+
+
+BAD_LINES = (
+    "[]", "{}", "nonsense", '{"name": "a.json", "steps": 1}', '{"outcome": "odd"}', "[" * 100_000,
+    changed(name=[]), changed(name=5), changed(reason=7), changed(seconds="x"), changed(seconds=math.nan),
+    changed(rank=-1), changed(steps=step(seconds="x")), changed(steps=step(seconds=-1)), changed(steps=step(engine=5)),
+    changed(steps=step(said=None)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD_LINES)
 def test_a_line_of_something_else_is_named(path: Path, bad: str) -> None:
     append(path, line("a.json"))
     path.write_text(path.read_text("utf-8") + f"{bad}\n", "utf-8")
     with pytest.raises(UserError, match=r"device\.jsonl, line 2: expected what the portfolio wrote"):
+        read_progress(path)
+
+
+def test_a_pipe_is_not_waited_for(path: Path) -> None:
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="expected a file, found a device or a pipe"):
         read_progress(path)

@@ -19,7 +19,9 @@ from tools.checkout import CHECKOUT, CONFIGS
 from tools.errors import UserError
 from tools.site.build import MANIFEST, Sources, know, pages, write
 from tools.site.files import files_in, read_files
+from tools.site.questions import State
 from tools.site.render import loader_call
+from tools.store.record import Decision
 
 REPOSITORY = "https://example.org/repository"
 
@@ -195,6 +197,50 @@ def test_a_build_takes_the_place_of_the_one_before(store: Store, tmp_path: Path)
     assert count == len(files_below(out))
 
 
+def test_an_interrupted_build_is_replaced_by_the_next(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, sources = tmp_path / "out", Sources(store.root, tmp_path / "m", REPOSITORY)
+    path = add(store)
+    write(sources, out)
+    path.unlink()
+    whole, write_bytes = files_below(out), Path.write_bytes
+
+    def interrupted(self: Path, content: bytes) -> int:
+        if self.name == "boards.html":
+            raise KeyboardInterrupt
+        return write_bytes(self, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write(sources, out)
+    assert files_below(out) < whole
+    write(sources, out)
+    assert files_below(out) == whole - {"files/e8-n7168-nvidia_h100_80gb_hbm3.html"}
+
+
+def test_an_earlier_build_stays_whole_until_the_next_can_be_made(store: Store, tmp_path: Path) -> None:
+    out, sources = tmp_path / "out", Sources(store.root, tmp_path / "m", REPOSITORY)
+    write(sources, out)
+    whole = files_below(out)
+    (store.root / "registry" / "models.json").write_text("{", "utf-8")
+    with pytest.raises(UserError):
+        write(sources, out)
+    assert files_below(out) == whole
+
+
+def test_what_a_link_in_an_earlier_build_leads_to_stays(store: Store, tmp_path: Path) -> None:
+    out, sources = tmp_path / "out", Sources(store.root, tmp_path / "m", REPOSITORY)
+    write(sources, out)
+    (mine := tmp_path / "mine.html").write_text("mine", "utf-8")
+    (out / "index.html").unlink()
+    (out / "index.html").symlink_to(mine)
+    write(sources, out)
+    assert mine.read_text("utf-8") == "mine"
+    assert not (out / "index.html").is_symlink()
+
+
 def test_several_processes_write_the_same(store: Store, tmp_path: Path) -> None:
     add(store)
     sources = Sources(store.root, tmp_path / "m", REPOSITORY)
@@ -222,6 +268,13 @@ def test_a_file_in_the_place_of_the_folder_is_said(store: Store, tmp_path: Path)
     (tmp_path / "out").write_text("mine", "utf-8")
     with pytest.raises(UserError, match="expected a folder, found a file"):
         write(Sources(store.root, tmp_path / "m", REPOSITORY), tmp_path / "out")
+
+
+def test_every_state_and_decision_is_explained(store: Store) -> None:
+    method = html(built(store.root))["method.html"]
+    assert [word for word in Decision if f"{word.value.capitalize()}:" not in method.text] == []
+    elsewhere = {State.SHIPPED, State.NONE, State.UNNAMED}  # surveys, a hole, no name
+    assert {state.value for state in set(State) - elsewhere} <= set(method.ids)
 
 
 def test_the_mixtral_page_names_its_file_and_digest(store: Store) -> None:

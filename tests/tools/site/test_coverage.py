@@ -12,7 +12,18 @@ import pytest
 from tests.builders import H100, Store, devices, models
 from tests.tools.site.stores import QWEN, QWEN_ID, add, store_at
 from tools.registry.engines import load_engines
-from tools.site.coverage import COLUMNS, MOST_COLUMNS, Line, columns_of, in_order, lines_of, only_on, records, to_csv
+from tools.site.coverage import (
+    COLUMNS,
+    MOST_COLUMNS,
+    Line,
+    cells_by_name,
+    columns_of,
+    in_order,
+    lines_of,
+    only_on,
+    records,
+    to_csv,
+)
 from tools.site.files import files_in, read_files
 from tools.site.questions import UNPLACED_SIZES, Questions, State
 
@@ -60,6 +71,23 @@ def test_a_cell_is_of_the_engines_newest_release(store: Store) -> None:
     asked = Questions(store.root, devices(), releases, [])
     (line, *_) = lines_of(models().find(QWEN_ID), "slug", asked.rows(models().find(QWEN_ID)))
     assert line.cells[H100, "vllm"].version == newest.version
+
+
+def test_a_model_whose_shape_was_not_measured_has_no_figure(store: Store) -> None:
+    add(store, QWEN, shapes=[{"K": 4096, "top_k": 8, "models": ["other/model tp=1"]}])
+    found = lines(store, QWEN_ID)
+    cell = next(line for line in found if line.tp == 1).cells[H100, "vllm"]
+    assert (cell.state, cell.ratio, bool(cell.page)) == (State.OTHER_SHAPE, None, True)
+
+
+def test_of_all_who_ask_for_a_file_the_best_answer_counts(store: Store) -> None:
+    add(store, QWEN)
+    line = next(line for line in lines(store, QWEN_ID) if line.tp == 1)
+    good = line.cells[H100, "vllm"]
+    other = replace(good, state=State.OTHER_SHAPE, ratio=None)
+    asking = [replace(line, cells={(H100, "vllm"): cell}) for cell in (good, other)]
+    for order in (asking, asking[::-1]):
+        assert cells_by_name(order)[H100, QWEN].state is State.CLAIMED
 
 
 def test_what_has_a_file_stands_first(store: Store) -> None:

@@ -30,6 +30,7 @@ def test_it_says_what_it_wrote(configs: Path, tmp_path: Path, capsys: pytest.Cap
     ("arguments", "expected"),
     [
         (["--configs", "nowhere"], "--configs: expected a store with its registry, found none"),
+        (["--measurements", "nowhere"], "--measurements: expected a folder, found none at nowhere"),
         (["--configs", ""], "expected a path, found an empty text"),
         (["--jobs", "none"], "--jobs: expected a number above 0, found 'none'"),
         (["--jobs", "0"], "--jobs: expected a number above 0, found '0'"),

@@ -128,6 +128,18 @@ def test_a_measured_file_is_claimed_until_main_says_otherwise(store: Store) -> N
     assert answer.step.command.startswith("fused-moe-configs export ./moe-configs --engine vllm && export VLLM_")
 
 
+def test_a_figure_of_another_shape_is_no_claim_about_this_one(store: Store) -> None:
+    """The name has no K: a file that was measured for another model serves this one too."""
+    add(store, shapes=[{"K": 3072, "top_k": 2, "models": ["other/model tp=2"]}])
+    answer = row_of(questions(store.root), MIXTRAL_ID, "vllm", 2).answers[H100]
+    assert (answer.state, answer.ratio) == (State.OTHER_SHAPE, None)
+    assert answer.step.command.startswith("fused-moe-configs export")
+    add(store)
+    answer = row_of(questions(store.root), MIXTRAL_ID, "vllm", 2).answers[H100]
+    assert answer.state is State.CLAIMED
+    assert answer.ratio == pytest.approx(0.93, abs=0.001)
+
+
 def test_a_published_and_an_unrecorded_file_are_no_claims(store: Store) -> None:
     path = store.config(name=MIXTRAL)
     assert row_of(questions(store.root), MIXTRAL_ID, "vllm", 2).answers[H100].state is State.PUBLISHED

@@ -57,6 +57,25 @@ def test_each_engine_has_its_own_experts_name_and_reason(capsys: pytest.CaptureF
     assert (vllm["is_tuned"], sglang["is_tuned"]) == (True, False)
 
 
+@pytest.mark.parametrize("ep", [1, 8])
+def test_a_fused_shared_expert_is_on_every_rank_of_the_engine_that_fuses_it(
+    ep: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["--E", 33, "--N", 1024, "--K", 4096, "--top-k", 9, "--fused-shared-experts", 1, "--ep", ep]
+    assert dry_run(*sizes, "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    (row,) = found["workloads"]
+    assert (row["engine"], row["E"], row["top_k"], row["ep"], row["is_tuned"]) == ("sglang", 33, 9, ep, True)
+    assert row["notes"] == []
+    (refusal,) = found["notes"]
+    assert refusal.startswith("vllm: release 0.33.0 fuses no shared experts: it runs E=32, top_k=8. Fix: leave ")
+
+
+def test_an_engine_that_fuses_no_shared_expert_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry_run(*SIZES, "--fused-shared-experts", 1, "--engine", "vllm") == 2
+    assert "vllm: release 0.33.0 fuses no shared experts" in capsys.readouterr().err
+
+
 def test_one_engine_is_asked_alone_and_tuned(capsys: pytest.CaptureFixture[str]) -> None:
     _, (row,) = rows(capsys, *DEEPSEEK, "--engine", "sglang", device=H200)
     assert (row["engine"], row["E"], row["is_tuned"]) == ("sglang", 257, True)

@@ -77,6 +77,7 @@ if (form) {
   const words = {
     verified: "A file is here; the main branch measured its figures again.",
     claimed: "A file is here, with its author’s figures.",
+    "other-shape": "A file is here, measured for another hidden size, top_k or placement; what it gains here is not known.",
     published: "A file is here, taken over from another project; nothing was measured.",
     unrecorded: "A file is here, without evidence.",
     broken: "A file is here that can’t be used.",
