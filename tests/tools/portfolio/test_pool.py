@@ -134,6 +134,9 @@ class TestChildren:
         children.stop(grace_s=5.0)
         thread.join(10.0)
         assert not thread.is_alive()
+        until = time.monotonic() + 10.0  # a signal takes effect when its process next runs
+        while _is_running(int(heard[0])) and time.monotonic() < until:
+            time.sleep(0.01)
         assert not _is_running(int(heard[0]))
 
 
@@ -143,4 +146,7 @@ def _is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     # Its parent is gone, so it may lie there unburied.
-    return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
