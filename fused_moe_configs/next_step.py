@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from .serving import Serving
 
 
+UNTUNED_DTYPES = ("fp8_w8a16", "float32", "int4_w4a16")
+"""With names of their own, though the kernel that is tuned here doesn't run them."""
+
+
 class NextStep(NamedTuple):
     """command: a line to be typed; empty: there is none. note: where, or why not. str() is both."""
 
@@ -59,4 +63,8 @@ def next_step(flags: str, serving: Serving, lookup: Lookup, siblings_file: Path 
         return NextStep("", "nothing: tuned files change nothing here")
     if lookup.winner or siblings_file:
         return NextStep(export_command(serving.engine, lookup.winner, siblings=lookup.winner is None))
+    if not serving.gated:
+        return NextStep("", "nothing: experts without a gate are not tuned here")
+    if serving.dtype in UNTUNED_DTYPES:
+        return NextStep("", f"nothing: {serving.dtype} experts are not tuned here")
     return NextStep(tune_command(flags, serving.engine), "in a clone of the repository, on this GPU")

@@ -45,7 +45,7 @@ class Serving:
     dtype None: bf16 and fp16. block_shape: as the engine refines it. file: this project's name of the tuned file,
     engine_file: the engine's own; None where no tuned file has a name for the dtype. E_later, file_later: of the
     later ranks, where the experts can't be spread evenly. triton: what the release pins. notes: what else to know,
-    a sentence each.
+    a sentence each. gated: the experts have a gate, as those have that are tuned here.
     """
 
     model: str
@@ -74,6 +74,7 @@ class Serving:
     file_later: str | None
     triton: str
     notes: tuple[str, ...] = ()
+    gated: bool = True
 
     @property
     def verdict(self) -> str:
@@ -158,6 +159,7 @@ def serve(
         file_later=file_later,
         triton=release.triton,
         notes=tuple(_notes(checkpoint, rank, ep, file_later, answer)),
+        gated=checkpoint.gated,
     )
 
 

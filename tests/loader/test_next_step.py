@@ -55,6 +55,14 @@ def test_where_no_file_is_read_there_is_nothing_to_do():
     assert next_step("", unread, FOUND, None) == ("", "nothing: tuned files change nothing here")
 
 
+@pytest.mark.parametrize("changes", [{"gated": False}, {"dtype": "int4_w4a16"}])
+def test_what_the_tuner_refuses_is_not_offered(changes):
+    step = next_step("", replace(serving(), **changes), MISSED, None)
+    assert step.command == ""
+    assert step.note.startswith("nothing: ")
+    assert next_step("", replace(serving(), **changes), FOUND, None).command == export_command("vllm", FOUND.winner)
+
+
 def test_vllm_gets_a_version_files_whole_chain():
     assert "--triton-version 3.6.0" in export_command("vllm", Path("configs/triton_3_6_0/E=8.json"))
     assert "--overlay auto" in export_command("sglang", None)

@@ -19,6 +19,8 @@ from tools.site.coverage import is_shown
 from tools.site.files import files_in, read_files
 from tools.site.measurements import read_surveys
 from tools.site.questions import Questions, Row, State
+from tools.tune.request import parse
+from tools.tune.subject import SubjectError, make_subject
 
 MIXTRAL_ID = "mistralai/Mixtral-8x7B-v0.1"
 
@@ -105,6 +107,27 @@ def test_what_to_do_next_is_what_doctor_says(
 
 # ---------------------------------------------------------------
 # States
+
+
+def test_every_tune_line_that_is_offered_is_one_that_the_tuner_takes(placed: Mapping[str, list[Row]]) -> None:
+    known = models(), devices()
+    gpus = {each.arch: each.name for each in devices() if each.arch and each.smem_bytes_per_block}
+    lines = {
+        (answer.step.command, device)
+        for rows in placed.values()
+        for row in rows
+        for device in gpus.values()
+        if (answer := row.answers.get(device)) and answer.step.command.startswith("./nox -s tune -- ")
+    }
+    assert lines
+    refused = []
+    for line, device in lines:
+        request = parse(line.removeprefix("./nox -s tune -- ").split())
+        try:
+            make_subject(request.sources[0], device, *known, engine=request.engine)
+        except SubjectError as error:
+            refused.append(f"{line} on {device}: {error}")
+    assert refused == []
 
 
 @pytest.fixture
