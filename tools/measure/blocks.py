@@ -18,9 +18,10 @@ from tools.errors import first_line
 from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import Operands, RowInputs, Weights, make_weights, num_routings
 from tools.measure.kernels import Kernel, OwnKernel
-from tools.measure.layer import DOWN, UP, LayerShape, Load
+from tools.measure.layer import DOWN, UP, LayerShape, Load, mean_load
 from tools.measure.panel import Part, RoutingKind
 from tools.measure.recorded_routing import RecordedRouting, RoutingSource
+from tools.measure.routing import Draws
 from tools.measure.row import RowBench
 from tools.measure.seeds import Purpose, seed_of
 from tools.measure.timing import LaunchCall, Replay, capture, play_blocks, sample_once
@@ -64,7 +65,7 @@ class Played:
     """What became of launch configs in some blocks of a part.
 
     us: a value a block, of the layer, or of up and of down where they are timed apart. failures: why one has no times.
-    load: of the last block. draws: of one block.
+    load: of all these blocks, on average. draws: of one block.
     """
 
     us: Mapping[LayerConfig, tuple[tuple[float, ...], ...]]
@@ -137,11 +138,18 @@ class BlockPlayer:
             except Exception as error:  # Triton raises what it likes at launch
                 self.survive(error)
                 failures[config] = error
-        deals = [functools.partial(self.deal, row, purpose, part.placement, part.routing, block) for block in blocks]
+        dealt: list[Draws] = []
+
+        def deal(block: int) -> None:
+            self.deal(row, purpose, part.placement, part.routing, block)
+            dealt.append(row.inputs.draws)
+
+        deals = [functools.partial(deal, block) for block in blocks]
         played = [one for both in replays.values() for one in both]
         times = iter(self.clock.play(played, deals) if played else ())
         us = {config: tuple(tuple(next(times)) for _ in both) for config, both in replays.items()}
-        return Played(us, failures, row.inputs.load, row.inputs.num_routings)
+        load = mean_load([draws.load(row.shape) for draws in dealt] or [row.inputs.load])
+        return Played(us, failures, load, row.inputs.num_routings)
 
     def row(self, num_tokens: int, placement: int) -> RowBench:
         """Made when it is first asked for."""

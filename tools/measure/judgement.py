@@ -59,7 +59,8 @@ FAILED = Duel(None, Verdict.FAILED)
 class PartVerdict:
     """measured and duels by the contestants' names, the tuned file first; duels are the file's own.
 
-    floor_us: the least time, of the last block's draws; bound: what sets it. draws: of a block. times_us: by block.
+    floor_us: the least time, of the last draws that were played together; bound: what sets it. draws: of a block.
+    times_us: by block.
     """
 
     part: Part

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kernels.problem import Flavour, Projection, QuantMode, Routing, up_and_down
@@ -148,6 +149,17 @@ class Load:
     active_experts: float
     local_pairs: float
     local_tokens: float
+
+
+def mean_load(loads: Sequence[Load]) -> Load:
+    """Of blocks that hold as many draws each. ValueError: of none."""
+    if not loads:
+        raise ValueError("loads: expected at least one, found none")
+    return Load(
+        statistics.fmean(load.active_experts for load in loads),
+        statistics.fmean(load.local_pairs for load in loads),
+        statistics.fmean(load.local_tokens for load in loads),
+    )
 
 
 def expected_load(shape: LayerShape, num_tokens: int) -> Load:

@@ -207,7 +207,7 @@ class Series:
 class Measured:
     """The series in the job's order. draws: of one block.
 
-    active_experts: that the last block's routings reached, on average; None: not counted.
+    active_experts: that the blocks' routings reached, on average; None: not counted.
     """
 
     job: BlockJob

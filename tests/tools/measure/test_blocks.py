@@ -102,6 +102,14 @@ def test_every_config_has_a_value_a_block(player: BlockPlayer) -> None:
     assert found.load.local_pairs == 128
 
 
+def test_the_load_is_of_all_the_blocks_that_the_times_are_of(player: BlockPlayer) -> None:
+    """Of the last one alone it would give a floor that lies above the times."""
+    skewed = replace(UNIFORM, routing=RoutingKind.SKEW_03)
+    each = [play(player, GOOD, part=skewed, blocks=range(b, b + 1)).load.active_experts for b in range(4)]
+    assert len(set(each)) > 1
+    assert play(player, GOOD, part=skewed, blocks=range(4)).load.active_experts == pytest.approx(sum(each) / 4)
+
+
 def test_what_fails_is_told_and_the_others_are_played(fake: FakeClock) -> None:
     @dataclass(frozen=True)
     class Failing(TorchKernel):
