@@ -64,7 +64,8 @@ class TunedFile:
     path: below configs/, with slashes. slug: its page's name. known: as `index.json` has it. entries: launch config by
     batch size; empty where the file is broken. record: where it speaks of these very bytes, else None. fault: why
     there is no record or no entry; empty: nothing is wrong. ratios: by engine, time over that engine's heuristic under
-    uniform routing, geometric mean of the batch sizes; vLLM's is that of `known`. shapes: of the figures.
+    uniform routing, geometric mean of the batch sizes; vLLM's is that of `known`. shapes: of the figures. at: by engine
+    and shape, where the record tells them apart.
     """
 
     path: str
@@ -76,6 +77,13 @@ class TunedFile:
     fault: str = ""
     ratios: Mapping[str, float] = field(default_factory=dict)
     shapes: frozenset[Shape] = frozenset()
+    at: Mapping[tuple[str, Shape], float] = field(default_factory=dict)
+
+    def ratio(self, engine: str, shape: Shape) -> float | None:
+        """For a model of this shape. None: it wasn't measured for that, or not on that engine's kernel."""
+        if shape not in self.shapes:
+            return None
+        return self.at.get((engine, shape), self.ratios.get(engine))
 
     @property
     def name(self) -> str:
@@ -186,7 +194,17 @@ def _read(configs: Path, path: Path, triton: str | None, slug: str) -> TunedFile
     if known.geomean_ratio is not None:
         ratios["vllm"] = known.geomean_ratio
     shapes = frozenset(named.shape for named in record.shapes) if record else frozenset[Shape]()
-    return TunedFile(str(relative), slug, known, workload, entries, record, " ".join(faults), ratios, shapes)
+    at = _at_shapes(record) if record else {}
+    return TunedFile(str(relative), slug, known, workload, entries, record, " ".join(faults), ratios, shapes, at)
+
+
+def _at_shapes(record: Record) -> dict[tuple[str, Shape], float]:
+    """Under uniform routing, geometric mean of the batch sizes."""
+    found: dict[tuple[str, Shape], list[float]] = {}
+    for part in (part for row in record.rows.values() for part in row.parts if part.routing == "uniform"):
+        if part.shape < len(record.shapes):
+            found.setdefault((part.engine, record.shapes[part.shape].shape), []).append(part.ratio)
+    return {key: geomean(ratios) for key, ratios in found.items()}
 
 
 def _sha256(path: Path) -> str:

@@ -125,7 +125,7 @@ class Answer:
     def ratio(self) -> float | None:
         """The file's time over that without it; None: it wasn't measured for this shape, or there is no file."""
         file = self.file
-        return file.ratios.get(self.of_arch.engine) if file and self.shape in file.shapes else None
+        return file.ratio(self.of_arch.engine, self.shape) if file else None
 
     @property
     def step(self) -> NextStep:

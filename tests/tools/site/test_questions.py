@@ -12,7 +12,7 @@ from fused_moe_configs.commands.of_model import AskedModel
 from fused_moe_configs.lookup import Chain
 from fused_moe_configs.serving import serve
 from tests.builders import H100, Store, devices, models
-from tests.tools.site.stores import BOOM, MIXTRAL, add, store_at, survey, surveyed
+from tests.tools.site.stores import BOOM, MIXTRAL, add, rows, store_at, survey, surveyed
 from tools.checkout import CONFIGS
 from tools.registry.engines import load_engines
 from tools.site.coverage import is_shown
@@ -161,6 +161,20 @@ def test_a_figure_of_another_shape_is_no_claim_about_this_one(store: Store) -> N
     answer = row_of(questions(store.root), MIXTRAL_ID, "vllm", 2).answers[H100]
     assert answer.state is State.CLAIMED
     assert answer.ratio == pytest.approx(0.93, abs=0.001)
+
+
+def test_a_models_figure_is_of_its_own_shape_where_the_record_tells_it(store: Store) -> None:
+    document = rows(ratio=0.99)  # of the worst shape, the first
+    for each in document.values():
+        own = [part for part in each["parts"] if part["engine"] == "vllm"]
+        each["parts"] += [{**part, "shape": 1, "ratio": 0.9, "low": 0.89, "high": 0.91} for part in own]
+    both = [
+        {"K": 3072, "top_k": 2, "models": ["other/model tp=2"]},
+        {"K": 4096, "top_k": 2, "models": [f"{MIXTRAL_ID} tp=2"]},
+    ]
+    add(store, shapes=both, rows=document)
+    answer = row_of(questions(store.root), MIXTRAL_ID, "vllm", 2).answers[H100]
+    assert answer.ratio == pytest.approx(0.9)
 
 
 def test_a_published_and_an_unrecorded_file_are_no_claims(store: Store) -> None:
