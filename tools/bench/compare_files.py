@@ -64,8 +64,8 @@ def _measured(
     request: FilesRequest, files: Sequence[ConfigFile], judging: Judging, pool: CompilePool, say: Say
 ) -> FilesReport:
     """UserError: nothing was measured."""
-    gpu = Gpu.here()
     engine = None if request.engine is None else engine_kernel(request.engine)
+    gpu = Gpu.here()  # after all that a wrong path may end
     comparisons = [comparison_of(file, request, gpu.device) for file in files]
     if judging.recorded is not None:
         for shape in dict.fromkeys(shape for comparison in comparisons for shape in comparison.shapes):

@@ -26,9 +26,9 @@ from tools.registry.models import load_models
 def run(request: KernelsRequest, arguments: Sequence[str], say: Say) -> tuple[bool, str]:
     """(whether every criterion holds, what goes to stdout). UserError: nothing was run."""
     session.check_folder(request.output)
-    gpu = Gpu.here()
-    torch = gpu.torch
     engine = engine_kernel(request.engine)
+    gpu = Gpu.here()  # after all that a wrong path may end
+    torch = gpu.torch
     models = load_models()
     wanted = [comparison_of(text, request, models, gpu.name, gpu.device) for text in request.workloads]
     largest = max(request.batch_sizes)

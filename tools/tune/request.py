@@ -182,7 +182,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag(
             "--fused-shared-experts",
             "shared experts that the engine runs as experts of the layer: counted in --E and in --top-k (0)",
-            {"type": int, "default": 0, "metavar": "N"},
+            {"type": int, "metavar": "N"},
             only_with=(SIZES,),
             within=(0, 64),
         ),
@@ -430,7 +430,7 @@ def _sources(options: argparse.Namespace, way: str) -> tuple[Source, ...]:
     if missing:
         raise UserError(f"sizes: expected all of {SIZES}, found no {' '.join(missing)}.")
     sizes = options.E, options.N, options.K, options.top_k
-    return (SizesSource(*sizes, asked, parallel.ep, options.fused_shared_experts),)
+    return (SizesSource(*sizes, asked, parallel.ep, options.fused_shared_experts or 0),)
 
 
 def read_workloads(path: Path) -> tuple[ModelSource, ...]:

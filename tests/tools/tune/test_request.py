@@ -123,6 +123,7 @@ def test_bad_values_are_refused_by_name(arguments: list[str], told: str) -> None
         ([*SIZES, "--tp", "2"], "--tp"),
         (["--replay", "a.gz", "--ep", "2"], "--ep"),
         ([*MODEL, "--fused-shared-experts", "1"], "--fused-shared-experts"),
+        ([*MODEL, "--fused-shared-experts", "0"], "--fused-shared-experts"),
         ([*MODEL, "--model-id", "a/A"], "--model-id"),
         (["--workloads", "w.txt", "--block-shape", "128,128"], "--block-shape"),
         (["--replay", "a.gz", "--per-channel-quant"], "--per-channel-quant"),
