@@ -17,7 +17,7 @@ from tools.errors import first_line
 from tools.launch.layer_config import LayerConfig
 from tools.measure.blocks import BlockPlayer
 from tools.measure.gpu import Ceilings
-from tools.measure.judgement import Played, RowVerdict, judge
+from tools.measure.judgement import PlayedPart, RowVerdict, judge
 from tools.measure.kernels import Kernel
 from tools.measure.panel import Part
 from tools.registry.devices import Device
@@ -97,7 +97,7 @@ class _Table:
         self._part, self._num_tokens, self._judging = part, num_tokens, judging
         self._player, self._ceilings, self._failures = player, ceilings, failures
 
-    def play(self, configs: Sequence[LayerConfig], blocks: range) -> Played:
+    def play(self, configs: Sequence[LayerConfig], blocks: range) -> PlayedPart:
         part, known = self._part, {c: self._failures[c] for c in configs if c in self._failures}
         left = [config for config in configs if config not in known]
         found = self._player.play(self._judging.purpose, self._num_tokens, part, left, blocks)
@@ -105,7 +105,7 @@ class _Table:
         floor = floor_of(self._ceilings, layer, self._num_tokens, found.load, part.engine)
         us = {config: times[0] for config, times in found.us.items()}
         failed = {config: _message(error) for config, error in found.failures.items()}
-        return Played(us, {**known, **failed}, found.draws, floor.us, floor.bound)
+        return PlayedPart(us, {**known, **failed}, found.draws, floor.us, floor.bound)
 
 
 def _message(error: Exception) -> str:

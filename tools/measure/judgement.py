@@ -13,11 +13,8 @@ from dataclasses import dataclass, field
 
 from kernels.problem import Flavour
 from tools.launch.layer_config import LayerConfig
-from tools.measure.panel import MIN_BLOCKS, Blocks, Panel, Part, Ratio, RoutingKind, max_blocks
+from tools.measure.panel import MIN_BLOCKS, Blocks, Panel, Part, Ratio, RoutingKind, further_blocks, max_blocks
 from tools.measure.statistics import geomean
-
-DRAWS_AT_ONCE = 8
-"""Of further blocks, where a verdict is open."""
 
 
 class Verdict(enum.StrEnum):
@@ -117,7 +114,7 @@ class RowVerdict:
 
 
 @dataclass(frozen=True)
-class Played:
+class PlayedPart:
     """What became of launch configs in some blocks. us: a value a block. failures: why one has no times."""
 
     us: Mapping[LayerConfig, Sequence[float]]
@@ -127,7 +124,7 @@ class Played:
     bound: str
 
 
-Play = Callable[[Sequence[LayerConfig], range], Played]
+Play = Callable[[Sequence[LayerConfig], range], PlayedPart]
 
 
 def judge(part: Part, entries: Mapping[str, LayerConfig], play: Play, first_block: int = 0) -> PartVerdict:
@@ -149,7 +146,7 @@ def judge(part: Part, entries: Mapping[str, LayerConfig], play: Play, first_bloc
         open_ones = [rival for rival in rivals if _is_open(panel, part, own, rival)]
         if not open_ones or left <= 0:
             break
-        asked, count = [own, *open_ones], min(left, max(1, DRAWS_AT_ONCE // played.draws))
+        asked, count = [own, *open_ones], min(left, further_blocks(played.draws))
     times = panel.times[part]
     measured = {
         name: Measured(

@@ -95,6 +95,14 @@ def max_blocks(draws_a_block: int) -> int:
     return max(MIN_BLOCKS, MAX_DRAWS // draws_a_block)
 
 
+DRAWS_AT_ONCE = 8
+
+
+def further_blocks(draws_a_block: int, draws: int = DRAWS_AT_ONCE) -> int:
+    """How many more are played at once, where something is open."""
+    return max(1, draws // draws_a_block)
+
+
 # ---------------------------------------------------------------
 # Ratios and their intervals
 

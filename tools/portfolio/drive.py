@@ -79,7 +79,7 @@ class Places:
 
 
 @dataclass
-class Clock:
+class TimeLimit:
     """When to stop taking names. limit_s: None: never."""
 
     limit_s: float | None = None
@@ -122,7 +122,7 @@ class Driver:
         self,
         places: Places,
         launch: Launch,
-        clock: Clock,
+        clock: TimeLimit,
         models: ModelRegistry,
         devices: DeviceRegistry,
         method: Method | None = None,

@@ -19,7 +19,7 @@ from tools.text import printable
 
 
 @dataclass(frozen=True)
-class EngineSource:
+class EngineAtHand:
     """kernel: the file that its kernel is cut out of. package: the whole engine; None: its kernel lies there alone."""
 
     kernel: Path
@@ -43,7 +43,7 @@ def engine_argument(text: str) -> tuple[Engine, Path]:
     return Engine(name), Path(path)
 
 
-def engines_at_hand(named: Iterable[tuple[Engine, Path]]) -> tuple[dict[Engine, EngineSource], tuple[str, ...]]:
+def engines_at_hand(named: Iterable[tuple[Engine, Path]]) -> tuple[dict[Engine, EngineAtHand], tuple[str, ...]]:
     """(those named, and of the others those installed; a line for each that files aren't judged on, or not beside what
     it ships). UserError: one that was named has no kernel that can be cut out."""
     asked = dict(named)
@@ -62,14 +62,14 @@ def engines_at_hand(named: Iterable[tuple[Engine, Path]]) -> tuple[dict[Engine, 
             notes.append(f"{engine} is installed, but nothing is judged on its kernel: {error}")
             continue
         try:
-            found[engine] = EngineSource(kernel, find_engine(Flavour(engine.value), path))
+            found[engine] = EngineAtHand(kernel, find_engine(Flavour(engine.value), path))
         except UserError as error:
-            found[engine] = EngineSource(kernel)
+            found[engine] = EngineAtHand(kernel)
             notes.append(f"{engine}: files are judged on its kernel, but not beside those that it ships: {error}")
     return found, tuple(notes)
 
 
-def on_device(sources: Mapping[Engine, EngineSource], device: Device, triton: str) -> dict[Engine, EngineHere]:
+def on_device(sources: Mapping[Engine, EngineAtHand], device: Device, triton: str) -> dict[Engine, EngineHere]:
     """With what each ships for the GPU, as it reads it under this Triton. UserError: a folder can't be listed."""
     return {
         engine: EngineHere(engine, source.kernel, _shipped(source.package, device, triton))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tools.checkout import reference_triton
 from tools.child_process import usable_cores
@@ -18,8 +20,8 @@ from tools.findings import emit
 from tools.measure.gpu import VisibleGpu, find_gpus
 from tools.portfolio import summary
 from tools.portfolio.child import MODULE, Answer, command_line
-from tools.portfolio.drive import Clock, Driver, Launch, Places, Task, launch
-from tools.portfolio.engines import EngineSource, engine_argument, engines_at_hand, on_device
+from tools.portfolio.drive import Driver, Launch, Places, Task, TimeLimit, launch
+from tools.portfolio.engines import EngineAtHand, engine_argument, engines_at_hand, on_device
 from tools.portfolio.jobs import Effort, Skip, down_names, job_of
 from tools.portfolio.listing import Folders, add_device_names, items_of, wanted_of
 from tools.portfolio.pool import Children, Gpu, Pool
@@ -120,22 +122,18 @@ def run(
     tell(*strange)
     found = [devices.find(options.device_name[0])] if options.ray else list(dict.fromkeys(gpu.device for gpu in gpus))
     children = Children()
-    clock = Clock(None if options.minutes is None else 60.0 * options.minutes)
+    clock = TimeLimit(None if options.minutes is None else 60.0 * options.minutes)
     places = Places(folders.configs, folders.progress_of, options.collect, folders.configs.parent)
     driver = Driver(places, start or functools.partial(launch, children), clock, models, devices)
     tasks, states = _tasks(options, driver, found, folders, engines, triton)
     tell(f"{counted(len(tasks), 'name')} to work off on {_described(gpus) or f'the cluster {options.ray}'}")
     pool: Pool[Task] = Pool(gpus, tell)
     left: list[Task] = []
-    try:
+    with _ended_with(pool, children):
         if options.ray:
             _on_cluster(options.ray, tasks, driver, found[0])
         else:
             left = driver.run(tasks, pool)
-    except BaseException:
-        pool.stop()
-        children.stop()
-        raise
     return _summary(driver, states, left, is_whole=not strange)
 
 
@@ -175,14 +173,21 @@ def _second(
         places.copy,
     )
     pool: Pool[tuple[DefaultFile, ...]] = Pool(gpus, tell)
-    try:
+    with _ended_with(pool, children):
         missing = run.run(files, pool)
+    tell(*missing)
+    return 1 if missing or faults else 0
+
+
+@contextlib.contextmanager
+def _ended_with(pool: Pool[Any], children: Children) -> Iterator[None]:
+    """Whatever ends the run ends the processes that it started."""
+    try:
+        yield
     except BaseException:
         pool.stop()
         children.stop()
         raise
-    tell(*missing)
-    return 1 if missing or faults else 0
 
 
 def tell(*lines: str) -> None:
@@ -253,7 +258,7 @@ def _tasks(
     driver: Driver,
     devices: Sequence[Device],
     folders: Folders,
-    sources: Mapping[Engine, EngineSource],
+    sources: Mapping[Engine, EngineAtHand],
     triton: str,
 ) -> tuple[list[Task], list[DeviceStatus]]:
     """(what is to be done, what there is). Names that nothing can be done for are written down at once."""

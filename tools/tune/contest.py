@@ -19,6 +19,7 @@ from tools.measure.panel import (
     RoutingKind,
     Standing,
     choose,
+    further_blocks,
     max_blocks,
     standing,
     wanted,
@@ -95,7 +96,8 @@ class Contest:
                 self._drop_hopeless(self.policy.hopeless if part == self.parts[-1] else self.policy.hopeless_early)
         while not is_over() and (more := wanted(self.panel, self._incumbent, self.promotion)):
             for asked in more:
-                self._more(asked.part, asked.configs, self._blocks_at_once, measure)
+                count = further_blocks(self.panel.draws, self.policy.draws)
+                self._more(asked.part, asked.configs, count, measure)
         choice = choose(self.panel, self._incumbent, self.promotion)
         for part in (one for one in self.beside if self.heuristics[one.engine] not in self.failures):
             shown = dict.fromkeys((choice.entry, *self.always))
@@ -106,10 +108,6 @@ class Contest:
     @property
     def _incumbent(self) -> LaunchConfig | None:
         return self.incumbent if self.incumbent in self.panel.configs else None
-
-    @property
-    def _blocks_at_once(self) -> int:
-        return max(1, self.policy.draws // self.panel.draws)
 
     def _first_blocks(self, part: Part, measure: Measure) -> None:
         """Of the contestants that have none there yet."""

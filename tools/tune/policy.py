@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from tools.measure.panel import MIN_BLOCKS, PromotionPolicy
+from tools.measure.panel import DRAWS_AT_ONCE, MIN_BLOCKS, PromotionPolicy
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PanelPolicy:
     joining: int = 2
     hopeless: float = 1.01
     hopeless_early: float = 1.05
-    draws: int = 8
+    draws: int = DRAWS_AT_ONCE
 
     @classmethod
     def exhaustive(cls) -> PanelPolicy:

@@ -12,7 +12,7 @@ from kernels.launch_config import LaunchConfig
 from tools.errors import UserError, reason_of
 from tools.launch.heuristics import clamped
 from tools.launch.kernel_hash import kernel_sha256
-from tools.measure.panel import RoutingKind
+from tools.measure.panel import DRAWN_KINDS, RoutingKind
 from tools.measure.recorded_routing import read_recorded_routing
 from tools.registry.devices import normalise_device_name
 from tools.store import schemas
@@ -31,7 +31,7 @@ from tools.tune.report import Progress, TuneSummary, progress
 from tools.tune.request import UNIFORM_ALONE, TuneRequest
 from tools.tune.search import InOrder, Strategy, usual_strategy
 from tools.tune.space import Space, candidates
-from tools.tune.tuner import DRAWN_KINDS, SIZES_BETWEEN, RowResult, Task, TuneError, tune, wanted_by_row
+from tools.tune.tuner import SIZES_BETWEEN, RowResult, Task, TuneError, tune, wanted_by_row
 from tools.tune.write import Existing, MeasuredRun, Origin, deliver, find_destination, summarise
 
 
@@ -150,12 +150,12 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
         *([f"not in the landscape: batch sizes {', '.join(map(str, missing))}"] if missing else []),
         *([f"not in the landscape: {', '.join(left_out)}; rows are chosen without"] if left_out else []),
     )
+    is_exhaustive = header.settings.get("exhaustive") is True
     if unrecorded := _unrecorded(runner):
         # Of one that measured everything, all must be there; another strategy asks for more than a short run measured.
-        if header.settings.get("exhaustive") is True:
+        if is_exhaustive:
             gaps.append(unrecorded)
         notes = (*notes, f"not in the landscape: {unrecorded}")
-    is_exhaustive = header.settings.get("exhaustive") is True
     against = regrets(landscape, result.rows) if is_exhaustive and not request.effort.exhaustive else ()
     measured = MeasuredRun(result, rates, runner.clock_s, notes, kernel)
     if gaps:

@@ -11,6 +11,7 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
 from tools.measure.panel import (
+    DRAWN_KINDS,
     MIN_BLOCKS,
     Choice,
     Panel,
@@ -28,8 +29,6 @@ from tools.tune.search import JobQueue, Measurements, Strategy, View, screen_apa
 from tools.tune.space import Space
 
 DOWN_FINALISTS = 3
-
-DRAWN_KINDS = (RoutingKind.UNIFORM, RoutingKind.SKEW_1, RoutingKind.SKEW_03)
 
 SIZES_BETWEEN = (12, 40, 80, 160, 384)
 """Batch sizes between the usual ones that servers run: vLLM and SGLang capture graphs of them. An engine takes the

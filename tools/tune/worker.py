@@ -141,19 +141,21 @@ class RowTimer:
     def _screen(self, job: ScreenJob) -> tuple[float, float]:
         player, clock = self._player, self._player.clock
         row = player.row(job.num_tokens, job.shape)
-        kernel = player.kernel(job.engine)
+        kernel, config = player.kernel(job.engine), LayerConfig.of(job.config)
         binary = self._subject.compile_job(job.config, job.num_tokens, job.shape, job.engine)
         if binary not in self._checked:
-            player.check(row, kernel, LayerConfig.of(job.config), job.shape)
+            player.check(row, kernel, config, job.shape)
             self._checked.add(binary)
         player.deal(row, Purpose.SEARCH, job.shape, job.routing, 0)
         routings = num_coarse_routings(player.layers[job.shape], job.num_tokens, player.l2_bytes)
-        config, down = LayerConfig.of(job.config), row.launches(kernel, LayerConfig.of(job.config), DOWN, routings)
         # SGLang's launches start before the last one has ended, so that up behind up takes another time than up behind
         # down: at one token a third of it, on an H100.
         in_order = job.engine is Flavour.SGLANG
-        first = row.layers(kernel, config, routings) if in_order else row.launches(kernel, config, UP, routings)
-        replays = [clock.capture(first, 2 if in_order else 1), clock.capture(down, 1)]
+        if in_order:
+            first = clock.capture(row.layers(kernel, config, routings), 2)
+        else:
+            first = clock.capture(row.launches(kernel, config, UP, routings), 1)
+        replays = [first, clock.capture(row.launches(kernel, config, DOWN, routings), 1)]
         samples = clock.sample(replays, 1)
         total_us = samples[0][0] + (0.0 if in_order else samples[1][0])
         # The first replay uploads the graph: it can only tell that a config is far off.

@@ -18,7 +18,7 @@ from tools.bench.time_files import Failures
 from tools.compile.pool import CompilePool
 from tools.launch.layer_config import LayerConfig
 from tools.measure import environment
-from tools.measure.judgement import Play, Played, RowVerdict, judge
+from tools.measure.judgement import Play, PlayedPart, RowVerdict, judge
 from tools.measure.kernels import Kernel
 from tools.registry.devices import Device
 
@@ -94,7 +94,7 @@ class FakeGpu:
             yield RowVerdict(num_tokens, tuple(parts))
 
     def _play(self, num_tokens: int, known: Mapping[LayerConfig, str]) -> Play:
-        def play(configs: Sequence[LayerConfig], blocks: range) -> Played:
+        def play(configs: Sequence[LayerConfig], blocks: range) -> PlayedPart:
             found = {config: known.get(config) or self.us(config.up, num_tokens) for config in configs}
             failures = {config: us for config, us in found.items() if isinstance(us, str)}
             us = {
@@ -102,6 +102,6 @@ class FakeGpu:
                 for config, us in found.items()
                 if not isinstance(us, str)
             }
-            return Played(us, failures, 8, 10.0, "memory")
+            return PlayedPart(us, failures, 8, 10.0, "memory")
 
         return play

@@ -13,7 +13,7 @@ from tools.measure.judgement import (
     FAILED,
     Duel,
     PartVerdict,
-    Played,
+    PlayedPart,
     RowVerdict,
     Score,
     Verdict,
@@ -36,12 +36,12 @@ class Gpu:
         self.us, self.draws = us, draws
         self.asked: list[tuple[list[LayerConfig], range]] = []
 
-    def play(self, configs: Sequence[LayerConfig], blocks: range) -> Played:
+    def play(self, configs: Sequence[LayerConfig], blocks: range) -> PlayedPart:
         self.asked.append((list(configs), blocks))
         found = {config: [self.us(config, block) for block in blocks] for config in configs}
         failures = {config: us[0] for config, us in found.items() if isinstance(us[0], str)}
         times = {config: us for config, us in found.items() if config not in failures}
-        return Played(times, failures, self.draws, 5.0, "memory")  # type: ignore[arg-type]
+        return PlayedPart(times, failures, self.draws, 5.0, "memory")  # type: ignore[arg-type]
 
     def judge(self, entries: dict[str, LayerConfig] = ENTRIES, first_block: int = 0) -> PartVerdict:
         return judge(PART, entries, self.play, first_block)

@@ -10,7 +10,7 @@ import pytest
 from tests import builders
 from tests.tools.portfolio.stocked import H100, Stocked, full, wanted
 from tools.portfolio.child import MODULE, Answer
-from tools.portfolio.drive import Clock, Driver, NoAnswerError, Places, Task, launch
+from tools.portfolio.drive import Driver, NoAnswerError, Places, Task, TimeLimit, launch
 from tools.portfolio.jobs import Job, Order, Skip
 from tools.portfolio.pool import Ended, Gpu, Pool, Say
 from tools.portfolio.progress import Outcome, Step, read_progress
@@ -38,7 +38,7 @@ class Run:
     def __post_init__(self) -> None:
         folders = self.stocked.folders
         places = Places(folders.configs, folders.progress_of, self.collect, self.stocked.root)
-        clock = Clock(None if self.minutes is None else 60.0 * self.minutes, lambda: self.now)
+        clock = TimeLimit(None if self.minutes is None else 60.0 * self.minutes, lambda: self.now)
         self.driver = Driver(places, self._launch, clock, builders.models(), builders.devices())
 
     def _launch(self, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:

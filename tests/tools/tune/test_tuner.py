@@ -11,7 +11,7 @@ import pytest
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.compile.outcome import Status
-from tools.measure.panel import RoutingKind
+from tools.measure.panel import DRAWN_KINDS, RoutingKind
 from tools.store.record import Decision, ShapeOfModels
 from tools.store.workload import Shape
 from tools.tune.journal import Journal, JournalHeader, JournalWriter
@@ -20,7 +20,7 @@ from tools.tune.protocol import BlockJob, Compiled, Event, Job, Runner, Screened
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.search import InOrder, usual_strategy
 from tools.tune.space import Space
-from tools.tune.tuner import DRAWN_KINDS, RowResult, Task, TuneError, TuneResult, baselines, tune, wanted_by_row
+from tools.tune.tuner import RowResult, Task, TuneError, TuneResult, baselines, tune, wanted_by_row
 
 Make = Callable[..., Journal]
 
