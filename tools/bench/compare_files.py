@@ -37,9 +37,10 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     for file in files if request.writes_record else ():
         session.check_folder(record_path(file.found.root, file.found.relative).parent, "--write-record")
     judging = _judging(request)
+    engine = None if request.engine is None else engine_kernel(request.engine)  # before anything starts
     with CompilePool(request.jobs) as pool:
         pool.start()
-        report = _measured(request, files, judging, pool, say)
+        report = _measured(request, files, judging, engine, pool, say)
     is_good = not report.is_slower
     if request.output is not None:
         try:
@@ -61,11 +62,15 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
 
 
 def _measured(
-    request: FilesRequest, files: Sequence[ConfigFile], judging: Judging, pool: CompilePool, say: Say
+    request: FilesRequest,
+    files: Sequence[ConfigFile],
+    judging: Judging,
+    engine: EngineKernel | None,
+    pool: CompilePool,
+    say: Say,
 ) -> FilesReport:
     """UserError: nothing was measured."""
-    engine = None if request.engine is None else engine_kernel(request.engine)
-    gpu = Gpu.here()  # after all that a wrong path may end
+    gpu = Gpu.here()
     comparisons = [comparison_of(file, request, gpu.device) for file in files]
     if judging.recorded is not None:
         for shape in dict.fromkeys(shape for comparison in comparisons for shape in comparison.shapes):
@@ -105,8 +110,8 @@ def compare(
     from tools.bench.time_files import compile_file, measure, player_of
 
     torch = gpu.torch
-    own = {flavour: OwnKernel(flavour=flavour) for flavour in Flavour}
-    kernels: dict[Flavour, Kernel] = {**own} if engine is None else {engine.flavour: engine}
+    judges: Sequence[Kernel] = [OwnKernel(flavour=flavour) for flavour in Flavour] if engine is None else [engine]
+    kernels = {kernel.flavour: kernel for kernel in judges}
     done: list[FileResult] = []
     with torch.cuda.stream(torch.cuda.Stream()):
         failures = [compile_file(comparison, kernels, gpu.device, pool) for comparison in comparisons]
