@@ -97,7 +97,8 @@ class World:
     def act(self, workflow: str, event: str, payload: Mapping[str, Any], *options: str, **environment: str) -> Run:
         """Runs .github/workflows/WORKFLOW.yml on an event. AssertionError: an action has no stub."""
         here = self.folder / f"run-{len(list(self.folder.glob('run-*')))}"
-        (here / "artifacts").mkdir(parents=True)
+        for folder in ("artifacts", "numbers"):
+            (here / folder).mkdir(parents=True)
         (here / "event.json").write_text(json.dumps(payload), "utf-8")
         given = {
             "FAKE_ARTIFACTS": here / "artifacts",
@@ -105,6 +106,7 @@ class World:
             "FAKE_GH_LOG": here / "gh.log",
             "FAKE_INDEX": here / "index",
             "FAKE_LANDSCAPES": self.folder / "landscapes",
+            "FAKE_NUMBERS": here / "numbers",
             "FAKE_PYTHON": sys.executable,
             "FAKE_REMOTE": self.remote,
             "FAKE_RUNNER": "",
