@@ -11,8 +11,9 @@ from tools.bench import session
 from tools.bench.candidates import NO_FILE, FileComparison, Judging, comparison_of, read_files
 from tools.bench.files_report import FileResult, FilesReport, Judge, to_json, to_markdown
 from tools.bench.request import FilesRequest, Say
-from tools.bench.session import Gpu, engine_kernel, today
+from tools.bench.session import Gpu, engine_kernel
 from tools.compile.pool import CompilePool
+from tools.dates import today
 from tools.errors import MachineError, UserError
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.kernel_hash import kernel_sha256
@@ -132,7 +133,7 @@ def compare(
             del player
             release(torch)
     judge = None if engine is None else Judge(engine.flavour, engine_version(engine.path, engine.name) or "unknown")
-    return FilesReport(gpu.environment(), today(), judging, kernel_sha256(), judge, tuple(done))
+    return FilesReport(gpu.environment(), today().isoformat(), judging, kernel_sha256(), judge, tuple(done))
 
 
 def _with_a_sound_gpu(torch: Any, name: str, rows: Iterator[RowVerdict]) -> Iterator[RowVerdict]:

@@ -12,8 +12,9 @@ from tools.bench import session
 from tools.bench.kernels_report import CeilingFigures, ComparedKernels, KernelsReport, to_json, to_markdown
 from tools.bench.request import KernelsRequest, Say
 from tools.bench.sample import KernelComparison, comparison_of
-from tools.bench.session import Gpu, engine_kernel, today
+from tools.bench.session import Gpu, engine_kernel
 from tools.compile.pool import CompilePool
+from tools.dates import today
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import cut, engine_version
@@ -42,7 +43,7 @@ def run(request: KernelsRequest, arguments: Sequence[str], say: Say) -> tuple[bo
         say(f"ceilings: {setup.ceilings}")
         command = f"python -m tools.bench {shlex.join(_shown(arguments, request))}"
         report = KernelsReport(
-            gpu.environment(), _kernels(engine), today(), command, _figures(setup.ceilings), (), notes
+            gpu.environment(), _kernels(engine), today().isoformat(), command, _figures(setup.ceilings), (), notes
         )
         path: Path | None = None
         for work in wanted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import re
 from dataclasses import dataclass
@@ -50,11 +49,6 @@ def engine_kernel(engine: EngineFile) -> EngineKernel:
     except EngineKernelError as error:
         raise UserError(str(error)) from error
     return kernel
-
-
-def today() -> str:
-    """The date in UTC, as reports have it."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
 
 
 def check_folder(folder: Path, flag: str = "--output") -> None:

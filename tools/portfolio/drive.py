@@ -5,7 +5,6 @@ Whatever becomes of a name is written down before the next one is taken.
 
 from __future__ import annotations
 
-import datetime
 import shutil
 import sys
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from tools.checkout import CHECKOUT
+from tools.dates import today
 from tools.findings import Severity
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.child import MODULE, Answer, command_line
@@ -178,8 +178,7 @@ class Driver:
         return self._write(task.item, line, device)
 
     def _line(self, item: Item) -> Line:
-        today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-        return Line(item.name, Outcome.FAILED, today, rank=item.rank)
+        return Line(item.name, Outcome.FAILED, today().isoformat(), rank=item.rank)
 
     def _fault(self, item: Item) -> str:
         """What the validator has against what was written. Empty: nothing."""

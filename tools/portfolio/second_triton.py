@@ -6,7 +6,6 @@ a line in `verified_with`; what loses more than the margin is tuned again into t
 
 from __future__ import annotations
 
-import datetime
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from tools.dates import today
 from tools.errors import UserError
 from tools.measure.panel import PromotionPolicy, RoutingKind
 from tools.portfolio.bench_report import BenchReport
@@ -122,11 +122,10 @@ def losses_of(printed: str) -> dict[str, float]:
 
 def note(configs: Path, file: DefaultFile, triton: str, loss_pct: float) -> None:
     """Into the record, as it stands by now. RecordError, OSError, UserError."""
-    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     path = record_path(configs, PurePosixPath(file.name))
     with lock(configs):
         record = as_record(read_file(path, RECORD))
-        write_file(path, record.with_verified_with(VerifiedWith(triton, today, loss_pct)).to_bytes())
+        write_file(path, record.with_verified_with(VerifiedWith(triton, today().isoformat(), loss_pct)).to_bytes())
 
 
 def job_of(file: DefaultFile, device: Device, wanted: Wanted, effort: Effort) -> Job:

@@ -21,6 +21,7 @@ from tools.bench.request import MAX_JOBS, EngineFile, check_counts
 from tools.bench.session import Gpu
 from tools.checkout import reference_triton
 from tools.child_process import usable_cores
+from tools.dates import today
 from tools.errors import UserError
 from tools.launch.heuristic_version import measured_heuristics
 from tools.launch.layer_config import LayerConfig
@@ -261,12 +262,13 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
         say(note)
     failures = timer.compile(found.contests, request.jobs, say)
     progress, environment, started = Progress(found), timer.environment, time.monotonic()
+    date = today().isoformat()
 
     def board() -> Survey:
         return Survey(
             engine.flavour,
             engine.package.version,
-            session.today(),
+            date,
             environment,
             heuristics.versions[engine.flavour],
             BATCH_SIZES,
@@ -276,7 +278,7 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
         )
 
     device = normalise_device_name(environment.device_name)
-    stem = f"{session.today()}-survey-{engine.flavour}-{device}-triton-{environment.triton}"
+    stem = f"{date}-survey-{engine.flavour}-{device}-triton-{environment.triton}"
     path, why_not = None, ""
     for index, place in in_turn(found.contests):
         contest = found.contests[index]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ from tools.store.record import CheckedRouting, EngineChecked, Record
 from tools.tune.request import DEFAULT_BATCH_SIZES
 
 H100 = builders.H100
-TODAY = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+TODAY = "2026-03-09"
 
 
 @functools.cache
