@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import os
 import sys
 import threading
-import time
-from pathlib import Path
 
 import pytest
 
 from tests import builders
+from tests.tools.processes import PATIENCE_S, wait_until, wait_until_dead
 from tools.portfolio.pool import MOST_FAILURES, Children, Gpu, Pool, Say
 
 H100 = builders.devices().find(builders.H100)
@@ -39,7 +37,7 @@ class TestPool:
         assert log.said == ["a", "b", "c", "d"]
 
     def test_two_gpus_share_a_list_and_say_which_they_are(self) -> None:
-        both = threading.Barrier(2, timeout=10)
+        both = threading.Barrier(2, timeout=PATIENCE_S)
         log = Log()
 
         def work(task: str, gpu: Gpu, say: Say) -> bool:
@@ -129,24 +127,7 @@ class TestChildren:
         children, heard = Children(), list[str]()
         thread = threading.Thread(target=children.run, args=([sys.executable, "-c", code], self.GPU, heard.append))
         thread.start()
-        while not heard:
-            time.sleep(0.01)
+        wait_until(lambda: heard != [], "the child's word")
         children.stop(grace_s=5.0)
-        thread.join(10.0)
-        assert not thread.is_alive()
-        until = time.monotonic() + 10.0  # a signal takes effect when its process next runs
-        while _is_running(int(heard[0])) and time.monotonic() < until:
-            time.sleep(0.01)
-        assert not _is_running(int(heard[0]))
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # Its parent is gone, so it may lie there unburied.
-    try:
-        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+        wait_until(lambda: not thread.is_alive(), "the end of the child")
+        wait_until_dead([int(heard[0])])
