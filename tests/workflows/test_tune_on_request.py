@@ -132,10 +132,10 @@ def _run_with(world: World, tuned: Files, program: str = "") -> Run:
 
 
 # An artifact that is another by the time it is taken. Any job of the run could do it: here the one that takes it.
-# What is uploaded anew has the same name, and here even the same bytes, but never the same number.
+# What is deleted and uploaded anew has the same name, and here even the same bytes, but the old number is nobody's.
 
 IN_PLACE = 'echo " " >> "$(find "$FAKE_ARTIFACTS/{}" -type f | head -n 1)"'
-BY_NAME = 'cd "$FAKE_NUMBERS" && mv "$(grep -lx {} *)" 99'
+BY_NAME = 'cd "$FAKE_NUMBERS" && echo deleted > "$(grep -lx {} *)"'
 
 
 @pytest.mark.parametrize(

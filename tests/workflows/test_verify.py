@@ -140,7 +140,7 @@ IN_PLACE = '(artifact / "plan.json").write_text(json.dumps(plan))'
 BY_NAME = f"""{IN_PLACE}
 numbers = pathlib.Path(os.environ["FAKE_NUMBERS"])
 (number,) = (path for path in numbers.iterdir() if path.read_text() == "plan\\n")
-number.rename(numbers / "99")
+number.write_text("deleted")
 """
 
 
