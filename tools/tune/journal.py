@@ -529,15 +529,14 @@ def _previous(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Holds the journal for this run; says whether it wasn't there. JournalError: another run holds it."""
+    """Holds the journal for this run; says whether there was nothing in it. JournalError: another run holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        is_new = not path.exists()
         with path.open("ab") as file:
             _lock(file, path)
             # Who came just before may have ended in between, and taken its journal away.
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                yield is_new
+                yield not os.fstat(file.fileno()).st_size
                 return
 
 
