@@ -13,8 +13,9 @@ try:
 except ImportError:  # a GPU machine may lack it; the tests that need it say so themselves
     pass
 else:
-    # How long one example takes says more about the machine than about the code.
-    hypothesis.settings.register_profile("any-machine", deadline=None)
+    # How long an example takes, or is in the making, says more about the machine than about the code.
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("any-machine", deadline=None, suppress_health_check=slow)
     hypothesis.settings.load_profile("any-machine")
 
 
