@@ -23,12 +23,12 @@ from fake_tasks import FakeTask
 
 from tests.tools.compile.hang_clock import LIMIT_S, let_hangs_pass
 from tests.tools.processes import is_alive, pids_in, wait_until_dead
-from tools.compile.outcome import Outcome, Resources, Status
+from tools.compile.outcome import CompileOutcome, Resources, Status
 from tools.compile.pool import CompilePool
 from tools.errors import MachineError
 
 
-def run(*tasks: FakeTask, jobs: int = 1, timeout_s: float = LIMIT_S) -> list[Outcome]:
+def run(*tasks: FakeTask, jobs: int = 1, timeout_s: float = LIMIT_S) -> list[CompileOutcome]:
     with CompilePool(jobs, timeout_s=timeout_s) as pool:
         found = dict(pool.run(tasks))
     assert sorted(found) == list(range(len(tasks)))
