@@ -116,10 +116,8 @@ def product_reference(
     if expert_map is not None:
         experts = expert_map.long()[experts]
     out = torch.zeros((pairs, b.shape[1]), dtype=torch.float64, device=a.device)
-    for expert in range(b.shape[0]):
+    for expert in experts[experts >= 0].unique().tolist():  # asked once: each question waits for the GPU
         chosen = experts == expert
-        if not bool(chosen.any()):
-            continue
         scale = None if b_scale is None else b_scale[expert : expert + 1]
         right = dequantize_weight(b[expert : expert + 1], scale, quant)[0]
         rows = left[chosen]
