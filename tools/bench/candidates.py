@@ -70,13 +70,15 @@ class Judging:
     """Under which routing files are judged, and on which draws.
 
     kinds: where tokens are few only those that aren't skewed, if there are any. recorded: what the kind of that name
-    is of. series: of the purpose's draws; two of them share none.
+    is of. series: of the purpose's draws; two of them share none. most_blocks: of a part; None: as many as its verdict
+    needs.
     """
 
     kinds: tuple[RoutingKind, ...] = DRAWN_KINDS
     recorded: RecordedRouting | None = None
     purpose: Purpose = Purpose.JUDGEMENT
     series: int = 0
+    most_blocks: int | None = None
 
     def kinds_at(self, num_tokens: int) -> tuple[RoutingKind, ...]:
         return kinds_at(num_tokens, self.kinds) or self.kinds

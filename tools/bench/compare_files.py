@@ -88,11 +88,12 @@ def _judging(request: FilesRequest) -> Judging:
     """UserError: a file without a recorded routing."""
     match request.routing:
         case None:
-            return Judging(series=request.series)
+            return Judging(series=request.series, most_blocks=request.most_blocks)
         case RoutingKind() as kind:
-            return Judging((kind,), series=request.series)
+            return Judging((kind,), series=request.series, most_blocks=request.most_blocks)
         case path:
-            return Judging((RoutingKind.RECORDED,), read_recorded_routing(path), series=request.series)
+            recorded = read_recorded_routing(path)
+            return Judging((RoutingKind.RECORDED,), recorded, series=request.series, most_blocks=request.most_blocks)
 
 
 def compare(

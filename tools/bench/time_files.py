@@ -76,6 +76,7 @@ def measure(
                 comparison.entries(num_tokens, part.engine),
                 _Table(part, num_tokens, judging, player, ceilings, failures[part.engine, num_tokens]).play,
                 judging.first_block,
+                judging.most_blocks,
             )
             for part in comparison.parts(num_tokens, judging)
         ]

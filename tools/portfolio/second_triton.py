@@ -1,7 +1,8 @@
 """`portfolio run --second-triton`: which default files another Triton needs anew.
 
-Each is benched under the Triton that runs, on uniform routing and a few batch sizes. Its loss goes into its record, as
-a line in `verified_with`; what loses more than the margin is tuned again into that version's folder.
+Each is benched under the Triton that runs, on uniform routing and a few batch sizes; the first blocks decide. Its loss
+goes into its record, as a line in `verified_with`; what loses more than the margin is tuned again into that version's
+folder.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from tools.errors import UserError
-from tools.measure.panel import PromotionPolicy, RoutingKind
+from tools.measure.panel import MIN_BLOCKS, PromotionPolicy, RoutingKind
 from tools.portfolio.bench_report import BenchReport
 from tools.portfolio.child import Answer
 from tools.portfolio.drive import Launch, NoAnswerError
 from tools.portfolio.jobs import Effort, Job, Order, tune_arguments
-from tools.portfolio.pool import Children, Ended, Gpu, Pool, Say
+from tools.portfolio.pool import MOST_FAILURES, Children, Ended, Gpu, Pool, Say
 from tools.portfolio.progress import Outcome
 from tools.portfolio.wanted import Wanted, unplaced
 from tools.registry.devices import Device
@@ -101,7 +102,7 @@ def bench_arguments(files: Sequence[DefaultFile], jobs: int) -> list[str]:
     return [
         *("files", *(str(file.path) for file in files), "--against", "heuristic"),
         *("--num-tokens", *map(str, BATCH_SIZES), "--routing", RoutingKind.UNIFORM.value),
-        *("--format", "json", "--jobs", str(jobs)),
+        *("--blocks", str(MIN_BLOCKS), "--format", "json", "--jobs", str(jobs)),
     ]
 
 
@@ -153,7 +154,7 @@ class SecondTriton:
         queues = {device: list(_batches(each)) for device, each in files.items()}
 
         def work(batch: tuple[DefaultFile, ...], gpu: Gpu, say: Say) -> bool:
-            faults = list(self._work(batch, gpu, say))
+            faults = list(self._work(batch, gpu, say, lambda: pool.is_stopped))
             if not pool.is_stopped:
                 missing.extend(faults)
             return not faults
@@ -161,18 +162,13 @@ class SecondTriton:
         left = pool.run(queues, work)
         return [*missing, *(f"{file.name}: not benched" for batch in left for file in batch)]
 
-    def _work(self, batch: Sequence[DefaultFile], gpu: Gpu, say: Say) -> Iterator[str]:
-        losses, reason = {file.name: file.loss_pct for file in batch}, ""
+    def _work(self, batch: Sequence[DefaultFile], gpu: Gpu, say: Say, is_stopped: Callable[[], bool]) -> Iterator[str]:
         unknown = [file for file in batch if file.loss_pct is None]
-        if unknown:
-            say(f"{counted(len(unknown), 'file')} under Triton {self.triton}")
-            ended = self.bench(bench_arguments(unknown, gpu.jobs), gpu, say)
-            losses.update(losses_of(ended.printed))
-            reason = ended.said or ended.how
+        benched = self._benched(unknown, gpu, say, is_stopped) if unknown else {}
         for file in batch:
-            loss_pct = losses[file.name]
-            if loss_pct is None:
-                yield f"{file.name}: not benched: {reason}"
+            loss_pct = benched.get(file.name, file.loss_pct)
+            if loss_pct is None or isinstance(loss_pct, str):
+                yield f"{file.name}: not benched: {loss_pct}"
                 continue
             if file.loss_pct is None and loss_pct < math.inf:  # a record holds no infinite loss
                 try:
@@ -185,6 +181,27 @@ class SecondTriton:
             if loss_pct > MARGIN_PCT and not file.has_version_file:
                 yield from self._retune(file, gpu, say)
             self.collect(file.name)
+
+    def _benched(
+        self, files: Sequence[DefaultFile], gpu: Gpu, say: Say, is_stopped: Callable[[], bool]
+    ) -> dict[str, float | str]:
+        """By name the loss, or why there is none.
+
+        A file that brings the bench down takes the others of its process with it: then each is benched alone.
+        """
+        say(f"{counted(len(files), 'file')} under Triton {self.triton}")
+        ended = self.bench(bench_arguments(files, gpu.jobs), gpu, say)
+        found: dict[str, float | str] = {**losses_of(ended.printed)}
+        missing = [file for file in files if file.name not in found]
+        found.update(dict.fromkeys((file.name for file in missing), ended.said or ended.how))
+        failures = 0
+        for file in missing if len(files) > 1 else ():
+            if is_stopped() or failures == MOST_FAILURES:
+                break
+            alone = self._benched([file], gpu, say, is_stopped)
+            failures = failures + 1 if isinstance(alone[file.name], str) else 0
+            found.update(alone)
+        return found
 
     def _retune(self, file: DefaultFile, gpu: Gpu, say: Say) -> Iterator[str]:
         wanted = self.wanted.get(file.name) or unplaced(file.workload, self.models)

@@ -90,7 +90,8 @@ class FakeGpu:
             parts = []
             for part in comparison.parts(num_tokens, judging):
                 play = self._play(num_tokens, failures[part.engine, num_tokens])
-                parts.append(judge(part, comparison.entries(num_tokens, part.engine), play, judging.first_block))
+                entries = comparison.entries(num_tokens, part.engine)
+                parts.append(judge(part, entries, play, judging.first_block, judging.most_blocks))
             yield RowVerdict(num_tokens, tuple(parts))
 
     def _play(self, num_tokens: int, known: Mapping[LayerConfig, str]) -> Play:

@@ -43,8 +43,10 @@ class Gpu:
         times = {config: us for config, us in found.items() if config not in failures}
         return PlayedPart(times, failures, self.draws, 5.0, "memory")  # type: ignore[arg-type]
 
-    def judge(self, entries: dict[str, LayerConfig] = ENTRIES, first_block: int = 0) -> PartVerdict:
-        return judge(PART, entries, self.play, first_block)
+    def judge(
+        self, entries: dict[str, LayerConfig] = ENTRIES, first_block: int = 0, most_blocks: int | None = None
+    ) -> PartVerdict:
+        return judge(PART, entries, self.play, first_block, most_blocks)
 
 
 def steady(own_us: float, rival_us: float = 100.0) -> Gpu:
@@ -82,6 +84,14 @@ def test_it_ends_with_the_draws() -> None:
     assert ratio is not None
     assert (ratio.is_open, ratio.blocks) == (True, MAX_DRAWS // 2)
     assert [len(blocks) for _, blocks in gpu.asked] == [4, *[4] * 7]
+
+
+def test_it_ends_with_the_most_blocks_that_it_may_play() -> None:
+    gpu = Gpu(lambda config, block: 100.0 + (50.0 * (block % 2) - 23.0 if config == OWN else 0.0), draws=2)
+    found = gpu.judge(most_blocks=MIN_BLOCKS)
+    ratio = found.duels["rival"].ratio
+    assert ratio is not None
+    assert (ratio.is_open, ratio.blocks) == (True, MIN_BLOCKS)
 
 
 def test_only_the_open_ones_are_played_again() -> None:
