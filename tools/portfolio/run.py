@@ -61,8 +61,8 @@ def _version_of(package: str) -> str | None:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Tunes and judges the wanted names of the GPUs at hand, most wanted first: what is finished is passed over, "
-        "and a killed run goes on where it was."
+        "Tunes and judges the wanted names of the GPUs at hand, most wanted first, but those before that only have to "
+        "be judged: what is finished is passed over, and a killed run goes on where it was."
     )
     parser.epilog = "Exit 0: every name is finished. 1: something is missing, and is said. 2: bad use, or no GPU."
     add_device_names(parser)
