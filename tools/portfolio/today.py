@@ -12,10 +12,16 @@ from tools.registry.sharding import Engine
 PATTERN = "*-survey-*.json"
 
 
+def survey_paths(folder: Path) -> list[Path]:
+    """The oldest first: names begin with the day, and a later one of the day ends in -2, -3 and so on."""
+    stems = {path: path.name.removesuffix(".json") for path in folder.glob(PATTERN)}
+    return sorted(stems, key=lambda path: (stems[path][:10], len(stems[path]), stems[path]))
+
+
 def read_shipped(folder: Path, device: Device) -> tuple[Shipped, ...]:
     """The newest survey of each engine on the device; names of files begin with the day. SurveyError: one is broken."""
     newest: dict[Engine, Shipped] = {}
-    for path in sorted(folder.glob(PATTERN)):
+    for path in survey_paths(folder):
         survey = read_survey(path)
         if normalise_device_name(survey.environment.device_name) in device.names:
             engine = Engine(survey.engine.value)

@@ -15,7 +15,7 @@ from typing import Any
 from fused_moe_configs.lookup import device_part
 from tools.measure.statistics import geomean
 from tools.portfolio.survey_board import Survey, SurveyError, read_survey
-from tools.portfolio.today import PATTERN
+from tools.portfolio.today import survey_paths
 from tools.portfolio.wanted import Shipped
 from tools.registry.devices import Device, normalise_device_name
 from tools.registry.sharding import Engine
@@ -75,7 +75,7 @@ class Surveyed:
 def read_surveys(folder: Path) -> tuple[Surveyed, ...]:
     """Of every survey of portfolio's, the newest of an engine, device and name; the worst first."""
     found: dict[tuple[str, str, str], Surveyed] = {}
-    for path in sorted(folder.glob(PATTERN)):
+    for path in survey_paths(folder):
         with contextlib.suppress(SurveyError):
             for each in _surveyed(read_survey(path)):
                 key = each.engine, each.device_name, each.name
