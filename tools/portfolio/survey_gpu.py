@@ -41,7 +41,7 @@ def serve(connection: Connection, kernel: Kernel) -> None:
     except UserError as error:
         connection.send(error)
         return
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError), torch.cuda.stream(torch.cuda.Stream()):
         while _answer(connection, surveyor):
             pass
 
@@ -60,7 +60,7 @@ def _answer(connection: Connection, surveyor: Surveyor) -> bool:
 
 
 class Surveyor:
-    """Times launches of one kernel, the engine's own."""
+    """Times launches of one kernel, the engine's own. On a stream that isn't the default."""
 
     def __init__(
         self, kernel: Kernel, target: Target, device: torch.device, l2_bytes: int, clock: Clock | None = None
@@ -85,13 +85,12 @@ class Surveyor:
         need, (free, _) = memory_bytes([layer], max(rows)), torch.cuda.mem_get_info()
         if need > free:
             raise NotMeasuredError(f"{layer.shape} takes {_gib(need)} of GPU memory, {_gib(free)} are free")
-        with torch.cuda.stream(torch.cuda.Stream()):
-            try:
-                return self._rows(layer, rows, failures)
-            except torch.OutOfMemoryError:
-                pass  # its traceback holds the layer's memory
-            except ContextLost as error:
-                raise GpuLostError(f"the GPU doesn't answer any more, after {error}") from error
+        try:
+            return self._rows(layer, rows, failures)
+        except torch.OutOfMemoryError:
+            pass  # its traceback holds the layer's memory
+        except ContextLost as error:
+            raise GpuLostError(f"the GPU doesn't answer any more, after {error}") from error
         raise NotMeasuredError(f"{layer.shape}: the GPU's memory ran out")
 
     def _rows(self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Failures) -> tuple[TimedRow, ...]:
