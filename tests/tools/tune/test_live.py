@@ -126,11 +126,14 @@ def test_what_takes_the_worker_down_is_a_status_and_a_fresh_one_goes_on(
     assert told in events[1].message
 
 
-def test_a_crash_in_a_block_blames_the_one_that_crashes(runner: LiveRunner) -> None:
-    runner.submit(BlockJob(64, PART, (GOOD, CRASHES, ALSO_GOOD), 0, 4))
+@pytest.mark.parametrize(("config", "status"), [(CRASHES, Status.CRASH), (LOSES_CONTEXT, Status.RUNTIME)])
+def test_what_takes_the_worker_down_in_a_block_is_alone_to_blame(
+    runner: LiveRunner, config: LaunchConfig, status: Status
+) -> None:
+    runner.submit(BlockJob(64, PART, (GOOD, config, ALSO_GOOD), 0, 4))
     event = runner.wait()
     assert isinstance(event, Measured)
-    assert [series.status for series in event.series] == [Status.OK, Status.CRASH, Status.OK]
+    assert [series.status for series in event.series] == [Status.OK, status, Status.OK]
     assert [len(series.us) for series in event.series] == [4, 0, 4]
 
 
