@@ -70,7 +70,7 @@ class Skip:
 
 
 @dataclass(frozen=True)
-class Effort:
+class TunerBudget:
     """time_budget_s: of the tuner, for one (K, top_k); it takes more for each further one by itself."""
 
     time_budget_s: float = 90.0
@@ -91,7 +91,7 @@ def job_of(
     item: Item,
     device: Device,
     engines: Mapping[Engine, EngineHere],
-    effort: Effort,
+    effort: TunerBudget,
     *,
     down: bool = False,
 ) -> Job | Skip | None:

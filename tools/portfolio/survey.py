@@ -37,7 +37,7 @@ from tools.portfolio.survey_board import (
     to_markdown,
     to_text,
 )
-from tools.portfolio.survey_plan import BATCH_SIZES, Contest, RowConfigs, SurveyPlan, listed, plan
+from tools.portfolio.survey_plan import BATCH_SIZES, ShippedContest, RowConfigs, SurveyPlan, listed, plan
 from tools.registry.devices import normalise_device_name
 from tools.store.record import Environment
 from tools.text import printable, shown_path
@@ -158,7 +158,7 @@ def _paired(own: Sequence[float] | None, other: Sequence[float] | None) -> Ratio
 
 
 @dataclass
-class Progress:
+class SurveyProgress:
     """What is known by now of a plan's contests, by their places in it.
 
     failed: why a shape couldn't be measured. unreached: how the run ended before it came to a shape.
@@ -202,7 +202,7 @@ class Progress:
         return len(self.failed.get(index, ())) + len(self.unreached.get(index, ()))
 
 
-def _surveyed(contest: Contest, shapes: tuple[SurveyedShape, ...], unreached: int) -> SurveyedFile:
+def _surveyed(contest: ShippedContest, shapes: tuple[SurveyedShape, ...], unreached: int) -> SurveyedFile:
     file = contest.file
     down = None if file.down is None else file.down.found.relative.as_posix()
     name = file.workload.file_name()
@@ -213,7 +213,7 @@ def _surveyed(contest: Contest, shapes: tuple[SurveyedShape, ...], unreached: in
 # The run
 
 
-class NotMeasuredError(UserError):
+class ShapeNotMeasuredError(UserError):
     """Why a shape can't be measured here. The message goes into the board."""
 
 
@@ -235,13 +235,13 @@ class Timer(Protocol):
     def notes(self) -> Sequence[str]:
         """A line each, of what disturbs it."""
 
-    def compile(self, contests: Sequence[Contest], jobs: int, say: Say) -> Mapping[Launched, str]:
+    def compile(self, contests: Sequence[ShippedContest], jobs: int, say: Say) -> Mapping[Launched, str]:
         """What can't be launched, and why. MachineError."""
 
     def measure(
         self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Mapping[Launched, str]
     ) -> Sequence[TimedRow]:
-        """rows: by batch size. NotMeasuredError: this shape isn't. GpuLostError, MachineError: nor any other."""
+        """rows: by batch size. ShapeNotMeasuredError: this shape isn't. GpuLostError, MachineError: nor any other."""
 
 
 def _on_the_gpu(engine: EnginePackage) -> contextlib.AbstractContextManager[Timer]:
@@ -280,7 +280,7 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
         say(note)
     begun = time.monotonic()
     failures = timer.compile(found.contests, request.jobs, say)
-    progress, environment, started = Progress(found), timer.environment, time.monotonic()
+    progress, environment, started = SurveyProgress(found), timer.environment, time.monotonic()
 
     def board() -> Survey:
         return Survey(
@@ -310,7 +310,7 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
         rows = {num_tokens: contest.configs(num_tokens, engine.flavour) for num_tokens in BATCH_SIZES}
         try:
             timed = timer.measure(layer, rows, failures)
-        except NotMeasuredError as error:
+        except ShapeNotMeasuredError as error:
             progress.fail(index, str(error))
             say(f"{contest.file.name}: not measured: {error}")
             continue
@@ -330,7 +330,7 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
     return whole
 
 
-def in_turn(contests: Sequence[Contest]) -> Iterator[tuple[int, int]]:
+def in_turn(contests: Sequence[ShippedContest]) -> Iterator[tuple[int, int]]:
     """(contest, shape) by their places: every name's first shape, then the second ones: time may not last for all."""
     for place in range(max((len(contest.shapes) for contest in contests), default=0)):
         yield from ((index, place) for index, contest in enumerate(contests) if place < len(contest.shapes))

@@ -21,7 +21,7 @@ from tools.measure.kernels import Kernel
 from tools.measure.layer import LayerShape, memory_bytes
 from tools.measure.panel import MIN_BLOCKS, Part, RoutingKind
 from tools.measure.seeds import Purpose
-from tools.portfolio.survey import GpuLostError, Launched, NotMeasuredError, TimedRow
+from tools.portfolio.survey import GpuLostError, Launched, ShapeNotMeasuredError, TimedRow
 from tools.portfolio.survey_plan import RowConfigs
 from tools.portfolio.survey_process import Measurement, Ready
 from tools.registry.devices import Target
@@ -51,7 +51,7 @@ def _answer(connection: Connection, surveyor: Surveyor) -> bool:
     asked: Measurement = connection.recv()
     try:
         connection.send(surveyor.measure(asked.layer, asked.rows, asked.failures))
-    except NotMeasuredError as error:
+    except ShapeNotMeasuredError as error:
         connection.send(error)
     except UserError as error:
         connection.send(error)
@@ -77,21 +77,21 @@ class Surveyor:
         return cls(kernel, gpu.device.target, device, l2_bytes)
 
     def measure(self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Failures) -> tuple[TimedRow, ...]:
-        """rows: by batch size. NotMeasuredError: too large for this GPU. GpuLostError: a launch broke the context.
+        """rows: by batch size. ShapeNotMeasuredError: too large for this GPU. GpuLostError: a launch broke the context.
 
         MachineError: a launch failed by what says nothing of it.
         """
         release(torch)  # what the last layer held isn't free until then
         need, (free, _) = memory_bytes([layer], max(rows)), torch.cuda.mem_get_info()
         if need > free:
-            raise NotMeasuredError(f"{layer.shape} takes {_gib(need)} of GPU memory, {_gib(free)} are free")
+            raise ShapeNotMeasuredError(f"{layer.shape} takes {_gib(need)} of GPU memory, {_gib(free)} are free")
         try:
             return self._rows(layer, rows, failures)
         except torch.OutOfMemoryError:
             pass  # its traceback holds the layer's memory
         except ContextLost as error:
             raise GpuLostError(f"the GPU doesn't answer any more, after {error}") from error
-        raise NotMeasuredError(f"{layer.shape}: the GPU's memory ran out")
+        raise ShapeNotMeasuredError(f"{layer.shape}: the GPU's memory ran out")
 
     def _rows(self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Failures) -> tuple[TimedRow, ...]:
         """The largest batch size first, where a binary is checked: there indexing breaks."""

@@ -21,8 +21,8 @@ from tools.compile.pool import CompilePool
 from tools.errors import UserError
 from tools.measure.kernels import Kernel, KernelTask, problems_of
 from tools.measure.layer import LayerShape
-from tools.portfolio.survey import GpuLostError, Launched, NotMeasuredError, Say, TimedRow
-from tools.portfolio.survey_plan import BATCH_SIZES, Contest, RowConfigs
+from tools.portfolio.survey import GpuLostError, Launched, ShapeNotMeasuredError, Say, TimedRow
+from tools.portfolio.survey_plan import BATCH_SIZES, ShippedContest, RowConfigs
 from tools.registry.devices import Target, load_devices
 from tools.scratch import Scratch
 from tools.store.record import Environment
@@ -95,7 +95,7 @@ class GpuTimer:
         """Of the first process. Errors as `environment`."""
         return self._report().notes
 
-    def compile(self, contests: Sequence[Contest], jobs: int, say: Say) -> Mapping[Launched, str]:
+    def compile(self, contests: Sequence[ShippedContest], jobs: int, say: Say) -> Mapping[Launched, str]:
         """Every binary, each once, before anything is timed. What can't be launched, and why. MachineError."""
         target = load_devices().find(self.environment.device_name).target
         assert target is not None  # the process has one
@@ -104,20 +104,20 @@ class GpuTimer:
     def measure(
         self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Mapping[Launched, str]
     ) -> Sequence[TimedRow]:
-        """NotMeasuredError: the shape is too large, or its process was lost. GpuLostError, MachineError: it ends."""
+        """ShapeNotMeasuredError: the shape is too large, or its process was lost. GpuLostError, MachineError: it ends."""
         of_layer = {launched: why for launched, why in failures.items() if launched[0] == layer}
         child = self._sound_child()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # shows when its answer is read
             child.connection.send(Measurement(layer, rows, of_layer))
         try:
-            found: Sequence[TimedRow] | NotMeasuredError = self._hear(self._limits.measure_s)
-        except NotMeasuredError as error:
+            found: Sequence[TimedRow] | ShapeNotMeasuredError = self._hear(self._limits.measure_s)
+        except ShapeNotMeasuredError as error:
             found = error
         except (GpuLostError, _NoAnswerError) as error:
             self._give_up()
-            raise NotMeasuredError(f"{layer.shape}: {error}") from error
+            raise ShapeNotMeasuredError(f"{layer.shape}: {error}") from error
         self._lost = 0
-        if isinstance(found, NotMeasuredError):
+        if isinstance(found, ShapeNotMeasuredError):
             raise found
         return found
 
@@ -183,7 +183,7 @@ class _NoAnswerError(Exception):
 
 
 def compile_all(
-    kernel: Kernel, target: Target, contests: Sequence[Contest], jobs: int, say: Say
+    kernel: Kernel, target: Target, contests: Sequence[ShippedContest], jobs: int, say: Say
 ) -> Mapping[Launched, str]:
     """Every binary of the contests, each once. What can't be launched, and why. MachineError."""
     tasks: dict[Hashable, KernelTask] = {}
@@ -214,7 +214,7 @@ def compile_all(
     return failures
 
 
-def _launched(contests: Sequence[Contest], kernel: Kernel) -> Iterator[Launched]:
+def _launched(contests: Sequence[ShippedContest], kernel: Kernel) -> Iterator[Launched]:
     for contest in contests:
         rows = [(m, config) for m in BATCH_SIZES for config in contest.configs(m, kernel.flavour).distinct]
         yield from ((layer, m, config) for _, layer in contest.shapes for m, config in rows)

@@ -11,7 +11,7 @@ from typing import Any
 from tests.builders import environment
 from tools.child_process import settle
 from tools.errors import MachineError, UserError
-from tools.portfolio.survey import GpuLostError, NotMeasuredError, TimedRow
+from tools.portfolio.survey import GpuLostError, ShapeNotMeasuredError, TimedRow
 from tools.portfolio.survey_process import Measurement, Ready
 from tools.store.record import Environment
 
@@ -35,7 +35,7 @@ def measuring(connection: Connection, log_path: str, kernel: Any) -> None:
 def _answer(asked: Measurement) -> object:
     size = asked.layer.hidden_size
     if size == TOO_LARGE:
-        return NotMeasuredError(f"{asked.layer.shape} takes 99.0 GiB")
+        return ShapeNotMeasuredError(f"{asked.layer.shape} takes 99.0 GiB")
     if size == LOSES_CONTEXT:
         return GpuLostError("the GPU doesn't answer any more")
     if size == NO_DISK:

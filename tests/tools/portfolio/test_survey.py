@@ -22,9 +22,9 @@ from tools.measure.kernels import OwnKernel
 from tools.measure.layer import LayerShape
 from tools.portfolio import __main__ as command
 from tools.portfolio import survey
-from tools.portfolio.survey import GpuLostError, NotMeasuredError, TimedRow, survey_row
+from tools.portfolio.survey import GpuLostError, ShapeNotMeasuredError, TimedRow, survey_row
 from tools.portfolio.survey_board import Survey, read_survey
-from tools.portfolio.survey_plan import BATCH_SIZES, Contest, RowConfigs
+from tools.portfolio.survey_plan import BATCH_SIZES, ShippedContest, RowConfigs
 from tools.store.record import Environment
 
 ENTRY = LaunchConfig.from_entry(entry())
@@ -41,10 +41,10 @@ class FakeTimer:
     cannot: str = ""
     """Why shipped files can't be compiled."""
     notes: Sequence[str] = ()
-    compiled: list[Contest] = field(default_factory=list)
+    compiled: list[ShippedContest] = field(default_factory=list)
     measured: list[LayerShape] = field(default_factory=list)
 
-    def compile(self, contests: Sequence[Contest], jobs: int, say: Any) -> dict[Any, str]:
+    def compile(self, contests: Sequence[ShippedContest], jobs: int, say: Any) -> dict[Any, str]:
         self.compiled += contests
         return {}
 
@@ -114,7 +114,7 @@ class TestRun:
     def test_a_shape_that_is_not_measured_is_said_and_listed_and_the_rest_goes_on(
         self, tmp_path: Path, timer: FakeTimer, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        timer.errors = {1: NotMeasuredError("K=… takes 99.0 GiB")}
+        timer.errors = {1: ShapeNotMeasuredError("K=… takes 99.0 GiB")}
         assert surveyed(tmp_path, "--shapes", "1") == 1
         found = board(tmp_path)
         assert [(each.reason, each.is_missing) for each in found.left_out] == [("K=… takes 99.0 GiB", True)]
@@ -124,7 +124,7 @@ class TestRun:
     def test_a_shape_that_is_not_measured_is_listed_beside_those_of_its_file_that_are(
         self, tmp_path: Path, timer: FakeTimer
     ) -> None:
-        timer.errors = {2: NotMeasuredError("K=… takes 99.0 GiB")}
+        timer.errors = {2: ShapeNotMeasuredError("K=… takes 99.0 GiB")}
         assert surveyed(tmp_path, "--shapes", "2", files={DEEPSEEK.replace(", ", ","): rows(1)}) == 1
         found = board(tmp_path)
         assert [each.reason for each in found.left_out] == ["K=… takes 99.0 GiB"]

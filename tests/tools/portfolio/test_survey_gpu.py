@@ -23,7 +23,7 @@ from tools.launch.layer_config import LayerConfig
 from tools.measure.blocks import Clock
 from tools.measure.layer import LayerShape
 from tools.portfolio import survey_gpu
-from tools.portfolio.survey import GpuLostError, NotMeasuredError
+from tools.portfolio.survey import GpuLostError, ShapeNotMeasuredError
 from tools.portfolio.survey_gpu import Surveyor
 from tools.portfolio.survey_plan import RowConfigs
 from tools.portfolio.survey_process import Measurement, Ready
@@ -121,7 +121,7 @@ class TestMeasure:
 
     def test_a_layer_that_does_not_fit_is_said(self, cuda: Callable[[int], None]) -> None:
         cuda(1 << 30)
-        with pytest.raises(NotMeasuredError, match=r"K=64, top_k=2, ep=2 takes 4\.\d GiB of GPU memory, 1\.0 GiB are"):
+        with pytest.raises(ShapeNotMeasuredError, match=r"K=64, top_k=2, ep=2 takes 4\.\d GiB of GPU memory, 1\.0 GiB are"):
             surveyor(TorchKernel(Flavour.SGLANG)).measure(LAYER, {24: RowConfigs(B, A, None)}, {})
 
     def test_a_launch_that_breaks_the_context_on_a_later_draw_ends_it_too(self) -> None:
@@ -140,7 +140,7 @@ class TestMeasure:
             def capture(self, launches: Sequence[Any], a_sample: int) -> Any:
                 raise torch.OutOfMemoryError("out of memory")
 
-        with pytest.raises(NotMeasuredError, match=r"^K=64, top_k=2, ep=2: the GPU's memory ran out$"):
+        with pytest.raises(ShapeNotMeasuredError, match=r"^K=64, top_k=2, ep=2: the GPU's memory ran out$"):
             surveyor(TorchKernel(), Full()).measure(LAYER, {24: RowConfigs(B, A, None)}, {})
 
 
@@ -182,7 +182,7 @@ class TestServe:
     def test_after_a_layer_that_does_not_fit_it_goes_on(self, answers: Callable[..., list[Any]]) -> None:
         huge = replace(LAYER, intermediate_size=1 << 20, hidden_size=1 << 16)
         _, first, second = answers(huge, LAYER)
-        assert isinstance(first, NotMeasuredError)
+        assert isinstance(first, ShapeNotMeasuredError)
         assert [row.num_tokens for row in second] == [8]
 
     def test_without_a_gpu_it_says_so_and_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:

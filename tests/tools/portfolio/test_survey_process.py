@@ -15,14 +15,14 @@ from kernels.problem import Flavour, QuantMode
 from tests.tools.measure.torch_kernel import TorchKernel
 from tests.tools.portfolio import survey_children as children
 from tests.tools.portfolio.unpacked_engine import H100, MIXTRAL, rows, unpacked
-from tools.compile.outcome import Outcome, Resources, Status
+from tools.compile.outcome import CompileOutcome, Resources, Status
 from tools.errors import MachineError, UserError
 from tools.launch.layer_config import LayerConfig
 from tools.measure.kernels import KernelTask
 from tools.measure.layer import LayerShape
 from tools.portfolio import survey_process
 from tools.portfolio.shipped_files import find_engine
-from tools.portfolio.survey import GpuLostError, NotMeasuredError
+from tools.portfolio.survey import GpuLostError, ShapeNotMeasuredError
 from tools.portfolio.survey_plan import RowConfigs, plan
 from tools.portfolio.survey_process import MOST_LOST, GpuTimer, Limits, compile_all
 from tools.registry.devices import Target
@@ -55,7 +55,7 @@ class TestMeasure:
 
     def test_a_shape_that_does_not_fit_leaves_the_process_as_it_is(self, timer: GpuTimer) -> None:
         first = measured_by(timer)
-        with pytest.raises(NotMeasuredError, match=r"^K=128, top_k=2 takes 99.0 GiB$"):
+        with pytest.raises(ShapeNotMeasuredError, match=r"^K=128, top_k=2 takes 99.0 GiB$"):
             measured_by(timer, children.TOO_LARGE)
         assert measured_by(timer) == first
 
@@ -71,7 +71,7 @@ class TestMeasure:
         self, timer: GpuTimer, hidden_size: int, reason: str
     ) -> None:
         first = measured_by(timer)
-        with pytest.raises(NotMeasuredError) as lost:
+        with pytest.raises(ShapeNotMeasuredError) as lost:
             measured_by(timer, hidden_size)
         assert str(lost.value) == reason
         assert measured_by(timer) != first
@@ -88,7 +88,7 @@ class TestMeasure:
 
     def test_several_lost_in_a_row_are_the_gpus_fault(self, timer: GpuTimer) -> None:
         for _ in range(MOST_LOST):
-            with pytest.raises(NotMeasuredError):
+            with pytest.raises(ShapeNotMeasuredError):
                 measured_by(timer, children.LOSES_CONTEXT)
         with pytest.raises(GpuLostError, match=f"^{MOST_LOST} processes in a row were lost"):
             measured_by(timer)
@@ -97,7 +97,7 @@ class TestMeasure:
         marker = str(tmp_path / "marker")
         with GpuTimer(marker, QUICK, children.up_once) as timer:  # type: ignore[arg-type]
             assert timer.notes
-            with pytest.raises(NotMeasuredError):
+            with pytest.raises(ShapeNotMeasuredError):
                 measured_by(timer, children.LOSES_CONTEXT)
             with pytest.raises(GpuLostError, match="comes up any more: expected an NVIDIA GPU, found none"):
                 measured_by(timer)
@@ -131,12 +131,12 @@ class TestCompile:
             def __exit__(self, *_: object) -> None:
                 pass
 
-            def run(self, tasks: Iterable[KernelTask]) -> Iterator[tuple[int, Outcome]]:
+            def run(self, tasks: Iterable[KernelTask]) -> Iterator[tuple[int, CompileOutcome]]:
                 for index, task in enumerate(tasks):
                     given.append(task)
                     is_bad = dict(task.problem.config.options)["num_stages"] == 3
                     status = Status.COMPILE if is_bad else Status.OK
-                    yield index, Outcome(status, 0.1, None if is_bad else Resources(1, 2, 0), "no" if is_bad else "")
+                    yield index, CompileOutcome(status, 0.1, None if is_bad else Resources(1, 2, 0), "no" if is_bad else "")
 
         monkeypatch.setattr(survey_process, "CompilePool", Pool)
         return given
