@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.tools.pull_request.git_repository import EXECUTABLE, TREE, Blob, GitRepository
-from tools.git import NOTHING, CommitError, Entry, CommitLimits, NoGitError, Repository, file_at, is_sha
+from tools.git import NOTHING, CommitError, CommitLimits, Entry, NoGitError, Repository, file_at, is_sha
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from tools.findings import Severity
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.child import MODULE, JobResult, command_line
 from tools.portfolio.jobs import Job, Order, Skip, weight_of
-from tools.portfolio.pool import Children, PoolGpu, Pool, Say
-from tools.portfolio.progress import ProgressLine, Outcome, append
+from tools.portfolio.pool import Children, Pool, PoolGpu, Say
+from tools.portfolio.progress import Outcome, ProgressLine, append
 from tools.portfolio.stock import GOOD, Item, Method, look_up
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry

@@ -22,9 +22,9 @@ from tools.portfolio import summary
 from tools.portfolio.child import MODULE, JobResult, command_line
 from tools.portfolio.drive import Driver, Launch, Places, PlannedJob, TimeLimit, launch
 from tools.portfolio.engines import EngineAtHand, engine_argument, engines_at_hand, on_device
-from tools.portfolio.jobs import TunerBudget, Skip, down_names, job_of
+from tools.portfolio.jobs import Skip, TunerBudget, down_names, job_of
 from tools.portfolio.listing import Folders, add_device_names, items_of, wanted_of
-from tools.portfolio.pool import Children, PoolGpu, Pool
+from tools.portfolio.pool import Children, Pool, PoolGpu
 from tools.portfolio.progress import Outcome
 from tools.portfolio.second_triton import Bench, DefaultFile, SecondTriton, default_files
 from tools.portfolio.second_triton import bench as run_bench

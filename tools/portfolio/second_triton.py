@@ -20,8 +20,8 @@ from tools.measure.panel import MIN_BLOCKS, PromotionPolicy, RoutingKind
 from tools.portfolio.bench_report import BenchReport
 from tools.portfolio.child import JobResult
 from tools.portfolio.drive import Launch, NoAnswerError
-from tools.portfolio.jobs import TunerBudget, Job, Order, tune_arguments
-from tools.portfolio.pool import MOST_FAILURES, Children, Ended, PoolGpu, Pool, Say
+from tools.portfolio.jobs import Job, Order, TunerBudget, tune_arguments
+from tools.portfolio.pool import MOST_FAILURES, Children, Ended, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome
 from tools.portfolio.wanted import Wanted, unplaced
 from tools.registry.devices import Device
@@ -162,7 +162,9 @@ class SecondTriton:
         left = pool.run(queues, work)
         return [*missing, *(f"{file.name}: not benched" for batch in left for file in batch)]
 
-    def _work(self, batch: Sequence[DefaultFile], gpu: PoolGpu, say: Say, is_stopped: Callable[[], bool]) -> Iterator[str]:
+    def _work(
+        self, batch: Sequence[DefaultFile], gpu: PoolGpu, say: Say, is_stopped: Callable[[], bool]
+    ) -> Iterator[str]:
         unknown = [file for file in batch if file.loss_pct is None]
         benched = self._benched(unknown, gpu, say, is_stopped) if unknown else {}
         for file in batch:

@@ -93,7 +93,9 @@ class Item:
         return tuple(engine for engine in self.wanted.judges if engine not in self.judged)
 
 
-def look_up(rank: int, wanted: Wanted, configs: Path, line: ProgressLine | None, method: Method, *, down: bool = False) -> Item:
+def look_up(
+    rank: int, wanted: Wanted, configs: Path, line: ProgressLine | None, method: Method, *, down: bool = False
+) -> Item:
     """configs: the folder of tiers. line: the last that a run wrote of the name. down: up and down are to be apart."""
     place = Place(configs, PurePosixPath(wanted.name))
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.drive import Finished
-from tools.portfolio.progress import ProgressLine, Outcome
+from tools.portfolio.progress import Outcome, ProgressLine
 from tools.portfolio.status import DeviceStatus, aligned, counts_line, short_name
 from tools.portfolio.stock import Item
 from tools.registry.devices import Device

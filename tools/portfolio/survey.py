@@ -37,7 +37,7 @@ from tools.portfolio.survey_board import (
     to_markdown,
     to_text,
 )
-from tools.portfolio.survey_plan import BATCH_SIZES, ShippedContest, RowConfigs, SurveyPlan, listed, plan
+from tools.portfolio.survey_plan import BATCH_SIZES, RowConfigs, ShippedContest, SurveyPlan, listed, plan
 from tools.registry.devices import normalise_device_name
 from tools.store.record import Environment
 from tools.text import printable, shown_path

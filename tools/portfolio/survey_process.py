@@ -21,8 +21,8 @@ from tools.compile.pool import CompilePool
 from tools.errors import UserError
 from tools.measure.kernels import Kernel, KernelTask, problems_of
 from tools.measure.layer import LayerShape
-from tools.portfolio.survey import GpuLostError, Launched, ShapeNotMeasuredError, Say, TimedRow
-from tools.portfolio.survey_plan import BATCH_SIZES, ShippedContest, RowConfigs
+from tools.portfolio.survey import GpuLostError, Launched, Say, ShapeNotMeasuredError, TimedRow
+from tools.portfolio.survey_plan import BATCH_SIZES, RowConfigs, ShippedContest
 from tools.registry.devices import Target, load_devices
 from tools.scratch import Scratch
 from tools.store.record import Environment

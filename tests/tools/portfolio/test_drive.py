@@ -12,7 +12,7 @@ from tests.tools.portfolio.stocked import H100, Stocked, full, wanted
 from tools.portfolio.child import MODULE, JobResult
 from tools.portfolio.drive import Driver, NoAnswerError, Places, PlannedJob, TimeLimit, launch
 from tools.portfolio.jobs import Job, Order, Skip
-from tools.portfolio.pool import Ended, PoolGpu, Pool, Say
+from tools.portfolio.pool import Ended, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome, Step, read_progress
 from tools.portfolio.stock import Method, Standing, look_up
 

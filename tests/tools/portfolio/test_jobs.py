@@ -10,7 +10,7 @@ from tests.tools.portfolio.stocked import H100, Stocked, wanted
 from tools.bench import request as bench_request
 from tools.bench.request import FilesRequest
 from tools.portfolio.engines import EngineHere
-from tools.portfolio.jobs import TunerBudget, Job, Order, Skip, bench_arguments, down_names, job_of
+from tools.portfolio.jobs import Job, Order, Skip, TunerBudget, bench_arguments, down_names, job_of
 from tools.portfolio.stock import Item, Method, Standing, look_up
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import builders
-from tools.portfolio.pool import MOST_FAILURES, Children, PoolGpu, Pool, Say
+from tools.portfolio.pool import MOST_FAILURES, Children, Pool, PoolGpu, Say
 
 H100 = builders.devices().find(builders.H100)
 H200 = builders.devices().find("NVIDIA_H200")

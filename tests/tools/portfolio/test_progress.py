@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tools.errors import UserError
-from tools.portfolio.progress import ProgressLine, Outcome, Step, append, read_progress
+from tools.portfolio.progress import Outcome, ProgressLine, Step, append, read_progress
 
 LINE = ProgressLine(
     "a.json",

@@ -7,7 +7,7 @@ import pytest
 from tests import builders
 from tests.tools.portfolio.stocked import H100, TODAY, Stocked, wanted
 from tools.portfolio.drive import Finished
-from tools.portfolio.progress import ProgressLine, Outcome, Step
+from tools.portfolio.progress import Outcome, ProgressLine, Step
 from tools.portfolio.status import DeviceStatus
 from tools.portfolio.stock import Item, Method, look_up
 from tools.portfolio.summary import to_text, totals

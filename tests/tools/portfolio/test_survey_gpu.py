@@ -121,7 +121,9 @@ class TestMeasure:
 
     def test_a_layer_that_does_not_fit_is_said(self, cuda: Callable[[int], None]) -> None:
         cuda(1 << 30)
-        with pytest.raises(ShapeNotMeasuredError, match=r"K=64, top_k=2, ep=2 takes 4\.\d GiB of GPU memory, 1\.0 GiB are"):
+        with pytest.raises(
+            ShapeNotMeasuredError, match=r"K=64, top_k=2, ep=2 takes 4\.\d GiB of GPU memory, 1\.0 GiB are"
+        ):
             surveyor(TorchKernel(Flavour.SGLANG)).measure(LAYER, {24: RowConfigs(B, A, None)}, {})
 
     def test_a_launch_that_breaks_the_context_on_a_later_draw_ends_it_too(self) -> None:

@@ -136,7 +136,10 @@ class TestCompile:
                     given.append(task)
                     is_bad = dict(task.problem.config.options)["num_stages"] == 3
                     status = Status.COMPILE if is_bad else Status.OK
-                    yield index, CompileOutcome(status, 0.1, None if is_bad else Resources(1, 2, 0), "no" if is_bad else "")
+                    yield (
+                        index,
+                        CompileOutcome(status, 0.1, None if is_bad else Resources(1, 2, 0), "no" if is_bad else ""),
+                    )
 
         monkeypatch.setattr(survey_process, "CompilePool", Pool)
         return given

@@ -98,7 +98,8 @@ def part(
     """As the bench gives it; no time: it failed, with a message that may say anything."""
     blocks = {CONFIGS[name]: dict.fromkeys(range(4), us) for name, us in times_us.items() if us}
     measured = {
-        BY_NAME[name]: MeasuredCandidate(CONFIGS[name], us, "" if us else "<b>compile</b>") for name, us in times_us.items()
+        BY_NAME[name]: MeasuredCandidate(CONFIGS[name], us, "" if us else "<b>compile</b>")
+        for name, us in times_us.items()
     }
     own = times_us["own"]
     duels = {
