@@ -29,9 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("out", type=path_argument, metavar="OUT", help="a new folder, or one with an earlier build")
     parser.add_argument("--configs", type=path_argument, default=CONFIGS, metavar="DIR", help="another store")
-    parser.add_argument(
-        "--measurements", type=path_argument, default=MEASUREMENTS, metavar="DIR", help="other benches and surveys"
-    )
+    parser.add_argument("--measurements", type=path_argument, default=MEASUREMENTS, metavar="DIR", help="other surveys")
     parser.add_argument(
         "--pictures", type=path_argument, metavar="DIR", help="write the README's two charts into this folder too"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fused_moe_configs.next_step import model_flags, tune_command
@@ -10,7 +10,7 @@ from tools.portfolio.wanted import Wanted, WantedList
 from tools.registry.devices import Device
 from tools.site.coverage import Cell, anchor_of, sizes_of
 from tools.site.files import ENGINES, TunedFile
-from tools.site.measurements import EnginesTimes, Surveyed
+from tools.site.measurements import Surveyed
 from tools.site.questions import State
 from tools.store.record import VerifiedWith
 
@@ -85,20 +85,21 @@ class Negative:
     what: str
 
 
-def negatives(files: Iterable[TunedFile], beside: Mapping[str, Sequence[EnginesTimes]]) -> list[Negative]:
+def negatives(files: Iterable[TunedFile]) -> list[Negative]:
     """Rows that may be slower than the bound, files that gain hardly anything, and engines' files that are as good."""
     found = []
     for file in files:
         if file.unbounded:
             sizes = ", ".join(map(str, file.unbounded))
             found.append(Negative(file, f"may be more than 2 % slower than a heuristic at M = {sizes}"))
-        if (ratio := file.known.geomean_ratio) is not None and ratio > 0.99:
-            found.append(Negative(file, f"gains {(1 - ratio) * 100:.1f} % over vLLM's heuristic: hardly anything"))
-        for times in beside.get(file.path, ()):
-            if times.geomean_ratio > 0.99:
-                found.append(
-                    Negative(file, f"gains {(1 - times.geomean_ratio) * 100:.1f} % over {times.label}: hardly anything")
-                )
+        over = [("vLLM's heuristic", file.known.geomean_ratio)]
+        over += [
+            (f"{ENGINES[line.engine]} {line.version}'s file", line.shipped.geomean_ratio if line.shipped else None)
+            for line in file.beside_shipped
+        ]
+        for rival, ratio in over:
+            if ratio is not None and ratio > 0.99:
+                found.append(Negative(file, f"gains {(1 - ratio) * 100:.1f} % over {rival}: hardly anything"))
     return found
 
 

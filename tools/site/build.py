@@ -23,7 +23,7 @@ from tools.registry.models import Model, ModelRegistry, load_models
 from tools.site import boards, charts, coverage, overview, render, server
 from tools.site.coverage import Line
 from tools.site.files import ENGINES, TunedFile, files_in, read_files, slug_of, unique_slugs
-from tools.site.measurements import EnginesTimes, Surveyed, engines_times, read_surveys, shipped_by
+from tools.site.measurements import Surveyed, read_surveys, shipped_by
 from tools.site.questions import Questions
 from tools.store.files import write_file
 
@@ -39,7 +39,7 @@ MANIFEST = "site.json"
 
 @dataclass(frozen=True)
 class Sources:
-    """configs: the store's folder. measurements: of documents. repository: its address. revision: the commit, or ""."""
+    """configs: the store's folder. measurements: of surveys. repository: its address. revision: the commit, or ""."""
 
     configs: Path
     measurements: Path
@@ -55,7 +55,6 @@ class Known:
     models: ModelRegistry
     devices: DeviceRegistry
     files: tuple[TunedFile, ...]
-    beside: Mapping[str, tuple[EnginesTimes, ...]]
     surveys: tuple[Surveyed, ...]
     slugs: Mapping[str, str]
     """Of models' pages, by the id that stands for them."""
@@ -86,9 +85,8 @@ def know(sources: Sources, each: Each = map) -> Known:
     places = files_in(sources.configs)
     files = tuple(file for chunk in each(read_files, _chunks(places)) for file in chunk)
     return Known(
-        sources, models, devices, files, engines_times(sources.measurements, files),
-        read_surveys(sources.measurements), unique_slugs(model.id for model in models),
-        coverage.columns_of(devices, models, files),
+        sources, models, devices, files, read_surveys(sources.measurements),
+        unique_slugs(model.id for model in models), coverage.columns_of(devices, models, files),
     )  # fmt: skip
 
 
@@ -159,7 +157,7 @@ def of_models(known: Known, models: Sequence[Model]) -> OfModels:
 def _of_files(known: Known, environment: Environment) -> Iterator[tuple[str, bytes]]:
     template, slugs = environment.get_template("file.html"), render.model_slugs(known.models, known.slugs)
     for file in known.files:
-        given = render.of_file(file, known.beside.get(file.path, ()), slugs, known.sources.repository)
+        given = render.of_file(file, slugs, known.sources.repository)
         yield f"files/{file.slug}.html", template.render(root="../", **given).encode()
 
 
@@ -196,7 +194,7 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
     yield page(
         "boards.html", wanted=holes[: boards.MOST_WANTED], wanted_more=len(holes[boards.MOST_WANTED :]),
         surveyed=known.surveys, gains=gains[: boards.MOST_GAINS],
-        gains_chart=Markup(overview.gains_chart(gains)), negatives=boards.negatives(known.files, known.beside),
+        gains_chart=Markup(overview.gains_chart(gains)), negatives=boards.negatives(known.files),
     )  # fmt: skip
     held = coverage.held_by(known.devices, known.files)
     index = environment.get_template("gpus.html").render(root="../", gpus=known.devices.devices, held=held)

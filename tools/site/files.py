@@ -18,7 +18,7 @@ from fused_moe_configs.index import IndexedFile
 from fused_moe_configs.lookup import ConfigError, read_config
 from tools.measure.statistics import geomean
 from tools.store.files import RECORD, read_file, record_path
-from tools.store.record import Record, RecordedRow, RecordError, as_record
+from tools.store.record import EngineChecked, Record, RecordedRow, RecordError, as_record
 from tools.store.workload import Shape, Workload, parse_file_name
 
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang"}
@@ -115,6 +115,13 @@ class TunedFile:
     @property
     def gains(self) -> tuple[Gains, ...]:
         return gains_of(self.rows)
+
+    @property
+    def beside_shipped(self) -> tuple[EngineChecked, ...]:
+        """The newest bench of each engine, where it put this file beside the one that the engine ships."""
+        lines = sorted((self.record and self.record.engine_checked) or (), key=lambda line: line.date)
+        newest = {line.engine: line for line in lines if line.shipped is not None}
+        return tuple(newest[engine] for engine in ENGINES if engine in newest)
 
 
 def gains_of(rows: Mapping[int, RecordedRow]) -> tuple[Gains, ...]:

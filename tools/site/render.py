@@ -24,7 +24,6 @@ from tools.site import charts
 from tools.site.coverage import Line, anchor_of, is_shown, sizes_of
 from tools.site.figures import microseconds, percent, shade
 from tools.site.files import ENGINES, Gains, TunedFile, slug_of
-from tools.site.measurements import EnginesTimes
 from tools.site.questions import Row
 from tools.site.server import install_line, lines_to_type, shape_of
 from tools.store.record import RecordedRow
@@ -125,17 +124,15 @@ def places_of(rows: Iterable[Row]) -> list[Sizes]:
     ]
 
 
-def of_file(
-    file: TunedFile, beside: Sequence[EnginesTimes], slugs: Mapping[str, str], repository: str
-) -> dict[str, Any]:
+def of_file(file: TunedFile, slugs: Mapping[str, str], repository: str) -> dict[str, Any]:
     """What file.html is given. slugs: of models' pages, by id."""
     figures = file.gains if file.is_measured else ()
-    times = time_lines(file.rows, beside) if figures else []
+    times = time_lines(file.rows) if figures else []
     gains = gain_lines(figures)
     legend = max(charts.legend_rows(times), charts.legend_rows(gains))
     keys = list(dict.fromkeys(key for entry in file.entries.values() for key in entry))
     return {
-        "file": file, "figures": figures, "beside": beside, "times": times, "keys": keys,
+        "file": file, "figures": figures, "times": times, "keys": keys,
         "time_chart": Markup(charts.time_chart("time", f"Time of {title_of(file)} by batch size", times, legend)),
         "gain_chart": Markup(charts.gain_chart("gain", f"Gain of {title_of(file)} by batch size", gains, legend)),
         "launch_rows": launch_rows(file.entries, keys), "facts": facts(file), "exports": exports(file, repository),
@@ -144,8 +141,8 @@ def of_file(
     }  # fmt: skip
 
 
-def time_lines(rows: Mapping[int, RecordedRow], beside: Sequence[EnginesTimes]) -> list[charts.Line]:
-    """Medians in µs: file and heuristic on each engine's kernel that was measured, shipped files, the floor."""
+def time_lines(rows: Mapping[int, RecordedRow]) -> list[charts.Line]:
+    """Medians in µs: file and heuristic on each engine's kernel that was measured, then the floor."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for num_tokens, row in rows.items():
         if row.by_engine:
@@ -163,8 +160,7 @@ def time_lines(rows: Mapping[int, RecordedRow], beside: Sequence[EnginesTimes]) 
         if row.floor_us is not None:
             found.setdefault(("floor", "floor"), {})[num_tokens] = row.floor_us
     lines = [charts.Line(label, style, values) for (label, style), values in found.items()]
-    shipped = [charts.Line(times.label, "shipped", times.times_us) for times in beside]
-    return [*(line for line in lines if line.style != "floor"), *shipped, *(x for x in lines if x.style == "floor")]
+    return sorted(lines, key=lambda line: line.style == "floor")
 
 
 def gain_lines(figures: Sequence[Gains]) -> list[charts.Line]:

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from tests.builders import H100, Store, devices, models, signed
-from tests.tools.site.stores import MIXTRAL, QWEN, QWEN_ID, add, rows, store_at
+from tests.tools.site.stores import MIXTRAL, QWEN, QWEN_ID, add, checked, rows, store_at
 from tools.portfolio.wanted import wanted_on
 from tools.registry.engines import load_engines
 from tools.registry.models import ModelRegistry
 from tools.site import boards
 from tools.site.coverage import Line, cells_by_name, lines_of
 from tools.site.files import TunedFile, files_in, read_files
-from tools.site.measurements import EnginesTimes
 from tools.site.questions import Questions
 
 
@@ -66,21 +65,20 @@ def test_the_largest_gain_stands_first_and_files_without_figures_nowhere(store: 
     assert [round(file.known.geomean_ratio or 0, 2) for file in boards.largest_gains(files(store))] == [0.8, 0.95]
 
 
-def negatives(store: Store, ratio_beside: float = 0.5) -> list[str]:
-    beside = EnginesTimes("vllm", "0.33.0", "2026-11-25", "own", {64: 1.0}, ratio_beside)
-    return [each.what for each in boards.negatives(files(store), {MIXTRAL: [beside]})]
+def negatives(store: Store) -> list[str]:
+    return [each.what for each in boards.negatives(files(store))]
 
 
 def test_a_file_that_gains_has_no_negatives(store: Store) -> None:
-    add(store)
+    add(store, engine_checked=[checked(over_shipped=0.5)])
     assert negatives(store) == []
 
 
 def test_what_gains_hardly_anything_or_may_lose_is_told(store: Store) -> None:
     found: dict[str, Any] = rows(ratio=0.995)
     found["64"] |= {"bounded": False, "unbounded": [{"engine": "vllm", "shape": 0, "routing": "uniform"}]}
-    add(store, rows=found)
-    assert negatives(store, 0.999) == [
+    add(store, rows=found, engine_checked=[checked(over_shipped=0.999)])
+    assert negatives(store) == [
         "may be more than 2 % slower than a heuristic at M = 64",
         "gains 0.5 % over vLLM's heuristic: hardly anything",
         "gains 0.1 % over vLLM 0.33.0's file: hardly anything",

@@ -9,7 +9,7 @@ import pytest
 
 from fused_moe_configs.index import build
 from tests.builders import BAD_INPUT, H100, NAME, Store, signed, times
-from tests.tools.site.stores import MIXTRAL, add, hostile, row, rows
+from tests.tools.site.stores import MIXTRAL, add, checked, hostile, row, rows
 from tools.checkout import CONFIGS
 from tools.site.files import TunedFile, files_in, gains_of, read_files, slug_of, unique_slugs
 from tools.store.record import RecordedRow
@@ -127,6 +127,18 @@ def test_rows_that_may_be_slower_are_told(store: Store) -> None:
     broken["64"] |= {"bounded": False, "unbounded": [{"engine": "sglang", "shape": 0, "routing": "skew_0.3"}]}
     add(store, rows=broken)
     assert read(store)[MIXTRAL].unbounded == (64,)
+
+
+def test_of_each_engine_the_newest_bench_beside_its_own_file_counts(store: Store) -> None:
+    lines = [
+        checked("sglang", over_shipped=0.7),
+        checked("vllm", "2026-11-25", over_shipped=0.9),
+        checked("vllm", "2026-11-20", over_shipped=0.8),
+        checked("vllm", "2026-11-26"),  # no shipped file was met
+    ]
+    add(store, engine_checked=lines)
+    found = [(line.engine, line.shipped and line.shipped.geomean_ratio) for line in read(store)[MIXTRAL].beside_shipped]
+    assert found == [("vllm", 0.9), ("sglang", 0.7)]
 
 
 # ---------------------------------------------------------------

@@ -1,77 +1,15 @@
-"""What docs/measurements/ says of the engines' own files; whatever else lies there is passed by."""
+"""What surveys say of the engines' own files; whatever else lies in docs/measurements/ is passed by."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.builders import BAD_INPUT, H100, Store, devices, table
-from tests.tools.site.stores import MIXTRAL, add, survey, surveyed
-from tools.checkout import CHECKOUT, CONFIGS
-from tools.site.files import files_in, read_files
-from tools.site.measurements import engines_times, read_surveys, shipped_by
-
-
-def bench(folder: Path, **changes: Any) -> Path:
-    """A bench's document of one batch size, in which vLLM's own file stands beside ours."""
-    entry = table()["64"] | {"GROUP_SIZE_M": 32}
-    measured = {
-        "this file": {"config": entry, "us": {"median": 90.0}},
-        "vLLM's heuristic": {"us": {"median": 120.0}},
-        "vllm-0.33.0": {"us": {"median": 100.0}},
-    }
-    document = {
-        "environment": {"date": "2026-11-25", "device": "NVIDIA H100 80GB HBM3", "kernel": "vLLM 0.33.0's own"},
-        "files": [{"name": MIXTRAL, "rows": [{"num_tokens": 64, "measured": measured}]}],
-    }
-    folder.mkdir(exist_ok=True)
-    path = folder / f"2026-11-25-bench-{len(list(folder.iterdir()))}.json"
-    path.write_text(json.dumps(document | changes), "utf-8")
-    return path
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "configs")
-    add(store)
-    return store
-
-
-def test_a_bench_tells_the_shipped_files_time_where_ours_is_the_same_today(store: Store, tmp_path: Path) -> None:
-    bench(tmp_path / "m")
-    files = read_files(files_in(store.root))
-    assert files[0].entries[64]["GROUP_SIZE_M"] == 32
-    (times,) = engines_times(tmp_path / "m", files)[MIXTRAL]
-    assert (times.label, times.date) == ("vLLM 0.33.0's file", "2026-11-25")
-    assert times.times_us == {64: 100.0}
-    assert times.geomean_ratio == pytest.approx(0.9)
-
-
-def test_a_bench_of_an_entry_that_was_re_tuned_tells_nothing(store: Store, tmp_path: Path) -> None:
-    bench(tmp_path / "m")
-    store.config(table(BLOCK_SIZE_N=128), MIXTRAL)
-    assert engines_times(tmp_path / "m", read_files(files_in(store.root))) == {}
-
-
-def test_a_bench_on_another_gpu_tells_nothing(store: Store, tmp_path: Path) -> None:
-    bench(tmp_path / "m", environment={"device": "NVIDIA H200"})
-    assert engines_times(tmp_path / "m", read_files(files_in(store.root))) == {}
-
-
-def test_the_newest_bench_counts(store: Store, tmp_path: Path) -> None:
-    bench(tmp_path / "m")
-    bench(tmp_path / "m", environment={"date": "2026-11-24", "device": "NVIDIA H100 80GB HBM3"})
-    (times,) = engines_times(tmp_path / "m", read_files(files_in(store.root)))[MIXTRAL]
-    assert times.date == "2026-11-25"
-
-
-def test_the_repositorys_own_benches_are_read() -> None:
-    found = engines_times(CHECKOUT / "docs" / "measurements", read_files(files_in(CONFIGS)))
-    assert found
-    assert all(times.times_us and 0.1 < times.geomean_ratio < 2 for of_file in found.values() for times in of_file)
+from tests.builders import BAD_INPUT, H100, devices
+from tests.tools.site.stores import MIXTRAL, survey, surveyed
+from tools.site.measurements import read_surveys, shipped_by
 
 
 def test_a_survey_tells_what_a_shipped_file_costs(tmp_path: Path) -> None:
@@ -108,11 +46,9 @@ def test_portfolio_ranks_by_what_was_surveyed_on_the_gpu(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", BAD_INPUT.values(), ids=BAD_INPUT)
-def test_what_is_no_document_is_passed_by(store: Store, tmp_path: Path, content: bytes) -> None:
-    for kind in ("bench", "survey"):
-        (tmp_path / f"2026-11-26-{kind}-x.json").write_bytes(content)
+def test_what_is_no_document_is_passed_by(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "2026-11-26-survey-x.json").write_bytes(content)
     assert read_surveys(tmp_path) == ()
-    assert engines_times(tmp_path, read_files(files_in(store.root))) == {}
 
 
 def test_without_a_folder_nothing_is_surveyed(tmp_path: Path) -> None:
