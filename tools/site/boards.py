@@ -10,8 +10,8 @@ from tools.portfolio.wanted import Wanted, WantedList
 from tools.registry.devices import Device
 from tools.site.coverage import Cell, anchor_of, sizes_of
 from tools.site.files import ENGINES, TunedFile
-from tools.site.measurements import Surveyed
 from tools.site.questions import State
+from tools.site.surveys import Surveyed
 from tools.store.record import VerifiedWith
 
 MOST_WANTED = 40

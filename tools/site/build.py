@@ -23,8 +23,8 @@ from tools.registry.models import Model, ModelRegistry, load_models
 from tools.site import boards, charts, coverage, overview, render, server
 from tools.site.coverage import Line
 from tools.site.files import ENGINES, TunedFile, files_in, read_files, slug_of, unique_slugs
-from tools.site.measurements import Surveyed, read_surveys, shipped_by
 from tools.site.questions import Questions
+from tools.site.surveys import Surveyed, read_surveys, shipped_by
 from tools.store.files import write_file
 
 T = TypeVar("T")

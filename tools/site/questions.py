@@ -19,7 +19,7 @@ from fused_moe_configs.serving import Serving, driver_name, serve
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import Model
 from tools.site.files import TunedFile
-from tools.site.measurements import Surveyed
+from tools.site.surveys import Surveyed
 from tools.store.workload import Shape
 
 SIZES = (1, 2, 4, 8, 16)

@@ -17,8 +17,8 @@ from tools.checkout import CONFIGS
 from tools.registry.engines import load_engines
 from tools.site.coverage import is_shown
 from tools.site.files import files_in, read_files
-from tools.site.measurements import read_surveys
 from tools.site.questions import Questions, Row, State
+from tools.site.surveys import read_surveys
 from tools.tune.request import parse
 from tools.tune.subject import SubjectError, make_subject
 

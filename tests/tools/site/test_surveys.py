@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders import BAD_INPUT, H100, devices
 from tests.tools.site.stores import MIXTRAL, survey, surveyed
-from tools.site.measurements import read_surveys, shipped_by
+from tools.site.surveys import read_surveys, shipped_by
 
 
 def test_a_survey_tells_what_a_shipped_file_costs(tmp_path: Path) -> None:
