@@ -16,7 +16,8 @@ from markupsafe import Markup
 
 from fused_moe_configs.backends import EngineRelease
 from tools.errors import UserError
-from tools.portfolio.wanted import wanted_on
+from tools.portfolio.today import shipped_by
+from tools.portfolio.wanted import Shipped, wanted_on
 from tools.registry.devices import Device, DeviceRegistry, load_devices
 from tools.registry.engines import load_engines
 from tools.registry.models import Model, ModelRegistry, load_models
@@ -24,7 +25,7 @@ from tools.site import boards, charts, coverage, overview, render, server
 from tools.site.coverage import Line
 from tools.site.files import ENGINES, TunedFile, files_in, read_files, slug_of, unique_slugs
 from tools.site.questions import Questions
-from tools.site.surveys import Surveyed, read_surveys, shipped_by
+from tools.site.surveys import Surveyed, files_of, read_surveys
 from tools.store.files import write_file
 
 T = TypeVar("T")
@@ -55,7 +56,9 @@ class Known:
     models: ModelRegistry
     devices: DeviceRegistry
     files: tuple[TunedFile, ...]
-    surveys: tuple[Surveyed, ...]
+    surveyed: tuple[Surveyed, ...]
+    shipped: Mapping[str, tuple[Shipped, ...]]
+    """By device of the first page, what portfolio ranks by."""
     slugs: Mapping[str, str]
     """Of models' pages, by the id that stands for them."""
     columns: tuple[Device, ...]
@@ -84,10 +87,10 @@ def know(sources: Sources, each: Each = map) -> Known:
     models, devices = load_models(registry / "models.json"), load_devices(registry / "devices.json")
     places = files_in(sources.configs)
     files = tuple(file for chunk in each(read_files, _chunks(places)) for file in chunk)
-    return Known(
-        sources, models, devices, files, read_surveys(sources.measurements),
-        unique_slugs(model.id for model in models), coverage.columns_of(devices, models, files),
-    )  # fmt: skip
+    columns, surveys = coverage.columns_of(devices, models, files), read_surveys(sources.measurements)
+    shipped = {device.name: shipped_by(surveys, device) for device in columns}
+    slugs = unique_slugs(model.id for model in models)
+    return Known(sources, models, devices, files, files_of(surveys), shipped, slugs, columns)
 
 
 def pages(known: Known, each: Each = map) -> Iterator[tuple[str, bytes]]:
@@ -143,7 +146,7 @@ def of_models(known: Known, models: Sequence[Model]) -> OfModels:
     """May run in a process of its own."""
     sources = known.sources
     releases = releases_of(sources)
-    questions = Questions(sources.configs, known.devices, releases, known.files, known.surveys)
+    questions = Questions(sources.configs, known.devices, releases, known.files, known.surveyed)
     template, found, lines = _environment(known).get_template("model.html"), list[tuple[str, bytes]](), list[Line]()
     for model in models:
         slug, rows = known.slugs[model.id], tuple(questions.rows(model))
@@ -177,7 +180,7 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
     def page(name: str, **given: Any) -> tuple[str, bytes]:
         return name, environment.get_template(name).render(here=name, **given).encode()
 
-    wanted = [wanted_on(device, known.models, shipped_by(known.surveys, device)) for device in known.columns]
+    wanted = [wanted_on(device, known.models, known.shipped[device.name]) for device in known.columns]
     cells = coverage.cells_by_name(lines)
     gains, tallies = boards.largest_gains(known.files), boards.tally(wanted, cells)
     yield page(
@@ -190,10 +193,10 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
         gpus=known.devices.devices, devices=known.columns,
         known_models=[(model, known.slugs[model.id]) for model in known.models],
     )  # fmt: skip
-    holes = boards.holes(wanted, cells, known.slugs, known.surveys)
+    holes = boards.holes(wanted, cells, known.slugs, known.surveyed)
     yield page(
         "boards.html", wanted=holes[: boards.MOST_WANTED], wanted_more=len(holes[boards.MOST_WANTED :]),
-        surveyed=known.surveys, gains=gains[: boards.MOST_GAINS],
+        surveyed=known.surveyed, gains=gains[: boards.MOST_GAINS],
         gains_chart=Markup(overview.gains_chart(gains)), negatives=boards.negatives(known.files),
     )  # fmt: skip
     held = coverage.held_by(known.devices, known.files)

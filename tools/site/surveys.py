@@ -12,9 +12,7 @@ from pathlib import Path
 
 from tools.portfolio.survey_board import Survey, SurveyError, read_survey
 from tools.portfolio.today import PATTERN
-from tools.portfolio.wanted import Shipped
-from tools.registry.devices import Device, normalise_device_name
-from tools.registry.sharding import Engine
+from tools.registry.devices import normalise_device_name
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,6 @@ class Surveyed:
     name: as this project spells it. ratio, worst_ratio: its time over that of the engine's heuristic, which would run
     without it, geometric mean and worst of all rows: above 1 it costs its users. None: no row ran. ours_ratio: our
     file's time over its, as both were then; None: there was none of ours. failures: rows that don't run.
-    loses: to having no file, on average or on a row beyond doubt.
     """
 
     engine: str
@@ -37,26 +34,29 @@ class Surveyed:
     worst_ratio: float | None
     ours_ratio: float | None
     failures: int = 0
-    loses: bool = False
 
     @property
     def badness(self) -> tuple[bool, float]:
         return self.failures > 0, self.ratio or 0.0
 
 
-def read_surveys(folder: Path) -> tuple[Surveyed, ...]:
-    """Of every survey of portfolio's, the newest of an engine, device and name; the worst first."""
-    found: dict[tuple[str, str, str], Surveyed] = {}
+def read_surveys(folder: Path) -> tuple[Survey, ...]:
+    """Of every survey of portfolio's, the newest last."""
+    found: list[Survey] = []
     for path in sorted(folder.glob(PATTERN)):
         with contextlib.suppress(SurveyError):
-            for each in _surveyed(read_survey(path)):
-                key = each.engine, each.device_name, each.name
-                if key not in found or found[key].date <= each.date:
-                    found[key] = each
-    return tuple(sorted(found.values(), key=lambda each: (each.badness, each.engine, each.name), reverse=True))
+            found.append(read_survey(path))
+    return tuple(found)
 
 
-def _surveyed(survey: Survey) -> Iterator[Surveyed]:
+def files_of(surveys: Iterable[Survey]) -> tuple[Surveyed, ...]:
+    """What the newest survey of each engine and device measured, the worst first. surveys: the newest last."""
+    newest = {(each.engine, normalise_device_name(each.environment.device_name)): each for each in surveys}
+    found = [file for survey in newest.values() for file in _files_of(survey)]
+    return tuple(sorted(found, key=lambda each: (each.badness, each.engine, each.name), reverse=True))
+
+
+def _files_of(survey: Survey) -> Iterator[Surveyed]:
     device = normalise_device_name(survey.environment.device_name)
     for file in survey.files:
         shipped, over = file.shipped_total, file.over_shipped_total
@@ -65,14 +65,5 @@ def _surveyed(survey: Survey) -> Iterator[Surveyed]:
             yield Surveyed(
                 survey.engine.value, survey.version, device, survey.date, survey.environment.triton, file.name,
                 shipped.geomean if shipped else None, shipped.worst if shipped else None,
-                over.geomean if over else None, failing, survey.loses[file.name],
+                over.geomean if over else None, failing,
             )  # fmt: skip
-
-
-def shipped_by(surveys: Iterable[Surveyed], device: Device) -> tuple[Shipped, ...]:
-    """As portfolio ranks by it: what each engine that was surveyed on the device ships, and whether it loses."""
-    of_device = [each for each in surveys if each.device_name in device.names]
-    engines = [engine for engine in Engine if any(each.engine == engine for each in of_device)]
-    return tuple(
-        Shipped(engine, {each.name: each.loses for each in of_device if each.engine == engine}) for engine in engines
-    )

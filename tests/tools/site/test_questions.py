@@ -18,7 +18,7 @@ from tools.registry.engines import load_engines
 from tools.site.coverage import is_shown
 from tools.site.files import files_in, read_files
 from tools.site.questions import Questions, Row, State
-from tools.site.surveys import read_surveys
+from tools.site.surveys import files_of, read_surveys
 from tools.tune.request import parse
 from tools.tune.subject import SubjectError, make_subject
 
@@ -26,8 +26,8 @@ MIXTRAL_ID = "mistralai/Mixtral-8x7B-v0.1"
 
 
 def questions(configs: Path = CONFIGS, measurements: Path | None = None) -> Questions:
-    files = read_files(files_in(configs))
-    return Questions(configs, devices(), load_engines(), files, read_surveys(measurements or configs / "none"))
+    files, surveys = read_files(files_in(configs)), read_surveys(measurements or configs / "none")
+    return Questions(configs, devices(), load_engines(), files, files_of(surveys))
 
 
 def row_of(asked: Questions, model: str, engine: str, tp: int, ep: int = 1) -> Row:
