@@ -18,7 +18,7 @@ from typing import Protocol
 from tools.checkout import CHECKOUT
 from tools.findings import Severity
 from tools.launch.heuristic_version import ENGINE_NAMES
-from tools.portfolio.child import MODULE, Answer, command_line
+from tools.portfolio.child import MODULE, Answer
 from tools.portfolio.jobs import Job, Skip, weight_of
 from tools.portfolio.pool import Children, Gpu, Pool, Say
 from tools.portfolio.progress import Line, Outcome, append
@@ -214,10 +214,10 @@ def _told(done: Finished) -> str:
 
 def launch(children: Children, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
     """As `Launch`, in a child process of this machine."""
-    command = [sys.executable, "-m", MODULE, *command_line(job), "--output", str(output), "--jobs", str(gpu.jobs)]
+    command = [sys.executable, "-m", MODULE, job.to_text(), "--output", str(output), "--jobs", str(gpu.jobs)]
     ended = children.run(command, gpu, say)
     try:
-        return Answer.read(ended.printed.strip().splitlines()[-1])
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+        return Answer.read(ended.printed)
+    except ValueError as error:
         said = ended.said or "silent"
         raise NoAnswerError(f"its process ended without an answer ({ended.how}): {said}") from error

@@ -19,7 +19,7 @@ from tools.errors import UserError, reason_of
 from tools.findings import emit
 from tools.measure.gpu import VisibleGpu, find_gpus
 from tools.portfolio import summary
-from tools.portfolio.child import MODULE, Answer, command_line
+from tools.portfolio.child import MODULE, Answer
 from tools.portfolio.drive import Driver, Launch, Places, Task, TimeLimit, launch
 from tools.portfolio.engines import EngineAtHand, engine_argument, engines_at_hand, on_device
 from tools.portfolio.jobs import Effort, Skip, down_names, job_of
@@ -320,12 +320,12 @@ def _chosen(wanted: WantedList, names: Sequence[str], models: ModelRegistry) -> 
 
 def _on_cluster(address: str, tasks: Sequence[Task], driver: Driver, device: Device) -> None:
     by_name = {task.job.name: task for task in tasks}
-    jobs = [NodeJob(task.job.name, command_line(task.job), MODULE) for task in tasks]
+    jobs = [NodeJob(task.job.name, (task.job.to_text(),), MODULE) for task in tasks]
     started = time.monotonic()
     for done in on_cluster(address, jobs, driver.places.configs) if jobs else ():
         try:
-            answer = Answer.read(done.answer.strip().splitlines()[-1])
-        except (IndexError, KeyError, TypeError, ValueError):
+            answer = Answer.read(done.answer)
+        except ValueError:
             last = (done.log.strip() or "silent").splitlines()[-1]
             answer = Answer(Outcome.FAILED, f"exit code {done.exit_code}: {last}")
         task = by_name[done.job.title]
