@@ -44,18 +44,16 @@ class PanelPolicy:
 
     finalists: of the search, besides heuristics and incumbent. blocks: that each contestant gets in each part.
     screened: at anchors, the best so many are screened under skew and on the other engine's kernel too. joining: the
-    best so many of each join the finalists of the anchor's rows. hopeless: a contestant whose score lies by so much
-    above the best one's, beyond doubt, is dropped once its first engine is measured; while only some of the parts are,
-    hopeless_early, since what loses under uniform routing may be the one that skew leaves. draws: of further blocks
-    asked for at once, where it is open who wins.
+    best so many of each join the finalists of the anchor's rows. hopeless: a contestant whose score lies above so many
+    times the best one's, beyond doubt, isn't measured in further parts; what loses by less under uniform routing may be
+    the one that skew leaves. draws: of further blocks asked for at once, where it is open who wins.
     """
 
     finalists: int = 4
     blocks: int = MIN_BLOCKS
     screened: int = 12
     joining: int = 2
-    hopeless: float = 1.01
-    hopeless_early: float = 1.05
+    hopeless: float = 1.05
     draws: int = DRAWS_AT_ONCE
 
     @classmethod
