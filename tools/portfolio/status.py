@@ -14,7 +14,7 @@ from tools.portfolio.wanted import Use
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
 from tools.store.record import EngineChecked
-from tools.text import cell, code, counted, printable, table
+from tools.text import aligned, cell, code, counted, printable, table
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,6 @@ def _ratio_text(item: Item, engine: Engine) -> str:
 def short_name(item: Item, device: Device) -> str:
     """Of a file, where the GPU is known."""
     return item.name.replace(f",device_name={device.name}", "").removesuffix(".json")
-
-
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table's lines, for a terminal."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
 
 
 # ---------------------------------------------------------------
