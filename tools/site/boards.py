@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fused_moe_configs.next_step import model_flags, tune_command
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.wanted import Wanted, WantedList
 from tools.registry.devices import Device
 from tools.site.coverage import Cell, anchor_of, sizes_of
-from tools.site.files import ENGINES, TunedFile
+from tools.site.files import TunedFile
 from tools.site.questions import State
 from tools.site.surveys import Surveyed
 from tools.store.record import VerifiedWith
@@ -59,16 +60,16 @@ def holes(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell], s
 
 def _command(wanted: Wanted) -> str:
     """For the model on the fewest ranks, as vLLM asks for it where it does; with the other shapes behind the name."""
-    use = min(wanted.uses, key=lambda use: (use.tp, use.ep, use.model, list(ENGINES).index(use.engine)))
+    use = min(wanted.uses, key=lambda use: (use.tp, use.ep, use.model, list(ENGINE_NAMES).index(use.engine)))
     return tune_command(model_flags(use.model, use.tp, use.ep), use.engine) + " --all-shapes" * (len(wanted.shapes) > 1)
 
 
 def _askers(wanted: Wanted, slugs: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
     by_place: dict[tuple[str, int, int], list[str]] = {}
     for use in wanted.uses:
-        by_place.setdefault((use.model, use.tp, use.ep), []).append(ENGINES[use.engine])
+        by_place.setdefault((use.model, use.tp, use.ep), []).append(ENGINE_NAMES[use.engine])
     for (model, tp, ep), engines in by_place.items():
-        who = "both" if len(engines) == len(ENGINES) else " and ".join(engines)
+        who = "both" if len(engines) == len(ENGINE_NAMES) else " and ".join(engines)
         yield model, f"{sizes_of(tp, ep)}, {who}", slugs[model], anchor_of(tp, ep)
 
 
@@ -94,7 +95,7 @@ def negatives(files: Iterable[TunedFile]) -> list[Negative]:
             found.append(Negative(file, f"may be more than 2 % slower than a heuristic at M = {sizes}"))
         over = [("vLLM's heuristic", file.known.geomean_ratio)]
         over += [
-            (f"{ENGINES[line.engine]} {line.version}'s file", line.shipped.geomean_ratio if line.shipped else None)
+            (f"{ENGINE_NAMES[line.engine]} {line.version}'s file", line.shipped.geomean_ratio if line.shipped else None)
             for line in file.beside_shipped
         ]
         for rival, ratio in over:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from fused_moe_configs.backends import EngineRelease
 from tools.errors import UserError
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.today import shipped_by
 from tools.portfolio.wanted import Shipped, wanted_on
 from tools.registry.devices import Device, DeviceRegistry, load_devices
@@ -23,7 +24,7 @@ from tools.registry.engines import load_engines
 from tools.registry.models import Model, ModelRegistry, load_models
 from tools.site import boards, charts, coverage, overview, render, server
 from tools.site.coverage import Line
-from tools.site.files import ENGINES, TunedFile, files_in, read_files, slug_of, unique_slugs
+from tools.site.files import TunedFile, files_in, read_files, slug_of, unique_slugs
 from tools.site.questions import Questions
 from tools.site.surveys import Surveyed, files_of, read_surveys
 from tools.store.files import write_file
@@ -119,7 +120,7 @@ def pages(known: Known, each: Each = map) -> Iterator[tuple[str, bytes]]:
 def releases_of(sources: Sources) -> list[EngineRelease]:
     """vLLM's first, and of an engine the newest."""
     newest_first = load_engines(sources.configs / "registry" / "engines.json")[::-1]
-    return sorted(newest_first, key=lambda release: list(ENGINES).index(release.name))
+    return sorted(newest_first, key=lambda release: list(ENGINE_NAMES).index(release.name))
 
 
 def _chunks(items: Sequence[T]) -> list[tuple[T, ...]]:

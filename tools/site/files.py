@@ -16,13 +16,11 @@ from typing import Any
 from fused_moe_configs import index
 from fused_moe_configs.index import IndexedFile
 from fused_moe_configs.lookup import ConfigError, read_config
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.measure.statistics import geomean
 from tools.store.files import RECORD, read_file, record_path
 from tools.store.record import EngineChecked, Record, RecordedRow, RecordError, as_record
 from tools.store.workload import Shape, Workload, parse_file_name
-
-ENGINES = {"vllm": "vLLM", "sglang": "SGLang"}
-"""As people write them."""
 
 ROUTINGS = {
     "uniform": "uniform routing",
@@ -42,7 +40,9 @@ class Gains:
 
     @property
     def label(self) -> str:
-        return f"over {ENGINES.get(self.engine, self.engine)}'s heuristic, {ROUTINGS.get(self.routing, self.routing)}"
+        return (
+            f"over {ENGINE_NAMES.get(self.engine, self.engine)}'s heuristic, {ROUTINGS.get(self.routing, self.routing)}"
+        )
 
     @property
     def is_uniform(self) -> bool:
@@ -121,7 +121,7 @@ class TunedFile:
         """The newest bench of each engine, where it put this file beside the one that the engine ships."""
         lines = sorted((self.record and self.record.engine_checked) or (), key=lambda line: line.date)
         newest = {line.engine: line for line in lines if line.shipped is not None}
-        return tuple(newest[engine] for engine in ENGINES if engine in newest)
+        return tuple(newest[engine] for engine in ENGINE_NAMES if engine in newest)
 
 
 def gains_of(rows: Mapping[int, RecordedRow]) -> tuple[Gains, ...]:
@@ -133,7 +133,7 @@ def gains_of(rows: Mapping[int, RecordedRow]) -> tuple[Gains, ...]:
     for num_tokens, row in sorted(rows.items()):
         for (engine, routing), ratio in _ratios(row).items():
             found.setdefault((engine, routing), {})[num_tokens] = ratio
-    order = [(engine, routing) for engine in ENGINES for routing in ROUTINGS]
+    order = [(engine, routing) for engine in ENGINE_NAMES for routing in ROUTINGS]
     return tuple(Gains(*key, found[key]) for key in order if key in found)
 
 

@@ -18,12 +18,13 @@ from markupsafe import Markup
 from fused_moe_configs.lookup import REFERENCE_TRITON
 from fused_moe_configs.naming import spelled
 from fused_moe_configs.next_step import export_command
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.registry.devices import Device
 from tools.registry.models import Model
 from tools.site import charts
 from tools.site.coverage import Line, anchor_of, is_shown, sizes_of
 from tools.site.figures import microseconds, percent, shade
-from tools.site.files import ENGINES, Gains, TunedFile, slug_of
+from tools.site.files import Gains, TunedFile, slug_of
 from tools.site.questions import Row
 from tools.site.server import install_line, lines_to_type, shape_of
 from tools.store.record import RecordedRow
@@ -40,7 +41,7 @@ def environment(repository: str, revision: str) -> Environment:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    found.globals |= {"engines": ENGINES, "repository": repository, "revision": revision, "root": "", "here": ""}
+    found.globals |= {"engines": ENGINE_NAMES, "repository": repository, "revision": revision, "root": "", "here": ""}
     found.globals["reference"] = REFERENCE_TRITON
     filters: dict[str, Any] = {
         "percent": percent, "shade": shade, "gpu": gpu, "slug": slug_of, "workload": workload_of, "title": title_of,
@@ -147,7 +148,7 @@ def time_lines(rows: Mapping[int, RecordedRow]) -> list[charts.Line]:
     for num_tokens, row in rows.items():
         if row.by_engine:
             for engine, pair in row.by_engine.items():
-                name = ENGINES.get(engine, engine)
+                name = ENGINE_NAMES.get(engine, engine)
                 style = "tuned" if engine == "vllm" else f"{engine} tuned"
                 found.setdefault((f"this file on {name}'s kernel", style), {})[num_tokens] = pair.latency_us.median
                 found.setdefault((f"{name}'s heuristic", engine), {})[num_tokens] = pair.baseline_us.median
@@ -155,7 +156,7 @@ def time_lines(rows: Mapping[int, RecordedRow]) -> list[charts.Line]:
             found.setdefault(("this file", "tuned"), {})[num_tokens] = row.latency_us.median
             found.setdefault(("vLLM's heuristic", "vllm"), {})[num_tokens] = row.baseline_us.median
             for engine, latency in row.baselines.items():
-                key = f"{ENGINES.get(engine, engine)}'s heuristic", engine
+                key = f"{ENGINE_NAMES.get(engine, engine)}'s heuristic", engine
                 found.setdefault(key, {})[num_tokens] = latency.median
         if row.floor_us is not None:
             found.setdefault(("floor", "floor"), {})[num_tokens] = row.floor_us
@@ -168,9 +169,9 @@ def gain_lines(figures: Sequence[Gains]) -> list[charts.Line]:
     is_uniform = all(gains.is_uniform for gains in figures)
     return [
         charts.Line(
-            f"over {ENGINES.get(gains.engine, gains.engine)}'s heuristic"
+            f"over {ENGINE_NAMES.get(gains.engine, gains.engine)}'s heuristic"
             if is_uniform
-            else f"{ENGINES.get(gains.engine, gains.engine)}, {gains.routing.replace('_', ' ')}",
+            else f"{ENGINE_NAMES.get(gains.engine, gains.engine)}, {gains.routing.replace('_', ' ')}",
             f"{_STANDS_BACK.get(gains.routing, '')} {gains.engine}".strip(),
             gains.ratios,
         )
@@ -217,7 +218,7 @@ def facts(file: TunedFile) -> list[tuple[str, str]]:
             ("Outcomes", outcomes),
         ]  # fmt: skip
     for engine, version in (record.heuristics or {}).items():
-        found.append((f"{ENGINES.get(engine, engine)}'s heuristic", f"{version.version}, {version.sha256}"))
+        found.append((f"{ENGINE_NAMES.get(engine, engine)}'s heuristic", f"{version.version}, {version.sha256}"))
     decisions = Counter(row.decision.value for row in record.rows.values())
     found += [("Decisions", ", ".join(f"{count} {name}" for name, count in decisions.items()))] if decisions else []
     found += [("Method", record.rule)] if record.rule else []
@@ -228,7 +229,7 @@ def facts(file: TunedFile) -> list[tuple[str, str]]:
 def exports(file: TunedFile, repository: str) -> list[tuple[str, str]]:
     """Engine and the lines that have it read the file; of engines that ask for such a name."""
     found = []
-    for engine in ENGINES:
+    for engine in ENGINE_NAMES:
         try:
             name = spelled(file.name, engine)
         except ValueError:

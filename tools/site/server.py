@@ -11,9 +11,9 @@ from typing import Any
 
 from fused_moe_configs.next_step import NextStep
 from fused_moe_configs.serving import Serving
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.registry.models import Model
 from tools.site.figures import percent
-from tools.site.files import ENGINES
 from tools.site.questions import Answer, Row
 
 GPU_FIELDS = (
@@ -54,7 +54,7 @@ def install_line(repository: str) -> str:
 
 def _row(row: Row, texts: _Texts, repository: str) -> dict[str, Any]:
     head = {"engine": row.release.name, "version": row.release.version, "tp": row.tp, "ep": row.ep}
-    head |= {"name": ENGINES[row.release.name], "placed": row.is_placed}
+    head |= {"name": ENGINE_NAMES[row.release.name], "placed": row.is_placed}
     if row.refusal:
         return {**head, "refusal": row.refusal}
     first = next(iter(row.answers.values()), None)
