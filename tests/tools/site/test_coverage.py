@@ -10,22 +10,25 @@ from pathlib import Path
 import pytest
 
 from tests.builders import H100, Store, devices, models
-from tests.tools.site.stores import QWEN, QWEN_ID, add, store_at
+from tests.tools.site.stores import QWEN, QWEN_ID, add, store_at, survey, surveyed
 from tools.registry.engines import load_engines
 from tools.site.coverage import (
     COLUMNS,
     MOST_COLUMNS,
+    Cell,
     Line,
     cells_by_name,
     columns_of,
     in_order,
+    is_shown,
     lines_of,
     only_on,
     records,
     to_csv,
 )
 from tools.site.files import files_in, read_files
-from tools.site.questions import UNPLACED_SIZES, Questions, State
+from tools.site.questions import UNPLACED_SIZES, Questions, Row, State
+from tools.site.surveys import files_of, read_surveys
 
 
 @pytest.fixture
@@ -36,6 +39,14 @@ def store(tmp_path: Path) -> Store:
 def lines(store: Store, *names: str) -> list[Line]:
     asked = Questions(store.root, devices(), load_engines(), read_files(files_in(store.root)))
     return [line for name in names for line in lines_of(models().find(name), "slug", asked.rows(models().find(name)))]
+
+
+def line(model: str, tp: int = 1, ep: int = 1, *, is_placed: bool = True, cell: Cell | None = None) -> Line:
+    return Line(model, "slug", tp, ep, "bf16", is_placed, {(H100, "vllm"): cell} if cell else {})
+
+
+def cell(state: State, name: str | None = QWEN, page: str | None = None) -> Cell:
+    return Cell("vllm", "0.33.0", state, name, None, None, page, None, "", None)
 
 
 def test_a_line_is_a_placement_and_a_cell_an_engines_answer(store: Store) -> None:
@@ -90,6 +101,51 @@ def test_of_all_who_ask_for_a_file_the_best_answer_counts(store: Store) -> None:
         assert cells_by_name(order)[H100, QWEN].state is State.CLAIMED
 
 
+def test_who_does_not_read_a_file_or_has_no_name_for_it_says_nothing_of_it() -> None:
+    asking = [line("a/A", cell=cell(state, name)) for state, name in ((State.NOT_READ, QWEN), (State.UNNAMED, None))]
+    assert cells_by_name(asking) == {}
+
+
+def test_of_a_model_whose_placements_are_known_they_alone_are_shown() -> None:
+    known, unknown = models().find(QWEN_ID), next(model for model in models() if not model.placements)
+    release = load_engines()[0]
+    shown = [
+        (model is known, tp, ep, is_placed)
+        for model in (known, unknown)
+        for tp, ep, is_placed in ((1, 1, False), (16, 1, False), (2, 2, False), (16, 16, True))
+        if is_shown(Row(model, release, tp, ep, is_placed))
+    ]
+    assert shown == [(True, 16, 16, True), (False, 1, 1, False), (False, 16, 16, True)]
+
+
+def test_a_file_that_an_engine_ships_has_the_surveys_figure_until_there_is_one_of_ours(
+    store: Store, tmp_path: Path
+) -> None:
+    survey(tmp_path / "m", [surveyed(QWEN, [1.2])])
+    model, surveys = models().find(QWEN_ID), files_of(read_surveys(tmp_path / "m"))
+
+    def found() -> Cell:
+        asked = Questions(store.root, devices(), load_engines(), read_files(files_in(store.root)), surveys)
+        return next(line for line in lines_of(model, "slug", asked.rows(model)) if line.tp == 1).cells[H100, "vllm"]
+
+    assert (found().state, found().ratio) == (State.SHIPPED, pytest.approx(1.2))
+    add(store, QWEN)
+    assert (found().state, found().ratio) == (State.CLAIMED, pytest.approx(0.93, abs=0.01))
+
+
+def test_a_line_names_its_sizes() -> None:
+    assert (line("a/A", 8).sizes, line("a/A", 8, 2).sizes) == ("TP8", "TP8 EP2")
+
+
+def test_lines_with_a_file_stand_before_those_that_people_run_and_then_go_by_name_and_ranks() -> None:
+    held = line("z/Z", cell=cell(State.CLAIMED, page="page"))
+    placed, larger, other = line("B/B", 2), line("B/B", 4), line("c/C")
+    unplaced = line("a/A", is_placed=False)
+    assert in_order([unplaced, other, larger, placed, held], [H100]) == [held, placed, larger, other, unplaced]
+    elsewhere = [unplaced, other, larger, placed, held]
+    assert in_order(elsewhere, ["NVIDIA_H200"])[-2:] == [held, unplaced], "a file of another GPU doesn't count"
+
+
 def test_what_has_a_file_stands_first(store: Store) -> None:
     add(store, QWEN)
     first = in_order(lines(store, "deepseek-ai/DeepSeek-V3", QWEN_ID), [H100])[0]
@@ -104,6 +160,17 @@ def test_the_gpus_are_those_of_placements_then_those_with_files(store: Store) ->
     chosen = columns_of(devices(), models(), read_files(files_in(store.root)))
     assert len(chosen) == MOST_COLUMNS
     assert chosen[2] == devices().devices[5]
+
+
+def test_of_a_family_the_gpu_with_most_files_stands_for_it_if_its_size_is_known(store: Store) -> None:
+    def of_family() -> str:
+        chosen = columns_of(devices(), models(), read_files(files_in(store.root)))
+        return next(device.name for device in chosen if device.family == "H100")
+
+    store.config(name="E=8,N=1,device_name=NVIDIA_H100.json")  # whose multiprocessors the registry doesn't know
+    assert of_family() == H100
+    store.config(name="E=8,N=1,device_name=NVIDIA_H100_NVL.json")
+    assert of_family() == "NVIDIA_H100_NVL"
 
 
 def test_a_file_under_an_alias_counts_for_its_gpu(store: Store) -> None:
