@@ -19,7 +19,7 @@ from tools.checkout import CHECKOUT
 from tools.findings import Severity
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.child import MODULE, Answer
-from tools.portfolio.jobs import Job, Skip, weight_of
+from tools.portfolio.jobs import Job, Skip
 from tools.portfolio.pool import Children, Gpu, Pool, Say
 from tools.portfolio.progress import Line, Outcome, append
 from tools.portfolio.stock import GOOD, Item, Method, look_up
@@ -27,6 +27,7 @@ from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.store.files import record_path
 from tools.store.workload import Layout
+from tools.tune.policy import Budget
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Context
@@ -51,6 +52,11 @@ class Task:
 
     item: Item
     job: Job
+
+    @property
+    def weight(self) -> float:
+        """What it costs, in names of one (K, top_k)."""
+        return Budget.weight_of(len(self.item.wanted.shapes))
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,10 @@ class TimeLimit:
         """As long as the longest so far, by number of (K, top_k)."""
         if self.limit_s is None:
             return True
-        return self.now() - self._started + self._rate_s * weight_of(task.item.wanted) <= self.limit_s
+        return self.now() - self._started + self._rate_s * task.weight <= self.limit_s
 
     def took(self, task: Task, seconds: float) -> None:
-        rate_s = seconds / weight_of(task.item.wanted)
+        rate_s = seconds / task.weight
         self._rate_s = max(self._rate_s, rate_s) if self._measured else rate_s
         self._measured = True
 

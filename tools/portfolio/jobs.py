@@ -16,7 +16,6 @@ from tools.registry.devices import Device
 from tools.registry.shapes import quant_mode_of
 from tools.registry.sharding import Engine
 from tools.store.record import ShapeOfModels
-from tools.tune.policy import Budget
 from tools.tune.protocol import Subject
 from tools.tune.request import DEFAULT_BATCH_SIZES, arguments_of
 from tools.tune.subject import ModelSource, Parallel
@@ -80,11 +79,6 @@ class Effort:
         tuner = item.record.tuner if item.record is not None else None
         again = item.standing is Standing.INCOMPLETE and tuner is not None and tuner.cut_short
         return self.time_budget_s * (2.0 if again else 1.0)
-
-
-def weight_of(wanted: Wanted) -> float:
-    """What a name costs, in names of one (K, top_k)."""
-    return 1.0 + Budget.FURTHER_SHAPE * (len(wanted.shapes) - 1)
 
 
 def job_of(

@@ -80,9 +80,14 @@ class Budget:
     def search_s(self) -> float:
         return self.total_s * (1.0 - self.panel_share)
 
+    @classmethod
+    def weight_of(cls, shapes: int) -> float:
+        """What so many (K, top_k) cost, as a multiple of one."""
+        return 1.0 + cls.FURTHER_SHAPE * (shapes - 1)
+
     def of_shapes(self, count: int) -> Budget:
         """For so many (K, top_k), of the budget of one."""
-        return replace(self, total_s=self.total_s * (1.0 + self.FURTHER_SHAPE * (count - 1)))
+        return replace(self, total_s=self.total_s * self.weight_of(count))
 
 
 @dataclass(frozen=True)
