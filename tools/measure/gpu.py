@@ -201,6 +201,7 @@ def _fp8_us(torch: Any, a: Any, b: Any) -> float | None:
 
 
 def _time_us(launch: Callable[[], Any]) -> float:
-    from tools.measure.timing import capture, measure
+    from tools.measure.timing import capture, medians_us
 
-    return measure([capture([launch] * 4)])[0].median_us
+    (time_us,) = medians_us([capture([launch] * 4)])
+    return time_us

@@ -259,12 +259,12 @@ def test_ceilings_are_bytes_and_operations_over_the_measured_times(monkeypatch: 
 
     times_us = iter([10.0, 4.0, 2.0, 1.0])
 
-    def measure(replays: list[Any]) -> list[Any]:
+    def medians_us(replays: list[Any]) -> list[float]:
         replays[0]()
-        return [timing.Samples.of([next(times_us)])]
+        return [next(times_us)]
 
     monkeypatch.setattr(timing, "capture", lambda launches: launches[0])
-    monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(timing, "medians_us", medians_us)
     monkeypatch.setattr(gpu, "_TRAFFIC_BYTES", 1 << 16)
     monkeypatch.setattr(gpu, "_DENSE", 32)
     found = gpu.measure_ceilings(torch.device("cpu"))
