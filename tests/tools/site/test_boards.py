@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.builders import H100, Store, devices, models, signed
-from tests.tools.site.stores import MIXTRAL, QWEN, QWEN_ID, add, checked, rows, store_at
+from tests.tools.site.stores import MIXTRAL, QWEN, QWEN_ID, add, checked, rows, store_at, survey, surveyed
 from tools.portfolio.wanted import wanted_on
 from tools.registry.engines import load_engines
 from tools.registry.models import ModelRegistry
@@ -17,6 +18,7 @@ from tools.site import boards
 from tools.site.coverage import Line, cells_by_name, lines_of
 from tools.site.files import TunedFile, files_in, read_files
 from tools.site.questions import Questions
+from tools.site.surveys import files_of, read_surveys
 
 
 @pytest.fixture
@@ -47,6 +49,36 @@ def test_a_missing_file_is_wanted_by_each_model_that_asks_for_it(store: Store) -
     assert {"deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3.2"} <= {model for model, *_ in shared.askers}
     assert all(each.command.startswith("./nox -s tune -- --model ") for each in found)
     assert found == sorted(found, key=lambda each: -each.score) or found[0].score >= found[-1].score
+
+
+def test_a_hole_is_filled_for_the_fewest_ranks_and_for_all_shapes_behind_the_name() -> None:
+    known = [models().find(name) for name in (QWEN_ID, "deepseek-ai/DeepSeek-V3", "zai-org/GLM-5-FP8")]
+    wanted, slugs = (
+        wanted_on(devices().find(H100), ModelRegistry(tuple(known))),
+        {model.id: model.id for model in known},
+    )
+    found = {each.name: each for each in boards.holes([wanted], {}, slugs, ())}
+    assert found[QWEN].command == f"./nox -s tune -- --model {QWEN_ID} --tp 1"
+    assert [words for _, words, _, _ in found[QWEN].askers] == ["TP1, both"]
+    several = next(each for each in found.values() if each.models == 2 and "--engine sglang" in each.command)
+    assert several.command.endswith(" --engine sglang --all-shapes")
+    assert {words for _, words, _, _ in several.askers} == {"TP16, SGLang"}
+    (one,) = (each for each in wanted.names if each.name == QWEN)
+    more = replace(one, uses=(replace(one.uses[0], tp=8), *one.uses))
+    (hole,) = boards.holes([replace(wanted, names=(more,))], {}, slugs, ())
+    assert hole.command.endswith(" --tp 1")
+
+
+def test_of_two_engines_files_the_one_counts_that_costs_more(tmp_path: Path) -> None:
+    """A file that doesn't run has no figure."""
+    model = models().find(QWEN_ID)
+    wanted = wanted_on(devices().find(H100), ModelRegistry((model,)))
+    failing = QWEN.replace("N=768", "N=384")
+    survey(tmp_path, [surveyed(QWEN, [1.1]), surveyed(failing, [None])])
+    survey(tmp_path, [surveyed(QWEN, [1.3])], engine="sglang")
+    found = boards.holes([wanted], {}, {model.id: model.id}, files_of(read_surveys(tmp_path)))
+    ratios = {each.name: each.surveyed_ratio for each in found}
+    assert (ratios[QWEN], ratios[failing]) == (pytest.approx(1.3), None)
 
 
 def test_a_file_that_is_here_is_not_wanted(store: Store) -> None:
@@ -104,3 +136,8 @@ def test_the_tally_counts_each_name_once_a_gpu(store: Store) -> None:
     (after,) = boards.tally([wanted], cells_by_name(lines(store, QWEN_ID)))
     assert (before.claimed, after.claimed) == (0, 1)
     assert before.wanted == after.wanted == len(wanted.names) == after.missing + 1
+    store.config(name=QWEN.replace("N=768", "N=384"))  # published
+    store.config(name=QWEN.replace("N=768", "N=192"), record=False)
+    (last,) = boards.tally([wanted], cells_by_name(lines(store, QWEN_ID)))
+    assert (last.claimed, last.published, last.missing) == (1, 2, len(wanted.names) - 3)
+    assert last.wanted == len(wanted.names)
