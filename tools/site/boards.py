@@ -73,8 +73,13 @@ def _askers(wanted: Wanted, slugs: Mapping[str, str]) -> Iterator[tuple[str, str
 
 
 def largest_gains(files: Iterable[TunedFile]) -> list[TunedFile]:
-    """Of what was measured, the largest first."""
-    return sorted((file for file in files if file.is_measured), key=lambda file: file.known.geomean_ratio or 1.0)
+    """Of what was measured, the largest first: over vLLM's heuristic, then what SGLang alone reads over SGLang's."""
+
+    def place(file: TunedFile) -> tuple[bool, float]:
+        engine, ratios = next(iter(file.known.ratios.items()))
+        return engine != "vllm", ratios.geomean
+
+    return sorted((file for file in files if file.is_measured), key=place)
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,10 @@ def negatives(files: Iterable[TunedFile], beside: Mapping[str, Sequence[EnginesT
         if file.unbounded:
             sizes = ", ".join(map(str, file.unbounded))
             found.append(Negative(file, f"may be more than 2 % slower than a heuristic at M = {sizes}"))
-        if (ratio := file.known.geomean_ratio) is not None and ratio > 0.99:
-            found.append(Negative(file, f"gains {(1 - ratio) * 100:.1f} % over vLLM's heuristic: hardly anything"))
+        for engine, ratios in file.known.ratios.items():
+            if ratios.geomean > 0.99:
+                gain = f"gains {(1 - ratios.geomean) * 100:.1f} % over {ENGINES[engine]}'s heuristic: hardly anything"
+                found.append(Negative(file, gain))
         for times in beside.get(file.path, ()):
             if times.geomean_ratio > 0.99:
                 found.append(

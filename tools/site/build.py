@@ -96,7 +96,7 @@ def pages(known: Known, each: Each = map) -> Iterator[tuple[str, bytes]]:
     """Path below the site's root and content."""
     environment, columns = _environment(known), [device.name for device in known.columns]
     # Neighbours ask for the same files, so a chunk is of neighbours. Other pages are made meanwhile.
-    light = replace(known, files=tuple(replace(file, record=None, entries={}) for file in known.files))
+    light = replace(known, files=tuple(replace(file, record=None, entries={}, gains=()) for file in known.files))
     waiting = each(partial(of_models, light), _chunks(known.models.models))
     yield from _of_files(known, environment)
     lines = list[Line]()

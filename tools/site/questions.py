@@ -112,7 +112,7 @@ class Answer:
             return State.BROKEN
         if looked.file is not None:
             state = State(looked.file.known.evidence) if looked.file.known.evidence else State.UNRECORDED
-            return State.OTHER_SHAPE if state in MEASURED and self.shape not in looked.file.shapes else state
+            return State.OTHER_SHAPE if state in MEASURED and not looked.file.is_measured_at(self.shape) else state
         return State.NONE if looked.surveyed is None else State.SHIPPED
 
     @property

@@ -63,7 +63,12 @@ def test_the_largest_gain_stands_first_and_files_without_figures_nowhere(store: 
     add(store, rows=rows(ratio=0.95))
     add(store, MIXTRAL.replace("7168", "3584"), rows=rows(ratio=0.8))
     store.config(name=MIXTRAL.replace("7168", "1792"))
-    assert [round(file.known.geomean_ratio or 0, 2) for file in boards.largest_gains(files(store))] == [0.8, 0.95]
+    alone = rows(sglang=0.5)
+    for each in alone.values():
+        each["parts"] = [part for part in each["parts"] if part["engine"] == "sglang"]
+    add(store, MIXTRAL.replace("7168", "896"), rows=alone)
+    found = [next(iter(file.known.ratios.items())) for file in boards.largest_gains(files(store))]
+    assert [(engine, ratios.geomean) for engine, ratios in found] == [("vllm", 0.8), ("vllm", 0.95), ("sglang", 0.5)]
 
 
 def negatives(store: Store, ratio_beside: float = 0.5) -> list[str]:
@@ -77,12 +82,13 @@ def test_a_file_that_gains_has_no_negatives(store: Store) -> None:
 
 
 def test_what_gains_hardly_anything_or_may_lose_is_told(store: Store) -> None:
-    found: dict[str, Any] = rows(ratio=0.995)
+    found: dict[str, Any] = rows(ratio=0.995, sglang=0.998)
     found["64"] |= {"bounded": False, "unbounded": [{"engine": "vllm", "shape": 0, "routing": "uniform"}]}
     add(store, rows=found)
     assert negatives(store, 0.999) == [
         "may be more than 2 % slower than a heuristic at M = 64",
         "gains 0.5 % over vLLM's heuristic: hardly anything",
+        "gains 0.2 % over SGLang's heuristic: hardly anything",
         "gains 0.1 % over vLLM 0.33.0's file: hardly anything",
     ]
 
