@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fused_moe_configs.next_step import model_flags, tune_command
 from tools.portfolio.wanted import Wanted, WantedList
 from tools.registry.devices import Device
-from tools.site.coverage import Cell, anchor_of, sizes_of
+from tools.site.coverage import HOLES, States, anchor_of, sizes_of
 from tools.site.files import ENGINES, TunedFile
 from tools.site.measurements import EnginesTimes, Surveyed
 from tools.site.questions import State
@@ -38,9 +39,10 @@ class Hole:
         return len({model for model, *_ in self.askers})
 
 
-def holes(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell], slugs: Mapping[str, str],
-          surveys: Iterable[Surveyed]) -> list[Hole]:  # fmt: skip
-    """Most wanted first, as portfolio ranks them over all GPUs. cells: by device and name. slugs: of models' pages."""
+def holes(
+    wanted: Iterable[WantedList], states: States, slugs: Mapping[str, str], surveys: Iterable[Surveyed]
+) -> list[Hole]:
+    """Most wanted first, as portfolio ranks them over all GPUs. slugs: of models' pages."""
     ratios: dict[str, float] = {}
     for surveyed in surveys:
         if surveyed.ratio is not None:
@@ -48,8 +50,7 @@ def holes(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell], s
     found = []
     for of_device in wanted:
         for each in of_device.names:
-            cell = cells.get((of_device.device.name, each.name))
-            if cell is None or cell.is_hole:
+            if states.least(each, of_device.device) in HOLES:
                 askers = tuple(_askers(each, slugs))
                 found.append(
                     Hole(each.name, of_device.device, each.score, askers, _command(each), ratios.get(each.name))
@@ -140,26 +141,33 @@ def _release(version: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Tally:
-    """Of the names that placements ask for on a GPU: how many are here, by state."""
+    """Of the names that placements ask for on a GPU: how many are here, by state.
+
+    verified, claimed: measured for every model that asks, in each engine. in_part: not for every one.
+    """
 
     device: Device
     verified: int
     claimed: int
+    in_part: int
     published: int
     missing: int
 
     @property
     def wanted(self) -> int:
-        return self.verified + self.claimed + self.published + self.missing
+        return self.verified + self.claimed + self.in_part + self.published + self.missing
 
 
-def tally(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell]) -> list[Tally]:
+def tally(wanted: Iterable[WantedList], states: States) -> list[Tally]:
     """Each name once a GPU; of GPUs on which no placement asks for one there is no tally."""
     found = []
     for of_device in wanted:
-        device, names = of_device.device, of_device.names
-        states = [cell.state for each in names if (cell := cells.get((device.name, each.name))) is not None]
-        verified, claimed = states.count(State.VERIFIED), states.count(State.CLAIMED)
-        published = states.count(State.PUBLISHED) + states.count(State.UNRECORDED)
-        found.append(Tally(device, verified, claimed, published, len(names) - verified - claimed - published))
+        counts = Counter(states.least(each, of_device.device) for each in of_device.names)
+        here = (
+            counts[State.VERIFIED],
+            counts[State.CLAIMED],
+            counts[State.OTHER_SHAPE],
+            counts[State.PUBLISHED] + counts[State.UNRECORDED],
+        )
+        found.append(Tally(of_device.device, *here, len(of_device.names) - sum(here)))
     return [each for each in found if each.wanted]

@@ -180,8 +180,8 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
         return name, environment.get_template(name).render(here=name, **given).encode()
 
     wanted = [wanted_on(device, known.models, shipped_by(known.surveys, device)) for device in known.columns]
-    cells = coverage.cells_by_name(lines)
-    gains, tallies = boards.largest_gains(known.files), boards.tally(wanted, cells)
+    states = coverage.States(lines)
+    gains, tallies = boards.largest_gains(known.files), boards.tally(wanted, states)
     yield page(
         "index.html", files=known.files, measured=gains, best=next(iter(gains), None), tallies=tallies, lines=lines,
         heads=render.row_heads(environment, lines, ""),
@@ -192,7 +192,7 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
         gpus=known.devices.devices, devices=known.columns,
         known_models=[(model, known.slugs[model.id]) for model in known.models],
     )  # fmt: skip
-    holes = boards.holes(wanted, cells, known.slugs, known.surveys)
+    holes = boards.holes(wanted, states, known.slugs, known.surveys)
     yield page(
         "boards.html", wanted=holes[: boards.MOST_WANTED], wanted_more=len(holes[boards.MOST_WANTED :]),
         surveyed=known.surveys, gains=gains[: boards.MOST_GAINS],

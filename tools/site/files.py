@@ -16,7 +16,7 @@ from typing import Any
 from fused_moe_configs import index
 from fused_moe_configs.gains import Gain
 from fused_moe_configs.gains import gains as gains_of
-from fused_moe_configs.index import IndexedFile, Ratios
+from fused_moe_configs.index import IndexedFile
 from fused_moe_configs.lookup import ConfigError, read_config
 from tools.store.files import RECORD, read_file, record_path
 from tools.store.record import Record, RecordedRow, RecordError, as_record
@@ -46,14 +46,8 @@ class TunedFile:
 
     def ratio(self, engine: str, shape: Shape) -> float | None:
         """For a model of this shape. None: it wasn't measured for that, or not on that engine's kernel."""
-        found = self._ratios_at(shape).get(engine)
+        found = self.known.ratios_at((shape.K, shape.top_k, shape.ep, shape.fused_shared_experts)).get(engine)
         return found.geomean if found else None
-
-    def is_measured_at(self, shape: Shape) -> bool:
-        return bool(self._ratios_at(shape))
-
-    def _ratios_at(self, shape: Shape) -> Mapping[str, Ratios]:
-        return self.known.ratios_at((shape.K, shape.top_k, shape.ep, shape.fused_shared_experts))
 
     @property
     def name(self) -> str:

@@ -73,15 +73,14 @@ class Surveyed:
 
 
 def read_surveys(folder: Path) -> tuple[Surveyed, ...]:
-    """Of every survey of portfolio's, the newest of an engine, device and name; the worst first."""
-    found: dict[tuple[str, str, str], Surveyed] = {}
+    """Of the newest of portfolio's surveys of each engine and device, as `read_shipped` takes it; the worst first."""
+    newest: dict[tuple[str, str], Survey] = {}
     for path in sorted(folder.glob(PATTERN)):
         with contextlib.suppress(SurveyError):
-            for each in _surveyed(read_survey(path)):
-                key = each.engine, each.device_name, each.name
-                if key not in found or found[key].date <= each.date:
-                    found[key] = each
-    return tuple(sorted(found.values(), key=lambda each: (each.badness, each.engine, each.name), reverse=True))
+            survey = read_survey(path)
+            newest[survey.engine.value, normalise_device_name(survey.environment.device_name)] = survey
+    found = [each for survey in newest.values() for each in _surveyed(survey)]
+    return tuple(sorted(found, key=lambda each: (each.badness, each.engine, each.name), reverse=True))
 
 
 def _surveyed(survey: Survey) -> Iterator[Surveyed]:

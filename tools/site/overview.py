@@ -33,6 +33,7 @@ def coverage_chart(tallies: Sequence[Tally], style: str = "") -> str:
             (
                 ("tuned", "verified", tally.verified),
                 ("shipped", "claimed", tally.claimed),
+                ("part", "in part", tally.in_part),
                 ("published", "taken over", tally.published),
                 ("none", "none yet", tally.missing),
             ),

@@ -37,7 +37,7 @@ class State(enum.StrEnum):
     CLAIMED = "claimed"
     """A file with its author's figures."""
     OTHER_SHAPE = "other-shape"
-    """A file whose figures are of another hidden size, top_k or placement: what it gains here wasn't measured."""
+    """A file whose figures are of another hidden size, top_k, placement or engine: none is of what it gains here."""
     PUBLISHED = "published"
     """A file taken over from another project, without figures of ours."""
     UNRECORDED = "unrecorded"
@@ -112,7 +112,7 @@ class Answer:
             return State.BROKEN
         if looked.file is not None:
             state = State(looked.file.known.evidence) if looked.file.known.evidence else State.UNRECORDED
-            return State.OTHER_SHAPE if state in MEASURED and not looked.file.is_measured_at(self.shape) else state
+            return State.OTHER_SHAPE if state in MEASURED and self.ratio is None else state
         return State.NONE if looked.surveyed is None else State.SHIPPED
 
     @property

@@ -14,7 +14,7 @@ from tools.portfolio.wanted import wanted_on
 from tools.registry.engines import load_engines
 from tools.registry.models import ModelRegistry
 from tools.site import boards
-from tools.site.coverage import Line, cells_by_name, lines_of
+from tools.site.coverage import Line, States, lines_of
 from tools.site.files import TunedFile, files_in, read_files
 from tools.site.measurements import EnginesTimes
 from tools.site.questions import Questions
@@ -37,7 +37,7 @@ def lines(store: Store, *names: str) -> list[Line]:
 def holes(store: Store, *ids: str) -> list[boards.Hole]:
     kept = [models().find(name) for name in ids]
     wanted = wanted_on(devices().find(H100), ModelRegistry(tuple(kept)))
-    return boards.holes([wanted], cells_by_name(lines(store, *ids)), {model.id: model.id for model in kept}, ())
+    return boards.holes([wanted], States(lines(store, *ids)), {model.id: model.id for model in kept}, ())
 
 
 def test_a_missing_file_is_wanted_by_each_model_that_asks_for_it(store: Store) -> None:
@@ -107,8 +107,17 @@ def test_freshness_tells_each_triton_and_when_main_verified(store: Store) -> Non
 
 def test_the_tally_counts_each_name_once_a_gpu(store: Store) -> None:
     wanted = wanted_on(devices().find(H100), ModelRegistry((models().find(QWEN_ID),)))
-    (before,) = boards.tally([wanted], cells_by_name(lines(store, QWEN_ID)))
+    (before,) = boards.tally([wanted], States(lines(store, QWEN_ID)))
     add(store, QWEN)
-    (after,) = boards.tally([wanted], cells_by_name(lines(store, QWEN_ID)))
+    (after,) = boards.tally([wanted], States(lines(store, QWEN_ID)))
     assert (before.claimed, after.claimed) == (0, 1)
     assert before.wanted == after.wanted == len(wanted.names) == after.missing + 1
+
+
+def test_a_name_that_is_measured_for_some_who_ask_is_tallied_apart(store: Store) -> None:
+    """Two models, two shapes, one name; the tuner knew one of them."""
+    ids = ("poolside/Laguna-XS-2.1", "poolside/Laguna-S-2.1")
+    add(store, f"E=256,N=256,device_name={H100}.json", shapes=[{"K": 2048, "top_k": 8, "models": []}])
+    wanted = wanted_on(devices().find(H100), ModelRegistry(tuple(map(models().find, ids))))
+    (found,) = boards.tally([wanted], States(lines(store, *ids)))
+    assert (found.claimed, found.in_part, found.missing) == (0, 1, len(wanted.names) - 1)

@@ -11,6 +11,7 @@ import pytest
 from tests.builders import BAD_INPUT, H100, Store, devices, table
 from tests.tools.site.stores import MIXTRAL, add, survey, surveyed
 from tools.checkout import CHECKOUT, CONFIGS
+from tools.portfolio.today import read_shipped
 from tools.site.files import files_in, read_files
 from tools.site.measurements import engines_times, read_surveys, shipped_by
 
@@ -86,7 +87,8 @@ def test_a_survey_tells_what_a_shipped_file_costs(tmp_path: Path) -> None:
 
 def test_what_fails_is_worst_and_the_newest_survey_counts(tmp_path: Path) -> None:
     other, failing = (MIXTRAL.replace("7168", N) for N in ("3584", "1792"))
-    survey(tmp_path, [surveyed(MIXTRAL, [1.9])], date="2026-01-01")
+    gone = MIXTRAL.replace("7168", "896")  # an older release shipped it
+    survey(tmp_path, [surveyed(MIXTRAL, [1.9]), surveyed(gone, [1.2])], date="2026-01-01")
     survey(tmp_path, [surveyed(MIXTRAL, [0.9]), surveyed(other, [1.5]), surveyed(failing, [None])])
     found = read_surveys(tmp_path)
     assert [each.name for each in found] == [failing, other, MIXTRAL]
@@ -102,7 +104,9 @@ def test_what_is_no_survey_by_the_schema_is_passed_by(tmp_path: Path, changes: d
 def test_portfolio_ranks_by_what_was_surveyed_on_the_gpu(tmp_path: Path) -> None:
     other = MIXTRAL.replace("7168", "3584")
     survey(tmp_path, [surveyed(MIXTRAL, [1.2]), surveyed(other, [0.9])])
-    (shipped,) = shipped_by(read_surveys(tmp_path), devices().find(H100))
+    survey(tmp_path, [surveyed(MIXTRAL.replace("7168", "896"), [1.2])], date="2026-01-01")
+    (shipped,) = found = shipped_by(read_surveys(tmp_path), devices().find(H100))
+    assert found == read_shipped(tmp_path, devices().find(H100))
     assert (shipped.engine, shipped.loses) == ("vllm", {MIXTRAL: True, other: False})
     assert shipped_by(read_surveys(tmp_path), devices().find("NVIDIA_H200")) == ()
 
