@@ -200,8 +200,8 @@ def _models(*rows: dict[str, Any]) -> str:
     return json.dumps({"schema_version": 1, "models": [base | row for row in rows]})
 
 
-def _placed(**placement: Any) -> str:
-    return _models({"id": "o/a", "placements": [placement]})
+def _placed(*others: dict[str, Any], **placement: Any) -> str:
+    return _models({"id": "o/a", "placements": [placement, *others]})
 
 
 class TestBrokenRegistry:
@@ -316,6 +316,15 @@ class TestBrokenRegistry:
                 "H100 tp=16 ep=16 vllm: ep: expected at most its 8 experts, found 16",
             ),
             (_placed(device="H100", tp=0), "o/a / placements / 0 / tp: expected an integer from 1 to 1024, found 0"),
+            (
+                _placed({"device": "H100", "tp": 2, "engine": "vllm"}, device="H100", tp=2),
+                "o/a / placements: H100 tp=2: expected once, found for either engine and for vllm alone. "
+                "Fix: keep one; without engine where both run it so",
+            ),
+            (
+                _placed({"device": "H100", "tp": 2, "engine": "vllm"}, device="H100", tp=2, engine="sglang"),
+                "H100 tp=2: expected once, found for sglang alone and for vllm alone. Fix: ",
+            ),
         ],
     )
     def test_a_fault_in_models_is_named_with_its_place(self, tmp_path: Path, text: str, message: str) -> None:
