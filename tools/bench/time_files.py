@@ -74,7 +74,7 @@ def measure(
             judge(
                 part,
                 comparison.entries(num_tokens, part.engine),
-                _Table(part, num_tokens, judging, player, ceilings, failures[part.engine, num_tokens]).play,
+                _PartTable(part, num_tokens, judging, player, ceilings, failures[part.engine, num_tokens]).play,
                 judging.first_block,
             )
             for part in comparison.parts(num_tokens, judging)
@@ -82,7 +82,7 @@ def measure(
         yield RowVerdict(num_tokens, tuple(parts))
 
 
-class _Table:
+class _PartTable:
     """Where the blocks of one part are played."""
 
     def __init__(

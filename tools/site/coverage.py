@@ -13,7 +13,7 @@ from tools.portfolio.wanted import Wanted
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import Model, ModelRegistry
 from tools.site.files import TunedFile
-from tools.site.questions import UNPLACED_SIZES, Answer, Row, State
+from tools.site.questions import UNPLACED_SIZES, DeviceAnswer, Row, State
 
 HOLES = (State.NONE, State.SHIPPED)
 """There is no file here."""
@@ -132,7 +132,7 @@ def _cells(row: Row) -> Iterator[tuple[tuple[str, str], Cell]]:
         yield (device, row.release.name), _cell(row, answer)
 
 
-def _cell(row: Row, answer: Answer) -> Cell:
+def _cell(row: Row, answer: DeviceAnswer) -> Cell:
     looked, file, state = answer.looked, answer.file, answer.state
     surveyed = looked.surveyed if looked and state is State.SHIPPED else None
     ratio = surveyed.ratio if surveyed else answer.ratio

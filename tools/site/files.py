@@ -78,7 +78,7 @@ class TunedFile:
 
 
 @dataclass(frozen=True)
-class Place:
+class StoredFile:
     """Where a tuned file lies, before it is read. triton: its folder's."""
 
     configs: Path
@@ -87,14 +87,14 @@ class Place:
     slug: str
 
 
-def files_in(configs: Path) -> list[Place]:
+def files_in(configs: Path) -> list[StoredFile]:
     """Every tuned file of the store, in order of its path. ConfigError: a folder of it can't be listed."""
     found = index.tuned_files(configs)
     slugs = unique_slugs(path.relative_to(configs).as_posix() for path, _ in found)
-    return [Place(configs, path, triton, slugs[path.relative_to(configs).as_posix()]) for path, triton in found]
+    return [StoredFile(configs, path, triton, slugs[path.relative_to(configs).as_posix()]) for path, triton in found]
 
 
-def read_files(places: Iterable[Place]) -> list[TunedFile]:
+def read_files(places: Iterable[StoredFile]) -> list[TunedFile]:
     """What is known of them. May run in a process of its own."""
     return [_read(place.configs, place.path, place.triton, place.slug) for place in places]
 

@@ -85,7 +85,7 @@ class Looked:
 
 
 @dataclass(frozen=True)
-class Answer:
+class DeviceAnswer:
     """For one GPU. looked None: no tuned file has a name for it."""
 
     device: Device
@@ -150,7 +150,7 @@ class Row:
     tp: int
     ep: int
     is_placed: bool
-    answers: Mapping[str, Answer] = field(default_factory=dict)
+    answers: Mapping[str, DeviceAnswer] = field(default_factory=dict)
     refusal: str = ""
 
 
@@ -189,7 +189,7 @@ class Questions:
         if (any_device := next(iter(by_arch.values()), None)) is not None and any_device.file is not None:
             looked = self._on_every_device(any_device, any_device.file)
         answers = {
-            device.name: Answer(device, by_arch[device.arch], looked.get(device.name)) for device in self.devices
+            device.name: DeviceAnswer(device, by_arch[device.arch], looked.get(device.name)) for device in self.devices
         }
         return Row(model, release, tp, ep, is_placed, answers)
 

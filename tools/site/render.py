@@ -151,7 +151,7 @@ def of_file(
     }  # fmt: skip
 
 
-def time_lines(rows: Mapping[int, RecordedRow], beside: Sequence[EnginesTimes]) -> list[charts.Line]:
+def time_lines(rows: Mapping[int, RecordedRow], beside: Sequence[EnginesTimes]) -> list[charts.Curve]:
     """Medians in µs: file and heuristic on each engine's kernel that was measured, shipped files, the floor."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for num_tokens, row in rows.items():
@@ -169,8 +169,8 @@ def time_lines(rows: Mapping[int, RecordedRow], beside: Sequence[EnginesTimes]) 
                 found.setdefault(key, {})[num_tokens] = latency.median
         if row.floor_us is not None:
             found.setdefault(("floor", "floor"), {})[num_tokens] = row.floor_us
-    lines = [charts.Line(label, style, values) for (label, style), values in found.items()]
-    shipped = [charts.Line(times.label, "shipped", times.times_us) for times in beside]
+    lines = [charts.Curve(label, style, values) for (label, style), values in found.items()]
+    shipped = [charts.Curve(times.label, "shipped", times.times_us) for times in beside]
     return [*(line for line in lines if line.style != "floor"), *shipped, *(x for x in lines if x.style == "floor")]
 
 
@@ -179,11 +179,11 @@ def label_of(gain: Gain) -> str:
     return f"over {ENGINES[gain.engine]}'s heuristic, {_ROUTINGS[gain.routing]}"
 
 
-def gain_lines(figures: Sequence[Gain]) -> list[charts.Line]:
+def gain_lines(figures: Sequence[Gain]) -> list[charts.Curve]:
     """A line an engine and routing; skewed ones stand back."""
     is_uniform = all(gain.is_uniform for gain in figures)
     return [
-        charts.Line(
+        charts.Curve(
             f"over {ENGINES[gain.engine]}'s heuristic"
             if is_uniform
             else f"{ENGINES[gain.engine]}, {gain.routing.replace('_', ' ')}",

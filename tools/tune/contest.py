@@ -10,6 +10,7 @@ from kernels.problem import Flavour
 from tools.compile.outcome import Status
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.measure.panel import (
+    Admissibility,
     Blocks,
     Choice,
     Panel,
@@ -17,7 +18,6 @@ from tools.measure.panel import (
     PromotionPolicy,
     Ratio,
     RoutingKind,
-    Standing,
     choose,
     further_blocks,
     max_blocks,
@@ -176,11 +176,11 @@ class Contest:
     def _drop_hopeless(self, limit: float) -> None:
         """Whose score lies beyond the limit above the best one's that may still be admissible."""
         rivals = [config for config in self.panel.configs if config in self.contestants]
-        able = [config for config in rivals if standing(self.panel, config) is not Standing.INADMISSIBLE]
+        able = [config for config in rivals if standing(self.panel, config) is not Admissibility.INADMISSIBLE]
         best = min(able, key=self.panel.score, default=None)
         if best is None:
             return
-        if limit == self.policy.hopeless and standing(self.panel, best) is not Standing.ADMISSIBLE:
+        if limit == self.policy.hopeless and standing(self.panel, best) is not Admissibility.ADMISSIBLE:
             return  # the best may turn out inadmissible, and then the next one wins
         self.drop([c for c in rivals if c != best and self.panel.score_between(c, best).low > limit])
 

@@ -19,9 +19,9 @@ from tools.launch.layer_config import LayerConfig
 from tools.measure.layer import LayerShape
 from tools.portfolio import __main__ as command
 from tools.portfolio import survey
-from tools.portfolio.survey import GpuLostError, NotMeasuredError, TimedRow, survey_row
+from tools.portfolio.survey import GpuLostError, ShapeNotMeasuredError, TimedRow, survey_row
 from tools.portfolio.survey_board import Survey, read_survey
-from tools.portfolio.survey_plan import BATCH_SIZES, Contest, RowConfigs
+from tools.portfolio.survey_plan import BATCH_SIZES, RowConfigs, ShippedContest
 from tools.store.record import Environment
 
 ENTRY = LaunchConfig.from_entry(entry())
@@ -37,10 +37,10 @@ class FakeTimer:
     """By the number of the measurement."""
     cannot: str = ""
     """Why shipped files can't be compiled."""
-    compiled: list[Contest] = field(default_factory=list)
+    compiled: list[ShippedContest] = field(default_factory=list)
     measured: list[LayerShape] = field(default_factory=list)
 
-    def compile(self, contests: Sequence[Contest], jobs: int, say: Any) -> dict[Any, str]:
+    def compile(self, contests: Sequence[ShippedContest], jobs: int, say: Any) -> dict[Any, str]:
         self.compiled += contests
         return {}
 
@@ -108,7 +108,7 @@ class TestRun:
         assert timer.measured == firsts + seconds
 
     def test_a_shape_that_does_not_fit_is_said_and_the_rest_goes_on(self, tmp_path: Path, timer: FakeTimer) -> None:
-        timer.errors = {1: NotMeasuredError("K=… takes 99.0 GiB")}
+        timer.errors = {1: ShapeNotMeasuredError("K=… takes 99.0 GiB")}
         assert surveyed(tmp_path, "--shapes", "1") == 1
         found = board(tmp_path)
         assert [(each.reason, each.is_missing) for each in found.left_out] == [("K=… takes 99.0 GiB", True)]
