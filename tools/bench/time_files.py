@@ -48,7 +48,7 @@ def player_of(
     comparison: FileComparison, judging: Judging, kernels: Mapping[Flavour, Kernel], gpu: Gpu, place: torch.device
 ) -> BlockPlayer:
     """With the comparison's weights on the GPU. On a stream that isn't the default."""
-    assert gpu.device.target is not None  # `find_device` hands on none without
+    assert gpu.device.target is not None  # `find_measurable` hands on none without
     l2_bytes = gpu.torch.cuda.get_device_properties(place).L2_cache_size
     return BlockPlayer(
         comparison.shapes,

@@ -144,7 +144,7 @@ def _why_impossible(wanted: Wanted, device: Device) -> str:
     quant = quant_mode_of(wanted.workload)
     if quant is None:
         return f"no kernel here runs {wanted.workload.dtype}"
-    assert device.target is not None  # `find_device` hands on none without
+    assert device.target is not None  # `find_measurable` hands on none without
     assert device.arch is not None
     assert device.smem_bytes_per_block is not None
     shapes = tuple(map(ShapeOfModels, wanted.shapes))

@@ -33,12 +33,12 @@ from tools.portfolio.stock import GOOD
 from tools.portfolio.wanted import Wanted, WantedList, unplaced
 from tools.registry.devices import Device, DeviceRegistry, load_devices
 from tools.registry.models import ModelRegistry, load_models
+from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine
 from tools.store.files import version_folder
 from tools.store.workload import parse_file_name
 from tools.text import counted, printable, shown_path
 from tools.tune.cluster import NodeJob, on_cluster
-from tools.tune.subject import SubjectError, find_device
 
 MOST_MINUTES = 7 * 24 * 60
 
@@ -240,8 +240,8 @@ def _gpus(machine: MachineAtHand, devices: DeviceRegistry, names: Sequence[str])
     faults = []
     for gpu in visible:
         try:
-            device = find_device(gpu.name, devices)
-        except SubjectError as error:
+            device = devices.find_measurable(gpu.name)
+        except RegistryError as error:
             faults.append(f"GPU {gpu.id} is left out: {error}")
             continue
         if not wanted or device in wanted:

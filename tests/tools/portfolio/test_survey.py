@@ -188,11 +188,11 @@ def test_without_a_gpu_it_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none() -> Any:
-        raise UserError("expected an NVIDIA GPU, found none that torch can use. Fix: run where there is one.")
+        raise UserError("expected a GPU that torch can use, found none. Fix: run where there is one.")
 
     monkeypatch.setattr(session, "torch_with_gpu", none)
     assert surveyed(tmp_path) == 2
-    assert capsys.readouterr().err.startswith("portfolio: expected an NVIDIA GPU, found none")
+    assert capsys.readouterr().err.startswith("portfolio: expected a GPU that torch can use, found none")
 
 
 def test_on_a_named_gpu_nothing_is_measured(

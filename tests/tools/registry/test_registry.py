@@ -75,6 +75,32 @@ class TestSchemas:
         assert len(list(load(copy))) == len(document[key])
 
 
+class TestFindMeasurable:
+    @pytest.mark.parametrize("reported", ["NVIDIA H100 80GB HBM3", "AMD Instinct MI300X"])
+    def test_gpus_of_nvidia_and_amd_by_the_drivers_own_name(self, reported: str) -> None:
+        device = load_devices().find_measurable(reported)
+        assert reported.replace(" ", "_") == device.name
+        assert device.target is not None
+        assert device.smem_bytes_per_block is not None
+
+    @pytest.mark.parametrize(
+        ("reported", "told"),
+        [
+            (
+                "Toaster 3000",
+                "found 'Toaster 3000'. Fix: add \"Toaster_3000\" there, with vendor, family, arch and smem_",
+            ),
+            ("AMD Radeon Graphics", "found 'AMD Radeon Graphics' without. Fix: give arch and smem_bytes_per_block in"),
+            ("Intel(R) Arc(TM) Pro B60 Graphics", "expected one of NVIDIA or AMD, found 'Intel(R) Arc(TM) Pro B60"),
+        ],
+    )
+    def test_others_are_refused_with_what_is_missing(self, reported: str, told: str) -> None:
+        with pytest.raises(RegistryError) as raised:
+            load_devices().find_measurable(reported)
+        assert str(raised.value).startswith("GPU: expected one of ")
+        assert told in str(raised.value)
+
+
 class TestDevices:
     @pytest.mark.parametrize(
         ("reported", "name"),
