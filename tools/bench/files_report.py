@@ -12,7 +12,7 @@ from kernels.problem import Flavour
 from tools.bench.candidates import Judging, ShippedCandidate
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.layer_config import LayerConfig
-from tools.measure.judgement import Duel, Measured, PartVerdict, RowVerdict, score
+from tools.measure.judgement import Duel, MeasuredCandidate, PartVerdict, RowVerdict, score
 from tools.measure.panel import LARGEST_RATIO, MAX_DRAWS, Ratio, RoutingKind
 from tools.store.record import Environment
 from tools.text import cell, table
@@ -143,7 +143,7 @@ def _cells(rivals: Sequence[str], num_tokens: int, part: PartVerdict, num_shapes
     return cells
 
 
-def _time(measured: Measured) -> str:
+def _time(measured: MeasuredCandidate) -> str:
     return f"failed: {cell(measured.message[:60])}" if measured.us is None else f"{measured.us:.1f}"
 
 

@@ -27,7 +27,7 @@ class Verdict(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCandidate:
     """One contestant in one part. us: the median over its blocks; None: it failed, and message says why."""
 
     config: LayerConfig
@@ -64,7 +64,7 @@ class PartVerdict:
     floor_us: float
     bound: str
     draws: int
-    measured: Mapping[str, Measured]
+    measured: Mapping[str, MeasuredCandidate]
     duels: Mapping[str, Duel]
     times_us: Mapping[LayerConfig, Blocks] = field(default_factory=dict, repr=False)
 
@@ -75,7 +75,7 @@ class PartVerdict:
         return {name: self.times_us[config] for name, config in ran.items()}
 
     @property
-    def own(self) -> Measured:
+    def own(self) -> MeasuredCandidate:
         return next(iter(self.measured.values()))
 
     def ratio_between(self, one: str, other: str) -> Ratio | None:
@@ -149,7 +149,7 @@ def judge(part: Part, entries: Mapping[str, LayerConfig], play: Play, first_bloc
         asked, count = [own, *open_ones], min(left, further_blocks(played.draws))
     times = panel.times[part]
     measured = {
-        name: Measured(
+        name: MeasuredCandidate(
             config,
             statistics.median(times[config].values()) if times.get(config) else None,
             failures.get(config, ""),

@@ -1,9 +1,9 @@
 """The process that tunes and judges one name on one GPU: what hangs or crashes in it takes no other name with it.
 
-`python -m tools.portfolio.child JOB --output DIR --jobs N`: the job is JSON, as `Job.to_text` writes it; the answer
-comes out of stdout, as `Answer.to_text` writes it; what tuner and bench say to people goes to stderr. Exit 0 whatever
-came of the name, 2 where the answer can't be given. Only here are tuner and bench imported; torch is imported once for
-all engines' kernels, and after tuning, while which no context of this process may disturb the GPU.
+`python -m tools.portfolio.child JOB --output DIR --jobs N`: the job is JSON, as `Job.to_text` writes it; the result
+comes out of stdout, as `JobResult.to_text` writes it; what tuner and bench say to people goes to stderr. Exit 0
+whatever came of the name, 2 where the result can't be given. Only here are tuner and bench imported; torch is imported
+once for all engines' kernels, and after tuning, while which no context of this process may disturb the GPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CRASHED = 70
 
 
 @dataclass(frozen=True)
-class Answer:
+class JobResult:
     """What came of a name; what benches found is in its record."""
 
     outcome: Outcome
@@ -46,7 +46,7 @@ class Answer:
         return sum(step.seconds for step in self.steps)
 
     @classmethod
-    def read(cls, printed: str) -> Answer:
+    def read(cls, printed: str) -> JobResult:
         """What `to_text` wrote into the last line that a process printed. ValueError: it is something else."""
         try:
             document: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
@@ -103,7 +103,7 @@ def _journal(name: str) -> Path | None:
     return path if path.exists() else None
 
 
-def work(job: Job, output: Path, jobs: int, tools: Tools) -> Answer:
+def work(job: Job, output: Path, jobs: int, tools: Tools) -> JobResult:
     """Does the job. output: the folder of tiers. jobs: compiling processes."""
     steps: tuple[Step, ...] = ()
     config = output / job.name
@@ -112,17 +112,17 @@ def work(job: Job, output: Path, jobs: int, tools: Tools) -> Answer:
         judged = [_judge(config, each, jobs, tools, with_shipped=not is_first) for each in job.judges]
         steps = tuple(done.step for done in judged)
         if reason := _why_unjudged(judged):
-            return Answer(Outcome.FAILED, reason, steps)
+            return JobResult(Outcome.FAILED, reason, steps)
         if not is_first or not any(map(_loses, judged)):
-            return Answer(Outcome.HELD if is_first else Outcome.JUDGED, steps=steps)
+            return JobResult(Outcome.HELD if is_first else Outcome.JUDGED, steps=steps)
     tuned = _tune(job, output, jobs, tools)
     steps += tuple(done.step for done in tuned)
     if tuned[-1].step.code != 0:
-        return Answer(Outcome.FAILED, tuned[-1].step.said or "the tuner failed", steps)
+        return JobResult(Outcome.FAILED, tuned[-1].step.said or "the tuner failed", steps)
     judged = [_judge(config, each, jobs, tools, with_shipped=True) for each in job.judges]
     reason = _why_unjudged(judged)
     steps += tuple(done.step for done in judged)
-    return Answer(Outcome.FAILED if reason else Outcome.TUNED, reason, steps)
+    return JobResult(Outcome.FAILED if reason else Outcome.TUNED, reason, steps)
 
 
 def _tune(job: Job, output: Path, jobs: int, tools: Tools) -> list[Done]:

@@ -18,10 +18,10 @@ from typing import Protocol
 from tools.checkout import CHECKOUT
 from tools.findings import Severity
 from tools.launch.heuristic_version import ENGINE_NAMES
-from tools.portfolio.child import MODULE, Answer
+from tools.portfolio.child import MODULE, JobResult
 from tools.portfolio.jobs import Job, Skip
-from tools.portfolio.pool import Children, Gpu, Pool, Say
-from tools.portfolio.progress import Line, Outcome, append
+from tools.portfolio.pool import Children, Pool, PoolGpu, Say
+from tools.portfolio.progress import Outcome, ProgressLine, append
 from tools.portfolio.stock import GOOD, Item, Method, look_up
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
@@ -36,10 +36,10 @@ SECONDS_AT_FIRST = 110.0
 """What a name of one (K, top_k) is taken to last before any was measured."""
 
 
-class Launch(Protocol):
+class LaunchJob(Protocol):
     """Does a job on a GPU, in a process of its own. NoAnswerError: it ended without one."""
 
-    def __call__(self, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer: ...
+    def __call__(self, job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult: ...
 
 
 class NoAnswerError(RuntimeError):
@@ -47,7 +47,7 @@ class NoAnswerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Task:
+class PlannedJob:
     """A name and what is to be done for it."""
 
     item: Item
@@ -97,13 +97,13 @@ class TimeLimit:
     def __post_init__(self) -> None:
         self._started = self.now()
 
-    def has_time_for(self, task: Task) -> bool:
+    def has_time_for(self, task: PlannedJob) -> bool:
         """As long as the longest so far, by number of (K, top_k)."""
         if self.limit_s is None:
             return True
         return self.now() - self._started + self._rate_s * task.weight <= self.limit_s
 
-    def took(self, task: Task, seconds: float) -> None:
+    def took(self, task: PlannedJob, seconds: float) -> None:
         rate_s = seconds / task.weight
         self._rate_s = max(self._rate_s, rate_s) if self._measured else rate_s
         self._measured = True
@@ -114,7 +114,7 @@ class Finished:
     """A name that a run has come to, or passed over. item: what the store has of it now."""
 
     item: Item
-    line: Line
+    line: ProgressLine
 
     @property
     def is_good(self) -> bool:
@@ -127,7 +127,7 @@ class Driver:
     def __init__(
         self,
         places: Places,
-        launch: Launch,
+        launch: LaunchJob,
         clock: TimeLimit,
         models: ModelRegistry,
         devices: DeviceRegistry,
@@ -147,19 +147,19 @@ class Driver:
         is_new = item.line is None or (item.line.outcome, item.line.reason) != (line.outcome, line.reason)
         self._write(item, line, device, is_new=is_new)
 
-    def run(self, tasks: Sequence[Task], pool: Pool[Task]) -> list[Task]:
+    def run(self, tasks: Sequence[PlannedJob], pool: Pool[PlannedJob]) -> list[PlannedJob]:
         """All of them, each on a GPU of its device. Returns what no time was left for."""
-        queues: dict[str, list[Task]] = {}
+        queues: dict[str, list[PlannedJob]] = {}
         for task in tasks:
             queues.setdefault(task.job.device_name, []).append(task)
 
-        def work(task: Task, gpu: Gpu, say: Say) -> bool:
+        def work(task: PlannedJob, gpu: PoolGpu, say: Say) -> bool:
             say(f"{task.item.name}: {task.job.order}")
             started = self.clock.now()
             try:
                 answer = self._launch(task.job, gpu, self.places.configs, say)
             except NoAnswerError as error:
-                answer = Answer(Outcome.FAILED, str(error))
+                answer = JobResult(Outcome.FAILED, str(error))
             if pool.is_stopped:  # it was ended, which says nothing of the name
                 return True
             done = self.write(task, answer, gpu.device, f"{gpu.id}: {gpu.device.name}", self.clock.now() - started)
@@ -168,7 +168,7 @@ class Driver:
 
         return pool.run(queues, work, self.clock.has_time_for)
 
-    def write(self, task: Task, answer: Answer, device: Device, gpu: str, seconds: float) -> Finished:
+    def write(self, task: PlannedJob, answer: JobResult, device: Device, gpu: str, seconds: float) -> Finished:
         """Looks at what a process left, and writes down what came of the name."""
         fault = self._fault(task.item) if answer.outcome is not Outcome.FAILED else ""
         line = replace(
@@ -183,9 +183,9 @@ class Driver:
         self.clock.took(task, seconds)
         return self._write(task.item, line, device)
 
-    def _line(self, item: Item) -> Line:
+    def _line(self, item: Item) -> ProgressLine:
         today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-        return Line(item.name, Outcome.FAILED, today, rank=item.rank)
+        return ProgressLine(item.name, Outcome.FAILED, today, rank=item.rank)
 
     def _fault(self, item: Item) -> str:
         """What the validator has against what was written. Empty: nothing."""
@@ -197,7 +197,7 @@ class Driver:
         errors = [finding for finding in found if finding.severity is Severity.ERROR]
         return f"{errors[0].rule}: {errors[0].message}" if errors else ""
 
-    def _write(self, item: Item, line: Line, device: Device, *, is_new: bool = True) -> Finished:
+    def _write(self, item: Item, line: ProgressLine, device: Device, *, is_new: bool = True) -> Finished:
         now = look_up(item.rank, item.wanted, self.places.configs, line, self.method, down=item.is_apart)
         if not line.reason:
             line = replace(line, reason="; ".join(now.remarks))
@@ -218,12 +218,12 @@ def _told(done: Finished) -> str:
     return f"{line.name}: {'; '.join([*parts, *([line.reason] if line.reason else [])])}"
 
 
-def launch(children: Children, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
-    """As `Launch`, in a child process of this machine."""
+def launch(children: Children, job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
+    """As `LaunchJob`, in a child process of this machine."""
     command = [sys.executable, "-m", MODULE, job.to_text(), "--output", str(output), "--jobs", str(gpu.jobs)]
     ended = children.run(command, gpu, say)
     try:
-        return Answer.read(ended.printed)
+        return JobResult.read(ended.printed)
     except ValueError as error:
         said = ended.said or "silent"
         raise NoAnswerError(f"its process ended without an answer ({ended.how}): {said}") from error

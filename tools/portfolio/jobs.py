@@ -66,7 +66,7 @@ class Skip:
 
 
 @dataclass(frozen=True)
-class Effort:
+class TunerBudget:
     """time_budget_s: of the tuner, for one (K, top_k); it takes more for each further one by itself."""
 
     time_budget_s: float = 90.0
@@ -82,7 +82,7 @@ def job_of(
     item: Item,
     device: Device,
     engines: Mapping[Engine, EngineHere],
-    effort: Effort,
+    budget: TunerBudget,
     *,
     down: bool = False,
 ) -> Job | Skip | None:
@@ -99,7 +99,7 @@ def job_of(
         judging = judging if item.is_older else unjudged
     if fault := _why_impossible(item.wanted, device):
         return Skip(fault)
-    tune = tune_arguments(item.wanted, effort.budget_of(item), down=down or item.has_down)
+    tune = tune_arguments(item.wanted, budget.budget_of(item), down=down or item.has_down)
     judges = tuple(_judge(here, item.wanted) for here in judging)
     return Job(item.name, device.name, _order(item, judges), tuple(tune), judges)
 

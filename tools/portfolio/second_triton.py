@@ -17,10 +17,10 @@ from typing import Protocol
 from tools.errors import UserError
 from tools.measure.panel import PromotionPolicy, RoutingKind
 from tools.portfolio.bench_report import BenchReport
-from tools.portfolio.child import Answer
-from tools.portfolio.drive import Launch, NoAnswerError
-from tools.portfolio.jobs import Effort, Job, Order, tune_arguments
-from tools.portfolio.pool import Children, Ended, Gpu, Pool, Say
+from tools.portfolio.child import JobResult
+from tools.portfolio.drive import LaunchJob, NoAnswerError
+from tools.portfolio.jobs import Job, Order, TunerBudget, tune_arguments
+from tools.portfolio.pool import Children, Ended, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome
 from tools.portfolio.wanted import Wanted, unplaced
 from tools.registry.devices import Device
@@ -42,10 +42,10 @@ MARGIN_PCT = PromotionPolicy().min_improvement_pct
 class Bench(Protocol):
     """Runs `python -m tools.bench` with these arguments on a GPU."""
 
-    def __call__(self, arguments: Sequence[str], gpu: Gpu, say: Say) -> Ended: ...
+    def __call__(self, arguments: Sequence[str], gpu: PoolGpu, say: Say) -> Ended: ...
 
 
-def bench(children: Children, arguments: Sequence[str], gpu: Gpu, say: Say) -> Ended:
+def bench(children: Children, arguments: Sequence[str], gpu: PoolGpu, say: Say) -> Ended:
     """As `Bench`, in a child process of this machine."""
     return children.run([sys.executable, "-m", "tools.bench", *arguments], gpu, say)
 
@@ -129,9 +129,9 @@ def note(configs: Path, file: DefaultFile, triton: str, loss_pct: float) -> None
         write_file(path, record.with_verified_with(VerifiedWith(triton, today, loss_pct)).to_bytes())
 
 
-def job_of(file: DefaultFile, device: Device, wanted: Wanted, effort: Effort) -> Job:
+def job_of(file: DefaultFile, device: Device, wanted: Wanted, budget: TunerBudget) -> Job:
     """Tunes it under the Triton that runs; the tuner puts it where that Triton's files lie."""
-    return Job(file.name, device.name, Order.TUNE, tuple(tune_arguments(wanted, effort.time_budget_s)), ())
+    return Job(file.name, device.name, Order.TUNE, tuple(tune_arguments(wanted, budget.time_budget_s)), ())
 
 
 @dataclass
@@ -142,9 +142,9 @@ class SecondTriton:
     triton: str
     wanted: Mapping[str, Wanted]
     models: ModelRegistry
-    effort: Effort
+    budget: TunerBudget
     bench: Bench
-    launch: Launch
+    launch: LaunchJob
     collect: Callable[[str], None]
 
     def run(self, files: Mapping[str, Sequence[DefaultFile]], pool: Pool[tuple[DefaultFile, ...]]) -> list[str]:
@@ -152,7 +152,7 @@ class SecondTriton:
         missing: list[str] = []
         queues = {device: list(_batches(each)) for device, each in files.items()}
 
-        def work(batch: tuple[DefaultFile, ...], gpu: Gpu, say: Say) -> bool:
+        def work(batch: tuple[DefaultFile, ...], gpu: PoolGpu, say: Say) -> bool:
             faults = list(self._work(batch, gpu, say))
             if not pool.is_stopped:
                 missing.extend(faults)
@@ -161,7 +161,7 @@ class SecondTriton:
         left = pool.run(queues, work)
         return [*missing, *(f"{file.name}: not benched" for batch in left for file in batch)]
 
-    def _work(self, batch: Sequence[DefaultFile], gpu: Gpu, say: Say) -> Iterator[str]:
+    def _work(self, batch: Sequence[DefaultFile], gpu: PoolGpu, say: Say) -> Iterator[str]:
         losses, reason = {file.name: file.loss_pct for file in batch}, ""
         unknown = [file for file in batch if file.loss_pct is None]
         if unknown:
@@ -186,15 +186,15 @@ class SecondTriton:
                 yield from self._retune(file, gpu, say)
             self.collect(file.name)
 
-    def _retune(self, file: DefaultFile, gpu: Gpu, say: Say) -> Iterator[str]:
+    def _retune(self, file: DefaultFile, gpu: PoolGpu, say: Say) -> Iterator[str]:
         wanted = self.wanted.get(file.name) or unplaced(file.workload, self.models)
         if wanted is None:
             yield f"{file.name}: loses, but no registered model has these sizes: it isn't tuned again"
             return
         try:
-            answer = self.launch(job_of(file, gpu.device, wanted, self.effort), gpu, self.configs, say)
+            answer = self.launch(job_of(file, gpu.device, wanted, self.budget), gpu, self.configs, say)
         except NoAnswerError as error:
-            answer = Answer(Outcome.FAILED, str(error))
+            answer = JobResult(Outcome.FAILED, str(error))
         if answer.outcome is Outcome.FAILED:
             yield f"{file.name}: not tuned again: {answer.reason}"
             return

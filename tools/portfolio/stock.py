@@ -12,7 +12,7 @@ from tools.errors import UserError
 from tools.launch.heuristic_version import ENGINE_NAMES, FOLLOWED, outdated
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import RULE, PromotionPolicy
-from tools.portfolio.progress import Line
+from tools.portfolio.progress import ProgressLine
 from tools.portfolio.wanted import Wanted
 from tools.registry.sharding import Engine
 from tools.store.files import version_folder
@@ -71,7 +71,7 @@ class Item:
     is_older: bool = False
     is_apart: bool = False
     unserved: tuple[Shape, ...] = ()
-    line: Line | None = None
+    line: ProgressLine | None = None
 
     @property
     def name(self) -> str:
@@ -92,7 +92,9 @@ class Item:
         return tuple(engine for engine in self.wanted.judges if engine not in self.judged)
 
 
-def look_up(rank: int, wanted: Wanted, configs: Path, line: Line | None, method: Method, *, down: bool = False) -> Item:
+def look_up(
+    rank: int, wanted: Wanted, configs: Path, line: ProgressLine | None, method: Method, *, down: bool = False
+) -> Item:
     """configs: the folder of tiers. line: the last that a run wrote of the name. down: up and down are to be apart."""
     place = Place(configs, PurePosixPath(wanted.name))
     try:

@@ -37,7 +37,7 @@ from tools.portfolio.survey_board import (
     to_markdown,
     to_text,
 )
-from tools.portfolio.survey_plan import BATCH_SIZES, Contest, RowConfigs, SurveyPlan, listed, plan
+from tools.portfolio.survey_plan import BATCH_SIZES, RowConfigs, ShippedContest, SurveyPlan, listed, plan
 from tools.registry.devices import normalise_device_name
 from tools.store.record import Environment
 from tools.text import printable, shown_path
@@ -158,7 +158,7 @@ def _paired(own: Sequence[float] | None, other: Sequence[float] | None) -> Ratio
 
 
 @dataclass
-class Progress:
+class SurveyProgress:
     """What is known by now of a plan's contests, by their places in it. unreached: why a shape isn't measured."""
 
     found: SurveyPlan
@@ -187,7 +187,7 @@ class Progress:
         return (*self.found.left_out, *(LeftOut(names[index], why, is_missing=True) for index, why in missing))
 
 
-def _surveyed(contest: Contest, shapes: tuple[SurveyedShape, ...], unreached: int) -> SurveyedFile:
+def _surveyed(contest: ShippedContest, shapes: tuple[SurveyedShape, ...], unreached: int) -> SurveyedFile:
     file = contest.file
     down = None if file.down is None else file.down.found.relative.as_posix()
     name = file.workload.file_name()
@@ -198,7 +198,7 @@ def _surveyed(contest: Contest, shapes: tuple[SurveyedShape, ...], unreached: in
 # The run
 
 
-class NotMeasuredError(UserError):
+class ShapeNotMeasuredError(UserError):
     """Why a shape can't be measured here. The message goes into the board."""
 
 
@@ -216,13 +216,13 @@ class Timer(Protocol):
     @property
     def environment(self) -> Environment: ...
 
-    def compile(self, contests: Sequence[Contest], jobs: int, say: Say) -> Mapping[Launched, str]:
+    def compile(self, contests: Sequence[ShippedContest], jobs: int, say: Say) -> Mapping[Launched, str]:
         """What can't be launched, and why."""
 
     def measure(
         self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Mapping[Launched, str]
     ) -> Sequence[TimedRow]:
-        """rows: by batch size. NotMeasuredError, GpuLostError."""
+        """rows: by batch size. ShapeNotMeasuredError, GpuLostError."""
 
 
 def _on_the_gpu(engine: EnginePackage) -> Timer:
@@ -260,7 +260,7 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
     for note in heuristics.notes:
         say(note)
     failures = timer.compile(found.contests, request.jobs, say)
-    progress, environment, started = Progress(found), timer.environment, time.monotonic()
+    progress, environment, started = SurveyProgress(found), timer.environment, time.monotonic()
 
     def board() -> Survey:
         return Survey(
@@ -289,7 +289,7 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
         rows = {num_tokens: contest.configs(num_tokens, engine.flavour) for num_tokens in BATCH_SIZES}
         try:
             timed = timer.measure(layer, rows, failures)
-        except NotMeasuredError as error:
+        except ShapeNotMeasuredError as error:
             progress.leave_out(index, str(error))
             continue
         except GpuLostError as error:
@@ -307,7 +307,7 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
     return whole
 
 
-def in_turn(contests: Sequence[Contest]) -> Iterator[tuple[int, int]]:
+def in_turn(contests: Sequence[ShippedContest]) -> Iterator[tuple[int, int]]:
     """(contest, shape) by their places: every name's first shape, then the second ones: time may not last for all."""
     for place in range(max((len(contest.shapes) for contest in contests), default=0)):
         yield from ((index, place) for index, contest in enumerate(contests) if place < len(contest.shapes))

@@ -16,8 +16,8 @@ from tools.measure.kernels import Kernel, KernelTask, problems_of
 from tools.measure.layer import LayerShape, memory_bytes
 from tools.measure.panel import MIN_BLOCKS, Part, RoutingKind
 from tools.measure.seeds import Purpose
-from tools.portfolio.survey import GpuLostError, Launched, NotMeasuredError, Say, TimedRow
-from tools.portfolio.survey_plan import BATCH_SIZES, Contest, RowConfigs
+from tools.portfolio.survey import GpuLostError, Launched, Say, ShapeNotMeasuredError, TimedRow
+from tools.portfolio.survey_plan import BATCH_SIZES, RowConfigs, ShippedContest
 from tools.registry.devices import Target
 from tools.store.record import Environment
 
@@ -43,12 +43,12 @@ class Surveyor:
     @classmethod
     def here(cls, gpu: Gpu, kernel: Kernel) -> Surveyor:
         """On the current GPU."""
-        assert gpu.device.target is not None  # `find_device` hands on none without
+        assert gpu.device.target is not None  # `find_measurable` hands on none without
         device = torch.device("cuda", torch.cuda.current_device())
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
         return cls(gpu.environment(), kernel, gpu.device.target, device, l2_bytes)
 
-    def compile(self, contests: Sequence[Contest], jobs: int, say: Say) -> Failures:
+    def compile(self, contests: Sequence[ShippedContest], jobs: int, say: Say) -> Failures:
         """Every binary, each once, before anything is timed. What can't be launched, and why."""
         tasks: dict[Hashable, KernelTask] = {}
         sharing: dict[Hashable, set[Launched]] = {}
@@ -78,11 +78,11 @@ class Surveyor:
         return failures
 
     def measure(self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Failures) -> list[TimedRow]:
-        """rows: by batch size. NotMeasuredError: too large for this GPU. GpuLostError: a launch broke the context."""
+        """rows: by batch size. ShapeNotMeasuredError: too large for this GPU. GpuLostError: its context is broken."""
         most = max(rows)
         need, (free, _) = memory_bytes([layer], most), torch.cuda.mem_get_info()
         if need > free:
-            raise NotMeasuredError(f"{layer.shape} takes {_gib(need)} of GPU memory, {_gib(free)} are free")
+            raise ShapeNotMeasuredError(f"{layer.shape} takes {_gib(need)} of GPU memory, {_gib(free)} are free")
         try:
             with torch.cuda.stream(torch.cuda.Stream()):
                 arch, kernel = self._target.kernel_arch, self._kernel
@@ -91,7 +91,7 @@ class Surveyor:
                 )
                 return [self._row(player, num_tokens, configs, failures) for num_tokens, configs in rows.items()]
         except torch.OutOfMemoryError as error:
-            raise NotMeasuredError(f"{layer.shape}: the GPU's memory ran out") from error
+            raise ShapeNotMeasuredError(f"{layer.shape}: the GPU's memory ran out") from error
         except ContextLost as error:
             raise GpuLostError(f"the GPU doesn't answer any more, after {error}") from error
         finally:
@@ -106,7 +106,7 @@ class Surveyor:
         return TimedRow(num_tokens, {config: us for config, (us,) in played.us.items()}, failed)
 
 
-def _launched(contests: Sequence[Contest], kernel: Kernel) -> Iterator[Launched]:
+def _launched(contests: Sequence[ShippedContest], kernel: Kernel) -> Iterator[Launched]:
     for contest in contests:
         rows = [(m, config) for m in BATCH_SIZES for config in contest.configs(m, kernel.flavour).distinct]
         yield from ((layer, m, config) for _, layer in contest.shapes for m, config in rows)

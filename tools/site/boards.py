@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from fused_moe_configs.next_step import model_flags, tune_command
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.wanted import Wanted, WantedList
 from tools.registry.devices import Device
-from tools.site.coverage import Cell, anchor_of, sizes_of
+from tools.site.coverage import HOLES, States, anchor_of, sizes_of
 from tools.site.files import TunedFile
 from tools.site.questions import State
 from tools.site.surveys import Surveyed
@@ -39,9 +40,10 @@ class Hole:
         return len({model for model, *_ in self.askers})
 
 
-def holes(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell], slugs: Mapping[str, str],
-          surveys: Iterable[Surveyed]) -> list[Hole]:  # fmt: skip
-    """Most wanted first, as portfolio ranks them over all GPUs. cells: by device and name. slugs: of models' pages."""
+def holes(
+    wanted: Iterable[WantedList], states: States, slugs: Mapping[str, str], surveys: Iterable[Surveyed]
+) -> list[Hole]:
+    """Most wanted first, as portfolio ranks them over all GPUs. slugs: of models' pages."""
     ratios: dict[str, float] = {}
     for surveyed in surveys:
         if surveyed.ratio is not None:
@@ -49,8 +51,7 @@ def holes(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell], s
     found = []
     for of_device in wanted:
         for each in of_device.names:
-            cell = cells.get((of_device.device.name, each.name))
-            if cell is None or cell.is_hole:
+            if states.least(each, of_device.device) in HOLES:
                 askers = tuple(_askers(each, slugs))
                 found.append(
                     Hole(each.name, of_device.device, each.score, askers, _command(each), ratios.get(each.name))
@@ -74,8 +75,13 @@ def _askers(wanted: Wanted, slugs: Mapping[str, str]) -> Iterator[tuple[str, str
 
 
 def largest_gains(files: Iterable[TunedFile]) -> list[TunedFile]:
-    """Of what was measured, the largest first."""
-    return sorted((file for file in files if file.is_measured), key=lambda file: file.known.geomean_ratio or 1.0)
+    """Of what was measured, the largest first: over vLLM's heuristic, then what SGLang alone reads over SGLang's."""
+
+    def place(file: TunedFile) -> tuple[bool, float]:
+        engine, ratios = next(iter(file.known.ratios.items()))
+        return engine != "vllm", ratios.geomean
+
+    return sorted((file for file in files if file.is_measured), key=place)
 
 
 @dataclass(frozen=True)
@@ -93,13 +99,14 @@ def negatives(files: Iterable[TunedFile]) -> list[Negative]:
         if file.unbounded:
             sizes = ", ".join(map(str, file.unbounded))
             found.append(Negative(file, f"may be more than 2 % slower than a heuristic at M = {sizes}"))
-        over = [("vLLM's heuristic", file.known.geomean_ratio)]
+        over = [(f"{ENGINE_NAMES[engine]}'s heuristic", ratios.geomean) for engine, ratios in file.known.ratios.items()]
         over += [
-            (f"{ENGINE_NAMES[line.engine]} {line.version}'s file", line.shipped.geomean_ratio if line.shipped else None)
+            (f"{ENGINE_NAMES[line.engine]} {line.version}'s file", line.shipped.geomean_ratio)
             for line in file.beside_shipped
+            if line.shipped
         ]
         for rival, ratio in over:
-            if ratio is not None and ratio > 0.99:
+            if ratio > 0.99:
                 found.append(Negative(file, f"gains {(1 - ratio) * 100:.1f} % over {rival}: hardly anything"))
     return found
 
@@ -135,26 +142,33 @@ def _release(version: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Tally:
-    """Of the names that placements ask for on a GPU: how many are here, by state."""
+    """Of the names that placements ask for on a GPU: how many are here, by state.
+
+    verified, claimed: measured for every model that asks, in each engine. in_part: not for every one.
+    """
 
     device: Device
     verified: int
     claimed: int
+    in_part: int
     published: int
     missing: int
 
     @property
     def wanted(self) -> int:
-        return self.verified + self.claimed + self.published + self.missing
+        return self.verified + self.claimed + self.in_part + self.published + self.missing
 
 
-def tally(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell]) -> list[Tally]:
+def tally(wanted: Iterable[WantedList], states: States) -> list[Tally]:
     """Each name once a GPU; of GPUs on which no placement asks for one there is no tally."""
     found = []
     for of_device in wanted:
-        device, names = of_device.device, of_device.names
-        states = [cell.state for each in names if (cell := cells.get((device.name, each.name))) is not None]
-        verified, claimed = states.count(State.VERIFIED), states.count(State.CLAIMED)
-        published = states.count(State.PUBLISHED) + states.count(State.UNRECORDED)
-        found.append(Tally(device, verified, claimed, published, len(names) - verified - claimed - published))
+        counts = Counter(states.least(each, of_device.device) for each in of_device.names)
+        here = (
+            counts[State.VERIFIED],
+            counts[State.CLAIMED],
+            counts[State.OTHER_SHAPE],
+            counts[State.PUBLISHED] + counts[State.UNRECORDED],
+        )
+        found.append(Tally(of_device.device, *here, len(of_device.names) - sum(here)))
     return [each for each in found if each.wanted]

@@ -98,7 +98,7 @@ def pages(known: Known, each: Each = map) -> Iterator[tuple[str, bytes]]:
     """Path below the site's root and content."""
     environment, columns = _environment(known), [device.name for device in known.columns]
     # Neighbours ask for the same files, so a chunk is of neighbours. Other pages are made meanwhile.
-    light = replace(known, files=tuple(replace(file, record=None, entries={}) for file in known.files))
+    light = replace(known, files=tuple(replace(file, record=None, entries={}, gains=()) for file in known.files))
     waiting = each(partial(of_models, light), _chunks(known.models.models))
     yield from _of_files(known, environment)
     lines = list[Line]()
@@ -182,8 +182,8 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
         return name, environment.get_template(name).render(here=name, **given).encode()
 
     wanted = [wanted_on(device, known.models, known.shipped[device.name]) for device in known.columns]
-    cells = coverage.cells_by_name(lines)
-    gains, tallies = boards.largest_gains(known.files), boards.tally(wanted, cells)
+    states = coverage.States(lines)
+    gains, tallies = boards.largest_gains(known.files), boards.tally(wanted, states)
     yield page(
         "index.html", files=known.files, measured=gains, best=next(iter(gains), None), tallies=tallies, lines=lines,
         heads=render.row_heads(environment, lines, ""),
@@ -194,7 +194,7 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
         gpus=known.devices.devices, devices=known.columns,
         known_models=[(model, known.slugs[model.id]) for model in known.models],
     )  # fmt: skip
-    holes = boards.holes(wanted, cells, known.slugs, known.surveyed)
+    holes = boards.holes(wanted, states, known.slugs, known.surveyed)
     yield page(
         "boards.html", wanted=holes[: boards.MOST_WANTED], wanted_more=len(holes[boards.MOST_WANTED :]),
         surveyed=known.surveyed, gains=gains[: boards.MOST_GAINS],

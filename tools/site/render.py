@@ -15,6 +15,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from fused_moe_configs.gains import Gain
 from fused_moe_configs.lookup import REFERENCE_TRITON
 from fused_moe_configs.naming import spelled
 from fused_moe_configs.next_step import export_command
@@ -24,12 +25,18 @@ from tools.registry.models import Model
 from tools.site import charts
 from tools.site.coverage import Line, anchor_of, is_shown, sizes_of
 from tools.site.figures import microseconds, percent, shade
-from tools.site.files import Gains, TunedFile, slug_of
+from tools.site.files import TunedFile, slug_of
 from tools.site.questions import Row
 from tools.site.server import install_line, lines_to_type, shape_of
 from tools.store.record import RecordedRow
 from tools.store.workload import Layout, parse_file_name
 
+_ROUTINGS = {
+    "uniform": "uniform routing",
+    "skew_1.0": "skewed routing (Dirichlet 1.0)",
+    "skew_0.3": "strongly skewed routing (Dirichlet 0.3)",
+    "recorded": "recorded routing",
+}
 _STANDS_BACK = {"skew_1.0": "skewed", "skew_0.3": "skewed strongly"}
 """Classes of charts.css."""
 TEMPLATES = Path(__file__).parent / "templates"
@@ -45,7 +52,7 @@ def environment(repository: str, revision: str) -> Environment:
     found.globals["reference"] = REFERENCE_TRITON
     filters: dict[str, Any] = {
         "percent": percent, "shade": shade, "gpu": gpu, "slug": slug_of, "workload": workload_of, "title": title_of,
-        "us": microseconds, "shape": shape_of, "quoted": shlex.quote,
+        "us": microseconds, "shape": shape_of, "quoted": shlex.quote, "label": label_of,
         "commands": partial(commands, repository=repository),
     }  # fmt: skip
     found.filters |= filters
@@ -142,7 +149,7 @@ def of_file(file: TunedFile, slugs: Mapping[str, str], repository: str) -> dict[
     }  # fmt: skip
 
 
-def time_lines(rows: Mapping[int, RecordedRow]) -> list[charts.Line]:
+def time_lines(rows: Mapping[int, RecordedRow]) -> list[charts.Curve]:
     """Medians in µs: file and heuristic on each engine's kernel that was measured, then the floor."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for num_tokens, row in rows.items():
@@ -160,22 +167,27 @@ def time_lines(rows: Mapping[int, RecordedRow]) -> list[charts.Line]:
                 found.setdefault(key, {})[num_tokens] = latency.median
         if row.floor_us is not None:
             found.setdefault(("floor", "floor"), {})[num_tokens] = row.floor_us
-    lines = [charts.Line(label, style, values) for (label, style), values in found.items()]
+    lines = [charts.Curve(label, style, values) for (label, style), values in found.items()]
     return sorted(lines, key=lambda line: line.style == "floor")
 
 
-def gain_lines(figures: Sequence[Gains]) -> list[charts.Line]:
+def label_of(gain: Gain) -> str:
+    """A table's column."""
+    return f"over {ENGINE_NAMES[gain.engine]}'s heuristic, {_ROUTINGS[gain.routing]}"
+
+
+def gain_lines(figures: Sequence[Gain]) -> list[charts.Curve]:
     """A line an engine and routing; skewed ones stand back."""
-    is_uniform = all(gains.is_uniform for gains in figures)
+    is_uniform = all(gain.is_uniform for gain in figures)
     return [
-        charts.Line(
-            f"over {ENGINE_NAMES.get(gains.engine, gains.engine)}'s heuristic"
+        charts.Curve(
+            f"over {ENGINE_NAMES[gain.engine]}'s heuristic"
             if is_uniform
-            else f"{ENGINE_NAMES.get(gains.engine, gains.engine)}, {gains.routing.replace('_', ' ')}",
-            f"{_STANDS_BACK.get(gains.routing, '')} {gains.engine}".strip(),
-            gains.ratios,
+            else f"{ENGINE_NAMES[gain.engine]}, {gain.routing.replace('_', ' ')}",
+            f"{_STANDS_BACK.get(gain.routing, '')} {gain.engine}".strip(),
+            gain.ratios,
         )
-        for gains in figures
+        for gain in figures
     ]
 
 

@@ -10,6 +10,7 @@ from kernels.problem import Flavour
 from tools.compile.outcome import Status
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.measure.panel import (
+    Admissibility,
     Blocks,
     Choice,
     Panel,
@@ -17,7 +18,6 @@ from tools.measure.panel import (
     PromotionPolicy,
     Ratio,
     RoutingKind,
-    Standing,
     choose,
     further_blocks,
     max_blocks,
@@ -176,7 +176,7 @@ class Contest:
     def _drop_hopeless(self) -> None:
         """Whose score lies beyond the limit above the best one's that may still be admissible."""
         rivals = [config for config in self.panel.configs if config in self.contestants]
-        able = [config for config in rivals if standing(self.panel, config) is not Standing.INADMISSIBLE]
+        able = [config for config in rivals if standing(self.panel, config) is not Admissibility.INADMISSIBLE]
         best = min(able, key=self.panel.score, default=None)
         if best is not None:
             limit = self.policy.hopeless

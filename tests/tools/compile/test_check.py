@@ -14,7 +14,7 @@ from tests.tools.compile.fake_tasks import FakeTask
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, read, registries, tuned
 from tools.compile import check
 from tools.compile.check import judge
-from tools.compile.outcome import Outcome, Resources, Status
+from tools.compile.outcome import CompileOutcome, Resources, Status
 from tools.compile.plan import make_plan
 from tools.compile.pool import CompilePool, CompileTask
 from tools.findings import Severity
@@ -32,7 +32,7 @@ class Swapping:
 
     pool: CompilePool
 
-    def run(self, tasks: Iterable[CompileTask]) -> Iterator[tuple[int, Outcome]]:
+    def run(self, tasks: Iterable[CompileTask]) -> Iterator[tuple[int, CompileOutcome]]:
         return self.pool.run(map(self._swap, tasks))
 
     def _swap(self, task: CompileTask) -> CompileTask:
@@ -115,7 +115,7 @@ def test_the_summary_counts_every_outcome(result: check.CheckResult) -> None:
     assert result.report.failed
 
 
-def findings_of(tmp_path: Path, outcome: Outcome) -> list[tuple[str, Severity]]:
+def findings_of(tmp_path: Path, outcome: CompileOutcome) -> list[tuple[str, Severity]]:
     tuned(tmp_path, {64: SOUND}, MIXTRAL.replace(".json", "_down.json"))
     known = registries()
     (binary,) = make_plan(read(tmp_path), known.devices, known.models).binaries
@@ -135,7 +135,7 @@ def findings_of(tmp_path: Path, outcome: Outcome) -> list[tuple[str, Severity]]:
     ids=["at both limits", "one byte over", "spills", "gave up", "spills much", "unknown registers"],
 )
 def test_bounds(tmp_path: Path, resources: Resources, expected: list[tuple[str, Severity]]) -> None:
-    assert findings_of(tmp_path, Outcome(Status.OK, 0.1, resources)) == expected
+    assert findings_of(tmp_path, CompileOutcome(Status.OK, 0.1, resources)) == expected
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_bounds(tmp_path: Path, resources: Resources, expected: list[tuple[str, 
     [(Status.COMPILE, "does-not-compile"), (Status.TIMEOUT, "timeout"), (Status.CRASH, "crash")],
 )
 def test_no_kernel_is_an_error_under_its_own_name(tmp_path: Path, status: Status, rule: str) -> None:
-    assert findings_of(tmp_path, Outcome(status, 30.0, message="no answer")) == [(rule, Severity.ERROR)]
+    assert findings_of(tmp_path, CompileOutcome(status, 30.0, message="no answer")) == [(rule, Severity.ERROR)]
 
 
 def test_files_are_compiled_with_their_own_triton_only(tmp_path: Path) -> None:

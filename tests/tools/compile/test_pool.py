@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_tasks import FakeTask
 
 from tests.tools.processes import is_alive, wait_until_dead
-from tools.compile.outcome import Outcome, Resources, Status
+from tools.compile.outcome import CompileOutcome, Resources, Status
 from tools.compile.pool import CompilePool
 from tools.errors import MachineError
 
 
-def run(*tasks: FakeTask, jobs: int = 1, timeout_s: float = 60.0) -> list[Outcome]:
+def run(*tasks: FakeTask, jobs: int = 1, timeout_s: float = 60.0) -> list[CompileOutcome]:
     with CompilePool(jobs, timeout_s=timeout_s) as pool:
         found = dict(pool.run(tasks))
     assert sorted(found) == list(range(len(tasks)))

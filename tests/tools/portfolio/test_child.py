@@ -10,7 +10,7 @@ import pytest
 from tests.tools.portfolio.stocked import bench_json
 from tools.cli import say
 from tools.findings import emit
-from tools.portfolio.child import CRASHED, Answer, Tools, work
+from tools.portfolio.child import CRASHED, JobResult, Tools, work
 from tools.portfolio.jobs import Job, JudgeOn, Order
 from tools.portfolio.progress import Outcome, Step
 
@@ -55,7 +55,7 @@ class Fakes:
         ]
 
 
-def do(fakes: Fakes, order: Order = Order.TUNE, judges: tuple[str, ...] = ("vllm", "sglang")) -> Answer:
+def do(fakes: Fakes, order: Order = Order.TUNE, judges: tuple[str, ...] = ("vllm", "sglang")) -> JobResult:
     on = tuple(JudgeOn(engine, f"/site/{engine}.py", f"/site/{engine}/a.json") for engine in judges)
     return work(Job("a.json", "D", order, ("--model", "m"), on), Path("/configs"), 4, fakes.tools())
 
@@ -163,13 +163,13 @@ def test_judging_alone_tunes_nothing() -> None:
 
 
 def test_an_answer_is_read_as_it_was_written_behind_whatever_else_was_printed() -> None:
-    answer = Answer(Outcome.TUNED, "why", (Step(None, 0, 1.0, "x"), Step("vllm", 0, 0.5)))
-    assert Answer.read(answer.to_text()) == answer
-    assert Answer.read(f"a warning\n{answer.to_text()}\n") == answer
+    answer = JobResult(Outcome.TUNED, "why", (Step(None, 0, 1.0, "x"), Step("vllm", 0, 0.5)))
+    assert JobResult.read(answer.to_text()) == answer
+    assert JobResult.read(f"a warning\n{answer.to_text()}\n") == answer
     assert answer.seconds == 1.5
 
 
 @pytest.mark.parametrize("printed", ["", "\n", "Segmentation fault", "[]", "{}", '{"outcome": "tuned", "steps": [1]}'])
 def test_what_is_no_answer_is_said(printed: str) -> None:
     with pytest.raises(ValueError, match=r"no answer|Expecting value"):
-        Answer.read(printed)
+        JobResult.read(printed)

@@ -12,7 +12,7 @@ from tools.bench import request as bench_request
 from tools.bench.request import FilesRequest
 from tools.measure.layer import LayerShape, memory_bytes
 from tools.portfolio.engines import EngineHere
-from tools.portfolio.jobs import Effort, Job, Order, Skip, bench_arguments, down_names, job_of
+from tools.portfolio.jobs import Job, Order, Skip, TunerBudget, bench_arguments, down_names, job_of
 from tools.portfolio.stock import Item, Method, Standing, look_up
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
@@ -33,7 +33,7 @@ def look(stocked: Stocked, name: str = NAME) -> Item:
 def job(
     item: Item, engines: dict[Engine, EngineHere] = BOTH, device: Device = DEVICE, *, down: bool = False
 ) -> Job | Skip | None:
-    return job_of(item, device, engines, Effort(), down=down)
+    return job_of(item, device, engines, TunerBudget(), down=down)
 
 
 def parsed(item: Item, **changes: bool) -> tune_request.TuneRequest:
@@ -117,9 +117,9 @@ class TestTheTunersCommandLine:
         assert not found.separate_down
 
     def test_a_search_that_was_cut_short_gets_twice_the_time(self, stocked: Stocked) -> None:
-        assert parsed(look(stocked)).effort.time_budget_s == Effort().time_budget_s
+        assert parsed(look(stocked)).effort.time_budget_s == TunerBudget().time_budget_s
         stocked.tune(NAME, tuner={"cut_short": True})
-        assert parsed(look(stocked)).effort.time_budget_s == 2.0 * Effort().time_budget_s
+        assert parsed(look(stocked)).effort.time_budget_s == 2.0 * TunerBudget().time_budget_s
 
     def test_up_and_down_apart_where_asked_for_or_where_a_down_file_stands(self, stocked: Stocked) -> None:
         assert parsed(look(stocked), down=True).separate_down

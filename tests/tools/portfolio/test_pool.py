@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests import builders
-from tools.portfolio.pool import MOST_FAILURES, Children, Gpu, Pool, Say
+from tools.portfolio.pool import MOST_FAILURES, Children, Pool, PoolGpu, Say
 
 H100 = builders.devices().find(builders.H100)
 H200 = builders.devices().find("NVIDIA_H200")
 NAMES = {H100.name: ["a", "b", "c", "d"], H200.name: ["e"]}
 
 
-def gpus(*devices: object) -> list[Gpu]:
-    return [Gpu(str(place), device, 4) for place, device in enumerate(devices)]  # type: ignore[arg-type]
+def gpus(*devices: object) -> list[PoolGpu]:
+    return [PoolGpu(str(place), device, 4) for place, device in enumerate(devices)]  # type: ignore[arg-type]
 
 
 class Log:
@@ -25,7 +25,7 @@ class Log:
         self.done: list[tuple[str, str]] = []
         self.said: list[str] = []
 
-    def work(self, task: str, gpu: Gpu, say: Say) -> bool:
+    def work(self, task: str, gpu: PoolGpu, say: Say) -> bool:
         self.done.append((gpu.id, task))
         say(task)
         return True
@@ -42,7 +42,7 @@ class TestPool:
         both = threading.Barrier(2, timeout=10)
         log = Log()
 
-        def work(task: str, gpu: Gpu, say: Say) -> bool:
+        def work(task: str, gpu: PoolGpu, say: Say) -> bool:
             both.wait()  # neither could go on alone
             return log.work(task, gpu, say)
 
@@ -64,7 +64,7 @@ class TestPool:
     def test_a_gpu_on_which_all_fails_is_left_alone(self) -> None:
         log = Log()
 
-        def fail(task: str, gpu: Gpu, say: Say) -> bool:
+        def fail(task: str, gpu: PoolGpu, say: Say) -> bool:
             log.work(task, gpu, say)
             return False
 
@@ -76,13 +76,13 @@ class TestPool:
     def test_a_success_between_counts(self) -> None:
         log = Log()
 
-        def work(task: str, gpu: Gpu, say: Say) -> bool:
+        def work(task: str, gpu: PoolGpu, say: Say) -> bool:
             return log.work(task, gpu, say) and task == "b"
 
         assert Pool[str](gpus(H100), log.said.append).run(NAMES, work) == []
 
     def test_what_work_raises_ends_the_run(self) -> None:
-        def full(task: str, gpu: Gpu, say: Say) -> bool:
+        def full(task: str, gpu: PoolGpu, say: Say) -> bool:
             raise OSError(28, "No space left on device")
 
         with pytest.raises(OSError, match="No space left"):
@@ -92,7 +92,7 @@ class TestPool:
         log = Log()
         pool: Pool[str] = Pool(gpus(H100), log.said.append)
 
-        def work(task: str, gpu: Gpu, say: Say) -> bool:
+        def work(task: str, gpu: PoolGpu, say: Say) -> bool:
             pool.stop()
             return log.work(task, gpu, say)
 
@@ -100,7 +100,7 @@ class TestPool:
 
 
 class TestChildren:
-    GPU = Gpu("GPU-5a1e", H100, 4)
+    GPU = PoolGpu("GPU-5a1e", H100, 4)
 
     def test_a_child_sees_its_gpu_alone(self) -> None:
         ended = Children().run(

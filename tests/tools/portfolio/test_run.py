@@ -25,11 +25,11 @@ from tools.measure.gpu import VisibleGpu
 from tools.measure.panel import RoutingKind
 from tools.portfolio import listing
 from tools.portfolio import run as run_
-from tools.portfolio.child import Answer, Step
+from tools.portfolio.child import JobResult, Step
 from tools.portfolio.jobs import Job, Order
-from tools.portfolio.pool import Ended, Gpu, Say
+from tools.portfolio.pool import Ended, PoolGpu, Say
 from tools.portfolio.progress import Outcome
-from tools.portfolio.run import Machine
+from tools.portfolio.run import MachineAtHand
 from tools.registry.sharding import Engine
 
 NAMES = ("E=64,N=1408", "E=64,N=1024")
@@ -47,16 +47,16 @@ class Here:
     loss_pct: float = 0.4
     jobs: list[Job] = field(default_factory=list)
     benched: list[list[str]] = field(default_factory=list)
-    launched_on: list[Gpu] = field(default_factory=list)
+    launched_on: list[PoolGpu] = field(default_factory=list)
 
     def __call__(self, *arguments: str, engines: bool = True) -> int:
         parser = argparse.ArgumentParser()
         run_.add_run(parser)
         given = [part for engine in Engine for part in ("--engine", f"{engine}={self.engines}")] if engines else []
-        machine = Machine(lambda: self.gpus, lambda: 32, lambda: self.triton)
+        machine = MachineAtHand(lambda: self.gpus, lambda: 32, lambda: self.triton)
         return run_.run(parser.parse_args([*arguments, *given]), self.stocked.folders, machine, self.launch, self.bench)
 
-    def launch(self, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
+    def launch(self, job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
         self.jobs.append(job)
         self.launched_on.append(gpu)
         assert output == self.stocked.folders.configs
@@ -64,15 +64,15 @@ class Here:
         if self.triton != reference_triton():
             folder = f"triton_{str(self.triton).replace('.', '_')}"
             self.stocked.store.measured(self.stocked.store.config(name=job.name, folder=folder), self.triton)
-            return Answer(Outcome.TUNED)
+            return JobResult(Outcome.TUNED)
         if job.order is Order.TUNE:
             self.stocked.tune(short)
         for judge in job.judges:
             self.stocked.judge(short, Engine(judge.engine))
         outcome = {Order.TUNE: Outcome.TUNED, Order.JUDGE: Outcome.JUDGED, Order.WHERE_IT_LOSES: Outcome.HELD}
-        return Answer(outcome[job.order], steps=(Step("tune", 0, 0.0),))
+        return JobResult(outcome[job.order], steps=(Step("tune", 0, 0.0),))
 
-    def bench(self, arguments: Sequence[str], gpu: Gpu, say: Say) -> Ended:
+    def bench(self, arguments: Sequence[str], gpu: PoolGpu, say: Say) -> Ended:
         self.benched.append(list(arguments))
         paths = [Path(each) for each in arguments if each.endswith(".json")]
         ratio = 1.0 + self.loss_pct / 100.0
@@ -137,9 +137,9 @@ class TestWhatIsWorkedOff:
     def test_a_name_without_a_placement_is_tuned_for_the_model_of_its_sizes(self, here: Here) -> None:
         name = f"E=8,N=14336,device_name={H100}.json"
 
-        def leave(job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
+        def leave(job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
             here.jobs.append(job)
-            return Answer(Outcome.FAILED, "enough for this test")
+            return JobResult(Outcome.FAILED, "enough for this test")
 
         here.launch = leave  # type: ignore[method-assign]
         assert here("--names", name) == 1
@@ -186,9 +186,9 @@ class TestTheEnd:
     def test_a_name_that_was_tuned_and_does_not_count_is_missing_and_says_why(
         self, here: Here, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        def launch(job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
+        def launch(job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
             here.stocked.tune(NAMES[0], judged_on=None, tuner={"cut_short": True})
-            return Answer(Outcome.TUNED)
+            return JobResult(Outcome.TUNED)
 
         here.launch = launch  # type: ignore[method-assign]
         assert here("--names", full(NAMES[0])) == 1
@@ -366,7 +366,7 @@ class TestOnACluster:
             for job in jobs:
                 sent.append(job)
                 here.launch(Job.read(job.arguments[0]), None, output, print)  # type: ignore[arg-type]
-                yield NodeResult(job, 0, {}, "", Answer(Outcome.TUNED).to_text() + "\n")
+                yield NodeResult(job, 0, {}, "", JobResult(Outcome.TUNED).to_text() + "\n")
 
         monkeypatch.setattr(run_, "on_cluster", on_cluster)
         arguments = ("--names", *map(full, NAMES), "--ray", "auto", "--device-name", H100)

@@ -19,9 +19,9 @@ from tools.launch.layer_config import LayerConfig
 from tools.measure.layer import LayerShape
 from tools.portfolio import __main__ as command
 from tools.portfolio import survey
-from tools.portfolio.survey import GpuLostError, NotMeasuredError, TimedRow, survey_row
+from tools.portfolio.survey import GpuLostError, ShapeNotMeasuredError, TimedRow, survey_row
 from tools.portfolio.survey_board import Survey, read_survey
-from tools.portfolio.survey_plan import BATCH_SIZES, Contest, RowConfigs
+from tools.portfolio.survey_plan import BATCH_SIZES, RowConfigs, ShippedContest
 from tools.store.record import Environment
 
 ENTRY = LaunchConfig.from_entry(entry())
@@ -37,10 +37,10 @@ class FakeTimer:
     """By the number of the measurement."""
     cannot: str = ""
     """Why shipped files can't be compiled."""
-    compiled: list[Contest] = field(default_factory=list)
+    compiled: list[ShippedContest] = field(default_factory=list)
     measured: list[LayerShape] = field(default_factory=list)
 
-    def compile(self, contests: Sequence[Contest], jobs: int, say: Any) -> dict[Any, str]:
+    def compile(self, contests: Sequence[ShippedContest], jobs: int, say: Any) -> dict[Any, str]:
         self.compiled += contests
         return {}
 
@@ -108,7 +108,7 @@ class TestRun:
         assert timer.measured == firsts + seconds
 
     def test_a_shape_that_does_not_fit_is_said_and_the_rest_goes_on(self, tmp_path: Path, timer: FakeTimer) -> None:
-        timer.errors = {1: NotMeasuredError("K=… takes 99.0 GiB")}
+        timer.errors = {1: ShapeNotMeasuredError("K=… takes 99.0 GiB")}
         assert surveyed(tmp_path, "--shapes", "1") == 1
         found = board(tmp_path)
         assert [(each.reason, each.is_missing) for each in found.left_out] == [("K=… takes 99.0 GiB", True)]
@@ -188,11 +188,11 @@ def test_without_a_gpu_it_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none() -> Any:
-        raise UserError("expected an NVIDIA GPU, found none that torch can use. Fix: run where there is one.")
+        raise UserError("expected a GPU that torch can use, found none. Fix: run where there is one.")
 
     monkeypatch.setattr(session, "torch_with_gpu", none)
     assert surveyed(tmp_path) == 2
-    assert capsys.readouterr().err.startswith("portfolio: expected an NVIDIA GPU, found none")
+    assert capsys.readouterr().err.startswith("portfolio: expected a GPU that torch can use, found none")
 
 
 def test_on_a_named_gpu_nothing_is_measured(

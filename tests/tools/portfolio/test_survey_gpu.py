@@ -18,14 +18,14 @@ from kernels.problem import Flavour, QuantMode
 from tests.builders import environment
 from tests.tools.measure.torch_kernel import TorchKernel
 from tests.tools.portfolio.unpacked_engine import H100, MIXTRAL, rows, unpacked
-from tools.compile.outcome import Outcome, Resources, Status
+from tools.compile.outcome import CompileOutcome, Resources, Status
 from tools.launch.layer_config import LayerConfig
 from tools.measure.blocks import Clock
 from tools.measure.kernels import KernelTask
 from tools.measure.layer import LayerShape
 from tools.portfolio import survey_gpu
 from tools.portfolio.shipped_files import find_engine
-from tools.portfolio.survey import GpuLostError, NotMeasuredError
+from tools.portfolio.survey import GpuLostError, ShapeNotMeasuredError
 from tools.portfolio.survey_gpu import Surveyor
 from tools.portfolio.survey_plan import RowConfigs, plan
 from tools.registry.devices import Target
@@ -124,7 +124,9 @@ class TestMeasure:
 
     def test_a_layer_that_does_not_fit_is_said(self, cuda: Callable[[int], None]) -> None:
         cuda(1 << 30)
-        with pytest.raises(NotMeasuredError, match=r"K=64, top_k=2, ep=2 takes 4\.\d GiB of GPU memory, 1\.0 GiB are"):
+        with pytest.raises(
+            ShapeNotMeasuredError, match=r"K=64, top_k=2, ep=2 takes 4\.\d GiB of GPU memory, 1\.0 GiB are"
+        ):
             surveyor(TorchKernel(Flavour.SGLANG)).measure(LAYER, {24: RowConfigs(B, A, None)}, {})
 
 
@@ -144,12 +146,15 @@ class TestCompile:
             def __exit__(self, *_: object) -> None:
                 pass
 
-            def run(self, tasks: Iterable[KernelTask]) -> Iterator[tuple[int, Outcome]]:
+            def run(self, tasks: Iterable[KernelTask]) -> Iterator[tuple[int, CompileOutcome]]:
                 for index, task in enumerate(tasks):
                     given.append(task)
                     is_bad = dict(task.problem.config.options)["num_stages"] == 3
                     status = Status.COMPILE if is_bad else Status.OK
-                    yield index, Outcome(status, 0.1, None if is_bad else Resources(1, 2, 0), "no" if is_bad else "")
+                    yield (
+                        index,
+                        CompileOutcome(status, 0.1, None if is_bad else Resources(1, 2, 0), "no" if is_bad else ""),
+                    )
 
         monkeypatch.setattr(survey_gpu, "CompilePool", Pool)
         return given

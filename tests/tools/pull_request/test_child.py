@@ -27,7 +27,7 @@ from tools.checkout import CHECKOUT
 from tools.compile.pool import CompilePool
 from tools.errors import MachineError, UserError
 from tools.measure import gpu
-from tools.measure.judgement import FAILED, Duel, Measured, PartVerdict, RowVerdict
+from tools.measure.judgement import FAILED, Duel, MeasuredCandidate, PartVerdict, RowVerdict
 from tools.measure.layer import LayerShape
 from tools.measure.panel import Part, Ratio, RoutingKind
 from tools.measure.seeds import Purpose
@@ -98,7 +98,8 @@ def part(
     """As the bench gives it; no time: it failed, with a message that may say anything."""
     blocks = {CONFIGS[name]: dict.fromkeys(range(4), us) for name, us in times_us.items() if us}
     measured = {
-        BY_NAME[name]: Measured(CONFIGS[name], us, "" if us else "<b>compile</b>") for name, us in times_us.items()
+        BY_NAME[name]: MeasuredCandidate(CONFIGS[name], us, "" if us else "<b>compile</b>")
+        for name, us in times_us.items()
     }
     own = times_us["own"]
     duels = {

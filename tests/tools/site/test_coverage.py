@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.builders import H100, Store, devices, models
-from tests.tools.site.stores import QWEN, QWEN_ID, add, store_at, survey, surveyed
+from tests.tools.site.stores import QWEN, QWEN_ID, add, rows, store_at, survey, surveyed
+from tools.portfolio.wanted import wanted_on
 from tools.registry.engines import load_engines
+from tools.registry.models import ModelRegistry
 from tools.site.coverage import (
     COLUMNS,
     MOST_COLUMNS,
     Cell,
     Line,
-    cells_by_name,
+    States,
     columns_of,
     in_order,
     is_shown,
@@ -91,19 +93,55 @@ def test_a_model_whose_shape_was_not_measured_has_no_figure(store: Store) -> Non
     assert (cell.state, cell.ratio, bool(cell.page)) == (State.OTHER_SHAPE, None, True)
 
 
-def test_of_all_who_ask_for_a_file_the_best_answer_counts(store: Store) -> None:
-    add(store, QWEN)
+# Both ask for one name on the H100, the first with K=2048 and top_k=8, the other with K=3072 and top_k=10.
+SHARING = ("poolside/Laguna-XS-2.1", "poolside/Laguna-S-2.1")
+SHARED = f"E=256,N=256,device_name={H100}.json"
+
+
+def shared_store(root: Path) -> Store:
+    """Where the shared name is measured for the first of them alone."""
+    store = store_at(root, SHARING)
+    add(store, SHARED, shapes=[{"K": 2048, "top_k": 8, "models": [f"{SHARING[0]} tp=2"]}])
+    return store
+
+
+def test_each_models_cell_has_the_state_of_its_own_shape(tmp_path: Path) -> None:
+    store = shared_store(tmp_path / "configs")
+    found = list(records(lines(store, *SHARING), [devices().find(H100)]))
+    of_name = {
+        (each["model"], each["state"], each["time_over_no_file"] is None) for each in found if each["file"] == SHARED
+    }
+    assert of_name == {(SHARING[0], "claimed", False), (SHARING[1], "other-shape", True)}
+
+
+def test_a_name_counts_as_what_the_model_finds_that_finds_least(tmp_path: Path) -> None:
+    store, device = shared_store(tmp_path / "configs"), devices().find(H100)
+    wanted = {ids: wanted_on(device, ModelRegistry(tuple(map(models().find, ids)))) for ids in (SHARING, SHARING[:1])}
+    found = {
+        ids: [States(lines(store, *ids)).least(each, device) for each in of_ids.names if each.name == SHARED]
+        for ids, of_ids in wanted.items()
+    }
+    assert found == {SHARING: [State.OTHER_SHAPE], SHARING[:1]: [State.CLAIMED]}
+
+
+def test_an_engine_that_was_not_measured_has_no_claim(store: Store) -> None:
+    """The tuner knew of vLLM's readers alone."""
+    found = rows()
+    for each in found.values():
+        each["parts"] = [part for part in each["parts"] if part["engine"] == "vllm"]
+    add(store, QWEN, rows=found)
     line = next(line for line in lines(store, QWEN_ID) if line.tp == 1)
-    good = line.cells[H100, "vllm"]
-    other = replace(good, state=State.OTHER_SHAPE, ratio=None)
-    asking = [replace(line, cells={(H100, "vllm"): cell}) for cell in (good, other)]
-    for order in (asking, asking[::-1]):
-        assert cells_by_name(order)[H100, QWEN].state is State.CLAIMED
+    assert [line.cells[H100, engine].state for engine in ("vllm", "sglang")] == [State.CLAIMED, State.OTHER_SHAPE]
 
 
-def test_who_does_not_read_a_file_or_has_no_name_for_it_says_nothing_of_it() -> None:
-    asking = [line("a/A", cell=cell(state, name)) for state, name in ((State.NOT_READ, QWEN), (State.UNNAMED, None))]
-    assert cells_by_name(asking) == {}
+def test_who_does_not_read_a_file_says_nothing_of_it() -> None:
+    device = devices().find(H100)
+    wanted = wanted_on(device, ModelRegistry((models().find(QWEN_ID),)))
+    (each,) = (each for each in wanted.names if each.name == QWEN)
+    cells = {(H100, "vllm"): cell(State.NOT_READ), (H100, "sglang"): cell(State.CLAIMED)}
+    assert States([replace(line(QWEN_ID), cells=cells)]).least(each, device) is State.CLAIMED
+    only = {(H100, "vllm"): cell(State.NOT_READ)}
+    assert States([replace(line(QWEN_ID), cells=only)]).least(each, device) is State.NONE
 
 
 def test_of_a_model_whose_placements_are_known_they_alone_are_shown() -> None:

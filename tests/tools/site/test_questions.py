@@ -90,6 +90,8 @@ def test_the_walk_and_its_end_are_the_loaders_on_every_placement(placed: Mapping
         ("deepseek-ai/DeepSeek-V3", "vllm", 16, 1, "NVIDIA_H200"),
         ("deepseek-ai/DeepSeek-V3", "sglang", 16, 16, "NVIDIA_H200"),
         ("Qwen/Qwen3-30B-A3B", "vllm", 1, 1, "NVIDIA_H100_NVL"),
+        ("poolside/Laguna-M.1", "vllm", 8, 1, H100),  # of a file that three shapes share
+        ("poolside/Laguna-M.1", "sglang", 8, 1, H100),
         ("openai/gpt-oss-120b", "vllm", 1, 1, H100),
     ],
 )
@@ -103,6 +105,10 @@ def test_what_to_do_next_is_what_doctor_says(
     answer = row_of(questions(), model, engine, tp, ep).answers[device]
     assert str(answer.step) == doctor.next_step
     assert doctor.serving == answer.serving
+    if answer.ratio is not None:
+        assert f"over no file: {(answer.ratio - 1) * 100:+.1f} % time" in [
+            line.rpartition("; ")[2] for line in doctor.lines()
+        ]
 
 
 # ---------------------------------------------------------------
