@@ -8,19 +8,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from kernels.problem import Flavour
 from tools.child_process import usable_cores
 from tools.cli import one_of, path_argument
 from tools.errors import UserError
+from tools.launch.engine_package import KERNEL_MODULES
 from tools.measure.panel import DRAWN_KINDS, LEAST_SKEWED_TOKENS, MAX_DRAWS, MIN_BLOCKS, RoutingKind
 from tools.measure.seeds import NUM_SERIES
 from tools.store.workload import Layout
 
 FILES, KERNELS = "files", "kernels"
-KERNEL_FILES = {Flavour.VLLM: "fused_moe.py", Flavour.SGLANG: "fused_moe_triton_kernels.py"}
-"""Where each engine's kernel stands."""
+KERNEL_FILES = {flavour: PurePosixPath(KERNEL_MODULES[flavour]).name for flavour in Flavour}
+"""The file that each engine's kernel stands in."""
 HEURISTIC = "heuristic"
 BATCH_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)
 MAX_NUM_TOKENS = 65536

@@ -19,8 +19,8 @@ from typing import Protocol
 from tools.checkout import CHECKOUT
 from tools.findings import Severity
 from tools.launch.heuristic_version import ENGINE_NAMES
-from tools.portfolio.child import MODULE, JobResult, command_line
-from tools.portfolio.jobs import Job, Order, Skip, weight_of
+from tools.portfolio.child import MODULE, JobResult
+from tools.portfolio.jobs import Job, Order, Skip
 from tools.portfolio.pool import Children, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome, ProgressLine, append
 from tools.portfolio.stock import GOOD, Item, Method, look_up
@@ -28,6 +28,7 @@ from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.store.files import record_path
 from tools.store.workload import Layout
+from tools.tune.policy import Budget
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Context
@@ -52,6 +53,11 @@ class PlannedJob:
 
     item: Item
     job: Job
+
+    @property
+    def weight(self) -> float:
+        """What it costs, in names of one (K, top_k)."""
+        return Budget.weight_of(len(self.item.wanted.shapes))
 
 
 @dataclass(frozen=True)
@@ -97,11 +103,11 @@ class TimeLimit:
             return True
         orders = (Order.JUDGE, Order.TUNE) if task.job.order is Order.WHERE_IT_LOSES else (task.job.order,)
         rate_s = sum(self._longest_s.get(order, SECONDS_AT_FIRST[order]) for order in orders)
-        return self.now() - self._started + rate_s * weight_of(task.item.wanted) <= self.limit_s
+        return self.now() - self._started + rate_s * task.weight <= self.limit_s
 
     def took(self, task: PlannedJob, seconds: float) -> None:
         """Of a name that came to its end. What was judged and perhaps tuned tells neither."""
-        rate_s, order = seconds / weight_of(task.item.wanted), task.job.order
+        rate_s, order = seconds / task.weight, task.job.order
         if order is not Order.WHERE_IT_LOSES:
             self._longest_s[order] = max(rate_s, self._longest_s.get(order, 0.0))
 
@@ -221,10 +227,10 @@ def _told(done: Finished) -> str:
 
 def launch(children: Children, job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
     """As `LaunchJob`, in a child process of this machine."""
-    command = [sys.executable, "-m", MODULE, *command_line(job), "--output", str(output), "--jobs", str(gpu.jobs)]
+    command = [sys.executable, "-m", MODULE, job.to_text(), "--output", str(output), "--jobs", str(gpu.jobs)]
     ended = children.run(command, gpu, say)
     try:
-        return JobResult.read(ended.printed.strip().splitlines()[-1])
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+        return JobResult.read(ended.printed)
+    except ValueError as error:
         said = ended.said or "silent"
         raise NoAnswerError(f"its process ended without an answer ({ended.how}): {said}") from error

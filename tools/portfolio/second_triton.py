@@ -19,7 +19,7 @@ from tools.errors import UserError
 from tools.measure.panel import MIN_BLOCKS, PromotionPolicy, RoutingKind
 from tools.portfolio.bench_report import BenchReport
 from tools.portfolio.child import JobResult
-from tools.portfolio.drive import Launch, NoAnswerError
+from tools.portfolio.drive import LaunchJob, NoAnswerError
 from tools.portfolio.jobs import Job, Order, TunerBudget, tune_arguments
 from tools.portfolio.pool import MOST_FAILURES, Children, Ended, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome
@@ -130,9 +130,9 @@ def note(configs: Path, file: DefaultFile, triton: str, loss_pct: float) -> None
         write_file(path, record.with_verified_with(VerifiedWith(triton, today, loss_pct)).to_bytes())
 
 
-def job_of(file: DefaultFile, device: Device, wanted: Wanted, effort: TunerBudget) -> Job:
+def job_of(file: DefaultFile, device: Device, wanted: Wanted, budget: TunerBudget) -> Job:
     """Tunes it under the Triton that runs; the tuner puts it where that Triton's files lie."""
-    return Job(file.name, device.name, Order.TUNE, tuple(tune_arguments(wanted, effort.time_budget_s)), ())
+    return Job(file.name, device.name, Order.TUNE, tuple(tune_arguments(wanted, budget.time_budget_s)), ())
 
 
 @dataclass
@@ -143,9 +143,9 @@ class SecondTriton:
     triton: str
     wanted: Mapping[str, Wanted]
     models: ModelRegistry
-    effort: TunerBudget
+    budget: TunerBudget
     bench: Bench
-    launch: Launch
+    launch: LaunchJob
     collect: Callable[[str], None]
 
     def run(self, files: Mapping[str, Sequence[DefaultFile]], pool: Pool[tuple[DefaultFile, ...]]) -> list[str]:
@@ -211,7 +211,7 @@ class SecondTriton:
             yield f"{file.name}: loses, but no registered model has these sizes: it isn't tuned again"
             return
         try:
-            answer = self.launch(job_of(file, gpu.device, wanted, self.effort), gpu, self.configs, say)
+            answer = self.launch(job_of(file, gpu.device, wanted, self.budget), gpu, self.configs, say)
         except NoAnswerError as error:
             answer = JobResult(Outcome.FAILED, str(error))
         if answer.outcome is Outcome.FAILED:

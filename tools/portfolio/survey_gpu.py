@@ -71,7 +71,7 @@ class Surveyor:
     @classmethod
     def here(cls, gpu: Gpu, kernel: Kernel) -> Surveyor:
         """On the current GPU."""
-        assert gpu.device.target is not None  # `find_device` hands on none without
+        assert gpu.device.target is not None  # `find_measurable` hands on none without
         device = torch.device("cuda", torch.cuda.current_device())
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
         return cls(kernel, gpu.device.target, device, l2_bytes)

@@ -104,7 +104,7 @@ class GpuTimer:
     def measure(
         self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Mapping[Launched, str]
     ) -> Sequence[TimedRow]:
-        """ShapeNotMeasuredError: the shape is too large, or its process was lost. GpuLostError, MachineError: it ends."""
+        """ShapeNotMeasuredError: it is too large, or its process was lost. GpuLostError, MachineError: it ends."""
         of_layer = {launched: why for launched, why in failures.items() if launched[0] == layer}
         child = self._sound_child()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # shows when its answer is read
