@@ -1,9 +1,9 @@
 """The process that tunes and judges one name on one GPU: what hangs or crashes in it takes no other name with it.
 
-`python -m tools.portfolio.child JOB --output DIR --jobs N`: the job is JSON, as `Job.to_text` writes it; the answer
-comes out of stdout, as `JobResult.to_text` writes it; what tuner and bench say to people goes to stderr. Exit 0 whatever
-came of the name, 2 where the answer can't be given. Only here are tuner and bench imported; torch is imported once for
-all engines' kernels, and after tuning, while which no context of this process may disturb the GPU.
+`python -m tools.portfolio.child JOB --output DIR --jobs N`: the job is JSON, as `Job.to_text` writes it; the result
+comes out of stdout, as `JobResult.to_text` writes it; what tuner and bench say to people goes to stderr. Exit 0
+whatever came of the name, 2 where the result can't be given. Only here are tuner and bench imported; torch is imported
+once for all engines' kernels, and after tuning, while which no context of this process may disturb the GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import sys
 import time
 import traceback
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.child_process import usable_cores
 from tools.cli import command, path_argument, run
 from tools.findings import emit
 from tools.portfolio.bench_report import BenchReport
@@ -46,13 +46,17 @@ class JobResult:
         return sum(step.seconds for step in self.steps)
 
     @classmethod
-    def read(cls, text: str) -> JobResult:
-        """Inverse of `to_text`. KeyError, TypeError, ValueError: it is something else."""
-        document: dict[str, Any] = json.loads(text)
-        steps = tuple(Step(**step) for step in document["steps"])
-        return cls(Outcome(document["outcome"]), document["reason"], steps)
+    def read(cls, printed: str) -> JobResult:
+        """What `to_text` wrote into the last line that a process printed. ValueError: it is something else."""
+        try:
+            document: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
+            steps = tuple(Step(**step) for step in document["steps"])
+            return cls(Outcome(document["outcome"]), document["reason"], steps)
+        except (IndexError, KeyError, TypeError) as error:
+            raise ValueError("no answer") from error
 
     def to_text(self) -> str:
+        """One line."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
 
@@ -93,9 +97,9 @@ class Tools:
 
 
 def _journal(name: str) -> Path | None:
-    from tools.tune.journal import JOURNALS
+    from tools.tune.journal import journal_path
 
-    path = JOURNALS / f"{Path(name).stem}.jsonl"
+    path = journal_path(name)
     return path if path.exists() else None
 
 
@@ -192,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description="Tunes and judges one name.")
     parser.add_argument("job", type=Job.read, metavar="JOB")
     parser.add_argument("--output", type=path_argument, required=True, metavar="DIR")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    parser.add_argument("--jobs", type=int, default=usable_cores(), metavar="N")
     return parser
 
 
@@ -202,11 +206,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     emit(work(options.job, options.output, options.jobs, Tools.here()).to_text())
     return 0
-
-
-def command_line(job: Job) -> tuple[str, ...]:
-    """Behind `python -m tools.portfolio.child`, but for --output and --jobs."""
-    return (job.to_text(),)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,18 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Protocol
 
 from tools.checkout import CHECKOUT
 from tools.dates import today
 from tools.findings import Severity
 from tools.launch.heuristic_version import ENGINE_NAMES
-from tools.portfolio.child import MODULE, JobResult, command_line
-from tools.portfolio.jobs import Job, Skip, weight_of
+from tools.portfolio.child import MODULE, JobResult
+from tools.portfolio.jobs import Job, Order, Skip
 from tools.portfolio.pool import Children, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome, ProgressLine, append
 from tools.portfolio.stock import GOOD, Item, Method, look_up
@@ -27,12 +28,13 @@ from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.store.files import record_path
 from tools.store.workload import Layout
+from tools.tune.policy import Budget
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Context
 
-SECONDS_AT_FIRST = 110.0
-"""What a name of one (K, top_k) is taken to last before any was measured."""
+SECONDS_AT_FIRST: Mapping[Order, float] = MappingProxyType({Order.TUNE: 110.0, Order.JUDGE: 50.0})
+"""What a name of one (K, top_k) is taken to last before any of its order was done."""
 
 
 class LaunchJob(Protocol):
@@ -51,6 +53,11 @@ class PlannedJob:
 
     item: Item
     job: Job
+
+    @property
+    def weight(self) -> float:
+        """What it costs, in names of one (K, top_k)."""
+        return Budget.weight_of(len(self.item.wanted.shapes))
 
 
 @dataclass(frozen=True)
@@ -85,22 +92,24 @@ class TimeLimit:
     limit_s: float | None = None
     now: Callable[[], float] = time.monotonic
     _started: float = field(init=False)
-    _rate_s: float = field(init=False, default=SECONDS_AT_FIRST)
-    _measured: bool = field(init=False, default=False)
+    _longest_s: dict[Order, float] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._started = self.now()
 
     def has_time_for(self, task: PlannedJob) -> bool:
-        """As long as the longest so far, by number of (K, top_k)."""
+        """As long as the longest of its order so far, by number of (K, top_k)."""
         if self.limit_s is None:
             return True
-        return self.now() - self._started + self._rate_s * weight_of(task.item.wanted) <= self.limit_s
+        orders = (Order.JUDGE, Order.TUNE) if task.job.order is Order.WHERE_IT_LOSES else (task.job.order,)
+        rate_s = sum(self._longest_s.get(order, SECONDS_AT_FIRST[order]) for order in orders)
+        return self.now() - self._started + rate_s * task.weight <= self.limit_s
 
     def took(self, task: PlannedJob, seconds: float) -> None:
-        rate_s = seconds / weight_of(task.item.wanted)
-        self._rate_s = max(self._rate_s, rate_s) if self._measured else rate_s
-        self._measured = True
+        """Of a name that came to its end. What was judged and perhaps tuned tells neither."""
+        rate_s, order = seconds / task.weight, task.job.order
+        if order is not Order.WHERE_IT_LOSES:
+            self._longest_s[order] = max(rate_s, self._longest_s.get(order, 0.0))
 
 
 @dataclass(frozen=True)
@@ -142,9 +151,12 @@ class Driver:
         self._write(item, line, device, is_new=is_new)
 
     def run(self, tasks: Sequence[PlannedJob], pool: Pool[PlannedJob]) -> list[PlannedJob]:
-        """All of them, each on a GPU of its device. Returns what no time was left for."""
+        """All of them, each on a GPU of its device: what only has to be judged first, for it costs least.
+
+        Returns what no time was left for.
+        """
         queues: dict[str, list[PlannedJob]] = {}
-        for task in tasks:
+        for task in sorted(tasks, key=lambda task: task.job.order is not Order.JUDGE):
             queues.setdefault(task.job.device_name, []).append(task)
 
         def work(task: PlannedJob, gpu: PoolGpu, say: Say) -> bool:
@@ -174,7 +186,8 @@ class Driver:
             steps=answer.steps,
             gpu=gpu,
         )
-        self.clock.took(task, seconds)
+        if line.outcome is not Outcome.FAILED:
+            self.clock.took(task, seconds)
         return self._write(task.item, line, device)
 
     def _line(self, item: Item) -> ProgressLine:
@@ -213,10 +226,10 @@ def _told(done: Finished) -> str:
 
 def launch(children: Children, job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
     """As `LaunchJob`, in a child process of this machine."""
-    command = [sys.executable, "-m", MODULE, *command_line(job), "--output", str(output), "--jobs", str(gpu.jobs)]
+    command = [sys.executable, "-m", MODULE, job.to_text(), "--output", str(output), "--jobs", str(gpu.jobs)]
     ended = children.run(command, gpu, say)
     try:
-        return JobResult.read(ended.printed.strip().splitlines()[-1])
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+        return JobResult.read(ended.printed)
+    except ValueError as error:
         said = ended.said or "silent"
         raise NoAnswerError(f"its process ended without an answer ({ended.how}): {said}") from error

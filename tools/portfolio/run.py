@@ -19,8 +19,8 @@ from tools.errors import UserError, reason_of
 from tools.findings import emit
 from tools.measure.gpu import VisibleGpu, find_gpus
 from tools.portfolio import summary
-from tools.portfolio.child import MODULE, JobResult, command_line
-from tools.portfolio.drive import Driver, Launch, Places, PlannedJob, TimeLimit, launch
+from tools.portfolio.child import MODULE, JobResult
+from tools.portfolio.drive import Driver, LaunchJob, Places, PlannedJob, TimeLimit, launch
 from tools.portfolio.engines import EngineAtHand, engine_argument, engines_at_hand, on_device
 from tools.portfolio.jobs import Skip, TunerBudget, down_names, job_of
 from tools.portfolio.listing import Folders, add_device_names, items_of, wanted_of
@@ -33,12 +33,12 @@ from tools.portfolio.stock import GOOD
 from tools.portfolio.wanted import Wanted, WantedList, unplaced
 from tools.registry.devices import Device, DeviceRegistry, load_devices
 from tools.registry.models import ModelRegistry, load_models
+from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine
 from tools.store.files import version_folder
 from tools.store.workload import parse_file_name
 from tools.text import counted, printable, shown_path
 from tools.tune.cluster import NodeJob, on_cluster
-from tools.tune.subject import SubjectError, find_device
 
 MOST_MINUTES = 7 * 24 * 60
 
@@ -61,8 +61,8 @@ def _version_of(package: str) -> str | None:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Tunes and judges the wanted names of the GPUs at hand, most wanted first: what is finished is passed over, "
-        "and a killed run goes on where it was."
+        "Tunes and judges the wanted names of the GPUs at hand, most wanted first, but those before that only have to "
+        "be judged: what is finished is passed over, and a killed run goes on where it was."
     )
     parser.epilog = "Exit 0: every name is finished. 1: something is missing, and is said. 2: bad use, or no GPU."
     add_device_names(parser)
@@ -90,7 +90,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=TunerBudget.time_budget_s,
         metavar="S",
-        help=f"of the tuner, as its own ({TunerBudget.time_budget_s:.0f}); twice that for a name whose search was cut short",
+        help=f"of the tuner, as its own ({TunerBudget.time_budget_s:.0f}); twice that for a name whose search was cut "
+        "short",
     )
     parser.add_argument(
         "--second-triton",
@@ -106,7 +107,7 @@ def run(
     options: argparse.Namespace,
     folders: Folders | None = None,
     machine: MachineAtHand | None = None,
-    start: Launch | None = None,
+    start: LaunchJob | None = None,
     bench: Bench | None = None,
 ) -> int:
     """Runs `portfolio run`. UserError: bad use, or impossible here."""
@@ -138,7 +139,7 @@ def run(
 
 
 def _second(
-    options: argparse.Namespace, folders: Folders, machine: MachineAtHand, start: Launch | None, bench: Bench | None
+    options: argparse.Namespace, folders: Folders, machine: MachineAtHand, start: LaunchJob | None, bench: Bench | None
 ) -> int:
     """`run --second-triton`."""
     triton = machine.triton()
@@ -239,8 +240,8 @@ def _gpus(machine: MachineAtHand, devices: DeviceRegistry, names: Sequence[str])
     faults = []
     for gpu in visible:
         try:
-            device = find_device(gpu.name, devices)
-        except SubjectError as error:
+            device = devices.find_measurable(gpu.name)
+        except RegistryError as error:
             faults.append(f"GPU {gpu.id} is left out: {error}")
             continue
         if not wanted or device in wanted:
@@ -262,7 +263,7 @@ def _tasks(
     triton: str,
 ) -> tuple[list[PlannedJob], list[DeviceStatus]]:
     """(what is to be done, what there is). Names that nothing can be done for are written down at once."""
-    effort, tasks, states = TunerBudget(options.time_budget), [], []
+    budget, tasks, states = TunerBudget(options.time_budget), [], []
     named = _named(options.names)
     for device in devices:
         wanted = wanted_of(device, folders)
@@ -274,7 +275,7 @@ def _tasks(
         states.append(DeviceStatus(device, items, wanted.notes))
         for item in items:
             is_apart = item.name in down
-            job = job_of(item, device, engines, effort, down=is_apart)
+            job = job_of(item, device, engines, budget, down=is_apart)
             if isinstance(job, Skip):
                 tell(f"{item.name}: skipped: {job.reason}")
                 driver.skip(item, job, device)
@@ -320,12 +321,12 @@ def _chosen(wanted: WantedList, names: Sequence[str], models: ModelRegistry) -> 
 
 def _on_cluster(address: str, tasks: Sequence[PlannedJob], driver: Driver, device: Device) -> None:
     by_name = {task.job.name: task for task in tasks}
-    jobs = [NodeJob(task.job.name, command_line(task.job), MODULE) for task in tasks]
+    jobs = [NodeJob(task.job.name, (task.job.to_text(),), MODULE) for task in tasks]
     started = time.monotonic()
     for done in on_cluster(address, jobs, driver.places.configs) if jobs else ():
         try:
-            answer = JobResult.read(done.answer.strip().splitlines()[-1])
-        except (IndexError, KeyError, TypeError, ValueError):
+            answer = JobResult.read(done.answer)
+        except ValueError:
             last = (done.log.strip() or "silent").splitlines()[-1]
             answer = JobResult(Outcome.FAILED, f"exit code {done.exit_code}: {last}")
         task = by_name[done.job.title]

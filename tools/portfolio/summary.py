@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.drive import Finished
 from tools.portfolio.progress import Outcome, ProgressLine
-from tools.portfolio.status import DeviceStatus, aligned, counts_line, short_name
+from tools.portfolio.status import DeviceStatus, counts_line, short_name
 from tools.portfolio.stock import Item
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
-from tools.text import counted
+from tools.text import aligned, counted
 
 _HEAD = (
     *("rank", "file", "(K, top_k)", "tuned s"),

@@ -136,12 +136,8 @@ def _diamond(x: float, y: float) -> str:
     return f'<path class="mark" d="M{x:g} {y - 4:g} l4 4 l-4 4 l-4 -4 z"/>'
 
 
-def _triangle(x: float, y: float) -> str:
-    return f'<path class="mark" d="M{x:g} {y - 4:g} l4 7 h-8 z"/>'
-
-
 _MARKS: Mapping[str, Callable[[float, float], str]] = {
-    "tuned": _circle, "vllm": _square, "sglang": _diamond, "shipped": _triangle,
+    "tuned": _circle, "vllm": _square, "sglang": _diamond,
 }  # fmt: skip
 
 

@@ -275,9 +275,11 @@ class Supervisor:
                 worker.is_up, worker.deadline = True, float("inf")
             case WorkerAnswer(event, is_last):
                 self._failed_starts = 0
-                worker.job, worker.deadline = None, float("inf")
+                job, worker.job, worker.deadline = worker.job, None, float("inf")
                 if is_last:
                     self._drop()
+                    if isinstance(job, BlockJob) and len(job.configs) > 1:
+                        event = self._one_by_one(job)
                 self._answered.append(event)
 
     def _on_end(self, worker: _RunningWorker, status: Status, message: str) -> None:
@@ -297,7 +299,10 @@ class Supervisor:
             self._answered.append(failed(job, status, message))
 
     def _one_by_one(self, job: BlockJob) -> Measured:
-        """A worker died over several configs: each is tried alone, and those that live are measured together again."""
+        """A worker died, or lost its GPU's context, over several configs.
+
+        Each is tried alone, and those that live are measured together again.
+        """
         started = time.monotonic()
         alone: dict[LaunchConfig, Series] = {}
         for config in job.configs:

@@ -137,3 +137,11 @@ def test_what_cannot_be_is_one_line_and_2_before_anything_runs(
     assert printed.err.startswith("bench: ")
     assert told in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_a_workload_that_is_wrong_is_said_before_the_gpu_is_asked(
+    compared: Compared, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(session, "torch_with_gpu", lambda: pytest.fail("the GPU was asked"))
+    assert compared.bench("--workload", MIXTRAL, "--workload", "no-such/model tp=1") == 2
+    assert "no-such/model" in capsys.readouterr().err

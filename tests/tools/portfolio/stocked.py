@@ -12,9 +12,9 @@ from typing import Any
 from kernels.problem import Flavour
 from tests import builders
 from tests.tools.portfolio.unpacked_engine import unpacked
+from tools.launch.engine_package import KERNEL_MODULES
 from tools.measure.panel import DRAWN_KINDS, RoutingKind
 from tools.portfolio.listing import Folders
-from tools.portfolio.shipped_files import KERNELS
 from tools.portfolio.stock import Method
 from tools.portfolio.wanted import Wanted, WantedList, wanted_on
 from tools.registry.sharding import Engine
@@ -117,7 +117,7 @@ def engine_package(
     """The folder around a made-up engine's package, whose kernel can be cut out. files: as `unpacked` has them."""
     flavour = Flavour(engine.value)
     unpacked(root, flavour, files or {})
-    (root / KERNELS[flavour]).write_text(kernel, "utf-8")
+    (root / KERNEL_MODULES[flavour]).write_text(kernel, "utf-8")
     return root
 
 

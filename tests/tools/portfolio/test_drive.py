@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,8 @@ class Run:
     said: list[str] = field(default_factory=list)
     now: float = 0.0
     seconds_a_name: float = 60.0
+    orders: Mapping[str, Order] = field(default_factory=dict)
+    """By name; others are tuned."""
 
     def __post_init__(self) -> None:
         folders = self.stocked.folders
@@ -50,7 +52,7 @@ class Run:
         folders = self.stocked.folders
         line = read_progress(folders.progress_of(DEVICE)).get(full(name))
         item = look_up(1, wanted(name), folders.configs, line, Method())
-        return PlannedJob(item, Job(item.name, H100, Order.TUNE, (), ()))
+        return PlannedJob(item, Job(item.name, H100, self.orders.get(name, Order.TUNE), (), ()))
 
     def run(self, names: Sequence[str] = NAMES, gpus: int = 1) -> list[PlannedJob]:
         pool: Pool[PlannedJob] = Pool([PoolGpu(str(place), DEVICE, 8) for place in range(gpus)], self.said.append)
@@ -165,6 +167,25 @@ class TestTime:
         run = Run(stocked, tunes(stocked), minutes=1.5)
         assert len(run.run()) == 3
         assert run.jobs == []
+
+    def test_what_is_only_judged_goes_first_and_says_nothing_of_how_long_tuning_takes(self, stocked: Stocked) -> None:
+        for name in NAMES[1:]:
+            stocked.tune(name)
+        orders = dict(zip(NAMES, (Order.TUNE, Order.JUDGE, Order.JUDGE), strict=True))
+        run = Run(stocked, tunes(stocked), minutes=1.9, seconds_a_name=5.0, orders=orders)
+        assert [task.item.name for task in run.run()] == [full(NAMES[0])]
+        assert [job.name for job in run.jobs] == [full(NAMES[1]), full(NAMES[2])]
+
+    def test_a_name_that_failed_says_nothing_of_how_long_others_take(self, stocked: Stocked) -> None:
+        run = Run(stocked, lambda name: JobResult(Outcome.FAILED, "no"), minutes=1.9, seconds_a_name=5.0)
+        assert len(run.run()) == 2
+        assert len(run.jobs) == 1
+
+    def test_what_may_be_tuned_after_it_is_judged_needs_time_for_both(self, stocked: Stocked) -> None:
+        for minutes, jobs in ((2.5, 0), (2.8, 1)):
+            run = Run(stocked, tunes(stocked), minutes, orders={NAMES[0]: Order.WHERE_IT_LOSES})
+            run.run(NAMES[:1])
+            assert len(run.jobs) == jobs
 
     def test_two_gpus_take_them_in_turn(self, stocked: Stocked) -> None:
         run = Run(stocked, tunes(stocked))

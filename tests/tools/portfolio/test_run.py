@@ -21,8 +21,9 @@ from tools.bench import request as bench_request
 from tools.bench.request import FilesRequest
 from tools.checkout import reference_triton
 from tools.errors import UserError
+from tools.findings import Severity
 from tools.measure.gpu import VisibleGpu
-from tools.measure.panel import RoutingKind
+from tools.measure.panel import MIN_BLOCKS, RoutingKind
 from tools.portfolio import listing
 from tools.portfolio import run as run_
 from tools.portfolio.child import JobResult, Step
@@ -30,7 +31,13 @@ from tools.portfolio.jobs import Job, Order
 from tools.portfolio.pool import Ended, PoolGpu, Say
 from tools.portfolio.progress import Outcome
 from tools.portfolio.run import MachineAtHand
+from tools.registry.devices import load_devices
+from tools.registry.models import load_models
 from tools.registry.sharding import Engine
+from tools.store.workload import Layout
+from tools.validate import runner
+from tools.validate.exceptions import Exceptions
+from tools.validate.model import Context
 
 NAMES = ("E=64,N=1408", "E=64,N=1024")
 ONE_H100 = (VisibleGpu("0", "NVIDIA H100 80GB HBM3"),)
@@ -315,6 +322,7 @@ class TestSecondTriton:
         assert sorted(path.name for path in request.paths) == sorted(map(full, NAMES))
         assert request.routing is RoutingKind.UNIFORM
         assert request.batch_sizes == (1, 8, 32, 128, 512, 2048)
+        assert request.most_blocks == MIN_BLOCKS
         assert request.as_json
 
     def test_what_loses_more_than_the_margin_is_tuned_again(self, second: Here) -> None:
@@ -335,6 +343,43 @@ class TestSecondTriton:
         second("--second-triton")
         assert second("--second-triton") == 0
         assert len(second.benched) == 1
+
+    def test_a_file_that_brings_the_bench_down_costs_no_other_its_judgement(
+        self, second: Here, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        usual = second.bench
+
+        def bench(arguments: Sequence[str], gpu: PoolGpu, say: Say) -> Ended:
+            if any(Path(each).name == full(NAMES[0]) for each in arguments):
+                return Ended(2, "", "bench: a launch broke the GPU's context")
+            return usual(arguments, gpu, say)
+
+        second.bench = bench  # type: ignore[method-assign]
+        assert second("--second-triton") == 1
+        assert [self.loss(second, name) for name in NAMES] == [[], [("3.6.0", 0.4)]]
+        said = capsys.readouterr().err
+        assert f"{full(NAMES[0])}: not benched: bench: a launch broke the GPU's context\n" in said
+
+    def test_a_gpu_on_which_nothing_can_be_benched_is_not_asked_for_every_file(self, second: Here) -> None:
+        for name in ("E=64,N=896", "E=128,N=768", "E=64,N=768", "E=32,N=1792"):
+            second.stocked.tune(name)
+        asked: list[int] = []
+
+        def bench(arguments: Sequence[str], gpu: PoolGpu, say: Say) -> Ended:
+            asked.append(sum(each.endswith(".json") for each in arguments))
+            return Ended(2, "", "bench: expected a GPU")
+
+        second.bench = bench  # type: ignore[method-assign]
+        assert second("--second-triton") == 1
+        assert asked == [6, 1, 1, 1]
+
+    def test_validate_accepts_what_it_leaves(self, second: Here) -> None:
+        second.loss_pct = -3.25
+        assert second("--second-triton") == 0
+        context = Context(Layout.REPO, load_devices(), load_models())
+        found = runner.validate([second.stocked.folders.configs], context, Exceptions.load()).findings
+        assert self.loss(second) == [("3.6.0", -3.25)]
+        assert [each.message for each in found if each.severity is Severity.ERROR] == []
 
     def test_what_the_bench_does_not_tell_is_missing(self, second: Here, capsys: pytest.CaptureFixture[str]) -> None:
         second.bench = lambda arguments, gpu, say: Ended(2, "", "bench: expected a GPU")  # type: ignore[method-assign]

@@ -141,6 +141,8 @@ class TestRemarks:
             stocked.judge(NAME, engine, 0.995)
         (remark,) = look(stocked).remarks
         assert remark.startswith("nothing to gain")
+        stocked.judge(NAME, Engine.SGLANG, 0.9)
+        assert look(stocked).remarks == (), "on one engine's kernel there is"
 
 
 def test_a_judgement_older_than_the_file_is_none_of_it(stocked: Stocked) -> None:

@@ -15,7 +15,7 @@ from tests.tools.pull_request.conftest import Project
 from tests.tools.pull_request.git_repository import EXECUTABLE, SUBMODULE, SYMLINK, Blob
 from tools.pull_request import __main__ as command
 from tools.pull_request.changes import KINDS, Version
-from tools.pull_request.diff import Cell, Edit, FileChange, Kind, coverage, file_changes, grouped
+from tools.pull_request.diff import CoveredModel, Edit, FileChange, Kind, coverage, file_changes, grouped
 from tools.registry.models import load_models
 from tools.store.files import canonical_config, canonical_record
 
@@ -152,14 +152,14 @@ class TestGroups:
 class TestCoverage:
     def test_a_file_covers_every_registered_model_with_its_sizes(self) -> None:
         cells = coverage([PurePosixPath(f"E=8,N=3584,device_name={H100}.json")], load_models(), devices())
-        assert Cell("mistralai/Mixtral-8x7B-v0.1", H100) in cells
+        assert CoveredModel("mistralai/Mixtral-8x7B-v0.1", H100) in cells
 
     def test_a_bf16_file_covers_no_checkpoint_that_exists_in_fp8_only(self) -> None:
         plain, blocks = (
             coverage([PurePosixPath(f"E=256,N=128,device_name={H100}{dtype}.json")], load_models(), devices())
             for dtype in ("", ",dtype=fp8_w8a8,block_shape=[128,128]")
         )
-        assert Cell("deepseek-ai/DeepSeek-V3", H100) in blocks - plain
+        assert CoveredModel("deepseek-ai/DeepSeek-V3", H100) in blocks - plain
 
     def test_aliases_are_one_device_and_tiers_one_cell(self) -> None:
         paths = [

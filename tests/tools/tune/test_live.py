@@ -148,11 +148,14 @@ def test_what_hangs_costs_the_worker_at_its_limit_and_a_fresh_one_goes_on(impati
     assert "no answer within 0.5 s" in series.message
 
 
-def test_a_crash_in_a_block_blames_the_one_that_crashes(runner: LiveRunner) -> None:
-    runner.submit(BlockJob(64, PART, (GOOD, CRASHES, ALSO_GOOD), 0, 4))
+@pytest.mark.parametrize(("config", "status"), [(CRASHES, Status.CRASH), (LOSES_CONTEXT, Status.RUNTIME)])
+def test_what_takes_the_worker_down_in_a_block_is_alone_to_blame(
+    runner: LiveRunner, config: LaunchConfig, status: Status
+) -> None:
+    runner.submit(BlockJob(64, PART, (GOOD, config, ALSO_GOOD), 0, 4))
     event = runner.wait()
     assert isinstance(event, Measured)
-    assert [series.status for series in event.series] == [Status.OK, Status.CRASH, Status.OK]
+    assert [series.status for series in event.series] == [Status.OK, status, Status.OK]
     assert [len(series.us) for series in event.series] == [4, 0, 4]
 
 
