@@ -92,7 +92,7 @@ def test_every_option_that_a_page_shows_is_one_of_the_command(line: str, capsys:
     assert {"--help", *(word for word in words if word.startswith("-"))} <= set(known)
 
 
-EXPORTS = sorted({*re.findall(r"fused-moe-configs (export \S[^\n\";&]*)", "\n".join(PAGES.values()))})
+EXPORTS = sorted({*re.findall(r"fused-moe-configs (export \S[^\n\";&]*)", "\n".join(blocks(r"\w+")))})
 
 
 @pytest.mark.parametrize("command", EXPORTS)
