@@ -89,7 +89,11 @@ def torch_with_gpu() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"expected torch, found none ({error}). Fix: run on a machine with torch and a GPU.") from error
+        if find_gpu() is None:  # nox installs no torch there: to ask for one would send people the wrong way
+            raise UserError("expected an NVIDIA GPU, found none. Fix: run where there is one.") from error
+        raise UserError(
+            f"expected torch, found none ({error}). Fix: install PyTorch for this GPU, as `nox -s bench` does."
+        ) from error
     if not torch.cuda.is_available() or torch.version.hip is not None:
         raise UserError("expected an NVIDIA GPU, found none that torch can use. Fix: run where there is one.")
     return torch

@@ -114,18 +114,18 @@ def run(
     _check(options)
     if options.second_triton:
         return _second(options, folders, machine, start, bench)
-    triton = _checked_triton(machine)
     models, devices = load_models(), load_devices()
-    engines, notes = engines_at_hand(map(engine_argument, options.engine))
-    tell(*notes)
+    # What is mistyped first, then what this machine lacks, a GPU before what only a machine with one has.
+    named, (engines, notes) = _named(options.names), engines_at_hand(map(engine_argument, options.engine))
     gpus, strange = ([], []) if options.ray else _gpus(machine, devices, options.device_name)
-    tell(*strange)
+    triton = _checked_triton(machine)
+    tell(*notes, *strange)
     found = [devices.find(options.device_name[0])] if options.ray else list(dict.fromkeys(gpu.device for gpu in gpus))
     children = Children()
     clock = TimeLimit(None if options.minutes is None else 60.0 * options.minutes)
     places = Places(folders.configs, folders.progress_of, options.collect, folders.configs.parent)
     driver = Driver(places, start or functools.partial(launch, children), clock, models, devices)
-    tasks, states = _tasks(options, driver, found, folders, engines, triton)
+    tasks, states = _tasks(options, named, driver, found, folders, engines, triton)
     tell(f"{counted(len(tasks), 'name')} to work off on {_described(gpus) or f'the cluster {options.ray}'}")
     pool: Pool[Task] = Pool(gpus, tell)
     left: list[Task] = []
@@ -141,14 +141,14 @@ def _second(
     options: argparse.Namespace, folders: Folders, machine: Machine, start: Launch | None, bench: Bench | None
 ) -> int:
     """`run --second-triton`."""
+    models, devices = load_models(), load_devices()
+    gpus, strange = _gpus(machine, devices, options.device_name)
     triton = machine.triton()
     if triton is None or version_folder(triton) == version_folder(reference_triton()):
         raise UserError(
             f"--second-triton: expected another Triton than the reference {reference_triton()}, found "
             f"{triton or 'none'}. Fix: install the one to judge the files under."
         )
-    models, devices = load_models(), load_devices()
-    gpus, strange = _gpus(machine, devices, options.device_name)
     tell(*strange)
     children = Children()
     places = Places(folders.configs, folders.progress_of, options.collect, folders.configs.parent)
@@ -231,10 +231,10 @@ def _checked_triton(machine: Machine) -> str:
 
 def _gpus(machine: Machine, devices: DeviceRegistry, names: Sequence[str]) -> tuple[list[Gpu], list[str]]:
     """(those that are known and asked for, a line for each other). UserError: none is left."""
+    wanted = {devices.find(name) for name in names}
     visible = machine.gpus()
     if not visible:
         raise UserError("expected a GPU, found none. Fix: run where there is one; `portfolio next` needs none.")
-    wanted = {devices.find(name) for name in names}
     known: list[tuple[str, Device]] = []
     faults = []
     for gpu in visible:
@@ -255,6 +255,7 @@ def _gpus(machine: Machine, devices: DeviceRegistry, names: Sequence[str]) -> tu
 
 def _tasks(
     options: argparse.Namespace,
+    named: Sequence[str],
     driver: Driver,
     devices: Sequence[Device],
     folders: Folders,
@@ -263,7 +264,6 @@ def _tasks(
 ) -> tuple[list[Task], list[DeviceStatus]]:
     """(what is to be done, what there is). Names that nothing can be done for are written down at once."""
     effort, tasks, states = Effort(options.time_budget), [], []
-    named = _named(options.names)
     for device in devices:
         wanted = wanted_of(device, folders)
         if named:
