@@ -179,7 +179,7 @@ def main():
         list(pool.map(work, [sys.argv[1]] * 20, [bytes(1 << 20)] * 20))
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "busy")
 """
 
 

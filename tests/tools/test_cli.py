@@ -21,7 +21,7 @@ COMMANDS = [f"tools.{path.parent.name}" for path in sorted((CHECKOUT / "tools").
 
 def test_exit_code_is_that_of_the_command() -> None:
     with pytest.raises(SystemExit) as end:
-        run(lambda: 2)
+        run(lambda: 2, "tool")
     assert end.value.code == 2
 
 
@@ -30,7 +30,7 @@ def test_ctrl_c_is_no_traceback() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as end:
-        run(interrupted)
+        run(interrupted, "tool")
     assert end.value.code == 130
 
 
@@ -43,7 +43,7 @@ def main():
         print(folder, flush=True)
         time.sleep(60)
 
-run(main)
+run(main, "tool")
 """
 
 
@@ -85,7 +85,7 @@ def test_a_signal_that_the_caller_switched_off_stays_so() -> None:
 def test_signals_are_the_callers_again_afterwards() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(SystemExit):
-        run(lambda: 0)
+        run(lambda: 0, "tool")
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
@@ -114,8 +114,8 @@ def buffering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("PYTHONUNBUFFERED", request.param)
 
 
-def shell(code: str, redirection: str, name: str = "") -> subprocess.CompletedProcess[str]:
-    program = f"import sys; from tools.cli import run, say; run(lambda: {code}, {name!r})"
+def shell(code: str, redirection: str) -> subprocess.CompletedProcess[str]:
+    program = f"import sys; from tools.cli import run, say; run(lambda: {code}, 'tool')"
     command = ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, program]
     return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
 
@@ -131,16 +131,17 @@ def test_closed_pipe_is_no_traceback() -> None:
 
 def test_a_pipe_that_breaks_elsewhere_is_no_reader_that_has_seen_enough() -> None:
     result = shell("(_ for _ in ()).throw(BrokenPipeError(32, 'Broken pipe'))", "")
-    assert (result.returncode, result.stderr) == (2, "can't write the output: Broken pipe\n")
+    assert (result.returncode, result.stderr) == (2, "tool: can't write the output: Broken pipe\n")
 
 
 def test_a_missing_place_for_temporary_files_is_not_taken_for_the_output() -> None:
     result = shell("(_ for _ in ()).throw(FileNotFoundError(2, 'No usable temporary directory found'))", "")
-    assert (result.returncode, result.stderr) == (2, "No usable temporary directory found\n")
+    assert (result.returncode, result.stderr) == (2, "tool: No usable temporary directory found\n")
 
 
-def test_a_command_says_its_name() -> None:
-    assert shell("print('x') or 0", ">/dev/full", "tune").stderr.startswith("tune: can't write the output: ")
+def test_a_path_is_named_without_a_guess_whether_it_was_read_or_written() -> None:
+    result = shell("open('/nowhere/file')", "")
+    assert (result.returncode, result.stderr) == (2, "tool: /nowhere/file: No such file or directory\n")
 
 
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,8 @@ class Gpu:
 
 def engine_kernel(engine: EngineFile) -> EngineKernel:
     """UserError: the file holds no kernel that can be cut out and launched."""
-    kernel = EngineKernel(engine.path.resolve(), engine.flavour)
+    # realpath: Path.resolve raises where links lead in a circle; what isn't there the check says.
+    kernel = EngineKernel(Path(os.path.realpath(engine.path)), engine.flavour)
     try:
         kernel.check()
     except EngineKernelError as error:

@@ -122,4 +122,4 @@ def _refuse(message: str) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "convert")

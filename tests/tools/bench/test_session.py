@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench.session import check_folder, claim, file_name_part, write
+from kernels.problem import Flavour
+from tools.bench.request import EngineFile
+from tools.bench.session import check_folder, claim, engine_kernel, file_name_part, write
 from tools.errors import UserError
 
 
@@ -50,3 +52,9 @@ def test_a_folder_that_belongs_to_another_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
     with pytest.raises(UserError, match="--output: expected a folder that can be written, found "):
         check_folder(tmp_path / "a")
+
+
+def test_a_kernels_path_of_links_in_a_circle_is_one_line(tmp_path: Path) -> None:
+    (link := tmp_path / "fused_moe.py").symlink_to(link)
+    with pytest.raises(UserError, match=r"fused_moe\.py: "):
+        engine_kernel(EngineFile(Flavour.VLLM, link))
