@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol, TextIO, TypeVar
 
 from tools.errors import UserError, reason_of
-from tools.text import printable
+from tools.text import printable, shown_path
 
 Choice = TypeVar("Choice", bound=enum.StrEnum)
 
@@ -264,11 +264,21 @@ PROBE_BYTES = 1 << 20
 """More than tuned files, records and reports have."""
 
 
-def check_folder(folder: Path) -> None:
-    """Of a folder that need not be there yet. OSError: no file can be put into it; its filename says why not.
+def check_folder(folder: Path, flag: str) -> None:
+    """Of a folder that need not be there yet, before the work whose result goes there. UserError: nothing can.
 
     A file is put there and taken away again: neither a full nor a read-only file system shows in permissions.
     """
+    try:
+        _try_to_write_into(folder)
+    except OSError as error:
+        found = f"{shown_path(Path(error.filename or folder))}: {reason_of(error)}"
+        fix = "make it writable, or name another"
+        raise UserError(f"{flag}: expected a folder that can be written, found {found}. Fix: {fix}.") from error
+
+
+def _try_to_write_into(folder: Path) -> None:
+    """OSError: of which path, its filename says."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))

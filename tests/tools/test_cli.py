@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tools.checkout import CHECKOUT
-from tools.cli import block_shape_argument, check_file, command, hand_on, path_argument, read_text, run
+from tools.cli import block_shape_argument, check_file, check_folder, command, hand_on, path_argument, read_text, run
 from tools.errors import UserError, reason_of
 
 COMMANDS = [f"tools.{path.parent.name}" for path in sorted((CHECKOUT / "tools").glob("*/__main__.py"))]
@@ -118,6 +118,29 @@ def shell(code: str, redirection: str) -> subprocess.CompletedProcess[str]:
     program = f"import sys; from tools.cli import run, say; run(lambda: {code}, 'tool')"
     command = ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, program]
     return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+
+
+# ---------------------------------------------------------------
+# Folders for results
+
+
+def test_a_folder_that_is_not_there_yet_is_fine(tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b", "--output")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as refusal:
+        check_folder(tmp_path / "file" / "below", "--out")
+    found = f"found {tmp_path / 'file'}: Not a directory. Fix: make it writable, or name another."
+    assert str(refusal.value) == f"--out: expected a folder that can be written, {found}"
+
+
+def test_a_folder_that_belongs_to_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match="--output: expected a folder that can be written, found "):
+        check_folder(tmp_path / "a", "--output")
 
 
 # ---------------------------------------------------------------

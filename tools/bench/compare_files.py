@@ -12,6 +12,7 @@ from tools.bench.candidates import NO_FILE, FileComparison, Judging, comparison_
 from tools.bench.files_report import FileResult, FilesReport, Judge, to_json, to_markdown
 from tools.bench.request import FilesRequest, Say
 from tools.bench.session import Gpu, engine_kernel, today
+from tools.cli import check_folder
 from tools.compile.pool import CompilePool
 from tools.errors import MachineError, UserError
 from tools.launch.heuristic_version import ENGINE_NAMES
@@ -32,10 +33,10 @@ from tools.text import shown_path
 def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     """(whether no row is slower and all was written, what goes to stdout). UserError: nothing was measured."""
     if request.output is not None:
-        session.check_folder(request.output)
+        check_folder(request.output, "--output")
     files = read_files(request, say)
     for file in files if request.writes_record else ():
-        session.check_folder(record_path(file.found.root, file.found.relative).parent, "--write-record")
+        check_folder(record_path(file.found.root, file.found.relative).parent, "--write-record")
     judging = _judging(request)
     engine = None if request.engine is None else engine_kernel(request.engine)  # before anything starts
     with CompilePool(request.jobs) as pool:

@@ -13,6 +13,7 @@ from tools.bench.kernels_report import CeilingFigures, ComparedKernels, KernelsR
 from tools.bench.request import KernelsRequest, Say
 from tools.bench.sample import KernelComparison, comparison_of
 from tools.bench.session import Gpu, engine_kernel, today
+from tools.cli import check_folder
 from tools.compile.pool import CompilePool
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.kernel_hash import kernel_sha256
@@ -25,7 +26,7 @@ from tools.registry.models import load_models
 
 def run(request: KernelsRequest, arguments: Sequence[str], say: Say) -> tuple[bool, str]:
     """(whether every criterion holds, what goes to stdout). UserError: nothing was run."""
-    session.check_folder(request.output)
+    check_folder(request.output, "--output")
     engine = engine_kernel(request.engine)
     gpu = Gpu.here()  # after all that a wrong path may end
     torch = gpu.torch

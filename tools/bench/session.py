@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools import cli
 from tools.bench.request import EngineFile
 from tools.errors import UserError, reason_of
 from tools.measure.engine_kernel import EngineKernelError
@@ -57,15 +56,6 @@ def engine_kernel(engine: EngineFile) -> EngineKernel:
 def today() -> str:
     """The date in UTC, as reports have it."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-
-
-def check_folder(folder: Path, flag: str = "--output") -> None:
-    """Before the GPU is asked for anything. UserError: nothing can be put there."""
-    try:
-        cli.check_folder(folder)
-    except OSError as error:
-        found = f"{shown_path(Path(error.filename or folder))}: {reason_of(error)}"
-        raise UserError(f"{flag}: expected a folder that can be written, found {found}.") from error
 
 
 def not_written(error: OSError) -> str:

@@ -36,7 +36,7 @@ from tools.registry.models import ModelRegistry, load_models
 from tools.registry.sharding import Engine
 from tools.store.files import version_folder
 from tools.store.workload import parse_file_name
-from tools.text import counted, printable, shown_path
+from tools.text import counted, printable
 from tools.tune.cluster import NodeJob, on_cluster
 from tools.tune.subject import SubjectError, find_device
 
@@ -209,11 +209,7 @@ def _check(options: argparse.Namespace) -> None:
         found = " ".join(options.device_name) or "none"
         raise UserError(f"--ray: expected one --device-name, the cluster's GPU, found {printable(found)}.")
     if options.collect is not None:
-        try:
-            check_folder(options.collect)
-        except OSError as error:
-            found = f"{shown_path(options.collect)}: {reason_of(error)}"
-            raise UserError(f"--collect: expected a folder that can be written, found {found}.") from error
+        check_folder(options.collect, "--collect")
 
 
 def _checked_triton(machine: Machine) -> str:
