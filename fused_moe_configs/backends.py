@@ -86,7 +86,7 @@ class EngineRelease:
         return tuple(dict.fromkeys([*self.source, *of_rules]))
 
 
-class Answer(NamedTuple):
+class BackendChoice(NamedTuple):
     """What runs, why, and where that stands. backend, reads_tuned_files None: not known. str(): in a few words."""
 
     backend: str | None
@@ -139,7 +139,7 @@ def choose_release(
 
 def choose_backend(
     checkpoint: Checkpoint, release: EngineRelease, ep: int, block_shape: tuple[int, int] | None, arch: str | None
-) -> Answer:
+) -> BackendChoice:
     """What a release runs. ep: expert parallel size. block_shape: as it is on the rank. arch None: not known."""
     if checkpoint.kind == "fp8_tensor":
         either = [replace(checkpoint, activation_scales=scales) for scales in ("static", "dynamic")]
@@ -150,15 +150,15 @@ def choose_backend(
             "It isn't known whether the scales of its activations are static or dynamic: "
             f"with static ones {static}; with dynamic ones {dynamic}."
         )
-        return Answer(None, None, reason, (*static.source, *dynamic.source))
+        return BackendChoice(None, None, reason, (*static.source, *dynamic.source))
     if arch is None:
-        return Answer(None, None, "configs/registry/devices.json doesn't have the device's architecture.")
+        return BackendChoice(None, None, "configs/registry/devices.json doesn't have the device's architecture.")
     for rule in release.rules:
         if rule.matches(checkpoint, arch, ep, block_shape):
-            return Answer(rule.backend, rule.reads_tuned_files, rule.reason, rule.source)
+            return BackendChoice(rule.backend, rule.reads_tuned_files, rule.reason, rule.source)
     sharing = "with" if ep > 1 else "without"
     found = f"{checkpoint.kind} {sharing} expert parallelism on {arch}"
-    return Answer(None, None, f"configs/registry/engines.json has no rule for {found}.")
+    return BackendChoice(None, None, f"configs/registry/engines.json has no rule for {found}.")
 
 
 def usual_backends(release: EngineRelease, arch: str) -> dict[str, str]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import gains
 from .evidence import is_signed
 from .lookup import REFERENCE_TRITON, ConfigError, exists, read_json, shown, version_folders
 
@@ -24,11 +24,26 @@ MAX_BYTES = 2**26
 _Json = Any  # a parsed JSON document
 
 
+class Ratios(NamedTuple):
+    """A file's time over that of an engine's heuristic, which runs without it, under uniform routing.
+
+    geomean: geometric mean of its batch sizes. worst: of the one that gains least.
+    """
+
+    geomean: float
+    worst: float
+
+    @property
+    def gain(self) -> str:
+        """As in «-1.9 % time»."""
+        return f"{(self.geomean - 1) * 100:+.1f} % time"
+
+
 class IndexedShape(NamedTuple):
     """What a tuned file gains at one of the shapes behind its name.
 
-    K: hidden size. top_k: experts per token. ep: expert parallel size. models, geomean_ratio: as in `IndexedFile`, of
-    this shape alone; None where its figures don't stand apart.
+    K: hidden size. top_k: experts per token. ep: expert parallel size. models, ratios: as in `IndexedFile`, of this
+    shape alone; without an engine whose figures don't stand apart.
     """
 
     K: int
@@ -36,19 +51,28 @@ class IndexedShape(NamedTuple):
     ep: int
     fused_shared_experts: int
     models: tuple[str, ...]
-    geomean_ratio: float | None
+    ratios: Mapping[str, Ratios]
 
     @classmethod
-    def of(cls, shape: Mapping[str, _Json], geomean_ratio: float | None) -> IndexedShape:
+    def of(cls, shape: Mapping[str, _Json], ratios: Mapping[str, Ratios]) -> IndexedShape:
         """shape: as a record has it, and the index after it."""
-        K, top_k, models = int(shape["K"]), int(shape["top_k"]), tuple(map(str, shape["models"]))
-        return cls(K, top_k, shape.get("ep", 1), shape.get("fused_shared_experts", 0), models, geomean_ratio)
+        return cls(*gains.sizes(shape), tuple(map(str, shape["models"])), ratios)
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """(K, top_k, ep, fused_shared_experts): what the file's name doesn't say."""
+        return self[:4]
+
+    def __str__(self) -> str:
+        ranks = f", ep={self.ep}" if self.ep > 1 else ""
+        fused = f", {self.fused_shared_experts} of them shared" if self.fused_shared_experts else ""
+        return f"K={self.K}, top_k={self.top_k}{fused}{ranks}"
 
     def to_json(self) -> dict[str, _Json]:
         shape: dict[str, _Json] = {"K": self.K, "top_k": self.top_k}
         shape |= {"ep": self.ep} if self.ep > 1 else {}
         shape |= {"fused_shared_experts": self.fused_shared_experts} if self.fused_shared_experts else {}
-        return {"shape": shape | {"models": [*self.models]}, "geomean_ratio": self.geomean_ratio}
+        return {"shape": shape | {"models": [*self.models]}, "ratios": _ratios_json(self.ratios)}
 
 
 class IndexedFile(NamedTuple):
@@ -56,9 +80,7 @@ class IndexedFile(NamedTuple):
 
     file: path below configs/, with slashes. models: those that read it, as in «mistralai/Mixtral-8x7B-v0.1 tp=2».
     triton: the version that it is for; None for older figures of an unknown one. date: of the figures, YYYY-MM-DD.
-    geomean_ratio: its time over that of vLLM's heuristic, which runs without a file, as a geometric mean over its batch
-    sizes, each under the shape where it gains least; worst_ratio: that of the worst one. Both None where nothing was
-    measured here.
+    ratios: by engine, each batch size at the shape where the file gains least; empty where nothing was measured here.
     evidence: "verified": main measured these very figures again. "claimed": the author's word. "published": taken over
     from another project, without figures of ours. None: no record speaks of these bytes.
     sha256: of the file's bytes. shapes: those that it was measured at.
@@ -68,8 +90,7 @@ class IndexedFile(NamedTuple):
     models: tuple[str, ...]
     triton: str | None
     date: str | None
-    geomean_ratio: float | None
-    worst_ratio: float | None
+    ratios: Mapping[str, Ratios]
     evidence: str | None
     sha256: str
     shapes: tuple[IndexedShape, ...] = ()
@@ -78,23 +99,31 @@ class IndexedFile(NamedTuple):
     def name(self) -> str:
         return self.file.rpartition("/")[2]
 
-    @property
-    def gain(self) -> str:
-        """As in «-1.9 % time»: over that without a file."""
-        return _gain(self.geomean_ratio)
+    def gain(self, engine: str, is_asked: Callable[[IndexedShape], bool] | None = None) -> str:
+        """As in «-1.9 % time»: over that without a file, in the engine; or «not measured».
 
-    def gain_at(self, is_asked: Callable[[IndexedShape], bool]) -> str:
-        """As `gain`, of the asked shapes: the one that gains least. Of the whole file where none stands apart."""
-        ratios = [each.geomean_ratio for each in self.shapes if each.geomean_ratio is not None and is_asked(each)]
-        return _gain(max(ratios, default=self.geomean_ratio))
+        is_asked: of these shapes, that at which it gains least; of the whole file where none stands apart.
+        """
+        shapes = filter(is_asked, self.shapes) if is_asked else ()
+        asked = [shape.ratios[engine] for shape in shapes if engine in shape.ratios]
+        found = max(asked, default=self.ratios.get(engine))
+        return found.gain if found else "not measured"
+
+    def ratios_at(self, sizes: tuple[int, int, int, int]) -> Mapping[str, Ratios]:
+        """By engine, for a model of these sizes, as `IndexedShape` has them; the whole file's where none stand apart.
+
+        Empty: it wasn't measured for such a model, though it may serve one.
+        """
+        shape = next((shape for shape in self.shapes if shape.sizes == sizes), None)
+        return {**self.ratios, **shape.ratios} if shape else {}
 
     def to_json(self) -> dict[str, _Json]:
         shapes = [shape.to_json() for shape in self.shapes]
-        return {**self._asdict(), "models": [*self.models], "shapes": shapes}
+        return {**self._asdict(), "models": [*self.models], "ratios": _ratios_json(self.ratios), "shapes": shapes}
 
 
-def _gain(ratio: float | None) -> str:
-    return "not measured" if ratio is None else f"{(ratio - 1) * 100:+.1f} % time"
+def _ratios_json(ratios: Mapping[str, Ratios]) -> dict[str, _Json]:
+    return {engine: found._asdict() for engine, found in ratios.items()}
 
 
 def to_json(files: list[IndexedFile]) -> dict[str, _Json]:
@@ -139,7 +168,7 @@ def of_file(configs: Path, path: Path, triton: str | None) -> IndexedFile:
         raise ConfigError(path, f"cannot be read: {error.strerror}. Fix: make it readable") from error
     record_path = configs / RECORDS / file
     if not exists(record_path):
-        return IndexedFile(file.as_posix(), (), triton, None, None, None, None, sha256)
+        return IndexedFile(file.as_posix(), (), triton, None, {}, None, sha256)
     # Not of the pairs that read_json has: its check that no key stands twice is the validator's.
     record = json.loads(read_json(record_path)[0])
     try:
@@ -153,41 +182,21 @@ def of_record(record: Mapping[str, _Json], file: str, triton: str | None, sha256
     """Of a file with these bytes beside this record; of what is none by the schema, KeyError, TypeError and others."""
     models = dict.fromkeys(str(model) for shape in record["shapes"] for model in shape["models"])
     if record["config_sha256"] != sha256:
-        return IndexedFile(file, tuple(models), triton, None, None, None, None, sha256)
-    rows = [*record.get("rows", {}).values()]
-    ratios = [_ratio(row) for row in rows]
-    worst = round(max(ratios), 4) if ratios else None
+        return IndexedFile(file, tuple(models), triton, None, {}, None, sha256)
     measured_with = record.get("environment", {}).get("triton")
     source = "claimed" if record["source"] == "measured" else "published"
     evidence = "verified" if is_signed(record) else source
-    shapes = [IndexedShape.of(shape, _geomean(_ratios_at(shape, record["shapes"], rows))) for shape in record["shapes"]]
-    figures = (_geomean(ratios), worst, evidence, sha256, tuple(shapes) if rows else ())
-    return IndexedFile(file, tuple(models), triton or measured_with, str(record["date"]), *figures)
+    ratios = _ratios(gains.gains(record))
+    shapes = [
+        IndexedShape.of(shape, _ratios(gains.gains_at(record, place)))
+        for place, shape in enumerate(record["shapes"] if ratios else ())
+    ]
+    date = str(record["date"])
+    return IndexedFile(file, tuple(models), triton or measured_with, date, ratios, evidence, sha256, tuple(shapes))
 
 
-def _geomean(ratios: list[float]) -> float | None:
-    return round(math.exp(sum(map(math.log, ratios)) / len(ratios)), 4) if ratios else None
-
-
-def _ratio(row: Mapping[str, _Json]) -> float:
-    """The row's time over the heuristic's, of the shape where it gains least."""
-    return max(_time_over_heuristics(each) for each in (row, *row.get("by_shape", ())))
-
-
-def _ratios_at(shape: Mapping[str, _Json], shapes: list[_Json], rows: list[Mapping[str, _Json]]) -> list[float]:
-    """Of each row at this shape; empty where some row doesn't say it."""
-    if len(shapes) == 1:
-        return [*map(_ratio, rows)]
-    found = [each for row in rows for each in row.get("by_shape", ()) if _sizes(each) == _sizes(shape)]
-    return [*map(_time_over_heuristics, found)] if len(found) == len(rows) else []
-
-
-def _time_over_heuristics(times: Mapping[str, _Json]) -> float:
-    return float(times["latency_us"]["median"] / times["baseline_us"]["median"])
-
-
-def _sizes(shape: Mapping[str, _Json]) -> tuple[_Json, ...]:
-    return tuple(shape.get(key) for key in ("K", "top_k", "ep", "fused_shared_experts"))
+def _ratios(found: Iterable[gains.Gain]) -> dict[str, Ratios]:
+    return {gain.engine: Ratios(gain.geomean_ratio, gain.worst_ratio) for gain in found if gain.is_uniform}
 
 
 # ---------------------------------------------------------------
@@ -212,14 +221,21 @@ def read(path: Path) -> list[IndexedFile]:
 
 def _of_index(fields: Mapping[str, _Json]) -> IndexedFile:
     values = {key: fields[key] for key in IndexedFile._fields}
-    ratios = [values[key] for key in ("geomean_ratio", "worst_ratio") if values[key] is not None]
-    ratios += [ratio for pairs in values["shapes"] if (ratio := dict(pairs)["geomean_ratio"]) is not None]
     texts = [values["file"], values["sha256"]]
     texts += [values[key] for key in ("triton", "date", "evidence") if values[key] is not None]
     if not isinstance(values["models"], list) or not all(isinstance(text, str) for text in texts + values["models"]):
         raise ValueError(f"fields of another type for {shown(values['file'])}")
-    if not all(type(ratio) in (int, float) and ratio > 0 for ratio in ratios):
-        raise ValueError(f"a ratio that is none for {shown(values['file'])}")
     shapes = [dict(pairs) for pairs in values["shapes"]]
-    at = [IndexedShape.of(dict(each["shape"]), each["geomean_ratio"]) for each in shapes]
-    return IndexedFile(**values | {"models": tuple(values["models"]), "shapes": tuple(at)})
+    try:
+        at = [IndexedShape.of(dict(each["shape"]), _ratios_of_index(each["ratios"])) for each in shapes]
+        values |= {"models": tuple(values["models"]), "ratios": _ratios_of_index(values["ratios"]), "shapes": tuple(at)}
+    except ValueError as error:
+        raise ValueError(f"{error} for {shown(values['file'])}") from error
+    return IndexedFile(**values)
+
+
+def _ratios_of_index(pairs: _Json) -> dict[str, Ratios]:
+    found = {engine: Ratios(**dict(ratios)) for engine, ratios in dict(pairs).items()}
+    if not all(type(ratio) in (int, float) and ratio > 0 for ratios in found.values() for ratio in ratios):
+        raise ValueError("a ratio that is none")
+    return found

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .backends import Answer, Citation, EngineRelease, choose_backend, choose_release, read_engines
+from .backends import BackendChoice, Citation, EngineRelease, choose_backend, choose_release, read_engines
 from .lookup import device_part, get_config_file_name
 from .naming import spelled
 from .registry import NAMED_DTYPES, SCALED_DTYPES, UNNAMED_DTYPES, Checkpoint, ServingError, arch_of, find_model
@@ -79,7 +79,7 @@ class Serving:
     @property
     def verdict(self) -> str:
         """The backend, and whether it reads tuned files, in a few words."""
-        return str(Answer(self.backend, self.reads_tuned_files, self.reason))
+        return str(BackendChoice(self.backend, self.reads_tuned_files, self.reason))
 
     def to_json(self) -> dict[str, Any]:
         """Every field by its name, ready for json.dumps."""
@@ -269,7 +269,7 @@ def _block_shape_on_rank(checkpoint: Checkpoint, engine: str, rank: Rank) -> tup
     )
 
 
-def _notes(checkpoint: Checkpoint, rank: Rank, ep: int, file_later: str | None, answer: Answer) -> Iterator[str]:
+def _notes(checkpoint: Checkpoint, rank: Rank, ep: int, file_later: str | None, answer: BackendChoice) -> Iterator[str]:
     if rank.E_later is not None:
         named = f" and ask for {file_later}" if file_later else ""
         yield f"{ep} ranks share {checkpoint.E} experts: ranks from {checkpoint.E % ep} on hold {rank.E_later}{named}."

@@ -102,12 +102,12 @@ def product_reference(
     b_scale: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     expert_map: torch.Tensor | None = None,
-    magnitude: bool = False,
-) -> torch.Tensor:
-    """One projection, [pairs, N] in fp64, from the operands as the kernel gets them.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One projection from the operands as the kernel gets them: (product, magnitude), both [pairs, N] in fp64.
 
-    a [rows, K] with rows = num_tokens (up) or pairs (down); topk_weights None: not multiplied. magnitude: the sum
-    of the absolute values of all terms instead, which is what rounding errors are proportional to.
+    a [rows, K] with rows = num_tokens (up) or pairs (down); topk_weights None: not multiplied. magnitude: the sum of
+    the absolute values of all terms, which is what rounding errors are proportional to. On a GPU it waits as often as
+    experts are chosen, not as there are.
     """
     left = dequantize_activation(a, a_scale, quant)
     pairs = topk_ids.numel()
@@ -115,22 +115,16 @@ def product_reference(
     experts = topk_ids.flatten().long()
     if expert_map is not None:
         experts = expert_map.long()[experts]
-    out = torch.zeros((pairs, b.shape[1]), dtype=torch.float64, device=a.device)
-    for expert in range(b.shape[0]):
-        chosen = experts == expert
-        if not bool(chosen.any()):
-            continue
+    product, magnitude = torch.zeros((2, pairs, b.shape[1]), dtype=torch.float64, device=a.device)
+    for expert in experts[experts >= 0].unique().tolist():
+        chosen = (experts == expert).nonzero().flatten()
         scale = None if b_scale is None else b_scale[expert : expert + 1]
         right = dequantize_weight(b[expert : expert + 1], scale, quant)[0]
         rows = left[chosen]
-        if magnitude:
-            rows, right = rows.abs(), right.abs()
-        product = rows @ right.T
-        if bias is not None:
-            term = bias[expert].double()
-            product = product + (term.abs() if magnitude else term)
-        out[chosen] = product
+        term = torch.zeros((), device=a.device) if bias is None else bias[expert].double()
+        product[chosen] = rows @ right.T + term
+        magnitude[chosen] = rows.abs() @ right.abs().T + term.abs()
     if topk_weights is not None:
         weights = topk_weights.double().reshape(-1, 1)
-        out = out * (weights.abs() if magnitude else weights)
-    return out
+        product, magnitude = product * weights, magnitude * weights.abs()
+    return product, magnitude

@@ -19,7 +19,7 @@ MAKING_BYTES = 1 << 29
 class Bound:
     """|error| <= max_value * |expected| + max_terms * magnitude for each element, and the same of the rms values.
 
-    magnitude: sum of the absolute terms of each element (`product_reference(magnitude=True)`).
+    magnitude: sum of the absolute terms of each element (`product_reference`).
     """
 
     max_value: float

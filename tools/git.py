@@ -65,7 +65,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Limits:
+class CommitLimits:
     """What is read at most: files and folders at a commit, bytes and seconds of its listing, bytes of blobs."""
 
     entries: int = 100_000
@@ -83,7 +83,7 @@ class Repository:
     """
 
     root: Path
-    limits: Limits = Limits()
+    limits: CommitLimits = CommitLimits()
 
     def commit(self, revision: str) -> str:
         """The commit that a revision of a trusted person names."""

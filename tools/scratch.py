@@ -46,12 +46,13 @@ def _locked(prefix: str) -> tuple[tempfile.TemporaryDirectory[str], int]:
         folder = tempfile.TemporaryDirectory(prefix=prefix)
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(folder.name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            # Another process may have taken it for a dead one's before it was locked. It holds it while it removes it.
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another process may have taken it for a dead one's before it was locked.
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.path.exists(folder.name):  # noqa: PTH110 (never raises)
                 return folder, descriptor
             os.close(descriptor)
+        folder.cleanup()
 
 
 def _sweep(prefix: str) -> None:

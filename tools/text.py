@@ -42,6 +42,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) ->
     return [f"| {' | '.join(cells)} |" for cells in (head, rules, *rows)]
 
 
+def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> list[str]:
+    """The lines of a plain table, which reads the same on a terminal and in a log. right: as in `table`."""
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    formats = [f"{{:{'>' if place < right else '<'}{width}}}" for place, width in enumerate(widths)]
+    return ["  ".join(formats).format(*cells).rstrip() for cells in lines]
+
+
 _COMMAND = re.compile(r"^(\s*:):")
 _OLD_COMMAND = re.compile(r"(?<=#)[#\[]")
 """`#[` and `##` alone too: what stands before or behind may bring the rest."""

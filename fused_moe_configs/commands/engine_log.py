@@ -187,12 +187,12 @@ def _on_reading(file: LoggedFile, here: str | None, whose: str) -> str | None:
     elif file.places:
         lines.append("elsewhere in the log it was missed")
     if here and whose in ("engine", "copied", "other"):
-        lines.append(f"this package has one for it too: {here}{_gain(here)}")
+        lines.append(f"this package has one for it too: {here}{_gain(here, file.engine)}")
     return "; ".join(lines) or None
 
 
-def _gain(here: str) -> str:
-    measured = {entry.file: entry.gain for entry in indexed(where()) if entry.geomean_ratio is not None}
+def _gain(here: str, engine: str) -> str:
+    measured = {entry.file: entry.gain(engine) for entry in indexed(where()) if engine in entry.ratios}
     return f" ({measured[here]} over no file)" if here in measured else ""
 
 
@@ -275,7 +275,8 @@ def _text(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
             lines.append(f"        from {printable(verdict.path)}: {WHOSE[verdict.whose or 'unknown']}")
         else:
             lines += [f"        not at {printable(place)}" for place in verdict.places]
-            lines += [f"        this package has {verdict.here}{_gain(verdict.here)}"] if verdict.here else []
+            if verdict.here:
+                lines.append(f"        this package has {verdict.here}{_gain(verdict.here, verdict.engine)}")
         lines += [f"        {verdict.note}"] if verdict.note else []
     read, missed = (sum(verdict.status == status for verdict in verdicts) for status in ("read", "missed"))
     ours = sum(verdict.whose == "ours" for verdict in verdicts)

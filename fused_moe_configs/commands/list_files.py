@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fused_moe_configs.api import where
-from fused_moe_configs.index import IndexedFile, indexed, to_json
+from fused_moe_configs.gains import ENGINES
+from fused_moe_configs.index import IndexedFile, IndexedShape, indexed, to_json
 from fused_moe_configs.lookup import device_part, printable
 from fused_moe_configs.naming import parse
 from fused_moe_configs.near import likely_devices
@@ -19,7 +20,7 @@ from .console import say, show
 if TYPE_CHECKING:
     from .console import Commands
 
-HEADINGS = ("GPU", "workload", "Triton", "over no file", "since", "evidence", "models")
+HEADINGS = ("GPU", "workload", "Triton", "over no file: vLLM", "SGLang", "since", "evidence", "models")
 MOST_MODELS = 3
 
 
@@ -27,10 +28,10 @@ def add_to(commands: Commands) -> None:
     command = commands.add_parser(
         "list",
         help="what is here, a line a file",
-        description="A line a file: GPU and workload, for which Triton, its time over that without a file (geometric "
-        "mean of all batch sizes; with --model at that model's shape, else at the shape where it gains least), since "
-        "when, the evidence, and the models that read it. verified: the main branch measured it again; claimed: its "
-        "author's word; published: taken over from elsewhere, not measured here.",
+        description="A line a file: GPU and workload, for which Triton, its time over that without a file in either "
+        "engine (geometric mean of all batch sizes; with --model at that model's shape, else at the shape where it "
+        "gains least), since when, the evidence, and the models that read it. verified: the main branch measured it "
+        "again; claimed: its author's word; published: taken over from elsewhere, not measured here.",
     )
     command.set_defaults(run=run)
     command.add_argument("--model", metavar="M", help="only files that it reads: a model's id or a part of one")
@@ -105,8 +106,12 @@ def _table(files: list[IndexedFile], model: str | None) -> list[str]:
 def _row(entry: IndexedFile, model: str | None) -> tuple[str, ...]:
     parsed = parse(entry.name)
     if parsed is None:
-        return "?", entry.file, "", "", "", "no name that anything asks for", ""
+        return "?", entry.file, "", "", "", "", "no name that anything asks for", ""
     workload = f"E={parsed.E},N={parsed.N}" + f",{parsed.quantisation}" * bool(parsed.quantisation)
+
+    def is_models(shape: IndexedShape) -> bool:
+        return model is not None and _is_among(shape.models, model)
+
     # Those that were asked for come first: only some are shown.
     models = sorted(entry.models, key=lambda name: model is None or folded(model) not in folded(name))
     more = f" and {len(models) - MOST_MODELS} more" if len(models) > MOST_MODELS else ""
@@ -114,7 +119,7 @@ def _row(entry: IndexedFile, model: str | None) -> tuple[str, ...]:
         parsed.device_name,
         workload + " (down)" * parsed.down,
         entry.triton or "older",
-        entry.gain if model is None else entry.gain_at(lambda shape: _is_among(shape.models, model)),
+        *(entry.gain(engine, is_models) for engine in ENGINES),
         entry.date or "unknown",
         entry.evidence or "none",
         ", ".join(models[:MOST_MODELS]) + more or "none known",

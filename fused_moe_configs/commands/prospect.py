@@ -116,15 +116,12 @@ def look(
 
 
 def _gain(known: IndexedFile, serving: Serving) -> str:
-    """At the model's own shape, else at one of its sizes; where there is none, at which it is."""
-    measured = [each for each in known.shapes if each.geomean_ratio is not None]
-    same = [each for each in measured if (each.K, each.top_k) == (serving.K, serving.top_k)]
-    placement = (serving.ep, serving.fused_shared_experts)
-    asked = [each for each in same if (each.ep, each.fused_shared_experts) == placement] or same
-    if asked:
-        return known.gain_at(asked.__contains__)
-    sizes = dict.fromkeys(f"K={each.K}, top_k={each.top_k}" for each in measured)
-    return known.gain + f" (at {'; '.join(sizes)}; not measured at this model's)" * bool(sizes)
+    """In this engine at the model's own shape; where it wasn't measured, of the whole file, and at which it was."""
+    own = known.ratios_at((serving.K, serving.top_k, serving.ep, serving.fused_shared_experts)).get(serving.engine)
+    if own:
+        return own.gain
+    shapes = "; ".join(map(str, known.shapes)) if serving.engine in known.ratios else ""
+    return known.gain(serving.engine) + f" (at {shapes}; not measured at this model's)" * bool(shapes)
 
 
 def _prospect(asked: AskedModel, serving: Serving, has_gpu: bool, triton_version: str | None) -> Prospect:

@@ -67,22 +67,19 @@ def check_projection(layer: Layer, which: str, entry: Mapping[str, int], arch: s
         bias=bias,
     )
 
-    def twin(magnitude: bool) -> torch.Tensor:
-        return product_reference(
-            a,
-            weight,
-            layer.topk_ids,
-            None if is_up else layer.topk_weights,
-            quant=quant,
-            a_scale=a_scale,
-            b_scale=weight_scale,
-            bias=bias,
-            expert_map=layer.expert_map,
-            magnitude=magnitude,
-        )
-
+    expected, magnitude = product_reference(
+        a,
+        weight,
+        layer.topk_ids,
+        None if is_up else layer.topk_weights,
+        quant=quant,
+        a_scale=a_scale,
+        b_scale=weight_scale,
+        bias=bias,
+        expert_map=layer.expert_map,
+    )
     bound = product_bound(projection.k, quant, x.dtype)
-    assert_close(c, twin(False), twin(True), bound, f"{which} projection")
+    assert_close(c, expected, magnitude, bound, f"{which} projection")
 
 
 def check_layer(
@@ -119,8 +116,8 @@ def layer_reference(layer: Layer, activation: str) -> tuple[torch.Tensor, torch.
     dtype = layer.hidden_states.dtype
 
     def product(
-        x: torch.Tensor, weight: torch.Tensor, given: torch.Tensor | None, is_up: bool, magnitude: bool = False
-    ) -> torch.Tensor:
+        x: torch.Tensor, weight: torch.Tensor, given: torch.Tensor | None, is_up: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         a, a_scale = quantize_reference(x, quant, weight.dtype, given)
         return product_reference(
             a,
@@ -132,12 +129,10 @@ def layer_reference(layer: Layer, activation: str) -> tuple[torch.Tensor, torch.
             b_scale=scales.w1 if is_up else scales.w2,
             bias=layer.w1_bias if is_up else layer.w2_bias,
             expert_map=layer.expert_map,
-            magnitude=magnitude,
         )
 
-    gate_up = product(layer.hidden_states, layer.w1, scales.a1, True).to(dtype)
-    activated = activate_reference(gate_up, activation).to(dtype)
+    gate_up, _ = product(layer.hidden_states, layer.w1, scales.a1, True)
+    activated = activate_reference(gate_up.to(dtype), activation).to(dtype)
     shape = (*layer.topk_ids.shape, -1)
-    pairs = product(activated, layer.w2, scales.a2, False).to(dtype)
-    terms = product(activated, layer.w2, scales.a2, False, magnitude=True)
-    return moe_sum_reference(pairs.view(shape)), moe_sum_reference(terms.view(shape))
+    pairs, terms = product(activated, layer.w2, scales.a2, False)
+    return moe_sum_reference(pairs.to(dtype).view(shape)), moe_sum_reference(terms.view(shape))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fused_moe_configs import ConfigError, index
-from fused_moe_configs.index import IndexedFile, IndexedShape, build, indexed, read, to_bytes, to_json
+from fused_moe_configs.index import IndexedFile, IndexedShape, Ratios, build, indexed, read, to_bytes, to_json
 from tests import builders
 from tools.checkout import CONFIGS
 from tools.store import schemas
@@ -41,8 +41,9 @@ def test_a_measured_files_line_is_its_records(store):
     store.measured(path, shapes=shapes, rows=rows(0.8, 1.0, 0.5), date="2026-11-24")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     # (0.8 · 1.0 · 0.5) ** (1/3)
-    apart = (IndexedShape(4096, 2, 1, 0, (MODELS[0],), None), IndexedShape(8192, 8, 1, 0, tuple(MODELS), None))
-    expected = IndexedFile(path.name, tuple(MODELS), "3.8.0", "2026-11-24", 0.7368, 1.0, "claimed", sha256, apart)
+    apart = (IndexedShape(4096, 2, 1, 0, (MODELS[0],), {}), IndexedShape(8192, 8, 1, 0, tuple(MODELS), {}))
+    ratios = {"vllm": Ratios(0.7368, 1.0)}
+    expected = IndexedFile(path.name, tuple(MODELS), "3.8.0", "2026-11-24", ratios, "claimed", sha256, apart)
     assert only(store) == expected
 
 
@@ -59,20 +60,42 @@ def test_each_of_several_shapes_has_its_own_gain_and_the_file_that_of_the_worst_
     store.measured(store.config(record=False), shapes=shapes, rows=two)
     entry = only(store)
     assert entry.shapes == (
-        IndexedShape(4096, 2, 1, 0, (MODELS[0],), 0.6325),  # (0.5 · 0.8) ** (1/2)
-        IndexedShape(8192, 9, 2, 1, (MODELS[1],), 0.6325),  # (1.0 · 0.4) ** (1/2)
+        IndexedShape(4096, 2, 1, 0, (MODELS[0],), {"vllm": Ratios(0.6325, 0.8)}),  # (0.5 · 0.8) ** (1/2)
+        IndexedShape(8192, 9, 2, 1, (MODELS[1],), {"vllm": Ratios(0.6325, 1.0)}),  # (1.0 · 0.4) ** (1/2)
     )
-    assert (entry.gain, entry.geomean_ratio) == ("-10.6 % time", 0.8944)
-    assert entry.gain_at(lambda shape: shape.K == 4096) == "-36.8 % time"
-    assert entry.gain_at(lambda shape: shape.K == 1) == entry.gain
+    assert entry.ratios == {"vllm": Ratios(0.8944, 1.0)}
     (store.root / "index.json").write_bytes(to_bytes([entry]))
     assert indexed(store.root) == [entry]
     assert [*schemas.faults("index", to_json([entry]))] == []
 
 
+WHOLE = {"vllm": Ratios(0.97, 1.0), "sglang": Ratios(0.9, 1.0)}
+OF_TWO = IndexedFile(
+    "E=8,N=1,device_name=D.json", (), None, None, WHOLE, "claimed", "0" * 64,
+    (
+        IndexedShape(4096, 2, 1, 0, ("a/B tp=1",), {"vllm": Ratios(0.8, 0.9)}),
+        IndexedShape(2048, 8, 1, 0, ("c/D tp=1",), {"vllm": Ratios(0.95, 0.99)}),
+    ),
+)  # fmt: skip
+
+
+def test_a_gain_in_words_is_of_an_engine_and_of_the_shapes_that_are_asked_about():
+    assert [OF_TWO.gain(engine) for engine in ("vllm", "sglang")] == ["-3.0 % time", "-10.0 % time"]
+    assert OF_TWO.gain("vllm", lambda shape: shape.K == 4096) == "-20.0 % time"
+    assert OF_TWO.gain("vllm", lambda shape: True) == "-5.0 % time", "the one that gains least"
+    assert OF_TWO.gain("sglang", lambda shape: True) == "-10.0 % time", "of the whole file, where none stands apart"
+    assert OF_TWO._replace(ratios={}, shapes=()).gain("vllm") == "not measured"
+
+
+def test_a_model_has_the_figures_of_its_own_sizes_and_of_others_none():
+    assert OF_TWO.ratios_at((4096, 2, 1, 0)) == {"vllm": Ratios(0.8, 0.9), "sglang": Ratios(0.9, 1.0)}
+    for others in ((4096, 8, 1, 0), (4096, 2, 2, 0), (4096, 2, 1, 1)):
+        assert OF_TWO.ratios_at(others) == {}
+
+
 def test_the_only_shape_has_the_files_gain(store):
     store.measured(store.config(record=False), shapes=[{"K": 4096, "top_k": 2, "models": MODELS}], rows=rows(0.8, 0.8))
-    assert only(store).shapes == (IndexedShape(4096, 2, 1, 0, tuple(MODELS), 0.8),)
+    assert only(store).shapes == (IndexedShape(4096, 2, 1, 0, tuple(MODELS), {"vllm": Ratios(0.8, 0.8)}),)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +111,7 @@ def test_the_tier_says_for_which_triton_it_is_and_a_legacy_files_record(store, f
 def test_a_published_file_has_no_figures_and_a_legacy_one_no_known_triton(store):
     store.config(folder="legacy_configs")
     entry = only(store)
-    assert (entry.evidence, entry.geomean_ratio, entry.worst_ratio, entry.triton) == ("published", None, None, None)
+    assert (entry.evidence, entry.ratios, entry.triton) == ("published", {}, None)
 
 
 def test_verified_is_what_mains_own_word_names(store):
@@ -106,16 +129,6 @@ def test_verified_is_what_mains_own_word_names(store):
         assert as_record(read_file(target)).is_verified(path.read_bytes()) == (evidence == "verified")
 
 
-def test_of_several_shapes_the_one_that_gains_least_is_told(store):
-    """Whichever of them the record puts on top."""
-    target = store.measured(store.config(record=False))
-    record = json.loads(target.read_bytes())
-    best, worst = ({"latency_us": {"median": us}, "baseline_us": {"median": 100.0}} for us in (50.0, 90.0))
-    record["rows"] = {key: {**best, "by_shape": [best, worst]} for key in record["rows"]}
-    target.write_text(json.dumps(record))
-    assert (only(store).geomean_ratio, only(store).worst_ratio) == (0.9, 0.9)
-
-
 def test_models_that_main_adds_leave_a_file_verified(store):
     target = store.measured(store.config(record=False))
     record = builders.signed(json.loads(target.read_bytes()))
@@ -130,7 +143,7 @@ def test_a_record_of_other_bytes_says_nothing_of_the_figures(store):
     target.write_text(json.dumps(builders.signed(json.loads(target.read_bytes()))))
     path.write_bytes(path.read_bytes() + b"\n")
     entry = only(store)
-    assert (entry.evidence, entry.geomean_ratio, entry.date) == (None, None, None)
+    assert (entry.evidence, entry.ratios, entry.date) == (None, {}, None)
 
 
 def test_a_file_without_a_record_is_listed(store):
@@ -187,19 +200,19 @@ def test_a_folder_with_an_index_is_described_by_it_and_one_without_by_its_record
     assert (from_records.evidence, indexed(store.root)) == ("claimed", [other])
 
 
-GOOD = json.loads(
-    to_bytes([IndexedFile("E=8,N=1,device_name=D.json", ("a/B tp=1",), None, None, 0.5, 1, None, "a" * 64)])
-)
+GOOD = json.loads(to_bytes([OF_TWO._replace(shapes=())]))
 
 
 @pytest.mark.parametrize(
     "document",
     [{}, {**GOOD, "schema_version": 2}, {**GOOD, "files": 1}, {**GOOD, "files": [1]}, {**GOOD, "files": [{}]},
      *({**GOOD, "files": [{**GOOD["files"][0], key: value}]} for key, value in [
-         ("file", 1), ("models", "abc"), ("models", [1]), ("geomean_ratio", "x"), ("worst_ratio", 0), ("sha256", None),
-         ("geomean_ratio", True), ("shapes", 1), ("shapes", [1]),
-         ("shapes", [{"shape": {"K": 1, "top_k": 1, "models": []}, "geomean_ratio": "x"}]),
-         ("shapes", [{"shape": {"K": 1, "models": []}, "geomean_ratio": 1}]),
+         ("file", 1), ("models", "abc"), ("models", [1]), ("sha256", None), ("shapes", 1), ("shapes", [1]),
+         *(("ratios", {"vllm": {"geomean": 1, "worst": 1} | of}) for of in (
+             {"geomean": "x"}, {"worst": 0}, {"geomean": True}, {"best": 1})),
+         ("ratios", None), ("ratios", {"vllm": 1}), ("ratios", {"vllm": {"geomean": 1}}),
+         ("shapes", [{"shape": {"K": 1, "top_k": 1, "models": []}, "ratios": {"vllm": {"geomean": "x", "worst": 1}}}]),
+         ("shapes", [{"shape": {"K": 1, "models": []}, "ratios": {}}]),
          ("date", 2026), ("evidence", []), ("models", {"a": 1})])],
 )  # fmt: skip
 def test_an_index_that_is_none_is_named_with_a_way_out(tmp_path, document):

@@ -640,7 +640,7 @@ def test_integers_booleans_and_strings_are_kept_in_order(store):
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["1", "8", *ENTRY]), inner),
 ).map(lambda document: json.dumps(document).encode()))  # fmt: skip
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_bytes_give_a_mapping_or_a_config_error(store, data):
     store.write(D_NAME, data)
     try:
@@ -652,7 +652,7 @@ def test_any_bytes_give_a_mapping_or_a_config_error(store, data):
 
 
 @given(st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_a_file_cut_or_changed_anywhere_gives_a_mapping_or_a_config_error(store, data):
     whole = json.dumps({"1": ENTRY, "16": ENTRY}, indent=4).encode()
     start = data.draw(st.integers(0, len(whole)))

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
+from tests.tools.processes import PATIENCE_S, wait_until
 from tools.checkout import CHECKOUT
 
 WANTED = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]["nox"][0]
@@ -28,7 +28,11 @@ case "$*" in
     *"(3, 11)"*) ! [ -e "$0.old" ] ;;
     *python_version*) echo 3.9.2 ;;
     *ensurepip,*) ! [ -e "$0.bare" ] ;;
-    "-m venv "*) ! [ -e "$0.slow" ] || { trap 'echo Traceback >&2; exit 1' INT; touch BEGUN; sleep 30; }
+    "-m venv "*) ! [ -e "$0.slow" ] || {
+            trap 'echo Traceback >&2; exit 1' INT
+            touch BEGUN
+            while :; do sleep 0.1; done # not one long sleep: it may start just after Ctrl-C, and is waited for
+        }
         mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && ! [ -e "$0.killed" ] ;;
     *"install "*) ! [ -e OFFLINE ] ;;
 esac
@@ -137,11 +141,13 @@ def test_ctrl_c_while_the_environment_is_made_is_one_line_and_the_next_call_make
         text=True,
         start_new_session=True,
     ) as child:
-        deadline = time.monotonic() + 30
-        while not begun.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(begun.exists, "that the environment is being made")
         os.killpg(child.pid, signal.SIGINT)  # as a terminal does: all that run in it
-        _, told = child.communicate(timeout=30)
+        try:
+            _, told = child.communicate(timeout=PATIENCE_S)
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
     assert child.returncode == 130
     assert told == "nox: making .venv with python3\nnox: interrupted; the next call goes on from here\n"
     slow.unlink()

@@ -58,7 +58,6 @@ def test_only_these_tests_are_slow_and_none_is_of_a_rule_a_gate_the_loader_or_a_
     marked = {path for path in (CHECKOUT / "tests").rglob("test_*.py") if mark in path.read_text("utf-8")}
     assert {path.relative_to(CHECKOUT / "tests").as_posix() for path in marked} == {
         "kernels/test_mutations.py",
-        "tools/compile/test_check.py",  # a compiler that hangs; what a hang means for a file is tested beside it
         "tools/tune/test_kill.py",
     }
 

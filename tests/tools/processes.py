@@ -1,11 +1,11 @@
-"""Whether processes that a test started are gone."""
+"""What a test waits for: that its processes have come so far, or are gone."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -20,9 +20,25 @@ def is_alive(pid: int) -> bool:
     return state.strip() != "" and not state.startswith("Z")
 
 
+PATIENCE_S = 120.0
+"""What is right comes in a moment, on a busy machine in some more; this only ends a test of what never comes."""
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    """AssertionError, with `what`: it isn't so for all our patience."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, f"expected soon: {what}"
+        time.sleep(0.02)
+
+
 def wait_until_dead(pids: Iterable[int]) -> None:
-    """AssertionError: one of them lives for 30 s."""
-    deadline = time.monotonic() + 30
-    while alive := [pid for pid in pids if is_alive(pid)]:
-        assert time.monotonic() < deadline, f"still alive: {alive}"
-        time.sleep(0.05)
+    """AssertionError: one of them lives on."""
+    for pid in pids:
+        wait_until(lambda pid=pid: not is_alive(pid), f"the end of process {pid}")  # type: ignore[misc]
+
+
+def pids_in(path: Path, count: int) -> list[int]:
+    """The processes' ids, once as many stand in the file."""
+    wait_until(lambda: path.exists() and len(path.read_text("utf-8").split()) == count, f"{count} ids in {path}")
+    return [int(pid) for pid in path.read_text("utf-8").split()]

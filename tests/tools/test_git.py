@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.tools.pull_request.git_repository import EXECUTABLE, TREE, Blob, GitRepository
-from tools.git import NOTHING, CommitError, Entry, Limits, NoGitError, Repository, file_at, is_sha
+from tools.git import NOTHING, CommitError, CommitLimits, Entry, NoGitError, Repository, file_at, is_sha
 
 
 @pytest.fixture
@@ -56,18 +55,18 @@ def test_the_newest_tag_behind_head_and_the_first_commit(git: GitRepository) -> 
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [
-        (Limits(blob_bytes=9), "expected at most 9 bytes a file, found 10"),
-        (Limits(total_bytes=19), "expected at most 19 bytes in all, found 20"),
+        (CommitLimits(blob_bytes=9), "expected at most 9 bytes a file, found 10"),
+        (CommitLimits(total_bytes=19), "expected at most 19 bytes in all, found 20"),
     ],
 )
-def test_limits_hold_for_blobs(git: GitRepository, limits: Limits, expected: str) -> None:
+def test_limits_hold_for_blobs(git: GitRepository, limits: CommitLimits, expected: str) -> None:
     shas = [git.blob(b"a" * 10), git.blob(b"b" * 10)]
     with pytest.raises(CommitError, match=expected):
         Repository(git.root, limits).blobs(shas)
 
 
-@pytest.mark.parametrize("limits", [Limits(entries=2), Limits(listing_bytes=100)])
-def test_limits_hold_for_trees(git: GitRepository, limits: Limits) -> None:
+@pytest.mark.parametrize("limits", [CommitLimits(entries=2), CommitLimits(listing_bytes=100)])
+def test_limits_hold_for_trees(git: GitRepository, limits: CommitLimits) -> None:
     sha = git.commit(dict.fromkeys("abc", b""))
     with pytest.raises(CommitError, match=f"{sha[:12]}: expected at most"):
         Repository(git.root, limits).tree(sha)
@@ -80,18 +79,16 @@ def test_folders_without_a_file_count(git: GitRepository, depth: int) -> None:
     for _ in range(depth):
         tree = git.tree_of(*((TREE, str(i).encode(), tree) for i in range(10)))
     sha = git.commit_tree(git.tree_of(*((TREE, str(i).encode(), tree) for i in range(10))))
-    assert depth > 1 or Repository(git.root, Limits(entries=110)).tree(sha) == {}
+    assert depth > 1 or Repository(git.root, CommitLimits(entries=110)).tree(sha) == {}
     with pytest.raises(CommitError, match=f"{sha[:12]}: expected at most"):
-        Repository(git.root, Limits(entries=109)).tree(sha)
+        Repository(git.root, CommitLimits(entries=109)).tree(sha)
 
 
 def test_a_listing_that_takes_too_long_is_broken_off(git: GitRepository, monkeypatch: pytest.MonkeyPatch) -> None:
     sha = git.commit({"a": b""})
     monkeypatch.setattr(Repository, "_command", lambda self, *arguments: ["sleep", "60"])
-    started = time.monotonic()
     with pytest.raises(CommitError, match=r"expected at most 0\.2 s to list its files, found no end of it"):
-        Repository(git.root, Limits(listing_s=0.2)).tree(sha)
-    assert time.monotonic() - started < 10
+        Repository(git.root, CommitLimits(listing_s=0.2)).tree(sha)
 
 
 def test_a_git_that_does_not_answer_is_said_as_that(git: GitRepository, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +254,7 @@ class TestFileAt:
 
     def test_nothing_large_is_read(self, git: GitRepository, file: Path) -> None:
         with pytest.raises(CommitError, match=r"a\.json: expected at most 2 bytes a file, found 3"):
-            Repository(git.root, Limits(blob_bytes=2)).file("first", file.relative_to(git.root))
+            Repository(git.root, CommitLimits(blob_bytes=2)).file("first", file.relative_to(git.root))
 
     def test_without_git_it_says_so(self, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +77,39 @@ def test_a_living_owners_folder_stays_whoever_comes(folder: Path) -> None:
     with owner(folder) as (_, theirs), Scratch("pool-") as ours, Scratch("pool-") as third:
         assert sorted(folder.iterdir()) == sorted(path.parent for path in (theirs, ours, third))
         assert (theirs / "inner" / "a.ptx").exists()
+
+
+def test_one_that_is_swept_before_it_is_locked_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process takes it for a dead owner's, and is still at it when the owner asks for the lock."""
+    flock, waits, made = fcntl.flock, threading.Event(), list[threading.Thread]()
+
+    class Swept(tempfile.TemporaryDirectory[str]):
+        def __init__(self, prefix: str) -> None:
+            super().__init__(prefix=prefix)
+            if made:
+                return
+            descriptor = os.open(self.name, os.O_RDONLY)
+            flock(descriptor, fcntl.LOCK_EX)
+
+            def sweep() -> None:
+                waits.wait()
+                shutil.rmtree(self.name)
+                os.close(descriptor)
+
+            made.append(threading.Thread(target=sweep))
+            made[0].start()
+
+    def tell(descriptor: int, operation: int) -> None:
+        if not operation & fcntl.LOCK_NB:
+            waits.set()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", Swept)
+    monkeypatch.setattr(fcntl, "flock", tell)
+    with Scratch("pool-") as path:
+        waits.set()
+        made[0].join()
+        assert list(folder.iterdir()) == [path.parent]
 
 
 def test_a_store_in_it_can_be_locked() -> None:

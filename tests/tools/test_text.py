@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.text import LONGEST, cell, code, shown, table
+from tools.text import LONGEST, aligned, cell, code, shown, table
 
 
 def test_control_characters_and_undecodable_bytes_are_escaped() -> None:
@@ -52,6 +52,14 @@ def test_a_table_is_its_head_a_rule_and_its_rows() -> None:
 
 def test_its_first_columns_may_be_aligned_to_the_right() -> None:
     assert table(("M", "time", "verdict"), [], right=2)[1] == "| ---: | ---: | --- |"
+
+
+def test_a_plain_tables_columns_are_as_wide_as_their_widest_cell() -> None:
+    assert aligned(("M", "decision", "file"), [("1", "promote", "{a}"), ("4096", "-", "")], right=1) == [
+        "   M  decision  file",
+        "   1  promote   {a}",
+        "4096  -",
+    ]
 
 
 @given(st.text())

@@ -129,7 +129,7 @@ def test_code_alone_measures_nothing(world: World, remote: GitRepository, github
 
 
 REPLACED_PLAN = """
-import json, os, pathlib, shutil, subprocess, sys
+import json, os, pathlib, subprocess, sys
 measure = ["-m", "tools.pull_request", "measure", "--plan", "plan.json", "--device", os.environ["DEVICE"]]
 subprocess.run([sys.executable, *measure, "--out", "results", "--replay", os.environ["FAKE_LANDSCAPES"]], check=True)
 artifact = pathlib.Path(os.environ["FAKE_ARTIFACTS"], "plan")
@@ -137,11 +137,10 @@ plan = json.loads((artifact / "plan.json").read_text())
 plan["legs"][0]["workloads"][0]["record"] = None
 """
 IN_PLACE = '(artifact / "plan.json").write_text(json.dumps(plan))'
-BY_NAME = """
-artifact.rename(artifact.parent / "old")
-artifact.mkdir()
-(artifact / "plan.json").write_text(json.dumps(plan))
-shutil.rmtree(artifact.parent / "old")
+BY_NAME = f"""{IN_PLACE}
+numbers = pathlib.Path(os.environ["FAKE_NUMBERS"])
+(number,) = (path for path in numbers.iterdir() if path.read_text() == "plan\\n")
+number.write_text("deleted")
 """
 
 

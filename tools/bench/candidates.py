@@ -20,8 +20,9 @@ from tools.measure.layer import LayerShape
 from tools.measure.panel import DRAWN_KINDS, Part, RoutingKind, kinds_at
 from tools.measure.recorded_routing import RecordedRouting, RoutingSource
 from tools.measure.seeds import BLOCKS_A_SERIES, Purpose, seeds_of
-from tools.registry.devices import Device
+from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import load_models
+from tools.registry.reading import RegistryError
 from tools.registry.shapes import assumed_shape, engines_reading, quant_mode_of, shapes_of, why_not_measured
 from tools.store.config_file import MAY_BE_SILENT, ConfigFile, load, nearest_batch_size
 from tools.store.files import TUNED_FILE, Content, discover, read_file, record_path, sha256
@@ -70,13 +71,15 @@ class Judging:
     """Under which routing files are judged, and on which draws.
 
     kinds: where tokens are few only those that aren't skewed, if there are any. recorded: what the kind of that name
-    is of. series: of the purpose's draws; two of them share none.
+    is of. series: of the purpose's draws; two of them share none. most_blocks: of a part; None: as many as its verdict
+    needs.
     """
 
     kinds: tuple[RoutingKind, ...] = DRAWN_KINDS
     recorded: RecordedRouting | None = None
     purpose: Purpose = Purpose.JUDGEMENT
     series: int = 0
+    most_blocks: int | None = None
 
     def kinds_at(self, num_tokens: int) -> tuple[RoutingKind, ...]:
         return kinds_at(num_tokens, self.kinds) or self.kinds
@@ -302,13 +305,19 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
     return files
 
 
-def comparison_of(file: ConfigFile, request: FilesRequest, device: Device) -> FileComparison:
-    """UserError: a file that can't be read, of another device, or without a kernel here."""
+def comparison_of(file: ConfigFile, request: FilesRequest, devices: DeviceRegistry) -> FileComparison:
+    """Of the GPU that the file is named for, which needn't be here.
+
+    UserError: a file that can't be read, of a GPU that nothing is known of, or without a kernel here; or `--against`
+    names nothing that it can be compared with.
+    """
     own = of_file(shown_path(file.found.path), file)
     workload = file.workload
     assert workload is not None
-    if workload.device_name not in device.names:
-        raise UserError(f"{own.name}: expected a file of this GPU, {device.name}, found {workload.device_name}.")
+    try:
+        device = devices.find_measurable(workload.device_name)
+    except RegistryError as error:
+        raise UserError(f"{own.name}: {error}") from error
     quant = quant_mode_of(workload)
     if quant is None:
         raise UserError(f"{own.name}: expected a dtype that this kernel runs, found {workload.dtype}.")

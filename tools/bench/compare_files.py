@@ -11,9 +11,10 @@ from tools.bench import session
 from tools.bench.candidates import NO_FILE, FileComparison, Judging, comparison_of, read_files
 from tools.bench.files_report import FileResult, FilesReport, Judge, to_json, to_markdown
 from tools.bench.request import FilesRequest, Say
-from tools.bench.session import Gpu, engine_kernel, today
+from tools.bench.session import Gpu, engine_kernel
 from tools.cli import check_folder
 from tools.compile.pool import CompilePool
+from tools.dates import today
 from tools.errors import MachineError, UserError
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.kernel_hash import kernel_sha256
@@ -23,7 +24,7 @@ from tools.measure.judgement import PartVerdict, RowVerdict, score, worst_of
 from tools.measure.kernels import EngineKernel, Kernel, OwnKernel
 from tools.measure.panel import RULE, RoutingKind
 from tools.measure.recorded_routing import read_recorded_routing
-from tools.registry.devices import normalise_device_name
+from tools.registry.devices import load_devices, normalise_device_name
 from tools.store.config_file import ConfigFile
 from tools.store.files import RECORD, lock, read_file, record_path, write_file
 from tools.store.record import CheckedRouting, CheckedShipped, EngineChecked, VerifiedWith, as_record
@@ -35,13 +36,18 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     if request.output is not None:
         check_folder(request.output, "--output")
     files = read_files(request, say)
+    devices = load_devices()
+    comparisons = [comparison_of(file, request, devices) for file in files]  # all that a wrong word may end, first
     for file in files if request.writes_record else ():
         check_folder(record_path(file.found.root, file.found.relative).parent, "--write-record")
     judging = _judging(request)
+    if judging.recorded is not None:
+        for shape in dict.fromkeys(shape for comparison in comparisons for shape in comparison.shapes):
+            judging.recorded.check(shape)
     engine = None if request.engine is None else engine_kernel(request.engine)  # before anything starts
     with CompilePool(request.jobs) as pool:
         pool.start()
-        report = _measured(request, files, judging, engine, pool, say)
+        report = _measured(comparisons, judging, engine, pool, say)
     is_good = not report.is_slower
     if request.output is not None:
         try:
@@ -63,8 +69,7 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
 
 
 def _measured(
-    request: FilesRequest,
-    files: Sequence[ConfigFile],
+    comparisons: Sequence[FileComparison],
     judging: Judging,
     engine: EngineKernel | None,
     pool: CompilePool,
@@ -72,14 +77,11 @@ def _measured(
 ) -> FilesReport:
     """UserError: nothing was measured."""
     gpu = Gpu.here()
-    comparisons = [comparison_of(file, request, gpu.device) for file in files]
-    if judging.recorded is not None:
-        for shape in dict.fromkeys(shape for comparison in comparisons for shape in comparison.shapes):
-            judging.recorded.check(shape)
-    largest = [
-        (shown_path(file.found.path), comparison.shapes, max(comparison.batch_sizes))
-        for file, comparison in zip(files, comparisons, strict=True)
-    ]
+    for comparison in comparisons:
+        wanted = comparison.workload.device_name
+        if wanted not in gpu.device.names:
+            raise UserError(f"{comparison.name}: expected a file of this GPU, {gpu.device.name}, found {wanted}.")
+    largest = [(each.name, each.shapes, max(each.batch_sizes)) for each in comparisons]
     for note in check_memory(gpu.torch, largest):
         say(note)
     return compare(gpu, comparisons, engine, judging, pool, say)
@@ -89,11 +91,12 @@ def _judging(request: FilesRequest) -> Judging:
     """UserError: a file without a recorded routing."""
     match request.routing:
         case None:
-            return Judging(series=request.series)
+            return Judging(series=request.series, most_blocks=request.most_blocks)
         case RoutingKind() as kind:
-            return Judging((kind,), series=request.series)
+            return Judging((kind,), series=request.series, most_blocks=request.most_blocks)
         case path:
-            return Judging((RoutingKind.RECORDED,), read_recorded_routing(path), series=request.series)
+            recorded = read_recorded_routing(path)
+            return Judging((RoutingKind.RECORDED,), recorded, series=request.series, most_blocks=request.most_blocks)
 
 
 def compare(
@@ -133,7 +136,7 @@ def compare(
             del player
             release(torch)
     judge = None if engine is None else Judge(engine.flavour, engine_version(engine.path, engine.name) or "unknown")
-    return FilesReport(gpu.environment(), today(), judging, kernel_sha256(), judge, tuple(done))
+    return FilesReport(gpu.environment(), today().isoformat(), judging, kernel_sha256(), judge, tuple(done))
 
 
 def _with_a_sound_gpu(torch: Any, name: str, rows: Iterator[RowVerdict]) -> Iterator[RowVerdict]:

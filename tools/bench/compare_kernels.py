@@ -11,10 +11,11 @@ from typing import Any
 from tools.bench import session
 from tools.bench.kernels_report import CeilingFigures, ComparedKernels, KernelsReport, to_json, to_markdown
 from tools.bench.request import KernelsRequest, Say
-from tools.bench.sample import KernelComparison, comparison_of
-from tools.bench.session import Gpu, engine_kernel, today
+from tools.bench.sample import KernelComparison, comparison_of, read_workload
+from tools.bench.session import Gpu, engine_kernel
 from tools.cli import check_folder
 from tools.compile.pool import CompilePool
+from tools.dates import today
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import cut, engine_version
@@ -22,15 +23,18 @@ from tools.measure.gpu import check_memory
 from tools.measure.kernels import EngineKernel, OwnKernel
 from tools.registry.devices import normalise_device_name
 from tools.registry.models import load_models
+from tools.registry.sharding import Engine
 
 
 def run(request: KernelsRequest, arguments: Sequence[str], say: Say) -> tuple[bool, str]:
     """(whether every criterion holds, what goes to stdout). UserError: nothing was run."""
     check_folder(request.output, "--output")
     engine = engine_kernel(request.engine)
-    gpu = Gpu.here()  # after all that a wrong path may end
-    torch = gpu.torch
     models = load_models()
+    for text in request.workloads:
+        read_workload(text, models, "any", Engine(request.engine.flavour.value))
+    gpu = Gpu.here()  # after all that a wrong path or word may end
+    torch = gpu.torch
     wanted = [comparison_of(text, request, models, gpu.name, gpu.device) for text in request.workloads]
     largest = max(request.batch_sizes)
     notes = check_memory(torch, [(work.title, [work.shape], largest) for work in wanted])
@@ -43,7 +47,7 @@ def run(request: KernelsRequest, arguments: Sequence[str], say: Say) -> tuple[bo
         say(f"ceilings: {setup.ceilings}")
         command = f"python -m tools.bench {shlex.join(_shown(arguments, request))}"
         report = KernelsReport(
-            gpu.environment(), _kernels(engine), today(), command, _figures(setup.ceilings), (), notes
+            gpu.environment(), _kernels(engine), today().isoformat(), command, _figures(setup.ceilings), (), notes
         )
         path: Path | None = None
         for work in wanted:

@@ -133,7 +133,7 @@ class Setup:
     @classmethod
     def measured(cls, gpu: Gpu, kernels: Sequence[Kernel]) -> Setup:
         """Measures the ceilings, on a stream that isn't the default. Nothing else should run on GPU or cores."""
-        assert gpu.device.target is not None  # `find_device` hands on none without
+        assert gpu.device.target is not None  # `find_measurable` hands on none without
         place = gpu.torch.device("cuda", gpu.torch.cuda.current_device())
         l2_bytes = gpu.torch.cuda.get_device_properties(place).L2_cache_size
         return cls(tuple(kernels), gpu.device.target.kernel_arch, measure_ceilings(place), l2_bytes, place)

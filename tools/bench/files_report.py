@@ -12,7 +12,7 @@ from kernels.problem import Flavour
 from tools.bench.candidates import Judging, ShippedCandidate
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.layer_config import LayerConfig
-from tools.measure.judgement import Duel, Measured, PartVerdict, RowVerdict, score
+from tools.measure.judgement import Duel, MeasuredCandidate, PartVerdict, RowVerdict, score
 from tools.measure.panel import LARGEST_RATIO, MAX_DRAWS, Ratio, RoutingKind
 from tools.store.record import Environment
 from tools.text import cell, table
@@ -63,7 +63,8 @@ class FilesReport:
 
 def to_markdown(report: FilesReport) -> str:
     head = ["# Bench of tuned files", "", *(f"- {name}: {value}" for name, value in _shown(report).items())]
-    return "\n".join([*head, *(line for file in report.files for line in ("", *_file_lines(file)))]) + "\n"
+    lines = [line for file in report.files for line in ("", *_file_lines(file, report.judging))]
+    return "\n".join([*head, *lines]) + "\n"
 
 
 def to_json(report: FilesReport) -> str:
@@ -95,16 +96,18 @@ def _shown(report: FilesReport) -> dict[str, str]:
     }
 
 
-_MEANING = (
-    "Up and down together. Ratio: this file's time over the other's, the mean over blocks of fresh draws and its 95 % "
-    f"interval. Slower: above {LARGEST_RATIO} on average and above 1 beyond doubt; faster: below 1 beyond doubt; while "
-    f"that is open, blocks go on up to {MAX_DRAWS} draws. Times: medians."
-)
+def _meaning(judging: Judging) -> str:
+    most = f"{MAX_DRAWS} draws" if judging.most_blocks is None else f"{judging.most_blocks} blocks"
+    return (
+        "Up and down together. Ratio: this file's time over the other's, the mean over blocks of fresh draws and its "
+        f"95 % interval. Slower: above {LARGEST_RATIO} on average and above 1 beyond doubt; faster: below 1 beyond "
+        f"doubt; while that is open, blocks go on up to {most}. Times: medians."
+    )
 
 
-def _file_lines(file: FileResult) -> list[str]:
+def _file_lines(file: FileResult, judging: Judging) -> list[str]:
     rivals = file.candidates[1:]
-    lines = [f"## {file.name}", "", f"{'; '.join(file.shapes)}. {_MEANING}", ""]
+    lines = [f"## {file.name}", "", f"{'; '.join(file.shapes)}. {_meaning(judging)}", ""]
     if summary := [cells for view in _views(file) for name in rivals for cells in _summary(file, *view, name)]:
         lines += [*table(_SUMMARY, summary), ""]
     titles = (title for name in rivals for title in (f"{cell(name)} µs", "ratio", "verdict", "blocks"))
@@ -143,7 +146,7 @@ def _cells(rivals: Sequence[str], num_tokens: int, part: PartVerdict, num_shapes
     return cells
 
 
-def _time(measured: Measured) -> str:
+def _time(measured: MeasuredCandidate) -> str:
     return f"failed: {cell(measured.message[:60])}" if measured.us is None else f"{measured.us:.1f}"
 
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from kernels.problem import Flavour
 from tools.child_process import usable_cores
 from tools.cli import one_of, path_argument
 from tools.errors import UserError
-from tools.measure.panel import DRAWN_KINDS, LEAST_SKEWED_TOKENS, RoutingKind
+from tools.launch.engine_package import KERNEL_MODULES
+from tools.measure.panel import DRAWN_KINDS, LEAST_SKEWED_TOKENS, MAX_DRAWS, MIN_BLOCKS, RoutingKind
 from tools.measure.seeds import NUM_SERIES
 from tools.store.workload import Layout
 
 FILES, KERNELS = "files", "kernels"
-KERNEL_FILES = {Flavour.VLLM: "fused_moe.py", Flavour.SGLANG: "fused_moe_triton_kernels.py"}
-"""Where each engine's kernel stands."""
+KERNEL_FILES = {flavour: PurePosixPath(KERNEL_MODULES[flavour]).name for flavour in Flavour}
+"""The file that each engine's kernel stands in."""
 HEURISTIC = "heuristic"
 BATCH_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)
 MAX_NUM_TOKENS = 65536
@@ -45,6 +46,7 @@ class FilesRequest:
     """`bench files`. engine None: our own kernel. batch_sizes empty: the files'. output None: only printed.
 
     routing: the only kind that is drawn, or the file of a recorded one; None: every kind. series: of draws.
+    most_blocks: of a part; None: as many as its verdict needs.
     """
 
     paths: tuple[Path, ...]
@@ -54,6 +56,7 @@ class FilesRequest:
     batch_sizes: tuple[int, ...]
     routing: RoutingKind | Path | None
     series: int
+    most_blocks: int | None
     jobs: int
     output: Path | None
     writes_record: bool
@@ -135,6 +138,12 @@ def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="N",
         help=f"of draws, 0 to {NUM_SERIES - 1} (0): another one shares no draw with it, nor does the tuner",
     )
+    parser.add_argument(
+        "--blocks",
+        type=int,
+        metavar="N",
+        help=f"of draws, at most so many a verdict, {MIN_BLOCKS} or more (until it is clear, up to {MAX_DRAWS} draws)",
+    )
     _add_jobs(parser)
     parser.add_argument("--output", type=path_argument, metavar="DIR", help="write markdown and JSON there as well")
     parser.add_argument("--write-record", action="store_true", help="note the outcome in the files' records")
@@ -192,6 +201,8 @@ def _files_request(options: argparse.Namespace) -> FilesRequest:
     engine = None if options.kernel == "own" else _engine_file(options.kernel, "own, ")
     if not 0 <= options.series < NUM_SERIES:
         raise UserError(f"--series: expected from 0 to {NUM_SERIES - 1}, found {options.series}.")
+    if options.blocks is not None and not MIN_BLOCKS <= options.blocks <= MAX_DRAWS:
+        raise UserError(f"--blocks: expected from {MIN_BLOCKS} to {MAX_DRAWS}, found {options.blocks}.")
     if options.write_record:
         _check_evidence(options, against)
     return FilesRequest(
@@ -202,6 +213,7 @@ def _files_request(options: argparse.Namespace) -> FilesRequest:
         _batch_sizes(options),
         options.routing,
         options.series,
+        options.blocks,
         options.jobs,
         options.output,
         options.write_record,
@@ -243,9 +255,13 @@ def check_counts(name: str, values: Sequence[int], most: int) -> None:
 
 def _check_evidence(options: argparse.Namespace, against: Sequence[str]) -> None:
     """A record speaks of the whole file under every routing, and of an engine only beside that engine's own answer."""
-    for flag, given in (("--num-tokens", options.num_tokens), ("--routing", options.routing)):
+    every_of = {
+        "--num-tokens": (options.num_tokens, "batch size of the file"),
+        "--routing": (options.routing, "drawn routing"),
+        "--blocks": (options.blocks, "block that a verdict needs"),
+    }
+    for flag, (given, every) in every_of.items():
         if given:
-            every = "batch size of the file" if flag == "--num-tokens" else "drawn routing"
             raise UserError(f"--write-record: expected every {every}, found {flag}. Fix: drop one.")
     if options.kernel != "own" and HEURISTIC not in against:
         raise UserError(

@@ -9,13 +9,13 @@ import itertools
 import random
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kernels.launch_config import REQUIRED_KEYS, LaunchConfig
 from kernels.problem import QuantMode
 from tools.bench.request import KernelsRequest
 from tools.errors import UserError
-from tools.launch.axes import NVIDIA
+from tools.launch.axes import AMD, NVIDIA, Axes
 from tools.launch.shared_memory import loop_bytes
 from tools.measure.layer import LayerShape
 from tools.registry.devices import Device
@@ -44,6 +44,7 @@ def comparison_of(
     workload, shape = read_workload(text, models, device_name, Engine(request.engine.flavour.value))
     configs = sample(
         request.launch_configs,
+        AMD if device.vendor == "amd" else NVIDIA,
         arch=device.arch,
         dtype=workload.dtype,
         block_shape=workload.block_shape,
@@ -118,6 +119,7 @@ _LIKELY = {
 
 def sample(
     count: int,
+    axes: Axes = NVIDIA,
     *,
     arch: str,
     dtype: str | None,
@@ -137,32 +139,36 @@ def sample(
         smem = loop_bytes(config, arch=arch, dtype=dtype, block_quantised=block_shape is not None)
         return smem is None or smem.total_bytes <= smem_limit_bytes
 
-    space = [config for config in _space() if fits(config)]
+    space = [config for config in _space(axes) if fits(config)]
     if count > len(space):
         raise UserError(f"launch configs: expected at most {len(space)}, the space that fits, found {count}.")
-    likely = [config for config in (LaunchConfig(*values) for values in _LIKELY[dtype is not None]) if fits(config)]
-    drawn = _draws(space, random.Random(seed))
+    known = (LaunchConfig(*values) for values in _LIKELY[dtype is not None]) if axes == NVIDIA else ()
+    likely = [config for config in known if fits(config)]
+    drawn = _draws(space, axes, random.Random(seed))
     chosen = itertools.islice(dict.fromkeys(itertools.chain(likely, drawn)), count)
     return tuple(sorted(chosen, key=lambda config: tuple(config.to_entry().values())))
 
 
-def _space() -> Iterator[LaunchConfig]:
-    axes = (getattr(NVIDIA, key) for key in REQUIRED_KEYS)
-    return (LaunchConfig(*values) for values in itertools.product(*axes))
+def _space(axes: Axes) -> Iterator[LaunchConfig]:
+    usual = itertools.product(*(getattr(axes, key) for key in REQUIRED_KEYS))
+    extra = [
+        dict(zip(dict(axes.extra), values, strict=True)) for values in itertools.product(*dict(axes.extra).values())
+    ]
+    return (replace(LaunchConfig(*values), **more) for values, more in itertools.product(usual, extra))
 
 
-def _draws(space: Iterable[LaunchConfig], chance: random.Random) -> Iterator[LaunchConfig]:
+def _draws(space: Iterable[LaunchConfig], axes: Axes, chance: random.Random) -> Iterator[LaunchConfig]:
     """The whole space without repetition, each BLOCK_SIZE_M as often as its share until it runs out."""
-    strata: dict[int, list[LaunchConfig]] = {size: [] for size in NVIDIA.BLOCK_SIZE_M}
+    strata: dict[int, list[LaunchConfig]] = {size: [] for size in axes.BLOCK_SIZE_M}
     for config in space:
         strata[config.BLOCK_SIZE_M].append(config)
     for stratum in strata.values():
         chance.shuffle(stratum)
     # Largest remainder first: after n draws each stratum has had its share of n, to within one.
-    taken = dict.fromkeys(NVIDIA.BLOCK_SIZE_M, 0)
+    taken = dict.fromkeys(axes.BLOCK_SIZE_M, 0)
     while any(strata.values()):
         size = min(
-            (size for size in NVIDIA.BLOCK_SIZE_M if strata[size]),
+            (size for size in axes.BLOCK_SIZE_M if strata[size]),
             key=lambda size: ((taken[size] + 1) / _SHARE_PERCENT[size], size),
         )
         taken[size] += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import os
 import re
@@ -14,9 +13,9 @@ from tools.bench.request import EngineFile
 from tools.errors import UserError, reason_of
 from tools.measure.engine_kernel import EngineKernelError
 from tools.measure.environment import environment_here
-from tools.measure.gpu import find_device, torch_with_gpu
+from tools.measure.gpu import torch_with_gpu
 from tools.measure.kernels import EngineKernel
-from tools.registry.devices import Device
+from tools.registry.devices import Device, load_devices
 from tools.store.files import write_file
 from tools.store.record import Environment
 from tools.text import shown_path
@@ -34,7 +33,8 @@ class Gpu:
     def here(cls) -> Gpu:
         """UserError: no torch, or no GPU that is known here."""
         torch = torch_with_gpu()
-        return cls(torch, *find_device(torch))
+        name = torch.cuda.get_device_name()
+        return cls(torch, name, load_devices().find_measurable(name))
 
     def environment(self) -> Environment:
         import triton
@@ -51,11 +51,6 @@ def engine_kernel(engine: EngineFile) -> EngineKernel:
     except EngineKernelError as error:
         raise UserError(str(error)) from error
     return kernel
-
-
-def today() -> str:
-    """The date in UTC, as reports have it."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
 
 
 def not_written(error: OSError) -> str:

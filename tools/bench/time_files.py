@@ -48,7 +48,7 @@ def player_of(
     comparison: FileComparison, judging: Judging, kernels: Mapping[Flavour, Kernel], gpu: Gpu, place: torch.device
 ) -> BlockPlayer:
     """With the comparison's weights on the GPU. On a stream that isn't the default."""
-    assert gpu.device.target is not None  # `find_device` hands on none without
+    assert gpu.device.target is not None  # `find_measurable` hands on none without
     l2_bytes = gpu.torch.cuda.get_device_properties(place).L2_cache_size
     return BlockPlayer(
         comparison.shapes,
@@ -74,15 +74,16 @@ def measure(
             judge(
                 part,
                 comparison.entries(num_tokens, part.engine),
-                _Table(part, num_tokens, judging, player, ceilings, failures[part.engine, num_tokens]).play,
+                _PartTable(part, num_tokens, judging, player, ceilings, failures[part.engine, num_tokens]).play,
                 judging.first_block,
+                judging.most_blocks,
             )
             for part in comparison.parts(num_tokens, judging)
         ]
         yield RowVerdict(num_tokens, tuple(parts))
 
 
-class _Table:
+class _PartTable:
     """Where the blocks of one part are played."""
 
     def __init__(

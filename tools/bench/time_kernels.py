@@ -21,7 +21,7 @@ from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import RowInputs, make_weights, sorted_rows
 from tools.measure.layer import DOWN, UP
 from tools.measure.row import RowBench
-from tools.measure.timing import LaunchCall, Policy, capture, measure
+from tools.measure.timing import LaunchCall, Policy, capture, medians_us
 from tools.registry.devices import Device
 
 FINALISTS = 5
@@ -135,8 +135,8 @@ class _PairTimer:
 
     def _timed(self, configs: Sequence[LaunchConfig], policy: Policy) -> tuple[Pair, ...]:
         replays = [replay for config in configs for replay in self._setup.captured(self._row, LayerConfig.of(config))]
-        medians = [samples.median_us for samples in measure(replays, policy)]
-        times = zip(configs, medians[::2], medians[1::2], strict=True)
+        times_us = medians_us(replays, policy)
+        times = zip(configs, times_us[::2], times_us[1::2], strict=True)
         return tuple(Pair(config, "ok", own_us, engine_us) for config, own_us, engine_us in times)
 
 
@@ -162,7 +162,7 @@ def grouped_mm_us(inputs: RowInputs) -> float | None:
             replays.append(capture(launches))
         except (RuntimeError, ValueError):
             return None
-    return sum(samples.median_us for samples in measure(replays))
+    return sum(medians_us(replays))
 
 
 def _grouped_launch(rows: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> LaunchCall:
@@ -187,5 +187,5 @@ def layer_overhead(
 
     layers = capture([layer(routing) for routing in range(inputs.num_routings)])
     both = capture([launch for pair in zip(*products, strict=True) for launch in pair])
-    whole, single = measure([layers, both], Policy(max_rounds=20))
-    return LayerFigures(inputs.routing.num_tokens, whole.median_us, 2 * single.median_us)
+    whole_us, single_us = medians_us([layers, both], Policy(max_rounds=20))
+    return LayerFigures(inputs.routing.num_tokens, whole_us, 2 * single_us)

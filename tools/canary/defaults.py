@@ -107,7 +107,7 @@ def differences(
     by_kind: dict[tuple[str | None, tuple[int, int] | None], list[tuple[DefaultQuestion, Any]]] = {}
     for question, answer in zip(asked, answers, strict=True):
         by_kind.setdefault((question.workload.dtype, question.workload.block_shape), []).append((question, answer))
-    ours = _Table(engine, machine)
+    ours = _OurTable(engine, machine)
     for (dtype, block_shape), pairs in by_kind.items():
         found = [first for question, answer in pairs if (first := ours.first_difference(question, answer))]
         if found:
@@ -116,7 +116,7 @@ def differences(
             yield where, f"{len(found)} of {counted(len(pairs), 'workload')} differ, first {found[0]}"
 
 
-class _Table:
+class _OurTable:
     """Our table on one machine. Its answers depend on E, dtype and blocks alone."""
 
     def __init__(self, engine: str, machine: Machine) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from tools.checkout import reference_triton
-from tools.compile.outcome import SPILL_LIMIT_BYTES, Outcome, Resources, Status
+from tools.compile.outcome import SPILL_LIMIT_BYTES, CompileOutcome, Resources, Status
 from tools.compile.plan import Binary, CompilePlan, FileRow, Note, RejectedRow, Unread, make_plan, unread_of
 from tools.compile.pool import CompilePool
 from tools.findings import Finding, Report, Severity, ordered
@@ -85,7 +85,7 @@ def check(
     if plan.rejected:
         outcomes[Status.CONSTRAINTS] = len({(r.row.file.found.path, r.message) for r in plan.rejected})
     on_progress(0, len(plan.binaries))
-    judged: list[tuple[Binary, Outcome]] = []
+    judged: list[tuple[Binary, CompileOutcome]] = []
     for index, outcome in pool.run(binary.task for binary in plan.binaries):
         outcomes[outcome.status] += 1
         judged.append((plan.binaries[index], outcome))
@@ -155,7 +155,7 @@ class KernelFault:
     fix: str
 
 
-def judge(judged: Iterable[tuple[Binary, Outcome]], devices: DeviceRegistry) -> Iterator[Finding]:
+def judge(judged: Iterable[tuple[Binary, CompileOutcome]], devices: DeviceRegistry) -> Iterator[Finding]:
     """The findings of compiled kernels: one a file and fault, naming every batch size and projection that runs it."""
     groups: dict[tuple[str, str, KernelFault], list[FileRow]] = {}
     for binary, outcome in judged:
@@ -169,7 +169,7 @@ def judge(judged: Iterable[tuple[Binary, Outcome]], devices: DeviceRegistry) -> 
         yield Finding(path, fault.rule, fault.severity, message, fault.fix)
 
 
-def _faults(outcome: Outcome, device: Device | None) -> Iterator[KernelFault]:
+def _faults(outcome: CompileOutcome, device: Device | None) -> Iterator[KernelFault]:
     if outcome.status is not Status.OK or outcome.resources is None:
         yield KernelFault(
             "does-not-compile" if outcome.status is Status.COMPILE else outcome.status.value,

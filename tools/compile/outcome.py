@@ -54,7 +54,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CompileOutcome:
     """status; resources where it is ok, message where it is not; seconds from handing out to the answer."""
 
     status: Status

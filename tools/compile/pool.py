@@ -26,7 +26,7 @@ from typing import Any, Protocol, Self
 
 from tools import child_process
 from tools.compile.machine import DamagedError, MachineFault, fault_of, fault_of_places
-from tools.compile.outcome import Outcome, Status, read_resources
+from tools.compile.outcome import CompileOutcome, Status, read_resources
 from tools.errors import reason_of
 from tools.registry.devices import Target
 from tools.scratch import Scratch
@@ -85,7 +85,7 @@ class CompilePool:
         while len(self._workers) < min(self._jobs, child_process.usable_cores()):
             self._start()
 
-    def run(self, tasks: Iterable[CompileTask]) -> Iterator[tuple[int, Outcome]]:
+    def run(self, tasks: Iterable[CompileTask]) -> Iterator[tuple[int, CompileOutcome]]:
         """(index of the task, its outcome) as they finish. Tasks are drawn as children become free. MachineError."""
         queue = enumerate(tasks)
         try:
@@ -108,7 +108,7 @@ class CompilePool:
         self._submitted += 1
         return self._submitted - 1
 
-    def collect(self) -> list[tuple[int, Outcome]]:
+    def collect(self) -> list[tuple[int, CompileOutcome]]:
         """What has finished of what was submitted; hands out what is queued. Doesn't wait. MachineError."""
         done = list(self._collect([worker for worker in self._workers if worker.index is not None], wait_s=0.0))
         self._hand_out(self._queued())
@@ -141,7 +141,7 @@ class CompilePool:
             worker = idle.pop() if idle else self._start()
             worker.give(*item, self._timeout_s)
 
-    def _collect(self, busy: list[_Compiler], wait_s: float | None = None) -> Iterator[tuple[int, Outcome]]:
+    def _collect(self, busy: list[_Compiler], wait_s: float | None = None) -> Iterator[tuple[int, CompileOutcome]]:
         """wait_s: at most so long for the first answer; None: until one comes or a task runs out of time."""
         ready = set(wait([worker.connection for worker in busy], self.seconds_left if wait_s is None else wait_s))
         for worker in busy:
@@ -158,7 +158,7 @@ class CompilePool:
             elif time.monotonic() >= worker.deadline:
                 self._remove(worker)
                 message = f"no answer within {self._timeout_s:g} s. {worker.log()}".strip()
-                yield index, Outcome(Status.TIMEOUT, self._timeout_s, message=message)
+                yield index, CompileOutcome(Status.TIMEOUT, self._timeout_s, message=message)
 
     def _try_again(self, worker: _Compiler, index: int, fault: MachineFault) -> None:
         task = worker.task
@@ -202,17 +202,17 @@ class _Compiler:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(task)
 
-    def answer(self) -> Outcome | MachineFault:
+    def answer(self) -> CompileOutcome | MachineFault:
         self.index = None
         self.tasks_done += 1
         try:
-            outcome: Outcome | MachineFault = self.connection.recv()
+            outcome: CompileOutcome | MachineFault = self.connection.recv()
         except (EOFError, ConnectionResetError):
             how = self._child.how_it_ended()
             if self._child.was_killed:
                 return MachineFault(f"the compiler's process {how}, as a system without memory does it", is_memory=True)
             message = f"the compiler's process ended: {how}. {self.log()}".strip()
-            return Outcome(Status.CRASH, time.monotonic() - self._given_at, message=message)
+            return CompileOutcome(Status.CRASH, time.monotonic() - self._given_at, message=message)
         return outcome
 
     def log(self) -> str:
@@ -227,7 +227,7 @@ class _Compiler:
 
 
 def main(connection: Connection, log_path: str) -> None:
-    """Answers each task with its `Outcome`. What the compiler prints goes to `log_path`."""
+    """Answers each task with its `CompileOutcome`. What the compiler prints goes to `log_path`."""
     # The interpreter compiles nothing; a parent that runs kernels in it must not turn this into a sham.
     os.environ.pop("TRITON_INTERPRET", None)
     # What the compiler leaves when it is killed, or fails, goes with the pool's own folder.
@@ -248,7 +248,7 @@ def main(connection: Connection, log_path: str) -> None:
         connection.send(_answer(task, log_path))
 
 
-def _answer(task: Any, log_path: str) -> Outcome | MachineFault:
+def _answer(task: Any, log_path: str) -> CompileOutcome | MachineFault:
     started = time.monotonic()
     try:
         os.ftruncate(1, 0)
@@ -257,8 +257,8 @@ def _answer(task: Any, log_path: str) -> Outcome | MachineFault:
         if fault := fault_of(error) or fault_of_places():
             return fault
         message = child_process.tail(f"{type(error).__name__}: {error}") or child_process.read_log(log_path)
-        return Outcome(Status.COMPILE, time.monotonic() - started, message=message)
-    return Outcome(Status.OK, time.monotonic() - started, compiled)
+        return CompileOutcome(Status.COMPILE, time.monotonic() - started, message=message)
+    return CompileOutcome(Status.OK, time.monotonic() - started, compiled)
 
 
 def _compile(task: Any) -> Any:

@@ -6,11 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from tools.cli import one_of, path_argument, run
 from tools.convert import converter
+from tools.dates import today
 from tools.errors import reason_of
 from tools.findings import Finding, Report, Severity, as_text, emit
 from tools.registry.devices import load_devices
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"--attribution: {fault.message}. Fix: name who measured, in plain words")
     if os.path.lexists(args.to) and not os.path.isdir(args.to):  # noqa: PTH112 (never raises)
         return _refuse(f"--to: expected a folder, found a file: {args.to}. Fix: name a folder; it is made if missing")
-    source = converter.Attribution(args.layout, args.attribution.strip(), datetime.now(UTC).date())
+    source = converter.Attribution(args.layout, args.attribution.strip(), today())
     try:
         found = discover([args.path], args.layout)
         context, exceptions = Context(Layout.REPO, load_devices(), load_models()), Exceptions.load()

@@ -1,4 +1,4 @@
-"""An engine's package as it was published: the sources in it, and which of them look tuned files up."""
+"""An engine's package as it was published: the sources in it, which of them look tuned files up, and its kernel's."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ LOOK_UP_MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """The module of each engine that finds a tuned file and says what runs without one; places of several releases, the
 newest first."""
+
+KERNEL_MODULES: Mapping[str, str] = MappingProxyType(
+    {
+        "vllm": "vllm/model_executor/layers/fused_moe/fused_moe.py",
+        "sglang": "sglang/kernels/ops/moe/fused_moe_triton_kernels.py",
+    }
+)
+"""The module of each engine that has its kernel, in the releases whose interface `tools.measure.kernels` knows."""
 
 
 # A package: a wheel, or the folder that one was unpacked or installed into.

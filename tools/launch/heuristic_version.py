@@ -94,16 +94,14 @@ def measured_heuristics(find: Callable[[str], Package | None] = installed_packag
     versions, notes = {}, []
     for engine, followed in FOLLOWED.items():
         package = find(engine)
-        if package is not None and _is_followed(package, followed):
+        why = "" if package is None else _why_another(package, followed)
+        if package is not None and not why:
             known = _VERSION.fullmatch(package.version)
             versions[engine] = replace(followed, version=package.version) if known else followed
             continue
         versions[engine] = HeuristicVersion(followed.version, table_sha256(engine))
         if package is not None:
-            notes.append(
-                f"{ENGINE_NAMES[engine]} {printable(package.version)} is installed; what it runs without a file isn't "
-                f"the heuristic that was timed, that of {followed.version}"
-            )
+            notes.append(f"{ENGINE_NAMES[engine]} {printable(package.version)} is installed; {why}")
     return MeasuredHeuristics(versions, tuple(notes))
 
 
@@ -111,8 +109,11 @@ _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,59}", re.ASCII)
 """As a record can hold it."""
 
 
-def _is_followed(package: Package, followed: HeuristicVersion) -> bool:
+def _why_another(package: Package, followed: HeuristicVersion) -> str:
+    """Why what was timed isn't known to be the package's own. Empty: it is."""
+    timed = f"the heuristic that was timed, that of {followed.version}"
     try:
-        return sha256_of_cut(default_function(package.read, package.name)) == followed.sha256
-    except (CutError, OSError, UserError):
-        return False  # none that could be read is none that is known
+        is_followed = sha256_of_cut(default_function(package.read, package.name)) == followed.sha256
+    except (CutError, OSError, UserError) as error:
+        return f"whether it runs {timed}, can't be told: {printable(str(error))}"
+    return "" if is_followed else f"what it runs without a file isn't {timed}"

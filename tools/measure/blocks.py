@@ -146,10 +146,18 @@ class BlockPlayer:
 
         deals = [functools.partial(deal, block) for block in blocks]
         played = [one for both in replays.values() for one in both]
-        times = iter(self.clock.play(played, deals) if played else ())
+        times = iter(self._played(played, deals) if played else ())
         us = {config: tuple(tuple(next(times)) for _ in both) for config, both in replays.items()}
         load = mean_load([draws.load(row.shape) for draws in dealt] or [row.inputs.load])
         return Played(us, failures, load, row.inputs.num_routings)
+
+    def _played(self, replays: Sequence[Replay], deals: Sequence[Callable[[], object]]) -> list[list[float]]:
+        """ContextLost: a launch that ran well on the block that it was checked on broke the context on another."""
+        try:
+            return self.clock.play(replays, deals)
+        except Exception as error:
+            self.survive(error)
+            raise
 
     def row(self, num_tokens: int, placement: int) -> RowBench:
         """Made when it is first asked for."""

@@ -13,7 +13,6 @@ from typing import Any
 
 from tools.errors import UserError
 from tools.measure.layer import LayerShape, memory_bytes
-from tools.registry.devices import Device, load_devices
 
 # ---------------------------------------------------------------
 # Asked without torch in this process: importing it takes seconds, and a context disturbs what is measured
@@ -89,23 +88,14 @@ def torch_with_gpu() -> Any:
     try:
         import torch
     except ImportError as error:
-        if find_gpu() is None:  # nox installs no torch there: to ask for one would send people the wrong way
-            raise UserError("expected an NVIDIA GPU, found none. Fix: run where there is one.") from error
+        if find_gpu() is None:  # nox installs no torch there: to ask for one alone would send people the wrong way
+            raise UserError("expected a GPU that torch can use, found neither. Fix: run where there is one.") from error
         raise UserError(
             f"expected torch, found none ({error}). Fix: install PyTorch for this GPU, as `nox -s bench` does."
         ) from error
-    if not torch.cuda.is_available() or torch.version.hip is not None:
-        raise UserError("expected an NVIDIA GPU, found none that torch can use. Fix: run where there is one.")
+    if not torch.cuda.is_available():
+        raise UserError("expected a GPU that torch can use, found none. Fix: run where there is one.")
     return torch
-
-
-def find_device(torch: Any) -> tuple[str, Device]:
-    """(name as the driver reports it, its entry). UserError: an unknown one, or none of NVIDIA's."""
-    reported = torch.cuda.get_device_name()
-    device = load_devices().get(reported)
-    if device is None or device.target is None or device.target.backend != "cuda" or not device.smem_bytes_per_block:
-        raise UserError(f"device: expected an NVIDIA GPU of configs/registry/devices.json, found {reported!r}.")
-    return reported, device
 
 
 def release(torch: Any) -> None:
@@ -205,6 +195,7 @@ def _fp8_us(torch: Any, a: Any, b: Any) -> float | None:
 
 
 def _time_us(launch: Callable[[], Any]) -> float:
-    from tools.measure.timing import capture, measure
+    from tools.measure.timing import capture, medians_us
 
-    return measure([capture([launch] * 4)])[0].median_us
+    (time_us,) = medians_us([capture([launch] * 4)])
+    return time_us

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from kernels.problem import Flavour
 from tools.launch.layer_config import LayerConfig
 from tools.measure.panel import MIN_BLOCKS, Blocks, Panel, Part, Ratio, RoutingKind, further_blocks, max_blocks
+from tools.measure.seeds import BLOCKS_A_SERIES
 from tools.measure.statistics import geomean
 
 
@@ -27,7 +28,7 @@ class Verdict(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCandidate:
     """One contestant in one part. us: the median over its blocks; None: it failed, and message says why."""
 
     config: LayerConfig
@@ -64,7 +65,7 @@ class PartVerdict:
     floor_us: float
     bound: str
     draws: int
-    measured: Mapping[str, Measured]
+    measured: Mapping[str, MeasuredCandidate]
     duels: Mapping[str, Duel]
     times_us: Mapping[LayerConfig, Blocks] = field(default_factory=dict, repr=False)
 
@@ -75,7 +76,7 @@ class PartVerdict:
         return {name: self.times_us[config] for name, config in ran.items()}
 
     @property
-    def own(self) -> Measured:
+    def own(self) -> MeasuredCandidate:
         return next(iter(self.measured.values()))
 
     def ratio_between(self, one: str, other: str) -> Ratio | None:
@@ -127,10 +128,17 @@ class PlayedPart:
 Play = Callable[[Sequence[LayerConfig], range], PlayedPart]
 
 
-def judge(part: Part, entries: Mapping[str, LayerConfig], play: Play, first_block: int = 0) -> PartVerdict:
+def judge(
+    part: Part,
+    entries: Mapping[str, LayerConfig],
+    play: Play,
+    first_block: int = 0,
+    most_blocks: int | None = None,
+) -> PartVerdict:
     """The first blocks of all, then more of the file and of those against whom its verdict is open, until none is.
 
-    entries: by contestant, the file's own first. first_block: the number of the first that is played.
+    entries: by contestant, the file's own first. first_block: the number of the first that is played. most_blocks: in
+    all, beyond the first ones that all play; None: as many as `panel.max_blocks` allows.
     """
     own, *rivals = dict.fromkeys(entries.values())
     panel: Panel[LayerConfig] = Panel({}, 1, {part: {}})
@@ -142,14 +150,14 @@ def judge(part: Part, entries: Mapping[str, LayerConfig], play: Play, first_bloc
         failures.update(played.failures)
         blocks = {config: dict(enumerate(us, start)) for config, us in played.us.items()}
         panel = Panel({}, played.draws, panel.times).with_blocks(part, blocks)
-        left = max_blocks(played.draws) - panel.next_block(part)
+        left = min(max_blocks(played.draws), most_blocks or BLOCKS_A_SERIES) - panel.next_block(part)
         open_ones = [rival for rival in rivals if _is_open(panel, part, own, rival)]
         if not open_ones or left <= 0:
             break
         asked, count = [own, *open_ones], min(left, further_blocks(played.draws))
     times = panel.times[part]
     measured = {
-        name: Measured(
+        name: MeasuredCandidate(
             config,
             statistics.median(times[config].values()) if times.get(config) else None,
             failures.get(config, ""),

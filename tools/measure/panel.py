@@ -272,7 +272,7 @@ class Panel(Generic[Config]):
 # The rule
 
 
-class Standing(enum.Enum):
+class Admissibility(enum.Enum):
     """What is known of a config by now."""
 
     ADMISSIBLE = "admissible"
@@ -280,15 +280,15 @@ class Standing(enum.Enum):
     INADMISSIBLE = "inadmissible"
 
 
-def standing(panel: Panel[LaunchConfig], config: LaunchConfig) -> Standing:
+def standing(panel: Panel[LaunchConfig], config: LaunchConfig) -> Admissibility:
     """Undecided as long as more blocks could show that the bound holds."""
-    found = Standing.ADMISSIBLE
+    found = Admissibility.ADMISSIBLE
     for part, ratio in panel.ratios(config).items():
         if not ratio.may_exceed_bound or config == panel.heuristics[part.engine]:
             continue
         if ratio.low > LARGEST_RATIO or ratio.blocks >= max_blocks(panel.draws):
-            return Standing.INADMISSIBLE
-        found = Standing.UNDECIDED
+            return Admissibility.INADMISSIBLE
+        found = Admissibility.UNDECIDED
     return found
 
 
@@ -322,7 +322,7 @@ def choose(panel: Panel[LaunchConfig], incumbent: LaunchConfig | None, policy: P
 
     Baseline where the entry is an engine's heuristic and not the incumbent.
     """
-    admissible = [config for config in panel.configs if standing(panel, config) is Standing.ADMISSIBLE]
+    admissible = [config for config in panel.configs if standing(panel, config) is Admissibility.ADMISSIBLE]
     if admissible:
         best = min(admissible, key=panel.score)
         if incumbent in admissible and not policy.is_won_by(panel.score_between(best, incumbent)):
@@ -373,9 +373,9 @@ def _hopeful(panel: Panel[LaunchConfig]) -> tuple[list[LaunchConfig], LaunchConf
     hopeful: list[LaunchConfig] = []
     for config in sorted(panel.configs, key=panel.score):
         now = standing(panel, config)
-        if now is Standing.ADMISSIBLE:
+        if now is Admissibility.ADMISSIBLE:
             return hopeful, config
-        if now is Standing.UNDECIDED:
+        if now is Admissibility.UNDECIDED:
             hopeful.append(config)
     return hopeful, None
 
@@ -385,7 +385,7 @@ def _holds_if_admissible(
 ) -> bool:
     return (
         incumbent in panel.configs
-        and standing(panel, incumbent) is Standing.UNDECIDED
+        and standing(panel, incumbent) is Admissibility.UNDECIDED
         and not policy.is_won_by(panel.score_between(challenger, incumbent))
     )
 
@@ -402,7 +402,7 @@ def _duel_parts(
 ) -> dict[Part, list[LaunchConfig]]:
     """Where the challenger's gain is large enough and in doubt."""
     ratio = panel.score_between(challenger, incumbent)
-    is_open = standing(panel, incumbent) is not Standing.INADMISSIBLE and (
+    is_open = standing(panel, incumbent) is not Admissibility.INADMISSIBLE and (
         ratio.mean <= 1.0 - policy.min_improvement_pct / 100.0 and not ratio.is_faster
     )
     return {

@@ -101,18 +101,14 @@ class RowBench:
         rows = tokens if projection == UP else pairs
         if a_scale is not None and a_scale.dim() == 2:
             a_scale = a_scale[rows]
-        values, magnitude = (
-            product_reference(
-                a[rows],
-                self._weights.w[projection],
-                inputs.topk_ids[routing][tokens],
-                None if projection == UP else inputs.topk_weights[routing][tokens],
-                quant=self.shape.quant,
-                a_scale=a_scale,
-                b_scale=self._weights.scales[projection],
-                magnitude=magnitude,
-            )
-            for magnitude in (False, True)
+        values, magnitude = product_reference(
+            a[rows],
+            self._weights.w[projection],
+            inputs.topk_ids[routing][tokens],
+            None if projection == UP else inputs.topk_weights[routing][tokens],
+            quant=self.shape.quant,
+            a_scale=a_scale,
+            b_scale=self._weights.scales[projection],
         )
         kept = is_local[tokens].flatten()
         return _Expected(routing, pairs[kept], values[kept], magnitude[kept])

@@ -5,22 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Times of one launch in µs, summed up. p10 and p90 by linear interpolation."""
-
-    median_us: float
-    p10_us: float
-    p90_us: float
-    count: int
-
-    @classmethod
-    def of(cls, times_us: Sequence[float]) -> Samples:
-        """ValueError: there is none."""
-        return cls(statistics.median(times_us), quantile(times_us, 0.1), quantile(times_us, 0.9), len(times_us))
 
 
 def quantile(values: Sequence[float], share: float) -> float:

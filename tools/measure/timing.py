@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-from tools.measure.statistics import Samples
 
 LaunchCall = Callable[[], Any]
 
@@ -68,9 +67,9 @@ def capture(
     return Replay(graph, len(launches) // a_sample)
 
 
-def measure(replays: Sequence[Replay], policy: Policy = Policy()) -> list[Samples]:
-    """Times of one launch of each, in µs."""
-    return [Samples.of(series) for series in measure_series(replays, policy)]
+def medians_us(replays: Sequence[Replay], policy: Policy = Policy()) -> list[float]:
+    """The median time of one launch of each, in µs."""
+    return [statistics.median(series) for series in measure_series(replays, policy)]
 
 
 def measure_series(replays: Sequence[Replay], policy: Policy = Policy()) -> list[list[float]]:

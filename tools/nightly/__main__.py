@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from tools.checkout import CONFIGS, reference_triton
 from tools.cli import command, day_argument, hand_on, path_argument, run, say
+from tools.dates import today
 from tools.nightly import drift, sample
 from tools.nightly.sample import NightlyError
 from tools.pull_request.documents import read_plan, results_of
@@ -77,7 +78,7 @@ def _sample(options: argparse.Namespace) -> int:
     for file in stock.left_out:
         say(f"nightly: {file}")
     reference = _release(reference_triton())
-    day = options.date or datetime.datetime.now(datetime.timezone.utc).date()
+    day = options.date or today()
     newest = reference if options.newest is None else _newest(options.newest, day)
     is_new = sample.is_new(newest, reference, stock.folders)
     triton = ".".join(map(str, newest)) if is_new else ""

@@ -108,7 +108,7 @@ class NightlyError(UserError):
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class UnvisitedFile:
     """A file that no night visits as long as it lies there so. path: the file's or its record's."""
 
     path: Path
@@ -123,7 +123,7 @@ class Stock:
     """What a configs folder holds for the nights. folders: the Triton versions that have one."""
 
     files: tuple[PlannedFile, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[UnvisitedFile, ...]
     folders: frozenset[tuple[int, int, int]]
 
 
@@ -142,7 +142,7 @@ def measured_files(configs: Path) -> Stock:
     tree = config_file.load(found, Layout.REPO)
     outcomes = [outcome for file in tree.configs if (outcome := _measured(file, models)) is not None]
     files = tuple(outcome for outcome in outcomes if isinstance(outcome, PlannedFile))
-    return Stock(files, tuple(outcome for outcome in outcomes if isinstance(outcome, LeftOut)), folders)
+    return Stock(files, tuple(outcome for outcome in outcomes if isinstance(outcome, UnvisitedFile)), folders)
 
 
 def why_unplannable(file: PlannedFile) -> str | None:
@@ -152,22 +152,22 @@ def why_unplannable(file: PlannedFile) -> str | None:
     return f"{faults[0].where.removeprefix('legs / 0 / workloads / 0 / ')}: {faults[0].message}" if faults else None
 
 
-def _measured(file: ConfigFile, models: ModelRegistry) -> PlannedFile | LeftOut | None:
+def _measured(file: ConfigFile, models: ModelRegistry) -> PlannedFile | UnvisitedFile | None:
     """None: it has no figures."""
     try:
         record = _record(file.found)
     except RecordError as error:
         path = record_path(file.found.root, file.found.relative)
-        return LeftOut(path, f"expected a record, found a broken one ({str(error).partition('. Fix: ')[0]})")
+        return UnvisitedFile(path, f"expected a record, found a broken one ({str(error).partition('. Fix: ')[0]})")
     if record is None or not record.is_measured or not record.rows:
         return None
     if file.content.faults or file.workload is None or not schemas.is_valid("tuned_config", file.document):
-        return LeftOut(file.found.path, "expected a tuned file, found a broken one")
+        return UnvisitedFile(file.found.path, "expected a tuned file, found a broken one")
     if why := why_not_measured(file.workload, models):
-        return LeftOut(file.found.path, why)
+        return UnvisitedFile(file.found.path, why)
     found = planned(file.workload, file.found.folder, file.launch_configs, record, models)
     reason = why_unplannable(found)
-    return found if reason is None else LeftOut(file.found.path, f"no plan can hold it: {reason}")
+    return found if reason is None else UnvisitedFile(file.found.path, f"no plan can hold it: {reason}")
 
 
 def _record(found: Found) -> Record | None:

@@ -13,7 +13,7 @@ from tools.measure.panel import RoutingKind
 
 
 @dataclass(frozen=True)
-class BenchedFile:
+class ReportedFile:
     """worst: ratio of a row over what runs without the file; None: no cell ran both. fails: on some row."""
 
     name: str
@@ -26,7 +26,7 @@ class BenchReport:
     """is_slower: a file loses a cell, under whatever routing, or fails on it."""
 
     is_slower: bool
-    files: tuple[BenchedFile, ...]
+    files: tuple[ReportedFile, ...]
 
     @classmethod
     def read(cls, text: str) -> BenchReport | None:
@@ -38,10 +38,10 @@ class BenchReport:
             return None
 
 
-def _file(document: Mapping[str, Any]) -> BenchedFile:
+def _file(document: Mapping[str, Any]) -> ReportedFile:
     parts = [part for row in document["rows"] for part in row["parts"]]
     uniform = [part for part in parts if part["routing"] == RoutingKind.UNIFORM.value]
     duels = [duel for part in uniform for name, duel in part["duels"].items() if name == HEURISTIC]
     ratios = [float(duel["ratio"]["mean"]) for duel in duels if duel["ratio"] is not None]
     fails = any(next(iter(part["measured"].values()))["us"] is None for part in parts)
-    return BenchedFile(PurePosixPath(document["name"]).name, max(ratios, default=None), fails)
+    return ReportedFile(PurePosixPath(document["name"]).name, max(ratios, default=None), fails)

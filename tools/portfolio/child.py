@@ -1,9 +1,9 @@
 """The process that tunes and judges one name on one GPU: what hangs or crashes in it takes no other name with it.
 
-`python -m tools.portfolio.child JOB --output DIR --jobs N`: the job is JSON, as `Job.to_text` writes it; the answer
-comes out of stdout, as `Answer.to_text` writes it; what tuner and bench say to people goes to stderr. Exit 0 whatever
-came of the name, 2 where the answer can't be given. Only here are tuner and bench imported; torch is imported once for
-all engines' kernels, and after tuning, while which no context of this process may disturb the GPU.
+`python -m tools.portfolio.child JOB --output DIR --jobs N`: the job is JSON, as `Job.to_text` writes it; the result
+comes out of stdout, as `JobResult.to_text` writes it; what tuner and bench say to people goes to stderr. Exit 0
+whatever came of the name, 2 where the result can't be given. Only here are tuner and bench imported; torch is imported
+once for all engines' kernels, and after tuning, while which no context of this process may disturb the GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import sys
 import time
 import traceback
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.child_process import usable_cores
 from tools.cli import command, path_argument, run
 from tools.findings import emit
 from tools.portfolio.bench_report import BenchReport
@@ -33,7 +33,7 @@ CRASHED = 70
 
 
 @dataclass(frozen=True)
-class Answer:
+class JobResult:
     """What came of a name; what benches found is in its record."""
 
     outcome: Outcome
@@ -46,13 +46,17 @@ class Answer:
         return sum(step.seconds for step in self.steps)
 
     @classmethod
-    def read(cls, text: str) -> Answer:
-        """Inverse of `to_text`. KeyError, TypeError, ValueError: it is something else."""
-        document: dict[str, Any] = json.loads(text)
-        steps = tuple(Step(**step) for step in document["steps"])
-        return cls(Outcome(document["outcome"]), document["reason"], steps)
+    def read(cls, printed: str) -> JobResult:
+        """What `to_text` wrote into the last line that a process printed. ValueError: it is something else."""
+        try:
+            document: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
+            steps = tuple(Step(**step) for step in document["steps"])
+            return cls(Outcome(document["outcome"]), document["reason"], steps)
+        except (IndexError, KeyError, TypeError) as error:
+            raise ValueError("no answer") from error
 
     def to_text(self) -> str:
+        """One line."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
 
@@ -93,13 +97,13 @@ class Tools:
 
 
 def _journal(name: str) -> Path | None:
-    from tools.tune.journal import JOURNALS
+    from tools.tune.journal import journal_path
 
-    path = JOURNALS / f"{Path(name).stem}.jsonl"
+    path = journal_path(name)
     return path if path.exists() else None
 
 
-def work(job: Job, output: Path, jobs: int, tools: Tools) -> Answer:
+def work(job: Job, output: Path, jobs: int, tools: Tools) -> JobResult:
     """Does the job. output: the folder of tiers. jobs: compiling processes."""
     steps: tuple[Step, ...] = ()
     config = output / job.name
@@ -108,17 +112,17 @@ def work(job: Job, output: Path, jobs: int, tools: Tools) -> Answer:
         judged = [_judge(config, each, jobs, tools, with_shipped=not is_first) for each in job.judges]
         steps = tuple(done.step for done in judged)
         if reason := _why_unjudged(judged):
-            return Answer(Outcome.FAILED, reason, steps)
+            return JobResult(Outcome.FAILED, reason, steps)
         if not is_first or not any(map(_loses, judged)):
-            return Answer(Outcome.HELD if is_first else Outcome.JUDGED, steps=steps)
+            return JobResult(Outcome.HELD if is_first else Outcome.JUDGED, steps=steps)
     tuned = _tune(job, output, jobs, tools)
     steps += tuple(done.step for done in tuned)
     if tuned[-1].step.code != 0:
-        return Answer(Outcome.FAILED, tuned[-1].step.said or "the tuner failed", steps)
+        return JobResult(Outcome.FAILED, tuned[-1].step.said or "the tuner failed", steps)
     judged = [_judge(config, each, jobs, tools, with_shipped=True) for each in job.judges]
     reason = _why_unjudged(judged)
     steps += tuple(done.step for done in judged)
-    return Answer(Outcome.FAILED if reason else Outcome.TUNED, reason, steps)
+    return JobResult(Outcome.FAILED if reason else Outcome.TUNED, reason, steps)
 
 
 def _tune(job: Job, output: Path, jobs: int, tools: Tools) -> list[Done]:
@@ -192,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description="Tunes and judges one name.")
     parser.add_argument("job", type=Job.read, metavar="JOB")
     parser.add_argument("--output", type=path_argument, required=True, metavar="DIR")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    parser.add_argument("--jobs", type=int, default=usable_cores(), metavar="N")
     return parser
 
 
@@ -202,11 +206,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     emit(work(options.job, options.output, options.jobs, Tools.here()).to_text())
     return 0
-
-
-def command_line(job: Job) -> tuple[str, ...]:
-    """Behind `python -m tools.portfolio.child`, but for --output and --jobs."""
-    return (job.to_text(),)
 
 
 if __name__ == "__main__":

@@ -5,40 +5,42 @@ Whatever becomes of a name is written down before the next one is taken.
 
 from __future__ import annotations
 
-import datetime
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Protocol
 
 from tools.checkout import CHECKOUT
+from tools.dates import today
 from tools.findings import Severity
 from tools.launch.heuristic_version import ENGINE_NAMES
-from tools.portfolio.child import MODULE, Answer, command_line
-from tools.portfolio.jobs import Job, Skip, weight_of
-from tools.portfolio.pool import Children, Gpu, Pool, Say
-from tools.portfolio.progress import Line, Outcome, append
+from tools.portfolio.child import MODULE, JobResult
+from tools.portfolio.jobs import Job, Order, Skip
+from tools.portfolio.pool import Children, Pool, PoolGpu, Say
+from tools.portfolio.progress import Outcome, ProgressLine, append
 from tools.portfolio.stock import GOOD, Item, Method, look_up
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
 from tools.store.files import record_path
 from tools.store.workload import Layout
+from tools.tune.policy import Budget
 from tools.validate import runner
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Context
 
-SECONDS_AT_FIRST = 110.0
-"""What a name of one (K, top_k) is taken to last before any was measured."""
+SECONDS_AT_FIRST: Mapping[Order, float] = MappingProxyType({Order.TUNE: 110.0, Order.JUDGE: 50.0})
+"""What a name of one (K, top_k) is taken to last before any of its order was done."""
 
 
-class Launch(Protocol):
+class LaunchJob(Protocol):
     """Does a job on a GPU, in a process of its own. NoAnswerError: it ended without one."""
 
-    def __call__(self, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer: ...
+    def __call__(self, job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult: ...
 
 
 class NoAnswerError(RuntimeError):
@@ -46,11 +48,16 @@ class NoAnswerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Task:
+class PlannedJob:
     """A name and what is to be done for it."""
 
     item: Item
     job: Job
+
+    @property
+    def weight(self) -> float:
+        """What it costs, in names of one (K, top_k)."""
+        return Budget.weight_of(len(self.item.wanted.shapes))
 
 
 @dataclass(frozen=True)
@@ -85,22 +92,24 @@ class TimeLimit:
     limit_s: float | None = None
     now: Callable[[], float] = time.monotonic
     _started: float = field(init=False)
-    _rate_s: float = field(init=False, default=SECONDS_AT_FIRST)
-    _measured: bool = field(init=False, default=False)
+    _longest_s: dict[Order, float] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._started = self.now()
 
-    def has_time_for(self, task: Task) -> bool:
-        """As long as the longest so far, by number of (K, top_k)."""
+    def has_time_for(self, task: PlannedJob) -> bool:
+        """As long as the longest of its order so far, by number of (K, top_k)."""
         if self.limit_s is None:
             return True
-        return self.now() - self._started + self._rate_s * weight_of(task.item.wanted) <= self.limit_s
+        orders = (Order.JUDGE, Order.TUNE) if task.job.order is Order.WHERE_IT_LOSES else (task.job.order,)
+        rate_s = sum(self._longest_s.get(order, SECONDS_AT_FIRST[order]) for order in orders)
+        return self.now() - self._started + rate_s * task.weight <= self.limit_s
 
-    def took(self, task: Task, seconds: float) -> None:
-        rate_s = seconds / weight_of(task.item.wanted)
-        self._rate_s = max(self._rate_s, rate_s) if self._measured else rate_s
-        self._measured = True
+    def took(self, task: PlannedJob, seconds: float) -> None:
+        """Of a name that came to its end. What was judged and perhaps tuned tells neither."""
+        rate_s, order = seconds / task.weight, task.job.order
+        if order is not Order.WHERE_IT_LOSES:
+            self._longest_s[order] = max(rate_s, self._longest_s.get(order, 0.0))
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class Finished:
     """A name that a run has come to, or passed over. item: what the store has of it now."""
 
     item: Item
-    line: Line
+    line: ProgressLine
 
     @property
     def is_good(self) -> bool:
@@ -121,7 +130,7 @@ class Driver:
     def __init__(
         self,
         places: Places,
-        launch: Launch,
+        launch: LaunchJob,
         clock: TimeLimit,
         models: ModelRegistry,
         devices: DeviceRegistry,
@@ -141,19 +150,22 @@ class Driver:
         is_new = item.line is None or (item.line.outcome, item.line.reason) != (line.outcome, line.reason)
         self._write(item, line, device, is_new=is_new)
 
-    def run(self, tasks: Sequence[Task], pool: Pool[Task]) -> list[Task]:
-        """All of them, each on a GPU of its device. Returns what no time was left for."""
-        queues: dict[str, list[Task]] = {}
-        for task in tasks:
+    def run(self, tasks: Sequence[PlannedJob], pool: Pool[PlannedJob]) -> list[PlannedJob]:
+        """All of them, each on a GPU of its device: what only has to be judged first, for it costs least.
+
+        Returns what no time was left for.
+        """
+        queues: dict[str, list[PlannedJob]] = {}
+        for task in sorted(tasks, key=lambda task: task.job.order is not Order.JUDGE):
             queues.setdefault(task.job.device_name, []).append(task)
 
-        def work(task: Task, gpu: Gpu, say: Say) -> bool:
+        def work(task: PlannedJob, gpu: PoolGpu, say: Say) -> bool:
             say(f"{task.item.name}: {task.job.order}")
             started = self.clock.now()
             try:
                 answer = self._launch(task.job, gpu, self.places.configs, say)
             except NoAnswerError as error:
-                answer = Answer(Outcome.FAILED, str(error))
+                answer = JobResult(Outcome.FAILED, str(error))
             if pool.is_stopped:  # it was ended, which says nothing of the name
                 return True
             done = self.write(task, answer, gpu.device, f"{gpu.id}: {gpu.device.name}", self.clock.now() - started)
@@ -162,7 +174,7 @@ class Driver:
 
         return pool.run(queues, work, self.clock.has_time_for)
 
-    def write(self, task: Task, answer: Answer, device: Device, gpu: str, seconds: float) -> Finished:
+    def write(self, task: PlannedJob, answer: JobResult, device: Device, gpu: str, seconds: float) -> Finished:
         """Looks at what a process left, and writes down what came of the name."""
         fault = self._fault(task.item) if answer.outcome is not Outcome.FAILED else ""
         line = replace(
@@ -174,12 +186,12 @@ class Driver:
             steps=answer.steps,
             gpu=gpu,
         )
-        self.clock.took(task, seconds)
+        if line.outcome is not Outcome.FAILED:
+            self.clock.took(task, seconds)
         return self._write(task.item, line, device)
 
-    def _line(self, item: Item) -> Line:
-        today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-        return Line(item.name, Outcome.FAILED, today, rank=item.rank)
+    def _line(self, item: Item) -> ProgressLine:
+        return ProgressLine(item.name, Outcome.FAILED, today().isoformat(), rank=item.rank)
 
     def _fault(self, item: Item) -> str:
         """What the validator has against what was written. Empty: nothing."""
@@ -191,7 +203,7 @@ class Driver:
         errors = [finding for finding in found if finding.severity is Severity.ERROR]
         return f"{errors[0].rule}: {errors[0].message}" if errors else ""
 
-    def _write(self, item: Item, line: Line, device: Device, *, is_new: bool = True) -> Finished:
+    def _write(self, item: Item, line: ProgressLine, device: Device, *, is_new: bool = True) -> Finished:
         now = look_up(item.rank, item.wanted, self.places.configs, line, self.method, down=item.is_apart)
         if not line.reason:
             line = replace(line, reason="; ".join(now.remarks))
@@ -212,12 +224,12 @@ def _told(done: Finished) -> str:
     return f"{line.name}: {'; '.join([*parts, *([line.reason] if line.reason else [])])}"
 
 
-def launch(children: Children, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
-    """As `Launch`, in a child process of this machine."""
-    command = [sys.executable, "-m", MODULE, *command_line(job), "--output", str(output), "--jobs", str(gpu.jobs)]
+def launch(children: Children, job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
+    """As `LaunchJob`, in a child process of this machine."""
+    command = [sys.executable, "-m", MODULE, job.to_text(), "--output", str(output), "--jobs", str(gpu.jobs)]
     ended = children.run(command, gpu, say)
     try:
-        return Answer.read(ended.printed.strip().splitlines()[-1])
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+        return JobResult.read(ended.printed)
+    except ValueError as error:
         said = ended.said or "silent"
         raise NoAnswerError(f"its process ended without an answer ({ended.how}): {said}") from error

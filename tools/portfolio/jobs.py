@@ -9,19 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.measure.layer import LayerShape, memory_bytes
 from tools.portfolio.engines import EngineHere
 from tools.portfolio.stock import GOOD, Item, Standing
 from tools.portfolio.wanted import Wanted
 from tools.registry.devices import Device
 from tools.registry.shapes import quant_mode_of
 from tools.registry.sharding import Engine
-from tools.store.record import ShapeOfModels
-from tools.tune.policy import Budget
-from tools.tune.protocol import Subject
 from tools.tune.request import DEFAULT_BATCH_SIZES, arguments_of
 from tools.tune.subject import ModelSource, Parallel
-
-GIB = 2**30
 
 
 class Order(enum.StrEnum):
@@ -70,7 +66,7 @@ class Skip:
 
 
 @dataclass(frozen=True)
-class Effort:
+class TunerBudget:
     """time_budget_s: of the tuner, for one (K, top_k); it takes more for each further one by itself."""
 
     time_budget_s: float = 90.0
@@ -82,16 +78,11 @@ class Effort:
         return self.time_budget_s * (2.0 if again else 1.0)
 
 
-def weight_of(wanted: Wanted) -> float:
-    """What a name costs, in names of one (K, top_k)."""
-    return 1.0 + Budget.FURTHER_SHAPE * (len(wanted.shapes) - 1)
-
-
 def job_of(
     item: Item,
     device: Device,
     engines: Mapping[Engine, EngineHere],
-    effort: Effort,
+    budget: TunerBudget,
     *,
     down: bool = False,
 ) -> Job | Skip | None:
@@ -108,7 +99,7 @@ def job_of(
         judging = judging if item.is_older else unjudged
     if fault := _why_impossible(item.wanted, device):
         return Skip(fault)
-    tune = tune_arguments(item.wanted, effort.budget_of(item), down=down or item.has_down)
+    tune = tune_arguments(item.wanted, budget.budget_of(item), down=down or item.has_down)
     judges = tuple(_judge(here, item.wanted) for here in judging)
     return Job(item.name, device.name, _order(item, judges), tuple(tune), judges)
 
@@ -144,12 +135,8 @@ def _why_impossible(wanted: Wanted, device: Device) -> str:
     quant = quant_mode_of(wanted.workload)
     if quant is None:
         return f"no kernel here runs {wanted.workload.dtype}"
-    assert device.target is not None  # `find_device` hands on none without
-    assert device.arch is not None
-    assert device.smem_bytes_per_block is not None
-    shapes = tuple(map(ShapeOfModels, wanted.shapes))
-    subject = Subject(wanted.workload, shapes, quant, device.target, device.arch, device.smem_bytes_per_block)
-    gib = subject.memory_bytes(max(DEFAULT_BATCH_SIZES)) / GIB
+    layers = [LayerShape.of(wanted.workload, shape, quant) for shape in wanted.shapes]
+    gib = memory_bytes(layers, max(DEFAULT_BATCH_SIZES)) / 2**30
     if device.memory_gib is not None and gib > device.memory_gib:
         return f"not enough memory: expected at least {gib:.1f} GiB, found {device.memory_gib} GiB"
     return ""

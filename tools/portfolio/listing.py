@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.checkout import CHECKOUT, CONFIGS
-from tools.cli import path_argument
+from tools.cli import path_argument, say
 from tools.errors import UserError, reason_of
 from tools.findings import emit
 from tools.measure.gpu import find_gpu
@@ -24,7 +24,7 @@ from tools.registry.models import load_models
 from tools.store.files import discover, write_file
 from tools.store.tiers import DEFAULT_TIER, Role
 from tools.store.workload import Layout, parse_file_name
-from tools.text import shown_path
+from tools.text import counted, shown_path
 from tools.tune.journal import JOURNALS
 from tools.tune.policy import PanelPolicy
 
@@ -132,6 +132,8 @@ def status(options: argparse.Namespace, folders: Folders | None = None) -> int:
         write_file(options.output, f"{text}\n".encode())
     except OSError as error:
         raise UserError(f"--output: {shown_path(options.output)}: can't be written: {reason_of(error)}.") from error
+    names = counted(sum(len(each.items) for each in found), "wanted file")
+    say(f"written: {shown_path(options.output)}: {names} on {counted(len(found), 'GPU')}")
     return 0
 
 

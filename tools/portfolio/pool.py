@@ -25,7 +25,7 @@ GRACE_S = 15.0
 
 
 @dataclass(frozen=True)
-class Gpu:
+class PoolGpu:
     """id: as CUDA_VISIBLE_DEVICES takes it. jobs: compiling processes, its share of the cores."""
 
     id: str
@@ -42,7 +42,7 @@ T = TypeVar("T")
 class Pool(Generic[T]):
     """Tasks of each device in their order, on all of its GPUs."""
 
-    def __init__(self, gpus: Sequence[Gpu], say: Say) -> None:
+    def __init__(self, gpus: Sequence[PoolGpu], say: Say) -> None:
         self.gpus = tuple(gpus)
         self._say = say
         self._lock = threading.Lock()
@@ -52,7 +52,7 @@ class Pool(Generic[T]):
     def run(
         self,
         queues: Mapping[str, Sequence[T]],
-        work: Callable[[T, Gpu, Say], bool],
+        work: Callable[[T, PoolGpu, Say], bool],
         has_time: Callable[[T], bool] = lambda _: True,
     ) -> list[T]:
         """Works on everything, and returns what was left. queues: by the device's name.
@@ -79,7 +79,7 @@ class Pool(Generic[T]):
         self.is_stopped = True
 
     def _serve(
-        self, gpu: Gpu, waiting: list[T], work: Callable[[T, Gpu, Say], bool], has_time: Callable[[T], bool]
+        self, gpu: PoolGpu, waiting: list[T], work: Callable[[T, PoolGpu, Say], bool], has_time: Callable[[T], bool]
     ) -> None:
         prefix = f"{gpu}: " if len(self.gpus) > 1 else ""
 
@@ -125,7 +125,7 @@ class Children:
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
 
-    def run(self, command: Sequence[str], gpu: Gpu, say: Say) -> Ended:
+    def run(self, command: Sequence[str], gpu: PoolGpu, say: Say) -> Ended:
         """Waits for its end. say: hears what it says to people, line by line."""
         process = subprocess.Popen(
             bound(command),

@@ -47,7 +47,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Line:
+class ProgressLine:
     """One name, once. reason: why it was skipped or failed, or what is to be known of it. seconds: wall time of it all.
 
     overhead_s: of the seconds, what passed outside tuner and bench. gpu: which of the machine's. rank: in the run's
@@ -65,7 +65,7 @@ class Line:
     rank: int = 0
 
     @classmethod
-    def read(cls, document: Mapping[str, Any]) -> Line:
+    def read(cls, document: Mapping[str, Any]) -> ProgressLine:
         """Inverse of `to_json`. KeyError, TypeError, ValueError: it is something else."""
         if not all(isinstance(document[name], str) for name in _TEXTS & document.keys()):
             raise TypeError("a text")
@@ -96,7 +96,7 @@ def _step(document: Mapping[str, Any]) -> Step:
     return step
 
 
-def read_progress(path: Path) -> dict[str, Line]:
+def read_progress(path: Path) -> dict[str, ProgressLine]:
     """By name, the last line of each. UserError: unreadable, or a line in it is none."""
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
@@ -106,12 +106,12 @@ def read_progress(path: Path) -> dict[str, Line]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{shown_path(path)}: expected lines of JSON, found: {reason_of(error)}.") from error
-    found: dict[str, Line] = {}
+    found: dict[str, ProgressLine] = {}
     for number, row in enumerate(text.splitlines(keepends=True), start=1):
         if not row.endswith("\n"):
             break  # a kill cut it short
         try:
-            line = Line.read(json.loads(row))
+            line = ProgressLine.read(json.loads(row))
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"{shown_path(path)}, line {number}: expected what the portfolio wrote, found something else. "
@@ -121,7 +121,7 @@ def read_progress(path: Path) -> dict[str, Line]:
     return found
 
 
-def append(path: Path, line: Line) -> None:
+def append(path: Path, line: ProgressLine) -> None:
     """At once, and on its own line whatever a kill left before it. OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:

@@ -19,12 +19,12 @@ from tools.errors import UserError, reason_of
 from tools.findings import emit
 from tools.measure.gpu import VisibleGpu, find_gpus
 from tools.portfolio import summary
-from tools.portfolio.child import MODULE, Answer, command_line
-from tools.portfolio.drive import Driver, Launch, Places, Task, TimeLimit, launch
+from tools.portfolio.child import MODULE, JobResult
+from tools.portfolio.drive import Driver, LaunchJob, Places, PlannedJob, TimeLimit, launch
 from tools.portfolio.engines import EngineAtHand, engine_argument, engines_at_hand, on_device
-from tools.portfolio.jobs import Effort, Skip, down_names, job_of
+from tools.portfolio.jobs import Skip, TunerBudget, down_names, job_of
 from tools.portfolio.listing import Folders, add_device_names, items_of, wanted_of
-from tools.portfolio.pool import Children, Gpu, Pool
+from tools.portfolio.pool import Children, Pool, PoolGpu
 from tools.portfolio.progress import Outcome
 from tools.portfolio.second_triton import Bench, DefaultFile, SecondTriton, default_files
 from tools.portfolio.second_triton import bench as run_bench
@@ -33,18 +33,18 @@ from tools.portfolio.stock import GOOD
 from tools.portfolio.wanted import Wanted, WantedList, unplaced
 from tools.registry.devices import Device, DeviceRegistry, load_devices
 from tools.registry.models import ModelRegistry, load_models
+from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine
 from tools.store.files import version_folder
 from tools.store.workload import parse_file_name
 from tools.text import counted, printable
 from tools.tune.cluster import NodeJob, on_cluster
-from tools.tune.subject import SubjectError, find_device
 
 MOST_MINUTES = 7 * 24 * 60
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineAtHand:
     """What this machine has; replaced in tests. triton: the version that is installed, None: none."""
 
     gpus: Callable[[], Sequence[VisibleGpu]] = find_gpus
@@ -61,8 +61,8 @@ def _version_of(package: str) -> str | None:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Tunes and judges the wanted names of the GPUs at hand, most wanted first: what is finished is passed over, "
-        "and a killed run goes on where it was."
+        "Tunes and judges the wanted names of the GPUs at hand, most wanted first, but those before that only have to "
+        "be judged: what is finished is passed over, and a killed run goes on where it was."
     )
     parser.epilog = "Exit 0: every name is finished. 1: something is missing, and is said. 2: bad use, or no GPU."
     add_device_names(parser)
@@ -88,9 +88,10 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-budget",
         type=float,
-        default=Effort.time_budget_s,
+        default=TunerBudget.time_budget_s,
         metavar="S",
-        help=f"of the tuner, as its own ({Effort.time_budget_s:.0f}); twice that for a name whose search was cut short",
+        help=f"of the tuner, as its own ({TunerBudget.time_budget_s:.0f}); twice that for a name whose search was cut "
+        "short",
     )
     parser.add_argument(
         "--second-triton",
@@ -105,12 +106,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def run(
     options: argparse.Namespace,
     folders: Folders | None = None,
-    machine: Machine | None = None,
-    start: Launch | None = None,
+    machine: MachineAtHand | None = None,
+    start: LaunchJob | None = None,
     bench: Bench | None = None,
 ) -> int:
     """Runs `portfolio run`. UserError: bad use, or impossible here."""
-    folders, machine = folders or Folders(), machine or Machine()
+    folders, machine = folders or Folders(), machine or MachineAtHand()
     _check(options)
     if options.second_triton:
         return _second(options, folders, machine, start, bench)
@@ -127,8 +128,8 @@ def run(
     driver = Driver(places, start or functools.partial(launch, children), clock, models, devices)
     tasks, states = _tasks(options, named, driver, found, folders, engines, triton)
     tell(f"{counted(len(tasks), 'name')} to work off on {_described(gpus) or f'the cluster {options.ray}'}")
-    pool: Pool[Task] = Pool(gpus, tell)
-    left: list[Task] = []
+    pool: Pool[PlannedJob] = Pool(gpus, tell)
+    left: list[PlannedJob] = []
     with _ended_with(pool, children):
         if options.ray:
             _on_cluster(options.ray, tasks, driver, found[0])
@@ -138,7 +139,7 @@ def run(
 
 
 def _second(
-    options: argparse.Namespace, folders: Folders, machine: Machine, start: Launch | None, bench: Bench | None
+    options: argparse.Namespace, folders: Folders, machine: MachineAtHand, start: LaunchJob | None, bench: Bench | None
 ) -> int:
     """`run --second-triton`."""
     models, devices = load_models(), load_devices()
@@ -167,7 +168,7 @@ def _second(
         triton,
         wanted,
         models,
-        Effort(options.time_budget),
+        TunerBudget(options.time_budget),
         bench or functools.partial(run_bench, children),
         start or functools.partial(launch, children),
         places.copy,
@@ -212,7 +213,7 @@ def _check(options: argparse.Namespace) -> None:
         check_folder(options.collect, "--collect")
 
 
-def _checked_triton(machine: Machine) -> str:
+def _checked_triton(machine: MachineAtHand) -> str:
     """UserError: it isn't the reference's, whose files these are."""
     triton, reference = machine.triton(), reference_triton()
     if triton is None:
@@ -225,7 +226,7 @@ def _checked_triton(machine: Machine) -> str:
     return triton
 
 
-def _gpus(machine: Machine, devices: DeviceRegistry, names: Sequence[str]) -> tuple[list[Gpu], list[str]]:
+def _gpus(machine: MachineAtHand, devices: DeviceRegistry, names: Sequence[str]) -> tuple[list[PoolGpu], list[str]]:
     """(those that are known and asked for, a line for each other). UserError: none is left."""
     wanted = {devices.find(name) for name in names}
     visible = machine.gpus()
@@ -235,8 +236,8 @@ def _gpus(machine: Machine, devices: DeviceRegistry, names: Sequence[str]) -> tu
     faults = []
     for gpu in visible:
         try:
-            device = find_device(gpu.name, devices)
-        except SubjectError as error:
+            device = devices.find_measurable(gpu.name)
+        except RegistryError as error:
             faults.append(f"GPU {gpu.id} is left out: {error}")
             continue
         if not wanted or device in wanted:
@@ -246,7 +247,7 @@ def _gpus(machine: Machine, devices: DeviceRegistry, names: Sequence[str]) -> tu
     if not known:
         raise UserError("; ".join(faults))
     jobs = max(1, machine.cores() // len(known))
-    return [Gpu(place, device, jobs) for place, device in known], faults
+    return [PoolGpu(place, device, jobs) for place, device in known], faults
 
 
 def _tasks(
@@ -257,9 +258,9 @@ def _tasks(
     folders: Folders,
     sources: Mapping[Engine, EngineAtHand],
     triton: str,
-) -> tuple[list[Task], list[DeviceStatus]]:
+) -> tuple[list[PlannedJob], list[DeviceStatus]]:
     """(what is to be done, what there is). Names that nothing can be done for are written down at once."""
-    effort, tasks, states = Effort(options.time_budget), [], []
+    budget, tasks, states = TunerBudget(options.time_budget), [], []
     for device in devices:
         wanted = wanted_of(device, folders)
         if named:
@@ -270,12 +271,12 @@ def _tasks(
         states.append(DeviceStatus(device, items, wanted.notes))
         for item in items:
             is_apart = item.name in down
-            job = job_of(item, device, engines, effort, down=is_apart)
+            job = job_of(item, device, engines, budget, down=is_apart)
             if isinstance(job, Skip):
                 tell(f"{item.name}: skipped: {job.reason}")
                 driver.skip(item, job, device)
             elif job is not None:
-                tasks.append(Task(item, job))
+                tasks.append(PlannedJob(item, job))
     known = {item.name for state in states for item in state.items}
     if strangers := [name for name in named if name not in known]:
         raise UserError(
@@ -314,22 +315,22 @@ def _chosen(wanted: WantedList, names: Sequence[str], models: ModelRegistry) -> 
     return WantedList(wanted.device, tuple(found))
 
 
-def _on_cluster(address: str, tasks: Sequence[Task], driver: Driver, device: Device) -> None:
+def _on_cluster(address: str, tasks: Sequence[PlannedJob], driver: Driver, device: Device) -> None:
     by_name = {task.job.name: task for task in tasks}
-    jobs = [NodeJob(task.job.name, command_line(task.job), MODULE) for task in tasks]
+    jobs = [NodeJob(task.job.name, (task.job.to_text(),), MODULE) for task in tasks]
     started = time.monotonic()
     for done in on_cluster(address, jobs, driver.places.configs) if jobs else ():
         try:
-            answer = Answer.read(done.answer.strip().splitlines()[-1])
-        except (IndexError, KeyError, TypeError, ValueError):
+            answer = JobResult.read(done.answer)
+        except ValueError:
             last = (done.log.strip() or "silent").splitlines()[-1]
-            answer = Answer(Outcome.FAILED, f"exit code {done.exit_code}: {last}")
+            answer = JobResult(Outcome.FAILED, f"exit code {done.exit_code}: {last}")
         task = by_name[done.job.title]
         finished = driver.write(task, answer, device, f"ray: {device.name}", answer.seconds)
         tell(f"{task.item.name}: {finished.line.outcome} after {time.monotonic() - started:.0f} s")
 
 
-def _summary(driver: Driver, states: Sequence[DeviceStatus], left: Sequence[Task], *, is_whole: bool) -> int:
+def _summary(driver: Driver, states: Sequence[DeviceStatus], left: Sequence[PlannedJob], *, is_whole: bool) -> int:
     """Prints what there is now; the exit code."""
     now = {done.item.name: done.item for done in driver.finished}
     updated = [
@@ -344,5 +345,5 @@ def _summary(driver: Driver, states: Sequence[DeviceStatus], left: Sequence[Task
     return 1 if missing or not is_whole else 0
 
 
-def _described(gpus: Sequence[Gpu]) -> str:
+def _described(gpus: Sequence[PoolGpu]) -> str:
     return ", ".join(f"{gpu} ({gpu.device.name}, {gpu.jobs} compiling processes)" for gpu in gpus)

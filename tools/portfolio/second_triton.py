@@ -1,12 +1,12 @@
 """`portfolio run --second-triton`: which default files another Triton needs anew.
 
-Each is benched under the Triton that runs, on uniform routing and a few batch sizes. Its loss goes into its record, as
-a line in `verified_with`; what loses more than the margin is tuned again into that version's folder.
+Each is benched under the Triton that runs, on uniform routing and a few batch sizes; the first blocks decide. Its loss
+goes into its record, as a line in `verified_with`; what loses more than the margin is tuned again into that version's
+folder.
 """
 
 from __future__ import annotations
 
-import datetime
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from tools.dates import today
 from tools.errors import UserError
-from tools.measure.panel import PromotionPolicy, RoutingKind
+from tools.measure.panel import MIN_BLOCKS, PromotionPolicy, RoutingKind
 from tools.portfolio.bench_report import BenchReport
-from tools.portfolio.child import Answer
-from tools.portfolio.drive import Launch, NoAnswerError
-from tools.portfolio.jobs import Effort, Job, Order, tune_arguments
-from tools.portfolio.pool import Children, Ended, Gpu, Pool, Say
+from tools.portfolio.child import JobResult
+from tools.portfolio.drive import LaunchJob, NoAnswerError
+from tools.portfolio.jobs import Job, Order, TunerBudget, tune_arguments
+from tools.portfolio.pool import MOST_FAILURES, Children, Ended, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome
 from tools.portfolio.wanted import Wanted, unplaced
 from tools.registry.devices import Device
@@ -42,10 +43,10 @@ MARGIN_PCT = PromotionPolicy().min_improvement_pct
 class Bench(Protocol):
     """Runs `python -m tools.bench` with these arguments on a GPU."""
 
-    def __call__(self, arguments: Sequence[str], gpu: Gpu, say: Say) -> Ended: ...
+    def __call__(self, arguments: Sequence[str], gpu: PoolGpu, say: Say) -> Ended: ...
 
 
-def bench(children: Children, arguments: Sequence[str], gpu: Gpu, say: Say) -> Ended:
+def bench(children: Children, arguments: Sequence[str], gpu: PoolGpu, say: Say) -> Ended:
     """As `Bench`, in a child process of this machine."""
     return children.run([sys.executable, "-m", "tools.bench", *arguments], gpu, say)
 
@@ -101,7 +102,7 @@ def bench_arguments(files: Sequence[DefaultFile], jobs: int) -> list[str]:
     return [
         *("files", *(str(file.path) for file in files), "--against", "heuristic"),
         *("--num-tokens", *map(str, BATCH_SIZES), "--routing", RoutingKind.UNIFORM.value),
-        *("--format", "json", "--jobs", str(jobs)),
+        *("--blocks", str(MIN_BLOCKS), "--format", "json", "--jobs", str(jobs)),
     ]
 
 
@@ -122,16 +123,15 @@ def losses_of(printed: str) -> dict[str, float]:
 
 def note(configs: Path, file: DefaultFile, triton: str, loss_pct: float) -> None:
     """Into the record, as it stands by now. RecordError, OSError, UserError."""
-    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     path = record_path(configs, PurePosixPath(file.name))
     with lock(configs):
         record = as_record(read_file(path, RECORD))
-        write_file(path, record.with_verified_with(VerifiedWith(triton, today, loss_pct)).to_bytes())
+        write_file(path, record.with_verified_with(VerifiedWith(triton, today().isoformat(), loss_pct)).to_bytes())
 
 
-def job_of(file: DefaultFile, device: Device, wanted: Wanted, effort: Effort) -> Job:
+def job_of(file: DefaultFile, device: Device, wanted: Wanted, budget: TunerBudget) -> Job:
     """Tunes it under the Triton that runs; the tuner puts it where that Triton's files lie."""
-    return Job(file.name, device.name, Order.TUNE, tuple(tune_arguments(wanted, effort.time_budget_s)), ())
+    return Job(file.name, device.name, Order.TUNE, tuple(tune_arguments(wanted, budget.time_budget_s)), ())
 
 
 @dataclass
@@ -142,9 +142,9 @@ class SecondTriton:
     triton: str
     wanted: Mapping[str, Wanted]
     models: ModelRegistry
-    effort: Effort
+    budget: TunerBudget
     bench: Bench
-    launch: Launch
+    launch: LaunchJob
     collect: Callable[[str], None]
 
     def run(self, files: Mapping[str, Sequence[DefaultFile]], pool: Pool[tuple[DefaultFile, ...]]) -> list[str]:
@@ -152,8 +152,8 @@ class SecondTriton:
         missing: list[str] = []
         queues = {device: list(_batches(each)) for device, each in files.items()}
 
-        def work(batch: tuple[DefaultFile, ...], gpu: Gpu, say: Say) -> bool:
-            faults = list(self._work(batch, gpu, say))
+        def work(batch: tuple[DefaultFile, ...], gpu: PoolGpu, say: Say) -> bool:
+            faults = list(self._work(batch, gpu, say, lambda: pool.is_stopped))
             if not pool.is_stopped:
                 missing.extend(faults)
             return not faults
@@ -161,18 +161,15 @@ class SecondTriton:
         left = pool.run(queues, work)
         return [*missing, *(f"{file.name}: not benched" for batch in left for file in batch)]
 
-    def _work(self, batch: Sequence[DefaultFile], gpu: Gpu, say: Say) -> Iterator[str]:
-        losses, reason = {file.name: file.loss_pct for file in batch}, ""
+    def _work(
+        self, batch: Sequence[DefaultFile], gpu: PoolGpu, say: Say, is_stopped: Callable[[], bool]
+    ) -> Iterator[str]:
         unknown = [file for file in batch if file.loss_pct is None]
-        if unknown:
-            say(f"{counted(len(unknown), 'file')} under Triton {self.triton}")
-            ended = self.bench(bench_arguments(unknown, gpu.jobs), gpu, say)
-            losses.update(losses_of(ended.printed))
-            reason = ended.said or ended.how
+        benched = self._benched(unknown, gpu, say, is_stopped) if unknown else {}
         for file in batch:
-            loss_pct = losses[file.name]
-            if loss_pct is None:
-                yield f"{file.name}: not benched: {reason}"
+            loss_pct = benched.get(file.name, file.loss_pct)
+            if loss_pct is None or isinstance(loss_pct, str):
+                yield f"{file.name}: not benched: {loss_pct}"
                 continue
             if file.loss_pct is None and loss_pct < math.inf:  # a record holds no infinite loss
                 try:
@@ -186,15 +183,36 @@ class SecondTriton:
                 yield from self._retune(file, gpu, say)
             self.collect(file.name)
 
-    def _retune(self, file: DefaultFile, gpu: Gpu, say: Say) -> Iterator[str]:
+    def _benched(
+        self, files: Sequence[DefaultFile], gpu: PoolGpu, say: Say, is_stopped: Callable[[], bool]
+    ) -> dict[str, float | str]:
+        """By name the loss, or why there is none.
+
+        A file that brings the bench down takes the others of its process with it: then each is benched alone.
+        """
+        say(f"{counted(len(files), 'file')} under Triton {self.triton}")
+        ended = self.bench(bench_arguments(files, gpu.jobs), gpu, say)
+        found: dict[str, float | str] = {**losses_of(ended.printed)}
+        missing = [file for file in files if file.name not in found]
+        found.update(dict.fromkeys((file.name for file in missing), ended.said or ended.how))
+        failures = 0
+        for file in missing if len(files) > 1 else ():
+            if is_stopped() or failures == MOST_FAILURES:
+                break
+            alone = self._benched([file], gpu, say, is_stopped)
+            failures = failures + 1 if isinstance(alone[file.name], str) else 0
+            found.update(alone)
+        return found
+
+    def _retune(self, file: DefaultFile, gpu: PoolGpu, say: Say) -> Iterator[str]:
         wanted = self.wanted.get(file.name) or unplaced(file.workload, self.models)
         if wanted is None:
             yield f"{file.name}: loses, but no registered model has these sizes: it isn't tuned again"
             return
         try:
-            answer = self.launch(job_of(file, gpu.device, wanted, self.effort), gpu, self.configs, say)
+            answer = self.launch(job_of(file, gpu.device, wanted, self.budget), gpu, self.configs, say)
         except NoAnswerError as error:
-            answer = Answer(Outcome.FAILED, str(error))
+            answer = JobResult(Outcome.FAILED, str(error))
         if answer.outcome is Outcome.FAILED:
             yield f"{file.name}: not tuned again: {answer.reason}"
             return

@@ -8,31 +8,20 @@ come from another folder than the up file. (fused_moe_triton_config.py, `get_moe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 
 from fused_moe_configs.serving import driver_name
 from kernels.problem import Flavour
 from tools.errors import UserError, reason_of
-from tools.launch.engine_package import LOOK_UP_MODULES, Package, open_package
+from tools.launch.engine_package import KERNEL_MODULES, LOOK_UP_MODULES, Package, open_package
 from tools.store.config_file import MAY_BE_SILENT, ConfigFile
 from tools.store.files import TUNED_FILE, read_file, version_folder
 from tools.store.other_kernels import other_kernel
 from tools.store.tiers import Found, Role, version_of_folder
 from tools.store.workload import Layout, Workload, parse_file_name
 from tools.text import shown_path
-
-KERNELS: Mapping[Flavour, str] = MappingProxyType(
-    {
-        Flavour.VLLM: "vllm/model_executor/layers/fused_moe/fused_moe.py",
-        Flavour.SGLANG: "sglang/kernels/ops/moe/fused_moe_triton_kernels.py",
-    }
-)
-"""Where each engine's package has its kernel, in the releases whose interface `tools.measure.kernels` knows."""
-
-LAYOUTS: Mapping[Flavour, Layout] = MappingProxyType({Flavour.VLLM: Layout.VLLM, Flavour.SGLANG: Layout.SGLANG})
 
 
 @dataclass(frozen=True)
@@ -47,7 +36,7 @@ class EnginePackage:
 
 def find_kernel(flavour: Flavour, path: Path) -> Path:
     """path: the engine's kernel file, its package, or the folder around that. UserError: it isn't such a place."""
-    return _root(flavour, path) / PurePosixPath(KERNELS[flavour])
+    return _root(flavour, path) / PurePosixPath(KERNEL_MODULES[flavour])
 
 
 def find_engine(flavour: Flavour, path: Path) -> EnginePackage:
@@ -60,12 +49,12 @@ def find_engine(flavour: Flavour, path: Path) -> EnginePackage:
             f"{shown_path(root)}: expected {flavour}'s tuned files in {shown_path(folders[0])}, found none. "
             f"Fix: the path of an installed or unpacked {flavour}."
         )
-    return EnginePackage(flavour, open_package(flavour, root), root / PurePosixPath(KERNELS[flavour]), configs)
+    return EnginePackage(flavour, open_package(flavour, root), root / PurePosixPath(KERNEL_MODULES[flavour]), configs)
 
 
 def _root(flavour: Flavour, path: Path) -> Path:
     """The folder around the package."""
-    place = PurePosixPath(KERNELS[flavour])
+    place = PurePosixPath(KERNEL_MODULES[flavour])
     absolute = Path(os.path.realpath(path))  # Path.resolve raises where links lead in a circle
     roots = [absolute, absolute.parent, *(up for up in absolute.parents if up / place == absolute)]
     root = next((root for root in roots if os.path.isfile(root / place)), None)  # noqa: PTH113 (never raises)
@@ -127,7 +116,7 @@ def shipped_files(
         workload = file.workload
         assert workload is not None
         if workload.down:
-            if replace(workload, down=False).file_name(LAYOUTS[engine.flavour]) not in winners:
+            if replace(workload, down=False).file_name(Layout(engine.flavour.value)) not in winners:
                 not_read.append(NotRead(file.found.relative.as_posix(), "no up file lies there: it is not measured"))
             continue
         down = winners.get(f"{name.removesuffix('.json')}_down.json")
@@ -151,7 +140,7 @@ def _file_of(engine: EnginePackage, path: Path, device: str) -> ConfigFile | Non
     """None: another GPU's, or another kernel's."""
     if other_kernel(path.name):
         return None
-    name = parse_file_name(path.name, LAYOUTS[engine.flavour])
+    name = parse_file_name(path.name, Layout(engine.flavour.value))
     if name.workload is None or name.workload.device_name != device:
         return None
     relative = PurePosixPath(path.relative_to(engine.configs).as_posix())

@@ -14,7 +14,7 @@ from tools.portfolio.wanted import Use
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
 from tools.store.record import EngineChecked
-from tools.text import cell, code, counted, printable, table
+from tools.text import aligned, cell, code, counted, printable, table
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,6 @@ def short_name(item: Item, device: Device) -> str:
     return item.name.replace(f",device_name={device.name}", "").removesuffix(".json")
 
 
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table's lines, for a terminal."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-
-
 # ---------------------------------------------------------------
 # The page: models down, GPUs across
 
@@ -147,8 +140,9 @@ _INTRO = """\
 Which models have tuned files here, on which GPU, and what a file gains; the most wanted models first. A figure is the
 time of the layer's two kernels with the file against that without one, on the engine's own kernel: −8 % is 8 % less.
 It is the geometric mean over batch sizes and shapes under uniform routing; in brackets stands the same against the file
-that the engine ships, where it ships one. A parallel size links to the record behind its figures. What waits has no
-file yet, or none that today's method measured for that model's sizes.
+that the engine ships, where it ships one. The site, `fused-moe-configs list` and `index.json` show the tuner's own
+figures instead, of this project's kernel and the shape that gains least, so theirs are others. A parallel size links to
+the record behind its figures. What waits has no file yet, or none that today's method measured for that model's sizes.
 
 A file is done if its search was not cut short, every usual row was decided among enough finalists, and it is judged on
 the kernel of every engine that reads it; held if an older method measured it and today's finds no row that loses.

@@ -12,10 +12,10 @@ from tools.errors import UserError
 from tools.launch.heuristic_version import ENGINE_NAMES, FOLLOWED, outdated
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import RULE, PromotionPolicy
-from tools.portfolio.progress import Line
+from tools.portfolio.progress import ProgressLine
 from tools.portfolio.wanted import Wanted
 from tools.registry.sharding import Engine
-from tools.store.files import sha256, version_folder
+from tools.store.files import version_folder
 from tools.store.record import EngineChecked, Record
 from tools.store.workload import Shape
 from tools.tune.policy import PanelPolicy
@@ -56,9 +56,9 @@ class Method:
 class Item:
     """A wanted name and what there is of it. rank: from 1. why: what it lacks, or how it came to stand so.
 
-    record: of this file's measurement. judged: by engine, its newest line. config_sha256: of the file; None: there is
-    none. is_older: an older method measured it. is_apart: up and down are to be tried apart. unserved: shapes of the
-    name that it wasn't measured for.
+    record: of this file's measurement. judged: by engine, its newest line. is_older: an older method measured it.
+    is_apart: up and down are to be tried apart. unserved: shapes of the name that it wasn't measured for. line: what a
+    run wrote of the name last.
     """
 
     rank: int
@@ -67,12 +67,11 @@ class Item:
     why: tuple[str, ...] = ()
     record: Record | None = None
     judged: Mapping[Engine, EngineChecked] = field(default_factory=dict)
-    config_sha256: str | None = None
     has_down: bool = False
     is_older: bool = False
     is_apart: bool = False
     unserved: tuple[Shape, ...] = ()
-    line: Line | None = None
+    line: ProgressLine | None = None
 
     @property
     def name(self) -> str:
@@ -93,7 +92,9 @@ class Item:
         return tuple(engine for engine in self.wanted.judges if engine not in self.judged)
 
 
-def look_up(rank: int, wanted: Wanted, configs: Path, line: Line | None, method: Method, *, down: bool = False) -> Item:
+def look_up(
+    rank: int, wanted: Wanted, configs: Path, line: ProgressLine | None, method: Method, *, down: bool = False
+) -> Item:
     """configs: the folder of tiers. line: the last that a run wrote of the name. down: up and down are to be apart."""
     place = Place(configs, PurePosixPath(wanted.name))
     try:
@@ -104,7 +105,6 @@ def look_up(rank: int, wanted: Wanted, configs: Path, line: Line | None, method:
         why = (line.reason,) if line is not None and line.reason else ()
         return Item(rank, wanted, Standing.MISSING, why, is_apart=down, line=line)
     data = place.path.read_bytes()
-    config, has_down = sha256(data), place.down.path.exists()
     record = existing.record
     if record is not None and not (record.is_measured and record.speaks_of(data)):
         record = None
@@ -112,7 +112,18 @@ def look_up(rank: int, wanted: Wanted, configs: Path, line: Line | None, method:
     judged = {} if record is None else judged_of(record, method.triton)
     served = {named.shape for named in record.shapes} if record is not None else set()
     unserved = tuple(shape for shape in wanted.shapes if shape not in served)
-    item = Item(rank, wanted, Standing.DONE, older, record, judged, config, has_down, bool(older), down, unserved, line)
+    item = Item(
+        rank,
+        wanted,
+        Standing.DONE,
+        record=record,
+        judged=judged,
+        has_down=place.down.path.exists(),
+        is_older=bool(older),
+        is_apart=down,
+        unserved=unserved,
+        line=line,
+    )
     if older:
         holds = [_holds(line, record, method) for line in judged.values()] if record is not None else []
         standing = Standing.HELD if holds and all(holds) and item.can_hold else Standing.OLDER

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.drive import Finished
-from tools.portfolio.progress import Line, Outcome
-from tools.portfolio.status import DeviceStatus, aligned, counts_line, short_name
+from tools.portfolio.progress import Outcome, ProgressLine
+from tools.portfolio.status import DeviceStatus, counts_line, short_name
 from tools.portfolio.stock import Item
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
-from tools.text import counted
+from tools.text import aligned, counted
 
 _HEAD = (
     *("rank", "file", "(K, top_k)", "tuned s"),
@@ -40,7 +40,7 @@ def _lines(state: DeviceStatus, finished: Mapping[str, Finished], left: set[str]
     yield from aligned(_HEAD, rows) if rows else ()
 
 
-def _cells(item: Item, device: Device, line: Line | None, outcome: str) -> tuple[str, ...]:
+def _cells(item: Item, device: Device, line: ProgressLine | None, outcome: str) -> tuple[str, ...]:
     seconds = [line.seconds_of(step) if line is not None else None for step in (None, *(each.value for each in Engine))]
     return (
         str(item.rank),

@@ -6,6 +6,7 @@ On the engine's own kernel, each file as the engine reads and runs it, under uni
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import sys
 import time
@@ -18,10 +19,10 @@ from kernels.problem import Flavour
 from tools import cli
 from tools.bench import session
 from tools.bench.request import MAX_JOBS, EngineFile, check_counts
-from tools.bench.session import Gpu
 from tools.checkout import reference_triton
 from tools.child_process import usable_cores
-from tools.errors import UserError
+from tools.dates import today
+from tools.errors import MachineError, UserError
 from tools.launch.heuristic_version import measured_heuristics
 from tools.launch.layer_config import LayerConfig
 from tools.measure.layer import LayerShape
@@ -37,7 +38,7 @@ from tools.portfolio.survey_board import (
     to_markdown,
     to_text,
 )
-from tools.portfolio.survey_plan import BATCH_SIZES, Contest, RowConfigs, SurveyPlan, listed, plan
+from tools.portfolio.survey_plan import BATCH_SIZES, RowConfigs, ShippedContest, SurveyPlan, listed, plan
 from tools.registry.devices import normalise_device_name
 from tools.store.record import Environment
 from tools.text import printable, shown_path
@@ -52,7 +53,7 @@ Say = Callable[[str], None]
 class SurveyRequest:
     """path: as `find_engine` takes it. output: the board's folder. device_name: only list what would be measured there.
 
-    shapes: at most so many behind a name. minutes: of GPU time, after which no further file is begun.
+    shapes: at most so many behind a name. minutes: from the first compilation on, after which no further file is begun.
     """
 
     engine: Flavour
@@ -85,7 +86,7 @@ def add_survey(parser: argparse.ArgumentParser) -> None:
         "--shapes", type=int, default=2, metavar="N", help="of (K, top_k) behind a name, at most so many (2)"
     )
     parser.add_argument(
-        "--minutes", type=float, default=3.0, metavar="M", help="of GPU time; then no further file is begun (3)"
+        "--minutes", type=float, default=3.0, metavar="M", help="compiling included; then no further file is begun (3)"
     )
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="compiling processes (one a core)")
 
@@ -158,36 +159,51 @@ def _paired(own: Sequence[float] | None, other: Sequence[float] | None) -> Ratio
 
 
 @dataclass
-class Progress:
-    """What is known by now of a plan's contests, by their places in it. unreached: why a shape isn't measured."""
+class SurveyProgress:
+    """What is known by now of a plan's contests, by their places in it.
+
+    failed: why a shape couldn't be measured. unreached: how the run ended before it came to a shape.
+    """
 
     found: SurveyPlan
     shapes: dict[int, list[SurveyedShape]] = field(default_factory=dict)
+    failed: dict[int, list[str]] = field(default_factory=dict)
     unreached: dict[int, list[str]] = field(default_factory=dict)
 
     def add(self, index: int, shape: SurveyedShape) -> None:
         self.shapes.setdefault(index, []).append(shape)
 
-    def leave_out(self, index: int, why: str) -> None:
+    def fail(self, index: int, why: str) -> None:
+        """One of the contest's shapes."""
+        self.failed.setdefault(index, []).append(why)
+
+    def pass_over(self, index: int, why: str) -> None:
         """One of the contest's shapes."""
         self.unreached.setdefault(index, []).append(why)
 
     @property
     def files(self) -> tuple[SurveyedFile, ...]:
         return tuple(
-            _surveyed(self.found.contests[index], tuple(shapes), len(self.unreached.get(index, ())))
+            _surveyed(self.found.contests[index], tuple(shapes), self._without(index))
             for index, shapes in sorted(self.shapes.items())
         )
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """What the plan leaves out, and the files of which nothing was measured, though they could be."""
-        missing = [(index, why[0]) for index, why in sorted(self.unreached.items()) if index not in self.shapes]
+        """What the plan leaves out, every shape that failed, and the files that the run didn't come to."""
+        missing = [(index, why) for index, reasons in self.failed.items() for why in reasons]
+        known = {*self.shapes, *self.failed}
+        missing += [(index, reasons[0]) for index, reasons in self.unreached.items() if index not in known]
         names = [each.file.name for each in self.found.contests]
+        missing.sort(key=lambda each: each[0])
         return (*self.found.left_out, *(LeftOut(names[index], why, is_missing=True) for index, why in missing))
 
+    def _without(self, index: int) -> int:
+        """How many of the contest's shapes have no times."""
+        return len(self.failed.get(index, ())) + len(self.unreached.get(index, ()))
 
-def _surveyed(contest: Contest, shapes: tuple[SurveyedShape, ...], unreached: int) -> SurveyedFile:
+
+def _surveyed(contest: ShippedContest, shapes: tuple[SurveyedShape, ...], unreached: int) -> SurveyedFile:
     file = contest.file
     down = None if file.down is None else file.down.found.relative.as_posix()
     name = file.workload.file_name()
@@ -198,12 +214,12 @@ def _surveyed(contest: Contest, shapes: tuple[SurveyedShape, ...], unreached: in
 # The run
 
 
-class NotMeasuredError(UserError):
+class ShapeNotMeasuredError(UserError):
     """Why a shape can't be measured here. The message goes into the board."""
 
 
 class GpuLostError(UserError):
-    """A launch broke the GPU's context: nothing more can be measured in this process."""
+    """Nothing more can be measured: in this process, whose context a launch broke, or on this GPU at all."""
 
 
 Launched = tuple[LayerShape, int, LayerConfig]
@@ -211,27 +227,29 @@ Launched = tuple[LayerShape, int, LayerConfig]
 
 
 class Timer(Protocol):
-    """The GPU half, `survey_gpu.Surveyor`."""
+    """The GPU half, `survey_process.GpuTimer`."""
 
     @property
     def environment(self) -> Environment: ...
 
-    def compile(self, contests: Sequence[Contest], jobs: int, say: Say) -> Mapping[Launched, str]:
-        """What can't be launched, and why."""
+    @property
+    def notes(self) -> Sequence[str]:
+        """A line each, of what disturbs it."""
+
+    def compile(self, contests: Sequence[ShippedContest], jobs: int, say: Say) -> Mapping[Launched, str]:
+        """What can't be launched, and why. MachineError."""
 
     def measure(
         self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Mapping[Launched, str]
     ) -> Sequence[TimedRow]:
-        """rows: by batch size. NotMeasuredError, GpuLostError."""
+        """rows: by batch size. ShapeNotMeasuredError: this shape isn't. GpuLostError, MachineError: nor any other."""
 
 
-def _on_the_gpu(engine: EnginePackage) -> Timer:
-    """UserError: no GPU that is known here, or no kernel that can be cut out of the engine."""
-    gpu = Gpu.here()
-    kernel = session.engine_kernel(EngineFile(engine.flavour, engine.kernel))
-    from tools.portfolio.survey_gpu import Surveyor
+def _on_the_gpu(engine: EnginePackage) -> contextlib.AbstractContextManager[Timer]:
+    """UserError: no kernel that can be cut out of the engine."""
+    from tools.portfolio.survey_process import GpuTimer
 
-    return Surveyor.here(gpu, kernel)
+    return GpuTimer(session.engine_kernel(EngineFile(engine.flavour, engine.kernel)))
 
 
 def run(request: SurveyRequest, say: Say) -> tuple[bool, str]:
@@ -244,14 +262,16 @@ def run(request: SurveyRequest, say: Say) -> tuple[bool, str]:
         found = plan(engine, request.device_name, reference_triton(), request.shapes)
         return True, listed(engine, found, request.device_name, reference_triton())
     cli.check_folder(request.output, "--output")
-    timer = _on_the_gpu(engine)
-    here = timer.environment
-    found = plan(engine, here.device_name, here.triton, request.shapes)
-    if not found.contests:
-        raise UserError(f"{engine.flavour}: expected files for {here.device_name} that can be measured, found none.")
-    for note in found.notes:
-        say(note)
-    done = _survey(request, engine, found, timer, say)
+    with _on_the_gpu(engine) as timer:
+        here = timer.environment
+        found = plan(engine, here.device_name, here.triton, request.shapes)
+        if not found.contests:
+            raise UserError(
+                f"{engine.flavour}: expected files for {here.device_name} that can be measured, found none."
+            )
+        for note in (*timer.notes, *found.notes):
+            say(note)
+        done = _survey(request, engine, found, timer, say)
     return done.is_whole, to_markdown(done)
 
 
@@ -259,14 +279,15 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
     heuristics = measured_heuristics(lambda name: engine.package if name == engine.flavour else None)
     for note in heuristics.notes:
         say(note)
+    date, begun = today().isoformat(), time.monotonic()
     failures = timer.compile(found.contests, request.jobs, say)
-    progress, environment, started = Progress(found), timer.environment, time.monotonic()
+    progress, environment, started = SurveyProgress(found), timer.environment, time.monotonic()
 
     def board() -> Survey:
         return Survey(
             engine.flavour,
             engine.package.version,
-            session.today(),
+            date,
             environment,
             heuristics.versions[engine.flavour],
             BATCH_SIZES,
@@ -276,25 +297,28 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
         )
 
     device = normalise_device_name(environment.device_name)
-    stem = f"{session.today()}-survey-{engine.flavour}-{device}-triton-{environment.triton}"
+    stem = f"{date}-survey-{engine.flavour}-{device}-triton-{environment.triton}"
     path, why_not = None, ""
     for index, place in in_turn(found.contests):
         contest = found.contests[index]
         shape, layer = contest.shapes[place]
-        if not why_not and time.monotonic() - started > 60.0 * request.minutes:
+        if not why_not and time.monotonic() - begun > 60.0 * request.minutes:
             why_not = f"not reached within {request.minutes:g} minutes"
+            say(f"{why_not}: {contest.file.name} and what comes after it")
         if why_not:
-            progress.leave_out(index, why_not)
+            progress.pass_over(index, why_not)
             continue
         rows = {num_tokens: contest.configs(num_tokens, engine.flavour) for num_tokens in BATCH_SIZES}
         try:
             timed = timer.measure(layer, rows, failures)
-        except NotMeasuredError as error:
-            progress.leave_out(index, str(error))
+        except ShapeNotMeasuredError as error:
+            progress.fail(index, str(error))
+            say(f"{contest.file.name}: not measured: {error}")
             continue
-        except GpuLostError as error:
+        except (GpuLostError, MachineError) as error:
             why_not = str(error)
-            progress.leave_out(index, why_not)
+            progress.pass_over(index, why_not)
+            say(f"{contest.file.name}: the survey ends here: {error}")
             continue
         surveyed = SurveyedShape(shape, tuple(survey_row(rows[row.num_tokens], row) for row in timed))
         progress.add(index, surveyed)
@@ -307,7 +331,7 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
     return whole
 
 
-def in_turn(contests: Sequence[Contest]) -> Iterator[tuple[int, int]]:
+def in_turn(contests: Sequence[ShippedContest]) -> Iterator[tuple[int, int]]:
     """(contest, shape) by their places: every name's first shape, then the second ones: time may not last for all."""
     for place in range(max((len(contest.shapes) for contest in contests), default=0)):
         yield from ((index, place) for index, contest in enumerate(contests) if place < len(contest.shapes))

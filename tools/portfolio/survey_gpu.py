@@ -1,101 +1,112 @@
-"""A survey's GPU half: compiles what is launched for each file, and plays it in blocks of fresh draws."""
+"""The process that measures for a survey: plays what an engine launches for a file in blocks of fresh draws.
+
+Imports torch. Its parent (`tools.portfolio.survey_process`) holds no context of the GPU, so what a launch breaks here
+costs one shape of one file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
 
 import torch
 
 from tools.bench.session import Gpu
 from tools.compile.machine import status_of
-from tools.compile.outcome import Status
-from tools.compile.pool import CompilePool
-from tools.errors import first_line
+from tools.errors import UserError, first_line
 from tools.measure.blocks import BlockPlayer, Clock, ContextLost
-from tools.measure.kernels import Kernel, KernelTask, problems_of
+from tools.measure.gpu import busy_notes, release
+from tools.measure.kernels import Kernel
 from tools.measure.layer import LayerShape, memory_bytes
 from tools.measure.panel import MIN_BLOCKS, Part, RoutingKind
 from tools.measure.seeds import Purpose
-from tools.portfolio.survey import GpuLostError, Launched, NotMeasuredError, Say, TimedRow
-from tools.portfolio.survey_plan import BATCH_SIZES, Contest, RowConfigs
+from tools.portfolio.survey import GpuLostError, Launched, ShapeNotMeasuredError, TimedRow
+from tools.portfolio.survey_plan import RowConfigs
+from tools.portfolio.survey_process import Measurement, Ready
 from tools.registry.devices import Target
-from tools.store.record import Environment
 
 Failures = Mapping[Launched, str]
 
 
+def serve(connection: Connection, kernel: Kernel) -> None:
+    """Sends a `Ready`, then the rows of each `Measurement`; a UserError in place of either, the last where it must end.
+
+    Until its pipe closes.
+    """
+    try:
+        gpu = Gpu.here()
+        surveyor = Surveyor.here(gpu, kernel)
+        connection.send(Ready(gpu.environment(), busy_notes(torch)))
+    except UserError as error:
+        connection.send(error)
+        return
+    with contextlib.suppress(EOFError), torch.cuda.stream(torch.cuda.Stream()):
+        while _answer(connection, surveyor):
+            pass
+
+
+def _answer(connection: Connection, surveyor: Surveyor) -> bool:
+    """Whether there may be a next one."""
+    asked: Measurement = connection.recv()
+    try:
+        connection.send(surveyor.measure(asked.layer, asked.rows, asked.failures))
+    except ShapeNotMeasuredError as error:
+        connection.send(error)
+    except UserError as error:
+        connection.send(error)
+        return False
+    return True
+
+
 class Surveyor:
-    """Times launches of one kernel, the engine's own."""
+    """Times launches of one kernel, the engine's own. On a stream that isn't the default."""
 
     def __init__(
-        self,
-        environment: Environment,
-        kernel: Kernel,
-        target: Target,
-        device: torch.device,
-        l2_bytes: int,
-        clock: Clock | None = None,
+        self, kernel: Kernel, target: Target, device: torch.device, l2_bytes: int, clock: Clock | None = None
     ) -> None:
-        self.environment = environment
         self._kernel, self._target, self._clock = kernel, target, clock or Clock()
         self._device, self._l2_bytes = device, l2_bytes
 
     @classmethod
     def here(cls, gpu: Gpu, kernel: Kernel) -> Surveyor:
         """On the current GPU."""
-        assert gpu.device.target is not None  # `find_device` hands on none without
+        assert gpu.device.target is not None  # `find_measurable` hands on none without
         device = torch.device("cuda", torch.cuda.current_device())
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
-        return cls(gpu.environment(), kernel, gpu.device.target, device, l2_bytes)
+        return cls(kernel, gpu.device.target, device, l2_bytes)
 
-    def compile(self, contests: Sequence[Contest], jobs: int, say: Say) -> Failures:
-        """Every binary, each once, before anything is timed. What can't be launched, and why."""
-        tasks: dict[Hashable, KernelTask] = {}
-        sharing: dict[Hashable, set[Launched]] = {}
-        failures: dict[Launched, str] = {}
-        for launched in dict.fromkeys(_launched(contests, self._kernel)):
-            layer, num_tokens, config = launched
-            try:
-                problems = problems_of(self._kernel, layer, num_tokens, config, self._target.kernel_arch)
-            except ValueError as error:
-                failures[launched] = str(error)
-                continue
-            for task in (KernelTask(problem, self._target, self._kernel) for problem in problems):
-                try:
-                    key = task.key
-                except AssertionError as error:  # tensor descriptors of rows that they can't describe
-                    failures[launched] = str(error)
-                    break
-                tasks.setdefault(key, task)
-                sharing.setdefault(key, set()).add(launched)
-        say(f"compiling {len(tasks)} kernels")
-        keys = list(tasks)
-        with CompilePool(jobs) as pool:
-            for number, outcome in pool.run(tasks.values()):
-                if outcome.status is not Status.OK:
-                    why = f"{outcome.status.value}: {outcome.message}"
-                    failures.update(dict.fromkeys(sharing[keys[number]], why))
-        return failures
+    def measure(self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Failures) -> tuple[TimedRow, ...]:
+        """rows: by batch size. ShapeNotMeasuredError: too large for this GPU. GpuLostError: a launch broke the context.
 
-    def measure(self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Failures) -> list[TimedRow]:
-        """rows: by batch size. NotMeasuredError: too large for this GPU. GpuLostError: a launch broke the context."""
-        most = max(rows)
-        need, (free, _) = memory_bytes([layer], most), torch.cuda.mem_get_info()
+        MachineError: a launch failed by what says nothing of it.
+        """
+        release(torch)  # what the last layer held isn't free until then
+        need, (free, _) = memory_bytes([layer], max(rows)), torch.cuda.mem_get_info()
         if need > free:
-            raise NotMeasuredError(f"{layer.shape} takes {_gib(need)} of GPU memory, {_gib(free)} are free")
+            raise ShapeNotMeasuredError(f"{layer.shape} takes {_gib(need)} of GPU memory, {_gib(free)} are free")
         try:
-            with torch.cuda.stream(torch.cuda.Stream()):
-                arch, kernel = self._target.kernel_arch, self._kernel
-                player = BlockPlayer(
-                    [layer], arch, self._device, self._l2_bytes, most, clock=self._clock, kernel=lambda _: kernel
-                )
-                return [self._row(player, num_tokens, configs, failures) for num_tokens, configs in rows.items()]
-        except torch.OutOfMemoryError as error:
-            raise NotMeasuredError(f"{layer.shape}: the GPU's memory ran out") from error
+            return self._rows(layer, rows, failures)
+        except torch.OutOfMemoryError:
+            pass  # its traceback holds the layer's memory
         except ContextLost as error:
             raise GpuLostError(f"the GPU doesn't answer any more, after {error}") from error
-        finally:
-            torch.cuda.empty_cache()
+        raise ShapeNotMeasuredError(f"{layer.shape}: the GPU's memory ran out")
+
+    def _rows(self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Failures) -> tuple[TimedRow, ...]:
+        """The largest batch size first, where a binary is checked: there indexing breaks."""
+        player = BlockPlayer(
+            [layer],
+            self._target.kernel_arch,
+            self._device,
+            self._l2_bytes,
+            max(rows),
+            clock=self._clock,
+            kernel=lambda _: self._kernel,
+            checks_each_row=False,
+        )
+        timed = [self._row(player, num_tokens, rows[num_tokens], failures) for num_tokens in sorted(rows, reverse=True)]
+        return tuple(reversed(timed))
 
     def _row(self, player: BlockPlayer, num_tokens: int, configs: RowConfigs, failures: Failures) -> TimedRow:
         part, (layer,) = Part(self._kernel.flavour, 0, RoutingKind.UNIFORM), player.layers
@@ -104,12 +115,6 @@ class Surveyor:
         played = player.play(Purpose.JUDGEMENT, num_tokens, part, left, range(MIN_BLOCKS))
         failed |= {config: _message(error) for config, error in played.failures.items()}
         return TimedRow(num_tokens, {config: us for config, (us,) in played.us.items()}, failed)
-
-
-def _launched(contests: Sequence[Contest], kernel: Kernel) -> Iterator[Launched]:
-    for contest in contests:
-        rows = [(m, config) for m in BATCH_SIZES for config in contest.configs(m, kernel.flavour).distinct]
-        yield from ((layer, m, config) for _, layer in contest.shapes for m, config in rows)
 
 
 def _gib(num_bytes: int) -> str:

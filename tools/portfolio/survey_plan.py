@@ -25,11 +25,12 @@ from tools.store.record import ShapeOfModels
 from tools.store.workload import Workload
 from tools.text import counted, printable
 
-BATCH_SIZES = (1, 8, 32, 128, 512, 2048)
+BATCH_SIZES = (1, 8, 32, 128, 512, 2048, 4096)
+"""Decode and prefill. At 4096 stands the one row with USE_TMA that SGLang 0.5.23 ships for an H100."""
 
 
 @dataclass(frozen=True)
-class Contest:
+class ShippedContest:
     """A shipped file, what runs without it, and ours, if there is one. shapes: those to measure, with their layers.
 
     ours_path: below the configs folder. unmeasured: how many more shapes are behind the name.
@@ -71,7 +72,7 @@ class RowConfigs:
 class SurveyPlan:
     """notes: a line each, of what is to be known."""
 
-    contests: tuple[Contest, ...]
+    contests: tuple[ShippedContest, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...] = ()
 
@@ -104,7 +105,7 @@ class _Planner:
     most_shapes: int
     chain: Chain
 
-    def contest(self, file: ShippedFile) -> tuple[Contest, str]:
+    def contest(self, file: ShippedFile) -> tuple[ShippedContest, str]:
         """And a note. UserError: why the file isn't measured."""
         workload = file.workload
         quant = quant_mode_of(workload)
@@ -123,7 +124,7 @@ class _Planner:
         ours, path, note = self._ours(workload)
         measured = tuple((each, LayerShape.of(workload, each.shape, quant)) for each in shapes[: self.most_shapes])
         unmeasured = len(shapes) - len(measured)
-        return Contest(file, measured, shipped, no_file, ours, path, unmeasured), note
+        return ShippedContest(file, measured, shipped, no_file, ours, path, unmeasured), note
 
     def _shapes(self, workload: Workload) -> tuple[ShapeOfModels, ...]:
         """Behind the name in this engine: as people run models there, else by arithmetic; the fewest ranks first."""

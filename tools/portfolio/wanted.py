@@ -13,12 +13,19 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tools.registry.devices import Device
 from tools.registry.models import AS_STORED, SIXTEEN_BIT, Asked, ModelRegistry
-from tools.registry.shapes import Placed, engines_reading, placed_on, readers
+from tools.registry.shapes import (
+    Placed,
+    contradiction_of,
+    engines_reading,
+    placed_on,
+    readers,
+    readers_served,
+)
 from tools.registry.sharding import Engine
 from tools.store.workload import Shape, Workload
 
@@ -125,9 +132,9 @@ def wanted_on(device: Device, models: ModelRegistry, surveys: Iterable[Shipped] 
         by_workload.setdefault(placed.shard.workload, []).append(placed)
     found, notes = [], []
     for workload, group in by_workload.items():
-        served, others = _of_one_problem(group)
-        if others:
-            notes.append(_contradiction(workload, served, others))
+        served = readers_served(group)
+        if contradiction := contradiction_of(group):
+            notes.append(f"{workload.file_name()}: {contradiction}; it is tuned for the first")
         if not served[0].model.gated:
             notes.append(f"{workload.file_name()}: {served[0].model.id} has no gate: nothing here tunes its layer")
             continue
@@ -161,25 +168,3 @@ def _judges(workload: Workload, uses: Iterable[Use], models: ModelRegistry) -> t
 def _use(placed: Placed) -> Use:
     placement, model = placed.placement, placed.model
     return Use(placement.tp, placement.ep, model.id, placed.engine, placed.shard.shape, len(model.ids))
-
-
-def _of_one_problem(group: list[Placed]) -> tuple[list[Placed], list[Placed]]:
-    """Those that one file can be tuned for, and the others: with a gate first, then the kind that most are of."""
-    problems: dict[tuple[bool, str], list[Placed]] = {}
-    for placed in group:
-        problems.setdefault((placed.model.gated, placed.model.checkpoint.kind), []).append(placed)
-    served = max(problems, key=lambda problem: (problem[0], len(problems[problem]), problem[1]))
-    return problems[served], [each for problem in problems if problem != served for each in problems[problem]]
-
-
-def _contradiction(workload: Workload, served: Iterable[Placed], others: Iterable[Placed]) -> str:
-    def described(group: Iterable[Placed]) -> Iterator[str]:
-        for each in group:
-            gate = "" if each.model.gated else ", no gate"
-            yield f"{each.model.id} {each.placement} ({each.model.checkpoint.kind}{gate})"
-
-    told, left_out = (", ".join(dict.fromkeys(described(group))) for group in (served, others))
-    return (
-        f"{workload.file_name()}: placements contradict each other: expected readers of one kind of layer, found "
-        f"{told} beside {left_out}; it is tuned for the first"
-    )

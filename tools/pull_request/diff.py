@@ -135,7 +135,7 @@ class Group:
 
 
 @dataclass(frozen=True, order=True)
-class Cell:
+class CoveredModel:
     """A registered model that has a tuned file on a device, at whatever parallel size and dtype."""
 
     model_id: str
@@ -151,7 +151,7 @@ class ModeChange:
     after: str
 
 
-class Standing(enum.StrEnum):
+class EvidenceKind(enum.StrEnum):
     """What speaks for a tuned file on main."""
 
     VERIFIED = "verified"
@@ -165,7 +165,7 @@ class Hidden:
 
     by: PurePosixPath
     hidden: PurePosixPath
-    standing: Standing
+    standing: EvidenceKind
     releases: tuple[str, ...]
 
 
@@ -176,8 +176,8 @@ class Diff:
     base: str
     head: str
     groups: tuple[Group, ...]
-    gained: tuple[Cell, ...]
-    lost: tuple[Cell, ...]
+    gained: tuple[CoveredModel, ...]
+    lost: tuple[CoveredModel, ...]
     covered: int
     others: tuple[str, ...]
     modes: tuple[ModeChange, ...] = ()
@@ -215,7 +215,7 @@ def grouped(files: Iterable[FileChange]) -> tuple[Group, ...]:
     return tuple(sorted(groups, key=lambda g: (order.index(g.kind), -len(g.files), str(g.files[0].relative))))
 
 
-def coverage(paths: Iterable[PurePosixPath], models: ModelRegistry, devices: DeviceRegistry) -> frozenset[Cell]:
+def coverage(paths: Iterable[PurePosixPath], models: ModelRegistry, devices: DeviceRegistry) -> frozenset[CoveredModel]:
     """The models that a tuned file serves on a device, from the files' names. Names of one device count as one."""
     served: dict[Workload, frozenset[str]] = {}
     cells = set()
@@ -228,7 +228,7 @@ def coverage(paths: Iterable[PurePosixPath], models: ModelRegistry, devices: Dev
             served[on_any_device] = frozenset(reader.model.id for reader in readers(workload, models))
         device = devices.get(workload.device_name)
         device_name = workload.device_name if device is None else device.name
-        cells |= {Cell(model_id, device_name) for model_id in served[on_any_device]}
+        cells |= {CoveredModel(model_id, device_name) for model_id in served[on_any_device]}
     return frozenset(cells)
 
 
@@ -344,10 +344,10 @@ def make_diff(
     )
 
 
-def _standing(version: Version) -> Standing:
+def _standing(version: Version) -> EvidenceKind:
     if version.is_signed:
-        return Standing.VERIFIED
-    return Standing.CLAIMED if version.is_measured else Standing.PUBLISHED
+        return EvidenceKind.VERIFIED
+    return EvidenceKind.CLAIMED if version.is_measured else EvidenceKind.PUBLISHED
 
 
 def _mode(change: Change) -> ModeChange | None:

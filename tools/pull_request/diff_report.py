@@ -13,15 +13,15 @@ from tools.pull_request.diff import (
     BATCH_SIZES,
     MOST_EDITS,
     RECORD_ONLY,
-    Cell,
+    CoveredModel,
     Diff,
     Edit,
+    EvidenceKind,
     FileChange,
     Group,
     Hidden,
     Kind,
     ModeChange,
-    Standing,
 )
 from tools.store.tiers import DEFAULT_TIER
 from tools.text import code, counted, dumped, shown
@@ -161,7 +161,7 @@ def as_github(diff: Diff) -> str:
         Finding(
             shown(config_path(one.by)),
             "hides",
-            Severity.INFO if one.standing is Standing.PUBLISHED else Severity.WARNING,
+            Severity.INFO if one.standing is EvidenceKind.PUBLISHED else Severity.WARNING,
             _hidden(one, shown),
             "see that it is faster under that Triton: the report of our runners compares the two",
         )
@@ -290,7 +290,7 @@ def _group_json(group: Group) -> dict[str, object]:
     }
 
 
-def _cell_json(cell: Cell) -> dict[str, str]:
+def _cell_json(cell: CoveredModel) -> dict[str, str]:
     return {"model": cell.model_id, "device_name": cell.device_name}
 
 

@@ -7,12 +7,12 @@ and in gain. Where one doesn't, an older `verified` goes; it also goes where it 
 from __future__ import annotations
 
 import argparse
-import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tools.checkout import CONFIGS
 from tools.cli import command, path_argument, say
+from tools.dates import today
 from tools.pull_request.documents import (
     MERGED,
     DocumentError,
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--commit", required=True, metavar="SHA", help="the commit of main that was measured")
     parser.add_argument("--runner", required=True, metavar="LABEL", help="on whose runner")
     parser.add_argument("--run-url", required=True, metavar="URL", help="of the workflow's run")
-    parser.add_argument("--date", default=_today(), metavar="YYYY-MM-DD", help="default: today (UTC)")
+    parser.add_argument("--date", default=today().isoformat(), metavar="YYYY-MM-DD", help="default: today (UTC)")
     parser.add_argument("--configs", type=path_argument, default=CONFIGS, metavar="DIR", help="default: configs/")
     return parser
 
@@ -176,7 +176,3 @@ def _write_alone(configs: Path, planned: PlannedFile, file: MeasuredFile, models
         return f"not verified, {why}"
     write_file(path, record.with_verified(None).to_bytes())
     return f"verified no more, {why}"
-
-
-def _today() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")

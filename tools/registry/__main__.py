@@ -35,7 +35,7 @@ _PAIR = re.compile(r"E=([1-9][0-9]{0,9}),N=([1-9][0-9]{0,9}),.*\.json", re.ASCII
 
 
 @dataclass(frozen=True)
-class Row:
+class SizesRow:
     """One (E, N) as files name it, how many files have it, and which models read them (none: unexplained).
 
     otherwise_stored: of an unexplained one, the models with these sizes whose dtype or scales give them other names.
@@ -57,7 +57,7 @@ class Listing:
     closed: tuple[Path, ...]
 
 
-def report(names: Iterable[str], models: ModelRegistry, layout: Layout = Layout.REPO) -> list[Row]:
+def report(names: Iterable[str], models: ModelRegistry, layout: Layout = Layout.REPO) -> list[SizesRow]:
     """A row for each (E, N) of the file names, ascending. Names without one are the validator's business."""
     by_pair: dict[tuple[int, int], list[Workload | None]] = {}
     for name in names:
@@ -67,12 +67,12 @@ def report(names: Iterable[str], models: ModelRegistry, layout: Layout = Layout.
     return [_row(E, N, workloads, models) for (E, N), workloads in sorted(by_pair.items())]
 
 
-def _row(E: int, N: int, workloads: Sequence[Workload | None], models: ModelRegistry) -> Row:
+def _row(E: int, N: int, workloads: Sequence[Workload | None], models: ModelRegistry) -> SizesRow:
     read = {replace(workload, device_name="") for workload in workloads if workload is not None}
     explanations = {reader.found for workload in read for reader in readers(workload, models)}
     sizes = {(workload.E, workload.N) for workload in read} or {(E, N)}
     otherwise = () if explanations else {found.model_id for size in sizes for found in explain_pair(*size, models)}
-    return Row(E, N, len(workloads), tuple(sorted(explanations)), tuple(sorted(otherwise)))
+    return SizesRow(E, N, len(workloads), tuple(sorted(explanations)), tuple(sorted(otherwise)))
 
 
 @command("registry")
@@ -202,7 +202,7 @@ def _report_text(names: Iterable[str], options: argparse.Namespace) -> str:
     return "\n".join([*lines, summary])
 
 
-def _shown(row: Row) -> str:
+def _shown(row: SizesRow) -> str:
     if not row.explanations:
         stored = f" (sizes of models stored otherwise: {_listed(row.otherwise_stored)})" if row.otherwise_stored else ""
         return f"UNEXPLAINED{stored}"

@@ -89,7 +89,7 @@ OTHER_PARTS = re.compile("vision|visual|image|audio|speech|talker|code|vocoder|m
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ConfigJson:
     """What a config.json says. model.id is the model's id, or where nothing tells it the file's path.
 
     dtype_from, gate_from: the fields that say how the experts are stored, and whether they have a gate.
@@ -103,7 +103,7 @@ class Checkpoint:
 
 def read_config_json(
     path: Path, asked: Asked = AS_STORED, model_id: str | None = None, piped: bytes | None = None
-) -> Checkpoint:
+) -> ConfigJson:
     """The file, and hf_quant_config.json beside it. model_id: what the model is called, whatever the file says.
 
     piped: what came through the pipe at this path, as `cli.read_pipe` has it. asked: counts over the checkpoint's own
@@ -191,7 +191,7 @@ class _View:
         return f"{self.path}{name}"
 
 
-def _checkpoint(document: Fields, beside: Fields, asked: Asked, name: str | None, path: Path) -> Checkpoint:
+def _checkpoint(document: Fields, beside: Fields, asked: Asked, name: str | None, path: Path) -> ConfigJson:
     view = _experts_view(document)
     try:
         sizes = {size: _size(view, size) for size in ALIASES}
@@ -216,7 +216,7 @@ def _checkpoint(document: Fields, beside: Fields, asked: Asked, name: str | None
         reason = f"{signs}: expected experts on the hidden size, found a sign of a width of their own"
         raise ConfigJsonError(reason, f"with that width as K, {_say_sizes(view, 'K')}")
     model = Model(name or printable(str(path)), E, N, K, top_k, stored, f"shape: {path.name}", gated=gated)
-    return Checkpoint(model, name is not None, dtype_from, activation)
+    return ConfigJson(model, name is not None, dtype_from, activation)
 
 
 # ---------------------------------------------------------------

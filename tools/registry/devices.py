@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fused_moe_configs.spelling import like
+from fused_moe_configs.spelling import did_you_mean, like
 from tools.registry.reading import (
     REGISTRY_FOLDER,
     RegistryError,
@@ -20,6 +20,7 @@ from tools.registry.reading import (
     read_entries,
     unknown,
 )
+from tools.text import printable
 
 
 class Target(NamedTuple):
@@ -94,6 +95,30 @@ class DeviceRegistry:
         if device is None:
             known = (known for device in self.devices for known in device.names)
             raise RegistryError(unknown("device", name, known, "configs/registry/devices.json"))
+        return device
+
+    def find_measurable(self, name: str) -> Device:
+        """As `find`, with a compile target and shared memory: what tuner and bench ask for.
+
+        RegistryError: unknown, without its facts, or of a vendor whose GPUs nothing here measures on.
+        """
+        device = self.get(name)
+        is_intel = name.casefold().startswith("intel") if device is None else device.vendor == "intel"
+        if is_intel:
+            raise RegistryError(
+                f"GPU: expected one of NVIDIA or AMD, found {name!r}: nothing here measures on Intel's GPUs, so there "
+                "is nothing to tune or to bench. Files for it can be validated, converted and exported."
+            )
+        expected = "GPU: expected one of configs/registry/devices.json"
+        if device is None:
+            hint = did_you_mean(name, (known for each in self for known in each.names))
+            new = printable(normalise_device_name(name))
+            fix = f'add "{new}" there, with vendor, family, arch and smem_bytes_per_block'
+            raise RegistryError(f"{expected}, found {name!r}. {hint}Fix: {fix}.")
+        missing = [fact for fact in ("arch", "smem_bytes_per_block") if getattr(device, fact) is None]
+        if missing:
+            fix = f"give {' and '.join(missing)} in the entry of {device.name}"
+            raise RegistryError(f"{expected} with its architecture, found {name!r} without", fix)
         return device
 
     def near(self, name: str) -> list[str]:

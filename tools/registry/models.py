@@ -6,7 +6,7 @@ schema/models.schema.json says what each field means.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,8 @@ class ModelRegistry:
 def load_models(path: Path = REGISTRY_FOLDER / "models.json") -> ModelRegistry:
     """Reads the model registry.
 
-    RegistryError: it is missing, broken or unsorted; an id stands twice; top_k > E; a placement that doesn't divide.
+    RegistryError: it is missing, broken or unsorted; an id stands twice; top_k > E; a placement that doesn't divide, or
+    that another one of the model contradicts.
     """
     models = tuple(map(_model, read_entries(path, "models")))
     for model in models:
@@ -172,6 +173,9 @@ def load_models(path: Path = REGISTRY_FOLDER / "models.json") -> ModelRegistry:
         for placement in model.placements:
             if fault := _misplaced(model, placement):
                 raise RegistryError(f"{model.id} / placements: {placement}: {fault}", "correct the placement", path)
+        if twice := _contradiction(model.placements):
+            reason, fix = twice
+            raise RegistryError(f"{model.id} / placements: {reason}", fix, path)
     check_order(path, [model.id.casefold() for model in models])
     check_unique(path, [name.casefold() for model in models for name in model.ids])
     return ModelRegistry(models)
@@ -193,6 +197,18 @@ def _misplaced(model: Model, placement: Placement) -> str | None:
         split(model.checkpoint, placement.engine or "sglang", placement.tp, placement.ep)
     except ServingError as error:
         return str(error).partition(". Fix: ")[0].removeprefix(f"{model.id}: ")
+    return None
+
+
+def _contradiction(placements: Iterable[Placement]) -> tuple[str, str] | None:
+    """(what is wrong, how to end it) where one says «this engine alone» and another of these sizes says otherwise."""
+    engines: dict[Placement, list[str | None]] = {}
+    for placement in placements:
+        engines.setdefault(replace(placement, engine=None), []).append(placement.engine)
+    for sizes, found in engines.items():
+        if len(found) > 1:
+            said = " and ".join(f"for {engine} alone" if engine else "for either engine" for engine in found)
+            return f"{sizes}: expected once, found {said}", "keep one; without engine where both run it so"
     return None
 
 

@@ -172,6 +172,45 @@ def placed_on(models: Iterable[Model], device: Device) -> Iterator[Placed]:
                     yield Placed(model, engine, placement, own)
 
 
+def readers_served(group: Sequence[Placed]) -> list[Placed]:
+    """Of those that ask for one name, the ones that a file can be tuned for: with a gate first, then the kind that most
+    are of.
+    """
+    problems: dict[tuple[bool, str], list[Placed]] = {}
+    for placed in group:
+        problems.setdefault((placed.model.gated, placed.model.checkpoint.kind), []).append(placed)
+    return problems[max(problems, key=lambda problem: (problem[0], len(problems[problem]), problem[1]))]
+
+
+def contradiction_of(group: Sequence[Placed]) -> str:
+    """What those who ask for one name disagree about, and who; empty: nothing."""
+    served = readers_served(group)
+    others = [placed for placed in group if placed not in served]
+    if not others:
+        return ""
+    told, left_out = (", ".join(dict.fromkeys(map(_layer_words, some))) for some in (served, others))
+    return f"placements contradict each other: expected readers of one kind of layer, found {told} beside {left_out}"
+
+
+def contradictions(models: Iterable[Model], devices: Iterable[Device]) -> Iterator[tuple[Workload, str]]:
+    """Each name, on a device of each family, whose readers disagree, with what `contradiction_of` says."""
+    models, of_families = tuple(models), dict[tuple[str, str | None], Device]()
+    for device in devices:
+        of_families.setdefault((device.family, device.arch), device)
+    for device in of_families.values():
+        by_workload: dict[Workload, list[Placed]] = {}
+        for placed in placed_on(models, device):
+            by_workload.setdefault(placed.shard.workload, []).append(placed)
+        for workload, group in by_workload.items():
+            if said := contradiction_of(group):
+                yield workload, said
+
+
+def _layer_words(placed: Placed) -> str:
+    gate = "" if placed.model.gated else ", no gate"
+    return f"{placed.model.id} {placed.placement} ({placed.model.checkpoint.kind}{gate})"
+
+
 def _placed(asked: Workload, models: ModelRegistry, device: Device) -> list[Reader]:
     found: dict[tuple[Explanation, Shape], Reader] = {}
     for each in placed_on(models, device):

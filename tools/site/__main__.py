@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from fused_moe_configs.lookup import ConfigError
 from tools.checkout import CHECKOUT, CONFIGS
+from tools.child_process import usable_cores
 from tools.cli import check_folder, command, path_argument, run
 from tools.errors import UserError
 from tools.site.build import PICTURES, Sources, write
@@ -29,15 +29,13 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("out", type=path_argument, metavar="OUT", help="a new folder, or one with an earlier build")
     parser.add_argument("--configs", type=path_argument, default=CONFIGS, metavar="DIR", help="another store")
-    parser.add_argument(
-        "--measurements", type=path_argument, default=MEASUREMENTS, metavar="DIR", help="other benches and surveys"
-    )
+    parser.add_argument("--measurements", type=path_argument, default=MEASUREMENTS, metavar="DIR", help="other surveys")
     parser.add_argument(
         "--pictures", type=path_argument, metavar="DIR", help="write the README's two charts into this folder too"
     )
     parser.add_argument("--repository", type=_address, default=REPOSITORY, metavar="URL", help="where links lead")
     parser.add_argument("--revision", default="", metavar="COMMIT", help="what it is built from, for the footer")
-    parser.add_argument("--jobs", type=_count, default=os.cpu_count() or 1, metavar="N", help="processes; all cores")
+    parser.add_argument("--jobs", type=_count, default=usable_cores(), metavar="N", help="processes; all cores")
     return parser
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fused_moe_configs.next_step import model_flags, tune_command
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.wanted import Wanted, WantedList
 from tools.registry.devices import Device
-from tools.site.coverage import Cell, anchor_of, sizes_of
-from tools.site.files import ENGINES, TunedFile
-from tools.site.measurements import EnginesTimes, Surveyed
+from tools.site.coverage import HOLES, States, anchor_of, sizes_of
+from tools.site.files import TunedFile
 from tools.site.questions import State
+from tools.site.surveys import Surveyed
 from tools.store.record import VerifiedWith
 
 MOST_WANTED = 40
@@ -38,9 +40,10 @@ class Hole:
         return len({model for model, *_ in self.askers})
 
 
-def holes(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell], slugs: Mapping[str, str],
-          surveys: Iterable[Surveyed]) -> list[Hole]:  # fmt: skip
-    """Most wanted first, as portfolio ranks them over all GPUs. cells: by device and name. slugs: of models' pages."""
+def holes(
+    wanted: Iterable[WantedList], states: States, slugs: Mapping[str, str], surveys: Iterable[Surveyed]
+) -> list[Hole]:
+    """Most wanted first, as portfolio ranks them over all GPUs. slugs: of models' pages."""
     ratios: dict[str, float] = {}
     for surveyed in surveys:
         if surveyed.ratio is not None:
@@ -48,8 +51,7 @@ def holes(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell], s
     found = []
     for of_device in wanted:
         for each in of_device.names:
-            cell = cells.get((of_device.device.name, each.name))
-            if cell is None or cell.is_hole:
+            if states.least(each, of_device.device) in HOLES:
                 askers = tuple(_askers(each, slugs))
                 found.append(
                     Hole(each.name, of_device.device, each.score, askers, _command(each), ratios.get(each.name))
@@ -59,22 +61,27 @@ def holes(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell], s
 
 def _command(wanted: Wanted) -> str:
     """For the model on the fewest ranks, as vLLM asks for it where it does; with the other shapes behind the name."""
-    use = min(wanted.uses, key=lambda use: (use.tp, use.ep, use.model, list(ENGINES).index(use.engine)))
+    use = min(wanted.uses, key=lambda use: (use.tp, use.ep, use.model, list(ENGINE_NAMES).index(use.engine)))
     return tune_command(model_flags(use.model, use.tp, use.ep), use.engine) + " --all-shapes" * (len(wanted.shapes) > 1)
 
 
 def _askers(wanted: Wanted, slugs: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
     by_place: dict[tuple[str, int, int], list[str]] = {}
     for use in wanted.uses:
-        by_place.setdefault((use.model, use.tp, use.ep), []).append(ENGINES[use.engine])
+        by_place.setdefault((use.model, use.tp, use.ep), []).append(ENGINE_NAMES[use.engine])
     for (model, tp, ep), engines in by_place.items():
-        who = "both" if len(engines) == len(ENGINES) else " and ".join(engines)
+        who = "both" if len(engines) == len(ENGINE_NAMES) else " and ".join(engines)
         yield model, f"{sizes_of(tp, ep)}, {who}", slugs[model], anchor_of(tp, ep)
 
 
 def largest_gains(files: Iterable[TunedFile]) -> list[TunedFile]:
-    """Of what was measured, the largest first."""
-    return sorted((file for file in files if file.is_measured), key=lambda file: file.known.geomean_ratio or 1.0)
+    """Of what was measured, the largest first: over vLLM's heuristic, then what SGLang alone reads over SGLang's."""
+
+    def place(file: TunedFile) -> tuple[bool, float]:
+        engine, ratios = next(iter(file.known.ratios.items()))
+        return engine != "vllm", ratios.geomean
+
+    return sorted((file for file in files if file.is_measured), key=place)
 
 
 @dataclass(frozen=True)
@@ -85,20 +92,22 @@ class Negative:
     what: str
 
 
-def negatives(files: Iterable[TunedFile], beside: Mapping[str, Sequence[EnginesTimes]]) -> list[Negative]:
+def negatives(files: Iterable[TunedFile]) -> list[Negative]:
     """Rows that may be slower than the bound, files that gain hardly anything, and engines' files that are as good."""
     found = []
     for file in files:
         if file.unbounded:
             sizes = ", ".join(map(str, file.unbounded))
             found.append(Negative(file, f"may be more than 2 % slower than a heuristic at M = {sizes}"))
-        if (ratio := file.known.geomean_ratio) is not None and ratio > 0.99:
-            found.append(Negative(file, f"gains {(1 - ratio) * 100:.1f} % over vLLM's heuristic: hardly anything"))
-        for times in beside.get(file.path, ()):
-            if times.geomean_ratio > 0.99:
-                found.append(
-                    Negative(file, f"gains {(1 - times.geomean_ratio) * 100:.1f} % over {times.label}: hardly anything")
-                )
+        over = [(f"{ENGINE_NAMES[engine]}'s heuristic", ratios.geomean) for engine, ratios in file.known.ratios.items()]
+        over += [
+            (f"{ENGINE_NAMES[line.engine]} {line.version}'s file", line.shipped.geomean_ratio)
+            for line in file.beside_shipped
+            if line.shipped
+        ]
+        for rival, ratio in over:
+            if ratio > 0.99:
+                found.append(Negative(file, f"gains {(1 - ratio) * 100:.1f} % over {rival}: hardly anything"))
     return found
 
 
@@ -133,26 +142,33 @@ def _release(version: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Tally:
-    """Of the names that placements ask for on a GPU: how many are here, by state."""
+    """Of the names that placements ask for on a GPU: how many are here, by state.
+
+    verified, claimed: measured for every model that asks, in each engine. in_part: not for every one.
+    """
 
     device: Device
     verified: int
     claimed: int
+    in_part: int
     published: int
     missing: int
 
     @property
     def wanted(self) -> int:
-        return self.verified + self.claimed + self.published + self.missing
+        return self.verified + self.claimed + self.in_part + self.published + self.missing
 
 
-def tally(wanted: Iterable[WantedList], cells: Mapping[tuple[str, str], Cell]) -> list[Tally]:
+def tally(wanted: Iterable[WantedList], states: States) -> list[Tally]:
     """Each name once a GPU; of GPUs on which no placement asks for one there is no tally."""
     found = []
     for of_device in wanted:
-        device, names = of_device.device, of_device.names
-        states = [cell.state for each in names if (cell := cells.get((device.name, each.name))) is not None]
-        verified, claimed = states.count(State.VERIFIED), states.count(State.CLAIMED)
-        published = states.count(State.PUBLISHED) + states.count(State.UNRECORDED)
-        found.append(Tally(device, verified, claimed, published, len(names) - verified - claimed - published))
+        counts = Counter(states.least(each, of_device.device) for each in of_device.names)
+        here = (
+            counts[State.VERIFIED],
+            counts[State.CLAIMED],
+            counts[State.OTHER_SHAPE],
+            counts[State.PUBLISHED] + counts[State.UNRECORDED],
+        )
+        found.append(Tally(of_device.device, *here, len(of_device.names) - sum(here)))
     return [each for each in found if each.wanted]

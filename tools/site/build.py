@@ -16,15 +16,17 @@ from markupsafe import Markup
 from fused_moe_configs.backends import EngineRelease
 from tools.child_process import workers
 from tools.errors import UserError
-from tools.portfolio.wanted import wanted_on
+from tools.launch.heuristic_version import ENGINE_NAMES
+from tools.portfolio.today import shipped_by
+from tools.portfolio.wanted import Shipped, wanted_on
 from tools.registry.devices import Device, DeviceRegistry, load_devices
 from tools.registry.engines import load_engines
 from tools.registry.models import Model, ModelRegistry, load_models
 from tools.site import boards, charts, coverage, overview, render, server
 from tools.site.coverage import Line
-from tools.site.files import ENGINES, TunedFile, files_in, read_files, slug_of, unique_slugs
-from tools.site.measurements import EnginesTimes, Surveyed, engines_times, read_surveys, shipped_by
+from tools.site.files import TunedFile, files_in, read_files, slug_of, unique_slugs
 from tools.site.questions import Questions
+from tools.site.surveys import Surveyed, files_of, read_surveys
 from tools.store.files import write_file
 
 T = TypeVar("T")
@@ -39,7 +41,7 @@ MANIFEST = "site.json"
 
 @dataclass(frozen=True)
 class Sources:
-    """configs: the store's folder. measurements: of documents. repository: its address. revision: the commit, or ""."""
+    """configs: the store's folder. measurements: of surveys. repository: its address. revision: the commit, or ""."""
 
     configs: Path
     measurements: Path
@@ -55,8 +57,9 @@ class Known:
     models: ModelRegistry
     devices: DeviceRegistry
     files: tuple[TunedFile, ...]
-    beside: Mapping[str, tuple[EnginesTimes, ...]]
-    surveys: tuple[Surveyed, ...]
+    surveyed: tuple[Surveyed, ...]
+    shipped: Mapping[str, tuple[Shipped, ...]]
+    """By device of the first page, what portfolio ranks by."""
     slugs: Mapping[str, str]
     """Of models' pages, by the id that stands for them."""
     columns: tuple[Device, ...]
@@ -85,18 +88,17 @@ def know(sources: Sources, each: Each = map) -> Known:
     models, devices = load_models(registry / "models.json"), load_devices(registry / "devices.json")
     places = files_in(sources.configs)
     files = tuple(file for chunk in each(read_files, _chunks(places)) for file in chunk)
-    return Known(
-        sources, models, devices, files, engines_times(sources.measurements, files),
-        read_surveys(sources.measurements), unique_slugs(model.id for model in models),
-        coverage.columns_of(devices, models, files),
-    )  # fmt: skip
+    columns, surveys = coverage.columns_of(devices, models, files), read_surveys(sources.measurements)
+    shipped = {device.name: shipped_by(surveys, device) for device in columns}
+    slugs = unique_slugs(model.id for model in models)
+    return Known(sources, models, devices, files, files_of(surveys), shipped, slugs, columns)
 
 
 def pages(known: Known, each: Each = map) -> Iterator[tuple[str, bytes]]:
     """Path below the site's root and content."""
     environment, columns = _environment(known), [device.name for device in known.columns]
     # Neighbours ask for the same files, so a chunk is of neighbours. Other pages are made meanwhile.
-    light = replace(known, files=tuple(replace(file, record=None, entries={}) for file in known.files))
+    light = replace(known, files=tuple(replace(file, record=None, entries={}, gains=()) for file in known.files))
     waiting = each(partial(of_models, light), _chunks(known.models.models))
     yield from _of_files(known, environment)
     lines = list[Line]()
@@ -118,7 +120,7 @@ def pages(known: Known, each: Each = map) -> Iterator[tuple[str, bytes]]:
 def releases_of(sources: Sources) -> list[EngineRelease]:
     """vLLM's first, and of an engine the newest."""
     newest_first = load_engines(sources.configs / "registry" / "engines.json")[::-1]
-    return sorted(newest_first, key=lambda release: list(ENGINES).index(release.name))
+    return sorted(newest_first, key=lambda release: list(ENGINE_NAMES).index(release.name))
 
 
 def _chunks(items: Sequence[T]) -> list[tuple[T, ...]]:
@@ -145,7 +147,7 @@ def of_models(known: Known, models: Sequence[Model]) -> OfModels:
     """May run in a process of its own."""
     sources = known.sources
     releases = releases_of(sources)
-    questions = Questions(sources.configs, known.devices, releases, known.files, known.surveys)
+    questions = Questions(sources.configs, known.devices, releases, known.files, known.surveyed)
     template, found, lines = _environment(known).get_template("model.html"), list[tuple[str, bytes]](), list[Line]()
     for model in models:
         slug, rows = known.slugs[model.id], tuple(questions.rows(model))
@@ -159,7 +161,7 @@ def of_models(known: Known, models: Sequence[Model]) -> OfModels:
 def _of_files(known: Known, environment: Environment) -> Iterator[tuple[str, bytes]]:
     template, slugs = environment.get_template("file.html"), render.model_slugs(known.models, known.slugs)
     for file in known.files:
-        given = render.of_file(file, known.beside.get(file.path, ()), slugs, known.sources.repository)
+        given = render.of_file(file, slugs, known.sources.repository)
         yield f"files/{file.slug}.html", template.render(root="../", **given).encode()
 
 
@@ -179,9 +181,9 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
     def page(name: str, **given: Any) -> tuple[str, bytes]:
         return name, environment.get_template(name).render(here=name, **given).encode()
 
-    wanted = [wanted_on(device, known.models, shipped_by(known.surveys, device)) for device in known.columns]
-    cells = coverage.cells_by_name(lines)
-    gains, tallies = boards.largest_gains(known.files), boards.tally(wanted, cells)
+    wanted = [wanted_on(device, known.models, known.shipped[device.name]) for device in known.columns]
+    states = coverage.States(lines)
+    gains, tallies = boards.largest_gains(known.files), boards.tally(wanted, states)
     yield page(
         "index.html", files=known.files, measured=gains, best=next(iter(gains), None), tallies=tallies, lines=lines,
         heads=render.row_heads(environment, lines, ""),
@@ -192,11 +194,11 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
         gpus=known.devices.devices, devices=known.columns,
         known_models=[(model, known.slugs[model.id]) for model in known.models],
     )  # fmt: skip
-    holes = boards.holes(wanted, cells, known.slugs, known.surveys)
+    holes = boards.holes(wanted, states, known.slugs, known.surveyed)
     yield page(
         "boards.html", wanted=holes[: boards.MOST_WANTED], wanted_more=len(holes[boards.MOST_WANTED :]),
-        surveyed=known.surveys, gains=gains[: boards.MOST_GAINS],
-        gains_chart=Markup(overview.gains_chart(gains)), negatives=boards.negatives(known.files, known.beside),
+        surveyed=known.surveyed, gains=gains[: boards.MOST_GAINS],
+        gains_chart=Markup(overview.gains_chart(gains)), negatives=boards.negatives(known.files),
     )  # fmt: skip
     held = coverage.held_by(known.devices, known.files)
     index = environment.get_template("gpus.html").render(root="../", gpus=known.devices.devices, held=held)

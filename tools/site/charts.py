@@ -21,7 +21,7 @@ STYLE = Path(__file__).parent / "assets" / "charts.css"
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """style: a class of charts.css. values: by batch size."""
 
     label: str
@@ -44,12 +44,12 @@ class _Scale:
         return self.start + (self.end - self.start) * (at - low) / ((high - low) or 1.0)
 
 
-def legend_rows(lines: Sequence[Line]) -> int:
+def legend_rows(lines: Sequence[Curve]) -> int:
     """How many rows a legend takes: two lines beside each other."""
     return -(-len(lines) // 2)
 
 
-def time_chart(identifier: str, title: str, lines: Sequence[Line], rows: int = 0) -> str:
+def time_chart(identifier: str, title: str, lines: Sequence[Curve], rows: int = 0) -> str:
     """Time in µs against the batch size, both logarithmic. Empty: there is nothing to draw.
 
     rows: of the legend, at least, for charts that stand beside each other.
@@ -69,9 +69,9 @@ def time_chart(identifier: str, title: str, lines: Sequence[Line], rows: int = 0
     )
 
 
-def gain_chart(identifier: str, title: str, lines: Sequence[Line], rows: int = 0) -> str:
+def gain_chart(identifier: str, title: str, lines: Sequence[Curve], rows: int = 0) -> str:
     """Ratios as per cent of time against the batch size: below zero is faster. Empty and rows: as above."""
-    lines = [Line(line.label, line.style, {m: (r - 1) * 100 for m, r in line.values.items()}) for line in lines]
+    lines = [Curve(line.label, line.style, {m: (r - 1) * 100 for m, r in line.values.items()}) for line in lines]
     values = [value for line in lines for value in line.values.values()]
     if not values:
         return ""
@@ -89,7 +89,7 @@ def _range(low: float, high: float, step: int) -> Iterable[int]:
 
 
 def _line_chart(
-    identifier: str, title: str, lines: Sequence[Line], scale: _Scale, ticks: Mapping[float, str], y_label: str,
+    identifier: str, title: str, lines: Sequence[Curve], scale: _Scale, ticks: Mapping[float, str], y_label: str,
     rows: int, *, zero: bool = False,
 ) -> str:  # fmt: skip
     sizes = sorted({num_tokens for line in lines for num_tokens in line.values})
@@ -136,12 +136,8 @@ def _diamond(x: float, y: float) -> str:
     return f'<path class="mark" d="M{x:g} {y - 4:g} l4 4 l-4 4 l-4 -4 z"/>'
 
 
-def _triangle(x: float, y: float) -> str:
-    return f'<path class="mark" d="M{x:g} {y - 4:g} l4 7 h-8 z"/>'
-
-
 _MARKS: Mapping[str, Callable[[float, float], str]] = {
-    "tuned": _circle, "vllm": _square, "sglang": _diamond, "shipped": _triangle,
+    "tuned": _circle, "vllm": _square, "sglang": _diamond,
 }  # fmt: skip
 
 

@@ -9,10 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tools.portfolio.wanted import Wanted
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import Model, ModelRegistry
 from tools.site.files import TunedFile
-from tools.site.questions import UNPLACED_SIZES, Answer, Row, State
+from tools.site.questions import UNPLACED_SIZES, DeviceAnswer, Row, State
+
+HOLES = (State.NONE, State.SHIPPED)
+"""There is no file here."""
 
 MOST_COLUMNS = 8
 """GPUs of the first page; every other one has a page of its own."""
@@ -45,7 +49,7 @@ class Cell:
     @property
     def is_hole(self) -> bool:
         """A file that would be read, as far as is known, and isn't here."""
-        return self.state in (State.NONE, State.SHIPPED)
+        return self.state in HOLES
 
 
 @dataclass(frozen=True)
@@ -83,20 +87,22 @@ def anchor_of(tp: int, ep: int) -> str:
     return f"tp{tp}-ep{ep}"
 
 
-def cells_by_name(lines: Iterable[Line]) -> dict[tuple[str, str], Cell]:
-    """By device and file that is asked for: the best answer of all who ask. A shape of theirs may not be measured, a
-    backend may not read.
-    """
-    found: dict[tuple[str, str], Cell] = {}
-    order = list(State)
-    for line in lines:
-        for (device, _), cell in line.cells.items():
-            if not cell.name or cell.state is State.NOT_READ:
-                continue
-            key = device, cell.name
-            if key not in found or order.index(cell.state) <= order.index(found[key].state):
-                found[key] = cell
-    return found
+class States:
+    """What those who ask for a wanted file find, each at its own shape and in its own engine."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self._cells = {
+            (device, engine, line.model, line.tp, line.ep): cell
+            for line in lines
+            for (device, engine), cell in line.cells.items()
+        }
+
+    def least(self, wanted: Wanted, device: Device) -> State:
+        """Of all who ask: a file that was measured for one of them alone is not measured for the others."""
+        asking = ((device.name, use.engine.value, use.model, use.tp, use.ep) for use in wanted.uses)
+        states = (self._cells[key].state for key in asking if key in self._cells)
+        order = list(State)
+        return max((state for state in states if state is not State.NOT_READ), key=order.index, default=State.NONE)
 
 
 def is_shown(row: Row) -> bool:
@@ -126,7 +132,7 @@ def _cells(row: Row) -> Iterator[tuple[tuple[str, str], Cell]]:
         yield (device, row.release.name), _cell(row, answer)
 
 
-def _cell(row: Row, answer: Answer) -> Cell:
+def _cell(row: Row, answer: DeviceAnswer) -> Cell:
     looked, file, state = answer.looked, answer.file, answer.state
     surveyed = looked.surveyed if looked and state is State.SHIPPED else None
     ratio = surveyed.ratio if surveyed else answer.ratio

@@ -13,11 +13,12 @@ MOST_BARS = 12
 
 
 def gains_chart(gains: Sequence[TunedFile], style: str = "") -> str:
-    """The measured files with the largest gains. style: where the picture stands alone."""
+    """The largest gains of `gains` over vLLM's heuristic. style: where the picture stands alone."""
     bars = [
-        charts.Bar(title_of(file), workload_of(file), (1 - (file.known.geomean_ratio or 1.0)) * 100)
-        for file in gains[:MOST_BARS]
-    ]
+        charts.Bar(title_of(file), workload_of(file), (1 - file.known.ratios["vllm"].geomean) * 100)
+        for file in gains
+        if "vllm" in file.known.ratios
+    ][:MOST_BARS]
     title = "Time over vLLM's own heuristic, geometric mean of all batch sizes"
     return charts.bar_chart("gains-chart", title, bars, style=style) or _empty(
         "gains-chart", "Nothing was measured yet", style
@@ -32,6 +33,7 @@ def coverage_chart(tallies: Sequence[Tally], style: str = "") -> str:
             (
                 ("tuned", "verified", tally.verified),
                 ("shipped", "claimed", tally.claimed),
+                ("part", "in part", tally.in_part),
                 ("published", "taken over", tally.published),
                 ("none", "none yet", tally.missing),
             ),

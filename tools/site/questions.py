@@ -19,7 +19,7 @@ from fused_moe_configs.serving import Serving, driver_name, serve
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import Model
 from tools.site.files import TunedFile
-from tools.site.measurements import Surveyed
+from tools.site.surveys import Surveyed
 from tools.store.workload import Shape
 
 SIZES = (1, 2, 4, 8, 16)
@@ -37,7 +37,7 @@ class State(enum.StrEnum):
     CLAIMED = "claimed"
     """A file with its author's figures."""
     OTHER_SHAPE = "other-shape"
-    """A file whose figures are of another hidden size, top_k or placement: what it gains here wasn't measured."""
+    """A file whose figures are of another hidden size, top_k, placement or engine: none is of what it gains here."""
     PUBLISHED = "published"
     """A file taken over from another project, without figures of ours."""
     UNRECORDED = "unrecorded"
@@ -85,7 +85,7 @@ class Looked:
 
 
 @dataclass(frozen=True)
-class Answer:
+class DeviceAnswer:
     """For one GPU. looked None: no tuned file has a name for it."""
 
     device: Device
@@ -112,7 +112,7 @@ class Answer:
             return State.BROKEN
         if looked.file is not None:
             state = State(looked.file.known.evidence) if looked.file.known.evidence else State.UNRECORDED
-            return State.OTHER_SHAPE if state in MEASURED and self.shape not in looked.file.shapes else state
+            return State.OTHER_SHAPE if state in MEASURED and self.ratio is None else state
         return State.NONE if looked.surveyed is None else State.SHIPPED
 
     @property
@@ -150,7 +150,7 @@ class Row:
     tp: int
     ep: int
     is_placed: bool
-    answers: Mapping[str, Answer] = field(default_factory=dict)
+    answers: Mapping[str, DeviceAnswer] = field(default_factory=dict)
     refusal: str = ""
 
 
@@ -189,7 +189,7 @@ class Questions:
         if (any_device := next(iter(by_arch.values()), None)) is not None and any_device.file is not None:
             looked = self._on_every_device(any_device, any_device.file)
         answers = {
-            device.name: Answer(device, by_arch[device.arch], looked.get(device.name)) for device in self.devices
+            device.name: DeviceAnswer(device, by_arch[device.arch], looked.get(device.name)) for device in self.devices
         }
         return Row(model, release, tp, ep, is_placed, answers)
 

@@ -15,21 +15,28 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from fused_moe_configs.gains import Gain
 from fused_moe_configs.lookup import REFERENCE_TRITON
 from fused_moe_configs.naming import spelled
 from fused_moe_configs.next_step import export_command
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.registry.devices import Device
 from tools.registry.models import Model
 from tools.site import charts
 from tools.site.coverage import Line, anchor_of, is_shown, sizes_of
 from tools.site.figures import microseconds, percent, shade
-from tools.site.files import ENGINES, Gains, TunedFile, slug_of
-from tools.site.measurements import EnginesTimes
+from tools.site.files import TunedFile, slug_of
 from tools.site.questions import Row
 from tools.site.server import install_line, lines_to_type, shape_of
 from tools.store.record import RecordedRow
 from tools.store.workload import Layout, parse_file_name
 
+_ROUTINGS = {
+    "uniform": "uniform routing",
+    "skew_1.0": "skewed routing (Dirichlet 1.0)",
+    "skew_0.3": "strongly skewed routing (Dirichlet 0.3)",
+    "recorded": "recorded routing",
+}
 _STANDS_BACK = {"skew_1.0": "skewed", "skew_0.3": "skewed strongly"}
 """Classes of charts.css."""
 TEMPLATES = Path(__file__).parent / "templates"
@@ -41,11 +48,11 @@ def environment(repository: str, revision: str) -> Environment:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    found.globals |= {"engines": ENGINES, "repository": repository, "revision": revision, "root": "", "here": ""}
+    found.globals |= {"engines": ENGINE_NAMES, "repository": repository, "revision": revision, "root": "", "here": ""}
     found.globals["reference"] = REFERENCE_TRITON
     filters: dict[str, Any] = {
         "percent": percent, "shade": shade, "gpu": gpu, "slug": slug_of, "workload": workload_of, "title": title_of,
-        "us": microseconds, "shape": shape_of, "quoted": shlex.quote,
+        "us": microseconds, "shape": shape_of, "quoted": shlex.quote, "label": label_of,
         "commands": partial(commands, repository=repository),
     }  # fmt: skip
     found.filters |= filters
@@ -125,17 +132,15 @@ def places_of(rows: Iterable[Row]) -> list[Sizes]:
     ]
 
 
-def of_file(
-    file: TunedFile, beside: Sequence[EnginesTimes], slugs: Mapping[str, str], repository: str
-) -> dict[str, Any]:
+def of_file(file: TunedFile, slugs: Mapping[str, str], repository: str) -> dict[str, Any]:
     """What file.html is given. slugs: of models' pages, by id."""
     figures = file.gains if file.is_measured else ()
-    times = time_lines(file.rows, beside) if figures else []
+    times = time_lines(file.rows) if figures else []
     gains = gain_lines(figures)
     legend = max(charts.legend_rows(times), charts.legend_rows(gains))
     keys = list(dict.fromkeys(key for entry in file.entries.values() for key in entry))
     return {
-        "file": file, "figures": figures, "beside": beside, "times": times, "keys": keys,
+        "file": file, "figures": figures, "times": times, "keys": keys,
         "time_chart": Markup(charts.time_chart("time", f"Time of {title_of(file)} by batch size", times, legend)),
         "gain_chart": Markup(charts.gain_chart("gain", f"Gain of {title_of(file)} by batch size", gains, legend)),
         "launch_rows": launch_rows(file.entries, keys), "facts": facts(file), "exports": exports(file, repository),
@@ -144,13 +149,13 @@ def of_file(
     }  # fmt: skip
 
 
-def time_lines(rows: Mapping[int, RecordedRow], beside: Sequence[EnginesTimes]) -> list[charts.Line]:
-    """Medians in µs: file and heuristic on each engine's kernel that was measured, shipped files, the floor."""
+def time_lines(rows: Mapping[int, RecordedRow]) -> list[charts.Curve]:
+    """Medians in µs: file and heuristic on each engine's kernel that was measured, then the floor."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for num_tokens, row in rows.items():
         if row.by_engine:
             for engine, pair in row.by_engine.items():
-                name = ENGINES.get(engine, engine)
+                name = ENGINE_NAMES.get(engine, engine)
                 style = "tuned" if engine == "vllm" else f"{engine} tuned"
                 found.setdefault((f"this file on {name}'s kernel", style), {})[num_tokens] = pair.latency_us.median
                 found.setdefault((f"{name}'s heuristic", engine), {})[num_tokens] = pair.baseline_us.median
@@ -158,27 +163,31 @@ def time_lines(rows: Mapping[int, RecordedRow], beside: Sequence[EnginesTimes]) 
             found.setdefault(("this file", "tuned"), {})[num_tokens] = row.latency_us.median
             found.setdefault(("vLLM's heuristic", "vllm"), {})[num_tokens] = row.baseline_us.median
             for engine, latency in row.baselines.items():
-                key = f"{ENGINES.get(engine, engine)}'s heuristic", engine
+                key = f"{ENGINE_NAMES.get(engine, engine)}'s heuristic", engine
                 found.setdefault(key, {})[num_tokens] = latency.median
         if row.floor_us is not None:
             found.setdefault(("floor", "floor"), {})[num_tokens] = row.floor_us
-    lines = [charts.Line(label, style, values) for (label, style), values in found.items()]
-    shipped = [charts.Line(times.label, "shipped", times.times_us) for times in beside]
-    return [*(line for line in lines if line.style != "floor"), *shipped, *(x for x in lines if x.style == "floor")]
+    lines = [charts.Curve(label, style, values) for (label, style), values in found.items()]
+    return sorted(lines, key=lambda line: line.style == "floor")
 
 
-def gain_lines(figures: Sequence[Gains]) -> list[charts.Line]:
+def label_of(gain: Gain) -> str:
+    """A table's column."""
+    return f"over {ENGINE_NAMES[gain.engine]}'s heuristic, {_ROUTINGS[gain.routing]}"
+
+
+def gain_lines(figures: Sequence[Gain]) -> list[charts.Curve]:
     """A line an engine and routing; skewed ones stand back."""
-    is_uniform = all(gains.is_uniform for gains in figures)
+    is_uniform = all(gain.is_uniform for gain in figures)
     return [
-        charts.Line(
-            f"over {ENGINES.get(gains.engine, gains.engine)}'s heuristic"
+        charts.Curve(
+            f"over {ENGINE_NAMES[gain.engine]}'s heuristic"
             if is_uniform
-            else f"{ENGINES.get(gains.engine, gains.engine)}, {gains.routing.replace('_', ' ')}",
-            f"{_STANDS_BACK.get(gains.routing, '')} {gains.engine}".strip(),
-            gains.ratios,
+            else f"{ENGINE_NAMES[gain.engine]}, {gain.routing.replace('_', ' ')}",
+            f"{_STANDS_BACK.get(gain.routing, '')} {gain.engine}".strip(),
+            gain.ratios,
         )
-        for gains in figures
+        for gain in figures
     ]
 
 
@@ -221,7 +230,7 @@ def facts(file: TunedFile) -> list[tuple[str, str]]:
             ("Outcomes", outcomes),
         ]  # fmt: skip
     for engine, version in (record.heuristics or {}).items():
-        found.append((f"{ENGINES.get(engine, engine)}'s heuristic", f"{version.version}, {version.sha256}"))
+        found.append((f"{ENGINE_NAMES.get(engine, engine)}'s heuristic", f"{version.version}, {version.sha256}"))
     decisions = Counter(row.decision.value for row in record.rows.values())
     found += [("Decisions", ", ".join(f"{count} {name}" for name, count in decisions.items()))] if decisions else []
     found += [("Method", record.rule)] if record.rule else []
@@ -232,7 +241,7 @@ def facts(file: TunedFile) -> list[tuple[str, str]]:
 def exports(file: TunedFile, repository: str) -> list[tuple[str, str]]:
     """Engine and the lines that have it read the file; of engines that ask for such a name."""
     found = []
-    for engine in ENGINES:
+    for engine in ENGINE_NAMES:
         try:
             name = spelled(file.name, engine)
         except ValueError:

@@ -11,10 +11,10 @@ from typing import Any
 
 from fused_moe_configs.next_step import NextStep
 from fused_moe_configs.serving import Serving
+from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.registry.models import Model
 from tools.site.figures import percent
-from tools.site.files import ENGINES
-from tools.site.questions import Answer, Row
+from tools.site.questions import DeviceAnswer, Row
 
 GPU_FIELDS = (
     "device", "verdict", "reason", "source", "file", "engine_file", "state", "walk", "command", "note", "page", "gain",
@@ -54,7 +54,7 @@ def install_line(repository: str) -> str:
 
 def _row(row: Row, texts: _Texts, repository: str) -> dict[str, Any]:
     head = {"engine": row.release.name, "version": row.release.version, "tp": row.tp, "ep": row.ep}
-    head |= {"name": ENGINES[row.release.name], "placed": row.is_placed}
+    head |= {"name": ENGINE_NAMES[row.release.name], "placed": row.is_placed}
     if row.refusal:
         return {**head, "refusal": row.refusal}
     first = next(iter(row.answers.values()), None)
@@ -68,7 +68,7 @@ def _row(row: Row, texts: _Texts, repository: str) -> dict[str, Any]:
     return {**head, "shape": shape, "answers": answers}
 
 
-def shape_of(answer: Answer) -> str:
+def shape_of(answer: DeviceAnswer) -> str:
     """As `explain` has it."""
     serving = answer.of_arch
     return f"E={serving.E}, N={serving.N}, K={serving.K}, top_k={serving.top_k}, {serving.kind}"
@@ -79,7 +79,7 @@ def _backend(serving: Serving, texts: _Texts) -> list[int]:
     return [texts(serving.verdict), texts(serving.reason), texts(", ".join(map(str, serving.source)))]
 
 
-def _answer(answer: Answer, texts: _Texts, repository: str) -> list[int]:
+def _answer(answer: DeviceAnswer, texts: _Texts, repository: str) -> list[int]:
     of_arch, looked, file = answer.of_arch, answer.looked, answer.file
     notes = answer.serving.notes if of_arch.notes else ()
     step = answer.step

@@ -23,7 +23,7 @@ from tools.tune.dry_run import DryWorkload, look_ahead, title_of
 from tools.tune.protocol import RunnerError, Subject
 from tools.tune.report import TuneSummary, to_json, to_text
 from tools.tune.request import DryRun, TuneRequest, arguments_of, arguments_of_effort, parse
-from tools.tune.subject import ModelSource, Source, SubjectError, find_device, make_subject, shared_name
+from tools.tune.subject import ModelSource, Source, SubjectError, make_subject, shared_name
 from tools.tune.tuner import TuneError
 from tools.tune.write import find_destination, folder_of_tiers
 
@@ -76,7 +76,7 @@ def _look_ahead(request: TuneRequest, asked: DryRun) -> int:
             "--dry-run: expected a GPU's name, found no GPU here to ask. Fix: add --device-name, such as "
             "--device-name NVIDIA_H100_80GB_HBM3."
         )
-    device = find_device(device_name, devices)
+    device = devices.find_measurable(device_name)
     workloads: list[DryWorkload] = []
     notes: list[str] = []
     for source in request.sources:

@@ -10,6 +10,7 @@ from kernels.problem import Flavour
 from tools.compile.outcome import Status
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.measure.panel import (
+    Admissibility,
     Blocks,
     Choice,
     Panel,
@@ -17,7 +18,6 @@ from tools.measure.panel import (
     PromotionPolicy,
     Ratio,
     RoutingKind,
-    Standing,
     choose,
     further_blocks,
     max_blocks,
@@ -85,7 +85,7 @@ class Contest:
         for part in self.parts:
             if part in parts:
                 self._first_blocks(part, measure)
-                self._drop_hopeless(self.policy.hopeless_early)
+                self._drop_hopeless()
 
     def settle(self, measure: Measure, is_over: Callable[[], bool]) -> Choice:
         """Blocks until nothing could change the choice, the draws are used or the time is; then the choice."""
@@ -93,7 +93,7 @@ class Contest:
             self._first_blocks(part, measure)
             # Who joined for what it does elsewhere isn't judged before every engine has had its say.
             if {one.engine for one in self.panel.times} >= {one.engine for one in self.parts}:
-                self._drop_hopeless(self.policy.hopeless if part == self.parts[-1] else self.policy.hopeless_early)
+                self._drop_hopeless()
         while not is_over() and (more := wanted(self.panel, self._incumbent, self.promotion)):
             for asked in more:
                 count = further_blocks(self.panel.draws, self.policy.draws)
@@ -173,16 +173,14 @@ class Contest:
                 f"{message}."
             )
 
-    def _drop_hopeless(self, limit: float) -> None:
+    def _drop_hopeless(self) -> None:
         """Whose score lies beyond the limit above the best one's that may still be admissible."""
         rivals = [config for config in self.panel.configs if config in self.contestants]
-        able = [config for config in rivals if standing(self.panel, config) is not Standing.INADMISSIBLE]
+        able = [config for config in rivals if standing(self.panel, config) is not Admissibility.INADMISSIBLE]
         best = min(able, key=self.panel.score, default=None)
-        if best is None:
-            return
-        if limit == self.policy.hopeless and standing(self.panel, best) is not Standing.ADMISSIBLE:
-            return  # the best may turn out inadmissible, and then the next one wins
-        self.drop([c for c in rivals if c != best and self.panel.score_between(c, best).low > limit])
+        if best is not None:
+            limit = self.policy.hopeless
+            self.drop([c for c in rivals if c != best and self.panel.score_between(c, best).low > limit])
 
 
 def paced(event: Measured, heuristic: LaunchConfig, earlier_us: Blocks) -> Measured:

@@ -479,7 +479,7 @@ def open_journals(header: JournalHeader, landscape_path: Path | None, *, resume:
 
     Where the device then refuses, everything is as it was: nothing was measured.
     """
-    path = journal_path(header.subject)
+    path = journal_path(header.subject.workload.file_name())
     if landscape_path:
         _check_landscape(landscape_path, path, header, resume=resume)
     if resume and not path.exists():
@@ -512,9 +512,9 @@ def open_journals(header: JournalHeader, landscape_path: Path | None, *, resume:
         undo.pop_all()
 
 
-def journal_path(subject: Subject) -> Path:
-    """One a file name, whatever the settings: two runs of it would overwrite each other's file too."""
-    return JOURNALS / f"{Path(subject.workload.file_name()).stem}.jsonl"
+def journal_path(name: str) -> Path:
+    """One a tuned file's name, whatever the settings: two runs of it would overwrite each other's file too."""
+    return JOURNALS / f"{Path(name).stem}.jsonl"
 
 
 def partial_path(subject: Subject) -> Path:
@@ -529,15 +529,14 @@ def _previous(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Holds the journal for this run; says whether it wasn't there. JournalError: another run holds it."""
+    """Holds the journal for this run; says whether there was nothing in it. JournalError: another run holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        is_new = not path.exists()
         with path.open("ab") as file:
             _lock(file, path)
             # Who came just before may have ended in between, and taken its journal away.
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                yield is_new
+                yield not os.fstat(file.fileno()).st_size
                 return
 
 

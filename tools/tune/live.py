@@ -16,7 +16,7 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Problem
 from tools import child_process
 from tools.child_process import usable_cores
-from tools.compile.outcome import Outcome, Status
+from tools.compile.outcome import CompileOutcome, Status
 from tools.compile.pool import CompilePool
 from tools.errors import MachineError
 from tools.measure.kernels import KernelTask, OwnKernel
@@ -52,7 +52,7 @@ class LiveRunner:
         self._started = time.monotonic()
         self._events: deque[Event] = deque()
         self._outstanding = 0
-        self._outcomes: dict[Hashable, Outcome] = {}
+        self._outcomes: dict[Hashable, CompileOutcome] = {}
         self._tasks: dict[int, Hashable] = {}
         self._open: list[_OpenJob] = []
 
@@ -103,7 +103,7 @@ class LiveRunner:
         self._open.append(wanted)
         self._close_jobs()
 
-    def _on_outcome(self, key: Hashable, outcome: Outcome) -> None:
+    def _on_outcome(self, key: Hashable, outcome: CompileOutcome) -> None:
         self._outcomes[key] = self._judge(outcome)
         self._close_jobs()
 
@@ -116,7 +116,7 @@ class LiveRunner:
             status, message = (bad.status, bad.message) if bad else (Status.OK, "")
             self._events.append(Compiled(job.job, status, round(seconds, 3), len(job.own), message))
 
-    def _judge(self, outcome: Outcome) -> Outcome:
+    def _judge(self, outcome: CompileOutcome) -> CompileOutcome:
         """What compiles but can't be a winner: it doesn't fit the GPU, or keeps its registers in memory."""
         found = outcome.resources
         if found is None:
@@ -127,7 +127,7 @@ class LiveRunner:
             message = f"spills: {found.frame_bytes} bytes of stack a thread"
         else:
             return outcome
-        return Outcome(Status.CONSTRAINTS, outcome.seconds, found, message)
+        return CompileOutcome(Status.CONSTRAINTS, outcome.seconds, found, message)
 
 
 class _OpenJob:
@@ -275,9 +275,11 @@ class Supervisor:
                 worker.is_up, worker.deadline = True, float("inf")
             case WorkerAnswer(event, is_last):
                 self._failed_starts = 0
-                worker.job, worker.deadline = None, float("inf")
+                job, worker.job, worker.deadline = worker.job, None, float("inf")
                 if is_last:
                     self._drop()
+                    if isinstance(job, BlockJob) and len(job.configs) > 1:
+                        event = self._one_by_one(job)
                 self._answered.append(event)
 
     def _on_end(self, worker: _RunningWorker, status: Status, message: str) -> None:
@@ -297,7 +299,10 @@ class Supervisor:
             self._answered.append(failed(job, status, message))
 
     def _one_by_one(self, job: BlockJob) -> Measured:
-        """A worker died over several configs: each is tried alone, and those that live are measured together again."""
+        """A worker died, or lost its GPU's context, over several configs.
+
+        Each is tried alone, and those that live are measured together again.
+        """
         started = time.monotonic()
         alone: dict[LaunchConfig, Series] = {}
         for config in job.configs:

@@ -44,18 +44,16 @@ class PanelPolicy:
 
     finalists: of the search, besides heuristics and incumbent. blocks: that each contestant gets in each part.
     screened: at anchors, the best so many are screened under skew and on the other engine's kernel too. joining: the
-    best so many of each join the finalists of the anchor's rows. hopeless: a contestant whose score lies by so much
-    above the best one's, beyond doubt, is dropped once its first engine is measured; while only some of the parts are,
-    hopeless_early, since what loses under uniform routing may be the one that skew leaves. draws: of further blocks
-    asked for at once, where it is open who wins.
+    best so many of each join the finalists of the anchor's rows. hopeless: a contestant whose score lies above so many
+    times the best one's, beyond doubt, isn't measured in further parts; what loses by less under uniform routing may be
+    the one that skew leaves. draws: of further blocks asked for at once, where it is open who wins.
     """
 
     finalists: int = 4
     blocks: int = MIN_BLOCKS
     screened: int = 12
     joining: int = 2
-    hopeless: float = 1.01
-    hopeless_early: float = 1.05
+    hopeless: float = 1.05
     draws: int = DRAWS_AT_ONCE
 
     @classmethod
@@ -82,9 +80,14 @@ class Budget:
     def search_s(self) -> float:
         return self.total_s * (1.0 - self.panel_share)
 
+    @classmethod
+    def weight_of(cls, shapes: int) -> float:
+        """What so many (K, top_k) cost, as a multiple of one."""
+        return 1.0 + cls.FURTHER_SHAPE * (shapes - 1)
+
     def of_shapes(self, count: int) -> Budget:
         """For so many (K, top_k), of the budget of one."""
-        return replace(self, total_s=self.total_s * (1.0 + self.FURTHER_SHAPE * (count - 1)))
+        return replace(self, total_s=self.total_s * self.weight_of(count))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from kernels.launch_config import LaunchConfig
 from tools import cli
 from tools.measure.panel import Part, Ratio, RoutingKind
+from tools.text import aligned
 from tools.tune.evidence import Rates, floor_of
 from tools.tune.protocol import Compiled, Event, Measured, Subject
 from tools.tune.regret import Regret, regret_line
@@ -102,10 +103,8 @@ def to_text(summary: TuneSummary) -> str:
     """A plain table: reads the same on a terminal, in a log and in a pull request's code block."""
     gains = list(dict.fromkeys(name for line in summary.lines for name in line.gains_pct))
     header = (*_TIMES, *gains, "decision", "M,N,K,group,warps,stages")
-    body = [_cells(line, gains) for line in summary.lines]
-    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-    numbers = len(_TIMES) + len(gains)
-    table = "\n".join(_aligned(row, widths, numbers) for row in (header, *body))
+    rows = (_cells(line, gains) for line in summary.lines)
+    table = aligned(header, rows, right=len(_TIMES) + len(gains))
     counts = summary.counts
     outcomes = ", ".join(f"{count} {status}" for status, count in counts.outcomes.items() if count)
     tail = [
@@ -118,7 +117,7 @@ def to_text(summary: TuneSummary) -> str:
         *(f"written: {path}" for path in summary.files),
     ]
     title = f"{summary.workload}, {'; '.join(summary.shapes)} (µs, up + down), gain over each engine's heuristic"
-    return "\n".join([title, table, *tail])
+    return "\n".join([title, *table, *tail])
 
 
 def _phases(phases: Mapping[str, float]) -> str:
@@ -127,12 +126,6 @@ def _phases(phases: Mapping[str, float]) -> str:
 
 def _between(found: Sequence[SummaryBetween]) -> str:
     return ", ".join(f"M={one.num_tokens} by {one.entry_of}'s entry {one.gain_pct:.1f}%" for one in found)
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int], numbers: int) -> str:
-    """Numbers, which come first, to the right, words to the left."""
-    places = enumerate(zip(cells, widths, strict=True))
-    return "  ".join(c.rjust(w) if i < numbers else c.ljust(w) for i, (c, w) in places).rstrip()
 
 
 def _line(subject: Subject, row: RowResult, rates: Rates | None) -> SummaryRow:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fused_moe_configs.serving import Serving
-from fused_moe_configs.spelling import did_you_mean
 from kernels.problem import DTYPES, QuantMode
 from tools.errors import UserError
 from tools.registry.config_json import read_config_json
@@ -107,15 +106,15 @@ def make_subject(
     all_shapes: beside the one asked for every shape behind the same file name that people run on this device.
     SubjectError: unknown, indivisible, or nothing that this kernel and the engines' heuristics cover.
     """
-    device = find_device(device_name, devices)
-    assert device.target is not None
-    assert device.arch is not None
-    assert device.smem_bytes_per_block is not None
     try:
+        device = devices.find_measurable(device_name)
         workload, named, quant = _read(source, device_name, models, engine)
         _check_sizes(workload, named.shape)
     except (RegistryError, ShardError) as error:
         raise SubjectError(f"{printable(str(error)).removesuffix('.')}.") from error
+    assert device.target is not None
+    assert device.arch is not None
+    assert device.smem_bytes_per_block is not None
     shapes = _shapes(workload, named, models, device if all_shapes else None)
     subject = Subject(workload, shapes, quant, device.target, device.arch, device.smem_bytes_per_block)
     return with_shapes(subject, shapes, models)
@@ -136,28 +135,6 @@ def shared_name(subject: Subject, models: ModelRegistry) -> str:
         f"{subject.workload.file_name()}: tuned for experts with a gate, though models without one have these sizes "
         f"too ({', '.join(ungated)}): it is not theirs"
     )
-
-
-def find_device(device_name: str, devices: DeviceRegistry) -> Device:
-    """With architecture and shared memory. SubjectError: unknown, or none that this kernel is tuned on."""
-    device = devices.get(device_name)
-    expected = "GPU: expected one of configs/registry/devices.json"
-    is_intel = device_name.casefold().startswith("intel") if device is None else device.vendor == "intel"
-    if is_intel:
-        raise SubjectError(
-            f"GPU: expected one of NVIDIA or AMD, found {device_name!r}: nothing here measures on Intel's GPUs, so "
-            "there is nothing to tune. Files for it can be validated, converted and exported."
-        )
-    name = printable(normalise_device_name(device_name))
-    if device is None:
-        hint = did_you_mean(device_name, (known for each in devices for known in each.names))
-        fix = f'add "{name}" there, with vendor, family, arch and smem_bytes_per_block'
-        raise SubjectError(f"{expected}, found {device_name!r}. {hint}Fix: {fix}.")
-    missing = [fact for fact in ("arch", "smem_bytes_per_block") if getattr(device, fact) is None]
-    if missing:
-        fix = f"give {' and '.join(missing)} in the entry of {device.name}"
-        raise SubjectError(f"{expected} with its architecture, found {device_name!r} without. Fix: {fix}.")
-    return device
 
 
 def serving_of(source: Source, device: Device, models: ModelRegistry, engine: Engine) -> Serving:

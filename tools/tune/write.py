@@ -5,7 +5,6 @@ All that can be refused is refused before anything is measured.
 
 from __future__ import annotations
 
-import datetime
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from fused_moe_configs.lookup import Chain, ConfigError
 from kernels.launch_config import LaunchConfig
 from tools import cli
 from tools.checkout import CONFIGS, reference_triton
+from tools.dates import today
 from tools.errors import UserError
 from tools.launch.heuristic_version import MeasuredHeuristics, measured_heuristics, outdated
 from tools.launch.kernel_hash import kernel_sha256
@@ -370,7 +370,7 @@ def _deliver(
     result, triton = measured.result, environment.triton
     if existing is not None and (now := _as_compared(existing)) and _is_needless(request, result, place, now):
         assert now.record is not None
-        line = VerifiedWith(triton, _today(), round(_worst_loss_pct(result), 2))
+        line = VerifiedWith(triton, today().isoformat(), round(_worst_loss_pct(result), 2))
         record = now.record.with_verified_with(line)
         write_file(now.place.record_path, record.to_bytes())
         tier = now.place.relative.parent.name
@@ -386,7 +386,7 @@ def _deliver(
         environment,
         request.settings,
         measured.seconds,
-        _today(),
+        today().isoformat(),
         measured.kernel_sha256,
         _heuristics(measured, kept),
         measured.rates,
@@ -501,7 +501,3 @@ def _worst_loss_pct(result: TuneResult) -> float:
         for row in result.rows
     ]
     return max(losses)
-
-
-def _today() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tools.dates import today
 from tools.findings import Severity
 from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import ModelRegistry
@@ -28,11 +29,6 @@ class Issue:
     fix: str
     severity: Severity = Severity.ERROR
     path: Path | None = None
-
-
-def today() -> datetime.date:
-    """In UTC."""
-    return datetime.datetime.now(datetime.UTC).date()
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,23 @@ import json
 import pytest
 
 from fused_moe_configs.cli import main
-from fused_moe_configs.index import IndexedFile, IndexedShape, to_bytes
+from fused_moe_configs.index import IndexedFile, IndexedShape, Ratios, to_bytes
 from tests.loader.conftest import H100
 from tools.store import schemas
 
 MIXTRAL, QWEN = "mistralai/Mixtral-8x7B-v0.1 tp=2", "Qwen/Qwen3-30B-A3B tp=1"
 FILES = [
     IndexedFile(
-        f"E=8,N=7168,device_name={H100}.json", (MIXTRAL,), "3.8.0", "2026-11-24", 0.93, 1.0, "claimed", "a" * 64,
+        f"E=8,N=7168,device_name={H100}.json", (MIXTRAL,), "3.8.0", "2026-11-24",
+        {"vllm": Ratios(0.93, 1.0), "sglang": Ratios(0.8, 0.9)}, "claimed", "a" * 64,
     ),
     IndexedFile(
         "triton_3_6_0/E=128,N=768,device_name=NVIDIA_H200,dtype=fp8_w8a8.json",
-        ("a/A tp=1", "b/B tp=1", "c/C tp=1", "d/D tp=1", QWEN), "3.6.0", "2026-11-25", 1.004, 1.1, "verified", "b" * 64,
+        ("a/A tp=1", "b/B tp=1", "c/C tp=1", "d/D tp=1", QWEN), "3.6.0", "2026-11-25",
+        {"vllm": Ratios(1.004, 1.1)}, "verified", "b" * 64,
     ),
-    IndexedFile("legacy_configs/E=8,N=1,device_name=D.json", (), None, "2026-01-01", None, None, "published", "c" * 64),
-    IndexedFile("E=8,N=2,device_name=D_down.json", (), "3.8.0", None, None, None, None, "d" * 64),
+    IndexedFile("legacy_configs/E=8,N=1,device_name=D.json", (), None, "2026-01-01", {}, "published", "c" * 64),
+    IndexedFile("E=8,N=2,device_name=D_down.json", (), "3.8.0", None, {}, None, "d" * 64),
 ]  # fmt: skip
 
 
@@ -42,12 +44,13 @@ def test_a_line_a_file_under_a_heading(listed):
     code, lines, errors = listed()
     assert (code, errors) == (0, [])
     assert [line.split() for line in lines] == [
-        ["GPU", "workload", "Triton", "over", "no", "file", "since", "evidence", "models"],
-        [H100, "E=8,N=7168", "3.8.0", "-7.0", "%", "time", "2026-11-24", "claimed", *MIXTRAL.split()],
-        ["NVIDIA_H200", "E=128,N=768,dtype=fp8_w8a8", "3.6.0", "+0.4", "%", "time", "2026-11-25", "verified",
-         *["a/A", "tp=1,", "b/B", "tp=1,", "c/C", "tp=1", "and", "2", "more"]],
-        ["D", "E=8,N=1", "older", "not", "measured", "2026-01-01", "published", "none", "known"],
-        ["D", "E=8,N=2", "(down)", "3.8.0", "not", "measured", "unknown", "none", "none", "known"],
+        ["GPU", "workload", "Triton", "over", "no", "file:", "vLLM", "SGLang", "since", "evidence", "models"],
+        [H100, "E=8,N=7168", "3.8.0", "-7.0", "%", "time", "-20.0", "%", "time", "2026-11-24", "claimed",
+         *MIXTRAL.split()],
+        ["NVIDIA_H200", "E=128,N=768,dtype=fp8_w8a8", "3.6.0", "+0.4", "%", "time", "not", "measured", "2026-11-25",
+         *["verified", "a/A", "tp=1,", "b/B", "tp=1,", "c/C", "tp=1", "and", "2", "more"]],
+        ["D", "E=8,N=1", "older", *["not", "measured"] * 2, "2026-01-01", "published", "none", "known"],
+        ["D", "E=8,N=2", "(down)", "3.8.0", *["not", "measured"] * 2, "unknown", "none", "none", "known"],
     ]  # fmt: skip
 
 
@@ -59,8 +62,11 @@ def test_a_model_is_found_by_a_part_of_its_id_however_it_is_written(listed, mode
 
 
 def test_the_gain_is_that_at_the_shape_of_the_model_that_was_asked_for(store, listed):
-    shapes = (IndexedShape(4096, 2, 1, 0, (MIXTRAL,), 0.8), IndexedShape(2048, 8, 1, 0, (QWEN,), 0.95))
-    file = FILES[0]._replace(models=(MIXTRAL, QWEN), geomean_ratio=0.97, shapes=shapes)
+    shapes = tuple(
+        IndexedShape(K, top_k, 1, 0, (model,), {"vllm": Ratios(ratio, 1.0)})
+        for K, top_k, model, ratio in ((4096, 2, MIXTRAL, 0.8), (2048, 8, QWEN, 0.95))
+    )
+    file = FILES[0]._replace(models=(MIXTRAL, QWEN), ratios={"vllm": Ratios(0.97, 1.0)}, shapes=shapes)
     store.write("index.json", to_bytes([file]))
     for arguments, gain in (("--model", "mixtral"), "-20.0"), (("--model", "qwen"), "-5.0"), ((), "-3.0"):
         assert gain in listed(*arguments)[1][1].split()
@@ -142,5 +148,5 @@ def test_a_checkout_lists_what_its_records_say(store, capsys):
     store.add(f"E=8,N=7168,device_name={H100}.json")
     assert main(["list"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == [
-        H100, "E=8,N=7168", "3.8.0", "not", "measured", "unknown", "none", "none", "known",
+        H100, "E=8,N=7168", "3.8.0", *["not", "measured"] * 2, "unknown", "none", "none", "known",
     ]  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 
 import fused_moe_configs
 from fused_moe_configs.cli import main
-from fused_moe_configs.index import IndexedFile, IndexedShape, to_bytes
+from fused_moe_configs.index import IndexedFile, IndexedShape, Ratios, to_bytes
 from tests.loader.conftest import H100, Store
 
 QWEN = "Qwen/Qwen3-30B-A3B"
@@ -48,9 +48,8 @@ def answer(lines, what):
 def test_a_file_that_is_here_is_named_with_its_age_and_the_line_that_exports_it(store, doctor):
     path = store.add(FILE)
     index = {
-        "file": FILE, "models": [f"{QWEN} tp=1"], "triton": "3.8.0", "date": "2026-11-25", "geomean_ratio": 0.981,
-        "worst_ratio": 1.0, "evidence": "verified", "sha256": "0" * 64,
-        "shapes": [],
+        "file": FILE, "models": [f"{QWEN} tp=1"], "triton": "3.8.0", "date": "2026-11-25",
+        "ratios": {"vllm": {"geomean": 0.981, "worst": 1.0}}, "evidence": "verified", "sha256": "0" * 64, "shapes": [],
     }  # fmt: skip
     store.write("index.json", {"schema_version": 1, "files": [index]})
     code, lines = doctor("--model", QWEN, "--tp", "1", "--engine", "vllm")
@@ -73,16 +72,18 @@ def test_a_file_that_is_here_is_named_with_its_age_and_the_line_that_exports_it(
     [
         ([(4096, 8, 1, 0.97), (2048, 8, 1, 0.8)], "-20.0 % time"),
         ([(2048, 8, 2, 0.9), (2048, 8, 1, 0.95)], "-5.0 % time"),
-        ([(2048, 8, 2, 0.9), (2048, 4, 1, 0.8)], "-10.0 % time"),  # of the same sizes, if not of the same placement
+        ([(2048, 8, 2, 0.9)], "-3.0 % time (at K=2048, top_k=8, ep=2; not measured at this model's)"),
         ([(4096, 8, 1, 0.97), (7168, 8, 1, 0.8)], "-3.0 % time (at K=4096, top_k=8; K=7168, top_k=8; not measured at "
                                                    "this model's)"),
-        ([(2048, 8, 1, None), (4096, 8, 1, None)], "-3.0 % time"),
+        ([(2048, 8, 1, None), (4096, 8, 1, None)], "-3.0 % time"),  # of both, which don't stand apart
     ],
 )  # fmt: skip
 def test_the_gain_is_that_at_the_models_own_shape_or_says_at_which(store, doctor, shapes, gain):
     store.add(FILE)
-    at = tuple(IndexedShape(K, top_k, ep, 0, (), ratio) for K, top_k, ep, ratio in shapes)
-    file = IndexedFile(FILE, (f"{QWEN} tp=1",), "3.8.0", "2026-11-25", 0.97, 1.0, "claimed", "0" * 64, at)
+    ratios = {ratio: {"vllm": Ratios(ratio, 1.0)} if ratio else {} for *_, ratio in shapes}
+    at = tuple(IndexedShape(K, top_k, ep, 0, (), ratios[ratio]) for K, top_k, ep, ratio in shapes)
+    whole = {"vllm": Ratios(0.97, 1.0), "sglang": Ratios(0.5, 1.0)}
+    file = IndexedFile(FILE, (f"{QWEN} tp=1",), "3.8.0", "2026-11-25", whole, "claimed", "0" * 64, at)
     store.write("index.json", to_bytes([file]))
     _, lines = doctor("--model", QWEN, "--tp", "1", "--engine", "vllm")
     assert answer(lines, "how old") == [f"of 2026-11-25, for Triton 3.8.0; claimed; over no file: {gain}"]

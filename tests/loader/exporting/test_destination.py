@@ -24,24 +24,20 @@ from .conftest import SGLANG, D, name, notes, tree
 
 EXPORT = "import sys; from fused_moe_configs import api; api.CONFIGS = api.Path(sys.argv[1]); api.export(*sys.argv[2:])"
 
-EXPORT_THAT_SAYS_WHEN_IT_WRITES = f"""
-from fused_moe_configs.exporting import destination
-write = destination._write_manifest
-destination._write_manifest = lambda *arguments: (write(*arguments), print(flush=True))
-{EXPORT}
-"""
-
+# Or in the middle of it, where it writes.
 EXPORT_KILLED_BEFORE_A_STEP = """
 import os, signal, sys
 from pathlib import Path
 from fused_moe_configs import api
 
-steps_left = int(sys.argv[4])
+steps_left, write_bytes = int(sys.argv[4]), Path.write_bytes
 
 def or_kill(step):
     def counted(*arguments, **options):
         global steps_left
         if steps_left == 0:
+            if step is write_bytes:
+                step(arguments[0], arguments[1][:len(arguments[1]) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         steps_left -= 1
         return step(*arguments, **options)
@@ -317,21 +313,18 @@ def test_an_export_killed_before_any_of_its_steps_is_healed_by_the_next(store, t
     assert killed > 3 * len(fresh)
 
 
-def test_exports_killed_at_random_moments_one_after_the_other_are_healed_by_the_next(store, tmp_path):
-    before = upgrade(store, files=60)
+def test_exports_killed_at_random_steps_one_after_the_other_are_healed_by_the_next(store, tmp_path):
+    before = upgrade(store, files=20)
     export(tmp_path / "fresh", "sglang")
-    fresh, moments, half_written = content(tmp_path / "fresh"), random.Random(0), 0
+    fresh, chance, half_written = content(tmp_path / "fresh"), random.Random(0), 0
     for number in range(12):
         destination = tmp_path / f"killed {number}"
-        for root in moments.choices([before, store.root], k=3):
-            command = [sys.executable, "-c", EXPORT_THAT_SAYS_WHEN_IT_WRITES, root, destination, "sglang"]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
-                child.stdout.readline()
-                try:
-                    child.wait(moments.uniform(0, 0.05))
-                except subprocess.TimeoutExpired:
-                    child.kill()
-        half_written += child.returncode == -signal.SIGKILL and b" " in manifest_hashes(destination)
+        for root in chance.choices([before, store.root], k=3):
+            step = str(chance.randrange(3 * len(fresh)))
+            command = [sys.executable, "-c", EXPORT_KILLED_BEFORE_A_STEP, root, destination, "sglang", step]
+            done = subprocess.run(command, check=False, capture_output=True)
+            assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        half_written += done.returncode == -signal.SIGKILL and b" " in manifest_hashes(destination)
         assert "left alone" not in notes(store, destination, "sglang")
         assert content(destination) == fresh, f"the folder of number {number}"
     assert half_written > 0

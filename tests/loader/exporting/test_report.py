@@ -24,7 +24,7 @@ def said(store, destination, engine="vllm", **options):
 
 def index(store, **models):
     """As a build writes it."""
-    unknown = (None, None, None, None, "claimed", "0" * 64)
+    unknown = (None, None, {}, "claimed", "0" * 64)
     files = [IndexedFile(file, tuple(names), *unknown) for file, names in models.items()]
     store.write("index.json", to_bytes(files))
 

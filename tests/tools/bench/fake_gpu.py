@@ -26,15 +26,17 @@ H100 = "NVIDIA H100 80GB HBM3"
 JITTER_US = (0.0, 0.1, -0.1, 0.0)
 
 
-def fake_torch(name: str = H100, *, free_gib: int = 79, total_gib: int = 80, **cuda: Any) -> Any:
-    """torch, as far as the bench's edge asks it; `cuda` replaces what `torch.cuda` answers."""
+def fake_torch(
+    name: str = H100, *, free_gib: int = 79, total_gib: int = 80, hip: str | None = None, **cuda: Any
+) -> Any:
+    """torch, as far as the bench's edge asks it; `cuda` replaces what `torch.cuda` answers. hip: of ROCm's."""
     answers = {
         "is_available": lambda: True,
         "get_device_name": lambda: name,
         "mem_get_info": lambda: (free_gib << 30, total_gib << 30),
         "current_device": lambda: 0,
         "get_device_properties": lambda index: SimpleNamespace(
-            L2_cache_size=50 << 20, major=9, minor=0, multi_processor_count=132
+            L2_cache_size=50 << 20, major=9, minor=0, multi_processor_count=132, gcnArchName="gfx942:sramecc+:xnack-"
         ),
         "empty_cache": lambda: None,
         "memory_reserved": lambda: 0,
@@ -43,7 +45,7 @@ def fake_torch(name: str = H100, *, free_gib: int = 79, total_gib: int = 80, **c
     }
     return SimpleNamespace(
         __version__="2.13.0+cu129",
-        version=SimpleNamespace(cuda="12.9", hip=None),
+        version=SimpleNamespace(cuda="12.9", hip=hip),
         cuda=SimpleNamespace(**{**answers, **cuda}),
         device=lambda kind, index: f"{kind}:{index}",
         OutOfMemoryError=MemoryError,
@@ -90,7 +92,8 @@ class FakeGpu:
             parts = []
             for part in comparison.parts(num_tokens, judging):
                 play = self._play(num_tokens, failures[part.engine, num_tokens])
-                parts.append(judge(part, comparison.entries(num_tokens, part.engine), play, judging.first_block))
+                entries = comparison.entries(num_tokens, part.engine)
+                parts.append(judge(part, entries, play, judging.first_block, judging.most_blocks))
             yield RowVerdict(num_tokens, tuple(parts))
 
     def _play(self, num_tokens: int, known: Mapping[LayerConfig, str]) -> Play:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from tools.compile.outcome import Outcome, Resources, Status
+from tools.compile.outcome import CompileOutcome, Resources, Status
 from tools.measure.kernels import KernelTask, OwnKernel
 from tools.registry.devices import load_devices
 
@@ -29,14 +29,14 @@ class FakePool:
         self.status = {int(stages.removeprefix("stages_")): value for stages, value in status.items()}
         self.tasks: list[KernelTask] = []
 
-    def run(self, tasks: Iterable[KernelTask]) -> Iterator[tuple[int, Outcome]]:
+    def run(self, tasks: Iterable[KernelTask]) -> Iterator[tuple[int, CompileOutcome]]:
         given = list(tasks)
         self.tasks += given
         for index, task in reversed(list(enumerate(given))):
             stages = dict(task.problem.config.options)["num_stages"]
             status = Status.COMPILE if self.is_bad(task) else self.status.get(stages, Status.OK)
             resources = Resources(1024, 255, 1504 if stages in self.spills else 0) if status is Status.OK else None
-            yield index, Outcome(status, 0.1, resources, "" if status is Status.OK else "of the compiler")
+            yield index, CompileOutcome(status, 0.1, resources, "" if status is Status.OK else "of the compiler")
 
 
 def with_parameters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -401,10 +401,10 @@ class TestJudging:
 
 class TestMakeFileComparison:
     @pytest.fixture
-    def plan(self, read_by: Callable[..., list[ConfigFile]], h100: Device) -> Callable[..., FileComparison]:
+    def plan(self, read_by: Callable[..., list[ConfigFile]]) -> Callable[..., FileComparison]:
         def of(*arguments: object) -> FileComparison:
             (file,) = read_by(*arguments)
-            return comparison_of(file, parse([*map(str, arguments)]), h100)
+            return comparison_of(file, parse([*map(str, arguments)]), load_devices())
 
         return of
 
@@ -545,8 +545,12 @@ class TestMakeFileComparison:
         ("name", "message"),
         [
             (
-                MIXTRAL.replace("H100_80GB_HBM3", "H200"),
-                "expected a file of this GPU, NVIDIA_H100_80GB_HBM3, found NVIDIA_H200.",
+                MIXTRAL.replace("H100_80GB_HBM3", "Toaster"),
+                "GPU: expected one of configs/registry/devices.json, found 'NVIDIA_Toaster'.",
+            ),
+            (
+                MIXTRAL.replace("NVIDIA_H100_80GB_HBM3", "AMD_Radeon_Graphics"),
+                "GPU: expected one of configs/registry/devices.json with its architecture, found 'AMD_Radeon_Graphics'",
             ),
             (
                 MIXTRAL.replace(".json", ",dtype=int4_w4a16.json"),
@@ -555,7 +559,7 @@ class TestMakeFileComparison:
             ("a.json", "expected E=…,N=…,device_name=…"),
         ],
     )
-    def test_what_cannot_run_here_is_refused_by_name(
+    def test_what_cannot_be_measured_is_refused_by_name(
         self, plan: Callable[..., FileComparison], tmp_path: Path, name: str, message: str
     ) -> None:
         with pytest.raises(UserError) as raised:

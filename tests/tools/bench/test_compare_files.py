@@ -20,9 +20,11 @@ from kernels.problem import Flavour
 from tests.builders import NAME, Store, entry, signed, table
 from tests.tools.bench.fake_gpu import H100, FakeGpu, fake_torch
 from tools.bench import __main__ as command
-from tools.bench import compare_files
+from tools.bench import compare_files, session
 from tools.bench.candidates import NO_FILE, Judging
+from tools.compile.pool import CompilePool
 from tools.errors import UserError
+from tools.launch.heuristics import vllm_heuristic
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import RULE, RoutingKind
 from tools.measure.seeds import Purpose
@@ -34,7 +36,7 @@ from tools.validate.rules import record as record_rule
 
 OWN = LaunchConfig.from_entry(entry())
 TRITON = importlib.metadata.version("triton")
-TODAY = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+TODAY = "2026-03-09"
 
 
 def wins(config: LaunchConfig, num_tokens: int) -> float:
@@ -56,6 +58,12 @@ def store(tmp_path: Path) -> Store:
 
 def record(store: Store, name: str = NAME) -> dict[str, Any]:
     return json.loads(store.record_of(store.root / name).read_text("utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def _one_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a run that midnight falls into."""
+    monkeypatch.setattr(compare_files, "today", lambda: datetime.date.fromisoformat(TODAY))
 
 
 def bench(*arguments: object) -> int:
@@ -91,7 +99,11 @@ class TestExitCodes:
         [
             (["--against", "no-such-branch"], fake_torch(), "expected heuristic, an existing file or a git revision"),
             ([], fake_torch("NVIDIA H200"), "expected a file of this GPU, NVIDIA_H200, found NVIDIA_H100_80GB_HBM3"),
-            ([], fake_torch("Toaster 3000"), "expected an NVIDIA GPU of configs/registry/devices.json"),
+            (
+                [],
+                fake_torch("Toaster 3000"),
+                "GPU: expected one of configs/registry/devices.json, found 'Toaster 3000'",
+            ),
             ([], fake_torch(free_gib=1), "GiB of free GPU memory, found 1.0. Fix: "),
             (["--kernel", "vllm=no/such.py"], fake_torch(), "such.py: expected the engine's kernel there, found none"),
         ],
@@ -114,6 +126,42 @@ class TestExitCodes:
         assert told in printed.err
         assert printed.err.count("\n") == 1
         assert gpu.comparisons == []
+
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            (["--against", "no-such-branch"], "expected heuristic, an existing file or a git revision"),
+            (["--against", "no/such.json"], "expected heuristic, an existing file or a git revision"),
+            (["--kernel", "vllm=no/such.py"], "such.py: expected the engine's kernel there, found none"),
+            (["--routing", "no-such.npy"], "no-such.npy"),
+        ],
+    )
+    def test_what_is_wrong_without_a_gpu_is_said_without_one(
+        self,
+        store: Store,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        arguments: list[str],
+        told: str,
+    ) -> None:
+        """On the machine where the mistake was made, not on the expensive one."""
+        FakeGpu(wins).install(monkeypatch)
+        monkeypatch.setattr(session, "torch_with_gpu", lambda: pytest.fail("the GPU was asked"))
+        monkeypatch.setattr(CompilePool, "start", lambda pool: pytest.fail("compilers were started"))
+        assert bench(store.root, *arguments) == 2
+        assert told in capsys.readouterr().err
+
+    def test_a_gpu_of_amds_is_benched_beside_its_own_heuristic(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        store = Store(tmp_path / "configs")
+        store.config(name=NAME.replace("NVIDIA_H100_80GB_HBM3", "AMD_Instinct_MI300X"))
+        gpu = FakeGpu(wins).install(monkeypatch, fake_torch("AMD Instinct MI300X", hip="6.4"))
+        assert bench(store.root, "--format", "json") == 0
+        ((_, heuristic),) = (comparison.candidates for comparison in gpu.comparisons)
+        assert heuristic.entry(4096) == vllm_heuristic(gpu.comparisons[0].workload, 4096, is_rocm=True)
+        environment = json.loads(capsys.readouterr().out)["environment"]
+        assert (environment["device"], environment["driver"]) == ("AMD Instinct MI300X", "unknown")
 
     def test_memory_that_runs_out_on_the_way_is_one_line_and_2(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,6 @@ from tools.bench.comparison import Setup
 from tools.bench.kernels_report import WorkloadResult
 from tools.bench.request import Say
 from tools.bench.sample import KernelComparison
-from tools.bench.session import today
 from tools.compile.pool import CompilePool
 from tools.measure import environment
 from tools.measure.gpu import Ceilings
@@ -69,6 +69,7 @@ def compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compared:
     monkeypatch.setattr(comparison, "measure_ceilings", lambda device: Ceilings(3e12, 750e12, 1500e12, True))
     source = SimpleNamespace(sha256="ab" * 32)
     monkeypatch.setattr(compare_kernels, "cut", lambda path: source)
+    monkeypatch.setattr(compare_kernels, "today", lambda: datetime.date(2026, 3, 9))
     monkeypatch.setattr(time_kernels, "compare", child)
     return child
 
@@ -76,7 +77,7 @@ def compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compared:
 def test_kernels_that_are_alike_end_with_0_and_a_report(compared: Compared, capsys: pytest.CaptureFixture[str]) -> None:
     assert compared.bench("--workload", MIXTRAL) == 0
     printed = capsys.readouterr()
-    stem = f"{today()}-vllm-comparison-mistralai_Mixtral-8x7B-v0.1_tp=2-NVIDIA_H100_80GB_HBM3-triton-"
+    stem = "2026-03-09-vllm-comparison-mistralai_Mixtral-8x7B-v0.1_tp=2-NVIDIA_H100_80GB_HBM3-triton-"
     markdown, body = sorted(path.name for path in compared.output.iterdir())[::-1]
     assert markdown.startswith(stem)
     assert markdown.removesuffix(".md") == body.removesuffix(".json")
@@ -136,3 +137,11 @@ def test_what_cannot_be_is_one_line_and_2_before_anything_runs(
     assert printed.err.startswith("bench: ")
     assert told in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_a_workload_that_is_wrong_is_said_before_the_gpu_is_asked(
+    compared: Compared, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(session, "torch_with_gpu", lambda: pytest.fail("the GPU was asked"))
+    assert compared.bench("--workload", MIXTRAL, "--workload", "no-such/model tp=1") == 2
+    assert "no-such/model" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from kernels.problem import Flavour
 from tools.bench.candidates import NO_FILE, THIS_FILE, Judging
 from tools.bench.files_report import FileResult, FilesReport, Judge, to_json, to_markdown
 from tools.launch.layer_config import LayerConfig
-from tools.measure.judgement import FAILED, Duel, Measured, PartVerdict, RowVerdict, Verdict
+from tools.measure.judgement import FAILED, Duel, MeasuredCandidate, PartVerdict, RowVerdict, Verdict
 from tools.measure.panel import Part, Ratio, RoutingKind
 from tools.store.record import Environment
 
@@ -32,8 +32,8 @@ def part(
     why: str = "",
 ) -> PartVerdict:
     measured = {
-        THIS_FILE: Measured(OWN, own_us, "" if own_us else why),
-        NO_FILE: Measured(OTHER, other_us, "" if other_us else why),
+        THIS_FILE: MeasuredCandidate(OWN, own_us, "" if own_us else why),
+        NO_FILE: MeasuredCandidate(OTHER, other_us, "" if other_us else why),
     }
     return PartVerdict(Part(engine, 0, routing), 40.0, "memory", 8, measured, {NO_FILE: duel})
 
@@ -115,7 +115,7 @@ def test_several_shapes_are_told_apart() -> None:
 
 def test_a_name_cannot_break_the_table() -> None:
     names = (THIS_FILE, "a | b\nc")
-    measured = dict.fromkeys(names, Measured(OWN, 100.0))
+    measured = dict.fromkeys(names, MeasuredCandidate(OWN, 100.0))
     verdict = PartVerdict(WINS.parts[0].part, 1.0, "memory", 8, measured, {names[1]: Duel(None, Verdict.SAME)})
     lines = to_markdown(bench(FileResult("a.json", (), names, (RowVerdict(1, (verdict,)),)))).splitlines()
     header = next(line for line in lines if line.startswith("| M "))
@@ -131,7 +131,7 @@ def test_several_files_come_in_order() -> None:
 def test_a_down_entry_of_its_own_is_in_the_json() -> None:
     mixed = LayerConfig(OWN.up, OTHER.down)
     one = part(101.0, 121.0, FASTER)
-    row = RowVerdict(1, (replace(one, measured={**one.measured, THIS_FILE: Measured(mixed, 101.0)}),))
+    row = RowVerdict(1, (replace(one, measured={**one.measured, THIS_FILE: MeasuredCandidate(mixed, 101.0)}),))
     measured = json.loads(to_json(report(row)))["files"][0]["rows"][0]["parts"][0]["measured"]
     assert measured[THIS_FILE]["config"] == OWN.up.to_entry()
     assert measured[THIS_FILE]["down"] == OTHER.down.to_entry()

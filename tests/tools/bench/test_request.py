@@ -16,7 +16,7 @@ from tools.errors import UserError
 from tools.measure.panel import RoutingKind
 from tools.store.workload import Layout
 
-DEFAULTS = FilesRequest((Path("a.json"),), Layout.REPO, ("heuristic",), None, (), None, 0, 1, None, False, False)
+DEFAULTS = FilesRequest((Path("a.json"),), Layout.REPO, ("heuristic",), None, (), None, 0, None, 1, None, False, False)
 KERNELS = ["--kernel", "vllm=a/fused_moe.py", "--workload", "Qwen/Qwen3-30B-A3B tp=1"]
 
 
@@ -117,7 +117,7 @@ class TestFiles:
 
     def test_every_flag(self) -> None:
         arguments = "a.json b --layout sglang --against heuristic --against HEAD~1 --against old/a.json"
-        arguments += " --kernel vllm=v/fused_moe.py --num-tokens 64 1 64 --routing skew_0.3 --series 5"
+        arguments += " --kernel vllm=v/fused_moe.py --num-tokens 64 1 64 --routing skew_0.3 --series 5 --blocks 4"
         arguments += " --jobs 3 --output out --format json"
         assert parse(arguments.split()) == FilesRequest(
             (Path("a.json"), Path("b")),
@@ -127,6 +127,7 @@ class TestFiles:
             (1, 64),
             RoutingKind.SKEW_03,
             5,
+            4,
             3,
             Path("out"),
             False,
@@ -157,6 +158,8 @@ class TestFiles:
             (["--jobs", "1025"], "--jobs: expected from 1 to 1024, found 1025."),
             (["--series", "-1"], "--series: expected from 0 to 16383, found -1."),
             (["--series", "16384"], "--series: expected from 0 to 16383, found 16384."),
+            (["--blocks", "3"], "--blocks: expected from 4 to 64, found 3."),
+            (["--blocks", "65"], "--blocks: expected from 4 to 64, found 65."),
         ],
     )
     def test_bad_counts_are_refused_by_name(self, arguments: list[str], message: str) -> None:

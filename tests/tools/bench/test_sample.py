@@ -10,6 +10,7 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import QuantMode
 from tools.bench.sample import read_workload, sample
 from tools.errors import UserError
+from tools.launch.axes import AMD
 from tools.launch.shared_memory import loop_bytes
 from tools.registry.models import load_models
 from tools.registry.sharding import Engine
@@ -70,6 +71,14 @@ def test_a_card_with_little_shared_memory_gets_what_fits() -> None:
 def test_the_same_call_gives_the_same_configs_and_a_larger_one_contains_them() -> None:
     assert of(60) == of(60)
     assert set(of(60)) <= set(of(90))
+
+
+def test_amds_gpus_have_their_own_keys() -> None:
+    found = sample(60, AMD, arch="gfx942", dtype=None, block_shape=None, smem_limit_bytes=65536)
+    assert len(set(found)) == 60
+    assert {config.num_stages for config in found} == {2}
+    for key, values in AMD.extra:
+        assert {getattr(config, key) for config in found} == set(values)
 
 
 def test_more_than_there_are_is_refused() -> None:

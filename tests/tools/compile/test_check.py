@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,11 @@ import pytest
 pytest.importorskip("triton")
 
 from tests.tools.compile.fake_tasks import FakeTask
+from tests.tools.compile.hang_clock import LIMIT_S, let_hangs_pass
 from tests.tools.compile.tuned_files import DEEPSEEK, MIXTRAL, SOUND, read, registries, tuned
 from tools.compile import check
 from tools.compile.check import judge
-from tools.compile.outcome import Outcome, Resources, Status
+from tools.compile.outcome import CompileOutcome, Resources, Status
 from tools.compile.plan import make_plan
 from tools.compile.pool import CompilePool, CompileTask
 from tools.findings import Severity
@@ -28,26 +31,30 @@ CRASHING = (16, 64, 64, 1, 4, 4)
 
 @dataclass(frozen=True)
 class Swapping:
-    """A pool that compiles fake kernels in place of those of HANGING and CRASHING."""
+    """A pool that compiles fake kernels in place of those of HANGING and CRASHING. hangs: where they say so."""
 
     pool: CompilePool
+    hangs: Path
+    number: Iterator[int] = field(default_factory=itertools.count)
 
-    def run(self, tasks: Iterable[CompileTask]) -> Iterator[tuple[int, Outcome]]:
+    def run(self, tasks: Iterable[CompileTask]) -> Iterator[tuple[int, CompileOutcome]]:
         return self.pool.run(map(self._swap, tasks))
 
     def _swap(self, task: CompileTask) -> CompileTask:
         assert isinstance(task, KernelTask)
         kind = {HANGING: "hang", CRASHING: "segfault"}.get(tuple(task.problem.config.to_entry().values()))
-        return task if kind is None else FakeTask(kind)
+        return task if kind is None else FakeTask(kind, self.hangs / str(next(self.number)))
 
 
-def checked(root: Path, cache: Path) -> check.CheckResult:
-    """The compile check of the tuned files below root, on a pool of two that ends a hang after 30 s."""
+def checked(root: Path, cache: Path, jobs: int = 2) -> check.CheckResult:
+    """The compile check of the tuned files below root; where one of them hangs, with one job."""
     progress: list[tuple[int, int]] = []
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as hangs:
         patch.setenv("TRITON_CACHE_DIR", str(cache))
-        with CompilePool(2, timeout_s=30) as pool:
-            made = check.check(read(root), registries(), Swapping(pool), lambda *done: progress.append(done))
+        let_hangs_pass(patch, Path(hangs))
+        with CompilePool(jobs, timeout_s=LIMIT_S) as pool:
+            swapping = Swapping(pool, Path(hangs))
+            made = check.check(read(root), registries(), swapping, lambda *done: progress.append(done))
     assert progress[0][0] == 0
     assert progress[-1][0] == progress[-1][1] == made.summary.kernels
     return made
@@ -96,10 +103,9 @@ def test_a_crashing_config_costs_only_itself(result: check.CheckResult) -> None:
     assert finding[2].startswith("batch sizes down 128; up 128 (")
 
 
-@pytest.mark.slow  # the pool waits for its limit, twice
 def test_a_hanging_config_costs_only_itself(tmp_path: Path, cache: Path) -> None:
     tuned(tmp_path, {64: HANGING, 128: CRASHING, 256: SOUND})
-    result = checked(tmp_path, cache)
+    result = checked(tmp_path, cache, jobs=1)
     assert [(f.rule, f.severity, f.message.split(" (")[0]) for f in result.report.findings] == [
         ("crash", Severity.ERROR, "batch sizes down 128; up 128"),
         ("timeout", Severity.ERROR, "batch sizes down 64; up 64"),
@@ -115,7 +121,7 @@ def test_the_summary_counts_every_outcome(result: check.CheckResult) -> None:
     assert result.report.failed
 
 
-def findings_of(tmp_path: Path, outcome: Outcome) -> list[tuple[str, Severity]]:
+def findings_of(tmp_path: Path, outcome: CompileOutcome) -> list[tuple[str, Severity]]:
     tuned(tmp_path, {64: SOUND}, MIXTRAL.replace(".json", "_down.json"))
     known = registries()
     (binary,) = make_plan(read(tmp_path), known.devices, known.models).binaries
@@ -135,7 +141,7 @@ def findings_of(tmp_path: Path, outcome: Outcome) -> list[tuple[str, Severity]]:
     ids=["at both limits", "one byte over", "spills", "gave up", "spills much", "unknown registers"],
 )
 def test_bounds(tmp_path: Path, resources: Resources, expected: list[tuple[str, Severity]]) -> None:
-    assert findings_of(tmp_path, Outcome(Status.OK, 0.1, resources)) == expected
+    assert findings_of(tmp_path, CompileOutcome(Status.OK, 0.1, resources)) == expected
 
 
 @pytest.mark.parametrize(
@@ -143,7 +149,7 @@ def test_bounds(tmp_path: Path, resources: Resources, expected: list[tuple[str, 
     [(Status.COMPILE, "does-not-compile"), (Status.TIMEOUT, "timeout"), (Status.CRASH, "crash")],
 )
 def test_no_kernel_is_an_error_under_its_own_name(tmp_path: Path, status: Status, rule: str) -> None:
-    assert findings_of(tmp_path, Outcome(status, 30.0, message="no answer")) == [(rule, Severity.ERROR)]
+    assert findings_of(tmp_path, CompileOutcome(status, 30.0, message="no answer")) == [(rule, Severity.ERROR)]
 
 
 def test_files_are_compiled_with_their_own_triton_only(tmp_path: Path) -> None:

@@ -21,13 +21,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_tasks import FakeTask
 
-from tests.tools.processes import is_alive, wait_until_dead
-from tools.compile.outcome import Outcome, Resources, Status
+from tests.tools.compile.hang_clock import LIMIT_S, let_hangs_pass
+from tests.tools.processes import is_alive, pids_in, wait_until_dead
+from tools.compile.outcome import CompileOutcome, Resources, Status
 from tools.compile.pool import CompilePool
 from tools.errors import MachineError
 
 
-def run(*tasks: FakeTask, jobs: int = 1, timeout_s: float = 60.0) -> list[Outcome]:
+def run(*tasks: FakeTask, jobs: int = 1, timeout_s: float = LIMIT_S) -> list[CompileOutcome]:
     with CompilePool(jobs, timeout_s=timeout_s) as pool:
         found = dict(pool.run(tasks))
     assert sorted(found) == list(range(len(tasks)))
@@ -125,12 +126,16 @@ def test_what_fills_the_screen_is_kept_off_it_but_for_its_end(capfd: pytest.Capt
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_hang_ends_at_the_limit_with_the_compilers_own_children(tmp_path: Path) -> None:
-    pids = tmp_path / "pids"
-    hung, following = run(FakeTask("hang", pids), FakeTask("ok"), timeout_s=10.0)
+def test_a_hang_ends_at_the_limit_with_the_compilers_own_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "hangs"
+    folder.mkdir()
+    let_hangs_pass(monkeypatch, folder)
+    hung, following = run(FakeTask("hang", folder / "pids"), FakeTask("ok"), timeout_s=LIMIT_S)
     assert (hung.status, following.status) == (Status.TIMEOUT, Status.OK)
-    assert hung.message.startswith("no answer within 10 s.")
-    wait_until_dead([int(pid) for pid in pids.read_text("utf-8").split()])
+    assert hung.message.startswith("no answer within 600 s.")
+    wait_until_dead(pids_in(folder / "pids", 2))
 
 
 def test_children_work_side_by_side_and_are_used_again(tmp_path: Path) -> None:
@@ -144,10 +149,9 @@ def test_leaving_in_the_middle_leaves_no_child(tmp_path: Path) -> None:
     with CompilePool(2) as pool:
         for index, _ in pool.run([FakeTask("hang", pids), FakeTask("ok")]):
             assert index == 1
-            while not pids.exists() or len(pids.read_text("utf-8").split()) < 2:
-                time.sleep(0.05)
+            started = pids_in(pids, 2)
             break
-    wait_until_dead([int(pid) for pid in pids.read_text("utf-8").split()])
+    wait_until_dead(started)
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP"])
@@ -157,7 +161,6 @@ def test_a_stopped_command_leaves_neither_children_nor_folders(tmp_path: Path, h
     folders.mkdir()
     code = (
         f"import sys; sys.path[:0] = [{str(CHECKOUT)!r}, {str(Path(__file__).parent)!r}]\n"
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path\nfrom fake_tasks import FakeTask\n"
         "from tools.cli import run\nfrom tools.compile.pool import CompilePool\n"
         "def main():\n"
@@ -166,15 +169,13 @@ def test_a_stopped_command_leaves_neither_children_nor_folders(tmp_path: Path, h
     )
     env = {**os.environ, "TMPDIR": str(folders)}
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env=env)
-    while not pids.exists() or len(pids.read_text("utf-8").split()) < 2:
-        assert parent.poll() is None
-        time.sleep(0.05)
+    started = pids_in(pids, 2)
     (log,) = folders.rglob("*.log")
     assert list(log.parent.glob("*.ptx")) != []
     parent.send_signal(getattr(signal, how))
     assert parent.communicate(timeout=30) == (None, b"")
     assert parent.returncode == 128 + getattr(signal, how)
-    wait_until_dead([int(pid) for pid in pids.read_text("utf-8").split()])
+    wait_until_dead(started)
     assert list(folders.iterdir()) == []
 
 
@@ -190,12 +191,9 @@ def test_what_a_kill_left_in_the_temporary_folder_goes_with_the_next_pool(
         f"    with CompilePool(1) as pool: list(pool.run([FakeTask('hang', Path({str(pids)!r}))]))\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(folders)})
-    while not pids.exists() or len(pids.read_text("utf-8").split()) < 2:
-        assert parent.poll() is None
-        time.sleep(0.05)
+    child, grandchild = pids_in(pids, 2)
     parent.kill()
     parent.wait(30)
-    child, grandchild = map(int, pids.read_text("utf-8").split())
     wait_until_dead([child])
     os.kill(grandchild, signal.SIGKILL)  # the compiler's own children had nobody left to kill them
     assert [path.name.startswith("compile-pool-") for path in folders.iterdir()] == [True]
@@ -210,16 +208,11 @@ def test_a_stopped_parent_leaves_no_worker(tmp_path: Path, how: str) -> None:
     pid = tmp_path / "pid"
     code = (
         f"import sys; sys.path[:0] = [{str(CHECKOUT)!r}, {str(Path(__file__).parent)!r}]\n"
-        # A suite that a shell runs in the background ignores Ctrl-C, and its children would too.
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path\nfrom fake_tasks import FakeTask\nfrom tools.compile.pool import CompilePool\n"
         f"with CompilePool(1) as pool: list(pool.run([FakeTask('hang', Path({str(pid)!r}))]))\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    while not pid.exists() or len(pid.read_text("utf-8").split()) < 2:
-        assert parent.poll() is None
-        time.sleep(0.05)
-    worker, compiler = map(int, pid.read_text("utf-8").split())
+    worker, compiler = pids_in(pid, 2)
     parent.send_signal(getattr(signal, how))
     parent.wait(30)
     # The compiler's own child outlives a parent that had no chance to act; it is the test's to remove.

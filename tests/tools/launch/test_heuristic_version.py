@@ -169,9 +169,17 @@ def test_a_version_that_no_record_can_hold_is_that_of_the_same_function(followed
     assert found(package(SOURCE, version)) == (followed["vllm"], ())
 
 
-@pytest.mark.parametrize("source", [SOURCE.replace("16", "32"), "", "def ("])
-def test_an_installed_engine_with_another_function_was_not_what_was_timed(followed, source: str) -> None:
-    version, notes = found(package(source))
+@pytest.mark.parametrize("source", ["", "def ("])
+def test_an_installed_engine_whose_function_cannot_be_read_is_said_with_the_reason(followed, source: str) -> None:
+    version, (note,) = found(package(source))
+    assert version == HeuristicVersion("9.8.0", table_sha256("vllm"))
+    assert note.startswith(
+        "vLLM 9.8.7 is installed; whether it runs the heuristic that was timed, that of 9.8.0, can't be told: "
+    )
+
+
+def test_an_installed_engine_with_another_function_was_not_what_was_timed(followed) -> None:
+    version, notes = found(package(SOURCE.replace("16", "32")))
     assert version == HeuristicVersion("9.8.0", table_sha256("vllm"))
     assert notes == (
         "vLLM 9.8.7 is installed; what it runs without a file isn't the heuristic that was timed, that of 9.8.0",

@@ -164,6 +164,19 @@ def test_a_gpu_that_answers_no_more_is_no_configs_failure(fake: FakeClock) -> No
         play(player, GOOD)
 
 
+def test_a_gpu_that_a_later_draw_broke_is_no_configs_failure_either(fake: FakeClock) -> None:
+    def failing(*_: Any) -> Any:
+        raise RuntimeError("unspecified launch failure")
+
+    def broken() -> None:
+        raise RuntimeError("every later call fails")
+
+    with pytest.raises(ContextLost, match="unspecified launch failure"):
+        play(player_of(fake, clock=replace(fake.clock, play=failing, synchronize=broken)), GOOD)
+    with pytest.raises(RuntimeError, match="unspecified launch failure"):
+        play(player_of(fake, clock=replace(fake.clock, play=failing)), GOOD)
+
+
 def test_placements_of_one_width_share_weights_and_activations(fake: FakeClock) -> None:
     player = player_of(fake, (LAYER, replace(LAYER, top_k=4), replace(LAYER, hidden_size=32)))
     first, more, narrow = (player.row(64, placement).inputs for placement in range(3))

@@ -61,6 +61,12 @@ def test_down_alone_is_a_third_of_the_operations() -> None:
     assert down == pytest.approx(whole / 3)
 
 
+def test_of_few_tokens_down_alone_is_a_third_of_the_weights() -> None:
+    device = devices().find(H100)
+    whole, down = (least_us(Workload(8, 7168, H100, down=down), [MIXTRAL], 64, device) for down in (False, True))
+    assert down == pytest.approx(whole / 3, rel=0.01)
+
+
 def test_of_several_shapes_the_least_counts() -> None:
     workload, device = Workload(8, 7168, H100), devices().get(H100)
     both = least_us(workload, [MIXTRAL, Shape(2048, 2)], 64, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,7 @@ from tools.measure.judgement import (
     Verdict,
     judge,
     score,
+    worst_beside,
     worst_of,
 )
 from tools.measure.panel import MAX_DRAWS, MIN_BLOCKS, Part, Ratio, RoutingKind
@@ -43,8 +45,10 @@ class Gpu:
         times = {config: us for config, us in found.items() if config not in failures}
         return PlayedPart(times, failures, self.draws, 5.0, "memory")  # type: ignore[arg-type]
 
-    def judge(self, entries: dict[str, LayerConfig] = ENTRIES, first_block: int = 0) -> PartVerdict:
-        return judge(PART, entries, self.play, first_block)
+    def judge(
+        self, entries: dict[str, LayerConfig] = ENTRIES, first_block: int = 0, most_blocks: int | None = None
+    ) -> PartVerdict:
+        return judge(PART, entries, self.play, first_block, most_blocks)
 
 
 def steady(own_us: float, rival_us: float = 100.0) -> Gpu:
@@ -82,6 +86,14 @@ def test_it_ends_with_the_draws() -> None:
     assert ratio is not None
     assert (ratio.is_open, ratio.blocks) == (True, MAX_DRAWS // 2)
     assert [len(blocks) for _, blocks in gpu.asked] == [4, *[4] * 7]
+
+
+def test_it_ends_with_the_most_blocks_that_it_may_play() -> None:
+    gpu = Gpu(lambda config, block: 100.0 + (50.0 * (block % 2) - 23.0 if config == OWN else 0.0), draws=2)
+    found = gpu.judge(most_blocks=MIN_BLOCKS)
+    ratio = found.duels["rival"].ratio
+    assert ratio is not None
+    assert (ratio.is_open, ratio.blocks) == (True, MIN_BLOCKS)
 
 
 def test_only_the_open_ones_are_played_again() -> None:
@@ -129,6 +141,24 @@ def test_where_all_fail_there_is_an_end() -> None:
     assert len(gpu.asked) == 1
 
 
+def test_a_file_loses_that_loses_to_one_rival() -> None:
+    found = Gpu(lambda config, block: {OWN: 100.0, RIVAL: 80.0, THIRD: 200.0}[config]).judge(
+        {**ENTRIES, "third": THIRD}
+    )
+    assert [duel.verdict for duel in found.duels.values()] == [Verdict.SLOWER, Verdict.FASTER]
+    assert found.is_slower
+
+
+def test_two_contestants_are_compared_where_both_ran() -> None:
+    gpu = Gpu(lambda config, block: "crash" if config == THIRD else {OWN: 90.0, RIVAL: 100.0}[config])
+    found = gpu.judge({**ENTRIES, "third": THIRD})
+    ratio = found.ratio_between("rival", "this file")
+    assert ratio is not None
+    assert ratio.mean == pytest.approx(100 / 90)
+    assert found.ratio_between("this file", "third") is None
+    assert found.ratio_between("another", "this file") is None
+
+
 # ---------------------------------------------------------------
 # A whole file
 
@@ -159,7 +189,25 @@ def test_where_it_does_worst() -> None:
     assert worst_of(ROWS[1].parts).own.us is None, "a file that fails is worse than any that loses"
 
 
+def test_of_several_rivals_the_one_counts_that_it_does_worst_beside() -> None:
+    other = ROWS[0].parts[0]
+    beaten_once = replace(other, part=PART, duels={**other.duels, "third": ROWS[0].parts[1].duels["rival"]})
+    assert worst_of([cell(SKEWED, 1.1), beaten_once]) is beaten_once
+
+
+def test_where_it_does_worst_beside_one_rival() -> None:
+    """A part in which the rival isn't met says nothing of it."""
+    unmet = replace(ROWS[0].parts[1], duels={})
+    assert worst_beside([*ROWS[0].parts], "rival").part.engine is Flavour.SGLANG
+    assert worst_beside([ROWS[0].parts[0], unmet], "rival").part.engine is Flavour.VLLM
+
+
+def test_a_row_loses_that_loses_in_one_part() -> None:
+    assert ROWS[0].is_slower
+    assert not RowVerdict(1, ROWS[0].parts[:1]).is_slower
+
+
 def test_a_row_is_the_tuners_panel() -> None:
-    row = RowVerdict(64, (cell(UNIFORM, 0.9), cell(SKEWED, 0.8)))
+    row = RowVerdict(64, (replace(cell(UNIFORM, 0.9), draws=16), cell(SKEWED, 0.8)))
     assert row.panel.score_between("this file", "rival").mean == pytest.approx(0.9 ** (2 / 3) * 0.8 ** (1 / 3))
     assert row.panel.draws == 8

@@ -13,13 +13,13 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.measure.panel import (
     LARGEST_RATIO,
+    Admissibility,
     MoreBlocks,
     Panel,
     Part,
     PromotionPolicy,
     Ratio,
     RoutingKind,
-    Standing,
     choose,
     max_blocks,
     parts_of,
@@ -148,28 +148,28 @@ class TestStanding:
     @pytest.mark.parametrize(
         ("us", "expected"),
         [
-            (100.0, Standing.ADMISSIBLE),
-            (101.8, Standing.ADMISSIBLE),
-            (103.0, Standing.INADMISSIBLE),
-            (tuple(100 * x for x in NOISY), Standing.UNDECIDED),
-            (tuple(150 * x for x in NOISY), Standing.INADMISSIBLE),
+            (100.0, Admissibility.ADMISSIBLE),
+            (101.8, Admissibility.ADMISSIBLE),
+            (103.0, Admissibility.INADMISSIBLE),
+            (tuple(100 * x for x in NOISY), Admissibility.UNDECIDED),
+            (tuple(150 * x for x in NOISY), Admissibility.INADMISSIBLE),
         ],
     )
-    def test_by_the_bounds_of_r(self, us: float | tuple[float, ...], expected: Standing) -> None:
+    def test_by_the_bounds_of_r(self, us: float | tuple[float, ...], expected: Admissibility) -> None:
         assert standing(panel({VLLM: {BASE: 100.0, FAST: us}}), FAST) is expected
 
     def test_in_every_part(self) -> None:
         rows = {VLLM: {BASE: 100.0, FAST: 50.0}, VLLM_SKEW: {BASE: 100.0, FAST: 103.0}}
-        assert standing(panel(rows), FAST) is Standing.INADMISSIBLE
+        assert standing(panel(rows), FAST) is Admissibility.INADMISSIBLE
 
     def test_undecided_after_64_draws_is_inadmissible(self) -> None:
         us = tuple(100 * x for x in NOISY * 2)
-        assert standing(panel({VLLM: {BASE: (100.0,) * 8, FAST: us}}), FAST) is Standing.INADMISSIBLE
+        assert standing(panel({VLLM: {BASE: (100.0,) * 8, FAST: us}}), FAST) is Admissibility.INADMISSIBLE
 
     def test_a_heuristic_is_never_slower_than_itself_but_may_be_than_the_others(self) -> None:
         rows = {VLLM: {BASE: 100.0, SGLANG_BASE: 110.0}, SGLANG: {BASE: 100.0, SGLANG_BASE: 110.0}}
-        assert standing(panel(rows), BASE) is Standing.ADMISSIBLE
-        assert standing(panel(rows), SGLANG_BASE) is Standing.INADMISSIBLE
+        assert standing(panel(rows), BASE) is Admissibility.ADMISSIBLE
+        assert standing(panel(rows), SGLANG_BASE) is Admissibility.INADMISSIBLE
 
 
 class TestChoose:

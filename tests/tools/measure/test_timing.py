@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tools.measure import timing
-from tools.measure.timing import MIN_SAMPLE_US, Policy, Replay, measure, measure_series, play_blocks, sample_once
+from tools.measure.timing import MIN_SAMPLE_US, Policy, Replay, measure_series, medians_us, play_blocks, sample_once
 
 FAST, SLOW = Replay("fast", 8), Replay("slow", 2)
 
@@ -77,9 +77,10 @@ def test_so_many_rounds_as_fit_the_budget_and_always_whole_pairs(clock: Clock, p
     assert [len(series) for series in measure_series([FAST, SLOW], policy)] == [rounds, rounds]
 
 
-def test_measure_sums_the_series_up(clock: Clock) -> None:
-    fast, slow = measure([FAST, SLOW], Policy(4, 4))
-    assert (fast.median_us, fast.count, slow.median_us) == (5.0, 4, 500.0)
+def test_a_series_is_summed_up_by_its_median(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert medians_us([FAST, SLOW], Policy(4, 4)) == [5.0, 500.0]
+    monkeypatch.setattr(timing, "measure_series", lambda replays, policy: [[5.0, 9.0, 1.0, 5.5]])
+    assert medians_us([FAST]) == [5.25]
 
 
 def test_a_coarse_sample_replays_each_in_turn_without_repeats(clock: Clock) -> None:

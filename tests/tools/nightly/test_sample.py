@@ -38,7 +38,7 @@ FILES = [measured(E) for E in range(1, 24)]
 
 
 @given(st.integers(1, 23), st.integers(1, 30), st.integers(0, 40), st.integers(0, 10_000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_over_any_nights_no_file_is_visited_more_than_once_more_than_another(
     number: int, count: int, nights: int, offset: int
 ) -> None:

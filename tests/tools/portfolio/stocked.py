@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +12,9 @@ from typing import Any
 from kernels.problem import Flavour
 from tests import builders
 from tests.tools.portfolio.unpacked_engine import unpacked
+from tools.launch.engine_package import KERNEL_MODULES
 from tools.measure.panel import DRAWN_KINDS, RoutingKind
 from tools.portfolio.listing import Folders
-from tools.portfolio.shipped_files import KERNELS
 from tools.portfolio.stock import Method
 from tools.portfolio.wanted import Wanted, WantedList, wanted_on
 from tools.registry.sharding import Engine
@@ -23,7 +22,7 @@ from tools.store.record import CheckedRouting, EngineChecked, Record
 from tools.tune.request import DEFAULT_BATCH_SIZES
 
 H100 = builders.H100
-TODAY = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+TODAY = "2026-03-09"
 
 
 @functools.cache
@@ -118,7 +117,7 @@ def engine_package(
     """The folder around a made-up engine's package, whose kernel can be cut out. files: as `unpacked` has them."""
     flavour = Flavour(engine.value)
     unpacked(root, flavour, files or {})
-    (root / KERNELS[flavour]).write_text(kernel, "utf-8")
+    (root / KERNEL_MODULES[flavour]).write_text(kernel, "utf-8")
     return root
 
 

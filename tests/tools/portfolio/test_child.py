@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.tools.portfolio.stocked import bench_json
 from tools.cli import say
 from tools.findings import emit
-from tools.portfolio.child import CRASHED, Answer, Tools, work
+from tools.portfolio.child import CRASHED, JobResult, Tools, work
 from tools.portfolio.jobs import Job, JudgeOn, Order
 from tools.portfolio.progress import Outcome, Step
 
@@ -53,7 +55,7 @@ class Fakes:
         ]
 
 
-def do(fakes: Fakes, order: Order = Order.TUNE, judges: tuple[str, ...] = ("vllm", "sglang")) -> Answer:
+def do(fakes: Fakes, order: Order = Order.TUNE, judges: tuple[str, ...] = ("vllm", "sglang")) -> JobResult:
     on = tuple(JudgeOn(engine, f"/site/{engine}.py", f"/site/{engine}/a.json") for engine in judges)
     return work(Job("a.json", "D", order, ("--model", "m"), on), Path("/configs"), 4, fakes.tools())
 
@@ -160,7 +162,14 @@ def test_judging_alone_tunes_nothing() -> None:
     assert fakes.order == ["bench sglang"]
 
 
-def test_an_answer_is_read_as_it_was_written() -> None:
-    answer = Answer(Outcome.TUNED, "why", (Step(None, 0, 1.0, "x"), Step("vllm", 0, 0.5)))
-    assert Answer.read(answer.to_text()) == answer
+def test_an_answer_is_read_as_it_was_written_behind_whatever_else_was_printed() -> None:
+    answer = JobResult(Outcome.TUNED, "why", (Step(None, 0, 1.0, "x"), Step("vllm", 0, 0.5)))
+    assert JobResult.read(answer.to_text()) == answer
+    assert JobResult.read(f"a warning\n{answer.to_text()}\n") == answer
     assert answer.seconds == 1.5
+
+
+@pytest.mark.parametrize("printed", ["", "\n", "Segmentation fault", "[]", "{}", '{"outcome": "tuned", "steps": [1]}'])
+def test_what_is_no_answer_is_said(printed: str) -> None:
+    with pytest.raises(ValueError, match=r"no answer|Expecting value"):
+        JobResult.read(printed)

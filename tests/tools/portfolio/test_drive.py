@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,17 +9,17 @@ import pytest
 
 from tests import builders
 from tests.tools.portfolio.stocked import H100, Stocked, full, wanted
-from tools.portfolio.child import MODULE, Answer
-from tools.portfolio.drive import Driver, NoAnswerError, Places, Task, TimeLimit, launch
+from tools.portfolio.child import MODULE, JobResult
+from tools.portfolio.drive import Driver, NoAnswerError, Places, PlannedJob, TimeLimit, launch
 from tools.portfolio.jobs import Job, Order, Skip
-from tools.portfolio.pool import Ended, Gpu, Pool, Say
+from tools.portfolio.pool import Ended, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome, Step, read_progress
 from tools.portfolio.stock import Method, Standing, look_up
 
 DEVICE = builders.devices().find(H100)
 NAMES = ("E=64,N=1408", "E=64,N=1024", "E=64,N=896")
 
-Leave = Callable[[str], Answer]
+Leave = Callable[[str], JobResult]
 
 
 @dataclass
@@ -34,6 +34,8 @@ class Run:
     said: list[str] = field(default_factory=list)
     now: float = 0.0
     seconds_a_name: float = 60.0
+    orders: Mapping[str, Order] = field(default_factory=dict)
+    """By name; others are tuned."""
 
     def __post_init__(self) -> None:
         folders = self.stocked.folders
@@ -41,19 +43,19 @@ class Run:
         clock = TimeLimit(None if self.minutes is None else 60.0 * self.minutes, lambda: self.now)
         self.driver = Driver(places, self._launch, clock, builders.models(), builders.devices())
 
-    def _launch(self, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
+    def _launch(self, job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
         self.jobs.append(job)
         self.now += self.seconds_a_name
         return self.leave(job.name)
 
-    def task(self, name: str) -> Task:
+    def task(self, name: str) -> PlannedJob:
         folders = self.stocked.folders
         line = read_progress(folders.progress_of(DEVICE)).get(full(name))
         item = look_up(1, wanted(name), folders.configs, line, Method())
-        return Task(item, Job(item.name, H100, Order.TUNE, (), ()))
+        return PlannedJob(item, Job(item.name, H100, self.orders.get(name, Order.TUNE), (), ()))
 
-    def run(self, names: Sequence[str] = NAMES, gpus: int = 1) -> list[Task]:
-        pool: Pool[Task] = Pool([Gpu(str(place), DEVICE, 8) for place in range(gpus)], self.said.append)
+    def run(self, names: Sequence[str] = NAMES, gpus: int = 1) -> list[PlannedJob]:
+        pool: Pool[PlannedJob] = Pool([PoolGpu(str(place), DEVICE, 8) for place in range(gpus)], self.said.append)
         return self.driver.run([self.task(name) for name in names], pool)
 
     @property
@@ -65,12 +67,12 @@ class Run:
 def tunes(stocked: Stocked, *, geomean: float = 0.9) -> Leave:
     """Leaves a finished file of every name."""
 
-    def leave(name: str) -> Answer:
+    def leave(name: str) -> JobResult:
         short = name.replace(f",device_name={H100}", "").removesuffix(".json")
         stocked.tune(short)
         for engine in wanted(short).judges:
             stocked.judge(short, engine, geomean)
-        return Answer(Outcome.TUNED, steps=(Step(None, 0, 40.0), Step("vllm", 0, 15.0)))
+        return JobResult(Outcome.TUNED, steps=(Step(None, 0, 40.0), Step("vllm", 0, 15.0)))
 
     return leave
 
@@ -111,7 +113,7 @@ class TestWhatGoesWrong:
     def test_a_name_that_fails_costs_no_other(self, stocked: Stocked) -> None:
         whole = tunes(stocked)
 
-        def leave(name: str) -> Answer:
+        def leave(name: str) -> JobResult:
             if name == full(NAMES[1]):
                 raise NoAnswerError("its process ended without an answer (killed by signal 9): silent")
             return whole(name)
@@ -122,9 +124,9 @@ class TestWhatGoesWrong:
         assert run.lines[full(NAMES[1])][1].startswith("its process ended without an answer")
 
     def test_a_file_that_the_validator_refuses_is_no_success(self, stocked: Stocked) -> None:
-        def leave(name: str) -> Answer:
+        def leave(name: str) -> JobResult:
             stocked.store.config(builders.table(), full(NAMES[0]), record=False)
-            return Answer(Outcome.TUNED)
+            return JobResult(Outcome.TUNED)
 
         run = Run(stocked, leave)
         run.run(NAMES[:1])
@@ -133,14 +135,14 @@ class TestWhatGoesWrong:
         assert reason.startswith("record: ")
 
     def test_a_tuner_that_leaves_nothing_is_no_success(self, stocked: Stocked) -> None:
-        run = Run(stocked, lambda name: Answer(Outcome.TUNED))
+        run = Run(stocked, lambda name: JobResult(Outcome.TUNED))
         run.run(NAMES[:1])
         assert run.lines[full(NAMES[0])] == (Outcome.FAILED, "the tuner wrote no file")
 
     def test_a_search_that_was_cut_short_is_told(self, stocked: Stocked) -> None:
-        def leave(name: str) -> Answer:
+        def leave(name: str) -> JobResult:
             stocked.tune(NAMES[0], judged_on=None, tuner={"cut_short": True})
-            return Answer(Outcome.TUNED)
+            return JobResult(Outcome.TUNED)
 
         run = Run(stocked, leave)
         run.run(NAMES[:1])
@@ -166,6 +168,25 @@ class TestTime:
         assert len(run.run()) == 3
         assert run.jobs == []
 
+    def test_what_is_only_judged_goes_first_and_says_nothing_of_how_long_tuning_takes(self, stocked: Stocked) -> None:
+        for name in NAMES[1:]:
+            stocked.tune(name)
+        orders = dict(zip(NAMES, (Order.TUNE, Order.JUDGE, Order.JUDGE), strict=True))
+        run = Run(stocked, tunes(stocked), minutes=1.9, seconds_a_name=5.0, orders=orders)
+        assert [task.item.name for task in run.run()] == [full(NAMES[0])]
+        assert [job.name for job in run.jobs] == [full(NAMES[1]), full(NAMES[2])]
+
+    def test_a_name_that_failed_says_nothing_of_how_long_others_take(self, stocked: Stocked) -> None:
+        run = Run(stocked, lambda name: JobResult(Outcome.FAILED, "no"), minutes=1.9, seconds_a_name=5.0)
+        assert len(run.run()) == 2
+        assert len(run.jobs) == 1
+
+    def test_what_may_be_tuned_after_it_is_judged_needs_time_for_both(self, stocked: Stocked) -> None:
+        for minutes, jobs in ((2.5, 0), (2.8, 1)):
+            run = Run(stocked, tunes(stocked), minutes, orders={NAMES[0]: Order.WHERE_IT_LOSES})
+            run.run(NAMES[:1])
+            assert len(run.jobs) == jobs
+
     def test_two_gpus_take_them_in_turn(self, stocked: Stocked) -> None:
         run = Run(stocked, tunes(stocked))
         assert run.run(gpus=2) == []
@@ -173,7 +194,7 @@ class TestTime:
 
 
 class TestChildProcess:
-    GPU = Gpu("3", DEVICE, 8)
+    GPU = PoolGpu("3", DEVICE, 8)
     JOB = Job("a.json", H100, Order.TUNE, ("--model", "m"), ())
 
     class Ends:
@@ -182,12 +203,12 @@ class TestChildProcess:
         def __init__(self, ended: Ended) -> None:
             self.ended, self.command = ended, list[str]()
 
-        def run(self, command: Sequence[str], gpu: Gpu, say: Say) -> Ended:
+        def run(self, command: Sequence[str], gpu: PoolGpu, say: Say) -> Ended:
             self.command = list(command)
             return self.ended
 
     def test_gets_its_job_and_its_share_of_the_cores(self) -> None:
-        children = self.Ends(Ended(0, Answer(Outcome.TUNED).to_text() + "\n", ""))
+        children = self.Ends(Ended(0, JobResult(Outcome.TUNED).to_text() + "\n", ""))
         answer = launch(children, self.JOB, self.GPU, Path("/configs"), print)  # type: ignore[arg-type]
         assert answer.outcome is Outcome.TUNED
         assert children.command[1:3] == ["-m", MODULE]

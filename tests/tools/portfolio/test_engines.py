@@ -10,9 +10,9 @@ from tests import builders
 from tests.tools.portfolio.stocked import engine_package
 from tests.tools.portfolio.unpacked_engine import DEEPSEEK, MIXTRAL, rows
 from tools.errors import UserError
+from tools.launch.engine_package import KERNEL_MODULES
 from tools.portfolio import engines
 from tools.portfolio.engines import engine_argument, engines_at_hand, on_device
-from tools.portfolio.shipped_files import KERNELS
 from tools.registry.sharding import Engine
 
 DEVICE = builders.devices().find(builders.H100)
@@ -49,7 +49,7 @@ def test_a_kernel_alone_judges_and_one_line_says_that_shipped_files_are_not_met(
     found, (note,) = engines_at_hand([(Engine.VLLM, root), (Engine.SGLANG, sglang)])
     assert note.startswith("vllm: files are judged on its kernel, but not beside those that it ships: ")
     here = on_device(found, DEVICE, "3.8.0")[Engine.VLLM]
-    assert (here.kernel, here.shipped) == (root / KERNELS[Flavour.VLLM], {})
+    assert (here.kernel, here.shipped) == (root / KERNEL_MODULES[Flavour.VLLM], {})
 
 
 def test_one_that_is_installed_is_found_without_being_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from kernels.problem import QuantMode
 from tests import builders
 from tests.tools.portfolio.stocked import H100, Stocked, wanted
 from tools.bench import request as bench_request
 from tools.bench.request import FilesRequest
+from tools.measure.layer import LayerShape, memory_bytes
 from tools.portfolio.engines import EngineHere
-from tools.portfolio.jobs import Effort, Job, Order, Skip, bench_arguments, down_names, job_of
+from tools.portfolio.jobs import Job, Order, Skip, TunerBudget, bench_arguments, down_names, job_of
 from tools.portfolio.stock import Item, Method, Standing, look_up
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
@@ -31,7 +33,7 @@ def look(stocked: Stocked, name: str = NAME) -> Item:
 def job(
     item: Item, engines: dict[Engine, EngineHere] = BOTH, device: Device = DEVICE, *, down: bool = False
 ) -> Job | Skip | None:
-    return job_of(item, device, engines, Effort(), down=down)
+    return job_of(item, device, engines, TunerBudget(), down=down)
 
 
 def parsed(item: Item, **changes: bool) -> tune_request.TuneRequest:
@@ -96,8 +98,9 @@ class TestWhatIsDone:
     def test_a_gpu_without_the_memory_is_skipped_with_both_figures(self, stocked: Stocked) -> None:
         found = job(look(stocked), device=replace(DEVICE, memory_gib=1))
         assert isinstance(found, Skip)
-        assert found.reason.startswith("not enough memory: expected at least ")
-        assert found.reason.endswith(" GiB, found 1 GiB")
+        layers = [LayerShape.of(wanted(NAME).workload, shape, QuantMode()) for shape in wanted(NAME).shapes]
+        gib = memory_bytes(layers, max(tune_request.DEFAULT_BATCH_SIZES)) / 2**30
+        assert found.reason == f"not enough memory: expected at least {gib:.1f} GiB, found 1 GiB"
 
     def test_the_file_that_an_engine_ships_under_the_name_is_met_too(self, stocked: Stocked) -> None:
         shipped = EngineHere(Engine.VLLM, Path("/site/vllm.py"), {look(stocked).name: Path("/site/E=64.json")})
@@ -114,9 +117,9 @@ class TestTheTunersCommandLine:
         assert not found.separate_down
 
     def test_a_search_that_was_cut_short_gets_twice_the_time(self, stocked: Stocked) -> None:
-        assert parsed(look(stocked)).effort.time_budget_s == Effort().time_budget_s
+        assert parsed(look(stocked)).effort.time_budget_s == TunerBudget().time_budget_s
         stocked.tune(NAME, tuner={"cut_short": True})
-        assert parsed(look(stocked)).effort.time_budget_s == 2.0 * Effort().time_budget_s
+        assert parsed(look(stocked)).effort.time_budget_s == 2.0 * TunerBudget().time_budget_s
 
     def test_up_and_down_apart_where_asked_for_or_where_a_down_file_stands(self, stocked: Stocked) -> None:
         assert parsed(look(stocked), down=True).separate_down

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,9 @@ class TestStatus:
         path = tmp_path / "docs" / "portfolio.md"
         assert status(stocked, "--device-name", H100, "--format", "markdown", "--output", str(path)) == 0
         assert path.read_text("utf-8").startswith("# The portfolio\n")
-        assert capsys.readouterr().out == ""
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert re.fullmatch(rf"written: {re.escape(str(path))}: [1-9]\d* wanted files on 1 GPU\n", printed.err)
 
     def test_a_page_that_cannot_be_written_is_one_line(self, stocked: Stocked) -> None:
         with pytest.raises(UserError, match=r"--output: /proc/x\.md: can't be written"):

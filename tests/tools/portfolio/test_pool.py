@@ -1,23 +1,21 @@
 from __future__ import annotations
 
-import os
 import sys
 import threading
-import time
-from pathlib import Path
 
 import pytest
 
 from tests import builders
-from tools.portfolio.pool import MOST_FAILURES, Children, Gpu, Pool, Say
+from tests.tools.processes import PATIENCE_S, wait_until, wait_until_dead
+from tools.portfolio.pool import MOST_FAILURES, Children, Pool, PoolGpu, Say
 
 H100 = builders.devices().find(builders.H100)
 H200 = builders.devices().find("NVIDIA_H200")
 NAMES = {H100.name: ["a", "b", "c", "d"], H200.name: ["e"]}
 
 
-def gpus(*devices: object) -> list[Gpu]:
-    return [Gpu(str(place), device, 4) for place, device in enumerate(devices)]  # type: ignore[arg-type]
+def gpus(*devices: object) -> list[PoolGpu]:
+    return [PoolGpu(str(place), device, 4) for place, device in enumerate(devices)]  # type: ignore[arg-type]
 
 
 class Log:
@@ -25,7 +23,7 @@ class Log:
         self.done: list[tuple[str, str]] = []
         self.said: list[str] = []
 
-    def work(self, task: str, gpu: Gpu, say: Say) -> bool:
+    def work(self, task: str, gpu: PoolGpu, say: Say) -> bool:
         self.done.append((gpu.id, task))
         say(task)
         return True
@@ -39,10 +37,10 @@ class TestPool:
         assert log.said == ["a", "b", "c", "d"]
 
     def test_two_gpus_share_a_list_and_say_which_they_are(self) -> None:
-        both = threading.Barrier(2, timeout=10)
+        both = threading.Barrier(2, timeout=PATIENCE_S)
         log = Log()
 
-        def work(task: str, gpu: Gpu, say: Say) -> bool:
+        def work(task: str, gpu: PoolGpu, say: Say) -> bool:
             both.wait()  # neither could go on alone
             return log.work(task, gpu, say)
 
@@ -64,7 +62,7 @@ class TestPool:
     def test_a_gpu_on_which_all_fails_is_left_alone(self) -> None:
         log = Log()
 
-        def fail(task: str, gpu: Gpu, say: Say) -> bool:
+        def fail(task: str, gpu: PoolGpu, say: Say) -> bool:
             log.work(task, gpu, say)
             return False
 
@@ -76,13 +74,13 @@ class TestPool:
     def test_a_success_between_counts(self) -> None:
         log = Log()
 
-        def work(task: str, gpu: Gpu, say: Say) -> bool:
+        def work(task: str, gpu: PoolGpu, say: Say) -> bool:
             return log.work(task, gpu, say) and task == "b"
 
         assert Pool[str](gpus(H100), log.said.append).run(NAMES, work) == []
 
     def test_what_work_raises_ends_the_run(self) -> None:
-        def full(task: str, gpu: Gpu, say: Say) -> bool:
+        def full(task: str, gpu: PoolGpu, say: Say) -> bool:
             raise OSError(28, "No space left on device")
 
         with pytest.raises(OSError, match="No space left"):
@@ -92,7 +90,7 @@ class TestPool:
         log = Log()
         pool: Pool[str] = Pool(gpus(H100), log.said.append)
 
-        def work(task: str, gpu: Gpu, say: Say) -> bool:
+        def work(task: str, gpu: PoolGpu, say: Say) -> bool:
             pool.stop()
             return log.work(task, gpu, say)
 
@@ -100,7 +98,7 @@ class TestPool:
 
 
 class TestChildren:
-    GPU = Gpu("GPU-5a1e", H100, 4)
+    GPU = PoolGpu("GPU-5a1e", H100, 4)
 
     def test_a_child_sees_its_gpu_alone(self) -> None:
         ended = Children().run(
@@ -129,24 +127,7 @@ class TestChildren:
         children, heard = Children(), list[str]()
         thread = threading.Thread(target=children.run, args=([sys.executable, "-c", code], self.GPU, heard.append))
         thread.start()
-        while not heard:
-            time.sleep(0.01)
+        wait_until(lambda: heard != [], "the child's word")
         children.stop(grace_s=5.0)
-        thread.join(10.0)
-        assert not thread.is_alive()
-        until = time.monotonic() + 10.0  # a signal takes effect when its process next runs
-        while _is_running(int(heard[0])) and time.monotonic() < until:
-            time.sleep(0.01)
-        assert not _is_running(int(heard[0]))
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # Its parent is gone, so it may lie there unburied.
-    try:
-        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+        wait_until(lambda: not thread.is_alive(), "the end of the child")
+        wait_until_dead([int(heard[0])])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tools.errors import UserError
-from tools.portfolio.progress import Line, Outcome, Step, append, read_progress
+from tools.portfolio.progress import Outcome, ProgressLine, Step, append, read_progress
 
-LINE = Line(
+LINE = ProgressLine(
     "a.json",
     Outcome.TUNED,
     "2026-11-26",
@@ -19,8 +19,8 @@ LINE = Line(
 )
 
 
-def line(name: str, outcome: Outcome = Outcome.TUNED) -> Line:
-    return Line(name, outcome, "2026-11-26")
+def line(name: str, outcome: Outcome = Outcome.TUNED) -> ProgressLine:
+    return ProgressLine(name, outcome, "2026-11-26")
 
 
 @pytest.fixture

@@ -22,16 +22,23 @@ from tools.bench import request as bench_request
 from tools.bench.request import FilesRequest
 from tools.checkout import reference_triton
 from tools.errors import UserError
+from tools.findings import Severity
 from tools.measure.gpu import VisibleGpu
-from tools.measure.panel import RoutingKind
+from tools.measure.panel import MIN_BLOCKS, RoutingKind
 from tools.portfolio import listing
 from tools.portfolio import run as run_
-from tools.portfolio.child import Answer, Step
+from tools.portfolio.child import JobResult, Step
 from tools.portfolio.jobs import Job, Order
-from tools.portfolio.pool import Ended, Gpu, Say
+from tools.portfolio.pool import Ended, PoolGpu, Say
 from tools.portfolio.progress import Outcome
-from tools.portfolio.run import Machine
+from tools.portfolio.run import MachineAtHand
+from tools.registry.devices import load_devices
+from tools.registry.models import load_models
 from tools.registry.sharding import Engine
+from tools.store.workload import Layout
+from tools.validate import runner
+from tools.validate.exceptions import Exceptions
+from tools.validate.model import Context
 
 NAMES = ("E=64,N=1408", "E=64,N=1024")
 ONE_H100 = (VisibleGpu("0", "NVIDIA H100 80GB HBM3"),)
@@ -48,16 +55,16 @@ class Here:
     loss_pct: float = 0.4
     jobs: list[Job] = field(default_factory=list)
     benched: list[list[str]] = field(default_factory=list)
-    launched_on: list[Gpu] = field(default_factory=list)
+    launched_on: list[PoolGpu] = field(default_factory=list)
 
     def __call__(self, *arguments: str, engines: bool = True) -> int:
         parser = argparse.ArgumentParser()
         run_.add_run(parser)
         given = [part for engine in Engine for part in ("--engine", f"{engine}={self.engines}")] if engines else []
-        machine = Machine(lambda: self.gpus, lambda: 32, lambda: self.triton)
+        machine = MachineAtHand(lambda: self.gpus, lambda: 32, lambda: self.triton)
         return run_.run(parser.parse_args([*arguments, *given]), self.stocked.folders, machine, self.launch, self.bench)
 
-    def launch(self, job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
+    def launch(self, job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
         self.jobs.append(job)
         self.launched_on.append(gpu)
         assert output == self.stocked.folders.configs
@@ -65,15 +72,15 @@ class Here:
         if self.triton != reference_triton():
             folder = f"triton_{str(self.triton).replace('.', '_')}"
             self.stocked.store.measured(self.stocked.store.config(name=job.name, folder=folder), self.triton)
-            return Answer(Outcome.TUNED)
+            return JobResult(Outcome.TUNED)
         if job.order is Order.TUNE:
             self.stocked.tune(short)
         for judge in job.judges:
             self.stocked.judge(short, Engine(judge.engine))
         outcome = {Order.TUNE: Outcome.TUNED, Order.JUDGE: Outcome.JUDGED, Order.WHERE_IT_LOSES: Outcome.HELD}
-        return Answer(outcome[job.order], steps=(Step("tune", 0, 0.0),))
+        return JobResult(outcome[job.order], steps=(Step("tune", 0, 0.0),))
 
-    def bench(self, arguments: Sequence[str], gpu: Gpu, say: Say) -> Ended:
+    def bench(self, arguments: Sequence[str], gpu: PoolGpu, say: Say) -> Ended:
         self.benched.append(list(arguments))
         paths = [Path(each) for each in arguments if each.endswith(".json")]
         ratio = 1.0 + self.loss_pct / 100.0
@@ -138,9 +145,9 @@ class TestWhatIsWorkedOff:
     def test_a_name_without_a_placement_is_tuned_for_the_model_of_its_sizes(self, here: Here) -> None:
         name = f"E=8,N=14336,device_name={H100}.json"
 
-        def leave(job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
+        def leave(job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
             here.jobs.append(job)
-            return Answer(Outcome.FAILED, "enough for this test")
+            return JobResult(Outcome.FAILED, "enough for this test")
 
         here.launch = leave  # type: ignore[method-assign]
         assert here("--names", name) == 1
@@ -187,9 +194,9 @@ class TestTheEnd:
     def test_a_name_that_was_tuned_and_does_not_count_is_missing_and_says_why(
         self, here: Here, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        def launch(job: Job, gpu: Gpu, output: Path, say: Say) -> Answer:
+        def launch(job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
             here.stocked.tune(NAMES[0], judged_on=None, tuner={"cut_short": True})
-            return Answer(Outcome.TUNED)
+            return JobResult(Outcome.TUNED)
 
         here.launch = launch  # type: ignore[method-assign]
         assert here("--names", full(NAMES[0])) == 1
@@ -332,6 +339,7 @@ class TestSecondTriton:
         assert sorted(path.name for path in request.paths) == sorted(map(full, NAMES))
         assert request.routing is RoutingKind.UNIFORM
         assert request.batch_sizes == (1, 8, 32, 128, 512, 2048)
+        assert request.most_blocks == MIN_BLOCKS
         assert request.as_json
 
     def test_what_loses_more_than_the_margin_is_tuned_again(self, second: Here) -> None:
@@ -352,6 +360,43 @@ class TestSecondTriton:
         second("--second-triton")
         assert second("--second-triton") == 0
         assert len(second.benched) == 1
+
+    def test_a_file_that_brings_the_bench_down_costs_no_other_its_judgement(
+        self, second: Here, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        usual = second.bench
+
+        def bench(arguments: Sequence[str], gpu: PoolGpu, say: Say) -> Ended:
+            if any(Path(each).name == full(NAMES[0]) for each in arguments):
+                return Ended(2, "", "bench: a launch broke the GPU's context")
+            return usual(arguments, gpu, say)
+
+        second.bench = bench  # type: ignore[method-assign]
+        assert second("--second-triton") == 1
+        assert [self.loss(second, name) for name in NAMES] == [[], [("3.6.0", 0.4)]]
+        said = capsys.readouterr().err
+        assert f"{full(NAMES[0])}: not benched: bench: a launch broke the GPU's context\n" in said
+
+    def test_a_gpu_on_which_nothing_can_be_benched_is_not_asked_for_every_file(self, second: Here) -> None:
+        for name in ("E=64,N=896", "E=128,N=768", "E=64,N=768", "E=32,N=1792"):
+            second.stocked.tune(name)
+        asked: list[int] = []
+
+        def bench(arguments: Sequence[str], gpu: PoolGpu, say: Say) -> Ended:
+            asked.append(sum(each.endswith(".json") for each in arguments))
+            return Ended(2, "", "bench: expected a GPU")
+
+        second.bench = bench  # type: ignore[method-assign]
+        assert second("--second-triton") == 1
+        assert asked == [6, 1, 1, 1]
+
+    def test_validate_accepts_what_it_leaves(self, second: Here) -> None:
+        second.loss_pct = -3.25
+        assert second("--second-triton") == 0
+        context = Context(Layout.REPO, load_devices(), load_models())
+        found = runner.validate([second.stocked.folders.configs], context, Exceptions.load()).findings
+        assert self.loss(second) == [("3.6.0", -3.25)]
+        assert [each.message for each in found if each.severity is Severity.ERROR] == []
 
     def test_what_the_bench_does_not_tell_is_missing(self, second: Here, capsys: pytest.CaptureFixture[str]) -> None:
         second.bench = lambda arguments, gpu, say: Ended(2, "", "bench: expected a GPU")  # type: ignore[method-assign]
@@ -383,7 +428,7 @@ class TestOnACluster:
             for job in jobs:
                 sent.append(job)
                 here.launch(Job.read(job.arguments[0]), None, output, print)  # type: ignore[arg-type]
-                yield NodeResult(job, 0, {}, "", Answer(Outcome.TUNED).to_text() + "\n")
+                yield NodeResult(job, 0, {}, "", JobResult(Outcome.TUNED).to_text() + "\n")
 
         monkeypatch.setattr(run_, "on_cluster", on_cluster)
         arguments = ("--names", *map(full, NAMES), "--ray", "auto", "--device-name", H100)

@@ -10,7 +10,8 @@ from kernels.problem import Flavour
 from tests.builders import as_nobody
 from tests.tools.portfolio.unpacked_engine import DEEPSEEK, H100, MIXTRAL, QWEN, down_of, rows, unpacked
 from tools.errors import UserError
-from tools.portfolio.shipped_files import KERNELS, find_engine, shipped_files
+from tools.launch.engine_package import KERNEL_MODULES
+from tools.portfolio.shipped_files import find_engine, shipped_files
 
 VLLM, SGLANG = Flavour.VLLM, Flavour.SGLANG
 
@@ -31,9 +32,9 @@ class TestFindEngine:
         self, tmp_path: Path, flavour: Flavour, inner: str
     ) -> None:
         root = unpacked(tmp_path / "site-packages", flavour, {MIXTRAL: rows(1)} if flavour is VLLM else {})
-        place = {"": root, "package": root / flavour, "kernel": root / KERNELS[flavour]}[inner]
+        place = {"": root, "package": root / flavour, "kernel": root / KERNEL_MODULES[flavour]}[inner]
         engine = find_engine(flavour, place)
-        assert engine.kernel == root / KERNELS[flavour]
+        assert engine.kernel == root / KERNEL_MODULES[flavour]
         assert engine.configs.name == "configs"
         assert (engine.package.name, engine.package.version) == (flavour, "1.2.3")
 

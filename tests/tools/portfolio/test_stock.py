@@ -6,7 +6,7 @@ import pytest
 
 from tests.tools.portfolio.stocked import Stocked, full, wanted
 from tools.launch.heuristic_version import FOLLOWED
-from tools.portfolio.progress import Line
+from tools.portfolio.progress import ProgressLine
 from tools.portfolio.stock import Item, Method, Standing, look_up
 from tools.registry.sharding import Engine
 
@@ -14,7 +14,7 @@ NAME = "E=64,N=1408"
 """One (K, top_k), read by both engines."""
 
 
-def look(stocked: Stocked, line: Line | None = None, *, name: str = NAME, down: bool = False) -> Item:
+def look(stocked: Stocked, line: ProgressLine | None = None, *, name: str = NAME, down: bool = False) -> Item:
     return look_up(1, wanted(name), stocked.folders.configs, line, Method(), down=down)
 
 
@@ -141,6 +141,8 @@ class TestRemarks:
             stocked.judge(NAME, engine, 0.995)
         (remark,) = look(stocked).remarks
         assert remark.startswith("nothing to gain")
+        stocked.judge(NAME, Engine.SGLANG, 0.9)
+        assert look(stocked).remarks == (), "on one engine's kernel there is"
 
 
 def test_a_judgement_older_than_the_file_is_none_of_it(stocked: Stocked) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests import builders
 from tests.tools.portfolio.stocked import H100, TODAY, Stocked, wanted
 from tools.portfolio.drive import Finished
-from tools.portfolio.progress import Line, Outcome, Step
+from tools.portfolio.progress import Outcome, ProgressLine, Step
 from tools.portfolio.status import DeviceStatus
 from tools.portfolio.stock import Item, Method, look_up
 from tools.portfolio.summary import to_text, totals
@@ -31,12 +31,12 @@ def items(stocked: Stocked) -> list[Item]:
 def tuned(item: Item, seconds: float = 100.0) -> Finished:
     steps = (Step("vllm", 1, 4.0), Step(None, 0, 60.4), Step("vllm", 0, 12.0), Step("sglang", 0, 18.6))
     return Finished(
-        item, Line(item.name, Outcome.TUNED, TODAY, seconds=seconds, overhead_s=seconds / 96.0, steps=steps)
+        item, ProgressLine(item.name, Outcome.TUNED, TODAY, seconds=seconds, overhead_s=seconds / 96.0, steps=steps)
     )
 
 
 def test_the_table_has_what_the_run_came_to_in_the_order_of_rank(items: list[Item]) -> None:
-    skipped = Finished(items[1], Line(items[1].name, Outcome.SKIPPED, TODAY, "not enough memory"))
+    skipped = Finished(items[1], ProgressLine(items[1].name, Outcome.SKIPPED, TODAY, "not enough memory"))
     state = DeviceStatus(builders.devices().find(H100), tuple(items))
     head, titles, *rows = to_text([state], [skipped, tuned(items[0])], [items[2]]).splitlines()
     assert head == f"{H100}: 4 wanted files: 2 done, 2 missing"
@@ -66,5 +66,5 @@ def test_minutes_a_name_are_told_by_its_number_of_shapes(items: list[Item]) -> N
 
 
 def test_a_run_that_came_to_nothing_has_no_totals(items: list[Item]) -> None:
-    skipped = Finished(items[1], Line(items[1].name, Outcome.SKIPPED, TODAY, "not enough memory"))
+    skipped = Finished(items[1], ProgressLine(items[1].name, Outcome.SKIPPED, TODAY, "not enough memory"))
     assert list(totals([skipped])) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +16,15 @@ from kernels.problem import Flavour
 from tests.builders import entry, environment
 from tests.tools.portfolio.unpacked_engine import DEEPSEEK, MIXTRAL, QWEN, down_of, rows, unpacked
 from tools.bench import session
-from tools.errors import UserError
+from tools.errors import MachineError, UserError
 from tools.launch.layer_config import LayerConfig
+from tools.measure.kernels import OwnKernel
 from tools.measure.layer import LayerShape
 from tools.portfolio import __main__ as command
 from tools.portfolio import survey
-from tools.portfolio.survey import GpuLostError, NotMeasuredError, TimedRow, survey_row
+from tools.portfolio.survey import GpuLostError, ShapeNotMeasuredError, TimedRow, survey_row
 from tools.portfolio.survey_board import Survey, read_survey
-from tools.portfolio.survey_plan import BATCH_SIZES, Contest, RowConfigs
+from tools.portfolio.survey_plan import BATCH_SIZES, RowConfigs, ShippedContest
 from tools.store.record import Environment
 
 ENTRY = LaunchConfig.from_entry(entry())
@@ -37,10 +40,11 @@ class FakeTimer:
     """By the number of the measurement."""
     cannot: str = ""
     """Why shipped files can't be compiled."""
-    compiled: list[Contest] = field(default_factory=list)
+    notes: Sequence[str] = ()
+    compiled: list[ShippedContest] = field(default_factory=list)
     measured: list[LayerShape] = field(default_factory=list)
 
-    def compile(self, contests: Sequence[Contest], jobs: int, say: Any) -> dict[Any, str]:
+    def compile(self, contests: Sequence[ShippedContest], jobs: int, say: Any) -> dict[Any, str]:
         self.compiled += contests
         return {}
 
@@ -61,7 +65,7 @@ class FakeTimer:
 def timer(monkeypatch: pytest.MonkeyPatch) -> FakeTimer:
     """In place of the GPU."""
     found = FakeTimer()
-    monkeypatch.setattr(survey, "_on_the_gpu", lambda engine: found)
+    monkeypatch.setattr(survey, "_on_the_gpu", lambda engine: contextlib.nullcontext(found))
     return found
 
 
@@ -107,21 +111,47 @@ class TestRun:
         assert seconds
         assert timer.measured == firsts + seconds
 
-    def test_a_shape_that_does_not_fit_is_said_and_the_rest_goes_on(self, tmp_path: Path, timer: FakeTimer) -> None:
-        timer.errors = {1: NotMeasuredError("K=… takes 99.0 GiB")}
+    def test_a_shape_that_is_not_measured_is_said_and_listed_and_the_rest_goes_on(
+        self, tmp_path: Path, timer: FakeTimer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        timer.errors = {1: ShapeNotMeasuredError("K=… takes 99.0 GiB")}
         assert surveyed(tmp_path, "--shapes", "1") == 1
         found = board(tmp_path)
         assert [(each.reason, each.is_missing) for each in found.left_out] == [("K=… takes 99.0 GiB", True)]
         assert len(found.files) == 1
+        assert f"portfolio: {found.left_out[0].file}: not measured: K=… takes 99.0 GiB\n" in capsys.readouterr().err
 
-    def test_a_lost_gpu_ends_it_with_what_was_measured(self, tmp_path: Path, timer: FakeTimer) -> None:
-        timer.errors = {1: GpuLostError("the GPU doesn't answer any more")}
-        assert surveyed(tmp_path) == 1
-        assert len(timer.measured) == 1
-        assert {each.reason for each in board(tmp_path).left_out} == {"the GPU doesn't answer any more"}
+    def test_a_shape_that_is_not_measured_is_listed_beside_those_of_its_file_that_are(
+        self, tmp_path: Path, timer: FakeTimer
+    ) -> None:
+        timer.errors = {2: ShapeNotMeasuredError("K=… takes 99.0 GiB")}
+        assert surveyed(tmp_path, "--shapes", "2", files={DEEPSEEK.replace(", ", ","): rows(1)}) == 1
+        found = board(tmp_path)
+        assert [each.reason for each in found.left_out] == ["K=… takes 99.0 GiB"]
+        assert [len(file.shapes) for file in found.files] == [1]
+        assert found.files[0].unmeasured > 0
+
+    @pytest.mark.parametrize("error", [GpuLostError("no process comes up"), MachineError("no process comes up")])
+    def test_a_gpu_that_answers_no_more_ends_it_with_what_was_measured(
+        self, tmp_path: Path, timer: FakeTimer, error: UserError
+    ) -> None:
+        timer.errors = {2: error}
+        assert surveyed(tmp_path, "--shapes", "1") == 1
+        assert len(timer.measured) == 2
+        found = board(tmp_path)
+        assert len(found.files) == 1
+        assert [each.reason for each in found.left_out] == ["no process comes up"]
+
+    def test_what_disturbs_the_gpu_is_said(
+        self, tmp_path: Path, timer: FakeTimer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        timer.notes = ["another process uses the GPU"]
+        surveyed(tmp_path, "--shapes", "1")
+        assert "portfolio: another process uses the GPU\n" in capsys.readouterr().err
 
     def test_time_that_is_up_ends_it(self, tmp_path: Path, timer: FakeTimer) -> None:
         assert surveyed(tmp_path, "--minutes", "1e-9") == 1
+        assert timer.compiled  # which counts
         assert timer.measured == []
         assert all(each.reason.startswith("not reached within") for each in board(tmp_path).left_out)
 
@@ -184,15 +214,16 @@ class TestRefusals:
         assert "expected files for NVIDIA H100 80GB HBM3 that can be measured, found none" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton has Linux wheels only")
 def test_without_a_gpu_it_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none() -> Any:
-        raise UserError("expected an NVIDIA GPU, found none that torch can use. Fix: run where there is one.")
-
-    monkeypatch.setattr(session, "torch_with_gpu", none)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(session, "engine_kernel", lambda engine: OwnKernel())
     assert surveyed(tmp_path) == 2
-    assert capsys.readouterr().err.startswith("portfolio: expected an NVIDIA GPU, found none")
+    said = capsys.readouterr().err
+    assert said.startswith("portfolio: expected ")
+    assert said.count("\n") == 1
 
 
 def test_on_a_named_gpu_nothing_is_measured(

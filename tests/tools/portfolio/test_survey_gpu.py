@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from multiprocessing import Pipe
 from typing import Any
 
 import pytest
@@ -17,17 +18,15 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour, QuantMode
 from tests.builders import environment
 from tests.tools.measure.torch_kernel import TorchKernel
-from tests.tools.portfolio.unpacked_engine import H100, MIXTRAL, rows, unpacked
-from tools.compile.outcome import Outcome, Resources, Status
+from tools.errors import UserError
 from tools.launch.layer_config import LayerConfig
 from tools.measure.blocks import Clock
-from tools.measure.kernels import KernelTask
 from tools.measure.layer import LayerShape
 from tools.portfolio import survey_gpu
-from tools.portfolio.shipped_files import find_engine
-from tools.portfolio.survey import GpuLostError, NotMeasuredError
+from tools.portfolio.survey import GpuLostError, ShapeNotMeasuredError
 from tools.portfolio.survey_gpu import Surveyor
-from tools.portfolio.survey_plan import RowConfigs, plan
+from tools.portfolio.survey_plan import RowConfigs
+from tools.portfolio.survey_process import Measurement, Ready
 from tools.registry.devices import Target
 from tools.store.record import Environment
 
@@ -57,9 +56,7 @@ class Played:
 def surveyor(kernel: Any, played: Played | None = None, synchronize: Callable[[], None] = lambda: None) -> Surveyor:
     played = played or Played()
     clock = Clock(capture_deck=played.capture, play=played.play, synchronize=synchronize)
-    return Surveyor(
-        Environment.read(environment()), kernel, Target("cuda", 90, 32), torch.device("cpu"), 1 << 10, clock
-    )
+    return Surveyor(kernel, Target("cuda", 90, 32), torch.device("cpu"), 1 << 10, clock)
 
 
 @pytest.fixture(autouse=True)
@@ -124,53 +121,77 @@ class TestMeasure:
 
     def test_a_layer_that_does_not_fit_is_said(self, cuda: Callable[[int], None]) -> None:
         cuda(1 << 30)
-        with pytest.raises(NotMeasuredError, match=r"K=64, top_k=2, ep=2 takes 4\.\d GiB of GPU memory, 1\.0 GiB are"):
+        with pytest.raises(
+            ShapeNotMeasuredError, match=r"K=64, top_k=2, ep=2 takes 4\.\d GiB of GPU memory, 1\.0 GiB are"
+        ):
             surveyor(TorchKernel(Flavour.SGLANG)).measure(LAYER, {24: RowConfigs(B, A, None)}, {})
 
+    def test_a_launch_that_breaks_the_context_on_a_later_draw_ends_it_too(self) -> None:
+        class Breaking(Played):
+            def play(self, replays: Sequence[Any], deals: Sequence[Callable[[], object]]) -> list[list[float]]:
+                raise RuntimeError("unspecified launch failure")
 
-class TestCompile:
+        def lost() -> None:
+            raise RuntimeError("the same")
+
+        with pytest.raises(GpuLostError, match="after RuntimeError: unspecified launch failure"):
+            surveyor(TorchKernel(), Breaking(), lost).measure(LAYER, {24: RowConfigs(B, A, None)}, {})
+
+    def test_memory_that_runs_out_is_said(self) -> None:
+        class Full(Played):
+            def capture(self, launches: Sequence[Any], a_sample: int) -> Any:
+                raise torch.OutOfMemoryError("out of memory")
+
+        with pytest.raises(ShapeNotMeasuredError, match=r"^K=64, top_k=2, ep=2: the GPU's memory ran out$"):
+            surveyor(TorchKernel(), Full()).measure(LAYER, {24: RowConfigs(B, A, None)}, {})
+
+
+class TestServe:
     @pytest.fixture
-    def tasks(self, monkeypatch: pytest.MonkeyPatch) -> list[KernelTask]:
-        """What the pool is given. Kernels of 3 stages don't compile."""
-        given: list[KernelTask] = []
+    def answers(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+        """What it says to layers of these sizes."""
 
-        class Pool:
-            def __init__(self, jobs: int) -> None:
-                assert jobs == 7
+        @dataclass(frozen=True)
+        class Here:
+            device: Any = None
 
-            def __enter__(self) -> Pool:
-                return self
+            def environment(self) -> Environment:
+                return Environment.read(environment())
 
-            def __exit__(self, *_: object) -> None:
-                pass
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
+        monkeypatch.setattr(survey_gpu.Gpu, "here", lambda: Here())
+        monkeypatch.setattr(Surveyor, "here", lambda gpu, kernel: surveyor(kernel))
 
-            def run(self, tasks: Iterable[KernelTask]) -> Iterator[tuple[int, Outcome]]:
-                for index, task in enumerate(tasks):
-                    given.append(task)
-                    is_bad = dict(task.problem.config.options)["num_stages"] == 3
-                    status = Status.COMPILE if is_bad else Status.OK
-                    yield index, Outcome(status, 0.1, None if is_bad else Resources(1, 2, 0), "no" if is_bad else "")
+        def ask(*layers: LayerShape) -> list[Any]:
+            ours, theirs = Pipe()
+            for layer in layers:
+                ours.send(Measurement(layer, {8: RowConfigs(B, A, None)}, {}))
+            thread = threading.Thread(target=survey_gpu.serve, args=(theirs, TorchKernel()))
+            thread.start()
+            said = [ours.recv() for _ in range(1 + len(layers))]
+            ours.close()
+            thread.join(10)
+            assert not thread.is_alive()
+            return said
 
-        monkeypatch.setattr(survey_gpu, "CompilePool", Pool)
-        return given
+        return ask
 
-    def test_every_binary_once_and_what_fails_by_what_launches_it(
-        self, tmp_path: Path, tasks: list[KernelTask]
-    ) -> None:
-        files = {MIXTRAL: rows(1, 64, num_stages=5), MIXTRAL.replace(".json", ",dtype=fp8_w8a8.json"): rows(1)}
-        engine = find_engine(Flavour.VLLM, unpacked(tmp_path, Flavour.VLLM, files))
-        contests = plan(engine, H100, "3.8.0", 1, tmp_path / "none").contests
-        said: list[str] = []
-        failures = surveyor(TorchKernel()).compile(contests, 7, said.append)
-        assert said == [f"compiling {len(tasks)} kernels"]
-        assert len({task.key for task in tasks}) == len(tasks)
-        shipped = [contest.configs(1, Flavour.VLLM).shipped for contest in contests]
-        layers = [contest.shapes[0][1] for contest in contests]
-        by_stages = {
-            dict(config.up.options)["num_stages"]: (layer, config)
-            for layer, config in zip(layers, shipped, strict=True)
-        }
-        layer, config = by_stages[3]
-        assert failures[layer, 1, config] == "compile: no"
-        layer, config = by_stages[5]
-        assert (layer, 1, config) not in failures
+    def test_it_reports_and_measures_until_its_pipe_closes(self, answers: Callable[..., list[Any]]) -> None:
+        ready, *measured = answers(LAYER, LAYER)
+        assert isinstance(ready, Ready)
+        assert [row.num_tokens for rows in measured for row in rows] == [8, 8]
+
+    def test_after_a_layer_that_does_not_fit_it_goes_on(self, answers: Callable[..., list[Any]]) -> None:
+        huge = replace(LAYER, intermediate_size=1 << 20, hidden_size=1 << 16)
+        _, first, second = answers(huge, LAYER)
+        assert isinstance(first, ShapeNotMeasuredError)
+        assert [row.num_tokens for row in second] == [8]
+
+    def test_without_a_gpu_it_says_so_and_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def none() -> Any:
+            raise UserError("expected an NVIDIA GPU, found none")
+
+        monkeypatch.setattr(survey_gpu.Gpu, "here", none)
+        ours, theirs = Pipe()
+        survey_gpu.serve(theirs, TorchKernel())
+        assert str(ours.recv()) == "expected an NVIDIA GPU, found none"

@@ -17,8 +17,8 @@ from tools.registry.sharding import Engine
 DEVICE = builders.devices().find(builders.H100)
 
 
-def write(folder: Path, survey: Survey, day: str = "2026-11-26") -> None:
-    (folder / f"{day}-survey-{survey.engine}-x-triton-3.8.0.json").write_text(to_text(survey), "utf-8")
+def write(folder: Path, survey: Survey, day: str = "2026-11-26", number: str = "") -> None:
+    (folder / f"{day}-survey-{survey.engine}-x-triton-3.8.0{number}.json").write_text(to_text(survey), "utf-8")
 
 
 def test_what_a_survey_says_of_each_file(tmp_path: Path) -> None:
@@ -41,6 +41,13 @@ def test_the_newest_survey_of_each_engine_on_the_gpu_counts(tmp_path: Path) -> N
     vllm, sglang = read_shipped(tmp_path, DEVICE)
     assert (vllm.engine, vllm.of(SLOW.name)) == (Engine.VLLM, Today.LOSES)
     assert sglang.of(SLOW.name) is Today.NOTHING
+
+
+def test_a_later_one_of_the_same_day_is_newer(tmp_path: Path) -> None:
+    for number in ("-2", "-10", "", "-9"):
+        write(tmp_path, replace(SURVEY, files=(SLOW if number == "-10" else FAST,)), number=number)
+    (found,) = read_shipped(tmp_path, DEVICE)
+    assert found.of(SLOW.name) is Today.LOSES
 
 
 def test_without_a_survey_nothing_is_known(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 from kernels.problem import Flavour
 from tests.builders import entry
-from tools.launch.engine_package import LOOK_UP_MODULES
-from tools.portfolio.shipped_files import KERNELS
+from tools.launch.engine_package import KERNEL_MODULES, LOOK_UP_MODULES
 
 H100 = "NVIDIA H100 80GB HBM3"
 MIXTRAL = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json"
@@ -27,7 +26,7 @@ def unpacked(root: Path, flavour: Flavour, files: Mapping[str, Mapping[str, Any]
     module = LOOK_UP_MODULES[flavour][0]
     configs = (root / module).parent / "configs"
     configs.mkdir(parents=True)
-    kernel = root / KERNELS[flavour]
+    kernel = root / KERNEL_MODULES[flavour]
     kernel.parent.mkdir(parents=True, exist_ok=True)
     for path in (root / module, kernel):
         path.write_text("", "utf-8")

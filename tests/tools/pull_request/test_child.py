@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import pytest
 
 from kernels.problem import Flavour
-from tests.tools.processes import wait_until_dead
+from tests.tools.processes import pids_in, wait_until_dead
 from tests.tools.pull_request.documents_builder import ENVIRONMENT, H100, entry, planned
 from tools.bench import compare_files
 from tools.bench.candidates import NO_FILE, THIS_FILE, FileComparison, Judging
@@ -27,7 +25,7 @@ from tools.checkout import CHECKOUT
 from tools.compile.pool import CompilePool
 from tools.errors import MachineError, UserError
 from tools.measure import gpu
-from tools.measure.judgement import FAILED, Duel, Measured, PartVerdict, RowVerdict
+from tools.measure.judgement import FAILED, Duel, MeasuredCandidate, PartVerdict, RowVerdict
 from tools.measure.layer import LayerShape
 from tools.measure.panel import Part, Ratio, RoutingKind
 from tools.measure.seeds import Purpose
@@ -98,7 +96,8 @@ def part(
     """As the bench gives it; no time: it failed, with a message that may say anything."""
     blocks = {CONFIGS[name]: dict.fromkeys(range(4), us) for name, us in times_us.items() if us}
     measured = {
-        BY_NAME[name]: Measured(CONFIGS[name], us, "" if us else "<b>compile</b>") for name, us in times_us.items()
+        BY_NAME[name]: MeasuredCandidate(CONFIGS[name], us, "" if us else "<b>compile</b>")
+        for name, us in times_us.items()
     }
     own = times_us["own"]
     duels = {
@@ -332,25 +331,28 @@ def test_an_answer_of_another_form_is_a_crash(monkeypatch: pytest.MonkeyPatch, d
         assert error.value.reason == "crashed"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_child_that_hangs_is_ended_with_what_it_started(script: Path, tmp_path: Path) -> None:
+def test_a_child_that_hangs_is_ended_with_what_it_started(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script.write_text(
         textwrap.dedent("""
-            import pathlib, subprocess, sys, time
+            import os, pathlib, subprocess, sys, time
             inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-            pathlib.Path("inner.tmp").write_text(str(inner.pid))
-            pathlib.Path("inner.tmp").rename("inner")
+            pathlib.Path("pids").write_text(f"{os.getpid()} {inner.pid}")
             time.sleep(600)
         """)
     )
+    wait, pids = subprocess.Popen.wait, list[int]()
+
+    def wait_once_it_hangs(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        pids[:] = pids_in(tmp_path / "pids", 2)
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", wait_once_it_hangs)
     with pytest.raises(NotMeasuredError) as error:
-        run_child("script", {}, 5)
+        run_child("script", {}, 0.1)
     assert error.value.reason == "timeout"
-    pid = int((tmp_path / "inner").read_text())
-    deadline = time.monotonic() + 10
-    while is_running(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_running(pid)
+    wait_until_dead(pids)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
@@ -369,8 +371,3 @@ def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     parent.kill()
     parent.communicate()
     wait_until_dead([pid])
-
-
-def is_running(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat")
-    return os.path.exists(status) and status.read_text().rpartition(")")[2].split()[0] != "Z"  # noqa: PTH110

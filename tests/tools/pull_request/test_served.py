@@ -139,12 +139,15 @@ class TestHidings:
             assert hidings(shelf(*before), shelf(*after), RELEASES) == ()
 
     def test_a_thousand_files_take_seconds(self) -> None:
-        """A pull request may bring so many, each with several names of its device and under every release."""
+        """A pull request may bring so many, each with several names of its device and under every release.
+
+        Seconds of the process's own: it waits for nothing, and other processes don't count.
+        """
         device = "NVIDIA_A100-SXM4-80GB"
         names = f"E=1,N=1,device_name={device}.json", f"triton_3_6_0/E=1,N=1,device_name={device}.json"
         old = shelf(*map(PurePosixPath, names))
         new = [f"E={i + 1},N=64,device_name={device}.json" for i in range(1000)]
         releases = [f"3.{minor}.{patch}" for minor in range(10) for patch in range(3)]
-        started = time.monotonic()
+        started = time.process_time()
         assert hidings(old, shelf(*old.paths, *map(PurePosixPath, new)), releases) == ()
-        assert time.monotonic() - started < 8
+        assert time.process_time() - started < 8

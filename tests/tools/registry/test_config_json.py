@@ -356,7 +356,7 @@ LEAVES = st.sampled_from(
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(FIELDS, inner, max_size=4))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(changes=st.dictionaries(FIELDS, VALUES, max_size=5))
 def test_any_other_value_is_read_or_refused(changes: Any, tmp_path: Path) -> None:
     path = written(tmp_path, {**PLAIN, **changes})

@@ -75,6 +75,32 @@ class TestSchemas:
         assert len(list(load(copy))) == len(document[key])
 
 
+class TestFindMeasurable:
+    @pytest.mark.parametrize("reported", ["NVIDIA H100 80GB HBM3", "AMD Instinct MI300X"])
+    def test_gpus_of_nvidia_and_amd_by_the_drivers_own_name(self, reported: str) -> None:
+        device = load_devices().find_measurable(reported)
+        assert reported.replace(" ", "_") == device.name
+        assert device.target is not None
+        assert device.smem_bytes_per_block is not None
+
+    @pytest.mark.parametrize(
+        ("reported", "told"),
+        [
+            (
+                "Toaster 3000",
+                "found 'Toaster 3000'. Fix: add \"Toaster_3000\" there, with vendor, family, arch and smem_",
+            ),
+            ("AMD Radeon Graphics", "found 'AMD Radeon Graphics' without. Fix: give arch and smem_bytes_per_block in"),
+            ("Intel(R) Arc(TM) Pro B60 Graphics", "expected one of NVIDIA or AMD, found 'Intel(R) Arc(TM) Pro B60"),
+        ],
+    )
+    def test_others_are_refused_with_what_is_missing(self, reported: str, told: str) -> None:
+        with pytest.raises(RegistryError) as raised:
+            load_devices().find_measurable(reported)
+        assert str(raised.value).startswith("GPU: expected one of ")
+        assert told in str(raised.value)
+
+
 class TestDevices:
     @pytest.mark.parametrize(
         ("reported", "name"),
@@ -200,8 +226,8 @@ def _models(*rows: dict[str, Any]) -> str:
     return json.dumps({"schema_version": 1, "models": [base | row for row in rows]})
 
 
-def _placed(**placement: Any) -> str:
-    return _models({"id": "o/a", "placements": [placement]})
+def _placed(*others: dict[str, Any], **placement: Any) -> str:
+    return _models({"id": "o/a", "placements": [placement, *others]})
 
 
 class TestBrokenRegistry:
@@ -316,6 +342,15 @@ class TestBrokenRegistry:
                 "H100 tp=16 ep=16 vllm: ep: expected at most its 8 experts, found 16",
             ),
             (_placed(device="H100", tp=0), "o/a / placements / 0 / tp: expected an integer from 1 to 1024, found 0"),
+            (
+                _placed({"device": "H100", "tp": 2, "engine": "vllm"}, device="H100", tp=2),
+                "o/a / placements: H100 tp=2: expected once, found for either engine and for vllm alone. "
+                "Fix: keep one; without engine where both run it so",
+            ),
+            (
+                _placed({"device": "H100", "tp": 2, "engine": "vllm"}, device="H100", tp=2, engine="sglang"),
+                "H100 tp=2: expected once, found for sglang alone and for vllm alone. Fix: ",
+            ),
         ],
     )
     def test_a_fault_in_models_is_named_with_its_place(self, tmp_path: Path, text: str, message: str) -> None:

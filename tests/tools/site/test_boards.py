@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.builders import H100, Store, devices, models, signed
-from tests.tools.site.stores import MIXTRAL, QWEN, QWEN_ID, add, rows, store_at
+from tests.tools.site.stores import MIXTRAL, QWEN, QWEN_ID, add, checked, rows, store_at, survey, surveyed
 from tools.portfolio.wanted import wanted_on
 from tools.registry.engines import load_engines
 from tools.registry.models import ModelRegistry
 from tools.site import boards
-from tools.site.coverage import Line, cells_by_name, lines_of
+from tools.site.coverage import Line, States, lines_of
 from tools.site.files import TunedFile, files_in, read_files
-from tools.site.measurements import EnginesTimes
 from tools.site.questions import Questions
+from tools.site.surveys import files_of, read_surveys
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def lines(store: Store, *names: str) -> list[Line]:
 def holes(store: Store, *ids: str) -> list[boards.Hole]:
     kept = [models().find(name) for name in ids]
     wanted = wanted_on(devices().find(H100), ModelRegistry(tuple(kept)))
-    return boards.holes([wanted], cells_by_name(lines(store, *ids)), {model.id: model.id for model in kept}, ())
+    return boards.holes([wanted], States(lines(store, *ids)), {model.id: model.id for model in kept}, ())
 
 
 def test_a_missing_file_is_wanted_by_each_model_that_asks_for_it(store: Store) -> None:
@@ -48,6 +49,36 @@ def test_a_missing_file_is_wanted_by_each_model_that_asks_for_it(store: Store) -
     assert {"deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3.2"} <= {model for model, *_ in shared.askers}
     assert all(each.command.startswith("./nox -s tune -- --model ") for each in found)
     assert found == sorted(found, key=lambda each: -each.score) or found[0].score >= found[-1].score
+
+
+def test_a_hole_is_filled_for_the_fewest_ranks_and_for_all_shapes_behind_the_name() -> None:
+    known = [models().find(name) for name in (QWEN_ID, "deepseek-ai/DeepSeek-V3", "zai-org/GLM-5-FP8")]
+    wanted, slugs = (
+        wanted_on(devices().find(H100), ModelRegistry(tuple(known))),
+        {model.id: model.id for model in known},
+    )
+    found = {each.name: each for each in boards.holes([wanted], States([]), slugs, ())}
+    assert found[QWEN].command == f"./nox -s tune -- --model {QWEN_ID} --tp 1"
+    assert [words for _, words, _, _ in found[QWEN].askers] == ["TP1, both"]
+    several = next(each for each in found.values() if each.models == 2 and "--engine sglang" in each.command)
+    assert several.command.endswith(" --engine sglang --all-shapes")
+    assert {words for _, words, _, _ in several.askers} == {"TP16, SGLang"}
+    (one,) = (each for each in wanted.names if each.name == QWEN)
+    more = replace(one, uses=(replace(one.uses[0], tp=8), *one.uses))
+    (hole,) = boards.holes([replace(wanted, names=(more,))], States([]), slugs, ())
+    assert hole.command.endswith(" --tp 1")
+
+
+def test_of_two_engines_files_the_one_counts_that_costs_more(tmp_path: Path) -> None:
+    """A file that doesn't run has no figure."""
+    model = models().find(QWEN_ID)
+    wanted = wanted_on(devices().find(H100), ModelRegistry((model,)))
+    failing = QWEN.replace("N=768", "N=384")
+    survey(tmp_path, [surveyed(QWEN, [1.1]), surveyed(failing, [None])])
+    survey(tmp_path, [surveyed(QWEN, [1.3])], engine="sglang")
+    found = boards.holes([wanted], States([]), {model.id: model.id}, files_of(read_surveys(tmp_path)))
+    ratios = {each.name: each.surveyed_ratio for each in found}
+    assert (ratios[QWEN], ratios[failing]) == (pytest.approx(1.3), None)
 
 
 def test_a_file_that_is_here_is_not_wanted(store: Store) -> None:
@@ -63,26 +94,31 @@ def test_the_largest_gain_stands_first_and_files_without_figures_nowhere(store: 
     add(store, rows=rows(ratio=0.95))
     add(store, MIXTRAL.replace("7168", "3584"), rows=rows(ratio=0.8))
     store.config(name=MIXTRAL.replace("7168", "1792"))
-    assert [round(file.known.geomean_ratio or 0, 2) for file in boards.largest_gains(files(store))] == [0.8, 0.95]
+    alone = rows(sglang=0.5)
+    for each in alone.values():
+        each["parts"] = [part for part in each["parts"] if part["engine"] == "sglang"]
+    add(store, MIXTRAL.replace("7168", "896"), rows=alone)
+    found = [next(iter(file.known.ratios.items())) for file in boards.largest_gains(files(store))]
+    assert [(engine, ratios.geomean) for engine, ratios in found] == [("vllm", 0.8), ("vllm", 0.95), ("sglang", 0.5)]
 
 
-def negatives(store: Store, ratio_beside: float = 0.5) -> list[str]:
-    beside = EnginesTimes("vllm", "0.33.0", "2026-11-25", "own", {64: 1.0}, ratio_beside)
-    return [each.what for each in boards.negatives(files(store), {MIXTRAL: [beside]})]
+def negatives(store: Store) -> list[str]:
+    return [each.what for each in boards.negatives(files(store))]
 
 
 def test_a_file_that_gains_has_no_negatives(store: Store) -> None:
-    add(store)
+    add(store, engine_checked=[checked(over_shipped=0.5)])
     assert negatives(store) == []
 
 
 def test_what_gains_hardly_anything_or_may_lose_is_told(store: Store) -> None:
-    found: dict[str, Any] = rows(ratio=0.995)
+    found: dict[str, Any] = rows(ratio=0.995, sglang=0.998)
     found["64"] |= {"bounded": False, "unbounded": [{"engine": "vllm", "shape": 0, "routing": "uniform"}]}
-    add(store, rows=found)
-    assert negatives(store, 0.999) == [
+    add(store, rows=found, engine_checked=[checked(over_shipped=0.999)])
+    assert negatives(store) == [
         "may be more than 2 % slower than a heuristic at M = 64",
         "gains 0.5 % over vLLM's heuristic: hardly anything",
+        "gains 0.2 % over SGLang's heuristic: hardly anything",
         "gains 0.1 % over vLLM 0.33.0's file: hardly anything",
     ]
 
@@ -101,8 +137,22 @@ def test_freshness_tells_each_triton_and_when_main_verified(store: Store) -> Non
 
 def test_the_tally_counts_each_name_once_a_gpu(store: Store) -> None:
     wanted = wanted_on(devices().find(H100), ModelRegistry((models().find(QWEN_ID),)))
-    (before,) = boards.tally([wanted], cells_by_name(lines(store, QWEN_ID)))
+    (before,) = boards.tally([wanted], States(lines(store, QWEN_ID)))
     add(store, QWEN)
-    (after,) = boards.tally([wanted], cells_by_name(lines(store, QWEN_ID)))
+    (after,) = boards.tally([wanted], States(lines(store, QWEN_ID)))
     assert (before.claimed, after.claimed) == (0, 1)
     assert before.wanted == after.wanted == len(wanted.names) == after.missing + 1
+    store.config(name=QWEN.replace("N=768", "N=384"))  # published
+    store.config(name=QWEN.replace("N=768", "N=192"), record=False)
+    (last,) = boards.tally([wanted], States(lines(store, QWEN_ID)))
+    assert (last.claimed, last.published, last.missing) == (1, 2, len(wanted.names) - 3)
+    assert last.wanted == len(wanted.names)
+
+
+def test_a_name_that_is_measured_for_some_who_ask_is_tallied_apart(store: Store) -> None:
+    """Two models, two shapes, one name; the tuner knew one of them."""
+    ids = ("poolside/Laguna-XS-2.1", "poolside/Laguna-S-2.1")
+    add(store, f"E=256,N=256,device_name={H100}.json", shapes=[{"K": 2048, "top_k": 8, "models": []}])
+    wanted = wanted_on(devices().find(H100), ModelRegistry(tuple(map(models().find, ids))))
+    (found,) = boards.tally([wanted], States(lines(store, *ids)))
+    assert (found.claimed, found.in_part, found.missing) == (0, 1, len(wanted.names) - 1)

@@ -7,11 +7,11 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from tests.tools.site.stores import BOOM
-from tools.site.charts import Bar, Line, Stack, bar_chart, gain_chart, stack_chart, standalone_style, time_chart
+from tools.site.charts import Bar, Curve, Stack, bar_chart, gain_chart, stack_chart, standalone_style, time_chart
 
 LINES = [
-    Line("this file", "tuned", {1: 100.0, 64: 1000.0, 4096: 10000.0}),
-    Line("floor", "floor", {1: 50.0, 4096: 90.0}),
+    Curve("this file", "tuned", {1: 100.0, 64: 1000.0, 4096: 10000.0}),
+    Curve("floor", "floor", {1: 50.0, 4096: 90.0}),
 ]
 
 
@@ -29,7 +29,7 @@ def test_both_scales_are_logarithmic() -> None:
 
 
 def test_faster_lies_below_zero() -> None:
-    drawing = gain_chart("g", "Gain", [Line("over vLLM", "tuned", {1: 0.9, 2: 1.05})])
+    drawing = gain_chart("g", "Gain", [Curve("over vLLM", "tuned", {1: 0.9, 2: 1.05})])
     (zero,) = (line for line in ET.fromstring(drawing).iter("line") if line.get("class") == "zero")
     (_, faster), (_, slower), _ = marks(drawing, "tuned")
     assert slower < float(zero.get("y1", "0")) < faster
@@ -44,19 +44,19 @@ def test_a_screen_reader_is_told_what_it_is() -> None:
 @pytest.mark.parametrize("values", [{1: 5.0}, {1: 5.0, 2: 5.0}, {64: 1e-3}, {1: 1e9, 16384: 1e-3}])
 def test_whatever_was_measured_is_drawn(values: dict[int, float]) -> None:
     for draw in (time_chart, gain_chart):
-        drawing = draw("x", "x", [Line("x", "tuned", values)])
+        drawing = draw("x", "x", [Curve("x", "tuned", values)])
         assert len(marks(drawing, "tuned")) == len(values) + 1
         assert "nan" not in drawing
 
 
 def test_nothing_is_drawn_of_nothing() -> None:
-    assert time_chart("t", "t", [Line("x", "tuned", {})]) == gain_chart("g", "g", []) == ""
+    assert time_chart("t", "t", [Curve("x", "tuned", {})]) == gain_chart("g", "g", []) == ""
     assert bar_chart("b", "b", []) == stack_chart("s", "s", [Stack("x", (("none", "x", 0),))]) == ""
 
 
 def test_no_text_can_be_markup() -> None:
     drawings = [
-        time_chart("t", BOOM, [Line(BOOM, "tuned", {1: 1.0})]),
+        time_chart("t", BOOM, [Curve(BOOM, "tuned", {1: 1.0})]),
         bar_chart("b", BOOM, [Bar(BOOM, BOOM, 1.0)]),
         stack_chart("s", BOOM, [Stack(BOOM, (("none", BOOM, 1),))]),
     ]

@@ -10,22 +10,27 @@ from pathlib import Path
 import pytest
 
 from tests.builders import H100, Store, devices, models
-from tests.tools.site.stores import QWEN, QWEN_ID, add, store_at
+from tests.tools.site.stores import QWEN, QWEN_ID, add, rows, store_at, survey, surveyed
+from tools.portfolio.wanted import wanted_on
 from tools.registry.engines import load_engines
+from tools.registry.models import ModelRegistry
 from tools.site.coverage import (
     COLUMNS,
     MOST_COLUMNS,
+    Cell,
     Line,
-    cells_by_name,
+    States,
     columns_of,
     in_order,
+    is_shown,
     lines_of,
     only_on,
     records,
     to_csv,
 )
 from tools.site.files import files_in, read_files
-from tools.site.questions import UNPLACED_SIZES, Questions, State
+from tools.site.questions import UNPLACED_SIZES, Questions, Row, State
+from tools.site.surveys import files_of, read_surveys
 
 
 @pytest.fixture
@@ -36,6 +41,14 @@ def store(tmp_path: Path) -> Store:
 def lines(store: Store, *names: str) -> list[Line]:
     asked = Questions(store.root, devices(), load_engines(), read_files(files_in(store.root)))
     return [line for name in names for line in lines_of(models().find(name), "slug", asked.rows(models().find(name)))]
+
+
+def line(model: str, tp: int = 1, ep: int = 1, *, is_placed: bool = True, cell: Cell | None = None) -> Line:
+    return Line(model, "slug", tp, ep, "bf16", is_placed, {(H100, "vllm"): cell} if cell else {})
+
+
+def cell(state: State, name: str | None = QWEN, page: str | None = None) -> Cell:
+    return Cell("vllm", "0.33.0", state, name, None, None, page, None, "", None)
 
 
 def test_a_line_is_a_placement_and_a_cell_an_engines_answer(store: Store) -> None:
@@ -80,14 +93,95 @@ def test_a_model_whose_shape_was_not_measured_has_no_figure(store: Store) -> Non
     assert (cell.state, cell.ratio, bool(cell.page)) == (State.OTHER_SHAPE, None, True)
 
 
-def test_of_all_who_ask_for_a_file_the_best_answer_counts(store: Store) -> None:
-    add(store, QWEN)
+# Both ask for one name on the H100, the first with K=2048 and top_k=8, the other with K=3072 and top_k=10.
+SHARING = ("poolside/Laguna-XS-2.1", "poolside/Laguna-S-2.1")
+SHARED = f"E=256,N=256,device_name={H100}.json"
+
+
+def shared_store(root: Path) -> Store:
+    """Where the shared name is measured for the first of them alone."""
+    store = store_at(root, SHARING)
+    add(store, SHARED, shapes=[{"K": 2048, "top_k": 8, "models": [f"{SHARING[0]} tp=2"]}])
+    return store
+
+
+def test_each_models_cell_has_the_state_of_its_own_shape(tmp_path: Path) -> None:
+    store = shared_store(tmp_path / "configs")
+    found = list(records(lines(store, *SHARING), [devices().find(H100)]))
+    of_name = {
+        (each["model"], each["state"], each["time_over_no_file"] is None) for each in found if each["file"] == SHARED
+    }
+    assert of_name == {(SHARING[0], "claimed", False), (SHARING[1], "other-shape", True)}
+
+
+def test_a_name_counts_as_what_the_model_finds_that_finds_least(tmp_path: Path) -> None:
+    store, device = shared_store(tmp_path / "configs"), devices().find(H100)
+    wanted = {ids: wanted_on(device, ModelRegistry(tuple(map(models().find, ids)))) for ids in (SHARING, SHARING[:1])}
+    found = {
+        ids: [States(lines(store, *ids)).least(each, device) for each in of_ids.names if each.name == SHARED]
+        for ids, of_ids in wanted.items()
+    }
+    assert found == {SHARING: [State.OTHER_SHAPE], SHARING[:1]: [State.CLAIMED]}
+
+
+def test_an_engine_that_was_not_measured_has_no_claim(store: Store) -> None:
+    """The tuner knew of vLLM's readers alone."""
+    found = rows()
+    for each in found.values():
+        each["parts"] = [part for part in each["parts"] if part["engine"] == "vllm"]
+    add(store, QWEN, rows=found)
     line = next(line for line in lines(store, QWEN_ID) if line.tp == 1)
-    good = line.cells[H100, "vllm"]
-    other = replace(good, state=State.OTHER_SHAPE, ratio=None)
-    asking = [replace(line, cells={(H100, "vllm"): cell}) for cell in (good, other)]
-    for order in (asking, asking[::-1]):
-        assert cells_by_name(order)[H100, QWEN].state is State.CLAIMED
+    assert [line.cells[H100, engine].state for engine in ("vllm", "sglang")] == [State.CLAIMED, State.OTHER_SHAPE]
+
+
+def test_who_does_not_read_a_file_says_nothing_of_it() -> None:
+    device = devices().find(H100)
+    wanted = wanted_on(device, ModelRegistry((models().find(QWEN_ID),)))
+    (each,) = (each for each in wanted.names if each.name == QWEN)
+    cells = {(H100, "vllm"): cell(State.NOT_READ), (H100, "sglang"): cell(State.CLAIMED)}
+    assert States([replace(line(QWEN_ID), cells=cells)]).least(each, device) is State.CLAIMED
+    only = {(H100, "vllm"): cell(State.NOT_READ)}
+    assert States([replace(line(QWEN_ID), cells=only)]).least(each, device) is State.NONE
+
+
+def test_of_a_model_whose_placements_are_known_they_alone_are_shown() -> None:
+    known, unknown = models().find(QWEN_ID), next(model for model in models() if not model.placements)
+    release = load_engines()[0]
+    shown = [
+        (model is known, tp, ep, is_placed)
+        for model in (known, unknown)
+        for tp, ep, is_placed in ((1, 1, False), (16, 1, False), (2, 2, False), (16, 16, True))
+        if is_shown(Row(model, release, tp, ep, is_placed))
+    ]
+    assert shown == [(True, 16, 16, True), (False, 1, 1, False), (False, 16, 16, True)]
+
+
+def test_a_file_that_an_engine_ships_has_the_surveys_figure_until_there_is_one_of_ours(
+    store: Store, tmp_path: Path
+) -> None:
+    survey(tmp_path / "m", [surveyed(QWEN, [1.2])])
+    model, surveys = models().find(QWEN_ID), files_of(read_surveys(tmp_path / "m"))
+
+    def found() -> Cell:
+        asked = Questions(store.root, devices(), load_engines(), read_files(files_in(store.root)), surveys)
+        return next(line for line in lines_of(model, "slug", asked.rows(model)) if line.tp == 1).cells[H100, "vllm"]
+
+    assert (found().state, found().ratio) == (State.SHIPPED, pytest.approx(1.2))
+    add(store, QWEN)
+    assert (found().state, found().ratio) == (State.CLAIMED, pytest.approx(0.93, abs=0.01))
+
+
+def test_a_line_names_its_sizes() -> None:
+    assert (line("a/A", 8).sizes, line("a/A", 8, 2).sizes) == ("TP8", "TP8 EP2")
+
+
+def test_lines_with_a_file_stand_before_those_that_people_run_and_then_go_by_name_and_ranks() -> None:
+    held = line("z/Z", cell=cell(State.CLAIMED, page="page"))
+    placed, larger, other = line("B/B", 2), line("B/B", 4), line("c/C")
+    unplaced = line("a/A", is_placed=False)
+    assert in_order([unplaced, other, larger, placed, held], [H100]) == [held, placed, larger, other, unplaced]
+    elsewhere = [unplaced, other, larger, placed, held]
+    assert in_order(elsewhere, ["NVIDIA_H200"])[-2:] == [held, unplaced], "a file of another GPU doesn't count"
 
 
 def test_what_has_a_file_stands_first(store: Store) -> None:
@@ -104,6 +198,17 @@ def test_the_gpus_are_those_of_placements_then_those_with_files(store: Store) ->
     chosen = columns_of(devices(), models(), read_files(files_in(store.root)))
     assert len(chosen) == MOST_COLUMNS
     assert chosen[2] == devices().devices[5]
+
+
+def test_of_a_family_the_gpu_with_most_files_stands_for_it_if_its_size_is_known(store: Store) -> None:
+    def of_family() -> str:
+        chosen = columns_of(devices(), models(), read_files(files_in(store.root)))
+        return next(device.name for device in chosen if device.family == "H100")
+
+    store.config(name="E=8,N=1,device_name=NVIDIA_H100.json")  # whose multiprocessors the registry doesn't know
+    assert of_family() == H100
+    store.config(name="E=8,N=1,device_name=NVIDIA_H100_NVL.json")
+    assert of_family() == "NVIDIA_H100_NVL"
 
 
 def test_a_file_under_an_alias_counts_for_its_gpu(store: Store) -> None:

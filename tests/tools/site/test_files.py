@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fused_moe_configs.index import build
-from tests.builders import BAD_INPUT, H100, NAME, Store, signed, times
-from tests.tools.site.stores import MIXTRAL, add, hostile, row, rows
+from fused_moe_configs.index import Ratios, build
+from tests.builders import BAD_INPUT, H100, NAME, Store, signed
+from tests.tools.site.stores import MIXTRAL, add, checked, hostile, rows
 from tools.checkout import CONFIGS
-from tools.site.files import TunedFile, files_in, gains_of, read_files, slug_of, unique_slugs
-from tools.store.record import RecordedRow
+from tools.site.files import TunedFile, files_in, read_files, slug_of, unique_slugs
 
 
 def read(store: Store) -> dict[str, TunedFile]:
@@ -32,8 +31,14 @@ def test_a_record_of_these_bytes_gives_figures(store: Store) -> None:
     add(store)
     (file,) = read(store).values()
     assert (file.fault, file.known.evidence, file.tier) == ("", "claimed", "default tier")
-    assert file.ratios["vllm"] == file.known.geomean_ratio
-    assert file.ratios["sglang"] == pytest.approx(0.8)
+    assert {engine: ratios.geomean for engine, ratios in file.known.ratios.items()} == {"vllm": 0.93, "sglang": 0.8}
+
+
+def test_a_pages_rows_are_those_of_its_figures() -> None:
+    """A table and what stands above it are of one module."""
+    for file in read_files(files_in(CONFIGS)):
+        shown = {gain.engine: Ratios(gain.geomean_ratio, gain.worst_ratio) for gain in file.gains if gain.is_uniform}
+        assert shown == file.known.ratios
 
 
 def test_main_s_own_word_is_told_from_a_claim(store: Store) -> None:
@@ -81,52 +86,23 @@ def test_whatever_lies_there_is_read(tmp_path: Path) -> None:
     assert len(read(store)) == len([*store.root.glob("E=*.json")])
 
 
-# ---------------------------------------------------------------
-# Gains
-
-
-def recorded(document: dict[str, object]) -> RecordedRow:
-    return RecordedRow.read(document)
-
-
-def test_parts_tell_a_gain_an_engine_and_routing_of_the_shape_where_it_does_worst() -> None:
-    document = row(64)
-    part = {**document["parts"][0], "shape": 1, "ratio": 1.01}
-    document["parts"].append(part)
-    found = {(gains.engine, gains.routing): gains.ratios[64] for gains in gains_of({64: recorded(document)})}
-    assert found["vllm", "uniform"] == 1.01
-    assert found["vllm", "skew_0.3"] == 0.9486
-    assert found["sglang", "uniform"] == 0.8
-
-
-def test_without_parts_the_medians_of_each_engine_tell() -> None:
-    document = row(64)
-    del document["parts"]
-    found = {(gains.engine, gains.routing): gains.ratios[64] for gains in gains_of({64: recorded(document)})}
-    assert found == {("vllm", "uniform"): pytest.approx(0.93), ("sglang", "uniform"): pytest.approx(0.8)}
-
-
-def test_older_rows_tell_one_kernel_s_time_over_both_heuristics() -> None:
-    shape = {"K": 4096, "top_k": 2, "latency_us": times(99.0), "baseline_us": times(100.0)}
-    document = {
-        "latency_us": times(90.0), "baseline_us": times(100.0), "baselines": {"sglang": times(120.0)},
-        "incumbent_us": None, "decision": "promote", "by_shape": [shape],
-    }  # fmt: skip
-    found = {gains.engine: gains.ratios[64] for gains in gains_of({64: recorded(document)})}
-    assert found == {"vllm": pytest.approx(0.99), "sglang": pytest.approx(0.75)}
-
-
-def test_a_gain_has_a_mean_and_a_worst_row() -> None:
-    (gains, *_) = gains_of({m: recorded(r) for m, r in ((1, row(1, 0.5)), (2, row(2, 0.98)))})
-    assert gains.geomean == pytest.approx((0.5 * 0.98) ** 0.5)
-    assert gains.worst == 0.98
-
-
 def test_rows_that_may_be_slower_are_told(store: Store) -> None:
     broken = rows()
     broken["64"] |= {"bounded": False, "unbounded": [{"engine": "sglang", "shape": 0, "routing": "skew_0.3"}]}
     add(store, rows=broken)
     assert read(store)[MIXTRAL].unbounded == (64,)
+
+
+def test_of_each_engine_the_newest_bench_beside_its_own_file_counts(store: Store) -> None:
+    lines = [
+        checked("sglang", over_shipped=0.7),
+        checked("vllm", "2026-11-25", over_shipped=0.9),
+        checked("vllm", "2026-11-20", over_shipped=0.8),
+        checked("vllm", "2026-11-26"),  # no shipped file was met
+    ]
+    add(store, engine_checked=lines)
+    found = [(line.engine, line.shipped and line.shipped.geomean_ratio) for line in read(store)[MIXTRAL].beside_shipped]
+    assert found == [("vllm", 0.9), ("sglang", 0.7)]
 
 
 # ---------------------------------------------------------------

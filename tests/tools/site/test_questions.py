@@ -17,8 +17,8 @@ from tools.checkout import CONFIGS
 from tools.registry.engines import load_engines
 from tools.site.coverage import is_shown
 from tools.site.files import files_in, read_files
-from tools.site.measurements import read_surveys
 from tools.site.questions import Questions, Row, State
+from tools.site.surveys import files_of, read_surveys
 from tools.tune.request import parse
 from tools.tune.subject import SubjectError, make_subject
 
@@ -26,8 +26,8 @@ MIXTRAL_ID = "mistralai/Mixtral-8x7B-v0.1"
 
 
 def questions(configs: Path = CONFIGS, measurements: Path | None = None) -> Questions:
-    files = read_files(files_in(configs))
-    return Questions(configs, devices(), load_engines(), files, read_surveys(measurements or configs / "none"))
+    files, surveys = read_files(files_in(configs)), read_surveys(measurements or configs / "none")
+    return Questions(configs, devices(), load_engines(), files, files_of(surveys))
 
 
 def row_of(asked: Questions, model: str, engine: str, tp: int, ep: int = 1) -> Row:
@@ -90,6 +90,8 @@ def test_the_walk_and_its_end_are_the_loaders_on_every_placement(placed: Mapping
         ("deepseek-ai/DeepSeek-V3", "vllm", 16, 1, "NVIDIA_H200"),
         ("deepseek-ai/DeepSeek-V3", "sglang", 16, 16, "NVIDIA_H200"),
         ("Qwen/Qwen3-30B-A3B", "vllm", 1, 1, "NVIDIA_H100_NVL"),
+        ("poolside/Laguna-M.1", "vllm", 8, 1, H100),  # of a file that three shapes share
+        ("poolside/Laguna-M.1", "sglang", 8, 1, H100),
         ("openai/gpt-oss-120b", "vllm", 1, 1, H100),
     ],
 )
@@ -103,6 +105,10 @@ def test_what_to_do_next_is_what_doctor_says(
     answer = row_of(questions(), model, engine, tp, ep).answers[device]
     assert str(answer.step) == doctor.next_step
     assert doctor.serving == answer.serving
+    if answer.ratio is not None:
+        assert f"over no file: {(answer.ratio - 1) * 100:+.1f} % time" in [
+            line.rpartition("; ")[2] for line in doctor.lines()
+        ]
 
 
 # ---------------------------------------------------------------

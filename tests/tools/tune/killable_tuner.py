@@ -1,9 +1,10 @@
 """The tuner's own command, with a recorded landscape for a GPU: a process that a test may kill at any moment.
 
-    python killable_tuner.py JOURNALS ASKED SECONDS LANDSCAPE FLAG…
+    python killable_tuner.py JOURNAL ASKED HELD_AT LANDSCAPE FLAG…
 
-Everything but the measuring is real: command line, search, journal, files. Each answer takes SECONDS, and each job
-that reaches the GPU is written down in ASKED.
+Everything but the measuring is real: command line, search, journal, files. Each job that reaches the GPU is written
+down in ASKED. Once the journal has HELD_AT lines (0: never), no answer comes until the file ASKED.go is there: that
+moment is the tester's, however fast the machine is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,12 +27,12 @@ from tools.tune.protocol import BlockJob, Compiled, CompileJob, Event, Job, Meas
 from tools.tune.replay import ReplayRunner
 
 
-class SlowReplay(ReplayRunner):
-    """As slow as its tester wants, and one that keeps what it is asked to measure."""
+class HeldReplay(ReplayRunner):
+    """Goes on when its tester wants, and keeps what it is asked to measure."""
 
-    def __init__(self, landscape: Journal, seconds: float, asked: Path) -> None:
+    def __init__(self, landscape: Journal, asked: Path, is_held: Callable[[], bool]) -> None:
         super().__init__(landscape)
-        self._landscape, self._seconds = landscape, seconds
+        self._landscape, self._is_held = landscape, is_held
         self._asked = asked.open("a", encoding="utf-8")
 
     def submit(self, job: Job) -> None:
@@ -40,7 +42,8 @@ class SlowReplay(ReplayRunner):
         super().submit(job)
 
     def wait(self) -> Event:
-        time.sleep(self._seconds)
+        while self._is_held():
+            time.sleep(0.01)
         return super().wait()
 
     def _measure(self, job: BlockJob) -> Measured:
@@ -72,9 +75,9 @@ def described(job: Job) -> list[Any]:
 class ReplaySession:
     """In the place of `LiveSession`."""
 
-    def __init__(self, landscape: Journal, seconds: float, asked: Path) -> None:
+    def __init__(self, runner: HeldReplay, landscape: Journal) -> None:
         self.supervisor = SimpleNamespace(report=landscape.device)
-        self.runner = SlowReplay(landscape, seconds, asked)
+        self.runner = runner
 
     def __enter__(self) -> Self:
         return self
@@ -83,13 +86,23 @@ class ReplaySession:
         pass
 
 
-def main(journals: str, asked: str, seconds: str, landscape_path: str, *flags: str) -> int:
+def num_lines(journal_path: Path) -> int:
+    return journal_path.read_bytes().count(b"\n") if journal_path.exists() else 0
+
+
+def main(journal_path: str, asked: str, held_at: str, landscape_path: str, *flags: str) -> int:
     landscape = Journal.read(Path(landscape_path))
     assert landscape.device is not None
     assert landscape.device.environment is not None
     device_name = landscape.device.environment.device_name
-    journal.JOURNALS = Path(journals)
-    session.LiveSession = lambda spec, jobs: ReplaySession(landscape, float(seconds), Path(asked))  # type: ignore[assignment,misc]
+    path, go, limit = Path(journal_path), Path(f"{asked}.go"), int(held_at)
+    journal.JOURNALS = path.parent
+
+    def is_held() -> bool:
+        return limit > 0 and num_lines(path) >= limit and not go.exists()
+
+    runner = HeldReplay(landscape, Path(asked), is_held)
+    session.LiveSession = lambda spec, jobs: ReplaySession(runner, landscape)  # type: ignore[assignment,misc]
     command.find_gpu = lambda: device_name  # type: ignore[attr-defined]
     return command.main(flags)
 

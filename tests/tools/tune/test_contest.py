@@ -11,9 +11,9 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
-from tools.measure.panel import Choice, Part, PromotionPolicy, RoutingKind
+from tools.measure.panel import MAX_DRAWS, Choice, Panel, Part, PromotionPolicy, RoutingKind
 from tools.store.record import Decision
-from tools.tune.contest import Contest, ContestError, SeparateDown, separate_down
+from tools.tune.contest import Contest, ContestError, SeparateDown, separate_down, with_event
 from tools.tune.policy import PanelPolicy
 from tools.tune.protocol import BlockJob, Measured
 
@@ -99,6 +99,21 @@ def test_who_is_hopeless_in_the_first_part_is_not_measured_in_the_next() -> None
     assert jobs[1] == BlockJob(64, SKEWED, (VLLMS, A, B), 0, POLICY.blocks)
 
 
+def test_who_would_be_admissible_is_hopeless_beside_one_that_is_far_better() -> None:
+    us = {"a": 8.5, "b": 8.6, "c": 9.9}
+    _, jobs = settle(contest(UNIFORM, SKEWED), measured({UNIFORM: us, SKEWED: us}))
+    assert [job.configs for job in jobs] == [(VLLMS, A, B, C), (VLLMS, A, B)]
+
+
+def test_an_incumbent_stays_unless_it_is_beaten_by_the_margin() -> None:
+    for challenger_us, entry, decision in ((8.95, A, Decision.RETAIN), (8.5, B, Decision.PROMOTE)):
+        found = contest(UNIFORM, finalists=(B,))
+        found.incumbent = A
+        found.enter([A])
+        choice, _ = settle(found, measured({UNIFORM: {"a": 9.0, "b": challenger_us}}))
+        assert (choice.entry, choice.decision) == (entry, decision)
+
+
 def test_what_uniform_routing_likes_less_wins_where_skew_leaves_nothing_else() -> None:
     us = {UNIFORM: {"a": 9.0, "b": 9.3}, SKEWED: {"a": 12.0, "b": 9.0}}
     choice, _ = settle(contest(UNIFORM, SKEWED), measured(us))
@@ -126,6 +141,42 @@ def test_an_undecided_row_gets_more_blocks_of_those_that_might_win() -> None:
     assert {job.part for job in more} == {SKEWED}
     assert {job.configs for job in more} == {(VLLMS, A)}
     assert [job.first for job in more] == list(range(POLICY.blocks, POLICY.blocks + len(more)))
+
+
+def test_blocks_end_with_the_draws() -> None:
+    """Of blocks of one draw eight more are asked for at once, as far as there are so many."""
+
+    def times(job: BlockJob, config: LaunchConfig) -> tuple[float, ...]:
+        wobble = (0.95, 1.095) if (job.part, config) == (SKEWED, A) else (1.0, 1.0)  # 1.02 on average
+        us = 9.0 if (job.part, config) == (UNIFORM, A) else 10.0
+        return tuple(us * wobble[b % 2] for b in range(job.first, job.first + job.count))
+
+    runner = ScriptedRunner(times)
+    inner = measure_by(runner)
+    contest(UNIFORM, SKEWED, finalists=(A,)).settle(lambda job: replace(inner(job), draws=1), lambda: False)
+    counts = [job.count for job in runner.asked if isinstance(job, BlockJob) and job.part == SKEWED]
+    assert counts == [4, *[8] * 7, 4]
+    assert sum(counts) == MAX_DRAWS
+
+
+def test_the_experts_that_a_part_reached_are_kept_where_they_were_counted() -> None:
+    inner = measure_by(measured({}))
+
+    def measure(job: BlockJob) -> Measured:
+        return replace(inner(job), active_experts=5.5 if job.part == UNIFORM else None)
+
+    found = contest(UNIFORM, SKEWED)
+    found.settle(measure, lambda: False)
+    assert found.active_experts == {UNIFORM: 5.5}
+
+
+def test_a_panels_blocks_are_of_the_fewest_draws_that_one_of_them_had() -> None:
+    """Before the first there is nothing to compare with."""
+    event = measure_by(measured({}))(BlockJob(64, UNIFORM, (VLLMS, A), 0, 2))
+    panel = with_event(Panel({Flavour.VLLM: VLLMS}, 1), replace(event, draws=8))
+    assert panel.draws == 8
+    assert with_event(panel, replace(event, draws=4)).draws == 4
+    assert with_event(panel, replace(event, draws=16)).draws == 8
 
 
 def test_past_the_deadline_no_further_block_is_asked_for() -> None:
@@ -243,6 +294,16 @@ class TestSeparateDown:
         ]
         assert [len(apart.down_us) for apart in (*down.apart, *down.heuristic)] == [4, 4]
         assert down.apart[0].down_us[0] == pytest.approx(10.0 / 3, rel=0.003)
+
+    def test_a_rival_counts_by_the_shape_where_it_does_worst(self) -> None:
+        def times(job: BlockJob, config: LaunchConfig) -> tuple[float, ...]:
+            base = 10.0 if job.is_apart or config != B else (9.0, 10.1)[job.part.placement]
+            return tuple(base * noise(config, b) for b in range(job.first, job.first + job.count))
+
+        engines, heuristics = [Flavour.SGLANG] * 2, {Flavour.SGLANG: SGLANGS}
+        measure = measure_by(ScriptedRunner(times))
+        down = separate_down(64, engines, A, [B], heuristics, range(8, 12), PromotionPolicy(), measure)
+        assert (down.entry, down.gains) == (A, False)
 
     def test_a_rival_that_fails_is_out_and_a_row_without_its_own_entry_is_no_row(self) -> None:
         assert self.found(failing=B, b=9.0)[0].entry == A

@@ -484,7 +484,7 @@ def header(subject: Subject) -> JournalHeader:
 
 @pytest.fixture
 def path(subject: Subject, journals: Path) -> Path:
-    return journal_path(subject)
+    return journal_path(subject.workload.file_name())
 
 
 @pytest.fixture

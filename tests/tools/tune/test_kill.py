@@ -11,7 +11,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.tools.tune.killable_tuner import described
+from tests.tools.processes import PATIENCE_S, wait_until
+from tests.tools.tune.killable_tuner import described, num_lines
 from tools.checkout import CHECKOUT
 from tools.tune.journal import Journal, JournalEntry
 from tools.tune.protocol import Compiled
@@ -29,7 +29,6 @@ pytestmark = pytest.mark.slow  # each test starts the tuner several times
 LANDSCAPE = Path(__file__).with_name("landscape.jsonl.gz")
 NAME = "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"
 FLAGS = ["--model", "deepseek-ai/DeepSeek-V3", "--tp", "16", "--num-tokens", "1", "64", "4096"]
-PATIENCE_S = 60.0
 SHARES = (0.0, 0.1, 0.4, 0.7, 0.9, 0.99)
 """Of the journal's lines, when a run is killed."""
 
@@ -48,9 +47,10 @@ class Provenance:
     def output(self) -> Path:
         return self.folder / "out"
 
-    def start(self, *flags: str, seconds: float = 0.0, asked: str = "asked") -> subprocess.Popen[bytes]:
+    def start(self, *flags: str, held_at: int = 0, asked: str = "asked") -> subprocess.Popen[bytes]:
+        """held_at: lines of the journal at which it waits, for a kill or for `go_on`; 0: it doesn't."""
         program = Path(__file__).with_name("killable_tuner.py")
-        arguments = [self.journal.parent, self.folder / asked, seconds, LANDSCAPE, *FLAGS, "--output", self.output]
+        arguments = [self.journal, self.folder / asked, held_at, LANDSCAPE, *FLAGS, "--output", self.output]
         return subprocess.Popen(
             [sys.executable, program, *map(str, arguments), *flags],
             cwd=CHECKOUT,
@@ -58,6 +58,26 @@ class Provenance:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+
+    def wait_for(self, process: subprocess.Popen[bytes], lines: int) -> None:
+        """Until it waits at as many lines."""
+
+        def is_there() -> bool:
+            assert process.poll() is None, f"ended before line {lines}: {process.communicate()[1].decode()}"
+            return num_lines(self.journal) >= lines
+
+        wait_until(is_there, f"{lines} lines in the journal")
+
+    def kill_at(self, lines: int, *flags: str) -> None:
+        """kill -9 of a run once the journal has as many lines."""
+        process = self.start(*flags, held_at=lines)
+        self.wait_for(process, lines)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+
+    def go_on(self, asked: str = "asked") -> None:
+        (self.folder / f"{asked}.go").touch()
 
     def finish(self, *flags: str, asked: str = "asked") -> None:
         process = self.start(*flags, asked=asked)
@@ -87,18 +107,6 @@ def is_measured(entry: JournalEntry) -> bool:
     return not isinstance(entry.event, Compiled)
 
 
-def kill_after(process: subprocess.Popen[bytes], journal: Path, lines: int) -> None:
-    """kill -9 once the journal has as many lines."""
-    give_up_at = time.monotonic() + PATIENCE_S
-    while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
-        assert process.poll() is None, f"ended before line {lines}: {process.communicate()[1].decode()}"
-        assert time.monotonic() < give_up_at
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-
 @dataclass(frozen=True)
 class Whole:
     """What a run that nobody kills comes to. journal: a copy of it."""
@@ -121,8 +129,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 @pytest.mark.parametrize("share", SHARES)
 def test_a_killed_run_resumes_and_measures_nothing_twice(share: float, whole: Whole, tmp_path: Path) -> None:
     run = Provenance(tmp_path)
-    num_lines = len(whole.journal.read_bytes().splitlines())
-    kill_after(run.start(seconds=0.002), run.journal, 1 + int(share * (num_lines - 2)))
+    run.kill_at(1 + int(share * (num_lines(whole.journal) - 2)))
     before = run.measured()
     assert not run.output.exists()
     assert before <= run.asked()
@@ -145,12 +152,12 @@ def test_a_run_that_is_killed_again_and_again_comes_to_its_end(whole: Whole, tmp
     lines = 1
     for _ in range(4):
         lines += chance.randrange(10, 40)
-        kill_after(run.start(*flags, seconds=0.002), run.journal, lines)
+        run.kill_at(lines, *flags)
         # What was being written when the power went.
         with run.journal.open("ab") as file:
             file.write(b'{"screened":{"BLOCK')
         flags = ("--resume",)
-        lines = run.journal.read_bytes().count(b"\n")
+        lines = num_lines(run.journal)
     assert run.measured() <= whole.asked
     run.finish(*flags)
     assert (run.written(), run.rows()) == (whole.file, whole.rows)
@@ -158,11 +165,11 @@ def test_a_run_that_is_killed_again_and_again_comes_to_its_end(whole: Whole, tmp
 
 def test_rows_that_can_not_be_written_at_the_end_are_printed_and_kept(whole: Whole, tmp_path: Path) -> None:
     run = Provenance(tmp_path)
-    process = run.start(seconds=0.002)
-    while not run.journal.exists() or b'"screened"' not in run.journal.read_bytes():
-        assert process.poll() is None
-        time.sleep(0.002)
+    half = num_lines(whole.journal) // 2
+    process = run.start(held_at=half)
+    run.wait_for(process, half)
     run.output.write_text("a file where the folder was to be")
+    run.go_on()
     out, told = (stream.decode() for stream in process.communicate(timeout=PATIENCE_S))
     assert process.returncode == 2
     assert [line.split()[0] for line in out.splitlines()[2:5]] == ["1", "64", "4096"]

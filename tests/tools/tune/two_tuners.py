@@ -1,8 +1,9 @@
-"""The tuner's own command on a landscape, again and again, at the same moments as another process does it.
+"""The tuner's own command on a landscape, as one of two processes that write one file.
 
-    python two_tuners.py FOLDER TRIES OWN OTHER LANDSCAPE
+    python two_tuners.py first|second FOLDER NUM_TOKENS LANDSCAPE
 
-At try N this process tunes batch size OWN into FOLDER/N, while the other tunes OTHER.
+The first stops in the middle of writing, when it has read what stands there, until the second waits for it, or has
+written meanwhile as if nobody else were at it. Both write to FOLDER/out.
 """
 
 from __future__ import annotations
@@ -10,36 +11,41 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from tests.tools.processes import wait_until
+from tools.store import files
 from tools.tune import __main__ as command
 from tools.tune import write
 
 
-def meet(folder: Path, own: str, other: str) -> None:
-    """Goes on when the other process is here too."""
-    (folder / f"{own}.here").touch()
-    while not (folder / f"{other}.here").exists():
-        time.sleep(0.0005)
-
-
-def main(folder: str, tries: str, own: str, other: str, landscape: str) -> int:
+def main(role: str, folder: str, num_tokens: str, landscape: str) -> int:
     root = Path(folder)
-    deliver: Any = write.deliver
-    place = root
+    writes, waits, wrote = (root / name for name in ("writes", "waits", "wrote"))
+    write_file, deliver = write.write_file, write.deliver
 
-    def deliver_together(*arguments: Any) -> Any:
-        meet(place, own, other)
-        return deliver(*arguments)
+    def write_late(path: Path, data: bytes) -> None:
+        writes.touch()
+        wait_until(lambda: waits.exists() or wrote.exists(), "the second tuner")
+        write_file(path, data)
 
-    command.session.deliver = deliver_together
-    for number in range(int(tries)):
-        place = root / "meetings" / str(number)
-        place.mkdir(parents=True, exist_ok=True)
-        flags = ["--replay", landscape, "--num-tokens", own, "--output", str(root / "out" / str(number))]
-        if code := command.main(flags):
-            return code
-    return 0
+    def deliver_late(*arguments: Any) -> Any:
+        wait_until(writes.exists, "the first tuner")
+        summary = deliver(*arguments)
+        wrote.touch()
+        return summary
+
+    def sleep(seconds: float) -> None:
+        waits.touch()
+        time.sleep(seconds)
+
+    if role == "first":
+        write.write_file = write_late  # type: ignore[assignment]
+    else:
+        command.session.deliver = deliver_late  # type: ignore[attr-defined]
+        files.time = SimpleNamespace(monotonic=time.monotonic, sleep=sleep)  # type: ignore[assignment]
+    return command.main(["--replay", landscape, "--num-tokens", num_tokens, "--output", str(root / "out")])
 
 
 if __name__ == "__main__":

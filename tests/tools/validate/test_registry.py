@@ -9,6 +9,7 @@ import pytest
 
 from tests.builders import Store
 from tools.checkout import CONFIGS
+from tools.findings import Severity
 from tools.validate.rules import registry
 from tools.validate.rules.registry import RULE
 
@@ -54,6 +55,52 @@ def test_a_placement_on_no_devices_class_is_an_error_of_its_model(store: Store) 
     (finding,) = store.findings(RULE)
     assert finding.path.endswith("registry/models.json")
     assert finding.message.startswith(f"{document['models'][0]['id']} / placements: expected a family of devices.json")
+
+
+def test_placements_that_contradict_each_other_are_an_error_of_their_model(store: Store) -> None:
+    copied(store)
+    path = store.root / "registry" / "models.json"
+    document = json.loads(path.read_text("utf-8"))
+    model = next(model for model in document["models"] if model["id"] == "Qwen/Qwen3-30B-A3B")
+    sound = model["placements"]
+    model["placements"] = [*sound, {**sound[0], "engine": "sglang"}]
+    path.write_text(json.dumps(document), "utf-8")
+    (finding,) = store.findings(RULE)
+    assert finding.path.endswith("registry/models.json")
+    assert finding.message == (
+        "Qwen/Qwen3-30B-A3B / placements: H100 tp=1: expected once, found for either engine and for sglang alone"
+    )
+    assert finding.fix == "keep one; without engine where both run it so"
+    model["placements"] = sound
+    path.write_text(json.dumps(document), "utf-8")
+    assert store.findings(RULE) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"gated": False}, "found Qwen/Qwen3-30B-A3B H100 tp=1 (bf16) beside a/Other H100 tp=1 (bf16, no gate)"),
+        ({"dtype": "fp8_w8a8", "activation_scales": "dynamic"}, ""),  # of another name
+    ],
+)
+def test_a_name_that_two_kinds_of_layer_ask_for_is_a_warning(
+    store: Store, changes: dict[str, object], told: str
+) -> None:
+    """Only the portfolio said so, when the file of one of them was long tuned."""
+    copied(store)
+    path = store.root / "registry" / "models.json"
+    document = json.loads(path.read_text("utf-8"))
+    own = next(model for model in document["models"] if model["id"] == "Qwen/Qwen3-30B-A3B")
+    other = {**own, "id": "a/Other", "also": [], "placements": [{"device": "H100", "tp": 1}], **changes}
+    other = {key: value for key, value in other.items() if value != []}
+    document["models"] = sorted([*document["models"], other], key=lambda model: model["id"].casefold())
+    path.write_text(json.dumps(document), "utf-8")
+    findings = store.findings(RULE)
+    assert [told in finding.message for finding in findings] == [True] * bool(told)
+    for finding in findings:
+        assert finding.severity is Severity.WARNING
+        assert finding.message.startswith("E=128,N=768,device_name=NVIDIA_H100: placements contradict each other: ")
+        assert finding.fix.startswith("correct the placement, or the model's gated, dtype or scales")
 
 
 @pytest.mark.parametrize("kind", KINDS)

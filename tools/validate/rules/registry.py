@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tools.findings import Severity
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.registry.engines import load_engines
 from tools.registry.models import ModelRegistry, load_models, unknown_device_classes
 from tools.registry.reading import REGISTRY_FOLDER, RegistryError, faults_by_name
+from tools.registry.shapes import contradictions
 from tools.store.config_file import Tree
 from tools.store.files import read_file
 from tools.store.tiers import REGISTRIES, REGISTRY, Role
@@ -19,7 +21,8 @@ from tools.validate.model import REPO_ONLY, Context, Issue, TreeRule
 def check(tree: Tree, context: Context) -> Iterator[Issue]:
     """Each is strict, valid and sorted, with no name twice, and this checkout has all of them.
 
-    The models' placements speak of device classes that devices.json has.
+    The models' placements speak of device classes that devices.json has, and those that read one name on one of them
+    have one kind of layer, which a file can be tuned for.
     """
     devices: DeviceRegistry | None = None
     models: tuple[Path, ModelRegistry] | None = None
@@ -50,6 +53,14 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
         path, registry = models
         for message in unknown_device_classes(registry, {device.family for device in devices}):
             yield Issue(message, "correct the placement's device, or add its device class there", path=path)
+        for workload, said in contradictions(registry, devices):
+            message = f"{workload.file_name().removesuffix('.json')}: {said}; a file can be tuned for the first alone"
+            yield Issue(message, _CONTRADICTED, Severity.WARNING, path)
 
+
+_CONTRADICTED = (
+    "correct the placement, or the model's gated, dtype or scales; where all of it is right, keep the placements of "
+    "one kind of layer"
+)
 
 RULE = TreeRule("registry", "The registries are valid and name nothing twice.", check, layouts=REPO_ONLY)

