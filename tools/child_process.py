@@ -82,12 +82,12 @@ def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
     with _held_back(_THE_PARENTS):
         pool = ProcessPoolExecutor(jobs, initializer=_leave_signals_to, initargs=(os.getpid(),))
         pool.submit(os.getpid)  # starts them, and what is held back here they never hear
-    with pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 _THE_PARENTS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
