@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -65,13 +67,49 @@ def start(main: Callable[..., None], *arguments: Any) -> Child:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=main, args=(theirs, *arguments), daemon=True)
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with _held_back({signal.SIGINT}):
         process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
     theirs.close()
     return Child(process, ours)
+
+
+@contextlib.contextmanager
+def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that share work out. What ends the block, Ctrl-C too, drops the work that none of them has begun.
+
+    What they have begun they finish: a pool whose process dies while work is on its way to it may wait for it forever.
+    """
+    with _held_back(_THE_PARENTS):
+        pool = ProcessPoolExecutor(jobs, initializer=_leave_signals_to, initargs=(os.getpid(),))
+        pool.submit(os.getpid)  # starts them, and what is held back here they never hear
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+_THE_PARENTS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+"""Signals that reach a whole group, and that the parent alone answers."""
+
+
+def _leave_signals_to(parent_pid: int) -> None:
+    """In a worker. One that was started by another than the parent, as a server of forks is, may outlive that."""
+    for number in _THE_PARENTS:
+        signal.signal(number, signal.SIG_IGN)
+    if os.getppid() == parent_pid:
+        end_with(parent_pid)
+
+
+@contextlib.contextmanager
+def _held_back(signals: AbstractSet[signal.Signals]) -> Iterator[None]:
+    """They come when the block ends; to what is started in it, never."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def settle(log_path: str) -> None:

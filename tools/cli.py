@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import enum
 import errno
 import functools
@@ -24,7 +25,7 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol, TextIO, TypeVar
 
 from tools.errors import UserError, reason_of
-from tools.text import printable
+from tools.text import printable, shown_path
 
 Choice = TypeVar("Choice", bound=enum.StrEnum)
 
@@ -35,7 +36,7 @@ class Main(Protocol):
     def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
 
 
-def run(main: Callable[[], int], name: str = "") -> NoReturn:
+def run(main: Callable[[], int], name: str) -> NoReturn:
     """Ends the process with the exit code of `main`; a closed pipe, a full disk, Ctrl-C or SIGTERM is no traceback.
 
     0 where the reader of stdout has seen enough, 2 and a line on stderr where the output can't be written, 130 for
@@ -43,16 +44,15 @@ def run(main: Callable[[], int], name: str = "") -> NoReturn:
     take is dropped and changes no exit code. name: the command's, before that line.
     """
     sys.stderr = _never_failing(sys.stderr)
-    prefix = f"{name}: " if name else ""
     if sys.stdout is None:  # `>&-`: nobody would learn the result, and a file that is opened would become stdout
-        say(f"{prefix}expected a standard output to write to, found it closed")
+        say(f"{name}: expected a standard output to write to, found it closed")
         sys.exit(2)
     with _signals_as_exceptions():
-        code = _run(main, prefix)
+        code = _run(main, name)
     sys.exit(code)
 
 
-def _run(main: Callable[[], int], prefix: str) -> int:
+def _run(main: Callable[[], int], name: str) -> int:
     try:
         code = _exit_code(main)
         sys.stdout.flush()
@@ -60,10 +60,11 @@ def _run(main: Callable[[], int], prefix: str) -> int:
         code = 0 if isinstance(error, BrokenPipeError) and _reader_has_left() else 2  # `| head`: has seen enough
         _drop_output()
         if code:
-            # Of what is missing (a place for temporary files) writing the output would never tell.
-            is_other = error.errno == errno.ENOENT and not error.filename
-            what = "" if is_other else f"can't write {error.filename or 'the output'}: "
-            say(f"{prefix}{what}{reason_of(error)}")
+            # Of a path it isn't known whether it was read or written; of what is missing without one (a place for
+            # temporary files) writing the output would never tell.
+            is_output = not error.filename and error.errno != errno.ENOENT
+            what = f"{error.filename}: " if error.filename else "can't write the output: " * is_output
+            say(f"{name}: {printable(what)}{reason_of(error)}")
     except BaseException as error:  # Ctrl-C; anything else is a fault of ours and keeps its traceback
         try:
             sys.stdout.flush()
@@ -129,6 +130,14 @@ def say(line: str) -> None:
     """One line on stderr, at once: stdout belongs to the result."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
+
+
+def day_argument(text: str) -> datetime.date:
+    """A day on the command line, for argparse."""
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a day as YYYY-MM-DD, found {text[:40]!r}") from error
 
 
 def path_argument(text: str) -> Path:
@@ -255,11 +264,21 @@ PROBE_BYTES = 1 << 20
 """More than tuned files, records and reports have."""
 
 
-def check_folder(folder: Path) -> None:
-    """Of a folder that need not be there yet. OSError: no file can be put into it; its filename says why not.
+def check_folder(folder: Path, flag: str) -> None:
+    """Of a folder that need not be there yet, before the work whose result goes there. UserError: nothing can.
 
     A file is put there and taken away again: neither a full nor a read-only file system shows in permissions.
     """
+    try:
+        _try_to_write_into(folder)
+    except OSError as error:
+        found = f"{shown_path(Path(error.filename or folder))}: {reason_of(error)}"
+        fix = "make it writable, or name another"
+        raise UserError(f"{flag}: expected a folder that can be written, found {found}. Fix: {fix}.") from error
+
+
+def _try_to_write_into(folder: Path) -> None:
+    """OSError: of which path, its filename says."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))

@@ -263,7 +263,7 @@ def _notes(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
 
 def _text(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
     files = f"{len(log.files)} tuned MoE file{'s' * (len(log.files) != 1)} named in them"
-    facts = [f"{log.lines} lines, {files}" if log.bytes else "0 lines"]
+    facts = [f"{log.lines} line{'s' * (log.lines != 1)}" + f", {files}" * (log.bytes > 0)]
     facts += [f"vLLM {log.vllm_version}"] if log.vllm_version else []
     facts += [f"{printable(log.model)} tp={log.tp}" + f" ep={log.ep}" * (log.ep > 1)] if log.model else []
     lines = ["; ".join(facts)]

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 
 from fused_moe_configs.lookup import Chain, device_part, shown
+from fused_moe_configs.near import likely_devices
+from fused_moe_configs.spelling import question
 
 from .destination import check, write
 from .layout import chains_answers, laid_over, tuned_for_another, with_twins
@@ -45,7 +47,8 @@ def write_export(
     chain = Chain(configs)
     served = chains_answers(chain, engine, triton_version, device, siblings, notes)
     if device_name is not None and not served:
-        notes.lose(f"no shipped file serves {device_name} in {engine}")
+        meant = likely_devices(device_name, configs)
+        notes.lose(f"no shipped file serves {device_name} in {engine}{f': {question(meant)}' if meant else ''}")
     served = laid_over(own, served)
     if triton_version is not None:
         notes.say(*tuned_for_another(chain, triton_version, served))

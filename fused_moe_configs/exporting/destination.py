@@ -66,7 +66,8 @@ def write(destination: Path, engine: str, files: dict[str, bytes], notes: Notes)
             path = destination / name
             if os.path.lexists(path) and _sha256(path) not in hashes:
                 note = notes.lose if name in wanted else notes.say
-                note(f"{printable(path)}: left alone: another hand wrote or changed it")
+                why = "left alone: another hand wrote or changed it"
+                note(f"{printable(path)}: {why}. Fix: remove it, or export to another folder")
                 wanted.pop(name, None)
             elif name in files:
                 _replace(path, files[name])

@@ -73,19 +73,21 @@ def chains_answers(
 
 
 def tuned_for_another(chain: Chain, triton_version: str, served: Mapping[str, Served]) -> list[str]:
-    """A line a tier that answers for this Triton with files that were tuned for another one."""
+    """A line a tier that answers for this Triton with files that were tuned for another one; first, where all do."""
     asked = release(triton_version)
+    ours = f"Triton {'.'.join(map(str, asked))}"
     tuned_for = {folder: version for version, folder in version_folders(chain.configs).items()}
     tuned_for[chain.configs] = release(REFERENCE_TRITON)
-    lines = []
+    lines, others = [], 0
     for folder, tier in chain.tiers(triton_version).items():
         number = sum(each.source.parent == folder for each in served.values())
         if number and tuned_for.get(folder) != asked:
             theirs = f"Triton {'.'.join(map(str, tuned_for[folder]))}" if folder in tuned_for else "an older Triton"
             said = tier.partition(" (")[0]
             files = "1 file comes" if number == 1 else f"{number} files come"
-            lines.append(f"Triton {'.'.join(map(str, asked))}: {files} from {said}, tuned for {theirs}")
-    return lines
+            lines.append(f"{ours}: {files} from {said}, tuned for {theirs}")
+            others += number
+    return [f"{ours}: no file here was tuned for it", *lines] if others and others == len(served) else lines
 
 
 def laid_over(own: dict[str, bytes], files: dict[str, Served]) -> dict[str, Served]:

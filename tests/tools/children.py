@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from tools.child_process import settle
 
@@ -72,3 +73,10 @@ def end(connection: Connection, how: str) -> None:
         os.kill(os.getpid(), getattr(signal, how))
         time.sleep(60)
     raise SystemExit(int(how))
+
+
+def work(folder: str, _data: bytes) -> None:
+    """For a pool: leaves a line in a file that is named for this process, and takes a second."""
+    with Path(folder, str(os.getpid())).open("a", encoding="utf-8") as file:
+        file.write("begun\n")
+    time.sleep(1)

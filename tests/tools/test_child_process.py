@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.tools import children
-from tests.tools.processes import wait_until_dead
+from tests.tools.processes import PATIENCE_S, wait_until, wait_until_dead
 from tools.checkout import CHECKOUT
-from tools.child_process import MAX_LOG_BYTES, Child, read_log, start, tail, usable_cores
+from tools.child_process import MAX_LOG_BYTES, Child, read_log, start, tail, usable_cores, workers
 
 Start = Callable[..., Child]
 
@@ -164,3 +164,53 @@ def test_only_the_cores_of_its_share_are_usable() -> None:
     )
     assert answer.stdout == "1\n"
     assert usable_cores() == len(os.sched_getaffinity(0))
+
+
+BUSY = """
+import sys
+from tests.tools.children import work
+from tools.child_process import workers
+from tools.cli import run
+
+def main():
+    with workers(2) as pool:
+        # More than a pipe holds, so that some of it is on its way when the signal comes.
+        list(pool.map(work, [sys.argv[1]] * 9999, [bytes(1 << 20)] * 9999))
+
+if __name__ == "__main__":
+    run(main, "busy")
+"""
+
+
+class TestWorkers:
+    @pytest.fixture
+    def busy(self, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+        """A command whose two workers have begun, in a group of its own."""
+        command = [sys.executable, "-c", BUSY, str(tmp_path)]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT, start_new_session=True
+        )
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2 or process.poll() is not None, "two workers at work")
+        yield process
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+    def test_a_signal_to_all_of_them_ends_the_command_without_a_word(
+        self, busy: subprocess.Popen[str], tmp_path: Path, number: signal.Signals, code: int
+    ) -> None:
+        os.killpg(busy.pid, number)
+        assert busy.communicate(timeout=PATIENCE_S) == ("", "")
+        assert busy.returncode == code
+        assert sum(len(path.read_text("utf-8").splitlines()) for path in tmp_path.iterdir()) < 9999, "it went on"
+        wait_until_dead([int(path.name) for path in tmp_path.iterdir()])
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they go on")
+    def test_they_end_with_a_parent_that_is_killed(self, busy: subprocess.Popen[str], tmp_path: Path) -> None:
+        busy.kill()
+        wait_until_dead([int(path.name) for path in tmp_path.iterdir()])
+
+    def test_what_fails_in_one_is_the_callers(self) -> None:
+        with pytest.raises(ZeroDivisionError), workers(2) as pool:
+            list(pool.map(divmod, [1] * 9, [0] * 9))

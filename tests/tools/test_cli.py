@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tools.checkout import CHECKOUT
-from tools.cli import block_shape_argument, check_file, command, hand_on, path_argument, read_text, run
+from tools.cli import block_shape_argument, check_file, check_folder, command, hand_on, path_argument, read_text, run
 from tools.errors import UserError, reason_of
 
 COMMANDS = [f"tools.{path.parent.name}" for path in sorted((CHECKOUT / "tools").glob("*/__main__.py"))]
@@ -21,7 +21,7 @@ COMMANDS = [f"tools.{path.parent.name}" for path in sorted((CHECKOUT / "tools").
 
 def test_exit_code_is_that_of_the_command() -> None:
     with pytest.raises(SystemExit) as end:
-        run(lambda: 2)
+        run(lambda: 2, "tool")
     assert end.value.code == 2
 
 
@@ -30,7 +30,7 @@ def test_ctrl_c_is_no_traceback() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as end:
-        run(interrupted)
+        run(interrupted, "tool")
     assert end.value.code == 130
 
 
@@ -47,7 +47,7 @@ def main():
             print("clearing", flush=True)
             sys.stdin.read()
 
-run(main)
+run(main, "tool")
 """
 
 
@@ -90,7 +90,7 @@ def test_a_signal_that_the_caller_switched_off_stays_so() -> None:
 def test_signals_are_the_callers_again_afterwards() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(SystemExit):
-        run(lambda: 0)
+        run(lambda: 0, "tool")
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
@@ -119,10 +119,33 @@ def buffering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("PYTHONUNBUFFERED", request.param)
 
 
-def shell(code: str, redirection: str, name: str = "") -> subprocess.CompletedProcess[str]:
-    program = f"import sys; from tools.cli import run, say; run(lambda: {code}, {name!r})"
+def shell(code: str, redirection: str) -> subprocess.CompletedProcess[str]:
+    program = f"import sys; from tools.cli import run, say; run(lambda: {code}, 'tool')"
     command = ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, program]
     return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+
+
+# ---------------------------------------------------------------
+# Folders for results
+
+
+def test_a_folder_that_is_not_there_yet_is_fine(tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b", "--output")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as refusal:
+        check_folder(tmp_path / "file" / "below", "--out")
+    found = f"found {tmp_path / 'file'}: Not a directory. Fix: make it writable, or name another."
+    assert str(refusal.value) == f"--out: expected a folder that can be written, {found}"
+
+
+def test_a_folder_that_belongs_to_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match="--output: expected a folder that can be written, found "):
+        check_folder(tmp_path / "a", "--output")
 
 
 # ---------------------------------------------------------------
@@ -136,16 +159,17 @@ def test_closed_pipe_is_no_traceback() -> None:
 
 def test_a_pipe_that_breaks_elsewhere_is_no_reader_that_has_seen_enough() -> None:
     result = shell("(_ for _ in ()).throw(BrokenPipeError(32, 'Broken pipe'))", "")
-    assert (result.returncode, result.stderr) == (2, "can't write the output: Broken pipe\n")
+    assert (result.returncode, result.stderr) == (2, "tool: can't write the output: Broken pipe\n")
 
 
 def test_a_missing_place_for_temporary_files_is_not_taken_for_the_output() -> None:
     result = shell("(_ for _ in ()).throw(FileNotFoundError(2, 'No usable temporary directory found'))", "")
-    assert (result.returncode, result.stderr) == (2, "No usable temporary directory found\n")
+    assert (result.returncode, result.stderr) == (2, "tool: No usable temporary directory found\n")
 
 
-def test_a_command_says_its_name() -> None:
-    assert shell("print('x') or 0", ">/dev/full", "tune").stderr.startswith("tune: can't write the output: ")
+def test_a_path_is_named_without_a_guess_whether_it_was_read_or_written() -> None:
+    result = shell("open('/nowhere/file')", "")
+    assert (result.returncode, result.stderr) == (2, "tool: /nowhere/file: No such file or directory\n")
 
 
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])

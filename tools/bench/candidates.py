@@ -361,7 +361,7 @@ def _shipped(
     kernel = request.engine.path.resolve()
     package = next((folder for folder in kernel.parents if folder.name == request.engine.flavour), None)
     for what, candidate in zip(rivals, candidates[1:], strict=True):
-        path = Path(what).resolve()
+        path = Path(os.path.realpath(what))
         if package is not None and path.is_relative_to(package) and path.is_file():
             return ShippedCandidate(candidate.name, sha256(path.read_bytes()))
     return None

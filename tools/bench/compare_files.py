@@ -12,6 +12,7 @@ from tools.bench.candidates import NO_FILE, FileComparison, Judging, comparison_
 from tools.bench.files_report import FileResult, FilesReport, Judge, to_json, to_markdown
 from tools.bench.request import FilesRequest, Say
 from tools.bench.session import Gpu, engine_kernel
+from tools.cli import check_folder
 from tools.compile.pool import CompilePool
 from tools.dates import today
 from tools.errors import MachineError, UserError
@@ -33,12 +34,12 @@ from tools.text import shown_path
 def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     """(whether no row is slower and all was written, what goes to stdout). UserError: nothing was measured."""
     if request.output is not None:
-        session.check_folder(request.output)
+        check_folder(request.output, "--output")
     files = read_files(request, say)
     devices = load_devices()
     comparisons = [comparison_of(file, request, devices) for file in files]  # all that a wrong word may end, first
     for file in files if request.writes_record else ():
-        session.check_folder(record_path(file.found.root, file.found.relative).parent, "--write-record")
+        check_folder(record_path(file.found.root, file.found.relative).parent, "--write-record")
     judging = _judging(request)
     if judging.recorded is not None:
         for shape in dict.fromkeys(shape for comparison in comparisons for shape in comparison.shapes):

@@ -13,6 +13,7 @@ from tools.bench.kernels_report import CeilingFigures, ComparedKernels, KernelsR
 from tools.bench.request import KernelsRequest, Say
 from tools.bench.sample import KernelComparison, comparison_of, read_workload
 from tools.bench.session import Gpu, engine_kernel
+from tools.cli import check_folder
 from tools.compile.pool import CompilePool
 from tools.dates import today
 from tools.launch.heuristic_version import ENGINE_NAMES
@@ -27,7 +28,7 @@ from tools.registry.sharding import Engine
 
 def run(request: KernelsRequest, arguments: Sequence[str], say: Say) -> tuple[bool, str]:
     """(whether every criterion holds, what goes to stdout). UserError: nothing was run."""
-    session.check_folder(request.output)
+    check_folder(request.output, "--output")
     engine = engine_kernel(request.engine)
     models = load_models()
     for text in request.workloads:

@@ -108,4 +108,4 @@ def _check(name: str, package: Package, found: LoaderFiles, timeout_s: float) ->
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "canary")

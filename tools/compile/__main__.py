@@ -134,4 +134,4 @@ def _progress() -> Iterator[check.OnProgress]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "compile")

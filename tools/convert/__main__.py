@@ -30,8 +30,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.convert",
         description="Takes over tuned files: names, keys and bytes as in this store, a record with source: published.",
-        epilog="Exit 0: all taken over; each with its tier. 1: some were not, or `validate` refuses some of what was, "
-        "each with its reason. 2: bad use.",
+        epilog="Exit 0: all taken over; each with its tier. 1: some were not, each with its reason; what `validate` "
+        "would refuse is left out. 2: bad use.",
     )
     parser.add_argument("path", type=path_argument, metavar="PATH", help="a tuned file, or a folder of them")
     parser.add_argument(
@@ -88,32 +88,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"--to: expected another folder than the one that is read, found {args.to}, where {own} lies. "
             "Fix: name a store's configs folder"
         )
-    written, clashes = converter.write(taken, args.to)
-    left = tuple(finding for finding in (*refused, *clashes) if finding.severity is not Severity.INFO)
-    unsound = converter.refused_by_validate(written, args.to, context, exceptions) if written else {}
-    errors = tuple(finding for of_file in unsound.values() for finding in of_file)
-    _print_findings(len(written) + len(left), (*refused, *clashes, *errors))
+    unsound = converter.refused_by_validate(taken, args.to, context, exceptions)
+    written, said = converter.write([file for file in taken if file not in unsound], args.to)
+    left = [finding for finding in (*refused, *said) if finding.severity is not Severity.INFO]
+    errors = [finding for of_file in unsound.values() for finding in of_file]
+    _print_findings(len(written) + len(left) + len(unsound), (*refused, *said, *errors))
     for file in written:
-        emit(_line(file, args.to, unsound.get(file.relative, ())))
-    emit(f"{counted(len(written), 'file')} taken over into {printable(str(args.to))}, {len(left)} not")
-    if unsound:
-        emit(f"`validate` refuses {len(unsound)} of what was taken over")
+        emit(_line(file, args.to))
+    for file, of_file in unsound.items():
+        emit(f"left out: {printable(file.name)} (validate refuses it: {', '.join(sorted({e.rule for e in of_file}))})")
+    emit(f"{counted(len(written), 'file')} taken over into {printable(str(args.to))}, {len(left) + len(unsound)} not")
+    if kept := [finding for finding in said if finding.severity is Severity.INFO]:
+        emit(f"{counted(len(kept), 'record')} stayed with another attribution")
     return 1 if left or unsound else 0
 
 
-def _line(file: converter.Taken, destination: Path, errors: Sequence[Finding]) -> str:
-    """Into which tier a file went, what the loader reads in its place, and which rules of `validate` refuse it."""
+def _line(file: converter.Taken, destination: Path) -> str:
+    """Into which tier a file went, and what the loader reads in its place."""
     tier = "default tier" if len(file.relative.parts) == 1 else f"{file.relative.parent}/"
     hidden = converter.hidden_by(file, destination)
     why = "" if hidden is None else f" (hidden: {shown_path(hidden)} is read before it)"
-    if errors:
-        why += f" (validate refuses it: {', '.join(sorted({error.rule for error in errors}))})"
     return f"{tier}: {printable(file.name)}{why}"
 
 
-def _print_findings(files: int, findings: tuple[Finding, ...]) -> None:
+def _print_findings(files: int, findings: Sequence[Finding]) -> None:
     if findings:
-        print(as_text(Report(files, findings)), file=sys.stderr)
+        print(as_text(Report(files, tuple(findings))), file=sys.stderr)
 
 
 def _refuse(message: str) -> int:
@@ -122,4 +122,4 @@ def _refuse(message: str) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "convert")

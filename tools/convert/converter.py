@@ -1,17 +1,18 @@
 """From an engine's folder of tuned files to this store: names, keys, canonical bytes, and a record for each.
 
 No value changes. Rows that leave Triton its defaults for num_warps and num_stages get them written, which runs the same
-and is said. A file whose name no engine looks up is taken all the same, under the name that its parts give, so
-that nothing is lost and `validate` can say what is wrong with it. What can't be taken, a name with further parts
-(`backend=`) among it, is a finding.
+and is said. What can't be taken, a name with further parts (`backend=`) among it, is a finding. So is what `validate`
+would refuse where it is to lie: it is left out, and stays where it came from.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +20,7 @@ from tools.checkout import reference_triton
 from tools.findings import Finding, Severity
 from tools.registry.models import ModelRegistry
 from tools.registry.shapes import registered_shapes
+from tools.scratch import Scratch
 from tools.store import schemas
 from tools.store.config_file import MAY_BE_SILENT, filled_in, silent_rows
 from tools.store.files import (
@@ -36,7 +38,7 @@ from tools.store.other_kernels import other_kernel
 from tools.store.record import Record, Source
 from tools.store.rows import rows_text
 from tools.store.strict_json import Json
-from tools.store.tiers import LEGACY, RECORDS, Found, Role, version_of_folder, why_no_version_tier, why_skipped
+from tools.store.tiers import LEGACY, Found, Role, version_of_folder, why_no_version_tier, why_skipped
 from tools.store.workload import Layout, Workload, parse_file_name
 from tools.text import shown_path
 from tools.validate import runner
@@ -142,16 +144,49 @@ def write(taken: Iterable[Taken], destination: Path) -> tuple[tuple[Taken, ...],
 
 
 def refused_by_validate(
-    written: Iterable[Taken], destination: Path, context: Context, exceptions: Exceptions
-) -> dict[PurePosixPath, tuple[Finding, ...]]:
-    """File below `destination` → `validate`'s errors on it and on its record, in the store that they lie in now."""
-    files = {path: file.relative for file in written for path in (file.relative, RECORDS / file.relative)}
-    found = discover([destination], Layout.REPO)
-    shown = {shown_path(each.path): files[each.relative] for each in found if each.relative in files}
-    errors: dict[PurePosixPath, tuple[Finding, ...]] = {}
-    for finding in runner.validate([destination], context, exceptions).findings:
-        if finding.severity is Severity.ERROR and (file := shown.get(finding.path)):
-            errors[file] = (*errors.get(file, ()), finding)
+    taken: Iterable[Taken], destination: Path, context: Context, exceptions: Exceptions
+) -> dict[Taken, tuple[Finding, ...]]:
+    """What `validate` would say against files and their records once they lay below `destination`; nothing is written.
+
+    An error names the source, or the record that is there already. OSError: no room for a copy of the store.
+    """
+    refused: dict[Taken, tuple[Finding, ...]] = {}
+    with Scratch("convert-") as copy:
+        _copy_store(destination, copy)
+        left, _ = write(taken, copy)
+        # Again without what was refused: a `_down` file can't stay without its up file.
+        while errors := _errors(left, destination, copy, context, exceptions):
+            refused |= errors
+            left = tuple(file for file in left if file not in errors)
+            for file in errors:
+                (copy / file.relative).unlink()
+                record_path(copy, file.relative).unlink()
+    return refused
+
+
+def _copy_store(store: Path, copy: Path) -> None:
+    """Tuned files and records, for rules that look at several at once. Those that can't be read are left to `write`."""
+    for file in discover([store], Layout.REPO) if store.exists() else ():
+        if file.role in (Role.CONFIG, Role.RECORD):
+            (copy / file.relative).parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(PermissionError, IsADirectoryError):
+                shutil.copyfile(file.path, copy / file.relative)
+
+
+def _errors(
+    taken: Iterable[Taken], destination: Path, copy: Path, context: Context, exceptions: Exceptions
+) -> dict[Taken, tuple[Finding, ...]]:
+    """On files that lie in a copy of the store."""
+    places: dict[str, tuple[Taken, Path]] = {}
+    for file in taken:
+        there = record_path(destination, file.relative)
+        places[shown_path(copy / file.relative)] = file, file.source
+        places[shown_path(record_path(copy, file.relative))] = file, there if there.exists() else file.source
+    errors: dict[Taken, tuple[Finding, ...]] = {}
+    for finding in runner.validate([copy], context, exceptions).findings:
+        if finding.severity is Severity.ERROR and finding.path in places:
+            file, path = places[finding.path]
+            errors[file] = (*errors.get(file, ()), replace(finding, path=shown_path(path)))
     return errors
 
 

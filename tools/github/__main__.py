@@ -99,4 +99,4 @@ def _output(**values: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "github")

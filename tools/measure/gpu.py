@@ -88,7 +88,11 @@ def torch_with_gpu() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"expected torch, found none ({error}). Fix: run on a machine with torch and a GPU.") from error
+        if find_gpu() is None:  # nox installs no torch there: to ask for one alone would send people the wrong way
+            raise UserError("expected a GPU that torch can use, found neither. Fix: run where there is one.") from error
+        raise UserError(
+            f"expected torch, found none ({error}). Fix: install PyTorch for this GPU, as `nox -s bench` does."
+        ) from error
     if not torch.cuda.is_available():
         raise UserError("expected a GPU that torch can use, found none. Fix: run where there is one.")
     return torch

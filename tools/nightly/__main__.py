@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 
 from tools.checkout import CONFIGS, reference_triton
-from tools.cli import command, hand_on, path_argument, run, say
+from tools.cli import command, day_argument, hand_on, path_argument, run, say
 from tools.dates import today
 from tools.nightly import drift, sample
 from tools.nightly.sample import NightlyError
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "tools.nightly", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        "python -m tools.nightly", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="sample | drift")
     shared = argparse.ArgumentParser(add_help=False)
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("sample", parents=[shared], help="the plan of a night, as JSON")
     command.set_defaults(command=_sample)
     command.add_argument("--count", type=_count, required=True, metavar="N", help="files a night")
-    command.add_argument("--date", type=_date, metavar="YYYY-MM-DD", help="which night; default: today in UTC")
+    command.add_argument("--date", type=day_argument, metavar="YYYY-MM-DD", help="which night; default: today in UTC")
     command.add_argument("--all", action="store_true", help="every measured file")
     command.add_argument(
         "--newest",
@@ -117,13 +117,6 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _date(text: str) -> datetime.date:
-    try:
-        return datetime.date.fromisoformat(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected a day as YYYY-MM-DD, found {text[:40]!r}") from error
-
-
 def _newest(text: str, day: datetime.date) -> tuple[int, ...]:
     return _release(sample.newest_triton(day) if text == "pip" else text)
 
@@ -147,4 +140,4 @@ def _margin(text: str) -> float:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "nightly")

@@ -37,7 +37,7 @@ from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine
 from tools.store.files import version_folder
 from tools.store.workload import parse_file_name
-from tools.text import counted, printable, shown_path
+from tools.text import counted, printable
 from tools.tune.cluster import NodeJob, on_cluster
 
 MOST_MINUTES = 7 * 24 * 60
@@ -115,18 +115,18 @@ def run(
     _check(options)
     if options.second_triton:
         return _second(options, folders, machine, start, bench)
-    triton = _checked_triton(machine)
     models, devices = load_models(), load_devices()
-    engines, notes = engines_at_hand(map(engine_argument, options.engine))
-    tell(*notes)
+    # What is mistyped first, then what this machine lacks, a GPU before what only a machine with one has.
+    named, (engines, notes) = _named(options.names), engines_at_hand(map(engine_argument, options.engine))
     gpus, strange = ([], []) if options.ray else _gpus(machine, devices, options.device_name)
-    tell(*strange)
+    triton = _checked_triton(machine)
+    tell(*notes, *strange)
     found = [devices.find(options.device_name[0])] if options.ray else list(dict.fromkeys(gpu.device for gpu in gpus))
     children = Children()
     clock = TimeLimit(None if options.minutes is None else 60.0 * options.minutes)
     places = Places(folders.configs, folders.progress_of, options.collect, folders.configs.parent)
     driver = Driver(places, start or functools.partial(launch, children), clock, models, devices)
-    tasks, states = _tasks(options, driver, found, folders, engines, triton)
+    tasks, states = _tasks(options, named, driver, found, folders, engines, triton)
     tell(f"{counted(len(tasks), 'name')} to work off on {_described(gpus) or f'the cluster {options.ray}'}")
     pool: Pool[PlannedJob] = Pool(gpus, tell)
     left: list[PlannedJob] = []
@@ -142,14 +142,14 @@ def _second(
     options: argparse.Namespace, folders: Folders, machine: MachineAtHand, start: LaunchJob | None, bench: Bench | None
 ) -> int:
     """`run --second-triton`."""
+    models, devices = load_models(), load_devices()
+    gpus, strange = _gpus(machine, devices, options.device_name)
     triton = machine.triton()
     if triton is None or version_folder(triton) == version_folder(reference_triton()):
         raise UserError(
             f"--second-triton: expected another Triton than the reference {reference_triton()}, found "
             f"{triton or 'none'}. Fix: install the one to judge the files under."
         )
-    models, devices = load_models(), load_devices()
-    gpus, strange = _gpus(machine, devices, options.device_name)
     tell(*strange)
     children = Children()
     places = Places(folders.configs, folders.progress_of, options.collect, folders.configs.parent)
@@ -210,11 +210,7 @@ def _check(options: argparse.Namespace) -> None:
         found = " ".join(options.device_name) or "none"
         raise UserError(f"--ray: expected one --device-name, the cluster's GPU, found {printable(found)}.")
     if options.collect is not None:
-        try:
-            check_folder(options.collect)
-        except OSError as error:
-            found = f"{shown_path(options.collect)}: {reason_of(error)}"
-            raise UserError(f"--collect: expected a folder that can be written, found {found}.") from error
+        check_folder(options.collect, "--collect")
 
 
 def _checked_triton(machine: MachineAtHand) -> str:
@@ -232,10 +228,10 @@ def _checked_triton(machine: MachineAtHand) -> str:
 
 def _gpus(machine: MachineAtHand, devices: DeviceRegistry, names: Sequence[str]) -> tuple[list[PoolGpu], list[str]]:
     """(those that are known and asked for, a line for each other). UserError: none is left."""
+    wanted = {devices.find(name) for name in names}
     visible = machine.gpus()
     if not visible:
         raise UserError("expected a GPU, found none. Fix: run where there is one; `portfolio next` needs none.")
-    wanted = {devices.find(name) for name in names}
     known: list[tuple[str, Device]] = []
     faults = []
     for gpu in visible:
@@ -256,6 +252,7 @@ def _gpus(machine: MachineAtHand, devices: DeviceRegistry, names: Sequence[str])
 
 def _tasks(
     options: argparse.Namespace,
+    named: Sequence[str],
     driver: Driver,
     devices: Sequence[Device],
     folders: Folders,
@@ -264,7 +261,6 @@ def _tasks(
 ) -> tuple[list[PlannedJob], list[DeviceStatus]]:
     """(what is to be done, what there is). Names that nothing can be done for are written down at once."""
     budget, tasks, states = TunerBudget(options.time_budget), [], []
-    named = _named(options.names)
     for device in devices:
         wanted = wanted_of(device, folders)
         if named:

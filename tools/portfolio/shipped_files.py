@@ -7,6 +7,7 @@ come from another folder than the up file. (fused_moe_triton_config.py, `get_moe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -42,7 +43,7 @@ def find_engine(flavour: Flavour, path: Path) -> EnginePackage:
     """path: as `find_kernel` takes it. UserError: the same, or the kernel lies there without the rest of the engine."""
     root = _root(flavour, path)
     folders = [root / PurePosixPath(module).parent / "configs" for module in LOOK_UP_MODULES[flavour]]
-    configs = next((folder for folder in folders if folder.is_dir()), None)
+    configs = next((folder for folder in folders if os.path.isdir(folder)), None)  # noqa: PTH112 (never raises)
     if configs is None:
         raise UserError(
             f"{shown_path(root)}: expected {flavour}'s tuned files in {shown_path(folders[0])}, found none. "
@@ -54,9 +55,9 @@ def find_engine(flavour: Flavour, path: Path) -> EnginePackage:
 def _root(flavour: Flavour, path: Path) -> Path:
     """The folder around the package."""
     place = PurePosixPath(KERNEL_MODULES[flavour])
-    absolute = path.resolve()
+    absolute = Path(os.path.realpath(path))  # Path.resolve raises where links lead in a circle
     roots = [absolute, absolute.parent, *(up for up in absolute.parents if up / place == absolute)]
-    root = next((root for root in roots if (root / place).is_file()), None)
+    root = next((root for root in roots if os.path.isfile(root / place)), None)  # noqa: PTH113 (never raises)
     if root is None:
         raise UserError(
             f"{shown_path(path)}: expected {flavour}'s package, the folder around it, or its {place.name}, found no "

@@ -261,7 +261,7 @@ def run(request: SurveyRequest, say: Say) -> tuple[bool, str]:
     if request.device_name is not None:
         found = plan(engine, request.device_name, reference_triton(), request.shapes)
         return True, listed(engine, found, request.device_name, reference_triton())
-    session.check_folder(request.output)
+    cli.check_folder(request.output, "--output")
     with _on_the_gpu(engine) as timer:
         here = timer.environment
         found = plan(engine, here.device_name, here.triton, request.shapes)

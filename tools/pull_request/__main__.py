@@ -178,4 +178,4 @@ def _number(text: str) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "pull_request")

@@ -391,4 +391,4 @@ def _worst_ratio(part: BenchedPart) -> float:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "pull_request")

@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tools.checkout import CONFIGS
-from tools.cli import block_shape_argument, one_of, path_argument, run
-from tools.errors import UserError
+from tools.cli import block_shape_argument, command, one_of, path_argument, run
 from tools.findings import emit
 from tools.registry.citations import Check, check_citations, open_wheel
 from tools.registry.devices import load_devices
@@ -27,7 +26,7 @@ from tools.registry.sharding import Engine, Explanation, explain_pair, shard
 from tools.store.files import walk
 from tools.store.tiers import RECORDS, REGISTRY
 from tools.store.workload import LOOKED_UP_DTYPES, Layout, Workload, parse_file_name
-from tools.text import counted, printable, shown_path
+from tools.text import counted, shown_path
 
 SHOWN = 3
 """Explanations shown in a line of text; JSON has all."""
@@ -76,21 +75,18 @@ def _row(E: int, N: int, workloads: Sequence[Workload | None], models: ModelRegi
     return SizesRow(E, N, len(workloads), tuple(sorted(explanations)), tuple(sorted(otherwise)))
 
 
+@command("registry")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 after a report, 1 if folders in it can't be read or a citation moved, 2 for bad use."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    try:
-        if options.citations:
-            return _check_citations(options)
-        if options.model is not None:
-            emit(_shard_text(options))
-            return 0
-        listing = list_names(options.folder)
-        text = _report_text(listing.names, options)
-    except UserError as error:
-        sys.stderr.write(f"{printable(str(error))}\n")
-        return 2
+    if options.citations:
+        return _check_citations(options)
+    if options.model is not None:
+        emit(_shard_text(options))
+        return 0
+    listing = list_names(options.folder)
+    text = _report_text(listing.names, options)
     for path in listing.unread:
         sys.stderr.write(f"not counted, since its name has no E=…,N=… or it is no file: {shown_path(path)}\n")
     for path in listing.closed:
@@ -219,4 +215,4 @@ def _listed(items: Sequence[object]) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "registry")

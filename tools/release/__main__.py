@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tools.checkout import CHECKOUT
-from tools.cli import command, hand_on, path_argument, run
+from tools.cli import command, day_argument, hand_on, path_argument, run
 from tools.errors import UserError
 from tools.git import Repository
 from tools.release.data import write_data
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     plan = commands.add_parser("plan", help="is a release due, and which")
-    plan.add_argument("--date", type=datetime.date.fromisoformat, required=True, metavar="YYYY-MM-DD")
+    plan.add_argument("--date", type=day_argument, required=True, metavar="YYYY-MM-DD")
     plan.add_argument("--force", action="store_true", help="due, whatever changed")
     stamp = commands.add_parser("stamp", help="write the version into the loader, before it is built")
     stamp.add_argument("version", metavar="YYYY.M.D")
@@ -106,4 +106,4 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "release")

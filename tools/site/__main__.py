@@ -10,7 +10,7 @@ from pathlib import Path
 from fused_moe_configs.lookup import ConfigError
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.child_process import usable_cores
-from tools.cli import command, path_argument, run
+from tools.cli import check_folder, command, path_argument, run
 from tools.errors import UserError
 from tools.site.build import PICTURES, Sources, write
 from tools.text import counted, shown_path
@@ -33,10 +33,16 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pictures", type=path_argument, metavar="DIR", help="write the README's two charts into this folder too"
     )
-    parser.add_argument("--repository", default=REPOSITORY, metavar="URL", help="where links lead")
+    parser.add_argument("--repository", type=_address, default=REPOSITORY, metavar="URL", help="where links lead")
     parser.add_argument("--revision", default="", metavar="COMMIT", help="what it is built from, for the footer")
     parser.add_argument("--jobs", type=_count, default=usable_cores(), metavar="N", help="processes; all cores")
     return parser
+
+
+def _address(text: str) -> str:
+    if not text.startswith(("https://", "http://")):
+        raise argparse.ArgumentTypeError(f"expected an address such as {REPOSITORY}, found {text!r}")
+    return text
 
 
 def _count(text: str) -> int:
@@ -54,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"--configs: expected a store with its registry, found none in {configs}. Fix: name one.")
     if not args.measurements.is_dir():
         raise UserError(f"--measurements: expected a folder, found none at {args.measurements}. Fix: name one.")
+    # Of OUT itself `write` says whether it may be written over.
+    for flag, folder in (("OUT", args.out.parent), ("--pictures", args.pictures)):
+        if folder is not None:
+            check_folder(folder, flag)
     try:
         count = write(Sources(configs, args.measurements, args.repository, args.revision), args.out, args.jobs)
     except ConfigError as error:
@@ -67,4 +77,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "site")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from fused_moe_configs.backends import EngineRelease
+from tools.child_process import workers
 from tools.errors import UserError
 from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.today import shipped_by
@@ -73,12 +73,12 @@ class Each(Protocol):
 
 
 @contextlib.contextmanager
-def workers(jobs: int) -> Iterator[Each]:
+def _shared_by(jobs: int) -> Iterator[Each]:
     """Processes that share the work, where there is more than one of them."""
     if jobs <= 1:
         yield map
         return
-    with ProcessPoolExecutor(jobs) as pool:
+    with workers(jobs) as pool:
         yield pool.map
 
 
@@ -239,7 +239,7 @@ def write(sources: Sources, out: Path, jobs: int = 1) -> int:
     UserError: something else is in it. OSError: it can't be written. Errors of `know`.
     """
     earlier = _earlier(out)
-    with workers(jobs) as each:
+    with _shared_by(jobs) as each:
         made = dict(pages(know(sources, each), each))
     _write_manifest(out, sources, {*earlier, *made})
     for name in earlier:

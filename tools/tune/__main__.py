@@ -6,11 +6,10 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from tools.checkout import CONFIGS
 from tools.cli import check_folder, command, run, say
-from tools.errors import MachineError, UserError, reason_of
+from tools.errors import MachineError, UserError
 from tools.findings import emit
 from tools.measure.gpu import find_gpu
 from tools.registry.devices import DeviceRegistry, load_devices
@@ -110,14 +109,7 @@ def _checked(request: TuneRequest) -> tuple[ModelRegistry, DeviceRegistry]:
 
 def _check_output(request: TuneRequest) -> None:
     """As far as no GPU is asked: a mistake shows on the machine where it is made, not on the expensive one."""
-    folder = folder_of_tiers(request.files.output)
-    try:
-        check_folder(folder)
-    except OSError as error:
-        found = f"{shown_path(Path(error.filename or folder))}: {reason_of(error)}"
-        raise UserError(
-            f"--output: expected a folder that can be written, found {found}. Fix: name another."
-        ) from error
+    check_folder(folder_of_tiers(request.files.output), "--output")
 
 
 def _check_sources(request: TuneRequest, models: ModelRegistry, devices: DeviceRegistry) -> None:

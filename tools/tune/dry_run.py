@@ -88,7 +88,7 @@ class DryRow:
         stored = (workload.dtype or self.subject.quant.compute_type, scales)
         yield f"    on rank: {', '.join(filter(None, [sizes, *stored]))}"
         for named in self.subject.shapes[1:]:
-            yield f"    and:     K={named.shape.K}, top_k={named.shape.top_k} ({', '.join(named.models)})"
+            yield f"    and:     {named.shape} ({', '.join(named.models)})"
         by_default = {True: "by default", False: "not by default", None: "perhaps"}[serving.reads_tuned_files]
         yield f"    read:    {by_default}: {serving.verdict}. {serving.reason}"
         had = "an amount that devices.json doesn't have" if self.gib_had is None else f"{self.gib_had} GiB"
@@ -150,7 +150,7 @@ def look_ahead(
 def title_of(source: Source, subject: Subject) -> str:
     """The source in a line."""
     workload, named = subject.workload, subject.shapes[0]
-    sizes = f"E={workload.E}, N={workload.N}, K={named.shape.K}, top_k={named.shape.top_k}"
+    sizes = f"E={workload.E}, N={workload.N}, {named.shape}"
     return sizes if isinstance(source, SizesSource) or not named.models else named.models[0]
 
 

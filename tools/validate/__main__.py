@@ -104,4 +104,4 @@ def _report(paths: Sequence[Path], layout: Layout) -> Report:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "validate")

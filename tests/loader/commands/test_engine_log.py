@@ -304,6 +304,11 @@ def test_a_log_without_such_a_line_says_what_that_may_mean(doctor, lines, said):
     assert said in out
 
 
+@pytest.mark.parametrize(("lines", "first"), [((), "0 lines"), (("a",), "1 line, 0"), (("a", "b"), "2 lines, 0")])
+def test_how_long_it_is_stands_first(doctor, lines, first):
+    assert doctor(*lines)[1][0].startswith(first)
+
+
 @pytest.mark.parametrize("data", [bytes(range(256)) * 999, b"\x00" * 10**6, b"\xff" * 10**6])
 def test_garbage_is_a_log_without_such_a_line(doctor, data):
     code, out, error = doctor(data=data)

@@ -42,9 +42,18 @@ def test_a_tier_that_was_tuned_for_another_triton_is_named_and_is_no_loss(store,
     done = write_export(store.root, destination, engine, triton_version="99.0.0")
     assert done.is_whole
     assert done.notes == [
+        "Triton 99.0.0: no file here was tuned for it",
         "Triton 99.0.0: 1 file comes from the folder of another patch of this Triton, tuned for Triton 99.0.1",
         "Triton 99.0.0: 1 file comes from the default tier, tuned for Triton 3.8.0",
         "Triton 99.0.0: 2 files come from the legacy tier, tuned for an older Triton",
+    ]
+
+
+def test_where_some_were_tuned_for_it_only_the_others_are_named(store, destination):
+    store.add(D, 1)
+    store.add(name(N=7), 2, "triton_99_0_0")
+    assert write_export(store.root, destination, "vllm", triton_version="99.0.0").notes == [
+        "Triton 99.0.0: 1 file comes from the default tier, tuned for Triton 3.8.0"
     ]
 
 

@@ -57,8 +57,14 @@ def test_what_the_engine_never_asks_for_is_no_loss(store, destination):
 def test_a_device_that_no_file_serves_is_said_and_what_was_exported_stays(store, destination):
     store.add(D, 1)
     export(destination, "vllm")
-    assert "no shipped file serves nosuch" in notes(store, destination, "vllm", device_name="nosuch")
+    assert notes(store, destination, "vllm", device_name="nosuch") == "no shipped file serves nosuch in vllm"
     assert tree(destination) == {D: 1}
+
+
+def test_a_device_that_is_mistyped_is_asked_about(store, destination):
+    store.add(name(device="NVIDIA_L40S"), 1)
+    said = notes(store, destination, "vllm", device_name="L40S")
+    assert said == "no shipped file serves L40S in vllm: did you mean NVIDIA_L40S?"
 
 
 @pytest.mark.parametrize("what", ["destination", "overlay"])

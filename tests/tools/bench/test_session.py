@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench.session import check_folder, claim, file_name_part, write
+from kernels.problem import Flavour
+from tools.bench.request import EngineFile
+from tools.bench.session import claim, engine_kernel, file_name_part, write
 from tools.errors import UserError
 
 
@@ -33,20 +35,7 @@ def test_what_a_workload_is_called_becomes_a_part_of_a_name() -> None:
     assert file_name_part("../[a]\n") == ".._a"
 
 
-def test_a_folder_that_is_not_there_yet_is_fine(tmp_path: Path) -> None:
-    check_folder(tmp_path / "a" / "b")
-    assert not (tmp_path / "a").exists()
-
-
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(
-        UserError, match=r"--output: expected a folder that can be written, found .*/file: Not a directory\."
-    ):
-        check_folder(tmp_path / "file" / "below")
-
-
-def test_a_folder_that_belongs_to_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
-    with pytest.raises(UserError, match="--output: expected a folder that can be written, found "):
-        check_folder(tmp_path / "a")
+def test_a_kernels_path_of_links_in_a_circle_is_one_line(tmp_path: Path) -> None:
+    (link := tmp_path / "fused_moe.py").symlink_to(link)
+    with pytest.raises(UserError, match=r"fused_moe\.py: "):
+        engine_kernel(EngineFile(Flavour.VLLM, link))

@@ -165,7 +165,7 @@ def test_a_stopped_command_leaves_neither_children_nor_folders(tmp_path: Path, h
         "from tools.cli import run\nfrom tools.compile.pool import CompilePool\n"
         "def main():\n"
         f"    with CompilePool(1) as pool: list(pool.run([FakeTask('hang', Path({str(pids)!r}))]))\n"
-        "if __name__ == '__main__': run(main)\n"
+        "if __name__ == '__main__': run(main, 'compile')\n"
     )
     env = {**os.environ, "TMPDIR": str(folders)}
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env=env)

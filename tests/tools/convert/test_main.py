@@ -115,7 +115,7 @@ def test_mains_own_default_file_hides_nothing_that_is_taken_over_elsewhere(
     assert capsys.readouterr().out.splitlines()[0] == f"legacy_configs/: {name}"
 
 
-def test_1_where_validate_refuses_what_was_taken_over_with_each_reason(
+def test_what_validate_would_refuse_is_left_out_with_each_reason(
     sglang: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What lay there before is not this command's to tell."""
@@ -125,15 +125,48 @@ def test_1_where_validate_refuses_what_was_taken_over_with_each_reason(
     sglang.file(json.dumps(table()).encode(), dead, folder="triton_3_7_0")
     assert main(arguments(sglang.root, tmp_path / "to")) == 1
     captured = capsys.readouterr()
-    *files, taken, refused = captured.out.splitlines()
+    *files, taken = captured.out.splitlines()
     assert [line for line in files if "refuses" in line] == [
-        f"triton_3_7_0/: {dead} (validate refuses it: file-name, record)",
-        f"triton_3_7_0/: {short} (validate refuses it: coverage)",
+        f"left out: {dead} (validate refuses it: file-name, record)",
+        f"left out: {short} (validate refuses it: coverage)",
     ]
-    assert taken.endswith("4 files taken over into " + str(tmp_path / "to") + ", 0 not")
-    assert refused == "`validate` refuses 2 of what was taken over"
-    assert f"{short}: batch sizes: expected to reach 4096, found 2" in captured.err
+    assert taken == f"2 files taken over into {tmp_path / 'to'}, 2 not"
+    source = sglang.root / "triton_3_7_0" / short
+    assert f"error: {source}: batch sizes: expected to reach 4096, found 2" in captured.err
     assert "E=9," not in captured.err
+    assert [path for path in (tmp_path / "to").rglob("*.json") if path.name in (short, dead)] == []
+    assert source.is_file()
+
+
+def test_a_down_file_goes_with_the_up_file_that_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, stem = Store(tmp_path / "from"), "E=8,N=512,device_name=NVIDIA_H200"
+    too_large = table(BLOCK_SIZE_N=256, BLOCK_SIZE_K=256, num_stages=5)
+    store.file(json.dumps(too_large).encode(), f"{stem}.json", folder="triton_3_7_0")
+    store.file(json.dumps(table()).encode(), f"{stem}_down.json", folder="triton_3_7_0")
+    assert main(arguments(store.root, tmp_path / "to")) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [
+        f"left out: {stem}.json (validate refuses it: shared-memory)",
+        f"left out: {stem}_down.json (validate refuses it: down-twin)",
+        f"0 files taken over into {tmp_path / 'to'}, 2 not",
+    ]
+    assert "convert-" not in captured.err, "the copy that it was tried in"
+
+
+def test_a_down_file_finds_the_up_file_that_is_there_already(sglang: Store, tmp_path: Path) -> None:
+    stem = "E=8,N=512,device_name=NVIDIA_H200"
+    Store(tmp_path / "to").config(table(), f"{stem}.json", folder="triton_3_7_0")
+    path = sglang.file(json.dumps(table()).encode(), f"{stem}_down.json", folder="triton_3_7_0")
+    assert main(arguments(path, tmp_path / "to")) == 0
+    assert (tmp_path / "to" / "triton_3_7_0" / f"{stem}_down.json").is_file()
+
+
+def test_records_that_stay_with_another_attribution_are_counted_at_the_end(
+    sglang: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(sglang.root, tmp_path / "to")) == 0
+    assert main([*arguments(sglang.root, tmp_path / "to"), "--attribution", "Müller, MIT"]) == 0
+    assert capsys.readouterr().out.endswith(", 0 not\n2 records stayed with another attribution\n")
 
 
 def test_a_record_that_validate_refuses_counts_for_its_file(
@@ -145,7 +178,9 @@ def test_a_record_that_validate_refuses_counts_for_its_file(
     record = next(Path("to/records").rglob("*.json"))
     record.write_bytes(json.dumps({**json.loads(record.read_bytes()), "date": "2999-01-01"}).encode())
     assert main(arguments(sglang.root, Path("to"))) == 1
-    assert capsys.readouterr().out.endswith("`validate` refuses 1 of what was taken over\n")
+    captured = capsys.readouterr()
+    assert f"left out: {record.name} (validate refuses it: record)\n" in captured.out
+    assert f"error: {record}: " in captured.err
 
 
 @pytest.mark.parametrize("through_a_link", [False, True])
@@ -173,16 +208,13 @@ def test_2_where_a_file_would_be_written_onto_itself(sglang: Store, capsys: pyte
 def test_what_triton_ran_unsaid_is_filled_in_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(tmp_path / "from")
     silent = table(num_warps=None, num_stages=None)
-    store.file(json.dumps({**table([1, 2]), **{m: silent[m] for m in ("4", "8")}}).encode(), folder="triton_3_7_0")
-    assert main(arguments(store.root, tmp_path / "to")) == 1, "validate refuses four rows"
+    store.file(json.dumps({**table(), **{m: silent[m] for m in ("4", "8")}}).encode(), folder="triton_3_7_0")
+    assert main(arguments(store.root, tmp_path / "to")) == 0
     told = "rows 4 and 8: num_warps 4 and num_stages 3 filled in, Triton's own, which ran there unsaid"
     assert told in capsys.readouterr().err
     written = json.loads((tmp_path / "to" / "triton_3_7_0" / NAME).read_bytes())
-    assert [(row["num_warps"], row["num_stages"]) for row in written.values()] == [(4, 3)] * 4
-    findings = Store(tmp_path / "to").findings(*RULES)
-    assert {finding.rule for finding in findings} == {"coverage"}, (
-        "of four rows; the six keys, bytes and record are sound"
-    )
+    assert [(written[m]["num_warps"], written[m]["num_stages"]) for m in ("4", "8")] == [(4, 3)] * 2
+    assert Store(tmp_path / "to").findings(*RULES) == []
 
 
 def test_files_of_other_kernels_are_left_and_said_and_fail_nothing(

@@ -14,6 +14,7 @@ import pytest
 from kernels.problem import QuantMode
 from tests.tools.bench.fake_gpu import fake_torch
 from tools.errors import UserError
+from tools.measure import gpu
 from tools.measure.gpu import BUSY_BYTES, VisibleGpu, check_memory, find_gpu, find_gpus, torch_with_gpu
 from tools.measure.layer import LayerShape
 
@@ -31,9 +32,20 @@ class TestTorchWithGpu:
         monkeypatch.setitem(sys.modules, "torch", torch)
         assert torch_with_gpu() is torch
 
-    def test_no_torch_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("NVIDIA H100", r"^expected torch, found none \(.*\)\. Fix: install PyTorch for this GPU"),
+            (None, r"^expected a GPU that torch can use, found neither\. Fix: run where there is one\.$"),
+        ],
+        ids=["with a GPU", "without"],
+    )
+    def test_no_torch_is_what_is_missing_only_where_there_is_a_gpu(
+        self, monkeypatch: pytest.MonkeyPatch, name: str | None, said: str
+    ) -> None:
         monkeypatch.setitem(sys.modules, "torch", None)
-        with pytest.raises(match=r"expected torch, found none .*Fix: run on a machine with torch"):
+        monkeypatch.setattr(gpu, "find_gpu", lambda: name)
+        with pytest.raises(UserError, match=said):
             torch_with_gpu()
 
     def test_without_a_gpu_it_is_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:

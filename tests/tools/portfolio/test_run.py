@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,9 +211,29 @@ class TestBadInput:
             here(*arguments)
         return str(refusal.value)
 
-    def test_without_a_gpu_nothing_is_done(self, here: Here) -> None:
-        here.gpus = ()
-        assert self.refused(here).startswith("expected a GPU, found none. Fix: ")
+    @pytest.mark.parametrize("arguments", [(), ("--second-triton",)], ids=" ".join)
+    def test_without_a_gpu_that_is_said_and_not_what_such_a_machine_lacks_besides(
+        self, here: Here, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        here.gpus, here.triton = (), None
+        assert self.refused(here, *arguments).startswith("expected a GPU, found none. Fix: ")
+        assert capsys.readouterr().err == ""
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (("--names", "/nowhere"), "--names: /nowhere: No such file"),
+            (("--engine", "odd=x"), "--engine: expected vllm=PATH or sglang=PATH"),
+            (("--engine", "vllm=/nowhere"), "--engine vllm: /nowhere: expected "),
+            (("--device-name", "NVIDIA_Z9"), "device: expected one of "),
+        ],
+    )
+    def test_what_is_mistyped_is_said_before_a_gpu_is_asked_for(
+        self, here: Here, arguments: tuple[str, ...], said: str
+    ) -> None:
+        here.gpus, here.triton = (), None
+        with pytest.raises(UserError, match=f"^{re.escape(said)}"):
+            here(*arguments, engines=False)
 
     def test_a_gpu_that_the_registry_does_not_know_is_left_out(
         self, here: Here, named: Callable[..., int], capsys: pytest.CaptureFixture[str]
@@ -272,9 +293,6 @@ class TestBadInput:
     def test_a_name_that_no_model_reads_is_refused(self, here: Here, name: str) -> None:
         assert self.refused(here, "--names", name).startswith("--names: expected files of ")
 
-    def test_a_file_of_names_that_is_not_there(self, here: Here) -> None:
-        assert self.refused(here, "--names", "/nowhere").startswith("--names: /nowhere: No such file")
-
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
@@ -284,7 +302,6 @@ class TestBadInput:
             (("--ray", "auto"), "--ray: expected one --device-name"),
             (("--second-triton", "--minutes", "3"), "--second-triton: expected without --minutes"),
             (("--collect", "/proc/nowhere"), "--collect: expected a folder that can be written"),
-            (("--engine", "odd=x"), "--engine: expected vllm=PATH or sglang=PATH"),
         ],
     )
     def test_bad_use_is_one_line(self, here: Here, arguments: tuple[str, ...], said: str) -> None:

@@ -66,7 +66,7 @@ def test_a_plan_that_can_not_be_written_is_a_line(project: Project, tmp_path: Pa
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("can't write ")
+    assert ended.stderr.startswith(f"pull_request: {tmp_path / 'file' / 'plan.json'}")
     assert ended.stderr.count("\n") == 1
 
 

@@ -115,3 +115,9 @@ def test_stamp_writes_the_loader(checkout: Path, capsys: pytest.CaptureFixture[s
     assert (checkout / "loader.py").read_text("utf-8") == '__version__ = "2026.3.9"\n'
     assert command.main(["stamp", "today"]) == 2
     assert "expected a date" in capsys.readouterr().err
+
+
+def test_a_day_that_is_none_is_said_in_plain_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["plan", "--date", "yesterday"])
+    assert capsys.readouterr().err.endswith("expected a day as YYYY-MM-DD, found 'yesterday'\n")

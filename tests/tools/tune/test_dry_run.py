@@ -213,6 +213,21 @@ def test_it_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("placement", "title"),
+    [
+        ([], "E=8, N=7168, K=4096, top_k=2"),
+        (["--ep", "8"], "E=8, N=7168, K=4096, top_k=2, ep=8"),
+        (["--fused-shared-experts", "1", "--ep", "2"], "E=8, N=7168, K=4096, top_k=2, 1 of them shared, ep=2"),
+    ],
+)
+def test_sizes_are_shown_with_the_placement_that_was_given(
+    placement: list[str], title: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dry_run(*SIZES, *placement) == 0
+    assert capsys.readouterr().out.splitlines()[2] == title
+
+
+@pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["--model", "Qwen/Qwen3-30B"], "Did you mean Qwen/Qwen3-30B-A3B"),
