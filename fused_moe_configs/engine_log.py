@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 MOST_FILES = 1000
 """A server reads a handful. What a log names beyond this is counted and not kept."""
@@ -42,41 +42,19 @@ _SETTING = re.compile(
     r"\b(?P<key>model|model_path|tensor_parallel_size|tp_size|data_parallel_size|ep_size|enable_expert_parallel"
     r"|moe_runner_backend)['\"]?(?:=|: )(?:'(?P<quoted>[^']{1,1000})'|(?P<bare>[^'\",)}\s]{1,40}))"
 )
-_SETTINGS = ("LLM engine (", "non-default args:", "server_args=")
+_ENGINE = "LLM engine ("
+"""Of a server that another line has started: vLLM's first line, which alone tells of expert parallelism."""
+_SETTINGS = (_ENGINE, "non-default args:", "server_args=")
 _DETERMINISTIC = "Deterministic inference is enabled, using default MoE"
 _SIGNS = ("device_name=", " MoE backend", _DETERMINISTIC, *_SETTINGS, *_OTHER_KERNELS)
 """A line without any of these says nothing here. Plain text, since a server's log is millions of such lines."""
 
 
-class LoggedFile:
-    """A tuned file that an engine speaks of.
+class Server:
+    """One server of a log, which may hold several. settings: of its command line, as far as the log has it."""
 
-    name: as the engine spells it. path: where it was read, as the log says; None while it was not. places: where it was
-    looked for in vain. was_read: what the last line about it says.
-    """
-
-    def __init__(self, engine: str, name: str) -> None:
-        self.engine, self.name = engine, name
-        self.path: str | None = None
-        self.places: list[str] = []
-        self.was_read = False
-
-    @property
-    def is_down(self) -> bool:
-        return self.name.endswith("_down.json")
-
-
-class EngineLog:
-    """What a log says. settings: of the server's own command line, as far as the log has it."""
-
-    def __init__(self) -> None:
-        self.bytes = self.lines = self.left_out = 0
-        self.files: dict[tuple[str, str], LoggedFile] = {}
-        self.backends: dict[str, None] = {}
-        self.other_kernels: dict[str, None] = {}
-        self.settings: dict[str, str] = {}
-        self.vllm_version: str | None = None
-        self.is_deterministic = False
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        self.settings = settings
 
     @property
     def model(self) -> str | None:
@@ -93,9 +71,52 @@ class EngineLog:
             return self.tp * self._number("data_parallel_size")
         return self._number("ep_size")
 
+    def told(self, found: Mapping[str, str], *, starts: bool) -> Server:
+        """With what one more line says of it, or another server, which the line starts."""
+        return Server(found if starts or "model_path" in self.settings else {**self.settings, **found})
+
     def _number(self, *keys: str) -> int:
         values = [self.settings[key] for key in keys if key in self.settings]
         return int(values[0]) if values and re.fullmatch(r"[1-9]\d{0,4}", values[0], re.ASCII) else 1
+
+    def __str__(self) -> str:
+        """The model and its parallel sizes; empty where the log names no model."""
+        return f"{self.model} tp={self.tp}" + f" ep={self.ep}" * (self.ep > 1) if self.model else ""
+
+
+class LoggedFile:
+    """A tuned file that an engine speaks of.
+
+    name: as the engine spells it. server: that asks for it. path: where it was read, as the log says; None while it was
+    not. places: where it was looked for in vain. was_read: what the last line about it says.
+    """
+
+    def __init__(self, engine: str, name: str, server: Server) -> None:
+        self.engine, self.name, self.server = engine, name, server
+        self.path: str | None = None
+        self.places: list[str] = []
+        self.was_read = False
+
+    @property
+    def is_down(self) -> bool:
+        return self.name.endswith("_down.json")
+
+
+class EngineLog:
+    """What a log says. server: the last one that it shows starting."""
+
+    def __init__(self) -> None:
+        self.bytes = self.lines = self.left_out = 0
+        self.files: dict[tuple[str, str], LoggedFile] = {}
+        self.backends: dict[str, None] = {}
+        self.other_kernels: dict[str, None] = {}
+        self.server = Server({})
+        self.vllm_version: str | None = None
+        self.is_deterministic = False
+
+    def server_of(self, file: LoggedFile) -> Server:
+        """The one that asked for the file. Where the log begins after that one's start: the next that it names."""
+        return file.server if file.server.model else self.server
 
     def read(self, chunks: Iterable[bytes]) -> None:
         """Takes in a log, or one part of a rotated one, the oldest first."""
@@ -124,7 +145,8 @@ class EngineLog:
             self.vllm_version = match[1]
         if any(sign in line for sign in _SETTINGS):
             found = [(match["key"], match["quoted"] or match["bare"]) for match in _SETTING.finditer(line)]
-            self.settings |= dict(reversed(found))  # the first of a line counts: a draft model's come later
+            # The first of a line counts: a draft model's come later.
+            self.server = self.server.told(dict(reversed(found)), starts=_ENGINE not in line)
         self.is_deterministic |= _DETERMINISTIC in line
         for engine, was_read, path in statements(line):
             self._file(engine, was_read, path)
@@ -136,8 +158,8 @@ class EngineLog:
         if (engine, name) not in self.files and len(self.files) >= MOST_FILES:
             self.left_out += 1
             return
-        file = self.files.setdefault((engine, name), LoggedFile(engine, name))
-        file.was_read = was_read
+        file = self.files.setdefault((engine, name), LoggedFile(engine, name, self.server))
+        file.was_read, file.server = was_read, self.server
         if was_read:
             file.path = path
         elif path not in file.places and len(file.places) < MOST_PLACES:

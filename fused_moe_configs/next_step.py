@@ -34,14 +34,23 @@ def model_flags(
     per_channel_quant: bool = False,
 ) -> str:  # fmt: skip
     """A model, its parallel sizes, and what it is quantised to while loading, as `tune` takes them."""
-    flags = f"--model {model} --tp {tp}" + f" --ep {ep}" * (ep > 1)
-    flags += f" --dtype {dtype}" * bool(dtype)
+    return parallel_flags(f"--model {model}", tp, ep) + quantisation_flags(dtype, block_shape, per_channel_quant)
+
+
+def parallel_flags(model: str, tp: int, ep: int) -> str:
+    """model: what names it to `tune`, flag and all."""
+    return f"{model} --tp {tp}" + f" --ep {ep}" * (ep > 1)
+
+
+def quantisation_flags(dtype: str | None, block_shape: tuple[int, int] | None, per_channel_quant: bool) -> str:
+    """With a space before each."""
+    flags = f" --dtype {dtype}" * bool(dtype)
     flags += " --block-shape {},{}".format(*block_shape) if block_shape else ""
     return flags + " --per-channel-quant" * per_channel_quant
 
 
-def tune_command(flags: str, engine: str) -> str:
-    """The line that tunes the file that `engine` asks for. flags: as `model_flags`."""
+def tune_command(flags: str, engine: str = "vllm") -> str:
+    """The line that tunes the file that `engine` asks for. flags: as `model_flags`; or sizes, of whichever engine."""
     return f"./nox -s tune -- {flags}" + f" --engine {engine}" * (engine != "vllm")
 
 

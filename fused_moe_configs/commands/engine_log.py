@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import json
 import lzma
@@ -16,14 +17,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fused_moe_configs.api import where
-from fused_moe_configs.engine_log import EngineLog, LoggedFile
+from fused_moe_configs.engine_log import EngineLog, LoggedFile, Server
 from fused_moe_configs.exporting.destination import MANIFEST_MAX_BYTES
 from fused_moe_configs.index import indexed
 from fused_moe_configs.lookup import Chain, ConfigError, exists, printable, read_json
 from fused_moe_configs.machine import VARIABLES
 from fused_moe_configs.naming import MANIFEST, ParsedFileName, parse
+from fused_moe_configs.next_step import UNTUNED_DTYPES, parallel_flags, quantisation_flags, tune_command
+from fused_moe_configs.registry import ServingError, find_model
 
 from .console import show
+from .of_model import AskedModel, serving_here
 
 STDIN = "-"
 CHUNK_BYTES = 2**16
@@ -33,14 +37,13 @@ PACKED: dict[bytes, Callable[[Any], Any]] = {
     b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
 ZSTANDARD = b"\x28\xb5\x2f\xfd"
-NOT_TUNED_HERE = ("int4_w4a16", "int8_w8a16")
 SIGNS_OF_PACKAGE = re.compile(r"[/\\](vllm[/\\]model_executor|sglang[/\\]srt)[/\\]")
 WHOSE = {
     "ours": "written by fused-moe-configs export",
     "copied": "the engine's own, copied by fused-moe-configs export --overlay",
     "engine": "the engine's own",
     "other": "a folder that no export of ours wrote",
-    "unknown": "a folder that is not on this machine",
+    "unknown": "a folder that is not on this machine (doctor says there whose it is)",
 }
 
 
@@ -145,7 +148,7 @@ def _answered(file: LoggedFile, log: EngineLog, triton_version: str | None) -> A
             "its up file serves both projections" if up.was_read else "answered with its up file, which is missed too"
         )
         return AnsweredFile(file.engine, file.name, "shared", None, None, tuple(file.places), None, (), note)
-    commands, missing = (_export(file, winner), None) if here else _tune(asked, log)
+    commands, missing = (_export(file, winner), None) if here else _tune(asked, file.engine, log.server_of(file))
     return AnsweredFile(file.engine, file.name, "missed", None, None, tuple(file.places), here, commands, missing)
 
 
@@ -213,21 +216,49 @@ def _export(file: LoggedFile, winner: Path | None) -> tuple[str, ...]:
     return command, f'export {variable}="$PWD/{destination}"'
 
 
-def _tune(asked: ParsedFileName | None, log: EngineLog) -> tuple[tuple[str, ...], str | None]:
-    """The line that makes a file, and what is missing to it."""
+def _tune(asked: ParsedFileName | None, engine: str, server: Server) -> tuple[tuple[str, ...], str | None]:
+    """The line that makes the file that was asked for, and what is missing to it."""
     if asked is None:
         return (), "no file of this repository can have this name: ask in an issue"
-    if asked.dtype in NOT_TUNED_HERE:
+    if asked.dtype in UNTUNED_DTYPES:
         return (), f"not tuned here: another kernel runs {asked.dtype}"
-    if log.model and log.model.isprintable():
-        is_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", log.model, re.ASCII)
-        model = f"--model {log.model}" if is_id else f"--config-json {shlex.quote(f'{log.model}/config.json')}"
-        return (f"./nox -s tune -- {model} --tp {log.tp}" + f" --ep {log.ep}" * (log.ep > 1),), None
+    note = "the log names no model: take both words from its config.json"
+    if server.model and server.model.isprintable():
+        try:
+            checkpoint = find_model(server.model, where())
+        except ServingError:  # the tuner reads it, or says what it needs
+            return (tune_command(_unregistered(server), engine),), None
+        if flags := _flags_of(server, asked, engine):
+            if not checkpoint.gated:
+                return (), "not tuned here: experts without a gate"
+            return (tune_command(flags, engine),), None
+        note = f"{server} doesn't ask for it: take both words from the config.json of the model that does"
     sizes = f"--E {asked.E} --N {asked.N} --K HIDDEN_SIZE --top-k EXPERTS_PER_TOKEN"
-    sizes += f" --dtype {asked.dtype}" * bool(asked.dtype)
-    sizes += " --block-shape {},{}".format(*asked.block_shape) if asked.block_shape else ""
-    sizes += " --per-channel-quant" * asked.per_channel_quant
-    return (f"./nox -s tune -- {sizes}",), "the log names no model: take both words from its config.json"
+    sizes += quantisation_flags(asked.dtype, asked.block_shape, asked.per_channel_quant)
+    return (tune_command(sizes),), note
+
+
+def _unregistered(server: Server) -> str:
+    """The tuner's words for a model that the registry lacks: an id, or the folder that its config.json lies in."""
+    model = server.model or ""
+    is_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", model, re.ASCII)
+    return parallel_flags(
+        f"--model {model}" if is_id else f"--config-json {shlex.quote(f'{model}/config.json')}", server.tp, server.ep
+    )
+
+
+def _flags_of(server: Server, asked: ParsedFileName, engine: str) -> str | None:
+    """The registered model's flags with which the engine asks for this very file; None: there are none.
+
+    As it is stored, or else quantised while loading to what the name says.
+    """
+    named = (asked.dtype or "bf16", asked.block_shape, asked.per_channel_quant)
+    for quantisation in (None, None, False), named:
+        model = AskedModel(server.model or "", server.tp, server.ep, *quantisation)
+        with contextlib.suppress(ServingError):
+            if serving_here(model, engine, asked.device_name).file == asked._replace(down=False).file_name:
+                return model.flags
+    return None
 
 
 # ---------------------------------------------------------------
@@ -252,7 +283,7 @@ def _notes(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
     notes.append("no line says that a tuned file was read or missed. That is so")
     if log.backends:
         notes.append(f"- where the experts run on another backend, as here: {', '.join(log.backends)}")
-    elif backend := log.settings.get("moe_runner_backend"):
+    elif backend := log.server.settings.get("moe_runner_backend"):
         notes.append(f"- where the experts run on another backend than triton; here moe_runner_backend is {backend}")
     else:
         notes.append("- where the experts run on another backend than Triton, or the model has none")
@@ -261,11 +292,17 @@ def _notes(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
     return notes
 
 
+def _servers(log: EngineLog) -> list[Server]:
+    """Those that asked for files, or else the one that the log names: each once."""
+    servers = [log.server_of(file) for file in log.files.values()] or [log.server]
+    return [*{str(server): server for server in servers if server.model}.values()]
+
+
 def _text(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
     files = f"{len(log.files)} tuned MoE file{'s' * (len(log.files) != 1)} named in them"
     facts = [f"{log.lines} line{'s' * (log.lines != 1)}" + f", {files}" * (log.bytes > 0)]
     facts += [f"vLLM {log.vllm_version}"] if log.vllm_version else []
-    facts += [f"{printable(log.model)} tp={log.tp}" + f" ep={log.ep}" * (log.ep > 1)] if log.model else []
+    facts += [printable(server) for server in map(str, _servers(log))]
     lines = ["; ".join(facts)]
     for verdict in verdicts:
         if verdict.status == "shared":
@@ -279,8 +316,9 @@ def _text(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
                 lines.append(f"        this package has {verdict.here}{_gain(verdict.here, verdict.engine)}")
         lines += [f"        {verdict.note}"] if verdict.note else []
     read, missed = (sum(verdict.status == status for verdict in verdicts) for status in ("read", "missed"))
-    ours = sum(verdict.whose == "ours" for verdict in verdicts)
-    lines += [f"{read} read, {ours} of them ours; {missed} missed"] if verdicts else []
+    ours, unknown = (sum(verdict.whose == whose for verdict in verdicts) for whose in ("ours", "unknown"))
+    known = f"{ours} of them ours" + f", {unknown} not known whose" * (unknown > 0)
+    lines += [f"{read} read, {known}; {missed} missed"] if verdicts else []
     if commands := dict.fromkeys(command for verdict in verdicts for command in verdict.commands):
         lines += ["next, and then start the server again:", *(f"  $ {command}" for command in commands)]
     return lines
@@ -289,9 +327,7 @@ def _text(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
 def _json(log: EngineLog, verdicts: list[AnsweredFile], notes: list[str]) -> dict[str, Any]:
     return {
         "lines": log.lines,
-        "model": log.model,
-        "tp": log.tp if log.model else None,
-        "ep": log.ep if log.model else None,
+        "servers": [{"model": server.model, "tp": server.tp, "ep": server.ep} for server in _servers(log)],
         "backends": [*log.backends],
         "files": [verdict._asdict() for verdict in verdicts],
         "notes": notes,

@@ -180,7 +180,7 @@ def test_the_servers_own_settings_are_read_from_vllms_first_lines():
         b"INFO [unquantized.py:266] Using FlashInfer CUTLASS Unquantized MoE backend out of potential backends: [].\n"
         b"INFO [nvfp4.py:242] Using 'MARLIN' NvFp4 MoE backend out of potential backends: [].\n"
     )
-    assert (log.model, log.tp, log.ep, log.vllm_version) == ("a/B", 2, 8, "0.33.0")
+    assert (str(log.server), log.vllm_version) == ("a/B tp=2 ep=8", "0.33.0")
     assert [*log.backends] == ["FLASHINFER_CUTLASS Fp8", "FlashInfer CUTLASS Unquantized", "MARLIN NvFp4"]
 
 
@@ -191,12 +191,37 @@ def test_the_servers_own_settings_are_read_from_vllms_first_lines():
 )  # fmt: skip
 def test_the_servers_own_settings_are_read_from_sglangs_first_line(line):
     log = read(f"[2026-11-26 09:00:00] {line}\n[2026-11-26 09:00:00 TP0] x".encode())
-    assert (log.model, log.tp, log.ep) == ("/models/a b", 4, 2)
+    assert str(log.server) == "/models/a b tp=4 ep=2"
 
 
 @pytest.mark.parametrize("tp", ["", "x", "0", "99999999999", "-1"])
 def test_a_size_that_is_none_counts_as_one(tp):
-    assert read(f"server_args={{'model_path': 'a/B', 'tp_size': {tp}}}".encode()).tp == 1
+    assert read(f"server_args={{'model_path': 'a/B', 'tp_size': {tp}}}".encode()).server.tp == 1
+
+
+SGLANG_STARTS = b"server_args={'model_path': 'a/B', 'tp_size': 4, 'ep_size': 4}\n"
+VLLM_STARTS = (
+    b"non-default args: {'model': 'c/D', 'tensor_parallel_size': 2, 'enable_expert_parallel': True}\n"
+    b"Initializing a V1 LLM engine (v0.33.0) with config: model='c/D', tensor_parallel_size=2\n"
+)
+"""With a line of each data parallel engine, which all are the server's."""
+
+
+def test_each_file_is_of_the_server_that_started_last():
+    first, then = (f"{DEFAULT} /a/{NAME.replace('E=8', E)}\n".encode() for E in ("E=16", "E=32"))
+    log = read(SGLANG_STARTS, first, VLLM_STARTS, VLLM_STARTS.splitlines(keepends=True)[1], then)
+    assert [str(log.server_of(file)) for file in log.files.values()] == ["a/B tp=4 ep=4", "c/D tp=2 ep=2"]
+    log = read(VLLM_STARTS, first, SGLANG_STARTS, then)
+    assert [str(log.server_of(file)) for file in log.files.values()] == ["c/D tp=2 ep=2", "a/B tp=4 ep=4"]
+
+
+def test_a_log_whose_beginning_is_gone_has_the_server_that_it_names():
+    log = read(f"{DEFAULT} /a/{NAME}\n".encode(), SGLANG_STARTS)
+    assert [str(log.server_of(file)) for file in log.files.values()] == ["a/B tp=4 ep=4"]
+
+
+def test_vllms_engine_alone_names_its_model_after_another_engines_server():
+    assert str(read(SGLANG_STARTS, VLLM_STARTS.splitlines()[1]).server) == "c/D tp=2"
 
 
 def test_sglang_says_that_it_runs_deterministically():

@@ -113,6 +113,11 @@ def test_a_folder_of_another_machine_is_said_to_be_one(verdicts):
     assert file["whose"] == "unknown"
 
 
+def test_what_is_not_known_to_be_ours_is_counted_apart(doctor):
+    _, lines, _ = doctor(read(f"/no/such/folder/{NAME}"))
+    assert lines[-1] == "1 read, 0 of them ours, 1 not known whose; 0 missed"
+
+
 # ---------------------------------------------------------------
 # What answers a miss
 
@@ -194,12 +199,17 @@ def tuned(command: str) -> list[str]:
     return words
 
 
+def dry_run(*words: str) -> str:
+    """What the tuner says that it would do."""
+    command = (sys.executable, "-m", "tools.tune", "--dry-run", "--device-name", H100, *words)
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize(
     ("before", "arguments"),
     [
         ((MODEL,), "--model a/B --tp 2"),
-        (("server_args={'model_path': 'Qwen/Qwen3-30B-A3B', 'tp_size': 4, 'ep_size': 2}",),
-         "--model Qwen/Qwen3-30B-A3B --tp 4 --ep 2"),
+        (("server_args={'model_path': 'a/B', 'tp_size': 4, 'ep_size': 2}",), "--model a/B --tp 4 --ep 2"),
         (("non-default args: {'model': 'a/B', 'tensor_parallel_size': 2, 'enable_expert_parallel': True}",),
          "--model a/B --tp 2 --ep 2"),
         ((), "--E 8 --N 7168 --K 4096 --top-k 2 --dtype fp8_w8a8 --block-shape 128,128"),
@@ -210,6 +220,69 @@ def test_a_miss_without_a_file_here_is_answered_by_a_tune_line(verdicts, before,
     assert (code, file["here"]) == (1, None)
     (command,) = file["commands"]
     assert " ".join(tuned(command)) == arguments
+
+
+GLM = "server_args={'model_path': 'zai-org/GLM-4.5-Air-FP8', 'tp_size': 4}"
+QWEN = "non-default args: {'model': 'Qwen/Qwen3-30B-A3B', 'tensor_parallel_size': 2}"
+
+
+def name_of(E: int, N: int, quantisation: str = "") -> str:
+    return f"E={E},N={N},device_name={H100}{quantisation}.json"
+
+
+@pytest.mark.parametrize(
+    ("start", "engine", "name", "arguments"),
+    [
+        # SGLang fuses the shared expert and names channels, vLLM doesn't
+        (GLM, "sglang", name_of(129, 352, ",dtype=fp8_w8a8,per_channel_quant=True"),
+         "--model zai-org/GLM-4.5-Air-FP8 --tp 4 --engine sglang"),
+        (GLM, "vllm", name_of(128, 352, ",dtype=fp8_w8a8"), "--model zai-org/GLM-4.5-Air-FP8 --tp 4"),
+        (QWEN, "vllm", name_of(128, 384), "--model Qwen/Qwen3-30B-A3B --tp 2"),
+        # quantised while loading
+        (QWEN, "vllm", name_of(128, 384, ",dtype=fp8_w8a8"), "--model Qwen/Qwen3-30B-A3B --tp 2 --dtype fp8_w8a8"),
+        (QWEN, "sglang", name_of(128, 384, ",dtype=int8_w8a8,per_channel_quant=True"),
+         "--model Qwen/Qwen3-30B-A3B --tp 2 --dtype int8_w8a8 --per-channel-quant --engine sglang"),
+    ],
+)  # fmt: skip
+def test_the_tune_line_makes_the_file_that_was_missed(verdicts, start, engine, name, arguments):
+    """By the tuner's own dry run."""
+    line = missed(f"{PACKAGE}/{name}") if engine == "vllm" else sglang_missed(f"{TRITON_UTILS}/triton_3_8_0/{name}")
+    _, (file,) = verdicts(start, line)
+    (command,) = file["commands"]
+    assert " ".join(tuned(command)) == arguments
+    assert f"this tunes {name}" in dry_run(*tuned(command))
+
+
+def test_a_model_that_asks_for_another_file_is_not_the_one_to_tune(verdicts):
+    _, (file,) = verdicts(QWEN, missed(f"{PACKAGE}/{name_of(64, 384)}"))
+    (command,) = file["commands"]
+    assert " ".join(tuned(command)) == "--E 64 --N 384 --K 4096 --top-k 2"
+    assert file["note"] == (
+        "Qwen/Qwen3-30B-A3B tp=2 doesn't ask for it: take both words from the config.json of the model that does"
+    )
+
+
+def test_experts_without_a_gate_are_not_tuned_here(verdicts):
+    start = QWEN.replace("Qwen/Qwen3-30B-A3B", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16")
+    _, (file,) = verdicts(start, missed(f"{PACKAGE}/{name_of(128, 928)}"))
+    assert (file["commands"], file["note"]) == ([], "not tuned here: experts without a gate")
+
+
+def test_sizes_alone_make_the_file_that_was_missed(verdicts):
+    name = name_of(8, 7168, ",dtype=int8_w8a8,per_channel_quant=True")
+    _, (file,) = verdicts(sglang_missed(f"{TRITON_UTILS}/triton_3_8_0/{name}"))
+    (command,) = file["commands"]
+    assert f"this tunes {name}" in dry_run(*tuned(command))
+
+
+def test_each_server_of_a_log_has_its_own_line(doctor):
+    sglang = sglang_missed(f"{TRITON_UTILS}/x/{name_of(129, 352, ',dtype=fp8_w8a8,per_channel_quant=True')}")
+    _, lines, _ = doctor(GLM, sglang, QWEN, missed(f"{PACKAGE}/{name_of(128, 384)}"))
+    assert lines[0].endswith("; zai-org/GLM-4.5-Air-FP8 tp=4; Qwen/Qwen3-30B-A3B tp=2")
+    assert [line for line in lines if "./nox -s tune" in line] == [
+        "  $ ./nox -s tune -- --model zai-org/GLM-4.5-Air-FP8 --tp 4 --engine sglang",
+        "  $ ./nox -s tune -- --model Qwen/Qwen3-30B-A3B --tp 2",
+    ]
 
 
 @pytest.mark.parametrize("model", ["/models/mit lücke", "./b", "-x/y", "a/b;rm -rf x", "gpt2"])
@@ -223,6 +296,7 @@ def test_a_model_that_is_a_folder_is_tuned_by_its_config(verdicts, model):
 @pytest.mark.parametrize(
     ("name", "note"),
     [(NAME.replace(".json", ",dtype=int4_w4a16.json"), "not tuned here: another kernel runs int4_w4a16"),
+     (NAME.replace(".json", ",dtype=fp8_w8a16.json"), "not tuned here: another kernel runs fp8_w8a16"),
      (NAME.replace(".json", ",dtype=fp4_w4a4.json"), "no file of this repository can have this name: ask in an issue")],
 )  # fmt: skip
 def test_what_nothing_here_answers_says_why(verdicts, name, note):
