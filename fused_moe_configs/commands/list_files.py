@@ -12,7 +12,7 @@ from fused_moe_configs.index import IndexedFile, IndexedShape, indexed, to_json
 from fused_moe_configs.lookup import device_part, printable
 from fused_moe_configs.naming import parse
 from fused_moe_configs.near import likely_devices
-from fused_moe_configs.registry import known_devices
+from fused_moe_configs.registry import Checkpoint, known_devices, read_registry
 from fused_moe_configs.spelling import folded, like, question
 
 from .console import say, show
@@ -80,11 +80,8 @@ def _why_none(files: list[IndexedFile], model: str | None, device_name: str | No
     lines = []
     if model is not None:
         of_model = [entry for entry in files if _is_of(entry, model)]
-        ids = [name.partition(" ")[0] for entry in files for name in entry.models]
         if not of_model:
-            lines.append(f"no file here was tuned for {printable(model)}; doctor --model says which one it gets")
-            if meant := like(model, ids):
-                lines.append(f"{printable(model)}: {question(meant)}")
+            lines += _of_no_file(files, model)
         elif device_name is not None:
             devices = ", ".join(dict.fromkeys(map(_device, of_model)))
             lines.append(f"{printable(model)} has no file for {printable(device_name)}, but for {devices}")
@@ -95,6 +92,18 @@ def _why_none(files: list[IndexedFile], model: str | None, device_name: str | No
     if device_name is not None and (devices_meant := likely_devices(device_name, where())):
         lines.append(f"{printable(device_name)}: {question(devices_meant)}")
     return lines
+
+
+def _of_no_file(files: list[IndexedFile], model: str) -> list[str]:
+    """Of a model that no file was tuned for: who answers, or what may be meant where no such model is known."""
+    asked = printable(model)
+    known = [name for checkpoint in read_registry("models", Checkpoint.read, where()) for name in checkpoint.ids]
+    if ids := like(model, (name for name in known if folded(model) in folded(name))):
+        questions = " or ".join(f"doctor --model {name}" for name in ids)
+        return [f"no file here was tuned for {asked}. What it gets is answered by {questions}"]
+    of_files = (name.partition(" ")[0] for entry in files for name in entry.models)
+    meant = like(model, [*of_files, *known])
+    return [f"no model is known here as {asked}", *([f"{asked}: {question(meant)}"] if meant else [])]
 
 
 def _table(files: list[IndexedFile], model: str | None) -> list[str]:

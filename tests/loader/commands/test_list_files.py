@@ -95,14 +95,17 @@ def test_json_is_of_the_index_format_alone(listed, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model", "mixtrall"], ["no file here was tuned for mixtrall; doctor --model says which one it gets",
-                                   "mixtrall: did you mean mistralai/Mixtral-8x7B-v0.1?"]),
-        (
-            ["--model", "Qwen/Qwen3-31B-A3B"],
-            ["no file here was tuned for Qwen/Qwen3-31B-A3B; doctor --model says which one it gets",
-             "Qwen/Qwen3-31B-A3B: did you mean Qwen/Qwen3-30B-A3B?"],
-        ),
-        (["--model", "gpt-oss"], ["no file here was tuned for gpt-oss; doctor --model says which one it gets"]),
+        (["--model", "ds-r1"], ["no model is known here as ds-r1"]),
+        (["--model", "grok2x"], ["no model is known here as grok2x", "grok2x: did you mean xai-org/grok-2?"]),
+        (["--model", "foobar"], ["no model is known here as foobar"]),
+        (["--model", "zai-org/GLM-4.5-Air-FP8"], [
+            "no file here was tuned for zai-org/GLM-4.5-Air-FP8. What it gets is answered by "
+            "doctor --model zai-org/GLM-4.5-Air-FP8",
+        ]),
+        (["--model", "gpt-oss"], [
+            "no file here was tuned for gpt-oss. What it gets is answered by doctor --model openai/gpt-oss-120b or "
+            "doctor --model openai/gpt-oss-20b",
+        ]),
         (["--device-name", "H100"], ["no file is here for H100",
                                      f"H100: did you mean {H100} or NVIDIA_H100_OEM?"]),
         (["--model", "qwen3", "--device-name", H100], [f"qwen3 has no file for {H100}, but for NVIDIA_H200"]),
