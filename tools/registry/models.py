@@ -181,14 +181,14 @@ def load_models(path: Path = REGISTRY_FOLDER / "models.json") -> ModelRegistry:
     return ModelRegistry(models)
 
 
-def unknown_device_classes(models: Iterable[Model], families: Container[str]) -> Iterator[str]:
-    """A sentence for each model with a placement on a device class that no device belongs to.
+def unknown_device_classes(models: Iterable[Model], families: Container[str]) -> Iterator[tuple[str, str]]:
+    """(model's id, what its placement says) for each placement on a device class that no device belongs to.
 
     families: those of devices.json, which this registry can't know of.
     """
     for model in models:
         for name in sorted({placement.device for placement in model.placements if placement.device not in families}):
-            yield f"{model.id} / placements: expected a family of devices.json, found {name!r}"
+            yield model.id, name
 
 
 def _misplaced(model: Model, placement: Placement) -> str | None:

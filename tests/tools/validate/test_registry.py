@@ -46,15 +46,25 @@ def test_what_a_schema_can_not_say_is_checked_too(store: Store, kind: str) -> No
     assert finding.message.startswith("expected ")  # without the path, which the finding names itself
 
 
-def test_a_placement_on_no_devices_class_is_an_error_of_its_model(store: Store) -> None:
+@pytest.mark.parametrize(
+    ("device", "fix"),
+    [
+        ("MI35", "did you mean MI350? Else add a device of that family to devices.json"),
+        ("NVIDIA_H100_80GB_HBM3", "write that device's family, H100"),
+        ("NVIDIA H200", "write that device's family, H200"),
+        ("ZZZ", "add a device of that family to devices.json"),
+    ],
+)
+def test_a_placement_on_no_devices_class_is_an_error_of_its_model(store: Store, device: str, fix: str) -> None:
     copied(store)
     path = store.root / "registry" / "models.json"
     document = json.loads(path.read_text("utf-8"))
-    document["models"][0]["placements"] = [{"device": "H1000", "tp": 1}]
+    document["models"][0]["placements"] = [{"device": device, "tp": 1}]
     path.write_text(json.dumps(document), "utf-8")
     (finding,) = store.findings(RULE)
     assert finding.path.endswith("registry/models.json")
     assert finding.message.startswith(f"{document['models'][0]['id']} / placements: expected a family of devices.json")
+    assert finding.fix == fix
 
 
 def test_placements_that_contradict_each_other_are_an_error_of_their_model(store: Store) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from fused_moe_configs.spelling import like, question
 from tools.findings import Severity
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.registry.engines import load_engines
@@ -51,11 +52,20 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
                 yield Issue(error.reason, error.fix, path=found.path)
     if devices is not None and models is not None:
         path, registry = models
-        for message in unknown_device_classes(registry, {device.family for device in devices}):
-            yield Issue(message, "correct the placement's device, or add its device class there", path=path)
+        for model_id, name in unknown_device_classes(registry, {device.family for device in devices}):
+            message = f"{model_id} / placements: expected a family of devices.json, found {name!r}"
+            yield Issue(message, _fix_of_device_class(name, devices), path=path)
         for workload, said in contradictions(registry, devices):
             message = f"{workload.file_name().removesuffix('.json')}: {said}; a file can be tuned for the first alone"
             yield Issue(message, _CONTRADICTED, Severity.WARNING, path)
+
+
+def _fix_of_device_class(name: str, devices: DeviceRegistry) -> str:
+    """Mostly it is a device that is written there."""
+    if (device := devices.get(name)) is not None:
+        return f"write that device's family, {device.family}"
+    add = "add a device of that family to devices.json"
+    return f"{question(meant)} Else {add}" if (meant := like(name, (each.family for each in devices))) else add
 
 
 _CONTRADICTED = (
