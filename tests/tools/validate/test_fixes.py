@@ -376,6 +376,12 @@ CASES = [
     ),
     Case(
         "orphan-record",
+        both(tune, lambda s: (s.root / NAME).rename(s.root / f"E=16,{NAME.partition(',')[2]}")),
+        "move that file back",
+        lambda s: (s.root / f"E=16,{NAME.partition(',')[2]}").rename(s.root / NAME),
+    ),
+    Case(
+        "orphan-record",
         both(tune, lambda s: (s.root / NAME).unlink()),
         "remove the record",
         lambda s: s.record_of(s.root / NAME).unlink(),

@@ -10,6 +10,8 @@ import pytest
 from tests.builders import Store, as_nobody
 from tools.validate.rules.orphan_record import RULE
 
+NAME = "E=8,N=1024,device_name=NVIDIA_H200.json"
+
 
 @pytest.mark.parametrize("folder", ["", "triton_3_6_0", "legacy_configs"])
 def test_a_record_with_its_file_is_fine_and_without_it_an_error(store: Store, folder: str) -> None:
@@ -21,10 +23,37 @@ def test_a_record_with_its_file_is_fine_and_without_it_an_error(store: Store, fo
     assert finding.message == f"expected its tuned file at {path.relative_to(store.root)}, found none"
 
 
-def test_a_file_in_another_tier_does_not_count(store: Store) -> None:
-    path = store.config()
-    path.rename(store.file(b"", folder="legacy_configs"))
-    assert len(store.findings(RULE)) == 1
+OTHER_N = "E=8,N=512,device_name=NVIDIA_H200.json"
+
+
+@pytest.mark.parametrize("place", [f"legacy_configs/{NAME}", OTHER_N, f"triton_3.6.0/{NAME}", f"notes/{NAME}"])
+def test_a_file_that_was_moved_without_its_record_is_to_be_moved_back(store: Store, place: str) -> None:
+    path = store.config(name=NAME)
+    (store.root / place).parent.mkdir(exist_ok=True)
+    path.rename(store.root / place)
+    (finding,) = store.findings(RULE)
+    assert (finding.message, finding.fix) == (
+        f"expected its tuned file at {NAME}, found it at {place}",
+        "move that file back",
+    )
+    (store.root / place).rename(path)
+    assert store.findings(RULE) == []
+
+
+def test_another_file_of_the_same_bytes_is_not_the_one_that_was_moved(store: Store) -> None:
+    """It has a record of its own."""
+    store.config(name=NAME).unlink()
+    store.config(name=OTHER_N)
+    (finding,) = store.findings(RULE)
+    assert finding.fix == "remove the record"
+
+
+def test_a_record_that_can_not_be_read_signs_nothing(store: Store) -> None:
+    path = store.config(name=NAME)
+    store.record_of(path).write_text("[]")
+    path.rename(store.root / OTHER_N)
+    (finding,) = store.findings(RULE)
+    assert finding.fix == "remove the record"
 
 
 def test_a_folder_that_can_not_be_read_is_said_once() -> None:
