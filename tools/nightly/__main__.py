@@ -1,7 +1,7 @@
 """python -m tools.nightly sample|drift: measure some tuned files every night, and say which figures no longer hold.
 
-Exit 0 good, 1 drift, 2 bad use. With $GITHUB_OUTPUT, `sample` adds devices (a JSON list), any (true or false) and
-triton (the release to measure under; empty: the reference).
+Exit 0 good, 1 drift or no results, 2 bad use. With $GITHUB_OUTPUT, `sample` adds devices (a JSON list), any (true or
+false) and triton (the release to measure under; empty: the reference).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _drift(options: argparse.Namespace) -> int:
     found = drift.compare(plan, results, records, options.margin_pct, devices)
     write_file(options.out, drift.to_markdown(found, plan.head_sha, options.margin_pct).encode())
     print(f"{drift.summary(found)}: {shown_path(options.out)}")
-    return 1 if any(file.has_drifted for device in found for file in device.files) else 0
+    return 1 if any(file.has_drifted or file.is_missing for device in found for file in device.files) else 0
 
 
 def _count(text: str) -> int:

@@ -86,9 +86,13 @@ class FileDrift:
 
     @property
     def has_drifted(self) -> bool:
-        """Whether a row or its yardstick has, or the file went unmeasured though it should not."""
-        is_missing = bool(self.reason) and self.reason not in HARMLESS
-        return is_missing or self.is_apart or any(row.finding for row in self.rows)
+        """Whether a row or its yardstick has."""
+        return self.is_apart or any(row.finding for row in self.rows)
+
+    @property
+    def is_missing(self) -> bool:
+        """It went unmeasured though it should not."""
+        return bool(self.reason) and self.reason not in HARMLESS
 
     @property
     def worst_pct(self) -> float:
@@ -225,6 +229,10 @@ _OUTDATED = (
     "Recorded against an older heuristic of the engine named, so that tonight's times of the heuristic may be of "
     "another launch config than the record's (`tools/launch/heuristic_version.py`):"
 )
+_UNMEASURED = (
+    "Not measured, so that nothing is known of their figures. Of another reason than {harmless} the job of the "
+    "device's runner says more: mend that, and run the night again."
+)
 _WAY_OUT = "Re-tune the files below (`nox -s tune`), or update their records and give the reason."
 
 
@@ -244,15 +252,19 @@ def to_markdown(devices: Sequence[DeviceDrift], commit: str, margin_pct: float) 
         lines += [f"- and {len(older) - 100} more"] if len(older) > 100 else []
     unmeasured = [file for device in devices for file in device.files if file.reason]
     if unmeasured:
-        lines += ["", "Not measured:", "", *(f"- `{file.id.relative}`: {file.reason}" for file in unmeasured[:100])]
+        lines += ["", _UNMEASURED.format(harmless=" or ".join(sorted(HARMLESS))), ""]
+        lines += [f"- `{file.id.relative}`: {file.reason}" for file in unmeasured[:100]]
     return "\n".join(lines) + "\n"
 
 
 def summary(devices: Sequence[DeviceDrift]) -> str:
     """One line for the terminal."""
-    files = [file for device in devices for file in device.files]
+    return _counts([file for device in devices for file in device.files])
+
+
+def _counts(files: Sequence[FileDrift]) -> str:
     drifted, reasons = sum(file.has_drifted for file in files), sum(bool(file.reason) for file in files)
-    return f"{counted(len(files), 'file')}: {drifted} drifted or failed, {reasons} not measured"
+    return f"{counted(len(files), 'file')}, {drifted} drifted, {reasons} not measured"
 
 
 def _worst_first(file: FileDrift) -> tuple[float, str]:
@@ -267,8 +279,7 @@ def _device(device: DeviceDrift) -> str:
         software = ", ".join(f"{name} {version or 'unknown'}" for name, version in versions.items())
         where = f"{environment.device_name}, {software}"
     pace = "" if device.pace_pct is None else f"; the heuristic reads {device.pace_pct:+.1f} % against the records"
-    drifted = sum(file.has_drifted for file in device.files)
-    return f"`{device.device_name}` ({where}): {counted(len(device.files), 'file')}, {drifted} drifted or failed{pace}"
+    return f"`{device.device_name}` ({where}): {_counts(device.files)}{pace}"
 
 
 def _table(files: Sequence[FileDrift]) -> list[str]:

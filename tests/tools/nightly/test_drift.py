@@ -115,19 +115,27 @@ def test_a_record_that_was_retuned_since_the_plan_lends_no_yardstick() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "has_drifted"),
+    ("reason", "is_missing"),
     [("unsupported", False), ("wrong_triton", False), ("crashed", True), ("timeout", True), ("no_gpu", True)],
 )
-def test_a_file_that_was_not_measured_gives_its_reason(reason: str, has_drifted: bool) -> None:
+def test_a_file_that_was_not_measured_gives_its_reason(reason: str, is_missing: bool) -> None:
     failed = MeasuredFile(ID, {}, reason, is_measured=False)
     found = compare(PLAN, results(failed), {})[0].files[0]
-    assert (found.reason, found.has_drifted) == (reason, has_drifted)
+    assert (found.reason, found.is_missing, found.has_drifted) == (reason, is_missing, False)
 
 
 def test_a_leg_without_results_is_a_finding() -> None:
     found = compare(PLAN, check_results(PLAN, []), {})
     assert found[0].files[0].reason == "its runner sent no results"
-    assert found[0].files[0].has_drifted
+    assert found[0].files[0].is_missing
+
+
+def test_what_was_not_measured_is_not_to_be_tuned_again() -> None:
+    text = to_markdown(compare(PLAN, check_results(PLAN, []), {}), "a" * 40, 5.0)
+    assert f"- `{D}` (no results): 1 file, 0 drifted, 1 not measured" in text
+    assert "mend that, and run the night again" in text
+    assert "Re-tune" not in text
+    assert "| file |" not in text
 
 
 def test_how_much_slower_the_machine_reads_is_told() -> None:
