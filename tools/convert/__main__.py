@@ -104,11 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _line(file: converter.Taken, destination: Path) -> str:
-    """Into which tier a file went, and what the loader reads in its place."""
+    """Into which tier a file went, what the loader reads in its place, and whether anybody is known to ask for it."""
     tier = "default tier" if len(file.relative.parts) == 1 else f"{file.relative.parent}/"
     hidden = converter.hidden_by(file, destination)
     why = "" if hidden is None else f" (hidden: {shown_path(hidden)} is read before it)"
-    return f"{tier}: {printable(file.name)}{why}"
+    unknown = "" if file.is_explained else " (no registered model has its E and N on a rank: are both right?)"
+    return f"{tier}: {printable(file.name)}{why}{unknown}"
 
 
 def _print_findings(files: int, findings: Sequence[Finding]) -> None:

@@ -52,7 +52,8 @@ RULE = "convert"
 class Taken:
     """A file ready to be written: where below the configs folder, its bytes, its record.
 
-    filled_in: what was written into rows that were silent, in words; empty where none was.
+    filled_in: what was written into rows that were silent, in words; empty where none was. is_explained: a registered
+    model has its E and N on a rank.
     """
 
     source: Path
@@ -60,6 +61,7 @@ class Taken:
     config: bytes
     record: bytes
     filled_in: str = ""
+    is_explained: bool = True
 
     @property
     def name(self) -> str:
@@ -197,7 +199,7 @@ def _write_one(file: Taken, destination: Path) -> Finding | None:
     """
     path, record = destination / file.relative, record_path(destination, file.relative)
     if path.exists() and read_file(path).data != file.config:
-        return _refused(file.source, f"{shown_path(path)} is there with other figures", "remove one of them first")
+        return _refused(file.source, f"{shown_path(path)} is there with other figures", _fix_of_two(record))
     if record.exists() and not _signs(record, file.config):
         where = shown_path(record)
         return _refused(file.source, f"{where} is there and speaks of other figures", "remove it first")
@@ -212,6 +214,14 @@ def _write_one(file: Taken, destination: Path) -> Finding | None:
             record.unlink()
         raise
     return None if is_new else _other_source(file, record)
+
+
+def _fix_of_two(record: Path) -> str:
+    """record: of the file that is there. Measured figures give way to measured ones alone."""
+    document = read_file(record).document
+    if isinstance(document, dict) and document.get("source") == Source.MEASURED:
+        return "leave yours out: that one has a measurement, which only another (nox -s tune) may replace"
+    return "remove one of them first"
 
 
 def _signs(record: Path, config: bytes) -> bool:
@@ -259,7 +269,8 @@ def _convert_file(file: Found, source: Attribution, models: ModelRegistry) -> Ta
     data = canonical_config(rows)
     record = _record(workload, data, source, models)
     relative = PurePosixPath(folder, workload.file_name())
-    return Taken(file.path, relative, data, record.to_bytes(), _what_was_filled_in(said))
+    filled, explained = _what_was_filled_in(said), bool(record.shapes)
+    return Taken(file.path, relative, data, record.to_bytes(), filled, explained)
 
 
 def _what_was_filled_in(rows: Mapping[str, Json]) -> str:

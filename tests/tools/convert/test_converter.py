@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import NAME, entry, table
+from tests.builders import NAME, Store, entry, table
 from tools.checkout import reference_triton
 from tools.convert import converter
 from tools.convert.converter import Attribution, Taken
@@ -278,8 +278,22 @@ class TestWrite:
         written, (finding,) = converter.write(taken, folder / "to")
         assert written == ()
         assert "is there with other figures" in finding.message
+        assert finding.fix == "remove one of them first"
         assert old.read_bytes() == before
         assert not (folder / "to" / "records").exists()
+
+    def test_measured_figures_give_way_to_no_others(self, folder: Path, models: ModelRegistry) -> None:
+        put(folder / "from", f"triton_3_6_0/{NAME}")
+        store = Store(folder / "to")
+        store.measured(store.config(table(num_stages=4), NAME, folder="triton_3_6_0"))
+        _, (finding,) = converter.write(convert(folder / "from", SGLANG, models)[0], store.root)
+        assert finding.fix.startswith("leave yours out: that one has a measurement")
+
+    def test_a_file_is_explained_by_a_models_sizes(self, folder: Path, models: ModelRegistry) -> None:
+        put(folder / "from", "triton_3_6_0/E=8,N=7168,device_name=NVIDIA_H200.json")
+        put(folder / "from", "triton_3_6_0/E=8,N=7169,device_name=NVIDIA_H200.json")
+        taken, _ = convert(folder / "from", SGLANG, models)
+        assert {file.name[:10]: file.is_explained for file in taken} == {"E=8,N=7168": True, "E=8,N=7169": False}
 
     def test_a_second_run_changes_nothing_and_keeps_an_older_record(self, folder: Path, models: ModelRegistry) -> None:
         put(folder / "from", f"triton_3_6_0/{NAME}")

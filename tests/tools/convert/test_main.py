@@ -43,6 +43,16 @@ def test_0_and_a_sound_store_where_all_is_taken(
     assert json.loads(record.read_bytes())["attribution"] == "Somebody, MIT"
 
 
+def test_a_file_that_no_known_model_asks_for_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"E=8,N={N},device_name=NVIDIA_H200.json" for N in (7168, 7200)]
+    for name in names:
+        Store(tmp_path / "from").file(json.dumps(table(num_stages=2)).encode(), name)
+    assert main(arguments(tmp_path / "from", tmp_path / "to", "vllm")) == 0
+    known, unknown, _ = capsys.readouterr().out.splitlines()
+    assert known == f"legacy_configs/: {names[0]}"
+    assert unknown == f"legacy_configs/: {names[1]} (no registered model has its E and N on a rank: are both right?)"
+
+
 def test_the_attribution_can_be_given(sglang: Store, tmp_path: Path) -> None:
     assert main([*arguments(sglang.root, tmp_path / "to"), "--attribution", "Müller, MIT"]) == 0
     for record in (tmp_path / "to" / "records").rglob("*.json"):
@@ -86,7 +96,7 @@ def test_2_for_a_layout_that_is_no_engines(
 def vllm_folder(root: Path) -> Store:
     """A file of the reference Triton, an older and an undated one."""
     store = Store(root)
-    for stem, version in (("E=8,N=1", reference_triton()), ("E=8,N=2", "3.6.0"), ("E=8,N=3", None)):
+    for stem, version in (("E=8,N=14336", reference_triton()), ("E=8,N=3584", "3.6.0"), ("E=8,N=7168", None)):
         document = {**({"triton_version": version} if version else {}), **table()}
         store.file(json.dumps(document).encode(), f"{stem},device_name=NVIDIA_H200.json")
     return store
@@ -96,12 +106,12 @@ def test_each_file_is_said_with_its_tier_and_whether_a_default_file_hides_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = vllm_folder(tmp_path / "from")
-    hiding = Store(tmp_path / "to").config(table(num_stages=4), "E=8,N=3,device_name=NVIDIA_H200.json")
+    hiding = Store(tmp_path / "to").config(table(num_stages=4), "E=8,N=7168,device_name=NVIDIA_H200.json")
     assert main(arguments(store.root, tmp_path / "to", "vllm")) == 0
     assert capsys.readouterr().out.splitlines()[:-1] == [
-        "default tier: E=8,N=1,device_name=NVIDIA_H200.json",
-        "triton_3_6_0/: E=8,N=2,device_name=NVIDIA_H200.json",
-        f"legacy_configs/: E=8,N=3,device_name=NVIDIA_H200.json (hidden: {hiding} is read before it)",
+        "default tier: E=8,N=14336,device_name=NVIDIA_H200.json",
+        "triton_3_6_0/: E=8,N=3584,device_name=NVIDIA_H200.json",
+        f"legacy_configs/: E=8,N=7168,device_name=NVIDIA_H200.json (hidden: {hiding} is read before it)",
     ]
 
 
