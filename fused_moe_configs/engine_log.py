@@ -65,10 +65,15 @@ class Server:
         return self._number("tensor_parallel_size", "tp_size")
 
     @property
+    def dp(self) -> int:
+        """vLLM's data parallel size."""
+        return self._number("data_parallel_size")
+
+    @property
     def ep(self) -> int:
         """vLLM's expert parallelism has no size of its own: it is that of all ranks."""
         if self.settings.get("enable_expert_parallel") == "True":
-            return self.tp * self._number("data_parallel_size")
+            return self.tp * self.dp
         return self._number("ep_size")
 
     def told(self, found: Mapping[str, str], *, starts: bool) -> Server:

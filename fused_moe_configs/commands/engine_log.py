@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import itertools
 import json
 import lzma
 import os
@@ -250,11 +251,12 @@ def _unregistered(server: Server) -> str:
 def _flags_of(server: Server, asked: ParsedFileName, engine: str) -> str | None:
     """The registered model's flags with which the engine asks for this very file; None: there are none.
 
-    As it is stored, or else quantised while loading to what the name says.
+    As it is stored, or else quantised while loading to what the name says; split over the tensor parallel ranks, or
+    else over all, as vLLM splits experts under data parallelism.
     """
     named = (asked.dtype or "bf16", asked.block_shape, asked.per_channel_quant)
-    for quantisation in (None, None, False), named:
-        model = AskedModel(server.model or "", server.tp, server.ep, *quantisation)
+    for tp, quantisation in itertools.product((server.tp, server.tp * server.dp), ((None, None, False), named)):
+        model = AskedModel(server.model or "", tp, server.ep, *quantisation)
         with contextlib.suppress(ServingError):
             if serving_here(model, engine, asked.device_name).file == asked._replace(down=False).file_name:
                 return model.flags

@@ -238,6 +238,8 @@ def name_of(E: int, N: int, quantisation: str = "") -> str:
          "--model zai-org/GLM-4.5-Air-FP8 --tp 4 --engine sglang"),
         (GLM, "vllm", name_of(128, 352, ",dtype=fp8_w8a8"), "--model zai-org/GLM-4.5-Air-FP8 --tp 4"),
         (QWEN, "vllm", name_of(128, 384), "--model Qwen/Qwen3-30B-A3B --tp 2"),
+        (QWEN.replace("}", ", 'data_parallel_size': 2}"), "vllm", name_of(128, 192),
+         "--model Qwen/Qwen3-30B-A3B --tp 4"),
         # quantised while loading
         (QWEN, "vllm", name_of(128, 384, ",dtype=fp8_w8a8"), "--model Qwen/Qwen3-30B-A3B --tp 2 --dtype fp8_w8a8"),
         (QWEN, "sglang", name_of(128, 384, ",dtype=int8_w8a8,per_channel_quant=True"),
