@@ -34,7 +34,7 @@ class Today(enum.StrEnum):
     """What an engine reads under a name as it is shipped."""
 
     UNKNOWN = "unknown"
-    """No survey of the engine on this GPU."""
+    """No survey of the engine on this GPU measured it."""
     NOTHING = "nothing"
     LOSES = "a file that loses"
     HOLDS = "a file that holds"
@@ -45,12 +45,18 @@ URGENCY: Mapping[Today, float] = {Today.UNKNOWN: 1.0, Today.NOTHING: 1.0, Today.
 
 @dataclass(frozen=True)
 class Shipped:
-    """What a survey says of the files that an engine ships for a GPU. loses: by name; for others it ships none."""
+    """What surveys say of the files that an engine ships for a GPU.
+
+    loses: by name. unmeasured: names that it ships a file for which none measured. For others it ships none.
+    """
 
     engine: Engine
     loses: Mapping[str, bool]
+    unmeasured: frozenset[str] = frozenset()
 
     def of(self, name: str) -> Today:
+        if name in self.unmeasured:
+            return Today.UNKNOWN
         if name not in self.loses:
             return Today.NOTHING
         return Today.LOSES if self.loses[name] else Today.HOLDS
