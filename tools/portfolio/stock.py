@@ -15,12 +15,12 @@ from tools.measure.panel import RULE, PromotionPolicy
 from tools.portfolio.progress import ProgressLine
 from tools.portfolio.wanted import Wanted
 from tools.registry.sharding import Engine
+from tools.store.existing import OutputError, Place, existing_at
 from tools.store.files import version_folder
 from tools.store.record import EngineChecked, Record
 from tools.store.workload import Shape
 from tools.tune.policy import PanelPolicy
 from tools.tune.request import DEFAULT_BATCH_SIZES
-from tools.tune.write import OutputError, Place, existing_at
 
 
 class Standing(enum.StrEnum):
