@@ -15,7 +15,7 @@ from tools.measure.panel import RULE, PromotionPolicy
 from tools.portfolio.progress import ProgressLine
 from tools.portfolio.wanted import Wanted
 from tools.registry.sharding import Engine
-from tools.store.existing import OutputError, Place, existing_at
+from tools.store.existing import Place, existing_at
 from tools.store.files import version_folder
 from tools.store.record import EngineChecked, Record
 from tools.store.workload import Shape
@@ -99,7 +99,7 @@ def look_up(
     place = Place(configs, PurePosixPath(wanted.name))
     try:
         existing = existing_at(place)
-    except (OutputError, UserError) as error:
+    except UserError as error:
         return Item(rank, wanted, Standing.BROKEN, (str(error),), line=line)
     if existing is None:
         why = (line.reason,) if line is not None and line.reason else ()

@@ -19,8 +19,8 @@ from tools.store.workload import Workload, parse_file_name
 from tools.text import printable, shown_path
 
 
-class OutputError(UserError):
-    """The output folder can't take the file. One line for a person."""
+class ExistingError(UserError):
+    """A file that stands there, or its record, can't be read. One line for a person."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def place_of(root: Path, workload: Workload, triton: str, reference: str) -> Pla
 def served_today(root: Path, workload: Workload, triton: str) -> Existing | None:
     """What the loader would read with `root` for its configs folder and no folder of the user's own. None: no file.
 
-    OutputError: that file or its record can't be read, so that it can't be improved on either.
+    ExistingError: that file or its record can't be read, so that it can't be improved on either.
     """
     chain = Chain(root)
     tiers = chain.tiers("{}.{}.{}".format(*version_of_folder(version_folder(triton)) or ()))
@@ -82,7 +82,9 @@ def served_today(root: Path, workload: Workload, triton: str) -> Existing | None
         broken = Path(error.path)
         if REGISTRY not in broken.relative_to(root).parts:
             _read(_place_at(root, broken))  # names the fault and the way out
-        raise OutputError(f"{shown_path(broken)}: {error.reason}. Fix: mend it (nox -s validate says more).") from error
+        raise ExistingError(
+            f"{shown_path(broken)}: {error.reason}. Fix: mend it (nox -s validate says more)."
+        ) from error
     return None if winner is None else _read(_place_at(root, winner))
 
 
@@ -116,7 +118,7 @@ def _read(place: Place) -> Existing:
         Found(place.path, place.root, place.relative, Role.CONFIG), parse_file_name(place.path.name), content
     )
     if (fault := _fault(file)) is not None:
-        raise OutputError(
+        raise ExistingError(
             f"{shown_path(place.path)}: expected a tuned file to start from, found {fault}. "
             "Fix: mend it (nox -s validate says more), or move it away."
         )
@@ -124,14 +126,14 @@ def _read(place: Place) -> Existing:
 
 
 def _record(path: Path) -> Record | None:
-    """None where there is none. OutputError: a broken one, whose evidence would be lost."""
+    """None where there is none. ExistingError: a broken one, whose evidence would be lost."""
     if not os.path.lexists(path):
         return None
     content = read_file(path, RECORD)
     faults = [str(fault) for fault in content.faults]
     faults = faults or [f"{fault.where}: {fault.message}" for fault in schemas.faults("record", content.document)]
     if faults:
-        raise OutputError(
+        raise ExistingError(
             f"{shown_path(path)}: expected a record to keep the evidence of, found {printable(faults[0])}. "
             "Fix: mend it (nox -s validate says more), or move it away."
         )

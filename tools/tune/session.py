@@ -63,7 +63,7 @@ class IncompleteLandscapeError(UserError):
 def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     """Tunes on this machine's GPU and writes file and record.
 
-    UserError, OutputError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError,
+    UserError, ExistingError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError,
     MachineError: the run ended early; its journal is there to resume. NotWrittenError: it came to its end.
     """
     request = with_recorded(request, subject)

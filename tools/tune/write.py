@@ -17,7 +17,7 @@ from tools.errors import UserError, reason_of
 from tools.launch.heuristic_version import MeasuredHeuristics, measured_heuristics, outdated
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import PromotionPolicy
-from tools.store.existing import Existing, OutputError, Place, existing_at, place_of, served_today, write_pair
+from tools.store.existing import Existing, ExistingError, Place, existing_at, place_of, served_today, write_pair
 from tools.store.files import (
     canonical_entries,
     lock,
@@ -48,7 +48,7 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
     """Where the file goes, and what an engine would read today.
 
     UserError: the folder is none, or of another Triton; rows or a twin would be left without what they need.
-    OutputError: what an engine would read is broken.
+    ExistingError: what an engine would read is broken.
     """
     triton = origin.triton
     folder = folder_of_tiers(request.files.output)
@@ -218,7 +218,7 @@ def deliver(
     """Writes the file and its record; a version file that gains nothing becomes a line in the served file's record.
 
     environment: where it was measured. existing: what the rows were compared with. What stands there by now, which
-    another run may have written, is read again. UserError, OutputError: rows of it that would stay can't. OSError.
+    another run may have written, is read again. UserError, ExistingError: rows of it that would stay can't. OSError.
     """
     with lock(place.root):
         return _deliver(request, subject, measured, environment, place, existing)
@@ -305,7 +305,7 @@ def _standing(place: Place, *, is_partial: bool) -> Existing | None:
     """What stands there at this moment. One that is broken is no matter where all of it is replaced."""
     try:
         return existing_at(place)
-    except OutputError:
+    except ExistingError:
         if is_partial:
             raise
         return None

@@ -12,7 +12,7 @@ import pytest
 import fused_moe_configs
 from kernels.launch_config import LaunchConfig
 from tests.builders import Store, table
-from tools.store.existing import Existing, OutputError, Place, place_of, served_today, write_pair
+from tools.store.existing import Existing, ExistingError, Place, place_of, served_today, write_pair
 from tools.store.files import canonical_entries, canonical_record
 from tools.store.record import Record
 from tools.store.workload import Workload
@@ -160,13 +160,13 @@ def test_the_users_own_folder_is_none_of_the_tuners_business(tmp_path: Path, mon
 def test_a_file_that_is_a_broken_link_is_not_passed_by(tmp_path: Path) -> None:
     (tmp_path / NAME).symlink_to(tmp_path / "gone")
     put_bytes(tmp_path / "legacy_configs" / NAME)
-    with pytest.raises(OutputError, match=r"E=8.*: expected a tuned file to start from, found .*\. Fix: mend it"):
+    with pytest.raises(ExistingError, match=r"E=8.*: expected a tuned file to start from, found .*\. Fix: mend it"):
         served_today(tmp_path, WORKLOAD, "3.8.0")
 
 
 def test_a_registry_that_tells_no_aliases_is_named(aliases: Path, tmp_path: Path) -> None:
     aliases.write_bytes(b"{")
-    with pytest.raises(OutputError, match=r"registry/devices\.json: not JSON: .*\. Fix: mend it"):
+    with pytest.raises(ExistingError, match=r"registry/devices\.json: not JSON: .*\. Fix: mend it"):
         served_today(tmp_path, WORKLOAD, "3.8.0")
 
 
@@ -183,7 +183,7 @@ def test_a_broken_record_is_not_taken_for_none(record: bytes, tmp_path: Path) ->
     """Its rows of evidence would vanish."""
     put_bytes(tmp_path / NAME)
     put_bytes(tmp_path / "records" / NAME, record)
-    with pytest.raises(OutputError, match=r"records/E=8.* expected a record to keep the evidence of, found .*\. Fix"):
+    with pytest.raises(ExistingError, match=r"records/E=8.* expected a record to keep the evidence of, found .*\. Fix"):
         served_today(tmp_path, WORKLOAD, "3.8.0")
 
 
@@ -191,7 +191,7 @@ def test_a_record_that_is_a_broken_link_is_no_missing_one(tmp_path: Path) -> Non
     put_bytes(tmp_path / NAME)
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / NAME).symlink_to(tmp_path / "gone")
-    with pytest.raises(OutputError, match="not a regular file"):
+    with pytest.raises(ExistingError, match="not a regular file"):
         served_today(tmp_path, WORKLOAD, "3.8.0")
 
 
@@ -209,7 +209,7 @@ def test_a_record_that_is_a_broken_link_is_no_missing_one(tmp_path: Path) -> Non
 def test_a_file_that_cannot_be_read_cannot_be_improved_on(data: bytes, told: str, tmp_path: Path) -> None:
     put_bytes(tmp_path / NAME, data)
     put_bytes(tmp_path / "legacy_configs" / NAME)
-    with pytest.raises(OutputError, match=rf"expected a tuned file to start from, {told}.* Fix: mend it"):
+    with pytest.raises(ExistingError, match=rf"expected a tuned file to start from, {told}.* Fix: mend it"):
         served_today(tmp_path, WORKLOAD, "3.8.0")
 
 

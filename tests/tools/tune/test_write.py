@@ -27,7 +27,7 @@ from tools.errors import UserError
 from tools.launch.heuristic_version import MeasuredHeuristics
 from tools.launch.kernel_hash import kernel_sha256
 from tools.store import schemas
-from tools.store.existing import OutputError
+from tools.store.existing import ExistingError
 from tools.store.files import canonical_entries
 from tools.store.record import EngineChecked, HeuristicVersion, ShapeOfModels, VerifiedWith
 from tools.store.workload import Shape
@@ -148,7 +148,7 @@ def test_a_file_is_no_folder(find: Find, tmp_path: Path) -> None:
 
 def test_a_broken_file_in_the_chain_is_refused(put: Put, find: Find, configs: Path) -> None:
     put(configs / "legacy_configs").write_text("{")
-    with pytest.raises(OutputError, match="expected a tuned file to start from"):
+    with pytest.raises(ExistingError, match="expected a tuned file to start from"):
         find()
 
 
