@@ -10,10 +10,9 @@ from typing import Any
 
 from fused_moe_configs import machine
 from fused_moe_configs.api import where
-from fused_moe_configs.exporting.overlay import NAMES
 from fused_moe_configs.index import IndexedFile, indexed
 from fused_moe_configs.lookup import Chain, Lookup, exists, printable, read_config, version_folders
-from fused_moe_configs.naming import parse
+from fused_moe_configs.naming import ENGINE_NAMES, parse
 from fused_moe_configs.near import near_misses
 from fused_moe_configs.next_step import next_step
 from fused_moe_configs.registry import ServingError
@@ -139,7 +138,7 @@ def _prospect(asked: AskedModel, serving: Serving, has_gpu: bool, triton_version
     elif parsed := parse(serving.file):
         near = near_misses(parsed, where())
     in_use = _in_use(serving)
-    step = f"nothing: {NAMES[engine]} reads the file of {machine.VARIABLES[engine]}"
+    step = f"nothing: {ENGINE_NAMES[engine]} reads the file of {machine.VARIABLES[engine]}"
     if not in_use or serving.reads_tuned_files is False:
         siblings_file = None if lookup.winner else chain.siblings_file(serving.file, chain.tiers(version))
         step = str(next_step(asked.flags, serving, lookup, siblings_file))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.bench.request import HEURISTIC, EngineFile, FilesRequest, Say
@@ -16,7 +17,6 @@ from tools.checkout import reference_triton
 from tools.errors import UserError, reason_of
 from tools.git import CommitError, NoGitError, file_at
 from tools.launch.engine_package import down_file_of
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
 from tools.launch.layer_config import LayerConfig, as_run
 from tools.measure.layer import LayerShape

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.problem import Flavour
 from tools.bench.candidates import Judging, ShippedCandidate
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.layer_config import LayerConfig
 from tools.measure.judgement import Duel, MeasuredCandidate, PartVerdict, RowVerdict, score
 from tools.measure.panel import LARGEST_RATIO, MAX_DRAWS, Ratio, RoutingKind

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tools.launch.heuristic_version import ENGINE_NAMES
+from fused_moe_configs.naming import ENGINE_NAMES
 from tools.portfolio.stock import Item, Standing
 from tools.portfolio.wanted import Use
 from tools.registry.devices import Device

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from tools.checkout import reference_triton
 from tools.errors import UserError
-from tools.launch.heuristic_version import ENGINE_NAMES, FOLLOWED, outdated
+from tools.launch.heuristic_version import FOLLOWED, outdated
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import RULE, PromotionPolicy
 from tools.portfolio.progress import ProgressLine

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.problem import Flavour
 from tools.errors import UserError
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.measure.panel import LARGEST_RATIO, Ratio
 from tools.measure.statistics import geomean
 from tools.store import schemas
