@@ -16,7 +16,7 @@ from fused_moe_configs.naming import ENGINE_NAMES, parse
 from fused_moe_configs.near import near_misses
 from fused_moe_configs.next_step import next_step
 from fused_moe_configs.registry import ServingError
-from fused_moe_configs.serving import Serving
+from fused_moe_configs.serving import Serving, parallel_text
 
 from .of_model import AskedModel, serving_here
 
@@ -71,9 +71,8 @@ class Prospect:
             yield f"{self.engine}: {self.refusal}"
             return
         found = self.serving
-        ranks = f"tp={found.tp}" + f" ep={found.ep}" * (found.ep > 1)
         place = found.device_name if self.has_gpu else "Hopper, since no GPU is named"
-        yield f"{found.engine} {found.version}: {found.model} {ranks} on {place}"
+        yield f"{found.engine} {found.version}: {found.model} {parallel_text(found.tp, found.ep)} on {place}"
         yield f"  on a rank: E={found.E}, N={found.N}, K={found.K}, top_k={found.top_k}, {found.kind}"
         yield f"  backend: {found.verdict}. {found.reason}"
         yield from (f"  note: {note}" for note in found.notes)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from fused_moe_configs.serving import parallel_text
 from tools.registry.devices import Device
 from tools.registry.models import AS_STORED, SIXTEEN_BIT, Asked, ModelRegistry
 from tools.registry.shapes import (
@@ -78,7 +79,7 @@ class Use:
     asked: Asked = field(default=AS_STORED, compare=False)
 
     def __str__(self) -> str:
-        return f"{self.model} tp={self.tp}" + (f" ep={self.ep}" if self.ep > 1 else "")
+        return f"{self.model} {parallel_text(self.tp, self.ep)}"
 
 
 @dataclass(frozen=True)
