@@ -19,7 +19,7 @@ from kernels.problem import Flavour
 from tools import cli
 from tools.bench import session
 from tools.bench.request import MAX_JOBS, EngineFile, check_counts
-from tools.checkout import reference_triton
+from tools.checkout import MEASUREMENTS, reference_triton
 from tools.child_process import usable_cores
 from tools.dates import today
 from tools.errors import MachineError, UserError
@@ -78,7 +78,7 @@ def add_survey(parser: argparse.ArgumentParser) -> None:
         metavar="vllm=PATH|sglang=PATH",
         help="the engine as it is installed or unpacked, or the file with its kernel",
     )
-    parser.add_argument("--output", type=cli.path_argument, default=Path("docs/measurements"), metavar="DIR")
+    parser.add_argument("--output", type=cli.path_argument, default=MEASUREMENTS, metavar="DIR")
     parser.add_argument(
         "--device-name", metavar="NAME", help="only list what would be measured on this GPU; none is needed here"
     )
