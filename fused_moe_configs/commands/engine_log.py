@@ -22,6 +22,7 @@ from fused_moe_configs.index import indexed
 from fused_moe_configs.lookup import Chain, ConfigError, exists, printable, read_json
 from fused_moe_configs.machine import VARIABLES
 from fused_moe_configs.naming import MANIFEST, ParsedFileName, parse
+from fused_moe_configs.serving import parallel_text
 
 from .console import show
 
@@ -265,7 +266,7 @@ def _text(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
     files = f"{len(log.files)} tuned MoE file{'s' * (len(log.files) != 1)} named in them"
     facts = [f"{log.lines} line{'s' * (log.lines != 1)}" + f", {files}" * (log.bytes > 0)]
     facts += [f"vLLM {log.vllm_version}"] if log.vllm_version else []
-    facts += [f"{printable(log.model)} tp={log.tp}" + f" ep={log.ep}" * (log.ep > 1)] if log.model else []
+    facts += [f"{printable(log.model)} {parallel_text(log.tp, log.ep)}"] if log.model else []
     lines = ["; ".join(facts)]
     for verdict in verdicts:
         if verdict.status == "shared":
