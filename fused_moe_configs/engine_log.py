@@ -14,6 +14,8 @@ import codecs
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from .serving import parallel_text
+
 MOST_FILES = 1000
 """A server reads a handful. What a log names beyond this is counted and not kept."""
 MOST_PLACES = 8
@@ -86,7 +88,7 @@ class Server:
 
     def __str__(self) -> str:
         """The model and its parallel sizes; empty where the log names no model."""
-        return f"{self.model} tp={self.tp}" + f" ep={self.ep}" * (self.ep > 1) if self.model else ""
+        return f"{self.model} {parallel_text(self.tp, self.ep)}" if self.model else ""
 
 
 class LoggedFile:

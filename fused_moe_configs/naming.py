@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from types import MappingProxyType
 from typing import NamedTuple
 
 from .lookup import get_config_file_name, packed_size, unpacked_size
+
+ENGINE_NAMES = MappingProxyType({"vllm": "vLLM", "sglang": "SGLang"})
+"""Of every engine that reads such files, as people write it."""
 
 MANIFEST = ".fused_moe_configs.json"
 """In a folder that exports write to, their own list of what they wrote."""

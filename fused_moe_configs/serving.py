@@ -86,9 +86,8 @@ class Serving:
         return asdict(self)
 
     def __str__(self) -> str:
-        ranks = f"tp={self.tp}" + (f" ep={self.ep}" if self.ep > 1 else "")
         lines = [
-            f"{self.model} {ranks}, {self.engine} {self.version} on {self.device_name}",
+            f"{self.model} {parallel_text(self.tp, self.ep)}, {self.engine} {self.version} on {self.device_name}",
             f"on a rank: E={self.E}, N={self.N}, K={self.K}, top_k={self.top_k}, {self.kind}",
             f"backend: {self.verdict}. {self.reason}",
         ]
@@ -96,6 +95,11 @@ class Serving:
         lines += [f"file: {self.file or f'none, since no tuned file has {self.kind} in its name'}"]
         lines += [f"as {self.engine} spells it: {self.engine_file}"] if self.engine_file != self.file else []
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def parallel_text(tp: int, ep: int) -> str:
+    """«tp=8 ep=4», as records name it; without ep where experts aren't spread over ranks."""
+    return f"tp={tp}" + (f" ep={ep}" if ep > 1 else "")
 
 
 def find_serving(

@@ -10,6 +10,8 @@ import tomllib
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CONFIGS = CHECKOUT / "configs"
+MEASUREMENTS = CHECKOUT / "docs" / "measurements"
+"""Where benches and surveys leave their reports."""
 
 
 @functools.cache

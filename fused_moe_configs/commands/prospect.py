@@ -10,14 +10,13 @@ from typing import Any
 
 from fused_moe_configs import machine
 from fused_moe_configs.api import where
-from fused_moe_configs.exporting.overlay import NAMES
 from fused_moe_configs.index import IndexedFile, indexed
 from fused_moe_configs.lookup import Chain, Lookup, exists, printable, read_config, version_folders
-from fused_moe_configs.naming import parse
+from fused_moe_configs.naming import ENGINE_NAMES, parse
 from fused_moe_configs.near import near_misses
 from fused_moe_configs.next_step import next_step
 from fused_moe_configs.registry import ServingError
-from fused_moe_configs.serving import Serving
+from fused_moe_configs.serving import Serving, parallel_text
 
 from .of_model import AskedModel, serving_here
 
@@ -72,9 +71,8 @@ class Prospect:
             yield f"{self.engine}: {self.refusal}"
             return
         found = self.serving
-        ranks = f"tp={found.tp}" + f" ep={found.ep}" * (found.ep > 1)
         place = found.device_name if self.has_gpu else "Hopper, since no GPU is named"
-        yield f"{found.engine} {found.version}: {found.model} {ranks} on {place}"
+        yield f"{found.engine} {found.version}: {found.model} {parallel_text(found.tp, found.ep)} on {place}"
         yield f"  on a rank: E={found.E}, N={found.N}, K={found.K}, top_k={found.top_k}, {found.kind}"
         yield f"  backend: {found.verdict}. {found.reason}"
         yield from (f"  note: {note}" for note in found.notes)
@@ -139,7 +137,7 @@ def _prospect(asked: AskedModel, serving: Serving, has_gpu: bool, triton_version
     elif parsed := parse(serving.file):
         near = near_misses(parsed, where())
     in_use = _in_use(serving)
-    step = f"nothing: {NAMES[engine]} reads the file of {machine.VARIABLES[engine]}"
+    step = f"nothing: {ENGINE_NAMES[engine]} reads the file of {machine.VARIABLES[engine]}"
     if not in_use or serving.reads_tuned_files is False:
         siblings_file = None if lookup.winner else chain.siblings_file(serving.file, chain.tiers(version))
         step = str(next_step(asked.flags, serving, lookup, siblings_file))

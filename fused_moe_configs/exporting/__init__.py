@@ -11,13 +11,14 @@ import os
 from pathlib import Path
 
 from fused_moe_configs.lookup import Chain, device_part, shown
+from fused_moe_configs.naming import ENGINE_NAMES
 from fused_moe_configs.near import likely_devices
 from fused_moe_configs.spelling import question
 
 from .destination import check, write
 from .layout import chains_answers, laid_over, tuned_for_another, with_twins
 from .notes import Notes
-from .overlay import AUTO, NAMES, engines_own, find, missing
+from .overlay import AUTO, engines_own, find, missing
 from .report import Export, summary
 
 __all__ = ["Export", "summary", "write_export"]
@@ -39,7 +40,7 @@ def write_export(
     own = dict[str, bytes]()
     if overlay is not None:
         beneath = find(engine) if overlay == AUTO else _folder("overlay", overlay)
-        kept |= {f"{NAMES[engine]}'s own files": beneath}
+        kept |= {f"{ENGINE_NAMES[engine]}'s own files": beneath}
         try:
             own = engines_own(engine, beneath, notes)
         except OSError as error:

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 from fused_moe_configs.lookup import VERSION_FOLDER, ConfigError, printable, read_json, version_folders
+from fused_moe_configs.naming import ENGINE_NAMES
 
 from .notes import Notes
 
 AUTO = "auto"
-NAMES = {"vllm": "vLLM", "sglang": "SGLang"}
 PACKAGED = {
     "vllm": ("model_executor/layers/fused_moe/configs",),
     "sglang": ("srt/layers/moe/moe_runner/triton_utils/configs", "srt/layers/moe/fused_moe_triton/configs"),
@@ -36,8 +36,9 @@ def find(engine: str) -> Path:
 
     ValueError: it is not installed here, or holds no such folder.
     """
-    wish = f"overlay: expected {NAMES[engine]} installed for {sys.executable}"
-    fix = f"Fix: run this in the environment of {NAMES[engine]}, or name the folder: --overlay PATH/TO/{_usual(engine)}"
+    name = ENGINE_NAMES[engine]
+    wish = f"overlay: expected {name} installed for {sys.executable}"
+    fix = f"Fix: run this in the environment of {name}, or name the folder: --overlay PATH/TO/{_usual(engine)}"
     try:
         spec = importlib.util.find_spec(engine)
     except (ImportError, ValueError):  # a module that stands half imported, or was put there by hand
@@ -69,7 +70,7 @@ def engines_own(engine: str, overlay: Path, notes: Notes) -> dict[str, bytes]:
                 notes.lose(f"{printable(path)}: left out: {getattr(error, 'reason', 'nested too deeply')}")
     if others:
         names = ", ".join(map(printable, others))
-        notes.say(f"{printable(overlay)}: left out, {NAMES[engine]} asks for no such name there: {names}")
+        notes.say(f"{printable(overlay)}: left out, {ENGINE_NAMES[engine]} asks for no such name there: {names}")
     if not files and not notes.is_loss:
         raise ValueError(f"{_wish(engine)}, found no tuned file in {printable(overlay)}. {_fix(engine)}")
     return files
@@ -104,11 +105,11 @@ def _folders(engine: str, overlay: Path) -> dict[str | None, Path]:
 
 
 def _wish(engine: str) -> str:
-    return f"overlay: expected the configs folder of {NAMES[engine]}"
+    return f"overlay: expected the configs folder of {ENGINE_NAMES[engine]}"
 
 
 def _fix(engine: str) -> str:
-    return f"Fix: name {_usual(engine)} in its installation, or pass {AUTO} where {NAMES[engine]} is installed"
+    return f"Fix: name {_usual(engine)} in its installation, or pass {AUTO} where {ENGINE_NAMES[engine]} is installed"
 
 
 def _usual(engine: str) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 from fused_moe_configs.index import indexed
 from fused_moe_configs.lookup import device_in, printable
 from fused_moe_configs.machine import VARIABLES
+from fused_moe_configs.naming import ENGINE_NAMES
 
 from .layout import Served
-from .overlay import NAMES
 
 MOST_MODELS = 4  # of a line
 
@@ -42,7 +42,7 @@ def summary(export: Export, configs: Path) -> list[str]:
     ConfigError: the index, or a record where there is none, is broken. A file that no model is known to read stands as
     E, N and dtype alone.
     """
-    number, name = len(export.written), NAMES[export.engine]
+    number, name = len(export.written), ENGINE_NAMES[export.engine]
     beneath = f", {export.engines_own} of them {name}'s own" if export.engines_own else ""
     lines = [f"{number} file{'s' * (number != 1)} written to {printable(export.destination)}{beneath}"]
     lines += _for_whom(export.served.values(), configs)

@@ -10,7 +10,7 @@ import pytest
 from fused_moe_configs.api import where
 from fused_moe_configs.backends import EngineRelease, choose_release, read_engines
 from fused_moe_configs.registry import Checkpoint, ServingError
-from fused_moe_configs.serving import Serving, find_serving, serve, split
+from fused_moe_configs.serving import Serving, find_serving, parallel_text, serve, split
 
 H100 = "NVIDIA H100 80GB HBM3"
 BLOCK = (128, 128)
@@ -403,3 +403,7 @@ class TestOneCall:
     def test_no_registry_is_an_error_that_names_it(self, tmp_path: Path):
         with pytest.raises(ValueError, match=r"models\.json: cannot be read"):
             find_serving("Qwen/Qwen3-30B-A3B", "vllm", tmp_path, device_name=H100)
+
+
+def test_parallel_sizes_are_named_as_in_records() -> None:
+    assert [parallel_text(8, ep) for ep in (1, 4)] == ["tp=8", "tp=8 ep=4"]

@@ -6,14 +6,17 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
-from tools.bench.request import HEURISTIC, FilesRequest, Say
-from tools.errors import UserError
+from tools.bench.request import HEURISTIC, EngineFile, FilesRequest, Say
+from tools.checkout import reference_triton
+from tools.errors import UserError, reason_of
 from tools.git import CommitError, NoGitError, file_at
-from tools.launch.heuristic_version import ENGINE_NAMES
+from tools.launch.engine_package import down_file_of
 from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
 from tools.launch.layer_config import LayerConfig, as_run
 from tools.measure.layer import LayerShape
@@ -29,7 +32,7 @@ from tools.store.files import TUNED_FILE, Content, discover, read_file, record_p
 from tools.store.other_kernels import other_kernel
 from tools.store.record import RecordError, as_record
 from tools.store.strict_json import parse
-from tools.store.tiers import Role, why_skipped
+from tools.store.tiers import Role, version_of_folder, why_skipped
 from tools.store.workload import Layout, Workload, parse_file_name
 from tools.text import printable, shown_path
 
@@ -106,10 +109,28 @@ def of_file(name: str, file: ConfigFile, down: ConfigFile | None = None) -> Cand
     return replace(Candidate.alike(name, _entries(name, file)), down=own_down)
 
 
-def down_twin(file: ConfigFile) -> ConfigFile | None:
-    """The `_down` file beside it."""
-    path = _down_path(file.found.path)
-    return read(path) if path.exists() else None
+def down_file(up: Path, package: Path | None = None) -> Path | None:
+    """The `_down` file that SGLang reads with an up file: one of its own it looks for in all its folders.
+
+    package: SGLang's. UserError: a folder of its tuned files can't be listed.
+    """
+    folder = up.resolve().parent
+    if package is None or not folder.is_relative_to(package) or version_of_folder(folder.name) is None:
+        beside = _down_path(up)
+        return beside if beside.exists() else None
+    configs = folder.parent
+    try:
+        return down_file_of(configs, up.name, _triton())
+    except OSError as error:
+        raise UserError(f"{shown_path(configs)}: can't be listed: {reason_of(error)}.") from error
+
+
+def _triton() -> str:
+    """The one that runs; where there is none, nothing is timed."""
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return reference_triton()
 
 
 def _down_path(path: Path) -> Path:
@@ -144,10 +165,11 @@ def heuristic(workload: Workload, batch_sizes: tuple[int, ...], device: Device) 
     return Candidate(NO_FILE, {Flavour.VLLM: vllm, Flavour.SGLANG: sglang})
 
 
-def against(what: str, file: ConfigFile, *, reads_down: bool = False) -> Candidate:
+def against(what: str, file: ConfigFile, *, reads_down: bool = False, package: Path | None = None) -> Candidate:
     """The candidate that `--against` names: a path that exists, else a git revision of the file's own path.
 
-    reads_down: with the `_down` file beside it. UserError: another workload, no such file or revision.
+    reads_down: with its `_down` file. package: as `down_file` takes it. UserError: another workload, no such file or
+    revision.
     """
     path = Path(what)
     if os.path.isfile(what):  # noqa: PTH113 (never raises)
@@ -156,7 +178,8 @@ def against(what: str, file: ConfigFile, *, reads_down: bool = False) -> Candida
             found = printable(path.name)
             raise UserError(f"--against: expected a file of {file.found.path.name}'s workload, found {found}.")
         # The folder says whose file it is; its name is the workload's.
-        return of_file(printable(path.absolute().parent.name), other, down_twin(other) if reads_down else None)
+        down = down_file(path, package) if reads_down else None
+        return of_file(printable(path.absolute().parent.name), other, None if down is None else read(down))
     data = at_revision(what, file.found.path)
     then = replace(file, content=_content(data))
     return of_file(printable(what), then, _down_at(what, file) if reads_down else None)
@@ -338,12 +361,19 @@ def comparison_of(file: ConfigFile, request: FilesRequest, devices: DeviceRegist
         engines = tuple(tuple(engine for engine in reading if engine is wanted) for reading in engines)
     judging = set().union(*engines)
     reads_down = Flavour.SGLANG in judging
-    own = of_file(own.name, file, down_twin(file) if reads_down else None)
-    rivals = {what: _rival(what, file, batch_sizes, device, reads_down=reads_down) for what in request.against}
+    package = _package_of(request.engine) if reads_down else None
+    down = down_file(file.found.path, package)
+    own = of_file(own.name, file, read(down) if reads_down and down is not None else None)
+    rivals = {
+        what: heuristic(workload, batch_sizes, device)
+        if what == HEURISTIC
+        else against(what, file, reads_down=reads_down, package=package)
+        for what in request.against
+    }
     candidates = (replace(own, name=THIS_FILE), *with_distinct_names(rivals))
     if Flavour.VLLM in judging:
         notes += _clamped_notes(candidates, workload, batch_sizes)
-    if (down := _down_path(file.found.path)).exists():
+    if down is not None:
         name = printable(down.name)
         notes.append(f"down runs the entries of {name} for SGLang" if reads_down else f"{name}: {_UP_FOR_BOTH}")
     name = printable(file.found.relative.as_posix())
@@ -356,15 +386,19 @@ def _shipped(
     rivals: Mapping[str, Candidate], candidates: Sequence[Candidate], request: FilesRequest
 ) -> ShippedCandidate | None:
     """The first rival that lies in the package whose kernel judges."""
-    if request.engine is None:
-        return None
-    kernel = request.engine.path.resolve()
-    package = next((folder for folder in kernel.parents if folder.name == request.engine.flavour), None)
+    package = _package_of(request.engine)
     for what, candidate in zip(rivals, candidates[1:], strict=True):
         path = Path(os.path.realpath(what))
         if package is not None and path.is_relative_to(package) and path.is_file():
             return ShippedCandidate(candidate.name, sha256(path.read_bytes()))
     return None
+
+
+def _package_of(engine: EngineFile | None) -> Path | None:
+    """The package that the kernel lies in. None: it lies alone."""
+    if engine is None:
+        return None
+    return next((folder for folder in engine.path.resolve().parents if folder.name == engine.flavour), None)
 
 
 def _clamped_notes(candidates: Sequence[Candidate], workload: Workload, batch_sizes: Sequence[int]) -> Iterator[str]:
@@ -374,10 +408,3 @@ def _clamped_notes(candidates: Sequence[Candidate], workload: Workload, batch_si
             limit = clamped(candidate.entry(rows[0]), workload).BLOCK_SIZE_K
             listed = ", ".join(map(str, rows))
             yield f"{candidate.name}, M={listed}: BLOCK_SIZE_K clamped to {limit}, as vLLM does"
-
-
-def _rival(what: str, file: ConfigFile, batch_sizes: tuple[int, ...], device: Device, *, reads_down: bool) -> Candidate:
-    assert file.workload is not None
-    if what == HEURISTIC:
-        return heuristic(file.workload, batch_sizes, device)
-    return against(what, file, reads_down=reads_down)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.problem import Flavour
 from tools.bench import session
 from tools.bench.candidates import NO_FILE, FileComparison, Judging, comparison_of, read_files
@@ -16,7 +17,6 @@ from tools.cli import check_folder
 from tools.compile.pool import CompilePool
 from tools.dates import today
 from tools.errors import MachineError, UserError
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import engine_version
 from tools.measure.gpu import check_memory, measure_ceilings, release

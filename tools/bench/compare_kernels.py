@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from tools.bench import session
 from tools.bench.kernels_report import CeilingFigures, ComparedKernels, KernelsReport, to_json, to_markdown
 from tools.bench.request import KernelsRequest, Say
@@ -16,7 +17,6 @@ from tools.bench.session import Gpu, engine_kernel
 from tools.cli import check_folder
 from tools.compile.pool import CompilePool
 from tools.dates import today
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.engine_kernel import cut, engine_version
 from tools.measure.gpu import check_memory

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.problem import Flavour
 from tools.bench.candidates import Judging, ShippedCandidate
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.layer_config import LayerConfig
+from tools.measure.environment import as_text
 from tools.measure.judgement import Duel, MeasuredCandidate, PartVerdict, RowVerdict, score
 from tools.measure.panel import LARGEST_RATIO, MAX_DRAWS, Ratio, RoutingKind
 from tools.store.record import Environment
@@ -78,17 +79,10 @@ def to_json(report: FilesReport) -> str:
 
 def _shown(report: FilesReport) -> dict[str, str]:
     """What ran where, by name."""
-    environment, judge = report.environment, report.judge
+    judge = report.judge
     return {
         "date": report.date,
-        "device": environment.device_name,
-        "compute_capability": environment.compute_capability,
-        "sm_count": str(environment.sm_count),
-        "driver": environment.driver or "unknown",
-        "cuda": environment.cuda or "unknown",
-        "torch": environment.torch,
-        "triton": environment.triton,
-        "python": environment.python,
+        **as_text(report.environment),
         "kernel": f"own, {report.kernel_sha256[:12]}" if judge is None else f"{judge}'s own",
         "routing": report.judging.title,
         "draws": f"{report.judging.purpose.name.lower()}, series {report.judging.series}",

@@ -1,4 +1,4 @@
-"""What a comparison found, as frozen records, and whether that is good enough. Standard library only."""
+"""What a comparison found, as frozen records, and whether that is good enough."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kernels.launch_config import LaunchConfig
+from tools.measure.environment import as_text
 from tools.measure.statistics import geomean, share_within
 from tools.store.record import Environment
 from tools.text import table
@@ -224,21 +225,16 @@ class KernelsReport:
 
 
 def to_markdown(report: KernelsReport) -> str:
-    environment, kernels, ceilings = report.environment, report.kernels, report.ceilings
+    kernels, ceilings = report.kernels, report.ceilings
     lines = [
-        f"# Our kernel beside {kernels.engine}'s, {environment.device_name}",
+        f"# Our kernel beside {kernels.engine}'s, {report.environment.device_name}",
         "",
         f"Made by `{report.command}` on {report.date}.",
         "",
         *table(
             ("what", "version"),
             [
-                ("device", environment.device_name),
-                ("driver", environment.driver or "unknown"),
-                ("CUDA", environment.cuda or "unknown"),
-                ("torch", environment.torch),
-                ("Triton", environment.triton),
-                ("Python", environment.python),
+                *as_text(report.environment).items(),
                 ("engine", f"{kernels.engine}, kernel {kernels.engine_sha256[:16]}"),
                 ("our kernel", kernels.own_sha256[:16]),
             ],
@@ -337,7 +333,13 @@ def _config(pair: Pair) -> str:
 def to_json(report: KernelsReport) -> str:
     """The whole report, one pair a line."""
     body: dict[str, Any] = {
-        "environment": _environment_json(report),
+        "environment": {
+            "date": report.date,
+            **as_text(report.environment),
+            "engine": report.kernels.engine,
+            "engine_sha256": report.kernels.engine_sha256,
+            "kernel_sha256": report.kernels.own_sha256,
+        },
         "command": report.command,
         "complete": report.complete,
         "passed": report.passed,
@@ -347,22 +349,6 @@ def to_json(report: KernelsReport) -> str:
         "workloads": [_workload_json(work) for work in report.workloads],
     }
     return _dump(body) + "\n"
-
-
-def _environment_json(report: KernelsReport) -> dict[str, str]:
-    environment, kernels = report.environment, report.kernels
-    return {
-        "date": report.date,
-        "device": environment.device_name,
-        "driver": environment.driver or "unknown",
-        "cuda": environment.cuda or "unknown",
-        "torch": environment.torch,
-        "triton": environment.triton,
-        "python": environment.python,
-        "engine": kernels.engine,
-        "engine_sha256": kernels.engine_sha256,
-        "kernel_sha256": kernels.own_sha256,
-    }
 
 
 def _workload_json(work: WorkloadResult) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from kernels.problem import Flavour
+from tools.checkout import MEASUREMENTS
 from tools.child_process import usable_cores
 from tools.cli import one_of, path_argument
 from tools.errors import UserError
@@ -173,7 +174,7 @@ def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--num-tokens", type=int, nargs="+", default=list(BATCH_SIZES), metavar="M")
     parser.add_argument("--launch-configs", type=int, default=60, metavar="N", help="how many a workload (60)")
     _add_jobs(parser)
-    parser.add_argument("--output", type=path_argument, default=Path("docs/measurements"), metavar="DIR")
+    parser.add_argument("--output", type=path_argument, default=MEASUREMENTS, metavar="DIR")
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.launch_config import TRITON_DEFAULTS, LaunchConfig
-from tools.launch.heuristic_version import DEFAULT_FUNCTION, ENGINE_NAMES
+from tools.launch.heuristic_version import DEFAULT_FUNCTION
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
 from tools.store.record import HeuristicVersion
 from tools.store.workload import Workload

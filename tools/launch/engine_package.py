@@ -1,4 +1,4 @@
-"""An engine's package as it was published: the sources in it, which of them look tuned files up, and its kernel's."""
+"""An engine's package as it was published: its sources, which of them look tuned files up and where, its kernel's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from tools.errors import UserError, reason_of
+from tools.store.tiers import version_of_folder
 from tools.text import shown_path
 
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+!_-]{0,59}", re.ASCII)
@@ -38,6 +39,35 @@ KERNEL_MODULES: Mapping[str, str] = MappingProxyType(
     }
 )
 """The module of each engine that has its kernel, in the releases whose interface `tools.measure.kernels` knows."""
+
+
+# Its tuned files
+
+
+def tuned_file_folders(engine: str, configs: Path, triton_version: str) -> list[Path]:
+    """In the order in which the engine searches them for a name; the first that has it wins. OSError.
+
+    configs: the engine's folder of tuned files. vLLM 0.33 has a flat one. SGLang 0.5.23 has a folder for each Triton:
+    first that of the Triton that runs, then the newest, also of a newer Triton. (fused_moe_triton_config.py,
+    `get_moe_configs`)
+    """
+    if engine == "vllm":
+        return [configs]
+    versions = {path: version for path in configs.iterdir() if (version := version_of_folder(path.name))}
+    own = configs / f"triton_{triton_version.replace('.', '_')}"
+    return sorted(versions, key=lambda path: (path == own, versions[path]), reverse=True)
+
+
+def down_file_of(configs: Path, name: str, triton_version: str) -> Path | None:
+    """The `_down` file that SGLang reads with its own up file of a name. None: there is none. OSError.
+
+    Each name is searched for alone, so it may lie in another folder than the up file.
+    """
+    paths = [
+        folder / f"{name.removesuffix('.json')}_down.json"
+        for folder in tuned_file_folders("sglang", configs, triton_version)
+    ]
+    return next((path for path in paths if path.exists()), None)
 
 
 # A package: a wheel, or the folder that one was unpacked or installed into.

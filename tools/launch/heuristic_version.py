@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from tools.errors import UserError
 from tools.launch import heuristics
 from tools.launch.engine_package import LOOK_UP_MODULES, Package, installed_package
@@ -32,8 +33,6 @@ FOLLOWED: Mapping[str, HeuristicVersion] = MappingProxyType(
 
 After a newer release the canary names both anew. Whoever changes them has compared that function with our table.
 """
-
-ENGINE_NAMES: Mapping[str, str] = MappingProxyType({"vllm": "vLLM", "sglang": "SGLang"})
 
 DEFAULT_FUNCTION = "get_default_config"
 

@@ -26,6 +26,12 @@ def environment_here(torch: Any, triton: Any) -> Environment:
     )
 
 
+def as_text(environment: Environment) -> dict[str, str]:
+    """What a report says of it, by name; «unknown» what can't be read."""
+    names = {"device_name": "device"}
+    return {names.get(name, name): str(value or "unknown") for name, value in vars(environment).items()}
+
+
 def driver() -> str | None:
     """NVIDIA's driver's version. None: it can't be read."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

@@ -25,6 +25,7 @@ from tools.cli import command, path_argument, run
 from tools.findings import emit
 from tools.portfolio.bench_report import BenchReport
 from tools.portfolio.jobs import Job, JudgeOn, Order, bench_arguments
+from tools.portfolio.pool import LastLine
 from tools.portfolio.progress import Outcome, Step
 
 MODULE = "tools.portfolio.child"
@@ -158,8 +159,9 @@ def _why_unjudged(judged: Sequence[Done]) -> str:
 
 def _step(engine: str | None, tool: Tool, arguments: Sequence[str]) -> Done:
     """Runs the tool; whatever it ends with is an exit code."""
-    output, ears, started = io.StringIO(), _Ears(sys.stderr), time.monotonic()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(ears):
+    output, heard, started = io.StringIO(), LastLine(sys.stderr.write), time.monotonic()
+    crash = ""
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(heard):
         try:
             code = tool(arguments)
         except SystemExit as end:
@@ -168,28 +170,9 @@ def _step(engine: str | None, tool: Tool, arguments: Sequence[str]) -> Done:
                 raise
         except Exception as error:
             traceback.print_exc()
-            ears.last = f"{type(error).__name__}: {error}".split("\n")[0]
-            code = CRASHED
-    said = ears.last.partition(": ")[2] if ears.last.startswith(("tune: ", "bench: ")) else ears.last
+            code, crash = CRASHED, f"{type(error).__name__}: {error}".split("\n")[0]
+    said = crash or heard.last.removeprefix("tune: ").removeprefix("bench: ")
     return Done(Step(engine, code, round(time.monotonic() - started, 2), said), output.getvalue())
-
-
-class _Ears(io.TextIOBase):
-    """Hands on what is said to people, and remembers the last line."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream, self._line, self.last = stream, "", ""
-
-    def write(self, text: str) -> int:
-        *whole, self._line = (self._line + text).split("\n")
-        self.last = next((line for line in reversed(whole) if line.strip()), self.last)
-        return int(self._stream.write(text))
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        return False
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Protocol
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from tools.checkout import CHECKOUT
 from tools.dates import today
 from tools.findings import Severity
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.child import MODULE, JobResult
 from tools.portfolio.jobs import Job, Order, Skip
 from tools.portfolio.pool import Children, Pool, PoolGpu, Say

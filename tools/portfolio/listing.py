@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.checkout import CHECKOUT, CONFIGS
+from tools.checkout import CONFIGS, MEASUREMENTS
 from tools.cli import path_argument, say
 from tools.errors import UserError, reason_of
 from tools.findings import emit
@@ -27,9 +27,6 @@ from tools.store.workload import Layout, parse_file_name
 from tools.text import counted, shown_path
 from tools.tune.journal import JOURNALS
 from tools.tune.policy import PanelPolicy
-
-MEASUREMENTS = CHECKOUT / "docs" / "measurements"
-"""Where surveys lie."""
 
 PROGRESS = JOURNALS / "portfolio"
 """Where runs of this machine say what became of each name, a file a GPU."""

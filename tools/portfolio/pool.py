@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -141,15 +142,18 @@ class Children:
         with self._lock:
             self._running.add(process)
         try:
-            listener = _Listener(process, say)
             assert process.stdout is not None
+            assert process.stderr is not None
+            heard = LastLine(lambda line: say(line.strip()) if line.strip() else None)
+            listener = threading.Thread(target=heard.writelines, args=(process.stderr,), daemon=True)
+            listener.start()
             printed = process.stdout.read()
             code = process.wait()
             listener.join()
         finally:
             with self._lock:
                 self._running.discard(process)
-        return Ended(code, printed, listener.last)
+        return Ended(code, printed, heard.last)
 
     def stop(self, grace_s: float = GRACE_S) -> None:
         """Ends all that run, with what they started; tuners keep their journals."""
@@ -164,17 +168,19 @@ class Children:
                     process.wait(grace_s)
 
 
-class _Listener(threading.Thread):
-    """Hands on what a child says, and remembers the last line."""
+class LastLine(io.TextIOBase):
+    """A stream that hands on what is said to people, and remembers the last line that says something."""
 
-    def __init__(self, process: subprocess.Popen[str], say: Say) -> None:
-        super().__init__(daemon=True)
-        self._process, self._say, self.last = process, say, ""
-        self.start()
+    def __init__(self, hand_on: Callable[[str], object]) -> None:
+        self._hand_on, self._line, self._whole = hand_on, "", ""
 
-    def run(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            if line.strip():
-                self.last = line.strip()
-                self._say(self.last)
+    @property
+    def last(self) -> str:
+        """Also one that nothing ended."""
+        return self._line.strip() or self._whole
+
+    def write(self, text: str) -> int:
+        *whole, self._line = (self._line + text).split("\n")
+        self._whole = next((line.strip() for line in reversed(whole) if line.strip()), self._whole)
+        self._hand_on(text)
+        return len(text)

@@ -22,11 +22,11 @@ from tools.portfolio import summary
 from tools.portfolio.child import MODULE, JobResult
 from tools.portfolio.drive import Driver, LaunchJob, Places, PlannedJob, TimeLimit, launch
 from tools.portfolio.engines import EngineAtHand, engine_argument, engines_at_hand, on_device
-from tools.portfolio.jobs import Skip, TunerBudget, down_names, job_of
+from tools.portfolio.jobs import Job, Skip, TunerBudget, down_names, job_of
 from tools.portfolio.listing import Folders, add_device_names, items_of, wanted_of
 from tools.portfolio.pool import Children, Pool, PoolGpu
 from tools.portfolio.progress import Outcome
-from tools.portfolio.second_triton import Bench, DefaultFile, SecondTriton, default_files
+from tools.portfolio.second_triton import Bench, DefaultFile, SecondTriton, default_files, jobs_of
 from tools.portfolio.second_triton import bench as run_bench
 from tools.portfolio.status import DeviceStatus
 from tools.portfolio.stock import GOOD
@@ -115,69 +115,83 @@ def run(
     _check(options)
     if options.second_triton:
         return _second(options, folders, machine, start, bench)
-    models, devices = load_models(), load_devices()
     # What is mistyped first, then what this machine lacks, a GPU before what only a machine with one has.
     named, (engines, notes) = _named(options.names), engines_at_hand(map(engine_argument, options.engine))
-    gpus, strange = ([], []) if options.ray else _gpus(machine, devices, options.device_name)
+    tell(*notes)
+    setup = _set_up(options, folders, machine)
     triton = _checked_triton(machine)
-    tell(*notes, *strange)
-    found = [devices.find(options.device_name[0])] if options.ray else list(dict.fromkeys(gpu.device for gpu in gpus))
-    children = Children()
     clock = TimeLimit(None if options.minutes is None else 60.0 * options.minutes)
-    places = Places(folders.configs, folders.progress_of, options.collect, folders.configs.parent)
-    driver = Driver(places, start or functools.partial(launch, children), clock, models, devices)
-    tasks, states = _tasks(options, named, driver, found, folders, engines, triton)
-    tell(f"{counted(len(tasks), 'name')} to work off on {_described(gpus) or f'the cluster {options.ray}'}")
-    pool: Pool[PlannedJob] = Pool(gpus, tell)
+    driver = Driver(
+        setup.places, start or functools.partial(launch, setup.children), clock, setup.models, setup.registry
+    )
+    tasks, states = _tasks(options, named, driver, setup.devices, folders, engines, triton)
+    tell(f"{counted(len(tasks), 'name')} to work off on {_described(setup.gpus) or f'the cluster {options.ray}'}")
+    pool: Pool[PlannedJob] = Pool(setup.gpus, tell)
     left: list[PlannedJob] = []
-    with _ended_with(pool, children):
+    with _ended_with(pool, setup.children):
         if options.ray:
-            _on_cluster(options.ray, tasks, driver, found[0])
+            _on_cluster(options.ray, tasks, driver, setup.devices[0])
         else:
             left = driver.run(tasks, pool)
-    return _summary(driver, states, left, is_whole=not strange)
+    return _summary(driver, states, left, is_whole=not setup.strange)
 
 
 def _second(
     options: argparse.Namespace, folders: Folders, machine: MachineAtHand, start: LaunchJob | None, bench: Bench | None
 ) -> int:
     """`run --second-triton`."""
-    models, devices = load_models(), load_devices()
-    gpus, strange = _gpus(machine, devices, options.device_name)
+    setup = _set_up(options, folders, machine)  # a GPU is asked for before what only a machine with one has
     triton = machine.triton()
     if triton is None or version_folder(triton) == version_folder(reference_triton()):
         raise UserError(
             f"--second-triton: expected another Triton than the reference {reference_triton()}, found "
             f"{triton or 'none'}. Fix: install the one to judge the files under."
         )
-    tell(*strange)
-    children = Children()
-    places = Places(folders.configs, folders.progress_of, options.collect, folders.configs.parent)
-    found = list(dict.fromkeys(gpu.device for gpu in gpus))
-    wanted = {each.name: each for device in found for each in wanted_of(device, folders).names}
-    files: dict[str, list[DefaultFile]] = {}
-    faults = [*strange]
-    for device in found:
+    files, jobs = dict[str, list[DefaultFile]](), dict[str, Job]()
+    faults = [*setup.strange]
+    for device in setup.devices:
         known, skipped = default_files(folders.configs, device, triton)
         tell(*skipped)
         faults += skipped
         files[device.name] = [file for file in known if not file.is_done]
+        budget = TunerBudget(options.time_budget)
+        jobs |= jobs_of(files[device.name], wanted_of(device, folders), setup.models, budget)
         tell(f"{device.name}: {counted(len(files[device.name]), 'file')} of {len(known)} to judge under {triton}")
     run = SecondTriton(
-        folders.configs,
+        setup.places,
         triton,
-        wanted,
-        models,
-        TunerBudget(options.time_budget),
-        bench or functools.partial(run_bench, children),
-        start or functools.partial(launch, children),
-        places.copy,
+        jobs,
+        bench or functools.partial(run_bench, setup.children),
+        start or functools.partial(launch, setup.children),
     )
-    pool: Pool[tuple[DefaultFile, ...]] = Pool(gpus, tell)
-    with _ended_with(pool, children):
+    pool: Pool[tuple[DefaultFile, ...]] = Pool(setup.gpus, tell)
+    with _ended_with(pool, setup.children):
         missing = run.run(files, pool)
     tell(*missing)
     return 1 if missing or faults else 0
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What both kinds of run work with. devices: those to work for. strange: a line for each GPU that isn't used."""
+
+    registry: DeviceRegistry
+    models: ModelRegistry
+    devices: Sequence[Device]
+    gpus: Sequence[PoolGpu]
+    strange: Sequence[str]
+    places: Places
+    children: Children
+
+
+def _set_up(options: argparse.Namespace, folders: Folders, machine: MachineAtHand) -> _Setup:
+    """Tells what is strange. UserError: a registry is broken, or there is no GPU to work on."""
+    registry, models = load_devices(), load_models()
+    gpus, strange = ([], []) if options.ray else _gpus(machine, registry, options.device_name)
+    tell(*strange)
+    devices = [registry.find(options.device_name[0])] if options.ray else dict.fromkeys(gpu.device for gpu in gpus)
+    places = Places(folders.configs, folders.progress_of, options.collect, folders.configs.parent)
+    return _Setup(registry, models, tuple(devices), gpus, strange, places, Children())
 
 
 @contextlib.contextmanager

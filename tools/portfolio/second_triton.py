@@ -19,11 +19,11 @@ from tools.errors import UserError
 from tools.measure.panel import MIN_BLOCKS, PromotionPolicy, RoutingKind
 from tools.portfolio.bench_report import BenchReport
 from tools.portfolio.child import JobResult
-from tools.portfolio.drive import LaunchJob, NoAnswerError
+from tools.portfolio.drive import LaunchJob, NoAnswerError, Places
 from tools.portfolio.jobs import Job, Order, TunerBudget, tune_arguments
 from tools.portfolio.pool import MOST_FAILURES, Children, Ended, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome
-from tools.portfolio.wanted import Wanted, unplaced
+from tools.portfolio.wanted import WantedList, unplaced
 from tools.registry.devices import Device
 from tools.registry.models import ModelRegistry
 from tools.store.files import RECORD, discover, lock, read_file, record_path, version_folder, write_file
@@ -129,23 +129,31 @@ def note(configs: Path, file: DefaultFile, triton: str, loss_pct: float) -> None
         write_file(path, record.with_verified_with(VerifiedWith(triton, today().isoformat(), loss_pct)).to_bytes())
 
 
-def job_of(file: DefaultFile, device: Device, wanted: Wanted, budget: TunerBudget) -> Job:
-    """Tunes it under the Triton that runs; the tuner puts it where that Triton's files lie."""
-    return Job(file.name, device.name, Order.TUNE, tuple(tune_arguments(wanted, budget.time_budget_s)), ())
+def jobs_of(
+    files: Sequence[DefaultFile], found: WantedList, models: ModelRegistry, budget: TunerBudget
+) -> dict[str, Job]:
+    """By name, how each is tuned under the Triton that runs; the tuner puts it where that Triton's files lie.
+
+    found: of the files' device. A file is left out whose sizes no registered model has.
+    """
+    by_name, jobs = {each.name: each for each in found.names}, {}
+    for file in files:
+        wanted = by_name.get(file.name) or unplaced(file.workload, models)
+        if wanted is not None:
+            arguments = tuple(tune_arguments(wanted, budget.time_budget_s))
+            jobs[file.name] = Job(file.name, found.device.name, Order.TUNE, arguments, ())
+    return jobs
 
 
-@dataclass
+@dataclass(frozen=True)
 class SecondTriton:
-    """One run. wanted: by name, how the tuner is asked for a file. launch: a process that tunes."""
+    """One run. jobs: by name, as `jobs_of` gives them. launch: a process that tunes."""
 
-    configs: Path
+    places: Places
     triton: str
-    wanted: Mapping[str, Wanted]
-    models: ModelRegistry
-    budget: TunerBudget
+    jobs: Mapping[str, Job]
     bench: Bench
     launch: LaunchJob
-    collect: Callable[[str], None]
 
     def run(self, files: Mapping[str, Sequence[DefaultFile]], pool: Pool[tuple[DefaultFile, ...]]) -> list[str]:
         """files: by device, those that aren't done. Returns a line for each that isn't done in the end."""
@@ -173,7 +181,7 @@ class SecondTriton:
                 continue
             if file.loss_pct is None and loss_pct < math.inf:  # a record holds no infinite loss
                 try:
-                    note(self.configs, file, self.triton, loss_pct)
+                    note(self.places.configs, file, self.triton, loss_pct)
                 except (UserError, OSError) as error:
                     yield f"{file.name}: its record: {error}"
                     continue
@@ -181,7 +189,7 @@ class SecondTriton:
             say(f"{file.name}: {how} under Triton {self.triton}")
             if loss_pct > MARGIN_PCT and not file.has_version_file:
                 yield from self._retune(file, gpu, say)
-            self.collect(file.name)
+            self.places.copy(file.name)
 
     def _benched(
         self, files: Sequence[DefaultFile], gpu: PoolGpu, say: Say, is_stopped: Callable[[], bool]
@@ -205,19 +213,18 @@ class SecondTriton:
         return found
 
     def _retune(self, file: DefaultFile, gpu: PoolGpu, say: Say) -> Iterator[str]:
-        wanted = self.wanted.get(file.name) or unplaced(file.workload, self.models)
-        if wanted is None:
+        if (job := self.jobs.get(file.name)) is None:
             yield f"{file.name}: loses, but no registered model has these sizes: it isn't tuned again"
             return
         try:
-            answer = self.launch(job_of(file, gpu.device, wanted, self.budget), gpu, self.configs, say)
+            answer = self.launch(job, gpu, self.places.configs, say)
         except NoAnswerError as error:
             answer = JobResult(Outcome.FAILED, str(error))
         if answer.outcome is Outcome.FAILED:
             yield f"{file.name}: not tuned again: {answer.reason}"
             return
         folder = version_folder(self.triton)
-        is_written = (self.configs / folder / file.name).exists()
+        is_written = (self.places.configs / folder / file.name).exists()
         say(f"{file.name}: {f'tuned again into {folder}/' if is_written else 'tuned again, and nothing is gained'}")
 
 

@@ -1,25 +1,26 @@
-"""The tuned files that an engine ships for a GPU, as that engine finds them under a Triton version.
-
-vLLM 0.33 reads one flat folder. SGLang 0.5.23 has a folder for each Triton: it takes a name from that of the Triton
-that runs, else from the newest folder that has it, also one of a newer Triton; each name alone, so a `_down` file may
-come from another folder than the up file. (fused_moe_triton_config.py, `get_moe_configs`)
-"""
+"""The tuned files that an engine ships for a GPU, as that engine finds them under a Triton version."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from fused_moe_configs.serving import driver_name
 from kernels.problem import Flavour
 from tools.errors import UserError, reason_of
-from tools.launch.engine_package import KERNEL_MODULES, LOOK_UP_MODULES, Package, open_package
+from tools.launch.engine_package import (
+    KERNEL_MODULES,
+    LOOK_UP_MODULES,
+    Package,
+    down_file_of,
+    open_package,
+    tuned_file_folders,
+)
 from tools.store.config_file import MAY_BE_SILENT, ConfigFile
-from tools.store.files import TUNED_FILE, read_file, version_folder
+from tools.store.files import TUNED_FILE, read_file
 from tools.store.other_kernels import other_kernel
-from tools.store.tiers import Found, Role, version_of_folder
+from tools.store.tiers import Found, Role
 from tools.store.workload import Layout, Workload, parse_file_name
 from tools.text import shown_path
 
@@ -98,7 +99,7 @@ def shipped_files(
     """device_name: as the driver reports it. UserError: the folder can't be listed."""
     own_name = driver_name(engine.flavour, device_name)
     try:
-        order = list(_folders(engine, triton_version))
+        order = tuned_file_folders(engine.flavour, engine.configs, triton_version)
         files = [path for folder in order for path in sorted(folder.glob("*.json"))]
     except OSError as error:
         raise UserError(f"{shown_path(engine.configs)}: can't be listed: {reason_of(error)}.") from error
@@ -119,21 +120,10 @@ def shipped_files(
             if replace(workload, down=False).file_name(Layout(engine.flavour.value)) not in winners:
                 not_read.append(NotRead(file.found.relative.as_posix(), "no up file lies there: it is not measured"))
             continue
-        down = winners.get(f"{name.removesuffix('.json')}_down.json")
+        down = down_file_of(engine.configs, name, triton_version) if engine.flavour is Flavour.SGLANG else None
         fault = f"{engine.flavour} never asks for it: {file.name.faults[0].message}" if file.name.faults else ""
-        found.append(ShippedFile(workload, file, down if engine.flavour is Flavour.SGLANG else None, fault))
+        found.append(ShippedFile(workload, file, winners[down.name] if down is not None else None, fault))
     return tuple(found), tuple(not_read)
-
-
-def _folders(engine: EnginePackage, triton_version: str) -> Iterator[Path]:
-    """In the order in which the engine searches them."""
-    if engine.flavour is Flavour.VLLM:
-        yield engine.configs
-        return
-    own = version_folder(triton_version)
-    versions = {path: version for path in engine.configs.iterdir() if (version := version_of_folder(path.name))}
-    yield from (path for path in versions if path.name == own)
-    yield from sorted((path for path in versions if path.name != own), key=lambda path: versions[path], reverse=True)
 
 
 def _file_of(engine: EnginePackage, path: Path, device: str) -> ConfigFile | None:

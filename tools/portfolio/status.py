@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tools.launch.heuristic_version import ENGINE_NAMES
+from fused_moe_configs.naming import ENGINE_NAMES
+from fused_moe_configs.serving import parallel_text
 from tools.portfolio.stock import Item, Standing
 from tools.portfolio.wanted import Use
 from tools.registry.devices import Device
@@ -189,14 +190,10 @@ def _model_cell(model: str, found: DeviceStatus) -> str:
     for (tp, ep), read in by_place.items():
         if any(_serves(use, item) for use, item in read):
             engines = ", ".join(_use_text(use, item) for use, item in read)
-            lines.append(f"{_place_link(_sizes(tp, ep), read)}: {engines}")
+            lines.append(f"{_place_link(parallel_text(tp, ep), read)}: {engines}")
         else:
-            waiting.append(_sizes(tp, ep))
+            waiting.append(parallel_text(tp, ep))
     return "<br>".join([*lines, *([f"waits: {', '.join(waiting)}"] if waiting else [])]) or "–"
-
-
-def _sizes(tp: int, ep: int) -> str:
-    return f"tp={tp}" + (f" ep={ep}" if ep > 1 else "")
 
 
 def _serves(use: Use, item: Item) -> bool:

@@ -7,20 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from tools.checkout import reference_triton
 from tools.errors import UserError
-from tools.launch.heuristic_version import ENGINE_NAMES, FOLLOWED, outdated
+from tools.launch.heuristic_version import FOLLOWED, outdated
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import RULE, PromotionPolicy
 from tools.portfolio.progress import ProgressLine
 from tools.portfolio.wanted import Wanted
 from tools.registry.sharding import Engine
+from tools.store.existing import Place, existing_at
 from tools.store.files import version_folder
 from tools.store.record import EngineChecked, Record
 from tools.store.workload import Shape
 from tools.tune.policy import PanelPolicy
 from tools.tune.request import DEFAULT_BATCH_SIZES
-from tools.tune.write import OutputError, Place, existing_at
 
 
 class Standing(enum.StrEnum):
@@ -99,7 +100,7 @@ def look_up(
     place = Place(configs, PurePosixPath(wanted.name))
     try:
         existing = existing_at(place)
-    except (OutputError, UserError) as error:
+    except UserError as error:
         return Item(rank, wanted, Standing.BROKEN, (str(error),), line=line)
     if existing is None:
         why = (line.reason,) if line is not None and line.reason else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from tools.launch.heuristic_version import ENGINE_NAMES
+from fused_moe_configs.naming import ENGINE_NAMES
 from tools.portfolio.drive import Finished
 from tools.portfolio.progress import Outcome, ProgressLine
 from tools.portfolio.status import DeviceStatus, counts_line, short_name

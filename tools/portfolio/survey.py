@@ -19,7 +19,7 @@ from kernels.problem import Flavour
 from tools import cli
 from tools.bench import session
 from tools.bench.request import MAX_JOBS, EngineFile, check_counts
-from tools.checkout import reference_triton
+from tools.checkout import MEASUREMENTS, reference_triton
 from tools.child_process import usable_cores
 from tools.dates import today
 from tools.errors import MachineError, UserError
@@ -78,7 +78,7 @@ def add_survey(parser: argparse.ArgumentParser) -> None:
         metavar="vllm=PATH|sglang=PATH",
         help="the engine as it is installed or unpacked, or the file with its kernel",
     )
-    parser.add_argument("--output", type=cli.path_argument, default=Path("docs/measurements"), metavar="DIR")
+    parser.add_argument("--output", type=cli.path_argument, default=MEASUREMENTS, metavar="DIR")
     parser.add_argument(
         "--device-name", metavar="NAME", help="only list what would be measured on this GPU; none is needed here"
     )
@@ -162,13 +162,13 @@ def _paired(own: Sequence[float] | None, other: Sequence[float] | None) -> Ratio
 class SurveyProgress:
     """What is known by now of a plan's contests, by their places in it.
 
-    failed: why a shape couldn't be measured. unreached: how the run ended before it came to a shape.
+    failed: why a shape couldn't be measured. ended: why the run comes to no further one; until it says, it was killed.
     """
 
     found: SurveyPlan
     shapes: dict[int, list[SurveyedShape]] = field(default_factory=dict)
     failed: dict[int, list[str]] = field(default_factory=dict)
-    unreached: dict[int, list[str]] = field(default_factory=dict)
+    ended: str = "not reached before the survey was killed"
 
     def add(self, index: int, shape: SurveyedShape) -> None:
         self.shapes.setdefault(index, []).append(shape)
@@ -176,10 +176,6 @@ class SurveyProgress:
     def fail(self, index: int, why: str) -> None:
         """One of the contest's shapes."""
         self.failed.setdefault(index, []).append(why)
-
-    def pass_over(self, index: int, why: str) -> None:
-        """One of the contest's shapes."""
-        self.unreached.setdefault(index, []).append(why)
 
     @property
     def files(self) -> tuple[SurveyedFile, ...]:
@@ -192,15 +188,14 @@ class SurveyProgress:
     def left_out(self) -> tuple[LeftOut, ...]:
         """What the plan leaves out, every shape that failed, and the files that the run didn't come to."""
         missing = [(index, why) for index, reasons in self.failed.items() for why in reasons]
-        known = {*self.shapes, *self.failed}
-        missing += [(index, reasons[0]) for index, reasons in self.unreached.items() if index not in known]
-        names = [each.file.name for each in self.found.contests]
+        known, names = {*self.shapes, *self.failed}, [each.file.name for each in self.found.contests]
+        missing += [(index, self.ended) for index in range(len(names)) if index not in known]
         missing.sort(key=lambda each: each[0])
         return (*self.found.left_out, *(LeftOut(names[index], why, is_missing=True) for index, why in missing))
 
     def _without(self, index: int) -> int:
         """How many of the contest's shapes have no times."""
-        return len(self.failed.get(index, ())) + len(self.unreached.get(index, ()))
+        return len(self.found.contests[index].shapes) - len(self.shapes[index])
 
 
 def _surveyed(contest: ShippedContest, shapes: tuple[SurveyedShape, ...], unreached: int) -> SurveyedFile:
@@ -298,16 +293,14 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
 
     device = normalise_device_name(environment.device_name)
     stem = f"{date}-survey-{engine.flavour}-{device}-triton-{environment.triton}"
-    path, why_not = None, ""
+    path = None
     for index, place in in_turn(found.contests):
         contest = found.contests[index]
         shape, layer = contest.shapes[place]
-        if not why_not and time.monotonic() - begun > 60.0 * request.minutes:
-            why_not = f"not reached within {request.minutes:g} minutes"
-            say(f"{why_not}: {contest.file.name} and what comes after it")
-        if why_not:
-            progress.pass_over(index, why_not)
-            continue
+        if time.monotonic() - begun > 60.0 * request.minutes:
+            progress.ended = f"not reached within {request.minutes:g} minutes"
+            say(f"{progress.ended}: {contest.file.name} and what comes after it")
+            break
         rows = {num_tokens: contest.configs(num_tokens, engine.flavour) for num_tokens in BATCH_SIZES}
         try:
             timed = timer.measure(layer, rows, failures)
@@ -316,10 +309,9 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
             say(f"{contest.file.name}: not measured: {error}")
             continue
         except (GpuLostError, MachineError) as error:
-            why_not = str(error)
-            progress.pass_over(index, why_not)
+            progress.ended = str(error)
             say(f"{contest.file.name}: the survey ends here: {error}")
-            continue
+            break
         surveyed = SurveyedShape(shape, tuple(survey_row(rows[row.num_tokens], row) for row in timed))
         progress.add(index, surveyed)
         path = path or session.claim(request.output, stem)

@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.problem import Flavour
 from tools.errors import UserError
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.measure.panel import LARGEST_RATIO, Ratio
 from tools.measure.statistics import geomean
 from tools.store import schemas
 from tools.store.files import read_file
 from tools.store.record import Environment, HeuristicVersion, ShapeOfModels
 from tools.store.strict_json import Json
+from tools.store.workload import Layout, parse_file_name
 from tools.text import cell, code, counted, shown_path, table
 
 SCHEMA_VERSION = 1
@@ -137,6 +138,12 @@ class SurveyedFile:
         """Each once."""
         return tuple(dict.fromkeys(row.failure for row in self.rows if row.failure))
 
+    @property
+    def loses(self) -> bool:
+        """Whether the shipped file loses to having none. One that fails loses."""
+        total = self.shipped_total
+        return bool(self.failures) or total is None or total.loses
+
 
 def _total(found: Iterable[tuple[int, Ratio | None]]) -> Total | None:
     ratios = [(num_tokens, ratio) for num_tokens, ratio in found if ratio is not None]
@@ -205,10 +212,12 @@ class Survey:
         return not any(each.is_missing for each in self.left_out)
 
     @property
-    def loses(self) -> Mapping[str, bool]:
-        """By the file's name as this store spells it: whether it loses to having none. A file that fails loses."""
-        totals = ((file.name, file.shipped_total, file.failures) for file in self.files)
-        return {name: bool(failures) or total is None or total.loses for name, total, failures in totals}
+    def unmeasured(self) -> frozenset[str]:
+        """Names that the engine ships a file for, none of which was measured; as this store spells them."""
+        layout = Layout(self.engine.value)
+        names = (parse_file_name(PurePosixPath(each.file).name, layout) for each in self.left_out)
+        left_out = {name.workload.file_name() for name in names if name.workload is not None}
+        return frozenset(left_out - {file.name for file in self.files})
 
 
 def read_survey(path: Path) -> Survey:

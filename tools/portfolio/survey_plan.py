@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fused_moe_configs.lookup import Chain, ConfigError
+from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.bench.candidates import Candidate, heuristic, of_file
 from tools.checkout import CONFIGS
 from tools.errors import UserError
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.launch.layer_config import LayerConfig
 from tools.measure.layer import LayerShape
 from tools.portfolio.shipped_files import EnginePackage, ShippedFile, shipped_files

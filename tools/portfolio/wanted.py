@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from fused_moe_configs.serving import parallel_text
 from tools.registry.devices import Device
 from tools.registry.models import AS_STORED, SIXTEEN_BIT, Asked, ModelRegistry
 from tools.registry.shapes import (
@@ -34,7 +35,7 @@ class Today(enum.StrEnum):
     """What an engine reads under a name as it is shipped."""
 
     UNKNOWN = "unknown"
-    """No survey of the engine on this GPU."""
+    """No survey of the engine on this GPU measured it."""
     NOTHING = "nothing"
     LOSES = "a file that loses"
     HOLDS = "a file that holds"
@@ -45,12 +46,18 @@ URGENCY: Mapping[Today, float] = {Today.UNKNOWN: 1.0, Today.NOTHING: 1.0, Today.
 
 @dataclass(frozen=True)
 class Shipped:
-    """What a survey says of the files that an engine ships for a GPU. loses: by name; for others it ships none."""
+    """What surveys say of the files that an engine ships for a GPU.
+
+    loses: by name. unmeasured: names that it ships a file for which none measured. For others it ships none.
+    """
 
     engine: Engine
     loses: Mapping[str, bool]
+    unmeasured: frozenset[str] = frozenset()
 
     def of(self, name: str) -> Today:
+        if name in self.unmeasured:
+            return Today.UNKNOWN
         if name not in self.loses:
             return Today.NOTHING
         return Today.LOSES if self.loses[name] else Today.HOLDS
@@ -72,7 +79,7 @@ class Use:
     asked: Asked = field(default=AS_STORED, compare=False)
 
     def __str__(self) -> str:
-        return f"{self.model} tp={self.tp}" + (f" ep={self.ep}" if self.ep > 1 else "")
+        return f"{self.model} {parallel_text(self.tp, self.ep)}"
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from tools.cli import path_argument, say
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.measure.judgement import Verdict
 from tools.measure.panel import LARGEST_RATIO, PromotionPolicy
 from tools.pull_request.documents import (

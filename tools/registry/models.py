@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fused_moe_configs.registry import Checkpoint, ServingError
-from fused_moe_configs.serving import split
+from fused_moe_configs.serving import parallel_text, split
 from tools.registry.reading import (
     REGISTRY_FOLDER,
     RegistryError,
@@ -101,7 +101,7 @@ class Placement:
     engine: str | None = None
 
     def __str__(self) -> str:
-        sizes = f"{self.device} tp={self.tp}" + (f" ep={self.ep}" if self.ep > 1 else "")
+        sizes = f"{self.device} {parallel_text(self.tp, self.ep)}"
         return sizes if self.engine is None else f"{sizes} {self.engine}"
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fused_moe_configs import serving
 from fused_moe_configs.backends import EngineRelease, choose_release
 from fused_moe_configs.registry import ServingError
-from fused_moe_configs.serving import Serving
+from fused_moe_configs.serving import Serving, parallel_text
 from tools.errors import UserError
 from tools.registry.engines import load_engines
 from tools.registry.models import Model, ModelRegistry, Quantisation
@@ -57,9 +57,8 @@ class Explanation:
     fused_shared_experts: int = 0
 
     def __str__(self) -> str:
-        sizes = f"tp={self.tp}" + (f" ep={self.ep}" if self.ep > 1 else "")
         fused = f" +{self.fused_shared_experts} shared" if self.fused_shared_experts else ""
-        return f"{self.model_id} {sizes}{fused}"
+        return f"{self.model_id} {parallel_text(self.tp, self.ep)}{fused}"
 
 
 def shard(

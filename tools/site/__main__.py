@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fused_moe_configs.lookup import ConfigError
-from tools.checkout import CHECKOUT, CONFIGS
+from tools.checkout import CONFIGS, MEASUREMENTS
 from tools.child_process import usable_cores
 from tools.cli import check_folder, command, path_argument, run
 from tools.errors import UserError
@@ -16,7 +16,6 @@ from tools.site.build import PICTURES, Sources, write
 from tools.text import counted, shown_path
 
 REPOSITORY = "https://github.com/fused-moe-configs/fused-moe-configs"
-MEASUREMENTS = CHECKOUT / "docs" / "measurements"
 
 
 def parser() -> argparse.ArgumentParser:

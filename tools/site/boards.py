@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from fused_moe_configs.next_step import model_flags, tune_command
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.wanted import Wanted, WantedList
 from tools.registry.devices import Device
 from tools.site.coverage import HOLES, States, anchor_of, sizes_of

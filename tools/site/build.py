@@ -14,9 +14,9 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from fused_moe_configs.backends import EngineRelease
+from fused_moe_configs.naming import ENGINE_NAMES
 from tools.child_process import workers
 from tools.errors import UserError
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.portfolio.today import shipped_by
 from tools.portfolio.wanted import Shipped, wanted_on
 from tools.registry.devices import Device, DeviceRegistry, load_devices

@@ -18,7 +18,7 @@ from fused_moe_configs.gains import Gain
 from fused_moe_configs.gains import gains as gains_of
 from fused_moe_configs.index import IndexedFile
 from fused_moe_configs.lookup import ConfigError, read_config
-from tools.launch.heuristic_version import ENGINE_NAMES
+from fused_moe_configs.naming import ENGINE_NAMES
 from tools.store.files import RECORD, read_file, record_path
 from tools.store.record import EngineChecked, Record, RecordedRow, RecordError, as_record
 from tools.store.workload import Shape, Workload, parse_file_name

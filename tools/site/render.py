@@ -17,9 +17,8 @@ from markupsafe import Markup
 
 from fused_moe_configs.gains import Gain
 from fused_moe_configs.lookup import REFERENCE_TRITON
-from fused_moe_configs.naming import spelled
+from fused_moe_configs.naming import ENGINE_NAMES, spelled
 from fused_moe_configs.next_step import export_command
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.registry.devices import Device
 from tools.registry.models import Model
 from tools.site import charts

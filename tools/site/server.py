@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from fused_moe_configs.next_step import NextStep
 from fused_moe_configs.serving import Serving
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.registry.models import Model
 from tools.site.figures import percent
 from tools.site.questions import DeviceAnswer, Row

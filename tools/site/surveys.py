@@ -6,12 +6,13 @@ Of any age: one that can't be used is left out, and then the site says «not sur
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.portfolio.survey_board import Survey, SurveyError, read_survey
-from tools.portfolio.today import survey_paths
+from kernels.problem import Flavour
+from tools.portfolio.survey_board import Survey, SurveyedFile, SurveyError, read_survey
+from tools.portfolio.today import shipped_names, survey_paths
 from tools.registry.devices import normalise_device_name
 
 
@@ -50,20 +51,20 @@ def read_surveys(folder: Path) -> tuple[Survey, ...]:
 
 
 def files_of(surveys: Iterable[Survey]) -> tuple[Surveyed, ...]:
-    """What the newest survey of each engine and device measured, the worst first. surveys: the newest last."""
-    newest = {(each.engine, normalise_device_name(each.environment.device_name)): each for each in surveys}
-    found = [file for survey in newest.values() for file in _files_of(survey)]
+    """What each engine ships for each device, as it was measured last, the worst first. surveys: the newest last."""
+    alike: dict[tuple[Flavour, str], list[Survey]] = {}
+    for each in surveys:
+        alike.setdefault((each.engine, normalise_device_name(each.environment.device_name)), []).append(each)
+    measured = (pair for group in alike.values() for pair in shipped_names(group).measured.values())
+    found = [_surveyed(survey, file) for survey, file in measured if file.shipped_total or file.failures]
     return tuple(sorted(found, key=lambda each: (each.badness, each.engine, each.name), reverse=True))
 
 
-def _files_of(survey: Survey) -> Iterator[Surveyed]:
-    device = normalise_device_name(survey.environment.device_name)
-    for file in survey.files:
-        shipped, over = file.shipped_total, file.over_shipped_total
-        failing = sum(bool(row.failure) for row in file.rows)
-        if shipped or failing:
-            yield Surveyed(
-                survey.engine.value, survey.version, device, survey.date, survey.environment.triton, file.name,
-                shipped.geomean if shipped else None, shipped.worst if shipped else None,
-                over.geomean if over else None, failing,
-            )  # fmt: skip
+def _surveyed(survey: Survey, file: SurveyedFile) -> Surveyed:
+    shipped, over, environment = file.shipped_total, file.over_shipped_total, survey.environment
+    device = normalise_device_name(environment.device_name)
+    return Surveyed(
+        survey.engine.value, survey.version, device, survey.date, environment.triton, file.name,
+        shipped.geomean if shipped else None, shipped.worst if shipped else None,
+        over.geomean if over else None, sum(bool(row.failure) for row in file.rows),
+    )  # fmt: skip

@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fused_moe_configs.naming import MANIFEST
+from fused_moe_configs.naming import ENGINE_NAMES, MANIFEST
 from tools.store.other_kernels import other_kernel
 from tools.store.workload import Layout
 
@@ -128,7 +128,8 @@ def role_in_repo(relative: PurePosixPath) -> Role:
 
 def why_skipped(found: Found, layout: Layout) -> tuple[str, str]:
     """For a file of role SKIPPED: why the layout's engine doesn't read it, and the way out."""
-    engine, place = ("vLLM", "the flat folder") if layout is Layout.VLLM else ("SGLang", "a folder triton_X_Y_Z/")
+    engine = ENGINE_NAMES[layout]
+    place = "the flat folder" if layout is Layout.VLLM else "a folder triton_X_Y_Z/"
     if _is_linked_folder(found.path):
         return "a link to a folder is not followed here: its files are not looked at", "name the folder itself"
     if found.path.suffix == ".json":

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fused_moe_configs.lookup import packed_size, unpacked_size
+from fused_moe_configs.naming import ENGINE_NAMES
 
 MAX_DIMENSION = 2**31 - 1
 """Largest E or N: Triton passes sizes as 32-bit integers."""
@@ -263,7 +264,7 @@ def _liveness_faults(workload: Workload, layout: Layout) -> list[NameFault]:
     alive = LOOKED_UP_DTYPES[layout]
     dtype = workload.dtype
     if dtype is not None and dtype not in alive:
-        reader = {Layout.VLLM: "vLLM", Layout.SGLANG: "SGLang", Layout.REPO: "an engine"}[layout]
+        reader = ENGINE_NAMES.get(layout, "an engine")
         unnamed = dtype in _UNNAMED_DTYPES or (dtype == "int8_w8a8" and layout is Layout.VLLM)
         fix = (
             f"leave ,dtype={dtype} out: such workloads have no dtype part"

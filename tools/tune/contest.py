@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.compile.outcome import Status
-from tools.launch.heuristic_version import ENGINE_NAMES
 from tools.measure.panel import (
     Admissibility,
     Blocks,

@@ -16,6 +16,7 @@ from tools.measure.panel import DRAWN_KINDS, RoutingKind
 from tools.measure.recorded_routing import read_recorded_routing
 from tools.registry.devices import normalise_device_name
 from tools.store import schemas
+from tools.store.existing import Existing
 from tools.store.files import canonical_entries, write_file
 from tools.store.record import Environment
 from tools.text import counted, printable, shown_path
@@ -32,7 +33,7 @@ from tools.tune.request import UNIFORM_ALONE, TuneRequest
 from tools.tune.search import InOrder, Strategy, usual_strategy
 from tools.tune.space import Space, candidates
 from tools.tune.tuner import SIZES_BETWEEN, RowResult, Task, TuneError, tune, wanted_by_row
-from tools.tune.write import Existing, MeasuredRun, Origin, deliver, find_destination, summarise
+from tools.tune.write import MeasuredRun, Origin, deliver, find_destination, summarise
 
 
 class NotWrittenError(UserError):
@@ -62,7 +63,7 @@ class IncompleteLandscapeError(UserError):
 def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     """Tunes on this machine's GPU and writes file and record.
 
-    UserError, OutputError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError,
+    UserError, ExistingError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError,
     MachineError: the run ended early; its journal is there to resume. NotWrittenError: it came to its end.
     """
     request = with_recorded(request, subject)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fused_moe_configs.serving import Serving
+from fused_moe_configs.serving import Serving, parallel_text
 from kernels.problem import DTYPES, QuantMode
 from tools.errors import UserError
 from tools.registry.config_json import read_config_json
@@ -44,7 +44,7 @@ class Parallel:
     ep: int = 1
 
     def __str__(self) -> str:
-        return f"tp={self.tp}" + (f" ep={self.ep}" if self.ep > 1 else "")
+        return parallel_text(self.tp, self.ep)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From a request to the files it leaves: where they go, what stands there already, what is written. The edge to files.
+"""From a request to the files it leaves: where they go, what stands in their way, what is written. The edge to files.
 
 All that can be refused is refused before anything is measured.
 """
@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from fused_moe_configs.lookup import Chain, ConfigError
-from kernels.launch_config import LaunchConfig
 from tools import cli
 from tools.checkout import CONFIGS, reference_triton
 from tools.dates import today
@@ -20,21 +18,16 @@ from tools.errors import UserError
 from tools.launch.heuristic_version import MeasuredHeuristics, measured_heuristics, outdated
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import PromotionPolicy
-from tools.store import schemas
-from tools.store.config_file import ConfigFile, nearest_batch_size
+from tools.store.existing import Existing, ExistingError, Place, existing_at, place_of, served_today, write_pair
 from tools.store.files import (
-    RECORD,
-    TUNED_FILE,
     canonical_entries,
     lock,
-    read_file,
-    record_path,
     version_folder,
     write_file,
 )
-from tools.store.record import Environment, HeuristicVersion, Record, RecordedRow, ShapeOfModels, VerifiedWith
-from tools.store.tiers import LEGACY, RECORDS, REGISTRY, Found, Role, version_of_folder
-from tools.store.workload import Workload, parse_file_name
+from tools.store.record import Environment, HeuristicVersion, Record, ShapeOfModels, VerifiedWith
+from tools.store.tiers import LEGACY, RECORDS, REGISTRY, version_of_folder
+from tools.store.workload import parse_file_name
 from tools.text import printable, shown_path
 from tools.tune import evidence
 from tools.tune.evidence import Provenance, Rates
@@ -56,7 +49,7 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
     """Where the file goes, and what an engine would read today.
 
     UserError: the folder is none, or of another Triton; rows or a twin would be left without what they need.
-    OutputError: what an engine would read is broken.
+    ExistingError: what an engine would read is broken.
     """
     triton = origin.triton
     folder = folder_of_tiers(request.files.output)
@@ -195,138 +188,6 @@ def _check_twin(request: TuneRequest, place: Place, there: Existing | None) -> N
 
 
 # ---------------------------------------------------------------
-# Where a tuned file lies, and what stands there already
-
-
-class OutputError(UserError):
-    """The output folder can't take the file. One line for a person."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a workload's file lies below a root that holds tiers."""
-
-    root: Path
-    relative: PurePosixPath
-
-    @property
-    def path(self) -> Path:
-        return self.root / self.relative
-
-    @property
-    def record_path(self) -> Path:
-        return record_path(self.root, self.relative)
-
-    @property
-    def down(self) -> Place:
-        """Of the `_down` file beside it."""
-        return Place(self.root, self.relative.with_name(f"{self.relative.stem}_down.json"))
-
-
-@dataclass(frozen=True)
-class Existing:
-    """A file that stands in the chain, and its record, where there is one."""
-
-    place: Place
-    entries: Mapping[int, LaunchConfig]
-    record: Record | None
-
-    @property
-    def rows(self) -> Mapping[int, RecordedRow]:
-        """That were measured; none without a record."""
-        return self.record.rows if self.record else {}
-
-    def nearest(self, num_tokens: int) -> LaunchConfig:
-        """As engines choose: the nearest batch size, ties to the smaller."""
-        return self.entries[nearest_batch_size(self.entries, num_tokens)]
-
-
-def place_of(root: Path, workload: Workload, triton: str, reference: str) -> Place:
-    """The default tier for the reference Triton, else that version's folder."""
-    name = workload.file_name()
-    folder = "" if version_folder(triton) == version_folder(reference) else version_folder(triton)
-    return Place(root, PurePosixPath(folder, name))
-
-
-def served_today(root: Path, workload: Workload, triton: str) -> Existing | None:
-    """What the loader would read with `root` for its configs folder and no folder of the user's own. None: no file.
-
-    OutputError: that file or its record can't be read, so that it can't be improved on either.
-    """
-    chain = Chain(root)
-    tiers = chain.tiers("{}.{}.{}".format(*version_of_folder(version_folder(triton)) or ()))
-    try:
-        winner = chain.look_up(workload.file_name(), tiers)[0].winner
-    except ConfigError as error:
-        broken = Path(error.path)
-        if REGISTRY not in broken.relative_to(root).parts:
-            _read(_place_at(root, broken))  # names the fault and the way out
-        raise OutputError(f"{shown_path(broken)}: {error.reason}. Fix: mend it (nox -s validate says more).") from error
-    return None if winner is None else _read(_place_at(root, winner))
-
-
-def existing_at(place: Place) -> Existing | None:
-    """The file of this very place. Errors as `served_today`."""
-    return _read(place) if place.path.exists() else None
-
-
-def _place_at(root: Path, path: Path) -> Place:
-    return Place(root, PurePosixPath(path.relative_to(root).as_posix()))
-
-
-def write_pair(place: Place, config: bytes, record: Record) -> tuple[Path, Path]:
-    """File and record, both or neither: where the second can't be written, the first is as it was. OSError."""
-    before = place.record_path.read_bytes() if place.record_path.exists() else None
-    write_file(place.record_path, record.to_bytes())
-    try:
-        write_file(place.path, config)
-    except BaseException:  # Ctrl-C too
-        if before is None:
-            place.record_path.unlink()
-        else:
-            write_file(place.record_path, before)
-        raise
-    return place.path, place.record_path
-
-
-def _read(place: Place) -> Existing:
-    content = read_file(place.path, TUNED_FILE)
-    file = ConfigFile(
-        Found(place.path, place.root, place.relative, Role.CONFIG), parse_file_name(place.path.name), content
-    )
-    if (fault := _fault(file)) is not None:
-        raise OutputError(
-            f"{shown_path(place.path)}: expected a tuned file to start from, found {fault}. "
-            "Fix: mend it (nox -s validate says more), or move it away."
-        )
-    return Existing(place, file.launch_configs, _record(place.record_path))
-
-
-def _record(path: Path) -> Record | None:
-    """None where there is none. OutputError: a broken one, whose evidence would be lost."""
-    if not os.path.lexists(path):
-        return None
-    content = read_file(path, RECORD)
-    faults = [str(fault) for fault in content.faults]
-    faults = faults or [f"{fault.where}: {fault.message}" for fault in schemas.faults("record", content.document)]
-    if faults:
-        raise OutputError(
-            f"{shown_path(path)}: expected a record to keep the evidence of, found {printable(faults[0])}. "
-            "Fix: mend it (nox -s validate says more), or move it away."
-        )
-    return Record.read(content.document)
-
-
-def _fault(file: ConfigFile) -> str | None:
-    if file.content.faults:
-        return file.content.faults[0].message
-    broken = [key for key in file.document or {} if key not in map(str, file.launch_configs)]
-    if broken:
-        return f"no launch config at {', '.join(map(repr, broken))}"
-    return None if file.launch_configs else "no launch config in it"
-
-
-# ---------------------------------------------------------------
 # What a run leaves: the tuned file, its record and `_down` twin, or a line in the default file's record.
 
 
@@ -353,7 +214,7 @@ def deliver(
     """Writes the file and its record; a version file that gains nothing becomes a line in the served file's record.
 
     environment: where it was measured. existing: what the rows were compared with. What stands there by now, which
-    another run may have written, is read again. UserError, OutputError: rows of it that would stay can't. OSError.
+    another run may have written, is read again. UserError, ExistingError: rows of it that would stay can't. OSError.
     """
     with lock(place.root):
         return _deliver(request, subject, measured, environment, place, existing)
@@ -440,7 +301,7 @@ def _standing(place: Place, *, is_partial: bool) -> Existing | None:
     """What stands there at this moment. One that is broken is no matter where all of it is replaced."""
     try:
         return existing_at(place)
-    except OutputError:
+    except ExistingError:
         if is_partial:
             raise
         return None

@@ -524,6 +524,17 @@ class TestMakeFileComparison:
         assert [other.down for other in others] == [{}]
         assert found.notes == (f"down runs the entries of {DOWN} for SGLang",)
 
+    def test_of_a_file_that_sglang_ships_the_down_file_runs_that_it_finds_in_any_of_its_folders(
+        self, plan: Callable[..., FileComparison], tmp_path: Path
+    ) -> None:
+        configs, kernel = tmp_path / "sglang" / "configs", tmp_path / "sglang" / "kernels.py"
+        shipped = tuned(configs / "triton_3_5_1", {1: SOUND})
+        tuned(configs / "triton_3_5_1", {1: SOUND}, DOWN)
+        tuned(configs / "triton_3_7_1", {1: OTHER}, DOWN)
+        found = plan(tuned(tmp_path / "own", {1: SOUND}), "--against", shipped, "--kernel", f"sglang={kernel}")
+        _, rival = found.candidates
+        assert rival.down == {1: OTHER_CONFIG}
+
     def test_a_down_twin_that_cannot_be_read_is_said_where_it_is_read(
         self, plan: Callable[..., FileComparison], tmp_path: Path
     ) -> None:

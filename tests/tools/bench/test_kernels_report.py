@@ -160,6 +160,8 @@ def test_the_json_says_what_ran_where() -> None:
     assert json.loads(to_json(report()))["environment"] == {
         "date": "2026-11-22",
         "device": "NVIDIA H100",
+        "compute_capability": "9.0",
+        "sm_count": "132",
         "driver": "580.1",
         "cuda": "13.0",
         "torch": "2.11.0",

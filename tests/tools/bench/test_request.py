@@ -11,7 +11,7 @@ import pytest
 
 from kernels.problem import Flavour
 from tools.bench.request import BATCH_SIZES, EngineFile, FilesRequest, KernelsRequest, parse
-from tools.checkout import CHECKOUT
+from tools.checkout import CHECKOUT, MEASUREMENTS
 from tools.errors import UserError
 from tools.measure.panel import RoutingKind
 from tools.store.workload import Layout
@@ -198,7 +198,7 @@ class TestKernels:
         request = parse(["kernels", *KERNELS])
         assert request.engine == EngineFile(Flavour.VLLM, Path("a/fused_moe.py"))
         assert request.batch_sizes == BATCH_SIZES
-        assert (request.launch_configs, request.output) == (60, Path("docs/measurements"))
+        assert (request.launch_configs, request.output) == (60, MEASUREMENTS)
 
     def test_batch_sizes_are_sorted_and_measured_once(self) -> None:
         assert parse(["kernels", *KERNELS, "--num-tokens", "64", "1", "64"]).batch_sizes == (1, 64)

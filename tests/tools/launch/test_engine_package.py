@@ -9,7 +9,7 @@ import pytest
 
 from tests.tools.canary.conftest import FakeEngine, sglang, vllm
 from tools.launch import engine_package
-from tools.launch.engine_package import PackageError, open_package
+from tools.launch.engine_package import PackageError, down_file_of, open_package, tuned_file_folders
 
 __all__ = ["sglang", "vllm"]  # fixtures
 
@@ -54,3 +54,34 @@ def test_a_module_that_is_too_large_or_no_text_is_refused(tmp_path: Path, vllm: 
     monkeypatch.setattr(engine_package, "MAX_SOURCE_BYTES", 0)
     with pytest.raises(PackageError, match="expected at most 0 bytes, found more"):
         found.read(PLATFORM)
+
+
+class TestTunedFiles:
+    @pytest.fixture
+    def configs(self, tmp_path: Path) -> Path:
+        for folder in ("triton_3_5_1", "triton_3_10_0", "triton_3_6_0", "others"):
+            (tmp_path / folder).mkdir()
+        return tmp_path
+
+    def test_vllms_folder_is_flat(self, configs: Path) -> None:
+        assert tuned_file_folders("vllm", configs, "3.6.0") == [configs]
+
+    @pytest.mark.parametrize(
+        ("triton", "order"),
+        [
+            ("3.6.0", ["triton_3_6_0", "triton_3_10_0", "triton_3_5_1"]),
+            ("3.8.0", ["triton_3_10_0", "triton_3_6_0", "triton_3_5_1"]),
+            ("3.6.0+git1", ["triton_3_10_0", "triton_3_6_0", "triton_3_5_1"]),
+        ],
+    )
+    def test_sglang_takes_the_running_tritons_folder_first_then_the_newest(
+        self, configs: Path, triton: str, order: list[str]
+    ) -> None:
+        assert [folder.name for folder in tuned_file_folders("sglang", configs, triton)] == order
+
+    def test_a_down_file_is_searched_for_by_its_own_name(self, configs: Path) -> None:
+        assert down_file_of(configs, "a.json", "3.6.0") is None
+        for folder in ("triton_3_5_1", "triton_3_10_0"):
+            (configs / folder / "a_down.json").touch()
+        assert down_file_of(configs, "a.json", "3.6.0") == configs / "triton_3_10_0" / "a_down.json"
+        assert down_file_of(configs, "a.json", "3.5.1") == configs / "triton_3_5_1" / "a_down.json"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.tools.bench.fake_gpu import H100, fake_torch
 from tools.measure import environment
-from tools.measure.environment import driver, environment_here
+from tools.measure.environment import as_text, driver, environment_here
 from tools.store import schemas
 from tools.store.record import Environment
 
@@ -34,6 +34,12 @@ class TestHere:
         torch.version = SimpleNamespace(cuda=None, hip="6.4.1")
         found = environment_here(torch, TRITON)
         assert (found.compute_capability, found.driver, found.cuda) == ("gfx942", None, "6.4.1")
+
+
+def test_a_report_says_every_part_and_what_is_not_known() -> None:
+    told = as_text(Environment(H100, "9.0", 132, None, "12.9", "2.13.0", "3.8.0", "3.12.3"))
+    assert (told["device"], told["sm_count"], told["driver"]) == (H100, "132", "unknown")
+    assert list(told)[1:] == ["compute_capability", "sm_count", "driver", "cuda", "torch", "triton", "python"]
 
 
 class TestDriver:

@@ -7,7 +7,7 @@ import pytest
 
 from tests import builders
 from tests.tools.processes import PATIENCE_S, wait_until, wait_until_dead
-from tools.portfolio.pool import MOST_FAILURES, Children, Pool, PoolGpu, Say
+from tools.portfolio.pool import MOST_FAILURES, Children, LastLine, Pool, PoolGpu, Say
 
 H100 = builders.devices().find(builders.H100)
 H200 = builders.devices().find("NVIDIA_H200")
@@ -131,3 +131,21 @@ class TestChildren:
         children.stop(grace_s=5.0)
         wait_until(lambda: not thread.is_alive(), "the end of the child")
         wait_until_dead([int(heard[0])])
+
+
+class TestLastLine:
+    @pytest.mark.parametrize(
+        ("pieces", "last"),
+        [
+            ([], ""),
+            (["a\n", "b\n"], "b"),
+            (["a", "b\n"], "ab"),
+            (["a\n", " \n", "\n"], "a"),
+            (["a\n", "killed whi"], "killed whi"),
+        ],
+    )
+    def test_it_is_the_last_that_says_something_however_it_comes(self, pieces: list[str], last: str) -> None:
+        handed_on: list[str] = []
+        heard = LastLine(handed_on.append)
+        heard.writelines(pieces)
+        assert (heard.last, handed_on) == (last, pieces)

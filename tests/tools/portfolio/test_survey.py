@@ -159,7 +159,10 @@ class TestRun:
         timer.errors = {2: KeyboardInterrupt()}  # type: ignore[dict-item]
         with pytest.raises(KeyboardInterrupt):
             surveyed(tmp_path, "--shapes", "1")
-        assert len(board(tmp_path).files) == 1
+        found = board(tmp_path)
+        assert len(found.files) == 1
+        assert not found.is_whole
+        assert [each.reason for each in found.left_out] == ["not reached before the survey was killed"]
 
     def test_a_file_that_fails_is_in_the_board_with_its_reason(
         self, tmp_path: Path, timer: FakeTimer, capsys: pytest.CaptureFixture[str]
@@ -167,7 +170,7 @@ class TestRun:
         timer.cannot = "compile: out of shared memory"
         assert surveyed(tmp_path, files={MIXTRAL: rows(1)}) == 0
         assert "M=1, the shipped file: compile: out of shared memory" in capsys.readouterr().out
-        assert board(tmp_path).loses == {MIXTRAL: True}
+        assert [(file.name, file.loses) for file in board(tmp_path).files] == [(MIXTRAL, True)]
 
     def test_sglangs_down_file_is_named(self, tmp_path: Path, timer: FakeTimer) -> None:
         files = {f"triton_3_8_0/{MIXTRAL}": rows(1), f"triton_3_5_1/{down_of(MIXTRAL)}": rows(1, BLOCK_SIZE_N=128)}

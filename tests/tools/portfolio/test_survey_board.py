@@ -108,14 +108,20 @@ class TestTotals:
         assert figures([]) == Figures(0, None, 0, 0, 0, 0, 0)
 
     def test_a_file_loses_on_average_or_on_a_row_or_where_it_fails(self) -> None:
-        assert SURVEY.loses == {MIXTRAL: True, QWEN: False, DEEPSEEK: True}
-        one_row = surveyed("a", row(1, 1.04), row(8, 0.8))
-        assert replace(SURVEY, files=(one_row,)).loses == {"a": True}
+        assert [file.loses for file in (SLOW, FAST, FAILING)] == [True, False, True]
+        assert surveyed("a", row(1, 1.04), row(8, 0.8)).loses
 
 
 def test_a_survey_is_whole_unless_something_could_have_been_measured() -> None:
     assert SURVEY.is_whole
     assert not replace(SURVEY, left_out=(LeftOut("a", "not reached", is_missing=True),)).is_whole
+
+
+def test_names_that_are_shipped_and_not_measured_are_told_as_this_store_spells_them() -> None:
+    spaced = f"triton_3_1_0/{QWEN.removesuffix('.json')},dtype=fp8_w8a8,block_shape=[128, 128].json"
+    left_out = (LeftOut(spaced, "no registered model reads it"), LeftOut(f"triton_3_1_0/{MIXTRAL}", "goes second"))
+    found = replace(SURVEY, left_out=(*left_out, LeftOut("E=1.json", "no name of a workload")))
+    assert found.unmeasured == {spaced.removeprefix("triton_3_1_0/").replace(" ", "")}
 
 
 def test_what_a_person_reads() -> None:

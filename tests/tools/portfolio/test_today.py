@@ -7,9 +7,9 @@ import pytest
 
 from kernels.problem import Flavour
 from tests import builders
-from tests.tools.portfolio.test_survey_board import FAST, SLOW, SURVEY
+from tests.tools.portfolio.test_survey_board import FAILING, FAST, SLOW, SURVEY
 from tools.errors import UserError
-from tools.portfolio.survey_board import Survey, to_text
+from tools.portfolio.survey_board import LeftOut, Survey, to_text
 from tools.portfolio.today import read_shipped
 from tools.portfolio.wanted import Today
 from tools.registry.sharding import Engine
@@ -41,6 +41,24 @@ def test_the_newest_survey_of_each_engine_on_the_gpu_counts(tmp_path: Path) -> N
     vllm, sglang = read_shipped(tmp_path, DEVICE)
     assert (vllm.engine, vllm.of(SLOW.name)) == (Engine.VLLM, Today.LOSES)
     assert sglang.of(SLOW.name) is Today.NOTHING
+
+
+def test_of_a_file_that_a_newer_survey_did_not_reach_the_older_one_counts(tmp_path: Path) -> None:
+    unreached = tuple(LeftOut(file.file, "not reached", is_missing=True) for file in (SLOW, FAILING))
+    write(tmp_path, replace(SURVEY, files=(SLOW, FAST)), "2026-11-20")
+    write(tmp_path, replace(SURVEY, files=(FAST,), left_out=unreached), "2026-11-21")
+    (found,) = read_shipped(tmp_path, DEVICE)
+    assert (found.of(SLOW.name), found.of(FAST.name)) == (Today.LOSES, Today.HOLDS)
+    assert found.of(FAILING.name.replace(" ", "")) is Today.UNKNOWN, "shipped, and no survey measured it"
+
+
+def test_what_was_not_shipped_in_between_is_not_known_by_what_was_before(tmp_path: Path) -> None:
+    write(tmp_path, SURVEY, "2026-11-20")
+    write(tmp_path, replace(SURVEY, files=(FAST,)), "2026-11-21")
+    left_out = (LeftOut(SLOW.file, "not reached", is_missing=True),)
+    write(tmp_path, replace(SURVEY, files=(FAST,), left_out=left_out), "2026-11-22")
+    (found,) = read_shipped(tmp_path, DEVICE)
+    assert found.of(SLOW.name) is Today.UNKNOWN
 
 
 def test_a_later_one_of_the_same_day_is_newer(tmp_path: Path) -> None:

@@ -35,6 +35,18 @@ def test_what_fails_is_worst_and_the_newest_survey_counts(tmp_path: Path) -> Non
     assert [(each.ratio, each.failures) for each in found] == [(None, 1), (pytest.approx(1.5), 0), (0.9, 0)]
 
 
+def test_a_survey_that_ended_early_takes_nothing_away(tmp_path: Path) -> None:
+    other = MIXTRAL.replace("7168", "3584")
+    survey(tmp_path, [surveyed(MIXTRAL, [1.9]), surveyed(other, [1.5])], date="2026-01-01")
+    unreached = {"file": MIXTRAL, "reason": "not reached within 3 minutes", "is_missing": True}
+    survey(tmp_path, [surveyed(other, [0.9])], left_out=[unreached])
+    found = found_in(tmp_path)
+    assert [(each.name, each.ratio, each.date) for each in found] == [
+        (MIXTRAL, 1.9, "2026-01-01"),
+        (other, 0.9, "2026-11-26"),
+    ]
+
+
 @pytest.mark.parametrize("changes", [{"engine": "other"}, {"files": None}, {"files": [{}]}, {"schema_version": 2}])
 def test_what_is_no_survey_by_the_schema_is_passed_by(tmp_path: Path, changes: dict[str, Any]) -> None:
     survey(tmp_path, **{"files": [surveyed(MIXTRAL, [1.2])], **changes})

@@ -20,6 +20,7 @@ from tests.builders import BATCH_SIZES
 from tools.checkout import CHECKOUT
 from tools.errors import MachineError
 from tools.measure.panel import LARGEST_RATIO
+from tools.store import existing
 from tools.store.files import canonical_config, sha256
 from tools.tune import __main__ as command
 from tools.tune import journal, write
@@ -98,7 +99,7 @@ def test_what_can_not_be_written_at_the_end_is_printed(
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(write, "write_file", full)
+    monkeypatch.setattr(existing, "write_file", full)
     assert tune(*REPLAY, "--num-tokens", 1, 64, "--output", tmp_path, "--format", "json") == 2
     told = capsys.readouterr()
     report = json.loads(told.out)

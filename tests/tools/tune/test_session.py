@@ -18,6 +18,7 @@ from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
 from tools.registry.devices import load_devices
 from tools.registry.models import Asked, load_models
+from tools.store.existing import Existing, Place
 from tools.store.files import canonical_entries
 from tools.store.record import Record, VerifiedWith
 from tools.tune import session, write
@@ -26,7 +27,6 @@ from tools.tune.protocol import DeviceReport, Event, Screened, Subject
 from tools.tune.report import TuneSummary
 from tools.tune.request import TuneRequest, parse
 from tools.tune.subject import SizesSource, make_subject
-from tools.tune.write import Existing, Place
 from tools.validate.exceptions import Exceptions
 from tools.validate.rules import down_twin, record
 from tools.validate.runner import validate

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-import fused_moe_configs
 from kernels.launch_config import LaunchConfig
 from tests.tools.tune.decided import (
     COUNTS,
@@ -29,27 +27,17 @@ from tools.errors import UserError
 from tools.launch.heuristic_version import MeasuredHeuristics
 from tools.launch.kernel_hash import kernel_sha256
 from tools.store import schemas
-from tools.store.files import canonical_entries, canonical_record
-from tools.store.record import EngineChecked, HeuristicVersion, Record, ShapeOfModels, VerifiedWith
-from tools.store.workload import Shape, Workload
+from tools.store.existing import ExistingError
+from tools.store.files import canonical_entries
+from tools.store.record import EngineChecked, HeuristicVersion, ShapeOfModels, VerifiedWith
+from tools.store.workload import Shape
 from tools.tune import write
 from tools.tune.protocol import Subject
 from tools.tune.report import TuneSummary
 from tools.tune.request import DEFAULT_BATCH_SIZES, TuneRequest, parse
 from tools.tune.search import Measurements
 from tools.tune.tuner import RowResult, TuneResult
-from tools.tune.write import (
-    Existing,
-    MeasuredRun,
-    Origin,
-    OutputError,
-    Place,
-    deliver,
-    find_destination,
-    place_of,
-    served_today,
-    write_pair,
-)
+from tools.tune.write import MeasuredRun, Origin, deliver, find_destination
 
 DOWN = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
 ENTRIES = dict.fromkeys(DEFAULT_BATCH_SIZES, LaunchConfig(16, 64, 128, 1, 4, 4))
@@ -160,7 +148,7 @@ def test_a_file_is_no_folder(find: Find, tmp_path: Path) -> None:
 
 def test_a_broken_file_in_the_chain_is_refused(put: Put, find: Find, configs: Path) -> None:
     put(configs / "legacy_configs").write_text("{")
-    with pytest.raises(OutputError, match="expected a tuned file to start from"):
+    with pytest.raises(ExistingError, match="expected a tuned file to start from"):
         find()
 
 
@@ -300,262 +288,6 @@ def test_links_in_a_circle_are_no_folder(find: Find, tmp_path: Path) -> None:
 def test_what_is_replayed_is_no_evidence_of_today(below: str, triton: str, find: Find, configs: Path) -> None:
     with pytest.raises(UserError, match=r"--replay: expected --output outside .*/configs, found "):
         find("--replay", "a.jsonl", output=configs / below, triton=triton)
-
-
-WORKLOAD = Workload(8, 7168, "NVIDIA_H100_80GB_HBM3")
-SMALL, LARGE = LaunchConfig(16, 64, 128, 1, 4, 4), LaunchConfig(128, 128, 64, 16, 8, 3)
-CONFIG = canonical_entries({1: SMALL, 64: LARGE})
-
-
-def put_bytes(path: Path, data: bytes = CONFIG) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
-# ---------------------------------------------------------------
-# Where
-
-
-@pytest.mark.parametrize(
-    ("triton", "relative"),
-    [
-        ("3.8.0", NAME),
-        ("3.8.0+git1234", NAME),
-        ("3.8.1", f"triton_3_8_1/{NAME}"),
-        ("3.6.0", f"triton_3_6_0/{NAME}"),
-    ],
-)
-def test_the_reference_tunes_the_default_tier_and_others_their_own(triton: str, relative: str, tmp_path: Path) -> None:
-    place = place_of(tmp_path, WORKLOAD, triton, "3.8.0")
-    assert place.path == tmp_path / relative
-    assert place.record_path == tmp_path / "records" / relative
-
-
-def test_the_down_file_stands_beside(tmp_path: Path) -> None:
-    down = Place(tmp_path, PurePosixPath("triton_3_6_0", NAME)).down
-    assert down.path == tmp_path / "triton_3_6_0" / "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
-
-
-# ---------------------------------------------------------------
-# What stands there
-
-
-@pytest.mark.parametrize("there", [["", "legacy_configs"], ["", "triton_3_8_1"], ["triton_3_8_1", "legacy_configs"]])
-def test_the_first_that_exists_wins(there: list[str], tmp_path: Path) -> None:
-    for tier in there:
-        put_bytes(tmp_path / tier / NAME)
-    existing = served_today(tmp_path, WORKLOAD, "3.8.0")
-    assert existing is not None
-    assert existing.place.path == tmp_path / there[0] / NAME
-    assert existing.entries == {1: SMALL, 64: LARGE}
-    assert existing.record is None
-    assert existing.rows == {}
-
-
-def test_nothing_is_nothing(tmp_path: Path) -> None:
-    assert served_today(tmp_path / "not there", WORKLOAD, "3.8.0") is None
-
-
-def test_at_another_patch_of_triton_it_is_the_loaders_file_not_the_default_one(tmp_path: Path) -> None:
-    """The tuner took the default file for what an engine reads, where the loader takes triton_3_6_0/."""
-    put_bytes(tmp_path / NAME, canonical_entries({1: LARGE}))
-    put_bytes(tmp_path / "triton_3_6_0" / NAME)
-    existing = served_today(tmp_path, WORKLOAD, "3.6.1")
-    assert existing is not None
-    assert existing.place == Place(tmp_path, PurePosixPath("triton_3_6_0", NAME))
-    assert existing.entries == {1: SMALL, 64: LARGE}
-
-
-ALIAS = replace(WORKLOAD, device_name="NVIDIA_H100_SXM").file_name()
-PER_CHANNEL = replace(WORKLOAD, dtype="fp8_w8a8", per_channel_quant=True)
-
-
-@pytest.fixture
-def aliases(tmp_path: Path) -> Path:
-    """The registry of a configs folder in which the H100 has a second name."""
-    devices = [{"name": "NVIDIA_H100_80GB_HBM3", "aliases": ["NVIDIA_H100_SXM"]}]
-    document = {"schema_version": 1, "devices": devices}
-    return put_bytes(tmp_path / "registry" / "devices.json", json.dumps(document).encode())
-
-
-@pytest.mark.usefixtures("aliases")
-@pytest.mark.parametrize(
-    ("there", "served"),
-    [([ALIAS], ALIAS), ([f"legacy_configs/{NAME}", ALIAS], f"legacy_configs/{NAME}"), ([NAME, ALIAS], NAME)],
-)
-def test_a_file_under_another_name_of_the_device_serves_behind_its_own(
-    there: list[str], served: str, tmp_path: Path
-) -> None:
-    """The tuner knew no aliases."""
-    for relative in there:
-        put_bytes(tmp_path / relative)
-    existing = served_today(tmp_path, WORKLOAD, "3.8.0")
-    assert existing is not None
-    assert existing.place.relative.as_posix() == served
-
-
-def test_the_plain_file_serves_per_channel_scales_too(tmp_path: Path) -> None:
-    plain = put_bytes(tmp_path / replace(PER_CHANNEL, per_channel_quant=False).file_name())
-    existing = served_today(tmp_path, PER_CHANNEL, "3.8.0")
-    assert existing is not None
-    assert existing.place.path == plain
-
-
-@pytest.mark.usefixtures("aliases")
-@pytest.mark.parametrize("workload", [WORKLOAD, PER_CHANNEL])
-@pytest.mark.parametrize("triton", ["3.8.0", "3.8.1+git1234", "3.9.0", "3.6.2"])
-def test_it_is_what_the_loaders_own_command_names(
-    workload: Workload, triton: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whichever of the files are there."""
-    monkeypatch.setattr("fused_moe_configs.api.CONFIGS", tmp_path)
-    monkeypatch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)
-    alias, plain = replace(workload, device_name="NVIDIA_H100_SXM"), replace(workload, per_channel_quant=False)
-    names = dict.fromkeys(one.file_name() for one in (workload, alias, plain))
-    tiers = ("triton_3_8_0", "triton_3_8_2", "triton_3_6_0", ".", "legacy_configs")
-    paths = [tmp_path / tier / name for name in names for tier in tiers]
-    for path in paths:
-        put_bytes(path)
-    while True:
-        fused_moe_configs.cache_clear()
-        said = fused_moe_configs.explain(
-            workload.E,
-            workload.N,
-            workload.dtype,
-            device_name=workload.device_name,
-            per_channel_quant=workload.per_channel_quant,
-            triton_version=triton,
-        )
-        existing = served_today(tmp_path, workload, triton)
-        assert (existing and existing.place.path) == said.winner
-        if said.winner is None:
-            break
-        said.winner.unlink()
-    assert len([path for path in paths if not path.exists()]) >= 4
-
-
-def test_the_users_own_folder_is_none_of_the_tuners_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_bytes(tmp_path / "mine" / NAME)
-    monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", str(tmp_path / "mine"))
-    assert served_today(tmp_path / "configs", WORKLOAD, "3.8.0") is None
-
-
-def test_a_file_that_is_a_broken_link_is_not_passed_by(tmp_path: Path) -> None:
-    (tmp_path / NAME).symlink_to(tmp_path / "gone")
-    put_bytes(tmp_path / "legacy_configs" / NAME)
-    with pytest.raises(OutputError, match=r"E=8.*: expected a tuned file to start from, found .*\. Fix: mend it"):
-        served_today(tmp_path, WORKLOAD, "3.8.0")
-
-
-def test_a_registry_that_tells_no_aliases_is_named(aliases: Path, tmp_path: Path) -> None:
-    aliases.write_bytes(b"{")
-    with pytest.raises(OutputError, match=r"registry/devices\.json: not JSON: .*\. Fix: mend it"):
-        served_today(tmp_path, WORKLOAD, "3.8.0")
-
-
-def test_its_record_comes_along(subject: Subject, tmp_path: Path) -> None:
-    put_bytes(tmp_path / NAME)
-    put_bytes(tmp_path / "records" / NAME, record_of(subject, [1]).to_bytes())
-    existing = served_today(tmp_path, WORKLOAD, "3.8.0")
-    assert existing is not None
-    assert list(existing.rows) == [1]
-
-
-@pytest.mark.parametrize("record", [b"[]", b"{", b"", b'{"rows": 7}'])
-def test_a_broken_record_is_not_taken_for_none(record: bytes, tmp_path: Path) -> None:
-    """Its rows of evidence would vanish."""
-    put_bytes(tmp_path / NAME)
-    put_bytes(tmp_path / "records" / NAME, record)
-    with pytest.raises(OutputError, match=r"records/E=8.* expected a record to keep the evidence of, found .*\. Fix"):
-        served_today(tmp_path, WORKLOAD, "3.8.0")
-
-
-def test_a_record_that_is_a_broken_link_is_no_missing_one(tmp_path: Path) -> None:
-    put_bytes(tmp_path / NAME)
-    (tmp_path / "records").mkdir()
-    (tmp_path / "records" / NAME).symlink_to(tmp_path / "gone")
-    with pytest.raises(OutputError, match="not a regular file"):
-        served_today(tmp_path, WORKLOAD, "3.8.0")
-
-
-@pytest.mark.parametrize(
-    ("data", "told"),
-    [
-        (b"{", "found not JSON: .*"),
-        (b"{}", "found no launch config in it"),
-        (b"[]", "found no launch config in it"),
-        (b'{"1": 1, "1": 2}', "found duplicate keys: '1'"),
-        (CONFIG.replace(b'"64"', b'"x"'), "found no launch config at 'x'"),
-        (CONFIG.replace(b'"num_warps": 8', b'"num_warps": "8"'), "found no launch config at '64'"),
-    ],
-)
-def test_a_file_that_cannot_be_read_cannot_be_improved_on(data: bytes, told: str, tmp_path: Path) -> None:
-    put_bytes(tmp_path / NAME, data)
-    put_bytes(tmp_path / "legacy_configs" / NAME)
-    with pytest.raises(OutputError, match=rf"expected a tuned file to start from, {told}.* Fix: mend it"):
-        served_today(tmp_path, WORKLOAD, "3.8.0")
-
-
-@pytest.mark.parametrize(("num_tokens", "expected"), [(1, SMALL), (32, SMALL), (33, LARGE), (4096, LARGE)])
-def test_engines_take_the_nearest_batch_size_and_the_smaller_of_two(
-    num_tokens: int, expected: LaunchConfig, tmp_path: Path
-) -> None:
-    existing = Existing(Place(tmp_path, PurePosixPath(NAME)), {1: SMALL, 63: LARGE}, None)
-    assert existing.nearest(num_tokens) == expected
-
-
-# ---------------------------------------------------------------
-# Writing
-
-
-@pytest.fixture
-def record(subject: Subject) -> Record:
-    """Of a model whose name isn't ASCII."""
-    return record_of(subject, [1], shapes=(ShapeOfModels(Shape(4096, 2), ("µ",)),))
-
-
-def test_writes_file_and_record_in_canonical_bytes(record: Record, tmp_path: Path) -> None:
-    place = Place(tmp_path, PurePosixPath("triton_3_6_0", NAME))
-    paths = write_pair(place, CONFIG, record)
-    assert paths == (place.path, place.record_path)
-    assert place.path.read_bytes() == CONFIG
-    assert place.record_path.read_bytes() == canonical_record(record.to_json())
-    assert '            "models": [\n                "µ"\n' in place.record_path.read_text("utf-8")
-
-
-def test_whoever_reads_sees_the_old_file_or_the_new_one(record: Record, tmp_path: Path) -> None:
-    """A link to the old bytes keeps them: the new file is another one, put in its place."""
-    place = Place(tmp_path, PurePosixPath(NAME))
-    write_pair(place, b"old", record)
-    kept = tmp_path / "kept"
-    os.link(place.path, kept)
-    write_pair(place, CONFIG, record)
-    assert kept.read_bytes() == b"old"
-    assert place.path.read_bytes() == CONFIG
-    assert {path.name for path in tmp_path.iterdir()} == {"kept", NAME, "records"}
-
-
-def test_where_nothing_can_be_written_nothing_is_left(record: Record, tmp_path: Path) -> None:
-    put_bytes(tmp_path / "records", b"a file, not a folder")
-    place = Place(tmp_path, PurePosixPath(NAME))
-    with pytest.raises(OSError, match="a file stands where a folder is needed"):
-        write_pair(place, CONFIG, record)
-    assert not place.path.exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["records"]
-
-
-@pytest.mark.parametrize("before", [None, b'{"old": 1}\n'])
-def test_where_the_file_cannot_be_written_the_record_is_as_it_was(
-    before: bytes | None, record: Record, tmp_path: Path
-) -> None:
-    place = Place(tmp_path, PurePosixPath("triton_3_6_0", NAME))
-    put_bytes(tmp_path / "triton_3_6_0", b"a file, not a folder")
-    if before is not None:
-        put_bytes(place.record_path, before)
-    with pytest.raises(OSError, match="a file stands where a folder is needed"):
-        write_pair(place, CONFIG, record)
-    assert (place.record_path.read_bytes() if place.record_path.exists() else None) == before
 
 
 # ---------------------------------------------------------------

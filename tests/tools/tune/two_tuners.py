@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tests.tools.processes import wait_until
-from tools.store import files
+from tools.store import existing, files
 from tools.tune import __main__ as command
 from tools.tune import write
 
@@ -23,7 +23,7 @@ from tools.tune import write
 def main(role: str, folder: str, num_tokens: str, landscape: str) -> int:
     root = Path(folder)
     writes, waits, wrote = (root / name for name in ("writes", "waits", "wrote"))
-    write_file, deliver = write.write_file, write.deliver
+    write_file, deliver = existing.write_file, write.deliver
 
     def write_late(path: Path, data: bytes) -> None:
         writes.touch()
@@ -41,7 +41,7 @@ def main(role: str, folder: str, num_tokens: str, landscape: str) -> int:
         time.sleep(seconds)
 
     if role == "first":
-        write.write_file = write_late  # type: ignore[assignment]
+        existing.write_file = write_late  # type: ignore[assignment]
     else:
         command.session.deliver = deliver_late  # type: ignore[attr-defined]
         files.time = SimpleNamespace(monotonic=time.monotonic, sleep=sleep)  # type: ignore[assignment]

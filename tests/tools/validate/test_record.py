@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from fused_moe_configs.naming import ENGINE_NAMES
 from tests.builders import H100, NAME, NO_EXCEPTIONS, Store, as_nobody, context, models, table, times
 from tools.checkout import reference_triton
 from tools.findings import Severity
-from tools.launch.heuristic_version import ENGINE_NAMES, measured_heuristics
+from tools.launch.heuristic_version import measured_heuristics
 from tools.launch.kernel_hash import EARLIER, hash_source
 from tools.registry.models import Model, ModelRegistry, Quantisation
 from tools.registry.shapes import registered_shapes

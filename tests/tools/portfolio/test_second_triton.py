@@ -1,0 +1,155 @@
+"""Which default files another Triton needs anew: what is judged, by which line of a record, and how it is tuned again.
+
+The run as a whole: test_run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests import builders
+from tests.tools.portfolio.stocked import H100, Stocked, bench_json, full, wanted_of_h100
+from tools.bench import request as bench_request
+from tools.bench.request import FilesRequest
+from tools.portfolio.jobs import Order, TunerBudget
+from tools.portfolio.second_triton import (
+    MARGIN_PCT,
+    DefaultFile,
+    bench_arguments,
+    default_files,
+    jobs_of,
+    loss_of,
+    losses_of,
+    note,
+)
+from tools.registry.models import ModelRegistry
+from tools.store.record import VerifiedWith
+
+DEVICE = builders.devices().find(H100)
+NAME = "E=128,N=768"
+TRITON = "3.6.0"
+
+
+def files(stocked: Stocked) -> list[DefaultFile]:
+    return list(default_files(stocked.folders.configs, DEVICE, TRITON)[0])
+
+
+@pytest.fixture
+def file(stocked: Stocked) -> DefaultFile:
+    stocked.tune(NAME)
+    (found,) = files(stocked)
+    return found
+
+
+class TestDefaultFiles:
+    def test_a_measured_file_of_the_device_is_to_be_benched(self, file: DefaultFile) -> None:
+        assert (file.name, file.loss_pct, file.has_version_file, file.is_done) == (full(NAME), None, False, False)
+
+    def test_other_tiers_other_gpus_and_down_files_are_none(self, stocked: Stocked, file: DefaultFile) -> None:
+        others = ((full(NAME), "triton_3_7_1"), (full("E=64,N=768"), "legacy_configs"))
+        for name, folder in others:
+            stocked.store.measured(stocked.store.config(name=name, folder=folder))
+        for name in (full(NAME).replace(H100, "NVIDIA_H200"), full(NAME).replace(".json", "_down.json")):
+            stocked.store.measured(stocked.store.config(name=name))
+        assert files(stocked) == [file]
+
+    def test_without_a_folder_there_are_none(self, tmp_path: Path) -> None:
+        assert default_files(tmp_path / "none", DEVICE, TRITON) == ((), ())
+
+    @pytest.mark.parametrize("record", ["published", "of other bytes", "broken"])
+    def test_one_without_a_measurement_of_its_own_is_skipped_and_said(
+        self, stocked: Stocked, file: DefaultFile, record: str
+    ) -> None:
+        place = stocked.store.record_of(file.path)
+        if record == "published":
+            stocked.store.record(file.path)
+        elif record == "broken":
+            place.write_text("{", "utf-8")
+        else:
+            file.path.write_bytes(file.path.read_bytes() + b"\n")
+        found, (fault,) = default_files(stocked.folders.configs, DEVICE, TRITON)
+        assert found == ()
+        assert fault.partition("skipped: ")[0].endswith(f"{full(NAME)}: ")
+
+    def test_a_version_file_that_is_there_is_known(self, stocked: Stocked, file: DefaultFile) -> None:
+        stocked.store.config(name=file.name, folder="triton_3_6_0")
+        assert [each.has_version_file for each in files(stocked)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("loss_pct", "has_version_file", "is_done"),
+    [
+        (None, True, False),
+        (MARGIN_PCT, False, True),
+        (MARGIN_PCT + 0.01, False, False),
+        (MARGIN_PCT + 0.01, True, True),
+    ],
+    ids=["not benched", "holds", "loses", "loses, and was tuned again"],
+)
+def test_a_file_is_done(file: DefaultFile, loss_pct: float | None, has_version_file: bool, is_done: bool) -> None:
+    assert replace(file, loss_pct=loss_pct, has_version_file=has_version_file).is_done is is_done
+
+
+class TestLoss:
+    def of(self, file: DefaultFile, *lines: tuple[str, str, float]) -> float | None:
+        said = tuple(VerifiedWith(*line) for line in lines)
+        return loss_of(replace(file.record, date="2026-03-09", verified_with=said), TRITON)
+
+    def test_it_is_that_of_the_newest_line_of_the_triton(self, file: DefaultFile) -> None:
+        lines = [("3.6.0", "2026-03-10", 1.0), ("3.6.0+git1", "2026-03-11", 2.0), ("3.7.1", "2026-03-12", 9.0)]
+        assert self.of(file, *lines) == 2.0
+
+    def test_a_line_from_before_the_measurement_is_of_another_file(self, file: DefaultFile) -> None:
+        assert self.of(file, ("3.6.0", "2026-03-08", 1.0)) is None
+        assert self.of(file, ("3.6.0", "2026-03-09", 1.0)) == 1.0
+
+    def test_without_a_line_it_is_not_known(self, file: DefaultFile) -> None:
+        assert self.of(file) is None
+
+    def test_what_is_noted_is_read_back_and_the_rest_of_the_record_stays(
+        self, stocked: Stocked, file: DefaultFile
+    ) -> None:
+        note(stocked.folders.configs, file, TRITON, 1.25)
+        (after,) = files(stocked)
+        assert after.loss_pct == 1.25
+        assert replace(after.record, verified_with=None) == file.record
+
+
+class TestBench:
+    def test_the_bench_takes_its_arguments(self, file: DefaultFile) -> None:
+        asked = bench_request.parse(bench_arguments([file], 6))
+        assert isinstance(asked, FilesRequest)
+        assert (asked.paths, asked.against, asked.jobs, asked.as_json) == ((file.path,), ("heuristic",), 6, True)
+        assert not asked.writes_record, "its loss is noted, not its bench"
+
+    def test_of_its_report_the_worst_row_of_each_file_counts(self) -> None:
+        printed = bench_json({"a": {"heuristic": (0.9, 1.0325)}, "b": {"heuristic": (0.9,)}})
+        assert losses_of(printed) == {"a": 3.25, "b": -10.0}
+
+    def test_a_row_that_fails_is_an_infinite_loss(self) -> None:
+        assert losses_of(bench_json({"a": {"heuristic": (0.9, None)}})) == {"a": math.inf}
+
+    @pytest.mark.parametrize("printed", ["", "[]", "bench: no GPU"])
+    def test_what_is_no_report_says_nothing(self, printed: str) -> None:
+        assert losses_of(printed) == {}
+
+
+class TestTunedAgain:
+    def test_as_it_is_wanted_on_the_gpu(self, file: DefaultFile) -> None:
+        (job,) = jobs_of([file], wanted_of_h100(), builders.models(), TunerBudget(30.0)).values()
+        assert (job.name, job.device_name, job.order, job.judges) == (file.name, H100, Order.TUNE, ())
+        assert job.tune[job.tune.index("--time-budget") + 1] == "30"
+        assert "--all-shapes" in job.tune
+
+    def test_where_no_placement_gives_the_name_for_the_first_model_of_its_sizes(self, file: DefaultFile) -> None:
+        nothing_wanted = replace(wanted_of_h100(), names=())
+        (job,) = jobs_of([file], nothing_wanted, builders.models(), TunerBudget()).values()
+        assert "--all-shapes" not in job.tune
+
+    def test_not_where_no_model_has_its_sizes(self, file: DefaultFile) -> None:
+        nothing_wanted = replace(wanted_of_h100(), names=())
+        assert jobs_of([file], nothing_wanted, ModelRegistry(()), TunerBudget()) == {}
