@@ -165,8 +165,7 @@ def t_975(degrees: float) -> float:
         return _NORMAL_975 + (_T_975[-1] - _NORMAL_975) * len(_T_975) / degrees
     below = max(1, math.floor(degrees))
     share = (1 / below - 1 / max(degrees, 1.0)) / (1 / below - 1 / (below + 1))
-    above = _T_975[below] if below < len(_T_975) else _T_975[-1]
-    return _T_975[below - 1] + (above - _T_975[below - 1]) * share
+    return _T_975[below - 1] + (_T_975[below] - _T_975[below - 1]) * share
 
 
 # ---------------------------------------------------------------

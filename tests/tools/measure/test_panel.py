@@ -21,6 +21,7 @@ from tools.measure.panel import (
     Ratio,
     RoutingKind,
     choose,
+    further_blocks,
     max_blocks,
     parts_of,
     standing,
@@ -75,6 +76,17 @@ class TestParts:
     def test_at_most_64_draws_and_at_least_four_blocks(self, draws: int, blocks: int) -> None:
         assert max_blocks(draws) == blocks
 
+    @pytest.mark.parametrize(("draws", "blocks"), [(1, 8), (4, 2), (8, 1), (16, 1)])
+    def test_eight_more_draws_at_once_and_at_least_one_block(self, draws: int, blocks: int) -> None:
+        assert further_blocks(draws) == blocks
+
+    def test_a_part_names_its_placement_where_it_is_not_the_first(self) -> None:
+        assert str(VLLM_SKEW) == "vllm, skew_0.3"
+        assert str(Part(Flavour.SGLANG, 1, UNIFORM)) == "sglang, uniform, placement 2"
+
+    def test_the_first_block_of_a_part_is_number_0(self) -> None:
+        assert Panel(HEURISTICS, 8).next_block(VLLM) == 0
+
 
 class TestRatio:
     def test_the_interval_is_students_of_the_logarithm(self) -> None:
@@ -97,6 +109,25 @@ class TestRatio:
     )
     def test_students_t(self, degrees: float, t: float) -> None:
         assert t_975(degrees) == pytest.approx(t, rel=5e-3)
+
+    @pytest.mark.parametrize("degrees", range(1, 31))
+    def test_97_5_of_100_lie_below_each_entry_of_the_table(self, degrees: int) -> None:
+        """By the integral of Student's density, in Simpson's steps."""
+        scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
+        steps, t = 4000, t_975(degrees)
+        density = [(1 + (t * i / steps) ** 2 / degrees) ** (-(degrees + 1) / 2) for i in range(steps + 1)]
+        area = (density[0] + density[-1] + 4 * sum(density[1:-1:2]) + 2 * sum(density[2:-1:2])) * t / steps / 3
+        assert 0.5 + scale * area == pytest.approx(0.975, abs=5e-5)
+
+    @pytest.mark.parametrize(
+        ("low", "mean", "is_slower"),
+        [(1.001, 1.021, True), (1.001, 1.02, False), (1.0, 1.05, False), (0.99, 1.05, False)],
+        ids=["a loss", "within the bound", "no slower at its best", "in doubt"],
+    )
+    def test_a_loss_is_beyond_the_bound_on_average_and_beyond_doubt_slower_at_all(
+        self, low: float, mean: float, is_slower: bool
+    ) -> None:
+        assert Ratio(low, mean, 1.1, blocks=4).is_slower is is_slower
 
     def test_intervals_hold_the_truth_in_95_of_100_cases_where_draws_differ(self) -> None:
         """Draws move times by 2 %, plays of one draw by 0.2 %: what was measured on an H100."""
@@ -241,6 +272,33 @@ class TestWanted:
             MoreBlocks(VLLM, (FAST, OLD)),
             MoreBlocks(VLLM_SKEW, (FAST, OLD)),
         )
+
+    @pytest.mark.parametrize(
+        "challenger_us",
+        [tuple(89.5 * x for x in NOISY), 89.5, 80.0, tuple(88 * x for x in NOISY * 2)],
+        ids=["half a percent in doubt", "half a percent for certain", "beyond doubt", "all draws are used"],
+    )
+    def test_no_duel_that_more_blocks_would_not_decide(self, challenger_us: float | tuple[float, ...]) -> None:
+        rows = {VLLM: {BASE: (120.0,) * 8, OLD: (90.0,) * 8, FAST: challenger_us}}
+        assert wanted(panel(rows), OLD, POLICY) == ()
+
+    def test_no_duel_with_an_incumbent_that_is_not_admissible(self) -> None:
+        rows = {
+            VLLM: {BASE: 100.0, OLD: 71.5, FAST: tuple(71 * x for x in NOISY)},
+            VLLM_SKEW: {BASE: 100.0, OLD: 103.0, FAST: tuple(92 * x for x in NOISY)},
+        }
+        duel = panel(rows).score_between(FAST, OLD)
+        assert duel.mean < 0.99 < 1.0 < duel.high, "else in doubt"
+        assert wanted(panel(rows), OLD, POLICY) == ()
+
+    def test_what_would_lose_anyway_gets_no_more_blocks(self) -> None:
+        """Inadmissible in one part for certain, open in the other, and faster than the best on the whole."""
+        rows = {
+            VLLM: {BASE: 100.0, FAST: 95.0, FASTER: 50.0},
+            VLLM_SKEW: {BASE: 100.0, FAST: 95.0, FASTER: tuple(100 * x for x in NOISY)},
+            Part(Flavour.VLLM, 0, SKEW_1): {BASE: 100.0, FAST: 95.0, FASTER: 104.0},
+        }
+        assert wanted(panel(rows), None, POLICY) == ()
 
     def test_an_incumbent_whose_standing_is_open(self) -> None:
         rows = {VLLM: {BASE: 100.0, FAST: 99.0, OLD: tuple(99.5 * x for x in NOISY)}}
