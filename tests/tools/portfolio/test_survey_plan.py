@@ -46,6 +46,15 @@ class TestWhatIsMeasured:
         assert shape.models == ("mistralai/Mixtral-8x7B-v0.1 tp=2",)
         assert (layer.num_experts, layer.intermediate_size, layer.hidden_size, layer.top_k) == (8, 7168, 4096, 2)
 
+    def test_where_no_placement_on_the_gpu_reads_a_file_the_models_of_its_sizes_do(self, tmp_path: Path) -> None:
+        (contest,) = planned(tmp_path, VLLM, {MIXTRAL.replace("N=7168", "N=14336"): rows(1)}).contests
+        assert contest.shapes[0][0].models == ("mistralai/Mixtral-8x7B-v0.1 tp=1",)
+
+    def test_without_a_file_of_ours_two_configs_are_launched(self, tmp_path: Path) -> None:
+        (contest,) = planned(tmp_path, VLLM, {MIXTRAL: rows(1)}).contests
+        found = contest.configs(1, VLLM)
+        assert (found.distinct, found.ours) == ((found.heuristic, found.shipped), None)
+
     def test_of_many_shapes_some_and_it_is_counted(self, tmp_path: Path) -> None:
         files = {f"triton_3_8_0/{DEEPSEEK}": rows(1)}
         one, all_of_them = (planned(tmp_path / str(most), SGLANG, files, most_shapes=most) for most in (1, 32))
