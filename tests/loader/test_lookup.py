@@ -631,6 +631,11 @@ def test_an_error_travels_between_processes():
     assert isinstance(error, ValueError)
 
 
+def test_batch_sizes_come_in_order_whatever_the_files(store):
+    path = store.write(NAME, dict.fromkeys(("1024", "8", "64"), ENTRY))
+    assert list(read_config(path)) == [8, 64, 1024]
+
+
 def test_integers_booleans_and_strings_are_kept_in_order(store):
     store.write(D_NAME, {"1": ENTRY | {"USE_TMA": True, "grf_mode": "256"}})
     assert list(read()[1].items()) == [*ENTRY.items(), ("USE_TMA", True), ("grf_mode", "256")]
