@@ -51,7 +51,7 @@ def loop_bytes(
         return None
     bytes_a, bytes_b = operand_bytes
     tile = (config.BLOCK_SIZE_M * bytes_a + config.BLOCK_SIZE_N * bytes_b) * config.BLOCK_SIZE_K
-    # There the kernel swaps the operands of a tile whose N alone has rows enough.
+    # There the kernel swaps the operands where N alone has rows enough (`kernels.problem`).
     swaps = arch == "sm_90" and dtype == "fp8_w8a8"
     rows = max(config.BLOCK_SIZE_M, config.BLOCK_SIZE_N) if swaps else config.BLOCK_SIZE_M
     from_shared = arch in _SHARED_OPERAND_ARCHES and rows >= _MIN_ROWS_FROM_SHARED
