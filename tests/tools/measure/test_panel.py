@@ -98,6 +98,9 @@ class TestRatio:
         assert noisy.high == pytest.approx(math.exp(statistics.fmean(logs) + half))
         assert noisy.low == pytest.approx(math.exp(statistics.fmean(logs) - half))
 
+    def test_two_blocks_tell_one(self) -> None:
+        assert Ratio.of([1.1, 1.2], [1.0, 1.0]).blocks == 2
+
     @pytest.mark.parametrize("times", [[], [1.0]])
     def test_one_block_tells_no_interval(self, times: list[float]) -> None:
         with pytest.raises(ValueError, match="at least two blocks"):
@@ -147,6 +150,21 @@ class TestScore:
         assert panel(parts).score(FAST) == pytest.approx(0.8 ** (1 / 3 / 2))
         parts[VLLM] = {BASE: 100.0, SGLANG_BASE: 100.0, FAST: 80.0}
         assert panel(parts).score(FAST) == pytest.approx(0.8 ** (1 / 2))
+
+    @pytest.mark.parametrize(
+        ("faster_under", "share"), [(UNIFORM, 2 / 6), (SKEW_1, 1 / 6), (SKEW_03, 1 / 6), (RoutingKind.RECORDED, 2 / 6)]
+    )
+    def test_uniform_and_recorded_routing_count_twice_as_much_as_a_skew(
+        self, faster_under: RoutingKind, share: float
+    ) -> None:
+        """A recorded one decides where it is asked to."""
+        times = {kind: 80.0 if kind is faster_under else 100.0 for kind in RoutingKind}
+        rows = {Part(Flavour.VLLM, 0, kind): {BASE: 100.0, FAST: us} for kind, us in times.items()}
+        assert panel(rows).score(FAST) == pytest.approx(0.8**share)
+
+    def test_a_score_rests_on_as_many_blocks_as_its_least_known_part(self) -> None:
+        found = panel({VLLM: {BASE: 100.0, FAST: 90.0}, VLLM_SKEW: {BASE: (100.0,) * 5, FAST: (90.0,) * 5}})
+        assert found.score_between(FAST, BASE).blocks == 4
 
     def test_placements_of_an_engine_share_its_half(self) -> None:
         second = Part(Flavour.VLLM, 1, UNIFORM)
@@ -224,10 +242,17 @@ class TestChoose:
         choice = choose(panel(rows), None, POLICY)
         assert (choice.entry, choice.unbounded) == (FAST, (VLLM,))
 
+    def test_the_least_worst_is_not_the_best_somewhere(self) -> None:
+        rows = {
+            VLLM: {BASE: 100.0, SGLANG_BASE: 120.0, FAST: 103.0, FASTER: 110.0},
+            SGLANG: {BASE: 130.0, SGLANG_BASE: 100.0, FAST: 95.0, FASTER: 50.0},
+        }
+        assert choose(panel(rows), None, POLICY).entry == FAST
+
     @pytest.mark.parametrize(
         ("challenger_us", "decision"),
-        [(89.5, Decision.RETAIN), (88.5, Decision.PROMOTE), (tuple(85 * x for x in NOISY), Decision.RETAIN)],
-        ids=["half a percent", "beyond the margin", "in doubt"],
+        [(89.2, Decision.RETAIN), (89.0, Decision.PROMOTE), (tuple(85 * x for x in NOISY), Decision.RETAIN)],
+        ids=["by 0.9 %", "by 1.1 %", "in doubt"],
     )
     def test_an_incumbent_yields_to_what_is_faster_by_the_margin_and_beyond_doubt(
         self, challenger_us: float | tuple[float, ...], decision: Decision

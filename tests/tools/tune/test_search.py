@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
 from tools.store.record import ShapeOfModels
@@ -26,9 +27,11 @@ from tools.tune.search import (
     Regime,
     Strategy,
     Times,
+    View,
     anchors_of,
     neighbours_in,
     representatives,
+    screen_apart,
     search,
     usual_strategy,
 )
@@ -461,6 +464,17 @@ def test_what_still_compiles_when_time_is_up_is_no_longer_waited_for(subject: Su
     queue.screen(64, [FAST])
     queue.finish()
     assert at(runner, ScreenJob) == [ScreenJob(64, 0, FAST)]
+    assert queue.outcomes() == {"ok": 1}, "it has no outcome"
+
+
+def test_what_was_forgotten_may_be_asked_for_again(subject: Subject) -> None:
+    runner = ScriptedRunner()
+    queue, _ = make(subject, runner)
+    queue.screen(64, [SLOW])
+    queue.forget_compiling()
+    queue.screen(64, [SLOW])
+    queue.finish()
+    assert at(runner, ScreenJob) == [ScreenJob(64, 0, SLOW)]
 
 
 def test_waiting_for_nothing_is_an_error(subject: Subject) -> None:
@@ -506,3 +520,51 @@ def test_every_shape_behind_the_name_is_measured(subject: Subject) -> None:
     queue.finish()
     assert at(runner, ScreenJob) == [ScreenJob(64, shape, SLOW) for shape in (0, 1)]
     assert queue.measurements.ranking(64) == [SLOW]
+
+
+# ---------------------------------------------------------------
+# What goes from row to row: anchors 64, 256 and 1024 of the usual mode, 128 between two of them, 1 of the naive mode
+
+ROWS = (1, 64, 128, 256, 1024)
+
+
+def of_rows(runner: ScriptedRunner) -> dict[int, set[LaunchConfig]]:
+    """By batch size, what was measured there."""
+    jobs = [job for job in runner.asked if isinstance(job, ScreenJob)]
+    return {num_tokens: {job.config for job in jobs if job.num_tokens == num_tokens} for num_tokens in ROWS}
+
+
+def test_a_row_tries_what_was_good_beside_it_and_in_its_own_mode(subject: Subject) -> None:
+    """First of the anchors, then of its neighbours: 64 has what 128 took over from 256."""
+    many = replace(subject, workload=replace(subject.workload, E=128))
+    naive, first, second, third = (replace(SLOW, num_stages=stages) for stages in (5, 4, 3, 2))
+    runner = ScriptedRunner()
+    queue, _ = make(many, runner)
+    wanted = {1: [naive], 64: [first], 256: [second], 1024: [third]}
+    search(many, Space((), (SLOW.GROUP_SIZE_M,), ()), ROWS, wanted, InOrder({}), Policies(), queue)
+    assert of_rows(runner) == {
+        1: {naive},
+        64: {first, second},
+        128: {first, second},
+        256: {first, second, third},
+        1024: {second, third},
+    }
+
+
+@pytest.mark.parametrize(("view", "least"), [(View.SKEWED, 8), (View.OTHER_ENGINE, 1)])
+def test_in_another_view_the_best_of_every_anchor_is_screened_under_skew_not_of_few_tokens(
+    subject: Subject, view: View, least: int
+) -> None:
+    many = replace(subject, workload=replace(subject.workload, E=128), engines=(tuple(Flavour),))
+    runner = ScriptedRunner()
+    queue, _ = make(many, runner)
+    for num_tokens in ROWS:
+        queue.screen(num_tokens, [SLOW, FAST])
+    queue.finish()
+    runner.asked.clear()
+    policies = Policies(panel=replace(Policies().panel, screened=1))
+    found = screen_apart(many, Space((), (), ()), ROWS, view, policies, queue)
+    queue.finish()
+    anchors = {1: (1,), 64: (64,), 128: (64, 256), 256: (256,), 1024: (1024,)}
+    assert found == {m: beside for m, beside in anchors.items() if m >= least}
+    assert of_rows(runner) == {m: {FAST} if m != 128 and m >= least else set() for m in ROWS}
