@@ -282,8 +282,8 @@ class Admissibility(enum.Enum):
 def standing(panel: Panel[LaunchConfig], config: LaunchConfig) -> Admissibility:
     """Undecided as long as more blocks could show that the bound holds."""
     found = Admissibility.ADMISSIBLE
-    for part, ratio in panel.ratios(config).items():
-        if not ratio.may_exceed_bound or config == panel.heuristics[part.engine]:
+    for ratio in panel.ratios(config).values():
+        if not ratio.may_exceed_bound:
             continue
         if ratio.low > LARGEST_RATIO or ratio.blocks >= max_blocks(panel.draws):
             return Admissibility.INADMISSIBLE
@@ -328,12 +328,8 @@ def choose(panel: Panel[LaunchConfig], incumbent: LaunchConfig | None, policy: P
             best = incumbent
     else:
         best = min(panel.configs, key=lambda config: max(ratio.mean for ratio in panel.ratios(config).values()))
-    unbounded = tuple(part for part in panel.times if best not in admissible and _may_exceed(panel, part, best))
+    unbounded = tuple(part for part, ratio in panel.ratios(best).items() if ratio.may_exceed_bound)
     return Choice(best, _decision(panel, best, incumbent), panel.score(best), unbounded)
-
-
-def _may_exceed(panel: Panel[LaunchConfig], part: Part, config: LaunchConfig) -> bool:
-    return config != panel.heuristics[part.engine] and panel.ratio(part, config).may_exceed_bound
 
 
 def _decision(panel: Panel[LaunchConfig], entry: LaunchConfig, incumbent: LaunchConfig | None) -> Decision:
@@ -361,7 +357,7 @@ def wanted(
     hopeful, best = _hopeful(panel)
     if best is not None and incumbent is not None and _holds_if_admissible(panel, best, incumbent, policy):
         hopeful.append(incumbent)
-    asked = {part: [config for config in hopeful if _is_open(panel, part, config)] for part in panel.times}
+    asked = {part: [config for config in hopeful if panel.ratio(part, config).is_open] for part in panel.times}
     if not any(asked.values()) and best is not None and incumbent in panel.configs and best != incumbent:
         asked = _duel_parts(panel, best, incumbent, policy)
     return tuple(MoreBlocks(part, tuple(configs)) for part, configs in asked.items() if configs)
@@ -387,13 +383,6 @@ def _holds_if_admissible(
         and standing(panel, incumbent) is Admissibility.UNDECIDED
         and not policy.is_won_by(panel.score_between(challenger, incumbent))
     )
-
-
-def _is_open(panel: Panel[LaunchConfig], part: Part, config: LaunchConfig) -> bool:
-    if config == panel.heuristics[part.engine]:
-        return False
-    ratio = panel.ratio(part, config)
-    return ratio.is_open and ratio.blocks < max_blocks(panel.draws)
 
 
 def _duel_parts(

@@ -192,6 +192,14 @@ class TestScore:
         assert both.mean == pytest.approx(0.9, rel=2e-3)
         assert alone.low < both.low < both.high < alone.high
 
+    def test_degrees_of_freedom_are_welchs_and_satterthwaites(self) -> None:
+        """Of two parts that count and vary alike, four blocks each: twice three."""
+        parts = [Part(Flavour.VLLM, place, UNIFORM) for place in (0, 1)]
+        found = panel({part: {BASE: (100.0,) * 4, FAST: NOISY} for part in parts}).score_between(FAST, BASE)
+        logs = [math.log(us / 100.0) for us in NOISY]
+        half = 2.447 * statistics.stdev(logs) / math.sqrt(8)
+        assert found.high / found.mean == pytest.approx(math.exp(half))
+
 
 class TestStanding:
     @pytest.mark.parametrize(
@@ -328,6 +336,8 @@ class TestWanted:
     def test_an_incumbent_whose_standing_is_open(self) -> None:
         rows = {VLLM: {BASE: 100.0, FAST: 99.0, OLD: tuple(99.5 * x for x in NOISY)}}
         assert wanted(panel(rows), OLD, POLICY) == (MoreBlocks(VLLM, (OLD,)),)
+        rows[VLLM_SKEW] = {BASE: 100.0, FAST: 99.0, OLD: 99.5}
+        assert wanted(panel(rows), OLD, POLICY) == (MoreBlocks(VLLM, (OLD,)),), "no part of it is open there"
 
 
 def test_a_config_that_loses_under_skew_is_hardly_ever_chosen() -> None:
