@@ -113,6 +113,7 @@ class TestScalesThatMayBeEither:
         ("0.9", "0.9.2", "expected vllm 0.9.2 or newer, found '0.9'. Fix: leave the version out for what 0.40.1 does."),
         ("0.33.2.dev7+g1a2b", "0.33.0", "0.33.0 answers"),
         ("1.0.0", "0.40.1", "0.40.1 answers"),
+        ("0.40", "0.33.0", "vllm 0.40 is not known here: 0.33.0 answers"),
         ("0.40.1\n", "0.40.1", r"vllm '0.40.1\n' is not known here"),
     ],
 )

@@ -20,6 +20,7 @@ from tools.measure.layer import (
     LayerShape,
     Load,
     expected_load,
+    mean_load,
     memory_bytes,
     row_bytes,
     row_operations,
@@ -130,6 +131,11 @@ class TestLoad:
         E, top_k, ep, fused = sizes
         layer = LayerShape(E, 32, 64, top_k, BLOCK, ep, fused)
         assert math.isfinite(row_bytes(layer, 16, expected_load(layer, 16)))
+
+    def test_the_mean_of_several_is_of_each_figure_and_there_is_none_of_none(self) -> None:
+        assert mean_load([Load(1.0, 10.0, 5.0), Load(3.0, 20.0, 6.0)]) == Load(2.0, 15.0, 5.5)
+        with pytest.raises(ValueError, match="at least one"):
+            mean_load([])
 
     def test_without_ranks_it_is_every_pair(self) -> None:
         assert expected_load(MIXTRAL, 1) == Load(pytest.approx(2.0), 2.0, 1.0)

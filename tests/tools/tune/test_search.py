@@ -12,11 +12,12 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
+from tools.measure.panel import Part, RoutingKind
 from tools.store.record import ShapeOfModels
 from tools.store.workload import Shape
 from tools.tune.journal import Journal
 from tools.tune.policy import Budget, Policies, SearchPolicy
-from tools.tune.protocol import CompileJob, Event, Screened, ScreenJob, Subject, kernel_of
+from tools.tune.protocol import BlockJob, CompileJob, Event, Screened, ScreenJob, Subject, kernel_of
 from tools.tune.replay import ReplayRunner
 from tools.tune.search import (
     QUEUE_DEPTH,
@@ -251,6 +252,16 @@ def test_below_the_limit_nothing_is_compiled() -> None:
     assert strategy(promise_limit=1.25).propose([row], slow_middle) == (row, DEEPER)
 
 
+def test_where_the_best_is_a_compromise_promise_is_measured_from_that() -> None:
+    """Of two shapes each has a best of its own; no kernel is within 15 % of both."""
+    measurements = Measurements([0, 1])
+    for config, by_shape in {MIDDLE: (10.0, 15.0), WIDER: (15.0, 10.0)}.items():
+        for shape, us in enumerate(by_shape):
+            measurements.add(64, shape, config, Times(us, 0.0))
+    row = regime(DEEPER)
+    assert strategy().propose([row], measurements) == (row, DEEPER)
+
+
 def test_without_knowledge_there_is_no_promise() -> None:
     assert strategy().propose([regime(*KERNELS)], known()) is None
 
@@ -355,6 +366,16 @@ def test_a_tiles_representative_is_the_middle_of_its_options() -> None:
     options = [replace(MIDDLE, num_warps=warps, num_stages=stages) for warps in (4, 8) for stages in (2, 3, 4, 5)]
     large = [replace(kernel, BLOCK_SIZE_M=128, BLOCK_SIZE_N=128) for kernel in options]
     assert representatives([*large, *options], is_naive=False) == [MIDDLE, replace(large[0], num_warps=8, num_stages=3)]
+
+
+def test_tiles_of_64_by_128_and_more_take_eight_warps() -> None:
+    tiles = [
+        replace(MIDDLE, BLOCK_SIZE_M=64, BLOCK_SIZE_N=side, num_warps=warps) for side in (64, 128) for warps in (4, 8)
+    ]
+    assert [(tile.BLOCK_SIZE_N, tile.num_warps) for tile in representatives(tiles, is_naive=False)] == [
+        (64, 4),
+        (128, 8),
+    ]
 
 
 def test_no_kernels_have_no_representatives() -> None:
@@ -477,6 +498,35 @@ def test_what_was_forgotten_may_be_asked_for_again(subject: Subject) -> None:
     assert at(runner, ScreenJob) == [ScreenJob(64, 0, SLOW)]
 
 
+def test_blocks_are_waited_for_and_what_comes_meanwhile_is_taken_in(subject: Subject) -> None:
+    runner = ScriptedRunner()
+    queue, _ = make(subject, runner)
+    queue.screen(64, [SLOW])
+    job = BlockJob(64, Part(Flavour.VLLM, 0, RoutingKind.UNIFORM), (FAST,), 0, 4)
+    assert queue.measure(job).job == job
+    queue.finish()
+    assert queue.measurements.times(64, 0, SLOW) == Times(4.0, 4.0)
+
+
+def test_what_does_not_compile_for_the_other_engine_fails_there_alone(subject: Subject) -> None:
+    both = replace(subject, engines=((Flavour.VLLM, Flavour.SGLANG),))
+    queue, _ = make(both, ScriptedRunner(refused={kernel_of(SLOW): Status.COMPILE}))
+    queue.compile(64, [SLOW, FAST], Flavour.SGLANG)
+    queue.finish()
+    assert queue.failures == {}
+    runs = {(config, engine): queue.runs(64, config, engine) for config in (SLOW, FAST) for engine in Flavour}
+    assert [key for key, does in runs.items() if not does] == [(SLOW, Flavour.SGLANG)]
+
+
+def test_what_failed_on_the_gpu_runs_on_no_engine(subject: Subject) -> None:
+    both = replace(subject, engines=((Flavour.VLLM, Flavour.SGLANG),))
+    queue, _ = make(both, ScriptedRunner(failing={SLOW: Status.CORRECTNESS}))
+    queue.screen(64, [SLOW, FAST])
+    queue.finish()
+    assert [queue.runs(64, SLOW, engine) for engine in Flavour] == [False, False]
+    assert [queue.runs(64, FAST, engine) for engine in Flavour] == [True, True]
+
+
 def test_waiting_for_nothing_is_an_error(subject: Subject) -> None:
     queue, _ = make(subject, ScriptedRunner())
     with pytest.raises(LookupError):
@@ -510,6 +560,14 @@ def test_a_config_that_is_unknown_under_one_shape_is_not_ranked() -> None:
     measurements.add(64, 0, FAST, Times(1.0, 1.0))
     assert measurements.ratio(64, FAST) == math.inf
     assert measurements.ranking(64) == []
+
+
+def test_a_view_of_some_shapes_ranks_by_those() -> None:
+    """The other engine's, which doesn't read the first shape's name; or none at all."""
+    measurements = Measurements([1])
+    measurements.add(64, 1, SLOW, Times(1.0, 1.0))
+    assert measurements.ranking(64) == [SLOW]
+    assert Measurements([]).ranking(64) == []
 
 
 def test_every_shape_behind_the_name_is_measured(subject: Subject) -> None:
