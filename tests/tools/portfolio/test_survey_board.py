@@ -111,6 +111,9 @@ class TestTotals:
         assert SURVEY.loses == {MIXTRAL: True, QWEN: False, DEEPSEEK: True}
         one_row = surveyed("a", row(1, 1.04), row(8, 0.8))
         assert replace(SURVEY, files=(one_row,)).loses == {"a": True}
+        on_average = surveyed("a", row(1, 1.01), row(8, 1.0))
+        assert figures([on_average]).slower_rows == 0
+        assert replace(SURVEY, files=(on_average,)).loses == {"a": True}
 
     def test_a_file_that_changes_nothing_is_not_slower(self) -> None:
         same = surveyed("a", row(1, 1.0))

@@ -47,8 +47,8 @@ class TestWhatIsMeasured:
         assert (layer.num_experts, layer.intermediate_size, layer.hidden_size, layer.top_k) == (8, 7168, 4096, 2)
 
     def test_where_no_placement_on_the_gpu_reads_a_file_the_models_of_its_sizes_do(self, tmp_path: Path) -> None:
-        (contest,) = planned(tmp_path, VLLM, {MIXTRAL.replace("N=7168", "N=14336"): rows(1)}).contests
-        assert contest.shapes[0][0].models == ("mistralai/Mixtral-8x7B-v0.1 tp=1",)
+        (contest,) = planned(tmp_path, VLLM, {MIXTRAL.replace("E=8,N=7168", "E=62,N=512"): rows(1)}).contests
+        assert contest.shapes[0][0].models == ("ibm-granite/granite-4.0-tiny-preview tp=1",)
 
     def test_without_a_file_of_ours_two_configs_are_launched(self, tmp_path: Path) -> None:
         (contest,) = planned(tmp_path, VLLM, {MIXTRAL: rows(1)}).contests
