@@ -8,7 +8,7 @@ import pytest
 from tests import builders
 from tests.tools.portfolio.stocked import H100, full, wanted, wanted_of_h100
 from tools.portfolio.wanted import Shipped, Today, Wanted, unplaced, wanted_on
-from tools.registry.models import Model, ModelRegistry, Placement, Quantisation
+from tools.registry.models import AS_STORED, Model, ModelRegistry, Placement, Quantisation
 from tools.registry.sharding import Engine
 from tools.store.workload import Shape, parse_file_name
 from tools.tune.subject import ModelSource, Parallel, make_subject
@@ -171,6 +171,12 @@ class TestNamesWithoutAPlacement:
         assert found is not None
         assert found.models == ("mistralai/Mixtral-8x7B-v0.1 tp=1",)
         assert not found.is_placed
+
+    @pytest.mark.parametrize("name", ["E=8,N=14336", "E=256,N=1024,dtype=fp8_w8a8,block_shape=[128,128]"])
+    def test_a_model_that_is_stored_as_the_name_says_is_not_quantised_further(self, name: str) -> None:
+        found = self.of(name)
+        assert found is not None
+        assert found.uses[0].asked == AS_STORED
 
     def test_a_16_bit_model_is_quantised_as_the_name_says(self) -> None:
         found = self.of("E=8,N=3584,dtype=fp8_w8a8,block_shape=[128,128]")
