@@ -311,9 +311,13 @@ class PromotionPolicy:
 
     min_improvement_pct: float = 1.0
 
+    def is_large_enough(self, ratio: Ratio) -> bool:
+        """Whether a gain is, in doubt or not. ratio: the challenger's score over the incumbent's."""
+        return ratio.mean <= 1.0 - self.min_improvement_pct / 100.0
+
     def is_won_by(self, ratio: Ratio) -> bool:
-        """ratio: the challenger's score over the incumbent's."""
-        return ratio.mean <= 1.0 - self.min_improvement_pct / 100.0 and ratio.is_faster
+        """And beyond doubt one at all."""
+        return self.is_large_enough(ratio) and ratio.is_faster
 
 
 def choose(panel: Panel[LaunchConfig], incumbent: LaunchConfig | None, policy: PromotionPolicy) -> Choice:
@@ -390,9 +394,8 @@ def _duel_parts(
 ) -> dict[Part, list[LaunchConfig]]:
     """Where the challenger's gain is large enough and in doubt."""
     ratio = panel.score_between(challenger, incumbent)
-    is_open = standing(panel, incumbent) is not Admissibility.INADMISSIBLE and (
-        ratio.mean <= 1.0 - policy.min_improvement_pct / 100.0 and not ratio.is_faster
-    )
+    is_in_doubt = policy.is_large_enough(ratio) and not ratio.is_faster
+    is_open = is_in_doubt and standing(panel, incumbent) is not Admissibility.INADMISSIBLE
     return {
         part: [challenger, incumbent]
         for part in panel.times

@@ -172,7 +172,7 @@ class TestNamesWithoutAPlacement:
         assert found.models == ("mistralai/Mixtral-8x7B-v0.1 tp=1",)
         assert not found.is_placed
 
-    @pytest.mark.parametrize("name", ["E=8,N=14336", "E=256,N=1024,dtype=fp8_w8a8,block_shape=[128,128]"])
+    @pytest.mark.parametrize("name", ["E=8,N=14336", "E=384,N=256,dtype=fp8_w8a8,block_shape=[128,128]"])
     def test_a_model_that_is_stored_as_the_name_says_is_not_quantised_further(self, name: str) -> None:
         found = self.of(name)
         assert found is not None
