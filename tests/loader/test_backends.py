@@ -60,6 +60,48 @@ def test_the_first_rule_that_matches_answers():
     assert choose_backend(MODEL, engine, 4, None, "sm_90").backend == "EP"
 
 
+def test_what_is_not_known_says_so_and_why():
+    engine = release("0.33.0", rule(archs=("sm_80",)))
+    unknown = choose_backend(MODEL, engine, 1, None, None)
+    assert (str(unknown), unknown.reads_tuned_files) == ("not known which backend runs", None)
+    assert unknown.reason == "configs/registry/devices.json doesn't have the device's architecture."
+    for ep, sharing in ((1, "without"), (2, "with")):
+        found = choose_backend(MODEL, engine, ep, None, "sm_90")
+        assert found.backend is None
+        assert found.reason == (
+            f"configs/registry/engines.json has no rule for bf16 {sharing} expert parallelism on sm_90."
+        )
+
+
+class TestScalesThatMayBeEither:
+    """Of a checkpoint that doesn't say whether its activations' scales are static or dynamic."""
+
+    UNSAID = dataclasses.replace(MODEL, dtype="fp8_w8a8")
+
+    def chosen(self, *rules: BackendRule):
+        return choose_backend(self.UNSAID, release("0.33.0", *rules), 1, None, "sm_90")
+
+    def test_where_both_run_alike_that_is_the_answer(self):
+        assert self.chosen(rule(kinds=("fp8_tensor_static", "fp8_tensor_dynamic"))).backend == "TRITON"
+
+    def test_where_they_differ_both_are_told_and_shown(self):
+        dynamic = (Citation("vllm/other.py", 1, "x"),)
+        found = self.chosen(
+            rule("FAST", kinds=("fp8_tensor_static",), reads_tuned_files=False),
+            rule(kinds=("fp8_tensor_dynamic",), source=dynamic),
+        )
+        assert (found.backend, found.reads_tuned_files, found.source) == (None, None, (*SOURCE, *dynamic))
+        assert found.reason.endswith(
+            "with static ones FAST, reads no tuned files; with dynamic ones TRITON, reads tuned files."
+        )
+
+    def test_where_one_is_not_known_the_reason_is_that(self):
+        found = self.chosen(rule(kinds=("fp8_tensor_dynamic",)))
+        assert found.reason == (
+            "configs/registry/engines.json has no rule for fp8_tensor_static without expert parallelism on sm_90."
+        )
+
+
 @pytest.mark.parametrize(
     ("version", "chosen", "said"),
     [
@@ -71,6 +113,7 @@ def test_the_first_rule_that_matches_answers():
         ("0.9", "0.9.2", "expected vllm 0.9.2 or newer, found '0.9'. Fix: leave the version out for what 0.40.1 does."),
         ("0.33.2.dev7+g1a2b", "0.33.0", "0.33.0 answers"),
         ("1.0.0", "0.40.1", "0.40.1 answers"),
+        ("0.40", "0.33.0", "vllm 0.40 is not known here: 0.33.0 answers"),
         ("0.40.1\n", "0.40.1", r"vllm '0.40.1\n' is not known here"),
     ],
 )

@@ -75,6 +75,24 @@ def test_older_rows_tell_one_kernels_time_over_both_heuristics():
     assert [uniform(gains_at(found, place)) for place in (0, 1)] == [{"vllm": {1: 0.99}}, {"vllm": {1: 0.8}}]
 
 
+def test_an_older_rows_shape_is_found_however_its_usual_placement_is_written():
+    shapes = [{"K": 4096, "top_k": 2, "ep": 2}, {"K": 4096, "top_k": 2}]
+    plain = {"K": 4096, "top_k": 2, "ep": 1, "fused_shared_experts": 0, **pair(80.0, 100.0)}
+    found = record({**pair(80.0, 100.0), "by_shape": [plain]}, shapes=shapes)
+    assert (gains_at(found, 0), uniform(gains_at(found, 1))) == ((), {"vllm": {1: 0.8}})
+
+
+def test_batch_sizes_come_in_order_whatever_the_records():
+    rows = {str(num_tokens): {"parts": [part(0.9)]} for num_tokens in (1024, 8, 64)}
+    (gain,) = gains({"shapes": SHAPES, "rows": rows})
+    assert list(gain.ratios) == [8, 64, 1024]
+
+
+def test_ratios_are_shown_to_four_places():
+    (gain,) = gains(record({"parts": [part(2 / 3)]}))
+    assert (gain.geomean_ratio, gain.worst_ratio) == (0.6667, 0.6667)
+
+
 def test_a_gain_is_the_geometric_mean_and_its_worst_row():
     (gain,) = gains(record({"parts": [part(0.5)]}, {"parts": [part(0.98)]}))
     assert (gain.geomean_ratio, gain.worst_ratio) == (0.7, 0.98)

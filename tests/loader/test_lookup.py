@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fused_moe_configs import ConfigError, cache_clear, explain, get_config, get_config_file_name, get_moe_configs
-from fused_moe_configs.lookup import Chain, read_config
+from fused_moe_configs.lookup import Chain, read_config, version_folders
 from tools.registry.devices import normalise_device_name
 
 from .conftest import ENTRY, H100
@@ -96,9 +96,11 @@ def test_a_device_is_spelt_as_in_the_registry(device):
 
 
 def test_a_name_is_at_most_255_bytes():
-    assert len(get_config_file_name(1, 1, "ü" * 114 + "d").encode()) <= 255
-    with pytest.raises(ValueError, match="255 bytes"):
-        get_config_file_name(1, 1, "ü" * 120)
+    left = 255 - len(get_config_file_name(1, 1, "d")) + 1
+    assert len(get_config_file_name(1, 1, "d" * left).encode()) == 255
+    for device in ("d" * (left + 1), "ü" * (left // 2 + 1)):
+        with pytest.raises(ValueError, match="255 bytes"):
+            get_config_file_name(1, 1, device)
 
 
 @pytest.mark.parametrize("block_shape", [128, "12", [128], [1, 2, 3], [-1, 128], [1.5, 2], ["1", "2"], {1, 2}])
@@ -271,6 +273,13 @@ def test_a_sibling_comes_after_every_tier_and_every_name_of_the_device(store, us
 def test_siblings_hold_one_way(store, siblings):
     store.add(of("A"), 1)
     assert mark(device_name="B", siblings=True) is None
+    chain = Chain(store.root)
+    assert [chain.carried_to(device) for device in ("A", "A_OEM", "B", "B_OEM", "C")] == [[], [], ["A"], ["A"], []]
+
+
+def test_a_device_has_each_of_its_names_once_its_own_first(store, siblings):
+    chain = Chain(store.root)
+    assert [list(chain.devices(device)) for device in ("A", "A_OEM", "C")] == [["A", "A_OEM"], ["A_OEM", "A"], ["C"]]
 
 
 def test_a_sibling_of_a_sibling_is_none(store):
@@ -488,6 +497,12 @@ def test_any_folder_has_a_chain_and_the_users_folder_is_only_in_that_which_is_gi
     assert user.root not in {path.parent for path, _ in lookup.tried}
 
 
+def test_version_folders_are_listed_newest_first_and_others_not_at_all(tmp_path):
+    for name in ("triton_3_9_0", "triton_3_10_0", "triton_3_8_1", "triton_3_08_0", "triton_3_8", "legacy_configs"):
+        (tmp_path / name).mkdir()
+    assert list(version_folders(tmp_path)) == [(3, 10, 0), (3, 9, 0), (3, 8, 1)]
+
+
 def test_a_folder_that_is_not_there_yet_has_no_file(tmp_path):
     chain = Chain(tmp_path / "not yet")
     assert chain.look_up(NAME, chain.tiers("3.8.0"))[1] is None
@@ -629,6 +644,11 @@ def test_an_error_travels_between_processes():
     error = pickle.loads(pickle.dumps(ConfigError("a b", "reason", 3, 4)))
     assert str(error) == "a b: line 3, column 4: reason"
     assert isinstance(error, ValueError)
+
+
+def test_batch_sizes_come_in_order_whatever_the_files(store):
+    path = store.write(NAME, dict.fromkeys(("1024", "8", "64"), ENTRY))
+    assert list(read_config(path)) == [8, 64, 1024]
 
 
 def test_integers_booleans_and_strings_are_kept_in_order(store):

@@ -198,6 +198,23 @@ def test_of_scales_that_may_be_either_both_answers_are_given_where_they_differ(r
     assert "with static ones FLASHINFER_CUTLASS, reads no tuned files; with dynamic ones TRITON, reads" in found.reason
 
 
+def test_its_words_name_both_sizes_and_the_lines_that_show_the_answer(releases):
+    words = str(serve(QWEN_NEXT, releases["vllm"], 2, 2, H100, "sm_90")).splitlines()
+    assert words[0].startswith("owner/model tp=2 ep=2, vllm ")
+    assert words[3].startswith("source: vllm/model_executor/")
+    unknown = str(serve(QWEN_30B, releases["vllm"], 1, 1, H100, None))
+    assert unknown.startswith("owner/model tp=1, vllm ")
+    assert "source: " not in unknown
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "dtype"),
+    [(QWEN_30B, None), (QWEN_30B_FP8, "fp8_w8a8"), (KIMI_INT4, "int4_w4a16"), (GPT_OSS, "mxfp4")],
+)
+def test_16_bit_weights_alone_have_no_dtype(releases, checkpoint, dtype):
+    assert serve(checkpoint, releases["vllm"], 1, 1, H100, "sm_90").dtype == dtype
+
+
 def test_an_answer_has_its_reason_and_the_lines_that_show_it(releases):
     found = serve(DEEPSEEK_V3, releases["vllm"], 16, 1, H100, "sm_90")
     assert found.reason.startswith("On Hopper Triton goes to the front")
@@ -270,6 +287,19 @@ def test_only_vllm_folds_the_h200s(releases, engine, reported, written):
 def test_a_fused_shared_expert_is_one_more_of_each_token_and_only_in_sglang(releases):
     ranks = [serve(DEEPSEEK_V3, releases[engine], 8, 1, H100, "sm_90") for engine in ("vllm", "sglang")]
     assert [(rank.E, rank.top_k, rank.fused_shared_experts) for rank in ranks] == [(256, 8, 0), (257, 9, 1)]
+
+
+def test_where_the_backend_is_not_known_what_others_run_is_said_of_a_fused_expert(releases):
+    known, unknown, plain = (
+        serve(checkpoint, releases["sglang"], 8, 1, H100, arch).notes
+        for checkpoint, arch in ((DEEPSEEK_V3, "sm_90"), (DEEPSEEK_V3, None), (QWEN_30B, None))
+    )
+    assert (known, plain) == ((), ())
+    assert unknown == ("Backends that don't take the fused shared expert run E=256, top_k=8.",)
+
+
+def test_a_rank_may_hold_a_single_expert(releases):
+    assert serve(QWEN_30B, releases["vllm"], 1, 128, H100, "sm_90").E == 1
 
 
 def test_experts_that_vllm_can_not_spread_evenly_make_two_files(releases):

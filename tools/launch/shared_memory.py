@@ -51,8 +51,9 @@ def loop_bytes(
         return None
     bytes_a, bytes_b = operand_bytes
     tile = (config.BLOCK_SIZE_M * bytes_a + config.BLOCK_SIZE_N * bytes_b) * config.BLOCK_SIZE_K
-    swapped = arch == "sm_90" and dtype == "fp8_w8a8" and config.BLOCK_SIZE_M < 64 and config.BLOCK_SIZE_N >= 64
-    rows = config.BLOCK_SIZE_N if swapped else config.BLOCK_SIZE_M
+    # There the kernel swaps the operands where N alone has rows enough (`kernels.problem`).
+    swaps = arch == "sm_90" and dtype == "fp8_w8a8"
+    rows = max(config.BLOCK_SIZE_M, config.BLOCK_SIZE_N) if swaps else config.BLOCK_SIZE_M
     from_shared = arch in _SHARED_OPERAND_ARCHES and rows >= _MIN_ROWS_FROM_SHARED
     buffers = config.num_stages if from_shared else max(1, config.num_stages - 1)
     parts = [

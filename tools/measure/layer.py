@@ -153,8 +153,6 @@ class Load:
 
 def mean_load(loads: Sequence[Load]) -> Load:
     """Of blocks that hold as many draws each. ValueError: of none."""
-    if not loads:
-        raise ValueError("loads: expected at least one, found none")
     return Load(
         statistics.fmean(load.active_experts for load in loads),
         statistics.fmean(load.local_pairs for load in loads),

@@ -165,8 +165,7 @@ def t_975(degrees: float) -> float:
         return _NORMAL_975 + (_T_975[-1] - _NORMAL_975) * len(_T_975) / degrees
     below = max(1, math.floor(degrees))
     share = (1 / below - 1 / max(degrees, 1.0)) / (1 / below - 1 / (below + 1))
-    above = _T_975[below] if below < len(_T_975) else _T_975[-1]
-    return _T_975[below - 1] + (above - _T_975[below - 1]) * share
+    return _T_975[below - 1] + (_T_975[below] - _T_975[below - 1]) * share
 
 
 # ---------------------------------------------------------------
@@ -283,8 +282,8 @@ class Admissibility(enum.Enum):
 def standing(panel: Panel[LaunchConfig], config: LaunchConfig) -> Admissibility:
     """Undecided as long as more blocks could show that the bound holds."""
     found = Admissibility.ADMISSIBLE
-    for part, ratio in panel.ratios(config).items():
-        if not ratio.may_exceed_bound or config == panel.heuristics[part.engine]:
+    for ratio in panel.ratios(config).values():
+        if not ratio.may_exceed_bound:
             continue
         if ratio.low > LARGEST_RATIO or ratio.blocks >= max_blocks(panel.draws):
             return Admissibility.INADMISSIBLE
@@ -312,9 +311,13 @@ class PromotionPolicy:
 
     min_improvement_pct: float = 1.0
 
+    def is_large_enough(self, ratio: Ratio) -> bool:
+        """Whether a gain is, in doubt or not. ratio: the challenger's score over the incumbent's."""
+        return ratio.mean <= 1.0 - self.min_improvement_pct / 100.0
+
     def is_won_by(self, ratio: Ratio) -> bool:
-        """ratio: the challenger's score over the incumbent's."""
-        return ratio.mean <= 1.0 - self.min_improvement_pct / 100.0 and ratio.is_faster
+        """And beyond doubt one at all."""
+        return self.is_large_enough(ratio) and ratio.is_faster
 
 
 def choose(panel: Panel[LaunchConfig], incumbent: LaunchConfig | None, policy: PromotionPolicy) -> Choice:
@@ -329,12 +332,8 @@ def choose(panel: Panel[LaunchConfig], incumbent: LaunchConfig | None, policy: P
             best = incumbent
     else:
         best = min(panel.configs, key=lambda config: max(ratio.mean for ratio in panel.ratios(config).values()))
-    unbounded = tuple(part for part in panel.times if best not in admissible and _may_exceed(panel, part, best))
+    unbounded = tuple(part for part, ratio in panel.ratios(best).items() if ratio.may_exceed_bound)
     return Choice(best, _decision(panel, best, incumbent), panel.score(best), unbounded)
-
-
-def _may_exceed(panel: Panel[LaunchConfig], part: Part, config: LaunchConfig) -> bool:
-    return config != panel.heuristics[part.engine] and panel.ratio(part, config).may_exceed_bound
 
 
 def _decision(panel: Panel[LaunchConfig], entry: LaunchConfig, incumbent: LaunchConfig | None) -> Decision:
@@ -362,7 +361,7 @@ def wanted(
     hopeful, best = _hopeful(panel)
     if best is not None and incumbent is not None and _holds_if_admissible(panel, best, incumbent, policy):
         hopeful.append(incumbent)
-    asked = {part: [config for config in hopeful if _is_open(panel, part, config)] for part in panel.times}
+    asked = {part: [config for config in hopeful if panel.ratio(part, config).is_open] for part in panel.times}
     if not any(asked.values()) and best is not None and incumbent in panel.configs and best != incumbent:
         asked = _duel_parts(panel, best, incumbent, policy)
     return tuple(MoreBlocks(part, tuple(configs)) for part, configs in asked.items() if configs)
@@ -390,21 +389,13 @@ def _holds_if_admissible(
     )
 
 
-def _is_open(panel: Panel[LaunchConfig], part: Part, config: LaunchConfig) -> bool:
-    if config == panel.heuristics[part.engine]:
-        return False
-    ratio = panel.ratio(part, config)
-    return ratio.is_open and ratio.blocks < max_blocks(panel.draws)
-
-
 def _duel_parts(
     panel: Panel[LaunchConfig], challenger: LaunchConfig, incumbent: LaunchConfig, policy: PromotionPolicy
 ) -> dict[Part, list[LaunchConfig]]:
     """Where the challenger's gain is large enough and in doubt."""
     ratio = panel.score_between(challenger, incumbent)
-    is_open = standing(panel, incumbent) is not Admissibility.INADMISSIBLE and (
-        ratio.mean <= 1.0 - policy.min_improvement_pct / 100.0 and not ratio.is_faster
-    )
+    is_in_doubt = policy.is_large_enough(ratio) and not ratio.is_faster
+    is_open = is_in_doubt and standing(panel, incumbent) is not Admissibility.INADMISSIBLE
     return {
         part: [challenger, incumbent]
         for part in panel.times

@@ -101,10 +101,9 @@ def place(chosen: torch.Tensor, weights: torch.Tensor, layer: LayerShape, genera
     count, num_tokens, _ = chosen.shape
     fused, local, device = layer.fused_shared_experts, layer.routed_experts, chosen.device
     routed = local * layer.ep
-    if fused:
-        shared = torch.arange(routed, routed + fused, device=device).expand(count, num_tokens, fused)
-        chosen = torch.cat((chosen, shared), -1)
-        weights = torch.cat((weights, weights.new_ones(shared.shape)), -1)
+    shared = torch.arange(routed, routed + fused, device=device).expand(count, num_tokens, fused)
+    chosen = torch.cat((chosen, shared), -1)
+    weights = torch.cat((weights, weights.new_ones(shared.shape)), -1)
     ranks = torch.randint(layer.ep, (count, 1), generator=generator, device=device)
     index = torch.arange(routed, device=device) - ranks * local
     held = torch.where((index >= 0) & (index < local), index, -1)

@@ -145,8 +145,11 @@ def _of_judgements(judged: Mapping[Engine, EngineChecked]) -> Iterator[str]:
 
 
 def judged_of(record: Record, triton: str) -> dict[Engine, EngineChecked]:
-    """By engine, the newest line of the bench under the Triton, of the day of the measurement or later."""
-    lines = sorted(record.engine_checked or (), key=lambda line: (line.date, line.version))
+    """By engine, the newest line of the bench under the Triton, of the day of the measurement or later.
+
+    Of one day the last one: a record's lines stand in the order in which they came.
+    """
+    lines = sorted(record.engine_checked or (), key=lambda line: line.date)
     return {
         Engine(line.engine): line
         for line in lines

@@ -51,8 +51,6 @@ def _regret(row: RowResult, events: Sequence[Measured]) -> Regret:
     if not panel.configs:
         return Regret(row.num_tokens, row.entry, row.entry, None)
     best = choose(panel, None, PromotionPolicy()).entry
-    if row.entry == best:
-        return Regret(row.num_tokens, row.entry, best, Ratio(1.0, 1.0, 1.0, 0))
     ratio = panel.score_between(row.entry, best) if row.entry in panel.configs else None
     return Regret(row.num_tokens, row.entry, best, ratio)
 

@@ -521,7 +521,8 @@ class JobQueue:
             self.step()
 
     def forget_compiling(self) -> None:
-        """What isn't compiled by now is no longer waited for; should it still come, it is measured."""
+        """What isn't compiled by now is no longer waited for, and counts as if nobody had asked for it."""
+        self._asked.difference_update(itertools.chain.from_iterable(self._waiting.values()))
         self._waiting.clear()
         self._compiling.clear()
 

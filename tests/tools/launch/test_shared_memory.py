@@ -61,6 +61,18 @@ def test_other_kernels_dtypes_have_no_formula(dtype: str) -> None:
     assert loop_bytes(LaunchConfig(64, 64, 64, 1, 4, 3), arch="sm_90", dtype=dtype) is None
 
 
+def test_a_tile_takes_the_bytes_of_its_elements() -> None:
+    """BLOCK_SIZE_M 64 and N 128 at K 64, of one buffer; of dtypes whose compiled figures aren't kept here."""
+    found = {
+        dtype: loop_bytes(LaunchConfig(64, 128, 64, 1, 4, 2), arch="sm_80", dtype=dtype)
+        for dtype in ("fp8_w8a16", "float32")
+    }
+    assert {dtype: needed.total_bytes for dtype, needed in found.items() if needed is not None} == {
+        "fp8_w8a16": (64 * 2 + 128) * 64,
+        "float32": (64 + 128) * 4 * 64,
+    }
+
+
 @given(
     st.sampled_from(["sm_80", "sm_90", "sm_120", "gfx942"]),
     st.sampled_from([None, "fp8_w8a8", "int8_w8a16", "float32"]),

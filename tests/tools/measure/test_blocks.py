@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,14 +12,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
+np = pytest.importorskip("numpy")
 
 from kernels.launch_config import LaunchConfig  # noqa: E402
 from kernels.problem import Flavour, QuantMode  # noqa: E402
 from tests.tools.measure.torch_kernel import TorchKernel  # noqa: E402
 from tools.launch.layer_config import LayerConfig  # noqa: E402
 from tools.measure.blocks import BlockPlayer, Clock, ContextLost, Played  # noqa: E402
+from tools.measure.inputs import RowInputs  # noqa: E402
 from tools.measure.layer import LayerShape  # noqa: E402
 from tools.measure.panel import Part, RoutingKind  # noqa: E402
+from tools.measure.recorded_routing import read_recorded_routing  # noqa: E402
 from tools.measure.seeds import Purpose, seed_of  # noqa: E402
 
 VLLM, SGLANG = Flavour
@@ -33,6 +37,7 @@ class FakeClock:
 
     row: Callable[[], Any] = lambda: None
     captured: int = 0
+    samples: list[int] = field(default_factory=list)
     dealt: list[Any] = field(default_factory=list)
 
     @property
@@ -41,6 +46,7 @@ class FakeClock:
 
     def capture(self, launches: Sequence[Any], a_sample: int) -> Any:
         self.captured += 1
+        self.samples.append(len(launches) // a_sample)
         return SimpleNamespace(graph=launches, num_samples=len(launches) // a_sample)
 
     def play(self, replays: Sequence[Any], deals: Sequence[Callable[[], object]]) -> list[list[float]]:
@@ -60,7 +66,7 @@ def player_of(
     layers: tuple[LayerShape, ...] = (LAYER,),
     kernel: Callable[[Flavour], Any] = TorchKernel,
     clock: Clock | None = None,
-    **options: bool,
+    **options: Any,
 ) -> BlockPlayer:
     place, used = torch.device("cpu"), clock or fake.clock
     player = BlockPlayer(layers, "sm90", place, 1 << 16, 64, clock=used, kernel=kernel, **options)
@@ -108,6 +114,52 @@ def test_the_load_is_of_all_the_blocks_that_the_times_are_of(player: BlockPlayer
     each = [play(player, GOOD, part=skewed, blocks=range(b, b + 1)).load.active_experts for b in range(4)]
     assert len(set(each)) > 1
     assert play(player, GOOD, part=skewed, blocks=range(4)).load.active_experts == pytest.approx(sum(each) / 4)
+
+
+def test_up_and_down_apart_have_a_graph_and_a_value_a_block_each(player: BlockPlayer, fake: FakeClock) -> None:
+    """A sample is two launches of a layer, and one of a projection: one for each draw of a block."""
+    found = player.play(Purpose.JUDGEMENT, 64, UNIFORM, [GOOD], range(3), is_apart=True)
+    assert found.us == {GOOD: ((1.0, 1.0, 1.0), (2.0, 2.0, 2.0))}
+    assert play(player, GOOD, blocks=range(3)).us == {GOOD: ((1.0, 1.0, 1.0),)}
+    assert fake.samples == [found.draws] * 3
+
+
+def test_a_recorded_part_is_dealt_from_the_recording_and_checked_on_drawn_routing(
+    fake: FakeClock, tmp_path: Path
+) -> None:
+    tokens = np.arange(128).reshape(64, 2) % 16
+    np.save(tmp_path / "routing.npy", tokens)
+    player = player_of(fake, recorded=read_recorded_routing(tmp_path / "routing.npy"))
+    found = play(player, GOOD, part=replace(UNIFORM, routing=RoutingKind.RECORDED), blocks=range(1))
+    assert not found.failures
+    chosen = player.row(64, 0).inputs.draws.chosen[0]
+    assert sorted(map(tuple, chosen.tolist())) == sorted(map(tuple, tokens.tolist()))
+
+
+def test_nothing_is_dealt_that_lies_there_already(player: BlockPlayer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row begins with the search's first block, on which it is also checked."""
+    seeds: list[int] = []
+    deal = RowInputs.deal
+    monkeypatch.setattr(RowInputs, "deal", lambda row, source, seed: (seeds.append(seed), deal(row, source, seed)))
+    made = player.row(64, 0).inputs.dealt
+    seeds.clear()
+    player.play(Purpose.SEARCH, 64, UNIFORM, [GOOD, OTHER], range(1))
+    assert made == (RoutingKind.UNIFORM, seed_of(Purpose.SEARCH, 64, 0, RoutingKind.UNIFORM, 0))
+    assert seeds == []
+
+
+@pytest.mark.parametrize("error", [AssertionError("wrong numbers"), torch.OutOfMemoryError("out of memory")])
+def test_wrong_numbers_and_too_little_memory_leave_the_gpu_as_it_was(fake: FakeClock, error: Exception) -> None:
+    """It isn't even asked whether it answers."""
+
+    def kernel(engine: Flavour) -> TorchKernel:
+        raise error
+
+    def broken() -> None:
+        raise RuntimeError("every later call fails")
+
+    player = player_of(fake, kernel=kernel, clock=replace(fake.clock, synchronize=broken))
+    assert play(player, GOOD).failures == {GOOD: error}
 
 
 def test_what_fails_is_told_and_the_others_are_played(fake: FakeClock) -> None:
@@ -182,6 +234,7 @@ def test_placements_of_one_width_share_weights_and_activations(fake: FakeClock) 
     first, more, narrow = (player.row(64, placement).inputs for placement in range(3))
     assert first.weights is more.weights
     assert first.weights is not narrow.weights
+    assert [one.weights.w[0].shape[-1] for one in (first, more, narrow)] == [64, 64, 32]
     assert first.a[0].data_ptr() == more.a[0].data_ptr() == player.row(1, 0).inputs.a[0].data_ptr()
     assert first.a[0].data_ptr() != narrow.a[0].data_ptr()
     assert (len(first.c[0]), len(more.c[0])) == (2 * 64, 4 * 64)

@@ -67,6 +67,13 @@ def test_of_few_tokens_down_alone_is_a_third_of_the_weights() -> None:
     assert down == pytest.approx(whole / 3, rel=0.01)
 
 
+@pytest.mark.parametrize(("memory_gib", "fits"), [(1, False), (2, True)])
+def test_only_a_layer_that_the_device_holds_has_a_floor(memory_gib: int, fits: bool) -> None:
+    """Mixtral's at 7168 a shard has 1.3 GiB of weights."""
+    device = replace(devices().find(H100), memory_gib=memory_gib)
+    assert (least_us(Workload(8, 7168, H100), [MIXTRAL], 64, device) > LEAST_US) is fits
+
+
 def test_of_several_shapes_the_least_counts() -> None:
     workload, device = Workload(8, 7168, H100), devices().get(H100)
     both = least_us(workload, [MIXTRAL, Shape(2048, 2)], 64, device)

@@ -20,6 +20,7 @@ from tools.measure.layer import (
     LayerShape,
     Load,
     expected_load,
+    mean_load,
     memory_bytes,
     row_bytes,
     row_operations,
@@ -49,17 +50,49 @@ class TestMemory:
         assert needed == sorted(needed)
         assert needed[-1] > needed[0] + 16 * GIB
 
+    def test_the_peak_of_few_tokens_is_the_making_of_weights(self) -> None:
+        """A GiB of them in fp32, beside a quarter GiB of scales, routings and alignments."""
+        assert DEEPSEEK.memory_bytes(1) == DEEPSEEK.weights_bytes + GIB + GIB // 4
+
+    def test_the_peak_of_many_8_bit_tokens_is_their_quantising(self) -> None:
+        """28 bytes for each of the wider projection's activations: here up's."""
+        assert DEEPSEEK.memory_bytes(16384) == DEEPSEEK.weights_bytes + 16384 * 8 * 2048 * 28 + GIB // 4
+        wide = replace(DEEPSEEK, top_k=2)
+        assert wide.memory_bytes(32768) == wide.weights_bytes + 32768 * 7168 * 28 + GIB // 4
+
+    @pytest.mark.parametrize(
+        ("quant", "checked_bytes"), [(QuantMode(), 16), (QuantMode("int8_w8a16", per_channel=True), 32)]
+    )
+    def test_the_peak_of_many_16_bit_tokens_is_the_check_of_one_expert(
+        self, quant: QuantMode, checked_bytes: int
+    ) -> None:
+        layer = replace(MIXTRAL, quant=quant)
+        pairs, up_columns = 65536 * 2, 2 * 14336
+        rows = row_bytes(layer, 65536, Load(0.0, pairs, 65536))
+        check = up_columns * 4096 * checked_bytes + pairs * up_columns
+        assert layer.memory_bytes(65536) == layer.weights_bytes + rows + check + GIB // 4
+
+    def test_weights_and_activations_stay_and_of_8_bit_ones_the_originals_too(self) -> None:
+        for layer, originals in ((MIXTRAL, 0), (DEEPSEEK, 4096 * 7168 * 2)):
+            activations = row_bytes(layer, 4096, Load(0.0, 4096 * layer.top_k, 4096))
+            assert layer.resident_bytes(4096) == layer.weights_bytes + activations + originals
+
     def test_layers_of_one_width_share_what_they_hold(self) -> None:
         more = replace(MIXTRAL, top_k=4)
         assert memory_bytes([more, MIXTRAL], 4096) == memory_bytes([more], 4096) == more.memory_bytes(4096)
 
     def test_of_two_widths_both_stay_while_one_is_checked(self) -> None:
         narrow = replace(MIXTRAL, hidden_size=2048)
-        held = MIXTRAL.memory_bytes(4096) + narrow.resident_bytes(4096)
-        assert memory_bytes([MIXTRAL, narrow], 4096) == memory_bytes([narrow, MIXTRAL], 4096) >= held
+        checked = (
+            MIXTRAL.memory_bytes(4096) + narrow.resident_bytes(4096),
+            narrow.memory_bytes(4096) + MIXTRAL.resident_bytes(4096),
+        )
+        assert checked[0] != checked[1]
+        assert memory_bytes([MIXTRAL, narrow], 4096) == memory_bytes([narrow, MIXTRAL], 4096) == max(checked)
 
     def test_the_smallest_layer_takes_what_the_ceilings_do(self) -> None:
         assert replace(MIXTRAL, num_experts=1, intermediate_size=64).memory_bytes(1) == CEILINGS_BYTES
+        assert CEILINGS_BYTES == 4 * GIB + GIB // 4
 
 
 EP8 = LayerShape(64, 1024, 4096, 10, BLOCK, ep=8)
@@ -79,6 +112,7 @@ class TestPlacement:
         for flavour in Flavour:
             expected = Routing(16, 10, 512, has_expert_map=True, flavour=flavour, local_experts=64)
             assert EP8.routing(16, flavour) == expected
+        assert replace(EP8, ep=2).routing(16).has_expert_map
         assert FUSED.routing(16) == Routing(16, 9, 289, local_experts=289)
 
 
@@ -102,6 +136,11 @@ class TestLoad:
         layer = LayerShape(E, 32, 64, top_k, BLOCK, ep, fused)
         assert math.isfinite(row_bytes(layer, 16, expected_load(layer, 16)))
 
+    def test_the_mean_of_several_is_of_each_figure_and_there_is_none_of_none(self) -> None:
+        assert mean_load([Load(1.0, 10.0, 5.0), Load(3.0, 20.0, 6.0)]) == Load(2.0, 15.0, 5.5)
+        with pytest.raises(ValueError, match="at least one"):
+            mean_load([])
+
     def test_without_ranks_it_is_every_pair(self) -> None:
         assert expected_load(MIXTRAL, 1) == Load(pytest.approx(2.0), 2.0, 1.0)
 
@@ -112,6 +151,11 @@ class TestFloor:
         weights = 2 * 3 * 7168 * 4096 * 2
         activations = 4096 * 2 + 2 * 7168 * 2 + 2 * (2 * 7168 + 4096) * 2
         assert row_bytes(mixtral, 1, Load(2.0, 2.0, 1.0)) == weights + activations
+
+    def test_8_bit_operands_come_in_at_half_the_bytes_and_leave_at_16_bits(self) -> None:
+        wide, narrow = MIXTRAL, replace(MIXTRAL, quant=QuantMode("fp8_w8a8"))
+        load = Load(0.0, 2.0, 1.0)
+        assert row_bytes(wide, 1, load) - row_bytes(narrow, 1, load) == 4096 + 2 * 14336
 
     def test_pairs_of_other_ranks_cost_vllm_nothing_and_sglang_their_zeros(self) -> None:
         load = Load(64.0, 5120.0, 3000.0)

@@ -21,6 +21,7 @@ from tools.measure.panel import (
     Ratio,
     RoutingKind,
     choose,
+    further_blocks,
     max_blocks,
     parts_of,
     standing,
@@ -75,6 +76,17 @@ class TestParts:
     def test_at_most_64_draws_and_at_least_four_blocks(self, draws: int, blocks: int) -> None:
         assert max_blocks(draws) == blocks
 
+    @pytest.mark.parametrize(("draws", "blocks"), [(1, 8), (4, 2), (8, 1), (16, 1)])
+    def test_eight_more_draws_at_once_and_at_least_one_block(self, draws: int, blocks: int) -> None:
+        assert further_blocks(draws) == blocks
+
+    def test_a_part_names_its_placement_where_it_is_not_the_first(self) -> None:
+        assert str(VLLM_SKEW) == "vllm, skew_0.3"
+        assert str(Part(Flavour.SGLANG, 1, UNIFORM)) == "sglang, uniform, placement 2"
+
+    def test_the_first_block_of_a_part_is_number_0(self) -> None:
+        assert Panel(HEURISTICS, 8).next_block(VLLM) == 0
+
 
 class TestRatio:
     def test_the_interval_is_students_of_the_logarithm(self) -> None:
@@ -85,6 +97,9 @@ class TestRatio:
         noisy = Ratio.of(NOISY, [1.0] * 4)
         assert noisy.high == pytest.approx(math.exp(statistics.fmean(logs) + half))
         assert noisy.low == pytest.approx(math.exp(statistics.fmean(logs) - half))
+
+    def test_two_blocks_tell_one(self) -> None:
+        assert Ratio.of([1.1, 1.2], [1.0, 1.0]).blocks == 2
 
     @pytest.mark.parametrize("times", [[], [1.0]])
     def test_one_block_tells_no_interval(self, times: list[float]) -> None:
@@ -97,6 +112,25 @@ class TestRatio:
     )
     def test_students_t(self, degrees: float, t: float) -> None:
         assert t_975(degrees) == pytest.approx(t, rel=5e-3)
+
+    @pytest.mark.parametrize("degrees", range(1, 31))
+    def test_97_5_of_100_lie_below_each_entry_of_the_table(self, degrees: int) -> None:
+        """By the integral of Student's density, in Simpson's steps."""
+        scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
+        steps, t = 4000, t_975(degrees)
+        density = [(1 + (t * i / steps) ** 2 / degrees) ** (-(degrees + 1) / 2) for i in range(steps + 1)]
+        area = (density[0] + density[-1] + 4 * sum(density[1:-1:2]) + 2 * sum(density[2:-1:2])) * t / steps / 3
+        assert 0.5 + scale * area == pytest.approx(0.975, abs=5e-5)
+
+    @pytest.mark.parametrize(
+        ("low", "mean", "is_slower"),
+        [(1.001, 1.021, True), (1.001, 1.02, False), (1.0, 1.05, False), (0.99, 1.05, False)],
+        ids=["a loss", "within the bound", "no slower at its best", "in doubt"],
+    )
+    def test_a_loss_is_beyond_the_bound_on_average_and_beyond_doubt_slower_at_all(
+        self, low: float, mean: float, is_slower: bool
+    ) -> None:
+        assert Ratio(low, mean, 1.1, blocks=4).is_slower is is_slower
 
     def test_intervals_hold_the_truth_in_95_of_100_cases_where_draws_differ(self) -> None:
         """Draws move times by 2 %, plays of one draw by 0.2 %: what was measured on an H100."""
@@ -116,6 +150,21 @@ class TestScore:
         assert panel(parts).score(FAST) == pytest.approx(0.8 ** (1 / 3 / 2))
         parts[VLLM] = {BASE: 100.0, SGLANG_BASE: 100.0, FAST: 80.0}
         assert panel(parts).score(FAST) == pytest.approx(0.8 ** (1 / 2))
+
+    @pytest.mark.parametrize(
+        ("faster_under", "share"), [(UNIFORM, 2 / 6), (SKEW_1, 1 / 6), (SKEW_03, 1 / 6), (RoutingKind.RECORDED, 2 / 6)]
+    )
+    def test_uniform_and_recorded_routing_count_twice_as_much_as_a_skew(
+        self, faster_under: RoutingKind, share: float
+    ) -> None:
+        """A recorded one decides where it is asked to."""
+        times = {kind: 80.0 if kind is faster_under else 100.0 for kind in RoutingKind}
+        rows = {Part(Flavour.VLLM, 0, kind): {BASE: 100.0, FAST: us} for kind, us in times.items()}
+        assert panel(rows).score(FAST) == pytest.approx(0.8**share)
+
+    def test_a_score_rests_on_as_many_blocks_as_its_least_known_part(self) -> None:
+        found = panel({VLLM: {BASE: 100.0, FAST: 90.0}, VLLM_SKEW: {BASE: (100.0,) * 5, FAST: (90.0,) * 5}})
+        assert found.score_between(FAST, BASE).blocks == 4
 
     def test_placements_of_an_engine_share_its_half(self) -> None:
         second = Part(Flavour.VLLM, 1, UNIFORM)
@@ -142,6 +191,14 @@ class TestScore:
         alone = panel({VLLM: rows[VLLM]}).score_between(FAST, BASE)
         assert both.mean == pytest.approx(0.9, rel=2e-3)
         assert alone.low < both.low < both.high < alone.high
+
+    def test_degrees_of_freedom_are_welchs_and_satterthwaites(self) -> None:
+        """Of two parts that count and vary alike, four blocks each: twice three."""
+        parts = [Part(Flavour.VLLM, place, UNIFORM) for place in (0, 1)]
+        found = panel({part: {BASE: (100.0,) * 4, FAST: NOISY} for part in parts}).score_between(FAST, BASE)
+        logs = [math.log(us / 100.0) for us in NOISY]
+        half = 2.447 * statistics.stdev(logs) / math.sqrt(8)
+        assert found.high / found.mean == pytest.approx(math.exp(half))
 
 
 class TestStanding:
@@ -193,10 +250,17 @@ class TestChoose:
         choice = choose(panel(rows), None, POLICY)
         assert (choice.entry, choice.unbounded) == (FAST, (VLLM,))
 
+    def test_the_least_worst_is_not_the_best_somewhere(self) -> None:
+        rows = {
+            VLLM: {BASE: 100.0, SGLANG_BASE: 120.0, FAST: 103.0, FASTER: 110.0},
+            SGLANG: {BASE: 130.0, SGLANG_BASE: 100.0, FAST: 95.0, FASTER: 50.0},
+        }
+        assert choose(panel(rows), None, POLICY).entry == FAST
+
     @pytest.mark.parametrize(
         ("challenger_us", "decision"),
-        [(89.5, Decision.RETAIN), (88.5, Decision.PROMOTE), (tuple(85 * x for x in NOISY), Decision.RETAIN)],
-        ids=["half a percent", "beyond the margin", "in doubt"],
+        [(89.2, Decision.RETAIN), (89.0, Decision.PROMOTE), (tuple(85 * x for x in NOISY), Decision.RETAIN)],
+        ids=["by 0.9 %", "by 1.1 %", "in doubt"],
     )
     def test_an_incumbent_yields_to_what_is_faster_by_the_margin_and_beyond_doubt(
         self, challenger_us: float | tuple[float, ...], decision: Decision
@@ -242,9 +306,38 @@ class TestWanted:
             MoreBlocks(VLLM_SKEW, (FAST, OLD)),
         )
 
+    @pytest.mark.parametrize(
+        "challenger_us",
+        [tuple(89.5 * x for x in NOISY), 89.5, 80.0, tuple(88 * x for x in NOISY * 2)],
+        ids=["half a percent in doubt", "half a percent for certain", "beyond doubt", "all draws are used"],
+    )
+    def test_no_duel_that_more_blocks_would_not_decide(self, challenger_us: float | tuple[float, ...]) -> None:
+        rows = {VLLM: {BASE: (120.0,) * 8, OLD: (90.0,) * 8, FAST: challenger_us}}
+        assert wanted(panel(rows), OLD, POLICY) == ()
+
+    def test_no_duel_with_an_incumbent_that_is_not_admissible(self) -> None:
+        rows = {
+            VLLM: {BASE: 100.0, OLD: 71.5, FAST: tuple(71 * x for x in NOISY)},
+            VLLM_SKEW: {BASE: 100.0, OLD: 103.0, FAST: tuple(92 * x for x in NOISY)},
+        }
+        duel = panel(rows).score_between(FAST, OLD)
+        assert duel.mean < 0.99 < 1.0 < duel.high, "else in doubt"
+        assert wanted(panel(rows), OLD, POLICY) == ()
+
+    def test_what_would_lose_anyway_gets_no_more_blocks(self) -> None:
+        """Inadmissible in one part for certain, open in the other, and faster than the best on the whole."""
+        rows = {
+            VLLM: {BASE: 100.0, FAST: 95.0, FASTER: 50.0},
+            VLLM_SKEW: {BASE: 100.0, FAST: 95.0, FASTER: tuple(100 * x for x in NOISY)},
+            Part(Flavour.VLLM, 0, SKEW_1): {BASE: 100.0, FAST: 95.0, FASTER: 104.0},
+        }
+        assert wanted(panel(rows), None, POLICY) == ()
+
     def test_an_incumbent_whose_standing_is_open(self) -> None:
         rows = {VLLM: {BASE: 100.0, FAST: 99.0, OLD: tuple(99.5 * x for x in NOISY)}}
         assert wanted(panel(rows), OLD, POLICY) == (MoreBlocks(VLLM, (OLD,)),)
+        rows[VLLM_SKEW] = {BASE: 100.0, FAST: 99.0, OLD: 99.5}
+        assert wanted(panel(rows), OLD, POLICY) == (MoreBlocks(VLLM, (OLD,)),), "no part of it is open there"
 
 
 def test_a_config_that_loses_under_skew_is_hardly_ever_chosen() -> None:

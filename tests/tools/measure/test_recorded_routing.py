@@ -60,6 +60,26 @@ class TestReading:
         found = read(tmp_path, array)
         assert (found.layers, found.top_k) == ((1, 2, 4), 4)
 
+    def test_beside_a_dense_layer_one_that_routes_is_enough(self, tmp_path: Path) -> None:
+        array = ids(50, 2, 4)
+        array[:, 0] = 0
+        assert read(tmp_path, array).layers == (1,)
+
+    def test_of_a_single_layer_all_tokens_may_choose_alike(self, tmp_path: Path) -> None:
+        """Of several, one that does is dense."""
+        found = read(tmp_path, np.full((50, 1), 7))
+        assert (found.layers, found.top_k, found.largest) == ((0,), 1, 7)
+
+    def test_up_to_1024_experts_a_token(self, tmp_path: Path) -> None:
+        assert read(tmp_path, ids(2, 1024, experts=1024)).top_k == 1024
+
+    @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+    def test_each_version_of_the_format(self, tmp_path: Path, version: tuple[int, int]) -> None:
+        array = ids(50, 4)
+        with (tmp_path / "routing.npy").open("wb") as file:
+            np.lib.format.write_array(file, array, version)
+        assert read_recorded_routing(tmp_path / "routing.npy").ids[:, 0].tolist() == array.tolist()
+
     def test_columns_first_are_read_alike(self, tmp_path: Path) -> None:
         array = ids(50, 3, 4)
         found = read(tmp_path, np.asfortranarray(array))
@@ -150,6 +170,8 @@ BAD = {
     "a header of nonsense": (header("{'descr': __import__('os')}"), "expected a .npy header, found: "),
     "a size below zero": (header("{'descr': '<i4', 'fortran_order': False, 'shape': (-1, 4), }"), "routing.npy: "),
     "an expert twice": (whole(TWICE), "token 17, layer 2: expected different experts, found one twice"),
+    "an expert twice in the only layer": (whole(TWICE[:, 2]), "token 17: expected different experts"),
+    "an expert twice in one of two layers": (whole(TWICE[:, 1:]), "token 17, layer 1: expected different experts"),
     "no layer that routes": (whole(np.zeros((9, 3, 4), "int32")), "expected a layer whose tokens choose"),
 }
 
@@ -166,14 +188,21 @@ class TestWhatIsRefused:
         assert str(refused.value).isprintable()
         assert str(refused.value).count("Fix:") == 1
 
-    @pytest.mark.parametrize("kind", ["missing", "folder", "pipe"])
-    def test_so_is_what_is_no_file(self, tmp_path: Path, kind: str) -> None:
+    @pytest.mark.parametrize(
+        ("kind", "told"),
+        [
+            ("missing", r"expected a \.npy file, found none\."),
+            ("folder", r"expected a file\."),
+            ("pipe", r"expected a file\."),
+        ],
+    )
+    def test_so_is_what_is_no_file(self, tmp_path: Path, kind: str, told: str) -> None:
         path = tmp_path / "routing.npy"
         if kind == "folder":
             path.mkdir()
         if kind == "pipe":
             os.mkfifo(path)
-        with pytest.raises(UserError, match=r"routing\.npy: expected a .*Fix:"):
+        with pytest.raises(UserError, match=rf"routing\.npy: {told} Fix: name one"):
             read_recorded_routing(path)
 
     @pytest.mark.parametrize(

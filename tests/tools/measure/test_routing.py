@@ -10,7 +10,7 @@ import torch
 from kernels.problem import QuantMode
 from tools.measure.layer import LayerShape, Load, expected_load
 from tools.measure.panel import RoutingKind
-from tools.measure.routing import MOST_LOGITS, Draws, draw, generator_of
+from tools.measure.routing import MOST_LOGITS, Draws, draw, generator_of, weigh
 from tools.measure.seeds import Purpose, seed_of
 
 KINDS = [kind for kind in RoutingKind if kind is not RoutingKind.RECORDED]
@@ -80,6 +80,16 @@ class TestSkew:
         assert 3.5 < sum(shares) / len(shares) < 5.5
         assert min(shares) > 2.0
 
+    @pytest.mark.parametrize(("kind", "concentration"), [(SKEW_1, 1.0), (SKEW_03, 0.3)])
+    def test_two_tokens_meet_as_often_as_under_the_dirichlet_of_its_name(
+        self, kind: RoutingKind, concentration: float
+    ) -> None:
+        """Two tokens of one expert each: (a + 1) / (n a + 1) of n experts under the concentration a."""
+        chosen = drawn(kind, replace(WHOLE, top_k=1), 256, 400).chosen.flatten(1)
+        counts = torch.stack([one.bincount(minlength=128) for one in chosen]).double()
+        met = float((counts * (counts - 1)).sum(1).mean()) / (256 * 255)
+        assert met == pytest.approx((concentration + 1) / (128 * concentration + 1), rel=0.08)
+
     def test_a_smaller_concentration_is_more_of_it(self) -> None:
         shares = [busiest(SKEW_03, seed) for seed in range(20)]
         assert sum(shares) / len(shares) > 5.5
@@ -100,6 +110,12 @@ class TestSkew:
         active = [drawn(kind, WHOLE, 32, 20).load(WHOLE).active_experts for kind in KINDS]
         assert active[1] < 0.9 * active[0]
         assert active[2] < 0.9 * active[1]
+
+
+def test_weights_of_known_experts_are_positive_and_sum_to_1_for_each_token() -> None:
+    weights = weigh(torch.zeros(3, 16, 8, dtype=torch.int64), generator_of(1, CPU))
+    assert bool((weights > 0).all())
+    torch.testing.assert_close(weights.sum(-1), torch.ones(3, 16))
 
 
 class TestPlacement:

@@ -44,7 +44,17 @@ def test_all_that_one_run_may_ask_for_is_apart_after_mixing_too_even_in_32_bits(
 
 def test_seeds_do_not_change_from_one_release_to_the_next() -> None:
     """Records name them."""
-    assert seed_of(Purpose.JUDGEMENT, 512, 1, RoutingKind.SKEW_03, 7) == (2 << 60 | 2 << 56 | 1 << 44 | 512 << 20 | 7)
+    for number, purpose in enumerate((Purpose.SEARCH, Purpose.CHOICE, Purpose.JUDGEMENT, Purpose.CI)):
+        assert seed_of(purpose, 512, 1, RoutingKind.UNIFORM, 7) == (number << 60 | 1 << 44 | 512 << 20 | 7)
+    kinds = (RoutingKind.UNIFORM, RoutingKind.SKEW_1, RoutingKind.SKEW_03, RoutingKind.RECORDED)
+    for number, kind in enumerate(kinds):
+        assert seed_of(Purpose.SEARCH, 512, 1, kind, 7) == (number << 56 | 1 << 44 | 512 << 20 | 7)
+
+
+def test_mixing_is_splitmix64s_own() -> None:
+    """The first numbers of the published generator from the state 0, which grows by the golden gamma each time."""
+    numbers = [mixed(count * 0x9E3779B97F4A7C15 & (1 << 64) - 1) for count in range(3)]
+    assert numbers == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from tools.measure.statistics import floor_us, geomean, quantile, share_within
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0, 1.0), (0.5, 2.5), (1, 4.0), (0.25, 1.75)])
+@pytest.mark.parametrize(("share", "expected"), [(0, 1.0), (0.5, 2.5), (1, 4.0), (0.25, 1.75), (0.9, 3.7)])
 def test_quantile_interpolates(share: float, expected: float) -> None:
     assert quantile([4.0, 2.0, 1.0, 3.0], share) == pytest.approx(expected)
 
@@ -27,6 +27,10 @@ def test_geomean_of_a_ratio_and_its_inverse_is_one() -> None:
 
 def test_share_within_counts_around_the_median_not_around_one() -> None:
     assert share_within([1.10, 1.12, 1.08, 1.10, 1.20], 0.03) == pytest.approx(0.8)
+
+
+def test_a_value_at_the_tolerance_is_within() -> None:
+    assert share_within([1.0, 1.0, 1.25], 0.25) == 1.0
 
 
 def test_the_larger_of_bytes_and_operations_is_the_floor() -> None:

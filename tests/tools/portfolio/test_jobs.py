@@ -102,6 +102,19 @@ class TestWhatIsDone:
         gib = memory_bytes(layers, max(tune_request.DEFAULT_BATCH_SIZES)) / 2**30
         assert found.reason == f"not enough memory: expected at least {gib:.1f} GiB, found 1 GiB"
 
+    def test_its_memory_must_do_for_the_largest_batch_size(self, stocked: Stocked) -> None:
+        name = "E=256,N=256"
+        layers = [LayerShape.of(wanted(name).workload, shape, QuantMode()) for shape in wanted(name).shapes]
+        least, most = (memory_bytes(layers, pick(tune_request.DEFAULT_BATCH_SIZES)) / 2**30 for pick in (min, max))
+        assert least < int(most) < most
+        assert isinstance(job(look(stocked, name), device=replace(DEVICE, memory_gib=int(most))), Skip)
+        assert isinstance(job(look(stocked, name), device=replace(DEVICE, memory_gib=int(most) + 1)), Job)
+
+    def test_weights_that_no_kernel_here_runs_are_skipped(self, stocked: Stocked) -> None:
+        item = look(stocked)
+        four_bit = replace(item.wanted, workload=replace(item.wanted.workload, dtype="int4_w4a16"))
+        assert job(replace(item, wanted=four_bit)) == Skip("no kernel here runs int4_w4a16")
+
     def test_the_file_that_an_engine_ships_under_the_name_is_met_too(self, stocked: Stocked) -> None:
         shipped = EngineHere(Engine.VLLM, Path("/site/vllm.py"), {look(stocked).name: Path("/site/E=64.json")})
         found = job(look(stocked), {**BOTH, Engine.VLLM: shipped})
@@ -120,6 +133,20 @@ class TestTheTunersCommandLine:
         assert parsed(look(stocked)).effort.time_budget_s == TunerBudget().time_budget_s
         stocked.tune(NAME, tuner={"cut_short": True})
         assert parsed(look(stocked)).effort.time_budget_s == 2.0 * TunerBudget().time_budget_s
+
+    def test_one_that_lacks_something_else_gets_the_usual_time(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, tuner={"least_finalists": 3})
+        assert look(stocked).standing is Standing.INCOMPLETE
+        assert parsed(look(stocked)).effort.time_budget_s == TunerBudget().time_budget_s
+
+    def test_of_several_uses_it_names_the_first(self, stocked: Stocked) -> None:
+        item = look(stocked, THREE)
+        several = {(use.model, use.tp, use.engine): use for use in item.wanted.uses}
+        assert len(several) == len(item.wanted.uses) > 1
+        for first in several.values():
+            found = parsed(replace(item, wanted=replace(item.wanted, uses=(first, *item.wanted.uses))))
+            assert found.sources == (ModelSource(first.model, Parallel(first.tp, first.ep)),)
+            assert found.engine is first.engine
 
     def test_up_and_down_apart_where_asked_for_or_where_a_down_file_stands(self, stocked: Stocked) -> None:
         assert parsed(look(stocked), down=True).separate_down

@@ -349,12 +349,28 @@ class TestSecondTriton:
         assert (second.stocked.folders.configs / "triton_3_6_0" / full(NAMES[0])).exists()
         assert self.loss(second) == [("3.6.0", 3.25)]
 
-    def test_what_fails_on_a_row_is_tuned_again_too(self, second: Here) -> None:
+    def test_what_could_not_be_tuned_again_is_missing(self, second: Here, capsys: pytest.CaptureFixture[str]) -> None:
+        second.loss_pct = 3.25
+        second.launch = lambda *_: JobResult(Outcome.FAILED, "no room")  # type: ignore[method-assign]
+        assert second("--second-triton") == 1
+        assert f"{full(NAMES[0])}: not tuned again: no room\n" in capsys.readouterr().err
+
+    def test_of_many_files_eight_share_a_process(self, second: Here) -> None:
+        """What a kill loses at most."""
+        for each in wanted_of_h100().names[:9]:
+            second.stocked.tune(each.name.replace(f",device_name={H100}", "").removesuffix(".json"))
+        second("--second-triton")
+        counts = [sum(argument.endswith(".json") for argument in arguments) for arguments in second.benched]
+        assert len(counts) > 1
+        assert max(counts) == counts[0] == 8
+
+    def test_what_fails_on_a_row_is_tuned_again_too(self, second: Here, capsys: pytest.CaptureFixture[str]) -> None:
         failing = bench_json({full(name): {"heuristic": (0.9, None)} for name in NAMES})
         second.bench = lambda arguments, gpu, say: Ended(1, failing, "")  # type: ignore[method-assign]
         assert second("--second-triton") == 0
         assert len(second.jobs) == 2
         assert self.loss(second) == []
+        assert f"{full(NAMES[0])}: fails on a row under Triton 3.6.0\n" in capsys.readouterr().err
 
     def test_a_killed_run_goes_on_where_it_was(self, second: Here) -> None:
         second("--second-triton")

@@ -11,7 +11,7 @@ from tests.builders import as_nobody
 from tests.tools.portfolio.unpacked_engine import DEEPSEEK, H100, MIXTRAL, QWEN, down_of, rows, unpacked
 from tools.errors import UserError
 from tools.launch.engine_package import KERNEL_MODULES
-from tools.portfolio.shipped_files import find_engine, shipped_files
+from tools.portfolio.shipped_files import find_engine, find_kernel, shipped_files
 
 VLLM, SGLANG = Flavour.VLLM, Flavour.SGLANG
 
@@ -38,6 +38,16 @@ class TestFindEngine:
         assert engine.configs.name == "configs"
         assert (engine.package.name, engine.package.version) == (flavour, "1.2.3")
 
+    @pytest.mark.parametrize("flavour", list(Flavour))
+    def test_its_kernel_alone_is_found_likewise(self, tmp_path: Path, flavour: Flavour) -> None:
+        root = unpacked(tmp_path, flavour, {})
+        assert find_kernel(flavour, root / flavour) == root / KERNEL_MODULES[flavour]
+
+    def test_a_folder_deep_inside_the_package_is_no_engine(self, tmp_path: Path) -> None:
+        root = unpacked(tmp_path, VLLM, {})
+        with pytest.raises(UserError, match="expected vllm's package"):
+            find_kernel(VLLM, (root / KERNEL_MODULES[VLLM]).parent)
+
     def test_another_engines_folder_is_one_line(self, tmp_path: Path) -> None:
         root = unpacked(tmp_path, VLLM, {})
         with pytest.raises(UserError, match=r"expected sglang's package, .*found no sglang/kernels/.*\. Fix: the path"):
@@ -63,6 +73,16 @@ class TestVllm:
         root = unpacked(tmp_path, VLLM, {MIXTRAL: rows(1), other: rows(1), "README.md": "", "batched.json": "{}"})
         assert read(root, VLLM) == ([MIXTRAL], [])
         assert read(root, VLLM, device="NVIDIA H200 NVL") == ([other], [])  # vLLM asks for all of them under one name
+
+    def test_files_come_in_the_order_of_their_names(self, tmp_path: Path) -> None:
+        """Whatever the order in which the folder lists them."""
+        names = sorted(MIXTRAL.replace("N=7168", f"N={size}") for size in range(64, 1024, 64))
+        root = unpacked(tmp_path, VLLM, {name: rows(1) for name in sorted(names, key=lambda name: name[::-1])})
+        assert read(root, VLLM) == (names, [])
+
+    def test_another_kernels_file_of_the_same_sizes_is_none_of_it(self, tmp_path: Path) -> None:
+        other = MIXTRAL.replace(".json", ",backend=flydsl.json")
+        assert read(unpacked(tmp_path, VLLM, {MIXTRAL: rows(1), other: "{}"}), VLLM) == ([MIXTRAL], [])
 
     def test_a_name_that_it_never_asks_for_says_so(self, tmp_path: Path) -> None:
         name = MIXTRAL.replace(".json", ",dtype=bf16.json")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,25 @@ def test_the_table_says_of_each_name_how_far_it_is(found: DeviceStatus) -> None:
     assert note == "note: a note"
 
 
+def cells(found: DeviceStatus) -> list[dict[str, str]]:
+    """The table's rows, by title."""
+    _, titles, *rows = (re.split(r" {2,}", line.strip()) for line in to_text([found]).splitlines())
+    return [dict(zip(titles, row, strict=True)) for row in rows if len(row) == len(titles)]
+
+
+def test_what_is_read_today_is_told_in_the_order_of_names(found: DeviceStatus) -> None:
+    assert cells(found)[0]["reads today"] == "sglang: unknown, vllm: unknown"
+
+
+def test_the_tables_engines_tell_what_was_not_judged_from_what_none_asks_for(found: DeviceStatus) -> None:
+    tuned, missing, _ = found.items
+    on_vllm = replace(tuned, judged={Engine.VLLM: tuned.judged[Engine.VLLM]})
+    vllms = replace(on_vllm, wanted=replace(tuned.wanted, judges=(Engine.VLLM,)))
+    rows = cells(replace(found, items=(on_vllm, vllms, missing)))
+    assert [row["SGLang"] for row in rows] == ["not judged", "-", "-"]
+    assert [row["Triton"] for row in rows] == [Method().triton, Method().triton, "-"]
+
+
 def test_the_document_has_it_all(found: DeviceStatus) -> None:
     (device,) = to_json([found])["devices"]
     assert device["device_name"] == H100
@@ -78,6 +98,41 @@ class TestThePage:
             "allenai/OLMoE-1B-7B-0924",
             "zai-org/GLM-4.5-Air",
         ]
+
+    def test_a_model_stands_where_its_most_wanted_name_does(self, found: DeviceStatus) -> None:
+        """Whatever the order of names; models of one rank by the alphabet, without regard to capitals."""
+        first, second, third = found.items
+        uses = third.wanted.uses[0], replace(second.wanted.uses[0], model="AN/other"), first.wanted.uses[0]
+        items = replace(third, wanted=replace(third.wanted, uses=uses)), second, first
+        models = [
+            line.split("`")[1] for line in to_markdown([replace(found, items=items)]).splitlines() if "tp=" in line
+        ]
+        assert models == ["deepseek-ai/DeepSeek-V2-Lite", "allenai/OLMoE-1B-7B-0924", "AN/other", "zai-org/GLM-4.5-Air"]
+
+    def test_a_standing_of_one_gpu_alone_has_its_column(self, found: DeviceStatus) -> None:
+        other = DeviceStatus(builders.devices().find("NVIDIA_H200"), (found.items[1],))
+        page = to_markdown([found, other])
+        assert "| GPU | wanted files | done | older method | missing |" in page
+        assert "| `NVIDIA_H200` | 1 | – | – | 1 |" in page
+
+    def test_ranks_that_share_out_experts_are_named(self, found: DeviceStatus) -> None:
+        item = found.items[0]
+        spread = replace(item, wanted=replace(item.wanted, uses=tuple(replace(u, ep=2) for u in item.wanted.uses)))
+        assert f"| [tp=1 ep=2]({self.RECORD}): " in self.row(
+            replace(found, items=(spread,)), "deepseek-ai/DeepSeek-V2-Lite"
+        )
+
+    def test_of_two_names_at_one_parallel_size_the_missing_one_waits_alone(self, found: DeviceStatus) -> None:
+        """As where one engine runs a shared expert as another expert of the layer."""
+        tuned, missing, _ = found.items
+        vllm, sglang = sorted(tuned.wanted.uses, key=lambda use: list(Engine).index(use.engine))
+        items = (
+            replace(tuned, wanted=replace(tuned.wanted, uses=(vllm,))),
+            replace(missing, wanted=replace(missing.wanted, uses=(sglang,))),
+        )
+        assert self.row(replace(found, items=items), "deepseek-ai/DeepSeek-V2-Lite") == (
+            f"| `deepseek-ai/DeepSeek-V2-Lite` | [tp=1]({self.RECORD}): vLLM −8.7 % (−5.0 %), SGLang waits |"
+        )
 
     def test_a_file_has_its_gain_on_each_engine_and_a_link_to_the_record(self, found: DeviceStatus) -> None:
         assert self.row(found, "deepseek-ai/DeepSeek-V2-Lite") == (

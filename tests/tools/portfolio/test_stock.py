@@ -138,11 +138,29 @@ class TestRemarks:
     def test_nothing_to_gain(self, stocked: Stocked) -> None:
         stocked.tune(NAME)
         for engine in Engine:
-            stocked.judge(NAME, engine, 0.995)
+            stocked.judge(NAME, engine, 0.991)
         (remark,) = look(stocked).remarks
         assert remark.startswith("nothing to gain")
-        stocked.judge(NAME, Engine.SGLANG, 0.9)
+        stocked.judge(NAME, Engine.SGLANG, 0.989)
         assert look(stocked).remarks == (), "on one engine's kernel there is"
+
+
+@pytest.mark.parametrize(
+    "judgements",
+    [
+        (("1.9.0", "2026-03-10"), ("1.10.0", "2026-03-10")),
+        (("1.10.0", "2026-03-10"), ("1.9.0", "2026-03-10")),
+        (("1.9.0", "2026-03-10"), ("1.10.0", "2026-03-09"), ("1.11.0", "2026-03-09")),
+    ],
+    ids=["of one day the last", "whatever its version", "else that of the newest day"],
+)
+def test_the_newest_judgement_of_an_engine_counts(stocked: Stocked, judgements: tuple[tuple[str, str], ...]) -> None:
+    stocked.tune(NAME)
+    for version, date in judgements:
+        stocked.judge(NAME, Engine.VLLM, version=version, date=date)
+    day = max(date for _, date in judgements)
+    newest = [version for version, date in judgements if date == day][-1]
+    assert look(stocked).judged[Engine.VLLM].version == newest
 
 
 def test_a_judgement_older_than_the_file_is_none_of_it(stocked: Stocked) -> None:

@@ -131,6 +131,21 @@ class TestRun:
         assert [len(file.shapes) for file in found.files] == [1]
         assert found.files[0].unmeasured > 0
 
+    def test_files_stand_in_the_order_of_the_plan_whichever_was_measured_first(
+        self, tmp_path: Path, timer: FakeTimer
+    ) -> None:
+        timer.errors = {2: ShapeNotMeasuredError("K=… takes 99.0 GiB")}
+        files = {f"triton_3_8_0/{name}": rows(1) for name in (DEEPSEEK, MIXTRAL, QWEN)}
+        assert surveyed(tmp_path, "--shapes", "2", flavour=Flavour.SGLANG, files=files) == 1
+        assert [file.file for file in board(tmp_path).files] == [contest.file.name for contest in timer.compiled]
+
+    def test_shapes_that_failed_and_shapes_not_reached_are_both_unmeasured(
+        self, tmp_path: Path, timer: FakeTimer
+    ) -> None:
+        timer.errors = {2: ShapeNotMeasuredError("K=… takes 99.0 GiB"), 3: GpuLostError("no process comes up")}
+        assert surveyed(tmp_path, "--shapes", "3", files={DEEPSEEK.replace(", ", ","): rows(1)}) == 1
+        assert board(tmp_path).files[0].unmeasured == timer.compiled[0].unmeasured + 2
+
     @pytest.mark.parametrize("error", [GpuLostError("no process comes up"), MachineError("no process comes up")])
     def test_a_gpu_that_answers_no_more_ends_it_with_what_was_measured(
         self, tmp_path: Path, timer: FakeTimer, error: UserError

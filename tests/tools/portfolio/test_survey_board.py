@@ -110,11 +110,20 @@ class TestTotals:
     def test_a_file_loses_on_average_or_on_a_row_or_where_it_fails(self) -> None:
         assert [file.loses for file in (SLOW, FAST, FAILING)] == [True, False, True]
         assert surveyed("a", row(1, 1.04), row(8, 0.8)).loses
+        on_average = surveyed("a", row(1, 1.01), row(8, 1.0))
+        assert figures([on_average]).slower_rows == 0
+        assert on_average.loses
+
+    def test_a_file_that_changes_nothing_is_not_slower(self) -> None:
+        same = surveyed("a", row(1, 1.0))
+        assert not same.loses
+        assert figures([same]).slower_files == 0
 
 
 def test_a_survey_is_whole_unless_something_could_have_been_measured() -> None:
     assert SURVEY.is_whole
-    assert not replace(SURVEY, left_out=(LeftOut("a", "not reached", is_missing=True),)).is_whole
+    not_reached = LeftOut("a", "not reached", is_missing=True)
+    assert not replace(SURVEY, left_out=(*SURVEY.left_out, not_reached)).is_whole
 
 
 def test_names_that_are_shipped_and_not_measured_are_told_as_this_store_spells_them() -> None:
@@ -126,6 +135,24 @@ def test_names_that_are_shipped_and_not_measured_are_told_as_this_store_spells_t
 
 def test_what_a_person_reads() -> None:
     assert to_markdown(SURVEY) == (Path(__file__).with_name("survey.golden.md")).read_text("utf-8")
+
+
+@pytest.mark.parametrize(("mean", "words"), [(1.25, "they cost 25 % of"), (0.75, "they save 25 % of")])
+def test_what_all_files_together_cost_or_save(mean: float, words: str) -> None:
+    assert words in to_markdown(replace(SURVEY, files=(surveyed("a", row(1, mean)),)))
+
+
+def test_files_that_fail_come_first_and_then_the_worst() -> None:
+    means = {"a": 0.9, "b": 1.2, "c": None, "d": 1.1}
+    fails = surveyed("e", row(1, 0.8), row(8, None, failure="no room"))
+    files = (*(surveyed(name, row(1, mean)) for name, mean in means.items()), fails)
+    lines = to_markdown(replace(SURVEY, files=files)).splitlines()
+    assert [line.split("`")[1][-1] for line in lines if line.startswith("| `")] == ["e", "b", "d", "a", "c"]
+
+
+def test_where_there_is_none_of_ours_it_says_so() -> None:
+    text = to_markdown(replace(SURVEY, files=(FAST,)))
+    assert "- This project has no file for any of these names.\n" in text
 
 
 def test_where_nothing_was_measured_it_says_so() -> None:

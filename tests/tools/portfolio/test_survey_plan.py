@@ -17,8 +17,10 @@ from tests.builders import entry
 from tests.tools.portfolio.unpacked_engine import DEEPSEEK, H100, MIXTRAL, QWEN, down_of, rows, unpacked
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
 from tools.launch.layer_config import LayerConfig
+from tools.portfolio import survey_plan
 from tools.portfolio.shipped_files import find_engine
 from tools.portfolio.survey_plan import BATCH_SIZES, SurveyPlan, listed, plan
+from tools.registry.models import Model, ModelRegistry, Placement, Quantisation
 from tools.store.workload import Shape
 
 VLLM, SGLANG = Flavour.VLLM, Flavour.SGLANG
@@ -45,6 +47,26 @@ class TestWhatIsMeasured:
         assert shape.shape == Shape(4096, 2)
         assert shape.models == ("mistralai/Mixtral-8x7B-v0.1 tp=2",)
         assert (layer.num_experts, layer.intermediate_size, layer.hidden_size, layer.top_k) == (8, 7168, 4096, 2)
+
+    def test_where_no_placement_on_the_gpu_reads_a_file_the_models_of_its_sizes_do(self, tmp_path: Path) -> None:
+        (contest,) = planned(tmp_path, VLLM, {MIXTRAL.replace("E=8,N=7168", "E=62,N=512"): rows(1)}).contests
+        assert contest.shapes[0][0].models == ("ibm-granite/granite-4.0-tiny-preview tp=1",)
+
+    def test_where_those_placed_there_read_it_in_the_other_engine_alone_the_models_of_its_sizes_do_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """SGLang has seven experts and a fused shared one under the name that vLLM has eight experts under."""
+        bf16, sglang = Quantisation("bf16"), (Placement("H100", 1, engine="sglang"),)
+        fused = Model("owner/a", 7, 96, 2048, 2, bf16, "", fused_shared_experts=1, placements=sglang)
+        plain = Model("owner/b", 8, 96, 4096, 2, bf16, "")
+        monkeypatch.setattr(survey_plan, "load_models", lambda: ModelRegistry((fused, plain)))
+        (contest,) = planned(tmp_path, VLLM, {MIXTRAL.replace("N=7168", "N=96"): rows(1)}).contests
+        assert [shape.models for shape, _ in contest.shapes] == [("owner/b tp=1",)]
+
+    def test_without_a_file_of_ours_two_configs_are_launched(self, tmp_path: Path) -> None:
+        (contest,) = planned(tmp_path, VLLM, {MIXTRAL: rows(1)}).contests
+        found = contest.configs(1, VLLM)
+        assert (found.distinct, found.ours) == ((found.heuristic, found.shipped), None)
 
     def test_of_many_shapes_some_and_it_is_counted(self, tmp_path: Path) -> None:
         files = {f"triton_3_8_0/{DEEPSEEK}": rows(1)}

@@ -10,7 +10,7 @@ from tests import builders
 from tests.tools.portfolio.test_survey_board import FAILING, FAST, SLOW, SURVEY
 from tools.errors import UserError
 from tools.portfolio.survey_board import LeftOut, Survey, to_text
-from tools.portfolio.today import read_shipped
+from tools.portfolio.today import read_shipped, survey_paths
 from tools.portfolio.wanted import Today
 from tools.registry.sharding import Engine
 
@@ -66,6 +66,15 @@ def test_a_later_one_of_the_same_day_is_newer(tmp_path: Path) -> None:
         write(tmp_path, replace(SURVEY, files=(SLOW if number == "-10" else FAST,)), number=number)
     (found,) = read_shipped(tmp_path, DEVICE)
     assert found.of(SLOW.name) is Today.LOSES
+
+
+def test_surveys_come_in_the_order_of_their_days_and_then_of_their_numbers(tmp_path: Path) -> None:
+    """Whatever the order in which the folder lists them."""
+    days = [f"2026-11-{day:02}" for day in range(1, 9)]
+    names = [f"{day}-survey-vllm-x{number}.json" for day in days for number in ("", "-2", "-9", "-10", "-11")]
+    for name in sorted(names, key=lambda name: name[::-1]):
+        (tmp_path / name).touch()
+    assert [path.name for path in survey_paths(tmp_path)] == names
 
 
 def test_without_a_survey_nothing_is_known(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests import builders
 from tests.tools.portfolio.stocked import H100, full, wanted, wanted_of_h100
 from tools.portfolio.wanted import Shipped, Today, Wanted, unplaced, wanted_on
-from tools.registry.models import Model, ModelRegistry, Placement, Quantisation
+from tools.registry.models import AS_STORED, Model, ModelRegistry, Placement, Quantisation
 from tools.registry.sharding import Engine
 from tools.store.workload import Shape, parse_file_name
 from tools.tune.subject import ModelSource, Parallel, make_subject
@@ -51,6 +51,11 @@ class TestWhatIsWanted:
         assert found.engines == (Engine.SGLANG,)
         assert names(model("a", quantisation=Quantisation("mxfp4"))) == []
 
+    def test_a_use_of_spread_experts_names_both_counts_of_ranks(self) -> None:
+        placed = model("a", placements=(Placement("H100", 2, 2),))
+        (found,) = wanted_on(DEVICE, ModelRegistry((placed,))).names
+        assert found.models == ("owner/a tp=2 ep=2",)
+
     def test_all_models_behind_a_name_are_served_by_its_shapes(self) -> None:
         (found,) = wanted_on(DEVICE, ModelRegistry((model("a"), model("b", K=4096)))).names
         assert found.shapes == (Shape(2048, 8), Shape(4096, 8))
@@ -59,6 +64,11 @@ class TestWhatIsWanted:
         found = wanted_on(DEVICE, ModelRegistry((model("a", gated=False),)))
         assert found.names == ()
         assert found.notes == (f"{full('E=64,N=1024')}: owner/a has no gate: nothing here tunes its layer",)
+
+    def test_notes_are_in_the_order_of_names(self) -> None:
+        ungated = [model(name, N=size, gated=False) for name, size in (("a", 768), ("b", 512))]
+        notes = wanted_on(DEVICE, ModelRegistry(tuple(ungated))).notes
+        assert [note.partition(":")[0] for note in notes] == [full("E=64,N=512"), full("E=64,N=768")]
 
     def test_placements_that_contradict_each_other_are_told_and_those_with_a_gate_are_served(self) -> None:
         found = wanted_on(DEVICE, ModelRegistry((model("a", K=4096), model("b", gated=False))))
@@ -89,6 +99,12 @@ class TestRank:
         assert names(small, large, surveys=(Shipped(Engine.VLLM, holds),)) == ["E=64,N=512", "E=64,N=1024"]
         loses = Shipped(Engine.VLLM, {full("E=64,N=1024"): True})
         assert names(small, large, surveys=(loses,)) == ["E=64,N=1024", "E=64,N=512"]
+
+    @pytest.mark.parametrize(("loses", "urgency"), [(False, 0.5), (True, 1.0)], ids=["holds", "loses"])
+    def test_its_urgency_counts_for_the_engine_that_ships_the_file(self, loses: bool, urgency: float) -> None:
+        survey = Shipped(Engine.VLLM, {full("E=64,N=1024"): loses})
+        (found,) = wanted_on(DEVICE, ModelRegistry((model("a"),)), (survey,)).names
+        assert found.score == pytest.approx(urgency + 1.0)
 
     def test_what_an_engine_reads_today_is_told(self) -> None:
         survey = Shipped(Engine.SGLANG, {full("E=64,N=512"): False})
@@ -155,6 +171,12 @@ class TestNamesWithoutAPlacement:
         assert found is not None
         assert found.models == ("mistralai/Mixtral-8x7B-v0.1 tp=1",)
         assert not found.is_placed
+
+    @pytest.mark.parametrize("name", ["E=8,N=14336", "E=384,N=256,dtype=fp8_w8a8,block_shape=[128,128]"])
+    def test_a_model_that_is_stored_as_the_name_says_is_not_quantised_further(self, name: str) -> None:
+        found = self.of(name)
+        assert found is not None
+        assert found.uses[0].asked == AS_STORED
 
     def test_a_16_bit_model_is_quantised_as_the_name_says(self) -> None:
         found = self.of("E=8,N=3584,dtype=fp8_w8a8,block_shape=[128,128]")

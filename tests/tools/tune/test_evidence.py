@@ -146,6 +146,16 @@ def test_a_bench_compares_with_vllms_figures_where_the_headline_is_sglangs(subje
     assert (version.medians_us(), version.medians_us("baseline_us")) == ({64: 90.0}, {64: 100.0})
 
 
+def test_beside_vllms_headline_stands_sglangs_heuristic_where_it_was_played_too(subject: Subject) -> None:
+    played = of_parts(vllm_uniform=(90.0, 100.0), sglang_uniform=(80.0, 100.0))
+    panel = played.panel.with_blocks(PART, {INCUMBENT: blocks(130.0)})
+    found = record(subject, replace(played, panel=panel))["rows"]["64"]
+    assert found["latency_us"]["median"] == 90.0
+    assert {engine: us["median"] for engine, us in found["baselines"].items()} == {"sglang": 130.0}
+    for other in (played, of_parts(vllm_uniform=(90.0, 100.0), sglang_uniform=(97.0, 100.0))):
+        assert "baselines" not in record(subject, other)["rows"]["64"]
+
+
 def test_a_row_that_nothing_bounds_says_so_and_where(subject: Subject) -> None:
     decided = of_parts(vllm_uniform=(90.0, 100.0), sglang_uniform=(104.0, 100.0))
     choice = replace(decided.choice, unbounded=(Part(Flavour.SGLANG, 0, RoutingKind.UNIFORM),))
@@ -244,6 +254,13 @@ def test_a_down_record_holds_downs_own_figures(subject: Subject) -> None:
     assert (gaining["latency_us"]["median"], gaining["baseline_us"]["median"]) == (27.0, 40.0)
     assert (other["latency_us"]["median"], other["baseline_us"]["median"]) == (100.0, 110.0)
     assert (gaining["decision"], other["decision"]) == ("promote", "promote")
+
+
+def test_a_down_row_that_gains_nothing_has_the_rows_own_decision(subject: Subject) -> None:
+    rows = [with_down(64, 90.0, 120.0), with_down(512, 300.0, 330.0, entry=ENTRY)]
+    kept = [replace(row, choice=replace(row.choice, decision=Decision.RETAIN)) for row in rows]
+    document = evidence.down_record(subject, kept, COUNTS, RUN, CONFIG, {}).to_json()
+    assert [row["decision"] for row in document["rows"].values()] == ["promote", "retain"]
 
 
 def test_entries_are_the_files() -> None:

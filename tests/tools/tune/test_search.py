@@ -9,13 +9,15 @@ from dataclasses import replace
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tests.tools.tune.scripted_runner import ScriptedRunner
 from tools.compile.outcome import Status
+from tools.measure.panel import Part, RoutingKind
 from tools.store.record import ShapeOfModels
 from tools.store.workload import Shape
 from tools.tune.journal import Journal
 from tools.tune.policy import Budget, Policies, SearchPolicy
-from tools.tune.protocol import CompileJob, Event, Screened, ScreenJob, Subject, kernel_of
+from tools.tune.protocol import BlockJob, CompileJob, Event, Screened, ScreenJob, Subject, kernel_of
 from tools.tune.replay import ReplayRunner
 from tools.tune.search import (
     QUEUE_DEPTH,
@@ -26,9 +28,11 @@ from tools.tune.search import (
     Regime,
     Strategy,
     Times,
+    View,
     anchors_of,
     neighbours_in,
     representatives,
+    screen_apart,
     search,
     usual_strategy,
 )
@@ -248,6 +252,16 @@ def test_below_the_limit_nothing_is_compiled() -> None:
     assert strategy(promise_limit=1.25).propose([row], slow_middle) == (row, DEEPER)
 
 
+def test_where_the_best_is_a_compromise_promise_is_measured_from_that() -> None:
+    """Of two shapes each has a best of its own; no kernel is within 15 % of both."""
+    measurements = Measurements([0, 1])
+    for config, by_shape in {MIDDLE: (10.0, 15.0), WIDER: (15.0, 10.0)}.items():
+        for shape, us in enumerate(by_shape):
+            measurements.add(64, shape, config, Times(us, 0.0))
+    row = regime(DEEPER)
+    assert strategy().propose([row], measurements) == (row, DEEPER)
+
+
 def test_without_knowledge_there_is_no_promise() -> None:
     assert strategy().propose([regime(*KERNELS)], known()) is None
 
@@ -352,6 +366,16 @@ def test_a_tiles_representative_is_the_middle_of_its_options() -> None:
     options = [replace(MIDDLE, num_warps=warps, num_stages=stages) for warps in (4, 8) for stages in (2, 3, 4, 5)]
     large = [replace(kernel, BLOCK_SIZE_M=128, BLOCK_SIZE_N=128) for kernel in options]
     assert representatives([*large, *options], is_naive=False) == [MIDDLE, replace(large[0], num_warps=8, num_stages=3)]
+
+
+def test_tiles_of_64_by_128_and_more_take_eight_warps() -> None:
+    tiles = [
+        replace(MIDDLE, BLOCK_SIZE_M=64, BLOCK_SIZE_N=side, num_warps=warps) for side in (64, 128) for warps in (4, 8)
+    ]
+    assert [(tile.BLOCK_SIZE_N, tile.num_warps) for tile in representatives(tiles, is_naive=False)] == [
+        (64, 4),
+        (128, 8),
+    ]
 
 
 def test_no_kernels_have_no_representatives() -> None:
@@ -461,6 +485,46 @@ def test_what_still_compiles_when_time_is_up_is_no_longer_waited_for(subject: Su
     queue.screen(64, [FAST])
     queue.finish()
     assert at(runner, ScreenJob) == [ScreenJob(64, 0, FAST)]
+    assert queue.outcomes() == {"ok": 1}, "it has no outcome"
+
+
+def test_what_was_forgotten_may_be_asked_for_again(subject: Subject) -> None:
+    runner = ScriptedRunner()
+    queue, _ = make(subject, runner)
+    queue.screen(64, [SLOW])
+    queue.forget_compiling()
+    queue.screen(64, [SLOW])
+    queue.finish()
+    assert at(runner, ScreenJob) == [ScreenJob(64, 0, SLOW)]
+
+
+def test_blocks_are_waited_for_and_what_comes_meanwhile_is_taken_in(subject: Subject) -> None:
+    runner = ScriptedRunner()
+    queue, _ = make(subject, runner)
+    queue.screen(64, [SLOW])
+    job = BlockJob(64, Part(Flavour.VLLM, 0, RoutingKind.UNIFORM), (FAST,), 0, 4)
+    assert queue.measure(job).job == job
+    queue.finish()
+    assert queue.measurements.times(64, 0, SLOW) == Times(4.0, 4.0)
+
+
+def test_what_does_not_compile_for_the_other_engine_fails_there_alone(subject: Subject) -> None:
+    both = replace(subject, engines=((Flavour.VLLM, Flavour.SGLANG),))
+    queue, _ = make(both, ScriptedRunner(refused={kernel_of(SLOW): Status.COMPILE}))
+    queue.compile(64, [SLOW, FAST], Flavour.SGLANG)
+    queue.finish()
+    assert queue.failures == {}
+    runs = {(config, engine): queue.runs(64, config, engine) for config in (SLOW, FAST) for engine in Flavour}
+    assert [key for key, does in runs.items() if not does] == [(SLOW, Flavour.SGLANG)]
+
+
+def test_what_failed_on_the_gpu_runs_on_no_engine(subject: Subject) -> None:
+    both = replace(subject, engines=((Flavour.VLLM, Flavour.SGLANG),))
+    queue, _ = make(both, ScriptedRunner(failing={SLOW: Status.CORRECTNESS}))
+    queue.screen(64, [SLOW, FAST])
+    queue.finish()
+    assert [queue.runs(64, SLOW, engine) for engine in Flavour] == [False, False]
+    assert [queue.runs(64, FAST, engine) for engine in Flavour] == [True, True]
 
 
 def test_waiting_for_nothing_is_an_error(subject: Subject) -> None:
@@ -498,6 +562,14 @@ def test_a_config_that_is_unknown_under_one_shape_is_not_ranked() -> None:
     assert measurements.ranking(64) == []
 
 
+def test_a_view_of_some_shapes_ranks_by_those() -> None:
+    """The other engine's, which doesn't read the first shape's name; or none at all."""
+    measurements = Measurements([1])
+    measurements.add(64, 1, SLOW, Times(1.0, 1.0))
+    assert measurements.ranking(64) == [SLOW]
+    assert Measurements([]).ranking(64) == []
+
+
 def test_every_shape_behind_the_name_is_measured(subject: Subject) -> None:
     two = replace(subject, shapes=(*subject.shapes, ShapeOfModels(Shape(2048, 4))))
     runner = ScriptedRunner()
@@ -506,3 +578,51 @@ def test_every_shape_behind_the_name_is_measured(subject: Subject) -> None:
     queue.finish()
     assert at(runner, ScreenJob) == [ScreenJob(64, shape, SLOW) for shape in (0, 1)]
     assert queue.measurements.ranking(64) == [SLOW]
+
+
+# ---------------------------------------------------------------
+# What goes from row to row: anchors 64, 256 and 1024 of the usual mode, 128 between two of them, 1 of the naive mode
+
+ROWS = (1, 64, 128, 256, 1024)
+
+
+def of_rows(runner: ScriptedRunner) -> dict[int, set[LaunchConfig]]:
+    """By batch size, what was measured there."""
+    jobs = [job for job in runner.asked if isinstance(job, ScreenJob)]
+    return {num_tokens: {job.config for job in jobs if job.num_tokens == num_tokens} for num_tokens in ROWS}
+
+
+def test_a_row_tries_what_was_good_beside_it_and_in_its_own_mode(subject: Subject) -> None:
+    """First of the anchors, then of its neighbours: 64 has what 128 took over from 256."""
+    many = replace(subject, workload=replace(subject.workload, E=128))
+    naive, first, second, third = (replace(SLOW, num_stages=stages) for stages in (5, 4, 3, 2))
+    runner = ScriptedRunner()
+    queue, _ = make(many, runner)
+    wanted = {1: [naive], 64: [first], 256: [second], 1024: [third]}
+    search(many, Space((), (SLOW.GROUP_SIZE_M,), ()), ROWS, wanted, InOrder({}), Policies(), queue)
+    assert of_rows(runner) == {
+        1: {naive},
+        64: {first, second},
+        128: {first, second},
+        256: {first, second, third},
+        1024: {second, third},
+    }
+
+
+@pytest.mark.parametrize(("view", "least"), [(View.SKEWED, 8), (View.OTHER_ENGINE, 1)])
+def test_in_another_view_the_best_of_every_anchor_is_screened_under_skew_not_of_few_tokens(
+    subject: Subject, view: View, least: int
+) -> None:
+    many = replace(subject, workload=replace(subject.workload, E=128), engines=(tuple(Flavour),))
+    runner = ScriptedRunner()
+    queue, _ = make(many, runner)
+    for num_tokens in ROWS:
+        queue.screen(num_tokens, [SLOW, FAST])
+    queue.finish()
+    runner.asked.clear()
+    policies = Policies(panel=replace(Policies().panel, screened=1))
+    found = screen_apart(many, Space((), (), ()), ROWS, view, policies, queue)
+    queue.finish()
+    anchors = {1: (1,), 64: (64,), 128: (64, 256), 256: (256,), 1024: (1024,)}
+    assert found == {m: beside for m, beside in anchors.items() if m >= least}
+    assert of_rows(runner) == {m: {FAST} if m != 128 and m >= least else set() for m in ROWS}

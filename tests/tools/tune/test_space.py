@@ -66,6 +66,13 @@ def test_block_scales_leave_one_depth_of_tile() -> None:
     assert {kernel.BLOCK_SIZE_K for kernel in space.kernels} == {128}
 
 
+def test_of_an_oblong_block_the_shorter_side_is_the_depth(subject: Subject) -> None:
+    """vLLM clamps the tile to it."""
+    quant = QuantMode("fp8_w8a8", block_shape=(64, 128))
+    blocks = replace(subject, quant=quant, workload=replace(subject.workload, dtype="fp8_w8a8", block_shape=(64, 128)))
+    assert {kernel.BLOCK_SIZE_K for kernel in candidates(blocks).kernels} == {64}
+
+
 def test_amd_has_axes_of_its_own() -> None:
     kernels = candidates(subject_of("mistralai/Mixtral-8x7B-v0.1", 2, "AMD Instinct MI300X")).kernels
     values = {
@@ -131,6 +138,7 @@ def test_tile_over_columns(subject: Subject, intermediate_size: int, hidden_size
 def test_the_narrowest_tile_is_tried_however_narrow_the_product(subject: Subject) -> None:
     narrow = replace(subject, workload=replace(subject.workload, N=4))
     assert why("tile-over-columns", replace(KERNEL, BLOCK_SIZE_N=32), narrow) is None
+    assert why("tile-over-columns", replace(KERNEL, BLOCK_SIZE_N=33), narrow) is not None
 
 
 def test_matrix_instruction(subject: Subject) -> None:

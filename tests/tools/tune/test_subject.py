@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from fused_moe_configs.serving import Serving
 from kernels.problem import QuantMode
 from tests.tools.registry.config_json_files import written
 from tools.registry.devices import Target, load_devices
 from tools.registry.models import Asked, Model, ModelRegistry, Quantisation, load_models
+from tools.registry.sharding import Engine
 from tools.store.workload import Shape
 from tools.tune.protocol import Subject
 from tools.tune.subject import (
@@ -22,6 +24,7 @@ from tools.tune.subject import (
     Source,
     SubjectError,
     make_subject,
+    serving_of,
     shared_name,
 )
 
@@ -249,6 +252,53 @@ def test_on_an_intel_gpu_there_is_nothing_to_tune(device_name: str, make: Make) 
         SubjectError, match=r"^GPU: expected one of NVIDIA or AMD, found .*there is nothing to tune or to bench"
     ):
         make(ModelSource(MIXTRAL), device_name)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "E", "N"),
+    [(Parallel(4, 1), 512, 128), (Parallel(4, 4), 128, 512), (Parallel(4, 2), 257, 256)],
+    ids=["no experts spread", "vLLM spreads them over all ranks", "SGLang alone over some"],
+)
+def test_without_an_engine_it_is_vllms_unless_sglang_alone_runs_the_model_so(
+    parallel: Parallel, E: int, N: int, make: Make
+) -> None:
+    """SGLang has one expert more on each rank: the fused shared one."""
+    workload = make(ModelSource("Qwen/Qwen3-Next-80B-A3B-Instruct", parallel)).workload
+    assert (workload.E, workload.N) == (E, N)
+
+
+@pytest.mark.parametrize(("parallel", "words"), [(Parallel(4), "tp=4"), (Parallel(4, 2), "tp=4 ep=2")])
+def test_a_parallel_size_of_one_is_not_told(parallel: Parallel, words: str) -> None:
+    assert str(parallel) == words
+
+
+def test_one_expert_a_token_is_enough(make: Make) -> None:
+    assert make(SizesSource(16, 1024, 5120, 1)).shapes[0].shape == Shape(5120, 1)
+
+
+class TestServingOfSizes:
+    """As the rank sees them: its share of the routed experts, and the fused shared ones beside it."""
+
+    def serving(self, source: SizesSource, engine: Engine) -> Serving:
+        return serving_of(source, load_devices().find_measurable(H100), load_models(), engine)
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            SizesSource(256, 128, 7168, 8),
+            SizesSource(257, 128, 7168, 9, fused_shared_experts=1),
+            SizesSource(128, 512, 2048, 10, ep=4),
+            SizesSource(129, 512, 2048, 11, ep=4, fused_shared_experts=1),
+        ],
+    )
+    def test_the_engine_runs_those_sizes(self, source: SizesSource) -> None:
+        found = self.serving(source, Engine.SGLANG)
+        assert (found.E, found.N, found.K, found.top_k) == (source.E, source.N, source.K, source.top_k)
+        assert (found.ep, found.fused_shared_experts) == (source.ep, source.fused_shared_experts)
+
+    def test_an_engine_that_fuses_none_runs_others(self) -> None:
+        with pytest.raises(SubjectError, match=r"fuses no shared experts: it runs E=256, top_k=8\. Fix: leave"):
+            self.serving(SizesSource(257, 128, 7168, 9, fused_shared_experts=1), Engine.VLLM)
 
 
 class TestModelsWithoutAGate:
