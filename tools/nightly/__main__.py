@@ -125,7 +125,7 @@ def _release(text: str) -> tuple[int, ...]:
     """Also as `pip index versions` prints it: «triton (3.8.0)»."""
     match = _RELEASE.fullmatch(text.strip())
     if match is None:
-        raise NightlyError(f"--newest: expected a release as X.Y.Z, found {text[:40]!r}.")
+        raise NightlyError(f"--newest: expected a release as X.Y.Z, found {text[:40]!r}. Fix: give X.Y.Z, or pip.")
     return tuple(map(int, match.groups()))
 
 

@@ -270,6 +270,14 @@ def test_what_a_plan_has_no_room_for_is_said_and_costs_no_other_file_its_night(
     )
 
 
+def test_a_configs_folder_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sample(Store(tmp_path / "nowhere"), tmp_path / "plan.json", "--count", "1") == 2
+    assert capsys.readouterr().err == (
+        f"nightly: {tmp_path}/nowhere: expected the configs folder, found none. "
+        "Fix: correct --configs, or leave it out.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--count", "0"), ("--count", "many"), ("--date", "yesterday")],
@@ -351,7 +359,7 @@ class TestANewTriton:
     @pytest.mark.parametrize("newest", ["soon", "3.8.0rc1"])
     def test_what_is_no_release_is_refused(self, three: Store, tmp_path: Path, capsys, newest: str) -> None:
         assert sample(three, tmp_path / "plan.json", "--count", "1", "--newest", newest) == 2
-        assert f"expected a release as X.Y.Z, found '{newest}'" in capsys.readouterr().err
+        assert f"expected a release as X.Y.Z, found '{newest}'. Fix: give X.Y.Z, or pip.\n" in capsys.readouterr().err
 
     def test_where_pip_knows_none_is_one_line(
         self, three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
