@@ -128,6 +128,45 @@ def test_a_slower_machine_is_told_and_is_no_drift(three: Store, plan_path: Path,
     assert "the heuristic reads +10.0 % against the records" in out.read_text()
 
 
+def test_times_under_another_triton_than_was_asked_for_are_none(
+    three: Store, plan_path: Path, plan: Any, tmp_path: Path
+) -> None:
+    documents = results(plan, lambda _, us: row(us, us * 2))
+    documents[0]["environment"]["triton"] = "3.7.0"
+    code, out = drift(three, plan_path, leave(tmp_path / "results", documents))
+    assert code == 1
+    text = out.read_text()
+    assert "triton 3.7.0, torch 2.13.0+cu130): 2 files, 0 drifted, 2 not measured" in text
+    assert f"- `{MIXTRAL}`: measured under Triton 3.7.0, expected triton_3_8_0\n" in text
+    assert f"- `{ON_H200}`: " not in text
+
+
+def test_under_a_new_triton_only_its_own_times_count(three: Store, plan_path: Path, plan: Any, tmp_path: Path) -> None:
+    documents = results(plan, lambda _, us: row(us, us * 2))
+    documents[0]["environment"]["triton"] = "99.0.0+git"
+    code, out = drift(three, plan_path, leave(tmp_path / "results", documents), "--triton", "99.0.0")
+    assert code == 1
+    assert f"- `{ON_H200}`: measured under Triton 3.8.0, expected triton_99_0_0\n" in out.read_text()
+    assert f"- `{MIXTRAL}`: " not in out.read_text()
+
+
+def test_a_version_files_times_are_those_of_its_own_triton(configs: Store, tmp_path: Path) -> None:
+    add(configs, MIXTRAL, "triton_3_7_0")
+    add(configs, QWEN, "legacy_configs")
+    assert sample(configs, tmp_path / "plan.json", "--count", "9") == 0
+    documents = results(json.loads((tmp_path / "plan.json").read_text()), lambda _, us: row(us, us * 2))
+    code, out = drift(configs, tmp_path / "plan.json", leave(tmp_path / "results", documents))
+    assert code == 1
+    assert f"- `triton_3_7_0/{MIXTRAL}`: measured under Triton 3.8.0, expected triton_3_7_0\n" in out.read_text()
+    assert QWEN not in out.read_text(), "of a legacy file any Triton's count"
+
+
+def test_a_triton_that_is_none_is_refused(three: Store, plan_path: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        drift(three, plan_path, tmp_path, "--triton", "newest")
+    assert capsys.readouterr().err.endswith("expected a release as X.Y.Z, found 'newest'\n")
+
+
 @pytest.mark.parametrize("us", [5e-324, 1e-320, 1.0])
 def test_a_runner_that_says_the_impossible_costs_its_own_files_alone(
     three: Store, plan_path: Path, plan: Any, tmp_path: Path, us: float
