@@ -1,7 +1,7 @@
 """python -m tools.nightly sample|drift: measure some tuned files every night, and say which figures no longer hold.
 
 Exit 0 good, 1 drift or no results, 2 bad use. With $GITHUB_OUTPUT, `sample` adds devices (a JSON list), any (true or
-false) and triton (the release to measure under; empty: the reference).
+false) and triton (the release to measure under; empty: the reference), `drift` adds drifted (true or false).
 """
 
 from __future__ import annotations
@@ -115,7 +115,10 @@ def _drift(options: argparse.Namespace) -> int:
     found = drift.compare(plan, results, records, options.margin_pct, devices, options.triton)
     write_file(options.out, drift.to_markdown(found, plan.head_sha, options.margin_pct).encode())
     print(f"{drift.summary(found)}: {shown_path(options.out)}")
-    return 1 if any(file.has_drifted or file.is_missing for device in found for file in device.files) else 0
+    files = [file for device in found for file in device.files]
+    drifted = any(file.has_drifted for file in files)
+    hand_on({"drifted": drifted})
+    return 1 if drifted or any(file.is_missing for file in files) else 0
 
 
 def _count(text: str) -> int:

@@ -121,6 +121,22 @@ def test_drift_is_a_table_of_the_files_rows(three: Store, plan_path: Path, plan:
     assert f"{H100}, driver 580.159.04, triton 3.8.0, torch 2.13.0+cu130" in text
 
 
+@pytest.mark.parametrize(("slower", "drifted"), [(1.2, "true"), (1.0, "false")])
+def test_github_is_told_whether_it_drifted_or_was_only_not_measured(
+    three: Store,
+    plan_path: Path,
+    plan: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slower: float,
+    drifted: str,
+) -> None:
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    documents = results(plan, lambda _, us: row(us * slower, us * 2))
+    assert drift(three, plan_path, leave(tmp_path / "results", documents[:1]))[0] == 1
+    assert (tmp_path / "output").read_text() == f"drifted={drifted}\n"
+
+
 def test_a_slower_machine_is_told_and_is_no_drift(three: Store, plan_path: Path, plan: Any, tmp_path: Path) -> None:
     folder = leave(tmp_path / "results", results(plan, lambda _, us: row(us * 1.1, us * 2.2)))
     code, out = drift(three, plan_path, folder)
