@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-ENGINES = ("vllm", "sglang")
+from .naming import ENGINES
+
 UNIFORM = "uniform"
 ROUTINGS = (UNIFORM, "skew_1.0", "skew_0.3", "recorded")
 _Json = Any  # a parsed JSON document

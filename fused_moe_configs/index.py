@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from . import gains
 from .evidence import is_signed
 from .lookup import REFERENCE_TRITON, ConfigError, exists, read_json, shown, version_folders
+from .naming import shape_text
 
 INDEX = "index.json"
 RECORDS = "records"
@@ -64,9 +65,7 @@ class IndexedShape(NamedTuple):
         return self[:4]
 
     def __str__(self) -> str:
-        ranks = f", ep={self.ep}" if self.ep > 1 else ""
-        fused = f", {self.fused_shared_experts} of them shared" if self.fused_shared_experts else ""
-        return f"K={self.K}, top_k={self.top_k}{fused}{ranks}"
+        return shape_text(*self.sizes)
 
     def to_json(self) -> dict[str, _Json]:
         shape: dict[str, _Json] = {"K": self.K, "top_k": self.top_k}

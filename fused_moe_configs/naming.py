@@ -11,6 +11,9 @@ from .lookup import get_config_file_name, packed_size, unpacked_size
 ENGINE_NAMES = MappingProxyType({"vllm": "vLLM", "sglang": "SGLang"})
 """Of every engine that reads such files, as people write it."""
 
+ENGINES = tuple(ENGINE_NAMES)
+"""In the order in which they are listed and asked."""
+
 MANIFEST = ".fused_moe_configs.json"
 """In a folder that exports write to, their own list of what they wrote."""
 
@@ -45,6 +48,13 @@ class ParsedFileName(NamedTuple):
     def quantisation(self) -> str:
         """The name's part behind the device, as in «dtype=fp8_w8a8,block_shape=[128,128]»; empty for bf16 and fp16."""
         return re.sub(r"(_down)?\.json$", "", self.file_name.split("device_name=")[1]).partition(",")[2]
+
+
+def shape_text(K: int, top_k: int, ep: int, fused_shared_experts: int) -> str:
+    """For people, what the name doesn't say: hidden size, experts per token, and the placement where there is one."""
+    ranks = f", ep={ep}" if ep > 1 else ""
+    fused = f", {fused_shared_experts} of them shared" if fused_shared_experts else ""
+    return f"K={K}, top_k={top_k}{fused}{ranks}"
 
 
 def spelled(name: str, engine: str) -> str:

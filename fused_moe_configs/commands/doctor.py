@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from fused_moe_configs import __version__, machine
 from fused_moe_configs.api import where
 from fused_moe_configs.lookup import REFERENCE_TRITON, USER_FOLDER, get_config_file_name, release
+from fused_moe_configs.naming import ENGINES
 
 from .console import machine_arguments, quantisation_arguments, show
-from .of_model import ENGINES, asked_model, model_arguments
+from .of_model import asked_model, model_arguments
 
 if TYPE_CHECKING:
     from .console import Commands

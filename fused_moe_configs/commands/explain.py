@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from fused_moe_configs import machine
 from fused_moe_configs.api import explain, where
 from fused_moe_configs.lookup import get_config_file_name
-from fused_moe_configs.naming import parse
+from fused_moe_configs.naming import ENGINES, parse
 from fused_moe_configs.near import near_misses
 
 from .console import machine_arguments, show, size, workload_arguments
-from .of_model import ENGINES, AskedModel, asked_model, model_arguments, serving_here
+from .of_model import AskedModel, asked_model, model_arguments, serving_here
 
 if TYPE_CHECKING:
     from .console import Commands

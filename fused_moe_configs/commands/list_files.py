@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fused_moe_configs.api import where
-from fused_moe_configs.gains import ENGINES
 from fused_moe_configs.index import IndexedFile, IndexedShape, indexed, to_json
 from fused_moe_configs.lookup import device_part, printable
-from fused_moe_configs.naming import parse
+from fused_moe_configs.naming import ENGINES, parse
 from fused_moe_configs.near import likely_devices
 from fused_moe_configs.registry import Checkpoint, known_devices, read_registry
 from fused_moe_configs.spelling import folded, like, question

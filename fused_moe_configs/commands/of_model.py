@@ -16,8 +16,6 @@ from .console import size
 if TYPE_CHECKING:
     from fused_moe_configs.serving import Serving
 
-ENGINES = ("vllm", "sglang")
-
 
 @dataclass(frozen=True)
 class AskedModel:

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from fused_moe_configs.lookup import Chain, device_part, shown
-from fused_moe_configs.naming import ENGINE_NAMES
+from fused_moe_configs.naming import ENGINE_NAMES, ENGINES
 from fused_moe_configs.near import likely_devices
 from fused_moe_configs.spelling import question
 
@@ -32,8 +32,8 @@ def write_export(
 
     OSError: the destination can't be written; whatever else is wrong is a ValueError or a RuntimeError.
     """
-    if engine not in ("vllm", "sglang"):
-        raise ValueError(f"engine: expected vllm or sglang, found {engine!r}")
+    if engine not in ENGINES:
+        raise ValueError(f"engine: expected {' or '.join(ENGINES)}, found {engine!r}")
     target, notes, kept = _folder("destination", destination), Notes(), {"the loader's own files": configs}
     check(target, (), kept)
     device = None if device_name is None else device_part(device_name)

@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fused_moe_configs import get_config_file_name
+from fused_moe_configs.index import IndexedShape
 from fused_moe_configs.lookup import DTYPES
-from fused_moe_configs.naming import ParsedFileName, parse, spelled
+from fused_moe_configs.naming import ENGINES, ParsedFileName, parse, shape_text, spelled
 from tests.loader.conftest import H100
 from tools.checkout import CONFIGS
-from tools.store.workload import Layout, parse_file_name
+from tools.registry.sharding import Engine
+from tools.store.workload import Layout, Shape, parse_file_name
 
 SIZES = st.integers(1, 10**9 - 1)
 WORKLOADS = st.builds(
@@ -82,3 +84,20 @@ def test_sglang_writes_half_of_int4s_n_and_a_space():
     assert spelled(blocks, "sglang") == blocks.replace("[128,64]", "[128, 64]")
     with pytest.raises(ValueError, match="half of int4's N, found the odd 7"):
         spelled(f"E=8,N=7,device_name={H100},dtype=int4_w4a16.json", "sglang")
+
+
+def test_the_engines_are_those_of_the_tools():
+    assert list(ENGINES) == list(Engine)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        ((4096, 2, 1, 0), "K=4096, top_k=2"),
+        ((7168, 8, 16, 0), "K=7168, top_k=8, ep=16"),
+        ((7168, 9, 8, 1), "K=7168, top_k=9, 1 of them shared, ep=8"),
+    ],
+)
+def test_what_the_name_does_not_say_reads_alike_in_the_loader_and_the_tools(sizes, text):
+    shape = {"K": sizes[0], "top_k": sizes[1], "ep": sizes[2], "fused_shared_experts": sizes[3], "models": []}
+    assert shape_text(*sizes) == str(Shape(*sizes)) == str(IndexedShape.of(shape, {})) == text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tests.builders import halved
@@ -21,10 +22,10 @@ DISPATCH = {"ref": "refs/heads/main", "inputs": {"all": "true"}}
 RECORD = f"configs/records/{TUNED}"
 
 
-def night(world: World, remote: GitRepository, files: Mapping[str, bytes]) -> Run:
+def night(world: World, remote: GitRepository, files: Mapping[str, bytes], **environment: str) -> Run:
     """After these files were merged."""
     remote.set_ref("refs/heads/main", remote.commit(files, remote.git("rev-parse", "main")))
-    return world.act("nightly", "workflow_dispatch", DISPATCH, "--job", "drift-issue")
+    return world.act("nightly", "workflow_dispatch", DISPATCH, "--job", "drift-issue", **environment)
 
 
 def test_figures_that_hold_open_no_issue(
@@ -47,6 +48,28 @@ def test_figures_that_no_longer_hold_are_one_issue(
     (issue,) = github.issues
     assert issue["title"] == "Tuned files have drifted"
     assert f"`{TUNED}`" in issue["body"]
+
+
+CRASHED = """
+import json, os, pathlib, subprocess, sys
+measure = ["-m", "tools.pull_request", "measure", "--plan", "plan.json", "--device", os.environ["DEVICE"]]
+subprocess.run([sys.executable, *measure, "--out", "results", "--replay", "schema"], check=True)
+file = pathlib.Path("results", "results.json")
+file.write_text(file.read_text().replace("unsupported", "crashed"))
+"""
+"""Every file: the folder has no landscape."""
+
+
+def test_a_runner_that_measures_nothing_is_no_drift(
+    world: World, remote: GitRepository, github: FakeGitHub, tuned: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    runner = tmp_path / "runner.py"
+    runner.write_text(CRASHED, "utf-8")
+    run = night(world, remote, tuned, FAKE_RUNNER=str(runner))
+    assert run.jobs == {"sample": "success", "measure": "success", "drift": "failure", "drift-issue": "success"}, run
+    (issue,) = github.issues
+    assert issue["title"] == "Tuned files were not measured"
+    assert f"`{TUNED}`: crashed" in issue["body"]
 
 
 # An engine's wheel that took the job over: it writes what is handed on, and ends the job as it likes.

@@ -1,7 +1,7 @@
 """python -m tools.nightly sample|drift: measure some tuned files every night, and say which figures no longer hold.
 
 Exit 0 good, 1 drift or no results, 2 bad use. With $GITHUB_OUTPUT, `sample` adds devices (a JSON list), any (true or
-false) and triton (the release to measure under; empty: the reference).
+false) and triton (the release to measure under; empty: the reference), `drift` adds drifted (true or false).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tools.nightly.sample import NightlyError
 from tools.pull_request.documents import read_plan, results_of
 from tools.pull_request.plan import with_runner
 from tools.registry.devices import load_devices
-from tools.store.files import write_file
+from tools.store.files import version_folder, write_file
 from tools.text import counted, shown_path
 
 _RELEASE = re.compile(r"(?:triton \()?([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})\)?", re.ASCII)
@@ -68,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
         "--runners", default="", metavar="NAMES", help="as `sample` had them: results of other devices are refused"
     )
     command.add_argument(
+        "--triton",
+        type=_release_argument,
+        default=reference_triton(),
+        metavar="X.Y.Z",
+        help="as `sample` handed it on: figures of another one count as not measured; default: %(default)s",
+    )
+    command.add_argument(
         "--margin-pct", type=_margin, default=drift.MARGIN_PCT, metavar="P", help="tolerated; default: %(default)g"
     )
     return parser
@@ -105,10 +112,13 @@ def _drift(options: argparse.Namespace) -> int:
     records = sample.records_of(plan, options.configs)
     devices = load_devices(options.configs / "registry" / "devices.json")
     results = results_of(plan, options.results, with_runner(options.runners, devices))
-    found = drift.compare(plan, results, records, options.margin_pct, devices)
+    found = drift.compare(plan, results, records, options.margin_pct, devices, options.triton)
     write_file(options.out, drift.to_markdown(found, plan.head_sha, options.margin_pct).encode())
     print(f"{drift.summary(found)}: {shown_path(options.out)}")
-    return 1 if any(file.has_drifted or file.is_missing for device in found for file in device.files) else 0
+    files = [file for device in found for file in device.files]
+    drifted = any(file.has_drifted for file in files)
+    hand_on({"drifted": drifted})
+    return 1 if drifted or any(file.is_missing for file in files) else 0
 
 
 def _count(text: str) -> int:
@@ -125,8 +135,16 @@ def _release(text: str) -> tuple[int, ...]:
     """Also as `pip index versions` prints it: «triton (3.8.0)»."""
     match = _RELEASE.fullmatch(text.strip())
     if match is None:
-        raise NightlyError(f"--newest: expected a release as X.Y.Z, found {text[:40]!r}.")
+        raise NightlyError(f"--newest: expected a release as X.Y.Z, found {text[:40]!r}. Fix: give X.Y.Z, or pip.")
     return tuple(map(int, match.groups()))
+
+
+def _release_argument(text: str) -> str:
+    try:
+        version_folder(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a release as X.Y.Z, found {text[:40]!r}") from error
+    return text
 
 
 def _margin(text: str) -> float:

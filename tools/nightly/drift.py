@@ -15,6 +15,7 @@ from tools.measure.floor import MOST_SPREAD_PCT, least_us
 from tools.measure.statistics import NOISE_PCT, geomean
 from tools.pull_request.documents import FileId, Leg, MeasuredFile, MeasuredRow, Plan, PlannedFile, Results
 from tools.registry.devices import Device, DeviceRegistry
+from tools.store.files import version_folder
 from tools.store.record import Environment, Record, RecordedRow
 from tools.text import counted, table
 
@@ -121,9 +122,11 @@ def compare(
     records: Mapping[FileId, Record],
     margin_pct: float = MARGIN_PCT,
     devices: DeviceRegistry | None = None,
+    triton: str | None = None,
 ) -> tuple[DeviceDrift, ...]:
     """Every leg of the plan. results: checked against it, one for each leg, by device.
 
+    triton: what default files were to be measured under, so that figures of another one are none; None: any.
     devices: what recorded times are held against, None: nothing but what any GPU takes.
     records: of the plan's files, as far as they are still there.
     """
@@ -133,11 +136,22 @@ def compare(
             results[leg.device_name].environment,
             _with_pace(
                 _file(planned, measured, records.get(planned.id), margin_pct, _device_of(leg, devices))
-                for planned, measured in zip(leg.files, results[leg.device_name].files, strict=True)
+                for planned, measured in zip(leg.files, _as_asked(results[leg.device_name], triton), strict=True)
             ),
         )
         for leg in plan.legs
     )
+
+
+def _as_asked(result: Results, triton: str | None) -> Iterator[MeasuredFile]:
+    """The leg's files; as not measured, those that were under another Triton than speaks for them."""
+    found = result.environment and result.environment.triton
+    for file in result.files:
+        expected = file.id.triton_folder(triton) if triton else None
+        if file.is_measured and found and expected not in (None, version_folder(found)):
+            yield MeasuredFile(file.id, {}, f"measured under Triton {found}, expected {expected}", is_measured=False)
+        else:
+            yield file
 
 
 def _with_pace(found: Iterable[FileDrift]) -> tuple[FileDrift, ...]:

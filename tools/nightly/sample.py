@@ -136,7 +136,10 @@ def measured_files(configs: Path) -> Stock:
         found = [file for file in discover([configs], Layout.REPO) if file.role is Role.CONFIG]
     except OSError as error:
         what = error.strerror or "none"
-        raise NightlyError(f"{shown_path(configs)}: expected the configs folder, found {what}.") from error
+        raise NightlyError(
+            f"{shown_path(configs)}: expected the configs folder, found {what}. Fix: correct --configs, or leave it "
+            "out."
+        ) from error
     folders = frozenset(version for file in found if (version := version_of_folder(file.folder)) is not None)
     models = load_models(configs / REGISTRY / "models.json")
     tree = config_file.load(found, Layout.REPO)

@@ -143,7 +143,8 @@ time of the layer's two kernels with the file against that without one, on the e
 It is the geometric mean over batch sizes and shapes under uniform routing; in brackets stands the same against the file
 that the engine ships, where it ships one. The site, `fused-moe-configs list` and `index.json` show the tuner's own
 figures instead, of this project's kernel and the shape that gains least, so theirs are others. A parallel size links to
-the record behind its figures. What waits has no file yet, or none that today's method measured for that model's sizes.
+the record behind its figures. Older method: there is a file, whose gain the site and `list` show, but it is still to be
+measured by today's method. What waits has no file yet, or none that was measured for that model's sizes.
 
 A file is done if its search was not cut short, every usual row was decided among enough finalists, and it is judged on
 the kernel of every engine that reads it; held if an older method measured it and today's finds no row that loses.
@@ -188,35 +189,44 @@ def _model_cell(model: str, found: DeviceStatus) -> str:
         by_place.setdefault((use.tp, use.ep), []).append((use, item))
     lines, waiting = [], []
     for (tp, ep), read in by_place.items():
-        if any(_serves(use, item) for use, item in read):
-            engines = ", ".join(_use_text(use, item) for use, item in read)
-            lines.append(f"{_place_link(parallel_text(tp, ep), read)}: {engines}")
+        sizes = parallel_text(tp, ep)
+        if any(_is_measured(use, item) for use, item in read):
+            lines.append(f"{_place_link(sizes, read)}: {_place_text(read)}")
         else:
-            waiting.append(parallel_text(tp, ep))
+            waiting.append(sizes)
     return "<br>".join([*lines, *([f"waits: {', '.join(waiting)}"] if waiting else [])]) or "–"
 
 
-def _serves(use: Use, item: Item) -> bool:
-    """Whether there is a file of today's method, or one that holds by it, for this model's sizes."""
-    return item.record is not None and item.standing is not Standing.OLDER and use.shape not in item.unserved
+def _is_measured(use: Use, item: Item) -> bool:
+    """Whether there is a file that was measured for this model's sizes, by whatever method."""
+    return item.record is not None and use.shape not in item.unserved
 
 
 def _place_link(sizes: str, read: Sequence[tuple[Use, Item]]) -> str:
     """To the record; engines may read different names there."""
-    names = list(dict.fromkeys(item.name for use, item in read if _serves(use, item)))
+    names = list(dict.fromkeys(item.name for use, item in read if _is_measured(use, item)))
     links = [f"../configs/records/{urllib.parse.quote(name)}" for name in names]
     return ", ".join(f"[{sizes}]({link})" for link in links)
 
 
+def _place_text(read: Sequence[tuple[Use, Item]]) -> str:
+    """An engine each, unless all that can be said of every one is that its file is of an older method."""
+    said = [(ENGINE_NAMES[use.engine.value], _use_text(use, item)) for use, item in read]
+    if all(text == Standing.OLDER for _, text in said):
+        return Standing.OLDER.value
+    return ", ".join(f"{name} {text}" for name, text in said)
+
+
 def _use_text(use: Use, item: Item) -> str:
-    name = ENGINE_NAMES[use.engine.value]
-    if not _serves(use, item):
-        return f"{name} waits"
+    if not _is_measured(use, item):
+        return "waits"
+    if item.standing is Standing.OLDER:
+        return Standing.OLDER.value
     line = item.judged.get(use.engine)
     if line is None:
-        return f"{name} not judged"
+        return "not judged"
     shipped = f" ({_gain(line.shipped.geomean_ratio)})" if line.shipped is not None else ""
-    return f"{name} {_gain(line.geomean_ratio)}{shipped}"
+    return f"{_gain(line.geomean_ratio)}{shipped}"
 
 
 def _gain(ratio: float) -> str:

@@ -186,12 +186,19 @@ class SurveyProgress:
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """What the plan leaves out, every shape that failed, and the files that the run didn't come to."""
-        missing = [(index, why) for index, reasons in self.failed.items() for why in reasons]
-        known, names = {*self.shapes, *self.failed}, [each.file.name for each in self.found.contests]
-        missing += [(index, self.ended) for index in range(len(names)) if index not in known]
-        missing.sort(key=lambda each: each[0])
-        return (*self.found.left_out, *(LeftOut(names[index], why, is_missing=True) for index, why in missing))
+        """What the plan leaves out, every shape that failed, and what the run didn't come to: a file, or some of its
+        shapes."""
+        missing = []
+        for index, contest in enumerate(self.found.contests):
+            failed = self.failed.get(index, [])
+            reasons = [*failed, *self._unreached(index, len(contest.shapes), len(failed))]
+            missing += [LeftOut(contest.file.name, why, is_missing=True) for why in reasons]
+        return (*self.found.left_out, *missing)
+
+    def _unreached(self, index: int, planned: int, failed: int) -> Iterator[str]:
+        known = len(self.shapes.get(index, [])) + failed
+        if known < planned:
+            yield f"{planned - known} of its {planned} shapes: {self.ended}" if known else self.ended
 
     def _without(self, index: int) -> int:
         """How many of the contest's shapes have no times."""

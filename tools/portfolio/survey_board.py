@@ -156,7 +156,7 @@ def _total(found: Iterable[tuple[int, Ratio | None]]) -> Total | None:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file that is shipped for the GPU and isn't measured. is_missing: it could have been."""
+    """A file that is shipped for the GPU and isn't measured, or not at all shapes. is_missing: it could have been."""
 
     file: str
     reason: str
@@ -208,7 +208,7 @@ class Survey:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every file that could be measured was."""
+        """Whether all that was to be measured was: every file, at each of its shapes."""
         return not any(each.is_missing for each in self.left_out)
 
     @property

@@ -23,9 +23,10 @@ from tools.measure.judgement import Verdict
 from tools.measure.panel import Ratio, RoutingKind
 from tools.registry.devices import DeviceRegistry, load_devices
 from tools.store import schemas
+from tools.store.files import version_folder
 from tools.store.record import Decision, Environment
 from tools.store.strict_json import Json, parse
-from tools.store.tiers import DEFAULT_TIER
+from tools.store.tiers import DEFAULT_TIER, LEGACY
 from tools.store.workload import Shape, Workload
 from tools.text import printable, shown_path
 
@@ -81,6 +82,15 @@ class FileId:
         """Below configs/."""
         folder = "" if self.tier == DEFAULT_TIER else self.tier
         return PurePosixPath(folder, self.workload.file_name())
+
+    def triton_folder(self, wanted: str) -> str | None:
+        """As in `triton_3_8_0`: the Triton whose figures speak for the file. None: any, of a legacy file.
+
+        wanted: the Triton that default files are to be measured under. ValueError: it is no version.
+        """
+        if self.tier == LEGACY:
+            return None
+        return version_folder(wanted) if self.tier == DEFAULT_TIER else self.tier
 
 
 @dataclass(frozen=True)

@@ -106,14 +106,8 @@ class GpuBackend:
         device = load_devices().get(self.device_name)
         if device is None or file.id.workload.device_name not in device.names:
             raise NotMeasuredError("wrong_device")
-        if self.triton is None or not _serves(self.triton, file.id.tier, self.wanted):
+        if self.triton is None or file.id.triton_folder(self.wanted) not in (None, version_folder(self.triton)):
             raise NotMeasuredError("wrong_triton")
-
-
-def _serves(triton: str, tier: str, wanted: str) -> bool:
-    """Whether figures of this Triton speak for the tier. Legacy files say nothing about theirs."""
-    folders = {DEFAULT_TIER: version_folder(wanted), LEGACY: version_folder(triton)}
-    return version_folder(triton) == folders.get(tier, tier)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tools.cli import command, day_argument, hand_on, path_argument, run
 from tools.errors import UserError
 from tools.git import Repository
 from tools.release.data import write_data
+from tools.text import shown
 
 LOADER = CHECKOUT / "fused_moe_configs" / "__init__.py"
 
@@ -83,11 +84,18 @@ def decide(date: datetime.date, previous: str, changed: Iterable[str], *, is_for
     """Due where anything changed that the wheel holds, or where a person asks.
 
     previous: the last tag, `vYYYY.M.D`, or the first commit where there is none. ReleaseError: the day has a release
-    already, or a later day has.
+    already, or a later day has, or the tag is no release's.
     """
     version = f"{date.year}.{date.month}.{date.day}"
-    if _VERSION.fullmatch(previous[1:]) and _numbers(previous[1:]) >= _numbers(version):
-        raise ReleaseError(f"--date: expected a day after the release {previous}, found {date}. Fix: wait a day.")
+    if previous.startswith("v"):
+        released = previous.removeprefix("v")
+        if not _VERSION.fullmatch(released):
+            raise ReleaseError(
+                f"the last tag: expected vYYYY.M.D, such as v{version}, found {shown(previous)}. Fix: delete it, since "
+                "no release has such a name (git tag --delete, and git push --delete where it is pushed)."
+            )
+        if _numbers(released) >= _numbers(version):
+            raise ReleaseError(f"--date: expected a day after the release {previous}, found {date}. Fix: wait a day.")
     is_shipped = any(path.startswith(_SHIPPED) and not path.startswith(_STAYS_HOME) for path in changed)
     return Due(is_forced or is_shipped, version, previous)
 

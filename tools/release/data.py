@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fused_moe_configs.exporting import write_export
+from fused_moe_configs.naming import ENGINES
 from tools.checkout import CHECKOUT
 from tools.cli import say
 from tools.errors import UserError
 
-ENGINES = ("vllm", "sglang")
 INDEX = "index.json"
 SUMS = "SHA256SUMS"
 _INSIDE = "fused_moe_configs/configs/"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from fused_moe_configs.evidence import evidence_sha256, is_signed
+from fused_moe_configs.naming import ENGINES
 from tools.errors import UserError
 from tools.store.files import Content, canonical_record, sha256
 from tools.store.strict_json import Json
@@ -535,7 +536,7 @@ class Record:
     def _heuristics_json(self) -> dict[str, Json] | None:
         if self.heuristics is None:
             return None
-        return {engine: self.heuristics[engine].to_json() for engine in ("vllm", "sglang")}
+        return {engine: self.heuristics[engine].to_json() for engine in ENGINES}
 
     def _rows_json(self) -> dict[str, Json]:
         return {str(num_tokens): self.rows[num_tokens].to_json() for num_tokens in sorted(self.rows)}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fused_moe_configs.lookup import packed_size, unpacked_size
-from fused_moe_configs.naming import ENGINE_NAMES
+from fused_moe_configs.naming import ENGINE_NAMES, shape_text
 
 MAX_DIMENSION = 2**31 - 1
 """Largest E or N: Triton passes sizes as 32-bit integers."""
@@ -127,9 +127,7 @@ class Shape:
         return ""
 
     def __str__(self) -> str:
-        ranks = f", ep={self.ep}" if self.ep > 1 else ""
-        fused = f", {self.fused_shared_experts} of them shared" if self.fused_shared_experts else ""
-        return f"K={self.K}, top_k={self.top_k}{fused}{ranks}"
+        return shape_text(self.K, self.top_k, self.ep, self.fused_shared_experts)
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class DryWorkload:
             yield from row.lines()
         yield from (f"  {refusal}" for refusal in self.refusals)
         tuned = next((row.serving.file for row in self.rows if row.is_tuned), None)
-        others = [row.serving.engine for row in self.rows if not row.is_tuned and row.serving.model]
+        others = [row.serving.engine for row in self.rows if not row.is_tuned]
         yield (
             f"  without --dry-run this tunes {tuned}" if tuned else "  without --dry-run this tunes none of these files"
         )

@@ -220,7 +220,8 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
     "whose file, and a look before anything is measured": (
         Flag(
             "--engine",
-            "whose file; default: vLLM's, or SGLang's where it alone runs the model so; with --dry-run both",
+            "whose file; default: vLLM's, or SGLang's where it alone runs the model so; of sizes, the one that "
+            "they name; with --dry-run both",
             {"type": one_of(Engine), "metavar": "{vllm,sglang}"},
             only_with=ON_A_GPU,
         ),
@@ -377,8 +378,6 @@ def _check_effects(given: Mapping[str, Any], way: str) -> None:
             raise UserError(f"{flag.name}: expected without {flag.not_with}, found both: it would change nothing.")
         if flag.beside is not None and flag.beside not in given:
             raise UserError(f"{flag.name}: expected with {flag.beside}, found it alone: it would change nothing.")
-    if "--engine" in given and way == SIZES and "--dry-run" not in given:
-        raise UserError(f"--engine: expected with --dry-run beside {SIZES}, found it alone: it would change nothing.")
     if "--decide-by-recorded" in given and "--routing" not in given:
         raise UserError("--decide-by-recorded: expected with --routing FILE, found none: it would change nothing.")
     if "--force-version-file" in given and way == REPLAY and "--output" not in given:

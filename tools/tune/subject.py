@@ -23,7 +23,7 @@ from tools.registry.models import (
 )
 from tools.registry.reading import RegistryError
 from tools.registry.shapes import engines_reading, registered_shapes, why_not_measured, without_gate
-from tools.registry.sharding import Engine, Explanation, ShardError, shard
+from tools.registry.sharding import Engine, Explanation, Shard, ShardError, shard
 from tools.store.record import ShapeOfModels
 from tools.store.workload import MAX_DIMENSION, Shape, Workload
 from tools.text import printable
@@ -102,7 +102,7 @@ def make_subject(
 ) -> Subject:
     """The subject on the device that reports `device_name`.
 
-    engine: whose split and name; None: vLLM's, or SGLang's where it alone runs the model so.
+    engine: whose split and name; None: vLLM's, or SGLang's where it alone runs the model so; of sizes, as they are.
     all_shapes: beside the one asked for every shape behind the same file name that people run on this device.
     SubjectError: unknown, indivisible, or nothing that this kernel and the engines' heuristics cover.
     """
@@ -141,7 +141,7 @@ def serving_of(source: Source, device: Device, models: ModelRegistry, engine: En
     """What the engine runs for what a source names, and the file that it reads. SubjectError: it runs no such thing."""
     match source:
         case SizesSource():
-            return _serving_of_sizes(source, device, engine)
+            return _sharded_sizes(source, engine, device.name, device.arch).serving
         case ModelSource(name, parallel, asked, _):
             known = models.find(name)
             model = replace(known, quantisation=asked.of(known.quantisation))
@@ -150,19 +150,25 @@ def serving_of(source: Source, device: Device, models: ModelRegistry, engine: En
     return _served(model, parallel, device, engine)
 
 
-def _serving_of_sizes(source: SizesSource, device: Device, engine: Engine) -> Serving:
-    """Every rank holds its share of the routed experts, and the fused shared ones beside it."""
+def _sharded_sizes(source: SizesSource, engine: Engine, device_name: str, arch: str | None = None) -> Shard:
+    """As the engine names them. Every rank holds its share of the routed experts, and the fused shared ones beside it.
+
+    SubjectError: the engine runs no such thing.
+    """
     fused = source.fused_shared_experts
     routed, top_k = (source.E - fused) * source.ep, source.top_k - fused
     kind = source.asked.of(Quantisation("bf16"))
     model = Model(
         "", routed, source.N, source.K, top_k, kind, source="", fused_shared_experts=fused, fused_under_ep=True
     )
-    found = _served(model, Parallel(source.ep, source.ep), device, engine)
-    if found.fused_shared_experts != fused:
+    try:
+        found = shard(model, engine, device_name=device_name, arch=arch, tp=source.ep, ep=source.ep)
+    except ShardError as error:
+        raise SubjectError(printable(str(error)).removeprefix(": ")) from error  # of a model without an id
+    if found.serving.fused_shared_experts != fused:
         raise SubjectError(
-            f"release {found.version} fuses no shared experts: it runs E={found.E}, top_k={found.top_k}. Fix: leave "
-            "--fused-shared-experts out, with those sizes."
+            f"{engine} {found.serving.version} fuses no shared experts: it runs E={found.serving.E}, "
+            f"top_k={found.serving.top_k}. Fix: leave --fused-shared-experts out, with those sizes."
         )
     return found
 
@@ -180,7 +186,7 @@ def _read(
 ) -> tuple[Workload, ShapeOfModels, QuantMode]:
     match source:
         case SizesSource():
-            return _of_sizes(source, device_name, models)
+            return _of_sizes(source, device_name, models, engine)
         case ModelSource(name, parallel, asked, _):
             try:
                 model = models.find(name)
@@ -207,11 +213,11 @@ def _check_gate(model: Model, title: str) -> None:
 
 
 def _of_sizes(
-    source: SizesSource, device_name: str, models: ModelRegistry
+    source: SizesSource, device_name: str, models: ModelRegistry, engine: Engine | None
 ) -> tuple[Workload, ShapeOfModels, QuantMode]:
     quantisation = source.asked.of(Quantisation("bf16"))
     _check_dtype("--dtype", quantisation.dtype)
-    workload = Workload(
+    named = Workload(
         source.E,
         source.N,
         normalise_device_name(device_name),
@@ -219,6 +225,8 @@ def _of_sizes(
         quantisation.block_shape,
         quantisation.per_channel_quant,
     )
+    _check_sizes(named, source.shape)
+    workload = named if engine is None else _sharded_sizes(source, engine, device_name).workload
     if why := why_not_measured(workload, models):
         raise SubjectError(f"{why}.")
     return workload, ShapeOfModels(source.shape), _quant(workload, quantisation)

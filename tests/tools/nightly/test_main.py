@@ -121,11 +121,66 @@ def test_drift_is_a_table_of_the_files_rows(three: Store, plan_path: Path, plan:
     assert f"{H100}, driver 580.159.04, triton 3.8.0, torch 2.13.0+cu130" in text
 
 
+@pytest.mark.parametrize(("slower", "drifted"), [(1.2, "true"), (1.0, "false")])
+def test_github_is_told_whether_it_drifted_or_was_only_not_measured(
+    three: Store,
+    plan_path: Path,
+    plan: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slower: float,
+    drifted: str,
+) -> None:
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    documents = results(plan, lambda _, us: row(us * slower, us * 2))
+    assert drift(three, plan_path, leave(tmp_path / "results", documents[:1]))[0] == 1
+    assert (tmp_path / "output").read_text() == f"drifted={drifted}\n"
+
+
 def test_a_slower_machine_is_told_and_is_no_drift(three: Store, plan_path: Path, plan: Any, tmp_path: Path) -> None:
     folder = leave(tmp_path / "results", results(plan, lambda _, us: row(us * 1.1, us * 2.2)))
     code, out = drift(three, plan_path, folder)
     assert code == 0
     assert "the heuristic reads +10.0 % against the records" in out.read_text()
+
+
+def test_times_under_another_triton_than_was_asked_for_are_none(
+    three: Store, plan_path: Path, plan: Any, tmp_path: Path
+) -> None:
+    documents = results(plan, lambda _, us: row(us, us * 2))
+    documents[0]["environment"]["triton"] = "3.7.0"
+    code, out = drift(three, plan_path, leave(tmp_path / "results", documents))
+    assert code == 1
+    text = out.read_text()
+    assert "triton 3.7.0, torch 2.13.0+cu130): 2 files, 0 drifted, 2 not measured" in text
+    assert f"- `{MIXTRAL}`: measured under Triton 3.7.0, expected triton_3_8_0\n" in text
+    assert f"- `{ON_H200}`: " not in text
+
+
+def test_under_a_new_triton_only_its_own_times_count(three: Store, plan_path: Path, plan: Any, tmp_path: Path) -> None:
+    documents = results(plan, lambda _, us: row(us, us * 2))
+    documents[0]["environment"]["triton"] = "99.0.0+git"
+    code, out = drift(three, plan_path, leave(tmp_path / "results", documents), "--triton", "99.0.0")
+    assert code == 1
+    assert f"- `{ON_H200}`: measured under Triton 3.8.0, expected triton_99_0_0\n" in out.read_text()
+    assert f"- `{MIXTRAL}`: " not in out.read_text()
+
+
+def test_a_version_files_times_are_those_of_its_own_triton(configs: Store, tmp_path: Path) -> None:
+    add(configs, MIXTRAL, "triton_3_7_0")
+    add(configs, QWEN, "legacy_configs")
+    assert sample(configs, tmp_path / "plan.json", "--count", "9") == 0
+    documents = results(json.loads((tmp_path / "plan.json").read_text()), lambda _, us: row(us, us * 2))
+    code, out = drift(configs, tmp_path / "plan.json", leave(tmp_path / "results", documents))
+    assert code == 1
+    assert f"- `triton_3_7_0/{MIXTRAL}`: measured under Triton 3.8.0, expected triton_3_7_0\n" in out.read_text()
+    assert QWEN not in out.read_text(), "of a legacy file any Triton's count"
+
+
+def test_a_triton_that_is_none_is_refused(three: Store, plan_path: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        drift(three, plan_path, tmp_path, "--triton", "newest")
+    assert capsys.readouterr().err.endswith("expected a release as X.Y.Z, found 'newest'\n")
 
 
 @pytest.mark.parametrize("us", [5e-324, 1e-320, 1.0])
@@ -270,6 +325,14 @@ def test_what_a_plan_has_no_room_for_is_said_and_costs_no_other_file_its_night(
     )
 
 
+def test_a_configs_folder_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sample(Store(tmp_path / "nowhere"), tmp_path / "plan.json", "--count", "1") == 2
+    assert capsys.readouterr().err == (
+        f"nightly: {tmp_path}/nowhere: expected the configs folder, found none. "
+        "Fix: correct --configs, or leave it out.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--count", "0"), ("--count", "many"), ("--date", "yesterday")],
@@ -351,7 +414,7 @@ class TestANewTriton:
     @pytest.mark.parametrize("newest", ["soon", "3.8.0rc1"])
     def test_what_is_no_release_is_refused(self, three: Store, tmp_path: Path, capsys, newest: str) -> None:
         assert sample(three, tmp_path / "plan.json", "--count", "1", "--newest", newest) == 2
-        assert f"expected a release as X.Y.Z, found '{newest}'" in capsys.readouterr().err
+        assert f"expected a release as X.Y.Z, found '{newest}'. Fix: give X.Y.Z, or pip.\n" in capsys.readouterr().err
 
     def test_where_pip_knows_none_is_one_line(
         self, three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -8,7 +8,7 @@ import pytest
 from tests import builders
 from tests.tools.portfolio.stocked import H100, Stocked, full, wanted
 from tools.portfolio.status import DeviceStatus, to_json, to_markdown, to_text
-from tools.portfolio.stock import Item, Method, look_up
+from tools.portfolio.stock import Item, Method, Standing, look_up
 from tools.registry.sharding import Engine
 from tools.store.record import CheckedShipped
 
@@ -145,9 +145,25 @@ class TestThePage:
         row = self.row(replace(found, items=(only,)), "deepseek-ai/DeepSeek-V2-Lite")
         assert row.endswith("vLLM −8.7 % (−5.0 %), SGLang not judged |")
 
-    def test_what_is_missing_or_of_an_older_method_waits(self, found: DeviceStatus) -> None:
+    def test_what_is_missing_waits(self, found: DeviceStatus) -> None:
         assert self.row(found, "allenai/OLMoE-1B-7B-0924") == "| `allenai/OLMoE-1B-7B-0924` | waits: tp=1 |"
-        assert self.row(found, "zai-org/GLM-4.5-Air").endswith("| waits: tp=4 |")
+
+    def test_a_file_of_an_older_method_is_there_and_has_its_record(self, found: DeviceStatus) -> None:
+        record = f"../configs/records/E%3D129%2CN%3D352%2Cdevice_name%3D{H100}.json"
+        assert self.row(found, "zai-org/GLM-4.5-Air").endswith(f"| [tp=4]({record}): older method |")
+
+    def test_an_older_file_without_figures_of_the_models_sizes_waits(self, found: DeviceStatus) -> None:
+        older = found.items[2]
+        for item in (replace(older, unserved=older.wanted.shapes), replace(older, record=None)):
+            row = self.row(replace(found, items=(item,)), "zai-org/GLM-4.5-Air")
+            assert row.endswith("| waits: tp=4 |")
+
+    def test_an_older_file_of_one_engine_stands_beside_the_others_figures(self, found: DeviceStatus) -> None:
+        item = found.items[0]
+        by_engine = {use.engine: replace(item, wanted=replace(item.wanted, uses=(use,))) for use in item.wanted.uses}
+        newer, older = by_engine[Engine.VLLM], replace(by_engine[Engine.SGLANG], standing=Standing.OLDER)
+        row = self.row(replace(found, items=(newer, older)), "deepseek-ai/DeepSeek-V2-Lite")
+        assert row.endswith(": vLLM −8.7 % (−5.0 %), SGLang older method |")
 
     def test_figures_of_other_sizes_are_not_a_models(self, found: DeviceStatus) -> None:
         item = found.items[0]

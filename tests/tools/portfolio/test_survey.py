@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -169,6 +170,21 @@ class TestRun:
         assert timer.compiled  # which counts
         assert timer.measured == []
         assert all(each.reason.startswith("not reached within") for each in board(tmp_path).left_out)
+
+    def test_time_that_is_up_before_the_second_shapes_is_something_missing(
+        self, tmp_path: Path, timer: FakeTimer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Every file is in the board then, at its first shape."""
+        monkeypatch.setattr(survey, "time", SimpleNamespace(monotonic=lambda: 60.0 * len(timer.measured)))
+        files = {DEEPSEEK.replace(", ", ","): rows(1)}
+        assert surveyed(tmp_path, "--shapes", "2", "--minutes", "0.5", files=files) == 1
+        assert len(timer.measured) == 1
+        found = board(tmp_path)
+        (file,), (left_out,) = found.files, found.left_out
+        assert (left_out.file, left_out.is_missing) == (file.file, True)
+        assert left_out.reason == "1 of its 2 shapes: not reached within 0.5 minutes"
+        assert found.unmeasured == frozenset(), "a name that has times isn't unknown"
+        assert left_out.reason in capsys.readouterr().out
 
     def test_an_interrupted_run_leaves_what_it_has(self, tmp_path: Path, timer: FakeTimer) -> None:
         timer.errors = {2: KeyboardInterrupt()}  # type: ignore[dict-item]

@@ -47,6 +47,12 @@ def test_a_day_has_one_release_and_time_runs_forward(previous: str) -> None:
         decide(TODAY, previous, [], is_forced=True)
 
 
+@pytest.mark.parametrize("previous", ["v2030.01.01", "v2026.03.02", "v2026.3.2-rc1", "v20", "v2026.13.1"])
+def test_a_tag_by_hand_is_no_release_to_count_from(previous: str) -> None:
+    with pytest.raises(ReleaseError, match=f"expected vYYYY.M.D, such as v2026.3.9, found {previous}. Fix: delete it"):
+        decide(TODAY, previous, ["configs/E=8.json"], is_forced=True)
+
+
 def test_stamping_changes_that_line_alone() -> None:
     source = '"""Doc."""\n__version__ = "2026.3.2"\nx = "2026.3.2"\n'
     assert stamped(source, "2026.3.9") == '"""Doc."""\n__version__ = "2026.3.9"\nx = "2026.3.2"\n'
@@ -99,6 +105,18 @@ def test_a_later_one_starts_from_the_last_tag(checkout: Path, capsys: pytest.Cap
     assert command.main(["plan", "--date", "2026-03-09"]) == 0
     assert capsys.readouterr().out == "2026.3.9: nothing that the wheel holds changed since v2026.3.2\n"
     assert "due=false" in (checkout / "outputs").read_text("utf-8")
+
+
+def test_a_tag_by_hand_is_one_line_and_goes_as_it_says(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    git(checkout, "tag", "v2026.3.2")
+    commit(checkout, "configs/E=8.json")
+    git(checkout, "tag", "v2030.01.01")
+    assert command.main(["plan", "--date", "2026-03-09"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("release: the last tag: expected vYYYY.M.D, such as v2026.3.9, found v2030.01.01. ")
+    git(checkout, "tag", "--delete", "v2030.01.01")
+    assert command.main(["plan", "--date", "2026-03-09"]) == 0
+    assert capsys.readouterr().out == "2026.3.9: due since v2026.3.2\n"
 
 
 def test_no_history_is_one_line_and_2(

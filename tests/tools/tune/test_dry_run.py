@@ -68,12 +68,12 @@ def test_a_fused_shared_expert_is_on_every_rank_of_the_engine_that_fuses_it(
     assert (row["engine"], row["E"], row["top_k"], row["ep"], row["is_tuned"]) == ("sglang", 33, 9, ep, True)
     assert row["notes"] == []
     (refusal,) = found["notes"]
-    assert refusal.startswith("vllm: release 0.33.0 fuses no shared experts: it runs E=32, top_k=8. Fix: leave ")
+    assert refusal.startswith("vllm: vllm 0.33.0 fuses no shared experts: it runs E=32, top_k=8. Fix: leave ")
 
 
 def test_an_engine_that_fuses_no_shared_expert_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert dry_run(*SIZES, "--fused-shared-experts", 1, "--engine", "vllm") == 2
-    assert "vllm: release 0.33.0 fuses no shared experts" in capsys.readouterr().err
+    assert "tune: vllm 0.33.0 fuses no shared experts" in capsys.readouterr().err
 
 
 def test_one_engine_is_asked_alone_and_tuned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,6 +213,38 @@ def test_it_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("engine", "scales", "name"),
+    [
+        ("vllm", ["fp8_w8a8", "--per-channel-quant"], "dtype=fp8_w8a8"),
+        ("sglang", ["fp8_w8a8", "--per-channel-quant"], "dtype=fp8_w8a8,per_channel_quant=True"),
+        ("sglang", ["int8_w8a8"], "dtype=int8_w8a8,per_channel_quant=True"),
+        ("sglang", ["fp8_w8a8", "--block-shape", "128,128"], "dtype=fp8_w8a8,block_shape=[128,128]"),
+        ("sglang", ["bf16", "--ep", "4"], ""),
+    ],
+)
+def test_sizes_make_the_file_of_the_engine_that_is_named_as_the_dry_run_says(
+    engine: str, scales: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*SIZES, "--dtype", *scales, "--engine", engine]
+    _, (row,) = rows(capsys, *arguments)
+    file = f"E=8,N=7168,device_name={H100}{name and ',' + name}.json"
+    assert (row["store_file"], row["is_tuned"]) == (file, True)
+    request = parse(arguments)
+    subject = make_subject(request.sources[0], H100, load_models(), load_devices(), engine=request.engine)
+    assert subject.workload.file_name() == file
+    (named,) = subject.shapes
+    assert named.shape == request.sources[0].shape
+
+
+def test_of_sizes_alone_the_other_engines_file_is_a_flag_away(capsys: pytest.CaptureFixture[str]) -> None:
+    dry_run(*SIZES, "--dtype", "fp8_w8a8", "--per-channel-quant")
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"  without --dry-run this tunes E=8,N=7168,device_name={H100},dtype=fp8_w8a8,per_channel_quant=True.json",
+        "  with --engine vllm instead, vllm's file",
+    ]
+
+
+@pytest.mark.parametrize(
     ("placement", "title"),
     [
         ([], "E=8, N=7168, K=4096, top_k=2"),
@@ -236,6 +268,9 @@ def test_sizes_are_shown_with_the_placement_that_was_given(
         (["--model", "openai/gpt-oss-20b"], "mxfp4 experts run another kernel"),
         ([*QWEN, "--output", __file__], "--output: expected a folder that holds tiers"),
         ([*QWEN, "--tp", "4", "--ep", "2", "--engine", "vllm"], "ep: expected tensor times data parallel size"),
+        (["--E", "2", *SIZES[2:-1], "3", "--engine", "vllm"], "top_k: expected at most E=2"),
+        ([*SIZES, "--dtype", "int8_w8a8", "--engine", "vllm"], "expected a dtype that vllm has tuned files for"),
+        ([*SIZES, "--fused-shared-experts", "1", "--engine", "vllm"], "vllm 0.33.0 fuses no shared experts"),
     ],
 )
 def test_a_mistake_shows_here_as_in_a_real_run(
@@ -271,7 +306,6 @@ def test_without_a_gpu_its_name_is_asked_for_and_with_one_it_is_the_default(
     ("arguments", "told"),
     [
         ([*QWEN, "--device-name", H100], "--device-name: expected with --dry-run, found it alone"),
-        ([*SIZES, "--engine", "vllm"], "--engine: expected with --dry-run beside --E --N --K --top-k"),
         (["--replay", "a.gz", "--dry-run"], "--dry-run: expected with --model or"),
         (["--workloads", "f", "--ray", "auto", "--dry-run"], "--dry-run: expected without --ray, found both"),
     ],
