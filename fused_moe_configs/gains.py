@@ -67,29 +67,35 @@ def _in_order(found: Mapping[tuple[str, str], Mapping[int, float]]) -> tuple[Gai
 def _worst(record: Mapping[str, _Json], is_asked: Callable[[int | None], bool]) -> dict[tuple[str, str], _Ratios]:
     """By engine and routing; of the asked shapes, the largest ratio of each batch size."""
     found: dict[tuple[str, str], _Ratios] = {}
+    engine = "sglang" if record["workload"].get("down") else "vllm"  # it alone reads a file for down
     for num_tokens, row in sorted((int(key), row) for key, row in record.get("rows", {}).items()):
-        for engine, routing, shape, ratio in _parts(row, record["shapes"]):
+        for of, routing, shape, ratio in _parts(row, record["shapes"], engine):
             if is_asked(shape):
-                ratios = found.setdefault((engine, routing), {})
+                ratios = found.setdefault((of, routing), {})
                 ratios[num_tokens] = max(ratio, ratios.get(num_tokens, ratio))
     return found
 
 
-def _parts(row: Mapping[str, _Json], shapes: Sequence[_Json]) -> Iterator[tuple[str, str, int | None, float]]:
-    """Engine, routing, the shape's place among the record's, and ratio. Place None: of the shape that does worst."""
+def _parts(
+    row: Mapping[str, _Json], shapes: Sequence[_Json], engine: str
+) -> Iterator[tuple[str, str, int | None, float]]:
+    """Engine, routing, the shape's place among the record's, and ratio. Place None: of the shape that does worst.
+
+    engine: whose a row without parts is.
+    """
     if row.get("parts"):
         for part in row["parts"]:
             yield part["engine"], part["routing"], part["shape"], part["ratio"]
     elif row.get("by_engine"):
-        for engine, pair in row["by_engine"].items():
-            yield engine, UNIFORM, None, _ratio(pair, pair["baseline_us"])
+        for of, pair in row["by_engine"].items():
+            yield of, UNIFORM, None, _ratio(pair, pair["baseline_us"])
     else:
-        yield "vllm", UNIFORM, None, _ratio(row, row["baseline_us"])
+        yield engine, UNIFORM, None, _ratio(row, row["baseline_us"])
         for own in row.get("by_shape", ()):
             place = next((i for i, shape in enumerate(shapes) if sizes(shape) == sizes(own)), None)
-            yield "vllm", UNIFORM, place, _ratio(own, own["baseline_us"])
-        for engine, baseline_us in row.get("baselines", {}).items():
-            yield engine, UNIFORM, None, _ratio(row, baseline_us)
+            yield engine, UNIFORM, place, _ratio(own, own["baseline_us"])
+        for of, baseline_us in row.get("baselines", {}).items():
+            yield of, UNIFORM, None, _ratio(row, baseline_us)
 
 
 def _ratio(times: Mapping[str, _Json], baseline_us: Mapping[str, _Json]) -> float:

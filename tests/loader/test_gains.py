@@ -20,8 +20,12 @@ def pair(latency_us: float, baseline_us: float) -> dict[str, Any]:
     return {"latency_us": builders.times(latency_us), "baseline_us": builders.times(baseline_us)}
 
 
-def record(*rows: dict[str, Any], shapes: Any = SHAPES) -> dict[str, Any]:
-    return {"shapes": shapes, "rows": {str(2**place): row for place, row in enumerate(rows)}}
+def record(*rows: dict[str, Any], shapes: Any = SHAPES, **workload: Any) -> dict[str, Any]:
+    return {
+        "workload": {"E": 8, **workload},
+        "shapes": shapes,
+        "rows": {str(2**place): row for place, row in enumerate(rows)},
+    }
 
 
 def uniform(found: tuple[Gain, ...]) -> dict[str, dict[int, float]]:
@@ -84,7 +88,7 @@ def test_an_older_rows_shape_is_found_however_its_usual_placement_is_written():
 
 def test_batch_sizes_come_in_order_whatever_the_records():
     rows = {str(num_tokens): {"parts": [part(0.9)]} for num_tokens in (1024, 8, 64)}
-    (gain,) = gains({"shapes": SHAPES, "rows": rows})
+    (gain,) = gains({**record(), "rows": rows})
     assert list(gain.ratios) == [8, 64, 1024]
 
 
@@ -99,10 +103,16 @@ def test_a_gain_is_the_geometric_mean_and_its_worst_row():
 
 
 def test_a_published_record_gains_nothing():
-    assert gains({"shapes": SHAPES}) == gains_at({"shapes": SHAPES}, 1) == ()
+    published = {"workload": {"E": 8}, "shapes": SHAPES}
+    assert gains(published) == gains_at(published, 1) == ()
 
 
 @pytest.mark.parametrize("row", [{}, {"parts": [{}]}, {"parts": 1}, {"by_engine": {"vllm": {}}}, pair(1.0, 0.0), []])
 def test_what_is_no_record_raises_what_the_index_takes_for_that(row):
     with pytest.raises((AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError)):
         gains(record(row))
+
+
+def test_a_file_for_down_alone_gains_on_sglang_which_alone_reads_it():
+    assert uniform(gains(record(pair(90.0, 100.0), down=True))) == {"sglang": {1: 0.9}}
+    assert uniform(gains(record(pair(90.0, 100.0)))) == {"vllm": {1: 0.9}}

@@ -17,7 +17,6 @@ from tools.measure.panel import (
     Part,
     PromotionPolicy,
     Ratio,
-    RoutingKind,
     choose,
     further_blocks,
     max_blocks,
@@ -231,7 +230,7 @@ class SeparateDown:
     """The entry for the down projection alone, and the whole row's time over that with one entry for both.
 
     Where none gains more than the margin it is the row's own, and the ratio 1. apart, heuristic: of the entry for down
-    and of the engine's heuristic, by shape: the figures that a `_down` file's record holds.
+    and of the engine's heuristic, in each part that it was judged in: the figures that a `_down` file's record holds.
     """
 
     entry: LaunchConfig
@@ -246,7 +245,7 @@ class SeparateDown:
 
 def separate_down(
     num_tokens: int,
-    engines: Sequence[Flavour],
+    parts: Sequence[Part],
     entry: LaunchConfig,
     rivals: Sequence[LaunchConfig],
     heuristics: Mapping[Flavour, LaunchConfig],
@@ -256,11 +255,10 @@ def separate_down(
 ) -> SeparateDown:
     """The best of the rivals for down alone, where the row gains more than the margin by it.
 
-    Judged in the layer's order, behind the row's own up, since SGLang's launches overlap. engines: the first of each
-    shape. rivals: of the entry's BLOCK_SIZE_M. blocks: that nothing else was chosen by. ContestError: the entry fails
+    Judged in the layer's order, behind the row's own up, since SGLang's launches overlap. parts: of whoever reads such
+    a file. rivals: of the entry's BLOCK_SIZE_M. blocks: that nothing else was chosen by. ContestError: the entry fails
     there, or what is written down where up and down are timed apart.
     """
-    parts = [Part(engine, shape, RoutingKind.UNIFORM) for shape, engine in enumerate(engines)]
     ratios: dict[LaunchConfig, list[float]] = {rival: [] for rival in rivals}
     for part in parts if rivals else ():
         configs = tuple(dict.fromkeys((entry, *rivals)))

@@ -214,8 +214,8 @@ def _rounded_ratio(ratio: Ratio) -> tuple[float, float, float]:
 
 def _down_row(row: RowResult) -> RecordedRow:
     assert row.down is not None  # a run that writes a `_down` file measures every row for it
-    shape = row.worst.placement
-    own, heuristic = row.down.apart[shape].down_us, row.down.heuristic[shape].down_us
+    parts = [(own.down_us, theirs.down_us) for own, theirs in zip(row.down.apart, row.down.heuristic, strict=True)]
+    own, heuristic = max(parts, key=lambda part: _median(part[0]) / _median(part[1]))
     return RecordedRow(_latency(own), _latency(heuristic), Decision.PROMOTE if row.down.gains else row.decision)
 
 

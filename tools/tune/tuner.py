@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
@@ -249,13 +249,15 @@ def _rows(task: Task, runner: Runner, queue: JobQueue, phases: _Phases, on_row: 
         for engine in subject.placements:
             contest.drop([c for c in contest.contestants if not queue.runs(num_tokens, c, engine)])
         choice = contest.settle(queue.measure, functools.partial(_is_past, runner, deadline_s))
-        down = _down(task, queue, contest, choice) if task.separate_down else None
         told = contest.told if contest.told.times else None
         incumbent = contest.incumbent if contest.incumbent not in contest.failures else None
         experts, finalists = contest.active_experts, _finalists(task, queue, contest)
-        rows.append(RowResult(num_tokens, choice, contest.panel, incumbent, down, told, experts, finalists))
+        rows.append(RowResult(num_tokens, choice, contest.panel, incumbent, None, told, experts, finalists))
         on_row(rows[-1])
     phases.end("all engines")
+    if task.separate_down:
+        rows = _with_down(task, queue, contests.values(), rows)
+        phases.end("down apart")
     return tuple(rows)
 
 
@@ -294,26 +296,52 @@ def _finalists(task: Task, queue: JobQueue, contest: Contest) -> int:
     return len(played - ({*contest.always} - best))
 
 
-def _down(task: Task, queue: JobQueue, contest: Contest, choice: Choice) -> SeparateDown:
-    """The best entry of the same BLOCK_SIZE_M for down alone."""
-    num_tokens, entry, seen = contest.num_tokens, choice.entry, queue.measurements
+# ---------------------------------------------------------------
+# Entries for down alone
+
+
+def _with_down(task: Task, queue: JobQueue, contests: Iterable[Contest], rows: Iterable[RowResult]) -> list[RowResult]:
+    """The rows, each with its entry for down. All binaries compile before the first of them is played."""
+    duels = [
+        (contest, row, _down_parts(row), _down_rivals(task, queue, row))
+        for contest, row in zip(contests, rows, strict=True)
+    ]
+    for _, row, parts, rivals in duels:
+        for engine in dict.fromkeys(part.engine for part in parts):
+            queue.compile(row.num_tokens, (row.entry, *rivals), engine)
+    queue.finish()
+    found = []
+    for contest, row, parts, rivals in duels:
+        first = max(contest.panel.next_block(part) for part in contest.panel.times)
+        down = separate_down(
+            row.num_tokens,
+            parts,
+            row.entry,
+            [rival for rival in rivals if all(queue.runs(row.num_tokens, rival, part.engine) for part in parts)],
+            contest.heuristics,
+            range(first, first + task.policies.panel.blocks),
+            task.policies.promotion,
+            queue.measure,
+        )
+        found.append(replace(row, down=down))
+    return found
+
+
+def _down_parts(row: RowResult) -> tuple[Part, ...]:
+    """SGLang's, which alone reads `_down` files; all, where it doesn't read the name."""
+    return tuple(part for part in row.uniform_parts if part.engine is Flavour.SGLANG) or row.uniform_parts
+
+
+def _down_rivals(task: Task, queue: JobQueue, row: RowResult) -> list[LaunchConfig]:
+    """The best for down in the search, of the entry's BLOCK_SIZE_M."""
+    num_tokens, entry, seen = row.num_tokens, row.entry, queue.measurements
     shapes = range(len(task.subject.shapes))
 
     def down_us(config: LaunchConfig) -> float:
         return max(t.down_us if (t := seen.times(num_tokens, s, config)) else float("inf") for s in shapes)
 
     same_tile = [c for c in seen.ranking(num_tokens) if c.BLOCK_SIZE_M == entry.BLOCK_SIZE_M and c != entry]
-    first = max(contest.panel.next_block(part) for part in contest.panel.times)
-    return separate_down(
-        num_tokens,
-        [task.subject.first_engine(shape) for shape in shapes],
-        entry,
-        sorted(same_tile, key=down_us)[:DOWN_FINALISTS],
-        contest.heuristics,
-        range(first, first + task.policies.panel.blocks),
-        task.policies.promotion,
-        queue.measure,
-    )
+    return sorted(same_tile, key=down_us)[:DOWN_FINALISTS]
 
 
 # ---------------------------------------------------------------

@@ -271,8 +271,7 @@ class TestSeparateDown:
         runner = ScriptedRunner(times, failing={failing: Status.RUNTIME} if failing else {})
         heuristics = {Flavour.SGLANG: SGLANGS}
         rivals, blocks = [B, C], range(8, 12)
-        of = [Flavour.SGLANG]
-        down = separate_down(64, of, A, rivals, heuristics, blocks, PromotionPolicy(), measure_by(runner))
+        down = separate_down(64, [OTHER], A, rivals, heuristics, blocks, PromotionPolicy(), measure_by(runner))
         return down, [job for job in runner.asked if isinstance(job, BlockJob)]
 
     def test_a_rival_for_down_alone_wins_where_the_row_gains_more_than_the_margin(self) -> None:
@@ -287,10 +286,9 @@ class TestSeparateDown:
     def test_it_is_judged_in_the_layers_order_and_timed_apart_for_the_record_alone(self) -> None:
         """SGLang's launches overlap: what is the same apart may be another time in the layer."""
         down, jobs = self.found(b=9.3)
-        part = Part(Flavour.SGLANG, 0, RoutingKind.UNIFORM)
         assert jobs == [
-            BlockJob(64, part, (A, B, C), 8, 4, up=A),
-            BlockJob(64, part, (B, SGLANGS), 8, 4, is_apart=True),
+            BlockJob(64, OTHER, (A, B, C), 8, 4, up=A),
+            BlockJob(64, OTHER, (B, SGLANGS), 8, 4, is_apart=True),
         ]
         assert [len(apart.down_us) for apart in (*down.apart, *down.heuristic)] == [4, 4]
         assert down.apart[0].down_us[0] == pytest.approx(10.0 / 3, rel=0.003)
@@ -300,9 +298,9 @@ class TestSeparateDown:
             base = 10.0 if job.is_apart or config != B else (9.0, 10.1)[job.part.placement]
             return tuple(base * noise(config, b) for b in range(job.first, job.first + job.count))
 
-        engines, heuristics = [Flavour.SGLANG] * 2, {Flavour.SGLANG: SGLANGS}
+        parts, heuristics = [OTHER, replace(OTHER, placement=1)], {Flavour.SGLANG: SGLANGS}
         measure = measure_by(ScriptedRunner(times))
-        down = separate_down(64, engines, A, [B], heuristics, range(8, 12), PromotionPolicy(), measure)
+        down = separate_down(64, parts, A, [B], heuristics, range(8, 12), PromotionPolicy(), measure)
         assert (down.entry, down.gains) == (A, False)
 
     def test_a_rival_that_fails_is_out_and_a_row_without_its_own_entry_is_no_row(self) -> None:

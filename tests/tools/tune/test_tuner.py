@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -160,9 +161,9 @@ def in_both(subject: Subject) -> Subject:
     return replace(subject, engines=((Flavour.VLLM, Flavour.SGLANG),))
 
 
-def landscape_of_both(make: Make, subject: Subject, factor: Callable[[ScreenJob], float]) -> Journal:
+def landscape_of_both(make: Make, subject: Subject, factor: Callable[[ScreenJob], float], **changes: Any) -> Journal:
     """The small one, and the same in SGLang's flavour and under skew; factor: what a part does to a config's time."""
-    one = make((16, 64), of=in_both(subject))
+    one = make((16, 64), of=in_both(subject), **changes)
     entries = list(one.entries)
     for entry in one.entries:
         match entry.event:
@@ -204,6 +205,29 @@ def test_every_part_is_measured_and_the_best_of_all_wins(make_landscape: Make, s
         "all engines",
         "sizes between",
     ]
+
+
+@pytest.mark.parametrize(("in_sglang", "gains"), [(1.0, True), (1.6, False)])
+def test_down_is_decided_where_sglang_reads_the_name_by_its_kernel_alone(
+    make_landscape: Make, subject: Subject, space: Space, in_sglang: float, gains: bool
+) -> None:
+    """vLLM, in whose flavour the search ran, reads no such file."""
+    best, for_down = LaunchConfig(16, 64, 128, 8, 4, 3), LaunchConfig(16, 128, 128, 8, 4, 3)
+
+    def times(num_tokens: int, shape: int, config: LaunchConfig) -> tuple[float, float]:
+        return {best: (40.0, 20.0), for_down: (52.0, 15.0)}.get(replace(config, GROUP_SIZE_M=8), (60.0, 30.0))
+
+    def factor(job: ScreenJob) -> float:
+        return in_sglang if job.engine is Flavour.SGLANG and kernel_of(job.config) == kernel_of(for_down) else 1.0
+
+    landscape = landscape_of_both(make_landscape, subject, factor, times=times)
+    task = make_task(in_both(subject), space, (64,), kinds=DRAWN_KINDS, separate_down=True)
+    result, _ = run(task, ReplayRunner(landscape))
+    (row,) = result.rows
+    assert kernel_of(row.entry) == kernel_of(best)
+    assert row.down is not None
+    assert (row.down.gains, len(row.down.apart)) == (gains, 1)
+    assert "down apart" in result.phases
 
 
 def test_what_the_other_engine_likes_joins_the_finalists(make_landscape: Make, subject: Subject, space: Space) -> None:
