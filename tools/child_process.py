@@ -10,16 +10,18 @@ import multiprocessing
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from tools.with_parent import end_with
+
+T = TypeVar("T")
 
 MAX_LOG_BYTES = 64 << 20
 
@@ -73,8 +75,14 @@ def start(main: Callable[..., None], *arguments: Any) -> Child:
     return Child(process, ours)
 
 
+class SharedMap(Protocol):
+    """As `map`, by several processes: the function and what it is given pickle."""
+
+    def __call__(self, function: Callable[..., T], /, *items: Iterable[Any]) -> Iterator[T]: ...
+
+
 @contextlib.contextmanager
-def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+def workers(jobs: int) -> Iterator[SharedMap]:
     """Processes that share work out. What ends the block, Ctrl-C too, drops the work that none of them has begun.
 
     What they have begun they finish: a pool whose process dies while work is on its way to it may wait for it forever.
@@ -82,8 +90,14 @@ def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
     with _held_back(_THE_PARENTS):
         pool = ProcessPoolExecutor(jobs, initializer=_leave_signals_to, initargs=(os.getpid(),))
         pool.submit(os.getpid)  # starts them, and what is held back here they never hear
+
+    def share(function: Callable[..., T], /, *items: Iterable[Any]) -> Iterator[T]:
+        # An exception amid handing out may leave a lock of the pool's taken, for which its end then waits forever.
+        with _held_back(_THE_PARENTS):
+            return pool.map(function, *items)
+
     try:
-        yield pool
+        yield share
     except BaseException:
         pool.shutdown(cancel_futures=True)
         raise

@@ -173,9 +173,9 @@ from tools.child_process import workers
 from tools.cli import run
 
 def main():
-    with workers(2) as pool:
+    with workers(2) as each:
         # More than a pipe holds, so that some of it is on its way when the signal comes.
-        list(pool.map(work, [sys.argv[1]] * 9999, [bytes(1 << 20)] * 9999))
+        list(each(work, [sys.argv[1]] * 9999, [bytes(1 << 20)] * 9999))
 
 if __name__ == "__main__":
     run(main, "busy")
@@ -212,5 +212,20 @@ class TestWorkers:
         wait_until_dead([int(path.name) for path in tmp_path.iterdir()])
 
     def test_what_fails_in_one_is_the_callers(self) -> None:
-        with pytest.raises(ZeroDivisionError), workers(2) as pool:
-            list(pool.map(divmod, [1] * 9, [0] * 9))
+        with pytest.raises(ZeroDivisionError), workers(2) as each:
+            list(each(divmod, [1] * 9, [0] * 9))
+
+    def test_a_signal_amid_handing_out_is_heard_once_all_is_handed_out(self) -> None:
+        """Amid it, a lock of the pool's could stay taken, and the pool's end would wait for it forever."""
+        handed_out: list[int] = []
+
+        def items() -> Iterator[int]:
+            for number in range(9):
+                if number == 4:
+                    os.kill(os.getpid(), signal.SIGINT)
+                handed_out.append(number)
+                yield number
+
+        with pytest.raises(KeyboardInterrupt), workers(2) as each:
+            each(abs, items())
+        assert handed_out == [*range(9)]

@@ -78,8 +78,8 @@ def _shared_by(jobs: int) -> Iterator[Each]:
     if jobs <= 1:
         yield map
         return
-    with workers(jobs) as pool:
-        yield pool.map
+    with workers(jobs) as each:
+        yield each
 
 
 def know(sources: Sources, each: Each = map) -> Known:
