@@ -16,7 +16,7 @@ from tools.bench.request import HEURISTIC, EngineFile, FilesRequest, Say
 from tools.checkout import reference_triton
 from tools.errors import UserError, reason_of
 from tools.git import CommitError, NoGitError, file_at
-from tools.launch.engine_package import down_file_of
+from tools.launch.engine_package import down_file_of, tuned_file_folders
 from tools.launch.heuristics import UnknownHeuristicError, clamped, sglang_heuristic, vllm_heuristic
 from tools.launch.layer_config import LayerConfig, as_run
 from tools.measure.layer import LayerShape
@@ -120,7 +120,7 @@ def down_file(up: Path, package: Path | None = None) -> Path | None:
         return beside if beside.exists() else None
     configs = folder.parent
     try:
-        return down_file_of(configs, up.name, _triton())
+        return down_file_of(tuned_file_folders("sglang", configs, _triton()), up.name)
     except OSError as error:
         raise UserError(f"{shown_path(configs)}: can't be listed: {reason_of(error)}.") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -58,15 +58,12 @@ def tuned_file_folders(engine: str, configs: Path, triton_version: str) -> list[
     return sorted(versions, key=lambda path: (path == own, versions[path]), reverse=True)
 
 
-def down_file_of(configs: Path, name: str, triton_version: str) -> Path | None:
+def down_file_of(folders: Iterable[Path], name: str) -> Path | None:
     """The `_down` file that SGLang reads with its own up file of a name. None: there is none. OSError.
 
-    Each name is searched for alone, so it may lie in another folder than the up file.
+    Each name is searched for alone, so it may lie in another folder than the up file. folders: `tuned_file_folders`.
     """
-    paths = [
-        folder / f"{name.removesuffix('.json')}_down.json"
-        for folder in tuned_file_folders("sglang", configs, triton_version)
-    ]
+    paths = (folder / f"{name.removesuffix('.json')}_down.json" for folder in folders)
     return next((path for path in paths if path.exists()), None)
 
 

@@ -120,7 +120,7 @@ def shipped_files(
             if replace(workload, down=False).file_name(Layout(engine.flavour.value)) not in winners:
                 not_read.append(NotRead(file.found.relative.as_posix(), "no up file lies there: it is not measured"))
             continue
-        down = down_file_of(engine.configs, name, triton_version) if engine.flavour is Flavour.SGLANG else None
+        down = down_file_of(order, name) if engine.flavour is Flavour.SGLANG else None
         fault = f"{engine.flavour} never asks for it: {file.name.faults[0].message}" if file.name.faults else ""
         found.append(ShippedFile(workload, file, winners[down.name] if down is not None else None, fault))
     return tuple(found), tuple(not_read)

@@ -80,8 +80,14 @@ class TestTunedFiles:
         assert [folder.name for folder in tuned_file_folders("sglang", configs, triton)] == order
 
     def test_a_down_file_is_searched_for_by_its_own_name(self, configs: Path) -> None:
-        assert down_file_of(configs, "a.json", "3.6.0") is None
+        assert down_file_of(tuned_file_folders("sglang", configs, "3.6.0"), "a.json") is None
         for folder in ("triton_3_5_1", "triton_3_10_0"):
             (configs / folder / "a_down.json").touch()
-        assert down_file_of(configs, "a.json", "3.6.0") == configs / "triton_3_10_0" / "a_down.json"
-        assert down_file_of(configs, "a.json", "3.5.1") == configs / "triton_3_5_1" / "a_down.json"
+        assert (
+            down_file_of(tuned_file_folders("sglang", configs, "3.6.0"), "a.json")
+            == configs / "triton_3_10_0" / "a_down.json"
+        )
+        assert (
+            down_file_of(tuned_file_folders("sglang", configs, "3.5.1"), "a.json")
+            == configs / "triton_3_5_1" / "a_down.json"
+        )
