@@ -1,8 +1,9 @@
-"""Where this checkout lies, and what its pyproject.toml settles for all tools."""
+"""Where this checkout lies, what its pyproject.toml settles for all tools, and which Triton is there."""
 
 from __future__ import annotations
 
 import functools
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ MEASUREMENTS = CHECKOUT / "docs" / "measurements"
 def reference_triton() -> str:
     """The Triton that the default tier is tuned with, from pyproject.toml."""
     return str(_settings()["reference-triton"])
+
+
+def installed_triton() -> str | None:
+    """The Triton that this Python would import, which this doesn't. None: there is none."""
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @functools.cache

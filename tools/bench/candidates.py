@@ -6,14 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 
 from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.bench.request import HEURISTIC, EngineFile, FilesRequest, Say
-from tools.checkout import reference_triton
+from tools.checkout import installed_triton, reference_triton
 from tools.errors import UserError, reason_of
 from tools.git import CommitError, NoGitError, file_at
 from tools.launch.engine_package import down_file_of, tuned_file_folders
@@ -118,19 +117,11 @@ def down_file(up: Path, package: Path | None = None) -> Path | None:
     if package is None or not folder.is_relative_to(package) or version_of_folder(folder.name) is None:
         beside = _down_path(up)
         return beside if beside.exists() else None
-    configs = folder.parent
+    configs, triton = folder.parent, installed_triton() or reference_triton()  # without one nothing is timed
     try:
-        return down_file_of(tuned_file_folders("sglang", configs, _triton()), up.name)
+        return down_file_of(tuned_file_folders("sglang", configs, triton), up.name)
     except OSError as error:
         raise UserError(f"{shown_path(configs)}: can't be listed: {reason_of(error)}.") from error
-
-
-def _triton() -> str:
-    """The one that runs; where there is none, nothing is timed."""
-    try:
-        return metadata.version("triton")
-    except metadata.PackageNotFoundError:
-        return reference_triton()
 
 
 def _down_path(path: Path) -> Path:

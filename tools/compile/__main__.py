@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tools.checkout import CHECKOUT, CONFIGS
+from tools.checkout import CHECKOUT, CONFIGS, installed_triton
 from tools.child_process import usable_cores
 from tools.cli import command, one_of, run, say
 from tools.compile import check
@@ -58,10 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parsed.parse_args(arguments)
     if args.jobs < 1 or args.timeout <= 0:
         parsed.error(f"--jobs and --timeout: expected positive numbers, found {args.jobs} and {args.timeout}")
-    try:
-        triton = importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise UserError("expected Triton, found none. Fix: run `nox -s compile`, which installs it") from error
+    triton = installed_triton()
+    if triton is None:
+        raise UserError("expected Triton, found none. Fix: run `nox -s compile`, which installs it")
     registries = check.Registries(load_devices(), load_models())
     paths = args.paths or [CONFIGS]
     tree = _read(paths, args.layout)

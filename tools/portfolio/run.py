@@ -8,11 +8,10 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tools.checkout import reference_triton
+from tools.checkout import installed_triton, reference_triton
 from tools.child_process import usable_cores
 from tools.cli import check_folder, path_argument, say
 from tools.errors import UserError, reason_of
@@ -49,14 +48,7 @@ class MachineAtHand:
 
     gpus: Callable[[], Sequence[VisibleGpu]] = find_gpus
     cores: Callable[[], int] = usable_cores
-    triton: Callable[[], str | None] = lambda: _version_of("triton")
-
-
-def _version_of(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    triton: Callable[[], str | None] = installed_triton
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -10,11 +10,10 @@ import argparse
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
-from tools.checkout import reference_triton
+from tools.checkout import installed_triton, reference_triton
 from tools.cli import command, path_argument, say
 from tools.errors import UserError
 from tools.launch.heuristics import UnknownHeuristicError, vllm_heuristic
@@ -83,11 +82,7 @@ class GpuBackend:
     @classmethod
     def here(cls, wanted: str) -> GpuBackend:
         """What this machine has; torch is not imported for it."""
-        try:
-            triton = metadata.version("triton")
-        except metadata.PackageNotFoundError:
-            triton = None
-        return cls(find_gpu(), triton, wanted)
+        return cls(find_gpu(), installed_triton(), wanted)
 
     def bench(self, file: PlannedFile, limit_s: float) -> BenchedFile:
         self.check(file)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
+from tools.checkout import installed_triton
 from tools.errors import UserError, reason_of
 from tools.launch.heuristics import clamped
 from tools.launch.kernel_hash import kernel_sha256
@@ -218,10 +218,10 @@ def _as_recorded(task: Task, landscape: Journal) -> tuple[Task, list[str]]:
 
 def origin_here() -> Origin:
     """The Triton that is installed, and this checkout's kernel. UserError: there is no Triton."""
-    try:
-        return Origin(metadata.version("triton"), kernel_sha256())
-    except metadata.PackageNotFoundError as error:
-        raise UserError("expected Triton, found none. Fix: run `nox -s tune`, which installs it.") from error
+    triton = installed_triton()
+    if triton is None:
+        raise UserError("expected Triton, found none. Fix: run `nox -s tune`, which installs it.")
+    return Origin(triton, kernel_sha256())
 
 
 def _strategy(request: TuneRequest, task: Task, space: Space) -> Strategy:
