@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 from tools.with_parent import end_with
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 MAX_LOG_BYTES = 64 << 20
@@ -76,9 +77,9 @@ def start(main: Callable[..., None], *arguments: Any) -> Child:
 
 
 class SharedMap(Protocol):
-    """As `map`, by several processes: the function and what it is given pickle."""
+    """As `map`, which is one of them: in this process, or in several at once, for which function and items pickle."""
 
-    def __call__(self, function: Callable[..., T], /, *items: Iterable[Any]) -> Iterator[T]: ...
+    def __call__(self, function: Callable[[S], T], items: Iterable[S], /) -> Iterator[T]: ...
 
 
 @contextlib.contextmanager
@@ -91,10 +92,10 @@ def workers(jobs: int) -> Iterator[SharedMap]:
         pool = ProcessPoolExecutor(jobs, initializer=_leave_signals_to, initargs=(os.getpid(),))
         pool.submit(os.getpid)  # starts them, and what is held back here they never hear
 
-    def share(function: Callable[..., T], /, *items: Iterable[Any]) -> Iterator[T]:
+    def share(function: Callable[[S], T], items: Iterable[S], /) -> Iterator[T]:
         # An exception amid handing out may leave a lock of the pool's taken, for which its end then waits forever.
         with _held_back(_THE_PARENTS):
-            return pool.map(function, *items)
+            return pool.map(function, items)
 
     try:
         yield share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -167,7 +168,7 @@ def test_only_the_cores_of_its_share_are_usable() -> None:
 
 
 BUSY = """
-import sys
+import functools, sys
 from tests.tools.children import work
 from tools.child_process import workers
 from tools.cli import run
@@ -175,7 +176,7 @@ from tools.cli import run
 def main():
     with workers(2) as each:
         # More than a pipe holds, so that some of it is on its way when the signal comes.
-        list(each(work, [sys.argv[1]] * 9999, [bytes(1 << 20)] * 9999))
+        list(each(functools.partial(work, sys.argv[1]), [bytes(1 << 20)] * 9999))
 
 if __name__ == "__main__":
     run(main, "busy")
@@ -235,7 +236,7 @@ class TestWorkers:
 
     def test_what_fails_in_one_is_the_callers(self) -> None:
         with pytest.raises(ZeroDivisionError), workers(2) as each:
-            list(each(divmod, [1] * 9, [0] * 9))
+            list(each(functools.partial(divmod, 1), [0] * 9))
 
     def test_a_signal_amid_handing_out_is_heard_once_all_is_handed_out(self) -> None:
         """Amid it, a lock of the pool's could stay taken, and the pool's end would wait for it forever."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from jinja2 import Environment
 from markupsafe import Markup
 
 from fused_moe_configs.backends import EngineRelease
 from fused_moe_configs.naming import ENGINE_NAMES
-from tools.child_process import workers
+from tools.child_process import SharedMap, workers
 from tools.errors import UserError
 from tools.portfolio.today import shipped_by
 from tools.portfolio.wanted import Shipped, wanted_on
@@ -30,7 +30,6 @@ from tools.site.surveys import Surveyed, files_of, read_surveys
 from tools.store.files import write_file
 
 T = TypeVar("T")
-R = TypeVar("R")
 CHUNKS = 4
 ASSETS = Path(__file__).parent / "assets"
 PICTURES = ("charts/gains.svg", "charts/coverage.svg")
@@ -66,14 +65,8 @@ class Known:
     """The GPUs of the first page."""
 
 
-class Each(Protocol):
-    """Like `map`: in this process, or in several at once."""
-
-    def __call__(self, function: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]: ...
-
-
 @contextlib.contextmanager
-def _shared_by(jobs: int) -> Iterator[Each]:
+def _shared_by(jobs: int) -> Iterator[SharedMap]:
     """Processes that share the work, where there is more than one of them."""
     if jobs <= 1:
         yield map
@@ -82,7 +75,7 @@ def _shared_by(jobs: int) -> Iterator[Each]:
         yield each
 
 
-def know(sources: Sources, each: Each = map) -> Known:
+def know(sources: Sources, each: SharedMap = map) -> Known:
     """RegistryError: a registry can't be used. ConfigError: a folder of the store can't be listed."""
     registry = sources.configs / "registry"
     models, devices = load_models(registry / "models.json"), load_devices(registry / "devices.json")
@@ -94,7 +87,7 @@ def know(sources: Sources, each: Each = map) -> Known:
     return Known(sources, models, devices, files, files_of(surveys), shipped, slugs, columns)
 
 
-def pages(known: Known, each: Each = map) -> Iterator[tuple[str, bytes]]:
+def pages(known: Known, each: SharedMap = map) -> Iterator[tuple[str, bytes]]:
     """Path below the site's root and content."""
     environment, columns = _environment(known), [device.name for device in known.columns]
     # Neighbours ask for the same files, so a chunk is of neighbours. Other pages are made meanwhile.
