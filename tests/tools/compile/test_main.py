@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from tests.builders import as_nobody
+from tests.builders import without_roots_rights
 from tests.tools.compile.tuned_files import MIXTRAL, SOUND, tuned
 from tools.compile import __main__ as command
 from tools.compile.__main__ import main
@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(capsys: pytest.CaptureFixtur
         root.chmod(0o755)
         (closed := root / "triton_3_8_0").mkdir()
         closed.chmod(0)
-        with as_nobody():
+        with without_roots_rights():
             assert main([str(root), "--format", "json"]) == 1
         closed.chmod(0o755)
     (finding,) = json.loads(capsys.readouterr().out)["findings"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kernels.problem import Flavour
-from tests.builders import as_nobody
+from tests.builders import without_roots_rights
 from tests.tools.portfolio.unpacked_engine import DEEPSEEK, H100, MIXTRAL, QWEN, down_of, rows, unpacked
 from tools.errors import UserError
 from tools.launch.engine_package import KERNEL_MODULES
@@ -57,7 +57,7 @@ class TestFindEngine:
     def test_a_place_that_can_not_be_looked_into_is_one_line(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "a circle of links").symlink_to("a circle of links")
         (tmp_path / "closed").mkdir(mode=0)
-        with as_nobody(), pytest.raises(UserError, match=r"expected vllm's package, .*\. Fix: the path"):
+        with without_roots_rights(), pytest.raises(UserError, match=r"expected vllm's package, .*\. Fix: the path"):
             find_engine(VLLM, tmp_path / name)
 
     def test_a_package_without_tuned_files_is_one_line(self, tmp_path: Path) -> None:

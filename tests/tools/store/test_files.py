@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.launch_config import KEY_VENDOR, LaunchConfig
-from tests.builders import NAME, as_nobody, entry, table
+from tests.builders import NAME, entry, table, without_roots_rights
 from tools.checkout import CHECKOUT, reference_triton
 from tools.errors import UserError
 from tools.store.files import (
@@ -130,7 +130,7 @@ class TestDiscover:
             root = tree(Path(name), "closed/deeper/a.json")
             root.chmod(0o755)
             (root / "closed").chmod(0)
-            with as_nobody():
+            with without_roots_rights():
                 assert closed_folder(root / "closed" / "deeper" / "a.json") == root / "closed"
                 assert closed_folder(root / "closed") is None
                 with pytest.raises(PermissionError) as raised:

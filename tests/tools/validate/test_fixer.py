@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, context, table
+from tests.builders import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, context, table, without_roots_rights
 from tools.findings import Severity
 from tools.store.files import canonical_config
 from tools.store.workload import Layout
@@ -79,7 +79,7 @@ def test_one_that_can_not_be_written_stops_no_other() -> None:
         free = store.file(json.dumps(table()).encode())
         closed.parent.chmod(0o555)
         store.root.chmod(0o777)
-        with as_nobody():
+        with without_roots_rights():
             fixed = fixer.fix([store.root], Layout.REPO)
             report = fixed.add_to(runner.validate([store.root], context(), NO_EXCEPTIONS))
         closed.parent.chmod(0o755)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import BATCH_SIZES, H100, NAME, Store, as_nobody, entry, signed, table
+from tests.builders import BATCH_SIZES, H100, NAME, Store, entry, signed, table, without_roots_rights
 from tools.checkout import reference_triton
 from tools.findings import Finding, Severity
 from tools.store.files import canonical_config, canonical_record, version_folder
@@ -479,11 +479,11 @@ def test_readable_folder() -> None:
         store.root.chmod(0o755)
         closed = store.config(folder="legacy_configs").parent
         closed.chmod(0)
-        with as_nobody():
+        with without_roots_rights():
             (finding,) = of_rule(store.findings(), "readable-folder")
         assert finding.fix == "make it readable"
         closed.chmod(0o755)
-        with as_nobody():
+        with without_roots_rights():
             assert store.findings() == []
 
 

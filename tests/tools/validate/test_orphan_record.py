@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import Store, as_nobody
+from tests.builders import Store, without_roots_rights
 from tools.validate.rules.orphan_record import RULE
 
 NAME = "E=8,N=1024,device_name=NVIDIA_H200.json"
@@ -65,7 +65,7 @@ def test_a_folder_that_can_not_be_read_is_said_once() -> None:
         closed = store.root / "legacy_configs"
         closed.chmod(0)
         paths = [store.root / "records"]
-        with as_nobody():
+        with without_roots_rights():
             (finding,) = store.findings(RULE, paths=paths)
         closed.chmod(0o755)
     assert finding.path == str(closed)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fused_moe_configs.naming import ENGINE_NAMES
-from tests.builders import H100, NAME, NO_EXCEPTIONS, Store, as_nobody, context, models, table, times
+from tests.builders import H100, NAME, NO_EXCEPTIONS, Store, context, models, table, times, without_roots_rights
 from tools.checkout import reference_triton
 from tools.findings import Severity
 from tools.launch.heuristic_version import measured_heuristics
@@ -613,7 +613,7 @@ def test_a_folder_that_can_not_be_read_is_said_once() -> None:
         closed = store.root / "records"
         closed.chmod(0)
         paths = [store.root / "legacy_configs"]
-        with as_nobody():
+        with without_roots_rights():
             (finding,) = store.findings(RULE, paths=paths)
         closed.chmod(0o755)
     assert finding.path == str(closed)

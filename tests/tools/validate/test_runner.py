@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, as_nobody, context, table
+from tests.builders import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, context, table, without_roots_rights
 from tools.findings import Severity
 from tools.store.files import discover
 from tools.store.workload import Layout
@@ -139,7 +139,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("layout", [Layout.REPO, Layout.SGLANG])
     def test_what_this_user_may_not_read(self, layout: Layout) -> None:
-        """Root may read everything, so a root's run looks with the eyes of nobody."""
+        """Root may read everything, so a root's run gives that up."""
         with tempfile.TemporaryDirectory() as name:
             store = Store(Path(name))
             store.root.chmod(0o755)
@@ -148,9 +148,9 @@ class TestBadInput:
             no_list = store.config(table([1]), folder="triton_3_8_0", record=False).parent
             store.config(table([1]), folder="triton_3_9_0", record=False)
             file.chmod(0)
-            no_entry.chmod(0o744)
-            no_list.chmod(0o711)
-            with as_nobody():
+            no_entry.chmod(0o644)
+            no_list.chmod(0o311)
+            with without_roots_rights():
                 findings = store.findings(layout=layout)
         found = {(finding.path.partition("triton_")[2][:5], finding.rule) for finding in findings}
         assert {("3_6_0", "strict-json"), ("3_7_0", "strict-json")} <= found
