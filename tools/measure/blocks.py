@@ -138,17 +138,17 @@ class BlockPlayer:
             except Exception as error:  # Triton raises what it likes at launch
                 self.survive(error)
                 failures[config] = error
-        dealt: list[Draws] = []
+        dealt: dict[int, Draws] = {}  # by block: one that is played again is dealt again, and counts once
 
         def deal(block: int) -> None:
             self.deal(row, purpose, part.placement, part.routing, block)
-            dealt.append(row.inputs.draws)
+            dealt[block] = row.inputs.draws
 
         deals = [functools.partial(deal, block) for block in blocks]
         played = [one for both in replays.values() for one in both]
         times = iter(self._played(played, deals) if played else ())
         us = {config: tuple(tuple(next(times)) for _ in both) for config, both in replays.items()}
-        load = mean_load([draws.load(row.shape) for draws in dealt] or [row.inputs.load])
+        load = mean_load([draws.load(row.shape) for draws in dealt.values()] or [row.inputs.load])
         return Played(us, failures, load, row.inputs.num_routings)
 
     def _played(self, replays: Sequence[Replay], deals: Sequence[Callable[[], object]]) -> list[list[float]]:

@@ -116,6 +116,19 @@ def test_the_load_is_of_all_the_blocks_that_the_times_are_of(player: BlockPlayer
     assert play(player, GOOD, part=skewed, blocks=range(4)).load.active_experts == pytest.approx(sum(each) / 4)
 
 
+def test_a_block_that_is_dealt_again_counts_once_in_the_load(player: BlockPlayer, fake: FakeClock) -> None:
+    def play_the_first_again(replays: Sequence[Any], deals: Sequence[Callable[[], object]]) -> list[list[float]]:
+        return [us[: len(deals)] for us in fake.play(replays, [*deals, deals[0]])]
+
+    skewed = replace(UNIFORM, routing=RoutingKind.SKEW_03)
+    once = play(player, GOOD, part=skewed, blocks=range(4))
+    again = play(
+        player_of(fake, clock=replace(fake.clock, play=play_the_first_again)), GOOD, part=skewed, blocks=range(4)
+    )
+    assert fake.dealt[4:] == [*fake.dealt[:4], fake.dealt[0]]
+    assert again.load == once.load
+
+
 def test_up_and_down_apart_have_a_graph_and_a_value_a_block_each(player: BlockPlayer, fake: FakeClock) -> None:
     """A sample is two launches of a layer, and one of a projection: one for each draw of a block."""
     found = player.play(Purpose.JUDGEMENT, 64, UNIFORM, [GOOD], range(3), is_apart=True)

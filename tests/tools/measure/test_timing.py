@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,17 @@ from typing import Any
 import pytest
 
 from tools.measure import timing
-from tools.measure.timing import MIN_SAMPLE_US, Policy, Replay, measure_series, medians_us, play_blocks, sample_once
+from tools.measure.timing import (
+    MAX_TRIES,
+    MIN_SAMPLE_US,
+    MOST_PLAYS_APART_PCT,
+    Policy,
+    Replay,
+    measure_series,
+    medians_us,
+    play_blocks,
+    sample_once,
+)
 
 FAST, SLOW = Replay("fast", 8), Replay("slow", 2)
 
@@ -94,20 +105,26 @@ def test_a_coarse_sample_replays_each_in_turn_without_repeats(clock: Clock) -> N
 
 @dataclass
 class FakeGpu:
-    """Runs what is enqueued on a clock of its own. us: of a replay of each graph, by how often blocks were dealt."""
+    """Runs what is enqueued on a clock of its own, block 1 twice as long as block 0, block 2 three times, and so on."""
 
     log: list[str] = field(default_factory=list)
     now_us: float = 0.0
-    dealt: int = 0
+    block: int = 0
 
-    def deal(self) -> None:
-        self.dealt += 1
-        self.log.append("deal")
+    def deals(self, count: int) -> list[Callable[[], None]]:
+        return [functools.partial(self.deal, block) for block in range(count)]
 
-    def graph(self, name: str, us: float) -> Any:
+    def deal(self, block: int) -> None:
+        self.block = block
+        self.log.append(f"deal {block}")
+
+    def graph(self, name: str, us: float, held_up_us: Iterable[float] = ()) -> Any:
+        """us: of a replay in block 0. held_up_us: for how long the host is, before each of the first launches."""
+        waits = iter(held_up_us)
+
         def replay() -> None:
             self.log.append(name)
-            self.now_us += us * self.dealt
+            self.now_us += us * (self.block + 1) + next(waits, 0.0)
 
         return SimpleNamespace(replay=replay)
 
@@ -129,12 +146,21 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     return fake
 
 
+def block_log(block: int) -> list[str]:
+    """Of the graphs a and b, of which the first is played once more, untimed."""
+    return [f"deal {block}", "wait", "a", "a", "b", "b", "a"]
+
+
 def test_a_block_is_dealt_then_played_forwards_and_backwards_and_the_host_waits_once(gpu: FakeGpu) -> None:
     replays = [Replay(gpu.graph("a", 40.0), 8), Replay(gpu.graph("b", 1000.0), 2)]
-    times = play_blocks(replays, [gpu.deal, gpu.deal])
-    block = ["deal", "wait", "a", "a", "b", "b", "a"]
-    assert gpu.log == [*block, *block, "synchronize"]
+    times = play_blocks(replays, gpu.deals(2))
+    assert gpu.log == [*block_log(0), *block_log(1), "synchronize"]
     assert times == [[pytest.approx(5.0), pytest.approx(10.0)], [pytest.approx(500.0), pytest.approx(1000.0)]]
+
+
+def plays_us(gpu: FakeGpu, *us: float) -> Replay:
+    """A graph whose plays take so long, one after another."""
+    return Replay(gpu.graph("a", 0.0, us), 1)
 
 
 def test_a_blocks_time_is_the_mean_of_its_two_plays(gpu: FakeGpu) -> None:
@@ -145,4 +171,50 @@ def test_a_blocks_time_is_the_mean_of_its_two_plays(gpu: FakeGpu) -> None:
         gpu.now_us += next(drift)
 
     replays = [Replay(SimpleNamespace(replay=drifting), 1) for _ in range(2)]
-    assert play_blocks(replays, [gpu.deal]) == [[pytest.approx(103.0)], [pytest.approx(103.0)]]
+    assert play_blocks(replays, gpu.deals(1)) == [[pytest.approx(103.0)], [pytest.approx(103.0)]]
+
+
+def stalls(*at: int) -> Iterator[float]:
+    """Before which launches of a graph the host is held up, from 0."""
+    return (300.0 if place in at else 0.0 for place in range(max(at) + 1))
+
+
+def test_a_block_in_which_the_host_was_held_up_is_dealt_and_played_again_when_all_have_been(gpu: FakeGpu) -> None:
+    replays = [Replay(gpu.graph("a", 40.0), 1), Replay(gpu.graph("b", 100.0, stalls(2)), 1)]  # b's first of block 1
+    times = play_blocks(replays, gpu.deals(3))
+    assert gpu.log == [*block_log(0), *block_log(1), *block_log(2), "synchronize", *block_log(1), "synchronize"]
+    assert times == [pytest.approx([40.0, 80.0, 120.0]), pytest.approx([100.0, 200.0, 300.0])]
+
+
+def test_the_play_that_warms_a_block_up_disturbs_nothing(gpu: FakeGpu) -> None:
+    assert play_blocks([Replay(gpu.graph("a", 40.0, stalls(0)), 1)], gpu.deals(1)) == [[pytest.approx(40.0)]]
+    assert gpu.log.count("deal 0") == 1
+
+
+def test_of_a_block_that_is_always_disturbed_the_try_that_agrees_best_is_kept_whole(gpu: FakeGpu) -> None:
+    """A ratio is of graphs that were played together: b's times are of the second try too."""
+    tries = ((0.0, 100.0, 400.0), (0.0, 100.0, 200.0), (0.0, 100.0, 300.0))  # its first play is not timed
+    each = (1000.0, 1000.0, 2000.0, 2000.0, 3000.0, 3000.0)
+    replays = [plays_us(gpu, *(us for one in tries for us in one)), Replay(gpu.graph("b", 0.0, each), 1)]
+    assert len(tries) == MAX_TRIES
+    assert play_blocks(replays, gpu.deals(1)) == [[pytest.approx(150.0)], [pytest.approx(2000.0)]]
+    assert gpu.log.count("deal 0") == MAX_TRIES
+
+
+@pytest.mark.parametrize(
+    ("first_us", "second_us", "is_disturbed"),
+    [
+        (100.0, 100.0 + MOST_PLAYS_APART_PCT, False),
+        (100.0, 103.0 + MOST_PLAYS_APART_PCT, True),
+        (103.0 + MOST_PLAYS_APART_PCT, 100.0, True),
+        (2.0, 3.0, False),  # each of two events may be off by its resolution
+        (2.0, 4.0, True),
+        (0.0, 0.5, False),
+    ],
+)
+def test_two_plays_are_apart_beyond_a_share_and_what_events_resolve(
+    gpu: FakeGpu, first_us: float, second_us: float, *, is_disturbed: bool
+) -> None:
+    found = play_blocks([plays_us(gpu, 0.0, first_us, second_us, 0.0, 50.0, 50.0)], gpu.deals(1))
+    assert found == [[pytest.approx(50.0 if is_disturbed else (first_us + second_us) / 2)]]
+    assert gpu.log.count("deal 0") == 1 + is_disturbed
