@@ -40,6 +40,10 @@ NO_FILE = "heuristic"
 """What an engine runs without a file: on each engine's kernel its own."""
 _ALONE = "it is measured with the up file beside it, for SGLang"
 _UP_FOR_BOTH = "both projections run the up file's entries here, as in vLLM"
+_OWN_KERNEL = (
+    "its USE_TMA runs on SGLang's own kernel alone: both projections run the up file's entries here. "
+    "Fix: --kernel sglang=PATH"
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ class Candidate:
     def entry(self, num_tokens: int, engine: Flavour = Flavour.VLLM) -> LaunchConfig:
         entries = self.entries[engine]
         return entries[nearest_batch_size(entries, num_tokens)]
+
+    @property
+    def uses_descriptors(self) -> bool:
+        """Whether its `_down` file says USE_TMA, whose path only SGLang's own kernel has."""
+        return any(entry.USE_TMA for entry in self.down.values())
 
     def layer(self, num_tokens: int, workload: Workload, engine: Flavour) -> LayerConfig:
         """What the engine launches."""
@@ -362,11 +371,15 @@ def comparison_of(file: ConfigFile, request: FilesRequest, devices: DeviceRegist
         for what in request.against
     }
     candidates = (replace(own, name=THIS_FILE), *with_distinct_names(rivals))
+    runs_down = reads_down and (request.engine is not None or not own.uses_descriptors)
+    if request.engine is None:
+        candidates = tuple(replace(each, down={}) if each.uses_descriptors else each for each in candidates)
     if Flavour.VLLM in judging:
         notes += _clamped_notes(candidates, workload, batch_sizes)
     if down is not None:
         name = printable(down.name)
-        notes.append(f"down runs the entries of {name} for SGLang" if reads_down else f"{name}: {_UP_FOR_BOTH}")
+        left_out = f"{name}: {_OWN_KERNEL if reads_down else _UP_FOR_BOTH}"
+        notes.append(f"down runs the entries of {name} for SGLang" if runs_down else left_out)
     name = printable(file.found.relative.as_posix())
     return FileComparison(
         name, workload, layers, candidates, batch_sizes, engines, tuple(notes), _shipped(rivals, candidates, request)

@@ -28,6 +28,11 @@ class LayerConfig:
                 f"{self.down.BLOCK_SIZE_M}. Fix: the same for both."
             )
 
+    @property
+    def uses_descriptors(self) -> bool:
+        """Whether an entry says USE_TMA, whose path SGLang's own kernel alone has."""
+        return self.up.USE_TMA is True or self.down.USE_TMA is True
+
     @classmethod
     def of(cls, config: LaunchConfig) -> LayerConfig:
         """One config for both."""

@@ -97,16 +97,18 @@ class BlockPlayer:
         clock: Clock = Clock(),  # frozen
         kernel: Callable[[Flavour], Any] = own_kernel,
         *,
+        descriptors: Kernel | None = None,
         checks_each_row: bool = True,
     ) -> None:
         """layers: by placement. arch: as `kernels.problem` spells it. max_num_tokens: the largest batch size.
 
         recorded: what the kind of that name is of.
-        kernel: each engine's, of which one and the same is had whenever it is asked for. checks_each_row: else each
-        binary only where it is met first, which should be the largest batch size: there indexing breaks.
+        kernel: each engine's, of which one and the same is had whenever it is asked for. descriptors: the one that
+        plays what uses descriptors; None: nobody's does. checks_each_row: else each binary only where it is met first,
+        which should be the largest batch size: there indexing breaks.
         """
         self.layers, self.l2_bytes = tuple(layers), l2_bytes
-        self.clock, self.kernel = clock, kernel
+        self.clock, self.kernel, self._descriptors = clock, kernel, descriptors
         self._arch, self._recorded = arch, recorded
         self._held = _held(self.layers, max_num_tokens, device)
         self._rows: dict[tuple[int, int], RowBench] = {}
@@ -202,7 +204,7 @@ class BlockPlayer:
     def _contestant(self, key: _GraphKey, row: RowBench) -> list[Replay]:
         """Of the layer, or of up and down; correct."""
         if key not in self._graphs:
-            kernel = self.kernel(key.engine)
+            kernel = self._kernel_of(key.engine, key.config)
             what = key if self._checks_each_row else (key.placement, row.binaries(kernel, key.config))
             if what not in self._checked:
                 self.check(row, kernel, key.config, key.placement)
@@ -213,6 +215,11 @@ class BlockPlayer:
             else:
                 self._graphs[key] = [self.clock.capture_deck(row.layers(kernel, key.config), 2)]
         return self._graphs[key]
+
+    def _kernel_of(self, engine: Flavour, config: LayerConfig) -> Any:
+        if self._descriptors is not None and config.uses_descriptors:
+            return self._descriptors
+        return self.kernel(engine)
 
     def _source(self, kind: RoutingKind) -> RoutingSource:
         return RoutingSource(kind, self._recorded if kind is RoutingKind.RECORDED else None)

@@ -99,7 +99,9 @@ def job_of(
         judging = judging if item.is_older else unjudged
     if fault := _why_impossible(item.wanted, device):
         return Skip(fault)
-    tune = tune_arguments(item.wanted, budget.budget_of(item), down=down or item.has_down)
+    sglang = engines.get(Engine.SGLANG)
+    apart = Apart(sglang.kernel if sglang else None) if down or item.has_down else None
+    tune = tune_arguments(item.wanted, budget.budget_of(item), apart)
     judges = tuple(_judge(here, item.wanted) for here in judging)
     return Job(item.name, device.name, _order(item, judges), tuple(tune), judges)
 
@@ -116,13 +118,22 @@ def source_of(wanted: Wanted) -> tuple[ModelSource, Engine]:
     return ModelSource(first.model, Parallel(first.tp, first.ep), first.asked), first.engine
 
 
-def tune_arguments(wanted: Wanted, budget_s: float, *, down: bool = False) -> Iterator[str]:
+@dataclass(frozen=True)
+class Apart:
+    """Up and down are tried apart. kernel: SGLang's own, where it is at hand: down is tried with USE_TMA too."""
+
+    kernel: Path | None = None
+
+
+def tune_arguments(wanted: Wanted, budget_s: float, apart: Apart | None = None) -> Iterator[str]:
     """Of `python -m tools.tune`, but for where it writes and how many processes it takes."""
     source, engine = source_of(wanted)
     yield from arguments_of(source)
     yield from ("--engine", engine.value, "--time-budget", f"{budget_s:g}", "--format", "json")
     yield from ("--all-shapes",) if wanted.is_placed else ()
-    yield from ("--separate-down",) if down else ()
+    if apart is not None:
+        yield "--separate-down"
+        yield from ("--kernel", f"{Engine.SGLANG.value}={apart.kernel}") if apart.kernel else ()
 
 
 def _judge(here: EngineHere, wanted: Wanted) -> JudgeOn:

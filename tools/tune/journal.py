@@ -13,7 +13,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
@@ -310,6 +310,7 @@ def _event_to_json(event: Event) -> dict[str, Any]:
         case Compiled(job, status, seconds, kernels, message):
             body = {"compiled": job.config.to_entry(), "shape": job.shape, "naive": job.is_naive, "kernels": kernels}
             body |= _unless(engine=(job.engine, Flavour.VLLM), num_tokens=(job.num_tokens, COMMON_NUM_TOKENS))
+            body |= _up(job.up)
         case Screened(job, status, seconds, up_us, down_us, message):
             body = {
                 "screened": job.config.to_entry(),
@@ -332,10 +333,21 @@ def _event_to_json(event: Event) -> dict[str, Any]:
                 "apart": job.is_apart,
                 "draws": draws,
             }
-            up = {} if job.up is None else {"up": job.up.to_entry()}
             counted = {} if active_experts is None else {"active_experts": active_experts}
-            return {**head, **up, "seconds": seconds, **counted}
+            return {**head, **_up(job.up), "seconds": seconds, **counted}
     return {**body, "status": status.value, "seconds": seconds} | ({"message": message} if message else {})
+
+
+def _up(config: LaunchConfig | None) -> dict[str, Any]:
+    return {} if config is None else {"up": config.to_entry()}
+
+
+def _up_from_json(line: Json, configs: Iterable[LaunchConfig]) -> LaunchConfig | None:
+    """ValueError: down can't run behind it."""
+    up = LaunchConfig(**line["up"]) if "up" in line else None
+    if up is not None and {config.BLOCK_SIZE_M for config in configs} != {up.BLOCK_SIZE_M}:
+        raise ValueError(f"up: expected the BLOCK_SIZE_M of every config that runs down, found {up.BLOCK_SIZE_M}")
+    return up
 
 
 def _unless(**values: tuple[Any, Any]) -> dict[str, Any]:
@@ -356,7 +368,8 @@ def _event_from_json(line: Json, header: JournalHeader) -> Event:
     engine = Flavour(line.get("engine", Flavour.VLLM))
     if "compiled" in line:
         config = LaunchConfig(**line["compiled"])
-        compile_job = CompileJob(config, shape, line["naive"], engine, line.get("num_tokens", COMMON_NUM_TOKENS))
+        num_tokens, up = line.get("num_tokens", COMMON_NUM_TOKENS), _up_from_json(line, [config])
+        compile_job = CompileJob(config, shape, line["naive"], engine, num_tokens, up)
         return Compiled(compile_job, Status(line["status"]), seconds, line["kernels"], line.get("message", ""))
     num_tokens = line["num_tokens"]
     if "screened" in line:
@@ -370,10 +383,9 @@ def _event_from_json(line: Json, header: JournalHeader) -> Event:
         return _of_rounds(line, header, active_experts)
     series = tuple(map(_series, line["measured"]))
     part = Part(engine, shape, RoutingKind(line["routing"]))
-    configs, up = tuple(one.config for one in series), LaunchConfig(**line["up"]) if "up" in line else None
+    configs = tuple(one.config for one in series)
+    up = _up_from_json(line, configs)
     job = BlockJob(num_tokens, part, configs, line["block"], line["blocks"], line["apart"], up)
-    if up is not None and {config.BLOCK_SIZE_M for config in configs} != {up.BLOCK_SIZE_M}:
-        raise ValueError(f"up: expected the BLOCK_SIZE_M of every config that runs down, found {up.BLOCK_SIZE_M}")
     for one in series:
         if one.status is Status.OK and len(one.us) != job.count:
             raise ValueError(f"measured: expected {job.count} times, one a block, found {len(one.us)}")

@@ -13,13 +13,13 @@ from types import TracebackType
 from typing import Self
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Problem
+from kernels.problem import Flavour, Problem
 from tools import child_process
 from tools.child_process import usable_cores
 from tools.compile.outcome import CompileOutcome, Status
 from tools.compile.pool import CompilePool
 from tools.errors import MachineError
-from tools.measure.kernels import KernelTask, OwnKernel
+from tools.measure.kernels import EngineKernel, KernelTask, OwnKernel, problems_of
 from tools.scratch import Scratch
 from tools.tune.protocol import (
     BlockJob,
@@ -45,10 +45,21 @@ _KERNELS_OF_A_JOB = 2
 
 
 class LiveRunner:
-    """jobs: compiling processes. The GPU's process comes up while the first kernels compile."""
+    """jobs: compiling processes. The GPU's process comes up while the first kernels compile.
 
-    def __init__(self, subject: Subject, pool: CompilePool, supervisor: Supervisor, jobs: int) -> None:
+    descriptors: the kernel that has the path of USE_TMA, where it is at hand.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        pool: CompilePool,
+        supervisor: Supervisor,
+        jobs: int,
+        descriptors: EngineKernel | None = None,
+    ) -> None:
         self._subject, self._pool, self.supervisor, self._jobs = subject, pool, supervisor, jobs
+        self._descriptors = descriptors
         self._started = time.monotonic()
         self._events: deque[Event] = deque()
         self._outstanding = 0
@@ -90,7 +101,7 @@ class LiveRunner:
     def _compile(self, job: CompileJob) -> None:
         tasks = {}
         try:
-            for task in kernel_tasks(self._subject, job):
+            for task in kernel_tasks(self._subject, job, self._descriptors):
                 tasks[task.key] = task
         except ValueError as error:
             self._events.append(Compiled(job, Status.CONSTRAINTS, 0.0, message=str(error)))
@@ -146,7 +157,8 @@ class LiveSession:
         self._jobs = jobs or max(1, usable_cores() - 1)
         self._pool = CompilePool(self._jobs)
         self.supervisor = Supervisor(spec)
-        self.runner = LiveRunner(spec.subject, self._pool, self.supervisor, self._jobs)
+        descriptors = EngineKernel(spec.descriptors, Flavour.SGLANG) if spec.descriptors else None
+        self.runner = LiveRunner(spec.subject, self._pool, self.supervisor, self._jobs, descriptors)
 
     def __enter__(self) -> Self:
         return self
@@ -158,9 +170,12 @@ class LiveSession:
         self._pool.close()
 
 
-def kernel_tasks(subject: Subject, job: CompileJob) -> list[KernelTask]:
-    """Up and down of a launch config in a mode. ValueError: a rule forbids the launch."""
+def kernel_tasks(subject: Subject, job: CompileJob, descriptors: EngineKernel | None = None) -> list[KernelTask]:
+    """Up and down of a launch config in a mode. ValueError: a rule forbids the launch, or no kernel has its path."""
     layer = subject.layers[job.shape]
+    if descriptors is not None and job.layer.uses_descriptors:
+        both = problems_of(descriptors, layer, job.num_tokens, job.layer, subject.kernel_arch)
+        return [KernelTask(problem, subject.target, descriptors) for problem in both]
     # What matters of a routing is its mode, and in SGLang's flavour when the next launch may start; counts don't
     # specialise, and on AMD buffer sizes do only past 2 GiB.
     aligned = replace(layer.routing(job.num_tokens, job.engine), allow_naive=False)

@@ -67,9 +67,13 @@ class Subject:
         """Of a batch size under one of the shapes, as its first engine aligns it."""
         return self.layers[shape].routing(num_tokens, self.first_engine(shape))
 
-    def compile_job(self, config: LaunchConfig, num_tokens: int, shape: int, engine: Flavour) -> CompileJob:
-        """What has to be compiled to measure it there."""
+    def compile_job(
+        self, config: LaunchConfig, num_tokens: int, shape: int, engine: Flavour, up: LaunchConfig | None = None
+    ) -> CompileJob:
+        """What has to be compiled to measure it there. up: as in `CompileJob`."""
         layer = self.layers[shape]
+        if up is not None:  # SGLang's own kernel, whose code is shaped by the number of pairs
+            return CompileJob(kernel_of(config), shape, False, engine, num_tokens, kernel_of(up))
         is_naive = layer.routing(num_tokens, engine).is_naive
         likened = COMMON_NUM_TOKENS
         if engine is Flavour.SGLANG:
@@ -100,7 +104,8 @@ COMMON_NUM_TOKENS = 64
 class CompileJob:
     """Both projections of one launch config. Group size shapes no code: configs that differ in it share binaries.
 
-    num_tokens: a batch size that runs these binaries, as `Subject.compile_job` has it.
+    num_tokens: a batch size that runs these binaries, as `Subject.compile_job` has it. up: what runs up, where the
+    config is for down alone and uses descriptors; None: the config runs both.
     """
 
     config: LaunchConfig
@@ -108,6 +113,12 @@ class CompileJob:
     is_naive: bool
     engine: Flavour = Flavour.VLLM
     num_tokens: int = COMMON_NUM_TOKENS
+    up: LaunchConfig | None = None
+
+    @property
+    def layer(self) -> LayerConfig:
+        """What it is that compiles."""
+        return LayerConfig(self.up or self.config, self.config)
 
 
 @dataclass(frozen=True)
@@ -259,12 +270,14 @@ def kernel_of(config: LaunchConfig) -> LaunchConfig:
 class WorkerSpec:
     """What a worker is to measure. max_num_tokens: the largest batch size, for the memory that it takes.
 
-    recorded: the file of recorded routing.
+    recorded: the file of recorded routing. descriptors: the source of SGLang's kernel, which has the path of USE_TMA;
+    None: it isn't at hand.
     """
 
     subject: Subject
     max_num_tokens: int
     recorded: Path | None = None
+    descriptors: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def _of_block(known: Mapping[int, _T], block: int) -> _T:
 
 
 def _compile_key(job: CompileJob) -> CompileJob:
-    return replace(job, config=kernel_of(job.config))
+    return replace(job, config=kernel_of(job.config), up=job.up and kernel_of(job.up))
 
 
 def _screen_key(job: ScreenJob) -> ScreenJob:

@@ -6,12 +6,13 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tools import cli
 from tools.cli import block_shape_argument, one_of, path_argument
 from tools.errors import UserError, reason_of
+from tools.launch.engine_package import KERNEL_MODULES
 from tools.registry.config_json import is_model_id
 from tools.registry.models import Asked
 from tools.registry.sharding import Engine
@@ -21,6 +22,9 @@ from tools.tune.policy import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
 
 MAX_NUM_TOKENS = 65536
+
+SGLANGS_KERNEL = PurePosixPath(KERNEL_MODULES[Engine.SGLANG.value]).name
+"""The file that SGLang's kernel stands in."""
 
 PANEL = "panel"
 UNIFORM_ALONE = "uniform"
@@ -67,6 +71,20 @@ class AskedRouting:
 
 
 @dataclass(frozen=True)
+class OfDescriptors:
+    """The source of SGLang's kernel, for entries for down with USE_TMA. version: of the package around it, once looked
+    for."""
+
+    path: Path
+    version: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As settings have it."""
+        return f"sglang-{self.version}" if self.version else "sglang"
+
+
+@dataclass(frozen=True)
 class DryRun:
     """Nothing is measured or written. device_name: as a driver or a file name spells it; None: this machine's GPU."""
 
@@ -93,6 +111,7 @@ class TuneRequest:
     engine: Engine | None = None
     dry_run: DryRun | None = None
     routing: str = PANEL
+    descriptors: OfDescriptors | None = None
 
     @property
     def is_partial(self) -> bool:
@@ -109,6 +128,7 @@ class TuneRequest:
             "exhaustive": self.effort.exhaustive,
             "time_budget_s": None if self.effort.exhaustive else self.effort.time_budget_s,
             "separate_down": self.separate_down,
+            **({"down_kernel": self.descriptors.name} if self.descriptors else {}),
         }
 
     @property
@@ -263,6 +283,14 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         ),
         Flag("--separate-down", "also write a _down file where it is faster", {"action": "store_true"}),
         Flag(
+            "--kernel",
+            "SGLang's own kernel: down is tried with USE_TMA too, which only that kernel has",
+            {"metavar": f"sglang=PATH/{SGLANGS_KERNEL}"},
+            only_with=ON_A_GPU,
+            not_with="--ray",
+            beside="--separate-down",
+        ),
+        Flag(
             "--time-budget",
             "seconds to aim for with one (K, top_k), 40 %% more for each further one: the search stops early enough "
             "to measure every row, and a row is measured at least once, however long that takes "
@@ -354,7 +382,15 @@ def parse(arguments: Sequence[str]) -> TuneRequest:
         options.format == "json",
         options.engine,
         DryRun(options.device_name) if options.dry_run else None,
+        descriptors=_descriptors(options.kernel) if options.kernel else None,
     )
+
+
+def _descriptors(text: str) -> OfDescriptors:
+    engine, _, path = text.partition("=")
+    if engine != Engine.SGLANG.value or not path:
+        raise UserError(f"--kernel: expected sglang=PATH/{SGLANGS_KERNEL}, found {printable(text)!r}.")
+    return OfDescriptors(Path(path))
 
 
 def _way(given: Mapping[str, Any]) -> str:

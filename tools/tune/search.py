@@ -480,15 +480,18 @@ class JobQueue:
                     self._asked.add(job)
                     self._need(self._subject.compile_job(config, num_tokens, job.shape, job.engine), job)
 
-    def compile(self, num_tokens: int, configs: Iterable[LaunchConfig], engine: Flavour) -> None:
-        """Wants what blocks of theirs will run, before they are asked for."""
+    def compile(
+        self, num_tokens: int, configs: Iterable[LaunchConfig], engine: Flavour, up: LaunchConfig | None = None
+    ) -> None:
+        """Wants what blocks of theirs will run, before they are asked for. up: as in `CompileJob`."""
         for config in configs:
             for shape in self._subject.placements[engine]:
-                self._need(self._subject.compile_job(config, num_tokens, shape, engine), None)
+                self._need(self._subject.compile_job(config, num_tokens, shape, engine, up), None)
 
-    def runs(self, num_tokens: int, config: LaunchConfig, engine: Flavour) -> bool:
-        """Unless its compilation failed, or what was measured of it."""
-        jobs = [self._subject.compile_job(config, num_tokens, s, engine) for s in self._subject.placements[engine]]
+    def runs(self, num_tokens: int, config: LaunchConfig, engine: Flavour, up: LaunchConfig | None = None) -> bool:
+        """Unless its compilation failed, or what was measured of it. up: as in `CompileJob`."""
+        shapes = self._subject.placements[engine]
+        jobs = [self._subject.compile_job(config, num_tokens, shape, engine, up) for shape in shapes]
         return config not in self.failures and all(self._compiled.get(j, Status.OK) is Status.OK for j in jobs)
 
     def measure(self, job: BlockJob) -> Measured:
@@ -551,7 +554,7 @@ class JobQueue:
         wishes = self._waiting.pop(job, [])
         if event.status is Status.OK:
             self._queue.extend(wishes)
-        elif job.engine is self._subject.first_engine(job.shape):
+        elif job.up is None and job.engine is self._subject.first_engine(job.shape):
             self.failures[job.config] = event.status
 
     def _on_screened(self, event: Screened) -> None:

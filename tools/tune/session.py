@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tools.checkout import installed_triton
 from tools.errors import UserError, reason_of
 from tools.launch.heuristics import clamped
 from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.engine_kernel import engine_version
+from tools.measure.kernels import EngineKernel
 from tools.measure.panel import DRAWN_KINDS, RoutingKind
 from tools.measure.recorded_routing import read_recorded_routing
 from tools.registry.devices import normalise_device_name
@@ -29,7 +33,7 @@ from tools.tune.protocol import Compiled, DeviceReport, Event, Measured, Screene
 from tools.tune.regret import regrets
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.report import Progress, TuneSummary, progress
-from tools.tune.request import UNIFORM_ALONE, TuneRequest
+from tools.tune.request import UNIFORM_ALONE, OfDescriptors, TuneRequest
 from tools.tune.search import InOrder, Strategy, usual_strategy
 from tools.tune.space import Space, candidates
 from tools.tune.tuner import SIZES_BETWEEN, RowResult, Task, TuneError, tune, wanted_by_row
@@ -66,7 +70,8 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     UserError, ExistingError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError,
     MachineError: the run ended early; its journal is there to resume. NotWrittenError: it came to its end.
     """
-    request = with_recorded(request, subject)
+    request = with_version(with_recorded(request, subject))
+    recorded, descriptors = (each.path if each else None for each in (request.recorded, request.descriptors))
     origin = origin_here()
     place, existing = find_destination(request, subject, origin)
     task = make_task(request, subject, existing)
@@ -75,7 +80,7 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     with open_journals(header, landscape, resume=resume) as journals:
         with (
             LiveSession(
-                WorkerSpec(subject, max(task.batch_sizes), request.recorded.path if request.recorded else None),
+                WorkerSpec(subject, max(task.batch_sizes), recorded, descriptors),
                 request.effort.jobs,
             ) as live,
             RecordingRunner(live.runner, journals.writers, journals.earlier) as runner,
@@ -107,6 +112,20 @@ def with_recorded(request: TuneRequest, subject: Subject) -> TuneRequest:
     for layer in subject.layers:
         recorded.check(layer)
     return replace(request, recorded=replace(request.recorded, sha256=recorded.sha256))
+
+
+def with_version(request: TuneRequest) -> TuneRequest:
+    """With the version of the SGLang whose kernel is given; None: its source lies alone.
+
+    EngineKernelError: it can't be launched.
+    """
+    if request.descriptors is None:
+        return request
+    # realpath: Path.resolve raises where links lead in a circle; what isn't there the check says.
+    path = Path(os.path.realpath(request.descriptors.path))
+    kernel = EngineKernel(path, Flavour.SGLANG)
+    kernel.check()
+    return replace(request, descriptors=OfDescriptors(path, engine_version(path, kernel.name)))
 
 
 def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
@@ -193,6 +212,7 @@ def make_task(request: TuneRequest, subject: Subject, existing: Existing | None)
         (*DRAWN_KINDS, *(recorded if decides else ())),
         () if decides else recorded,
         () if request.is_partial else SIZES_BETWEEN,
+        request.descriptors is not None,
     )
     return replace(blank, strategy=_strategy(request, blank, space))
 
@@ -213,7 +233,8 @@ def _as_recorded(task: Task, landscape: Journal) -> tuple[Task, list[str]]:
     if settings.get("decide_by_recorded") is True:
         kinds, told = (*kinds, *told), ()
     left_out = [kind.value for kind in task.kinds if kind not in kinds]
-    return replace(task, kinds=kinds, told=told, sizes_between=between), left_out
+    has_descriptors = "down_kernel" in settings
+    return replace(task, kinds=kinds, told=told, sizes_between=between, has_descriptors=has_descriptors), left_out
 
 
 def origin_here() -> Origin:

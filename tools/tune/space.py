@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from kernels.launch_config import LaunchConfig
 from kernels.problem import check_launch
-from tools.launch.axes import AMD, NVIDIA, Axes
+from tools.launch.axes import AMD, COMMON_GROUP_SIZE, NVIDIA, Axes
 from tools.launch.shared_memory import loop_bytes
 from tools.tune.protocol import Subject
 
@@ -50,6 +50,20 @@ def candidates(subject: Subject, axes: Axes | None = None) -> Space:
         else:
             rejected.append(RejectedCandidate(kernel, *broken))
     return Space(tuple(kernels), axes.GROUP_SIZE_M, tuple(rejected))
+
+
+DESCRIPTORS = Axes(BLOCK_SIZE_N=(64, 128, 256), BLOCK_SIZE_K=(64, 128), num_stages=(2, 3, 4))
+"""Of entries for down with USE_TMA: what SGLang 0.5.23's own files for Hopper have. They take a low BLOCK_SIZE_K under
+block scales too: down's K is one shard's N, and what is loaded through a descriptor needs no index arithmetic."""
+DESCRIPTOR_GROUP_SIZES = (1, COMMON_GROUP_SIZE, 64)
+
+
+def with_descriptors(subject: Subject, block_size_m: int) -> tuple[LaunchConfig, ...]:
+    """Kernels for down with USE_TMA of the row's BLOCK_SIZE_M, each standing for all `DESCRIPTOR_GROUP_SIZES`."""
+    axes = replace(DESCRIPTORS, BLOCK_SIZE_M=(block_size_m,))
+    tiles = [kernel for kernel in axes.kernels() if kernel.num_warps == 4 or block_size_m >= 64]
+    passing = [kernel for kernel in tiles if all(c.why(kernel, subject) is None for c in CONSTRAINTS)]
+    return tuple(replace(kernel, USE_TMA=True) for kernel in passing)
 
 
 def _axes_of(subject: Subject) -> Axes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
+from tools.compile.outcome import Status
 from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
 from tools.measure.panel import (
     DRAWN_KINDS,
@@ -26,7 +27,7 @@ from tools.tune.contest import Contest, ContestError, SeparateDown, separate_dow
 from tools.tune.policy import Policies
 from tools.tune.protocol import BlockJob, Compiled, Event, Measured, Runner, Subject
 from tools.tune.search import JobQueue, Measurements, Strategy, View, screen_apart, search
-from tools.tune.space import Space
+from tools.tune.space import DESCRIPTOR_GROUP_SIZES, Space, with_descriptors
 
 DOWN_FINALISTS = 3
 
@@ -40,7 +41,8 @@ class Task:
     """What to tune and by which rules. incumbent: what an engine would run today, by batch size; empty: no file.
 
     kinds: of routing that decide. told: that are measured and told beside. sizes_between: batch sizes at which the
-    nearest entry is measured.
+    nearest entry is measured. has_descriptors: whether the runner has SGLang's own kernel, for entries for down with
+    USE_TMA.
     """
 
     subject: Subject
@@ -53,6 +55,7 @@ class Task:
     kinds: tuple[RoutingKind, ...] = DRAWN_KINDS
     told: tuple[RoutingKind, ...] = ()
     sizes_between: tuple[int, ...] = ()
+    has_descriptors: bool = False
 
     def parts(self, num_tokens: int) -> tuple[Part, ...]:
         """That decide a row."""
@@ -300,31 +303,62 @@ def _finalists(task: Task, queue: JobQueue, contest: Contest) -> int:
 # Entries for down alone
 
 
+@dataclass(frozen=True)
+class _Duel:
+    """A row whose down may get an entry of its own. rivals, descriptors: without and with USE_TMA."""
+
+    contest: Contest
+    row: RowResult
+    parts: tuple[Part, ...]
+    rivals: Sequence[LaunchConfig]
+    descriptors: Sequence[LaunchConfig]
+
+
 def _with_down(task: Task, queue: JobQueue, contests: Iterable[Contest], rows: Iterable[RowResult]) -> list[RowResult]:
     """The rows, each with its entry for down. All binaries compile before the first of them is played."""
     duels = [
-        (contest, row, _down_parts(row), _down_rivals(task, queue, row))
+        _Duel(contest, row, _down_parts(row), _down_rivals(task, queue, row), _descriptor_kernels(task, row))
         for contest, row in zip(contests, rows, strict=True)
     ]
-    for _, row, parts, rivals in duels:
-        for engine in dict.fromkeys(part.engine for part in parts):
-            queue.compile(row.num_tokens, (row.entry, *rivals), engine)
+    for duel in duels:
+        for engine in dict.fromkeys(part.engine for part in duel.parts):
+            queue.compile(duel.row.num_tokens, (duel.row.entry, *duel.rivals), engine)
+            queue.compile(duel.row.num_tokens, duel.descriptors, engine, duel.row.entry)
     queue.finish()
-    found = []
-    for contest, row, parts, rivals in duels:
-        first = max(contest.panel.next_block(part) for part in contest.panel.times)
-        down = separate_down(
-            row.num_tokens,
-            parts,
-            row.entry,
-            [rival for rival in rivals if all(queue.runs(row.num_tokens, rival, part.engine) for part in parts)],
-            contest.heuristics,
-            range(first, first + task.policies.panel.blocks),
-            task.policies.promotion,
-            queue.measure,
-        )
-        found.append(replace(row, down=down))
-    return found
+    return [replace(duel.row, down=_entry_for_down(task, queue, duel)) for duel in duels]
+
+
+def _entry_for_down(task: Task, queue: JobQueue, duel: _Duel) -> SeparateDown:
+    contest, row, parts = duel.contest, duel.row, duel.parts
+    first = max(contest.panel.next_block(part) for part in contest.panel.times)
+    rivals = [rival for rival in duel.rivals if all(queue.runs(row.num_tokens, rival, part.engine) for part in parts)]
+    if duel.descriptors:
+        rivals += _best_with_descriptors(queue, duel, first)
+        first += 1
+    blocks, promotion = range(first, first + task.policies.panel.blocks), task.policies.promotion
+    return separate_down(row.num_tokens, parts, row.entry, rivals, contest.heuristics, blocks, promotion, queue.measure)
+
+
+def _descriptor_kernels(task: Task, row: RowResult) -> tuple[LaunchConfig, ...]:
+    """Empty where nobody could run them, or SGLang doesn't read the name."""
+    is_read = any(part.engine is Flavour.SGLANG for part in row.panel.times)
+    return with_descriptors(task.subject, row.entry.BLOCK_SIZE_M) if task.has_descriptors and is_read else ()
+
+
+def _best_with_descriptors(queue: JobQueue, duel: _Duel, block: int) -> list[LaunchConfig]:
+    """The best kernels of one block, which decides nothing else, under each group size."""
+    row, entry = duel.row, duel.row.entry
+    able = [
+        config
+        for config in duel.descriptors
+        if all(queue.runs(row.num_tokens, config, part.engine, entry) for part in duel.parts)
+    ]
+    if not able:
+        return []
+    event = queue.measure(BlockJob(row.num_tokens, duel.parts[0], tuple(able), block, 1, up=entry))
+    us = {series.config: series.us[0] for series in event.series if series.status is Status.OK}
+    best = sorted(us, key=us.__getitem__)[:DOWN_FINALISTS]
+    return [replace(config, GROUP_SIZE_M=size) for config in best for size in DESCRIPTOR_GROUP_SIZES]
 
 
 def _down_parts(row: RowResult) -> tuple[Part, ...]:

@@ -25,6 +25,7 @@ from tools.measure.blocks import BlockPlayer, ContextLost, Played
 from tools.measure.environment import environment_here
 from tools.measure.gpu import busy_notes, measure_ceilings
 from tools.measure.inputs import num_coarse_routings
+from tools.measure.kernels import EngineKernel
 from tools.measure.layer import DOWN, UP
 from tools.measure.recorded_routing import read_recorded_routing
 from tools.measure.seeds import Purpose
@@ -60,7 +61,15 @@ def serve(connection: Connection, spec: WorkerSpec) -> None:
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
         recorded = read_recorded_routing(spec.recorded) if spec.recorded else None
         subject = spec.subject
-        player = BlockPlayer(subject.layers, subject.kernel_arch, device, l2_bytes, spec.max_num_tokens, recorded)
+        player = BlockPlayer(
+            subject.layers,
+            subject.kernel_arch,
+            device,
+            l2_bytes,
+            spec.max_num_tokens,
+            recorded,
+            descriptors=EngineKernel(spec.descriptors, Flavour.SGLANG) if spec.descriptors else None,
+        )
         timer = RowTimer(subject, player)
         connection.send(DeviceReport(environment, ceilings.memory_bytes_per_s, ceilings.dense_per_s(bits), notes))
         _answer_jobs(connection, timer)

@@ -524,6 +524,18 @@ class TestMakeFileComparison:
         assert [other.down for other in others] == [{}]
         assert found.notes == (f"down runs the entries of {DOWN} for SGLang",)
 
+    def test_on_our_own_kernel_a_down_twin_with_descriptors_is_said_to_be_left_out(
+        self, plan: Callable[..., FileComparison], tmp_path: Path
+    ) -> None:
+        tuned(tmp_path, {1: OTHER}, DOWN, USE_TMA=True)
+        found = plan(tuned(tmp_path, {1: SOUND}))
+        assert found.candidates[0].down == {}
+        assert found.notes == (
+            f"{DOWN}: its USE_TMA runs on SGLang's own kernel alone: both projections run the up file's entries here. "
+            "Fix: --kernel sglang=PATH",
+        )
+        assert plan(tuned(tmp_path, {1: SOUND}), "--kernel", "sglang=kernels.py").candidates[0].uses_descriptors
+
     def test_of_a_file_that_sglang_ships_the_down_file_runs_that_it_finds_in_any_of_its_folders(
         self, plan: Callable[..., FileComparison], tmp_path: Path
     ) -> None:

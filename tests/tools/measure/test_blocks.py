@@ -101,6 +101,20 @@ def test_a_graph_serves_every_routing_and_block_of_an_engine(player: BlockPlayer
     assert fake.captured == 3
 
 
+class WithoutDescriptors(TorchKernel):
+    takes_descriptors = False
+
+
+def test_what_uses_descriptors_is_played_on_the_kernel_that_has_them(fake: FakeClock) -> None:
+    loads = LayerConfig(GOOD.up, replace(GOOD.down, BLOCK_SIZE_N=64, USE_TMA=True))
+    sglangs = replace(UNIFORM, engine=SGLANG)
+    found = play(player_of(fake, kernel=WithoutDescriptors), GOOD, loads, part=sglangs)
+    assert (set(found.us), set(found.failures)) == ({GOOD}, {loads})
+    player = player_of(fake, kernel=WithoutDescriptors, descriptors=TorchKernel(SGLANG, name="sglang"))
+    found = play(player, GOOD, loads, part=sglangs)
+    assert (set(found.us), found.failures) == ({GOOD, loads}, {})
+
+
 def test_every_config_has_a_value_a_block(player: BlockPlayer) -> None:
     found = play(player, GOOD, OTHER, blocks=range(3))
     assert found.us == {GOOD: ((1.0, 1.0, 1.0),), OTHER: ((2.0, 2.0, 2.0),)}

@@ -18,6 +18,7 @@ pytest.importorskip("triton")
 
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Descriptors, Flavour, QuantMode
+from tests.tools.measure.sglangs_kernel import write
 from tools.checkout import CHECKOUT
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
@@ -29,7 +30,6 @@ from tools.measure.recorded_routing import RoutingSource
 from tools.measure.row import RowBench
 from tools.registry.devices import Target, load_devices
 
-FIXTURE = Path(__file__).with_name("descriptors_fixture.txt")
 SGLANGS_OWN = os.environ.get("SGLANG_KERNEL", "")
 BF16, BLOCKS = QuantMode(), QuantMode("fp8_w8a8", block_shape=(128, 128))
 CONFIG = LaunchConfig(16, 64, 64, 1, 4, 3)
@@ -44,9 +44,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 
 @pytest.fixture
 def kernel(tmp_path: Path) -> EngineKernel:
-    path = tmp_path / "fused_moe_triton_kernels.py"
-    path.write_text(FIXTURE.read_text("utf-8"), "utf-8")
-    return EngineKernel(path, Flavour.SGLANG)
+    return EngineKernel(write(tmp_path), Flavour.SGLANG)
 
 
 def check(kernel: EngineKernel, shape: LayerShape, num_tokens: int, mode: str, device: str, arch: str) -> None:

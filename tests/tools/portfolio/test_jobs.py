@@ -17,6 +17,7 @@ from tools.portfolio.stock import Item, Method, Standing, look_up
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
 from tools.tune import request as tune_request
+from tools.tune.request import OfDescriptors
 from tools.tune.subject import ModelSource, Parallel
 
 NAME = "E=64,N=1408"
@@ -149,7 +150,9 @@ class TestTheTunersCommandLine:
             assert found.engine is first.engine
 
     def test_up_and_down_apart_where_asked_for_or_where_a_down_file_stands(self, stocked: Stocked) -> None:
-        assert parsed(look(stocked), down=True).separate_down
+        asked = parsed(look(stocked), down=True)
+        assert asked.separate_down
+        assert asked.descriptors == OfDescriptors(Path("/site/sglang.py"))
         path = stocked.tune(NAME, rule="parts-0")
         path.with_name(f"{path.stem}_down.json").write_bytes(path.read_bytes())
         assert parsed(look(stocked)).separate_down

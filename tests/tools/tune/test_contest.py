@@ -293,6 +293,30 @@ class TestSeparateDown:
         assert [len(apart.down_us) for apart in (*down.apart, *down.heuristic)] == [4, 4]
         assert down.apart[0].down_us[0] == pytest.approx(10.0 / 3, rel=0.003)
 
+    @pytest.mark.parametrize(("us", "wins"), [(9.75, False), (9.5, True)])
+    def test_one_that_uses_descriptors_gains_what_padding_costs_beside_it(self, us: float, wins: bool) -> None:
+        loads, runner = replace(B, USE_TMA=True), ScriptedRunner(lambda job, config: self.of(job, config, us))
+        down = separate_down(
+            64, [OTHER], A, [loads], {Flavour.SGLANG: SGLANGS}, range(8, 12), PromotionPolicy(), measure_by(runner)
+        )
+        assert down.entry == (loads if wins else A)
+        assert down.gains is wins
+        behind = [job.up for job in runner.asked if isinstance(job, BlockJob) and job.is_apart]
+        assert behind == ([None, A] if wins else [None]), "up stores its rows otherwise there, behind which it is timed"
+        assert [len(apart.down_us) for apart in (*down.apart, *down.heuristic)] == [4, 4]
+
+    def of(self, job: BlockJob, config: LaunchConfig, us: float) -> tuple[float, ...]:
+        base = us if config.USE_TMA and not job.is_apart else 10.0
+        return tuple(base * noise(replace(config, USE_TMA=None), b) for b in range(job.first, job.first + job.count))
+
+    def test_a_smaller_gain_wins_where_the_larger_one_is_too_small_for_descriptors(self) -> None:
+        loads = replace(B, USE_TMA=True)
+        runner = ScriptedRunner(lambda job, config: self.of(job, config, 9.75) if config != C else (9.85,) * job.count)
+        down = separate_down(
+            64, [OTHER], A, [loads, C], {Flavour.SGLANG: SGLANGS}, range(8, 12), PromotionPolicy(), measure_by(runner)
+        )
+        assert down.entry == C
+
     def test_a_rival_counts_by_the_shape_where_it_does_worst(self) -> None:
         def times(job: BlockJob, config: LaunchConfig) -> tuple[float, ...]:
             base = 10.0 if job.is_apart or config != B else (9.0, 10.1)[job.part.placement]

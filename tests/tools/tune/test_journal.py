@@ -54,6 +54,9 @@ EVENTS: dict[str, Event] = {
     "refused by the compiler": Compiled(CompileJob(AMD, 0, False), Status.COMPILE, 0.5, 0, "no such instruction\n«é»"),
     "screened": Screened(ScreenJob(64, 0, CONFIG, 120.5), Status.OK, 0.004, 60.25, 30.125),
     "timed out": Screened(ScreenJob(1, 0, AMD), Status.TIMEOUT, 30.0, message="no answer within 30 s"),
+    "compiled for down behind another's up": Compiled(
+        CompileJob(replace(CONFIG, USE_TMA=True), 0, False, Flavour.SGLANG, 512, CONFIG), Status.OK, 1.5, 2
+    ),
     "compiled for sglang": Compiled(CompileJob(CONFIG, 0, False, Flavour.SGLANG, 512), Status.OK, 1.5, 2),
     "screened under skew": Screened(
         ScreenJob(64, 0, CONFIG, None, Flavour.SGLANG, RoutingKind.SKEW_03), Status.OK, 0.004, 60.25, 30.125

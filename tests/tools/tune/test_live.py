@@ -9,17 +9,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import Flavour
+from kernels.problem import Descriptors, Flavour
+from tests.tools.measure.sglangs_kernel import write
 from tests.tools.processes import PATIENCE_S
 from tests.tools.tune.decided import ENVIRONMENT
 from tools.compile.machine import MachineFault
 from tools.compile.outcome import Status
 from tools.compile.pool import CompilePool
 from tools.errors import MachineError
+from tools.measure.kernels import EngineKernel
 from tools.measure.panel import Part, RoutingKind
 from tools.tune.live import DeviceRefused, LiveRunner, Supervisor, WorkerLimits, kernel_tasks
 from tools.tune.protocol import (
@@ -85,6 +88,11 @@ def refuses(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
 
 def never_up(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
     raise SystemExit(3)
+
+
+@pytest.fixture
+def sglangs_kernel(tmp_path: Path) -> EngineKernel:
+    return EngineKernel(write(tmp_path), Flavour.SGLANG)
 
 
 @pytest.fixture
@@ -217,6 +225,23 @@ def test_sglangs_binaries_are_those_of_its_launches(subject: Subject) -> None:
     ]
     tasks = kernel_tasks(subject, subject.compile_job(GOOD, 64, 0, Flavour.SGLANG))
     assert {task.kernel.flavour for task in tasks} == {Flavour.SGLANG}
+
+
+def test_an_entry_for_down_that_uses_descriptors_compiles_on_the_kernel_that_has_them(
+    subject: Subject, sglangs_kernel: EngineKernel
+) -> None:
+    loads = replace(GOOD, BLOCK_SIZE_N=128, USE_TMA=True)
+    job = subject.compile_job(loads, 64, 0, Flavour.SGLANG, ALSO_GOOD)
+    up, down = (task.problem for task in kernel_tasks(subject, job, sglangs_kernel))
+    assert (up.config.BLOCK_SIZE_N, up.descriptors) == (64, Descriptors(sorted_c=True))
+    assert (down.config.BLOCK_SIZE_N, down.descriptors) == (128, Descriptors(a=True, b=True))
+    with pytest.raises(ValueError, match=r"found \['USE_TMA'\]"):
+        kernel_tasks(subject, job)
+
+
+def test_its_batch_sizes_are_told_apart_for_that_kernels_code_depends_on_them(subject: Subject) -> None:
+    jobs = {subject.compile_job(replace(GOOD, USE_TMA=True), m, 0, Flavour.SGLANG, GOOD) for m in (1, 2, 64, 128)}
+    assert len(jobs) == 4
 
 
 def test_a_binary_is_compiled_once_for_all_batch_sizes_that_run_it(subject: Subject) -> None:

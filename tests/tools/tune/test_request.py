@@ -19,6 +19,7 @@ from tools.tune.request import (
     AskedRouting,
     Effort,
     Files,
+    OfDescriptors,
     arguments_of,
     arguments_of_effort,
     parse,
@@ -269,6 +270,26 @@ def test_recorded_routing_is_told_and_decides_only_where_asked() -> None:
     assert deciding.recorded == AskedRouting(Path("ids.npy"), decides=True)
     with pytest.raises(UserError, match="--decide-by-recorded: expected with --routing FILE, found none"):
         parse([*MODEL, "--decide-by-recorded"])
+
+
+def test_sglangs_kernel_is_for_entries_for_down_alone() -> None:
+    request = parse([*MODEL, "--separate-down", "--kernel", "sglang=a/kernels.py"])
+    assert request.descriptors == OfDescriptors(Path("a/kernels.py"))
+    with pytest.raises(UserError, match="--kernel: expected with --separate-down, found it alone"):
+        parse([*MODEL, "--kernel", "sglang=a/kernels.py"])
+
+
+@pytest.mark.parametrize("text", ["sglang", "sglang=", "vllm=a/fused_moe.py", "own", "a/kernels.py", "="])
+def test_no_other_kernel_has_such_entries(text: str) -> None:
+    with pytest.raises(UserError, match=r"^--kernel: expected sglang=PATH/fused_moe_triton_kernels\.py, found "):
+        parse([*MODEL, "--separate-down", "--kernel", text])
+
+
+def test_a_run_with_sglangs_kernel_is_another_run_and_its_record_says_which() -> None:
+    request = parse([*MODEL, "--separate-down"])
+    assert "down_kernel" not in request.settings
+    told = [replace(request, descriptors=OfDescriptors(Path("k.py"), v)).settings["down_kernel"] for v in (None, "0.5")]
+    assert told == ["sglang", "sglang-0.5"]
 
 
 def test_a_run_with_other_recorded_routing_is_another_run() -> None:

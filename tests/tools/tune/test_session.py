@@ -12,10 +12,12 @@ import pytest
 
 from kernels.launch_config import LaunchConfig
 from tests.builders import context
+from tests.tools.measure import sglangs_kernel
 from tests.tools.tune.conftest import model_us
 from tests.tools.tune.decided import ENVIRONMENT, NAME, put_file, record_of
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.kernels import EngineKernel
 from tools.registry.devices import load_devices
 from tools.registry.models import Asked, load_models
 from tools.store.existing import Existing, Place
@@ -366,3 +368,36 @@ def test_a_workload_that_no_launch_config_runs_is_refused() -> None:
 
 def request(*flags: str) -> TuneRequest:
     return parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2", *flags])
+
+
+# ---------------------------------------------------------------
+# SGLang's kernel, for entries for down
+
+
+def test_the_version_of_the_sglang_around_the_kernel_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EngineKernel, "check", lambda kernel: None)  # the stand-in lacks parameters that no test needs
+    path = sglangs_kernel.write(tmp_path)
+    asked = request("--separate-down", "--kernel", f"sglang={path}")
+    assert session.with_version(asked).settings["down_kernel"] == "sglang"
+    (tmp_path / "sglang-0.5.23.dist-info").mkdir()
+    (tmp_path / "sglang-0.5.23.dist-info" / "METADATA").write_text("Version: 0.5.23\n", "utf-8")
+    assert session.with_version(asked).settings["down_kernel"] == "sglang-0.5.23"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "expected the engine's kernel there, found none"),
+        ("x = 1\n", "fused_moe_kernel"),
+        ("def f(:", "kernels.py"),
+    ],
+)
+def test_a_source_without_sglangs_kernel_is_one_line_before_anything_is_measured(
+    tmp_path: Path, text: str | None, told: str
+) -> None:
+    path = tmp_path / "kernels.py"
+    if text is not None:
+        path.write_text(text, "utf-8")
+    with pytest.raises(UserError, match=told) as error:
+        session.with_version(request("--separate-down", "--kernel", f"sglang={path}"))
+    assert "\n" not in str(error.value)

@@ -15,7 +15,7 @@ from tools.registry.models import load_models
 from tools.store.record import ShapeOfModels
 from tools.store.workload import Shape
 from tools.tune.protocol import Subject
-from tools.tune.space import AMD, CONSTRAINTS, NVIDIA, Axes, candidates
+from tools.tune.space import AMD, CONSTRAINTS, NVIDIA, Axes, candidates, with_descriptors
 from tools.tune.subject import ModelSource, Parallel, make_subject
 
 KERNEL = LaunchConfig(64, 64, 64, 1, 4, 3)
@@ -55,6 +55,24 @@ def test_every_candidate_is_either_tried_or_rejected_for_a_reason(device_name: s
     assert tried | rejected == set(axes.kernels())
     assert not tried & rejected
     assert all(one.message for one in space.rejected)
+
+
+def test_what_uses_descriptors_has_the_rows_tile_and_low_k_tiles_under_block_scales_too() -> None:
+    deepseek = subject_of("deepseek-ai/DeepSeek-V3", 16)
+    found = with_descriptors(deepseek, 16)
+    assert {config.BLOCK_SIZE_M for config in found} == {16}
+    assert {config.BLOCK_SIZE_K for config in found} == {64, 128}
+    assert {(config.USE_TMA, config.GROUP_SIZE_M, config.num_warps) for config in found} == {
+        (True, COMMON_GROUP_SIZE, 4)
+    }
+    assert {config.num_warps for config in with_descriptors(deepseek, 64)} == {4, 8}
+
+
+def test_of_what_uses_descriptors_all_fits_the_gpu() -> None:
+    few = replace(subject_of("mistralai/Mixtral-8x7B-v0.1", 2), smem_bytes=100_000)
+    assert (
+        0 < len(with_descriptors(few, 128)) < len(with_descriptors(subject_of("mistralai/Mixtral-8x7B-v0.1", 2), 128))
+    )
 
 
 def test_group_size_makes_no_kernel_of_its_own() -> None:

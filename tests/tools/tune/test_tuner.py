@@ -17,10 +17,22 @@ from tools.store.record import Decision, ShapeOfModels
 from tools.store.workload import Shape
 from tools.tune.journal import Journal, JournalHeader, JournalWriter
 from tools.tune.policy import PanelPolicy, Policies
-from tools.tune.protocol import BlockJob, Compiled, Event, Job, Runner, Screened, ScreenJob, Subject, kernel_of
+from tools.tune.protocol import (
+    BlockJob,
+    Compiled,
+    CompileJob,
+    Event,
+    Job,
+    Runner,
+    Screened,
+    ScreenJob,
+    Series,
+    Subject,
+    kernel_of,
+)
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.search import InOrder, usual_strategy
-from tools.tune.space import Space
+from tools.tune.space import DESCRIPTOR_GROUP_SIZES, Space, with_descriptors
 from tools.tune.tuner import RowResult, Task, TuneError, TuneResult, baselines, tune, wanted_by_row
 
 Make = Callable[..., Journal]
@@ -253,6 +265,56 @@ def test_a_name_that_sglang_alone_reads_is_searched_on_its_kernel(
     result, _ = run(make_task(sglangs, space, (16, 64)), runner)
     assert {job.engine for job in runner.asked if not isinstance(job, BlockJob)} == {Flavour.SGLANG}
     assert {part.engine for row in result.rows for part in row.panel.times} == {Flavour.SGLANG}
+
+
+class WithDescriptors(ReplayRunner):
+    """Beside the landscape, down with USE_TMA behind any up: 70 µs in a layer, 60 with the one that is named, 62 with
+    another group size of it."""
+
+    def __init__(self, landscape: Journal, loads: LaunchConfig) -> None:
+        super().__init__(landscape)
+        self.loads = loads
+        self.asked: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        self.asked.append(job)
+        super().submit(job)
+
+    def _compile(self, job: CompileJob) -> Compiled:
+        return super()._compile(job) if job.up is None else Compiled(job, Status.OK, 0.0, 2)
+
+    def _alone(self, job: BlockJob, config: LaunchConfig) -> tuple[Series, float]:
+        if not config.USE_TMA:
+            return super()._alone(job, config)
+        of_its_kernel = 60.0 if config == self.loads else 62.0
+        us = (of_its_kernel if kernel_of(config) == kernel_of(self.loads) else 70.0,) * job.count
+        half = tuple(one / 2 for one in us)
+        return (Series.apart(config, half, half) if job.is_apart else Series(config, Status.OK, us)), 0.0
+
+
+@pytest.mark.parametrize("has_descriptors", [True, False], ids=["with SGLang's kernel", "without it"])
+def test_down_is_tried_with_descriptors_where_sglangs_own_kernel_is_at_hand(
+    make_landscape: Make, subject: Subject, space: Space, has_descriptors: bool
+) -> None:
+    sglangs = replace(subject, engines=((Flavour.SGLANG,),))
+    loads = LaunchConfig(16, 128, 64, 64, 4, 3, USE_TMA=True)
+    runner = WithDescriptors(landscape_of_both(make_landscape, subject, lambda job: 1.0), loads)
+    task = make_task(sglangs, space, (64,), separate_down=True, has_descriptors=has_descriptors)
+    (row,) = run(task, runner)[0].rows
+    assert row.down is not None
+    assert (row.down.entry == loads) is has_descriptors
+    compiled = [job for job in runner.asked if isinstance(job, CompileJob) and job.up is not None]
+    played = [job for job in runner.asked if isinstance(job, BlockJob) and any(c.USE_TMA for c in job.configs)]
+    if not has_descriptors:
+        assert (compiled, played) == ([], [])
+        return
+    coarse, *blocks = played
+    kernels = with_descriptors(sglangs, row.entry.BLOCK_SIZE_M)
+    assert {job.config for job in compiled} == set(kernels)
+    assert (coarse.configs, coarse.count, coarse.up) == (kernels, 1, row.entry)
+    assert blocks[0].first == coarse.first + 1, "what was chosen by a block isn't judged on it"
+    sizes = {config.GROUP_SIZE_M for config in blocks[0].configs if config.USE_TMA}
+    assert sizes == set(DESCRIPTOR_GROUP_SIZES)
 
 
 def test_sizes_between_are_measured_with_the_nearest_entry(
