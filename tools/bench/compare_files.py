@@ -9,7 +9,7 @@ from typing import Any
 from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.problem import Flavour
 from tools.bench import session
-from tools.bench.candidates import NO_FILE, FileComparison, Judging, comparison_of, read_files
+from tools.bench.candidates import NO_FILE, THIS_FILE, FileComparison, Judging, comparison_of, read_files
 from tools.bench.files_report import FileResult, FilesReport, Judge, to_json, to_markdown
 from tools.bench.request import FilesRequest, Say
 from tools.bench.session import Gpu, engine_kernel
@@ -163,8 +163,12 @@ def _told(row: RowVerdict) -> str:
 
 
 def _against(part: PartVerdict) -> str:
+    """The verdict behind the number that it is of: «heuristic faster (0.652)» was read as if the heuristic won."""
+    if part.own.us is None:
+        return f"{THIS_FILE} failed: {part.own.message}"
+    rivals = {name: f"the {name}" if name == NO_FILE else name for name in part.duels}
     return ", ".join(
-        f"{name} {duel.verdict} ({duel.ratio.mean:.3f})" if duel.ratio else f"{name} {duel.verdict}"
+        f"{duel.ratio.mean:.3f} of {rivals[name]}'s time: {duel.verdict}" if duel.ratio else f"{rivals[name]} failed"
         for name, duel in part.duels.items()
     )
 

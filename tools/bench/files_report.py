@@ -94,8 +94,8 @@ def _meaning(judging: Judging) -> str:
     most = f"{MAX_DRAWS} draws" if judging.most_blocks is None else f"{judging.most_blocks} blocks"
     return (
         "Up and down together. Ratio: this file's time over the other's, the mean over blocks of fresh draws and its "
-        f"95 % interval. Slower: above {LARGEST_RATIO} on average and above 1 beyond doubt; faster: below 1 beyond "
-        f"doubt; while that is open, blocks go on up to {most}. Times: medians."
+        f"95 % interval. This file is slower: above {LARGEST_RATIO} on average and above 1 beyond doubt; faster: below "
+        f"1 beyond doubt; while that is open, blocks go on up to {most}. Times: medians."
     )
 
 
@@ -104,7 +104,7 @@ def _file_lines(file: FileResult, judging: Judging) -> list[str]:
     lines = [f"## {file.name}", "", f"{'; '.join(file.shapes)}. {_meaning(judging)}", ""]
     if summary := [cells for view in _views(file) for name in rivals for cells in _summary(file, *view, name)]:
         lines += [*table(_SUMMARY, summary), ""]
-    titles = (title for name in rivals for title in (f"{cell(name)} µs", "ratio", "verdict", "blocks"))
+    titles = (title for name in rivals for title in (f"{cell(name)} µs", "ratio", "this file is", "blocks"))
     header = ("M", "engine", "routing", f"{file.candidates[0]} µs", "of floor", *titles)
     rows = [_cells(rivals, row.num_tokens, part, len(file.shapes)) for row in file.rows for part in row.parts]
     lines += [*table(header, rows), ""]
@@ -147,7 +147,7 @@ def _time(measured: MeasuredCandidate) -> str:
 def _duel(duel: Duel) -> tuple[str, str, str]:
     ratio = duel.ratio
     if ratio is None:
-        return "–", duel.verdict.value, "–"
+        return "–", "–", "–"
     return f"{ratio.mean:.3f} ({ratio.low:.3f} to {ratio.high:.3f})", duel.verdict.value, str(ratio.blocks)
 
 

@@ -78,12 +78,23 @@ class TestExitCodes:
         assert bench(store.root) == 0
         printed = capsys.readouterr()
         assert f"## {NAME}" in printed.out
-        told = f"{NAME}, M=64: vllm, uniform: heuristic faster (0.800); sglang, uniform: heuristic faster (0.800)"
-        assert told in printed.err
+        won = "uniform: 0.800 of the heuristic's time: faster"
+        assert f"{NAME}, M=64: vllm, {won}; sglang, {won}\n" in printed.err
 
     def test_a_row_that_loses_ends_with_1(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         FakeGpu(loses_at_64).install(monkeypatch)
         assert bench(store.root) == 1
+
+    def test_progress_has_each_rival_with_the_number_before_the_verdict(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """«heuristic faster (0.652)» was read as if the heuristic won."""
+        us: dict[Any, float] = {OWN: 104.0, LaunchConfig.from_entry(entry(num_stages=2)): 100.0}
+        FakeGpu(lambda config, num_tokens: us.get(config, "out of memory")).install(monkeypatch)
+        other = Store(store.root.parent / "other").config(table(num_stages=2))
+        bench(store.root, "--against", other, "--against", "heuristic", "--num-tokens", 1)
+        loss = f"1.040 of {other.parent.name}'s time: slower, the heuristic failed"
+        assert f"M=1: vllm, uniform: {loss}; sglang, uniform: {loss}\n" in capsys.readouterr().err
 
     def test_a_row_that_does_not_run_ends_with_1(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -92,7 +103,7 @@ class TestExitCodes:
         assert bench(store.root) == 1
         printed = capsys.readouterr()
         assert "| failed: compile: no |" in printed.out
-        assert "M=1: vllm, uniform: heuristic failed; sglang, uniform: heuristic failed" in printed.err
+        assert "M=1: vllm, uniform: this file failed: compile: no; sglang, uniform: this file failed" in printed.err
 
     @pytest.mark.parametrize(
         ("arguments", "torch", "told"),
