@@ -1,7 +1,9 @@
-"""What a tuned file gains: its time over that of an engine's own heuristic, which runs without it. From its record.
+"""What a tuned file gains, from its record: its time over that of an engine's own heuristic, which runs without it, and
+over that of the file that the engine ships.
 
-The one owner of that question: the index asks here, and `list`, `doctor` and the site after it. Standard library only,
-Python 3.10. A record is a parsed document of schema/record.schema.json; of another one, KeyError, TypeError and others.
+The one owner of these questions: the index asks here, and `list`, `doctor` and the site after it. Standard library
+only, Python 3.10. A record is a parsed document of schema/record.schema.json; of another one, KeyError, TypeError and
+others.
 """
 
 from __future__ import annotations
@@ -40,6 +42,38 @@ class Gain(NamedTuple):
     @property
     def worst_ratio(self) -> float:
         return round(max(self.ratios.values()), 4)
+
+
+MARGIN = 0.01
+"""What is less is no difference: the promotion rule's."""
+
+
+class BesideShipped(NamedTuple):
+    """A file's time over that of the one of its name that an engine ships, on that engine's kernel, uniform routing.
+
+    sha256: of the shipped file's bytes. geomean, worst: of the batch sizes.
+    """
+
+    sha256: str
+    geomean: float
+    worst: float
+
+    @property
+    def is_slower(self) -> bool:
+        return self.geomean > 1.0 + MARGIN
+
+
+def beside_shipped(record: Mapping[str, _Json]) -> dict[str, BesideShipped]:
+    """By engine, what its newest judgement of these figures says; without engines that ship none."""
+    lines = [line for line in record.get("engine_checked", ()) if line["date"] >= record["date"] and "shipped" in line]
+    newest = {line["engine"]: line["shipped"] for line in sorted(lines, key=lambda line: line["date"])}
+    return {
+        engine: BesideShipped(
+            str(newest[engine]["sha256"]), newest[engine]["geomean_ratio"], newest[engine]["worst_ratio"]
+        )
+        for engine in ENGINES
+        if engine in newest
+    }
 
 
 def gains(record: Mapping[str, _Json]) -> tuple[Gain, ...]:

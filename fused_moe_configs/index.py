@@ -11,10 +11,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from . import gains
 from .evidence import is_signed
+from .gains import BesideShipped
 from .lookup import REFERENCE_TRITON, ConfigError, exists, read_json, shown, version_folders
 from .naming import shape_text
 
@@ -71,7 +73,7 @@ class IndexedShape(NamedTuple):
         shape: dict[str, _Json] = {"K": self.K, "top_k": self.top_k}
         shape |= {"ep": self.ep} if self.ep > 1 else {}
         shape |= {"fused_shared_experts": self.fused_shared_experts} if self.fused_shared_experts else {}
-        return {"shape": shape | {"models": [*self.models]}, "ratios": _ratios_json(self.ratios)}
+        return {"shape": shape | {"models": [*self.models]}, "ratios": _by_engine(self.ratios)}
 
 
 class IndexedFile(NamedTuple):
@@ -82,7 +84,8 @@ class IndexedFile(NamedTuple):
     ratios: by engine, each batch size at the shape where the file gains least; empty where nothing was measured here.
     evidence: "verified": main measured these very figures again. "claimed": the author's word. "published": taken over
     from another project, without figures of ours. None: no record speaks of these bytes.
-    sha256: of the file's bytes. shapes: those that it was measured at.
+    sha256: of the file's bytes. shapes: those that it was measured at. beside_shipped: by engine, how it compares with
+    the file of its name that the engine ships.
     """
 
     file: str
@@ -93,6 +96,7 @@ class IndexedFile(NamedTuple):
     evidence: str | None
     sha256: str
     shapes: tuple[IndexedShape, ...] = ()
+    beside_shipped: Mapping[str, BesideShipped] = MappingProxyType({})
 
     @property
     def name(self) -> str:
@@ -117,12 +121,17 @@ class IndexedFile(NamedTuple):
         return {**self.ratios, **shape.ratios} if shape else {}
 
     def to_json(self) -> dict[str, _Json]:
-        shapes = [shape.to_json() for shape in self.shapes]
-        return {**self._asdict(), "models": [*self.models], "ratios": _ratios_json(self.ratios), "shapes": shapes}
+        return {
+            **self._asdict(),
+            "models": [*self.models],
+            "ratios": _by_engine(self.ratios),
+            "shapes": [shape.to_json() for shape in self.shapes],
+            "beside_shipped": _by_engine(self.beside_shipped),
+        }
 
 
-def _ratios_json(ratios: Mapping[str, Ratios]) -> dict[str, _Json]:
-    return {engine: found._asdict() for engine, found in ratios.items()}
+def _by_engine(found: Mapping[str, Ratios] | Mapping[str, BesideShipped]) -> dict[str, _Json]:
+    return {engine: each._asdict() for engine, each in found.items()}
 
 
 def to_json(files: list[IndexedFile]) -> dict[str, _Json]:
@@ -191,7 +200,10 @@ def of_record(record: Mapping[str, _Json], file: str, triton: str | None, sha256
         for place, shape in enumerate(record["shapes"] if ratios else ())
     ]
     date = str(record["date"])
-    return IndexedFile(file, tuple(models), triton or measured_with, date, ratios, evidence, sha256, tuple(shapes))
+    beside = gains.beside_shipped(record)
+    return IndexedFile(
+        file, tuple(models), triton or measured_with, date, ratios, evidence, sha256, tuple(shapes), beside
+    )
 
 
 def _ratios(found: Iterable[gains.Gain]) -> dict[str, Ratios]:
@@ -228,6 +240,7 @@ def _of_index(fields: Mapping[str, _Json]) -> IndexedFile:
     try:
         at = [IndexedShape.of(dict(each["shape"]), _ratios_of_index(each["ratios"])) for each in shapes]
         values |= {"models": tuple(values["models"]), "ratios": _ratios_of_index(values["ratios"]), "shapes": tuple(at)}
+        values["beside_shipped"] = _shipped_of_index(values["beside_shipped"])
     except ValueError as error:
         raise ValueError(f"{error} for {shown(values['file'])}") from error
     return IndexedFile(**values)
@@ -235,6 +248,18 @@ def _of_index(fields: Mapping[str, _Json]) -> IndexedFile:
 
 def _ratios_of_index(pairs: _Json) -> dict[str, Ratios]:
     found = {engine: Ratios(**dict(ratios)) for engine, ratios in dict(pairs).items()}
-    if not all(type(ratio) in (int, float) and ratio > 0 for ratios in found.values() for ratio in ratios):
-        raise ValueError("a ratio that is none")
+    _check_ratios(ratio for ratios in found.values() for ratio in ratios)
     return found
+
+
+def _shipped_of_index(pairs: _Json) -> dict[str, BesideShipped]:
+    found = {engine: BesideShipped(**dict(shipped)) for engine, shipped in dict(pairs).items()}
+    _check_ratios(ratio for each in found.values() for ratio in (each.geomean, each.worst))
+    if not all(isinstance(each.sha256, str) for each in found.values()):
+        raise ValueError("a sha256 that is none")
+    return found
+
+
+def _check_ratios(ratios: Iterable[_Json]) -> None:
+    if not all(type(ratio) in (int, float) and ratio > 0 for ratio in ratios):
+        raise ValueError("a ratio that is none")

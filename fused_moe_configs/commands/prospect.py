@@ -90,6 +90,12 @@ class Prospect:
                 f"  how old: of {known.date or 'an unknown day'}, for Triton {known.triton or 'unknown'}; "
                 f"{known.evidence or 'no record'}; over no file: {_gain(known, found)}"
             )
+            beside, engine = known.beside_shipped.get(found.engine), ENGINE_NAMES[found.engine]
+            if beside is not None and beside.is_slower:
+                yield (
+                    f"  note: it takes {beside.geomean:.2f} of the time of {engine}'s own file; an export over "
+                    f"{engine}'s own files (--overlay) keeps that"
+                )
         yield from (f"  near: {line}" for line in self.near)
         yield f"  next: {self.next_step}"
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fused_moe_configs.gains import BesideShipped
+from fused_moe_configs.index import indexed
 from fused_moe_configs.lookup import Chain, device_part, shown
 from fused_moe_configs.naming import ENGINE_NAMES, ENGINES
 from fused_moe_configs.near import likely_devices
@@ -18,7 +20,7 @@ from fused_moe_configs.spelling import question
 from .destination import check, write
 from .layout import chains_answers, laid_over, tuned_for_another, with_twins
 from .notes import Notes
-from .overlay import AUTO, engines_own, find, missing
+from .overlay import AUTO, EnginesFile, engines_own, find, missing
 from .report import Export, summary
 
 __all__ = ["Export", "summary", "write_export"]
@@ -37,7 +39,7 @@ def write_export(
     target, notes, kept = _folder("destination", destination), Notes(), {"the loader's own files": configs}
     check(target, (), kept)
     device = None if device_name is None else device_part(device_name)
-    own = dict[str, bytes]()
+    own = dict[str, EnginesFile]()
     if overlay is not None:
         beneath = find(engine) if overlay == AUTO else _folder("overlay", overlay)
         kept |= {f"{ENGINE_NAMES[engine]}'s own files": beneath}
@@ -50,16 +52,24 @@ def write_export(
     if device_name is not None and not served:
         meant = likely_devices(device_name, configs)
         notes.lose(f"no shipped file serves {device_name} in {engine}{f': {question(meant)}' if meant else ''}")
-    served = laid_over(own, served)
+    served = laid_over(own, served, _beside_shipped(configs, engine) if own else {}, notes)
     if triton_version is not None:
         notes.say(*tuned_for_another(chain, triton_version, served))
-    files = with_twins(own | {name: each.data for name, each in served.items()})
+    files = with_twins(
+        {name: each.data for name, each in own.items()} | {name: each.data for name, each in served.items()}
+    )
     check(target, files, kept)
     written = write(target, engine, files, notes) if files else []
     ours = {name: each for name, each in served.items() if target / name in written}
     engines = sum(target / name in written for name in own if name not in served)
     is_whole = bool(written) and not notes.is_loss
     return Export(engine, target, written, ours, engines, notes.lines, is_whole)
+
+
+def _beside_shipped(configs: Path, engine: str) -> dict[Path, BesideShipped]:
+    """By file of ours, how it compares with what the engine ships. ConfigError: index or records are broken."""
+    known = {configs / entry.file: entry.beside_shipped.get(engine) for entry in indexed(configs)}
+    return {path: beside for path, beside in known.items() if beside is not None}
 
 
 def _folder(what: str, path: object) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fused_moe_configs.gains import BesideShipped
 from fused_moe_configs.index import INDEX
 from fused_moe_configs.lookup import (
     REFERENCE_TRITON,
@@ -24,6 +25,7 @@ from fused_moe_configs.naming import spelled
 from fused_moe_configs.serving import driver_name
 
 from .notes import Notes
+from .overlay import EnginesFile
 
 Tiers = dict[Path, str]
 DEAD_PARTS = {"vllm": ("dtype=int8_w8a8", "per_channel_quant=True", "_down.json"), "sglang": ("dtype=fp8_w8a16",)}
@@ -90,10 +92,32 @@ def tuned_for_another(chain: Chain, triton_version: str, served: Mapping[str, Se
     return [f"{ours}: no file here was tuned for it", *lines] if others and others == len(served) else lines
 
 
-def laid_over(own: dict[str, bytes], files: dict[str, Served]) -> dict[str, Served]:
-    """Those that go over the engine's own files: all but a sibling's where the engine has one of the device itself."""
-    names = {_file_name(path) for path in own}
-    return {path: served for path, served in files.items() if not served.is_siblings or _file_name(path) not in names}
+def laid_over(
+    own: Mapping[str, EnginesFile], files: Mapping[str, Served], beside: Mapping[Path, BesideShipped], notes: Notes
+) -> dict[str, Served]:
+    """Those that go over the engine's own files.
+
+    Left out are a sibling's where the engine has one of the device itself, and, with a note, those of a name whose very
+    file of the engine's was measured to be faster. beside: by our file, how it compares with the one that it ships.
+    """
+    theirs = {(_file_name(path), each.sha256): path for path, each in own.items()}
+    names, faster = {name for name, _ in theirs}, dict[str, BesideShipped]()
+    for path, served in files.items():
+        known = beside.get(served.source)
+        if known is not None and known.is_slower and (_file_name(path), known.sha256) in theirs:
+            faster[_file_name(path)] = known
+    for name, known in sorted(faster.items()):
+        notes.say(f"{name}: the engine's own file stays: ours takes {known.geomean:.2f} of its time")
+    return {
+        path: served
+        for path, served in files.items()
+        if not (served.is_siblings and _file_name(path) in names) and _of_up(_file_name(path)) not in faster
+    }
+
+
+def _of_up(name: str) -> str:
+    """The name of the up file that this one stands beside, or its own."""
+    return f"{name.removesuffix('_down.json')}.json" if name.endswith("_down.json") else name
 
 
 def _readers(chain: Chain, own: str, asked: str | None, siblings: bool) -> list[str]:

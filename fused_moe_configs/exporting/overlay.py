@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from fused_moe_configs.lookup import VERSION_FOLDER, ConfigError, printable, read_json, version_folders
 from fused_moe_configs.naming import ENGINE_NAMES
@@ -52,13 +54,20 @@ def find(engine: str) -> Path:
     raise ValueError(f"{wish} with the folder {_usual(engine)}, found {printable(packages[0])} without it. {fix}")
 
 
-def engines_own(engine: str, overlay: Path, notes: Notes) -> dict[str, bytes]:
-    """Name below the destination → bytes, as they are but for `triton_version`, over which SGLang stumbles.
+class EnginesFile(NamedTuple):
+    """One of the engine's own. data: as it goes along. sha256: of the bytes that the engine ships."""
+
+    data: bytes
+    sha256: str
+
+
+def engines_own(engine: str, overlay: Path, notes: Notes) -> dict[str, EnginesFile]:
+    """Name below the destination → file, as it is but for `triton_version`, over which SGLang stumbles.
 
     Only what the engine asks for by name goes along; other JSON files are named in a note.
     ValueError: overlay is missing, empty, another folder or the other engine's. OSError: it can't be read.
     """
-    files, others = dict[str, bytes](), list[str]()
+    files, others = dict[str, EnginesFile](), list[str]()
     for below, source in _folders(engine, overlay).items():
         for path in sorted(source.glob("[!.]*.json")):
             if below is None or not re.fullmatch(_READ[engine], path.name, re.ASCII):
@@ -123,9 +132,10 @@ def missing(engine: str, overlay: Path, error: OSError) -> ValueError:
     return ValueError(f"{_wish(engine)}, found {printable(overlay)}, {found}. {_fix(engine)}")
 
 
-def _without_triton_version(path: Path) -> bytes:
+def _without_triton_version(path: Path) -> EnginesFile:
     text, pairs = read_json(path)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
     if any(key == "triton_version" for key, _ in pairs):
         kept = {key: value for key, value in json.loads(text).items() if key != "triton_version"}
         text = f"{json.dumps(kept, indent=4)}\n"
-    return text.encode()
+    return EnginesFile(text.encode(), sha256)

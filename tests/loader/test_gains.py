@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fused_moe_configs.gains import Gain, gains, gains_at
+from fused_moe_configs.gains import MARGIN, BesideShipped, Gain, beside_shipped, gains, gains_at
 from tests import builders
 
 SHAPES = [{"K": 4096, "top_k": 2, "models": []}, {"K": 2048, "top_k": 8, "ep": 2, "models": []}]
@@ -116,3 +116,40 @@ def test_what_is_no_record_raises_what_the_index_takes_for_that(row):
 def test_a_file_for_down_alone_gains_on_sglang_which_alone_reads_it():
     assert uniform(gains(record(pair(90.0, 100.0), down=True))) == {"sglang": {1: 0.9}}
     assert uniform(gains(record(pair(90.0, 100.0)))) == {"vllm": {1: 0.9}}
+
+
+# ---------------------------------------------------------------
+# Beside what an engine ships
+
+
+def judged(engine: str, date: str, geomean: float | None) -> dict[str, Any]:
+    """geomean None: the engine ships no file."""
+    shipped = {"sha256": "a" * 64, "worst_ratio": 1.5, "geomean_ratio": geomean, "best_ratio": 0.9}
+    return {"engine": engine, "date": date, "geomean_ratio": 0.8, **({} if geomean is None else {"shipped": shipped})}
+
+
+def beside(*lines: dict[str, Any]) -> dict[str, float]:
+    """By engine, the geometric mean, of a record of 2026-11-26."""
+    found = beside_shipped({"date": "2026-11-26", "engine_checked": lines})
+    assert all(each == BesideShipped("a" * 64, each.geomean, 1.5) for each in found.values())
+    return {engine: each.geomean for engine, each in found.items()}
+
+
+def test_beside_the_shipped_file_each_engine_has_its_newest_word():
+    lines = [
+        judged("sglang", "2026-11-27", 1.21),
+        judged("vllm", "2026-11-26", 0.9),
+        judged("sglang", "2026-11-26", 1.1),
+    ]
+    assert beside(*lines) == {"vllm": 0.9, "sglang": 1.21}
+    assert beside(judged("sglang", "2026-11-26", 1.1), judged("sglang", "2026-11-26", 1.2)) == {"sglang": 1.2}
+
+
+def test_what_was_said_of_earlier_figures_or_where_none_is_shipped_is_nothing():
+    assert beside(judged("sglang", "2026-11-25", 1.21), judged("vllm", "2026-11-26", None)) == {}
+    assert beside_shipped({"date": "2026-11-26"}) == {}
+
+
+@pytest.mark.parametrize(("geomean", "is_slower"), [(1.0, False), (1.0 + MARGIN, False), (1.0103, True), (0.5, False)])
+def test_slower_is_what_loses_more_than_the_margin(geomean, is_slower):
+    assert BesideShipped("a" * 64, geomean, 2.0).is_slower is is_slower

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fused_moe_configs import ConfigError, index
+from fused_moe_configs.gains import BesideShipped
 from fused_moe_configs.index import IndexedFile, IndexedShape, Ratios, build, indexed, read, to_bytes, to_json
 from tests import builders
 from tools.checkout import CONFIGS
@@ -67,6 +68,28 @@ def test_each_of_several_shapes_has_its_own_gain_and_the_file_that_of_the_worst_
     (store.root / "index.json").write_bytes(to_bytes([entry]))
     assert indexed(store.root) == [entry]
     assert [*schemas.faults("index", to_json([entry]))] == []
+
+
+def test_how_a_file_compares_with_the_one_that_an_engine_ships_goes_along(store):
+    shipped = {"sha256": "b" * 64, "worst_ratio": 1.675, "geomean_ratio": 1.21, "best_ratio": 0.996}
+    line = {"engine": "sglang", "version": "0.5.23", "triton": "3.8.0", "date": "2026-11-26", "shipped": shipped}
+    line |= {"worst_ratio": 1.0, "geomean_ratio": 0.818}
+    store.measured(store.config(record=False), date="2026-11-26", engine_checked=[line])
+    entry = only(store)
+    assert entry.beside_shipped == {"sglang": BesideShipped("b" * 64, 1.21, 1.675)}
+    (store.root / "index.json").write_bytes(to_bytes([entry]))
+    assert indexed(store.root) == [entry]
+    assert [*schemas.faults("index", to_json([entry]))] == []
+
+
+@pytest.mark.parametrize("broken", [{"geomean": 0}, {"worst": "1"}, {"sha256": 7}, {"best": 0.9}, {"geomean": True}])
+def test_a_comparison_that_is_none_is_another_index(store, broken):
+    entry = IndexedFile(store.config(record=False).name, (), None, None, {}, None, "0" * 64)
+    document = to_json([entry])
+    document["files"][0]["beside_shipped"] = {"sglang": {"sha256": "b" * 64, "geomean": 1.0, "worst": 1.0, **broken}}
+    (store.root / "index.json").write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="expected the index that the build wrote, found another"):
+        indexed(store.root)
 
 
 WHOLE = {"vllm": Ratios(0.97, 1.0), "sglang": Ratios(0.9, 1.0)}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = re.compile(
-    r"E=(?P<E>\d+),N=(?P<N>\d+),device_name=(?P<device_name>[^,]+)"
+    r"E=(?P<E>\d+),N=(?P<N>\d+),device_name=(?P<device_name>[^,]+?)"
     r"(?:,dtype=(?P<dtype>\w+))?"
     r"(?:,block_shape=\[(?P<block_n>\d+),(?P<block_k>\d+)\])?"
     r"(?P<per_channel_quant>,per_channel_quant=True)?"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from fused_moe_configs.gains import MARGIN
 from fused_moe_configs.naming import ENGINE_NAMES
 from tools.checkout import reference_triton
 from tools.errors import UserError
@@ -139,6 +140,9 @@ def look_up(
 def _of_judgements(judged: Mapping[Engine, EngineChecked]) -> Iterator[str]:
     if slower := [ENGINE_NAMES[engine] for engine, line in judged.items() if line.slower]:
         yield f"a row is slower than without the file on the kernel of {' and '.join(slower)}"
+    for engine, line in judged.items():
+        if line.shipped is not None and line.shipped.geomean_ratio > 1.0 + MARGIN:
+            yield f"{line.shipped.geomean_ratio:.3f} of the time of the file that {ENGINE_NAMES[engine]} ships"
     least = 1.0 - PromotionPolicy().min_improvement_pct / 100.0
     if judged and all(line.geomean_ratio > least for line in judged.values()):
         yield "nothing to gain: on the whole within a margin of what runs without a file"

@@ -10,6 +10,7 @@ import pytest
 
 import fused_moe_configs
 from fused_moe_configs.cli import main
+from fused_moe_configs.gains import BesideShipped
 from fused_moe_configs.index import IndexedFile, IndexedShape, Ratios, to_bytes
 from tests.loader.conftest import H100, Store
 
@@ -50,6 +51,7 @@ def test_a_file_that_is_here_is_named_with_its_age_and_the_line_that_exports_it(
     index = {
         "file": FILE, "models": [f"{QWEN} tp=1"], "triton": "3.8.0", "date": "2026-11-25",
         "ratios": {"vllm": {"geomean": 0.981, "worst": 1.0}}, "evidence": "verified", "sha256": "0" * 64, "shapes": [],
+        "beside_shipped": {},
     }  # fmt: skip
     store.write("index.json", {"schema_version": 1, "files": [index]})
     code, lines = doctor("--model", QWEN, "--tp", "1", "--engine", "vllm")
@@ -87,6 +89,18 @@ def test_the_gain_is_that_at_the_models_own_shape_or_says_at_which(store, doctor
     store.write("index.json", to_bytes([file]))
     _, lines = doctor("--model", QWEN, "--tp", "1", "--engine", "vllm")
     assert answer(lines, "how old") == [f"of 2026-11-25, for Triton 3.8.0; claimed; over no file: {gain}"]
+
+
+@pytest.mark.parametrize(("ratio", "told"), [(1.21, ["it takes 1.21 of the time of SGLang's own file; an export over "
+                                             "SGLang's own files (--overlay) keeps that"]), (1.0, [])])  # fmt: skip
+def test_an_engines_own_file_that_is_faster_is_said(store, doctor, ratio, told):
+    store.add(FILE)
+    beside = {"sglang": BesideShipped("b" * 64, ratio, 1.6)}
+    file = IndexedFile(FILE, (f"{QWEN} tp=1",), "3.8.0", "2026-11-25", {}, "claimed", "0" * 64, (), beside)
+    store.write("index.json", to_bytes([file]))
+    notes = {engine: doctor("--model", QWEN, "--tp", "1", "--engine", engine)[1] for engine in ("vllm", "sglang")}
+    assert [line for line in answer(notes["sglang"], "note") if "own file" in line] == told
+    assert not any("own file" in line for line in answer(notes["vllm"], "note"))
 
 
 def test_the_next_line_typed_ends_the_matter(store, doctor, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.machinery
 import importlib.util
 import os
@@ -14,6 +15,8 @@ import pytest
 from fused_moe_configs import export
 from fused_moe_configs.exporting import write_export
 from fused_moe_configs.exporting.overlay import PACKAGED
+from fused_moe_configs.gains import BesideShipped
+from fused_moe_configs.index import IndexedFile, to_bytes
 
 from .conftest import SGLANG, D, name, notes, tree
 
@@ -98,6 +101,67 @@ def test_what_vllm_asks_for_by_no_such_name_is_named_and_left_out(store, destina
     assert done.notes == [f"{overlay}: left out, vLLM asks for no such name there: {other}"]
     assert done.is_whole, "it was never vLLM's"
     assert tree(destination) == {D: 1, name(N=7): 7}
+
+
+# ---------------------------------------------------------------
+# An engine's own file that was measured to be faster
+
+
+@pytest.fixture
+def faster(store, overlay):
+    """Of the store's file D beside this one of SGLang's, in a folder of an older Triton."""
+
+    def beside(ratio: float, text: str = ROW, file: str = D) -> Path:
+        theirs = overlay / "triton_3_6_0" / file
+        theirs.parent.mkdir(exist_ok=True)
+        theirs.write_text(text)
+        ours = store.add(D, 1)
+        shipped = BesideShipped(hashlib.sha256(text.encode()).hexdigest(), ratio, ratio)
+        entry = IndexedFile(D, (), "3.8.0", "2026-11-26", {}, "claimed", "0" * 64, (), {"sglang": shipped})
+        store.write("index.json", to_bytes([entry]))
+        return ours
+
+    return beside
+
+
+def test_a_file_of_the_engines_that_was_measured_to_be_faster_stays(store, destination, overlay, faster):
+    faster(1.21)
+    store.add(name(N=7), 2)
+    done = write_export(store.root, destination, "sglang", overlay=overlay)
+    assert tree(destination) == {f"configs/triton_3_6_0/{D}": 7, f"{SGLANG}/{name(N=7)}": 2}
+    assert done.notes == [f"{D}: the engine's own file stays: ours takes 1.21 of its time"]
+    assert done.is_whole, "nothing that was asked for is missing: the engine reads its own"
+
+
+def test_with_it_ours_of_every_version_and_for_down_stay_away(store, destination, overlay, faster):
+    faster(1.21)
+    store.add(D.replace(".json", "_down.json"), 3)
+    store.add(D, 4, "triton_3_6_0")
+    write_export(store.root, destination, "sglang", overlay=overlay)
+    assert tree(destination) == {f"configs/triton_3_6_0/{D}": 7}
+
+
+@pytest.mark.parametrize("text", [ROW, '{"triton_version": "3.6.0", "1": {"num_warps": 7}}'])
+def test_it_is_known_by_the_bytes_that_the_engine_ships(store, destination, overlay, faster, text):
+    faster(1.21, text)
+    write_export(store.root, destination, "sglang", overlay=overlay)
+    assert tree(destination) == {f"configs/triton_3_6_0/{D}": 7}
+
+
+def test_one_that_is_not_faster_or_another_one_gives_way(store, destination, overlay, faster):
+    faster(1.01)
+    write_export(store.root, destination, "sglang", overlay=overlay)
+    assert tree(destination)[f"{SGLANG}/{D}"] == 1
+    faster(1.21)
+    (overlay / "triton_3_6_0" / D).write_text('{"1":{"num_warps":9}}')
+    done = write_export(store.root, destination, "sglang", overlay=overlay)
+    assert (tree(destination)[f"{SGLANG}/{D}"], done.notes) == (1, [])
+
+
+def test_without_an_overlay_ours_is_written_for_then_the_engine_reads_no_file_of_its_own(store, destination, faster):
+    faster(1.21)
+    assert notes(store, destination, "sglang") == ""
+    assert tree(destination) == {f"{SGLANG}/{D}": 1}
 
 
 @pytest.mark.parametrize("below", ["", "configs"])

@@ -37,7 +37,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EngineReport]
 @pytest.mark.parametrize("name", list(ENGINES))
 def test_the_engine_reads_every_export_as_the_loader_answers(reports: dict[str, EngineReport], name: str) -> None:
     assert reports[name].differences == ()
-    assert reports[name].asked >= reports[name].files > 0
+    files_a_question = 2 if name == "sglang" else 1  # up and down
+    assert files_a_question * reports[name].asked >= reports[name].files > 0
 
 
 @pytest.mark.parametrize("file", FILES, ids=[str(file.relative) for file in FILES])

@@ -9,6 +9,7 @@ from tools.launch.heuristic_version import FOLLOWED
 from tools.portfolio.progress import ProgressLine
 from tools.portfolio.stock import Item, Method, Standing, look_up
 from tools.registry.sharding import Engine
+from tools.store.record import CheckedShipped
 
 NAME = "E=64,N=1408"
 """One (K, top_k), read by both engines."""
@@ -134,6 +135,14 @@ class TestRemarks:
         found = look(stocked)
         assert found.standing is Standing.DONE
         assert found.remarks == ("a row is slower than without the file on the kernel of SGLang",)
+
+    @pytest.mark.parametrize(
+        ("geomean", "told"), [(1.01, []), (1.21, ["1.210 of the time of the file that SGLang ships"])]
+    )
+    def test_an_engines_own_file_that_is_faster(self, stocked: Stocked, geomean: float, told: list[str]) -> None:
+        stocked.tune(NAME, judged_on=[Engine.VLLM])
+        stocked.judge(NAME, Engine.SGLANG, shipped=CheckedShipped("a" * 64, 1.6, geomean, 0.9))
+        assert [*look(stocked).remarks] == told
 
     def test_nothing_to_gain(self, stocked: Stocked) -> None:
         stocked.tune(NAME)
