@@ -277,8 +277,8 @@ def to_markdown(survey: Survey) -> str:
         "",
         f"Measured on {survey.date} with Triton {environment.triton} on {name}'s own kernel, uniform routing, "
         f"M = {', '.join(map(str, survey.batch_sizes))}, each file as {name} reads it. Ratios of time, up and down "
-        f"together: less is faster. Slower: more than {_percent(LARGEST_RATIO)} on average, and beyond doubt slower at "
-        "all.",
+        f"together: less is faster. Slower: more than {(LARGEST_RATIO - 1.0) * 100:.0f} % on average, and beyond doubt "
+        "slower at all.",
         "",
         *(f"- {line}" for line in _summary(survey)),
         "",
@@ -300,10 +300,9 @@ def _summary(survey: Survey) -> Iterator[str]:
     if shipped.geomean is None:
         yield "No file ran."
         return
-    cost = "cost" if shipped.geomean > 1.0 else "save"
     yield (
-        f"{counted(shipped.files, 'file')} of {name}'s: all together they {cost} "
-        f"{_percent(shipped.geomean)} of the kernel's time (geometric mean {shipped.geomean:.3f})."
+        f"{counted(shipped.files, 'file')} of {name}'s: all together they {_saving(shipped.geomean)} of the kernel's "
+        f"time (geometric mean {shipped.geomean:.3f})."
     )
     yield (
         f"{shipped.slower_files} slower than having none; {shipped.files_with_slower_rows} with a slower row, "
@@ -319,8 +318,10 @@ def _summary(survey: Survey) -> Iterator[str]:
     )
 
 
-def _percent(ratio: float) -> str:
-    return f"{abs(ratio - 1.0) * 100:.3g} %"
+def _saving(ratio: float) -> str:
+    """As in «save 2.7 %»; what rounds to nothing is neither."""
+    percent = f"{abs(ratio - 1.0) * 100:.1f}"
+    return "save nothing" if percent == "0.0" else f"{'cost' if ratio > 1.0 else 'save'} {percent} %"
 
 
 def _badness(file: SurveyedFile) -> tuple[bool, float, str]:

@@ -137,7 +137,15 @@ def test_what_a_person_reads() -> None:
     assert to_markdown(SURVEY) == (Path(__file__).with_name("survey.golden.md")).read_text("utf-8")
 
 
-@pytest.mark.parametrize(("mean", "words"), [(1.25, "they cost 25 % of"), (0.75, "they save 25 % of")])
+@pytest.mark.parametrize(
+    ("mean", "words"),
+    [
+        (1.25, "they cost 25.0 % of"),
+        (0.75, "they save 25.0 % of"),
+        (1.0004, "they save nothing of"),
+        (0.9996, "they save nothing of"),
+    ],
+)
 def test_what_all_files_together_cost_or_save(mean: float, words: str) -> None:
     assert words in to_markdown(replace(SURVEY, files=(surveyed("a", row(1, mean)),)))
 
