@@ -19,7 +19,7 @@ from tools.portfolio.wanted import Wanted
 from tools.registry.sharding import Engine
 from tools.store.existing import Place, existing_at
 from tools.store.files import version_folder
-from tools.store.record import EngineChecked, Record
+from tools.store.record import CheckedShipped, EngineChecked, Record
 from tools.store.workload import Shape
 from tools.tune.policy import PanelPolicy
 from tools.tune.request import DEFAULT_BATCH_SIZES
@@ -137,12 +137,17 @@ def look_up(
     return item
 
 
+def faster_shipped(judged: Mapping[Engine, EngineChecked]) -> dict[Engine, CheckedShipped]:
+    """By engine that ships one, the file of its own that was measured to be faster than ours."""
+    shipped = {engine: line.shipped for engine, line in judged.items() if line.shipped is not None}
+    return {engine: each for engine, each in shipped.items() if each.geomean_ratio > 1.0 + MARGIN}
+
+
 def _of_judgements(judged: Mapping[Engine, EngineChecked]) -> Iterator[str]:
     if slower := [ENGINE_NAMES[engine] for engine, line in judged.items() if line.slower]:
         yield f"a row is slower than without the file on the kernel of {' and '.join(slower)}"
-    for engine, line in judged.items():
-        if line.shipped is not None and line.shipped.geomean_ratio > 1.0 + MARGIN:
-            yield f"{line.shipped.geomean_ratio:.3f} of the time of the file that {ENGINE_NAMES[engine]} ships"
+    for engine, shipped in faster_shipped(judged).items():
+        yield f"{shipped.geomean_ratio:.3f} of the time of the file that {ENGINE_NAMES[engine]} ships"
     least = 1.0 - PromotionPolicy().min_improvement_pct / 100.0
     if judged and all(line.geomean_ratio > least for line in judged.values()):
         yield "nothing to gain: on the whole within a margin of what runs without a file"

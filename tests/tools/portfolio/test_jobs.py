@@ -16,6 +16,7 @@ from tools.portfolio.jobs import Job, Order, Skip, TunerBudget, bench_arguments,
 from tools.portfolio.stock import Item, Method, Standing, look_up
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
+from tools.store.record import CheckedShipped
 from tools.tune import request as tune_request
 from tools.tune.request import OfDescriptors
 from tools.tune.subject import ModelSource, Parallel
@@ -188,6 +189,16 @@ def test_up_and_down_are_tried_apart_for_the_most_experts_that_sglang_reads(stoc
     items = [look(stocked, name) for name in names]
     assert down_names(items, 2) == (wanted("E=513,N=128").name, wanted(THREE).name)
     assert down_names(items, 0) == ()
+
+
+def test_first_those_where_sglang_ships_a_faster_file(stocked: Stocked) -> None:
+    stocked.tune(NAME)
+    stocked.judge(NAME, Engine.VLLM, shipped=CheckedShipped("a" * 64, 1.6, 1.2, 0.9))
+    items = [look(stocked, name) for name in ("E=513,N=128", NAME)]
+    assert down_names(items, 1) == (wanted("E=513,N=128").name,)
+    stocked.judge(NAME, Engine.SGLANG, shipped=CheckedShipped("a" * 64, 1.6, 1.2, 0.9))
+    items = [look(stocked, name) for name in ("E=513,N=128", NAME)]
+    assert down_names(items, 1) == (wanted(NAME).name,)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"name": "a"}'])
