@@ -154,7 +154,7 @@ def of_models(known: Known, models: Sequence[Model]) -> OfModels:
 def _of_files(known: Known, environment: Environment) -> Iterator[tuple[str, bytes]]:
     template, slugs = environment.get_template("file.html"), render.model_slugs(known.models, known.slugs)
     for file in known.files:
-        given = render.of_file(file, slugs, known.sources.repository)
+        given = render.of_file(file, slugs, known.sources.repository, known.files)
         yield f"files/{file.slug}.html", template.render(root="../", **given).encode()
 
 
@@ -178,7 +178,8 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
     states = coverage.States(lines)
     gains, tallies = boards.largest_gains(known.files), boards.tally(wanted, states)
     yield page(
-        "index.html", files=known.files, measured=gains, best=next(iter(gains), None), tallies=tallies, lines=lines,
+        "index.html", files=overview.by_gpu(known.files), measured=[file for file in known.files if file.is_measured],
+        best=next(iter(gains), None), tallies=tallies, lines=lines,
         heads=render.row_heads(environment, lines, ""),
         devices=known.columns, gpus=known.devices.devices,
     )  # fmt: skip
