@@ -138,16 +138,21 @@ def short_name(item: Item, device: Device) -> str:
 _INTRO = """\
 # The portfolio
 
-Which models have tuned files here, on which GPU, and what a file gains; the most wanted models first. A figure is the
-time of the layer's two kernels with the file against that without one, on the engine's own kernel: −8 % is 8 % less.
-It is the geometric mean over batch sizes and shapes under uniform routing; in brackets stands the same against the file
-that the engine ships, where it ships one. The site, `fused-moe-configs list` and `index.json` show the tuner's own
-figures instead, of this project's kernel and the shape that gains least, so theirs are others. A parallel size links to
-the record behind its figures. Older method: there is a file, whose gain the site and `list` show, but it is still to be
-measured by today's method. What waits has no file yet, or none that was measured for that model's sizes.
+Which models have tuned files here, on which GPU, and what a file gains; the most wanted models first.
 
-A file is done if its search was not cut short, every usual row was decided among enough finalists, and it is judged on
-the kernel of every engine that reads it; held if an older method measured it and today's finds no row that loses.
+- **−8 %**: with the file the layer's two kernels take 8 % less time than without one, on the engine's own kernel. The
+  geometric mean over batch sizes and shapes under uniform routing. SGLang's figure is with the `_down` file where there
+  is one.
+- **In brackets**: the same against the file that the engine ships, where it ships one. **Bold**: the engine's own file
+  is faster.
+- **Links** lead to the record behind the figures.
+- **waits**: there is no file yet, or none that was measured for that model's sizes.
+- **older method**: there is a file, whose gain the site and `list` show, and it is still to be measured by today's.
+- **done**: the search was not cut short, every usual row was decided among enough finalists, and the file is judged on
+  the kernel of every engine that reads it. **held**: an older method measured it, and today's finds no row that loses.
+
+The site, `fused-moe-configs list` and `index.json` show the tuner's own figures instead, of this project's kernel and
+the shape that gains least, so theirs are others.
 
 `./nox -s portfolio -- status --format markdown --output docs/portfolio.md` wrote this page.
 """
@@ -191,7 +196,7 @@ def _model_cell(model: str, found: DeviceStatus) -> str:
     for (tp, ep), read in by_place.items():
         sizes = parallel_text(tp, ep)
         if any(_is_measured(use, item) for use, item in read):
-            lines.append(f"{_place_link(sizes, read)}: {_place_text(read)}")
+            lines.append(_place(sizes, read))
         else:
             waiting.append(sizes)
     return "<br>".join([*lines, *([f"waits: {', '.join(waiting)}"] if waiting else [])]) or "–"
@@ -202,19 +207,22 @@ def _is_measured(use: Use, item: Item) -> bool:
     return item.record is not None and use.shape not in item.unserved
 
 
-def _place_link(sizes: str, read: Sequence[tuple[Use, Item]]) -> str:
-    """To the record; engines may read different names there."""
-    names = list(dict.fromkeys(item.name for use, item in read if _is_measured(use, item)))
-    links = [f"../configs/records/{urllib.parse.quote(name)}" for name in names]
-    return ", ".join(f"[{sizes}]({link})" for link in links)
+def _place(sizes: str, read: Sequence[tuple[Use, Item]]) -> str:
+    """An engine each, unless all that can be said of every one is that its file is of an older method.
+
+    The sizes link to the record; where engines read different files, each engine's name does.
+    """
+    said = [(ENGINE_NAMES[use.engine.value], item, _use_text(use, item)) for use, item in read]
+    links = list(dict.fromkeys(_link(item) for use, item in read if _is_measured(use, item)))
+    if len(links) > 1:
+        return f"{sizes}: " + ", ".join(f"[{engine}]({_link(item)}) {text}" for engine, item, text in said)
+    if all(text == Standing.OLDER for *_, text in said):
+        return f"[{sizes}]({links[0]}): {Standing.OLDER.value}"
+    return f"[{sizes}]({links[0]}): " + ", ".join(f"{engine} {text}" for engine, _, text in said)
 
 
-def _place_text(read: Sequence[tuple[Use, Item]]) -> str:
-    """An engine each, unless all that can be said of every one is that its file is of an older method."""
-    said = [(ENGINE_NAMES[use.engine.value], _use_text(use, item)) for use, item in read]
-    if all(text == Standing.OLDER for _, text in said):
-        return Standing.OLDER.value
-    return ", ".join(f"{name} {text}" for name, text in said)
+def _link(item: Item) -> str:
+    return f"../configs/records/{urllib.parse.quote(item.name)}"
 
 
 def _use_text(use: Use, item: Item) -> str:
@@ -225,8 +233,13 @@ def _use_text(use: Use, item: Item) -> str:
     line = item.judged.get(use.engine)
     if line is None:
         return "not judged"
-    shipped = f" ({_gain(line.shipped.geomean_ratio)})" if line.shipped is not None else ""
+    shipped = f" ({_beside(line.shipped.geomean_ratio)})" if line.shipped is not None else ""
     return f"{_gain(line.geomean_ratio)}{shipped}"
+
+
+def _beside(ratio: float) -> str:
+    """Over the engine's own file, bold where that is faster."""
+    return f"**{_gain(ratio)}**" if round(ratio, 3) > 1.0 else _gain(ratio)
 
 
 def _gain(ratio: float) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from fused_moe_configs.lookup import REFERENCE_TRITON
 from fused_moe_configs.naming import ENGINE_NAMES
 from fused_moe_configs.next_step import model_flags, tune_command
 from tools.portfolio.wanted import Wanted, WantedList
@@ -13,11 +14,11 @@ from tools.registry.devices import Device
 from tools.site.coverage import HOLES, States, anchor_of, sizes_of
 from tools.site.files import TunedFile
 from tools.site.questions import State
-from tools.site.surveys import Surveyed
+from tools.site.surveys import Surveyed, Whole
 from tools.store.record import VerifiedWith
 
-MOST_WANTED = 40
-MOST_GAINS = 40
+MOST_WANTED = 25
+MOST_GAINS = 20
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Hole:
 
     askers: each model that asks for it, with its sizes and engines in words, and slug and anchor of its page.
     surveyed_ratio: of the file that an engine ships, over that engine's heuristic, the worst; None: not known.
+    shipped: what surveys say where there is no ratio.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Hole:
     askers: tuple[tuple[str, str, str, str], ...]
     command: str
     surveyed_ratio: float | None
+    shipped: str = "not surveyed"
 
     @property
     def models(self) -> int:
@@ -41,21 +44,27 @@ class Hole:
 
 
 def holes(
-    wanted: Iterable[WantedList], states: States, slugs: Mapping[str, str], surveys: Iterable[Surveyed]
-) -> list[Hole]:
-    """Most wanted first, as portfolio ranks them over all GPUs. slugs: of models' pages."""
-    ratios: dict[str, float] = {}
+    wanted: Iterable[WantedList], states: States, slugs: Mapping[str, str], surveys: Iterable[Surveyed],
+    whole: Iterable[Whole] = (),
+) -> list[Hole]:  # fmt: skip
+    """Most wanted first, as portfolio ranks them over all GPUs. slugs: of models' pages. surveys, whole: of all."""
+    ratios, ships = dict[str, float](), dict[str, str]()
     for surveyed in surveys:
         if surveyed.ratio is not None:
             ratios[surveyed.name] = max(surveyed.ratio, ratios.get(surveyed.name, 0.0))
+        elif ships.get(surveyed.name) != "fails":
+            ships[surveyed.name] = "fails" if surveyed.failures else "not measured"
+    known = {(each.engine, each.device_name) for each in whole}
     found = []
     for of_device in wanted:
         for each in of_device.names:
             if states.least(each, of_device.device) in HOLES:
                 askers = tuple(_askers(each, slugs))
-                found.append(
-                    Hole(each.name, of_device.device, each.score, askers, _command(each), ratios.get(each.name))
-                )
+                asked = {(use.engine.value, name) for use in each.uses for name in of_device.device.names}
+                is_known = {engine for engine, _ in asked} == {engine for engine, _ in asked & known}
+                shipped = ships.get(each.name, "none" if is_known else "not surveyed")
+                ratio = ratios.get(each.name)
+                found.append(Hole(each.name, of_device.device, each.score, askers, _command(each), ratio, shipped))
     return sorted(found, key=lambda each: (-each.score, each.name))
 
 
@@ -75,13 +84,27 @@ def _askers(wanted: Wanted, slugs: Mapping[str, str]) -> Iterator[tuple[str, str
 
 
 def largest_gains(files: Iterable[TunedFile]) -> list[TunedFile]:
-    """Of what was measured, the largest first: over vLLM's heuristic, then what SGLang alone reads over SGLang's."""
+    """Of what was measured, the largest first: over vLLM's heuristic, then what SGLang alone reads over SGLang's.
+
+    Without files for down alone, whose gain is of one projection, and without those for another Triton, whose workload
+    stands here already.
+    """
 
     def place(file: TunedFile) -> tuple[bool, float]:
         engine, ratios = next(iter(file.known.ratios.items()))
         return engine != "vllm", ratios.geomean
 
-    return sorted((file for file in files if file.is_measured), key=place)
+    layers = (file for file in files if file.is_measured and not file.is_down)
+    return sorted((file for file in layers if file.known.triton in (None, REFERENCE_TRITON)), key=place)
+
+
+def what_engines_ship(whole: Iterable[Whole], surveyed: Sequence[Surveyed]) -> list[tuple[Whole, tuple[Surveyed, ...]]]:
+    """Each survey with what was measured of that engine on that GPU. surveyed: the worst first."""
+    return [
+        (each, tuple(file for file in surveyed if file.is_measured
+                     and (file.engine, file.device_name) == (each.engine, each.device_name)))
+        for each in whole
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,9 +116,13 @@ class Negative:
 
 
 def negatives(files: Iterable[TunedFile]) -> list[Negative]:
-    """Rows that may be slower than the bound, files that gain hardly anything, and engines' files that are as good."""
-    found = []
+    """Engines' files that are faster, the most so first; then what gains hardly anything, and rows beyond the bound."""
+    found, losing = list[Negative](), list[tuple[float, Negative]]()
     for file in files:
+        for line in file.behind:
+            ratio = line.shipped.geomean_ratio if line.shipped else 1.0
+            rival = f"{ENGINE_NAMES[line.engine]} {line.version}'s own file"
+            losing.append((ratio, Negative(file, f"takes {(ratio - 1) * 100:.1f} % more time than {rival}")))
         if file.unbounded:
             sizes = ", ".join(map(str, file.unbounded))
             found.append(Negative(file, f"may be more than 2 % slower than a heuristic at M = {sizes}"))
@@ -103,12 +130,13 @@ def negatives(files: Iterable[TunedFile]) -> list[Negative]:
         over += [
             (f"{ENGINE_NAMES[line.engine]} {line.version}'s file", line.shipped.geomean_ratio)
             for line in file.beside_shipped
-            if line.shipped
+            if line.shipped and line not in file.behind
         ]
         for rival, ratio in over:
             if ratio > 0.99:
                 found.append(Negative(file, f"gains {(1 - ratio) * 100:.1f} % over {rival}: hardly anything"))
-    return found
+    losing.sort(key=lambda each: -each[0])
+    return [*(negative for _, negative in losing), *found]
 
 
 @dataclass(frozen=True)

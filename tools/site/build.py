@@ -26,7 +26,7 @@ from tools.site import boards, charts, coverage, overview, render, server
 from tools.site.coverage import Line
 from tools.site.files import TunedFile, files_in, read_files, slug_of, unique_slugs
 from tools.site.questions import Questions
-from tools.site.surveys import Surveyed, files_of, read_surveys
+from tools.site.surveys import Surveyed, Whole, files_of, read_surveys, wholes
 from tools.store.files import write_file
 
 T = TypeVar("T")
@@ -57,6 +57,7 @@ class Known:
     devices: DeviceRegistry
     files: tuple[TunedFile, ...]
     surveyed: tuple[Surveyed, ...]
+    surveys: tuple[Whole, ...]
     shipped: Mapping[str, tuple[Shipped, ...]]
     """By device of the first page, what portfolio ranks by."""
     slugs: Mapping[str, str]
@@ -84,7 +85,7 @@ def know(sources: Sources, each: SharedMap = map) -> Known:
     columns, surveys = coverage.columns_of(devices, models, files), read_surveys(sources.measurements)
     shipped = {device.name: shipped_by(surveys, device) for device in columns}
     slugs = unique_slugs(model.id for model in models)
-    return Known(sources, models, devices, files, files_of(surveys), shipped, slugs, columns)
+    return Known(sources, models, devices, files, files_of(surveys), wholes(surveys), shipped, slugs, columns)
 
 
 def pages(known: Known, each: SharedMap = map) -> Iterator[tuple[str, bytes]]:
@@ -154,7 +155,7 @@ def of_models(known: Known, models: Sequence[Model]) -> OfModels:
 def _of_files(known: Known, environment: Environment) -> Iterator[tuple[str, bytes]]:
     template, slugs = environment.get_template("file.html"), render.model_slugs(known.models, known.slugs)
     for file in known.files:
-        given = render.of_file(file, slugs, known.sources.repository)
+        given = render.of_file(file, slugs, known.sources.repository, known.files)
         yield f"files/{file.slug}.html", template.render(root="../", **given).encode()
 
 
@@ -178,7 +179,8 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
     states = coverage.States(lines)
     gains, tallies = boards.largest_gains(known.files), boards.tally(wanted, states)
     yield page(
-        "index.html", files=known.files, measured=gains, best=next(iter(gains), None), tallies=tallies, lines=lines,
+        "index.html", files=overview.by_gpu(known.files), measured=[file for file in known.files if file.is_measured],
+        best=next(iter(gains), None), tallies=tallies, lines=lines,
         heads=render.row_heads(environment, lines, ""),
         devices=known.columns, gpus=known.devices.devices,
     )  # fmt: skip
@@ -187,10 +189,11 @@ def _overviews(known: Known, environment: Environment, lines: Sequence[Line]) ->
         gpus=known.devices.devices, devices=known.columns,
         known_models=[(model, known.slugs[model.id]) for model in known.models],
     )  # fmt: skip
-    holes = boards.holes(wanted, states, known.slugs, known.surveyed)
+    holes = boards.holes(wanted, states, known.slugs, known.surveyed, known.surveys)
     yield page(
         "boards.html", wanted=holes[: boards.MOST_WANTED], wanted_more=len(holes[boards.MOST_WANTED :]),
-        surveyed=known.surveyed, gains=gains[: boards.MOST_GAINS],
+        shipped=boards.what_engines_ship(known.surveys, known.surveyed), gains=gains[: boards.MOST_GAINS],
+        gains_more=len(gains[boards.MOST_GAINS :]),
         gains_chart=Markup(overview.gains_chart(gains)), negatives=boards.negatives(known.files),
     )  # fmt: skip
     held = coverage.held_by(known.devices, known.files)

@@ -65,7 +65,7 @@ def time_chart(identifier: str, title: str, lines: Sequence[Curve], rows: int = 
         decades = [tick for tick in ticks if math.log10(tick).is_integer()]
         ticks = decades if len(decades) > 2 else ticks[:: len(ticks) // 5]
     return _line_chart(
-        identifier, title, lines, _Scale(low, high, 0, 1), {tick: f"{tick:g}" for tick in ticks}, "µs a layer", rows
+        identifier, title, lines, _Scale(low, high, 0, 1), {tick: f"{tick:g}" for tick in ticks}, "µs", rows
     )
 
 
@@ -164,7 +164,7 @@ def bar_chart(identifier: str, title: str, bars: Sequence[Bar], *, style: str = 
         y = 30 + step * place
         end = round(x(max(bar.value, 0.0)), 1)
         parts.append(f'<text class="legend end" x="{label - 12}" y="{y + 11}">{_text(bar.label)}</text>')
-        parts.append(f'<text class="tick end" x="{label - 12}" y="{y + 23}">{_text(bar.detail)}</text>')
+        parts.append(f'<text class="detail end" x="{label - 12}" y="{y + 23}">{_text(bar.detail)}</text>')
         parts.append(f'<g class="{bar.style}"><rect class="bar" x="{label}" y="{y}" width="{max(end - label, 1):g}"')
         parts.append(f' height="16" rx="2"/></g><text class="legend" x="{end + 8:g}" y="{y + 13}">')
         parts.append(f"{f'−{bar.value:.1f} %' if bar.value >= 0 else f'+{-bar.value:.1f} %'}</text>")

@@ -33,6 +33,7 @@ class Cell:
 
     ratio: the file's time over that without it; for State.SHIPPED the engine's own file's. name: the file that is
     asked for. page: of the file that serves. reads None: it isn't known whether the default backend reads files.
+    is_behind: the engine's own file is faster than the one that serves.
     """
 
     engine: str
@@ -45,6 +46,7 @@ class Cell:
     reads: bool | None
     command: str
     backend: str | None
+    is_behind: bool = False
 
     @property
     def is_hole(self) -> bool:
@@ -139,7 +141,7 @@ def _cell(row: Row, answer: DeviceAnswer) -> Cell:
     return Cell(
         row.release.name, row.release.version, state, looked.name if looked else None, ratio,
         file.known.triton if file else None, file.slug if file else None, answer.of_arch.reads_tuned_files,
-        answer.step.command, answer.of_arch.backend,
+        answer.step.command, answer.of_arch.backend, answer.behind is not None,
     )  # fmt: skip
 
 

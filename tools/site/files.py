@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,6 +31,7 @@ class TunedFile:
     path: below configs/, with slashes. slug: its page's name. known: as `index.json` has it. entries: launch config by
     batch size; empty where the file is broken. record: where it speaks of these very bytes, else None. fault: why
     there is no record or no entry; empty: nothing is wrong. gains: by engine and routing, of that record.
+    beside_shipped: the newest bench of each engine, where it put this file beside the one that the engine ships.
     """
 
     path: str
@@ -41,6 +42,7 @@ class TunedFile:
     record: Record | None = None
     fault: str = ""
     gains: tuple[Gain, ...] = ()
+    beside_shipped: tuple[EngineChecked, ...] = ()
 
     def ratio(self, engine: str, shape: Shape) -> float | None:
         """For a model of this shape. None: it wasn't measured for that, or not on that engine's kernel."""
@@ -62,6 +64,11 @@ class TunedFile:
         return {".": "default tier", "legacy_configs": "legacy tier"}.get(folder, folder)
 
     @property
+    def is_down(self) -> bool:
+        """For the down projection alone, which SGLang alone asks for. Its figures are of that projection."""
+        return self.workload is not None and self.workload.down
+
+    @property
     def is_measured(self) -> bool:
         return bool(self.known.ratios)
 
@@ -75,11 +82,9 @@ class TunedFile:
         return tuple(num_tokens for num_tokens, row in sorted(self.rows.items()) if not row.is_bounded)
 
     @property
-    def beside_shipped(self) -> tuple[EngineChecked, ...]:
-        """The newest bench of each engine, where it put this file beside the one that the engine ships."""
-        lines = sorted((self.record and self.record.engine_checked) or (), key=lambda line: line.date)
-        newest = {line.engine: line for line in lines if line.shipped is not None}
-        return tuple(newest[engine] for engine in ENGINE_NAMES if engine in newest)
+    def behind(self) -> tuple[EngineChecked, ...]:
+        """Those of `beside_shipped` where the engine's own file is faster, in figures as they are shown."""
+        return tuple(line for line in self.beside_shipped if line.shipped and round(line.shipped.geomean_ratio, 3) > 1)
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,15 @@ def _read(configs: Path, path: Path, triton: str | None, slug: str) -> TunedFile
             record = None
             faults.append("Its record speaks of other bytes.")
     gains = gains_of(content.document) if record else ()
-    return TunedFile(str(relative), slug, known, workload, entries, record, " ".join(faults), gains)
+    beside = tuple(newest_of_engines(record, lambda line: line.shipped is not None))
+    return TunedFile(str(relative), slug, known, workload, entries, record, " ".join(faults), gains, beside)
+
+
+def newest_of_engines(record: Record | None, is_asked: Callable[[EngineChecked], bool]) -> Iterator[EngineChecked]:
+    """Of benches on an engine's own kernel the newest that is asked for, an engine each."""
+    lines = sorted((record and record.engine_checked) or (), key=lambda line: line.date)
+    newest = {line.engine: line for line in lines if is_asked(line)}
+    yield from (newest[engine] for engine in ENGINE_NAMES if engine in newest)
 
 
 def _sha256(path: Path) -> str:

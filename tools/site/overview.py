@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tools.site import charts
 from tools.site.boards import Tally
@@ -10,6 +12,19 @@ from tools.site.files import TunedFile
 from tools.site.render import gpu, title_of, workload_of
 
 MOST_BARS = 12
+
+
+def by_gpu(files: Iterable[TunedFile]) -> list[TunedFile]:
+    """As a table has them: by GPU, that with most files first, then by experts and size."""
+    files = tuple(files)
+    held = Counter(file.device_name for file in files)
+
+    def place(file: TunedFile) -> tuple[Any, ...]:
+        of = file.workload
+        sizes = (of.E, of.N) if of else (0, 0)
+        return of is None, -held[file.device_name], file.device_name, *sizes, file.name, file.path
+
+    return sorted(files, key=place)
 
 
 def gains_chart(gains: Sequence[TunedFile], style: str = "") -> str:

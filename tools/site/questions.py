@@ -20,6 +20,7 @@ from tools.registry.devices import Device, DeviceRegistry
 from tools.registry.models import Model
 from tools.site.files import TunedFile
 from tools.site.surveys import Surveyed
+from tools.store.record import EngineChecked
 from tools.store.workload import Shape
 
 SIZES = (1, 2, 4, 8, 16)
@@ -45,7 +46,7 @@ class State(enum.StrEnum):
     BROKEN = "broken"
     """A file that can't be used."""
     SHIPPED = "shipped"
-    """None here; the engine ships one, as a survey found."""
+    """None here; the engine ships one, as a survey found. Surveys may end before they measure it."""
     NONE = "none"
     """No file anywhere that is known of."""
     UNNAMED = "unnamed"
@@ -126,6 +127,12 @@ class DeviceAnswer:
         """The file's time over that without it; None: it wasn't measured for this shape, or there is no file."""
         file = self.file
         return file.ratio(self.of_arch.engine, self.shape) if file else None
+
+    @property
+    def behind(self) -> EngineChecked | None:
+        """The bench that found the engine's own file faster than the one that serves here."""
+        lines = self.file.behind if self.file else ()
+        return next((line for line in lines if line.engine == self.of_arch.engine), None)
 
     @property
     def step(self) -> NextStep:

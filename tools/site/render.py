@@ -24,10 +24,10 @@ from tools.registry.models import Model
 from tools.site import charts
 from tools.site.coverage import Line, anchor_of, is_shown, sizes_of
 from tools.site.figures import microseconds, percent, shade
-from tools.site.files import TunedFile, slug_of
+from tools.site.files import TunedFile, newest_of_engines, slug_of
 from tools.site.questions import Row
-from tools.site.server import install_line, lines_to_type, shape_of
-from tools.store.record import RecordedRow
+from tools.site.server import behind_words, install_line, lines_to_type, shape_of
+from tools.store.record import EngineChecked, RecordedRow
 from tools.store.workload import Layout, parse_file_name
 
 _ROUTINGS = {
@@ -51,7 +51,7 @@ def environment(repository: str, revision: str) -> Environment:
     found.globals["reference"] = REFERENCE_TRITON
     filters: dict[str, Any] = {
         "percent": percent, "shade": shade, "gpu": gpu, "slug": slug_of, "workload": workload_of, "title": title_of,
-        "us": microseconds, "shape": shape_of, "quoted": shlex.quote, "label": label_of,
+        "us": microseconds, "shape": shape_of, "behind": behind_words, "quoted": shlex.quote, "label": label_of,
         "commands": partial(commands, repository=repository),
     }  # fmt: skip
     found.filters |= filters
@@ -75,15 +75,17 @@ def workload_of(file: TunedFile) -> str:
 
 
 def title_of(file: TunedFile) -> str:
-    """The model on the GPU, where a record names one, else the workload."""
+    """The model on the GPU, where a record names one, else the workload; and what sets it apart from its like."""
     if file.workload is None:
         return file.name
     device = gpu(file.device_name) or "a GPU without a name"
     first = next(iter(file.known.models), "")
-    match = re.match(r"[^/ ]*/?(\S+) tp=(\d+)(?: ep=(\d+))?", first)
+    match = re.match(r"[^/ ]*/?(\S+) tp=(\d+)(?: ep=(\d+))?(?: \+(\d+) shared)?", first)
+    triton = f", Triton {file.known.triton}" if file.known.triton not in (None, REFERENCE_TRITON) else ""
     if match is None:
-        return f"{workload_of(file)} on {device}"
-    return f"{match[1]} TP{match[2]}" + (f" EP{match[3]}" if match[3] else "") + f" on {device}"
+        return f"{workload_of(file)} on {device}{triton}"
+    sizes = f"TP{match[2]}" + (f" EP{match[3]}" if match[3] else "") + (f" +{match[4]} shared" if match[4] else "")
+    return f"{match[1]} {sizes} on {device}" + ", down projection" * file.is_down + triton
 
 
 def commands(row: Row, devices: Sequence[Device], repository: str) -> list[tuple[str, str]]:
@@ -131,15 +133,17 @@ def places_of(rows: Iterable[Row]) -> list[Sizes]:
     ]
 
 
-def of_file(file: TunedFile, slugs: Mapping[str, str], repository: str) -> dict[str, Any]:
-    """What file.html is given. slugs: of models' pages, by id."""
+def of_file(
+    file: TunedFile, slugs: Mapping[str, str], repository: str, files: Sequence[TunedFile] = ()
+) -> dict[str, Any]:
+    """What file.html is given. slugs: of models' pages, by id. files: of the whole store."""
     figures = file.gains if file.is_measured else ()
-    times = time_lines(file.rows) if figures else []
+    times = time_lines(file.rows, "sglang" if file.is_down else "vllm") if figures else []
     gains = gain_lines(figures)
     legend = max(charts.legend_rows(times), charts.legend_rows(gains))
     keys = list(dict.fromkeys(key for entry in file.entries.values() for key in entry))
     return {
-        "file": file, "figures": figures, "times": times, "keys": keys,
+        "file": file, "figures": figures, "times": times, "keys": keys, "beside": beside(file, files),
         "time_chart": Markup(charts.time_chart("time", f"Time of {title_of(file)} by batch size", times, legend)),
         "gain_chart": Markup(charts.gain_chart("gain", f"Gain of {title_of(file)} by batch size", gains, legend)),
         "launch_rows": launch_rows(file.entries, keys), "facts": facts(file), "exports": exports(file, repository),
@@ -148,8 +152,32 @@ def of_file(file: TunedFile, slugs: Mapping[str, str], repository: str) -> dict[
     }  # fmt: skip
 
 
-def time_lines(rows: Mapping[int, RecordedRow]) -> list[charts.Curve]:
-    """Medians in µs: file and heuristic on each engine's kernel that was measured, then the floor."""
+@dataclass(frozen=True)
+class Beside:
+    """Files of the same workload. other_half: for down alone where this one isn't, else what it lies beside.
+
+    others: under the same name in other folders. judged: SGLang's newest bench, where it read both halves.
+    """
+
+    other_half: TunedFile | None
+    others: tuple[TunedFile, ...]
+    judged: EngineChecked | None
+
+
+def beside(file: TunedFile, files: Iterable[TunedFile]) -> Beside:
+    stem = file.path.removesuffix(".json")
+    wanted = f"{stem.removesuffix('_down')}.json" if file.is_down else f"{stem}_down.json"
+    other_half = next((each for each in files if each.path == wanted), None)
+    others = tuple(each for each in files if each.name == file.name and each.path != file.path)
+    judged = newest_of_engines(file.record, lambda line: line.engine == "sglang" and other_half is not None)
+    return Beside(other_half, others, next(judged, None))
+
+
+def time_lines(rows: Mapping[int, RecordedRow], alone: str = "vllm") -> list[charts.Curve]:
+    """Medians in µs: file and heuristic on each engine's kernel that was measured, then the floor.
+
+    alone: the engine of rows that don't tell engines apart.
+    """
     found: dict[tuple[str, str], dict[int, float]] = {}
     for num_tokens, row in rows.items():
         if row.by_engine:
@@ -159,8 +187,10 @@ def time_lines(rows: Mapping[int, RecordedRow]) -> list[charts.Curve]:
                 found.setdefault((f"this file on {name}'s kernel", style), {})[num_tokens] = pair.latency_us.median
                 found.setdefault((f"{name}'s heuristic", engine), {})[num_tokens] = pair.baseline_us.median
         else:
-            found.setdefault(("this file", "tuned"), {})[num_tokens] = row.latency_us.median
-            found.setdefault(("vLLM's heuristic", "vllm"), {})[num_tokens] = row.baseline_us.median
+            style = "tuned" if alone == "vllm" else f"{alone} tuned"
+            found.setdefault(("this file", style), {})[num_tokens] = row.latency_us.median
+            key = f"{ENGINE_NAMES[alone]}'s heuristic", alone
+            found.setdefault(key, {})[num_tokens] = row.baseline_us.median
             for engine, latency in row.baselines.items():
                 key = f"{ENGINE_NAMES.get(engine, engine)}'s heuristic", engine
                 found.setdefault(key, {})[num_tokens] = latency.median
@@ -196,7 +226,7 @@ def launch_rows(
     """A row a batch size: each value, and whether it differs from the one above."""
     rows, before = list[tuple[int, list[tuple[str, bool]]]](), dict[str, str]()
     for num_tokens, entry in sorted(entries.items()):
-        now = {key: str(entry.get(key, "")) for key in keys}
+        now = {key: str(entry.get(key, "–")) for key in keys}
         rows.append((num_tokens, [(now[key], bool(before) and now[key] != before[key]) for key in keys]))
         before = now
     return rows
@@ -238,9 +268,12 @@ def facts(file: TunedFile) -> list[tuple[str, str]]:
 
 
 def exports(file: TunedFile, repository: str) -> list[tuple[str, str]]:
-    """Engine and the lines that have it read the file; of engines that ask for such a name."""
+    """Engine and the lines that have it read the file; of engines that ask for such a name.
+
+    A measured file is for the engines that it was measured for: no model has the others ask for it.
+    """
     found = []
-    for engine in ENGINE_NAMES:
+    for engine in file.known.ratios or ENGINE_NAMES:
         try:
             name = spelled(file.name, engine)
         except ValueError:

@@ -15,10 +15,11 @@ from fused_moe_configs.serving import Serving
 from tools.registry.models import Model
 from tools.site.figures import percent
 from tools.site.questions import DeviceAnswer, Row
+from tools.store.record import EngineChecked
 
 GPU_FIELDS = (
     "device", "verdict", "reason", "source", "file", "engine_file", "state", "walk", "command", "note", "page", "gain",
-    "notes",
+    "behind", "notes",
 )  # fmt: skip
 """What an answer holds for a GPU, in this order."""
 
@@ -74,6 +75,14 @@ def shape_of(answer: DeviceAnswer) -> str:
     return f"E={serving.E}, N={serving.N}, K={serving.K}, top_k={serving.top_k}, {serving.kind}"
 
 
+def behind_words(line: EngineChecked | None) -> str:
+    """Where the engine's own file is faster than ours. Empty: there is no such."""
+    if line is None or line.shipped is None:
+        return ""
+    own, more = f"{ENGINE_NAMES[line.engine]} {line.version}’s own file", percent(line.shipped.geomean_ratio)
+    return f"{own} is faster: with this one the layer takes {more.removeprefix('+')} more time."
+
+
 def _backend(serving: Serving, texts: _Texts) -> list[int]:
     """Alike on every device of an architecture."""
     return [texts(serving.verdict), texts(serving.reason), texts(", ".join(map(str, serving.source)))]
@@ -92,5 +101,6 @@ def _answer(answer: DeviceAnswer, texts: _Texts, repository: str) -> list[int]:
         texts(step.note),
         texts(file.slug if file else None),
         texts(percent(answer.ratio) if answer.ratio is not None else None),
+        texts(behind_words(answer.behind)),
         texts("\n".join(notes)),
     ]

@@ -139,6 +139,28 @@ class TestThePage:
             f"| `deepseek-ai/DeepSeek-V2-Lite` | [tp=1]({self.RECORD}): vLLM −8.7 % (−5.0 %), SGLang −20.0 % |"
         )
 
+    def test_engines_that_read_different_files_have_a_link_each(self, found: DeviceStatus) -> None:
+        tuned = found.items[0]
+        vllm, sglang = sorted(tuned.wanted.uses, key=lambda use: list(Engine).index(use.engine))
+        items = (
+            replace(tuned, wanted=replace(tuned.wanted, uses=(vllm,))),
+            replace(tuned, wanted=replace(tuned.wanted, workload=replace(tuned.wanted.workload, E=65), uses=(sglang,))),
+        )
+        other = self.RECORD.replace("E%3D64", "E%3D65")
+        assert self.row(replace(found, items=items), "deepseek-ai/DeepSeek-V2-Lite") == (
+            f"| `deepseek-ai/DeepSeek-V2-Lite` | tp=1: [vLLM]({self.RECORD}) −8.7 % (−5.0 %), "
+            f"[SGLang]({other}) −20.0 % |"
+        )
+
+    def test_an_engines_own_file_that_is_faster_stands_out(self, found: DeviceStatus) -> None:
+        item = found.items[0]
+        line = item.judged[Engine.VLLM]
+        behind = replace(line, shipped=replace(line.shipped, geomean_ratio=1.21))
+        row = self.row(
+            replace(found, items=(replace(item, judged={Engine.VLLM: behind}),)), "deepseek-ai/DeepSeek-V2-Lite"
+        )
+        assert "vLLM −8.7 % (**+21.0 %**), " in row
+
     def test_an_engine_that_has_not_judged_it_says_so(self, found: DeviceStatus) -> None:
         item = found.items[0]
         only = replace(item, judged={Engine.VLLM: item.judged[Engine.VLLM]})

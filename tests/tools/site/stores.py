@@ -76,7 +76,7 @@ def checked(engine: str = "vllm", date: str = "2026-11-26", over_shipped: float 
     """A record's line of a bench on an engine's own kernel. over_shipped: of our file over the one that it ships."""
     version = {"vllm": "0.33.0", "sglang": "0.5.23"}[engine]
     ratios = {"worst_ratio": 1.0, "geomean_ratio": 0.9, "best_ratio": 0.8}
-    beside = {"worst_ratio": 1.0, "geomean_ratio": over_shipped, "best_ratio": 0.4, "sha256": "a" * 64}
+    beside = {"worst_ratio": 1.5, "geomean_ratio": over_shipped, "best_ratio": 0.4, "sha256": "a" * 64}
     line = {"engine": engine, "version": version, "triton": "3.8.0", "date": date, "rule": "parts-1", **ratios}
     return line if over_shipped is None else {**line, "shipped": beside}
 

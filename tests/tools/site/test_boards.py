@@ -18,7 +18,7 @@ from tools.site import boards
 from tools.site.coverage import Line, States, lines_of
 from tools.site.files import TunedFile, files_in, read_files
 from tools.site.questions import Questions
-from tools.site.surveys import files_of, read_surveys
+from tools.site.surveys import files_of, read_surveys, wholes
 
 
 @pytest.fixture
@@ -120,6 +120,57 @@ def test_what_gains_hardly_anything_or_may_lose_is_told(store: Store) -> None:
         "gains 0.5 % over vLLM's heuristic: hardly anything",
         "gains 0.2 % over SGLang's heuristic: hardly anything",
         "gains 0.1 % over vLLM 0.33.0's file: hardly anything",
+    ]
+
+
+def test_an_engines_file_that_is_faster_is_told_first_and_as_a_loss(store: Store) -> None:
+    add(store, rows=rows(ratio=0.995))
+    add(store, QWEN, engine_checked=[checked(over_shipped=1.03), checked("sglang", over_shipped=1.21)])
+    assert negatives(store) == [
+        "takes 21.0 % more time than SGLang 0.5.23's own file",
+        "takes 3.0 % more time than vLLM 0.33.0's own file",
+        "gains 0.5 % over vLLM's heuristic: hardly anything",
+    ]
+
+
+def test_a_workload_stands_among_the_gains_once_and_its_down_projection_does_not(store: Store) -> None:
+    add(store)
+    add(store, folder="triton_3_6_0", rows=rows(ratio=0.5))
+    add(store, MIXTRAL.replace(".json", "_down.json"), rows=rows(ratio=0.4))
+    assert [file.path for file in boards.largest_gains(files(store))] == [MIXTRAL]
+
+
+class TestWhatSurveysSayOfAHole:
+    def shipped(self, store: Store, folder: Path) -> str:
+        wanted = wanted_on(devices().find(H100), ModelRegistry((models().find(QWEN_ID),)))
+        surveys, slugs = read_surveys(folder), {QWEN_ID: QWEN_ID}
+        found = boards.holes([wanted], States(lines(store, QWEN_ID)), slugs, files_of(surveys), wholes(surveys))
+        return next(each.shipped for each in found if each.name == QWEN)
+
+    def test_one_that_both_engines_surveys_do_not_list_is_none(self, store: Store, tmp_path: Path) -> None:
+        survey(tmp_path / "m", [])
+        assert self.shipped(store, tmp_path / "m") == "not surveyed", "SGLang may ship one"
+        survey(tmp_path / "m", [], engine="sglang")
+        assert self.shipped(store, tmp_path / "m") == "none"
+
+    def test_one_that_a_survey_did_not_come_to_is_not_measured(self, store: Store, tmp_path: Path) -> None:
+        survey(tmp_path / "m", [], left_out=[{"file": QWEN, "reason": "not reached", "is_missing": True}])
+        assert self.shipped(store, tmp_path / "m") == "not measured"
+
+    def test_one_that_fails_is_said_to(self, store: Store, tmp_path: Path) -> None:
+        survey(tmp_path / "m", [surveyed(QWEN, [None])])
+        assert self.shipped(store, tmp_path / "m") == "fails"
+
+
+def test_each_survey_has_the_files_that_it_measured(tmp_path: Path) -> None:
+    unreached = {"file": QWEN, "reason": "not reached", "is_missing": True}
+    survey(tmp_path, [surveyed(MIXTRAL, [1.2])], left_out=[unreached])
+    survey(tmp_path, [surveyed(QWEN, [0.9])], engine="sglang")
+    surveys = read_surveys(tmp_path)
+    found = boards.what_engines_ship(wholes(surveys), files_of(surveys))
+    assert [(whole.engine, [file.name for file in files]) for whole, files in found] == [
+        ("vllm", [MIXTRAL]),
+        ("sglang", [QWEN]),
     ]
 
 

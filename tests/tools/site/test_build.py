@@ -14,7 +14,19 @@ import pytest
 
 import fused_moe_configs
 from tests.builders import H100, Store, models
-from tests.tools.site.stores import BOOM, MIXTRAL, add, hostile, hostile_measurements, store_at
+from tests.tools.site.stores import (
+    BOOM,
+    MIXTRAL,
+    QWEN,
+    add,
+    checked,
+    hostile,
+    hostile_measurements,
+    rows,
+    store_at,
+    survey,
+    surveyed,
+)
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.errors import UserError
 from tools.site.build import MANIFEST, Sources, know, pages, write
@@ -131,6 +143,47 @@ def test_a_file_that_cannot_be_used_has_a_page_that_says_so(hostile_site: Mappin
     assert "The file can't be used: not JSON" in page.text
     assert "Not measured" in page.text
     assert "broken" in html(hostile_site)["models/qwen-qwen3-30b-a3b.html"].text
+
+
+def test_a_file_that_loses_to_the_engines_own_says_so_wherever_its_gain_stands(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "configs", ["mistralai/Mixtral-8x7B-v0.1"])
+    add(store, engine_checked=[checked("sglang", over_shipped=1.21)])
+    site = built(store.root)
+    read, said = html(site), "SGLang 0.5.23’s own file is faster: with this one the layer takes 21.0 % more time."
+    assert said in read["files/e8-n7168-nvidia_h100_80gb_hbm3.html"].text
+    assert said in read["models/mistralai-mixtral-8x7b-v0.1.html"].text
+    cells = re.findall(r'<td class="(\S+ claimed)" .*?<small>(.*?)</small>', site["index.html"].decode())
+    assert cells == [("g3 claimed", "claimed"), ("behind claimed", "engine’s is faster")]
+
+
+def test_a_file_for_down_says_that_its_figures_are_of_down(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "configs", ["mistralai/Mixtral-8x7B-v0.1"])
+    add(store, engine_checked=[checked("sglang")])
+    plain = rows()
+    for each in plain.values():
+        for key in ("parts", "by_engine", "by_routing", "floor_us"):
+            del each[key]
+    add(store, MIXTRAL.replace(".json", "_down.json"), rows=plain)
+    read = html(built(store.root))
+    page = read["files/e8-n7168-nvidia_h100_80gb_hbm3_down.html"]
+    assert "For the down projection alone" in page.text
+    assert "SGLang's heuristic" in page.text
+    assert "vLLM's heuristic" not in page.text.partition("Record")[0]
+    assert "e8-n7168-nvidia_h100_80gb_hbm3.html" in page.links
+    layer = read["files/e8-n7168-nvidia_h100_80gb_hbm3.html"]
+    assert "With both files SGLang’s layer takes −10.0 % time over its heuristic" in layer.text
+    assert "of down" in read["index.html"].text
+
+
+def test_a_survey_that_ended_early_says_so_and_what_it_did_not_come_to_has_no_figure(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "configs", ["mistralai/Mixtral-8x7B-v0.1"])
+    unreached = {"file": MIXTRAL, "reason": "not reached", "is_missing": True}
+    survey(tmp_path / "m", [surveyed(QWEN, [1.2])], left_out=[unreached])
+    site = built(store.root, tmp_path / "m")
+    boards = html(site)["boards.html"].text
+    assert "no: 1 more file not reached" in boards
+    assert "1 file, the worst first (the survey ended early)" in boards
+    assert re.findall(r'<td class="shipped".*?>([^<]+)</a>', site["index.html"].decode()) == ["engine&#39;s own"]
 
 
 def test_an_empty_store_has_every_page_and_says_that_it_is_empty(empty_site: Mapping[str, bytes]) -> None:

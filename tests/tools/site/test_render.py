@@ -12,7 +12,7 @@ from jinja2 import UndefinedError
 from fused_moe_configs.gains import Gain
 from fused_moe_configs.next_step import export_command
 from tests.builders import H100, Store, devices, models
-from tests.tools.site.stores import MIXTRAL, add, row, store_at
+from tests.tools.site.stores import MIXTRAL, add, checked, row, store_at
 from tools.registry.engines import load_engines
 from tools.site import render
 from tools.site.files import TunedFile, files_in, read_files
@@ -80,6 +80,18 @@ class TestNames:
         shapes = [{"K": 4096, "top_k": 2, "models": []}]
         assert render.title_of(file_of(root, shapes=shapes)) == "E=8, N=7168, bf16 on H100 80GB HBM3"
 
+    def test_files_that_one_model_reads_are_told_apart(self, root: Path) -> None:
+        shapes = [{"K": 4096, "top_k": 2, "fused_shared_experts": 1, "models": ["a/b tp=2 +1 shared"]}]
+        store = Store(root)
+        add(store, shapes=shapes)
+        add(store, MIXTRAL.replace(".json", "_down.json"), shapes=shapes)
+        add(store, folder="triton_3_6_0", shapes=shapes)
+        assert [render.title_of(file) for file in read_files(files_in(root))] == [
+            "b TP2 +1 shared on H100 80GB HBM3",
+            "b TP2 +1 shared on H100 80GB HBM3, down projection",
+            "b TP2 +1 shared on H100 80GB HBM3, Triton 3.6.0",
+        ]
+
 
 class TestCurves:
     def test_of_each_engines_kernel_file_and_heuristic_then_the_floor(self) -> None:
@@ -96,6 +108,13 @@ class TestCurves:
     def test_of_an_older_record_the_file_beside_the_heuristics(self) -> None:
         lines = render.time_lines({64: replace(recorded(), by_engine={}, floor_us=None)})
         assert [line.label for line in lines] == ["this file", "vLLM's heuristic"]
+
+    def test_of_a_file_for_down_the_heuristic_is_sglangs(self) -> None:
+        lines = render.time_lines({64: replace(recorded(), by_engine={}, floor_us=None)}, "sglang")
+        assert [(line.label, line.style) for line in lines] == [
+            ("this file", "sglang tuned"),
+            ("SGLang's heuristic", "sglang"),
+        ]
 
     def test_skewed_gains_stand_back(self) -> None:
         gains = [Gain("vllm", "uniform", {1: 0.9}), Gain("sglang", "skew_0.3", {8: 0.8})]
@@ -115,6 +134,32 @@ def test_a_value_is_marked_where_it_differs_from_the_row_above() -> None:
         (1, [("16", False), ("4", False)]),
         (64, [("32", True), ("4", False)]),
     ]
+
+
+def test_a_value_that_an_entry_lacks_is_a_dash() -> None:
+    assert render.launch_rows({1: {"USE_TMA": True}, 2: {}}, ["USE_TMA"]) == [
+        (1, [("True", False)]),
+        (2, [("–", True)]),
+    ]
+
+
+class TestBeside:
+    def test_both_halves_lead_to_each_other_and_the_bench_of_both_is_the_layers(self, root: Path) -> None:
+        add(Store(root), engine_checked=[checked(), checked("sglang")])
+        add(Store(root), MIXTRAL.replace(".json", "_down.json"))
+        layer, down = files = read_files(files_in(root))
+        assert render.beside(layer, files) == render.Beside(down, (), layer.record.engine_checked[1])
+        assert render.beside(down, files) == render.Beside(layer, (), None)
+
+    def test_one_file_for_both_is_judged_as_any_other(self, root: Path) -> None:
+        file = file_of(root, engine_checked=[checked("sglang")])
+        assert render.beside(file, [file]) == render.Beside(None, (), None)
+
+    def test_files_of_another_triton_are_named(self, root: Path) -> None:
+        add(Store(root))
+        add(Store(root), folder="triton_3_6_0")
+        default, other = files = read_files(files_in(root))
+        assert [render.beside(file, files).others for file in files] == [(other,), (default,)]
 
 
 class TestFile:
@@ -138,6 +183,11 @@ class TestFile:
             f"pip install git+{REPOSITORY}",
             export_command("sglang", Path(file.path)),
         ]
+
+    def test_it_is_exported_to_engines_that_it_was_measured_for_alone(self, root: Path) -> None:
+        alone = row(64)
+        alone["parts"] = [part for part in alone["parts"] if part["engine"] == "sglang"]
+        assert [engine for engine, _ in render.exports(file_of(root, rows={"64": alone}), REPOSITORY)] == ["sglang"]
 
     def test_its_address_is_quoted(self, root: Path) -> None:
         file = file_of(root)

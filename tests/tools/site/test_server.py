@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fused_moe_configs.next_step import NextStep
 from tests.builders import H100, devices, models
-from tests.tools.site.stores import MIXTRAL, add, store_at
+from tests.tools.site.stores import MIXTRAL, add, checked, store_at
 from tools.registry.engines import load_engines
 from tools.site.files import files_in, read_files, slug_of
 from tools.site.questions import Questions
@@ -49,6 +50,17 @@ def test_a_file_that_serves_is_named_with_its_page_and_gain(asked: dict[str, Any
     assert (found["file"], found["engine_file"]) == (MIXTRAL, MIXTRAL)
     assert (found["state"], found["page"], found["gain"]) == ("claimed", slug_of(MIXTRAL), "−7.0 %")
     assert str(found["command"]).startswith(f"{install_line(REPOSITORY)}\nfused-moe-configs export ")
+
+
+def test_where_the_engines_own_file_is_faster_the_answer_says_so(tmp_path: Path) -> None:
+    store, model = store_at(tmp_path / "configs", [MIXTRAL_ID]), models().find(MIXTRAL_ID)
+    add(store, engine_checked=[checked(over_shipped=0.9), checked("sglang", over_shipped=1.21)])
+    questions = Questions(store.root, devices(), load_engines(), read_files(files_in(store.root)))
+    asked = document(model, questions.rows(model), REPOSITORY)
+    assert answer_of(asked, row_of(asked, "vllm", 2), H100)["behind"] is None
+    assert answer_of(asked, row_of(asked, "sglang", 2), H100)["behind"] == (
+        "SGLang 0.5.23’s own file is faster: with this one the layer takes 21.0 % more time."
+    )
 
 
 def test_without_a_file_there_is_no_page_and_no_gain_but_a_walk(asked: dict[str, Any]) -> None:

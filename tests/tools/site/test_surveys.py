@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders import BAD_INPUT, H100
 from tests.tools.site.stores import MIXTRAL, survey, surveyed
-from tools.site.surveys import Surveyed, files_of, read_surveys
+from tools.site.surveys import Surveyed, files_of, read_surveys, wholes
 
 
 def found_in(folder: Path) -> tuple[Surveyed, ...]:
@@ -45,6 +45,27 @@ def test_a_survey_that_ended_early_takes_nothing_away(tmp_path: Path) -> None:
         (MIXTRAL, 1.9, "2026-01-01"),
         (other, 0.9, "2026-11-26"),
     ]
+
+
+def test_a_file_that_no_survey_came_to_is_shipped_all_the_same(tmp_path: Path) -> None:
+    survey(tmp_path, [], left_out=[{"file": MIXTRAL, "reason": "not reached", "is_missing": True}])
+    (found,) = found_in(tmp_path)
+    assert (found.name, found.ratio, found.is_measured) == (MIXTRAL, None, False)
+
+
+def test_a_survey_that_ended_early_is_said_to_be_no_whole_one(tmp_path: Path) -> None:
+    other = MIXTRAL.replace("7168", "3584")
+    left_out = [
+        {"file": other, "reason": "not reached", "is_missing": True},
+        {"file": MIXTRAL, "reason": "1 of its 2 shapes: not reached", "is_missing": True},
+        {"file": "E=9.json", "reason": "no registered model reads it", "is_missing": False},
+    ]
+    survey(tmp_path, [surveyed(MIXTRAL, [1.2])], left_out=left_out)
+    survey(tmp_path, [surveyed(MIXTRAL, [0.8])], engine="sglang", version="0.5.23")
+    vllm, sglang = wholes(read_surveys(tmp_path))
+    assert (vllm.engine, vllm.device_name, vllm.figures.slower_files) == ("vllm", H100, 1)
+    assert (vllm.unreached, vllm.in_part) == (1, 1)
+    assert (sglang.version, sglang.unreached, sglang.in_part) == ("0.5.23", 0, 0)
 
 
 @pytest.mark.parametrize("changes", [{"engine": "other"}, {"files": None}, {"files": [{}]}, {"schema_version": 2}])

@@ -120,13 +120,13 @@ if (form) {
     const gpuName = gpu.selectedOptions[0].textContent;
     const found = (row.answers || []).map((places) => Object.fromEntries(
       loaded.fields.map((field, at) => [field, loaded.texts[places[at]] || ""]))).find((each) => each.device === gpu.value);
-    const empty = { state: "", verdict: "Not run", reason: row.refusal, source: "", engine_file: "", walk: "", command: "", note: "", page: "", gain: "", notes: "" };
+    const empty = { state: "", verdict: "Not run", reason: row.refusal, source: "", engine_file: "", walk: "", command: "", note: "", page: "", gain: "", behind: "", notes: "" };
     const values = found || empty;
     put({
       ...values,
       title: `${model.value} ${sizesOf(row)}, ${row.name} ${row.version} on ${gpuName}`,
       shape: row.shape || "—",
-      words: `${words[values.state] || "The engine doesn’t split the model so."}${values.page && values.gain ? ` ${values.gain} time over no file.` : ""}`,
+      words: `${words[values.state] || "The engine doesn’t split the model so."}${values.page && values.gain ? ` ${values.gain} time over no file.` : ""}${values.behind ? ` ${values.behind}` : ""}`,
     });
     const badge = slot("badge");
     badge.className = `badge ${values.state}`;
