@@ -14,7 +14,7 @@ from tools.portfolio.stock import Item, Standing
 from tools.portfolio.wanted import Use
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
-from tools.store.record import EngineChecked
+from tools.store.record import CheckedShipped, EngineChecked
 from tools.text import aligned, cell, code, counted, printable, table
 
 
@@ -170,10 +170,12 @@ def to_markdown(found: Sequence[DeviceStatus]) -> str:
         for each in found
     ]
     ranks: dict[str, int] = {}
+    checkpoints: dict[str, int] = {}
     for item in (item for each in found for item in each.items):
         for use in item.wanted.uses:
             ranks[use.model] = min(item.rank, ranks.get(use.model, item.rank))
-    models = sorted(ranks, key=lambda model: (ranks[model], model.casefold()))
+            checkpoints[use.model] = use.checkpoints
+    models = sorted(ranks, key=lambda model: (ranks[model], -checkpoints[model], model.casefold()))
     rows = [[code(model), *(_model_cell(model, each) for each in found)] for model in models]
     notes = [f"- {cell(note)}" for each in found for note in each.notes]
     lines = [
@@ -233,13 +235,13 @@ def _use_text(use: Use, item: Item) -> str:
     line = item.judged.get(use.engine)
     if line is None:
         return "not judged"
-    shipped = f" ({_beside(line.shipped.geomean_ratio)})" if line.shipped is not None else ""
+    shipped = f" ({_beside(line.shipped)})" if line.shipped is not None else ""
     return f"{_gain(line.geomean_ratio)}{shipped}"
 
 
-def _beside(ratio: float) -> str:
+def _beside(shipped: CheckedShipped) -> str:
     """Over the engine's own file, bold where that is faster."""
-    return f"**{_gain(ratio)}**" if round(ratio, 3) > 1.0 else _gain(ratio)
+    return f"**{_gain(shipped.geomean_ratio)}**" if shipped.is_faster else _gain(shipped.geomean_ratio)
 
 
 def _gain(ratio: float) -> str:

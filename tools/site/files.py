@@ -83,8 +83,8 @@ class TunedFile:
 
     @property
     def behind(self) -> tuple[EngineChecked, ...]:
-        """Those of `beside_shipped` where the engine's own file is faster, in figures as they are shown."""
-        return tuple(line for line in self.beside_shipped if line.shipped and round(line.shipped.geomean_ratio, 3) > 1)
+        """Those of `beside_shipped` where the engine's own file is faster."""
+        return tuple(line for line in self.beside_shipped if line.shipped and line.shipped.is_faster)
 
 
 @dataclass(frozen=True)

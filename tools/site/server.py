@@ -80,7 +80,8 @@ def behind_words(line: EngineChecked | None) -> str:
     if line is None or line.shipped is None:
         return ""
     own, more = f"{ENGINE_NAMES[line.engine]} {line.version}’s own file", percent(line.shipped.geomean_ratio)
-    return f"{own} is faster: with this one the layer takes {more.removeprefix('+')} more time."
+    more = more.removeprefix("+")
+    return f"{own} is faster: with this one the layer takes {more} more time. An export over the engine’s own keeps it."
 
 
 def _backend(serving: Serving, texts: _Texts) -> list[int]:

@@ -59,7 +59,8 @@ def test_where_the_engines_own_file_is_faster_the_answer_says_so(tmp_path: Path)
     asked = document(model, questions.rows(model), REPOSITORY)
     assert answer_of(asked, row_of(asked, "vllm", 2), H100)["behind"] is None
     assert answer_of(asked, row_of(asked, "sglang", 2), H100)["behind"] == (
-        "SGLang 0.5.23’s own file is faster: with this one the layer takes 21.0 % more time."
+        "SGLang 0.5.23’s own file is faster: with this one the layer takes 21.0 % more time. "
+        "An export over the engine’s own keeps it."
     )
 
 
