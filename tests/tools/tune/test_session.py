@@ -439,6 +439,10 @@ def test_a_replay_asks_for_down_with_descriptors_where_the_recording_did_and_its
     flags = ["--replay", str(with_down_kernel), "--num-tokens", "64", "--separate-down"]
     summary = session.replay(parse([*flags, "--output", str(out)]), with_down_kernel)
     assert any("that the search asked for" in note for note in summary.notes), "told, and no gap in the landscape"
+    lacking = thinned(Journal.read(with_down_kernel), lambda event: event.job.config.num_warps == 4)
+    save(with_down_kernel, replace(lacking, device=REPORT, events=len(lacking.entries)))
+    with pytest.raises(session.IncompleteLandscapeError, match="launch configs that the search asked for"):
+        session.replay(parse(flags), with_down_kernel)
     settings = document(out / "records" / NAME)["tuner"]["settings"]
     assert (settings["down_kernel"], settings["down_kernel_sha256"]) == ("sglang-0.5.23", "ab")
 
