@@ -74,8 +74,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="try up and down apart for the N names of most experts that SGLang reads, with USE_TMA where its kernel "
-        "is at hand; a _down file stays where a row gains more than the margin (0)",
+        help="try up and down apart for the N names of most experts that SGLang reads; a _down file stays where a row "
+        "gains more than the margin (0)",
     )
     parser.add_argument(
         "--time-budget",

@@ -92,7 +92,7 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
             for writer in journals.writers:
                 writer.report(report)
             rates = Rates(report.memory_bytes_per_s, report.dense_per_s)
-            notes = (*report.notes, *_untried(request, subject))
+            notes = (*report.notes, *untried(request, subject))
             measured = MeasuredRun(result, rates, runner.seconds_in_all, notes)
         assert report.environment is not None  # a process that is up tells all of it
         try:
@@ -130,7 +130,7 @@ def with_down_kernel(request: TuneRequest) -> TuneRequest:
     return replace(request, down_kernel=DownKernel(path, engine_version(path, kernel.name), source.sha256))
 
 
-def _untried(request: TuneRequest, subject: Subject) -> list[str]:
+def untried(request: TuneRequest, subject: Subject) -> list[str]:
     """A line where SGLang's kernel was given for nothing."""
     why = None if request.down_kernel is None else why_no_descriptors(subject)
     return [] if why is None else [f"down isn't tried with USE_TMA: {why}"]

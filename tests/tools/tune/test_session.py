@@ -29,7 +29,7 @@ from tools.tune import session, write
 from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWriter
 from tools.tune.protocol import Compiled, DeviceReport, Event, Screened, Subject
 from tools.tune.report import TuneSummary
-from tools.tune.request import TuneRequest, parse
+from tools.tune.request import DownKernel, TuneRequest, parse
 from tools.tune.subject import SizesSource, make_subject
 from tools.validate.exceptions import Exceptions
 from tools.validate.rules import down_twin, record
@@ -382,9 +382,23 @@ def test_the_version_of_the_sglang_around_the_kernel_is_told(tmp_path: Path, mon
     asked = request("--separate-down", "--kernel", f"sglang={path}")
     alone = session.with_down_kernel(asked).settings
     assert (alone["down_kernel"], alone["down_kernel_sha256"]) == ("sglang", cut(path).sha256)
+    (tmp_path / "elsewhere").mkdir()
+    (link := tmp_path / "elsewhere" / "kernels.py").symlink_to(path)
+    linked = session.with_down_kernel(request("--separate-down", "--kernel", f"sglang={link}")).down_kernel
+    assert linked is not None
+    assert linked.path == path.resolve(), "other processes read it too"
     (tmp_path / "sglang-0.5.23.dist-info").mkdir()
     (tmp_path / "sglang-0.5.23.dist-info" / "METADATA").write_text("Version: 0.5.23\n", "utf-8")
     assert session.with_down_kernel(asked).settings["down_kernel"] == "sglang-0.5.23"
+
+
+def test_a_kernel_that_was_given_for_nothing_is_told(subject: Subject) -> None:
+    sglangs = replace(subject, engines=((Flavour.SGLANG,),))
+    asked = replace(request("--separate-down"), down_kernel=DownKernel(None))
+    assert session.with_down_kernel(asked) == asked, "a replay's has nothing to read"
+    told = "down isn't tried with USE_TMA: SGLang, whose key it is, doesn't read this name"
+    assert session.untried(asked, subject) == [told]
+    assert session.untried(asked, sglangs) == session.untried(replace(asked, down_kernel=None), subject) == []
 
 
 def test_without_triton_a_kernel_is_cut_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
