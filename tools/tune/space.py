@@ -57,8 +57,6 @@ DESCRIPTORS = Axes(BLOCK_SIZE_N=(64, 128, 256), BLOCK_SIZE_K=(64, 128), num_stag
 """Of entries for down with USE_TMA: what SGLang 0.5.23's own files for Hopper have. They take a low BLOCK_SIZE_K under
 block scales too: down's K is one shard's N, and what is loaded through a descriptor needs no index arithmetic."""
 DESCRIPTOR_GROUP_SIZES = (1, COMMON_GROUP_SIZE, 64)
-DESCRIPTOR_ALIGNMENT = 16
-"""Bytes; a row's length is a multiple of it where a descriptor is of the rows."""
 FIRST_WITH_DESCRIPTORS = 90
 """NVIDIA's architecture. Elsewhere Triton makes plain loads of them."""
 
@@ -70,11 +68,7 @@ def why_no_descriptors(subject: Subject) -> str | None:
         return "SGLang, whose key it is, doesn't read this name"
     if target.backend != "cuda" or int(target.arch) < FIRST_WITH_DESCRIPTORS:
         return f"{subject.workload.device_name} doesn't load by tensor descriptors"
-    for layer in subject.layers:
-        row_bytes = layer.projections[DOWN].k * layer.weight_bytes
-        if row_bytes % DESCRIPTOR_ALIGNMENT:
-            return f"expected rows of w2 of a multiple of {DESCRIPTOR_ALIGNMENT} bytes, found {row_bytes}"
-    return None
+    return next(filter(None, (layer.why_no_descriptor(DOWN) for layer in subject.layers)), None)
 
 
 def with_descriptors(subject: Subject, block_size_m: int) -> tuple[LaunchConfig, ...]:
