@@ -142,6 +142,13 @@ def test_up_and_down_apart_are_what_screening_saw_where_blocks_have_them_togethe
     (apart,) = measure(runner, BlockJob(64, UNIFORM, (a,), 0, 2, is_apart=True)).series
     assert (whole.us, whole.up_us) == ((7.0, 7.0), ())
     assert (len(apart.up_us), len(apart.down_us)) == (2, 2)
+    job = BlockJob(64, UNIFORM, (a,), 0, 2, is_apart=True)
+    timed_apart = Measured(job, (Series.apart(a, (1.0, 2.0), (0.5, 0.5)),), 0.5)
+    runner = recorded(make_landscape(), measured(64, {a: (7.0, 7.0)}), timed_apart)
+    assert measure(runner, replace(job, first=1, count=1)).series[0].up_us == (2.0,)
+    failed = Measured(replace(job, first=9), (Series(a, Status.RUNTIME, message="gone"),), 0.5)
+    runner = recorded(make_landscape(), measured(64, {a: (7.0, 7.0)}), failed)
+    assert measure(runner, job).series[0].message == "gone"
 
 
 def test_down_with_descriptors_is_known_behind_the_up_alone_that_it_was_recorded_with(

@@ -353,6 +353,7 @@ def test_what_does_not_compile_or_run_with_descriptors_is_no_rival(
     result, _ = run(task, runner)
     (row,) = result.rows
     assert row.down is not None
+    assert "compile" not in result.counts.outcomes, "none of them was tried for both projections"
     if uncompilable != (64,):
         assert (runner.played, row.down.entry.USE_TMA) == ([], None)
         return

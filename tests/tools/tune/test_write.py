@@ -256,7 +256,7 @@ def test_down_files_with_descriptors_are_tuned_again_by_who_can_try_descriptors(
     for rows in ((), ("--num-tokens", "1", "64"), ("--num-tokens", "64", "6144")):
         with pytest.raises(UserError, match=told):
             find("--separate-down", *rows)
-    for flags in (("--num-tokens", "1", "128"), ("--kernel", "sglang=kernels.py")):
+    for flags in (("--num-tokens", "1", "128"), ("--num-tokens", "1", "6144"), ("--kernel", "sglang=kernels.py")):
         assert find("--separate-down", *flags)[0] == configs / NAME
     (configs / DOWN).write_bytes(b"{")
     assert find("--separate-down")[0] == configs / NAME, "one that is broken is replaced"
