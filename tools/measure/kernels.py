@@ -18,7 +18,7 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import NO_DESCRIPTORS, Descriptors, Flavour, Problem, Projection, QuantMode, Routing
 from tools.launch.layer_config import LayerConfig
 from tools.measure.engine_kernel import EngineKernelError, EngineSource, cut, load_kernel
-from tools.measure.layer import LayerShape
+from tools.measure.layer import DOWN, UP, LayerShape
 from tools.registry.devices import Target
 
 
@@ -227,7 +227,7 @@ def _sglang_arguments(problem: Problem, pointers: Pointers) -> dict[str, Any]:
 
 
 def _descriptor_of_a(problem: Problem, a: Any) -> Any:
-    """SGLang's a_desc. AssertionError: rows that don't start at multiples of 16 bytes, as for SGLang."""
+    """SGLang's a_desc."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     k, config = problem.projection.k, problem.config
@@ -235,7 +235,7 @@ def _descriptor_of_a(problem: Problem, a: Any) -> Any:
 
 
 def _descriptor_of_b(problem: Problem, b: Any) -> Any:
-    """SGLang's b_desc. AssertionError as for A."""
+    """SGLang's b_desc."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     p, config = problem.projection, problem.config
@@ -270,8 +270,8 @@ def problems_of(
 ) -> tuple[Problem, Problem]:
     """Up's and down's launch by the kernel.
 
-    ValueError: a rule forbids one, or an entry says USE_TMA and the kernel has no such path. (vLLM's own ends with an
-    error at any value of the key; SGLang takes False for silence.)
+    ValueError: a rule forbids one, or an entry says USE_TMA and the kernel has no such path, or there are no tensor
+    descriptors of such rows. (vLLM's own ends with an error at any value of the key; SGLang takes False for silence.)
     """
     routing = shape.routing(num_tokens, kernel.flavour)
     up, down = config.up, config.down
@@ -280,6 +280,9 @@ def problems_of(
         is_sorted = down.USE_TMA is True
         up_descriptors = Descriptors(b=up.USE_TMA is True, sorted_c=is_sorted)
         down_descriptors = Descriptors(a=is_sorted, b=is_sorted)
+        for projection, config_of_it in ((UP, up), (DOWN, down)):
+            if config_of_it.USE_TMA and (why := shape.why_no_descriptor(projection)):
+                raise ValueError(why)
         up, down = replace(up, USE_TMA=None), replace(down, USE_TMA=None)
     of_up, of_down = shape.projections
     return (

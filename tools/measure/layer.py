@@ -12,6 +12,9 @@ from tools.store.workload import Shape, Workload
 
 UP, DOWN = 0, 1
 
+DESCRIPTOR_ALIGNMENT = 16
+"""Bytes: rows that are read through a tensor descriptor start at multiples of it."""
+
 MAKING_BYTES = 1 << 30
 """A part of the weights in fp32 while it is made, and its copy."""
 
@@ -95,6 +98,13 @@ class LayerShape:
         """One expert's weights of one projection."""
         p = self.projections[projection]
         return p.n * p.k * self.weight_bytes
+
+    def why_no_descriptor(self, projection: int) -> str | None:
+        """Of its weights' rows, and so of its activations', whose values take as many bytes or twice as many."""
+        row_bytes = self.projections[projection].k * self.weight_bytes
+        if row_bytes % DESCRIPTOR_ALIGNMENT == 0:
+            return None
+        return f"expected rows of a multiple of {DESCRIPTOR_ALIGNMENT} bytes for USE_TMA, found {row_bytes}"
 
     def memory_bytes(self, num_tokens: int) -> int:
         """GPU memory that measuring the layer takes at its peak, beside the context.

@@ -197,13 +197,8 @@ def compile_all(
             failures[launched] = str(error)
             continue
         for task in (KernelTask(problem, target, kernel) for problem in problems):
-            try:
-                key = task.key
-            except AssertionError as error:  # tensor descriptors of rows that they can't describe
-                failures[launched] = str(error)
-                break
-            tasks.setdefault(key, task)
-            sharing.setdefault(key, set()).add(launched)
+            tasks.setdefault(task.key, task)
+            sharing.setdefault(task.key, set()).add(launched)
     say(f"compiling {len(tasks)} kernels")
     keys = list(tasks)
     with CompilePool(jobs) as pool:

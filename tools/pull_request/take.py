@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = devices.get(options.device)
     names = device.names if device else (options.device,)
     taken = take(options.tuned, [replace(workload, device_name=name) for name in names])
+    _check_twin(options.configs, taken)
     for path, data in ((taken.relative, taken.config), (PurePosixPath(RECORDS, taken.relative), taken.record)):
         write_file(options.configs / path, data)
     say(f"take: {taken.relative} and its record")
@@ -86,6 +87,16 @@ def take(folder: Path, wanted: Collection[Workload]) -> TakenPair:
         f"--tuned: expected {expected} and {RECORDS}/{expected} alone, found {listed}. "
         "Fix: tune again on a fresh machine, with the reference Triton."
     )
+
+
+def _check_twin(configs: Path, taken: TakenPair) -> None:
+    """TakeError: the new file would get a `_down` file that was tuned behind another."""
+    twin = taken.relative.with_name(f"{taken.relative.stem}_down.json")
+    if os.path.lexists(configs / twin):
+        raise TakeError(
+            f"{twin}: expected no file for down beside the one that is taken, found one. Fix: tune both, with "
+            "--separate-down, or remove it."
+        )
 
 
 def _files(folder: Path) -> Iterator[PurePosixPath]:

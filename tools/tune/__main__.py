@@ -103,6 +103,7 @@ def _checked(request: TuneRequest) -> tuple[ModelRegistry, DeviceRegistry]:
     """The registries, once all that no GPU is asked for is sound."""
     models, devices = load_models(), load_devices()
     _check_output(request)
+    session.with_down_kernel(request)
     _check_sources(request, models, devices)
     return models, devices
 

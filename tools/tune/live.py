@@ -157,7 +157,7 @@ class LiveSession:
         self._jobs = jobs or max(1, usable_cores() - 1)
         self._pool = CompilePool(self._jobs)
         self.supervisor = Supervisor(spec)
-        descriptors = EngineKernel(spec.descriptors, Flavour.SGLANG) if spec.descriptors else None
+        descriptors = EngineKernel(spec.down_kernel, Flavour.SGLANG) if spec.down_kernel else None
         self.runner = LiveRunner(spec.subject, self._pool, self.supervisor, self._jobs, descriptors)
 
     def __enter__(self) -> Self:

@@ -270,14 +270,14 @@ def kernel_of(config: LaunchConfig) -> LaunchConfig:
 class WorkerSpec:
     """What a worker is to measure. max_num_tokens: the largest batch size, for the memory that it takes.
 
-    recorded: the file of recorded routing. descriptors: the source of SGLang's kernel, which has the path of USE_TMA;
-    None: it isn't at hand.
+    recorded: the file of recorded routing. down_kernel: the source of SGLang's kernel, for entries for down with
+    USE_TMA; None: there are none.
     """
 
     subject: Subject
     max_num_tokens: int
     recorded: Path | None = None
-    descriptors: Path | None = None
+    down_kernel: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,8 @@ class ReplayRunner:
 
     def _alone(self, job: BlockJob, config: LaunchConfig) -> tuple[Series, float]:
         """(a config's series, seconds): of recorded blocks, else as many as wanted of its screening."""
-        if recorded := self._blocks.get((job.num_tokens, job.part, job.up, config)):
+        recorded = self._blocks.get((job.num_tokens, job.part, job.up, config))
+        if recorded is not None and not (job.is_apart and recorded.is_whole):
             return recorded.blocks(job, config)
         return self._screening(job, config) if job.up is None else self._of_both(job, job.up, config)
 
@@ -172,6 +173,11 @@ class _Recorded:
             return
         first = job.first if job.first not in self._apart else len(self._apart)
         self._apart |= dict(enumerate(zip(series.up_us, series.down_us, strict=True), first))
+
+    @property
+    def is_whole(self) -> bool:
+        """Up and down were only timed together."""
+        return bool(self._whole) and not self._apart and self._failed is None
 
     def blocks(self, job: BlockJob, config: LaunchConfig) -> tuple[Series, float]:
         """The job's, from the start again behind the last: those of two configs stay paired as long as they can."""

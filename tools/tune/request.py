@@ -71,17 +71,31 @@ class AskedRouting:
 
 
 @dataclass(frozen=True)
-class OfDescriptors:
-    """The source of SGLang's kernel, for entries for down with USE_TMA. version: of the package around it, once looked
-    for."""
+class DownKernel:
+    """SGLang's own, which entries for down with USE_TMA run on. path: of its source; None: a replay's, which runs none.
 
-    path: Path
+    version: of the package around it; None: it lies alone. sha256: of the kernel. Both once it is read.
+    """
+
+    path: Path | None
     version: str | None = None
+    sha256: str = ""
+
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Json]) -> DownKernel | None:
+        """Inverse of `settings`, but for the path. None: they name none."""
+        name = settings.get("down_kernel")
+        if not isinstance(name, str):
+            return None
+        return cls(None, name.partition("-")[2] or None, str(settings.get("down_kernel_sha256", "")))
 
     @property
-    def name(self) -> str:
-        """As settings have it."""
-        return f"sglang-{self.version}" if self.version else "sglang"
+    def settings(self) -> dict[str, Json]:
+        engine = Engine.SGLANG.value
+        return {
+            "down_kernel": f"{engine}-{self.version}" if self.version else engine,
+            **({"down_kernel_sha256": self.sha256} if self.sha256 else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -111,7 +125,7 @@ class TuneRequest:
     engine: Engine | None = None
     dry_run: DryRun | None = None
     routing: str = PANEL
-    descriptors: OfDescriptors | None = None
+    down_kernel: DownKernel | None = None
 
     @property
     def is_partial(self) -> bool:
@@ -128,7 +142,7 @@ class TuneRequest:
             "exhaustive": self.effort.exhaustive,
             "time_budget_s": None if self.effort.exhaustive else self.effort.time_budget_s,
             "separate_down": self.separate_down,
-            **({"down_kernel": self.descriptors.name} if self.descriptors else {}),
+            **(self.down_kernel.settings if self.down_kernel else {}),
         }
 
     @property
@@ -382,15 +396,15 @@ def parse(arguments: Sequence[str]) -> TuneRequest:
         options.format == "json",
         options.engine,
         DryRun(options.device_name) if options.dry_run else None,
-        descriptors=_descriptors(options.kernel) if options.kernel else None,
+        down_kernel=None if options.kernel is None else _down_kernel(options.kernel),
     )
 
 
-def _descriptors(text: str) -> OfDescriptors:
+def _down_kernel(text: str) -> DownKernel:
     engine, _, path = text.partition("=")
     if engine != Engine.SGLANG.value or not path:
         raise UserError(f"--kernel: expected sglang=PATH/{SGLANGS_KERNEL}, found {printable(text)!r}.")
-    return OfDescriptors(Path(path))
+    return DownKernel(Path(path))
 
 
 def _way(given: Mapping[str, Any]) -> str:

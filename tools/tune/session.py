@@ -14,7 +14,7 @@ from tools.checkout import installed_triton
 from tools.errors import UserError, reason_of
 from tools.launch.heuristics import clamped
 from tools.launch.kernel_hash import kernel_sha256
-from tools.measure.engine_kernel import engine_version
+from tools.measure.engine_kernel import cut, engine_version
 from tools.measure.kernels import EngineKernel
 from tools.measure.panel import DRAWN_KINDS, RoutingKind
 from tools.measure.recorded_routing import read_recorded_routing
@@ -33,9 +33,9 @@ from tools.tune.protocol import Compiled, DeviceReport, Event, Measured, Screene
 from tools.tune.regret import regrets
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.report import Progress, TuneSummary, progress
-from tools.tune.request import UNIFORM_ALONE, OfDescriptors, TuneRequest
+from tools.tune.request import UNIFORM_ALONE, DownKernel, TuneRequest
 from tools.tune.search import InOrder, Strategy, usual_strategy
-from tools.tune.space import Space, candidates
+from tools.tune.space import Space, candidates, why_no_descriptors
 from tools.tune.tuner import SIZES_BETWEEN, RowResult, Task, TuneError, tune, wanted_by_row
 from tools.tune.write import MeasuredRun, Origin, deliver, find_destination, summarise
 
@@ -70,8 +70,8 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     UserError, ExistingError, JournalError, DeviceRefused: nothing was measured or written. RunnerError, TuneError,
     MachineError: the run ended early; its journal is there to resume. NotWrittenError: it came to its end.
     """
-    request = with_version(with_recorded(request, subject))
-    recorded, descriptors = (each.path if each else None for each in (request.recorded, request.descriptors))
+    request = with_down_kernel(with_recorded(request, subject))
+    recorded, down_kernel = (each.path if each else None for each in (request.recorded, request.down_kernel))
     origin = origin_here()
     place, existing = find_destination(request, subject, origin)
     task = make_task(request, subject, existing)
@@ -80,7 +80,7 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     with open_journals(header, landscape, resume=resume) as journals:
         with (
             LiveSession(
-                WorkerSpec(subject, max(task.batch_sizes), recorded, descriptors),
+                WorkerSpec(subject, max(task.batch_sizes), recorded, down_kernel),
                 request.effort.jobs,
             ) as live,
             RecordingRunner(live.runner, journals.writers, journals.earlier) as runner,
@@ -92,7 +92,8 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
             for writer in journals.writers:
                 writer.report(report)
             rates = Rates(report.memory_bytes_per_s, report.dense_per_s)
-            measured = MeasuredRun(result, rates, runner.seconds_in_all, report.notes)
+            notes = (*report.notes, *untried(request, subject))
+            measured = MeasuredRun(result, rates, runner.seconds_in_all, notes)
         assert report.environment is not None  # a process that is up tells all of it
         try:
             summary = deliver(request, subject, measured, report.environment, place, existing)
@@ -114,18 +115,25 @@ def with_recorded(request: TuneRequest, subject: Subject) -> TuneRequest:
     return replace(request, recorded=replace(request.recorded, sha256=recorded.sha256))
 
 
-def with_version(request: TuneRequest) -> TuneRequest:
-    """With the version of the SGLang whose kernel is given; None: its source lies alone.
+def with_down_kernel(request: TuneRequest) -> TuneRequest:
+    """With version and hash of SGLang's kernel, where one is given.
 
-    EngineKernelError: it can't be launched.
+    EngineKernelError: it can't be launched; without Triton, where nothing is launched, that it can't be cut out.
     """
-    if request.descriptors is None:
+    if request.down_kernel is None or request.down_kernel.path is None:
         return request
     # realpath: Path.resolve raises where links lead in a circle; what isn't there the check says.
-    path = Path(os.path.realpath(request.descriptors.path))
-    kernel = EngineKernel(path, Flavour.SGLANG)
-    kernel.check()
-    return replace(request, descriptors=OfDescriptors(path, engine_version(path, kernel.name)))
+    path = Path(os.path.realpath(request.down_kernel.path))
+    kernel, source = EngineKernel(path, Flavour.SGLANG), cut(path)
+    if installed_triton() is not None:
+        kernel.check()
+    return replace(request, down_kernel=DownKernel(path, engine_version(path, kernel.name), source.sha256))
+
+
+def untried(request: TuneRequest, subject: Subject) -> list[str]:
+    """A line where SGLang's kernel was given for nothing."""
+    why = None if request.down_kernel is None else why_no_descriptors(subject)
+    return [] if why is None else [f"down isn't tried with USE_TMA: {why}"]
 
 
 def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
@@ -146,8 +154,10 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
         )
     batch_sizes = _recorded(request, landscape)
     missing = [m for m in request.batch_sizes if m not in batch_sizes]
-    # What was measured under one routing stays so.
-    request = replace(request, batch_sizes=batch_sizes, routing=header.settings.get("routing", UNIFORM_ALONE))
+    # What was measured under one routing stays so, and on what runs down apart.
+    down_kernel = DownKernel.of_settings(header.settings) if request.separate_down else None
+    routing = header.settings.get("routing", UNIFORM_ALONE)
+    request = replace(request, batch_sizes=batch_sizes, routing=routing, down_kernel=down_kernel)
     kernel = header.environment.get("kernel_sha256", kernel_sha256())
     place = existing = None
     if environment is not None:
@@ -173,7 +183,8 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
     is_exhaustive = header.settings.get("exhaustive") is True
     if unrecorded := _unrecorded(runner):
         # Of one that measured everything, all must be there; another strategy asks for more than a short run measured.
-        if is_exhaustive:
+        # With USE_TMA down was tried behind the recording's own entries alone, which another strategy needn't choose.
+        if is_exhaustive and any(not config.USE_TMA for config, _ in runner.unrecorded):
             gaps.append(unrecorded)
         notes = (*notes, f"not in the landscape: {unrecorded}")
     against = regrets(landscape, result.rows) if is_exhaustive and not request.effort.exhaustive else ()
@@ -212,7 +223,7 @@ def make_task(request: TuneRequest, subject: Subject, existing: Existing | None)
         (*DRAWN_KINDS, *(recorded if decides else ())),
         () if decides else recorded,
         () if request.is_partial else SIZES_BETWEEN,
-        request.descriptors is not None,
+        request.down_kernel is not None,
     )
     return replace(blank, strategy=_strategy(request, blank, space))
 
@@ -233,8 +244,7 @@ def _as_recorded(task: Task, landscape: Journal) -> tuple[Task, list[str]]:
     if settings.get("decide_by_recorded") is True:
         kinds, told = (*kinds, *told), ()
     left_out = [kind.value for kind in task.kinds if kind not in kinds]
-    has_descriptors = "down_kernel" in settings
-    return replace(task, kinds=kinds, told=told, sizes_between=between, has_descriptors=has_descriptors), left_out
+    return replace(task, kinds=kinds, told=told, sizes_between=between), left_out
 
 
 def origin_here() -> Origin:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import check_launch
+from kernels.problem import Flavour, check_launch
 from tools.launch.axes import AMD, COMMON_GROUP_SIZE, NVIDIA, Axes
 from tools.launch.shared_memory import loop_bytes
+from tools.measure.layer import DOWN
 from tools.tune.protocol import Subject
 
 
@@ -56,10 +57,27 @@ DESCRIPTORS = Axes(BLOCK_SIZE_N=(64, 128, 256), BLOCK_SIZE_K=(64, 128), num_stag
 """Of entries for down with USE_TMA: what SGLang 0.5.23's own files for Hopper have. They take a low BLOCK_SIZE_K under
 block scales too: down's K is one shard's N, and what is loaded through a descriptor needs no index arithmetic."""
 DESCRIPTOR_GROUP_SIZES = (1, COMMON_GROUP_SIZE, 64)
+FIRST_WITH_DESCRIPTORS = 90
+"""NVIDIA's architecture. Elsewhere Triton makes plain loads of them."""
+
+
+def why_no_descriptors(subject: Subject) -> str | None:
+    """Why down doesn't run with USE_TMA, or can't gain by it; None: it is worth trying."""
+    target = subject.target
+    if Flavour.SGLANG not in subject.placements:
+        return "SGLang, whose key it is, doesn't read this name"
+    if target.backend != "cuda" or int(target.arch) < FIRST_WITH_DESCRIPTORS:
+        return f"{subject.workload.device_name} doesn't load by tensor descriptors"
+    return next(filter(None, (layer.why_no_descriptor(DOWN) for layer in subject.layers)), None)
 
 
 def with_descriptors(subject: Subject, block_size_m: int) -> tuple[LaunchConfig, ...]:
-    """Kernels for down with USE_TMA of the row's BLOCK_SIZE_M, each standing for all `DESCRIPTOR_GROUP_SIZES`."""
+    """Kernels for down with USE_TMA of the row's BLOCK_SIZE_M, each standing for all `DESCRIPTOR_GROUP_SIZES`.
+
+    Empty where `why_no_descriptors` has a reason.
+    """
+    if why_no_descriptors(subject) is not None:
+        return ()
     axes = replace(DESCRIPTORS, BLOCK_SIZE_M=(block_size_m,))
     tiles = [kernel for kernel in axes.kernels() if kernel.num_warps == 4 or block_size_m >= 64]
     passing = [kernel for kernel in tiles if all(c.why(kernel, subject) is None for c in CONSTRAINTS)]

@@ -68,7 +68,7 @@ def serve(connection: Connection, spec: WorkerSpec) -> None:
             l2_bytes,
             spec.max_num_tokens,
             recorded,
-            descriptors=EngineKernel(spec.descriptors, Flavour.SGLANG) if spec.descriptors else None,
+            descriptors=EngineKernel(spec.down_kernel, Flavour.SGLANG) if spec.down_kernel else None,
         )
         timer = RowTimer(subject, player)
         connection.send(DeviceReport(environment, ceilings.memory_bytes_per_s, ceilings.dense_per_s(bits), notes))

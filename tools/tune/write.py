@@ -18,6 +18,7 @@ from tools.errors import UserError
 from tools.launch.heuristic_version import MeasuredHeuristics, measured_heuristics, outdated
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import PromotionPolicy
+from tools.registry.sharding import Engine
 from tools.store.existing import Existing, ExistingError, Place, existing_at, place_of, served_today, write_pair
 from tools.store.files import (
     canonical_entries,
@@ -33,7 +34,7 @@ from tools.tune import evidence
 from tools.tune.evidence import Provenance, Rates
 from tools.tune.protocol import Subject
 from tools.tune.report import TuneSummary, betweens, lines
-from tools.tune.request import TuneRequest
+from tools.tune.request import SGLANGS_KERNEL, TuneRequest
 from tools.tune.tuner import TuneResult
 
 
@@ -184,6 +185,19 @@ def _check_twin(request: TuneRequest, place: Place, there: Existing | None) -> N
         raise UserError(
             f"--separate-down: expected an existing {shown_path(place.down.path)} to replace rows of, found none. "
             "Fix: tune all batch sizes."
+        )
+    if has_twin and request.down_kernel is None:
+        _check_nothing_is_untried(request, place.down)
+
+
+def _check_nothing_is_untried(request: TuneRequest, down: Place) -> None:
+    """Rows with USE_TMA would go for slower ones, or the whole file, by a run that can't try the key."""
+    twin = _standing(down, is_partial=False)  # a broken one is replaced, or refused where rows of it stay
+    replaced = request.batch_sizes if request.is_partial else (twin.entries if twin else ())
+    if twin is not None and any(twin.entries[m].USE_TMA for m in replaced if m in twin.entries):
+        raise UserError(
+            f"{shown_path(down.path)}: expected --kernel {Engine.SGLANG}=PATH/{SGLANGS_KERNEL}, since entries of this "
+            "file say USE_TMA, which is tried on that kernel alone. Fix: give it, or remove the file."
         )
 
 

@@ -28,6 +28,12 @@ def test_without_a_down_file_sglang_runs_ups_entry_for_both_tensor_descriptors_i
     assert as_run(Flavour.SGLANG, BLOCKS, UP) == LayerConfig.of(UP)
 
 
+def test_it_uses_descriptors_where_either_entry_says_so() -> None:
+    plain, loads = replace(UP, USE_TMA=False), replace(DOWN, BLOCK_SIZE_M=64, USE_TMA=True)
+    layers = [LayerConfig(up, down) for up in (UP, plain) for down in (loads, replace(loads, USE_TMA=None))]
+    assert [layer.uses_descriptors for layer in layers] == [True, True, True, False]
+
+
 def test_both_projections_run_over_one_alignment() -> None:
     with pytest.raises(ValueError, match=r"expected up's BLOCK_SIZE_M 64 for down, found 32\. Fix: the same"):
         LayerConfig(UP, DOWN)

@@ -14,8 +14,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 np = pytest.importorskip("numpy")
 
+from kernels.launch import Launch, Pointers  # noqa: E402
 from kernels.launch_config import LaunchConfig  # noqa: E402
-from kernels.problem import Flavour, QuantMode  # noqa: E402
+from kernels.problem import NO_DESCRIPTORS, Flavour, Problem, QuantMode  # noqa: E402
 from tests.tools.measure.torch_kernel import TorchKernel  # noqa: E402
 from tools.launch.layer_config import LayerConfig  # noqa: E402
 from tools.measure.blocks import BlockPlayer, Clock, ContextLost, Played  # noqa: E402
@@ -105,12 +106,18 @@ class WithoutDescriptors(TorchKernel):
     takes_descriptors = False
 
 
+class OnlyDescriptors(TorchKernel):
+    def bind(self, problem: Problem, pointers: Pointers) -> Launch:
+        assert problem.descriptors != NO_DESCRIPTORS
+        return super().bind(problem, pointers)
+
+
 def test_what_uses_descriptors_is_played_on_the_kernel_that_has_them(fake: FakeClock) -> None:
     loads = LayerConfig(GOOD.up, replace(GOOD.down, BLOCK_SIZE_N=64, USE_TMA=True))
     sglangs = replace(UNIFORM, engine=SGLANG)
     found = play(player_of(fake, kernel=WithoutDescriptors), GOOD, loads, part=sglangs)
     assert (set(found.us), set(found.failures)) == ({GOOD}, {loads})
-    player = player_of(fake, kernel=WithoutDescriptors, descriptors=TorchKernel(SGLANG, name="sglang"))
+    player = player_of(fake, kernel=WithoutDescriptors, descriptors=OnlyDescriptors(SGLANG, name="sglang"))
     found = play(player, GOOD, loads, part=sglangs)
     assert (set(found.us), found.failures) == ({GOOD, loads}, {})
 

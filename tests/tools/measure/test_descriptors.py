@@ -89,6 +89,21 @@ class TestProblems:
         with pytest.raises(ValueError, match=r"found \['USE_TMA'\]"):
             problems_of(OwnKernel(flavour=flavour), self.SHAPE, 64, MODES["both"], "sm90")
 
+    @pytest.mark.parametrize(
+        ("sizes", "faulty"),
+        [((256, 512), set()), ((252, 512), {"down", "both"}), ((256, 516), {"up", "both"}), ((248, 504), set())],
+    )
+    def test_rows_that_start_at_no_multiple_of_16_bytes_are_refused(
+        self, kernel: EngineKernel, sizes: tuple[int, int], faulty: set[str]
+    ) -> None:
+        """Triton's own check is an assertion, by which a whole run would end."""
+        layer = LayerShape(8, *sizes, 2, BF16)
+        for mode in faulty:
+            with pytest.raises(ValueError, match="expected rows of a multiple of 16 bytes for USE_TMA, found"):
+                problems_of(kernel, layer, 64, MODES[mode], "sm90")
+        for mode in MODES.keys() - faulty:
+            assert all(kernel.key(problem) for problem in problems_of(kernel, layer, 64, MODES[mode], "sm90"))
+
     def test_binaries_differ_by_what_goes_through_descriptors(self, kernel: EngineKernel) -> None:
         problems = {mode: problems_of(kernel, self.SHAPE, 64, MODES[mode], "sm90") for mode in MODES}
         assert len({kernel.key(up) for up, _ in problems.values()}) == 4

@@ -18,7 +18,7 @@ from tools.registry.devices import Device
 from tools.registry.sharding import Engine
 from tools.store.record import CheckedShipped
 from tools.tune import request as tune_request
-from tools.tune.request import OfDescriptors
+from tools.tune.request import DownKernel
 from tools.tune.subject import ModelSource, Parallel
 
 NAME = "E=64,N=1408"
@@ -153,7 +153,7 @@ class TestTheTunersCommandLine:
     def test_up_and_down_apart_where_asked_for_or_where_a_down_file_stands(self, stocked: Stocked) -> None:
         asked = parsed(look(stocked), down=True)
         assert asked.separate_down
-        assert asked.descriptors == OfDescriptors(Path("/site/sglang.py"))
+        assert asked.down_kernel == DownKernel(Path("/site/sglang.py"))
         path = stocked.tune(NAME, rule="parts-0")
         path.with_name(f"{path.stem}_down.json").write_bytes(path.read_bytes())
         assert parsed(look(stocked)).separate_down

@@ -47,6 +47,14 @@ def test_under_another_name_of_the_same_device_too(tmp_path: Path) -> None:
     assert run(store, *ASKED[:-1], "NVIDIA_H200") == (0, [name, f"records/{name}"])
 
 
+def test_a_down_file_is_not_left_behind_another_up_file(tuned: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    down = NAME.replace(".json", "_down.json")
+    store = Store(tuned.root.with_name("configs"))
+    store.config(name=down, record=False)
+    assert run(tuned) == (2, [down])
+    assert f"{down}: expected no file for down beside" in capsys.readouterr().err
+
+
 def forged(tuned: Store) -> None:
     path = tuned.record_of(tuned.root / NAME)
     path.write_bytes(canonical_record(signed(json.loads(path.read_bytes()))))

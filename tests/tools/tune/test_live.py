@@ -237,11 +237,16 @@ def test_an_entry_for_down_that_uses_descriptors_compiles_on_the_kernel_that_has
     assert (down.config.BLOCK_SIZE_N, down.descriptors) == (128, Descriptors(a=True, b=True))
     with pytest.raises(ValueError, match=r"found \['USE_TMA'\]"):
         kernel_tasks(subject, job)
+    both = subject.compile_job(GOOD, 64, 0, Flavour.SGLANG)
+    assert {task.kernel.name for task in kernel_tasks(subject, both, sglangs_kernel)} == {"ours"}
 
 
 def test_its_batch_sizes_are_told_apart_for_that_kernels_code_depends_on_them(subject: Subject) -> None:
     jobs = {subject.compile_job(replace(GOOD, USE_TMA=True), m, 0, Flavour.SGLANG, GOOD) for m in (1, 2, 64, 128)}
     assert len(jobs) == 4
+    loads = replace(GOOD, USE_TMA=True)
+    ups = [replace(GOOD, GROUP_SIZE_M=size) for size in (1, 64)]
+    assert len({subject.compile_job(loads, 64, 0, Flavour.SGLANG, up) for up in ups}) == 1, "size of group: no code"
 
 
 def test_a_binary_is_compiled_once_for_all_batch_sizes_that_run_it(subject: Subject) -> None:

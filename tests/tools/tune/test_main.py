@@ -193,6 +193,68 @@ def test_a_name_writes_nothing_to_the_terminal_but_itself(tmp_path: Path, capsys
 
 
 # ---------------------------------------------------------------
+# SGLang's kernel, for entries for down
+
+
+def no_gpu_is_asked_for() -> str:
+    raise AssertionError("a mistake shows before")
+
+
+@pytest.mark.parametrize("way", ["tuning", "a dry run", "several workloads"])
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (None, r"expected the engine's kernel there, found none \(No such file"),
+        ("a folder", r"expected the engine's kernel there, found none \(Is a directory"),
+        ("a circle", r"expected the engine's kernel there, found none \(Too many levels of symbolic links"),
+        (b"", "expected a JIT function fused_moe_kernel, found none"),
+        (b"\xff\xfe", "expected Python source, found 'utf-8' codec"),
+        (b"import triton\n@triton.jit\ndef fused_moe_kernel(a_ptr): pass\n", "expected the parameters of SGLang"),
+    ],
+    ids=["missing", "folder", "circle", "empty", "no UTF-8", "another engine's"],
+)
+def test_a_bad_kernel_for_down_is_one_line_before_a_gpu_is_asked_for(
+    way: str,
+    written: str | bytes | None,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "find_gpu", no_gpu_is_asked_for)
+    path, workloads = tmp_path / "kernels.py", tmp_path / "workloads"
+    match written:
+        case bytes():
+            path.write_bytes(written)
+        case "a folder":
+            path.mkdir()
+        case "a circle":
+            path.symlink_to(path)
+    workloads.write_text("Qwen/Qwen3-30B-A3B tp=2\nQwen/Qwen3-30B-A3B tp=4\n")
+    model = ["--model", "Qwen/Qwen3-30B-A3B"]
+    ways = {"tuning": model, "a dry run": [*model, "--dry-run"], "several workloads": ["--workloads", workloads]}
+    assert tune(*ways[way], "--separate-down", "--kernel", f"sglang={path}") == 2
+    said = capsys.readouterr()
+    assert re.fullmatch(rf"tune: \S*/kernels\.py: {told}.*\n", said.err)
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--model", "a/b"], "expected with --separate-down, found it alone: it would change nothing"),
+        (["--workloads", "w", "--ray", "auto", "--separate-down"], "expected without --ray, found both"),
+        ([*REPLAY, "--separate-down"], "expected with --model or .*, found with --replay: it would change nothing"),
+    ],
+)
+def test_a_kernel_for_down_that_would_change_nothing_is_refused(
+    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune(*flags, "--kernel", "sglang=kernels.py") == 2
+    assert re.fullmatch(rf"tune: --kernel: {told}.*\n", capsys.readouterr().err)
+
+
+# ---------------------------------------------------------------
 # Exit code 1: a row that can't be decided
 
 

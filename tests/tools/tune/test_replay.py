@@ -68,7 +68,7 @@ def test_blocks_are_what_screening_saw_where_nothing_else_was_recorded(make_land
     assert measured.series[0].us == (screened.total_us,) * 3
 
 
-def recorded(landscape: Journal, *events: Measured) -> ReplayRunner:
+def recorded(landscape: Journal, *events: Measured | Compiled) -> ReplayRunner:
     return ReplayRunner(
         replace(landscape, entries=(*landscape.entries, *(JournalEntry(event, 0.0) for event in events)))
     )
@@ -131,6 +131,45 @@ def test_down_behind_anothers_up_is_put_together_of_times_apart_unless_it_was_re
     assert measure(runner, replace(job, configs=(b,))).series[0].us == (2.0, 2.0)
     # Nor are these b's own times.
     assert measure(runner, replace(job, configs=(b,), up=None)).series[0].us == (8.25, 8.125)
+
+
+def test_up_and_down_apart_are_what_screening_saw_where_blocks_have_them_together_alone(
+    make_landscape: Make, space: Space
+) -> None:
+    a = space.kernels[0]
+    runner = recorded(make_landscape(), measured(64, {a: (7.0, 7.0)}))
+    (whole,) = measure(runner, BlockJob(64, UNIFORM, (a,), 0, 2)).series
+    (apart,) = measure(runner, BlockJob(64, UNIFORM, (a,), 0, 2, is_apart=True)).series
+    assert (whole.us, whole.up_us) == ((7.0, 7.0), ())
+    assert (len(apart.up_us), len(apart.down_us)) == (2, 2)
+    job = BlockJob(64, UNIFORM, (a,), 0, 2, is_apart=True)
+    timed_apart = Measured(job, (Series.apart(a, (1.0, 2.0), (0.5, 0.5)),), 0.5)
+    runner = recorded(make_landscape(), measured(64, {a: (7.0, 7.0)}), timed_apart)
+    assert measure(runner, replace(job, first=1, count=1)).series[0].up_us == (2.0,)
+    failed = Measured(replace(job, first=9), (Series(a, Status.RUNTIME, message="gone"),), 0.5)
+    runner = recorded(make_landscape(), measured(64, {a: (7.0, 7.0)}), failed)
+    assert measure(runner, job).series[0].message == "gone"
+
+
+def test_down_with_descriptors_is_known_behind_the_up_alone_that_it_was_recorded_with(
+    make_landscape: Make, space: Space
+) -> None:
+    a, b = space.kernels[:2]
+    loads = replace(b, USE_TMA=True)
+    compiled = Compiled(CompileJob(loads, 0, False, Flavour.SGLANG, 64, a), Status.OK, 1.0, 2)
+    behind = Measured(BlockJob(64, UNIFORM, (loads,), 0, 2, up=a), (Series(loads, Status.OK, (7.0, 7.0)),), 0.5)
+    runner = recorded(make_landscape(), behind, compiled)
+    statuses = []
+    for up in (a, replace(a, GROUP_SIZE_M=1), b):
+        runner.submit(replace(compiled.job, up=up))
+        event = runner.wait()
+        assert isinstance(event, Compiled)
+        statuses.append(event.status)
+    assert statuses == [Status.OK, Status.OK, Status.CONSTRAINTS], "group size shapes no code"
+    assert measure(runner, replace(behind.job, first=1, count=1)).series[0].us == (7.0,)
+    (other,) = measure(runner, replace(behind.job, up=b)).series
+    (apart,) = measure(runner, replace(behind.job, is_apart=True)).series
+    assert (other.status, apart.status) == (Status.CONSTRAINTS, Status.CONSTRAINTS)
 
 
 def test_who_failed_in_every_block_fails_again(make_landscape: Make, space: Space) -> None:

@@ -17,9 +17,9 @@ from tools.tune.policy import Budget
 from tools.tune.request import (
     DEFAULT_BATCH_SIZES,
     AskedRouting,
+    DownKernel,
     Effort,
     Files,
-    OfDescriptors,
     arguments_of,
     arguments_of_effort,
     parse,
@@ -274,7 +274,7 @@ def test_recorded_routing_is_told_and_decides_only_where_asked() -> None:
 
 def test_sglangs_kernel_is_for_entries_for_down_alone() -> None:
     request = parse([*MODEL, "--separate-down", "--kernel", "sglang=a/kernels.py"])
-    assert request.descriptors == OfDescriptors(Path("a/kernels.py"))
+    assert request.down_kernel == DownKernel(Path("a/kernels.py"))
     with pytest.raises(UserError, match="--kernel: expected with --separate-down, found it alone"):
         parse([*MODEL, "--kernel", "sglang=a/kernels.py"])
 
@@ -288,8 +288,12 @@ def test_no_other_kernel_has_such_entries(text: str) -> None:
 def test_a_run_with_sglangs_kernel_is_another_run_and_its_record_says_which() -> None:
     request = parse([*MODEL, "--separate-down"])
     assert "down_kernel" not in request.settings
-    told = [replace(request, descriptors=OfDescriptors(Path("k.py"), v)).settings["down_kernel"] for v in (None, "0.5")]
-    assert told == ["sglang", "sglang-0.5"]
+    kernels = [DownKernel(Path("k.py"), "0.5.23"), DownKernel(Path("k.py"), "0.5.23-rc1", "ab"), DownKernel(None)]
+    found = [replace(request, down_kernel=kernel).settings for kernel in kernels]
+    assert [settings["down_kernel"] for settings in found] == ["sglang-0.5.23", "sglang-0.5.23-rc1", "sglang"]
+    assert [settings.get("down_kernel_sha256") for settings in found] == [None, "ab", None]
+    assert list(map(DownKernel.of_settings, found)) == [replace(kernel, path=None) for kernel in kernels]
+    assert DownKernel.of_settings(request.settings) is None
 
 
 def test_a_run_with_other_recorded_routing_is_another_run() -> None:

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from kernels.problem import Flavour
 from tests.builders import context
 from tests.tools.measure import sglangs_kernel
 from tests.tools.tune.conftest import model_us
 from tests.tools.tune.decided import ENVIRONMENT, NAME, put_file, record_of
 from tools.errors import UserError
 from tools.launch.kernel_hash import kernel_sha256
+from tools.measure.engine_kernel import cut
 from tools.measure.kernels import EngineKernel
 from tools.registry.devices import load_devices
 from tools.registry.models import Asked, load_models
@@ -25,9 +27,9 @@ from tools.store.files import canonical_entries
 from tools.store.record import Record, VerifiedWith
 from tools.tune import session, write
 from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWriter
-from tools.tune.protocol import DeviceReport, Event, Screened, Subject
+from tools.tune.protocol import Compiled, DeviceReport, Event, Screened, Subject
 from tools.tune.report import TuneSummary
-from tools.tune.request import TuneRequest, parse
+from tools.tune.request import DownKernel, TuneRequest, parse
 from tools.tune.subject import SizesSource, make_subject
 from tools.validate.exceptions import Exceptions
 from tools.validate.rules import down_twin, record
@@ -378,10 +380,34 @@ def test_the_version_of_the_sglang_around_the_kernel_is_told(tmp_path: Path, mon
     monkeypatch.setattr(EngineKernel, "check", lambda kernel: None)  # the stand-in lacks parameters that no test needs
     path = sglangs_kernel.write(tmp_path)
     asked = request("--separate-down", "--kernel", f"sglang={path}")
-    assert session.with_version(asked).settings["down_kernel"] == "sglang"
+    alone = session.with_down_kernel(asked).settings
+    assert (alone["down_kernel"], alone["down_kernel_sha256"]) == ("sglang", cut(path).sha256)
+    (tmp_path / "elsewhere").mkdir()
+    (link := tmp_path / "elsewhere" / "kernels.py").symlink_to(path)
+    linked = session.with_down_kernel(request("--separate-down", "--kernel", f"sglang={link}")).down_kernel
+    assert linked is not None
+    assert linked.path == path.resolve(), "other processes read it too"
     (tmp_path / "sglang-0.5.23.dist-info").mkdir()
     (tmp_path / "sglang-0.5.23.dist-info" / "METADATA").write_text("Version: 0.5.23\n", "utf-8")
-    assert session.with_version(asked).settings["down_kernel"] == "sglang-0.5.23"
+    assert session.with_down_kernel(asked).settings["down_kernel"] == "sglang-0.5.23"
+
+
+def test_a_kernel_that_was_given_for_nothing_is_told(subject: Subject) -> None:
+    sglangs = replace(subject, engines=((Flavour.SGLANG,),))
+    asked = replace(request("--separate-down"), down_kernel=DownKernel(None))
+    assert session.with_down_kernel(asked) == asked, "a replay's has nothing to read"
+    told = "down isn't tried with USE_TMA: SGLang, whose key it is, doesn't read this name"
+    assert session.untried(asked, subject) == [told]
+    assert session.untried(asked, sglangs) == session.untried(replace(asked, down_kernel=None), subject) == []
+
+
+def test_without_triton_a_kernel_is_cut_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parameters are held against a launch, for which Triton's types are needed: on the GPU's machine they are."""
+    asked = request("--separate-down", "--kernel", f"sglang={sglangs_kernel.write(tmp_path)}")
+    with pytest.raises(UserError, match="expected the parameters of SGLang"):
+        session.with_down_kernel(asked)
+    monkeypatch.setattr(session, "installed_triton", lambda: None)
+    assert session.with_down_kernel(asked).settings["down_kernel"] == "sglang"
 
 
 @pytest.mark.parametrize(
@@ -399,5 +425,43 @@ def test_a_source_without_sglangs_kernel_is_one_line_before_anything_is_measured
     if text is not None:
         path.write_text(text, "utf-8")
     with pytest.raises(UserError, match=told) as error:
-        session.with_version(request("--separate-down", "--kernel", f"sglang={path}"))
+        session.with_down_kernel(request("--separate-down", "--kernel", f"sglang={path}"))
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def with_down_kernel(make_landscape: Make, subject: Subject, tmp_path: Path) -> Path:
+    """Everything that SGLang's flavour was measured in, by a run that tried down with USE_TMA behind other entries."""
+    of = replace(subject, engines=((Flavour.SGLANG,),))
+    settings = {"exhaustive": True, "down_kernel": "sglang-0.5.23", "down_kernel_sha256": "ab"}
+    made = make_landscape((64,), of=of)
+    events = [replace(entry, event=in_sglangs_flavour(of, entry.event)) for entry in made.entries]
+    header = JournalHeader(of, settings, {"triton": "3.8.0"})
+    return save(tmp_path / "landscape.jsonl", Journal(header, tuple(events), device=REPORT, events=len(events)))
+
+
+def in_sglangs_flavour(subject: Subject, event: Event) -> Event:
+    if isinstance(event, Compiled):
+        return replace(event, job=subject.compile_job(event.job.config, 64, 0, Flavour.SGLANG))
+    assert isinstance(event, Screened)
+    return replace(event, job=replace(event.job, engine=Flavour.SGLANG))
+
+
+def test_a_replay_asks_for_down_with_descriptors_where_the_recording_did_and_its_record_says_so(
+    with_down_kernel: Path, out: Path
+) -> None:
+    flags = ["--replay", str(with_down_kernel), "--num-tokens", "64", "--separate-down"]
+    summary = session.replay(parse([*flags, "--output", str(out)]), with_down_kernel)
+    assert any("that the search asked for" in note for note in summary.notes), "told, and no gap in the landscape"
+    lacking = thinned(Journal.read(with_down_kernel), lambda event: event.job.config.num_warps == 4)
+    save(with_down_kernel, replace(lacking, device=REPORT, events=len(lacking.entries)))
+    with pytest.raises(session.IncompleteLandscapeError, match="launch configs that the search asked for"):
+        session.replay(parse(flags), with_down_kernel)
+    settings = document(out / "records" / NAME)["tuner"]["settings"]
+    assert (settings["down_kernel"], settings["down_kernel_sha256"]) == ("sglang-0.5.23", "ab")
+
+
+def test_one_that_does_not_try_down_apart_says_nothing_of_descriptors(with_down_kernel: Path, out: Path) -> None:
+    flags = ["--replay", str(with_down_kernel), "--num-tokens", "64", "--output", str(out)]
+    session.replay(parse(flags), with_down_kernel)
+    assert "down_kernel" not in document(out / "records" / NAME)["tuner"]["settings"]

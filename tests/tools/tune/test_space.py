@@ -8,15 +8,16 @@ from dataclasses import replace
 import pytest
 
 from kernels.launch_config import LaunchConfig
-from kernels.problem import QuantMode
+from kernels.problem import Flavour, QuantMode
 from tools.launch.axes import COMMON_GROUP_SIZE
 from tools.registry.devices import load_devices
-from tools.registry.models import load_models
+from tools.registry.models import Asked, load_models
+from tools.registry.sharding import Engine
 from tools.store.record import ShapeOfModels
 from tools.store.workload import Shape
 from tools.tune.protocol import Subject
-from tools.tune.space import AMD, CONSTRAINTS, NVIDIA, Axes, candidates, with_descriptors
-from tools.tune.subject import ModelSource, Parallel, make_subject
+from tools.tune.space import AMD, CONSTRAINTS, NVIDIA, Axes, candidates, why_no_descriptors, with_descriptors
+from tools.tune.subject import ModelSource, Parallel, SizesSource, make_subject
 
 KERNEL = LaunchConfig(64, 64, 64, 1, 4, 3)
 BLOCKS = QuantMode("fp8_w8a8", block_shape=(128, 128))
@@ -73,6 +74,42 @@ def test_of_what_uses_descriptors_all_fits_the_gpu() -> None:
     assert (
         0 < len(with_descriptors(few, 128)) < len(with_descriptors(subject_of("mistralai/Mixtral-8x7B-v0.1", 2), 128))
     )
+
+
+@pytest.mark.parametrize(
+    ("device_name", "tries"),
+    [
+        ("NVIDIA H100 80GB HBM3", True),
+        ("NVIDIA B200", True),
+        ("NVIDIA GeForce RTX 4090", False),
+        ("NVIDIA A100-SXM4-80GB", False),
+        ("AMD Instinct MI300X", False),
+    ],
+)
+def test_descriptors_are_tried_where_the_hardware_loads_by_them(device_name: str, tries: bool) -> None:
+    mixtral = subject_of("mistralai/Mixtral-8x7B-v0.1", 2, device_name)
+    assert (why_no_descriptors(mixtral) is None) is tries
+    assert bool(with_descriptors(mixtral, 64)) is tries
+
+
+@pytest.mark.parametrize(
+    ("n", "dtype", "row_bytes"), [(360, "fp8_w8a8", 360), (364, None, 728), (360, None, None), (368, "fp8_w8a8", None)]
+)
+def test_descriptors_are_tried_where_every_row_of_w2_starts_as_they_need_it(
+    n: int, dtype: str | None, row_bytes: int | None
+) -> None:
+    source = SizesSource(32, n, 2880, 4, Asked(dtype))
+    subject = make_subject(source, "NVIDIA H200", load_models(), load_devices(), engine=Engine.SGLANG)
+    told = None if row_bytes is None else f"expected rows of a multiple of 16 bytes for USE_TMA, found {row_bytes}"
+    assert why_no_descriptors(subject) == told
+    assert bool(with_descriptors(subject, 16)) is (told is None)
+
+
+def test_descriptors_are_tried_where_sglang_reads_the_name() -> None:
+    mixtral = subject_of("mistralai/Mixtral-8x7B-v0.1", 2)
+    vllms = replace(mixtral, engines=((Flavour.VLLM,),))
+    assert why_no_descriptors(vllms) == "SGLang, whose key it is, doesn't read this name"
+    assert with_descriptors(vllms, 64) == ()
 
 
 def test_group_size_makes_no_kernel_of_its_own() -> None:

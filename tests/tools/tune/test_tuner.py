@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tools.tune.protocol import (
     CompileJob,
     Event,
     Job,
+    Measured,
     Runner,
     Screened,
     ScreenJob,
@@ -33,7 +34,7 @@ from tools.tune.protocol import (
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.search import InOrder, usual_strategy
 from tools.tune.space import DESCRIPTOR_GROUP_SIZES, Space, with_descriptors
-from tools.tune.tuner import RowResult, Task, TuneError, TuneResult, baselines, tune, wanted_by_row
+from tools.tune.tuner import DOWN_FINALISTS, RowResult, Task, TuneError, TuneResult, baselines, tune, wanted_by_row
 
 Make = Callable[..., Journal]
 
@@ -269,21 +270,44 @@ def test_a_name_that_sglang_alone_reads_is_searched_on_its_kernel(
 
 class WithDescriptors(ReplayRunner):
     """Beside the landscape, down with USE_TMA behind any up: 70 µs in a layer, 60 with the one that is named, 62 with
-    another group size of it."""
+    another group size of it. Tiles of these widths don't compile, of these depths don't run, nor does anything on these
+    engines."""
 
-    def __init__(self, landscape: Journal, loads: LaunchConfig) -> None:
+    def __init__(
+        self,
+        landscape: Journal,
+        loads: LaunchConfig,
+        uncompilable: Collection[int] = (),
+        failing: Collection[int] = (),
+        broken: Collection[Flavour] = (),
+    ) -> None:
         super().__init__(landscape)
         self.loads = loads
+        self.uncompilable, self.failing, self.broken = uncompilable, failing, broken
         self.asked: list[Job] = []
+
+    @property
+    def played(self) -> list[BlockJob]:
+        """What had USE_TMA in it."""
+        return [job for job in self.asked if isinstance(job, BlockJob) and any(c.USE_TMA for c in job.configs)]
 
     def submit(self, job: Job) -> None:
         self.asked.append(job)
         super().submit(job)
 
     def _compile(self, job: CompileJob) -> Compiled:
-        return super()._compile(job) if job.up is None else Compiled(job, Status.OK, 0.0, 2)
+        if job.up is None:
+            return super()._compile(job)
+        is_bad = job.config.BLOCK_SIZE_N in self.uncompilable
+        return Compiled(job, Status.COMPILE if is_bad else Status.OK, 0.0, 2)
+
+    def _measure(self, job: BlockJob) -> Measured:
+        assert job.configs
+        return super()._measure(job)
 
     def _alone(self, job: BlockJob, config: LaunchConfig) -> tuple[Series, float]:
+        if job.part.engine in self.broken or (config.USE_TMA and config.num_stages in self.failing):
+            return Series(config, Status.RUNTIME, message="no such path"), 0.0
         if not config.USE_TMA:
             return super()._alone(job, config)
         of_its_kernel = 60.0 if config == self.loads else 62.0
@@ -304,17 +328,51 @@ def test_down_is_tried_with_descriptors_where_sglangs_own_kernel_is_at_hand(
     assert row.down is not None
     assert (row.down.entry == loads) is has_descriptors
     compiled = [job for job in runner.asked if isinstance(job, CompileJob) and job.up is not None]
-    played = [job for job in runner.asked if isinstance(job, BlockJob) and any(c.USE_TMA for c in job.configs)]
     if not has_descriptors:
-        assert (compiled, played) == ([], [])
+        assert (compiled, runner.played) == ([], [])
         return
-    coarse, *blocks = played
+    coarse, *blocks = runner.played
     kernels = with_descriptors(sglangs, row.entry.BLOCK_SIZE_M)
     assert {job.config for job in compiled} == set(kernels)
     assert (coarse.configs, coarse.count, coarse.up) == (kernels, 1, row.entry)
     assert blocks[0].first == coarse.first + 1, "what was chosen by a block isn't judged on it"
-    sizes = {config.GROUP_SIZE_M for config in blocks[0].configs if config.USE_TMA}
-    assert sizes == set(DESCRIPTOR_GROUP_SIZES)
+    rivals = [config for config in blocks[0].configs if config.USE_TMA]
+    assert {config.GROUP_SIZE_M for config in rivals} == set(DESCRIPTOR_GROUP_SIZES)
+    assert len({kernel_of(config) for config in rivals}) == DOWN_FINALISTS
+
+
+@pytest.mark.parametrize("uncompilable", [(64,), (64, 128, 256)])
+def test_what_does_not_compile_or_run_with_descriptors_is_no_rival(
+    make_landscape: Make, subject: Subject, space: Space, uncompilable: tuple[int, ...]
+) -> None:
+    sglangs = replace(subject, engines=((Flavour.SGLANG,),))
+    loads = LaunchConfig(16, 128, 64, 64, 4, 3, USE_TMA=True)
+    landscape = landscape_of_both(make_landscape, subject, lambda job: 1.0)
+    runner = WithDescriptors(landscape, loads, uncompilable, failing=(2, 4))
+    task = make_task(sglangs, space, (64,), separate_down=True, has_descriptors=True)
+    result, _ = run(task, runner)
+    (row,) = result.rows
+    assert row.down is not None
+    assert "compile" not in result.counts.outcomes, "none of them was tried for both projections"
+    if uncompilable != (64,):
+        assert (runner.played, row.down.entry.USE_TMA) == ([], None)
+        return
+    coarse, judged, *_ = runner.played
+    assert {config.BLOCK_SIZE_N for config in coarse.configs} == {128, 256}
+    assert {config.num_stages for config in judged.configs if config.USE_TMA} == {3}
+    assert row.down.entry == loads
+
+
+def test_where_sglangs_heuristic_does_not_run_its_key_is_not_tried(
+    make_landscape: Make, subject: Subject, space: Space
+) -> None:
+    loads = LaunchConfig(16, 128, 64, 64, 4, 3, USE_TMA=True)
+    landscape = landscape_of_both(make_landscape, subject, lambda job: 1.0)
+    runner = WithDescriptors(landscape, loads, broken=(Flavour.SGLANG,))
+    task = make_task(in_both(subject), space, (64,), separate_down=True, has_descriptors=True)
+    (row,) = run(task, runner)[0].rows
+    assert {part.engine for part in row.panel.times} == {Flavour.VLLM}
+    assert runner.played == []
 
 
 def test_sizes_between_are_measured_with_the_nearest_entry(

@@ -245,6 +245,23 @@ def test_a_down_file_must_not_be_left_behind(put: Put, find: Find, configs: Path
     assert find("--separate-down")[0] == configs / NAME
 
 
+def test_down_files_with_descriptors_are_tuned_again_by_who_can_try_descriptors(
+    put: Put, find: Find, configs: Path
+) -> None:
+    """Else rows would go for slower ones, or the whole file."""
+    put(configs, rows=DEFAULT_BATCH_SIZES), put(configs, DOWN, DEFAULT_BATCH_SIZES)
+    loads = {**ENTRIES, 64: replace(ENTRIES[64], USE_TMA=True), 128: replace(ENTRIES[128], USE_TMA=False)}
+    (configs / DOWN).write_bytes(canonical_entries(loads))
+    told = rf"{DOWN}: expected --kernel sglang=PATH/fused_moe_triton_kernels\.py, .* Fix: give it, or remove the file"
+    for rows in ((), ("--num-tokens", "1", "64"), ("--num-tokens", "64", "6144")):
+        with pytest.raises(UserError, match=told):
+            find("--separate-down", *rows)
+    for flags in (("--num-tokens", "1", "128"), ("--num-tokens", "1", "6144"), ("--kernel", "sglang=kernels.py")):
+        assert find("--separate-down", *flags)[0] == configs / NAME
+    (configs / DOWN).write_bytes(b"{")
+    assert find("--separate-down")[0] == configs / NAME, "one that is broken is replaced"
+
+
 def test_rows_alone_make_no_down_file(put: Put, find: Find, configs: Path) -> None:
     put(configs, rows=DEFAULT_BATCH_SIZES)
     with pytest.raises(UserError, match=r"--separate-down: expected an existing .*_down\.json to replace rows of"):
