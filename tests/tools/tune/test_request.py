@@ -13,6 +13,7 @@ import pytest
 from tools.checkout import CHECKOUT
 from tools.errors import UserError
 from tools.registry.models import Asked
+from tools.store import schemas
 from tools.tune.policy import Budget
 from tools.tune.request import (
     DEFAULT_BATCH_SIZES,
@@ -301,3 +302,14 @@ def test_a_run_with_other_recorded_routing_is_another_run() -> None:
     hashes = [replace(request, recorded=AskedRouting(Path("ids.npy"), sha256=one)).settings for one in ("a", "b")]
     assert hashes[0] != hashes[1]
     assert "recorded_sha256" not in parse([*MODEL]).settings
+
+
+def test_a_record_can_hold_every_setting() -> None:
+    """Hashes among them: a record of a run with recorded routing was refused for its length."""
+    request = replace(
+        parse([*MODEL, "--routing", "ids.npy", "--separate-down", "--kernel", "sglang=a/kernels.py"]),
+        recorded=AskedRouting(Path("ids.npy"), sha256="a" * 64),
+        down_kernel=DownKernel(Path("a/kernels.py"), "0.5.23", "b" * 64),
+    )
+    faults = schemas.faults("record", {"tuner": {"settings": request.settings}})
+    assert [fault for fault in faults if fault.where.startswith("tuner / settings")] == []
