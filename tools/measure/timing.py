@@ -107,7 +107,7 @@ MOST_PLAYS_APART_PCT = 20.0
 
 Both do the same work on the same buffers and agree within a few per cent. Where the host is held up between a play's
 first event and its launch (busy cores hold it up for 0.1 ms and more), the GPU waits and the wait counts as the
-graph's. Half of it is in the block's time: at this limit 10 %, half of what a record's times may spread.
+graph's. Half of it is in the block's time: at this limit 10 %, a third of what a record's times may spread.
 """
 
 MAX_TRIES = 3

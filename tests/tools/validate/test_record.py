@@ -156,8 +156,8 @@ def changed(store: Store, **figures: dict[str, float]) -> list[str]:
 @pytest.mark.parametrize(
     ("latency", "told"),
     [
-        ({"p10": 0.001}, "expected p10 and p90 within 20 % of the median, found 55 %"),
-        ({"p90": 1e6}, "expected p10 and p90 within 20 % of the median, found 5e+04 %"),
+        ({"p10": 0.001}, "expected p10 and p90 within 30 % of the median, found 55 %"),
+        ({"p90": 1e6}, "expected p10 and p90 within 30 % of the median, found 5e+04 %"),
         ({"p10": 1001.0}, "expected p10 ≤ median ≤ p90, found 1001, 1000 and 1100 µs"),
         ({"p90": 999.0}, "expected p10 ≤ median ≤ p90, found 900, 1000 and 999 µs"),
         (times(5e-324), "expected at least 15.1 µs, which the device takes at best, found 4.94066e-324"),
@@ -543,8 +543,8 @@ class TestRowsOfShapes:
         ({"up_us": 600.0, "down_us": 410.0, "floor_us": 900.0}, None),
         ({"up_us": 600.0}, None),
         ({"floor_us": 1900.0}, None),
-        ({"up_us": 1300.0}, "up_us and down_us: expected both to add up to the row's 1000 µs within 20 %, found 1300"),
-        ({"up_us": 1.0, "down_us": 1.0}, "up_us and down_us: expected both to add up to the row's 1000 µs within 20 %"),
+        ({"up_us": 1400.0}, "up_us and down_us: expected both to add up to the row's 1000 µs within 30 %, found 1400"),
+        ({"up_us": 1.0, "down_us": 1.0}, "up_us and down_us: expected both to add up to the row's 1000 µs within 30 %"),
         ({"floor_us": 2001.0}, "floor_us: expected 15.1 to 2e+03 µs beside the row's 1000, found 2001"),
         ({"floor_us": 1.0}, "floor_us: expected 15.1 to 2e+03 µs beside the row's 1000, found 1"),
     ],
