@@ -100,7 +100,7 @@ def job_of(
     if fault := _why_impossible(item.wanted, device):
         return Skip(fault)
     sglang = engines.get(Engine.SGLANG)
-    apart = Apart(sglang.kernel if sglang else None) if down or item.has_down else None
+    apart = TriedApart(sglang.kernel if sglang else None) if down or item.has_down else None
     tune = tune_arguments(item.wanted, budget.budget_of(item), apart)
     judges = tuple(_judge(here, item.wanted) for here in judging)
     return Job(item.name, device.name, _order(item, judges), tuple(tune), judges)
@@ -119,13 +119,13 @@ def source_of(wanted: Wanted) -> tuple[ModelSource, Engine]:
 
 
 @dataclass(frozen=True)
-class Apart:
+class TriedApart:
     """Up and down are tried apart. kernel: SGLang's own, where it is at hand: down is tried with USE_TMA too."""
 
     kernel: Path | None = None
 
 
-def tune_arguments(wanted: Wanted, budget_s: float, apart: Apart | None = None) -> Iterator[str]:
+def tune_arguments(wanted: Wanted, budget_s: float, apart: TriedApart | None = None) -> Iterator[str]:
     """Of `python -m tools.tune`, but for where it writes and how many processes it takes."""
     source, engine = source_of(wanted)
     yield from arguments_of(source)

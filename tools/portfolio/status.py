@@ -10,7 +10,7 @@ from typing import Any
 
 from fused_moe_configs.naming import ENGINE_NAMES
 from fused_moe_configs.serving import parallel_text
-from tools.portfolio.stock import Item, Standing
+from tools.portfolio.stock import Item, Standing, is_faster
 from tools.portfolio.wanted import Use
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
@@ -241,7 +241,7 @@ def _use_text(use: Use, item: Item) -> str:
 
 def _beside(shipped: CheckedShipped) -> str:
     """Over the engine's own file, bold where that is faster."""
-    return f"**{_gain(shipped.geomean_ratio)}**" if shipped.is_faster else _gain(shipped.geomean_ratio)
+    return f"**{_gain(shipped.geomean_ratio)}**" if is_faster(shipped) else _gain(shipped.geomean_ratio)
 
 
 def _gain(ratio: float) -> str:

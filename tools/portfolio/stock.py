@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from fused_moe_configs.gains import MARGIN
 from fused_moe_configs.naming import ENGINE_NAMES
 from tools.checkout import reference_triton
 from tools.errors import UserError
@@ -139,7 +140,12 @@ def look_up(
 def faster_shipped(judged: Mapping[Engine, EngineChecked]) -> dict[Engine, CheckedShipped]:
     """By engine that ships one, the file of its own that was measured to be faster than ours."""
     shipped = {engine: line.shipped for engine, line in judged.items() if line.shipped is not None}
-    return {engine: each for engine, each in shipped.items() if each.is_faster}
+    return {engine: each for engine, each in shipped.items() if is_faster(each)}
+
+
+def is_faster(shipped: CheckedShipped) -> bool:
+    """Whether the engine's own file was measured to be, by more than the margin: `BesideShipped.is_slower` of ours."""
+    return shipped.geomean_ratio > 1.0 + MARGIN
 
 
 def _of_judgements(judged: Mapping[Engine, EngineChecked]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from fused_moe_configs.gains import gains as gains_of
 from fused_moe_configs.index import IndexedFile
 from fused_moe_configs.lookup import ConfigError, read_config
 from fused_moe_configs.naming import ENGINE_NAMES
+from tools.portfolio.stock import is_faster
 from tools.store.files import RECORD, read_file, record_path
 from tools.store.record import EngineChecked, Record, RecordedRow, RecordError, as_record
 from tools.store.workload import Shape, Workload, parse_file_name
@@ -84,7 +85,7 @@ class TunedFile:
     @property
     def behind(self) -> tuple[EngineChecked, ...]:
         """Those of `beside_shipped` where the engine's own file is faster."""
-        return tuple(line for line in self.beside_shipped if line.shipped and line.shipped.is_faster)
+        return tuple(line for line in self.beside_shipped if line.shipped and is_faster(line.shipped))
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def of_file(
 
 
 @dataclass(frozen=True)
-class Beside:
+class Neighbours:
     """Files of the same workload. other_half: for down alone where this one isn't, else what it lies beside.
 
     others: under the same name in other folders. judged: SGLang's newest bench, where it read both halves.
@@ -164,13 +164,13 @@ class Beside:
     judged: EngineChecked | None
 
 
-def beside(file: TunedFile, files: Iterable[TunedFile]) -> Beside:
+def beside(file: TunedFile, files: Iterable[TunedFile]) -> Neighbours:
     stem = file.path.removesuffix(".json")
     wanted = f"{stem.removesuffix('_down')}.json" if file.is_down else f"{stem}_down.json"
     other_half = next((each for each in files if each.path == wanted), None)
     others = tuple(each for each in files if each.name == file.name and each.path != file.path)
     judged = newest_of_engines(file.record, lambda line: line.engine == "sglang" and other_half is not None)
-    return Beside(other_half, others, next(judged, None))
+    return Neighbours(other_half, others, next(judged, None))
 
 
 def time_lines(rows: Mapping[int, RecordedRow], alone: str = "vllm") -> list[charts.Curve]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from fused_moe_configs.evidence import evidence_sha256, is_signed
-from fused_moe_configs.gains import MARGIN
 from fused_moe_configs.naming import ENGINES
 from tools.errors import UserError
 from tools.store.files import Content, canonical_record, sha256
@@ -336,11 +335,6 @@ class CheckedShipped:
     worst_ratio: float
     geomean_ratio: float
     best_ratio: float
-
-    @property
-    def is_faster(self) -> bool:
-        """Whether the engine's own file was measured to be, by more than the margin."""
-        return self.geomean_ratio > 1.0 + MARGIN
 
     def to_json(self) -> dict[str, Json]:
         return dict(vars(self))

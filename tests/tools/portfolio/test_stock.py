@@ -4,8 +4,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from fused_moe_configs.gains import MARGIN
 from tests.tools.portfolio.stocked import Stocked, full, wanted
 from tools.launch.heuristic_version import FOLLOWED
+from tools.measure.panel import PromotionPolicy
 from tools.portfolio.progress import ProgressLine
 from tools.portfolio.stock import Item, Method, Standing, look_up
 from tools.registry.sharding import Engine
@@ -143,6 +145,9 @@ class TestRemarks:
         stocked.tune(NAME, judged_on=[Engine.VLLM])
         stocked.judge(NAME, Engine.SGLANG, shipped=CheckedShipped("a" * 64, 1.6, geomean, 0.9))
         assert [*look(stocked).remarks] == told
+
+    def test_the_loader_and_the_promotion_rule_have_one_margin(self) -> None:
+        assert pytest.approx(PromotionPolicy().min_improvement_pct / 100.0) == MARGIN
 
     def test_nothing_to_gain(self, stocked: Stocked) -> None:
         stocked.tune(NAME)

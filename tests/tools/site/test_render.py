@@ -148,12 +148,12 @@ class TestBeside:
         add(Store(root), engine_checked=[checked(), checked("sglang")])
         add(Store(root), MIXTRAL.replace(".json", "_down.json"))
         layer, down = files = read_files(files_in(root))
-        assert render.beside(layer, files) == render.Beside(down, (), layer.record.engine_checked[1])
-        assert render.beside(down, files) == render.Beside(layer, (), None)
+        assert render.beside(layer, files) == render.Neighbours(down, (), layer.record.engine_checked[1])
+        assert render.beside(down, files) == render.Neighbours(layer, (), None)
 
     def test_one_file_for_both_is_judged_as_any_other(self, root: Path) -> None:
         file = file_of(root, engine_checked=[checked("sglang")])
-        assert render.beside(file, [file]) == render.Beside(None, (), None)
+        assert render.beside(file, [file]) == render.Neighbours(None, (), None)
 
     def test_files_of_another_triton_are_named(self, root: Path) -> None:
         add(Store(root))
