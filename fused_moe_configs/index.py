@@ -222,7 +222,7 @@ def read(path: Path) -> list[IndexedFile]:
             raise ValueError(f"schema_version {shown(document['schema_version'])}")
         return [_of_index(dict(pairs)) for pairs in document["files"]]
     except ConfigError as error:
-        reason = str(error.reason)
+        reason = str(error.reason).partition(". Fix: ")[0]
     except KeyError as error:
         reason = f"no {error.args[0]}"
     except (TypeError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fused_moe_configs import machine
 from fused_moe_configs.api import where
+from fused_moe_configs.gains import BesideShipped
 from fused_moe_configs.index import IndexedFile, indexed
 from fused_moe_configs.lookup import Chain, Lookup, exists, printable, read_config, version_folders
 from fused_moe_configs.naming import ENGINE_NAMES, parse
@@ -90,8 +91,8 @@ class Prospect:
                 f"  how old: of {known.date or 'an unknown day'}, for Triton {known.triton or 'unknown'}; "
                 f"{known.evidence or 'no record'}; over no file: {_gain(known, found)}"
             )
-            beside, engine = known.beside_shipped.get(found.engine), ENGINE_NAMES[found.engine]
-            if beside is not None and beside.is_slower:
+            beside, engine = _faster(known, found), ENGINE_NAMES[found.engine]
+            if beside is not None:
                 yield (
                     f"  note: it takes {beside.geomean:.2f} of the time of {engine}'s own file; an export over "
                     f"{engine}'s own files (--overlay) keeps that"
@@ -128,6 +129,12 @@ def _gain(known: IndexedFile, serving: Serving) -> str:
     return known.gain(serving.engine) + f" (at {shapes}; not measured at this model's)" * bool(shapes)
 
 
+def _faster(known: IndexedFile | None, serving: Serving) -> BesideShipped | None:
+    """How our file compares with the engine's own of this GPU, where that was measured to be faster."""
+    beside = known.beside_shipped.get(serving.engine) if known is not None and known.name == serving.file else None
+    return beside if beside is not None and beside.is_slower else None
+
+
 def _prospect(asked: AskedModel, serving: Serving, has_gpu: bool, triton_version: str | None) -> Prospect:
     engine = serving.engine
     if not has_gpu or serving.file is None:
@@ -135,7 +142,7 @@ def _prospect(asked: AskedModel, serving: Serving, has_gpu: bool, triton_version
         return Prospect(engine, serving, has_gpu=has_gpu, next_step=step)
     chain = Chain(where())
     version = triton_version or machine.version_of("triton") or serving.triton
-    lookup, _ = chain.look_up(serving.file, chain.tiers(version))
+    lookup, ours = chain.look_up(serving.file, chain.tiers(version))
     entry = near = None
     if lookup.winner:
         path = lookup.winner.relative_to(where()).as_posix()
@@ -144,7 +151,10 @@ def _prospect(asked: AskedModel, serving: Serving, has_gpu: bool, triton_version
         near = near_misses(parsed, where())
     in_use = _in_use(serving)
     step = f"nothing: {ENGINE_NAMES[engine]} reads the file of {machine.VARIABLES[engine]}"
-    if not in_use or serving.reads_tuned_files is False:
+    is_slower = _faster(entry, serving) is not None
+    if is_slower and not in_use:
+        step = f"nothing: {ENGINE_NAMES[engine]}'s own file is faster, and it reads that without an export"
+    elif not in_use or serving.reads_tuned_files is False or (is_slower and read_config(in_use, is_users=True) == ours):
         siblings_file = None if lookup.winner else chain.siblings_file(serving.file, chain.tiers(version))
         step = str(next_step(asked.flags, serving, lookup, siblings_file))
     return Prospect(engine, serving, "", True, in_use, lookup, entry, tuple(near or ()), step)

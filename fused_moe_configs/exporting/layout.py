@@ -100,11 +100,10 @@ def laid_over(
     Left out are a sibling's where the engine has one of the device itself, and, with a note, those of a name whose very
     file of the engine's was measured to be faster. beside: by our file, how it compares with the one that it ships.
     """
-    theirs = {(_file_name(path), each.sha256): path for path, each in own.items()}
-    names, faster = {name for name, _ in theirs}, dict[str, BesideShipped]()
+    theirs, names, faster = _read_there(own), {_file_name(path) for path in own}, dict[str, BesideShipped]()
     for path, served in files.items():
         known = beside.get(served.source)
-        if known is not None and known.is_slower and (_file_name(path), known.sha256) in theirs:
+        if known is not None and known.is_slower and theirs.get(_file_name(path)) == known.sha256:
             faster[_file_name(path)] = known
     for name, known in sorted(faster.items()):
         notes.say(f"{name}: the engine's own file stays: ours takes {known.geomean:.2f} of its time")
@@ -113,6 +112,19 @@ def laid_over(
         for path, served in files.items()
         if not (served.is_siblings and _file_name(path) in names) and _of_up(_file_name(path)) not in faster
     }
+
+
+def _read_there(own: Mapping[str, EnginesFile]) -> dict[str, str]:
+    """By name, the sha256 of the file that the engine would read of its own under the reference Triton, with which ours
+    were compared: that of its own folder, else of the newest."""
+    reference = release(REFERENCE_TRITON)
+
+    def order(path: str) -> tuple[bool, tuple[int, ...]]:
+        found = re.search(r"triton_(\d+)_(\d+)_(\d+)/", path)
+        version = tuple(map(int, found.groups())) if found else ()
+        return version == reference, version
+
+    return {_file_name(path): own[path].sha256 for path in sorted(own, key=order)}
 
 
 def _of_up(name: str) -> str:

@@ -36,7 +36,7 @@ from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine
 from tools.store.files import version_folder
 from tools.store.workload import parse_file_name
-from tools.text import counted, printable
+from tools.text import counted, printable, shown_path
 from tools.tune.cluster import NodeJob, on_cluster
 
 MOST_MINUTES = 7 * 24 * 60
@@ -104,7 +104,7 @@ def run(
 ) -> int:
     """Runs `portfolio run`. UserError: bad use, or impossible here."""
     folders, machine = folders or Folders(), machine or MachineAtHand()
-    _check(options)
+    _check(options, folders)
     if options.second_triton:
         return _second(options, folders, machine, start, bench)
     # What is mistyped first, then what this machine lacks, a GPU before what only a machine with one has.
@@ -202,7 +202,7 @@ def tell(*lines: str) -> None:
         say(f"portfolio: {printable(line)}")
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace, folders: Folders) -> None:
     limits = (("--minutes", options.minutes, MOST_MINUTES), ("--time-budget", options.time_budget, 60 * MOST_MINUTES))
     for flag, value, most in limits:
         if value is not None and not 0 < value <= most:
@@ -217,6 +217,9 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--ray: expected one --device-name, the cluster's GPU, found {printable(found)}.")
     if options.collect is not None:
         check_folder(options.collect, "--collect")
+        collect, store = options.collect.resolve(), folders.configs.resolve()
+        if collect == store.parent or collect.is_relative_to(store):
+            raise UserError(f"--collect: expected a folder apart from the store, found {shown_path(options.collect)}.")
 
 
 def _checked_triton(machine: MachineAtHand) -> str:
@@ -304,6 +307,11 @@ def _named(arguments: Sequence[str]) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--names: {printable(argument)}: {reason_of(error)}. Fix: a name, or its path.") from error
         names += [name for line in lines if (name := line.partition("#")[0].strip())]
+    if arguments and not names:
+        given = printable(" ".join(arguments))
+        raise UserError(
+            f"--names: expected a name a line in {given}, found none. Fix: leave --names out for all names."
+        )
     return list(dict.fromkeys(names))
 
 

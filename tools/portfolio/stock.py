@@ -106,11 +106,16 @@ def look_up(
     if existing is None:
         why = (line.reason,) if line is not None and line.reason else ()
         return Item(rank, wanted, Standing.MISSING, why, is_apart=down, line=line)
+    if place.down.record_path.exists() and not place.down.path.exists():
+        lost = f"{place.down.path.name}, with which it was judged, is missing. Fix: restore it, or tune the name again"
+        return Item(rank, wanted, Standing.BROKEN, (lost,), line=line)
     data = place.path.read_bytes()
     record = existing.record
-    if record is not None and not (record.is_measured and record.speaks_of(data)):
-        record = None
-    older = ("it has no record of a measurement",) if record is None else tuple(_older(record, method))
+    if record is not None and record.is_measured and not record.speaks_of(data):
+        record, unproven = None, "its record is of other bytes than the file's"
+    else:
+        record, unproven = record if record is not None and record.is_measured else None, "no record of a measurement"
+    older = (unproven,) if record is None else tuple(_older(record, method))
     judged = {} if record is None else judged_of(record, method.triton)
     served = {named.shape for named in record.shapes} if record is not None else set()
     unserved = tuple(shape for shape in wanted.shapes if shape not in served)

@@ -75,6 +75,7 @@ def add_survey(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         required=True,
+        action="append",
         metavar="vllm=PATH|sglang=PATH",
         help="the engine as it is installed or unpacked, or the file with its kernel",
     )
@@ -93,9 +94,11 @@ def add_survey(parser: argparse.ArgumentParser) -> None:
 
 def request_of(options: argparse.Namespace) -> SurveyRequest:
     """UserError: a value that can't be."""
-    name, _, path = options.engine.partition("=")
+    if len(options.engine) > 1:
+        raise UserError(f"--engine: expected one, found {len(options.engine)}. Fix: a survey of each.")
+    name, _, path = options.engine[0].partition("=")
     if name not in list(Flavour) or not path:
-        raise UserError(f"--engine: expected vllm=PATH or sglang=PATH, found {printable(options.engine)!r}.")
+        raise UserError(f"--engine: expected vllm=PATH or sglang=PATH, found {printable(options.engine[0])!r}.")
     check_counts("--shapes", [options.shapes], MOST_SHAPES)
     check_counts("--jobs", [options.jobs], MAX_JOBS)
     if not 0 < options.minutes <= MOST_MINUTES:

@@ -299,6 +299,8 @@ _UNFINISHED = ".writing-"
 
 
 def _replace(path: Path, data: bytes) -> None:
+    if path.exists() and not path.is_file() and not path.is_dir():  # a folder's own error says what it is
+        raise OSError(errno.EINVAL, "a device or pipe stands there, which is no file to replace", str(path))
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
     _clear(path.parent)
     descriptor, temporary = _unfinished(path.parent)

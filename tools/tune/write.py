@@ -173,6 +173,16 @@ def _check_nothing_is_hidden(request: TuneRequest, place: Place, existing: Exist
         )
 
 
+def why_refused(request: TuneRequest, subject: Subject) -> str | None:
+    """Why a run would be refused for the `_down` file that stands in the default tier. UserError: no such `--output`."""
+    place = Place(folder_of_tiers(request.files.output), PurePosixPath(subject.workload.file_name()))
+    try:
+        _check_twin(request, place, _standing(place, is_partial=False))
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def _check_twin(request: TuneRequest, place: Place, there: Existing | None) -> None:
     """A `_down` file has the batch sizes and the BLOCK_SIZE_M of the file that it stands beside."""
     has_twin = place.down.path.exists()

@@ -103,6 +103,31 @@ def test_an_engines_own_file_that_is_faster_is_said(store, doctor, ratio, told):
     assert not any("own file" in line for line in answer(notes["vllm"], "note"))
 
 
+def known_as_slower(store):
+    store.add(FILE)
+    beside = {"sglang": BesideShipped("b" * 64, 1.21, 1.6)}
+    file = IndexedFile(FILE, (f"{QWEN} tp=1",), "3.8.0", "2026-11-25", {}, "claimed", "0" * 64, (), beside)
+    store.write("index.json", to_bytes([file]))
+
+
+def test_where_the_engines_own_file_is_faster_there_is_nothing_to_do_but_to_leave_a_slower_one(
+    store, doctor, tmp_path, monkeypatch
+):
+    known_as_slower(store)
+    asked = ("--model", QWEN, "--engine", "sglang")
+    assert answer(doctor(*asked)[1], "next") == [
+        "nothing: SGLang's own file is faster, and it reads that without an export"
+    ]
+    assert main(["export", str(tmp_path / "moe"), "--engine", "sglang"]) == 0  # without SGLang's own files
+    monkeypatch.setenv("SGLANG_MOE_CONFIG_DIR", str(tmp_path / "moe"))
+    assert answer(doctor(*asked)[1], "next")[0].startswith(
+        "fused-moe-configs export ./moe-configs --engine sglang --ov"
+    )
+    (path,) = (tmp_path / "moe").rglob(FILE)
+    path.write_text(path.read_text().replace('"num_warps": 1', '"num_warps": 2'))  # SGLang's own, say
+    assert answer(doctor(*asked)[1], "next") == ["nothing: SGLang reads the file of SGLANG_MOE_CONFIG_DIR"]
+
+
 def test_the_next_line_typed_ends_the_matter(store, doctor, tmp_path, monkeypatch):
     """What is exported as it says, into the folder that it says, is found in use; then nothing is left to do.
 

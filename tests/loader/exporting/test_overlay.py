@@ -158,6 +158,17 @@ def test_one_that_is_not_faster_or_another_one_gives_way(store, destination, ove
     assert (tree(destination)[f"{SGLANG}/{D}"], done.notes) == (1, [])
 
 
+@pytest.mark.parametrize(("version", "read"), [("triton_3_7_1", True), ("triton_3_8_0", True), ("triton_3_5_1", False)])
+def test_it_stays_only_where_it_is_the_one_that_the_engine_reads(store, destination, overlay, faster, version, read):
+    """Under the reference Triton: of its own folder, else of the newest."""
+    faster(1.21)
+    other = overlay / version / D
+    other.parent.mkdir()
+    other.write_text('{"1":{"num_warps":9}}')
+    write_export(store.root, destination, "sglang", overlay=overlay)
+    assert (tree(destination).get(f"{SGLANG}/{D}") == 1) is read
+
+
 def test_without_an_overlay_ours_is_written_for_then_the_engine_reads_no_file_of_its_own(store, destination, faster):
     faster(1.21)
     assert notes(store, destination, "sglang") == ""

@@ -142,6 +142,21 @@ class TestWhatIsWorkedOff:
         here("--names", str(path))
         assert [job.name for job in here.jobs] == [full(NAMES[1]), full(NAMES[0])]
 
+    @pytest.mark.parametrize("text", ["", "\n\n", "# none yet\n"])
+    def test_a_file_without_a_name_is_not_taken_for_all_names(self, here: Here, tmp_path: Path, text: str) -> None:
+        path = tmp_path / "names.txt"
+        path.write_text(text, "utf-8")
+        with pytest.raises(UserError, match=r"--names: expected a name a line in .*names\.txt, found none"):
+            here("--names", str(path))
+        assert here.jobs == []
+
+    @pytest.mark.parametrize("below", [".", "configs", "configs/records"])
+    def test_copies_dont_go_into_the_store_that_they_are_of(self, here: Here, below: str) -> None:
+        folder = here.stocked.folders.configs.parent / below
+        folder.mkdir(parents=True, exist_ok=True)
+        with pytest.raises(UserError, match="--collect: expected a folder apart from the store"):
+            here("--names", full(NAMES[0]), "--collect", str(folder))
+
     def test_a_name_without_a_placement_is_tuned_for_the_model_of_its_sizes(self, here: Here) -> None:
         name = f"E=8,N=14336,device_name={H100}.json"
 

@@ -130,6 +130,25 @@ class TestAnOlderFile:
         assert (found.standing, found.why) == (Standing.OLDER, ("rule parts-0", "not measured for K=2048, top_k=6"))
 
 
+def test_a_lost_file_for_down_breaks_what_was_judged_with_it(stocked: Stocked) -> None:
+    path = stocked.tune(NAME, judged_on=None)
+    down = path.with_name(f"{path.stem}_down.json")
+    stocked.store.record_of(down).write_bytes(stocked.store.record_of(path).read_bytes())
+    found = look(stocked)
+    assert found.standing is Standing.BROKEN
+    assert "_down.json, with which it was judged, is missing. Fix: restore it" in found.why[0]
+    down.write_bytes(path.read_bytes())
+    assert look(stocked).standing is Standing.DONE
+
+
+def test_a_record_of_other_bytes_is_told_from_none(stocked: Stocked) -> None:
+    path = stocked.tune(NAME, judged_on=None)
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert look(stocked).why[0] == "its record is of other bytes than the file's"
+    stocked.store.record_of(path).unlink()
+    assert look(stocked).why[0] == "no record of a measurement"
+
+
 class TestRemarks:
     def test_a_row_that_loses_on_an_engines_kernel(self, stocked: Stocked) -> None:
         stocked.tune(NAME, judged_on=[Engine.VLLM])

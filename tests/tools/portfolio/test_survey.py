@@ -75,7 +75,8 @@ def surveyed(tmp_path: Path, *arguments: str, flavour: Flavour = Flavour.VLLM, f
     root = tmp_path / "engine"
     if not root.exists():
         unpacked(root, flavour, VLLM_FILES if files is None else files)
-    return command.main(["survey", "--engine", f"{flavour}={root}", "--output", str(tmp_path / "out"), *arguments])
+    engine = [] if "--engine" in arguments else ["--engine", f"{flavour}={root}"]
+    return command.main(["survey", *engine, "--output", str(tmp_path / "out"), *arguments])
 
 
 def board(tmp_path: Path) -> Survey:
@@ -219,6 +220,7 @@ class TestRefusals:
                 ["--engine", "vllm=nowhere"],
                 "nowhere: expected vllm's package, the folder around it, or its fused_moe.py",
             ),
+            (["--engine", "vllm=a", "--engine", "sglang=b"], "--engine: expected one, found 2. Fix: a survey of each."),
             (["--shapes", "0"], "--shapes: expected from 1 to 32, found 0."),
             (["--minutes", "0"], "--minutes: expected more than 0 and at most 600, found 0.0."),
             (["--minutes", "nan"], "--minutes: expected more than 0 and at most 600, found nan."),

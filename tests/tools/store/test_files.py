@@ -182,6 +182,14 @@ class TestRead:
 
 
 class TestWrite:
+    def test_a_pipe_or_device_is_no_file_to_replace(self, tmp_path: Path) -> None:
+        """As root, /dev/full became a file."""
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        with pytest.raises(OSError, match="a device or pipe stands there"):
+            write_file(pipe, b"x")
+        assert pipe.is_fifo()
+
     def test_folders_are_made_and_nothing_else_is_left(self, tmp_path: Path) -> None:
         path = tmp_path / SPACED / "deeper" / NAME
         write_file(path, b"1")

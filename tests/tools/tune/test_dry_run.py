@@ -57,6 +57,19 @@ def test_each_engine_has_its_own_experts_name_and_reason(capsys: pytest.CaptureF
     assert (vllm["is_tuned"], sglang["is_tuned"]) == (True, False)
 
 
+def test_a_file_for_down_that_would_be_left_without_its_twin_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"E=8,N=7168,device_name={H100}"
+    (tmp_path / f"{name}.json").write_text('{"1": {}}', "utf-8")
+    (tmp_path / f"{name}_down.json").write_text('{"1": {}}', "utf-8")
+    asked = [*SIZES, "--output", tmp_path]
+    assert dry_run(*asked) == 1
+    assert "note: without --dry-run this is refused: " in capsys.readouterr().out
+    assert dry_run(*asked, "--separate-down") == 0
+    assert "refused" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("ep", [1, 8])
 def test_a_fused_shared_expert_is_on_every_rank_of_the_engine_that_fuses_it(
     ep: int, capsys: pytest.CaptureFixture[str]
