@@ -174,7 +174,7 @@ def _check_nothing_is_hidden(request: TuneRequest, place: Place, existing: Exist
 
 
 def why_refused(request: TuneRequest, subject: Subject) -> str | None:
-    """Why a run would be refused for the `_down` file that stands in the default tier. UserError: no such `--output`."""
+    """Why a run would be refused for the `_down` file that stands in the default tier. UserError: another folder."""
     place = Place(folder_of_tiers(request.files.output), PurePosixPath(subject.workload.file_name()))
     try:
         _check_twin(request, place, _standing(place, is_partial=False))
