@@ -48,6 +48,11 @@ MARGIN = 0.01
 """What is less is no difference: the promotion rule's."""
 
 
+def loses(ratio: float) -> bool:
+    """Whether a file that takes `ratio` of another's time is slower than it, by more than the margin."""
+    return ratio > 1.0 + MARGIN
+
+
 class BesideShipped(NamedTuple):
     """A file's time over that of the one of its name that an engine ships, on that engine's kernel, uniform routing.
 
@@ -60,7 +65,7 @@ class BesideShipped(NamedTuple):
 
     @property
     def is_slower(self) -> bool:
-        return self.geomean > 1.0 + MARGIN
+        return loses(self.geomean)
 
 
 def beside_shipped(record: Mapping[str, _Json]) -> dict[str, BesideShipped]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from fused_moe_configs.gains import MARGIN
+from fused_moe_configs.gains import loses
 from fused_moe_configs.naming import ENGINE_NAMES
 from tools.checkout import reference_triton
 from tools.errors import UserError
@@ -149,8 +149,8 @@ def faster_shipped(judged: Mapping[Engine, EngineChecked]) -> dict[Engine, Check
 
 
 def is_faster(shipped: CheckedShipped) -> bool:
-    """Whether the engine's own file was measured to be, by more than the margin: `BesideShipped.is_slower` of ours."""
-    return shipped.geomean_ratio > 1.0 + MARGIN
+    """Whether the engine's own file was measured to be."""
+    return loses(shipped.geomean_ratio)
 
 
 def _of_judgements(judged: Mapping[Engine, EngineChecked]) -> Iterator[str]:

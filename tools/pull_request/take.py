@@ -19,6 +19,7 @@ from tools.pull_request.documents import MAX_ARTIFACT_FILES
 from tools.registry.devices import load_devices
 from tools.registry.models import Asked, load_models
 from tools.store import schemas
+from tools.store.existing import Place
 from tools.store.files import RECORD, TUNED_FILE, read_file, write_file
 from tools.store.record import RecordError, as_record
 from tools.store.tiers import RECORDS
@@ -91,10 +92,10 @@ def take(folder: Path, wanted: Collection[Workload]) -> TakenPair:
 
 def _check_twin(configs: Path, taken: TakenPair) -> None:
     """TakeError: the new file would get a `_down` file that was tuned behind another."""
-    twin = taken.relative.with_name(f"{taken.relative.stem}_down.json")
-    if os.path.lexists(configs / twin):
+    twin = Place(configs, taken.relative).down
+    if os.path.lexists(twin.path):
         raise TakeError(
-            f"{twin}: expected no file for down beside the one that is taken, found one. Fix: tune both, with "
+            f"{twin.relative}: expected no file for down beside the one that is taken, found one. Fix: tune both, with "
             "--separate-down, or remove it."
         )
 
