@@ -86,7 +86,8 @@ if (form) {
     unnamed: "No tuned file can have a name for it.",
     "not-read": "The default backend reads no tuned files.",
   };
-  let loaded = null;
+  const empty = { title: "", state: "", words: "", verdict: "", shape: "—", reason: "", source: "", engine_file: "", walk: "", command: "", note: "", page: "", gain: "", behind: "", notes: "" };
+  let loaded = null; // the answers for the model that is chosen; null while they are on their way or didn't come
   let asked = new URLSearchParams(location.search);
 
   const load = async (slug) => {
@@ -106,12 +107,18 @@ if (form) {
     parallel.value = rows.some((row) => sizesOf(row) === before) ? before : usual ? sizesOf(usual) : "";
   };
   const put = (values) => {
-    for (const [name, text] of Object.entries(values)) {
+    for (const [name, text] of Object.entries({ ...empty, ...values })) {
       const place = slot(name);
       if (place && name !== "page") place.textContent = text;
       const block = answer.querySelector(`[data-if="${name}"]`);
       if (block) block.hidden = !text;
     }
+    const badge = slot("badge");
+    badge.className = `badge ${values.state || ""}`;
+    badge.textContent = values.badge;
+    const page = slot("page");
+    page.hidden = !values.page;
+    page.href = values.page ? `files/${values.page}.html` : "";
   };
   const show = () => {
     const row = rowsOfRelease().find((each) => sizesOf(each) === parallel.value);
@@ -120,33 +127,29 @@ if (form) {
     const gpuName = gpu.selectedOptions[0].textContent;
     const found = (row.answers || []).map((places) => Object.fromEntries(
       loaded.fields.map((field, at) => [field, loaded.texts[places[at]] || ""]))).find((each) => each.device === gpu.value);
-    const empty = { state: "", verdict: "Not run", reason: row.refusal, source: "", engine_file: "", walk: "", command: "", note: "", page: "", gain: "", behind: "", notes: "" };
-    const values = found || empty;
+    const values = found || { ...empty, verdict: "Not run", reason: row.refusal };
     put({
       ...values,
       title: `${model.value} ${sizesOf(row)}, ${row.name} ${row.version} on ${gpuName}`,
       shape: row.shape || "—",
+      badge: values.state.replace("-", " ") || "refused",
       words: `${words[values.state] || "The engine doesn’t split the model so."}${values.page && values.gain ? ` ${values.gain} time over no file.` : ""}${values.behind ? ` ${values.behind}` : ""}`,
     });
-    const badge = slot("badge");
-    badge.className = `badge ${values.state}`;
-    badge.textContent = values.state.replace("-", " ") || "refused";
-    const page = slot("page");
-    page.hidden = !values.page;
-    page.href = values.page ? `files/${values.page}.html` : "";
     const query = new URLSearchParams({ model: model.value, release: release.value, parallel: parallel.value, gpu: gpu.value });
     history.replaceState(null, "", `?${query}`);
   };
   const choose = async () => {
     const slug = model.selectedOptions[0].dataset.slug;
+    loaded = null;
     try {
       const found = await load(slug);
       if (slug !== model.selectedOptions[0].dataset.slug) return;
       loaded = found;
     } catch {
       documents.delete(slug);
+      if (slug !== model.selectedOptions[0].dataset.slug) return;
       answer.hidden = false;
-      put({ title: "The answers couldn’t be loaded", words: "Choose the model again, or see its page below." });
+      put({ title: `The answers for ${model.value} couldn’t be loaded`, badge: "not loaded", verdict: "Not known", words: "Load this page again, or see the model’s own page below." });
       return;
     }
     fillSizes();

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from fused_moe_configs.lookup import Chain
 from fused_moe_configs.serving import find_serving
@@ -141,8 +141,8 @@ def test_the_servers_question_is_answered_as_the_loader_does(
     page = open_page("server.html")
     page.select_option("#model", label=model)
     page.select_option("#release", f"{engine} {serving.version}")
-    page.wait_for_function(
-        "name => document.querySelector('[data-slot=title]').textContent.startsWith(name)", arg=model
+    expect(page.locator("#answer h2")).to_have_text(
+        re.compile(rf"^{re.escape(model)} .* {re.escape(serving.version)} ")
     )
     page.select_option("#parallel", f"TP{tp}" + f" EP{ep}" * (ep > 1))
     page.select_option("#gpu", device)
@@ -176,11 +176,37 @@ def test_sizes_that_the_engine_refuses_are_said(open_page: Open) -> None:
     assert page.inner_text("[data-slot=badge]") == "refused"
 
 
-def test_answers_that_do_not_load_are_said(browser: Browser, server: str) -> None:
+def test_answers_on_their_way_are_never_another_models(open_page: Open) -> None:
+    page = open_page("server.html?model=deepseek-ai/DeepSeek-V3&release=vllm+0.33.0&parallel=TP8&gpu=NVIDIA_H200")
+    held: list[Route] = []
+    page.route("**/data/models/zai-org*", lambda route: held.append(route))  # playwright takes no method of a built-in
+    with page.expect_request("**/data/models/zai-org*"):
+        page.select_option("#model", label="zai-org/GLM-4.5-Air")
+    page.select_option("#release", "sglang 0.5.23")
+    page.select_option("#gpu", "NVIDIA_H20")
+    assert page.inner_text("#answer h2") == "deepseek-ai/DeepSeek-V3 TP8, vLLM 0.33.0 on H200"
+    held[0].continue_()
+    expect(page.locator("#answer h2")).to_have_text("zai-org/GLM-4.5-Air TP8, SGLang 0.5.23 on H20")
+    assert page.inner_text("[data-slot=shape]").startswith("E=129, ")
+
+
+def test_answers_that_do_not_load_are_said_and_leave_nothing_of_another_model(browser: Browser, server: str) -> None:
     page = browser.new_page()
-    page.route("**/data/**", lambda route: route.abort())
-    page.goto(f"{server}/{BELOW}/server.html")
-    page.wait_for_function("() => document.querySelector('#answer h2').textContent.includes('load')")
+    page.goto(f"{server}/{BELOW}/server.html?model=deepseek-ai/DeepSeek-V3&parallel=TP16&gpu=NVIDIA_H200")
+    page.wait_for_selector("#answer")
+    page.route("**/data/models/zai-org*", lambda route: route.abort())
+    page.select_option("#model", label="zai-org/GLM-4.5-Air")
+    said = "The answers for zai-org/GLM-4.5-Air couldn’t be loaded"
+    expect(page.locator("#answer h2")).to_have_text(said)
+    page.select_option("#gpu", "NVIDIA_H20")
+    assert page.inner_text("#answer h2") == said
+    assert page.inner_text("[data-slot=shape]") == "—"
+    assert page.locator("[data-slot=page]").is_hidden()
+    assert page.locator("[data-slot=walk]").is_hidden()
+    page.unroute("**/data/models/zai-org*")
+    page.reload()
+    page.select_option("#model", label="zai-org/GLM-4.5-Air")
+    expect(page.locator("#answer h2")).to_contain_text("zai-org/GLM-4.5-Air TP")
     page.close()
 
 
