@@ -14,6 +14,7 @@ import codecs
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from .lookup import is_down
 from .serving import parallel_text
 
 MOST_FILES = 1000
@@ -106,7 +107,7 @@ class LoggedFile:
 
     @property
     def is_down(self) -> bool:
-        return self.name.endswith("_down.json")
+        return is_down(self.name)
 
 
 class EngineLog:

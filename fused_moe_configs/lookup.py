@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 USER_FOLDER = "VLLM_TUNED_CONFIG_FOLDER"
 REFERENCE_TRITON = "3.8.0"  # the default tier is tuned with it
 VERSION_FOLDER = "triton_{}_{}_{}"
+_VERSION_FOLDER = re.compile(VERSION_FOLDER.replace("{}", "(0|[1-9][0-9]{0,8})"))
 DTYPES = ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "int8_w8a8", "float32")
 H200 = "NVIDIA_H200"
 MAX_BYTES = 2**20
@@ -96,7 +97,7 @@ def get_config_file_name(
             raise ValueError(f"block_shape: expected (block_n, block_k), found {shown(block_shape)}")
         if all(size != 0 for size in block_shape):
             name += ",block_shape=[{},{}]".format(*(checked_size("block_shape", size) for size in block_shape))
-    name += ",per_channel_quant=True" * bool(per_channel_quant) + "_down" * bool(down) + ".json"
+    name += ",per_channel_quant=True" * bool(per_channel_quant) + (_DOWN if down else ".json")
     if len(name.encode()) > 255:
         raise ValueError(f"device_name: expected a file name of at most 255 bytes, found {shown(name)}")
     return name
@@ -125,8 +126,26 @@ def device_part(device_name: object) -> str:
     raise ValueError(f"device_name: {wish}, found {shown(device_name)}")
 
 
+_DOWN = "_down.json"
+
+
+def is_down(name: str) -> bool:
+    """Whether a file's name or path is of a down projection's own file, which stands beside an up file."""
+    return name.endswith(_DOWN)
+
+
+def up_of(name: str) -> str:
+    """The up file that a `_down` file stands beside; of an up file itself."""
+    return f"{name.removesuffix(_DOWN)}.json" if is_down(name) else name
+
+
+def down_of(name: str) -> str:
+    """The `_down` file that may stand beside an up file; of a `_down` file itself."""
+    return name if is_down(name) else f"{name.removesuffix('.json')}{_DOWN}"
+
+
 def device_in(name: str) -> str:
-    return name.split("device_name=")[1].removesuffix(".json").removesuffix("_down").split(",")[0]
+    return up_of(name).split("device_name=")[1].removesuffix(".json").split(",")[0]
 
 
 def renamed(name: str, device: str) -> str:
@@ -141,17 +160,22 @@ def release(triton_version: object) -> tuple[int, ...]:
     raise ValueError(f"triton_version: expected a version such as '3.8.0', found {shown(triton_version)}")
 
 
+def version_in(folder: str) -> tuple[int, ...] | None:
+    """The release that a folder of this name, triton_X_Y_Z, is for; None for every other name."""
+    match = _VERSION_FOLDER.fullmatch(folder)
+    return match and tuple(map(int, match.groups()))
+
+
 def version_folders(parent: Path) -> dict[tuple[int, ...], Path]:
     """The folders triton_X_Y_Z by release, newest first; other names are ignored. ConfigError: they can't be listed."""
-    pattern = re.compile(VERSION_FOLDER.replace("{}", "(0|[1-9][0-9]{0,8})"))
     try:
         names = [path.name for path in parent.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise ConfigError(parent, f"cannot be listed: {error.strerror}. Fix: make it readable") from error
-    matches = filter(None, map(pattern.fullmatch, names))
-    return dict(sorted(((tuple(map(int, m.groups())), parent / m[0]) for m in matches), reverse=True))
+    found = ((version, parent / name) for name in names if (version := version_in(name)))
+    return dict(sorted(found, reverse=True))
 
 
 def ordered_tiers(
@@ -181,7 +205,7 @@ def places(
     names = ((device, f" as {device}, another name of the same hardware") for device in devices)
     for device, whose in chain(names, ((sibling, f" as {sibling}, a sibling") for sibling in siblings)):
         alias = whose if device != own else ""
-        asked = renamed(name, device).replace("_down.json", ".json")
+        asked = up_of(renamed(name, device))
         for spelled in dict.fromkeys((asked, asked.replace(",per_channel_quant=True", ""))):
             plain = "; no per-channel file exists: the plain one serves" if spelled != asked else ""
             yield from ((folder / spelled, f"Served by {tier}{alias}{plain}") for folder, tier in tiers.items())
@@ -237,8 +261,8 @@ class Chain:
         for path, reason in places(name, self.devices(device_in(name)), tiers, others):
             if not is_there(path):
                 continue
-            if name.endswith("_down.json"):
-                down = path.with_name(f"{path.name.removesuffix('.json')}_down.json")
+            if is_down(name):
+                down = path.with_name(down_of(path.name))
                 if is_there(down):
                     path, reason = down, f"{reason}; its _down file lies beside the up file"
                 else:

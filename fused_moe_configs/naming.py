@@ -6,7 +6,7 @@ import re
 from types import MappingProxyType
 from typing import NamedTuple
 
-from .lookup import get_config_file_name, packed_size, unpacked_size
+from .lookup import get_config_file_name, packed_size, unpacked_size, up_of
 
 ENGINE_NAMES = MappingProxyType({"vllm": "vLLM", "sglang": "SGLang"})
 """Of every engine that reads such files, as people write it."""
@@ -47,7 +47,7 @@ class ParsedFileName(NamedTuple):
     @property
     def quantisation(self) -> str:
         """The name's part behind the device, as in «dtype=fp8_w8a8,block_shape=[128,128]»; empty for bf16 and fp16."""
-        return re.sub(r"(_down)?\.json$", "", self.file_name.split("device_name=")[1]).partition(",")[2]
+        return up_of(self.file_name).removesuffix(".json").split("device_name=")[1].partition(",")[2]
 
 
 def shape_text(K: int, top_k: int, ep: int, fused_shared_experts: int) -> str:

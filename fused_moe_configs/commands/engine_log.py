@@ -21,7 +21,7 @@ from fused_moe_configs.api import where
 from fused_moe_configs.engine_log import EngineLog, LoggedFile, Server
 from fused_moe_configs.exporting.destination import MANIFEST_MAX_BYTES
 from fused_moe_configs.index import indexed
-from fused_moe_configs.lookup import Chain, ConfigError, exists, printable, read_json
+from fused_moe_configs.lookup import Chain, ConfigError, exists, printable, read_json, up_of
 from fused_moe_configs.machine import VARIABLES
 from fused_moe_configs.naming import MANIFEST, ParsedFileName, parse
 from fused_moe_configs.next_step import UNTUNED_DTYPES, parallel_flags, quantisation_flags, tune_command
@@ -143,7 +143,7 @@ def _answered(file: LoggedFile, log: EngineLog, triton_version: str | None) -> A
         commands = _export(file, winner) if here and whose == "engine" else ()
         note = _on_reading(file, here, whose)
         return AnsweredFile(file.engine, file.name, "read", file.path, whose, tuple(file.places), here, commands, note)
-    up = log.files.get((file.engine, file.name.replace("_down.json", ".json")))
+    up = log.files.get((file.engine, up_of(file.name)))
     if file.is_down and up:
         note = (
             "its up file serves both projections" if up.was_read else "answered with its up file, which is missed too"

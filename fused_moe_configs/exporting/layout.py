@@ -16,10 +16,13 @@ from fused_moe_configs.lookup import (
     Chain,
     ConfigEntry,
     device_in,
+    is_down,
     printable,
     release,
     renamed,
+    up_of,
     version_folders,
+    version_in,
 )
 from fused_moe_configs.naming import spelled
 from fused_moe_configs.serving import driver_name
@@ -63,7 +66,7 @@ def chains_answers(
                     lookup, entries = chain.look_up(renamed(name, device_name), tiers, siblings=siblings)
                     if entries:
                         break
-                if entries and lookup.winner and lookup.winner.stem.endswith("_down") == name.endswith("_down.json"):
+                if entries and lookup.winner and is_down(lookup.winner.name) == is_down(name):
                     data = _content(engine, name, entries, notes)
                     of_its_own = {*chain.devices(asked), *chain.devices(reader)}
                     is_siblings = device_in(lookup.winner.name) not in of_its_own
@@ -110,7 +113,7 @@ def laid_over(
     return {
         path: served
         for path, served in files.items()
-        if not (served.is_siblings and _file_name(path) in names) and _of_up(_file_name(path)) not in faster
+        if not (served.is_siblings and _file_name(path) in names) and up_of(_file_name(path)) not in faster
     }
 
 
@@ -120,16 +123,10 @@ def _read_there(own: Mapping[str, EnginesFile]) -> dict[str, str]:
     reference = release(REFERENCE_TRITON)
 
     def order(path: str) -> tuple[bool, tuple[int, ...]]:
-        found = re.search(r"triton_(\d+)_(\d+)_(\d+)/", path)
-        version = tuple(map(int, found.groups())) if found else ()
+        version = version_in(Path(path).parent.name) or ()
         return version == reference, version
 
     return {_file_name(path): own[path].sha256 for path in sorted(own, key=order)}
-
-
-def _of_up(name: str) -> str:
-    """The name of the up file that this one stands beside, or its own."""
-    return f"{name.removesuffix('_down.json')}.json" if name.endswith("_down.json") else name
 
 
 def _readers(chain: Chain, own: str, asked: str | None, siblings: bool) -> list[str]:
@@ -152,8 +149,7 @@ def with_twins(files: dict[str, bytes]) -> dict[str, bytes]:
     SGLang looks for each of the two through all folders, and would pair an up file with another version's down file.
     """
     places = [path.rpartition("/") for path in files]
-    downs = {name for _, _, name in places if name.endswith("_down.json")}
-    ups = {name.replace("_down.json", ".json"): name for name in downs}
+    ups = {up_of(name): name for _, _, name in places if is_down(name)}
     alone = ((folder + slash, name) for folder, slash, name in places if name in ups)
     twins = {folder + ups[name]: files[folder + name] for folder, name in alone}
     return twins | files

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from fused_moe_configs.lookup import VERSION_FOLDER, ConfigError, printable, read_json, version_folders
+from fused_moe_configs.lookup import ConfigError, printable, read_json, version_folders, version_in
 from fused_moe_configs.naming import ENGINE_NAMES
 
 from .notes import Notes
@@ -91,7 +91,7 @@ def _folders(engine: str, overlay: Path) -> dict[str | None, Path]:
     nested = overlay / "configs"
     parent = nested if nested.is_dir() else overlay
     versions: dict[str | None, Path] = {f"configs/{path.name}/": path for path in version_folders(parent).values()}
-    is_version = re.fullmatch(VERSION_FOLDER.replace("{}", r"\d+"), overlay.resolve().name)
+    is_version = version_in(overlay.resolve().name) is not None
     is_flat = any(re.fullmatch(_READ["vllm"], name, re.ASCII) for name in held)
     if engine == "sglang" and versions:
         return versions | {None: parent}

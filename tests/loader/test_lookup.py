@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fused_moe_configs import ConfigError, cache_clear, explain, get_config, get_config_file_name, get_moe_configs
-from fused_moe_configs.lookup import Chain, read_config, version_folders
+from fused_moe_configs.lookup import Chain, down_of, is_down, read_config, up_of, version_folders, version_in
 from tests.builders import without_roots_rights
 from tools.registry.devices import normalise_device_name
 
@@ -38,6 +38,22 @@ def mark(*arguments, **options):
 
 # ---------------------------------------------------------------
 # Names
+
+
+@pytest.mark.parametrize(
+    ("up", "down"), [("E=8.json", "E=8_down.json"), ("triton_3_6_0/E=8,N=1.json", "triton_3_6_0/E=8,N=1_down.json")]
+)
+def test_a_down_file_and_its_up_file_name_each_other(up, down):
+    assert (is_down(up), up_of(up), down_of(up)) == (False, up, down)
+    assert (is_down(down), up_of(down), down_of(down)) == (True, up, down)
+
+
+@pytest.mark.parametrize(
+    ("folder", "version"),
+    [("triton_3_10_0", (3, 10, 0)), ("triton_3_08_0", None), ("triton_3_8", None), ("xtriton_3_8_0", None), ("", None)],
+)
+def test_a_folder_says_which_release_it_is_for(folder, version):
+    assert version_in(folder) == version
 
 
 @pytest.mark.parametrize(

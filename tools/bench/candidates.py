@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fused_moe_configs.lookup import down_of
 from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
@@ -124,17 +125,13 @@ def down_file(up: Path, package: Path | None = None) -> Path | None:
     """
     folder = up.resolve().parent
     if package is None or not folder.is_relative_to(package) or version_of_folder(folder.name) is None:
-        beside = _down_path(up)
+        beside = up.with_name(down_of(up.name))
         return beside if beside.exists() else None
     configs, triton = folder.parent, installed_triton() or reference_triton()  # without one nothing is timed
     try:
         return down_file_of(tuned_file_folders("sglang", configs, triton), up.name)
     except OSError as error:
         raise UserError(f"{shown_path(configs)}: can't be listed: {reason_of(error)}.") from error
-
-
-def _down_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_down.json")
 
 
 def _entries(name: str, file: ConfigFile) -> Mapping[int, LaunchConfig]:
@@ -187,7 +184,7 @@ def against(what: str, file: ConfigFile, *, reads_down: bool = False, package: P
 
 def _down_at(revision: str, file: ConfigFile) -> ConfigFile | None:
     """The `_down` file as it was beside the file, which the revision has."""
-    path = _down_path(file.found.path)
+    path = file.found.path.with_name(down_of(file.found.path.name))
     try:
         data = at_revision(revision, path)
     except UserError:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import fused_moe_configs
+from fused_moe_configs.lookup import up_of
 from tools.registry.devices import DeviceRegistry
 from tools.store.tiers import version_of_folder
 from tools.store.workload import Layout, Workload, parse_file_name
@@ -64,7 +65,7 @@ def questions_of_sglang_tree(exported: Iterable[PurePosixPath], reference_triton
     for path in exported:
         version = version_of_folder(path.parent.name)
         if version is not None:
-            by_name.setdefault(path.name.replace("_down.json", ".json"), []).append(".".join(map(str, version)))
+            by_name.setdefault(up_of(path.name), []).append(".".join(map(str, version)))
     return tuple(
         Question(workload, version)
         for name, versions in sorted(by_name.items())

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
+from fused_moe_configs.lookup import down_of
 from tools.errors import UserError, reason_of
 from tools.store.tiers import version_of_folder
 from tools.text import shown_path
@@ -63,7 +64,7 @@ def down_file_of(folders: Iterable[Path], name: str) -> Path | None:
 
     Each name is searched for alone, so it may lie in another folder than the up file. folders: `tuned_file_folders`.
     """
-    paths = (folder / f"{name.removesuffix('.json')}_down.json" for folder in folders)
+    paths = (folder / down_of(name) for folder in folders)
     return next((path for path in paths if path.exists()), None)
 
 

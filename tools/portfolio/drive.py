@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Protocol
 
+from fused_moe_configs.lookup import down_of
 from fused_moe_configs.naming import ENGINE_NAMES
 from tools.checkout import CHECKOUT
 from tools.dates import today
@@ -74,9 +75,8 @@ class Places:
         """What there is of a name, its `_down` twin and version files, and other files below the checkout. OSError."""
         if self.collect is None:
             return
-        twin = f"{name.removesuffix('.json')}_down.json"
         folders = ["", *(path.name for path in self.configs.glob("triton_*"))]
-        relative = [PurePosixPath(folder, each) for folder in folders for each in (name, twin)]
+        relative = [PurePosixPath(folder, each) for folder in folders for each in (name, down_of(name))]
         files = [path for each in relative for path in (self.configs / each, record_path(self.configs, each))]
         for path in (*files, *others):
             if path.exists():

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+from fused_moe_configs.lookup import up_of
 from kernels.problem import QuantMode
 from tools.errors import UserError
 from tools.findings import Finding, Severity
@@ -275,12 +276,12 @@ def check_head(request: PlanRequest, repository: Repository) -> None:
 
 def neighbourhood(changed: Sequence[Change], paths: set[str]) -> set[str]:
     """The paths that the rules look at together with the changed ones: records, twins, the same name in all tiers."""
-    names = {_stem(change.path) for change in changed}
-    return {path for path in paths if _stem(path) in names}
+    names = {_up_name(change.path) for change in changed}
+    return {path for path in paths if _up_name(path) in names}
 
 
-def _stem(path: str) -> str:
-    return PurePosixPath(path).stem.removesuffix("_down")
+def _up_name(path: str) -> str:
+    return up_of(PurePosixPath(path).name)
 
 
 def _merged(main: Tree, changed: Sequence[Change]) -> Tree:

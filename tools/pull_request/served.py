@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from fused_moe_configs.lookup import ordered_tiers, places
+from fused_moe_configs.lookup import down_of, ordered_tiers, places, up_of
 from tools.checkout import reference_triton
 from tools.git import Repository
 from tools.pull_request.changes import Change, Version, tier_of
@@ -53,7 +53,7 @@ class Shelf:
             return None
         for path, _ in places(name, _names(workload.device_name, self.devices), self._tiers(triton)):
             if path in self.paths and path != without:
-                down = path.with_name(f"{path.stem}_down.json")
+                down = path.with_name(down_of(path.name))
                 return down if workload.down and down in self.paths and down != without else path
         return None
 
@@ -125,7 +125,7 @@ def _asked(name: str, devices: DeviceRegistry) -> set[str]:
     workload = parse_file_name(name).workload
     if workload is None:
         return set()
-    spelled = {name.replace("_down.json", ".json")}
+    spelled = {up_of(name)}
     spelled |= {one.replace(".json", ",per_channel_quant=True.json") for one in spelled if "per_channel" not in one}
     device = f"device_name={workload.device_name}"
     return {

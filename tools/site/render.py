@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fused_moe_configs.gains import Gain
-from fused_moe_configs.lookup import REFERENCE_TRITON
+from fused_moe_configs.lookup import REFERENCE_TRITON, down_of, up_of
 from fused_moe_configs.naming import ENGINE_NAMES, spelled
 from fused_moe_configs.next_step import export_command
 from tools.registry.devices import Device
@@ -165,8 +165,7 @@ class Neighbours:
 
 
 def beside(file: TunedFile, files: Iterable[TunedFile]) -> Neighbours:
-    stem = file.path.removesuffix(".json")
-    wanted = f"{stem.removesuffix('_down')}.json" if file.is_down else f"{stem}_down.json"
+    wanted = up_of(file.path) if file.is_down else down_of(file.path)
     other_half = next((each for each in files if each.path == wanted), None)
     others = tuple(each for each in files if each.name == file.name and each.path != file.path)
     judged = newest_of_engines(file.record, lambda line: line.engine == "sglang" and other_half is not None)

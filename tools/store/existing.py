@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fused_moe_configs.lookup import Chain, ConfigError
+from fused_moe_configs.lookup import Chain, ConfigError, down_of
 from kernels.launch_config import LaunchConfig
 from tools.errors import UserError
 from tools.store import schemas
@@ -41,7 +41,7 @@ class Place:
     @property
     def down(self) -> Place:
         """Of the `_down` file beside it."""
-        return Place(self.root, self.relative.with_name(f"{self.relative.stem}_down.json"))
+        return Place(self.root, self.relative.with_name(down_of(self.relative.name)))
 
 
 @dataclass(frozen=True)
