@@ -24,6 +24,7 @@ INDEX = "index.json"
 RECORDS = "records"
 SCHEMA_VERSION = 1
 MAX_BYTES = 2**26
+_INSTALL = "Fix: install again"
 _Json = Any  # a parsed JSON document
 
 
@@ -147,8 +148,22 @@ def to_bytes(files: list[IndexedFile]) -> bytes:
 
 
 def indexed(configs: Path) -> list[IndexedFile]:
-    """From the index where the build wrote one, else from the records. ConfigError: one of them is broken."""
-    return read(configs / INDEX) if exists(configs / INDEX) else build(configs)
+    """From the index where the build wrote one, else from the records.
+
+    ConfigError: one of them is broken, a folder of tuned files has neither, or its index leaves some of them out.
+    """
+    if not exists(configs / INDEX):
+        files = build(configs)
+        if files and not exists(configs / RECORDS):
+            wish = "expected the index that the build wrote, or a checkout's records, found neither"
+            raise ConfigError(configs / INDEX, f"{wish}. {_INSTALL}")
+        return files
+    files = read(configs / INDEX)
+    there = {path.relative_to(configs).as_posix() for path, _ in tuned_files(configs)}
+    if left_out := there - {each.file for each in files}:
+        found = f"expected every tuned file in it, found {len(left_out)} that it leaves out, such as {min(left_out)}"
+        raise ConfigError(configs / INDEX, f"{found}. {_INSTALL}")
+    return files
 
 
 # ---------------------------------------------------------------
@@ -227,7 +242,7 @@ def read(path: Path) -> list[IndexedFile]:
         reason = f"no {error.args[0]}"
     except (TypeError, ValueError) as error:
         reason = str(error)
-    raise ConfigError(path, f"expected the index that the build wrote, found another: {reason}. Fix: install again")
+    raise ConfigError(path, f"expected the index that the build wrote, found another: {reason}. {_INSTALL}")
 
 
 def _of_index(fields: Mapping[str, _Json]) -> IndexedFile:

@@ -28,5 +28,5 @@ def run(destination: str, engine: str, **options: Any) -> int:
     done = write_export(where(), destination, engine, **options)
     if done.notes:
         say(*done.notes)
-    show(*summary(done, where()))
+    show(*summary(done))
     return 0 if done.is_whole else 1

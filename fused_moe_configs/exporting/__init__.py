@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fused_moe_configs.gains import BesideShipped
 from fused_moe_configs.index import indexed
 from fused_moe_configs.lookup import Chain, device_part, shown
 from fused_moe_configs.naming import ENGINE_NAMES, ENGINES
@@ -30,7 +29,8 @@ def write_export(
     configs: Path, destination: str | os.PathLike[str], engine: str, *, triton_version: str | None = None,
     device_name: str | None = None, overlay: str | os.PathLike[str] | None = None, siblings: bool = False,
 ) -> Export:  # fmt: skip
-    """Nothing is written if any file is broken. overlay: a folder, or "auto" for that of the installed engine.
+    """Nothing is written if any file, record or the index is broken. overlay: a folder, or "auto" for that of the
+    installed engine.
 
     OSError: the destination can't be written; whatever else is wrong is a ValueError or a RuntimeError.
     """
@@ -47,12 +47,13 @@ def write_export(
             own = engines_own(engine, beneath, notes)
         except OSError as error:
             raise missing(engine, beneath, error) from error
-    chain = Chain(configs)
+    chain, known = Chain(configs), {configs / entry.file: entry for entry in indexed(configs)}
     served = chains_answers(chain, engine, triton_version, device, siblings, notes)
     if device_name is not None and not served:
         meant = likely_devices(device_name, configs)
         notes.lose(f"no shipped file serves {device_name} in {engine}{f': {question(meant)}' if meant else ''}")
-    served = laid_over(own, served, _beside_shipped(configs, engine) if own else {}, notes)
+    beside = {path: entry.beside_shipped[engine] for path, entry in known.items() if engine in entry.beside_shipped}
+    served = laid_over(own, served, beside, notes)
     if triton_version is not None:
         notes.say(*tuned_for_another(chain, triton_version, served))
     files = with_twins(
@@ -63,13 +64,8 @@ def write_export(
     ours = {name: each for name, each in served.items() if target / name in written}
     engines = sum(target / name in written for name in own if name not in served)
     is_whole = bool(written) and not notes.is_loss
-    return Export(engine, target, written, ours, engines, notes.lines, is_whole)
-
-
-def _beside_shipped(configs: Path, engine: str) -> dict[Path, BesideShipped]:
-    """By file of ours, how it compares with what the engine ships. ConfigError: index or records are broken."""
-    known = {configs / entry.file: entry.beside_shipped.get(engine) for entry in indexed(configs)}
-    return {path: beside for path, beside in known.items() if beside is not None}
+    models = {each.source: known[each.source].models for each in ours.values() if each.source in known}
+    return Export(engine, target, written, ours, models, engines, notes.lines, is_whole)
 
 
 def _folder(what: str, path: object) -> Path:

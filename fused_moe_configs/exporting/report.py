@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fused_moe_configs.index import indexed
 from fused_moe_configs.lookup import device_in, printable
 from fused_moe_configs.machine import VARIABLES
 from fused_moe_configs.naming import ENGINE_NAMES
@@ -21,7 +20,8 @@ MOST_MODELS = 4  # of a line
 
 @dataclass(frozen=True)
 class Export:
-    """What an export did. served: by the name below the destination, what is the loader's own.
+    """What an export did. served: by the name below the destination, what is the loader's own. models: by its file
+    in the store, those that read it, as far as known.
 
     engines_own: how many of the engine's own files lie beneath. notes: what was left out or left alone, and why.
     is_whole: something was written, and nothing that was asked for is missing.
@@ -31,21 +31,21 @@ class Export:
     destination: Path
     written: list[Path]
     served: dict[str, Served]
+    models: Mapping[Path, tuple[str, ...]]
     engines_own: int
     notes: list[str]
     is_whole: bool
 
 
-def summary(export: Export, configs: Path) -> list[str]:
+def summary(export: Export) -> list[str]:
     """GPUs and, a line each, the workloads that they have files of; what to set; GPUs that have the same together.
 
-    ConfigError: the index, or a record where there is none, is broken. A file that no model is known to read stands as
-    E, N and dtype alone.
+    A file that no model is known to read stands as E, N and dtype alone.
     """
     number, name = len(export.written), ENGINE_NAMES[export.engine]
     beneath = f", {export.engines_own} of them {name}'s own" if export.engines_own else ""
     lines = [f"{number} file{'s' * (number != 1)} written to {printable(export.destination)}{beneath}"]
-    lines += _for_whom(export.served.values(), configs)
+    lines += _for_whom(export.served.values(), export.models)
     if not export.written:
         return lines
     if export.engine == "sglang" and not export.engines_own:
@@ -65,11 +65,11 @@ def _in_shell(path: str) -> str:
     return f"\"$(printf '{octal}')\""
 
 
-def _for_whom(served: Iterable[Served], configs: Path) -> Iterator[str]:
-    models, of_device = {entry.file: entry.models for entry in indexed(configs)}, dict[str, set[str]]()
+def _for_whom(served: Iterable[Served], models: Mapping[Path, tuple[str, ...]]) -> Iterator[str]:
+    of_device = dict[str, set[str]]()
     for each in served:
         sibling = f", of {device_in(each.source.name)}, a sibling" if each.is_siblings else ""
-        readers = _listed(models.get(each.source.relative_to(configs).as_posix(), ()))
+        readers = _listed(models.get(each.source, ()))
         line = f"    {_workload(each.source.name)}{sibling}{readers and f': tuned for {readers}'}"
         of_device.setdefault(each.device, set()).add(line)
     devices_of = dict[tuple[str, ...], list[str]]()

@@ -40,8 +40,9 @@ class Store:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The shipped folder, with a registry; no user's folder."""
+    """The shipped folder as a checkout has it, with a registry and without records; no user's folder."""
     store = Store(tmp_path / "tuned ünd dateien")
+    (store.root / "records").mkdir(parents=True)
     store.write("devices.json", {"schema_version": 1, "devices": DEVICES}, "registry")
     for name in ("engines.json", "models.json"):
         store.write(name, (REGISTRY / name).read_bytes(), "registry")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -221,6 +223,24 @@ def test_a_folder_with_an_index_is_described_by_it_and_one_without_by_its_record
     other = from_records._replace(models=("z/Z tp=1",))
     (store.root / "index.json").write_bytes(to_bytes([other]))
     assert (from_records.evidence, indexed(store.root)) == ("claimed", [other])
+
+
+def test_a_folder_whose_index_is_gone_is_refused_and_not_taken_for_one_without_evidence(store):
+    """As an installed package is, where exports would lay slower files over an engine's own."""
+    store.measured(store.config(record=False))
+    written = to_bytes(indexed(store.root))
+    shutil.rmtree(store.root / "records")
+    with pytest.raises(ConfigError, match=r"expected the index that the build wrote, .* found neither. Fix: install"):
+        indexed(store.root)
+    (store.root / "index.json").write_bytes(written)
+    assert [entry.evidence for entry in indexed(store.root)] == ["claimed"]
+
+
+def test_an_index_that_leaves_files_out_is_refused(store):
+    path = store.config(record=False)
+    (store.root / "index.json").write_bytes(to_bytes([]))
+    with pytest.raises(ConfigError, match=f"found 1 that it leaves out, such as {re.escape(path.name)}. Fix: install"):
+        indexed(store.root)
 
 
 GOOD = json.loads(to_bytes([OF_TWO._replace(shapes=())]))

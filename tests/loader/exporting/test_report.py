@@ -11,7 +11,7 @@ import pytest
 
 from fused_moe_configs import ConfigError
 from fused_moe_configs.exporting import summary, write_export
-from fused_moe_configs.index import IndexedFile, to_bytes
+from fused_moe_configs.index import build, to_bytes
 
 from .conftest import D, name
 
@@ -19,14 +19,12 @@ H100 = "NVIDIA_H100_80GB_HBM3"
 
 
 def said(store, destination, engine="vllm", **options):
-    return summary(write_export(store.root, destination, engine, **options), store.root)
+    return summary(write_export(store.root, destination, engine, **options))
 
 
 def index(store, **models):
     """As a build writes it."""
-    unknown = (None, None, {}, "claimed", "0" * 64)
-    files = [IndexedFile(file, tuple(names), *unknown) for file, names in models.items()]
-    store.write("index.json", to_bytes(files))
+    store.write("index.json", to_bytes([e._replace(models=tuple(models.get(e.file, ()))) for e in build(store.root)]))
 
 
 def test_without_an_index_a_workload_is_its_sizes_and_type(store, destination):

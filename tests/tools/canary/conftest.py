@@ -108,6 +108,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = Store(tmp_path / "configs")
     registry = store.root / "registry" / "devices.json"
     registry.parent.mkdir(parents=True)
+    (registry.parents[1] / "records").mkdir()
     registry.write_text(json.dumps({"schema_version": 1, "devices": DEVICES}))
     monkeypatch.setattr(api, "CONFIGS", store.root)
     monkeypatch.delenv("VLLM_TUNED_CONFIG_FOLDER", raising=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fused_moe_configs.index import IndexedFile, to_bytes
 from tests.builders import table
 from tools.errors import UserError
 from tools.release import __main__ as command
@@ -24,12 +25,14 @@ SDIST = "fused_moe_configs-2026.3.9.tar.gz"
 VLLM, SGLANG = (f"fused_moe_configs-2026.3.9-{engine}.tar.gz" for engine in ("vllm", "sglang"))
 BLOCK = "E=8,N=64,device_name=D,dtype=fp8_w8a8,block_shape=[128,128].json"
 LEGACY = "E=8,N=32,device_name=D.json"
-INDEX = '{"schema_version": 1, "files": []}\n'
+INDEX = to_bytes(
+    [IndexedFile(path, (), None, None, {}, None, "0" * 64) for path in (BLOCK, f"legacy_configs/{LEGACY}")]
+)
 FILES = {
     BLOCK: json.dumps(table([1, 2])),
     f"legacy_configs/{LEGACY}": json.dumps(table([1])),
     "registry/devices.json": json.dumps({"schema_version": 1, "devices": [{"name": "D", "aliases": ["D_OEM"]}]}),
-    "index.json": INDEX,
+    "index.json": INDEX.decode(),
 }
 
 
@@ -70,7 +73,7 @@ def test_each_engine_gets_an_archive_of_what_its_variable_is_set_to(dist: Path, 
         *(f"configs/triton_0_0_0/{name}" for name in (LEGACY, legacy_oem)),
     }
     assert json.loads(of_sglang[f"configs/triton_3_8_0/{spaced[0]}"]) == table([1, 2])
-    assert (tmp_path / "data" / "index.json").read_text("utf-8") == INDEX
+    assert (tmp_path / "data" / "index.json").read_bytes() == INDEX
 
 
 def test_the_digests_are_of_all_that_the_release_holds_and_can_be_checked(dist: Path, tmp_path: Path) -> None:
