@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fused_moe_configs.api import where
@@ -39,28 +40,47 @@ def add_to(commands: Commands) -> None:
 
 
 def run(model: str | None, device_name: str | None, output: str) -> int:
+    asked = None if model is None else _Asked.of(model)
     files = indexed(where())
-    found = [entry for entry in files if _is_of(entry, model)]
-    if model is not None and not folded(model):
-        raise ValueError("--model: expected a model's id or a part of one, found none. Fix: name it, or leave it out")
+    found = [entry for entry in files if asked is None or asked.is_among(entry.models)]
     if device_name is not None:
         names = _names_of(device_name)
         found = [entry for entry in found if _device(entry) in names]
     if output == "json":
         show(json.dumps(to_json(found), indent=4, ensure_ascii=False))
     elif found:
-        show(*_table(found, model))
+        show(*_table(found, asked))
     if not found:
-        say(*_why_none(files, model, device_name))
+        say(*_why_none(files, asked, device_name))
     return 0 if found else 1
 
 
-def _is_of(entry: IndexedFile, model: str | None) -> bool:
-    return model is None or _is_among(entry.models, model)
+@dataclass(frozen=True)
+class _Asked:
+    """A model's id or a part of one. ids: every id, folded, with the same experts as one that it is a part of."""
+
+    text: str
+    ids: frozenset[str]
+
+    @classmethod
+    def of(cls, text: str) -> _Asked:
+        """ValueError: no text. ConfigError: the registry is broken."""
+        if not (part := folded(text)):
+            wish = "--model: expected a model's id or a part of one, found none"
+            raise ValueError(f"{wish}. Fix: name it, or leave it out")
+        alike = (model.ids for model in _known_models() if any(part in folded(name) for name in model.ids))
+        return cls(text, frozenset(folded(name) for ids in alike for name in ids))
+
+    def is_among(self, models: Iterable[str]) -> bool:
+        """models: as an index has them, «MODEL tp=N»."""
+        return any(map(self.is_meant, models))
+
+    def is_meant(self, name: str) -> bool:
+        return folded(self.text) in folded(name) or folded(name.partition(" ")[0]) in self.ids
 
 
-def _is_among(models: Iterable[str], model: str) -> bool:
-    return any(folded(model) in folded(name) for name in models)
+def _known_models() -> tuple[Checkpoint, ...]:
+    return read_registry("models", Checkpoint.read, where())
 
 
 def _names_of(device_name: str) -> set[str]:
@@ -74,16 +94,16 @@ def _device(entry: IndexedFile) -> str:
     return parsed.device_name if parsed else ""
 
 
-def _why_none(files: list[IndexedFile], model: str | None, device_name: str | None) -> list[str]:
+def _why_none(files: list[IndexedFile], asked: _Asked | None, device_name: str | None) -> list[str]:
     """What of the filter fits no file, and what may be meant."""
     lines = []
-    if model is not None:
-        of_model = [entry for entry in files if _is_of(entry, model)]
+    if asked is not None:
+        of_model = [entry for entry in files if asked.is_among(entry.models)]
         if not of_model:
-            lines += _of_no_file(files, model)
+            lines += _of_no_file(files, asked.text)
         elif device_name is not None:
             devices = ", ".join(dict.fromkeys(map(_device, of_model)))
-            lines.append(f"{printable(model)} has no file for {printable(device_name)}, but for {devices}")
+            lines.append(f"{printable(asked.text)} has no file for {printable(device_name)}, but for {devices}")
     elif device_name is not None:
         lines.append(f"no file is here for {printable(device_name)}")
     else:
@@ -96,7 +116,7 @@ def _why_none(files: list[IndexedFile], model: str | None, device_name: str | No
 def _of_no_file(files: list[IndexedFile], model: str) -> list[str]:
     """Of a model that no file was tuned for: who answers, or what may be meant where no such model is known."""
     asked = printable(model)
-    known = [name for checkpoint in read_registry("models", Checkpoint.read, where()) for name in checkpoint.ids]
+    known = [name for checkpoint in _known_models() for name in checkpoint.ids]
     if ids := like(model, (name for name in known if folded(model) in folded(name))):
         questions = " or ".join(f"doctor --model {name}" for name in ids)
         return [f"no file here was tuned for {asked}. What it gets is answered by {questions}"]
@@ -105,23 +125,23 @@ def _of_no_file(files: list[IndexedFile], model: str) -> list[str]:
     return [f"no model is known here as {asked}", *([f"{asked}: {question(meant)}"] if meant else [])]
 
 
-def _table(files: list[IndexedFile], model: str | None) -> list[str]:
-    rows = [HEADINGS, *(_row(entry, model) for entry in files)]
+def _table(files: list[IndexedFile], asked: _Asked | None) -> list[str]:
+    rows = [HEADINGS, *(_row(entry, asked) for entry in files)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _row(entry: IndexedFile, model: str | None) -> tuple[str, ...]:
+def _row(entry: IndexedFile, asked: _Asked | None) -> tuple[str, ...]:
     parsed = parse(entry.name)
     if parsed is None:
         return "?", entry.file, "", "", "", "", "no name that anything asks for", ""
     workload = f"E={parsed.E},N={parsed.N}" + f",{parsed.quantisation}" * bool(parsed.quantisation)
 
     def is_models(shape: IndexedShape) -> bool:
-        return model is not None and _is_among(shape.models, model)
+        return asked is not None and asked.is_among(shape.models)
 
     # Those that were asked for come first: only some are shown.
-    models = sorted(entry.models, key=lambda name: model is None or folded(model) not in folded(name))
+    models = sorted(entry.models, key=lambda name: asked is None or not asked.is_meant(name))
     more = f" and {len(models) - MOST_MODELS} more" if len(models) > MOST_MODELS else ""
     return (
         parsed.device_name,

@@ -61,6 +61,14 @@ def test_a_model_is_found_by_a_part_of_its_id_however_it_is_written(listed, mode
     assert MIXTRAL in lines[1]
 
 
+def test_a_model_with_the_experts_of_another_reads_the_files_that_name_that_one(store, listed):
+    """models.json has DeepSeek-R1 among the ids of DeepSeek-V3."""
+    store.write("index.json", to_bytes([FILES[0]._replace(models=("deepseek-ai/DeepSeek-V3 tp=8",)), *FILES[1:]]))
+    code, lines, errors = listed("--model", "DeepSeek-R1-0528")
+    assert (code, len(lines), errors) == (0, 2, [])
+    assert "deepseek-ai/DeepSeek-V3 tp=8" in lines[1]
+
+
 def test_the_gain_is_that_at_the_shape_of_the_model_that_was_asked_for(store, listed):
     shapes = tuple(
         IndexedShape(K, top_k, 1, 0, (model,), {"vllm": Ratios(ratio, 1.0)})
