@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tools.checkout import CONFIGS, MEASUREMENTS
@@ -20,11 +20,11 @@ from tools.portfolio.stock import GOOD, Item, Method, look_up
 from tools.portfolio.today import read_shipped
 from tools.portfolio.wanted import WantedList, wanted_on
 from tools.registry.devices import Device, DeviceRegistry, load_devices
-from tools.registry.models import load_models
+from tools.registry.models import load_models, unknown_device_classes
 from tools.store.files import discover, write_file
 from tools.store.tiers import DEFAULT_TIER, Role
 from tools.store.workload import Layout, parse_file_name
-from tools.text import counted, shown_path
+from tools.text import counted, printable, shown_path
 from tools.tune.journal import JOURNALS
 from tools.tune.policy import PanelPolicy
 
@@ -46,7 +46,14 @@ class Folders:
 
 def wanted_of(device: Device, folders: Folders) -> WantedList:
     """UserError: a registry or a survey is broken."""
-    return wanted_on(device, load_models(), read_shipped(folders.measurements, device))
+    models, families = load_models(), {each.family for each in load_devices()}
+    found = wanted_on(device, models, read_shipped(folders.measurements, device))
+    return replace(found, notes=(*found.notes, *(_nowhere(*each) for each in unknown_device_classes(models, families))))
+
+
+def _nowhere(model_id: str, family: str) -> str:
+    said = f"{model_id}: placed on {printable(family)!r}, which is no GPU's family: nothing is wanted there"
+    return f"{said}. Fix: nox -s validate says what may be meant"
 
 
 def items_of(found: WantedList, folders: Folders, *, down: Iterable[str] = ()) -> tuple[Item, ...]:

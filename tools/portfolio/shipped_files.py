@@ -57,7 +57,8 @@ def _root(flavour: Flavour, path: Path) -> Path:
     """The folder around the package."""
     place = PurePosixPath(KERNEL_MODULES[flavour])
     absolute = Path(os.path.realpath(path))  # Path.resolve raises where links lead in a circle
-    roots = [absolute, absolute.parent, *(up for up in absolute.parents if up / place == absolute)]
+    # Beside a package lie others, the asked engine's among them, which isn't the one that was named.
+    roots = [absolute, *(up for up in absolute.parents if absolute in (up / place.parts[0], up / place))]
     root = next((root for root in roots if os.path.isfile(root / place)), None)  # noqa: PTH113 (never raises)
     if root is None:
         raise UserError(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests import builders
 from tests.tools.portfolio.stocked import H100, Stocked, full, wanted_of_h100
 from tools.errors import UserError
 from tools.portfolio import listing
+from tools.registry.models import ModelRegistry
 
 FIRST = wanted_of_h100().names[0].name.replace(f",device_name={H100}", "").removesuffix(".json")
 
@@ -82,6 +84,15 @@ class TestStatus:
         (folder / "2026-11-26-survey-vllm.json").write_text("{", "utf-8")
         with pytest.raises(UserError, match="2026-11-26-survey-vllm"):
             status(stocked, "--device-name", H100)
+
+
+class TestWanted:
+    def test_a_placement_on_no_gpu_is_told(self, stocked: Stocked, monkeypatch: pytest.MonkeyPatch) -> None:
+        placed = builders.models().find("Qwen/Qwen3-30B-A3B")
+        astray = replace(placed, placements=(replace(placed.placements[0], device="H1OO"),))
+        monkeypatch.setattr(listing, "load_models", lambda: ModelRegistry((astray,)))
+        (note,) = listing.wanted_of(builders.devices().find(H100), stocked.folders).notes
+        assert note.startswith("Qwen/Qwen3-30B-A3B: placed on 'H1OO', which is no GPU's family")
 
 
 class TestNext:

@@ -53,6 +53,14 @@ class TestFindEngine:
         with pytest.raises(UserError, match=r"expected sglang's package, .*found no sglang/kernels/.*\. Fix: the path"):
             find_engine(SGLANG, root)
 
+    def test_nor_is_the_one_that_lies_beside_it_meant(self, tmp_path: Path) -> None:
+        """As in a site-packages folder, where both are installed."""
+        unpacked(tmp_path, VLLM, {})
+        both = unpacked(tmp_path, SGLANG, {})
+        with pytest.raises(UserError, match=r"sglang: expected vllm's package, .*found no vllm/"):
+            find_engine(VLLM, both / SGLANG)
+        assert find_engine(VLLM, both).package.name == VLLM
+
     @pytest.mark.parametrize("name", ["a circle of links", "closed/engine", "x" * 300])
     def test_a_place_that_can_not_be_looked_into_is_one_line(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "a circle of links").symlink_to("a circle of links")
