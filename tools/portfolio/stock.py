@@ -109,12 +109,7 @@ def look_up(
     if place.down.record_path.exists() and not place.down.path.exists():
         lost = f"{place.down.path.name}, with which it was judged, is missing. Fix: restore it, or tune the name again"
         return Item(rank, wanted, Standing.BROKEN, (lost,), line=line)
-    data = place.path.read_bytes()
-    record = existing.record
-    if record is not None and record.is_measured and not record.speaks_of(data):
-        record, unproven = None, "its record is of other bytes than the file's"
-    else:
-        record, unproven = record if record is not None and record.is_measured else None, "no record of a measurement"
+    record, unproven = _of_measurement(existing.record, place.path.read_bytes())
     older = (unproven,) if record is None else tuple(_older(record, method))
     judged = {} if record is None else judged_of(record, method.triton)
     served = {named.shape for named in record.shapes} if record is not None else set()
@@ -140,6 +135,15 @@ def look_up(
     if item.standing in GOOD and item.unjudged:
         item = replace(item, standing=Standing.UNJUDGED, why=(*older, f"not judged on {', '.join(item.unjudged)}"))
     return item
+
+
+def _of_measurement(record: Record | None, data: bytes) -> tuple[Record | None, str]:
+    """The record, where it is of a measurement of these bytes; else why there is none."""
+    if record is None or not record.is_measured:
+        return None, "no record of a measurement"
+    if not record.speaks_of(data):
+        return None, "its record is of other bytes than the file's"
+    return record, ""
 
 
 def faster_shipped(judged: Mapping[Engine, EngineChecked]) -> dict[Engine, CheckedShipped]:
