@@ -10,10 +10,9 @@ import contextlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from kernels.problem import Flavour
 from tools import cli
@@ -24,8 +23,6 @@ from tools.child_process import usable_cores
 from tools.dates import today
 from tools.errors import MachineError, UserError
 from tools.launch.heuristic_version import measured_heuristics
-from tools.launch.layer_config import LayerConfig
-from tools.measure.layer import LayerShape
 from tools.measure.panel import Ratio
 from tools.measure.statistics import geomean
 from tools.portfolio.shipped_files import EnginePackage, find_engine
@@ -39,14 +36,12 @@ from tools.portfolio.survey_board import (
     to_text,
 )
 from tools.portfolio.survey_plan import BATCH_SIZES, RowConfigs, ShippedContest, SurveyPlan, listed, plan
+from tools.portfolio.survey_protocol import GpuLostError, Say, ShapeNotMeasuredError, TimedRow, Timer
 from tools.registry.devices import normalise_device_name
-from tools.store.record import Environment
 from tools.text import printable, shown_path
 
 MOST_SHAPES = 32
 MOST_MINUTES = 600
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -121,15 +116,6 @@ def _say(line: str) -> None:
 
 # ---------------------------------------------------------------
 # From times to the board
-
-
-@dataclass(frozen=True)
-class TimedRow:
-    """us: by launch configs, a value a block. failures: why others have none."""
-
-    num_tokens: int
-    us: Mapping[LayerConfig, Sequence[float]]
-    failures: Mapping[LayerConfig, str]
 
 
 def survey_row(configs: RowConfigs, timed: TimedRow) -> SurveyRow:
@@ -217,37 +203,6 @@ def _surveyed(contest: ShippedContest, shapes: tuple[SurveyedShape, ...], unreac
 
 # ---------------------------------------------------------------
 # The run
-
-
-class ShapeNotMeasuredError(UserError):
-    """Why a shape can't be measured here. The message goes into the board."""
-
-
-class GpuLostError(UserError):
-    """Nothing more can be measured: in this process, whose context a launch broke, or on this GPU at all."""
-
-
-Launched = tuple[LayerShape, int, LayerConfig]
-"""A layer, a batch size, and what runs there."""
-
-
-class Timer(Protocol):
-    """The GPU half, `survey_process.GpuTimer`."""
-
-    @property
-    def environment(self) -> Environment: ...
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """A line each, of what disturbs it."""
-
-    def compile(self, contests: Sequence[ShippedContest], jobs: int, say: Say) -> Mapping[Launched, str]:
-        """What can't be launched, and why. MachineError."""
-
-    def measure(
-        self, layer: LayerShape, rows: Mapping[int, RowConfigs], failures: Mapping[Launched, str]
-    ) -> Sequence[TimedRow]:
-        """rows: by batch size. ShapeNotMeasuredError: this shape isn't. GpuLostError, MachineError: nor any other."""
 
 
 def _on_the_gpu(engine: EnginePackage) -> contextlib.AbstractContextManager[Timer]:

@@ -21,9 +21,15 @@ from tools.measure.kernels import Kernel
 from tools.measure.layer import LayerShape, memory_bytes
 from tools.measure.panel import MIN_BLOCKS, Part, RoutingKind
 from tools.measure.seeds import Purpose
-from tools.portfolio.survey import GpuLostError, Launched, ShapeNotMeasuredError, TimedRow
 from tools.portfolio.survey_plan import RowConfigs
-from tools.portfolio.survey_process import Measurement, Ready
+from tools.portfolio.survey_protocol import (
+    GpuLostError,
+    Launched,
+    Measurement,
+    Ready,
+    ShapeNotMeasuredError,
+    TimedRow,
+)
 from tools.registry.devices import Target
 
 Failures = Mapping[Launched, str]

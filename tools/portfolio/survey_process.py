@@ -21,8 +21,16 @@ from tools.compile.pool import CompilePool
 from tools.errors import UserError
 from tools.measure.kernels import Kernel, KernelTask, problems_of
 from tools.measure.layer import LayerShape
-from tools.portfolio.survey import GpuLostError, Launched, Say, ShapeNotMeasuredError, TimedRow
 from tools.portfolio.survey_plan import BATCH_SIZES, RowConfigs, ShippedContest
+from tools.portfolio.survey_protocol import (
+    GpuLostError,
+    Launched,
+    Measurement,
+    Ready,
+    Say,
+    ShapeNotMeasuredError,
+    TimedRow,
+)
 from tools.registry.devices import Target, load_devices
 from tools.scratch import Scratch
 from tools.store.record import Environment
@@ -39,23 +47,6 @@ class Patience:
     measure_s: float = 90.0
 
 
-@dataclass(frozen=True)
-class Ready:
-    """A process that can measure. notes: a line each, of what disturbs it."""
-
-    environment: Environment
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """rows: by batch size. failures: of what is launched there."""
-
-    layer: LayerShape
-    rows: Mapping[int, RowConfigs]
-    failures: Mapping[Launched, str]
-
-
 def gpu_process(connection: Connection, log_path: str, kernel: Kernel) -> None:
     """What runs in the child. Only there is torch imported, once what it prints goes into the log."""
     child_process.settle(log_path)
@@ -65,7 +56,7 @@ def gpu_process(connection: Connection, log_path: str, kernel: Kernel) -> None:
 
 
 class GpuTimer:
-    """As `survey.Timer`, by a process that measures. main: what runs in it; tests give another."""
+    """As `survey_protocol.Timer`, by a process that measures. main: what runs in it; tests give another."""
 
     def __init__(self, kernel: Kernel, limits: Patience | None = None, main: Callable[..., None] = gpu_process) -> None:
         self._kernel, self._limits, self._main = kernel, limits or Patience(), main

@@ -11,8 +11,7 @@ from typing import Any
 from tests.builders import environment
 from tools.child_process import settle
 from tools.errors import MachineError, UserError
-from tools.portfolio.survey import GpuLostError, ShapeNotMeasuredError, TimedRow
-from tools.portfolio.survey_process import Measurement, Ready
+from tools.portfolio.survey_protocol import GpuLostError, Measurement, Ready, ShapeNotMeasuredError, TimedRow
 from tools.store.record import Environment
 
 GOOD, TOO_LARGE, LOSES_CONTEXT, CRASHES, HANGS, NO_DISK, DIES_AFTERWARDS = 64, 128, 192, 256, 320, 384, 448

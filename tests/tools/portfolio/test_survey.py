@@ -23,9 +23,10 @@ from tools.measure.kernels import OwnKernel
 from tools.measure.layer import LayerShape
 from tools.portfolio import __main__ as command
 from tools.portfolio import survey
-from tools.portfolio.survey import GpuLostError, ShapeNotMeasuredError, TimedRow, survey_row
+from tools.portfolio.survey import survey_row
 from tools.portfolio.survey_board import Survey, read_survey
 from tools.portfolio.survey_plan import BATCH_SIZES, RowConfigs, ShippedContest
+from tools.portfolio.survey_protocol import GpuLostError, ShapeNotMeasuredError, TimedRow
 from tools.store.record import Environment
 
 ENTRY = LaunchConfig.from_entry(entry())

@@ -23,10 +23,9 @@ from tools.launch.layer_config import LayerConfig
 from tools.measure.blocks import Clock
 from tools.measure.layer import LayerShape
 from tools.portfolio import survey_gpu
-from tools.portfolio.survey import GpuLostError, ShapeNotMeasuredError
 from tools.portfolio.survey_gpu import Surveyor
 from tools.portfolio.survey_plan import RowConfigs
-from tools.portfolio.survey_process import Measurement, Ready
+from tools.portfolio.survey_protocol import GpuLostError, Measurement, Ready, ShapeNotMeasuredError
 from tools.registry.devices import Target
 from tools.store.record import Environment
 

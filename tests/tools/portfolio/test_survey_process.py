@@ -22,9 +22,9 @@ from tools.measure.kernels import KernelTask
 from tools.measure.layer import LayerShape
 from tools.portfolio import survey_process
 from tools.portfolio.shipped_files import find_engine
-from tools.portfolio.survey import GpuLostError, ShapeNotMeasuredError
 from tools.portfolio.survey_plan import RowConfigs, plan
 from tools.portfolio.survey_process import MOST_LOST, GpuTimer, Patience, compile_all
+from tools.portfolio.survey_protocol import GpuLostError, ShapeNotMeasuredError
 from tools.registry.devices import Target
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton has Linux wheels only")
