@@ -229,19 +229,25 @@ def _ratios(found: Iterable[gains.Gain]) -> dict[str, Ratios]:
 # From the index
 
 
+class _OtherIndexError(ValueError):
+    """What stands there in place of what the build writes, in a few words."""
+
+
 def read(path: Path) -> list[IndexedFile]:
     """What the build wrote. ConfigError: it isn't that."""
     try:
         document = dict(read_json(path, MAX_BYTES)[1])
         if document["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version {shown(document['schema_version'])}")
+            raise _OtherIndexError(f"schema_version {shown(document['schema_version'])}")
         return [_of_index(dict(pairs)) for pairs in document["files"]]
     except ConfigError as error:
         reason = str(error.reason).partition(". Fix: ")[0]
+    except _OtherIndexError as error:
+        reason = str(error)
     except KeyError as error:
         reason = f"no {error.args[0]}"
-    except (TypeError, ValueError) as error:
-        reason = str(error)
+    except (TypeError, ValueError):  # in Python's words, which say nothing to people
+        reason = "values of another type"
     raise ConfigError(path, f"expected the index that the build wrote, found another: {reason}. {_INSTALL}")
 
 
@@ -250,14 +256,14 @@ def _of_index(fields: Mapping[str, _Json]) -> IndexedFile:
     texts = [values["file"], values["sha256"]]
     texts += [values[key] for key in ("triton", "date", "evidence") if values[key] is not None]
     if not isinstance(values["models"], list) or not all(isinstance(text, str) for text in texts + values["models"]):
-        raise ValueError(f"fields of another type for {shown(values['file'])}")
+        raise _OtherIndexError(f"fields of another type for {shown(values['file'])}")
     shapes = [dict(pairs) for pairs in values["shapes"]]
     try:
         at = [IndexedShape.of(dict(each["shape"]), _ratios_of_index(each["ratios"])) for each in shapes]
         values |= {"models": tuple(values["models"]), "ratios": _ratios_of_index(values["ratios"]), "shapes": tuple(at)}
         values["beside_shipped"] = _shipped_of_index(values["beside_shipped"])
-    except ValueError as error:
-        raise ValueError(f"{error} for {shown(values['file'])}") from error
+    except _OtherIndexError as error:
+        raise _OtherIndexError(f"{error} for {shown(values['file'])}") from error
     return IndexedFile(**values)
 
 
@@ -271,10 +277,10 @@ def _shipped_of_index(pairs: _Json) -> dict[str, BesideShipped]:
     found = {engine: BesideShipped(**dict(shipped)) for engine, shipped in dict(pairs).items()}
     _check_ratios(ratio for each in found.values() for ratio in (each.geomean, each.worst))
     if not all(isinstance(each.sha256, str) for each in found.values()):
-        raise ValueError("a sha256 that is none")
+        raise _OtherIndexError("a sha256 that is none")
     return found
 
 
 def _check_ratios(ratios: Iterable[_Json]) -> None:
     if not all(type(ratio) in (int, float) and ratio > 0 for ratio in ratios):
-        raise ValueError("a ratio that is none")
+        raise _OtherIndexError("a ratio that is none")

@@ -59,8 +59,12 @@ class ConfigError(ValueError):
         self.path, self.reason, self.line, self.column = str(path), reason, line, column
 
     def __str__(self) -> str:
-        at = f"line {self.line}, column {self.column}: " if self.line else ""
-        return f"{printable(self.path)}: {at}{self.reason}"
+        return f"{printable(self.path)}: {self.said}"
+
+    @property
+    def said(self) -> str:
+        """All but the path."""
+        return f"line {self.line}, column {self.column}: {self.reason}" if self.line else self.reason
 
 
 class Lookup(NamedTuple):

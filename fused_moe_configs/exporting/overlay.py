@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from fused_moe_configs.lookup import ConfigError, printable, read_json, version_folders, version_in
+from fused_moe_configs.lookup import CORRECT, ConfigError, printable, read_json, version_folders, version_in
 from fused_moe_configs.naming import ENGINE_NAMES
 
 from .notes import Notes
@@ -75,8 +75,10 @@ def engines_own(engine: str, overlay: Path, notes: Notes) -> dict[str, EnginesFi
                 continue
             try:
                 files[below + path.name] = _without_triton_version(path)
-            except (ConfigError, RecursionError) as error:
-                notes.lose(f"{printable(path)}: left out: {getattr(error, 'reason', 'nested too deeply')}")
+            except ConfigError as error:
+                notes.lose(f"{printable(path)}: left out: {error.said}")
+            except RecursionError:  # to read it again takes less depth than to write it
+                notes.lose(f"{printable(path)}: left out: nested too deeply. {CORRECT}")
     if others:
         names = ", ".join(map(printable, others))
         notes.say(f"{printable(overlay)}: left out, {ENGINE_NAMES[engine]} asks for no such name there: {names}")
