@@ -332,8 +332,13 @@ def choose(panel: Panel[LaunchConfig], incumbent: LaunchConfig | None, policy: P
             best = incumbent
     else:
         best = min(panel.configs, key=lambda config: max(ratio.mean for ratio in panel.ratios(config).values()))
-    unbounded = tuple(part for part, ratio in panel.ratios(best).items() if ratio.may_exceed_bound)
-    return Choice(best, _decision(panel, best, incumbent), panel.score(best), unbounded)
+    return choice_of(panel, best, incumbent)
+
+
+def choice_of(panel: Panel[LaunchConfig], entry: LaunchConfig, incumbent: LaunchConfig | None) -> Choice:
+    """What is to be said of an entry, whatever it was chosen by. incumbent: as in `choose`."""
+    unbounded = tuple(part for part, ratio in panel.ratios(entry).items() if ratio.may_exceed_bound)
+    return Choice(entry, _decision(panel, entry, incumbent), panel.score(entry), unbounded)
 
 
 def _decision(panel: Panel[LaunchConfig], entry: LaunchConfig, incumbent: LaunchConfig | None) -> Decision:

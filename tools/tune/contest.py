@@ -17,6 +17,7 @@ from tools.measure.panel import (
     Part,
     PromotionPolicy,
     Ratio,
+    choice_of,
     choose,
     further_blocks,
     max_blocks,
@@ -98,11 +99,19 @@ class Contest:
                 count = further_blocks(self.panel.draws, self.policy.draws)
                 self._more(asked.part, asked.configs, count, measure)
         choice = choose(self.panel, self._incumbent, self.promotion)
-        for part in (one for one in self.beside if self.heuristics[one.engine] not in self.failures):
-            shown = dict.fromkeys((choice.entry, *self.always))
-            runs = [config for config in shown if config not in self.failures]
-            self.told = with_event(self.told, self._measured(part, runs, 0, self.policy.blocks, measure))
+        self._tell(choice.entry, measure)
         return choice
+
+    def take(self, entry: LaunchConfig, measure: Measure) -> Choice:
+        """Another entry of the panel, in place of the one that was settled on."""
+        self._tell(entry, measure)
+        return choice_of(self.panel, entry, self._incumbent)
+
+    def _tell(self, entry: LaunchConfig, measure: Measure) -> None:
+        """Plays the parts that don't decide."""
+        for part in (one for one in self.beside if self.heuristics[one.engine] not in self.failures):
+            runs = [config for config in dict.fromkeys((entry, *self.always)) if config not in self.failures]
+            self.told = with_event(self.told, self._measured(part, runs, 0, self.policy.blocks, measure))
 
     @property
     def _incumbent(self) -> LaunchConfig | None:
@@ -227,7 +236,7 @@ class Apart:
 
 @dataclass(frozen=True)
 class SeparateDown:
-    """The entry for the down projection alone, and the whole row's time over that with one entry for both.
+    """The entry for the down projection alone, and the whole row's time over that with the best one for both.
 
     Where none gains more than the margin it is the row's own, and the ratio 1. apart, heuristic: of the entry for down
     and of the engine's heuristic, in each part that it was judged in: the figures that a `_down` file's record holds.

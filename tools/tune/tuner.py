@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,13 +15,16 @@ from tools.launch.heuristics import sglang_heuristic, vllm_heuristic
 from tools.measure.panel import (
     DRAWN_KINDS,
     MIN_BLOCKS,
+    Admissibility,
     Choice,
     Panel,
     Part,
     Ratio,
     RoutingKind,
     parts_of,
+    standing,
 )
+from tools.measure.statistics import geomean
 from tools.store.config_file import nearest_batch_size
 from tools.store.record import Decision
 from tools.tune.contest import Contest, ContestError, SeparateDown, separate_down
@@ -30,6 +34,8 @@ from tools.tune.search import JobQueue, Measurements, Strategy, View, screen_apa
 from tools.tune.space import DESCRIPTOR_GROUP_SIZES, Space, with_descriptors
 
 DOWN_FINALISTS = 3
+UP_FINALISTS = 2
+"""What does best with an entry for down beside it joins a row's finalists, where nobody runs it for both."""
 
 SIZES_BETWEEN = (12, 40, 80, 160, 384)
 """Batch sizes between the usual ones that servers run: vLLM and SGLang capture graphs of them. An engine takes the
@@ -56,6 +62,11 @@ class Task:
     told: tuple[RoutingKind, ...] = ()
     sizes_between: tuple[int, ...] = ()
     has_descriptors: bool = False
+
+    @property
+    def has_up_apart(self) -> bool:
+        """Whether up's entry may be chosen with down's: SGLang alone reads the name, vLLM would run it for both."""
+        return self.separate_down and set(self.subject.placements) == {Flavour.SGLANG}
 
     def parts(self, num_tokens: int) -> tuple[Part, ...]:
         """That decide a row."""
@@ -289,6 +300,9 @@ def _contest(task: Task, queue: JobQueue, num_tokens: int) -> Contest:
         task.parts_beside(num_tokens),
     )
     contest.enter(queue.measurements.ranking(num_tokens)[: task.policies.panel.finalists])
+    if task.has_up_apart:
+        apart_us = _apart_us(queue, num_tokens)
+        contest.enter(sorted(apart_us, key=apart_us.__getitem__)[:UP_FINALISTS])
     return contest
 
 
@@ -305,27 +319,87 @@ def _finalists(task: Task, queue: JobQueue, contest: Contest) -> int:
 
 @dataclass(frozen=True)
 class _Duel:
-    """A row whose down may get an entry of its own. rivals, descriptors: without and with USE_TMA."""
+    """An entry of a row, whose down may get one of its own. rivals, descriptors: without and with USE_TMA."""
 
     contest: Contest
     row: RowResult
+    entry: LaunchConfig
     parts: tuple[Part, ...]
     rivals: Sequence[LaunchConfig]
     descriptors: Sequence[LaunchConfig]
+
+    @classmethod
+    def of(cls, task: Task, queue: JobQueue, contest: Contest, row: RowResult, entry: LaunchConfig) -> _Duel:
+        rivals, descriptors = _down_rivals(task, queue, row, entry), _descriptor_kernels(task, row, entry)
+        return cls(contest, row, entry, _down_parts(row), rivals, descriptors)
 
 
 def _with_down(task: Task, queue: JobQueue, contests: Iterable[Contest], rows: Iterable[RowResult]) -> list[RowResult]:
     """The rows, each with its entry for down. All binaries compile before the first of them is played."""
     duels = [
-        _Duel(contest, row, _down_parts(row), _down_rivals(task, queue, row), _descriptor_kernels(task, row))
+        [_Duel.of(task, queue, contest, row, entry) for entry in (row.entry, *_other_ups(task, queue, row))]
         for contest, row in zip(contests, rows, strict=True)
     ]
-    for duel in duels:
+    for duel in itertools.chain.from_iterable(duels):
         for engine in dict.fromkeys(part.engine for part in duel.parts):
-            queue.compile(duel.row.num_tokens, (duel.row.entry, *duel.rivals), engine)
-            queue.compile(duel.row.num_tokens, duel.descriptors, engine, duel.row.entry)
+            queue.compile(duel.row.num_tokens, (duel.entry, *duel.rivals), engine)
+            queue.compile(duel.row.num_tokens, duel.descriptors, engine, duel.entry)
     queue.finish()
-    return [replace(duel.row, down=_entry_for_down(task, queue, duel)) for duel in duels]
+    return [_row_with_down(task, queue, own, others) for own, *others in duels]
+
+
+def _row_with_down(task: Task, queue: JobQueue, own: _Duel, others: Sequence[_Duel]) -> RowResult:
+    """With down's entry; with another one for up, where the pair is faster than own's by more than the margin.
+
+    Down is judged under uniform routing alone, so what the other entry costs under skew must not eat up the gain.
+    """
+    row, least, margin = own.row, _entry_for_down(task, queue, own), task.policies.promotion
+    found = replace(row, down=least)
+    for duel in others:
+        down = _entry_for_down(task, queue, duel)
+        over_own = {part: row.panel.between(part, duel.entry, row.entry).mean for part in row.panel.times}
+        limit = least.ratio * (1.0 - margin.min_improvement_pct / 100.0)
+        if down.gains and max(over_own.values()) * down.ratio <= limit:
+            least = replace(down, ratio=max(over_own[part] for part in duel.parts) * down.ratio)
+            choice = own.contest.take(duel.entry, queue.measure)
+            told = own.contest.told if own.contest.told.times else None
+            found = replace(row, choice=choice, down=least, told=told)
+    return found
+
+
+def _other_ups(task: Task, queue: JobQueue, row: RowResult) -> list[LaunchConfig]:
+    """Finalists that promise more than the entry does, by more than the margin, once down has an entry of its own."""
+    if not task.has_up_apart:
+        return []
+    apart_us, margin = _apart_us(queue, row.num_tokens), task.policies.promotion.min_improvement_pct
+    limit_us = apart_us.get(row.entry, math.inf) * (1.0 - margin / 100.0)
+    able = [
+        config
+        for config in row.panel.configs
+        if apart_us.get(config, math.inf) <= limit_us and standing(row.panel, config) is Admissibility.ADMISSIBLE
+    ]
+    return sorted(able, key=apart_us.__getitem__)[:UP_FINALISTS]
+
+
+def _apart_us(queue: JobQueue, num_tokens: int) -> dict[LaunchConfig, float]:
+    """Of what the search knows under all shapes: coarse µs of its up and the best down of its BLOCK_SIZE_M.
+
+    The geometric mean of the shapes.
+    """
+    seen, shapes = queue.measurements, range(queue.num_shapes)
+    known = {
+        config: [times for shape in shapes if (times := seen.times(num_tokens, shape, config))]
+        for config in seen.ranking(num_tokens)
+    }
+    least: dict[tuple[int, int], float] = {}
+    for config, of_shapes in known.items():
+        for place in enumerate(of_shapes):
+            key = place[0], config.BLOCK_SIZE_M
+            least[key] = min(place[1].down_us, least.get(key, math.inf))
+    return {
+        config: geomean(times.up_us + least[shape, config.BLOCK_SIZE_M] for shape, times in enumerate(of_shapes))
+        for config, of_shapes in known.items()
+    }
 
 
 def _entry_for_down(task: Task, queue: JobQueue, duel: _Duel) -> SeparateDown:
@@ -336,18 +410,20 @@ def _entry_for_down(task: Task, queue: JobQueue, duel: _Duel) -> SeparateDown:
         rivals += _best_with_descriptors(queue, duel, first)
         first += 1
     blocks, promotion = range(first, first + task.policies.panel.blocks), task.policies.promotion
-    return separate_down(row.num_tokens, parts, row.entry, rivals, contest.heuristics, blocks, promotion, queue.measure)
+    return separate_down(
+        row.num_tokens, parts, duel.entry, rivals, contest.heuristics, blocks, promotion, queue.measure
+    )
 
 
-def _descriptor_kernels(task: Task, row: RowResult) -> tuple[LaunchConfig, ...]:
+def _descriptor_kernels(task: Task, row: RowResult, entry: LaunchConfig) -> tuple[LaunchConfig, ...]:
     """Empty where nobody could run them, or SGLang doesn't read the name."""
     is_read = any(part.engine is Flavour.SGLANG for part in row.panel.times)
-    return with_descriptors(task.subject, row.entry.BLOCK_SIZE_M) if task.has_descriptors and is_read else ()
+    return with_descriptors(task.subject, entry.BLOCK_SIZE_M) if task.has_descriptors and is_read else ()
 
 
 def _best_with_descriptors(queue: JobQueue, duel: _Duel, block: int) -> list[LaunchConfig]:
     """The best kernels of one block, which decides nothing else, under each group size."""
-    row, entry = duel.row, duel.row.entry
+    row, entry = duel.row, duel.entry
     able = [
         config
         for config in duel.descriptors
@@ -366,9 +442,9 @@ def _down_parts(row: RowResult) -> tuple[Part, ...]:
     return tuple(part for part in row.uniform_parts if part.engine is Flavour.SGLANG) or row.uniform_parts
 
 
-def _down_rivals(task: Task, queue: JobQueue, row: RowResult) -> list[LaunchConfig]:
+def _down_rivals(task: Task, queue: JobQueue, row: RowResult, entry: LaunchConfig) -> list[LaunchConfig]:
     """The best for down in the search, of the entry's BLOCK_SIZE_M."""
-    num_tokens, entry, seen = row.num_tokens, row.entry, queue.measurements
+    num_tokens, seen = row.num_tokens, queue.measurements
     shapes = range(len(task.subject.shapes))
 
     def down_us(config: LaunchConfig) -> float:

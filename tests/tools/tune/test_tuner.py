@@ -243,6 +243,73 @@ def test_down_is_decided_where_sglang_reads_the_name_by_its_kernel_alone(
     assert "down apart" in result.phases
 
 
+class TestUpApart:
+    """Three configs of one tile height: the best for both projections, the best for down, and one that is better for up
+    and worse for both."""
+
+    BOTH = LaunchConfig(16, 64, 128, 8, 4, 3)
+    DOWN = LaunchConfig(16, 128, 128, 8, 4, 3)
+    UP = LaunchConfig(16, 64, 128, 8, 4, 2)
+
+    def row(
+        self,
+        make: Make,
+        subject: Subject,
+        space: Space,
+        up_us: tuple[float, float] = (36.0, 25.0),
+        skewed: float = 1.0,
+        **changes: Any,
+    ) -> RowResult:
+        """skewed: what skew does to the one for up."""
+
+        def times(num_tokens: int, shape: int, config: LaunchConfig) -> tuple[float, float]:
+            known = {self.BOTH: (40.0, 20.0), self.DOWN: (52.0, 15.0), self.UP: up_us}
+            return known.get(replace(config, GROUP_SIZE_M=8), (60.0, 30.0))
+
+        def factor(job: ScreenJob) -> float:
+            is_hit = job.routing is not RoutingKind.UNIFORM and kernel_of(job.config) == kernel_of(self.UP)
+            return skewed if is_hit else 1.0
+
+        landscape = landscape_of_both(make, subject, factor, times=times)
+        task = make_task(subject, space, (64,), **{"separate_down": True, "kinds": DRAWN_KINDS, **changes})
+        (row,) = run(task, ReplayRunner(landscape))[0].rows
+        assert row.down is not None
+        assert kernel_of(row.down.entry) == kernel_of(self.DOWN)
+        return row
+
+    def test_where_sglang_alone_reads_the_name_the_pair_decides(
+        self, make_landscape: Make, subject: Subject, space: Space
+    ) -> None:
+        row = self.row(make_landscape, replace(subject, engines=((Flavour.SGLANG,),)), space)
+        assert row.down is not None
+        assert kernel_of(row.entry) == kernel_of(self.UP)
+        assert row.down.ratio == pytest.approx((36 + 15) / (40 + 20)), "over the best entry for both"
+        assert (row.decision, row.choice.is_bounded) == (Decision.PROMOTE, True)
+        assert row.choice.score == pytest.approx(row.panel.score(row.entry)), "the record's figures are of the entry"
+
+    def test_vllm_would_run_it_for_both(self, make_landscape: Make, subject: Subject, space: Space) -> None:
+        assert kernel_of(self.row(make_landscape, in_both(subject), space).entry) == kernel_of(self.BOTH)
+
+    @pytest.mark.parametrize(
+        ("up_us", "skewed"), [((39.6, 21.0), 1.0), ((36.0, 25.0), 1.075), ((36.0, 40.0), 1.0)],
+        ids=["less than the margin", "skew eats it up", "hopeless for both"],
+    )  # fmt: skip
+    def test_else_the_best_for_both_stays(
+        self, make_landscape: Make, subject: Subject, space: Space, up_us: tuple[float, float], skewed: float
+    ) -> None:
+        sglangs = replace(subject, engines=((Flavour.SGLANG,),))
+        row = self.row(make_landscape, sglangs, space, up_us, skewed)
+        assert row.down is not None
+        assert (kernel_of(row.entry), row.down.ratio) == (kernel_of(self.BOTH), pytest.approx(55 / 60))
+
+    def test_what_is_told_beside_is_of_the_entry(self, make_landscape: Make, subject: Subject, space: Space) -> None:
+        sglangs = replace(subject, engines=((Flavour.SGLANG,),))
+        kinds = {"kinds": (RoutingKind.UNIFORM,), "told": (RoutingKind.SKEW_03,)}
+        row = self.row(make_landscape, sglangs, space, **kinds)
+        assert row.told is not None
+        assert {row.entry in times for times in row.told.times.values()} == {True}
+
+
 def test_what_the_other_engine_likes_joins_the_finalists(make_landscape: Make, subject: Subject, space: Space) -> None:
     loved = LaunchConfig(16, 128, 128, 8, 4, 3)
 
