@@ -96,6 +96,8 @@ class Contest:
                 self._drop_hopeless()
         while not is_over() and (more := wanted(self.panel, self._incumbent, self.promotion)):
             for asked in more:
+                if asked.part not in self.parts:  # its heuristic failed meanwhile
+                    continue
                 count = further_blocks(self.panel.draws, self.policy.draws)
                 self._more(asked.part, asked.configs, count, measure)
         choice = choose(self.panel, self._incumbent, self.promotion)

@@ -122,8 +122,7 @@ def _screen_kernels(regimes: Sequence[Regime], strategy: Strategy, policies: Pol
             break
         ladder.climb(queue.step(), queue)
     else:
-        queue.forget_compiling()
-        is_cut_short = strategy.propose(regimes, queue.measurements) is not None
+        is_cut_short = queue.forget_compiling() or strategy.propose(regimes, queue.measurements) is not None
     while queue.is_measuring:
         ladder.climb(queue.step(), queue)
     return is_cut_short
@@ -523,11 +522,16 @@ class JobQueue:
         while self.is_measuring or self._compiling:
             self.step()
 
-    def forget_compiling(self) -> None:
-        """What isn't compiled by now is no longer waited for, and counts as if nobody had asked for it."""
-        self._asked.difference_update(itertools.chain.from_iterable(self._waiting.values()))
+    def forget_compiling(self) -> bool:
+        """What isn't compiled by now is no longer waited for, and counts as if nobody had asked for it.
+
+        Returns whether there was any.
+        """
+        forgotten = [*itertools.chain.from_iterable(self._waiting.values())]
+        self._asked.difference_update(forgotten)
         self._waiting.clear()
         self._compiling.clear()
+        return bool(forgotten)
 
     def outcomes(self) -> Counter[str]:
         """Launch configs by what became of them."""

@@ -236,6 +236,22 @@ def test_an_engine_whose_heuristic_does_not_run_is_left_out() -> None:
     assert set(found.panel.times) == {UNIFORM}
 
 
+def test_an_engine_whose_heuristic_fails_in_a_further_block_is_left_out_of_all_its_parts() -> None:
+    """Of two parts that were asked for together the second is not played for nobody."""
+    us = {UNIFORM: {"a": 10.21}, SKEWED: {"a": 10.21}, OTHER: {"a": 9.0}}
+    runner = measured(us)
+
+    def measure(job: BlockJob) -> Measured:
+        runner.failing = {VLLMS: Status.RUNTIME} if job.first and job.part.engine is Flavour.VLLM else {}
+        return measure_by(runner)(job)
+
+    found = contest(UNIFORM, SKEWED, OTHER, finalists=(A,))
+    assert found.settle(measure, lambda: False).entry == A
+    assert found.parts == (OTHER,)
+    assert set(found.panel.times) == {OTHER}
+    assert any(isinstance(job, BlockJob) and job.first for job in runner.asked), "further blocks were asked for"
+
+
 def test_a_heuristic_that_fails_on_the_other_engines_kernel_stays_the_yardstick_of_its_own() -> None:
     runner = measured({UNIFORM: {"a": 9.0}, OTHER: {"a": 9.0}})
 

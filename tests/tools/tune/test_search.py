@@ -113,6 +113,16 @@ def test_says_whether_its_time_was_up_before_its_ideas_were(
     assert not is_cut_short(6000.0)
 
 
+def test_a_search_whose_last_ideas_still_compile_when_its_time_is_up_is_cut_short_too(
+    subject: Subject, space: Space
+) -> None:
+    """They are all handed out, and what is dropped of them was never measured."""
+    policies = Policies(budget=Budget(total_s=4.0, panel_share=0.5))
+    strategy = usual_strategy(space, (), policies.search)
+    queue, _ = make(subject, ScriptedRunner(compile_slots=1000))
+    assert search(subject, space, (64,), {64: ()}, strategy, policies, queue)
+
+
 def subject_of(landscape: Journal) -> Subject:
     return landscape.header.subject
 
@@ -480,8 +490,9 @@ def test_what_still_compiles_when_time_is_up_is_no_longer_waited_for(subject: Su
     runner = ScriptedRunner()
     queue, _ = make(subject, runner)
     queue.screen(64, [SLOW])
-    queue.forget_compiling()
+    assert queue.forget_compiling()
     assert not queue.is_compiling
+    assert not queue.forget_compiling()
     queue.screen(64, [FAST])
     queue.finish()
     assert at(runner, ScreenJob) == [ScreenJob(64, 0, FAST)]
