@@ -35,7 +35,7 @@ class SurveyRow:
     """One batch size of one shape: medians over blocks in µs, of up and down together, and paired ratios.
 
     shipped and ours: over the heuristic. over_shipped: ours over the shipped file. None: there is none, or it failed;
-    failure says why the shipped file or the heuristic has no time, and is empty where both have one.
+    failure says why one of them has no time, and is empty where all have one.
     """
 
     num_tokens: int
@@ -55,6 +55,11 @@ class SurveyRow:
     def to_json(self) -> dict[str, Json]:
         """Inverse of `read`."""
         return {name: dict(vars(v)) if isinstance(v, Ratio) else v for name, v in vars(self).items()}
+
+    @property
+    def fails(self) -> bool:
+        """Whether the shipped file has no time. That the heuristic or ours has none says nothing of it."""
+        return bool(self.failure) and self.shipped_us is None
 
 
 def _ratio(document: Mapping[str, Json] | None) -> Ratio | None:
@@ -139,10 +144,15 @@ class SurveyedFile:
         return tuple(dict.fromkeys(row.failure for row in self.rows if row.failure))
 
     @property
+    def fails(self) -> bool:
+        """Whether the shipped file does, on some row."""
+        return any(row.fails for row in self.rows)
+
+    @property
     def loses(self) -> bool:
         """Whether the shipped file loses to having none. One that fails loses."""
         total = self.shipped_total
-        return bool(self.failures) or total is None or total.loses
+        return self.fails or total is None or total.loses
 
 
 def _total(found: Iterable[tuple[int, Ratio | None]]) -> Total | None:
@@ -265,7 +275,7 @@ def figures(files: Sequence[SurveyedFile], *, ours: bool = False) -> Figures:
         files_with_slower_rows=sum(total.slower_rows > 0 for total in totals),
         slower_rows=sum(total.slower_rows for total in totals),
         rows=sum((row.ours if ours else row.shipped) is not None for file in kept for row in file.rows),
-        failing=sum(bool(file.failures) for file in kept),
+        failing=sum(file.fails for file in kept),
     )
 
 
@@ -326,7 +336,7 @@ def _saving(ratio: float) -> str:
 
 def _badness(file: SurveyedFile) -> tuple[bool, float, str]:
     total = file.shipped_total
-    return bool(file.failures), total.geomean if total else 0.0, file.file
+    return file.fails, total.geomean if total else 0.0, file.file
 
 
 def _line(file: SurveyedFile) -> list[str]:

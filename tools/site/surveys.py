@@ -122,5 +122,5 @@ def _surveyed(survey: Survey, file: SurveyedFile) -> Surveyed:
     return Surveyed(
         survey.engine.value, survey.version, _device(survey), survey.date, survey.environment.triton, file.name,
         shipped.geomean if shipped else None, shipped.worst if shipped else None,
-        over.geomean if over else None, sum(bool(row.failure) for row in file.rows),
+        over.geomean if over else None, sum(row.fails for row in file.rows),
     )  # fmt: skip

@@ -158,6 +158,17 @@ def test_files_that_fail_come_first_and_then_the_worst() -> None:
     assert [line.split("`")[1][-1] for line in lines if line.startswith("| `")] == ["e", "b", "d", "a", "c"]
 
 
+def test_that_ours_or_the_heuristic_fails_says_nothing_of_the_shipped_file() -> None:
+    ours_fails = row(8, 0.8, failure="M=8, ours: compile: no room")
+    no_heuristic = replace(
+        row(16, None, failure="M=16, the heuristic: runtime: no"), heuristic_us=None, shipped_us=90.0
+    )
+    file = surveyed(MIXTRAL, row(1, 0.8), ours_fails, no_heuristic, ours=MIXTRAL)
+    assert (file.fails, file.loses, figures([file]).failing) == (False, False, 0)
+    assert len(file.failures) == 2, "they are told nevertheless"
+    assert (FAILING.fails, FAILING.loses) == (True, True)
+
+
 def test_where_there_is_none_of_ours_it_says_so() -> None:
     text = to_markdown(replace(SURVEY, files=(FAST,)))
     assert "- This project has no file for any of these names.\n" in text
