@@ -252,7 +252,7 @@ def first_line(statement: ast.stmt) -> int:
 
 
 def _lines(module: Module, statement: ast.stmt) -> str:
-    return "\n".join(module.source.splitlines()[first_line(statement) - 1 : statement.end_lineno])
+    return "\n".join(module.source.split("\n")[first_line(statement) - 1 : statement.end_lineno])
 
 
 def _plain(statement: ast.stmt) -> tuple[ast.stmt, Mapping[str, Import]]:

@@ -34,7 +34,7 @@ class BenchReport:
         try:
             document = json.loads(text)
             return cls(bool(document["is_slower"]), tuple(map(_file, document["files"])))
-        except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
+        except (KeyError, TypeError, ValueError, AttributeError):
             return None
 
 
@@ -43,5 +43,5 @@ def _file(document: Mapping[str, Any]) -> ReportedFile:
     uniform = [part for part in parts if part["routing"] == RoutingKind.UNIFORM.value]
     duels = [duel for part in uniform for name, duel in part["duels"].items() if name == HEURISTIC]
     ratios = [float(duel["ratio"]["mean"]) for duel in duels if duel["ratio"] is not None]
-    fails = any(next(iter(part["measured"].values()))["us"] is None for part in parts)
+    fails = any(own["us"] is None for own, *_ in (part["measured"].values() for part in parts))
     return ReportedFile(PurePosixPath(document["name"]).name, max(ratios, default=None), fails)

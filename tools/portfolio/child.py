@@ -50,7 +50,7 @@ class JobResult:
     def read(cls, printed: str) -> JobResult:
         """What `to_text` wrote into the last line that a process printed. ValueError: it is something else."""
         try:
-            document: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
+            document: dict[str, Any] = json.loads(printed.strip().split("\n")[-1])
             steps = tuple(Step(**step) for step in document["steps"])
             return cls(Outcome(document["outcome"]), document["reason"], steps)
         except (IndexError, KeyError, TypeError) as error:

@@ -79,10 +79,12 @@ class Places:
         relative = [PurePosixPath(folder, each) for folder in folders for each in (name, down_of(name))]
         files = [path for each in relative for path in (self.configs / each, record_path(self.configs, each))]
         for path in (*files, *others):
+            target = self.collect / path.relative_to(self.checkout)
             if path.exists():
-                target = self.collect / path.relative_to(self.checkout)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
+            else:  # a `_down` file that gains nothing any more is removed
+                target.unlink(missing_ok=True)
 
 
 @dataclass
@@ -165,9 +167,9 @@ class Driver:
             try:
                 answer = self._launch(task.job, gpu, self.places.configs, say)
             except NoAnswerError as error:
+                if pool.is_stopped:  # it was ended, which says nothing of the name
+                    return True
                 answer = JobResult(Outcome.FAILED, str(error))
-            if pool.is_stopped:  # it was ended, which says nothing of the name
-                return True
             done = self.write(task, answer, gpu.device, f"{gpu.id}: {gpu.device.name}", self.clock.now() - started)
             say(_told(done))
             return done.line.outcome is not Outcome.FAILED

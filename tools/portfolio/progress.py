@@ -107,9 +107,8 @@ def read_progress(path: Path) -> dict[str, ProgressLine]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{shown_path(path)}: expected lines of JSON, found: {reason_of(error)}.") from error
     found: dict[str, ProgressLine] = {}
-    for number, row in enumerate(text.splitlines(keepends=True), start=1):
-        if not row.endswith("\n"):
-            break  # a kill cut it short
+    *rows, _ = text.split("\n")  # what stands behind the last one was cut short by a kill
+    for number, row in enumerate(rows, start=1):
         try:
             line = ProgressLine.read(json.loads(row))
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -210,6 +210,8 @@ def _check(options: argparse.Namespace, folders: Folders) -> None:
     for flag, given in (("--names", options.names), ("--ray", options.ray), ("--minutes", options.minutes)):
         if options.second_triton and given:
             raise UserError(f"--second-triton: expected without {flag}, found both. Fix: leave one out.")
+    if options.ray and options.minutes is not None:
+        raise UserError("--minutes: expected without --ray, found both. Fix: leave one out; --names takes fewer names.")
     if options.separate_down < 0:
         raise UserError(f"--separate-down: expected 0 or more, found {options.separate_down}.")
     if options.ray and len(options.device_name) != 1:
@@ -270,10 +272,12 @@ def _tasks(
 ) -> tuple[list[PlannedJob], list[DeviceStatus]]:
     """(what is to be done, what there is). Names that nothing can be done for are written down at once."""
     budget, tasks, states = TunerBudget(options.time_budget), [], []
-    for device in devices:
-        wanted = wanted_of(device, folders)
-        if named:
-            wanted = _chosen(wanted, named, driver.models)
+    wishes = [wanted_of(device, folders) for device in devices]
+    if named:
+        wishes = [_chosen(wanted, named, driver.models) for wanted in wishes]
+        _check_known(named, wishes)
+    for wanted in wishes:
+        device = wanted.device
         tell(*wanted.notes)
         down = down_names(items_of(wanted, folders), options.separate_down)
         items, engines = items_of(wanted, folders, down=down), on_device(sources, device, triton)
@@ -286,13 +290,17 @@ def _tasks(
                 driver.skip(item, job, device)
             elif job is not None:
                 tasks.append(PlannedJob(item, job))
-    known = {item.name for state in states for item in state.items}
+    return tasks, states
+
+
+def _check_known(named: Sequence[str], wishes: Sequence[WantedList]) -> None:
+    """UserError: a name that isn't among those to be had."""
+    known = {wanted.name for each in wishes for wanted in each.names}
     if strangers := [name for name in named if name not in known]:
         raise UserError(
-            f"--names: expected files of {', '.join(device.name for device in devices)} that a registered model reads, "
-            f"found {printable(strangers[0])!r}. Fix: correct it, or tune it by its sizes: nox -s tune -- --E …"
+            f"--names: expected files of {', '.join(each.device.name for each in wishes)} that a registered model "
+            f"reads, found {printable(strangers[0])!r}. Fix: correct it, or tune it by its sizes: nox -s tune -- --E …"
         )
-    return tasks, states
 
 
 def _named(arguments: Sequence[str]) -> list[str]:

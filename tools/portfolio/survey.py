@@ -25,6 +25,7 @@ from tools.errors import MachineError, UserError
 from tools.launch.heuristic_version import measured_heuristics
 from tools.measure.panel import Ratio
 from tools.measure.statistics import geomean
+from tools.portfolio.engines import engine_argument
 from tools.portfolio.shipped_files import EnginePackage, find_engine
 from tools.portfolio.survey_board import (
     LeftOut,
@@ -91,15 +92,13 @@ def request_of(options: argparse.Namespace) -> SurveyRequest:
     """UserError: a value that can't be."""
     if len(options.engine) > 1:
         raise UserError(f"--engine: expected one, found {len(options.engine)}. Fix: a survey of each.")
-    name, _, path = options.engine[0].partition("=")
-    if name not in list(Flavour) or not path:
-        raise UserError(f"--engine: expected vllm=PATH or sglang=PATH, found {printable(options.engine[0])!r}.")
+    engine, path = engine_argument(options.engine[0])
     check_counts("--shapes", [options.shapes], MOST_SHAPES)
     check_counts("--jobs", [options.jobs], MAX_JOBS)
     if not 0 < options.minutes <= MOST_MINUTES:
         raise UserError(f"--minutes: expected more than 0 and at most {MOST_MINUTES}, found {options.minutes}.")
     return SurveyRequest(
-        Flavour(name), Path(path), options.output, options.device_name, options.shapes, options.minutes, options.jobs
+        Flavour(engine.value), path, options.output, options.device_name, options.shapes, options.minutes, options.jobs
     )
 
 

@@ -95,6 +95,13 @@ def test_jit_functions_are_cut_as_they_are_written_and_in_the_files_order() -> N
     assert set(found.taken) == {"helper", "kernel"}
 
 
+def test_a_form_feed_ends_no_line() -> None:
+    """As Python's own parser counts them: a function that is kept as it is written is kept whole."""
+    source = "import triton\n\x0c\n@triton.jit\ndef f(x):\n    return x\n"
+    found = cut({"a.py": source}.get, ["a.py"], ["f"], {"triton"}, JIT_FUNCTIONS)
+    assert "@triton.jit\ndef f(x):\n    return x\n" in found.text
+
+
 @pytest.mark.parametrize(
     ("source", "wanted", "needed_by", "name"),
     [

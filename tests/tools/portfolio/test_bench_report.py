@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.tools.portfolio.stocked import bench_json
@@ -38,6 +40,13 @@ def test_a_row_that_fails_is_told() -> None:
     assert found.files[0].fails
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": [{}], "is_slower": true}', "nonsense"])
+NOTHING_MEASURED = {"name": "a.json", "rows": [{"parts": [{"routing": "uniform", "duels": {}, "measured": {}}]}]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"files": [{}], "is_slower": true}', "nonsense",
+     json.dumps({"files": [NOTHING_MEASURED], "is_slower": True})],
+)  # fmt: skip
 def test_something_else_is_no_report(text: str) -> None:
     assert BenchReport.read(text) is None

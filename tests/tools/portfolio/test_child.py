@@ -166,6 +166,8 @@ def test_an_answer_is_read_as_it_was_written_behind_whatever_else_was_printed() 
     answer = JobResult(Outcome.TUNED, "why", (Step(None, 0, 1.0, "x"), Step("vllm", 0, 0.5)))
     assert JobResult.read(answer.to_text()) == answer
     assert JobResult.read(f"a warning\n{answer.to_text()}\n") == answer
+    of_another_alphabet = JobResult(Outcome.FAILED, "a line\u2028separator")
+    assert JobResult.read(of_another_alphabet.to_text()) == of_another_alphabet
     assert answer.seconds == 1.5
 
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from fused_moe_configs.lookup import down_of
 from tests import builders
 from tests.tools.portfolio.stocked import H100, Stocked, full, wanted
 from tools.portfolio.child import MODULE, JobResult
@@ -108,8 +111,39 @@ class TestWhatIsLeft:
             f".tune/portfolio/{H100}.jsonl",
         }
 
+    def test_a_down_file_that_is_gone_is_no_longer_collected(self, stocked: Stocked, tmp_path: Path) -> None:
+        name = full(NAMES[0])
+        run = Run(stocked, tunes(stocked), collect=tmp_path / "out")
+        down = stocked.folders.configs / down_of(name)
+        down.parent.mkdir(parents=True, exist_ok=True)
+        down.write_text("{}")
+        run.driver.places.copy(name)
+        assert (tmp_path / "out" / "configs" / down_of(name)).exists()
+        down.unlink()
+        run.driver.places.copy(name)
+        assert not (tmp_path / "out" / "configs" / down_of(name)).exists()
+
 
 class TestWhatGoesWrong:
+    def test_what_another_gpu_finishes_meanwhile_is_kept(self, stocked: Stocked) -> None:
+        """A run that an error ends waits for what still runs, and its files are written by then."""
+        whole, has_begun, has_failed = tunes(stocked), threading.Event(), threading.Event()
+
+        def leave(name: str) -> JobResult:
+            if name == full(NAMES[0]):
+                assert has_begun.wait(10)
+                has_failed.set()
+                raise OSError(28, "No space left on device")
+            has_begun.set()
+            assert has_failed.wait(10)
+            time.sleep(0.5)  # until the pool has stopped
+            return whole(name)
+
+        run = Run(stocked, leave)
+        with pytest.raises(OSError, match="No space left"):
+            run.run(NAMES[:2], gpus=2)
+        assert {name: outcome for name, (outcome, _) in run.lines.items()} == {full(NAMES[1]): Outcome.TUNED}
+
     def test_a_name_that_fails_costs_no_other(self, stocked: Stocked) -> None:
         whole = tunes(stocked)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -31,6 +32,14 @@ def path(tmp_path: Path) -> Path:
 def test_what_is_written_is_read(path: Path) -> None:
     append(path, LINE)
     assert read_progress(path) == {"a.json": LINE}
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u0085", "\x0b"])
+def test_what_ends_a_line_in_other_texts_ends_none_here(path: Path, mark: str) -> None:
+    lines = [dataclasses.replace(line(name), reason=f"said{mark}so") for name in ("a.json", "b.json")]
+    for each in lines:
+        append(path, each)
+    assert list(read_progress(path).values()) == lines
 
 
 def test_seconds_are_told_of_tuning_and_of_each_engines_judgement() -> None:

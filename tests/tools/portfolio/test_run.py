@@ -308,6 +308,14 @@ class TestBadInput:
     def test_a_name_that_no_model_reads_is_refused(self, here: Here, name: str) -> None:
         assert self.refused(here, "--names", name).startswith("--names: expected files of ")
 
+    def test_nothing_is_written_down_before_all_names_are_known(
+        self, here: Here, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not that the first one is passed over, either."""
+        monkeypatch.setattr(run_, "job_of", lambda *_, **options: run_.Skip("not enough memory"))
+        self.refused(here, "--names", full(NAMES[0]), "x.json")
+        assert not here.stocked.folders.progress.exists()
+
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
@@ -316,6 +324,7 @@ class TestBadInput:
             (("--separate-down", "-1"), "--separate-down: expected 0 or more"),
             (("--ray", "auto"), "--ray: expected one --device-name"),
             (("--second-triton", "--minutes", "3"), "--second-triton: expected without --minutes"),
+            (("--ray", "auto", "--device-name", H100, "--minutes", "3"), "--minutes: expected without --ray"),
             (("--collect", "/proc/nowhere"), "--collect: expected a folder that can be written"),
         ],
     )
