@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,14 +18,27 @@ from typing import Any, NamedTuple
 from . import gains
 from .evidence import is_signed
 from .gains import BesideShipped
-from .lookup import REFERENCE_TRITON, ConfigError, exists, read_json, shown, version_folders
+from .lookup import (
+    INDEX,
+    REFERENCE_TRITON,
+    RESTORE,
+    UNDO,
+    USER_FOLDER,
+    ConfigError,
+    exists,
+    read_json,
+    shown,
+    version_folders,
+)
 from .naming import shape_text
 
-INDEX = "index.json"
 RECORDS = "records"
+EVIDENCE = ("verified", "claimed", "published", None)
+"""As `IndexedFile` has it."""
 SCHEMA_VERSION = 1
 MAX_BYTES = 2**26
-_INSTALL = "Fix: install again"
+LARGEST_RATIO = 1e6
+"""Of times: no measured one comes near."""
 _Json = Any  # a parsed JSON document
 
 
@@ -150,20 +164,39 @@ def to_bytes(files: list[IndexedFile]) -> bytes:
 def indexed(configs: Path) -> list[IndexedFile]:
     """From the index where the build wrote one, else from the records.
 
-    ConfigError: one of them is broken, a folder of tuned files has neither, or its index leaves some of them out.
+    A file whose bytes are others than those that the index or its record speaks of has no figures. ConfigError: one of
+    them is broken, a folder of tuned files has neither, or its index names other files than are there.
     """
-    if not exists(configs / INDEX):
+    path = configs / INDEX
+    if not exists(path):
         files = build(configs)
         if files and not exists(configs / RECORDS):
             wish = "expected the index that the build wrote, or a checkout's records, found neither"
-            raise ConfigError(configs / INDEX, f"{wish}. {_INSTALL}")
+            raise ConfigError(path, f"{wish}. {RESTORE}")
         return files
-    files = read(configs / INDEX)
-    there = {path.relative_to(configs).as_posix() for path, _ in tuned_files(configs)}
-    if left_out := there - {each.file for each in files}:
+    known = {entry.file: entry for entry in read(path)}
+    there = {file.relative_to(configs).as_posix(): file for file, _ in tuned_files(configs)}
+    if left_out := there.keys() - known.keys():
         found = f"expected every tuned file in it, found {len(left_out)} that it leaves out, such as {min(left_out)}"
-        raise ConfigError(configs / INDEX, f"{found}. {_INSTALL}")
-    return files
+        raise ConfigError(path, f"{found}. Fix: move your own files to ${USER_FOLDER}; else {UNDO}")
+    if gone := known.keys() - there.keys():
+        found = f"expected the files that it names, found {len(gone)} that are not there, such as {shown(min(gone))}"
+        raise ConfigError(path, f"{found}. {RESTORE}")
+    return [_of_these_bytes(entry, _sha256(there[file])) for file, entry in known.items()]
+
+
+def _of_these_bytes(entry: IndexedFile, sha256: str) -> IndexedFile:
+    """Without its figures, where they are of other bytes."""
+    if entry.sha256 == sha256:
+        return entry
+    return IndexedFile(entry.file, entry.models, entry.triton, None, {}, None, sha256)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(path, f"cannot be read: {error.strerror}. Fix: make it readable") from error
 
 
 # ---------------------------------------------------------------
@@ -184,11 +217,7 @@ def tuned_files(configs: Path) -> list[tuple[Path, str | None]]:
 
 def of_file(configs: Path, path: Path, triton: str | None) -> IndexedFile:
     """Of one of `tuned_files`. ConfigError: it or its record can't be used."""
-    file = path.relative_to(configs)
-    try:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ConfigError(path, f"cannot be read: {error.strerror}. Fix: make it readable") from error
+    file, sha256 = path.relative_to(configs), _sha256(path)
     record_path = configs / RECORDS / file
     if not exists(record_path):
         return IndexedFile(file.as_posix(), (), triton, None, {}, None, sha256)
@@ -239,7 +268,10 @@ def read(path: Path) -> list[IndexedFile]:
         document = dict(read_json(path, MAX_BYTES)[1])
         if document["schema_version"] != SCHEMA_VERSION:
             raise _OtherIndexError(f"schema_version {shown(document['schema_version'])}")
-        return [_of_index(dict(pairs)) for pairs in document["files"]]
+        files = [_of_index(dict(pairs)) for pairs in document["files"]]
+        if twice := [name for name, count in Counter(each.file for each in files).items() if count > 1]:
+            raise _OtherIndexError(f"{shown(twice[0])} twice")
+        return files
     except ConfigError as error:
         reason = str(error.reason).partition(". Fix: ")[0]
     except _OtherIndexError as error:
@@ -248,13 +280,15 @@ def read(path: Path) -> list[IndexedFile]:
         reason = f"no {error.args[0]}"
     except (TypeError, ValueError):  # in Python's words, which say nothing to people
         reason = "values of another type"
-    raise ConfigError(path, f"expected the index that the build wrote, found another: {reason}. {_INSTALL}")
+    raise ConfigError(path, f"expected the index that the build wrote, found another: {reason}. {RESTORE}")
 
 
 def _of_index(fields: Mapping[str, _Json]) -> IndexedFile:
     values = {key: fields[key] for key in IndexedFile._fields}
     texts = [values["file"], values["sha256"]]
     texts += [values[key] for key in ("triton", "date", "evidence") if values[key] is not None]
+    if values["evidence"] not in EVIDENCE:
+        raise _OtherIndexError(f"evidence {shown(values['evidence'])} for {shown(values['file'])}")
     if not isinstance(values["models"], list) or not all(isinstance(text, str) for text in texts + values["models"]):
         raise _OtherIndexError(f"fields of another type for {shown(values['file'])}")
     shapes = [dict(pairs) for pairs in values["shapes"]]
@@ -282,5 +316,5 @@ def _shipped_of_index(pairs: _Json) -> dict[str, BesideShipped]:
 
 
 def _check_ratios(ratios: Iterable[_Json]) -> None:
-    if not all(type(ratio) in (int, float) and ratio > 0 for ratio in ratios):
+    if not all(type(ratio) in (int, float) and 0 < ratio <= LARGEST_RATIO for ratio in ratios):
         raise _OtherIndexError("a ratio that is none")

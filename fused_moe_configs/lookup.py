@@ -22,6 +22,11 @@ DTYPES = ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "int8_w8a8", "flo
 H200 = "NVIDIA_H200"
 MAX_BYTES = 2**20
 CORRECT = "Fix: correct the file, or remove it"
+UNDO = "undo what changed it: pip install --force-reinstall the package, or git checkout in a clone"
+RESTORE = f"Fix: {UNDO}"
+"""Of what came with this package."""
+INDEX = "index.json"
+"""What the build writes beside the tuned files; a checkout has records instead."""
 Pairs = tuple[tuple[str, Any], ...]  # a JSON object as it stands in the file, duplicate keys included
 Folder = TypeVar("Folder", bound=PurePath)
 
@@ -294,8 +299,8 @@ class Chain:
 
     @cached_property
     def _registry(self) -> list[_Device]:
-        path = self.configs / "registry" / "devices.json"
-        document = read_json(path)[1] if exists(path) else (("devices", ()),)
+        path = devices_path(self.configs)
+        document = read_json(path)[1] if path else (("devices", ()),)
         try:
             devices = [dict(device) for device in dict(document)["devices"]]
             # A text is no array, though Python would take it for one of letters.
@@ -305,11 +310,24 @@ class Chain:
                 raise TypeError("a text")
         except (KeyError, TypeError, ValueError) as error:
             wish = "expected devices, each with a name and aliases, found otherwise"
-            raise ConfigError(path, f"{wish}. {CORRECT}") from error
+            raise ConfigError(path or self.configs, f"{wish}. {RESTORE}") from error
         try:
             return [_Device(*(tuple(map(device_part, names)) for names in device)) for device in named]
         except ValueError as error:
-            raise ConfigError(path, f"{error}. {CORRECT}") from error
+            raise ConfigError(path or self.configs, f"{error}. {RESTORE}") from error
+
+
+def devices_path(configs: Path) -> Path | None:
+    """The registry of devices. None: a folder of tuned files that has none, and knows no other names.
+
+    ConfigError: it is gone from an installed package.
+    """
+    path = configs / "registry" / "devices.json"
+    if exists(path):
+        return path
+    if exists(configs / INDEX):
+        raise ConfigError(path, f"expected the devices that the package brings, found none. {RESTORE}")
+    return None
 
 
 def exists(path: Path) -> bool:

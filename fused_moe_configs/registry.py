@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from .lookup import ConfigError, device_part, exists, read_json, shown
+from .lookup import RESTORE, ConfigError, device_part, devices_path, read_json, shown
 from .spelling import did_you_mean
 
 T = TypeVar("T")
@@ -142,9 +142,8 @@ class KnownDevice(NamedTuple):
 
 
 def known_devices(configs: Path) -> tuple[KnownDevice, ...]:
-    """Of devices.json; none where there is no such file. ConfigError: it is broken."""
-    is_there = exists(configs / "registry" / "devices.json")
-    return read_registry("devices", KnownDevice.read, configs) if is_there else ()
+    """Of devices.json; none where there is no such file. ConfigError: as `devices_path`, or it is broken."""
+    return read_registry("devices", KnownDevice.read, configs) if devices_path(configs) else ()
 
 
 def arch_of(device_name: str, configs: Path) -> str | None:
@@ -159,12 +158,15 @@ def arch_of(device_name: str, configs: Path) -> str | None:
 def read_registry(kind: str, build: Callable[[Mapping[str, Any]], T], configs: Path) -> tuple[T, ...]:
     """What `build` makes of each entry of registry/KIND.json. ConfigError: it is missing or broken."""
     path = configs / "registry" / f"{kind}.json"
-    text, _ = read_json(path)
+    try:
+        text, _ = read_json(path)
+    except ConfigError as error:
+        raise ConfigError(path, f"{error.said.partition('. Fix: ')[0]}. {RESTORE}") from error
     try:
         return tuple(map(build, json.loads(text)[kind]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        wish = f"expected {kind} as schema/{kind}.schema.json has them, found otherwise. Fix: install the package anew"
-        raise ConfigError(path, wish) from error
+        wish = f"expected {kind} as schema/{kind}.schema.json has them, found otherwise"
+        raise ConfigError(path, f"{wish}. {RESTORE}") from error
 
 
 def with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:

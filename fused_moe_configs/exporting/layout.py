@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fused_moe_configs.gains import BesideShipped
-from fused_moe_configs.index import INDEX
 from fused_moe_configs.lookup import (
+    INDEX,
     REFERENCE_TRITON,
     VERSION_FOLDER,
     Chain,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import fused_moe_configs
 from fused_moe_configs import api
+from fused_moe_configs.index import IndexedFile, build, to_bytes
 
 ENTRY = {
     "BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 128, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3,
@@ -30,6 +32,17 @@ class Store:
 
     def add(self, name: str, mark: int = 1, tier: str = "", **keys: Any) -> Path:
         return self.write(name, {"1": ENTRY | {"num_warps": mark} | keys}, tier)
+
+    def index(self, *entries: IndexedFile) -> Path:
+        """As a build writes it: these of their files, which are made where they are missing, and all others."""
+        files = dict[str, IndexedFile]()
+        for entry in entries:
+            path = self.root / entry.file
+            if not path.exists():
+                self.add(path.name, tier=path.parent.relative_to(self.root).as_posix())
+            files[entry.file] = entry._replace(sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        others = [each for each in build(self.root) if each.file not in files]
+        return self.write("index.json", to_bytes([*files.values(), *others]))
 
     def write(self, name: str, document: object, tier: str = "") -> Path:
         path = self.root / tier / name

@@ -230,17 +230,32 @@ def test_a_folder_whose_index_is_gone_is_refused_and_not_taken_for_one_without_e
     store.measured(store.config(record=False))
     written = to_bytes(indexed(store.root))
     shutil.rmtree(store.root / "records")
-    with pytest.raises(ConfigError, match=r"expected the index that the build wrote, .* found neither. Fix: install"):
+    with pytest.raises(ConfigError, match=r"expected the index that the build wrote, .* found neither\. Fix: undo"):
         indexed(store.root)
     (store.root / "index.json").write_bytes(written)
     assert [entry.evidence for entry in indexed(store.root)] == ["claimed"]
 
 
-def test_an_index_that_leaves_files_out_is_refused(store):
+def test_an_index_of_other_files_than_are_there_is_refused(store):
     path = store.config(record=False)
+    entries, name = build(store.root), re.escape(path.name)
     (store.root / "index.json").write_bytes(to_bytes([]))
-    with pytest.raises(ConfigError, match=f"found 1 that it leaves out, such as {re.escape(path.name)}. Fix: install"):
+    with pytest.raises(ConfigError, match=f"found 1 that it leaves out, such as {name}. Fix: move your own"):
         indexed(store.root)
+    (store.root / "index.json").write_bytes(to_bytes([*entries, entries[0]._replace(file="E=9.json")]))
+    with pytest.raises(ConfigError, match=r"found 1 that are not there, such as 'E=9\.json'\. Fix: undo"):
+        indexed(store.root)
+
+
+def test_a_file_of_other_bytes_than_the_index_speaks_of_has_no_figures(store):
+    """As beside a record, in a checkout."""
+    path = store.config(record=False)
+    store.measured(path)
+    (store.root / "index.json").write_bytes(to_bytes(indexed(store.root)))
+    path.write_text(path.read_text("utf-8") + "\n", "utf-8")
+    (entry,) = indexed(store.root)
+    assert (entry.evidence, entry.ratios, entry.shapes, entry.date) == (None, {}, (), None)
+    assert entry.models == build(store.root)[0].models
 
 
 GOOD = json.loads(to_bytes([OF_TWO._replace(shapes=())]))
@@ -252,16 +267,19 @@ GOOD = json.loads(to_bytes([OF_TWO._replace(shapes=())]))
      *({**GOOD, "files": [{**GOOD["files"][0], key: value}]} for key, value in [
          ("file", 1), ("models", "abc"), ("models", [1]), ("sha256", None), ("shapes", 1), ("shapes", [1]),
          *(("ratios", {"vllm": {"geomean": 1, "worst": 1} | of}) for of in (
-             {"geomean": "x"}, {"worst": 0}, {"geomean": True}, {"best": 1})),
+             {"geomean": "x"}, {"worst": 0}, {"geomean": True}, {"best": 1}, {"worst": 10**400})),
          ("ratios", None), ("ratios", {"vllm": 1}), ("ratios", {"vllm": {"geomean": 1}}),
          ("shapes", [{"shape": {"K": 1, "top_k": 1, "models": []}, "ratios": {"vllm": {"geomean": "x", "worst": 1}}}]),
          ("shapes", [{"shape": {"K": 1, "models": []}, "ratios": {}}]),
-         ("date", 2026), ("evidence", []), ("models", {"a": 1})])],
+         ("date", 2026), ("evidence", []), ("evidence", "nope"), ("models", {"a": 1})]),
+     {**GOOD, "files": GOOD["files"] * 2}],
 )  # fmt: skip
 def test_an_index_that_is_none_is_named_with_a_way_out(tmp_path, document):
     path = tmp_path / "index.json"
     path.write_text(json.dumps(document))
-    with pytest.raises(ConfigError, match=r"expected the index that the build wrote.*Fix: install again") as raised:
+    with pytest.raises(
+        ConfigError, match=r"expected the index that the build wrote.*Fix: undo what changed it: "
+    ) as raised:
         read(path)
     assert not re.search(r"object is not|dictionary|argument|\btype '", str(raised.value)), "Python's words"
 

@@ -514,6 +514,17 @@ def test_any_folder_has_a_chain_and_the_users_folder_is_only_in_that_which_is_gi
     assert user.root not in {path.parent for path, _ in lookup.tried}
 
 
+def test_an_installed_package_without_its_devices_is_damaged(store):
+    """They give a GPU its other names: without them half of an export would be missing, without a word."""
+    store.add(NAME, 1)
+    (store.root / "registry" / "devices.json").unlink()
+    assert get_config(1, 8, 1, **MACHINE), "a folder of tuned files needs none"
+    cache_clear()
+    store.index()
+    with pytest.raises(ConfigError, match=r"devices\.json: expected the devices that the package brings, found none\."):
+        get_config(1, 8, 1, device_name="NVIDIA H100 OEM", triton_version="3.8.0")
+
+
 def test_version_folders_are_listed_newest_first_and_others_not_at_all(tmp_path):
     for name in ("triton_3_9_0", "triton_3_10_0", "triton_3_8_1", "triton_3_08_0", "triton_3_8", "legacy_configs"):
         (tmp_path / name).mkdir()

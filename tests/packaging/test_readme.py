@@ -19,6 +19,7 @@ import tomllib
 from fused_moe_configs.cli import main
 from fused_moe_configs.exporting.layout import DEAD_PARTS
 from fused_moe_configs.exporting.overlay import PACKAGED
+from fused_moe_configs.index import build, to_bytes
 from fused_moe_configs.lookup import REFERENCE_TRITON
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.release.data import write_data
@@ -126,7 +127,8 @@ def test_without_python_the_commands_lead_to_the_files(tmp_path: Path) -> None:
     with zipfile.ZipFile(dist / f"fused_moe_configs-{version}-py3-none-any.whl", "w") as wheel:
         for path in (*CONFIGS.glob("E=*.json"), CONFIGS / "registry" / "devices.json"):
             wheel.write(path, f"fused_moe_configs/configs/{path.relative_to(CONFIGS)}")
-        wheel.writestr("fused_moe_configs/configs/index.json", "{}")
+        index = to_bytes([entry for entry in build(CONFIGS) if "/" not in entry.file])
+        wheel.writestr("fused_moe_configs/configs/index.json", index)
     write_data(dist, released)
     bin_.mkdir()
     (bin_ / "curl").write_text(f'#!/bin/sh\ncp "{released}/$(basename "$2")" .\necho "$2" >> "{tmp_path}/asked"\n')

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fused_moe_configs.cli import main
-from fused_moe_configs.index import IndexedFile, IndexedShape, Ratios, to_bytes
+from fused_moe_configs.index import IndexedFile, IndexedShape, Ratios
 from tests.loader.conftest import H100
 from tools.store import schemas
 
@@ -30,7 +30,7 @@ FILES = [
 @pytest.fixture
 def listed(store, capsys):
     """What the command prints, in a folder whose index has these files: (exit code, lines, lines on stderr)."""
-    store.write("index.json", to_bytes(FILES))
+    store.index(*FILES)
 
     def run(*arguments: str):
         code = main(["list", *arguments])
@@ -63,7 +63,7 @@ def test_a_model_is_found_by_a_part_of_its_id_however_it_is_written(listed, mode
 
 def test_a_model_with_the_experts_of_another_reads_the_files_that_name_that_one(store, listed):
     """models.json has DeepSeek-R1 among the ids of DeepSeek-V3."""
-    store.write("index.json", to_bytes([FILES[0]._replace(models=("deepseek-ai/DeepSeek-V3 tp=8",)), *FILES[1:]]))
+    store.index(FILES[0]._replace(models=("deepseek-ai/DeepSeek-V3 tp=8",)), *FILES[1:])
     code, lines, errors = listed("--model", "DeepSeek-R1-0528")
     assert (code, len(lines), errors) == (0, 2, [])
     assert "deepseek-ai/DeepSeek-V3 tp=8" in lines[1]
@@ -75,7 +75,7 @@ def test_the_gain_is_that_at_the_shape_of_the_model_that_was_asked_for(store, li
         for K, top_k, model, ratio in ((4096, 2, MIXTRAL, 0.8), (2048, 8, QWEN, 0.95))
     )
     file = FILES[0]._replace(models=(MIXTRAL, QWEN), ratios={"vllm": Ratios(0.97, 1.0)}, shapes=shapes)
-    store.write("index.json", to_bytes([file]))
+    store.index(file)
     for arguments, gain in (("--model", "mixtral"), "-20.0"), (("--model", "qwen"), "-5.0"), ((), "-3.0"):
         assert gain in listed(*arguments)[1][1].split()
 

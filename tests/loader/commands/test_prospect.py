@@ -11,7 +11,7 @@ import pytest
 import fused_moe_configs
 from fused_moe_configs.cli import main
 from fused_moe_configs.gains import BesideShipped
-from fused_moe_configs.index import IndexedFile, IndexedShape, Ratios, to_bytes
+from fused_moe_configs.index import IndexedFile, IndexedShape, Ratios
 from tests.loader.conftest import H100, Store
 
 QWEN = "Qwen/Qwen3-30B-A3B"
@@ -48,12 +48,8 @@ def answer(lines, what):
 
 def test_a_file_that_is_here_is_named_with_its_age_and_the_line_that_exports_it(store, doctor):
     path = store.add(FILE)
-    index = {
-        "file": FILE, "models": [f"{QWEN} tp=1"], "triton": "3.8.0", "date": "2026-11-25",
-        "ratios": {"vllm": {"geomean": 0.981, "worst": 1.0}}, "evidence": "verified", "sha256": "0" * 64, "shapes": [],
-        "beside_shipped": {},
-    }  # fmt: skip
-    store.write("index.json", {"schema_version": 1, "files": [index]})
+    ratios = {"vllm": Ratios(0.981, 1.0)}
+    store.index(IndexedFile(FILE, (f"{QWEN} tp=1",), "3.8.0", "2026-11-25", ratios, "verified", "0" * 64))
     code, lines = doctor("--model", QWEN, "--tp", "1", "--engine", "vllm")
     assert code == 0
     assert lines == [
@@ -86,7 +82,7 @@ def test_the_gain_is_that_at_the_models_own_shape_or_says_at_which(store, doctor
     at = tuple(IndexedShape(K, top_k, ep, 0, (), ratios[ratio]) for K, top_k, ep, ratio in shapes)
     whole = {"vllm": Ratios(0.97, 1.0), "sglang": Ratios(0.5, 1.0)}
     file = IndexedFile(FILE, (f"{QWEN} tp=1",), "3.8.0", "2026-11-25", whole, "claimed", "0" * 64, at)
-    store.write("index.json", to_bytes([file]))
+    store.index(file)
     _, lines = doctor("--model", QWEN, "--tp", "1", "--engine", "vllm")
     assert answer(lines, "how old") == [f"of 2026-11-25, for Triton 3.8.0; claimed; over no file: {gain}"]
 
@@ -97,7 +93,7 @@ def test_an_engines_own_file_that_is_faster_is_said(store, doctor, ratio, told):
     store.add(FILE)
     beside = {"sglang": BesideShipped("b" * 64, ratio, 1.6)}
     file = IndexedFile(FILE, (f"{QWEN} tp=1",), "3.8.0", "2026-11-25", {}, "claimed", "0" * 64, (), beside)
-    store.write("index.json", to_bytes([file]))
+    store.index(file)
     notes = {engine: doctor("--model", QWEN, "--tp", "1", "--engine", engine)[1] for engine in ("vllm", "sglang")}
     assert [line for line in answer(notes["sglang"], "note") if "own file" in line] == told
     assert not any("own file" in line for line in answer(notes["vllm"], "note"))
@@ -107,7 +103,7 @@ def known_as_slower(store):
     store.add(FILE)
     beside = {"sglang": BesideShipped("b" * 64, 1.21, 1.6)}
     file = IndexedFile(FILE, (f"{QWEN} tp=1",), "3.8.0", "2026-11-25", {}, "claimed", "0" * 64, (), beside)
-    store.write("index.json", to_bytes([file]))
+    store.index(file)
 
 
 def test_where_the_engines_own_file_is_faster_there_is_nothing_to_do_but_to_leave_a_slower_one(

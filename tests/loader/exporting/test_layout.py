@@ -8,7 +8,6 @@ import pytest
 
 from fused_moe_configs import export
 from fused_moe_configs.exporting import write_export
-from fused_moe_configs.index import build, to_bytes
 from tests.loader.conftest import ENTRY
 
 from .conftest import SGLANG, D, name, notes, tree
@@ -285,6 +284,6 @@ def test_a_siblings_down_file_goes_with_its_up_file(store, destination, siblings
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_the_builds_index_is_no_tuned_file_and_no_matter_of_notes(store, destination, engine):
     store.add(D, 1)
-    store.write("index.json", to_bytes(build(store.root)))
+    store.index()
     assert "index.json" not in notes(store, destination, engine)
     assert [*tree(destination).values()] == [1]

@@ -16,7 +16,7 @@ from fused_moe_configs import export
 from fused_moe_configs.exporting import write_export
 from fused_moe_configs.exporting.overlay import PACKAGED
 from fused_moe_configs.gains import BesideShipped
-from fused_moe_configs.index import IndexedFile, build, to_bytes
+from fused_moe_configs.index import IndexedFile
 
 from .conftest import SGLANG, D, name, notes, tree
 
@@ -118,7 +118,7 @@ def faster(store, overlay):
         ours = store.add(D, 1)
         shipped = BesideShipped(hashlib.sha256(text.encode()).hexdigest(), ratio, ratio)
         entry = IndexedFile(D, (), "3.8.0", "2026-11-26", {}, "claimed", "0" * 64, (), {"sglang": shipped})
-        store.write("index.json", to_bytes([entry, *(each for each in build(store.root) if each.file != D)]))
+        store.index(entry)
         return ours
 
     return beside

@@ -11,7 +11,7 @@ import pytest
 
 from fused_moe_configs import ConfigError
 from fused_moe_configs.exporting import summary, write_export
-from fused_moe_configs.index import build, to_bytes
+from fused_moe_configs.index import build
 
 from .conftest import D, name
 
@@ -24,7 +24,7 @@ def said(store, destination, engine="vllm", **options):
 
 def index(store, **models):
     """As a build writes it."""
-    store.write("index.json", to_bytes([e._replace(models=tuple(models.get(e.file, ()))) for e in build(store.root)]))
+    store.index(*(entry._replace(models=tuple(models.get(entry.file, ()))) for entry in build(store.root)))
 
 
 def test_without_an_index_a_workload_is_its_sizes_and_type(store, destination):
