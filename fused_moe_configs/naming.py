@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from .lookup import get_config_file_name, packed_size, unpacked_size, up_of
+from .registry import SCALED_DTYPES
 
 ENGINE_NAMES = MappingProxyType({"vllm": "vLLM", "sglang": "SGLang"})
 """Of every engine that reads such files, as people write it."""
@@ -55,6 +56,16 @@ def shape_text(K: int, top_k: int, ep: int, fused_shared_experts: int) -> str:
     ranks = f", ep={ep}" if ep > 1 else ""
     fused = f", {fused_shared_experts} of them shared" if fused_shared_experts else ""
     return f"K={K}, top_k={top_k}{fused}{ranks}"
+
+
+def for_channels(name: str) -> str:
+    """The name that SGLang asks for where weights have scales for each channel; of others, the same.
+
+    Where it has no file of its own the chain answers with the one for a scale for each tensor, as `lookup.places` says.
+    """
+    asked = parse(name)
+    has_channels = asked is not None and asked.dtype in SCALED_DTYPES and asked.block_shape is None
+    return asked._replace(per_channel_quant=True).file_name if asked and has_channels else name
 
 
 def spelled(name: str, engine: str) -> str:

@@ -24,7 +24,7 @@ from fused_moe_configs.lookup import (
     version_folders,
     version_in,
 )
-from fused_moe_configs.naming import spelled
+from fused_moe_configs.naming import for_channels, spelled
 from fused_moe_configs.serving import driver_name
 
 from .notes import Notes
@@ -56,6 +56,8 @@ def chains_answers(
     only = None if device is None else driver_name(engine, device)
     for folder, tiers in _folders(chain, engine, triton_version, notes).items():
         names = {path.name for tier in tiers for path in tier.glob("[!.]*.json")} - {INDEX}
+        if engine == "sglang":
+            names |= {for_channels(name) for name in names}
         for name in sorted(names):
             spelled = _spelled(engine, name, notes)
             for reader in _readers(chain, device_in(name), device, siblings) if spelled else ():
@@ -75,6 +77,11 @@ def chains_answers(
                     notes.say(f"{name}: left out: no up file wins beside it")
     own = {_file_name(path) for path, served in files.items() if not served.is_siblings}
     return {path: served for path, served in files.items() if not served.is_siblings or _file_name(path) not in own}
+
+
+def is_plain(path: str, served: Served) -> bool:
+    """Whether a file for a scale for each tensor stands in for one with scales for each channel."""
+    return for_channels(served.source.name) != served.source.name and "per_channel_quant=True" in path
 
 
 def tuned_for_another(chain: Chain, triton_version: str, served: Mapping[str, Served]) -> list[str]:
@@ -100,8 +107,9 @@ def laid_over(
 ) -> dict[str, Served]:
     """Those that go over the engine's own files.
 
-    Left out are a sibling's where the engine has one of the device itself, and, with a note, those of a name whose very
-    file of the engine's was measured to be faster. beside: by our file, how it compares with the one that it ships.
+    Left out are a sibling's where the engine has one of the device itself, one that stands in for scales per channel
+    where it has one of that name, and, with a note, those of a name whose very file of the engine's was measured to be
+    faster. beside: by our file, how it compares with the one that it ships.
     """
     theirs, names, faster = _read_there(own), {_file_name(path) for path in own}, dict[str, BesideShipped]()
     for path, served in files.items():
@@ -113,7 +121,8 @@ def laid_over(
     return {
         path: served
         for path, served in files.items()
-        if not (served.is_siblings and _file_name(path) in names) and up_of(_file_name(path)) not in faster
+        if not ((served.is_siblings or is_plain(path, served)) and _file_name(path) in names)
+        and up_of(_file_name(path)) not in faster
     }
 
 

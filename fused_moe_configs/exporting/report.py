@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from fused_moe_configs.lookup import device_in, printable
 from fused_moe_configs.machine import VARIABLES
 from fused_moe_configs.naming import ENGINE_NAMES
 
-from .layout import Served
+from .layout import Served, is_plain
 
 MOST_MODELS = 4  # of a line
 
@@ -45,7 +45,7 @@ def summary(export: Export) -> list[str]:
     number, name = len(export.written), ENGINE_NAMES[export.engine]
     beneath = f", {export.engines_own} of them {name}'s own" if export.engines_own else ""
     lines = [f"{number} file{'s' * (number != 1)} written to {printable(export.destination)}{beneath}"]
-    lines += _for_whom(export.served.values(), export.models)
+    lines += _for_whom(export.served, export.models)
     if not export.written:
         return lines
     if export.engine == "sglang" and not export.engines_own:
@@ -65,12 +65,13 @@ def _in_shell(path: str) -> str:
     return f"\"$(printf '{octal}')\""
 
 
-def _for_whom(served: Iterable[Served], models: Mapping[Path, tuple[str, ...]]) -> Iterator[str]:
+def _for_whom(served: Mapping[str, Served], models: Mapping[Path, tuple[str, ...]]) -> Iterator[str]:
     of_device = dict[str, set[str]]()
-    for each in served:
+    for path, each in served.items():
         sibling = f", of {device_in(each.source.name)}, a sibling" if each.is_siblings else ""
         readers = _listed(models.get(each.source, ()))
-        line = f"    {_workload(each.source.name)}{sibling}{readers and f': tuned for {readers}'}"
+        channels = ", for scales per channel too" if is_plain(path, each) else ""
+        line = f"    {_workload(each.source.name)}{sibling}{channels}{readers and f': tuned for {readers}'}"
         of_device.setdefault(each.device, set()).add(line)
     devices_of = dict[tuple[str, ...], list[str]]()
     for device, lines in sorted(of_device.items()):

@@ -10,6 +10,7 @@ from typing import Any
 
 import fused_moe_configs
 from fused_moe_configs.lookup import up_of
+from fused_moe_configs.naming import for_channels
 from tools.registry.devices import DeviceRegistry
 from tools.store.tiers import version_of_folder
 from tools.store.workload import Layout, Workload, parse_file_name
@@ -43,14 +44,15 @@ class Question:
 def questions_of_store(
     workloads: Iterable[Workload], layout: Layout, devices: DeviceRegistry, triton_version: str
 ) -> tuple[Question, ...]:
-    """Every workload that the engine ever asks for, under each name of its device.
+    """Every workload that the engine ever asks for, under each name of its device, with scales per channel too.
 
     The down projection's own files are asked for together with the up file's.
     """
     up = {replace(workload, down=False) for workload in workloads}
+    channels = (parse_file_name(for_channels(workload.file_name())).workload for workload in up)
     named = {
         replace(workload, device_name=name)
-        for workload in up
+        for workload in up.union(filter(None, channels))
         if _is_asked_for(workload, layout)
         for name in _names(workload.device_name, devices)
     }

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fused_moe_configs import export
-from fused_moe_configs.exporting import write_export
+from fused_moe_configs.exporting import summary, write_export
 from tests.loader.conftest import ENTRY
 
 from .conftest import SGLANG, D, name, notes, tree
@@ -129,6 +129,41 @@ def test_what_an_engine_never_asks_for_is_left_out_and_said(store, destination, 
     assert list(tree(destination).values()) == [1]
     assert "left out" in said
     assert dead.split("device_name")[1].split(".json")[0] in said
+
+
+CHANNELS = "per_channel_quant=True"
+
+
+@pytest.mark.parametrize("dtype", ["fp8_w8a8", "int8_w8a8"])
+def test_where_sglang_asks_for_scales_per_channel_the_plain_file_stands_in(store, destination, dtype):
+    """As the loader answers: `Chain.look_up` by that name finds it."""
+    plain, channels = name(f"dtype={dtype}"), name(f"dtype={dtype}", CHANNELS)
+    store.add(plain, 1)
+    done = write_export(store.root, destination, "sglang")
+    assert tree(destination) == {f"{SGLANG}/{plain}": 1, f"{SGLANG}/{channels}": 1}
+    assert any(line.endswith(", for scales per channel too") for line in summary(done))
+    store.add(channels, 2)
+    write_export(store.root, destination, "sglang")
+    assert tree(destination) == {f"{SGLANG}/{plain}": 1, f"{SGLANG}/{channels}": 2}
+
+
+@pytest.mark.parametrize("parts", [(), ("dtype=int8_w8a16",), ("dtype=fp8_w8a8", "block_shape=[128, 128]")])
+def test_other_weights_have_no_such_name(store, destination, parts):
+    store.add(name(*parts).replace(" ", ""), 1)
+    write_export(store.root, destination, "sglang")
+    assert tree(destination) == {f"{SGLANG}/{name(*parts)}": 1}
+
+
+def test_nor_does_it_take_the_place_of_the_engines_own_for_channels(store, destination, tmp_path):
+    own = tmp_path / "own" / "triton_3_6_0" / name("dtype=fp8_w8a8", CHANNELS)
+    own.parent.mkdir(parents=True)
+    own.write_text(json.dumps({"1": ENTRY | {"num_warps": 7}}))
+    store.add(name("dtype=fp8_w8a8"), 1)
+    write_export(store.root, destination, "sglang", overlay=tmp_path / "own")
+    assert tree(destination) == {
+        f"{SGLANG}/{name('dtype=fp8_w8a8')}": 1,
+        f"configs/triton_3_6_0/{name('dtype=fp8_w8a8', CHANNELS)}": 7,
+    }
 
 
 def test_sglang_keeps_down_and_per_channel_and_tma_and_vllm_loses_tma(store, destination):
