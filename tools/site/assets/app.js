@@ -94,14 +94,29 @@ if (form) {
     if (!documents.has(slug)) documents.set(slug, fetch(`data/models/${slug}.json`).then((reply) => {
       if (!reply.ok) throw new Error(`${reply.status}`);
       return reply.json();
+    }).then((found) => {
+      if (!Array.isArray(found.rows) || !Array.isArray(found.fields) || !Array.isArray(found.texts)) throw new Error("no answers");
+      return found;
     }));
     return documents.get(slug);
   };
   const sizesOf = (row) => `TP${row.tp}${row.ep > 1 ? ` EP${row.ep}` : ""}`;
   const rowsOfRelease = () => loaded.rows.filter((row) => `${row.engine} ${row.version}` === release.value);
+  // What a link asks for and this page doesn't have; until something is chosen by hand.
+  const strange = document.getElementById("strange");
+  const sayStrange = (names) => {
+    strange.hidden = !names.length;
+    strange.textContent = names.length ? `The link asks for ${names.join(", ")}, which isn’t here. This is the answer for what is chosen instead.` : "";
+  };
+  const write = () => {
+    const sizes = parallel.value || asked.get("parallel") || "";
+    const query = new URLSearchParams({ model: model.value, release: release.value, parallel: sizes, gpu: gpu.value });
+    history.replaceState(null, "", `?${query}`);
+  };
   const fillSizes = () => {
     const before = asked.get("parallel") || parallel.value;
     const rows = rowsOfRelease();
+    if (asked.get("parallel") && !rows.some((row) => sizesOf(row) === before)) unknown.push(`parallel ${before}`);
     parallel.replaceChildren(...rows.map((row) => new Option(`${sizesOf(row)}${row.placed ? " · usual" : ""}`, sizesOf(row))));
     const usual = rows.find((row) => row.placed) || rows.find((row) => !row.refusal) || rows[0];
     parallel.value = rows.some((row) => sizesOf(row) === before) ? before : usual ? sizesOf(usual) : "";
@@ -135,12 +150,12 @@ if (form) {
       badge: values.state.replace("-", " ") || "refused",
       words: `${words[values.state] || "The engine doesn’t split the model so."}${values.page && values.gain ? ` ${values.gain} time over no file.` : ""}${values.behind ? ` ${values.behind}` : ""}`,
     });
-    const query = new URLSearchParams({ model: model.value, release: release.value, parallel: parallel.value, gpu: gpu.value });
-    history.replaceState(null, "", `?${query}`);
+    write();
   };
   const choose = async () => {
     const slug = model.selectedOptions[0].dataset.slug;
     loaded = null;
+    answer.setAttribute("aria-busy", "true");
     try {
       const found = await load(slug);
       if (slug !== model.selectedOptions[0].dataset.slug) return;
@@ -149,17 +164,26 @@ if (form) {
       documents.delete(slug);
       if (slug !== model.selectedOptions[0].dataset.slug) return;
       answer.hidden = false;
+      answer.removeAttribute("aria-busy");
+      parallel.replaceChildren();
+      write();
       put({ title: `The answers for ${model.value} couldn’t be loaded`, badge: "not loaded", verdict: "Not known", words: "Load this page again, or see the model’s own page below." });
       return;
     }
+    answer.removeAttribute("aria-busy");
     fillSizes();
     asked = new URLSearchParams();
+    sayStrange(unknown);
     show();
   };
+  const unknown = [];
   for (const [input, name] of [[model, "model"], [release, "release"], [gpu, "gpu"]]) {
     const value = asked.get(name);
-    if ([...input.options].some((option) => option.value === value)) input.value = value;
+    const option = [...input.options].find((each) => each.value.toLowerCase() === value?.toLowerCase());
+    if (option) input.value = option.value;
+    else if (value) unknown.push(`${name} ${value}`);
   }
+  form.addEventListener("input", () => { unknown.length = 0; sayStrange(unknown); });
   model.addEventListener("input", choose);
   release.addEventListener("input", () => { if (loaded) { fillSizes(); show(); } });
   for (const input of [parallel, gpu]) input.addEventListener("input", () => loaded && show());

@@ -185,16 +185,21 @@ def test_answers_on_their_way_are_never_another_models(open_page: Open) -> None:
     page.select_option("#release", "sglang 0.5.23")
     page.select_option("#gpu", "NVIDIA_H20")
     assert page.inner_text("#answer h2") == "deepseek-ai/DeepSeek-V3 TP8, vLLM 0.33.0 on H200"
+    assert page.get_attribute("#answer", "aria-busy") == "true"
     held[0].continue_()
     expect(page.locator("#answer h2")).to_have_text("zai-org/GLM-4.5-Air TP8, SGLang 0.5.23 on H20")
     assert page.inner_text("[data-slot=shape]").startswith("E=129, ")
 
 
-def test_answers_that_do_not_load_are_said_and_leave_nothing_of_another_model(browser: Browser, server: str) -> None:
+@pytest.mark.parametrize("reply", ["nothing", "{}", "[]"])
+def test_answers_that_do_not_load_are_said_and_leave_nothing_of_another_model(
+    browser: Browser, server: str, reply: str
+) -> None:
     page = browser.new_page()
     page.goto(f"{server}/{BELOW}/server.html?model=deepseek-ai/DeepSeek-V3&parallel=TP16&gpu=NVIDIA_H200")
     page.wait_for_selector("#answer")
-    page.route("**/data/models/zai-org*", lambda route: route.abort())
+    answers = "**/data/models/zai-org*"
+    page.route(answers, lambda route: route.abort() if reply == "nothing" else route.fulfill(body=reply))
     page.select_option("#model", label="zai-org/GLM-4.5-Air")
     said = "The answers for zai-org/GLM-4.5-Air couldn’t be loaded"
     expect(page.locator("#answer h2")).to_have_text(said)
@@ -203,11 +208,20 @@ def test_answers_that_do_not_load_are_said_and_leave_nothing_of_another_model(br
     assert page.inner_text("[data-slot=shape]") == "—"
     assert page.locator("[data-slot=page]").is_hidden()
     assert page.locator("[data-slot=walk]").is_hidden()
-    page.unroute("**/data/models/zai-org*")
-    page.reload()
-    page.select_option("#model", label="zai-org/GLM-4.5-Air")
+    assert page.locator("#parallel option").count() == 0
+    page.unroute(answers)
+    page.reload()  # as the page advises
     expect(page.locator("#answer h2")).to_contain_text("zai-org/GLM-4.5-Air TP")
     page.close()
+
+
+def test_a_link_to_what_is_not_here_says_so(open_page: Open) -> None:
+    page = open_page("server.html?model=nobody/Nothing&parallel=TP3&gpu=nvidia_h200")
+    note = page.locator("#strange")
+    expect(note).to_contain_text("The link asks for model nobody/Nothing, parallel TP3, which isn’t here")
+    assert page.input_value("#gpu") == "NVIDIA_H200", "letter case is no matter"
+    page.select_option("#model", label="zai-org/GLM-4.5-Air")
+    expect(note).to_be_hidden()
 
 
 # ---------------------------------------------------------------
