@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from .lookup import REFERENCE_TRITON, release
 from .naming import ENGINES
 
 UNIFORM = "uniform"
@@ -69,8 +70,16 @@ class BesideShipped(NamedTuple):
 
 
 def beside_shipped(record: Mapping[str, _Json]) -> dict[str, BesideShipped]:
-    """By engine, what its newest judgement of these figures says; without engines that ship none."""
-    lines = [line for line in record.get("engine_checked", ()) if line["date"] >= record["date"] and "shipped" in line]
+    """By engine, what its newest judgement of these figures says, under the Triton that they are of.
+
+    Without engines that ship none.
+    """
+    own = record.get("environment", {}).get("triton", REFERENCE_TRITON)
+    lines = [
+        line
+        for line in record.get("engine_checked", ())
+        if line["date"] >= record["date"] and "shipped" in line and release(line["triton"]) == release(own)
+    ]
     newest = {line["engine"]: line["shipped"] for line in sorted(lines, key=lambda line: line["date"])}
     return {
         engine: BesideShipped(

@@ -122,10 +122,11 @@ def test_a_file_for_down_alone_gains_on_sglang_which_alone_reads_it():
 # Beside what an engine ships
 
 
-def judged(engine: str, date: str, geomean: float | None) -> dict[str, Any]:
+def judged(engine: str, date: str, geomean: float | None, triton: str = "3.8.0") -> dict[str, Any]:
     """geomean None: the engine ships no file."""
     shipped = {"sha256": "a" * 64, "worst_ratio": 1.5, "geomean_ratio": geomean, "best_ratio": 0.9}
-    return {"engine": engine, "date": date, "geomean_ratio": 0.8, **({} if geomean is None else {"shipped": shipped})}
+    line = {"engine": engine, "date": date, "triton": triton, "geomean_ratio": 0.8}
+    return line if geomean is None else {**line, "shipped": shipped}
 
 
 def beside(*lines: dict[str, Any]) -> dict[str, float]:
@@ -143,6 +144,13 @@ def test_beside_the_shipped_file_each_engine_has_its_newest_word():
     ]
     assert beside(*lines) == {"vllm": 0.9, "sglang": 1.21}
     assert beside(judged("sglang", "2026-11-26", 1.1), judged("sglang", "2026-11-26", 1.2)) == {"sglang": 1.2}
+
+
+def test_what_another_triton_says_is_of_other_kernels():
+    lines = [judged("sglang", "2026-11-26", 1.05), judged("sglang", "2026-11-27", 0.95, "3.6.0")]
+    assert beside(*lines) == {"sglang": 1.05}
+    of_3_6 = {"date": "2026-11-26", "environment": {"triton": "3.6.0+git"}, "engine_checked": lines}
+    assert {engine: each.geomean for engine, each in beside_shipped(of_3_6).items()} == {"sglang": 0.95}
 
 
 def test_what_was_said_of_earlier_figures_or_where_none_is_shipped_is_nothing():
