@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .lookup import device_part, version_folders
+from .index import tuned_files
+from .lookup import device_part
 from .naming import ParsedFileName, parse
 from .registry import known_devices
 from .spelling import like, question
@@ -14,8 +15,7 @@ PLAIN = "bf16 and fp16"
 
 def present_files(configs: Path) -> list[ParsedFileName]:
     """What the names of the tuned files say, each workload once."""
-    folders = (configs, configs / "legacy_configs", *version_folders(configs).values())
-    names = sorted({path.name for folder in folders for path in folder.glob("E=*.json")})
+    names = sorted({path.name for path, _ in tuned_files(configs)})
     return [parsed for parsed in map(parse, names) if parsed and not parsed.down]
 
 
@@ -54,7 +54,10 @@ def near_misses(asked: ParsedFileName, configs: Path) -> list[str]:
     return lines
 
 
-def _listed(found: list[str], most: int = 6) -> str:
+MOST_LISTED = 6
+
+
+def _listed(found: list[str]) -> str:
     """As text; of many the first ones, and how many more."""
-    rest = len(found) - most
-    return ", ".join(found[:most]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(found) - MOST_LISTED
+    return ", ".join(found[:MOST_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from .lookup import version_in
 from .machine import VARIABLES
 
 if TYPE_CHECKING:
     from .lookup import Lookup
     from .serving import Serving
 
+
+MOE_CONFIGS = "./moe-configs"
+"""The folder that a line to be typed exports to."""
 
 UNTUNED_DTYPES = ("fp8_w8a16", "float32", "int4_w4a16")
 """With names of their own, though the kernel that is tuned here doesn't run them."""
@@ -56,14 +59,24 @@ def tune_command(flags: str, engine: str = "vllm") -> str:
 
 def export_command(engine: str, winner: Path | None, *, siblings: bool = False) -> str:
     """The line that has `engine` read what this package has. winner: the file that it is wanted for."""
-    command = f"fused-moe-configs export ./moe-configs --engine {engine}"
-    folder = winner.parent.name if winner else ""
-    if engine == "vllm" and (found := re.fullmatch(r"triton_(\d+)_(\d+)_(\d+)", folder)):
-        command += f" --triton-version {'.'.join(found.groups())}"
-    if engine == "sglang":  # whose variable replaces its own files
-        command += " --overlay auto"
-    command += " --siblings" * siblings
-    return f'{command} && export {VARIABLES[engine]}="$PWD/moe-configs"'
+    overlay = "auto" if engine == "sglang" else None  # its variable replaces its own files
+    command = export_to(MOE_CONFIGS, engine, winner, overlay=overlay, siblings=siblings)
+    return f"{command} && {set_variable(engine)}"
+
+
+def export_to(
+    destination: str, engine: str, winner: Path | None, *, overlay: str | None = None, siblings: bool = False
+) -> str:
+    """The line that writes what this package has. destination, overlay: as a shell takes them. winner: wanted in it."""
+    command = f"fused-moe-configs export {destination} --engine {engine}"
+    if engine == "vllm" and winner and (version := version_in(winner.parent.name)):
+        command += f" --triton-version {'.'.join(map(str, version))}"
+    return command + (f" --overlay {overlay}" if overlay else "") + " --siblings" * siblings
+
+
+def set_variable(engine: str) -> str:
+    """The line that has it read `MOE_CONFIGS`."""
+    return f'export {VARIABLES[engine]}="$PWD/{MOE_CONFIGS.removeprefix("./")}"'
 
 
 def next_step(flags: str, serving: Serving, lookup: Lookup, siblings_file: Path | None) -> NextStep:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 MOST_NAMED = 3
 
 
-def like(asked: str, known: Iterable[str], most: int = MOST_NAMED) -> list[str]:
-    """Names that may be meant, the likeliest first: those that hold what was asked; else similar ones, and those in it.
+def like(asked: str, known: Iterable[str]) -> list[str]:
+    """At most `MOST_NAMED` names that may be meant, the likeliest first.
 
-    Case, spaces and punctuation are no matter.
+    Those that hold what was asked; else similar ones, and those in it. Case, spaces and punctuation are no matter.
     """
     import difflib  # a match needs no near ones
 
@@ -21,12 +21,12 @@ def like(asked: str, known: Iterable[str], most: int = MOST_NAMED) -> list[str]:
     if holding := [name for name in names if wanted in folded(name)]:
         # H20 is NVIDIA_H20 before it is a part of NVIDIA_H200.
         holding.sort(key=lambda name: (folded(name) != wanted, wanted not in map(folded, re.split(r"[\W_]+", name))))
-        return holding[:most]
+        return holding[:MOST_NAMED]
     # A model's id is known by its part behind the slash too.
     by_fold = {folded(part): name for name in reversed(names) for part in (name, name.rpartition("/")[2])}
-    close = [by_fold[near] for near in difflib.get_close_matches(wanted, by_fold, 2 * most)]
+    close = [by_fold[near] for near in difflib.get_close_matches(wanted, by_fold, 2 * MOST_NAMED)]
     held = [name for name in names if folded(name) in wanted]
-    return list(dict.fromkeys([*close, *held]))[:most]
+    return list(dict.fromkeys([*close, *held]))[:MOST_NAMED]
 
 
 def folded(text: str) -> str:

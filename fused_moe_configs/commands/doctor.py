@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fused_moe_configs import __version__, machine
 from fused_moe_configs.api import where
+from fused_moe_configs.index import tuned_files
 from fused_moe_configs.lookup import REFERENCE_TRITON, USER_FOLDER, get_config_file_name, release
 from fused_moe_configs.naming import ENGINES
 
@@ -71,7 +72,7 @@ def run(
         raise ValueError("--dtype and scales: expected them beside --model, found them alone. Fix: name the model")
     if output == "json" and asked is None:
         raise ValueError("--format json: expected --model or --engine-log beside it, found neither. Fix: leave it out")
-    facts = {"fused_moe_configs": f"{__version__}, {_tuned_files()} tuned files in {where()}"}
+    facts = {"fused_moe_configs": f"{__version__}, {len(tuned_files(where()))} tuned files in {where()}"}
     why_none = None
     try:
         facts["GPU"] = device_name = machine.device_name() if device_name is None else device_name
@@ -107,10 +108,6 @@ def run(
 
 def _show(facts: dict[str, str]) -> None:
     show(*(f"{what}: {fact}" for what, fact in facts.items()))
-
-
-def _tuned_files() -> int:
-    return sum(1 for pattern in ("E=*.json", "*_*/E=*.json") for _ in where().glob(pattern))
 
 
 def _backends(device_name: str | None) -> dict[str, str]:

@@ -22,9 +22,16 @@ from fused_moe_configs.engine_log import EngineLog, LoggedFile, Server
 from fused_moe_configs.exporting.destination import MANIFEST_MAX_BYTES
 from fused_moe_configs.index import indexed
 from fused_moe_configs.lookup import Chain, ConfigError, exists, printable, read_json, up_of
-from fused_moe_configs.machine import VARIABLES
 from fused_moe_configs.naming import MANIFEST, ParsedFileName, parse
-from fused_moe_configs.next_step import UNTUNED_DTYPES, parallel_flags, quantisation_flags, tune_command
+from fused_moe_configs.next_step import (
+    MOE_CONFIGS,
+    UNTUNED_DTYPES,
+    export_to,
+    parallel_flags,
+    quantisation_flags,
+    set_variable,
+    tune_command,
+)
 from fused_moe_configs.registry import ServingError, find_model
 
 from .console import show
@@ -106,13 +113,12 @@ def _chunks(name: str, notes: list[str]) -> Iterator[bytes]:
             stream = _unpacked(file, place)
             while chunk := stream.read1(CHUNK_BYTES):
                 yield chunk
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # without a number it is bz2's or gzip's
+            wish = f"--engine-log: expected a server's log, found {place}, which can't be read: {error.strerror}"
+            raise ValueError(f"{wish}. Fix: name a file that you may read, or - for standard input") from error
         reason = printable(str(error).rstrip("."))
         notes.append(f"{place}: its packed data end or break in the middle ({reason}): what stands before counts")
-    except OSError as error:
-        found = error.strerror or error
-        wish = f"--engine-log: expected a server's log, found {place}, which can't be read: {found}"
-        raise ValueError(f"{wish}. Fix: name a file that you may read, or - for standard input") from error
 
 
 def _unpacked(file: Any, place: str) -> Any:
@@ -205,16 +211,12 @@ def _export(file: LoggedFile, winner: Path | None) -> tuple[str, ...]:
     places = [place for place in (*file.places, file.path or "") if place]
     # A log may be anybody's: what stands in a line to be typed is quoted, and printable.
     own = [place for place in places if place.isprintable() and not SIGNS_OF_PACKAGE.search(place)]
-    variable = VARIABLES[file.engine]
-    destination = str(_root(file, Path(own[0]))) if own else "moe-configs"
-    command = f"fused-moe-configs export {shlex.quote(destination)} --engine {file.engine}"
-    if file.engine == "vllm" and winner and (version := re.fullmatch(r"triton_(\d+)_(\d+)_(\d+)", winner.parent.name)):
-        command += f" --triton-version {'.'.join(version.groups())}"
     if own:
-        return (command,)
+        return (export_to(shlex.quote(str(_root(file, Path(own[0])))), file.engine, winner),)
+    overlay = None
     if file.engine == "sglang" and places[0].isprintable():
-        command += f" --overlay {shlex.quote(str(_root(file, Path(places[0])) / 'configs'))}"
-    return command, f'export {variable}="$PWD/{destination}"'
+        overlay = shlex.quote(str(_root(file, Path(places[0])) / "configs"))
+    return export_to(MOE_CONFIGS, file.engine, winner, overlay=overlay), set_variable(file.engine)
 
 
 def _tune(asked: ParsedFileName | None, engine: str, server: Server) -> tuple[tuple[str, ...], str | None]:

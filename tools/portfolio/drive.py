@@ -127,7 +127,7 @@ class Finished:
 
 
 class Driver:
-    """One run over names. method: of today. launch: a process for a job."""
+    """One run over names. launch: a process for a job."""
 
     def __init__(
         self,
@@ -136,10 +136,9 @@ class Driver:
         clock: TimeLimit,
         models: ModelRegistry,
         devices: DeviceRegistry,
-        method: Method | None = None,
     ) -> None:
         self.places = places
-        self.method = method or Method()
+        self.method = Method()
         self.clock = clock
         self.models, self.devices = models, devices
         self.finished: list[Finished] = []

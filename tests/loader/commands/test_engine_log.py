@@ -104,7 +104,7 @@ def test_a_file_of_the_engines_own_package_is_theirs_and_one_of_ours_is_offered(
     store.add(NAME)
     code, (file,) = verdicts(read(f"{PACKAGE}/{NAME}"))
     assert (code, file["here"]) == (0, NAME)
-    assert file["commands"][0] == "fused-moe-configs export moe-configs --engine vllm"
+    assert file["commands"][0] == "fused-moe-configs export ./moe-configs --engine vllm"
     assert file["note"] == f"this package has one for it too: {NAME}"
 
 
@@ -179,7 +179,7 @@ def test_a_file_for_one_triton_is_exported_for_it(store, doctor, tmp_path):
     store.add(NAME, tier="triton_3_6_0")
     _, lines, _ = doctor(missed(f"{PACKAGE}/{NAME}"), options=("--triton-version", "3.6.1"))
     (command,) = (line for line in lines if " export " in line and "--engine" in line)
-    assert command == "  $ fused-moe-configs export moe-configs --engine vllm --triton-version 3.6.0"
+    assert command == "  $ fused-moe-configs export ./moe-configs --engine vllm --triton-version 3.6.0"
 
 
 def test_sglangs_own_folder_says_for_which_triton_it_looked(store, verdicts):
@@ -397,7 +397,7 @@ def test_what_a_log_says_is_printed_on_one_line_and_typed_as_no_other_command(do
     code, out, _ = doctor(missed(f"/srv/\x1b]0;x\x07$(touch x)/{NAME}"), MODEL.replace("a/B", "a\x1b[2J/B"))
     assert code == 1
     assert all(line.isprintable() for line in out)
-    assert "  $ fused-moe-configs export moe-configs --engine vllm" in out
+    assert "  $ fused-moe-configs export ./moe-configs --engine vllm" in out
 
 
 # ---------------------------------------------------------------
@@ -414,6 +414,15 @@ def test_a_packed_log_is_unpacked_whatever_it_is_called(doctor, pack):
 def test_a_packed_log_that_breaks_off_counts_as_far_as_it_goes(doctor, pack):
     packed = pack(f"{missed(f'{PACKAGE}/{NAME}')}\n".encode() + os.urandom(2**21))
     code, out, _ = doctor(data=packed[: len(packed) // 2])
+    assert (code, out[1]) == (1, f"missed  vllm  {NAME}")
+    assert any("packed data end or break in the middle" in line for line in out)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
+def test_a_packed_log_with_a_wrong_byte_counts_as_far_as_it_goes(doctor, pack):
+    packed = bytearray(pack(f"{missed(f'{PACKAGE}/{NAME}')}\n".encode() + os.urandom(2**22)))
+    packed[len(packed) * 3 // 4] ^= 0xFF
+    code, out, _ = doctor(data=bytes(packed))
     assert (code, out[1]) == (1, f"missed  vllm  {NAME}")
     assert any("packed data end or break in the middle" in line for line in out)
 
