@@ -11,8 +11,16 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from fused_moe_configs.lookup import CORRECT, ConfigError, printable, read_json, version_folders, version_in
-from fused_moe_configs.naming import ENGINE_NAMES
+from fused_moe_configs.lookup import (
+    CORRECT,
+    ConfigError,
+    printable,
+    read_config,
+    read_json,
+    version_folders,
+    version_in,
+)
+from fused_moe_configs.naming import ENGINE_NAMES, parse
 
 from .notes import Notes
 
@@ -64,18 +72,23 @@ class EnginesFile(NamedTuple):
 def engines_own(engine: str, overlay: Path, notes: Notes) -> dict[str, EnginesFile]:
     """Name below the destination → file, as it is but for `triton_version`, over which SGLang stumbles.
 
-    Only what the engine asks for by name goes along; other JSON files are named in a note.
+    Only what the engine asks for by name and can read goes along; other JSON files and folders are named in a note.
     ValueError: overlay is missing, empty, another folder or the other engine's. OSError: it can't be read.
     """
     files, others = dict[str, EnginesFile](), list[str]()
     for below, source in _folders(engine, overlay).items():
+        if below is None:
+            others += [f"{path.name}/" for path in sorted(source.glob("triton_*")) if version_in(path.name) is None]
         for path in sorted(source.glob("[!.]*.json")):
             if below is None or not re.fullmatch(_READ[engine], path.name, re.ASCII):
                 others.append(str(path.relative_to(overlay)))
                 continue
             try:
                 files[below + path.name] = _without_triton_version(path)
+                if parse(path.name, engine):  # of this kernel; others' rows have other keys
+                    read_config(path, is_users=True)
             except ConfigError as error:
+                files.pop(below + path.name, None)
                 notes.lose(f"{printable(path)}: left out: {error.said}")
             except RecursionError:  # to read it again takes less depth than to write it
                 notes.lose(f"{printable(path)}: left out: nested too deeply. {CORRECT}")
@@ -97,7 +110,8 @@ def _folders(engine: str, overlay: Path) -> dict[str | None, Path]:
     is_flat = any(re.fullmatch(_READ["vllm"], name, re.ASCII) for name in held)
     if engine == "sglang" and versions:
         return versions | {None: parent}
-    if engine == "vllm" and is_flat and not is_version:
+    # An export for both engines has SGLang's folders below configs/; beside vLLM's files lie none.
+    if engine == "vllm" and is_flat and not is_version and not (versions and parent == overlay):
         return {"": overlay}
     found, fix = f"{printable(overlay)}, ", _fix(engine)
     if not held:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pytest
 import fused_moe_configs
 from fused_moe_configs.cli import main
 from fused_moe_configs.exporting.destination import LOCK
+from tests.loader.conftest import ENTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "E=8,N=1,device_name=D.json"
@@ -227,7 +229,7 @@ def test_what_can_not_be_said_changes_no_exit_code_and_is_not_said_on_stdout(arg
 def test_an_export_whose_notes_nobody_reads_is_done(tmp_path, redirection):
     overlay = tmp_path / "overlay"
     overlay.mkdir()
-    (overlay / NAME).write_text("{}")
+    (overlay / NAME).write_text(json.dumps({"1": ENTRY}))
     (overlay / "other.json").write_text("{")  # what the notes say
     done = shell(["export", str(tmp_path / "d"), "--engine", "vllm", "--overlay", str(overlay)], redirection)
     assert done.returncode == 0

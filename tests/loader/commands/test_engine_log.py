@@ -16,7 +16,7 @@ import pytest
 
 import fused_moe_configs
 from fused_moe_configs.cli import main
-from tests.loader.conftest import H100
+from tests.loader.conftest import ENTRY, H100
 from tools.checkout import CHECKOUT
 from tools.tune.request import parse as parse_tune
 
@@ -78,7 +78,7 @@ def test_a_file_that_export_wrote_is_ours(store, tmp_path, verdicts):
 def test_a_file_that_export_copied_from_the_engine_is_the_engines(store, tmp_path, verdicts):
     folder = tmp_path / "sglang" / "configs" / "triton_3_8_0"
     folder.mkdir(parents=True)
-    (folder / NAME).write_text('{"1": {"BLOCK_SIZE_M": 16}}')
+    (folder / NAME).write_text(json.dumps({"1": ENTRY}))
     store.add(FP8)
     fused_moe_configs.export(tmp_path / "moe", "sglang", overlay=tmp_path / "sglang" / "configs")
     at = tmp_path / "moe" / "configs" / "triton_3_8_0"
@@ -154,7 +154,7 @@ def test_the_lines_for_vllm_typed_as_they_stand_put_the_file_where_the_variable_
 def test_the_lines_for_sglang_typed_as_they_stand_keep_its_own_files_too(verdicts, tmp_path):
     own = tmp_path / "mit lücke" / "sglang" / "srt" / "layers" / "configs"
     (own / "triton_3_8_0").mkdir(parents=True)
-    (own / "triton_3_8_0" / NAME.replace("8", "9", 1)).write_text('{"1": {}}')
+    (own / "triton_3_8_0" / NAME.replace("8", "9", 1)).write_text(json.dumps({"1": ENTRY}))
     spelled = shipped().replace("128,128", "128, 128")
     code, (file,) = verdicts(sglang_missed(own / "triton_3_8_0" / spelled))
     assert code == 1

@@ -8,6 +8,7 @@ import pytest
 
 from fused_moe_configs.exporting import write_export
 from fused_moe_configs.naming import MANIFEST
+from tests.loader.conftest import ENTRY
 
 D = "E=8,N=6,device_name=D.json"
 SGLANG = "configs/triton_3_8_0"
@@ -15,6 +16,11 @@ SGLANG = "configs/triton_3_8_0"
 
 def name(*parts, device="D", N=6):
     return ",".join([f"E=8,N={N},device_name={device}", *parts]) + ".json"
+
+
+def row(mark, **keys):
+    """A tuned file's text; keys stand before its row."""
+    return json.dumps({**keys, "1": ENTRY | {"num_warps": mark}})
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.machinery
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -17,11 +18,12 @@ from fused_moe_configs.exporting import write_export
 from fused_moe_configs.exporting.overlay import PACKAGED
 from fused_moe_configs.gains import BesideShipped
 from fused_moe_configs.index import IndexedFile
+from tests.loader.conftest import ENTRY
 
-from .conftest import SGLANG, D, name, notes, tree
+from .conftest import SGLANG, D, name, notes, row, tree
 
 H200 = "NVIDIA_H200"
-ROW = '{"1":{"num_warps":7}}'
+ROW = row(7)
 
 
 @pytest.fixture
@@ -52,13 +54,13 @@ def installed(tmp_path, monkeypatch):
 
 
 def test_an_overlay_comes_first_and_ours_over_it(store, destination, overlay):
-    (overlay / D).write_text('{"triton_version": "3.6.0", "1": {"num_warps": 7}}')
-    (overlay / name(N=7)).write_text('{"triton_version": "3.6.0", "1": {"num_warps": 7}}')
-    (overlay / name(N=8)).write_text('{"1":{"num_warps":8}}')
+    (overlay / D).write_text(row(7, triton_version="3.6.0"))
+    (overlay / name(N=7)).write_text(row(7, triton_version="3.6.0"))
+    (overlay / name(N=8)).write_text(row(8))
     store.add(D, 1)
     done = write_export(store.root, destination, "vllm", overlay=overlay)
     assert tree(destination) == {D: 1, name(N=7): 7, name(N=8): 8}
-    assert (destination / name(N=8)).read_text() == '{"1":{"num_warps":8}}'
+    assert (destination / name(N=8)).read_text() == row(8)
     assert "triton_version" not in (destination / name(N=7)).read_text()
     assert (done.engines_own, [*done.served], done.is_whole) == (2, [D], True)
 
@@ -141,7 +143,7 @@ def test_with_it_ours_of_every_version_and_for_down_stay_away(store, destination
     assert tree(destination) == {f"configs/triton_3_6_0/{D}": 7}
 
 
-@pytest.mark.parametrize("text", [ROW, '{"triton_version": "3.6.0", "1": {"num_warps": 7}}'])
+@pytest.mark.parametrize("text", [ROW, row(7, triton_version="3.6.0")])
 def test_it_is_known_by_the_bytes_that_the_engine_ships(store, destination, overlay, faster, text):
     faster(1.21, text)
     write_export(store.root, destination, "sglang", overlay=overlay)
@@ -153,7 +155,7 @@ def test_one_that_is_not_faster_or_another_one_gives_way(store, destination, ove
     write_export(store.root, destination, "sglang", overlay=overlay)
     assert tree(destination)[f"{SGLANG}/{D}"] == 1
     faster(1.21)
-    (overlay / "triton_3_6_0" / D).write_text('{"1":{"num_warps":9}}')
+    (overlay / "triton_3_6_0" / D).write_text(row(9))
     done = write_export(store.root, destination, "sglang", overlay=overlay)
     assert (tree(destination)[f"{SGLANG}/{D}"], done.notes) == (1, [])
 
@@ -164,7 +166,7 @@ def test_it_stays_only_where_it_is_the_one_that_the_engine_reads(store, destinat
     faster(1.21)
     other = overlay / version / D
     other.parent.mkdir()
-    other.write_text('{"1":{"num_warps":9}}')
+    other.write_text(row(9))
     write_export(store.root, destination, "sglang", overlay=overlay)
     assert (tree(destination).get(f"{SGLANG}/{D}") == 1) is read
 
@@ -180,7 +182,7 @@ def test_an_overlay_for_sglang_is_a_tree_of_versions(store, destination, overlay
     for version in ("triton_3_1_0", "triton_3_8_0", "triton_3_6_0_rc1"):
         folder = overlay / below / version
         folder.mkdir(parents=True)
-        (folder / D).write_text('{"1":{"num_warps":8}}')
+        (folder / D).write_text(row(8))
     store.add(D, 1)
     export(destination, "sglang", overlay=overlay)
     assert tree(destination) == {f"{SGLANG}/{D}": 1, f"configs/triton_3_1_0/{D}": 8}
@@ -206,6 +208,39 @@ def test_of_sglangs_folder_other_kernels_files_are_named_and_left_out(store, des
     found = "triton_3_6_0/E=8,N=6,device_name=D,dtype=fp8_w8a8,block_shape=[128,128].json, triton_3_6_0/notes.json"
     assert note.endswith(f"asks for no such name there: {found}, causal_conv1d_fwd_sm_90.json")
     assert done.is_whole
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", '{"1": {}}', '{"x": {"num_warps": 4}}', f'{{"1": {json.dumps(ENTRY)}, "1": {json.dumps(ENTRY)}}}',
+     '{"1": {"num_warps": 7}}'],
+    ids=["no row", "an empty row", "no batch size", "a row twice", "half a row"],
+)  # fmt: skip
+def test_one_that_the_engine_would_fall_over_is_left_out_with_a_loss(store, destination, overlay, text):
+    store.add(D, 1)
+    (overlay / name(N=7)).write_text(text)
+    (overlay / name(N=8)).write_text(ROW)
+    done = write_export(store.root, destination, "vllm", overlay=overlay)
+    assert tree(destination) == {D: 1, name(N=8): 7}
+    (note,) = done.notes
+    assert note.startswith(f"{overlay / name(N=7)}: left out: ")
+    assert not done.is_whole
+
+
+def test_folders_that_sglang_takes_for_no_version_are_named(store, destination, overlay):
+    for folder in ("triton_3_6_0", "triton_03_06_00", "triton_3_6"):
+        (overlay / folder).mkdir()
+        (overlay / folder / D).write_text(ROW)
+    done = write_export(store.root, destination, "sglang", overlay=overlay)
+    (note,) = done.notes
+    assert note.endswith("SGLang asks for no such name there: triton_03_06_00/, triton_3_6/")
+
+
+def test_sglangs_folder_is_not_vllms_because_a_file_lies_beside(store, destination, overlay):
+    (overlay / "triton_3_6_0").mkdir()
+    (overlay / D).write_text(ROW)
+    with pytest.raises(ValueError, match=r"expected the configs folder of vLLM, .*, which is SGLang's"):
+        write_export(store.root, destination, "vllm", overlay=overlay)
 
 
 def test_a_tuned_file_of_the_overlay_that_is_broken_is_a_loss(store, destination, overlay):

@@ -13,7 +13,7 @@ from fused_moe_configs import ConfigError
 from fused_moe_configs.exporting import summary, write_export
 from fused_moe_configs.index import build
 
-from .conftest import D, name
+from .conftest import D, name, row
 
 H100 = "NVIDIA_H100_80GB_HBM3"
 
@@ -71,7 +71,7 @@ def test_the_engines_own_files_are_counted(store, destination, tmp_path):
     folder = tmp_path / "overlay" / "triton_3_6_0"
     folder.mkdir(parents=True)
     for n in (6, 7, 8):
-        (folder / name(N=n)).write_text("{}")
+        (folder / name(N=n)).write_text(row(7))
     store.add(D, 1)
     lines = said(store, destination, "sglang", overlay=folder.parent)
     assert lines[0] == f"4 files written to {destination}, 3 of them SGLang's own"

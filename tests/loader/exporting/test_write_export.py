@@ -8,7 +8,7 @@ import fused_moe_configs
 from fused_moe_configs import ConfigError, export
 from fused_moe_configs.exporting import write_export
 
-from .conftest import D, name, notes, tree
+from .conftest import D, name, notes, row, tree
 
 
 def test_a_broken_file_stops_the_export_before_anything_is_written(store, destination):
@@ -21,7 +21,7 @@ def test_a_broken_file_stops_the_export_before_anything_is_written(store, destin
 
 def test_a_device_that_no_file_serves_is_a_loss_whatever_else_is_written(store, destination, tmp_path):
     (tmp_path / "overlay").mkdir()
-    (tmp_path / "overlay" / D).write_text('{"1": {"num_warps": 7}}')
+    (tmp_path / "overlay" / D).write_text(row(7))
     store.add(D, 1)
     done = write_export(store.root, destination, "vllm", device_name="nosuch", overlay=tmp_path / "overlay")
     assert (done.written, done.is_whole) == ([destination / D], False)
