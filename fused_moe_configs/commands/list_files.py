@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fused_moe_configs.api import where
 from fused_moe_configs.index import IndexedFile, IndexedShape, indexed, to_json
-from fused_moe_configs.lookup import device_part, printable
+from fused_moe_configs.lookup import device_part, printable, shown
 from fused_moe_configs.naming import ENGINES, parse
 from fused_moe_configs.near import likely_devices
 from fused_moe_configs.registry import Checkpoint, known_devices, read_registry
@@ -50,6 +50,8 @@ def run(model: str | None, device_name: str | None, output: str) -> int:
         show(json.dumps(to_json(found), indent=4, ensure_ascii=False))
     elif found:
         show(*_table(found, asked))
+        if asked is not None and (others := asked.under_other_ids(found)):
+            say(f"{printable(asked.text)} has the experts of {', '.join(map(printable, others))}")
     if not found:
         say(*_why_none(files, asked, device_name))
     return 0 if found else 1
@@ -66,7 +68,7 @@ class _Asked:
     def of(cls, text: str) -> _Asked:
         """ValueError: no text. ConfigError: the registry is broken."""
         if not (part := folded(text)):
-            wish = "--model: expected a model's id or a part of one, found none"
+            wish = f"--model: expected a model's id or a part of one, found no letter or digit in {shown(text)}"
             raise ValueError(f"{wish}. Fix: name it, or leave it out")
         alike = (model.ids for model in _known_models() if any(part in folded(name) for name in model.ids))
         return cls(text, frozenset(folded(name) for ids in alike for name in ids))
@@ -76,7 +78,15 @@ class _Asked:
         return any(map(self.is_meant, models))
 
     def is_meant(self, name: str) -> bool:
-        return folded(self.text) in folded(name) or folded(name.partition(" ")[0]) in self.ids
+        return self._is_part_of(name) or folded(name.partition(" ")[0]) in self.ids
+
+    def under_other_ids(self, files: Iterable[IndexedFile]) -> list[str]:
+        """The ids under which they are its files, where none has its own name."""
+        meant = {name.partition(" ")[0] for entry in files for name in entry.models if self.is_meant(name)}
+        return [] if any(map(self._is_part_of, meant)) else sorted(meant)
+
+    def _is_part_of(self, name: str) -> bool:
+        return folded(self.text) in folded(name)
 
 
 def _known_models() -> tuple[Checkpoint, ...]:
@@ -118,7 +128,7 @@ def _of_no_file(files: list[IndexedFile], model: str) -> list[str]:
     asked = printable(model)
     known = [name for checkpoint in _known_models() for name in checkpoint.ids]
     if ids := like(model, (name for name in known if folded(model) in folded(name))):
-        questions = " or ".join(f"doctor --model {name}" for name in ids)
+        questions = " or ".join(f"fused-moe-configs doctor --model {name}" for name in ids)
         return [f"no file here was tuned for {asked}. What it gets is answered by {questions}"]
     of_files = (name.partition(" ")[0] for entry in files for name in entry.models)
     meant = like(model, [*of_files, *known])

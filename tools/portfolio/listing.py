@@ -53,7 +53,7 @@ def wanted_of(device: Device, folders: Folders) -> WantedList:
 
 def _nowhere(model_id: str, family: str) -> str:
     said = f"{model_id}: placed on {printable(family)!r}, which is no GPU's family: nothing is wanted there"
-    return f"{said}. Fix: nox -s validate says what may be meant"
+    return f"{said}. Fix: correct the placement in models.json, or add a GPU of that family to devices.json"
 
 
 def items_of(found: WantedList, folders: Folders, *, down: Iterable[str] = ()) -> tuple[Item, ...]:
@@ -155,14 +155,22 @@ def add_next(parser: argparse.ArgumentParser) -> None:
 
 
 def next_names(options: argparse.Namespace, folders: Folders | None = None) -> int:
-    """Runs `portfolio next`. Text: one name a line, as `run --names FILE` reads it. Errors as `status`."""
+    """Runs `portfolio next`. Text: one name a line, as `run --names FILE` reads it. Errors as `status`.
+
+    What can't be served is said on stderr.
+    """
     if options.count < 1:
         raise UserError(f"-n: expected at least 1, found {options.count}.")
     folders = folders or Folders()
     found: list[Item] = []
+    notes: list[str] = []
     for device in devices_of(options.device_name, folders):
-        items = items_of(wanted_of(device, folders), folders)
+        wanted = wanted_of(device, folders)
+        items = items_of(wanted, folders)
         found += [item for item in items if item.standing not in GOOD][: options.count]
+        notes += wanted.notes
+    for note in dict.fromkeys(notes):
+        say(f"portfolio: {note}")
     if options.format == "json":
         emit(json.dumps([report.item_json(item) for item in found], indent=2))
     elif found:

@@ -177,7 +177,7 @@ def to_markdown(found: Sequence[DeviceStatus]) -> str:
             checkpoints[use.model] = use.checkpoints
     models = sorted(ranks, key=lambda model: (ranks[model], -checkpoints[model], model.casefold()))
     rows = [[code(model), *(_model_cell(model, each) for each in found)] for model in models]
-    notes = [f"- {cell(note)}" for each in found for note in each.notes]
+    notes = [f"- {cell(note)}" for note in dict.fromkeys(note for each in found for note in each.notes)]
     lines = [
         _INTRO,
         *table(["GPU", "wanted files", *standings], counts),

@@ -65,7 +65,7 @@ def test_a_model_with_the_experts_of_another_reads_the_files_that_name_that_one(
     """models.json has DeepSeek-R1 among the ids of DeepSeek-V3."""
     store.index(FILES[0]._replace(models=("deepseek-ai/DeepSeek-V3 tp=8",)), *FILES[1:])
     code, lines, errors = listed("--model", "DeepSeek-R1-0528")
-    assert (code, len(lines), errors) == (0, 2, [])
+    assert (code, len(lines), errors) == (0, 2, ["DeepSeek-R1-0528 has the experts of deepseek-ai/DeepSeek-V3"])
     assert "deepseek-ai/DeepSeek-V3 tp=8" in lines[1]
 
 
@@ -108,11 +108,12 @@ def test_json_is_of_the_index_format_alone(listed, capsys):
         (["--model", "foobar"], ["no model is known here as foobar"]),
         (["--model", "zai-org/GLM-4.5-Air-FP8"], [
             "no file here was tuned for zai-org/GLM-4.5-Air-FP8. What it gets is answered by "
-            "doctor --model zai-org/GLM-4.5-Air-FP8",
+            "fused-moe-configs doctor --model zai-org/GLM-4.5-Air-FP8",
         ]),
         (["--model", "gpt-oss"], [
-            "no file here was tuned for gpt-oss. What it gets is answered by doctor --model openai/gpt-oss-120b or "
-            "doctor --model openai/gpt-oss-20b",
+            "no file here was tuned for gpt-oss. What it gets is answered by "
+            "fused-moe-configs doctor --model openai/gpt-oss-120b or "
+            "fused-moe-configs doctor --model openai/gpt-oss-20b",
         ]),
         (["--device-name", "H100"], ["no file is here for H100",
                                      f"H100: did you mean {H100} or NVIDIA_H100_OEM?"]),

@@ -94,6 +94,17 @@ class TestWanted:
         (note,) = listing.wanted_of(builders.devices().find(H100), stocked.folders).notes
         assert note.startswith("Qwen/Qwen3-30B-A3B: placed on 'H1OO', which is no GPU's family")
 
+    def test_next_says_it_beside_the_list_and_the_page_once(
+        self, stocked: Stocked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        real = listing.wanted_of
+        monkeypatch.setattr(listing, "wanted_of", lambda *asked: replace(real(*asked), notes=("a note",)))
+        next_names(stocked, "--device-name", H100, "NVIDIA_H200", "-n", "1")
+        said = capsys.readouterr()
+        assert (said.err, len(said.out.splitlines())) == ("portfolio: a note\n", 2)
+        status(stocked, "--device-name", H100, "NVIDIA_H200", "--format", "markdown")
+        assert capsys.readouterr().out.count("- a note") == 1
+
 
 class TestNext:
     def test_the_most_wanted_first(self, stocked: Stocked, capsys: pytest.CaptureFixture[str]) -> None:
