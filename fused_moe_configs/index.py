@@ -164,8 +164,8 @@ def to_bytes(files: list[IndexedFile]) -> bytes:
 def indexed(configs: Path) -> list[IndexedFile]:
     """From the index where the build wrote one, else from the records.
 
-    A file whose bytes are others than those that the index or its record speaks of has no figures. ConfigError: one of
-    them is broken, a folder of tuned files has neither, or its index names other files than are there.
+    ConfigError: one of them is broken, a folder of tuned files has neither, or its index is of other files than are
+    there.
     """
     path = configs / INDEX
     if not exists(path):
@@ -178,18 +178,14 @@ def indexed(configs: Path) -> list[IndexedFile]:
     there = {file.relative_to(configs).as_posix(): file for file, _ in tuned_files(configs)}
     if left_out := there.keys() - known.keys():
         found = f"expected every tuned file in it, found {len(left_out)} that it leaves out, such as {min(left_out)}"
-        raise ConfigError(path, f"{found}. Fix: move your own files to ${USER_FOLDER}; else {UNDO}")
+        raise ConfigError(path, f"{found}. Fix: move what you put there to ${USER_FOLDER}; else {UNDO}")
     if gone := known.keys() - there.keys():
         found = f"expected the files that it names, found {len(gone)} that are not there, such as {shown(min(gone))}"
         raise ConfigError(path, f"{found}. {RESTORE}")
-    return [_of_these_bytes(entry, _sha256(there[file])) for file, entry in known.items()]
-
-
-def _of_these_bytes(entry: IndexedFile, sha256: str) -> IndexedFile:
-    """Without its figures, where they are of other bytes."""
-    if entry.sha256 == sha256:
-        return entry
-    return IndexedFile(entry.file, entry.models, entry.triton, None, {}, None, sha256)
+    for file, entry in known.items():
+        if entry.sha256 != _sha256(there[file]):
+            raise ConfigError(there[file], f"expected the bytes that the package brought, found others. {RESTORE}")
+    return [*known.values()]
 
 
 def _sha256(path: Path) -> str:

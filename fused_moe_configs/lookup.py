@@ -22,7 +22,7 @@ DTYPES = ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "int8_w8a8", "flo
 H200 = "NVIDIA_H200"
 MAX_BYTES = 2**20
 CORRECT = "Fix: correct the file, or remove it"
-UNDO = "undo what changed it: pip install --force-reinstall the package, or git checkout in a clone"
+UNDO = "undo what changed it: pip install --force-reinstall fused-moe-configs, or git checkout in a clone"
 RESTORE = f"Fix: {UNDO}"
 """Of what came with this package."""
 INDEX = "index.json"

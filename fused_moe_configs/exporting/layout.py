@@ -55,10 +55,9 @@ def chains_answers(
     files = {}
     only = None if device is None else driver_name(engine, device)
     for folder, tiers in _folders(chain, engine, triton_version, notes).items():
-        names = {path.name for tier in tiers for path in tier.glob("[!.]*.json")} - {INDEX}
-        if engine == "sglang":
-            names |= {for_channels(name) for name in names}
-        for name in sorted(names):
+        there = {path.name for tier in tiers for path in tier.glob("[!.]*.json")} - {INDEX}
+        stand_ins = {for_channels(name) for name in there} - there if engine == "sglang" else set()
+        for name in sorted(there | stand_ins):
             spelled = _spelled(engine, name, notes)
             for reader in _readers(chain, device_in(name), device, siblings) if spelled else ():
                 asked = driver_name(engine, reader)
@@ -73,10 +72,19 @@ def chains_answers(
                     of_its_own = {*chain.devices(asked), *chain.devices(reader)}
                     is_siblings = device_in(lookup.winner.name) not in of_its_own
                     files[folder + renamed(spelled, asked)] = Served(data, lookup.winner, asked, is_siblings)
-                else:
+                elif name in there:
                     notes.say(f"{name}: left out: no up file wins beside it")
-    own = {_file_name(path) for path, served in files.items() if not served.is_siblings}
-    return {path: served for path, served in files.items() if not served.is_siblings or _file_name(path) not in own}
+    # SGLang searches all folders: what stands in must not come before the device's own, or that for channels.
+    own = {_file_name(path) for path, served in files.items() if not _stands_in(path, served)}
+    return {
+        path: served
+        for path, served in files.items()
+        if not (_stands_in(path, served) and up_of(_file_name(path)) in own)
+    }
+
+
+def _stands_in(path: str, served: Served) -> bool:
+    return served.is_siblings or is_plain(path, served)
 
 
 def is_plain(path: str, served: Served) -> bool:
@@ -121,8 +129,7 @@ def laid_over(
     return {
         path: served
         for path, served in files.items()
-        if not ((served.is_siblings or is_plain(path, served)) and _file_name(path) in names)
-        and up_of(_file_name(path)) not in faster
+        if not (_stands_in(path, served) and up_of(_file_name(path)) in names) and up_of(_file_name(path)) not in faster
     }
 
 

@@ -240,22 +240,21 @@ def test_an_index_of_other_files_than_are_there_is_refused(store):
     path = store.config(record=False)
     entries, name = build(store.root), re.escape(path.name)
     (store.root / "index.json").write_bytes(to_bytes([]))
-    with pytest.raises(ConfigError, match=f"found 1 that it leaves out, such as {name}. Fix: move your own"):
+    with pytest.raises(ConfigError, match=f"found 1 that it leaves out, such as {name}. Fix: move what you put"):
         indexed(store.root)
     (store.root / "index.json").write_bytes(to_bytes([*entries, entries[0]._replace(file="E=9.json")]))
     with pytest.raises(ConfigError, match=r"found 1 that are not there, such as 'E=9\.json'\. Fix: undo"):
         indexed(store.root)
 
 
-def test_a_file_of_other_bytes_than_the_index_speaks_of_has_no_figures(store):
-    """As beside a record, in a checkout."""
+def test_a_file_of_other_bytes_than_the_index_speaks_of_is_refused(store):
+    """Its figures are not known, nor whether an engine's own is faster."""
     path = store.config(record=False)
     store.measured(path)
     (store.root / "index.json").write_bytes(to_bytes(indexed(store.root)))
-    path.write_text(path.read_text("utf-8") + "\n", "utf-8")
-    (entry,) = indexed(store.root)
-    assert (entry.evidence, entry.ratios, entry.shapes, entry.date) == (None, {}, (), None)
-    assert entry.models == build(store.root)[0].models
+    path.write_text(path.read_text("utf-8").replace("\n", "\r\n"), "utf-8", newline="")
+    with pytest.raises(ConfigError, match=f"{re.escape(path.name)}: expected the bytes that the package brought"):
+        indexed(store.root)
 
 
 GOOD = json.loads(to_bytes([OF_TWO._replace(shapes=())]))

@@ -152,7 +152,7 @@ class SurveyedFile:
     def loses(self) -> bool:
         """Whether the shipped file loses to having none. One that fails loses."""
         total = self.shipped_total
-        return self.fails or total is None or total.loses
+        return self.fails or (total is not None and total.loses)
 
 
 def _total(found: Iterable[tuple[int, Ratio | None]]) -> Total | None:

@@ -39,7 +39,7 @@ class Decision(enum.StrEnum):
     """Why a row holds its entry."""
 
     PROMOTE = "promote"
-    """A challenger, faster than what was there."""
+    """A challenger, faster than what was there; beside a `_down` file perhaps with its entry alone."""
     RETAIN = "retain"
     """The incumbent: no challenger was faster by the margin."""
     BASELINE = "baseline"

@@ -104,10 +104,10 @@ class Contest:
         self._tell(choice.entry, measure)
         return choice
 
-    def take(self, entry: LaunchConfig, measure: Measure) -> Choice:
-        """Another entry of the panel, in place of the one that was settled on."""
+    def take(self, entry: LaunchConfig, measure: Measure) -> Choice | None:
+        """Another entry of the panel, in place of the one that was settled on. None: it fails where that is told."""
         self._tell(entry, measure)
-        return choice_of(self.panel, entry, self._incumbent)
+        return None if entry in self.failures else choice_of(self.panel, entry, self._incumbent)
 
     def _tell(self, entry: LaunchConfig, measure: Measure) -> None:
         """Plays the parts that don't decide."""

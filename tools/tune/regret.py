@@ -51,8 +51,10 @@ def _regret(row: RowResult, events: Sequence[Measured]) -> Regret:
     if not panel.configs:
         return Regret(row.num_tokens, row.entry, row.entry, None)
     best = choose(panel, None, PromotionPolicy()).entry
-    ratio = panel.score_between(row.entry, best) if row.entry in panel.configs else None
-    return Regret(row.num_tokens, row.entry, best, ratio)
+    # Where down has an entry of its own, up's may have been chosen with it; what is compared runs both projections.
+    entry = choose(row.panel, None, PromotionPolicy()).entry if row.down and row.down.gains else row.entry
+    ratio = panel.score_between(entry, best) if entry in panel.configs else None
+    return Regret(row.num_tokens, entry, best, ratio)
 
 
 def regret_line(found: Sequence[Regret]) -> str:

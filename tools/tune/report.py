@@ -29,8 +29,8 @@ class SummaryRow:
     """One batch size. Times in µs, up and down together, uniform routing, of the engine and shape that gain least.
 
     gain_pct: there, against the engine's heuristic, in per cent of it. gains_pct: by engine and routing, of the shape
-    and skew that gain least. unbounded: the parts where it may be more than 2 % slower than the heuristic. None: no
-    such.
+    and skew that gain least. unbounded: the parts where it may be more than 2 % slower than the heuristic.
+    down_gain_pct: with an entry for down apart, of the time with the best one for both. None: no such.
     """
 
     num_tokens: int

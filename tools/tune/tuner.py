@@ -270,7 +270,11 @@ def _rows(task: Task, runner: Runner, queue: JobQueue, phases: _Phases, on_row: 
         on_row(rows[-1])
     phases.end("all engines")
     if task.separate_down:
-        rows = _with_down(task, queue, contests.values(), rows)
+        has_time = runner.clock_s < policies.budget.total_s
+        both, rows = rows, _with_down(task, queue, contests.values(), rows, tries_other_ups=has_time)
+        for before, row in zip(both, rows, strict=True):
+            if row.entry != before.entry:
+                on_row(row)
         phases.end("down apart")
     return tuple(rows)
 
@@ -334,51 +338,56 @@ class _Duel:
         return cls(contest, row, entry, _down_parts(row), rivals, descriptors)
 
 
-def _with_down(task: Task, queue: JobQueue, contests: Iterable[Contest], rows: Iterable[RowResult]) -> list[RowResult]:
+def _with_down(
+    task: Task, queue: JobQueue, contests: Iterable[Contest], rows: Iterable[RowResult], *, tries_other_ups: bool
+) -> list[RowResult]:
     """The rows, each with its entry for down. All binaries compile before the first of them is played."""
-    duels = [
-        [_Duel.of(task, queue, contest, row, entry) for entry in (row.entry, *_other_ups(task, queue, row))]
-        for contest, row in zip(contests, rows, strict=True)
-    ]
-    for duel in itertools.chain.from_iterable(duels):
+    duels: list[tuple[_Duel, _Duel | None]] = []
+    for contest, row in zip(contests, rows, strict=True):
+        other = _other_up(task, queue, row) if tries_other_ups else None
+        own = _Duel.of(task, queue, contest, row, row.entry)
+        duels.append((own, None if other is None else _Duel.of(task, queue, contest, row, other)))
+    for duel in filter(None, itertools.chain.from_iterable(duels)):
         for engine in dict.fromkeys(part.engine for part in duel.parts):
             queue.compile(duel.row.num_tokens, (duel.entry, *duel.rivals), engine)
             queue.compile(duel.row.num_tokens, duel.descriptors, engine, duel.entry)
     queue.finish()
-    return [_row_with_down(task, queue, own, others) for own, *others in duels]
+    return [_row_with_down(task, queue, own, other) for own, other in duels]
 
 
-def _row_with_down(task: Task, queue: JobQueue, own: _Duel, others: Sequence[_Duel]) -> RowResult:
-    """With down's entry; with another one for up, where the pair is faster than own's by more than the margin.
+def _row_with_down(task: Task, queue: JobQueue, own: _Duel, other: _Duel | None) -> RowResult:
+    """With down's entry; with the other one for up, where the pair is faster than own's by more than the margin.
 
     Down is judged under uniform routing alone, so what the other entry costs under skew must not eat up the gain.
     """
-    row, least, margin = own.row, _entry_for_down(task, queue, own), task.policies.promotion
-    found = replace(row, down=least)
-    for duel in others:
-        down = _entry_for_down(task, queue, duel)
-        over_own = {part: row.panel.between(part, duel.entry, row.entry).mean for part in row.panel.times}
-        limit = least.ratio * (1.0 - margin.min_improvement_pct / 100.0)
-        if down.gains and max(over_own.values()) * down.ratio <= limit:
-            least = replace(down, ratio=max(over_own[part] for part in duel.parts) * down.ratio)
-            choice = own.contest.take(duel.entry, queue.measure)
-            told = own.contest.told if own.contest.told.times else None
-            found = replace(row, choice=choice, down=least, told=told)
-    return found
+    row, down, promotion = own.row, _entry_for_down(task, queue, own), task.policies.promotion
+    if other is None:
+        return replace(row, down=down)
+    others = _entry_for_down(task, queue, other)
+    over_own = {part: row.panel.between(part, other.entry, row.entry).mean for part in row.panel.times}
+    limit = down.ratio * (1.0 - promotion.min_improvement_pct / 100.0)
+    is_faster = others.gains and max(over_own.values()) * others.ratio <= limit
+    choice = own.contest.take(other.entry, queue.measure) if is_faster else None
+    if choice is None:
+        return replace(row, down=down)
+    over_best = max(over_own[part] for part in other.parts) * others.ratio
+    told = own.contest.told if own.contest.told.times else None
+    return replace(row, choice=choice, down=replace(others, ratio=over_best), told=told)
 
 
-def _other_ups(task: Task, queue: JobQueue, row: RowResult) -> list[LaunchConfig]:
-    """Finalists that promise more than the entry does, by more than the margin, once down has an entry of its own."""
-    if not task.has_up_apart:
-        return []
-    apart_us, margin = _apart_us(queue, row.num_tokens), task.policies.promotion.min_improvement_pct
-    limit_us = apart_us.get(row.entry, math.inf) * (1.0 - margin / 100.0)
+def _other_up(task: Task, queue: JobQueue, row: RowResult) -> LaunchConfig | None:
+    """The finalist that promises most once down has an entry of its own, if more than the entry by the margin."""
+    apart_us = _apart_us(queue, row.num_tokens) if task.has_up_apart else {}
+    if row.entry not in apart_us:  # it came from another row, or is the incumbent: nothing coarse is known of it
+        return None
     able = [
         config
         for config in row.panel.configs
-        if apart_us.get(config, math.inf) <= limit_us and standing(row.panel, config) is Admissibility.ADMISSIBLE
+        if config in apart_us and standing(row.panel, config) is Admissibility.ADMISSIBLE
     ]
-    return sorted(able, key=apart_us.__getitem__)[:UP_FINALISTS]
+    best = min(able, key=apart_us.__getitem__, default=row.entry)
+    margin = task.policies.promotion.min_improvement_pct / 100.0
+    return best if apart_us[best] <= apart_us[row.entry] * (1.0 - margin) else None
 
 
 def _apart_us(queue: JobQueue, num_tokens: int) -> dict[LaunchConfig, float]:

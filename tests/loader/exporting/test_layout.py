@@ -154,6 +154,19 @@ def test_other_weights_have_no_such_name(store, destination, parts):
     assert tree(destination) == {f"{SGLANG}/{name(*parts)}": 1}
 
 
+def test_nor_does_it_come_before_a_real_one_of_another_triton(store, destination):
+    """SGLang would find it first; the loader prefers the real one of whatever folder."""
+    store.add(name("dtype=fp8_w8a8", CHANNELS), 1)
+    store.add(name("dtype=fp8_w8a8"), 2, "triton_3_6_0")
+    store.add(name("dtype=fp8_w8a8").replace(".json", "_down.json"), 3, "triton_3_6_0")
+    done = write_export(store.root, destination, "sglang")
+    written = tree(destination)
+    assert {path: mark for path, mark in written.items() if CHANNELS in path} == {
+        f"{SGLANG}/{name('dtype=fp8_w8a8', CHANNELS)}": 1
+    }
+    assert not any("left out: no up file" in note for note in done.notes)
+
+
 def test_nor_does_it_take_the_place_of_the_engines_own_for_channels(store, destination, tmp_path):
     own = tmp_path / "own" / "triton_3_6_0" / name("dtype=fp8_w8a8", CHANNELS)
     own.parent.mkdir(parents=True)

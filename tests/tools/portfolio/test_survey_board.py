@@ -166,6 +166,7 @@ def test_that_ours_or_the_heuristic_fails_says_nothing_of_the_shipped_file() -> 
     file = surveyed(MIXTRAL, row(1, 0.8), ours_fails, no_heuristic, ours=MIXTRAL)
     assert (file.fails, file.loses, figures([file]).failing) == (False, False, 0)
     assert len(file.failures) == 2, "they are told nevertheless"
+    assert not surveyed(MIXTRAL, no_heuristic).loses, "also where the heuristic runs nowhere"
     assert (FAILING.fails, FAILING.loses) == (True, True)
 
 

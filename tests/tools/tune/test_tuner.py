@@ -15,7 +15,7 @@ from tools.compile.outcome import Status
 from tools.measure.panel import DRAWN_KINDS, RoutingKind
 from tools.store.record import Decision, ShapeOfModels
 from tools.store.workload import Shape
-from tools.tune.journal import Journal, JournalHeader, JournalWriter
+from tools.tune.journal import Journal, JournalEntry, JournalHeader, JournalWriter
 from tools.tune.policy import PanelPolicy, Policies
 from tools.tune.protocol import (
     BlockJob,
@@ -258,9 +258,10 @@ class TestUpApart:
         space: Space,
         up_us: tuple[float, float] = (36.0, 25.0),
         skewed: float = 1.0,
+        spoil: Callable[[JournalEntry], bool] = lambda entry: False,
         **changes: Any,
     ) -> RowResult:
-        """skewed: what skew does to the one for up."""
+        """skewed: what skew does to the one for up. spoil: which entries of the landscape don't run."""
 
         def times(num_tokens: int, shape: int, config: LaunchConfig) -> tuple[float, float]:
             known = {self.BOTH: (40.0, 20.0), self.DOWN: (52.0, 15.0), self.UP: up_us}
@@ -271,8 +272,13 @@ class TestUpApart:
             return skewed if is_hit else 1.0
 
         landscape = landscape_of_both(make, subject, factor, times=times)
+        entries = [
+            replace(each, event=replace(each.event, status=Status.RUNTIME, message="no")) if spoil(each) else each
+            for each in landscape.entries
+        ]
         task = make_task(subject, space, (64,), **{"separate_down": True, "kinds": DRAWN_KINDS, **changes})
-        (row,) = run(task, ReplayRunner(landscape))[0].rows
+        result, self.seen = run(task, ReplayRunner(replace(landscape, entries=tuple(entries))))
+        (row,) = result.rows
         assert row.down is not None
         assert kernel_of(row.down.entry) == kernel_of(self.DOWN)
         return row
@@ -285,6 +291,7 @@ class TestUpApart:
         assert kernel_of(row.entry) == kernel_of(self.UP)
         assert row.down.ratio == pytest.approx((36 + 15) / (40 + 20)), "over the best entry for both"
         assert (row.decision, row.choice.is_bounded) == (Decision.PROMOTE, True)
+        assert self.seen[-1] == row, "a row whose entry changes is told again"
         assert row.choice.score == pytest.approx(row.panel.score(row.entry)), "the record's figures are of the entry"
 
     def test_vllm_would_run_it_for_both(self, make_landscape: Make, subject: Subject, space: Space) -> None:
@@ -308,6 +315,47 @@ class TestUpApart:
         row = self.row(make_landscape, sglangs, space, **kinds)
         assert row.told is not None
         assert {row.entry in times for times in row.told.times.values()} == {True}
+
+    def test_one_that_fails_where_it_is_only_told_is_not_taken(
+        self, make_landscape: Make, subject: Subject, space: Space
+    ) -> None:
+        def spoil(entry: JournalEntry) -> bool:
+            event = entry.event
+            is_skewed = isinstance(event, Screened) and event.job.routing is RoutingKind.SKEW_03
+            return is_skewed and kernel_of(event.job.config) == kernel_of(self.UP)
+
+        sglangs = replace(subject, engines=((Flavour.SGLANG,),))
+        kinds = {"kinds": (RoutingKind.UNIFORM,), "told": (RoutingKind.SKEW_03,)}
+        row = self.row(make_landscape, sglangs, space, spoil=spoil, **kinds)
+        assert kernel_of(row.entry) == kernel_of(self.BOTH)
+        assert row.told is not None
+        assert {row.entry in times for times in row.told.times.values()} == {True}
+
+    def test_of_an_entry_that_came_from_another_row_nothing_coarse_is_known(
+        self, make_landscape: Make, subject: Subject, space: Space
+    ) -> None:
+        """Between anchors: what does well under skew at one of them joins, and may win."""
+        joins = LaunchConfig(32, 128, 128, 8, 4, 3)
+        others = [LaunchConfig(16, n, 128, 8, warps, s) for n in (64, 128) for warps in (4, 8) for s in (2, 3, 4)]
+
+        def times(num_tokens: int, shape: int, config: LaunchConfig) -> tuple[float, float]:
+            kernel = replace(config, GROUP_SIZE_M=8)
+            if kernel == joins:
+                return (40.03, 20.0) if num_tokens == 64 else (41.8, 20.2)
+            return (40.0 + 0.05 * others.index(kernel), 20.0) if kernel in others else (60.0, 30.0)
+
+        def factor(job: ScreenJob) -> float:
+            is_loved = replace(job.config, GROUP_SIZE_M=8) == joins and job.config.GROUP_SIZE_M == 32
+            return 0.8 if job.routing is not RoutingKind.UNIFORM and is_loved else 1.0
+
+        def make(batch_sizes: tuple[int, ...], **options: Any) -> Journal:
+            return make_landscape((16, 32, 64), **options)
+
+        landscape = landscape_of_both(make, subject, factor, times=times)
+        sglangs = replace(subject, engines=((Flavour.SGLANG,),))
+        task = make_task(sglangs, space, (16, 32, 64), separate_down=True, kinds=DRAWN_KINDS)
+        rows = run(task, ReplayRunner(landscape))[0].rows
+        assert rows[1].entry == replace(joins, GROUP_SIZE_M=32)
 
 
 def test_what_the_other_engine_likes_joins_the_finalists(make_landscape: Make, subject: Subject, space: Space) -> None:

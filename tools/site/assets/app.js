@@ -114,7 +114,7 @@ if (form) {
     history.replaceState(null, "", `?${query}`);
   };
   const fillSizes = () => {
-    const before = asked.get("parallel") || parallel.value;
+    const before = (asked.get("parallel") || parallel.value).toUpperCase();
     const rows = rowsOfRelease();
     if (asked.get("parallel") && !rows.some((row) => sizesOf(row) === before)) unknown.push(`parallel ${before}`);
     parallel.replaceChildren(...rows.map((row) => new Option(`${sizesOf(row)}${row.placed ? " · usual" : ""}`, sizesOf(row))));
@@ -183,7 +183,7 @@ if (form) {
     if (option) input.value = option.value;
     else if (value) unknown.push(`${name} ${value}`);
   }
-  form.addEventListener("input", () => { unknown.length = 0; sayStrange(unknown); });
+  form.addEventListener("input", () => { unknown.length = 0; asked = new URLSearchParams(); sayStrange(unknown); });
   model.addEventListener("input", choose);
   release.addEventListener("input", () => { if (loaded) { fillSizes(); show(); } });
   for (const input of [parallel, gpu]) input.addEventListener("input", () => loaded && show());

@@ -216,7 +216,7 @@ def test_answers_that_do_not_load_are_said_and_leave_nothing_of_another_model(
 
 
 def test_a_link_to_what_is_not_here_says_so(open_page: Open) -> None:
-    page = open_page("server.html?model=nobody/Nothing&parallel=TP3&gpu=nvidia_h200")
+    page = open_page("server.html?model=nobody/Nothing&parallel=tp3&gpu=nvidia_h200")
     note = page.locator("#strange")
     expect(note).to_contain_text("The link asks for model nobody/Nothing, parallel TP3, which isn’t here")
     assert page.input_value("#gpu") == "NVIDIA_H200", "letter case is no matter"
