@@ -14,8 +14,9 @@ from typing import Any
 _Json = Any  # a parsed JSON document
 
 
-UNSIGNED = ("verified", "verified_with", "engine_checked")
-"""What a re-measurement says nothing of: main's own word, and what contributors saw under another Triton or engine."""
+UNSIGNED = ("verified", "verified_with", "engine_checked", "between")
+"""What a re-measurement says nothing of: main's own word, what contributors saw under another Triton or engine, and at
+batch sizes between the entries."""
 
 
 def evidence_sha256(record: Mapping[str, _Json]) -> str:

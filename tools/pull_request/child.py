@@ -8,6 +8,7 @@ bench and tuner with the entries and shapes of the plan; only there are they imp
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -29,7 +30,7 @@ from tools.errors import MachineError, UserError
 from tools.findings import emit
 from tools.launch.heuristics import clamped
 from tools.measure.judgement import Duel, PartVerdict, RowVerdict, worst_beside
-from tools.measure.panel import Ratio, RoutingKind
+from tools.measure.panel import DRAWN_KINDS, Part, Ratio, RoutingKind
 from tools.measure.statistics import NOISE_PCT
 from tools.pull_request.documents import PlannedFile
 from tools.pull_request.judge import BenchedPart, BenchedRow
@@ -200,8 +201,8 @@ def bench_here(file: PlannedFile) -> BenchedFile:
         comparison = comparison_of(file, gpu.device)
         for note in check_memory(gpu.torch, [(comparison.name, comparison.shapes, max(file.batch_sizes))]):
             _say(note)
-        # The stronger skew alone: it is where files lose that don't without.
-        judging = Judging((RoutingKind.UNIFORM, RoutingKind.SKEW_03), purpose=Purpose.CI)
+        # All that a record says of draws: main's word covers each of its parts.
+        judging = Judging(DRAWN_KINDS, purpose=Purpose.CI)
         report = compare(gpu, [comparison], None, judging, pool, _say)
     return BenchedFile({row.num_tokens: benched_row(row) for row in report.files[0].rows}, report.environment)
 
@@ -232,23 +233,26 @@ def comparison_of(file: PlannedFile, device: Device) -> FileComparison:
 
 
 def benched_row(row: RowVerdict) -> BenchedRow:
-    """The row of a comparison as `comparison_of` makes it; of several shapes each part's worst."""
+    """The row of a comparison as `comparison_of` makes it; of an engine and routing the shape that does worst first."""
+    from tools.bench.candidates import NO_FILE
+
     found: dict[tuple[Flavour, RoutingKind], list[PartVerdict]] = {}
     for part in row.parts:
         found.setdefault((part.part.engine, part.part.routing), []).append(part)
-    return BenchedRow(tuple(map(_benched_part, found.values())), _over_main(row))
+    parts: list[PartVerdict] = []
+    for shapes in found.values():
+        worst = worst_beside(shapes, NO_FILE)
+        parts += [worst, *(part for part in shapes if part is not worst)]
+    return BenchedRow(tuple(map(_benched_part, parts)), _over_main(row))
 
 
-def _benched_part(shapes: Sequence[PartVerdict]) -> BenchedPart:
+def _benched_part(verdict: PartVerdict) -> BenchedPart:
     from tools.bench.candidates import NO_FILE, THIS_FILE
 
-    shown = worst_beside(shapes, NO_FILE)
-    main = worst_beside(shapes, MAIN).duels.get(MAIN)
-    mains = [ratio for part in shapes if (ratio := part.ratio_between(MAIN, NO_FILE))]
-    worst_main = max(mains, key=lambda ratio: ratio.mean, default=None)
-    us = {name: measured.us for name, measured in shown.measured.items()}
-    times = us[THIS_FILE], us.get(MAIN), us[NO_FILE]
-    return BenchedPart(shown.part.engine, shown.part.routing, *times, main, shown.duels[NO_FILE], worst_main)
+    part, us = verdict.part, {name: measured.us for name, measured in verdict.measured.items()}
+    times, duels = (us[THIS_FILE], us.get(MAIN), us[NO_FILE]), (verdict.duels.get(MAIN), verdict.duels[NO_FILE])
+    mains = verdict.ratio_between(MAIN, NO_FILE)
+    return BenchedPart(part.engine, part.routing, *times, *duels, mains, part.placement)
 
 
 def _over_main(row: RowVerdict) -> Ratio | None:
@@ -300,8 +304,8 @@ def subject_of(file: PlannedFile) -> Subject:
 # ---------------------------------------------------------------
 # A bench on a landscape: what an entry took when it was recorded is what it takes now. For tests and dry runs.
 
-TimesUs = Mapping[tuple[int, int, LaunchConfig], float]
-"""By batch size, shape and entry."""
+TimesUs = Mapping[tuple[int, Part, LaunchConfig], float]
+"""By batch size, part and entry."""
 
 
 def bench_recorded(file: PlannedFile, landscape: Path) -> BenchedFile:
@@ -322,48 +326,50 @@ def bench_recorded(file: PlannedFile, landscape: Path) -> BenchedFile:
 
 
 def recorded_times(journal: Journal) -> TimesUs:
-    """Up and down together, on a shape's first engine: the median of a row's first blocks, else what screening saw."""
+    """Up and down together: the median of a part's first blocks, else what screening saw."""
     from tools.compile.outcome import Status
-    from tools.measure.panel import Part
     from tools.tune.protocol import Measured, Screened
 
-    subject = journal.header.subject
-
-    def is_usual(part: Part) -> bool:
-        return part.engine is subject.first_engine(part.placement) and part.routing is RoutingKind.UNIFORM
-
-    screened: dict[tuple[int, int, LaunchConfig], float] = {}
-    measured: dict[tuple[int, int, LaunchConfig], float] = {}
+    screened: dict[tuple[int, Part, LaunchConfig], float] = {}
+    measured: dict[tuple[int, Part, LaunchConfig], float] = {}
     for entry in journal.entries:
         match entry.event:
-            case Screened(job, Status.OK) as event if is_usual(job.part):
-                screened[job.num_tokens, job.shape, job.config] = event.total_us
-            case Measured(job, all_series) if is_usual(job.part):
+            case Screened(job, Status.OK) as event:
+                screened[job.num_tokens, job.part, job.config] = event.total_us
+            case Measured(job, all_series) if job.up is None:
                 for series in all_series:
                     if series.us:
-                        key = job.num_tokens, job.part.placement, series.config
+                        key = job.num_tokens, job.part, series.config
                         measured.setdefault(key, statistics.median(series.us))
     return {**screened, **measured}
 
 
 def _recorded_row(file: PlannedFile, subject: Subject, times_us: TimesUs, num_tokens: int) -> BenchedRow:
-    """One part, under the shape where the file does worst."""
+    """The first engine's parts under uniform routing, the shape where the file does worst first; then the others that
+    the landscape has anything of."""
     from tools.tune.tuner import heuristics_of
 
     heuristics = heuristics_of(subject, num_tokens)
     own = _entry(file, file.claimed or file.main, num_tokens)
     main = _entry(file, file.main, num_tokens) if file.claimed else None
-    found = []
-    for shape in range(len(subject.shapes)):
-        engine = subject.first_engine(shape)
-        configs = own, main, heuristics[engine]
-        own_us, main_us, heuristic_us = (times_us.get((num_tokens, shape, c)) if c else None for c in configs)
+
+    def benched(part: Part) -> BenchedPart:
+        configs = own, main, heuristics[part.engine]
+        own_us, main_us, heuristic_us = (times_us.get((num_tokens, part, c)) if c else None for c in configs)
         duels = _recorded_duel(own_us, main_us), _recorded_duel(own_us, heuristic_us)
-        times = own_us, main_us, heuristic_us
         over = _ratio_of(main_us, heuristic_us)
-        found.append(BenchedPart(engine, RoutingKind.UNIFORM, *times, *duels, over))
-    worst = max(found, key=_worst_ratio)
-    return BenchedRow((worst,), worst.against_main.ratio if worst.against_main else None)
+        return BenchedPart(part.engine, part.routing, own_us, main_us, heuristic_us, *duels, over, part.placement)
+
+    shapes = range(len(subject.shapes))
+    usual = [Part(subject.first_engine(shape), shape, RoutingKind.UNIFORM) for shape in shapes]
+    first = sorted(map(benched, usual), key=_worst_ratio, reverse=True)
+    known = {part for at, part, config in times_us if at == num_tokens and config == own}
+    others = [
+        benched(part)
+        for part in itertools.starmap(Part, itertools.product(heuristics, shapes, DRAWN_KINDS))
+        if part in known and part not in usual
+    ]
+    return BenchedRow((*first, *others), first[0].against_main.ratio if first[0].against_main else None)
 
 
 def _entry(file: PlannedFile, entries: Mapping[int, LaunchConfig], num_tokens: int) -> LaunchConfig | None:

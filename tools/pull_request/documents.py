@@ -212,7 +212,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class MeasuredPart:
-    """The claimed entry in one engine's flavour under one routing, in the shape where it does worst.
+    """The claimed entry in one engine's flavour under one routing, in one of the plan's shapes, by its place there.
 
     runs: else it failed. Ratios of its time: over the engine's heuristic, over main's entry; None: that one doesn't run
     or isn't there.
@@ -223,9 +223,10 @@ class MeasuredPart:
     runs: bool
     over_heuristic: Ratio | None = None
     over_main: Ratio | None = None
+    shape: int = 0
 
     def __str__(self) -> str:
-        return f"{self.engine}, {self.routing}"
+        return f"{self.engine}, {self.routing}" + f", shape {self.shape + 1}" * (self.shape > 0)
 
     @property
     def is_slower(self) -> bool:

@@ -19,10 +19,11 @@ from tools.store.strict_json import Json
 
 @dataclass(frozen=True)
 class BenchedPart:
-    """The benched file in one engine's flavour under one routing: the claimed one, or main's where it is removed.
+    """The benched file in one engine's flavour under one routing in one shape: the claimed one, or main's where it is
+    removed.
 
-    Times in µs, None: it fails, or there is no such entry; under the shape where the file does worst beside having
-    none. Duels are the benched file's, None: unknown. main_over_heuristic: None where one of them doesn't run.
+    Times in µs, None: it fails, or there is no such entry. shape: its place among the plan's. Duels are the benched
+    file's, None: unknown. main_over_heuristic: None where one of them doesn't run.
     """
 
     engine: Flavour
@@ -33,6 +34,7 @@ class BenchedPart:
     against_main: Duel | None
     against_heuristic: Duel | None
     main_over_heuristic: Ratio | None = None
+    shape: int = 0
 
     def to_json(self) -> dict[str, Json]:
         duels = {"against_main": _duel_json(self.against_main), "against_heuristic": _duel_json(self.against_heuristic)}
@@ -125,8 +127,8 @@ def _kept(
 
 def _measured_part(part: BenchedPart) -> MeasuredPart:
     duels = (part.against_heuristic, part.against_main)
-    ratios = (_rounded_ratio(duel.ratio) if duel and duel.ratio else None for duel in duels)
-    return MeasuredPart(part.engine, part.routing, part.own_us is not None, *ratios)
+    over_heuristic, over_main = (_rounded_ratio(duel.ratio) if duel and duel.ratio else None for duel in duels)
+    return MeasuredPart(part.engine, part.routing, part.own_us is not None, over_heuristic, over_main, part.shape)
 
 
 def _removed(row: BenchedRow) -> MeasuredRow:

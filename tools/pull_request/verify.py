@@ -13,10 +13,12 @@ from pathlib import Path
 from tools.checkout import CONFIGS
 from tools.cli import command, path_argument, say
 from tools.dates import today
+from tools.measure.panel import RoutingKind
 from tools.pull_request.documents import (
     MERGED,
     DocumentError,
     MeasuredFile,
+    MeasuredPart,
     MeasuredRow,
     PlannedFile,
     read_plan,
@@ -31,7 +33,7 @@ from tools.registry.models import ModelRegistry, load_models
 from tools.registry.shapes import registered_shapes
 from tools.store import schemas
 from tools.store.files import RECORD, TUNED_FILE, lock, read_file, record_path, write_file
-from tools.store.record import Record, RecordedRow, RecordError, Verified, as_record
+from tools.store.record import Compared, Record, RecordedRow, RecordError, RowOfShape, Verified, as_record
 
 UNSIGNED = "0" * 64
 """Until the line is written: each record signs it with its own evidence."""
@@ -100,7 +102,7 @@ def why_other(record: Record, config: bytes, planned: PlannedFile, file: Measure
     return None
 
 
-def why_overstated(record: Record, file: MeasuredFile) -> str | None:
+def why_overstated(record: Record, planned: PlannedFile, file: MeasuredFile) -> str | None:
     """The row whose gain over the heuristic is farthest below what its record says; None: every gain holds.
 
     Both times in one ratio: what is told of a file is the gain, and a heuristic that was written down too slow would
@@ -108,26 +110,69 @@ def why_overstated(record: Record, file: MeasuredFile) -> str | None:
     """
     worst, told = 1.0 + CLAIM_TOLERANCE_PCT / 100.0, None
     for num_tokens, row in sorted(file.rows.items()):
-        for where, here, said in _gains(row, record.rows.get(num_tokens)):
+        for where, here, said in _gains(row, record, planned, num_tokens):
             if here / said > worst:
                 worst = here / said
                 told = f"M={num_tokens}: {here:.3f} of the heuristic's time{where}, recorded as {said:.3f}"
     return told
 
 
-def _gains(row: MeasuredRow, recorded: RecordedRow | None) -> Iterator[tuple[str, float, float]]:
+def why_uncovered(record: Record, planned: PlannedFile, file: MeasuredFile) -> str | None:
+    """The first part that the record tells of and main's run doesn't: its word would cover what nobody measured."""
+    for num_tokens, recorded in record.rows.items():
+        row = file.rows.get(num_tokens)
+        here = {(part.engine, part.routing, part.shape) for part in row.parts} if row else set()
+        for part in recorded.parts:
+            if (part.engine, part.routing, _place(record, planned, part.shape)) not in here:
+                return f"M={num_tokens}: its record tells of a part that wasn't measured here: {part}"
+    return None
+
+
+def _place(record: Record, planned: PlannedFile, shape: int) -> int | None:
+    """Of a record's shape among the plan's. None: it has no such shape."""
+    if shape >= len(record.shapes):
+        return None
+    places = (place for place, each in enumerate(planned.shapes) if each.shape == record.shapes[shape].shape)
+    return next(places, None)
+
+
+def _gains(
+    row: MeasuredRow, record: Record, planned: PlannedFile, num_tokens: int
+) -> Iterator[tuple[str, float, float]]:
     """(where, time over the heuristic's here, the same as recorded).
 
     Of parts what is beyond doubt, since a skew's few draws differ; records say them since rows have parts.
     """
+    recorded = record.rows.get(num_tokens)
     if recorded is None:
         return
     if row.measured_us is not None and row.heuristic_us is not None:
         yield "", row.measured_us / row.heuristic_us, _worst_ratio(recorded)
+    said = {(known.engine, known.routing, _place(record, planned, known.shape)): known for known in recorded.parts}
     for part in row.parts:
-        said = [known.ratio for known in recorded.parts if (known.engine, known.routing) == (part.engine, part.routing)]
-        if said and part.over_heuristic is not None:
-            yield f" ({part})", part.over_heuristic.low, max(said)
+        known = said.get((part.engine, part.routing, part.shape))
+        if known is not None and part.over_heuristic is not None:
+            yield f" ({part})", part.over_heuristic.low, known.ratio
+    yield from _summed_up(row, recorded, record, planned)
+
+
+def _summed_up(
+    row: MeasuredRow, recorded: RecordedRow, record: Record, planned: PlannedFile
+) -> Iterator[tuple[str, float, float]]:
+    """As `_gains`: the times that are told of an engine, a routing or a shape, each of the part that gains least."""
+    uniform = [part for part in row.parts if part.routing is RoutingKind.UNIFORM]
+    told: list[tuple[str, Compared | RowOfShape, list[MeasuredPart]]] = [
+        *((name, of, [part for part in uniform if part.engine == name]) for name, of in recorded.by_engine.items()),
+        *((name, of, [part for part in row.parts if part.routing == name]) for name, of in recorded.by_routing.items()),
+    ]
+    shapes = [served.shape for served in record.shapes]
+    for of_shape in recorded.by_shape:
+        place = _place(record, planned, shapes.index(of_shape.shape)) if of_shape.shape in shapes else None
+        told.append((str(of_shape.shape), of_shape, [part for part in uniform if part.shape == place]))
+    for name, of, parts in told:
+        lows = [part.over_heuristic.low for part in parts if part.over_heuristic is not None]
+        if lows:
+            yield f" ({name})", max(lows), of.latency_us.median / of.baseline_us.median
 
 
 def _worst_ratio(row: RecordedRow) -> float:
@@ -165,8 +210,9 @@ def _write_alone(configs: Path, planned: PlannedFile, file: MeasuredFile, models
     except RecordError:
         return f"not verified, {reason or 'its record is not valid'}"
     other = why_other(record, config.data, planned, file)
-    overstated = why_overstated(record, file)
-    why = reason or other or overstated or why_unknown(planned, models)
+    overstated = why_overstated(record, planned, file)
+    uncovered = why_uncovered(record, planned, file)
+    why = reason or other or overstated or uncovered or why_unknown(planned, models)
     if why is None:
         write_file(path, record.with_verified(line).to_bytes())
         return "verified"

@@ -27,7 +27,7 @@ from tools.errors import MachineError, UserError
 from tools.measure import gpu
 from tools.measure.judgement import FAILED, Duel, MeasuredCandidate, PartVerdict, RowVerdict
 from tools.measure.layer import LayerShape
-from tools.measure.panel import Part, Ratio, RoutingKind
+from tools.measure.panel import DRAWN_KINDS, Part, Ratio, RoutingKind
 from tools.measure.seeds import Purpose
 from tools.pull_request import child
 from tools.pull_request.child import BenchedFile, NotMeasuredError, comparison_of, run_child, subject_of
@@ -137,13 +137,17 @@ class TestWhatTheBenchFinds:
         assert found.over_main is not None
         assert found.over_main.mean == pytest.approx((0.9 ** (2 / 3) * 1.1 ** (1 / 3)) ** 0.5)
 
-    def test_of_several_shapes_the_worst_beside_each(self) -> None:
+    def test_of_several_shapes_every_one_the_worst_first(self) -> None:
         """Slower than no file in one shape, and than main's in the other: neither may be lost."""
-        (only,) = row(
+        parts = row(
             part(own=90.0, heuristic=120.0, main=80.0), part(own=90.0, heuristic=80.0, main=100.0, placement=1)
         ).parts
-        assert only.heuristic_us == 80.0
-        assert [duel and duel.verdict for duel in (only.against_heuristic, only.against_main)] == ["slower"] * 2
+        assert [(one.shape, one.heuristic_us) for one in parts] == [(1, 80.0), (0, 120.0)], "the row's are the worst's"
+        beside_none, beside_main = (
+            [duel and duel.verdict for duel in duels]
+            for duels in zip(*((one.against_heuristic, one.against_main) for one in parts), strict=True)
+        )
+        assert (beside_none, beside_main) == (["slower", "faster"], ["faster", "slower"])
 
     def test_a_row_without_a_file_of_mains(self) -> None:
         found = row(part(own=90.0, heuristic=120.0))
@@ -239,7 +243,7 @@ class TestTheChildsEnd:
         code, answer = do("bench", planned(main=MAIN))
         assert code == 0
         assert BenchedFile.read(answer) == BenchedFile({64: row(part(own=90.0, heuristic=120.0))}, HERE)
-        assert seen.judging == Judging((UNIFORM, SKEWED), purpose=Purpose.CI)
+        assert seen.judging == Judging(DRAWN_KINDS, purpose=Purpose.CI)
         assert seen.comparison.candidates[2].entries == dict.fromkeys(Flavour, MAIN)
 
     def test_the_tuner_is_asked_for_the_plans_rows_and_shapes(

@@ -193,6 +193,59 @@ class TestGains:
         sign(merged, results(parts=[part]))
         assert (record_of(merged)["verified"] is not None) is is_verified
 
+    @staticmethod
+    def told(engine: str = "sglang", shape: int = 0, routing: str = "uniform", ratio: float = 0.8) -> dict[str, Any]:
+        """A part as a record has it."""
+        names = {"engine": engine, "shape": shape, "routing": routing}
+        return {**names, "ratio": ratio, "low": ratio - 0.01, "high": ratio + 0.01, "blocks": 4}
+
+    @staticmethod
+    def measured(engine: str = "sglang", shape: int = 0, low: float = 0.79) -> dict[str, Any]:
+        """The same under uniform routing as main's run has it."""
+        ratio = {"low": low, "mean": low + 0.01, "high": low + 0.02, "blocks": 4}
+        names = {"engine": engine, "routing": "uniform", "shape": shape}
+        return {**names, "runs": True, "over_heuristic": ratio, "over_main": None}
+
+    @pytest.mark.parametrize(
+        "more",
+        [{"engine": "vllm"}, {"routing": "skew_1.0"}, {"routing": "recorded"}, {"shape": 1}],
+        ids=["an engine", "a skew", "recorded routing", "a shape"],
+    )
+    def test_of_what_was_not_measured_here_it_is_no_word_of_mains(
+        self, merged: Store, capsys: pytest.CaptureFixture[str], more: dict[str, Any]
+    ) -> None:
+        """Else a record could tell of any gain in a part that nobody looks at."""
+        self.recorded(merged, 1000.0, parts=[self.told(), self.told(**more, ratio=0.1)])
+        sign(merged, results(parts=[self.measured()]))
+        assert record_of(merged)["verified"] is None
+        assert "M=64: its record tells of a part that wasn't measured here: " in capsys.readouterr().err
+
+    @pytest.mark.parametrize(("second", "is_verified"), [(0.8, True), (0.1, False)])
+    def test_each_shapes_gain_holds_at_that_shape(self, merged: Store, second: float, is_verified: bool) -> None:
+        """The record may have them in another order than the plan."""
+        other = registered_shapes(WORKLOAD, models())[1].shape
+        shapes = [{**shape.to_json(), "models": []} for shape in (other, SHAPE)]
+        row = {"latency_us": times(1000.0), "baseline_us": times(1000.0), "decision": "promote"}
+        row |= {"parts": [self.told(shape=0, ratio=second), self.told(shape=1, ratio=0.9)]}
+        merged.measured(merged.root / NAME, rows={"64": row}, shapes=shapes)
+        document = plan()
+        planned = [{**shape.to_json(), "registered": True} for shape in (SHAPE, other)]
+        document["legs"][0]["workloads"][0]["shapes"] = planned
+        parts = [self.measured(shape=0, low=0.89), self.measured(shape=1)]
+        sign(merged, results(parts=parts), document=document)
+        assert (record_of(merged)["verified"] is not None) is is_verified
+
+    @pytest.mark.parametrize("told", ["by_engine", "by_routing"])
+    @pytest.mark.parametrize(("latency_us", "is_verified"), [(800.0, True), (10.0, False)])
+    def test_the_times_that_sum_parts_up_hold_too(
+        self, merged: Store, told: str, latency_us: float, is_verified: bool
+    ) -> None:
+        name = {"by_engine": "sglang", "by_routing": "uniform"}[told]
+        summed = {name: {"latency_us": times(latency_us), "baseline_us": times(1000.0)}}
+        self.recorded(merged, 1000.0, parts=[self.told()], **{told: summed})
+        sign(merged, results(parts=[self.measured()]))
+        assert (record_of(merged)["verified"] is not None) is is_verified
+
     def test_a_word_on_such_a_gain_goes(self, merged: Store) -> None:
         self.recorded(merged, 5000.0)
         path = merged.record_of(merged.root / NAME)
