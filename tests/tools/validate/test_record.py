@@ -240,6 +240,26 @@ def test_a_row_of_parts_is_held_to_the_bound(store: Store, row: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
+    ("parts", "fault"),
+    [
+        ([part(0.9), part(0.9, "sglang"), part(0.9, routing="skew_0.3")], None),
+        ([part(0.9), part(0.8)], "rows.2.parts.1: expected each part once, found vllm"),
+        ([part(0.9) | {"shape": 1}], "rows.2.parts.0: expected one of the record's 1 shapes, from 0, found 1"),
+        ([part(0.9) | {"low": 0.95}], "rows.2.parts.0: expected low ≤ ratio ≤ high, found 0.95, 0.9, 0.91"),
+    ],
+    ids=["each another", "one twice", "of no shape", "outside its interval"],
+)
+def test_parts_are_those_of_a_measurement(store: Store, parts: list[dict[str, Any]], fault: str | None) -> None:
+    """What the site and the index tell of a shape or an engine is a part's ratio."""
+    path = store.config(table([1, 2, 16]))
+    rows = json.loads(store.measured(path).read_bytes())["rows"]
+    rows["2"]["parts"] = parts
+    store.measured(path, rows=rows)
+    messages = [finding.message for finding in store.findings(RULE)]
+    assert [message[: len(fault or "")] for message in messages] == ([] if fault is None else [fault])
+
+
+@pytest.mark.parametrize(
     ("engines", "fault"),
     [
         ({"vllm": (900.0, 1000.0), "sglang": (950.0, 960.0)}, None),

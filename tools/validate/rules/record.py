@@ -60,6 +60,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         if record.is_measured and file.workload is not None:
             yield from _strange_shapes(record, file.workload, path, context)
             yield from _strange_engines(record, path)
+            yield from _strange_parts(record, path)
             yield from _never_measured(record, file.workload, path, context.device_of(file))
         if record.is_measured and record.environment is not None:
             yield from _measured_mismatches(record, record.environment, path, file)
@@ -209,6 +210,25 @@ def _strange_engines(record: Record, path: Path) -> Iterator[Issue]:
                 "tune it again: the tuner writes those of the engine where the entry does worst",
                 path=path,
             )
+
+
+def _strange_parts(record: Record, path: Path) -> Iterator[Issue]:
+    """Each of another engine, routing or shape of the record's, with its ratio inside its interval."""
+    for num_tokens, row in record.rows.items():
+        seen: set[tuple[str, int, str]] = set()
+        for index, part in enumerate(row.parts):
+            name = part.engine, part.shape, part.routing
+            found = None
+            if part.shape >= len(record.shapes):
+                found = f"one of the record's {len(record.shapes)} shapes, from 0, found {part.shape}"
+            elif name in seen:
+                found = f"each part once, found {part} again"
+            elif not part.low <= part.ratio <= part.high:
+                found = f"low ≤ ratio ≤ high, found {part.low}, {part.ratio}, {part.high}"
+            seen.add(name)
+            if found:
+                where = f"rows.{num_tokens}.parts.{index}"
+                yield Issue(f"{where}: expected {found}", "tune it again: the tuner writes what it measured", path=path)
 
 
 def _strange_models(record: Record, workload: Workload, path: Path, context: Context) -> Iterator[Issue]:
