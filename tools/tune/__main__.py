@@ -180,6 +180,7 @@ def _say(line: str) -> None:
 
 
 def _on_cluster(request: TuneRequest, address: str) -> int:
+    _check_output(request)
     _check_sources(request, load_models(), load_devices())
     jobs = [
         NodeJob(f"{source.name} {source.parallel}", (*arguments_of(source), *arguments_of_effort(request)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tools.errors import UserError
 from tools.scratch import Scratch
 from tools.store.files import lock, write_file
 from tools.store.tiers import REGISTRY
-from tools.text import printable
+from tools.text import printable, shown_path
 from tools.with_parent import bound
 
 
@@ -73,9 +73,7 @@ def on_cluster(address: str, jobs: Sequence[NodeJob], output: Path, ray: Any = N
         waiting = {remote.remote(job, before): job for job in jobs}
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            done = _result(ray, ready, waiting.pop(ready))
-            _take_over(done, output)
-            yield done
+            yield _taken_over(_result(ray, ready, waiting.pop(ready)), output)
     finally:
         ray.shutdown()
 
@@ -101,6 +99,15 @@ def _files_below(folder: Path) -> dict[str, bytes]:
     return {
         key.as_posix(): path.read_bytes() for key, path in found.items() if REGISTRY not in key.parts or key == aliases
     }
+
+
+def _taken_over(done: NodeResult, output: Path) -> NodeResult:
+    """What can't be written here fails one job, not those that still run."""
+    try:
+        _take_over(done, output)
+    except (OSError, UserError) as error:
+        return replace(done, exit_code=2, files={}, log=f"can't be written to {shown_path(output)}: {error}")
+    return done
 
 
 def _take_over(done: NodeResult, output: Path) -> None:

@@ -510,7 +510,10 @@ def open_journals(header: JournalHeader, landscape_path: Path | None, *, resume:
         previous = _previous(path)
         if not resume and path.stat().st_size:
             # A copy, since the lock is on the file itself.
+            older = previous.read_bytes() if previous.exists() else None
             write_file(previous, path.read_bytes())
+            if older is not None:
+                undo.callback(write_file, previous, older)
             undo.callback(previous.replace, path)
         writers.insert(0, JournalWriter(path, None if resume else header))
         undo.callback(writers[0].close)
@@ -559,6 +562,8 @@ def _lock(file: IO[bytes], path: Path) -> None:
         raise JournalError(
             f"{shown_path(path)}: expected no other run of this file, found one at work. Fix: wait until it ends."
         ) from error
+    except OSError:
+        return  # a file system without locks, as for the store
 
 
 def _read_earlier(path: Path, header: JournalHeader) -> tuple[JournalEntry, ...]:

@@ -281,8 +281,10 @@ class Supervisor:
 
     def _on_word(self, worker: _RunningWorker, said: DeviceReport | Refusal | MachineError | WorkerAnswer) -> None:
         match said:
-            case Refusal(message):
+            case Refusal(message) if self._report is None:
                 raise DeviceRefused(message)
+            case Refusal(message):  # what was measured until then is kept
+                raise RunnerError(f"GPU: a process that came in place of another can't measure: {message}")
             case MachineError():
                 raise said
             case DeviceReport():

@@ -343,7 +343,8 @@ def _with_lines(record: Record, standing: Existing | None) -> Record:
 
 
 def _is_needless(request: TuneRequest, result: TuneResult, place: Place, existing: Existing) -> bool:
-    """A version file exists only where the file that serves this Triton without it loses more than the margin.
+    """A version file exists only where the file that serves this Triton without it loses more than the margin, or
+    lacks a `_down` file where one gains.
 
     That file needs a measured record to say so in, and must be of the same workload: by an alias of the device perhaps,
     but not the plain file that serves per-channel scales too.
@@ -354,7 +355,9 @@ def _is_needless(request: TuneRequest, result: TuneResult, place: Place, existin
     is_the_same = own is not None and other is not None and replace(other, device_name=own.device_name) == own
     could_do_without = own_tier != "" and tier not in (own_tier, LEGACY) and is_the_same and is_recorded
     loses = _worst_loss_pct(result) > PromotionPolicy().min_improvement_pct
-    return could_do_without and not (loses or request.files.force_version_file)
+    gains_down = any(row.down is not None and row.down.gains for row in result.rows)
+    lacks_down = request.separate_down and gains_down and not existing.place.down.path.exists()
+    return could_do_without and not (loses or lacks_down or request.files.force_version_file)
 
 
 CUT_SHORT = "search stopped at its time limit with candidates left; a larger --time-budget tries more"

@@ -175,9 +175,11 @@ def test_a_node_that_dies_fails_its_job_alone(tmp_path: Path) -> None:
 
 
 def test_the_cluster_is_left_whatever_happens(tmp_path: Path) -> None:
-    ray = FakeRay(comes_to(**{"a.json": b""}))
-    (tmp_path / "out").write_text("a file")
-    with pytest.raises(NotADirectoryError):
+    def breaks(job: NodeJob) -> NodeResult:
+        raise KeyboardInterrupt
+
+    ray = FakeRay(lambda job, before: breaks(job))
+    with pytest.raises(KeyboardInterrupt):
         tune_on_cluster("auto", [ONE], tmp_path / "out", lambda line: None, ray)
     assert not ray.is_up
 
@@ -273,3 +275,22 @@ def test_a_job_of_another_module_runs_that_one() -> None:
     done = run_here(NodeJob("validate", ("--help",), "tools.convert"), {})
     assert done.exit_code == 0
     assert "python -m tools.convert" in done.answer
+
+
+def test_what_can_not_be_written_here_fails_one_job_alone(tmp_path: Path) -> None:
+    """Hours of others' work are still on their way."""
+    (tmp_path / "b.json").mkdir()
+    ray = FakeRay(lambda job, before: NodeResult(job, 0, {"a.json" if job is ONE else "b.json": b"x"}, ""))
+    code, said = tune(ray, tmp_path, ONE, TWO)
+    assert code == 2
+    assert said[0].startswith("two: failed: can't be written to ")
+    assert (said[1], (tmp_path / "a.json").read_bytes()) == ("one: tuned", b"x")
+
+
+def test_an_output_that_can_not_be_written_is_refused_before_a_node_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workloads = tmp_path / "w.txt"
+    workloads.write_text("mistralai/Mixtral-8x7B-v0.1 tp=2\n")
+    assert command.main(["--workloads", str(workloads), "--ray", "auto", "--output", "/proc/tuned"]) == 2
+    assert "--output: expected a folder that can be written" in capsys.readouterr().err

@@ -644,11 +644,15 @@ def test_a_device_that_refuses_leaves_all_as_it_was(
     assert not landscape.exists()
     assert files(path.parent) == {}
     before = save(path, kept)
-    for resume in (False, True):
-        with pytest.raises(DeviceRefused):
-            run(header, landscape, resume=resume, refused=True)
-        assert not landscape.exists()
-        assert files(path.parent) == {path.name: before}
+    older = path.with_suffix(".previous.jsonl")
+    for there in ({path.name: before}, {path.name: before, older.name: b"of the run before\n"}):
+        for name, data in there.items():
+            path.with_name(name).write_bytes(data)
+        for resume in (False, True):
+            with pytest.raises(DeviceRefused):
+                run(header, landscape, resume=resume, refused=True)
+            assert not landscape.exists()
+            assert files(path.parent) == there
 
 
 # ---------------------------------------------------------------

@@ -86,6 +86,16 @@ def refuses(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
     connection.send(Refusal("expected 9.0 GiB of free GPU memory, found 1.0."))
 
 
+def refuses_later(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
+    """The first process works; whoever comes in its place finds no memory."""
+    first_is_gone = Path(log_path).parent / "first is gone"
+    if first_is_gone.exists():
+        refuses(connection, log_path, spec)
+        return
+    first_is_gone.touch()
+    stand_in(connection, log_path, spec)
+
+
 def never_up(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
     raise SystemExit(3)
 
@@ -180,6 +190,20 @@ def test_a_refusal_is_one_line(subject: Subject) -> None:
         pytest.raises(DeviceRefused, match=r"expected 9\.0 GiB of free GPU memory, found 1\.0"),
     ):
         _ = supervisor.report
+
+
+def test_a_refusal_in_mid_run_is_none_of_the_device(subject: Subject) -> None:
+    """What was measured until then is kept: a device that refuses leaves nothing behind."""
+    with (
+        Supervisor(WorkerSpec(subject, 64), PATIENT, refuses_later) as supervisor,
+        CompilePool(1, timeout_s=10 * PATIENCE_S) as pool,
+    ):
+        runner = LiveRunner(subject, pool, supervisor, 1)
+        runner.submit(ScreenJob(64, 0, CRASHES))
+        assert runner.wait().status is Status.CRASH
+        runner.submit(ScreenJob(64, 0, GOOD))
+        with pytest.raises(RunnerError, match=r"in place of another can't measure: expected 9\.0 GiB"):
+            runner.wait()
 
 
 def test_a_worker_that_never_comes_up_ends_the_run(subject: Subject) -> None:

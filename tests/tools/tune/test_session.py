@@ -291,6 +291,18 @@ def test_a_version_file_that_gains_nothing_is_a_line_in_the_default_files_record
     assert list(found)[-2:] == ["verified_with", "verified"]
 
 
+@pytest.mark.parametrize("has_down", [False, True])
+def test_one_that_gains_by_an_entry_for_down_is_written_where_the_default_has_none(
+    tune: Callable[..., TuneSummary], subject: Subject, out: Path, has_down: bool
+) -> None:
+    best = dict.fromkeys((1, 64), replace(BEST, GROUP_SIZE_M=8))
+    put_file(out, best, with_record=record_of(subject, best))
+    if has_down:
+        (out / DOWN).write_bytes(canonical_entries(best))
+    tune("--separate-down", triton="3.6.0", times=DOWN_GAINS)
+    assert (out / "triton_3_6_0" / DOWN).exists() is not has_down
+
+
 def test_beside_the_file_of_another_patch_a_version_file_has_to_earn_its_place_too(
     tune: Callable[..., TuneSummary], default: Record, out: Path
 ) -> None:

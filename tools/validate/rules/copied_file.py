@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tools.findings import Severity
 from tools.store.config_file import ConfigFile, Tree
-from tools.store.workload import Workload
+from tools.store.workload import Layout, Workload
 from tools.text import shown_path
 from tools.validate.model import Context, Issue, TreeRule
 
@@ -38,11 +38,15 @@ def check(tree: Tree, context: Context) -> Iterator[Issue]:
 
 
 def _what_it_is_for(file: ConfigFile, context: Context) -> tuple[str, Workload]:
-    """(the device's family, the workload without its device and projection): what files that may agree share."""
+    """(the device's family, the workload without its device and projection): what files that may agree share.
+
+    In an engine's folder, as exports write it, one for a scale for each tensor stands in for scales per channel.
+    """
     assert file.workload is not None
     device = context.device_of(file)
     family = file.workload.device_name if device is None else (device.family or device.name)
-    return family, dataclasses.replace(file.workload, device_name="", down=False)
+    alike = dataclasses.replace(file.workload, device_name="", down=False)
+    return family, alike if context.layout is Layout.REPO else dataclasses.replace(alike, per_channel_quant=False)
 
 
 def _is_measured(file: ConfigFile) -> bool:
