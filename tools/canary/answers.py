@@ -127,13 +127,15 @@ def answer_of_engine(document: Any) -> Answer | Failure:
         return Failure(str(document.get("error")) if isinstance(document, Mapping) else "no answer")
     try:
         down = document["down_nearest"]
+        if not isinstance(document["down_file_name"], str | None):
+            raise TypeError("a name of the down file that is no text")
         return Answer(
             str(document["file_name"]),
             _reading(document["rows"], document["nearest"]),
             document["down_file_name"],
             None if down is None else _reading(document["down_rows"], down),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return Failure(f"its answer has another form than a table of entries ({type(error).__name__}: {error})")
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.cli import one_of, path_argument, run
+from tools.cli import command, one_of, path_argument, run
 from tools.convert import converter
 from tools.dates import today
 from tools.errors import reason_of
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command("convert")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = parser().parse_args(arguments)

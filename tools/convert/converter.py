@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path, PurePosixPath
@@ -176,7 +176,7 @@ def _copy_store(store: Path, copy: Path) -> None:
 
 
 def _errors(
-    taken: Iterable[Taken], destination: Path, copy: Path, context: Context, exceptions: Exceptions
+    taken: Collection[Taken], destination: Path, copy: Path, context: Context, exceptions: Exceptions
 ) -> dict[Taken, tuple[Finding, ...]]:
     """On files that lie in a copy of the store."""
     places: dict[str, tuple[Taken, Path]] = {}
@@ -184,10 +184,17 @@ def _errors(
         there = record_path(destination, file.relative)
         places[shown_path(copy / file.relative)] = file, file.source
         places[shown_path(record_path(copy, file.relative))] = file, there if there.exists() else file.source
+    folders: dict[str, list[Taken]] = {}
+    for file in taken:
+        folders.setdefault(shown_path((copy / file.relative).parent), []).append(file)
     errors: dict[Taken, tuple[Finding, ...]] = {}
     for finding in runner.validate([copy], context, exceptions).findings:
-        if finding.severity is Severity.ERROR and finding.path in places:
-            file, path = places[finding.path]
+        if finding.severity is not Severity.ERROR:
+            continue
+        at = [places[finding.path]] if finding.path in places else []
+        # What is wrong with a folder is wrong with each file that would go there.
+        at += [(file, file.source) for file in folders.get(finding.path, ())]
+        for file, path in at:
             errors[file] = (*errors.get(file, ()), replace(finding, path=shown_path(path)))
     return errors
 

@@ -93,7 +93,10 @@ def _sample(options: argparse.Namespace) -> int:
         print(f"Triton {triton} is newer than any that a tier was tuned with: every file is measured under it")
     devices = load_devices(options.configs / "registry" / "devices.json")
     found = sample.measurable(stock.files, devices, with_runner(options.runners, devices))
-    chosen = sample.of_night(found, day, len(found) if is_new or options.all else options.count)
+    # A run for a newer Triton that finds none would measure this night's sample a second time.
+    has_work = is_new or options.newest is None or options.all
+    count = len(found) if is_new or options.all else options.count
+    chosen = sample.of_night(found, day, count) if has_work else []
     plan, left_out = sample.plan(chosen, sample.head_commit(), devices)
     if left_out:
         beyond = counted(len(left_out), "measured file")

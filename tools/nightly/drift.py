@@ -98,7 +98,7 @@ class FileDrift:
     @property
     def worst_pct(self) -> float:
         """For sorting: the largest drift of a row that has drifted; infinite where one does not run."""
-        drifts = [abs(row.drift_pct or float("inf")) for row in self.rows if row.finding]
+        drifts = [float("inf") if row.drift_pct is None else abs(row.drift_pct) for row in self.rows if row.finding]
         return max(drifts, default=float("inf") if self.has_drifted else 0.0)
 
 
@@ -228,7 +228,10 @@ def _pct(value: float, reference: float) -> float:
 # schema takes narrow patterns only.
 
 MOST_ROWS = 300
-"""Rows of the table: an issue takes 65536 characters."""
+"""Rows of the table."""
+
+MOST_CHARACTERS = 60_000
+"""An issue takes 65536."""
 
 _MEANING = (
     "Recorded: the time in the record beside the file. Measured: tonight's, median in µs, up and down together. "
@@ -268,7 +271,15 @@ def to_markdown(devices: Sequence[DeviceDrift], commit: str, margin_pct: float) 
     if unmeasured:
         lines += ["", _UNMEASURED.format(harmless=" or ".join(sorted(HARMLESS))), ""]
         lines += [f"- `{file.id.relative}`: {file.reason}" for file in unmeasured[:100]]
-    return "\n".join(lines) + "\n"
+    return _cut("\n".join(lines) + "\n")
+
+
+def _cut(text: str) -> str:
+    """What an issue takes, whole lines of it."""
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    kept = text[:MOST_CHARACTERS].rpartition("\n")[0]
+    return f"{kept}\n\n{text.count(chr(10)) - kept.count(chr(10))} more lines are cut off.\n"
 
 
 def summary(devices: Sequence[DeviceDrift]) -> str:

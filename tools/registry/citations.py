@@ -82,7 +82,7 @@ def open_wheel(engine: str, path: Path) -> Wheel:
                 return archive.read(name).decode("utf-8", errors="replace") if name in members else None
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: expected a wheel of {engine}, found: {reason_of(error)}. Fix: name one.") from error
-    versions = {match[1] for name in names if (match := re.fullmatch(rf"{engine}-([^-]+)\.dist-info", name))}
+    versions = {match[1] for name in names if (match := re.fullmatch(rf"{re.escape(engine)}-([^-]+)\.dist-info", name))}
     if len(versions) != 1:
         found = f"{engine}-X.dist-info {len(versions)} times"
         raise UserError(

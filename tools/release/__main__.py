@@ -20,7 +20,7 @@ LOADER = CHECKOUT / "fused_moe_configs" / "__init__.py"
 _VERSION = re.compile(r"20\d\d\.(?:[1-9]|1[0-2])\.(?:[1-9]|[12]\d|3[01])")
 _VERSION_LINE = re.compile(rf'(?m)^__version__ = "{_VERSION.pattern}"$')
 _SHIPPED = ("configs/", "fused_moe_configs/")
-_STAYS_HOME = ("configs/README.md", "configs/registry/models.json")
+_STAYS_HOME = ("configs/README.md",)
 
 
 class ReleaseError(UserError):

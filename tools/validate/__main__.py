@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.checkout import CONFIGS
-from tools.cli import one_of, path_argument, run, say
+from tools.cli import command, one_of, path_argument, run, say
 from tools.errors import reason_of
 from tools.findings import FORMATS, Finding, Report, Severity, emit
 from tools.registry.devices import load_devices
@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command("validate")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = parser().parse_args(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import PurePosixPath
 
 import pytest
@@ -72,6 +73,8 @@ def test_a_failure_is_a_difference() -> None:
         {"file_name": "n", "rows": {"a": {}}, "nearest": [], "down_nearest": None, "down_file_name": None},
         {"file_name": "n", "rows": 3, "nearest": [], "down_nearest": None, "down_file_name": None},
         {"file_name": "n", "rows": None, "nearest": [[1, 2]], "down_nearest": None, "down_file_name": None},
+        {"file_name": "n", "rows": None, "nearest": [[math.inf, None]], "down_nearest": None, "down_file_name": None},
+        {"file_name": "n", "rows": None, "nearest": [], "down_nearest": None, "down_file_name": ["n"]},
     ],
 )
 def test_an_answer_of_another_form_is_a_failure(document: object) -> None:

@@ -14,6 +14,8 @@ from tests.builders import NAME, Store, table
 from tools.checkout import CHECKOUT, CONFIGS, reference_triton
 from tools.convert.__main__ import main
 from tools.findings import Severity
+from tools.store import files
+from tools.validate.__main__ import main as validate
 from tools.validate.rules import RULES
 
 
@@ -41,6 +43,35 @@ def test_0_and_a_sound_store_where_all_is_taken(
     assert [f for f in findings if f.severity is Severity.ERROR] == []
     (record, *_) = (tmp_path / "to" / "records").rglob("*.json")
     assert json.loads(record.read_bytes())["attribution"] == "Somebody, MIT"
+
+
+def test_what_validate_would_refuse_of_the_folder_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Triton had no such release: nobody would read them there."""
+    document = {"triton_version": "3.5.2", **table(num_stages=2)}
+    Store(tmp_path / "from").file(json.dumps(document).encode(), "E=8,N=7168,device_name=NVIDIA_H200.json")
+    assert main(arguments(tmp_path / "from", tmp_path / "to", "vllm")) == 1
+    said = capsys.readouterr()
+    assert "(validate refuses it: version-folder)" in said.out
+    assert "triton_3_5_2" in said.err
+    assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("tool", ["validate", "convert"])
+def test_a_store_that_another_process_holds_is_one_line(
+    sglang: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tool: str
+) -> None:
+    real = files.lock
+    for place in ("tools.convert.converter.lock", "tools.validate.fixer.lock"):
+        monkeypatch.setattr(place, lambda root: real(root, 0.0), raising=True)
+    store = tmp_path / "to"
+    store.mkdir()
+    name = Store(store).file(b"{}", NAME)
+    with files.lock(store):
+        code = main(arguments(sglang.root, store)) if tool == "convert" else validate(["--fix", str(name)])
+    assert code == 2
+    assert "expected no other process that writes there" in capsys.readouterr().err
 
 
 def test_a_file_that_no_known_model_asks_for_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from kernels.problem import Flavour
 from tests.builders import devices, times
 from tools.launch.heuristic_version import measured_heuristics
 from tools.measure.panel import Ratio, RoutingKind
-from tools.nightly.drift import DeviceDrift, FileDrift, compare, to_markdown
+from tools.nightly.drift import DeviceDrift, FileDrift, RowDrift, compare, to_markdown
 from tools.pull_request.documents import (
     FileId,
     Leg,
@@ -219,3 +220,20 @@ def test_a_recorded_time_below_what_the_device_can_do_is_a_finding(
     measured = results(MeasuredFile(ID, {1: MeasuredRow(measured_us=60.0, heuristic_us=200.0)}))
     found = compare(plan, measured, {ID: recorded(recorded_us, 0.0, 200.0)}, devices=known)
     assert found[0].files[0].rows[0].finding == finding
+
+
+def test_a_row_that_drifted_by_nothing_does_not_count_as_one_that_fails() -> None:
+    """It is slower than no file, as recorded."""
+    same, fails = RowDrift(1, 100.0, 100.0, 0.0, 5.0, loss_pct=3.0), RowDrift(1, 100.0, None, 0.0, 5.0)
+    assert [FileDrift(ID, (row,)).worst_pct for row in (same, fails)] == [0.0, float("inf")]
+
+
+def test_a_report_that_an_issue_would_not_take_is_cut_at_a_line() -> None:
+    rows = tuple(RowDrift(m, 100.0, 150.0, 0.0, 5.0) for m in range(1, 3))
+    files = tuple(
+        FileDrift(replace(ID, workload=replace(ID.workload, E=e)), rows, outdated=("vLLM 0.1",) * 40)
+        for e in range(1, 400)
+    )
+    text = to_markdown([DeviceDrift("D", None, files)], "a" * 40, 5.0)
+    assert len(text) < 61_000
+    assert re.search(r"\n\n\d+ more lines are cut off\.\n$", text)

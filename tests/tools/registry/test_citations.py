@@ -76,6 +76,11 @@ def test_a_wheel_of_another_release_is_checked_against_the_one_below_and_that_is
     assert check.note == "vllm 0.34.2 is not known here: 0.33.0 answers, the nearest release below it."
 
 
+def test_an_engine_whose_name_is_no_word_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected a wheel of v\["):
+        open_wheel("v[", tmp_path)
+
+
 @pytest.mark.parametrize("make", ["nothing", "text", "another", "both"])
 def test_what_is_no_wheel_of_the_engine_is_refused(tmp_path: Path, make: str) -> None:
     path = tmp_path / "a"

@@ -25,12 +25,15 @@ SDIST = "fused_moe_configs-2026.3.9.tar.gz"
 VLLM, SGLANG = (f"fused_moe_configs-2026.3.9-{engine}.tar.gz" for engine in ("vllm", "sglang"))
 BLOCK = "E=8,N=64,device_name=D,dtype=fp8_w8a8,block_shape=[128,128].json"
 LEGACY = "E=8,N=32,device_name=D.json"
+TUNED = {BLOCK: json.dumps(table([1, 2])), f"legacy_configs/{LEGACY}": json.dumps(table([1]))}
 INDEX = to_bytes(
-    [IndexedFile(path, (), None, None, {}, None, "0" * 64) for path in (BLOCK, f"legacy_configs/{LEGACY}")]
+    [
+        IndexedFile(path, (), None, None, {}, None, hashlib.sha256(text.encode()).hexdigest())
+        for path, text in TUNED.items()
+    ]
 )
 FILES = {
-    BLOCK: json.dumps(table([1, 2])),
-    f"legacy_configs/{LEGACY}": json.dumps(table([1])),
+    **TUNED,
     "registry/devices.json": json.dumps({"schema_version": 1, "devices": [{"name": "D", "aliases": ["D_OEM"]}]}),
     "index.json": INDEX.decode(),
 }
