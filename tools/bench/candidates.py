@@ -123,7 +123,7 @@ def down_file(up: Path, package: Path | None = None) -> Path | None:
 
     package: SGLang's. UserError: a folder of its tuned files can't be listed.
     """
-    folder = up.resolve().parent
+    folder = Path(os.path.realpath(up)).parent
     if package is None or not folder.is_relative_to(package) or version_of_folder(folder.name) is None:
         beside = up.with_name(down_of(up.name))
         return beside if beside.exists() else None
@@ -399,7 +399,9 @@ def _package_of(engine: EngineFile | None) -> Path | None:
     """The package that the kernel lies in. None: it lies alone."""
     if engine is None:
         return None
-    return next((folder for folder in engine.path.resolve().parents if folder.name == engine.flavour), None)
+    # Path.resolve raises where links lead in a circle
+    parents = Path(os.path.realpath(engine.path)).parents
+    return next((folder for folder in parents if folder.name == engine.flavour), None)
 
 
 def _clamped_notes(candidates: Sequence[Candidate], workload: Workload, batch_sizes: Sequence[int]) -> Iterator[str]:

@@ -55,7 +55,7 @@ def comparison_of(
 
 def read_workload(text: str, models: ModelRegistry, device_name: str, engine: Engine) -> tuple[Workload, LayerShape]:
     """`MODEL tp=N [ep=N] [dtype=D]` as one rank of the engine sees it. UserError: unknown, indivisible, no kernel."""
-    name, *parts = text.split()
+    name, *parts = text.split() or [""]
     matches = [re.fullmatch(r"(?:(tp|ep)=([1-9][0-9]{0,4}))|(?:(dtype)=([a-z0-9_]{1,20}))", part) for part in parts]
     if not all(matches):
         raise UserError(f'--workload: expected "MODEL tp=N [ep=N] [dtype=D]", found {text!r}.')

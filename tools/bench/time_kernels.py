@@ -16,7 +16,7 @@ from tools.bench.request import Say
 from tools.bench.sample import KernelComparison
 from tools.compile.machine import MachineFault, fault_of
 from tools.compile.pool import CompilePool
-from tools.errors import reason_of
+from tools.errors import UserError, reason_of
 from tools.launch.layer_config import LayerConfig
 from tools.measure.inputs import RowInputs, make_weights, sorted_rows
 from tools.measure.layer import DOWN, UP
@@ -58,7 +58,10 @@ def compare(
         timer = _PairTimer(setup, setup.row(shape, weights, num_tokens))
         row = timer.run(work.configs, failures)
         if not row.finalists:
-            raise RuntimeError(f"M={num_tokens}: no launch config ran; the first: {row.pairs[0].message}")
+            raise UserError(
+                f"{work.title}: M={num_tokens}: expected a launch config that runs, found none; the first: "
+                f"{row.pairs[0].message.partition(chr(10))[0][:300]}. Fix: more of them (--launch-configs)."
+            )
         result = result.with_row(row)
         if num_tokens == 1 and shape.ep == 1:  # the whole layer has no rank
             result = replace(result, layer=timer.layer(row.own_winner.config))

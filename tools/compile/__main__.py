@@ -24,6 +24,9 @@ from tools.store.files import discover
 from tools.store.workload import Layout
 from tools.text import counted, printable, shown_path
 
+MAX_JOBS = 1024
+MAX_SECONDS = 86_400
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -55,8 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parsed = parser()
     args = parsed.parse_args(arguments)
-    if args.jobs < 1 or args.timeout <= 0:
-        parsed.error(f"--jobs and --timeout: expected positive numbers, found {args.jobs} and {args.timeout}")
+    if not 1 <= args.jobs <= MAX_JOBS:
+        parsed.error(f"--jobs: expected from 1 to {MAX_JOBS}, found {args.jobs}")
+    if not 0 < args.timeout <= MAX_SECONDS:
+        parsed.error(f"--timeout: expected above 0 and at most {MAX_SECONDS} seconds, found {args.timeout:g}")
     triton = installed_triton()
     if triton is None:
         raise UserError("expected Triton, found none. Fix: run `nox -s compile`, which installs it")

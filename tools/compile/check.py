@@ -91,7 +91,10 @@ def check(
         judged.append((plan.binaries[index], outcome))
         on_progress(len(judged), len(plan.binaries))
     findings += judge(judged, registries.devices)
-    summary = CheckSummary(len(files), len(plan.binaries), time.monotonic() - started, dict(sorted(outcomes.items())))
+    compiled = {row.file.found.path for binary in plan.binaries for row in binary.rows}
+    summary = CheckSummary(
+        len(compiled), len(plan.binaries), time.monotonic() - started, dict(sorted(outcomes.items()))
+    )
     return CheckResult(Report(len(files), ordered(findings)), summary)
 
 

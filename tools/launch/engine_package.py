@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -98,8 +99,14 @@ def open_package(name: str, path: Path) -> Package:
             f"Fix: give the wheel, or the folder that it was unpacked or installed into."
         )
     text = read(described) or ""
-    version = next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Version:")), "")
-    return Package(name, version if _VERSION.fullmatch(version) else UNKNOWN_VERSION, read)
+    return Package(name, version_in(text) or UNKNOWN_VERSION, read)
+
+
+def version_in(metadata_text: str) -> str | None:
+    """The version that a package's METADATA states. None: none that a report may repeat."""
+    lines = (line for line in metadata_text.splitlines() if line.startswith("Version:"))
+    version = next(lines, "").partition(":")[2].strip()
+    return version if _VERSION.fullmatch(version) else None
 
 
 def installed_package(name: str) -> Package | None:
@@ -166,7 +173,7 @@ def _wheel(path: Path) -> Callable[[str], str | None]:
                 return _text(inner, file.read(MAX_SOURCE_BYTES + 1))
         except KeyError:
             return None
-        except (OSError, zipfile.BadZipFile, RuntimeError) as error:
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise PackageError(
                 f"{shown_path(path)}: {inner} cannot be read: {reason_of(error)}. Fix: download it again."
             ) from error

@@ -10,6 +10,7 @@ import functools
 from pathlib import Path
 
 from tools.checkout import CHECKOUT
+from tools.launch.source_cut import is_jit
 from tools.launch.syntax_hash import sha256_of_code
 
 KERNEL_MODULE = CHECKOUT / "kernels" / "fused_moe_kernel.py"
@@ -42,10 +43,6 @@ def kernel_sha256(module: Path = KERNEL_MODULE) -> str:
 
 def hash_source(source: str) -> str:
     """As `kernel_sha256`, for source text. Functions count in the order of their names."""
-    functions = [
-        node
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.FunctionDef) and any("jit" in ast.dump(d) for d in node.decorator_list)
-    ]
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and is_jit(node)]
     functions.sort(key=lambda function: function.name)
     return sha256_of_code(functions)

@@ -7,6 +7,7 @@ reads the source of what it compiles from a file. The engine's code is never kep
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -20,6 +21,7 @@ from typing import Any
 
 from tools.errors import UserError
 from tools.launch import source_cut
+from tools.launch.engine_package import version_in
 from tools.launch.source_cut import is_jit
 
 KERNEL_NAME = "fused_moe_kernel"
@@ -120,7 +122,7 @@ def engine_version(path: Path, engine: str) -> str | None:
     """The version that the package's metadata states beside an installed or unpacked package. None: there is none."""
     for folder in path.resolve().parents:
         for metadata in sorted(folder.glob(f"{engine}-*.dist-info/METADATA")):
-            for line in metadata.read_text("utf-8").splitlines():
-                if line.startswith("Version:"):
-                    return line.partition(":")[2].strip()
+            with contextlib.suppress(OSError):
+                if version := version_in(metadata.read_text("utf-8", errors="replace")):
+                    return version
     return None

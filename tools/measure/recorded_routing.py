@@ -160,7 +160,9 @@ def _check_header(path: Path) -> tuple[int, ...]:
                 raise ValueError(f"version {version[0]}.{version[1]}")
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
-        except ValueError as error:
+            if not all(type(size) is int for size in shape):
+                raise ValueError("sizes that are no integers")
+        except (ValueError, TypeError, IndexError, KeyError) as error:  # numpy's, of a header that was made up
             reason = printable(re.sub(r"\s+", " ", str(error))[:100])
             raise _error(path, f"expected a .npy header, found: {reason}", _SAVE) from error
         start = file.tell()

@@ -173,7 +173,7 @@ class Journal:
             found.append(f"the {self.events} events that its report counts ({len(self.entries)} are there)")
         there = {e.event.job.num_tokens for e in self.entries if not isinstance(e.event, Compiled)}
         tuned = self.header.settings.get("num_tokens")
-        lost = [m for m in tuned if m not in there] if isinstance(tuned, list) else []
+        lost = [m for m in tuned if isinstance(m, int) and m not in there] if isinstance(tuned, list) else []
         if lost:
             found.append(f"measurements of batch sizes {', '.join(map(str, lost))}")
         return found

@@ -431,6 +431,13 @@ class TestMakeFileComparison:
         assert found.engines == ((SGLANG,),) * len(found.shapes)
         assert found.notes == ()
 
+    def test_a_circle_of_links_is_left_to_who_reads_the_kernel(
+        self, plan: Callable[..., FileComparison], tmp_path: Path
+    ) -> None:
+        circle = tmp_path / "circle.py"
+        circle.symlink_to(circle)
+        assert plan(tuned(tmp_path, {1: SOUND}), "--kernel", f"sglang={circle}").engines[0] == (SGLANG,)
+
     def test_an_engine_that_no_model_asks_for_the_name_is_judged_and_said(
         self, plan: Callable[..., FileComparison], tmp_path: Path
     ) -> None:

@@ -123,6 +123,7 @@ def test_a_workload_is_one_rank_of_the_model(text: str, engine: Engine, file_nam
         ("Qwen/Qwen3-30B-A3", "Did you mean Qwen/Qwen3-30B-A3B"),
         ("Qwen/Qwen3-30B-A3B tp=5", "expected a multiple of tp=5, found 768"),
         ("Qwen/Qwen3-30B-A3B pp=2", 'expected "MODEL tp=N'),
+        (" ", "found ''"),
         ("Qwen/Qwen3-30B-A3B tp=1 dtype=int3", "int3"),
         ("openai/gpt-oss-120b tp=1", "mxfp4"),
         ("moonshotai/Kimi-K2-Thinking tp=8", "int4_w4a16"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -75,9 +76,18 @@ def test_a_folder_that_cannot_be_listed_is_an_error(capsys: pytest.CaptureFixtur
 def test_missing_paths_and_odd_numbers_are_bad_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / MIXTRAL)]) == 2
     assert "no such file" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as end:
-        main(["--jobs", "0"])
-    assert end.value.code == 2
+    for flag, value in (("--jobs", "0"), ("--jobs", "1025"), *(("--timeout", t) for t in ("0", "inf", "nan", "3e6"))):
+        with pytest.raises(SystemExit) as end:
+            main([flag, value])
+        assert end.value.code == 2
+        assert f"{flag}: expected " in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_compiled_is_not_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a device that nobody knows."""
+    tuned(tmp_path, {64: SOUND}, MIXTRAL.replace("NVIDIA_H100_80GB_HBM3", "NVIDIA_Nobody"))
+    main([str(tmp_path)])
+    assert re.search(r"files compiled +0\n", capsys.readouterr().out)
 
 
 def test_a_folder_without_tuned_files_proves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,16 @@ class TestTunedFiles:
             down_file_of(tuned_file_folders("sglang", configs, "3.5.1"), "a.json")
             == configs / "triton_3_5_1" / "a_down.json"
         )
+
+
+def test_a_damaged_module_of_a_wheel_is_refused(tmp_path: Path) -> None:
+    path, inner = tmp_path / "vllm-1.whl", "vllm/a.py"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("vllm-1.dist-info/METADATA", "Version: 1\n")
+        wheel.writestr(inner, "x = 1\n" * 1000)
+    start = wheel.getinfo(inner).header_offset + 30 + len(inner)
+    data = bytearray(path.read_bytes())
+    data[start : start + wheel.getinfo(inner).compress_size] = b"\xff" * wheel.getinfo(inner).compress_size
+    path.write_bytes(data)
+    with pytest.raises(PackageError, match=r"vllm/a\.py cannot be read: .*Fix: download it again"):
+        open_package("vllm", path).read(inner)

@@ -69,6 +69,10 @@ def test_code_counts(old: str, new: str) -> None:
     assert hash_source(SOURCE.replace(old, new)) != hash_source(SOURCE)
 
 
+def test_a_function_that_only_sounds_so_is_none_of_the_kernels() -> None:
+    assert hash_source(SOURCE + "\n@not_a_jitter\ndef z(x):\n    return x\n") == hash_source(SOURCE)
+
+
 def test_the_shipped_kernel_has_one_and_its_functions_are_found() -> None:
     assert re.fullmatch("[0-9a-f]{64}", kernel_sha256())
     assert kernel_sha256() != hash_source("")

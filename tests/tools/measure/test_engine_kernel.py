@@ -87,5 +87,9 @@ def test_the_version_is_that_of_the_package_around_the_file(tmp_path: Path) -> N
         path.write_text(text, "utf-8")
     assert engine_version(file, "vllm") == "0.33.0"
     assert engine_version(file, "sglang") is None
+    metadata.write_bytes(b"Author: Andr\xe9\nVersion: 0.33.0\n")
+    assert engine_version(file, "vllm") == "0.33.0"
+    metadata.write_bytes(b"Version: a | table's | cell\n")
+    assert engine_version(file, "vllm") is None, "a report may repeat it"
     metadata.unlink()
     assert engine_version(file, "vllm") is None

@@ -168,6 +168,14 @@ BAD = {
     "cut in its values": (whole(ids(9, 4))[:-1], r"expected 272 bytes, found 271: it was cut"),
     "a foreign version": (header("{}", b"\x09\x00"), r"expected a .npy header, found: version 9\.0"),
     "a header of nonsense": (header("{'descr': __import__('os')}"), "expected a .npy header, found: "),
+    "a type of nonsense": (
+        header("{'descr': ('<i4',), 'fortran_order': False, 'shape': (9, 4), }"),
+        "expected a .npy header, found: ",
+    ),
+    "a size of nonsense": (
+        header("{'descr': '<i4', 'fortran_order': False, 'shape': (True, 2), }"),
+        "expected a .npy header, found: ",
+    ),
     "a size below zero": (header("{'descr': '<i4', 'fortran_order': False, 'shape': (-1, 4), }"), "routing.npy: "),
     "an expert twice": (whole(TWICE), "token 17, layer 2: expected different experts, found one twice"),
     "an expert twice in the only layer": (whole(TWICE[:, 2]), "token 17: expected different experts"),
