@@ -171,7 +171,10 @@ def _tune(request: TuneRequest, runs: Sequence[Callable[[], TuneSummary]]) -> tu
 
 
 def _way_on(request: TuneRequest) -> str:
-    return "" if request.files.replay else " The measurements are kept: --resume continues with them."
+    if request.files.replay:
+        return ""
+    rest = ", and with what comes after; leave out what is finished" if len(request.sources) > 1 else ""
+    return f" The measurements are kept: --resume continues with them{rest}."
 
 
 def _say(line: str) -> None:

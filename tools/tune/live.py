@@ -266,6 +266,9 @@ class Supervisor:
             if worker.num_jobs >= self._limits.max_jobs:
                 self._drop()
                 continue
+            if worker.child.connection.poll(0):  # idle, it says nothing: it ended, which says nothing of the next job
+                self._on_end(worker, Status.CRASH, f"the GPU's process ended: {worker.child.how_it_ended()}")
+                continue
             self._give(worker, self._queue.popleft())
 
     def _listen(self, worker: _RunningWorker) -> None:

@@ -26,7 +26,7 @@ from tools.store.record import Environment
 from tools.text import counted, printable, shown_path
 from tools.tune import evidence
 from tools.tune.evidence import Rates
-from tools.tune.journal import Journal, JournalError, JournalHeader, open_journals, partial_path
+from tools.tune.journal import Journal, JournalError, JournalHeader, journal_path, open_journals, partial_path
 from tools.tune.live import LiveSession, Supervisor
 from tools.tune.policy import Budget, PanelPolicy, Policies, SearchPolicy
 from tools.tune.protocol import Compiled, DeviceReport, Event, Measured, Screened, Subject, WorkerSpec
@@ -64,6 +64,12 @@ class IncompleteLandscapeError(UserError):
         self.summary = summary
 
 
+def resumes(request: TuneRequest, subject: Subject) -> bool:
+    """Whether the workload goes on where a killed run was: of several, those that it hadn't begun start anew."""
+    is_begun = journal_path(subject.workload.file_name()).exists()
+    return request.effort.resume and (is_begun or len(request.sources) == 1)
+
+
 def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     """Tunes on this machine's GPU and writes file and record.
 
@@ -76,8 +82,8 @@ def tune_here(request: TuneRequest, subject: Subject) -> TuneSummary:
     place, existing = find_destination(request, subject, origin)
     task = make_task(request, subject, existing)
     header = JournalHeader(subject, request.settings, dict(vars(origin)))
-    resume, landscape = request.effort.resume, request.files.record_landscape
-    with open_journals(header, landscape, resume=resume) as journals:
+    landscape = request.files.record_landscape
+    with open_journals(header, landscape, resume=resumes(request, subject)) as journals:
         with (
             LiveSession(
                 WorkerSpec(subject, max(task.batch_sizes), recorded, down_kernel),

@@ -96,6 +96,13 @@ def refuses_later(connection: Connection, log_path: str, spec: WorkerSpec) -> No
     stand_in(connection, log_path, spec)
 
 
+def ends_after_a_job(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
+    """As where the machine's memory runs out between two jobs."""
+    connection.send(DeviceReport(ENVIRONMENT, 3e12, 7e14))
+    job = connection.recv()
+    connection.send(WorkerAnswer(Screened(job, Status.OK, 0.0, 1.0, 1.0)))
+
+
 def never_up(connection: Connection, log_path: str, spec: WorkerSpec) -> None:
     raise SystemExit(3)
 
@@ -204,6 +211,18 @@ def test_a_refusal_in_mid_run_is_none_of_the_device(subject: Subject) -> None:
         runner.submit(ScreenJob(64, 0, GOOD))
         with pytest.raises(RunnerError, match=r"in place of another can't measure: expected 9\.0 GiB"):
             runner.wait()
+
+
+def test_a_process_that_ends_between_two_jobs_is_none_of_the_next_ones_fault(subject: Subject) -> None:
+    with (
+        Supervisor(WorkerSpec(subject, 64), PATIENT, ends_after_a_job) as supervisor,
+        CompilePool(1, timeout_s=10 * PATIENCE_S) as pool,
+    ):
+        runner = LiveRunner(subject, pool, supervisor, 1)
+        for config in (GOOD, ALSO_GOOD, GOOD):
+            runner.submit(ScreenJob(64, 0, config))
+            assert runner.wait().status is Status.OK
+            time.sleep(0.5)  # it has ended by then
 
 
 def test_a_worker_that_never_comes_up_ends_the_run(subject: Subject) -> None:

@@ -25,11 +25,12 @@ from tools.registry.models import Asked, load_models
 from tools.store.existing import Existing, Place
 from tools.store.files import canonical_entries
 from tools.store.record import Record, VerifiedWith
-from tools.tune import session, write
+from tools.tune import journal, session, write
 from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWriter
 from tools.tune.protocol import Compiled, DeviceReport, Event, Screened, Subject
 from tools.tune.report import TuneSummary
 from tools.tune.request import DownKernel, TuneRequest, parse
+from tools.tune.session import resumes
 from tools.tune.subject import SizesSource, make_subject
 from tools.validate.exceptions import Exceptions
 from tools.validate.rules import down_twin, record
@@ -337,6 +338,22 @@ def test_a_version_file_all_the_same(
     put_file(out, TUNED, with_record=default if forced else None)
     tune(*(["--force-version-file"] if forced else []), triton="3.6.0")
     assert (out / "triton_3_6_0" / NAME).exists()
+
+
+# ---------------------------------------------------------------
+# Going on
+
+
+def test_of_several_workloads_those_that_a_killed_run_had_not_begun_start_anew(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "JOURNALS", tmp_path)
+    one, several = (replace(parse(["--model", "a/A", "--resume"]), sources=("a",) * number) for number in (1, 2))  # type: ignore[arg-type]
+    assert resumes(one, subject), "and is refused, since there is nothing to resume"
+    assert not resumes(several, subject)
+    journal.journal_path(subject.workload.file_name()).write_text("")
+    assert resumes(several, subject)
+    assert not resumes(replace(several, effort=replace(several.effort, resume=False)), subject)
 
 
 # ---------------------------------------------------------------
