@@ -363,7 +363,10 @@ def _row_with_down(task: Task, queue: JobQueue, own: _Duel, other: _Duel | None)
     row, down, promotion = own.row, _entry_for_down(task, queue, own), task.policies.promotion
     if other is None:
         return replace(row, down=down)
-    others = _entry_for_down(task, queue, other)
+    try:
+        others = _entry_for_down(task, queue, other)
+    except ContestError:  # it fails behind itself: own is there
+        return replace(row, down=down)
     over_own = {part: row.panel.between(part, other.entry, row.entry).mean for part in row.panel.times}
     limit = down.ratio * (1.0 - promotion.min_improvement_pct / 100.0)
     is_faster = others.gains and max(over_own.values()) * others.ratio <= limit
@@ -402,9 +405,9 @@ def _apart_us(queue: JobQueue, num_tokens: int) -> dict[LaunchConfig, float]:
     }
     least: dict[tuple[int, int], float] = {}
     for config, of_shapes in known.items():
-        for place in enumerate(of_shapes):
-            key = place[0], config.BLOCK_SIZE_M
-            least[key] = min(place[1].down_us, least.get(key, math.inf))
+        for shape, times in enumerate(of_shapes):
+            key = shape, config.BLOCK_SIZE_M
+            least[key] = min(times.down_us, least.get(key, math.inf))
     return {
         config: geomean(times.up_us + least[shape, config.BLOCK_SIZE_M] for shape, times in enumerate(of_shapes))
         for config, of_shapes in known.items()

@@ -15,6 +15,8 @@ from tools.compile.outcome import Status
 from tools.measure.panel import DRAWN_KINDS, RoutingKind
 from tools.store.record import Decision, ShapeOfModels
 from tools.store.workload import Shape
+from tools.tune import tuner
+from tools.tune.contest import ContestError
 from tools.tune.journal import Journal, JournalEntry, JournalHeader, JournalWriter
 from tools.tune.policy import PanelPolicy, Policies
 from tools.tune.protocol import (
@@ -330,6 +332,20 @@ class TestUpApart:
         assert kernel_of(row.entry) == kernel_of(self.BOTH)
         assert row.told is not None
         assert {row.entry in times for times in row.told.times.values()} == {True}
+
+    def test_one_that_fails_in_the_layers_order_costs_nothing(
+        self, make_landscape: Make, subject: Subject, space: Space, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = tuner.separate_down
+
+        def separate_down(num_tokens: int, parts: Any, entry: LaunchConfig, *rest: Any) -> Any:
+            if kernel_of(entry) == kernel_of(self.UP):
+                raise ContestError("it failed")
+            return real(num_tokens, parts, entry, *rest)
+
+        monkeypatch.setattr(tuner, "separate_down", separate_down)
+        row = self.row(make_landscape, replace(subject, engines=((Flavour.SGLANG,),)), space)
+        assert kernel_of(row.entry) == kernel_of(self.BOTH)
 
     def test_of_an_entry_that_came_from_another_row_nothing_coarse_is_known(
         self, make_landscape: Make, subject: Subject, space: Space
