@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ from fused_moe_configs.exporting.layout import DEAD_PARTS
 from fused_moe_configs.exporting.overlay import PACKAGED
 from fused_moe_configs.index import build, to_bytes
 from fused_moe_configs.lookup import REFERENCE_TRITON
+from tests.builders import table
 from tools.checkout import CHECKOUT, CONFIGS
 from tools.release.data import write_data
 from tools.tune.__main__ import main as tune
@@ -104,7 +106,7 @@ def test_every_export_that_a_page_shows_works(
     """As typed, but for the folder. The engine that `auto` finds is of the test's own making."""
     own = tmp_path / "sglang" / PACKAGED["sglang"][0] / "triton_3_6_0"
     own.mkdir(parents=True)
-    (own / "E=8,N=1,device_name=D.json").write_text("{}", "utf-8")
+    (own / "E=8,N=1,device_name=D.json").write_text(json.dumps(table([1])), "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     name, _, *options = shlex.split(command)
     assert main([name, str(tmp_path / "moe-configs"), *options]) == 0
