@@ -99,7 +99,7 @@ COMMANDS = [
     TAKE_DIGEST,
     CHECK_DIGEST,
     r'git fetch --no-tags origin "\+refs/pull/\$NUMBER/head:refs/pull/\$NUMBER/head"',
-    r'git checkout --quiet --detach "\$GITHUB_SHA\^1"',
+    r'git checkout --quiet --detach "\$BASE"',
     r"python -m pip download --no-deps --only-binary=:all: --dest wheels/(?P<engine>\w+) (?P=engine)",
     RELEASE,
 ]
