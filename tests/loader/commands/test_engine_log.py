@@ -16,6 +16,7 @@ import pytest
 
 import fused_moe_configs
 from fused_moe_configs.cli import main
+from fused_moe_configs.naming import spelled
 from tests.loader.conftest import ENTRY, H100
 from tools.checkout import CHECKOUT
 from tools.tune.request import parse as parse_tune
@@ -155,11 +156,11 @@ def test_the_lines_for_sglang_typed_as_they_stand_keep_its_own_files_too(verdict
     own = tmp_path / "mit lücke" / "sglang" / "srt" / "layers" / "configs"
     (own / "triton_3_8_0").mkdir(parents=True)
     (own / "triton_3_8_0" / NAME.replace("8", "9", 1)).write_text(json.dumps({"1": ENTRY}))
-    spelled = shipped().replace("128,128", "128, 128")
-    code, (file,) = verdicts(sglang_missed(own / "triton_3_8_0" / spelled))
+    by_sglang = spelled(shipped(), "sglang")
+    code, (file,) = verdicts(sglang_missed(own / "triton_3_8_0" / by_sglang))
     assert code == 1
     folder = Path(typed(file["commands"], tmp_path)) / "configs" / "triton_3_8_0"
-    assert (folder / spelled).is_file()
+    assert (folder / by_sglang).is_file()
     assert (folder / NAME.replace("8", "9", 1)).is_file()
 
 
@@ -167,7 +168,7 @@ def test_the_lines_for_sglang_typed_as_they_stand_keep_its_own_files_too(verdict
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_where_the_variable_is_set_its_own_folder_is_exported_to(verdicts, tmp_path, engine):
     folder = tmp_path / "eigener ordner; rm -rf x"
-    name = shipped() if engine == "vllm" else f"configs/triton_3_8_0/{shipped().replace('128,128', '128, 128')}"
+    name = shipped() if engine == "vllm" else f"configs/triton_3_8_0/{spelled(shipped(), engine)}"
     line = missed(folder / name, f"{PACKAGE}/{name}") if engine == "vllm" else sglang_missed(folder / name)
     _, (file,) = verdicts(line)
     (command,) = file["commands"]
