@@ -36,12 +36,12 @@ class Main(Protocol):
     def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
 
 
-def run(main: Callable[[], int], name: str) -> NoReturn:
+def run(main: Callable[[], int], name: str, end: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
     """Ends the process with the exit code of `main`; a closed pipe, a full disk, Ctrl-C or SIGTERM is no traceback.
 
     0 where the reader of stdout has seen enough, 2 and a line on stderr where the output can't be written, 130 for
     Ctrl-C, 143 for SIGTERM and 129 where the terminal is gone; files and children of `main` go first. What stderr can't
-    take is dropped and changes no exit code. name: the command's, before that line.
+    take is dropped and changes no exit code. name: the command's, before that line. end: how the process ends then.
     """
     sys.stderr = _never_failing(sys.stderr)
     if sys.stdout is None:  # `>&-`: nobody would learn the result, and a file that is opened would become stdout
@@ -49,7 +49,7 @@ def run(main: Callable[[], int], name: str) -> NoReturn:
         sys.exit(2)
     with _signals_as_exceptions():
         code = _run(main, name)
-    sys.exit(code)
+    end(code)
 
 
 def _run(main: Callable[[], int], name: str) -> int:

@@ -243,3 +243,23 @@ class TestWorkers:
         command = [sys.executable, "-c", AMID]
         answer = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
         assert (answer.stdout, answer.stderr) == ("interrupted after 9\n", "")
+
+
+LEAVING = """
+import atexit, os, sys
+from tools.child_process import leave
+
+class Torch:
+    def __del__(self): os.write(1, b"taken apart")
+
+kept = Torch()
+atexit.register(os.write, 1, b" and cleared away")
+sys.stdout.write("the answer")
+sys.stderr.write("said")
+leave(3)
+"""
+
+
+def test_who_leaves_clears_away_and_is_not_taken_apart() -> None:
+    answer = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, cwd=CHECKOUT, check=False)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (3, "the answer and cleared away", "said")

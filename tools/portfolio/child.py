@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.child_process import usable_cores
+from tools.child_process import leave, usable_cores
 from tools.cli import command, path_argument, run
 from tools.findings import emit
 from tools.portfolio.bench_report import BenchReport
@@ -192,4 +192,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run(main, "portfolio")
+    run(main, "portfolio", end=leave)  # the GPU waits for its end

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.tools.portfolio.stocked import bench_json
+from tools.checkout import CHECKOUT
 from tools.cli import say
 from tools.findings import emit
-from tools.portfolio.child import CRASHED, JobResult, Tools, work
+from tools.portfolio.child import CRASHED, MODULE, JobResult, Tools, work
 from tools.portfolio.jobs import Job, JudgeOn, Order
 from tools.portfolio.progress import Outcome, Step
 
@@ -175,3 +178,19 @@ def test_an_answer_is_read_as_it_was_written_behind_whatever_else_was_printed() 
 def test_what_is_no_answer_is_said(printed: str) -> None:
     with pytest.raises(ValueError, match=r"no answer|Expecting value"):
         JobResult.read(printed)
+
+
+def test_the_process_gives_its_answer_and_ends_without_being_taken_apart(tmp_path: Path) -> None:
+    """Its end is what the GPU waits for, and with torch Python takes its time over that."""
+    job = Job("a.json", "D", Order.TUNE, ("--no-such-option",), ())
+    code = f"import runpy, torchlike; runpy.run_module({MODULE!r}, run_name='__main__')"
+    (tmp_path / "torchlike.py").write_text(
+        "import os\nclass Torch:\n    def __del__(self): os.write(1, b'taken apart')\nkept = Torch()\n", "utf-8"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, job.to_text(), "--output", str(tmp_path)],
+        cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    answer = JobResult.read(done.stdout)
+    assert (done.returncode, answer.outcome) == (0, Outcome.FAILED)
+    assert "--no-such-option" in answer.reason
