@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 MAX_LOG_BYTES = 64 << 20
 
+MAX_JOBS = 1024
+"""Processes that a command takes for --jobs."""
+
 
 @dataclass(frozen=True)
 class Child:

@@ -160,6 +160,12 @@ def one_of(choices: Iterable[Choice]) -> Callable[[str], Choice]:
     return read
 
 
+def check_counts(name: str, values: Iterable[int], most: int) -> None:
+    """UserError: one of an option's numbers is not from 1 to `most`."""
+    if wrong := [value for value in values if not 1 <= value <= most]:
+        raise UserError(f"{name}: expected from 1 to {most}, found {wrong[0]}.")
+
+
 def block_shape_argument(text: str) -> tuple[int, int]:
     """The block of weights that shares a scale, for argparse: «128,128», or as file names have it, «[128,128]»."""
     match = re.fullmatch(r"(\[)?([1-9][0-9]{0,4}), ?([1-9][0-9]{0,4})(?(1)\])", text, re.ASCII)

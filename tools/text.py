@@ -1,4 +1,5 @@
-"""How text is shown: foreign text on one line, cut and escaped, in a terminal, a log or markdown; tables and JSON."""
+"""How text is shown: foreign text on one line, cut and escaped, in a terminal, a log or markdown; tables, reports and
+JSON."""
 
 from __future__ import annotations
 
@@ -10,6 +11,13 @@ from pathlib import Path
 
 LONGEST = 160
 """Characters of a name that are shown. A tuned file's longest real name has about 130."""
+
+MAX_BODY = 65_536
+"""Characters that GitHub takes for an issue or a comment."""
+
+MAX_REPORT = 60_000
+"""Of them for a report; the rest is for its marker and what is added to it."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9 ._=,()\[\]+/:%-]+", re.ASCII)
 
 
@@ -48,6 +56,15 @@ def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) 
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     formats = [f"{{:{'>' if place < right else '<'}{width}}}" for place, width in enumerate(widths)]
     return ["  ".join(formats).format(*cells).rstrip() for cells in lines]
+
+
+def as_a_report(text: str) -> str:
+    """Markdown for an issue or a comment: what is too long for one is cut at a line, and says so."""
+    if len(text) <= MAX_REPORT:
+        return text
+    kept = text[:MAX_REPORT].rpartition("\n")[0]
+    left_out = text.count("\n") - kept.count("\n") - 1  # the last of those kept has one too
+    return f"{kept}\n\n{counted(left_out, 'more line')} left out: what they say is in the artifacts of the run.\n"
 
 
 _COMMAND = re.compile(r"^(\s*:):")

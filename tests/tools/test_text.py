@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.text import LONGEST, aligned, cell, code, shown, table
+from tools.text import LONGEST, MAX_BODY, MAX_REPORT, aligned, as_a_report, cell, code, shown, table
 
 
 def test_control_characters_and_undecodable_bytes_are_escaped() -> None:
@@ -66,3 +66,16 @@ def test_a_plain_tables_columns_are_as_wide_as_their_widest_cell() -> None:
 def test_a_cell_ends_neither_its_row_nor_its_column(text: str) -> None:
     assert len(cell(text).splitlines()) <= 1
     assert not re.search(r"(?<!\\)\|", cell(text))
+
+
+def test_a_report_that_github_takes_stays_as_it_is() -> None:
+    text = "x" * (MAX_REPORT - 1) + "\n"
+    assert as_a_report(text) == text
+
+
+def test_a_longer_one_is_cut_at_a_line_and_says_how_many_are_left_out() -> None:
+    head, line = "x" * (MAX_REPORT - 20) + "\n", "twelve chars\n"
+    assert as_a_report(head + 3 * line) == (
+        head + line + "\n2 more lines left out: what they say is in the artifacts of the run.\n"
+    )
+    assert len(as_a_report(head + 9999 * line)) < MAX_BODY - 1000

@@ -12,11 +12,18 @@ from pathlib import Path, PurePosixPath
 
 from kernels.problem import Flavour
 from tools.checkout import MEASUREMENTS
-from tools.child_process import usable_cores
-from tools.cli import one_of, path_argument
+from tools.child_process import MAX_JOBS, usable_cores
+from tools.cli import check_counts, one_of, path_argument
 from tools.errors import UserError
 from tools.launch.engine_package import KERNEL_MODULES
-from tools.measure.panel import DRAWN_KINDS, LEAST_SKEWED_TOKENS, MAX_DRAWS, MIN_BLOCKS, RoutingKind
+from tools.measure.panel import (
+    DRAWN_KINDS,
+    LEAST_SKEWED_TOKENS,
+    MAX_DRAWS,
+    MAX_NUM_TOKENS,
+    MIN_BLOCKS,
+    RoutingKind,
+)
 from tools.measure.seeds import NUM_SERIES
 from tools.store.workload import Layout
 
@@ -25,8 +32,6 @@ KERNEL_FILES = {flavour: PurePosixPath(KERNEL_MODULES[flavour]).name for flavour
 """The file that each engine's kernel stands in."""
 HEURISTIC = "heuristic"
 BATCH_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)
-MAX_NUM_TOKENS = 65536
-MAX_JOBS = 1024
 DRAWN_NAMES = tuple(kind.value for kind in DRAWN_KINDS)
 
 
@@ -245,13 +250,6 @@ def _engine_file(text: str, others: str = "") -> EngineFile:
 
 def _batch_sizes(options: argparse.Namespace) -> tuple[int, ...]:
     return tuple(sorted(set(options.num_tokens)))
-
-
-def check_counts(name: str, values: Sequence[int], most: int) -> None:
-    """UserError: one of them is not from 1 to `most`."""
-    wrong = [value for value in values if not 1 <= value <= most]
-    if wrong:
-        raise UserError(f"{name}: expected from 1 to {most}, found {wrong[0]}.")
 
 
 def _check_evidence(options: argparse.Namespace, against: Sequence[str]) -> None:

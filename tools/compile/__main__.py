@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tools.checkout import CHECKOUT, CONFIGS, installed_triton
-from tools.child_process import usable_cores
-from tools.cli import command, one_of, run, say
+from tools.child_process import MAX_JOBS, usable_cores
+from tools.cli import check_counts, command, one_of, run, say
 from tools.compile import check
 from tools.compile.plan import concerned, concerns_all
 from tools.compile.pool import DEFAULT_TIMEOUT_S, CompilePool
@@ -24,7 +24,6 @@ from tools.store.files import discover
 from tools.store.workload import Layout
 from tools.text import counted, printable, shown_path
 
-MAX_JOBS = 1024
 MAX_SECONDS = 86_400
 
 
@@ -58,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parsed = parser()
     args = parsed.parse_args(arguments)
-    if not 1 <= args.jobs <= MAX_JOBS:
-        parsed.error(f"--jobs: expected from 1 to {MAX_JOBS}, found {args.jobs}")
+    check_counts("--jobs", [args.jobs], MAX_JOBS)
     if not 0 < args.timeout <= MAX_SECONDS:
         parsed.error(f"--timeout: expected above 0 and at most {MAX_SECONDS} seconds, found {args.timeout:g}")
     triton = installed_triton()

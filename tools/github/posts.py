@@ -12,16 +12,13 @@ from pathlib import Path
 from tools.github.api import Api, ApiError
 from tools.github.pull import Pull, default_branch, find_at
 from tools.store.strict_json import Json
-from tools.text import shown_path
+from tools.text import MAX_BODY, shown_path
 
 COMMENT_MARKER = "tune"
 """Of the one comment on a pull request that holds its report."""
 
 AUTHOR = "github-actions[bot]"
 """Whose name the workflow's own token writes under."""
-
-MAX_CHARACTERS = 65_536
-"""What GitHub takes for a body."""
 
 
 def marker(name: str) -> str:
@@ -35,11 +32,11 @@ def read_body(path: Path) -> str:
     """ApiError: unreadable, empty or too long, the marker's room included."""
     try:
         with path.open("rb") as file:
-            text = file.read(4 * MAX_CHARACTERS).decode().strip()
+            text = file.read(4 * MAX_BODY).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ApiError(f"--body: expected a readable text, found none in {shown_path(path)}.") from error
-    if not 0 < len(text) <= MAX_CHARACTERS - 100:
-        raise ApiError(f"--body: expected 1 to {MAX_CHARACTERS - 100} characters, found {len(text)}.")
+    if not 0 < len(text) <= MAX_BODY - 100:
+        raise ApiError(f"--body: expected 1 to {MAX_BODY - 100} characters, found {len(text)}.")
     return text
 
 

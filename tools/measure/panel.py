@@ -28,6 +28,9 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tools.store.record import Decision
 
+MAX_NUM_TOKENS = 65536
+"""The largest batch size that is measured, by a record's schema too."""
+
 RULE = "parts-1"
 """The version of this method, for records: blocks of fresh draws in each part, and the rule above."""
 

@@ -17,7 +17,7 @@ from tools.pull_request.documents import FileId, Leg, MeasuredFile, MeasuredRow,
 from tools.registry.devices import Device, DeviceRegistry
 from tools.store.files import version_folder
 from tools.store.record import Environment, Record, RecordedRow
-from tools.text import counted, table
+from tools.text import as_a_report, counted, table
 
 MARGIN_PCT = 5.0
 """Two machines of one kind differ by up to so much."""
@@ -230,9 +230,6 @@ def _pct(value: float, reference: float) -> float:
 MOST_ROWS = 300
 """Rows of the table."""
 
-MOST_CHARACTERS = 60_000
-"""An issue takes 65536."""
-
 _MEANING = (
     "Recorded: the time in the record beside the file. Measured: tonight's, median in µs, up and down together. "
     "The heuristic is measured beside the file both times: where it drifts by as much, the cause is the machine or its "
@@ -271,15 +268,7 @@ def to_markdown(devices: Sequence[DeviceDrift], commit: str, margin_pct: float) 
     if unmeasured:
         lines += ["", _UNMEASURED.format(harmless=" or ".join(sorted(HARMLESS))), ""]
         lines += [f"- `{file.id.relative}`: {file.reason}" for file in unmeasured[:100]]
-    return _cut("\n".join(lines) + "\n")
-
-
-def _cut(text: str) -> str:
-    """What an issue takes, whole lines of it."""
-    if len(text) <= MOST_CHARACTERS:
-        return text
-    kept = text[:MOST_CHARACTERS].rpartition("\n")[0]
-    return f"{kept}\n\n{text.count(chr(10)) - kept.count(chr(10))} more lines are cut off.\n"
+    return as_a_report("\n".join(lines) + "\n")
 
 
 def summary(devices: Sequence[DeviceDrift]) -> str:

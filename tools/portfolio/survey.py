@@ -17,9 +17,9 @@ from pathlib import Path
 from kernels.problem import Flavour
 from tools import cli
 from tools.bench import session
-from tools.bench.request import MAX_JOBS, EngineFile, check_counts
+from tools.bench.request import EngineFile
 from tools.checkout import MEASUREMENTS, reference_triton
-from tools.child_process import usable_cores
+from tools.child_process import MAX_JOBS, usable_cores
 from tools.dates import today
 from tools.errors import MachineError, UserError
 from tools.launch.heuristic_version import measured_heuristics
@@ -93,8 +93,8 @@ def request_of(options: argparse.Namespace) -> SurveyRequest:
     if len(options.engine) > 1:
         raise UserError(f"--engine: expected one, found {len(options.engine)}. Fix: a survey of each.")
     engine, path = engine_argument(options.engine[0])
-    check_counts("--shapes", [options.shapes], MOST_SHAPES)
-    check_counts("--jobs", [options.jobs], MAX_JOBS)
+    cli.check_counts("--shapes", [options.shapes], MOST_SHAPES)
+    cli.check_counts("--jobs", [options.jobs], MAX_JOBS)
     if not 0 < options.minutes <= MOST_MINUTES:
         raise UserError(f"--minutes: expected more than 0 and at most {MOST_MINUTES}, found {options.minutes}.")
     return SurveyRequest(

@@ -39,7 +39,7 @@ from tools.pull_request.plan import with_runner
 from tools.registry.devices import load_devices
 from tools.store.files import write_file
 from tools.store.record import Decision
-from tools.text import code, counted, table
+from tools.text import MAX_REPORT, as_a_report, code, counted, table
 
 
 def parser() -> argparse.ArgumentParser:
@@ -91,9 +91,6 @@ def check_plan(plan: Plan, number: int, head_sha: str) -> None:
 
 # The comment: what the files do on our runners, beside what they claim. Markdown, pure. Every text that came through an
 # artifact is written as a code span, whatever its schema allows.
-
-MAX_CHARACTERS = 60_000
-"""GitHub takes comments of 65,536 characters; the rest is for the marker."""
 
 REASONS: Mapping[str, str] = {
     NO_RESULTS: NO_RESULTS,
@@ -147,16 +144,10 @@ def render(plan: Plan, results: Mapping[str, Results]) -> str:
     body: list[str] = []
     for section, rows in zip(sections, tables, strict=True):
         more = sum(len(line) + 1 for line in rows)
-        fits = length + more <= MAX_CHARACTERS
+        fits = length + more <= MAX_REPORT
         length += more if fits else len(LEFT_OUT) + 2
         body += [*section, *(rows if fits else ["", LEFT_OUT]), ""]
-    text = "\n".join([*head, *body]).rstrip() + "\n"
-    return text if len(text) <= MAX_CHARACTERS else _cut(text)
-
-
-def _cut(text: str) -> str:
-    kept = text[:MAX_CHARACTERS].rpartition("\n")[0]
-    return f"{kept}\n\nThe rest is left out: the artifacts of the run hold all of it.\n"
+    return as_a_report("\n".join([*head, *body]).rstrip() + "\n")
 
 
 def _head(plan: Plan, parts: Sequence[FileSection], *, is_empty: bool) -> list[str]:

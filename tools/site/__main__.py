@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fused_moe_configs.lookup import ConfigError
 from tools.checkout import CONFIGS, MEASUREMENTS
-from tools.child_process import usable_cores
-from tools.cli import check_folder, command, path_argument, run
+from tools.child_process import MAX_JOBS, usable_cores
+from tools.cli import check_counts, check_folder, command, path_argument, run
 from tools.errors import UserError
 from tools.site.build import PICTURES, Sources, write
 from tools.text import counted, shown_path
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--repository", type=_address, default=REPOSITORY, metavar="URL", help="where links lead")
     parser.add_argument("--revision", default="", metavar="COMMIT", help="what it is built from, for the footer")
-    parser.add_argument("--jobs", type=_count, default=usable_cores(), metavar="N", help="processes; all cores")
+    parser.add_argument("--jobs", type=int, default=usable_cores(), metavar="N", help="processes; all cores")
     return parser
 
 
@@ -44,16 +44,11 @@ def _address(text: str) -> str:
     return text
 
 
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1000:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
-    return int(text)
-
-
 @command("site")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = parser().parse_args(arguments)
+    check_counts("--jobs", [args.jobs], MAX_JOBS)
     configs: Path = args.configs.absolute()
     if not (configs / "registry").is_dir():
         raise UserError(f"--configs: expected a store with its registry, found none in {configs}. Fix: name one.")

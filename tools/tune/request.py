@@ -10,9 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tools import cli
+from tools.child_process import MAX_JOBS
 from tools.cli import block_shape_argument, one_of, path_argument
 from tools.errors import UserError, reason_of
 from tools.launch.engine_package import KERNEL_MODULES
+from tools.measure.panel import MAX_NUM_TOKENS
 from tools.registry.config_json import is_model_id
 from tools.registry.models import Asked
 from tools.registry.sharding import Engine
@@ -20,8 +22,6 @@ from tools.store.strict_json import Json
 from tools.text import printable, shown_path
 from tools.tune.policy import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
-
-MAX_NUM_TOKENS = 65536
 
 SGLANGS_KERNEL = PurePosixPath(KERNEL_MODULES[Engine.SGLANG.value]).name
 """The file that SGLang's kernel stands in."""
@@ -320,7 +320,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
             {"type": int, "metavar": "N"},
             only_with=ON_A_GPU,
             not_with="--ray",
-            within=(1, 1024),
+            within=(1, MAX_JOBS),
         ),
         Flag(
             "--ray",

@@ -76,11 +76,14 @@ def test_a_folder_that_cannot_be_listed_is_an_error(capsys: pytest.CaptureFixtur
 def test_missing_paths_and_odd_numbers_are_bad_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / MIXTRAL)]) == 2
     assert "no such file" in capsys.readouterr().err
-    for flag, value in (("--jobs", "0"), ("--jobs", "1025"), *(("--timeout", t) for t in ("0", "inf", "nan", "3e6"))):
+    for value in ("0", "1025"):
+        assert main(["--jobs", value]) == 2
+        assert capsys.readouterr().err == f"compile: --jobs: expected from 1 to 1024, found {value}.\n"
+    for value in ("0", "inf", "nan", "3e6"):
         with pytest.raises(SystemExit) as end:
-            main([flag, value])
+            main(["--timeout", value])
         assert end.value.code == 2
-        assert f"{flag}: expected " in capsys.readouterr().err
+        assert "--timeout: expected " in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_compiled_is_not_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

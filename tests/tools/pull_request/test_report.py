@@ -41,10 +41,11 @@ from tools.pull_request.documents import (
     PlannedShape,
     Results,
 )
-from tools.pull_request.report import MAX_CHARACTERS, REASONS, render
+from tools.pull_request.report import REASONS, render
 from tools.store.record import Decision, Environment
 from tools.store.schemas import SCHEMA_FOLDER
 from tools.store.workload import Shape
+from tools.text import MAX_REPORT
 
 BY_SCHEMA = "; see schema/results.schema.json"
 
@@ -367,10 +368,10 @@ def test_text_of_an_artifact_leaves_no_code_span() -> None:
 
 def test_a_comment_never_gets_longer_than_github_takes() -> None:
     rows = dict.fromkeys(range(1, 200), FASTER)
-    for count, told in ((20, "The table is left out"), (250, "The rest is left out")):
+    for count, told in ((20, "The table is left out"), (250, "more lines left out")):
         cases = [case(number, CHANGED) for number in range(1, count)]
         cases = [(planned, replace(measured, rows=rows)) for planned, measured in cases]
         text = render(*answered(*cases))
-        assert len(text) <= MAX_CHARACTERS + 100
+        assert len(text) <= MAX_REPORT + 100
         assert text.count("<details>") == text.count("</details>")
         assert told in text

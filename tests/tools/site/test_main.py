@@ -32,10 +32,10 @@ def test_it_says_what_it_wrote(configs: Path, tmp_path: Path, capsys: pytest.Cap
         (["--configs", "nowhere"], "--configs: expected a store with its registry, found none"),
         (["--measurements", "nowhere"], "--measurements: expected a folder, found none at nowhere"),
         (["--configs", ""], "expected a path, found an empty text"),
-        (["--jobs", "none"], "--jobs: expected a number above 0, found 'none'"),
+        (["--jobs", "none"], "--jobs: invalid int value: 'none'"),
         (["--repository", "javascript:alert(1)"], "--repository: expected an address such as https://"),
         (["--pictures", "/proc/nowhere"], "--pictures: expected a folder that can be written, found /proc: "),
-        (["--jobs", "0"], "--jobs: expected a number above 0, found '0'"),
+        (["--jobs", "0"], "--jobs: expected from 1 to 1024, found 0."),
     ],
 )
 def test_bad_use_is_one_line(
