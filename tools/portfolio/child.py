@@ -98,7 +98,7 @@ class Tools:
 
 
 def _journal(name: str) -> Path | None:
-    from tools.tune.journal import journal_path
+    from tools.tune.run_journals import journal_path
 
     path = journal_path(name)
     return path if path.exists() else None

@@ -25,8 +25,8 @@ from tools.store.files import discover, write_file
 from tools.store.tiers import DEFAULT_TIER, Role
 from tools.store.workload import Layout, parse_file_name
 from tools.text import counted, printable, shown_path
-from tools.tune.journal import JOURNALS
 from tools.tune.policy import PanelPolicy
+from tools.tune.run_journals import JOURNALS
 
 PROGRESS = JOURNALS / "portfolio"
 """Where runs of this machine say what became of each name, a file a GPU."""

@@ -26,7 +26,7 @@ from tools.store.record import Environment
 from tools.text import counted, printable, shown_path
 from tools.tune import evidence
 from tools.tune.evidence import Rates
-from tools.tune.journal import Journal, JournalError, JournalHeader, journal_path, open_journals, partial_path
+from tools.tune.journal import Journal, JournalError, JournalHeader
 from tools.tune.live import LiveSession, Supervisor
 from tools.tune.policy import Budget, PanelPolicy, Policies, SearchPolicy
 from tools.tune.protocol import Compiled, DeviceReport, Event, Measured, Screened, Subject, WorkerSpec
@@ -34,6 +34,7 @@ from tools.tune.regret import regrets
 from tools.tune.replay import RecordingRunner, ReplayRunner
 from tools.tune.report import Progress, TuneSummary, progress
 from tools.tune.request import UNIFORM_ALONE, DownKernel, TuneRequest
+from tools.tune.run_journals import journal_path, open_journals, partial_path
 from tools.tune.search import InOrder, Strategy, usual_strategy
 from tools.tune.space import Space, candidates, why_no_descriptors
 from tools.tune.tuner import SIZES_BETWEEN, RowResult, Task, TuneError, tune, wanted_by_row

@@ -21,7 +21,7 @@ from typing import Any, Self
 from kernels.problem import Flavour
 from tools.measure.panel import Part, RoutingKind
 from tools.tune import __main__ as command
-from tools.tune import journal, session
+from tools.tune import run_journals, session
 from tools.tune.journal import Journal
 from tools.tune.protocol import BlockJob, Compiled, CompileJob, Event, Job, Measured, Screened, ScreenJob
 from tools.tune.replay import ReplayRunner
@@ -96,7 +96,7 @@ def main(journal_path: str, asked: str, held_at: str, landscape_path: str, *flag
     assert landscape.device.environment is not None
     device_name = landscape.device.environment.device_name
     path, go, limit = Path(journal_path), Path(f"{asked}.go"), int(held_at)
-    journal.JOURNALS = path.parent
+    run_journals.JOURNALS = path.parent
 
     def is_held() -> bool:
         return limit > 0 and num_lines(path) >= limit and not go.exists()

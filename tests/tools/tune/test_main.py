@@ -23,7 +23,7 @@ from tools.measure.panel import LARGEST_RATIO
 from tools.store import existing
 from tools.store.files import canonical_config, sha256
 from tools.tune import __main__ as command
-from tools.tune import journal, write
+from tools.tune import run_journals, write
 from tools.tune.journal import JournalError
 from tools.tune.request import parse
 from tools.validate.__main__ import main as validate
@@ -156,7 +156,7 @@ def test_without_output_a_replay_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(write, "CONFIGS", tmp_path)
-    monkeypatch.setattr(journal, "JOURNALS", tmp_path)
+    monkeypatch.setattr(run_journals, "JOURNALS", tmp_path)
     assert tune(*REPLAY, "--num-tokens", 64) == 0
     assert files(tmp_path) == {}
     assert "written:" not in capsys.readouterr().out
@@ -409,7 +409,7 @@ def unusable_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(journal, "JOURNALS", tmp_path / "journals")
+    monkeypatch.setattr(run_journals, "JOURNALS", tmp_path / "journals")
     return tmp_path / "journals"
 
 

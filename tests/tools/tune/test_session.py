@@ -25,7 +25,7 @@ from tools.registry.models import Asked, load_models
 from tools.store.existing import Existing, Place
 from tools.store.files import canonical_entries
 from tools.store.record import Record, VerifiedWith
-from tools.tune import journal, session, write
+from tools.tune import run_journals, session, write
 from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWriter
 from tools.tune.protocol import Compiled, DeviceReport, Event, Screened, Subject
 from tools.tune.report import TuneSummary
@@ -347,11 +347,11 @@ def test_a_version_file_all_the_same(
 def test_of_several_workloads_those_that_a_killed_run_had_not_begun_start_anew(
     subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "JOURNALS", tmp_path)
+    monkeypatch.setattr(run_journals, "JOURNALS", tmp_path)
     one, several = (replace(parse(["--model", "a/A", "--resume"]), sources=("a",) * number) for number in (1, 2))  # type: ignore[arg-type]
     assert resumes(one, subject), "and is refused, since there is nothing to resume"
     assert not resumes(several, subject)
-    journal.journal_path(subject.workload.file_name()).write_text("")
+    run_journals.journal_path(subject.workload.file_name()).write_text("")
     assert resumes(several, subject)
     assert not resumes(replace(several, effort=replace(several.effort, resume=False)), subject)
 
