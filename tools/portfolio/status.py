@@ -143,8 +143,8 @@ Which models have tuned files here, on which GPU, and what a file gains; the mos
 - **−8 %**: with the file the layer's two kernels take 8 % less time than without one, on the engine's own kernel. The
   geometric mean over batch sizes and shapes under uniform routing. SGLang's figure is with the `_down` file where there
   is one.
-- **In brackets**: the same against the file that the engine ships, where it ships one. **Bold**: the engine's own file
-  is faster.
+- **In brackets**: the same against the file that the engine ships, where ours was measured beside one. **Bold**: the
+  engine's own file is faster.
 - **Links** lead to the record behind the figures.
 - **waits**: there is no file yet, or none that was measured for that model's sizes.
 - **older method**: there is a file, whose gain the site and `list` show, and it is still to be measured by today's.
