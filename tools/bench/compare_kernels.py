@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fused_moe_configs.naming import ENGINE_NAMES
@@ -13,7 +12,7 @@ from tools.bench import session
 from tools.bench.kernels_report import CeilingFigures, ComparedKernels, KernelsReport, to_json, to_markdown
 from tools.bench.request import KernelsRequest, Say
 from tools.bench.sample import KernelComparison, comparison_of, read_workload
-from tools.bench.session import Gpu, engine_kernel
+from tools.bench.session import Gpu, GrowingReport, engine_kernel
 from tools.cli import check_folder
 from tools.compile.pool import CompilePool
 from tools.dates import today
@@ -49,27 +48,17 @@ def run(request: KernelsRequest, arguments: Sequence[str], say: Say) -> tuple[bo
         report = KernelsReport(
             gpu.environment(), _kernels(engine), today().isoformat(), command, _figures(setup.ceilings), (), notes
         )
-        path: Path | None = None
+        growing = GrowingReport(request.output, _stem(report, wanted), say)
         for work in wanted:
             done = report.workloads
             say(f"{work.title}: {len(work.configs)} launch configs, M {' '.join(map(str, work.batch_sizes))}")
             for result in compare(setup, gpu.device, work, pool, _titled(work.title, say)):
                 report = replace(report, workloads=(*done, result))
-                try:
-                    path = path or _claim(report, wanted, request.output)
-                    _write(report, path)
-                except OSError as error:  # there may be room again at the end
-                    say(session.not_written(error))
+                growing.write(to_markdown(report), to_json(report))
             torch.cuda.empty_cache()
     report = replace(report, complete=True)
-    is_written = True
-    try:
-        paths = _write(report, path or _claim(report, wanted, request.output))
-        say(f"written: {', '.join(map(str, paths))}")
-    except OSError as error:  # what was measured is still printed
-        say(session.not_written(error))
-        is_written = False
-    return report.passed and is_written, to_json(report) if request.as_json else to_markdown(report)
+    paths = growing.finish(to_markdown(report), to_json(report))  # what was measured is printed all the same
+    return report.passed and bool(paths), to_json(report) if request.as_json else to_markdown(report)
 
 
 def _titled(title: str, say: Say) -> Say:
@@ -100,14 +89,8 @@ def _shown(arguments: Sequence[str], request: KernelsRequest) -> list[str]:
     return [argument.replace(str(request.engine.path), request.engine.path.name) for argument in kept]
 
 
-def _claim(report: KernelsReport, wanted: Sequence[KernelComparison], folder: Path) -> Path:
+def _stem(report: KernelsReport, wanted: Sequence[KernelComparison]) -> str:
     what = session.file_name_part(wanted[0].title) if len(wanted) == 1 else f"{len(wanted)}-workloads"
     device = normalise_device_name(report.environment.device_name)
     engine = report.kernels.engine.partition(" ")[0].lower()
-    stem = f"{report.date}-{engine}-comparison-{what}-{device}-triton-{report.environment.triton}"
-    return session.claim(folder, stem)
-
-
-def _write(report: KernelsReport, path: Path) -> tuple[Path, Path]:
-    """Replaces both files whole, so that a run that is cut off leaves what it finished."""
-    return session.write(path, to_markdown(report), to_json(report))
+    return f"{report.date}-{engine}-comparison-{what}-{device}-triton-{report.environment.triton}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.bench.request import EngineFile
+from tools.bench.request import EngineFile, Say
 from tools.errors import UserError, reason_of
 from tools.measure.engine_kernel import EngineKernelError
 from tools.measure.environment import environment_here
@@ -80,6 +80,36 @@ def write(path: Path, markdown: str, json: str) -> tuple[Path, Path]:
     for target, text in zip(paths, (markdown, json), strict=True):
         write_file(target, text.encode())
     return paths
+
+
+class GrowingReport:
+    """The files of a report that a run writes anew as it finds more. A disk that is full ends no run: what can't be
+    written is said, and there may be room again the next time."""
+
+    def __init__(self, folder: Path, stem: str, say: Say) -> None:
+        self._folder, self._stem, self._say = folder, stem, say
+        self._path: Path | None = None
+
+    def write(self, markdown: str, json: str) -> tuple[Path, Path] | None:
+        """None: it couldn't be."""
+        try:
+            self._path = self._path or claim(self._folder, self._stem)
+            return write(self._path, markdown, json)
+        except OSError as error:
+            self._say(not_written(error))
+            return None
+
+    def finish(self, markdown: str, json: str) -> tuple[Path, ...]:
+        """The whole report, and says where it is. Empty: it couldn't be written; no empty file is left then."""
+        paths = self.write(markdown, json)
+        if paths is None:
+            claimed = None if self._path is None else _with_suffix(self._path, ".md")
+            if claimed is not None and claimed.exists() and not claimed.stat().st_size:
+                claimed.unlink()
+            return ()
+        for path in paths:
+            self._say(f"written: {shown_path(path)}")
+        return paths
 
 
 def file_name_part(text: str) -> str:

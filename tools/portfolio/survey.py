@@ -39,7 +39,7 @@ from tools.portfolio.survey_board import (
 from tools.portfolio.survey_plan import BATCH_SIZES, RowConfigs, ShippedContest, SurveyPlan, listed, plan
 from tools.portfolio.survey_protocol import GpuLostError, Say, ShapeNotMeasuredError, TimedRow, Timer
 from tools.registry.devices import normalise_device_name
-from tools.text import printable, shown_path
+from tools.text import printable
 
 MOST_SHAPES = 32
 MOST_MINUTES = 600
@@ -212,9 +212,9 @@ def _on_the_gpu(engine: EnginePackage) -> contextlib.AbstractContextManager[Time
 
 
 def run(request: SurveyRequest, say: Say) -> tuple[bool, str]:
-    """(whether nothing is missing, what goes to stdout). The board is written anew after each shape.
+    """(whether nothing is missing and all was written, what goes to stdout).
 
-    UserError: nothing was measured.
+    The board is written anew after each shape. UserError: nothing was measured.
     """
     engine = find_engine(request.engine, request.path)
     if request.device_name is not None:
@@ -230,11 +230,14 @@ def run(request: SurveyRequest, say: Say) -> tuple[bool, str]:
             )
         for note in (*timer.notes, *found.notes):
             say(note)
-        done = _survey(request, engine, found, timer, say)
-    return done.is_whole, to_markdown(done)
+        done, is_written = _survey(request, engine, found, timer, say)
+    return done.is_whole and is_written, to_markdown(done)
 
 
-def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, timer: Timer, say: Say) -> Survey:
+def _survey(
+    request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, timer: Timer, say: Say
+) -> tuple[Survey, bool]:
+    """(the whole board, whether it could be written)."""
     heuristics = measured_heuristics(lambda name: engine.package if name == engine.flavour else None)
     for note in heuristics.notes:
         say(note)
@@ -257,7 +260,7 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
 
     device = normalise_device_name(environment.device_name)
     stem = f"{date}-survey-{engine.flavour}-{device}-triton-{environment.triton}"
-    path = None
+    growing = session.GrowingReport(request.output, stem, say)
     for index, place in in_turn(found.contests):
         contest = found.contests[index]
         shape, layer = contest.shapes[place]
@@ -278,13 +281,12 @@ def _survey(request: SurveyRequest, engine: EnginePackage, found: SurveyPlan, ti
             break
         surveyed = SurveyedShape(shape, tuple(survey_row(rows[row.num_tokens], row) for row in timed))
         progress.add(index, surveyed)
-        path = path or session.claim(request.output, stem)
-        session.write(path, to_markdown(board()), to_text(board()))
+        known = board()
+        growing.write(to_markdown(known), to_text(known))
         say(f"{contest.file.name}, {shape.shape}: {_said(surveyed)}")
     whole = board()
-    for written in session.write(path or session.claim(request.output, stem), to_markdown(whole), to_text(whole)):
-        say(f"written: {shown_path(written)}")
-    return whole
+    is_written = bool(growing.finish(to_markdown(whole), to_text(whole)))
+    return whole, is_written
 
 
 def in_turn(contests: Sequence[ShippedContest]) -> Iterator[tuple[int, int]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from kernels.problem import Flavour
+from tools.bench import session
 from tools.bench.request import EngineFile
-from tools.bench.session import claim, engine_kernel, file_name_part, write
+from tools.bench.session import GrowingReport, claim, engine_kernel, file_name_part, write
 from tools.errors import UserError
 
 
@@ -28,6 +30,53 @@ def test_a_run_replaces_its_own_report(tmp_path: Path) -> None:
         "a-3.8.0.md": "all rows",
         "a-3.8.0.json": '"all rows"',
     }
+
+
+class TestGrowingReport:
+    @pytest.fixture
+    def said(self) -> list[str]:
+        return []
+
+    @pytest.fixture
+    def report(self, tmp_path: Path, said: list[str]) -> GrowingReport:
+        return GrowingReport(tmp_path, "a", said.append)
+
+    @pytest.fixture
+    def full(self, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+        """Whether the disk is, the last entry counts."""
+        is_full, real = [True], session.write_file
+
+        def write_file(path: Path, data: bytes) -> None:
+            if is_full[-1]:
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            real(path, data)
+
+        monkeypatch.setattr(session, "write_file", write_file)
+        return is_full
+
+    def test_what_is_found_later_replaces_what_was_written(
+        self, report: GrowingReport, tmp_path: Path, said: list[str]
+    ) -> None:
+        report.write("some rows", "[1]")
+        assert report.finish("all rows", "[1, 2]") == (tmp_path / "a.md", tmp_path / "a.json")
+        assert (tmp_path / "a.md").read_text() == "all rows"
+        assert [line.split(": ")[0] for line in said] == ["written", "written"]
+
+    def test_a_disk_that_is_full_for_a_while_costs_nothing(
+        self, report: GrowingReport, tmp_path: Path, full: list[bool], said: list[str]
+    ) -> None:
+        assert report.write("some rows", "[1]") is None
+        full.append(False)
+        assert report.finish("all rows", "[1, 2]")
+        assert (tmp_path / "a.json").read_text() == "[1, 2]"
+        assert said[0].endswith("a.md: No space left on device")
+
+    def test_one_that_stays_full_is_said_and_leaves_no_empty_file(
+        self, report: GrowingReport, tmp_path: Path, full: list[bool], said: list[str]
+    ) -> None:
+        assert report.finish("all rows", "[1, 2]") == ()
+        assert said == [f"not written: {tmp_path}/a.md: No space left on device"]
+        assert not [*tmp_path.iterdir()]
 
 
 def test_what_a_workload_is_called_becomes_a_part_of_a_name() -> None:

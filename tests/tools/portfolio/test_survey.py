@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,6 +88,20 @@ def board(tmp_path: Path) -> Survey:
 
 
 class TestRun:
+    def test_what_was_measured_is_printed_where_the_disk_is_full(
+        self, tmp_path: Path, timer: FakeTimer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def write_file(path: Path, data: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        monkeypatch.setattr(session, "write_file", write_file)
+        assert surveyed(tmp_path, "--shapes", "1") == 1
+        out, err = capsys.readouterr()
+        assert "| file | shipped / none |" in out
+        assert "not written: " in err
+        assert len(timer.measured) > 1
+        assert not [*(tmp_path / "out").iterdir()]
+
     def test_the_board_is_printed_and_written(
         self, tmp_path: Path, timer: FakeTimer, capsys: pytest.CaptureFixture[str]
     ) -> None:
