@@ -29,7 +29,7 @@ from tools.store.workload import Layout, Workload
 from tools.with_parent import bound
 
 MOST_TOLD = 25
-"""Differences of an engine that are handed on: an issue takes 65536 characters."""
+"""Differences of an engine that are handed on: an issue takes `tools.text.MAX_BODY` characters."""
 
 LONGEST_TEXT = 600
 """Characters of one text that the engine's code may have written."""

@@ -7,7 +7,7 @@ itself and the time against the heuristic's both left their margin.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tools.launch.heuristic_version import outdated
@@ -230,6 +230,9 @@ def _pct(value: float, reference: float) -> float:
 MOST_ROWS = 300
 """Rows of the table."""
 
+MOST_NAMED = 100
+"""Files of one list."""
+
 _MEANING = (
     "Recorded: the time in the record beside the file. Measured: tonight's, median in µs, up and down together. "
     "The heuristic is measured beside the file both times: where it drifts by as much, the cause is the machine or its "
@@ -258,17 +261,20 @@ def to_markdown(devices: Sequence[DeviceDrift], commit: str, margin_pct: float) 
     if drifted:
         lines += ["", _WAY_OUT, "", *_table(drifted)]
     if apart := [file for file in drifted if file.is_apart]:
-        lines += ["", _APART.format(most=MOST_APART_PCT), ""]
-        lines += [f"- `{file.id.relative}`: {_signed(file.apart_pct)}" for file in apart[:100]]
+        lines += ["", _APART.format(most=MOST_APART_PCT), "", *_named(apart, lambda file: _signed(file.apart_pct))]
     if older := [file for device in devices for file in device.files if file.outdated]:
-        lines += ["", _OUTDATED, ""]
-        lines += [f"- `{file.id.relative}`: {' and '.join(file.outdated)}" for file in older[:100]]
-        lines += [f"- and {len(older) - 100} more"] if len(older) > 100 else []
+        lines += ["", _OUTDATED, "", *_named(older, lambda file: " and ".join(file.outdated))]
     unmeasured = [file for device in devices for file in device.files if file.reason]
     if unmeasured:
         lines += ["", _UNMEASURED.format(harmless=" or ".join(sorted(HARMLESS))), ""]
-        lines += [f"- `{file.id.relative}`: {file.reason}" for file in unmeasured[:100]]
+        lines += _named(unmeasured, lambda file: file.reason)
     return as_a_report("\n".join(lines) + "\n")
+
+
+def _named(files: Sequence[FileDrift], what: Callable[[FileDrift], str]) -> Iterator[str]:
+    yield from (f"- `{file.id.relative}`: {what(file)}" for file in files[:MOST_NAMED])
+    if len(files) > MOST_NAMED:
+        yield f"- and {len(files) - MOST_NAMED} more"
 
 
 def summary(devices: Sequence[DeviceDrift]) -> str:

@@ -238,3 +238,10 @@ def test_a_report_that_an_issue_would_not_take_is_cut_at_a_line() -> None:
     text = to_markdown([DeviceDrift("D", None, files)], "a" * 40, 5.0)
     assert len(text) < MAX_REPORT + 100
     assert re.search(r"\n\n\d+ more lines left out: .*\n$", text)
+
+
+def test_a_list_that_is_cut_says_how_many_more_there_are() -> None:
+    files = [FileDrift(replace(ID, workload=replace(ID.workload, E=e)), (), reason="timeout") for e in range(1, 151)]
+    lines = to_markdown([DeviceDrift("D", None, tuple(files))], "a" * 40, 5.0).splitlines()
+    assert sum(line.endswith(": timeout") for line in lines) == 100
+    assert lines[-1] == "- and 50 more"
