@@ -311,8 +311,11 @@ def read_files(request: FilesRequest, say: Say) -> list[ConfigFile]:
         elif other.role is Role.UNREADABLE:
             say(f"not measured: {shown_path(other.path)}: can't be read")
     if not files:
-        found_instead = f"only a _down file: {_ALONE}. Fix: name the up file" if tree.configs else "none"
-        raise UserError(f"expected at least one tuned file, found {found_instead}.")
+        where = ", ".join(map(shown_path, request.paths))
+        found_instead = f"only a _down file: {_ALONE}. Fix: name the up file"
+        if not tree.configs:
+            found_instead = "none. Fix: name a tuned file, or a folder that holds some"
+        raise UserError(f"{where}: expected at least one tuned file, found {found_instead}.")
     for file in files if request.writes_record else ():
         record = record_path(file.found.root, file.found.relative)
         content = file.record

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +121,7 @@ def read_recorded_routing(path: Path) -> RecordedRouting:
     try:
         import numpy as np
     except ImportError as error:
-        fix = "pip install numpy"
+        fix = f"{shlex.quote(sys.executable)} -m pip install numpy"  # of nox's own environment, say
         raise UserError(f"--routing FILE: expected numpy to read it with, found none. Fix: {fix}.") from error
     try:
         shape = _check_header(path)

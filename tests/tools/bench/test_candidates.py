@@ -363,7 +363,7 @@ class TestReadFiles:
         ("path", "found"),
         [
             ("nowhere", r"^nowhere: expected a file or a folder, found: .*\. Fix: "),
-            ("empty", "expected at least one tuned file, found none"),
+            ("empty", "^empty: expected at least one tuned file, found none. Fix: "),
         ],
     )
     def test_nothing_to_measure_is_refused(

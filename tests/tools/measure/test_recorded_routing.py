@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +242,13 @@ def test_reports_name_the_recording_by_its_hash(tmp_path: Path) -> None:
     recorded = read(tmp_path, ids(9, 4))
     assert RoutingSource(RoutingKind.RECORDED, recorded).title == f"recorded: routing.npy, sha256 {recorded.sha256}"
     assert RoutingSource(RoutingKind.SKEW_03).title == "skew_0.3"
+
+
+def test_where_numpy_is_missing_the_fix_names_the_python_that_lacks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nox's own environment, which isn't the one that a person's pip installs into."""
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    monkeypatch.setattr(sys, "executable", "/a b/.nox/gpu-environment/bin/python")
+    with pytest.raises(UserError, match=r"Fix: '/a b/\.nox/gpu-environment/bin/python' -m pip install numpy\."):
+        read_recorded_routing(tmp_path / "ids.npy")
