@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from tools.registry.devices import load_devices, normalise_device_name
 from tools.store.config_file import ConfigFile
 from tools.store.files import RECORD, lock, read_file, record_path, write_file
 from tools.store.record import CheckedRouting, CheckedShipped, EngineChecked, VerifiedWith, as_record
-from tools.text import shown_path
+from tools.text import printable, shown_path
 
 
 def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
@@ -48,24 +49,26 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
     with CompilePool(request.jobs) as pool:
         pool.start()
         report = _measured(comparisons, judging, engine, pool, say)
-    is_good = not report.is_slower
-    if request.output is not None:
-        try:
-            for path in write(report, request.output):
-                say(f"written: {shown_path(path)}")
-        except OSError as error:  # what was measured is still printed
-            say(session.not_written(error))
-            is_good = False
     for file, result in zip(files, report.files, strict=True) if request.writes_record else ():
         try:
             say(f"written: {shown_path(note_in_record(file, report, result))}")
         except UserError as error:
-            say(f"not written: {error}")
-            is_good = False
+            report = _not_written(report, str(error), say)
         except OSError as error:
-            say(session.not_written(error))
-            is_good = False
+            report = _not_written(report, session.not_written(error), say)
+    if request.output is not None:  # behind the records, so that the report says which line is missing there
+        try:
+            for path in write(report, request.output):
+                say(f"written: {shown_path(path)}")
+        except OSError as error:  # what was measured is still printed
+            report = _not_written(report, session.not_written(error), say)
+    is_good = not report.is_slower and not report.not_written
     return is_good, to_json(report) if request.as_json else to_markdown(report)
+
+
+def _not_written(report: FilesReport, why: str, say: Say) -> FilesReport:
+    say(f"not written: {why}")
+    return replace(report, not_written=(*report.not_written, printable(why)))
 
 
 def _measured(

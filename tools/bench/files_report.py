@@ -47,7 +47,10 @@ class Judge:
 
 @dataclass(frozen=True)
 class FilesReport:
-    """date: YYYY-MM-DD, in UTC. judge None: measured on our own kernel, whose hash is kernel_sha256."""
+    """date: YYYY-MM-DD, in UTC. judge None: measured on our own kernel, whose hash is kernel_sha256.
+
+    not_written: a line for each record or report that doesn't hold this; the figures are no worse for it.
+    """
 
     environment: Environment
     date: str
@@ -55,6 +58,7 @@ class FilesReport:
     kernel_sha256: str
     judge: Judge | None
     files: tuple[FileResult, ...]
+    not_written: tuple[str, ...] = ()
 
     @property
     def is_slower(self) -> bool:
@@ -72,6 +76,7 @@ def to_json(report: FilesReport) -> str:
     document = {
         "environment": _shown(report),
         "is_slower": report.is_slower,
+        "not_written": list(report.not_written),
         "files": [_file_json(file) for file in report.files],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

@@ -54,9 +54,9 @@ def engine_kernel(engine: EngineFile) -> EngineKernel:
 
 
 def not_written(error: OSError) -> str:
-    """A line: what was measured is there all the same."""
+    """What, and why, on one line."""
     where = shown_path(Path(error.filename)) if error.filename else "the report"
-    return f"not written: {where}: {reason_of(error)}"
+    return f"{where}: {reason_of(error)}"
 
 
 def claim(folder: Path, stem: str) -> Path:
@@ -96,7 +96,7 @@ class GrowingReport:
             self._path = self._path or claim(self._folder, self._stem)
             return write(self._path, markdown, json)
         except OSError as error:
-            self._say(not_written(error))
+            self._say(f"not written: {not_written(error)}")
             return None
 
     def finish(self, markdown: str, json: str) -> tuple[Path, ...]:

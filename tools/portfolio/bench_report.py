@@ -1,4 +1,5 @@
-"""What is read of the JSON that `bench files` prints: each file's worst ratio under uniform routing, and what loses."""
+"""What is read of the JSON that `bench files` prints: each file's worst ratio under uniform routing, what loses, and
+which record has no line of it."""
 
 from __future__ import annotations
 
@@ -23,17 +24,20 @@ class ReportedFile:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """is_slower: a file loses a cell, under whatever routing, or fails on it."""
+    """is_slower: a file loses a cell, under whatever routing, or fails on it. not_written: a line for each record that
+    says nothing of it."""
 
     is_slower: bool
     files: tuple[ReportedFile, ...]
+    not_written: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, text: str) -> BenchReport | None:
         """None: it is something else."""
         try:
             document = json.loads(text)
-            return cls(bool(document["is_slower"]), tuple(map(_file, document["files"])))
+            not_written = tuple(map(str, document["not_written"]))
+            return cls(bool(document["is_slower"]), tuple(map(_file, document["files"])), not_written)
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
 

@@ -112,9 +112,10 @@ def work(job: Job, output: Path, jobs: int, tools: Tools) -> JobResult:
         is_first = job.order is Order.WHERE_IT_LOSES
         judged = [_judge(config, each, jobs, tools, with_shipped=not is_first) for each in job.judges]
         steps = tuple(done.step for done in judged)
-        if reason := _why_unjudged(judged):
+        is_lost = is_first and any(map(_loses, judged))
+        if reason := _why_unjudged(judged, is_noted=not is_lost):  # what is lost goes, and its record with it
             return JobResult(Outcome.FAILED, reason, steps)
-        if not is_first or not any(map(_loses, judged)):
+        if not is_lost:
             return JobResult(Outcome.HELD if is_first else Outcome.JUDGED, steps=steps)
     tuned = _tune(job, output, jobs, tools)
     steps += tuple(done.step for done in tuned)
@@ -146,11 +147,17 @@ def _loses(judged: Done) -> bool:
     return report is not None and report.is_slower
 
 
-def _why_unjudged(judged: Sequence[Done]) -> str:
-    """Empty: each bench said what it found, and noted it in the record."""
-    # Exit 1 with a file that is nowhere slower: its record couldn't be written.
-    failed = [done.step for done in judged if done.step.code not in ((0, 1) if _loses(done) else (0,))]
-    return "; ".join(f"{step.engine}: {step.said or 'the bench failed'}" for step in failed)
+def _why_unjudged(judged: Sequence[Done], *, is_noted: bool = True) -> str:
+    """Empty: each bench said what it found. is_noted: and noted it in the record."""
+    faults = ((done.step.engine, _fault(done, is_noted=is_noted)) for done in judged)
+    return "; ".join(f"{engine}: {fault}" for engine, fault in faults if fault)
+
+
+def _fault(judged: Done, *, is_noted: bool) -> str:
+    step, report = judged.step, BenchReport.read(judged.output)
+    if report is None or step.code not in (0, 1):  # 1: a row is slower, or something isn't written
+        return step.said or "the bench failed"
+    return f"not written: {'; '.join(report.not_written)}" if is_noted and report.not_written else ""
 
 
 # ---------------------------------------------------------------

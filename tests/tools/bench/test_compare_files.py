@@ -372,7 +372,9 @@ class TestOutput:
         FakeGpu(while_filling).install(monkeypatch)
         assert bench(store.root, "--output", tmp_path / "out", "--format", "json") == 1
         told = capsys.readouterr()
-        assert len(json.loads(told.out)["files"][0]["rows"]) == len(table())
+        document = json.loads(told.out)
+        assert len(document["files"][0]["rows"]) == len(table())
+        assert document["not_written"] == [f"{tmp_path / 'out'}: File exists"]
         assert told.err.splitlines()[-1] == f"bench: not written: {tmp_path / 'out'}: File exists"
 
     def test_several_files_go_by_their_count_and_the_gpu(
@@ -554,6 +556,17 @@ class TestWriteRecord:
         where = store.record_of(store.root / NAME)
         assert told.err.splitlines()[-1] == f"bench: not written: {where}: No space left on device"
         assert NAME in told.out
+
+    def test_what_a_record_does_not_say_stands_in_the_json_that_is_printed_and_in_the_report(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        FakeGpu(lambda config, m: "crash" if config == OWN and m == 2048 else 100.0).install(monkeypatch)
+        assert bench(store.root, "--write-record", "--format", "json", "--output", tmp_path / "out") == 1
+        printed = json.loads(capsys.readouterr().out)
+        where = store.record_of(store.root / NAME)
+        assert printed["not_written"] == [f"{where}: expected every row to run, found M=2048 failed."]
+        (report,) = (tmp_path / "out").glob("*.json")
+        assert json.loads(report.read_bytes()) == printed
 
     def test_a_file_that_was_tuned_again_meanwhile_takes_no_line_of_the_old_one(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

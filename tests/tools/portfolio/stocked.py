@@ -122,7 +122,10 @@ def engine_package(
 
 
 def bench_json(
-    files: Mapping[str, Mapping[str, Sequence[float | None]]], is_slower: bool = False, routing: str = "uniform"
+    files: Mapping[str, Mapping[str, Sequence[float | None]]],
+    is_slower: bool = False,
+    routing: str = "uniform",
+    not_written: Sequence[str] = (),
 ) -> str:
     """As `bench files --format json` prints it. files: by file and rival each row's ratio; None: the file fails."""
 
@@ -139,4 +142,4 @@ def bench_json(
         {"name": name, "rows": [{"parts": [part(rivals, row)]} for row in range(max(map(len, rivals.values())))]}
         for name, rivals in files.items()
     ]
-    return json.dumps({"is_slower": is_slower, "files": documents})
+    return json.dumps({"is_slower": is_slower, "not_written": list(not_written), "files": documents})

@@ -40,13 +40,19 @@ def test_a_row_that_fails_is_told() -> None:
     assert found.files[0].fails
 
 
+def test_what_could_not_be_written_is_told() -> None:
+    found = BenchReport.read(bench_json({"a.json": {"heuristic": (0.8,)}}, not_written=["records/a.json: No space"]))
+    assert found is not None
+    assert found.not_written == ("records/a.json: No space",)
+
+
 NOTHING_MEASURED = {"name": "a.json", "rows": [{"parts": [{"routing": "uniform", "duels": {}, "measured": {}}]}]}
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"files": [{}], "is_slower": true}', "nonsense",
-     json.dumps({"files": [NOTHING_MEASURED], "is_slower": True})],
+    ["", "[]", "{}", '{"files": [{}], "not_written": [], "is_slower": true}', '{"files": [], "is_slower": true}',
+     "nonsense", json.dumps({"files": [NOTHING_MEASURED], "not_written": [], "is_slower": True})],
 )  # fmt: skip
 def test_something_else_is_no_report(text: str) -> None:
     assert BenchReport.read(text) is None

@@ -18,9 +18,9 @@ from tools.portfolio.jobs import Job, JudgeOn, Order
 from tools.portfolio.progress import Outcome, Step
 
 
-def report(*, is_slower: bool = False) -> str:
+def report(*not_written: str, is_slower: bool = False) -> str:
     """As `bench --format json` prints it."""
-    return bench_json({"a.json": {"heuristic": (0.7, 1.0)}}, is_slower)
+    return bench_json({"a.json": {"heuristic": (0.7, 1.0)}}, is_slower, not_written=not_written)
 
 
 @dataclass
@@ -98,8 +98,11 @@ class TestTuneThenJudge:
         assert answer.reason == "vllm: expected enough GPU memory, found none left."
         assert fakes.order[-1] == "bench sglang"
 
-    def test_a_record_that_cannot_be_written_is_no_verdict(self) -> None:
-        answer = do(Fakes(bench=[(1, report(), "bench: not written: a.json: No space left")]), judges=("vllm",))
+    @pytest.mark.parametrize("is_slower", [False, True])
+    @pytest.mark.parametrize("order", [Order.TUNE, Order.JUDGE])
+    def test_a_record_that_cannot_be_written_is_no_verdict(self, order: Order, is_slower: bool) -> None:
+        printed = report("a.json: No space left", is_slower=is_slower)
+        answer = do(Fakes(bench=[(1, printed, "bench: written: report.md")]), order, judges=("vllm",))
         assert (answer.outcome, answer.reason) == (Outcome.FAILED, "vllm: not written: a.json: No space left")
 
     def test_a_fault_of_ours_is_an_exit_code_too(self) -> None:
@@ -152,6 +155,16 @@ class TestJudgeFirst:
         assert fakes.order == ["bench vllm", "bench sglang", "tune", "bench vllm", "bench sglang"]
         assert answer.outcome is Outcome.TUNED
         assert len(answer.steps) == 5
+
+    def test_what_loses_is_tuned_though_its_old_record_takes_no_line(self) -> None:
+        """A file with a row that fails takes none, and is what has to be tuned."""
+        fakes = Fakes(bench=[(1, report("a.json: M=8 failed", is_slower=True), ""), (0, report(), "")])
+        assert do(fakes, Order.WHERE_IT_LOSES, ("vllm",)).outcome is Outcome.TUNED
+        assert fakes.order == ["bench vllm", "tune", "bench vllm"]
+
+    def test_what_holds_and_is_not_noted_is_not_held(self) -> None:
+        answer = do(Fakes(bench=[(1, report("a.json: No space left"), "")]), Order.WHERE_IT_LOSES, ("vllm",))
+        assert (answer.outcome, answer.reason) == (Outcome.FAILED, "vllm: not written: a.json: No space left")
 
     def test_where_the_bench_fails_nothing_is_concluded(self) -> None:
         fakes = Fakes(bench=[(2, "", "bench: no GPU")])
