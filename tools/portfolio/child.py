@@ -32,6 +32,9 @@ MODULE = "tools.portfolio.child"
 CRASHED = 70
 """The exit code of a step that ended with a fault of ours."""
 
+OF_ANOTHER_RUN = "Fix: leave out --resume."
+"""What the tuner's last line ends with where a journal is of other settings, another workload or Triton."""
+
 
 @dataclass(frozen=True)
 class JobResult:
@@ -98,10 +101,15 @@ class Tools:
 
 
 def _journal(name: str) -> Path | None:
+    from tools.tune.journal import Journal, JournalError
     from tools.tune.run_journals import journal_path
 
     path = journal_path(name)
-    return path if path.exists() else None
+    try:
+        Journal.read(path)
+    except JournalError:  # none, or of a run that was killed before its header was whole
+        return None
+    return path
 
 
 def work(job: Job, output: Path, jobs: int, tools: Tools) -> JobResult:
@@ -128,12 +136,15 @@ def work(job: Job, output: Path, jobs: int, tools: Tools) -> JobResult:
 
 
 def _tune(job: Job, output: Path, jobs: int, tools: Tools) -> list[Done]:
-    """One run, or two where a killed run's journal turns out to be of other settings."""
+    """One run, or two where a killed run's journal turns out to be of another one.
+
+    Whatever else a resumed run ends with is the answer: anew, it would measure again what the journal keeps.
+    """
     arguments = [*job.tune, "--output", str(output), "--jobs", str(jobs)]
     done = []
     if tools.journal(job.name) is not None:
         done.append(_step(None, tools.tune, [*arguments, "--resume"]))
-        if done[-1].step.code != 2:
+        if not done[-1].step.said.endswith(OF_ANOTHER_RUN):
             return done
     return [*done, _step(None, tools.tune, arguments)]
 

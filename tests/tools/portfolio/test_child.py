@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,24 @@ from tools.findings import emit
 from tools.portfolio.child import CRASHED, MODULE, JobResult, Tools, work
 from tools.portfolio.jobs import Job, JudgeOn, Order
 from tools.portfolio.progress import Outcome, Step
+from tools.text import printable
+from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWriter
+from tools.tune.run_journals import journal_path, open_journals
+
+HEADER = Journal.read(CHECKOUT / "tests" / "tools" / "tune" / "landscape.jsonl.gz").header
+NAME = HEADER.subject.workload.file_name()
 
 
 def report(*not_written: str, is_slower: bool = False) -> str:
     """As `bench --format json` prints it."""
     return bench_json({"a.json": {"heuristic": (0.7, 1.0)}}, is_slower, not_written=not_written)
+
+
+@pytest.fixture
+def header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JournalHeader:
+    """Of a run of `NAME`, whose journal lies below tmp_path."""
+    monkeypatch.setattr("tools.tune.run_journals.JOURNALS", tmp_path / "journals")
+    return HEADER
 
 
 @dataclass
@@ -132,10 +146,46 @@ class TestAKilledRun:
         do(fakes, judges=())
         assert [call[-1] for call in fakes.calls] == ["--resume"]
 
-    def test_of_other_settings_starts_anew(self) -> None:
-        fakes = Fakes(tune=[(2, "", "tune: the settings: expected other"), (0, "{}", "")], has_journal=True)
+    @pytest.mark.parametrize(
+        "changes",
+        [{"settings": {"num_tokens": [1]}}, {"environment": {"triton": "3.6.0"}}, {"subject": {"smem_bytes": 1}}],
+        ids=lambda changes: next(iter(changes)),
+    )
+    def test_of_another_run_starts_anew(self, header: JournalHeader, changes: dict[str, Any]) -> None:
+        JournalWriter(journal_path(NAME), header).close()
+        if "subject" in changes:
+            changes = {"subject": replace(header.subject, **changes["subject"])}
+        with pytest.raises(JournalError) as refusal, open_journals(replace(header, **changes), None, resume=True):
+            pass
+        fakes = Fakes(tune=[(2, "", f"tune: {printable(str(refusal.value))}"), (0, "{}", "")], has_journal=True)
         assert do(fakes, judges=()).outcome is Outcome.TUNED
         assert [call[-1] for call in fakes.calls] == ["--resume", "4"]
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            "a.json: expected to write it, found: No space left on device. The rows lie in .tune/partial/a.json, and "
+            "--resume writes them without measuring.",
+            "the GPU: it fell off the bus. The measurements are kept: --resume continues with them.",
+            "a.jsonl: expected no other run of this file, found one at work. Fix: wait until it ends.",
+        ],
+        ids=["not written", "machine", "locked"],
+    )
+    def test_that_fails_once_more_keeps_its_journal(self, said: str) -> None:
+        fakes = Fakes(tune=[(2, "", f"tune: {said}"), (0, "{}", "")], has_journal=True)
+        answer = do(fakes, judges=())
+        assert (answer.outcome, answer.reason) == (Outcome.FAILED, said)
+        assert [call[-1] for call in fakes.calls] == ["--resume"]
+
+    def test_is_one_whose_journal_can_be_read(self, header: JournalHeader) -> None:
+        path = journal_path(NAME)
+        assert Tools.here().journal(NAME) is None
+        JournalWriter(path, header).close()
+        whole = path.read_bytes()
+        assert Tools.here().journal(NAME) == path
+        for torn in (b"", whole[:-1]):  # killed between the lock and the end of the header
+            path.write_bytes(torn)
+            assert Tools.here().journal(NAME) is None
 
 
 class TestJudgeFirst:
