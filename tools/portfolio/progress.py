@@ -8,6 +8,7 @@ dropped.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import fcntl
@@ -101,16 +102,16 @@ def read_progress(path: Path) -> dict[str, ProgressLine]:
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise UserError(f"{shown_path(path)}: expected a file, found a device or a pipe. Fix: remove it.")
-        text = path.read_text("utf-8")
+        data = path.read_bytes()
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"{shown_path(path)}: expected lines of JSON, found: {reason_of(error)}.") from error
     found: dict[str, ProgressLine] = {}
-    *rows, _ = text.split("\n")  # what stands behind the last one was cut short by a kill
+    *rows, _ = data.split(b"\n")  # what stands behind the last one was cut short by a kill, amid a character perhaps
     for number, row in enumerate(rows, start=1):
         try:
-            line = ProgressLine.read(json.loads(row))
+            line = ProgressLine.read(json.loads(row.decode()))
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"{shown_path(path)}, line {number}: expected what the portfolio wrote, found something else. "
@@ -124,9 +125,10 @@ def append(path: Path, line: ProgressLine) -> None:
     """At once, and on its own line whatever a kill left before it. OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks, as for the store
+            fcntl.flock(file, fcntl.LOCK_EX)
         _cut_torn_line(file.fileno())
-        file.write((json.dumps(line.to_json(), ensure_ascii=False) + "\n").encode())
+        file.write((json.dumps(line.to_json()) + "\n").encode())
         file.flush()
         os.fsync(file.fileno())
 

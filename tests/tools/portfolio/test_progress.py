@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import json
 import math
 import os
@@ -42,6 +44,22 @@ def test_what_ends_a_line_in_other_texts_ends_none_here(path: Path, mark: str) -
     assert list(read_progress(path).values()) == lines
 
 
+def test_a_reason_may_hold_what_no_encoding_has(path: Path) -> None:
+    """A path of a file system that isn't UTF-8."""
+    said = dataclasses.replace(line("a.json", Outcome.FAILED), reason="/engines\udce9/x: gone")
+    append(path, said)
+    assert read_progress(path) == {"a.json": said}
+
+
+def test_without_locks_it_is_written_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    append(path, LINE)
+    assert read_progress(path) == {"a.json": LINE}
+
+
 def test_seconds_are_told_of_tuning_and_of_each_engines_judgement() -> None:
     assert [LINE.seconds_of(engine) for engine in (None, "vllm", "sglang")] == [40.0, 11.5, None]
 
@@ -60,10 +78,10 @@ def test_without_a_file_nothing_is_known(path: Path) -> None:
     assert read_progress(path) == {}
 
 
-@pytest.mark.parametrize("torn", ['{"name": "b.js', "x"])
-def test_a_line_that_a_kill_cut_short_is_dropped_and_written_over(path: Path, torn: str) -> None:
+@pytest.mark.parametrize("torn", [b'{"name": "b.js', b"x", "…".encode()[:1]], ids=["name", "text", "character"])
+def test_a_line_that_a_kill_cut_short_is_dropped_and_written_over(path: Path, torn: bytes) -> None:
     append(path, line("a.json"))
-    path.write_text(path.read_text("utf-8") + torn, "utf-8")
+    path.write_bytes(path.read_bytes() + torn)
     assert list(read_progress(path)) == ["a.json"]
     append(path, line("c.json"))
     assert list(read_progress(path)) == ["a.json", "c.json"]
@@ -85,7 +103,7 @@ def step(**fields: object) -> list[dict[str, object]]:
 
 
 BAD_LINES = (
-    "[]", "{}", "nonsense", '{"name": "a.json", "steps": 1}', '{"outcome": "odd"}', "[" * 100_000,
+    "\udcff", "[]", "{}", "nonsense", '{"name": "a.json", "steps": 1}', '{"outcome": "odd"}', "[" * 100_000,
     changed(name=[]), changed(name=5), changed(reason=7), changed(seconds="x"), changed(seconds=math.nan),
     changed(rank=-1), changed(steps=step(seconds="x")), changed(steps=step(seconds=-1)), changed(steps=step(engine=5)),
     changed(steps=step(said=None)),
@@ -95,7 +113,7 @@ BAD_LINES = (
 @pytest.mark.parametrize("bad", BAD_LINES)
 def test_a_line_of_something_else_is_named(path: Path, bad: str) -> None:
     append(path, line("a.json"))
-    path.write_text(path.read_text("utf-8") + f"{bad}\n", "utf-8")
+    path.write_bytes(path.read_bytes() + os.fsencode(f"{bad}\n"))
     with pytest.raises(UserError, match=r"device\.jsonl, line 2: expected what the portfolio wrote"):
         read_progress(path)
 
