@@ -122,10 +122,15 @@ def losses_of(printed: str) -> dict[str, float]:
 
 
 def note(configs: Path, file: DefaultFile, triton: str, loss_pct: float) -> None:
-    """Into the record, as it stands by now. RecordError, OSError, UserError."""
+    """Into the record, as it stands by now. RecordError, OSError; UserError: it is of other bytes than were benched."""
     path = record_path(configs, PurePosixPath(file.name))
     with lock(configs):
         record = as_record(read_file(path, RECORD))
+        if record.config_sha256 != file.record.config_sha256:
+            raise UserError(
+                f"{shown_path(path)}: expected the record of the file that was benched, found that of another one by "
+                "now. Fix: run it again."
+            )
         write_file(path, record.with_verified_with(VerifiedWith(triton, today().isoformat(), loss_pct)).to_bytes())
 
 
@@ -187,7 +192,7 @@ class SecondTriton:
                     continue
             how = f"loses {loss_pct:.2f} %" if loss_pct < math.inf else "fails on a row"
             say(f"{file.name}: {how} under Triton {self.triton}")
-            if loss_pct > MARGIN_PCT and not file.has_version_file:
+            if loss_pct > MARGIN_PCT and not file.has_version_file and not is_stopped():
                 yield from self._retune(file, gpu, say)
             self.places.copy(file.name)
 

@@ -6,6 +6,7 @@ The run as a whole: test_run.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,16 @@ from tests import builders
 from tests.tools.portfolio.stocked import H100, Stocked, bench_json, full, wanted_of_h100
 from tools.bench import request as bench_request
 from tools.bench.request import FilesRequest
-from tools.portfolio.jobs import Order, TunerBudget
+from tools.errors import UserError
+from tools.portfolio.child import JobResult
+from tools.portfolio.drive import Places
+from tools.portfolio.jobs import Job, Order, TunerBudget
+from tools.portfolio.pool import Ended, Pool, PoolGpu, Say
+from tools.portfolio.progress import Outcome
 from tools.portfolio.second_triton import (
     MARGIN_PCT,
     DefaultFile,
+    SecondTriton,
     bench_arguments,
     default_files,
     jobs_of,
@@ -27,7 +34,9 @@ from tools.portfolio.second_triton import (
     note,
 )
 from tools.registry.models import ModelRegistry
+from tools.store.files import canonical_config
 from tools.store.record import VerifiedWith
+from tools.tune.request import DEFAULT_BATCH_SIZES
 
 DEVICE = builders.devices().find(H100)
 NAME = "E=128,N=768"
@@ -118,6 +127,15 @@ class TestLoss:
         assert after.loss_pct == 1.25
         assert replace(after.record, verified_with=None) == file.record
 
+    def test_a_file_that_was_tuned_again_meanwhile_takes_no_line_of_the_old_one(
+        self, stocked: Stocked, file: DefaultFile
+    ) -> None:
+        file.path.write_bytes(canonical_config(builders.table(DEFAULT_BATCH_SIZES, num_stages=2)))
+        stocked.store.measured(file.path)
+        with pytest.raises(UserError, match=r"records/.* expected the record of the file that was benched"):
+            note(stocked.folders.configs, file, TRITON, 0.4)
+        assert [each.loss_pct for each in files(stocked)] == [None]
+
 
 class TestBench:
     def test_the_bench_takes_its_arguments(self, file: DefaultFile) -> None:
@@ -153,3 +171,22 @@ class TestTunedAgain:
     def test_not_where_no_model_has_its_sizes(self, file: DefaultFile) -> None:
         nothing_wanted = replace(wanted_of_h100(), names=())
         assert jobs_of([file], nothing_wanted, ModelRegistry(()), TunerBudget()) == {}
+
+    def test_no_tuner_is_begun_once_the_run_has_stopped(self, stocked: Stocked) -> None:
+        names = [stocked.tune(name).name for name in (NAME, "E=64,N=896")]
+        known = [replace(each, loss_pct=9.0) for each in files(stocked)]
+        pool = Pool[tuple[DefaultFile, ...]]([PoolGpu("0", DEVICE, 1)], print)
+        begun: list[str] = []
+
+        def bench(arguments: Sequence[str], gpu: PoolGpu, say: Say) -> Ended:
+            raise AssertionError("their losses are known")
+
+        def launch(job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
+            begun.append(job.name)
+            pool.stop()
+            return JobResult(Outcome.FAILED, "ended")
+
+        jobs = {name: Job(name, H100, Order.TUNE, (), ()) for name in names}
+        places = Places(stocked.folders.configs, stocked.folders.progress_of)
+        SecondTriton(places, TRITON, jobs, bench, launch).run({H100: known}, pool)
+        assert begun == [known[0].name]
