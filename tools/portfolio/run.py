@@ -37,7 +37,7 @@ from tools.registry.sharding import Engine
 from tools.store.files import version_folder
 from tools.store.workload import parse_file_name
 from tools.text import counted, printable, shown_path
-from tools.tune.cluster import NodeJob, on_cluster
+from tools.tune.cluster import NodeJob, NodeResult, on_cluster
 
 MOST_MINUTES = 7 * 24 * 60
 
@@ -342,14 +342,19 @@ def _on_cluster(address: str, tasks: Sequence[PlannedJob], driver: Driver, devic
     jobs = [NodeJob(task.job.name, (task.job.to_text(),), MODULE) for task in tasks]
     started = time.monotonic()
     for done in on_cluster(address, jobs, driver.places.configs) if jobs else ():
-        try:
-            answer = JobResult.read(done.answer)
-        except ValueError:
-            last = (done.log.strip() or "silent").splitlines()[-1]
-            answer = JobResult(Outcome.FAILED, f"exit code {done.exit_code}: {last}")
+        answer = _answer_of(done)
         task = by_name[done.job.title]
         finished = driver.write(task, answer, device, f"ray: {device.name}", answer.seconds)
         tell(f"{task.item.name}: {finished.line.outcome} after {time.monotonic() - started:.0f} s")
+
+
+def _answer_of(done: NodeResult) -> JobResult:
+    """What came of the name, once its files are here: a node that tuned it doesn't know whether they could be."""
+    if done.exit_code == 0:
+        with contextlib.suppress(ValueError):
+            return JobResult.read(done.answer)
+    last = (done.log.strip() or "silent").splitlines()[-1]
+    return JobResult(Outcome.FAILED, f"exit code {done.exit_code}: {last}")
 
 
 def _summary(driver: Driver, states: Sequence[DeviceStatus], left: Sequence[PlannedJob], *, is_whole: bool) -> int:

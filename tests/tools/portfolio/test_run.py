@@ -30,7 +30,7 @@ from tools.portfolio import run as run_
 from tools.portfolio.child import JobResult, Step
 from tools.portfolio.jobs import Job, Order
 from tools.portfolio.pool import Ended, PoolGpu, Say
-from tools.portfolio.progress import Outcome
+from tools.portfolio.progress import Outcome, read_progress
 from tools.portfolio.run import MachineAtHand
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
@@ -484,3 +484,19 @@ class TestOnACluster:
             run_, "on_cluster", lambda address, jobs, output: [NodeResult(job, 1, {}, "lost", "") for job in jobs]
         )
         assert here("--names", full(NAMES[0]), "--ray", "auto", "--device-name", H100) == 1
+
+    def test_what_cannot_be_taken_over_is_not_tuned_whatever_the_node_says(
+        self, here: Here, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What stood here before would pass as what the node made."""
+        from tools.tune.cluster import NodeResult
+
+        here.stocked.tune(NAMES[0], tuner={"cut_short": True})
+        answer = JobResult(Outcome.TUNED).to_text() + "\n"
+        log = "can't be written to configs: No space left on device"
+        monkeypatch.setattr(
+            run_, "on_cluster", lambda address, jobs, output: [NodeResult(job, 2, {}, log, answer) for job in jobs]
+        )
+        assert here("--names", full(NAMES[0]), "--ray", "auto", "--device-name", H100) == 1
+        line = read_progress(here.stocked.folders.progress_of(load_devices().find(H100)))[full(NAMES[0])]
+        assert (line.outcome, line.reason) == (Outcome.FAILED, f"exit code 2: {log}")
