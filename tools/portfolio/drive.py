@@ -37,6 +37,8 @@ from tools.validate.model import Context
 SECONDS_AT_FIRST: Mapping[Order, float] = MappingProxyType({Order.TUNE: 110.0, Order.JUDGE: 50.0})
 """What a name of one (K, top_k) is taken to last before any of its order was done."""
 
+BY_ANOTHER_RUN = "finished by another run meanwhile"
+
 
 class LaunchJob(Protocol):
     """Does a job on a GPU, in a process of its own. NoAnswerError: it ended without one."""
@@ -161,6 +163,9 @@ class Driver:
             queues.setdefault(task.job.device_name, []).append(task)
 
         def work(task: PlannedJob, gpu: PoolGpu, say: Say) -> bool:
+            if self._is_passed_over(task.item, gpu.device):
+                say(f"{task.item.name}: passed over: {BY_ANOTHER_RUN}")
+                return True
             say(f"{task.item.name}: {task.job.order}")
             started = self.clock.now()
             try:
@@ -174,6 +179,14 @@ class Driver:
             return done.line.outcome is not Outcome.FAILED
 
         return pool.run(queues, work, self.clock.has_time_for)
+
+    def _is_passed_over(self, item: Item, device: Device) -> bool:
+        """Whether it was finished while it waited. Of that no line is written: the run that did it has."""
+        is_good = self._look_up(item, item.line).standing in GOOD
+        if is_good:
+            line = replace(self._line(item), outcome=Outcome.SKIPPED, reason=BY_ANOTHER_RUN)
+            self._write(item, line, device, is_new=False)
+        return is_good
 
     def write(self, task: PlannedJob, answer: JobResult, device: Device, gpu: str, seconds: float) -> Finished:
         """Looks at what a process left, and writes down what came of the name."""
@@ -191,6 +204,10 @@ class Driver:
             self.clock.took(task, seconds)
         return self._write(task.item, line, device)
 
+    def _look_up(self, item: Item, line: ProgressLine | None) -> Item:
+        """What the store has of it by now."""
+        return look_up(item.rank, item.wanted, self.places.configs, line, self.method, down=item.is_apart)
+
     def _line(self, item: Item) -> ProgressLine:
         return ProgressLine(item.name, Outcome.FAILED, today().isoformat(), rank=item.rank)
 
@@ -205,7 +222,7 @@ class Driver:
         return f"{errors[0].rule}: {errors[0].message}" if errors else ""
 
     def _write(self, item: Item, line: ProgressLine, device: Device, *, is_new: bool = True) -> Finished:
-        now = look_up(item.rank, item.wanted, self.places.configs, line, self.method, down=item.is_apart)
+        now = self._look_up(item, line)
         if not line.reason:
             line = replace(line, reason="; ".join(now.remarks))
         with self._lock:

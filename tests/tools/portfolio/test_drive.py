@@ -124,6 +124,22 @@ class TestWhatIsLeft:
         assert not (tmp_path / "out" / "configs" / down_of(name)).exists()
 
 
+class TestBesideAnotherRun:
+    def test_what_that_one_has_finished_is_passed_over(self, stocked: Stocked) -> None:
+        whole = tunes(stocked)
+
+        def leave(name: str) -> JobResult:
+            stocked.tune(NAMES[1], judged_on=None)
+            return whole(name)
+
+        run = Run(stocked, leave)
+        assert run.run() == []
+        assert [job.name for job in run.jobs] == [full(NAMES[0]), full(NAMES[2])]
+        assert f"{full(NAMES[1])}: passed over: finished by another run meanwhile" in run.said
+        assert full(NAMES[1]) not in run.lines, "what came of it the other run has written"
+        assert [done.item.standing for done in run.driver.finished] == [Standing.DONE] * 3
+
+
 class TestWhatGoesWrong:
     def test_what_another_gpu_finishes_meanwhile_is_kept(self, stocked: Stocked) -> None:
         """A run that an error ends waits for what still runs, and its files are written by then."""
