@@ -21,7 +21,7 @@ from tools.checkout import CHECKOUT
 from tools.dates import today
 from tools.findings import Severity
 from tools.portfolio.child import MODULE, JobResult
-from tools.portfolio.jobs import Job, Order, Skip
+from tools.portfolio.jobs import Job, Order, Skip, TunerBudget
 from tools.portfolio.pool import Children, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome, ProgressLine, append
 from tools.portfolio.stock import GOOD, Item, Method, look_up
@@ -34,8 +34,8 @@ from tools.validate import runner
 from tools.validate.exceptions import Exceptions
 from tools.validate.model import Context
 
-SECONDS_AT_FIRST: Mapping[Order, float] = MappingProxyType({Order.TUNE: 110.0, Order.JUDGE: 50.0})
-"""What a name of one (K, top_k) is taken to last before any of its order was done."""
+SECONDS_AT_FIRST: Mapping[Order, float] = MappingProxyType({Order.TUNE: 20.0, Order.JUDGE: 50.0})
+"""What a name of one (K, top_k) is taken to last beyond its tuner's budget before any of its order was done."""
 
 BY_ANOTHER_RUN = "finished by another run meanwhile"
 
@@ -52,15 +52,20 @@ class NoAnswerError(RuntimeError):
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A name and what is to be done for it."""
+    """A name and what is to be done for it. budget_s: of its tuner, for one (K, top_k)."""
 
     item: Item
     job: Job
+    budget_s: float = TunerBudget.time_budget_s
 
     @property
     def weight(self) -> float:
         """What it costs, in names of one (K, top_k)."""
         return Budget.weight_of(len(self.item.wanted.shapes))
+
+    def budget_of(self, order: Order) -> float:
+        """What the tuner may take of a job of the order, for one (K, top_k)."""
+        return self.budget_s if order is Order.TUNE else 0.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,11 @@ class Places:
 
 @dataclass
 class TimeLimit:
-    """When to stop taking names. limit_s: None: never."""
+    """When to stop taking names. limit_s: None: never.
+
+    Counted is what names last beyond their tuner's budget, less than nothing where it ends early: a name whose budget
+    is another takes that much longer.
+    """
 
     limit_s: float | None = None
     now: Callable[[], float] = time.monotonic
@@ -102,18 +111,19 @@ class TimeLimit:
         self._started = self.now()
 
     def has_time_for(self, task: PlannedJob) -> bool:
-        """As long as the longest of its order so far, by number of (K, top_k)."""
+        """As long as the longest of its order so far, by budget and number of (K, top_k)."""
         if self.limit_s is None:
             return True
         orders = (Order.JUDGE, Order.TUNE) if task.job.order is Order.WHERE_IT_LOSES else (task.job.order,)
-        rate_s = sum(self._longest_s.get(order, SECONDS_AT_FIRST[order]) for order in orders)
+        rate_s = sum(task.budget_of(order) + self._longest_s.get(order, SECONDS_AT_FIRST[order]) for order in orders)
         return self.now() - self._started + rate_s * task.weight <= self.limit_s
 
     def took(self, task: PlannedJob, seconds: float) -> None:
         """Of a name that came to its end. What was judged and perhaps tuned tells neither."""
-        rate_s, order = seconds / task.weight, task.job.order
+        order = task.job.order
         if order is not Order.WHERE_IT_LOSES:
-            self._longest_s[order] = max(rate_s, self._longest_s.get(order, 0.0))
+            beyond_s = seconds / task.weight - task.budget_of(order)
+            self._longest_s[order] = max(beyond_s, self._longest_s.get(order, beyond_s))
 
 
 @dataclass(frozen=True)

@@ -289,7 +289,7 @@ def _tasks(
                 tell(f"{item.name}: skipped: {job.reason}")
                 driver.skip(item, job, device)
             elif job is not None:
-                tasks.append(PlannedJob(item, job))
+                tasks.append(PlannedJob(item, job, budget.budget_of(item)))
     return tasks, states
 
 

@@ -14,7 +14,7 @@ from tests import builders
 from tests.tools.portfolio.stocked import H100, Stocked, full, wanted
 from tools.portfolio.child import MODULE, JobResult
 from tools.portfolio.drive import Driver, NoAnswerError, Places, PlannedJob, TimeLimit, launch
-from tools.portfolio.jobs import Job, Order, Skip
+from tools.portfolio.jobs import Job, Order, Skip, TunerBudget
 from tools.portfolio.pool import Ended, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome, Step, read_progress
 from tools.portfolio.stock import Method, Standing, look_up
@@ -39,6 +39,8 @@ class Run:
     seconds_a_name: float = 60.0
     orders: Mapping[str, Order] = field(default_factory=dict)
     """By name; others are tuned."""
+    budgets: Mapping[str, float] = field(default_factory=dict)
+    """By name; others have the usual one."""
 
     def __post_init__(self) -> None:
         folders = self.stocked.folders
@@ -55,7 +57,8 @@ class Run:
         folders = self.stocked.folders
         line = read_progress(folders.progress_of(DEVICE)).get(full(name))
         item = look_up(1, wanted(name), folders.configs, line, Method())
-        return PlannedJob(item, Job(item.name, H100, self.orders.get(name, Order.TUNE), (), ()))
+        job = Job(item.name, H100, self.orders.get(name, Order.TUNE), (), ())
+        return PlannedJob(item, job, self.budgets.get(name, TunerBudget.time_budget_s))
 
     def run(self, names: Sequence[str] = NAMES, gpus: int = 1) -> list[PlannedJob]:
         pool: Pool[PlannedJob] = Pool([PoolGpu(str(place), DEVICE, 8) for place in range(gpus)], self.said.append)
@@ -236,6 +239,23 @@ class TestTime:
             run = Run(stocked, tunes(stocked), minutes, orders={NAMES[0]: Order.WHERE_IT_LOSES})
             run.run(NAMES[:1])
             assert len(run.jobs) == jobs
+
+    @pytest.mark.parametrize(("minutes", "jobs"), [(10.0, 0), (10.4, 1)])
+    def test_before_any_was_measured_a_name_is_weighed_by_its_own_budget(
+        self, stocked: Stocked, minutes: float, jobs: int
+    ) -> None:
+        run = Run(stocked, tunes(stocked), minutes, budgets={NAMES[0]: 600.0})
+        run.run(NAMES[:1])
+        assert len(run.jobs) == jobs
+
+    @pytest.mark.parametrize(("minutes", "jobs"), [(3.4, 1), (3.6, 2)])
+    def test_a_name_of_twice_the_budget_may_last_as_much_longer(
+        self, stocked: Stocked, minutes: float, jobs: int
+    ) -> None:
+        """The one before it took 60 s of its 90, so this one takes 150."""
+        run = Run(stocked, tunes(stocked), minutes, budgets={NAMES[1]: 180.0})
+        run.run(NAMES[:2])
+        assert len(run.jobs) == jobs
 
     def test_two_gpus_take_them_in_turn(self, stocked: Stocked) -> None:
         run = Run(stocked, tunes(stocked))

@@ -189,6 +189,10 @@ class TestTheEnd:
         assert [line.split()[1] for line in printed.splitlines()[2:]] == list(NAMES)
         assert "0.900 (" in printed
 
+    def test_the_tuners_budget_must_fit_into_the_time(self, here: Here, named: Callable[..., int]) -> None:
+        assert named("--minutes", "5", "--time-budget", "600") == 1
+        assert here.jobs == []
+
     def test_what_no_time_is_left_for_is_missing(
         self, here: Here, named: Callable[..., int], capsys: pytest.CaptureFixture[str]
     ) -> None:
