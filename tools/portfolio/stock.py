@@ -109,7 +109,7 @@ def look_up(
     if place.down.record_path.exists() and not place.down.path.exists():
         lost = f"{place.down.path.name}, with which it was judged, is missing. Fix: restore it, or tune the name again"
         return Item(rank, wanted, Standing.BROKEN, (lost,), line=line)
-    record, unproven = _of_measurement(existing.record, place.path.read_bytes())
+    record, unproven = _of_measurement(existing.record, existing.data)
     older = (unproven,) if record is None else tuple(_older(record, method))
     judged = {} if record is None else judged_of(record, method.triton)
     served = {named.shape for named in record.shapes} if record is not None else set()

@@ -46,11 +46,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Existing:
-    """A file that stands in the chain, and its record, where there is one."""
+    """A file that stands in the chain, and its record, where there is one. data: the file's bytes as they were read."""
 
     place: Place
     entries: Mapping[int, LaunchConfig]
     record: Record | None
+    data: bytes = b""
 
     @property
     def rows(self) -> Mapping[int, RecordedRow]:
@@ -122,7 +123,8 @@ def _read(place: Place) -> Existing:
             f"{shown_path(place.path)}: expected a tuned file to start from, found {fault}. "
             "Fix: mend it (nox -s validate says more), or move it away."
         )
-    return Existing(place, file.launch_configs, _record(place.record_path))
+    assert content.data is not None  # what wasn't read is a fault
+    return Existing(place, file.launch_configs, _record(place.record_path), content.data)
 
 
 def _record(path: Path) -> Record | None:

@@ -8,9 +8,11 @@ from fused_moe_configs.gains import MARGIN
 from tests.tools.portfolio.stocked import Stocked, full, wanted
 from tools.launch.heuristic_version import FOLLOWED
 from tools.measure.panel import PromotionPolicy
+from tools.portfolio import stock
 from tools.portfolio.progress import ProgressLine
 from tools.portfolio.stock import Item, Method, Standing, look_up
 from tools.registry.sharding import Engine
+from tools.store.existing import Existing, Place, existing_at
 from tools.store.record import CheckedShipped
 
 NAME = "E=64,N=1408"
@@ -138,6 +140,20 @@ def test_a_lost_file_for_down_breaks_what_was_judged_with_it(stocked: Stocked) -
     assert found.standing is Standing.BROKEN
     assert "_down.json, with which it was judged, is missing. Fix: restore it" in found.why[0]
     down.write_bytes(path.read_bytes())
+    assert look(stocked).standing is Standing.DONE
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_told_by_what_was_read(
+    stocked: Stocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stocked.tune(NAME, judged_on=None)
+
+    def then_gone(place: Place) -> Existing | None:
+        found = existing_at(place)
+        place.path.unlink()
+        return found
+
+    monkeypatch.setattr(stock, "existing_at", then_gone)
     assert look(stocked).standing is Standing.DONE
 
 
