@@ -78,15 +78,8 @@ class TunerBudget:
         return self.time_budget_s * (2.0 if again else 1.0)
 
 
-def job_of(
-    item: Item,
-    device: Device,
-    engines: Mapping[Engine, EngineHere],
-    budget: TunerBudget,
-    *,
-    down: bool = False,
-) -> Job | Skip | None:
-    """None: it is finished, as far as these engines can judge it. down: up and down are tried apart."""
+def job_of(item: Item, device: Device, engines: Mapping[Engine, EngineHere], budget: TunerBudget) -> Job | Skip | None:
+    """None: it is finished, as far as these engines can judge it."""
     if item.standing in GOOD:
         return None
     if item.standing is Standing.BROKEN:
@@ -100,7 +93,8 @@ def job_of(
     if fault := _why_impossible(item.wanted, device):
         return Skip(fault)
     sglang = engines.get(Engine.SGLANG)
-    apart = TriedApart(sglang.kernel if sglang else None) if down or item.has_down else None
+    is_apart = item.is_apart or item.has_down
+    apart = TriedApart(sglang.kernel if sglang else None) if is_apart else None
     tune = tune_arguments(item.wanted, budget.budget_of(item), apart)
     judges = tuple(_judge(here, item.wanted) for here in judging)
     return Job(item.name, device.name, _order(item, judges), tuple(tune), judges)

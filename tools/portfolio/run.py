@@ -283,8 +283,7 @@ def _tasks(
         items, engines = items_of(wanted, folders, down=down), on_device(sources, device, triton)
         states.append(DeviceStatus(device, items, wanted.notes))
         for item in items:
-            is_apart = item.name in down
-            job = job_of(item, device, engines, budget, down=is_apart)
+            job = job_of(item, device, engines, budget)
             if isinstance(job, Skip):
                 tell(f"{item.name}: skipped: {job.reason}")
                 driver.skip(item, job, device)

@@ -36,7 +36,7 @@ class Standing(enum.StrEnum):
     UNJUDGED = "not judged"
     """Measured by today's method, but not judged on the kernel of every engine that reads it."""
     INCOMPLETE = "incomplete"
-    """Measured by today's method, but not all that is asked of it."""
+    """Measured by today's method, but not all that is asked of it; or its `_down` file is lost."""
     OLDER = "older method"
     MISSING = "missing"
     BROKEN = "broken"
@@ -107,8 +107,9 @@ def look_up(
         why = (line.reason,) if line is not None and line.reason else ()
         return Item(rank, wanted, Standing.MISSING, why, is_apart=down, line=line)
     if place.down.record_path.exists() and not place.down.path.exists():
-        lost = f"{place.down.path.name}, with which it was judged, is missing. Fix: restore it, or tune the name again"
-        return Item(rank, wanted, Standing.BROKEN, (lost,), line=line)
+        # As a kill between its record and itself leaves it. Only tuning again tells whether there is to be one.
+        lost = f"{place.down.path.name}, with which it was judged, is missing"
+        return Item(rank, wanted, Standing.INCOMPLETE, (lost,), is_apart=True, line=line)
     record, unproven = _of_measurement(existing.record, existing.data)
     older = (unproven,) if record is None else tuple(_older(record, method))
     judged = {} if record is None else judged_of(record, method.triton)

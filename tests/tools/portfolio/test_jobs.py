@@ -32,14 +32,12 @@ def look(stocked: Stocked, name: str = NAME) -> Item:
     return look_up(1, wanted(name), stocked.folders.configs, None, Method())
 
 
-def job(
-    item: Item, engines: dict[Engine, EngineHere] = BOTH, device: Device = DEVICE, *, down: bool = False
-) -> Job | Skip | None:
-    return job_of(item, device, engines, TunerBudget(), down=down)
+def job(item: Item, engines: dict[Engine, EngineHere] = BOTH, device: Device = DEVICE) -> Job | Skip | None:
+    return job_of(item, device, engines, TunerBudget())
 
 
-def parsed(item: Item, **changes: bool) -> tune_request.TuneRequest:
-    found = job(item, **changes)  # type: ignore[arg-type]
+def parsed(item: Item) -> tune_request.TuneRequest:
+    found = job(item)
     assert isinstance(found, Job)
     return tune_request.parse([*found.tune, "--output", "/tmp", "--jobs", "4"])
 
@@ -151,11 +149,21 @@ class TestTheTunersCommandLine:
             assert found.engine is first.engine
 
     def test_up_and_down_apart_where_asked_for_or_where_a_down_file_stands(self, stocked: Stocked) -> None:
-        asked = parsed(look(stocked), down=True)
+        asked = parsed(replace(look(stocked), is_apart=True))
         assert asked.separate_down
         assert asked.down_kernel == DownKernel(Path("/site/sglang.py"))
         path = stocked.tune(NAME, rule="parts-0")
         path.with_name(f"{path.stem}_down.json").write_bytes(path.read_bytes())
+        assert parsed(look(stocked)).separate_down
+
+    @pytest.mark.parametrize("changes", [{}, {"rule": "parts-0"}], ids=["of today", "older"])
+    def test_up_and_down_apart_where_the_down_file_is_lost(self, stocked: Stocked, changes: dict[str, str]) -> None:
+        """A kill between the two leaves its record alone. To judge what is left says nothing of what was tuned."""
+        path = stocked.tune(NAME, judged_on=None, **changes)
+        stocked.store.record_of(path.with_name(f"{path.stem}_down.json")).write_bytes(b"{}")
+        found = job(look(stocked))
+        assert isinstance(found, Job)
+        assert found.order is Order.TUNE
         assert parsed(look(stocked)).separate_down
 
 

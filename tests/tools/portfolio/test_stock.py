@@ -132,13 +132,13 @@ class TestAnOlderFile:
         assert (found.standing, found.why) == (Standing.OLDER, ("rule parts-0", "not measured for K=2048, top_k=6"))
 
 
-def test_a_lost_file_for_down_breaks_what_was_judged_with_it(stocked: Stocked) -> None:
+def test_a_lost_file_for_down_asks_for_what_was_judged_with_it_anew(stocked: Stocked) -> None:
     path = stocked.tune(NAME, judged_on=None)
     down = path.with_name(f"{path.stem}_down.json")
     stocked.store.record_of(down).write_bytes(stocked.store.record_of(path).read_bytes())
     found = look(stocked)
-    assert found.standing is Standing.BROKEN
-    assert "_down.json, with which it was judged, is missing. Fix: restore it" in found.why[0]
+    assert (found.standing, found.is_apart) == (Standing.INCOMPLETE, True)
+    assert found.why == (f"{down.name}, with which it was judged, is missing",)
     down.write_bytes(path.read_bytes())
     assert look(stocked).standing is Standing.DONE
 
