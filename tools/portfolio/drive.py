@@ -21,7 +21,7 @@ from tools.checkout import CHECKOUT
 from tools.dates import today
 from tools.findings import Severity
 from tools.portfolio.child import MODULE, JobResult
-from tools.portfolio.jobs import Job, Order, Skip, TunerBudget
+from tools.portfolio.jobs import Job, Order, Skip
 from tools.portfolio.pool import Children, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome, ProgressLine, append
 from tools.portfolio.stock import GOOD, Item, Method, look_up
@@ -56,7 +56,7 @@ class PlannedJob:
 
     item: Item
     job: Job
-    budget_s: float = TunerBudget.time_budget_s
+    budget_s: float
 
     @property
     def weight(self) -> float:
