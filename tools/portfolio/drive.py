@@ -192,7 +192,7 @@ class Driver:
 
     def _is_passed_over(self, item: Item, device: Device) -> bool:
         """Whether it was finished while it waited. Of that no line is written: the run that did it has."""
-        is_good = self._look_up(item, item.line).standing in GOOD
+        is_good = item.standing not in GOOD and self._look_up(item, item.line).standing in GOOD
         if is_good:
             line = replace(self._line(item), outcome=Outcome.SKIPPED, reason=BY_ANOTHER_RUN)
             self._write(item, line, device, is_new=False)

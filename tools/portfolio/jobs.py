@@ -80,12 +80,14 @@ class TunerBudget:
 
 def job_of(item: Item, device: Device, engines: Mapping[Engine, EngineHere], budget: TunerBudget) -> Job | Skip | None:
     """None: it is finished, as far as these engines can judge it."""
-    if item.standing in GOOD:
-        return None
     if item.standing is Standing.BROKEN:
         return Skip("; ".join(item.why))
     judging = [engines[engine] for engine in item.wanted.judges if engine in engines]
-    if item.standing is Standing.UNJUDGED:
+    if item.standing in GOOD:
+        judging = [here for here in judging if _has_a_rival(item, here)]
+        if not judging:
+            return None
+    elif item.standing is Standing.UNJUDGED:
         unjudged = [here for here in judging if here.engine in item.unjudged]
         if not unjudged:
             return Skip(f"not judged on {', '.join(item.unjudged)}: no source of it at hand. Fix: --engine NAME=PATH")
@@ -100,7 +102,15 @@ def job_of(item: Item, device: Device, engines: Mapping[Engine, EngineHere], bud
     return Job(item.name, device.name, _order(item, judges), tuple(tune), judges)
 
 
+def _has_a_rival(item: Item, here: EngineHere) -> bool:
+    """Whether the engine ships a file under the name, beside which ours wasn't measured: it was judged without."""
+    line = item.judged.get(here.engine)
+    return line is not None and line.shipped is None and item.name in here.shipped
+
+
 def _order(item: Item, judges: Sequence[JudgeOn]) -> Order:
+    if item.standing in GOOD:
+        return Order.JUDGE
     if item.is_older and judges and item.can_hold:
         return Order.WHERE_IT_LOSES
     return Order.JUDGE if item.standing is Standing.UNJUDGED else Order.TUNE

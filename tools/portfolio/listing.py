@@ -129,16 +129,21 @@ def status(options: argparse.Namespace, folders: Folders | None = None) -> int:
         text = json.dumps(report.to_json(found), indent=2)
     else:
         text = report.to_text(found) if options.format == "text" else report.to_markdown(found).rstrip("\n")
-    if options.output is None:
-        emit(text)
-        return 0
-    try:
-        write_file(options.output, f"{text}\n".encode())
-    except OSError as error:
-        raise UserError(f"--output: {shown_path(options.output)}: can't be written: {reason_of(error)}.") from error
     names = counted(sum(len(each.items) for each in found), "wanted file")
-    say(f"written: {shown_path(options.output)}: {names} on {counted(len(found), 'GPU')}")
+    _give(text, options.output, f"{names} on {counted(len(found), 'GPU')}")
     return 0
+
+
+def _give(text: str, output: Path | None, what: str) -> None:
+    """Prints it, or writes the file and says so. UserError: it can't be written."""
+    if output is None:
+        emit(text)
+        return
+    try:
+        write_file(output, f"{text}\n".encode())
+    except OSError as error:
+        raise UserError(f"--output: {shown_path(output)}: can't be written: {reason_of(error)}.") from error
+    say(f"written: {shown_path(output)}: {what}")
 
 
 def _status_of(device: Device, folders: Folders) -> DeviceStatus:
@@ -152,12 +157,13 @@ def add_next(parser: argparse.ArgumentParser) -> None:
     add_device_names(parser)
     parser.add_argument("-n", type=int, default=20, dest="count", metavar="N", help="so many of each GPU (20)")
     parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--output", type=path_argument, metavar="FILE", help="write there, for run --names FILE")
 
 
 def next_names(options: argparse.Namespace, folders: Folders | None = None) -> int:
     """Runs `portfolio next`. Text: one name a line, as `run --names FILE` reads it. Errors as `status`.
 
-    What can't be served is said on stderr.
+    What can't be served, and a GPU for which nothing is left, is said on stderr.
     """
     if options.count < 1:
         raise UserError(f"-n: expected at least 1, found {options.count}.")
@@ -167,12 +173,17 @@ def next_names(options: argparse.Namespace, folders: Folders | None = None) -> i
     for device in devices_of(options.device_name, folders):
         wanted = wanted_of(device, folders)
         items = items_of(wanted, folders)
-        found += [item for item in items if item.standing not in GOOD][: options.count]
+        left = [item for item in items if item.standing not in GOOD]
+        found += left[: options.count]
         notes += wanted.notes
+        if not left:
+            done = f"nothing is missing: {counted(len(items), 'wanted file')}, all finished"
+            notes.append(f"{device.name}: {done if items else 'no registered model is placed on it'}")
     for note in dict.fromkeys(notes):
         say(f"portfolio: {note}")
+    text = "\n".join(item.name for item in found)
     if options.format == "json":
-        emit(json.dumps([report.item_json(item) for item in found], indent=2))
-    elif found:
-        emit("\n".join(item.name for item in found))
+        text = json.dumps([report.item_json(item) for item in found], indent=2)
+    if text or options.output is not None:
+        _give(text, options.output, counted(len(found), "name"))
     return 0

@@ -108,10 +108,10 @@ def run(
     if options.second_triton:
         return _second(options, folders, machine, start, bench)
     # What is mistyped first, then what this machine lacks, a GPU before what only a machine with one has.
-    named, (engines, notes) = _named(options.names), engines_at_hand(map(engine_argument, options.engine))
+    named, (engines, notes) = _named(options.names), engines_at_hand(_engines(options.engine))
     tell(*notes)
     setup = _set_up(options, folders, machine)
-    triton = _checked_triton(machine)
+    triton = _checked_triton(machine, on_cluster=bool(options.ray))
     clock = TimeLimit(None if options.minutes is None else 60.0 * options.minutes)
     driver = Driver(
         setup.places, start or functools.partial(launch, setup.children), clock, setup.models, setup.registry
@@ -224,9 +224,11 @@ def _check(options: argparse.Namespace, folders: Folders) -> None:
             raise UserError(f"--collect: expected a folder apart from the store, found {shown_path(options.collect)}.")
 
 
-def _checked_triton(machine: MachineAtHand) -> str:
-    """UserError: it isn't the reference's, whose files these are."""
+def _checked_triton(machine: MachineAtHand, *, on_cluster: bool) -> str:
+    """UserError: it isn't the reference's, whose files these are. on_cluster: this machine needs none itself."""
     triton, reference = machine.triton(), reference_triton()
+    if triton is None and on_cluster:
+        return reference
     if triton is None:
         raise UserError(f"expected Triton {reference}, found none. Fix: run `nox -s portfolio`, which installs it.")
     if version_folder(triton) != version_folder(reference):
@@ -254,7 +256,11 @@ def _gpus(machine: MachineAtHand, devices: DeviceRegistry, names: Sequence[str])
         if not wanted or device in wanted:
             known.append((gpu.id, device))
     here = {device for _, device in known}
-    faults += [f"--device-name: {device.name}: no such GPU is here" for device in sorted(wanted - here, key=str)]
+    there = ", ".join(dict.fromkeys(printable(gpu.name) for gpu in visible))
+    faults += [
+        f"--device-name: expected a GPU of this machine ({there}), found {device.name}. Fix: leave it out, or run there"
+        for device in sorted(wanted - here, key=str)
+    ]
     if not known:
         raise UserError("; ".join(faults))
     jobs = max(1, machine.cores() // len(known))
@@ -302,6 +308,15 @@ def _check_known(named: Sequence[str], wishes: Sequence[WantedList]) -> None:
         )
 
 
+def _engines(arguments: Sequence[str]) -> list[tuple[Engine, Path]]:
+    """UserError: one is named twice."""
+    named = [engine_argument(text) for text in arguments]
+    engines = [engine for engine, _ in named]
+    if twice := [engine for engine in Engine if engines.count(engine) > 1]:
+        raise UserError(f"--engine: expected {twice[0]} at most once, found it again. Fix: leave one of its paths out.")
+    return named
+
+
 def _named(arguments: Sequence[str]) -> list[str]:
     """UserError: a file that can't be read."""
     names: list[str] = []
@@ -309,6 +324,8 @@ def _named(arguments: Sequence[str]) -> list[str]:
         if argument.endswith(".json"):
             names.append(argument)
             continue
+        if not argument:
+            raise UserError("--names: expected a name or a file of names, found an empty text. Fix: leave it out.")
         try:
             lines = Path(argument).read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:

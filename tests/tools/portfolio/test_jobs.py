@@ -121,6 +121,17 @@ class TestWhatIsDone:
         assert isinstance(found, Job)
         assert [judge.shipped for judge in found.judges] == ["/site/E=64.json", None]
 
+    def test_a_finished_name_is_judged_again_beside_a_file_that_its_judge_did_not_see(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, judged_on=None)
+        ships = EngineHere(Engine.VLLM, Path("/site/vllm.py"), {look(stocked).name: Path("/site/E=64.json")})
+        at_hand = {**BOTH, Engine.VLLM: ships}
+        found = job(look(stocked), at_hand)
+        assert isinstance(found, Job)
+        assert found.order is Order.JUDGE
+        assert [(judge.engine, judge.shipped) for judge in found.judges] == [("vllm", "/site/E=64.json")]
+        stocked.judge(NAME, Engine.VLLM, shipped=CheckedShipped("0" * 64, 1.0, 0.9, 0.8))
+        assert job(look(stocked), at_hand) is None
+
 
 class TestTheTunersCommandLine:
     def test_it_names_model_placement_engine_and_all_shapes(self, stocked: Stocked) -> None:

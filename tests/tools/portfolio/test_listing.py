@@ -13,6 +13,7 @@ from tests.tools.portfolio.stocked import H100, Stocked, full, wanted_of_h100
 from tools.errors import UserError
 from tools.portfolio import listing
 from tools.registry.models import ModelRegistry
+from tools.registry.sharding import Engine
 
 FIRST = wanted_of_h100().names[0].name.replace(f",device_name={H100}", "").removesuffix(".json")
 
@@ -128,6 +129,33 @@ class TestNext:
         next_names(stocked, "--device-name", H100, "NVIDIA_H200", "-n", "2")
         devices = [name.partition("device_name=")[2][:11] for name in capsys.readouterr().out.splitlines()]
         assert devices == ["NVIDIA_H100", "NVIDIA_H100", "NVIDIA_H200", "NVIDIA_H200"]
+
+    def test_a_file_holds_names_alone_as_a_run_reads_them(
+        self, stocked: Stocked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """nox sends both streams to one."""
+        real = listing.wanted_of
+        monkeypatch.setattr(listing, "wanted_of", lambda *asked: replace(real(*asked), notes=("a note",)))
+        path = tmp_path / "names.txt"
+        assert next_names(stocked, "--device-name", H100, "-n", "2", "--output", str(path)) == 0
+        assert path.read_text("utf-8").splitlines() == [each.name for each in wanted_of_h100().names[:2]]
+        printed = capsys.readouterr()
+        assert (printed.out, printed.err) == ("", f"portfolio: a note\nwritten: {path}: 2 names\n")
+
+    def test_where_nothing_is_left_it_says_so(
+        self, stocked: Stocked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        real, first = listing.wanted_of, wanted_of_h100().names[0]
+        for names, told in (
+            ((first,), "nothing is missing: 1 wanted file, all finished"),
+            ((), "no registered model is placed on it"),
+        ):
+            monkeypatch.setattr(listing, "wanted_of", lambda *asked, n=names: replace(real(*asked), names=n, notes=()))
+            stocked.tune(FIRST)
+            for engine in Engine:
+                stocked.judge(FIRST, engine)
+            assert next_names(stocked, "--device-name", H100) == 0
+            assert capsys.readouterr() == ("", f"portfolio: {H100}: {told}\n")
 
     @pytest.mark.parametrize("count", ["0", "-3"])
     def test_none_is_refused(self, stocked: Stocked, count: str) -> None:

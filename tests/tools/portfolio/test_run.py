@@ -242,6 +242,11 @@ class TestBadInput:
         ("arguments", "said"),
         [
             (("--names", "/nowhere"), "--names: /nowhere: No such file"),
+            (("--names", ""), "--names: expected a name or a file of names, found an empty text. Fix: "),
+            (
+                ("--engine", "vllm=a", "--engine", "vllm=b"),
+                "--engine: expected vllm at most once, found it again. Fix: ",
+            ),
             (("--engine", "odd=x"), "--engine: expected vllm=PATH or sglang=PATH"),
             (("--engine", "vllm=/nowhere"), "--engine vllm: /nowhere: expected "),
             (("--device-name", "NVIDIA_Z9"), "device: expected one of "),
@@ -267,7 +272,10 @@ class TestBadInput:
         assert self.refused(here).startswith("GPU 0 is left out")
 
     def test_a_gpu_that_was_asked_for_and_is_not_here(self, here: Here) -> None:
-        assert self.refused(here, "--device-name", "NVIDIA_H200") == "--device-name: NVIDIA_H200: no such GPU is here"
+        assert self.refused(here, "--device-name", "NVIDIA_H200") == (
+            "--device-name: expected a GPU of this machine (NVIDIA H100 80GB HBM3), found NVIDIA_H200. "
+            "Fix: leave it out, or run there"
+        )
 
     def test_an_engine_that_was_given_and_cannot_be_cut_ends_it_before_anything_is_tuned(
         self, here: Here, tmp_path: Path
@@ -469,6 +477,7 @@ class TestOnACluster:
         sent: list[NodeJob] = []
 
         def on_cluster(address: str, jobs: Sequence[NodeJob], output: Path) -> Any:
+            here.triton = reference_triton()  # a node's
             for job in jobs:
                 sent.append(job)
                 here.launch(Job.read(job.arguments[0]), None, output, print)  # type: ignore[arg-type]
@@ -476,7 +485,7 @@ class TestOnACluster:
 
         monkeypatch.setattr(run_, "on_cluster", on_cluster)
         arguments = ("--names", *map(full, NAMES), "--ray", "auto", "--device-name", H100)
-        here.gpus = ()
+        here.gpus, here.triton = (), None  # the head of a cluster may have neither
         assert here(*arguments) == 0
         assert {job.module for job in sent} == {"tools.portfolio.child"}
         assert [job.title for job in sent] == list(map(full, NAMES))
