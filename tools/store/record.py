@@ -281,7 +281,8 @@ class TunerRun:
     """How a file was found. seconds: wall time. outcomes: candidates by status.
 
     cut_short: the search stopped at its time limit with candidates left. least_finalists: of the search, in the row
-    that has the fewest. None: not known, as in records from before it was written down.
+    that has the fewest. Where rows of an earlier run stay, of both runs. None: not known, as in records from before it
+    was written down.
     """
 
     settings: Mapping[str, Json]

@@ -47,8 +47,7 @@ class Rates:
 class Provenance:
     """Where and how the figures came about. rates None: no floors (a replay on other hardware knows none).
 
-    heuristics: by engine, of all rows of the record; None where rows stay of which it isn't known.
-    is_cut_short: the search, by its time limit.
+    heuristics: by engine. is_cut_short: the search, by its time limit.
     """
 
     environment: Environment
@@ -56,7 +55,7 @@ class Provenance:
     seconds: float
     date: str
     kernel_sha256: str
-    heuristics: Mapping[str, HeuristicVersion] | None
+    heuristics: Mapping[str, HeuristicVersion]
     rates: Rates | None
     is_cut_short: bool = False
 
@@ -67,13 +66,13 @@ def record(
     counts: Counts,
     run: Provenance,
     config: bytes,
-    kept: Mapping[int, RecordedRow],
+    kept: Record | None,
     between: Sequence[Between] = (),
 ) -> Record:
-    """The record beside the file whose bytes are `config`. kept: rows of an earlier record that stay."""
+    """The record beside the file whose bytes are `config`. kept: an earlier one, whose other rows stay."""
     measured = {row.num_tokens: _row(subject, row, run) for row in rows}
     found = {one.num_tokens: RecordedBetween(one.key, *_rounded_ratio(one.ratio)) for one in between}
-    return replace(_record(subject, rows, counts, run, config, {**kept, **measured}), between=found)
+    return replace(_record(subject, rows, counts, run, config, measured, kept), between=found)
 
 
 def down_record(
@@ -82,12 +81,12 @@ def down_record(
     counts: Counts,
     run: Provenance,
     config: bytes,
-    kept: Mapping[int, RecordedRow],
+    kept: Record | None,
 ) -> Record:
     """The record of a `_down` file: the down projection's own figures. kept: as in `record`."""
     measured = {row.num_tokens: _down_row(row) for row in rows}
     down = replace(subject, workload=replace(subject.workload, down=True))
-    return _record(down, rows, counts, run, config, {**kept, **measured})
+    return _record(down, rows, counts, run, config, measured, kept)
 
 
 def entries(rows: Iterable[RowResult]) -> dict[int, LaunchConfig]:
@@ -123,9 +122,19 @@ def _record(
     counts: Counts,
     run: Provenance,
     config: bytes,
-    rows: Mapping[int, RecordedRow],
+    measured: Mapping[int, RecordedRow],
+    kept: Record | None,
 ) -> Record:
-    return Record(
+    tuner = TunerRun(
+        run.settings,
+        round(run.seconds, 1),
+        counts.kernels_compiled,
+        counts.measurements,
+        {status: count for status, count in counts.outcomes.items() if count},
+        run.is_cut_short,
+        min(row.finalists for row in decided),
+    )
+    found = Record(
         subject.workload,
         subject.shapes,
         Source.MEASURED,
@@ -134,18 +143,29 @@ def _record(
         environment=run.environment,
         kernel_sha256=run.kernel_sha256,
         heuristics=run.heuristics,
-        tuner=TunerRun(
-            run.settings,
-            round(run.seconds, 1),
-            counts.kernels_compiled,
-            counts.measurements,
-            {status: count for status, count in counts.outcomes.items() if count},
-            run.is_cut_short,
-            min(row.finalists for row in decided),
-        ),
-        rows=rows,
+        tuner=tuner,
+        rows=measured,
         rule=RULE,
         draws={purpose.name.lower(): seeds_of(purpose).start for purpose in (Purpose.SEARCH, Purpose.CHOICE)},
+    )
+    if kept is None or kept.rows.keys() <= measured.keys():
+        return found
+    # Of rows that stay no more is known than their own record says.
+    return replace(
+        found,
+        rows={**kept.rows, **measured},
+        heuristics=run.heuristics if kept.heuristics is not None else None,
+        tuner=_of_both(kept.tuner, tuner),
+    )
+
+
+def _of_both(earlier: TunerRun | None, now: TunerRun) -> TunerRun:
+    """This run, with what is known of the search behind all rows: those of an earlier run that stay, and its own."""
+    cut_short, least = (earlier.cut_short, earlier.least_finalists) if earlier else (None, None)
+    return replace(
+        now,
+        cut_short=now.cut_short or cut_short,
+        least_finalists=None if least is None or now.least_finalists is None else min(least, now.least_finalists),
     )
 
 

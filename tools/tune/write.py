@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -26,7 +26,7 @@ from tools.store.files import (
     version_folder,
     write_file,
 )
-from tools.store.record import Environment, HeuristicVersion, Record, ShapeOfModels, VerifiedWith
+from tools.store.record import Environment, Record, ShapeOfModels, VerifiedWith
 from tools.store.tiers import LEGACY, RECORDS, REGISTRY, version_of_folder
 from tools.store.workload import parse_file_name
 from tools.text import printable, shown_path
@@ -273,14 +273,14 @@ def _deliver(
         measured.seconds,
         today().isoformat(),
         measured.kernel_sha256,
-        _heuristics(measured, kept),
+        measured.heuristics.versions,
         measured.rates,
         result.is_cut_short,
     )
     entries = {**(kept.entries if kept else {}), **evidence.entries(result.rows)}
     config = canonical_entries(entries)
     between = () if request.is_partial else result.between
-    record = evidence.record(subject, result.rows, result.counts, run, config, kept.rows if kept else {}, between)
+    record = evidence.record(subject, result.rows, result.counts, run, config, kept.record if kept else None, between)
     files: tuple[Path, ...] = write_pair(place, config, _with_lines(record, standing))
     if request.separate_down:
         down_files, notes = _write_down(subject, measured, run, place.down, is_whole=kept is None)
@@ -309,16 +309,8 @@ def _write_down(
         check_origin(kept, [row.num_tokens for row in rows], subject, origin)
     entries = {**(kept.entries if kept else {}), **(gaining or evidence.entries(rows))}
     config = canonical_entries(entries)
-    run = replace(run, heuristics=_heuristics(measured, kept))
-    record = evidence.down_record(subject, rows, measured.result.counts, run, config, kept.rows if kept else {})
+    record = evidence.down_record(subject, rows, measured.result.counts, run, config, kept.record if kept else None)
     return write_pair(place, config, _with_lines(record, standing)), ()
-
-
-def _heuristics(measured: MeasuredRun, kept: Existing | None) -> Mapping[str, HeuristicVersion] | None:
-    """Of the whole record. None: rows stay whose record doesn't say."""
-    staying = set(kept.rows) - {row.num_tokens for row in measured.result.rows} if kept else ()
-    is_known = not staying or (kept is not None and kept.record is not None and kept.record.heuristics is not None)
-    return measured.heuristics.versions if is_known else None
 
 
 def _standing(place: Place, *, is_partial: bool) -> Existing | None:

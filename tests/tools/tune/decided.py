@@ -85,7 +85,7 @@ def with_down(num_tokens: int, chosen_us: float, baseline_us: float, entry: Laun
 
 def record_of(subject: Subject, rows: Iterable[int], config: bytes = b"{}\n", **changes: Any) -> Record:
     """The record that a run wrote which measured these batch sizes; changes as `Record` has them."""
-    written = evidence.record(subject, [row(m, 10.0, 20.0) for m in rows], COUNTS, RUN, config, {})
+    written = evidence.record(subject, [row(m, 10.0, 20.0) for m in rows], COUNTS, RUN, config, None)
     return replace(written, **changes)
 
 

@@ -21,6 +21,7 @@ from tests.tools.tune.decided import (
     PART,
     RUN,
     blocks,
+    record_of,
     row,
     with_down,
 )
@@ -38,7 +39,7 @@ CONFIG = b"{}\n"
 
 
 def record(subject: Subject, *rows: RowResult) -> dict[str, Any]:
-    document = evidence.record(subject, rows, COUNTS, RUN, CONFIG, {}).to_json()
+    document = evidence.record(subject, rows, COUNTS, RUN, CONFIG, None).to_json()
     assert schemas.faults("record", document) == []
     return document
 
@@ -172,7 +173,7 @@ def test_recorded_routing_is_told_beside_the_parts_that_decide(subject: Subject)
 
 def test_what_entries_do_between_their_batch_sizes_is_in_the_record(subject: Subject) -> None:
     between = [Between(12, 8, Ratio(0.95, 0.97, 0.99, 4))]
-    document = evidence.record(subject, [row(8, 9.0, 10.0)], COUNTS, RUN, CONFIG, {}, between).to_json()
+    document = evidence.record(subject, [row(8, 9.0, 10.0)], COUNTS, RUN, CONFIG, None, between).to_json()
     assert schemas.faults("record", document) == []
     assert document["between"] == {"12": {"entry_of": 8, "ratio": 0.97, "low": 0.95, "high": 0.99}}
     assert Record.read(document).to_json() == document
@@ -212,7 +213,7 @@ def test_the_floor_is_of_the_experts_that_the_routings_reached(subject: Subject)
 
 def test_without_rates_there_is_no_floor(subject: Subject) -> None:
     run = replace(RUN, rates=None)
-    document = evidence.record(subject, [row(64, 100.0, 120.0)], COUNTS, run, CONFIG, {}).to_json()
+    document = evidence.record(subject, [row(64, 100.0, 120.0)], COUNTS, run, CONFIG, None).to_json()
     assert schemas.faults("record", document) == []
     assert not {"floor_us", "bound"} & set(document["rows"]["64"])
 
@@ -237,17 +238,17 @@ def test_several_shapes_show_their_worst_at_the_top_and_each_below(subject: Subj
 
 
 def test_rows_ascend_as_numbers_and_kept_ones_stay(subject: Subject) -> None:
-    old = evidence.record(subject, [row(8, 50.0, 60.0), row(64, 999.0, 999.0)], COUNTS, RUN, CONFIG, {}).rows
+    old = evidence.record(subject, [row(8, 50.0, 60.0), row(64, 999.0, 999.0)], COUNTS, RUN, CONFIG, None)
     found = evidence.record(subject, [row(64, 100.0, 120.0), row(512, 1.0, 2.0)], COUNTS, RUN, CONFIG, old)
     rows = found.to_json()["rows"]
     assert list(rows) == ["8", "64", "512"]
-    assert rows["8"] == old[8].to_json()
+    assert rows["8"] == old.rows[8].to_json()
     assert rows["64"]["latency_us"]["median"] == 100.0
 
 
 def test_a_down_record_holds_downs_own_figures(subject: Subject) -> None:
     rows = [with_down(64, 90.0, 120.0), with_down(512, 300.0, 330.0, entry=ENTRY)]
-    document = evidence.down_record(subject, rows, COUNTS, RUN, CONFIG, {}).to_json()
+    document = evidence.down_record(subject, rows, COUNTS, RUN, CONFIG, None).to_json()
     assert schemas.faults("record", document) == []
     assert document["workload"]["down"] is True
     gaining, other = document["rows"]["64"], document["rows"]["512"]
@@ -259,7 +260,7 @@ def test_a_down_record_holds_downs_own_figures(subject: Subject) -> None:
 def test_a_down_row_that_gains_nothing_has_the_rows_own_decision(subject: Subject) -> None:
     rows = [with_down(64, 90.0, 120.0), with_down(512, 300.0, 330.0, entry=ENTRY)]
     kept = [replace(row, choice=replace(row.choice, decision=Decision.RETAIN)) for row in rows]
-    document = evidence.down_record(subject, kept, COUNTS, RUN, CONFIG, {}).to_json()
+    document = evidence.down_record(subject, kept, COUNTS, RUN, CONFIG, None).to_json()
     assert [row["decision"] for row in document["rows"].values()] == ["promote", "retain"]
 
 
@@ -279,5 +280,37 @@ def test_more_tokens_never_have_a_lower_floor(subject: Subject) -> None:
 def test_says_whether_the_search_was_cut_short_and_how_many_it_left_to_decide_among(subject: Subject) -> None:
     rows = [replace(row(1, 100.0, 120.0), finalists=6), replace(row(64, 100.0, 120.0), finalists=4)]
     run = replace(RUN, is_cut_short=True)
-    tuner = evidence.record(subject, rows, COUNTS, run, CONFIG, {}).to_json()["tuner"]
+    tuner = evidence.record(subject, rows, COUNTS, run, CONFIG, None).to_json()["tuner"]
     assert (tuner["cut_short"], tuner["least_finalists"]) == (True, 4)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now", "expected"),
+    [
+        ((True, 2), (False, 6), (True, 2)),
+        ((False, 6), (True, 2), (True, 2)),
+        ((False, 5), (False, 6), (False, 5)),
+        ((None, None), (False, 6), (None, None)),
+        ((None, None), (True, 6), (True, None)),
+    ],
+    ids=["cut before", "cut now", "never cut", "not known", "cut now, not known before"],
+)
+def test_a_search_is_as_whole_as_that_of_every_row_that_stays(
+    earlier: tuple[bool | None, int | None],
+    now: tuple[bool, int],
+    expected: tuple[bool | None, int | None],
+    subject: Subject,
+) -> None:
+    """A name of which one row was tuned again, and the rest cut short before, was taken for finished."""
+    old = record_of(subject, [1, 64])
+    assert old.tuner is not None
+    kept = replace(old, tuner=replace(old.tuner, cut_short=earlier[0], least_finalists=earlier[1]))
+    run, again = replace(RUN, is_cut_short=now[0]), replace(row(1, 100.0, 120.0), finalists=now[1])
+
+    def found(*rows: RowResult) -> tuple[bool | None, int | None]:
+        tuner = evidence.record(subject, rows, COUNTS, run, CONFIG, kept).tuner
+        assert tuner is not None
+        return tuner.cut_short, tuner.least_finalists
+
+    assert found(again) == expected
+    assert found(again, replace(again, num_tokens=64)) == now, "no row stays"
