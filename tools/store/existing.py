@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -98,19 +99,37 @@ def _place_at(root: Path, path: Path) -> Place:
     return Place(root, PurePosixPath(path.relative_to(root).as_posix()))
 
 
-def write_pair(place: Place, config: bytes, record: Record) -> tuple[Path, Path]:
-    """File and record, both or neither: where the second can't be written, the first is as it was. OSError."""
-    before = place.record_path.read_bytes() if place.record_path.exists() else None
-    write_file(place.record_path, record.to_bytes())
+Step = tuple[Path, bytes | None]
+"""A file and what is written into it; None: it goes."""
+
+
+def write_all(steps: Iterable[Step]) -> None:
+    """All in this order, or none: where one can't be done, what was done before it is undone. OSError.
+
+    A kill leaves the steps that were done until then: which of them must not be alone, the order says.
+    """
+    begun: list[Step] = []
     try:
-        write_file(place.path, config)
+        for path, data in steps:
+            begun.append((path, _bytes_at(path)))
+            _do(path, data)
     except BaseException:  # Ctrl-C too
-        if before is None:
-            place.record_path.unlink()
-        else:
-            write_file(place.record_path, before)
+        with contextlib.suppress(OSError):  # as after a kill then
+            for path, before in reversed(begun):
+                if _bytes_at(path) != before:
+                    _do(path, before)
         raise
-    return place.path, place.record_path
+
+
+def _bytes_at(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _do(path: Path, data: bytes | None) -> None:
+    if data is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_file(path, data)
 
 
 def _read(place: Place) -> Existing:

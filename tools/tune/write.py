@@ -19,7 +19,16 @@ from tools.launch.heuristic_version import MeasuredHeuristics, measured_heuristi
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import PromotionPolicy
 from tools.registry.sharding import Engine
-from tools.store.existing import Existing, ExistingError, Place, existing_at, place_of, served_today, write_pair
+from tools.store.existing import (
+    Existing,
+    ExistingError,
+    Place,
+    Step,
+    existing_at,
+    place_of,
+    served_today,
+    write_all,
+)
 from tools.store.files import (
     canonical_entries,
     lock,
@@ -281,27 +290,32 @@ def _deliver(
     config = canonical_entries(entries)
     between = () if request.is_partial else result.between
     record = evidence.record(subject, result.rows, result.counts, run, config, kept.record if kept else None, between)
-    files: tuple[Path, ...] = write_pair(place, config, _with_lines(record, standing))
-    if request.separate_down:
-        down_files, notes = _write_down(subject, measured, run, place.down, is_whole=kept is None)
-        files, measured = (*files, *down_files), replace(measured, notes=(*measured.notes, *notes))
-    return summarise(subject, measured, files)
+    down = _down_steps(subject, measured, run, place.down, is_whole=kept is None) if request.separate_down else []
+    # A kill leaves the first of these. The file comes first: no `_down` file is there without it, and the old record
+    # says nothing of other bytes. The new one comes last: what it says was tuned is there.
+    steps: list[Step] = [
+        (place.path, config),
+        *down,
+        (place.record_path, _with_lines(record, standing).to_bytes()),
+    ]
+    write_all(steps)
+    removed = tuple(f"removed: {shown_path(path)}: no row gains by it" for path, data in steps if data is None)
+    files = tuple(path for path, data in steps if data is not None)
+    return summarise(subject, replace(measured, notes=(*measured.notes, *removed)), files)
 
 
-def _write_down(
+def _down_steps(
     subject: Subject, measured: MeasuredRun, run: Provenance, place: Place, *, is_whole: bool
-) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """(files, notes). Where no row gains by it there is no `_down` file, and one that was there goes.
+) -> list[Step]:
+    """Where no row gains by it there is no `_down` file, and one that was there goes.
 
-    Not is_whole: only some rows of the file were tuned; the others stay as they are.
+    Its record is never there without it: such a file counts as lost. Not is_whole: only some rows of the file were
+    tuned; the others stay as they are.
     """
     rows = measured.result.rows
     gaining = evidence.down_entries(rows)
     if gaining is None and is_whole:
-        stale = [path for path in (place.path, place.record_path) if path.exists()]
-        for path in stale:
-            path.unlink()
-        return (), tuple(f"removed: {shown_path(path)}: no row gains by it" for path in stale)
+        return [(path, None) for path in (place.record_path, place.path) if path.exists()]
     standing = _standing(place, is_partial=not is_whole)
     kept = None if is_whole else standing
     if kept is not None:
@@ -310,7 +324,7 @@ def _write_down(
     entries = {**(kept.entries if kept else {}), **(gaining or evidence.entries(rows))}
     config = canonical_entries(entries)
     record = evidence.down_record(subject, rows, measured.result.counts, run, config, kept.record if kept else None)
-    return write_pair(place, config, _with_lines(record, standing)), ()
+    return [(place.path, config), (place.record_path, _with_lines(record, standing).to_bytes())]
 
 
 def _standing(place: Place, *, is_partial: bool) -> Existing | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -12,8 +13,8 @@ import pytest
 import fused_moe_configs
 from kernels.launch_config import LaunchConfig
 from tests.builders import Store, table
-from tools.store.existing import Existing, ExistingError, Place, place_of, served_today, write_pair
-from tools.store.files import canonical_entries, canonical_record
+from tools.store.existing import Existing, ExistingError, Place, place_of, served_today, write_all
+from tools.store.files import canonical_entries, canonical_record, write_file
 from tools.store.record import Record
 from tools.store.workload import Workload
 
@@ -225,6 +226,10 @@ def test_engines_take_the_nearest_batch_size_and_the_smaller_of_two(
 # Writing
 
 
+def put_record(record: Record, place: Place, config: bytes = CONFIG) -> None:
+    write_all([(place.path, config), (place.record_path, record.to_bytes())])
+
+
 @pytest.fixture
 def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
     """Of a model whose name isn't ASCII."""
@@ -235,8 +240,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 def test_writes_file_and_record_in_canonical_bytes(record: Record, tmp_path: Path) -> None:
     place = Place(tmp_path, PurePosixPath("triton_3_6_0", NAME))
-    paths = write_pair(place, CONFIG, record)
-    assert paths == (place.path, place.record_path)
+    put_record(record, place)
     assert place.path.read_bytes() == CONFIG
     assert place.record_path.read_bytes() == canonical_record(record.to_json())
     assert '            "models": [\n                "µ"\n' in place.record_path.read_text("utf-8")
@@ -245,10 +249,10 @@ def test_writes_file_and_record_in_canonical_bytes(record: Record, tmp_path: Pat
 def test_whoever_reads_sees_the_old_file_or_the_new_one(record: Record, tmp_path: Path) -> None:
     """A link to the old bytes keeps them: the new file is another one, put in its place."""
     place = Place(tmp_path, PurePosixPath(NAME))
-    write_pair(place, b"old", record)
+    put_record(record, place, b"old")
     kept = tmp_path / "kept"
     os.link(place.path, kept)
-    write_pair(place, CONFIG, record)
+    put_record(record, place)
     assert kept.read_bytes() == b"old"
     assert place.path.read_bytes() == CONFIG
     assert {path.name for path in tmp_path.iterdir()} == {"kept", NAME, "records"}
@@ -258,19 +262,33 @@ def test_where_nothing_can_be_written_nothing_is_left(record: Record, tmp_path: 
     put_bytes(tmp_path / "records", b"a file, not a folder")
     place = Place(tmp_path, PurePosixPath(NAME))
     with pytest.raises(OSError, match="a file stands where a folder is needed"):
-        write_pair(place, CONFIG, record)
+        put_record(record, place)
     assert not place.path.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["records"]
 
 
-@pytest.mark.parametrize("before", [None, b'{"old": 1}\n'])
-def test_where_the_file_cannot_be_written_the_record_is_as_it_was(
-    before: bytes | None, record: Record, tmp_path: Path
-) -> None:
-    place = Place(tmp_path, PurePosixPath("triton_3_6_0", NAME))
-    put_bytes(tmp_path / "triton_3_6_0", b"a file, not a folder")
-    if before is not None:
-        put_bytes(place.record_path, before)
+def test_where_one_step_fails_those_before_it_are_undone(tmp_path: Path) -> None:
+    new, old, gone, blocked = (tmp_path / name for name in ("new", "old", "gone", "blocked/file"))
+    for path in (old, gone, tmp_path / "blocked"):
+        put_bytes(path, b"before")
     with pytest.raises(OSError, match="a file stands where a folder is needed"):
-        write_pair(place, CONFIG, record)
-    assert (place.record_path.read_bytes() if place.record_path.exists() else None) == before
+        write_all([(new, b"after"), (old, b"after"), (gone, None), (blocked, b"after")])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("old", "gone", "blocked"), b"before"
+    )
+
+
+def test_what_can_not_be_undone_either_is_as_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps that stay are the first ones, and the error is that of the step that failed."""
+    first, second, third = (put_bytes(tmp_path / name, b"before") for name in ("1", "2", "3"))
+
+    def on_a_disk_that_fills_up(path: Path, data: bytes) -> None:
+        if path == third or data == b"before":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_file(path, data)
+
+    monkeypatch.setattr("tools.store.existing.write_file", on_a_disk_that_fills_up)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write_all([(first, b"after"), (second, b"after"), (third, b"after")])
+    assert raised.value.filename == str(third)
+    assert [path.read_bytes() for path in (first, second, third)] == [b"after", b"after", b"before"]

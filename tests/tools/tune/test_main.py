@@ -104,7 +104,7 @@ def test_what_can_not_be_written_at_the_end_is_printed(
     told = capsys.readouterr()
     report = json.loads(told.out)
     assert ([row["num_tokens"] for row in report["rows"]], report["files"]) == ([1, 64], [])
-    where = tmp_path / "records" / NAME
+    where = tmp_path / NAME
     assert told.err.splitlines()[-1] == f"tune: {where}: expected to write it, found: No space left on device."
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,10 @@ from typing import Any
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from tests.tools.portfolio.stocked import wanted
 from tests.tools.tune.decided import (
     COUNTS,
+    DOWN_ENTRY,
     ENTRY,
     ENVIRONMENT,
     HEURISTICS,
@@ -26,9 +31,10 @@ from tests.tools.tune.decided import (
 from tools.errors import UserError
 from tools.launch.heuristic_version import MeasuredHeuristics
 from tools.launch.kernel_hash import kernel_sha256
+from tools.portfolio.stock import Method, Standing, look_up
 from tools.store import schemas
 from tools.store.existing import ExistingError
-from tools.store.files import canonical_entries
+from tools.store.files import canonical_entries, write_file
 from tools.store.record import EngineChecked, HeuristicVersion, ShapeOfModels, VerifiedWith
 from tools.store.workload import Shape
 from tools.tune import write
@@ -409,3 +415,95 @@ def test_where_no_row_gains_there_is_none_and_a_stale_one_goes(subject: Subject,
     assert [note.startswith("removed: ") for note in summary.notes] == [True, True]
     assert not (out / DOWN).exists()
     assert not (out / "records" / DOWN).exists()
+
+
+SEPARATE = ("--separate-down",)
+OTHER_DOWN = replace(DOWN_ENTRY, BLOCK_SIZE_N=256)
+
+
+def whole_run(down: LaunchConfig, us: float = 90.0) -> list[RowResult]:
+    """Every usual row, among enough finalists; down by this entry."""
+    return [replace(with_down(m, us, 120.0, down), finalists=6) for m in DEFAULT_BATCH_SIZES]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.json")}
+
+
+@pytest.mark.parametrize("name", [DOWN, f"records/{DOWN}", f"records/{NAME}"])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_file_and_its_down_file_are_written_both_or_neither(
+    name: str, is_new: bool, subject: Subject, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file stayed, and its record said of up and down that they were tuned apart."""
+    if not is_new:
+        write_whole(subject, out, *whole_run(OTHER_DOWN, 95.0), flags=SEPARATE)
+    before = tree(out)
+
+    def on_a_full_disk(path: Path, data: bytes) -> None:
+        if path == out / name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_file(path, data)
+
+    monkeypatch.setattr("tools.store.existing.write_file", on_a_full_disk)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_whole(subject, out, *whole_run(DOWN_ENTRY), flags=SEPARATE)
+    assert tree(out) == before
+
+
+class Killed(BaseException):
+    """The process is gone: whatever it would do from here on, cleaning up too, it doesn't."""
+
+
+@contextlib.contextmanager
+def killed_before(step: int) -> Iterator[None]:
+    """Of the steps by which a name comes to a file or loses it."""
+    left = step
+
+    def or_killed(change: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            return change(*arguments, **options)
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("replace", "unlink"):
+            patch.setattr(Path, name, or_killed(getattr(Path, name)))
+        yield
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "steps"),
+    [
+        (None, whole_run(DOWN_ENTRY), 4),
+        (whole_run(OTHER_DOWN), whole_run(DOWN_ENTRY), 4),
+        (whole_run(ENTRY), whole_run(DOWN_ENTRY), 4),
+        (whole_run(DOWN_ENTRY), whole_run(ENTRY), 4),
+        (None, whole_run(ENTRY), 2),
+    ],
+    ids=["a new name", "other entries for down", "a down file for the first time", "none any more", "never one"],
+)
+def test_a_run_killed_before_any_step_of_its_writing_is_not_done_and_the_next_one_heals_it(
+    before: list[RowResult] | None, after: list[RowResult], steps: int, subject: Subject, tmp_path: Path
+) -> None:
+    """A record without its `_down` file made a name broken, which no run tunes again."""
+    start = tmp_path / "start"
+    start.mkdir()
+    if before is not None:
+        write_whole(subject, start, *before, flags=SEPARATE)
+    fresh = shutil.copytree(start, tmp_path / "fresh")
+    write_whole(subject, fresh, *after, flags=SEPARATE)
+    for step in range(steps):
+        folder = shutil.copytree(start, tmp_path / f"killed before step {step}")
+        with pytest.raises(Killed), killed_before(step):
+            write_whole(subject, folder, *after, flags=SEPARATE)
+        found = look_up(1, wanted("E=8,N=7168"), folder, None, Method(), down=True)
+        assert found.standing not in (Standing.BROKEN, Standing.DONE, Standing.HELD), f"step {step}"
+        write_whole(subject, folder, *after, flags=SEPARATE)
+        assert tree(folder) == tree(fresh), f"step {step}"
+    with killed_before(steps):
+        write_whole(subject, start, *after, flags=SEPARATE)
