@@ -111,17 +111,18 @@ def write_all(steps: Iterable[Step]) -> None:
     begun: list[Step] = []
     try:
         for path, data in steps:
-            begun.append((path, _bytes_at(path)))
+            begun.append((path, bytes_at(path)))
             _do(path, data)
     except BaseException:  # Ctrl-C too
         with contextlib.suppress(OSError):  # as after a kill then
             for path, before in reversed(begun):
-                if _bytes_at(path) != before:
+                if bytes_at(path) != before:
                     _do(path, before)
         raise
 
 
-def _bytes_at(path: Path) -> bytes | None:
+def bytes_at(path: Path) -> bytes | None:
+    """The file's bytes. None: there is none. OSError."""
     return path.read_bytes() if path.exists() else None
 
 

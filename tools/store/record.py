@@ -528,6 +528,11 @@ class Record:
             line = replace(line, shipped=older.shipped)
         return replace(self, engine_checked=(*(old for old in lines if old is not older), line))
 
+    def without_checks_on(self, engine: str) -> Record:
+        """Without what benches on the engine's kernel said; without the list where nothing else is in it."""
+        left = tuple(line for line in self.engine_checked or () if line.engine != engine)
+        return replace(self, engine_checked=left or None)
+
     def with_lines_of(self, other: Record) -> Record:
         """With what benches said of another record's file, where that one had the same bytes."""
         if other.config_sha256 != self.config_sha256:

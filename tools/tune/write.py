@@ -24,6 +24,7 @@ from tools.store.existing import (
     ExistingError,
     Place,
     Step,
+    bytes_at,
     existing_at,
     place_of,
     served_today,
@@ -291,16 +292,20 @@ def _deliver(
     between = () if request.is_partial else result.between
     record = evidence.record(subject, result.rows, result.counts, run, config, kept.record if kept else None, between)
     down = _down_steps(subject, measured, run, place.down, is_whole=kept is None) if request.separate_down else []
-    # A kill leaves the first of these. The file comes first: no `_down` file is there without it, and the old record
-    # says nothing of other bytes. The new one comes last: what it says was tuned is there.
+    was = standing.record if standing else None
+    said = _of_this_down(was, place.down.path, down)
+    # A kill leaves the first of these. What was said of another `_down` file goes before that one does. Then the file:
+    # no `_down` file is there without it, and the old record says nothing of other bytes. Its new record comes last:
+    # what that says was tuned is there.
     steps: list[Step] = [
+        *([(place.record_path, said.to_bytes())] if said is not None and said != was else []),
         (place.path, config),
         *down,
-        (place.record_path, _with_lines(record, standing).to_bytes()),
+        (place.record_path, _with_lines(record, said).to_bytes()),
     ]
     write_all(steps)
     removed = tuple(f"removed: {shown_path(path)}: no row gains by it" for path, data in steps if data is None)
-    files = tuple(path for path, data in steps if data is not None)
+    files = tuple(dict.fromkeys(path for path, data in steps if data is not None))
     return summarise(subject, replace(measured, notes=(*measured.notes, *removed)), files)
 
 
@@ -324,7 +329,8 @@ def _down_steps(
     entries = {**(kept.entries if kept else {}), **(gaining or evidence.entries(rows))}
     config = canonical_entries(entries)
     record = evidence.down_record(subject, rows, measured.result.counts, run, config, kept.record if kept else None)
-    return [(place.path, config), (place.record_path, _with_lines(record, standing).to_bytes())]
+    said = standing.record if standing else None
+    return [(place.path, config), (place.record_path, _with_lines(record, said).to_bytes())]
 
 
 def _standing(place: Place, *, is_partial: bool) -> Existing | None:
@@ -343,9 +349,15 @@ def _as_compared(existing: Existing) -> Existing | None:
     return now if now is not None and now.entries == existing.entries else None
 
 
-def _with_lines(record: Record, standing: Existing | None) -> Record:
+def _of_this_down(record: Record | None, path: Path, steps: Sequence[Step]) -> Record | None:
+    """The record with what still holds of it once these steps are done: SGLang was judged with the `_down` file."""
+    is_another = any(changed == path and data != bytes_at(path) for changed, data in steps)
+    return record.without_checks_on(Engine.SGLANG) if record is not None and is_another else record
+
+
+def _with_lines(record: Record, said: Record | None) -> Record:
     """The record with what benches said of these very bytes before."""
-    return record.with_lines_of(standing.record) if standing and standing.record else record
+    return record.with_lines_of(said) if said is not None else record
 
 
 def _is_needless(request: TuneRequest, result: TuneResult, place: Place, existing: Existing) -> bool:

@@ -137,6 +137,12 @@ class TestLinesOfBenches:
         assert EngineChecked.read(older) == self.CHECKED
         assert self.CHECKED.to_json() == older
 
+    def test_an_engines_lines_go_alone_and_the_last_with_the_list(self) -> None:
+        other = replace(self.CHECKED, engine="sglang")
+        both = replace(record(), engine_checked=(self.CHECKED, other, replace(other, version="0.5.0")))
+        assert both.without_checks_on("sglang").engine_checked == (self.CHECKED,)
+        assert both.without_checks_on("sglang").without_checks_on("vllm").engine_checked is None
+
     def test_lines_stay_with_the_bytes_that_they_speak_of(self) -> None:
         old = replace(record(), verified_with=(self.NEW,), engine_checked=None)
         bare = replace(old, verified_with=None)

@@ -35,7 +35,7 @@ from tools.portfolio.stock import Method, Standing, look_up
 from tools.store import schemas
 from tools.store.existing import ExistingError
 from tools.store.files import canonical_entries, write_file
-from tools.store.record import EngineChecked, HeuristicVersion, ShapeOfModels, VerifiedWith
+from tools.store.record import EngineChecked, HeuristicVersion, Record, ShapeOfModels, VerifiedWith
 from tools.store.workload import Shape
 from tools.tune import write
 from tools.tune.protocol import Subject
@@ -430,6 +430,37 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.json")}
 
 
+def judge(folder: Path) -> None:
+    """On both engines' kernels, today."""
+    path = folder / "records" / NAME
+    record = Record.read(document(path))
+    lines = [EngineChecked(engine, "1.0.0", "3.8.0", record.date, 0.99, 0.9) for engine in ("vllm", "sglang")]
+    path.write_bytes(replace(record, engine_checked=tuple(lines)).to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "engines"),
+    [
+        (OTHER_DOWN, DOWN_ENTRY, ["vllm"]),
+        (ENTRY, DOWN_ENTRY, ["vllm"]),
+        (DOWN_ENTRY, ENTRY, ["vllm"]),
+        (DOWN_ENTRY, DOWN_ENTRY, ["vllm", "sglang"]),
+        (ENTRY, ENTRY, ["vllm", "sglang"]),
+    ],
+    ids=["other entries", "for the first time", "none any more", "the same", "never one"],
+)
+def test_what_sglang_was_judged_by_stays_only_with_the_down_file_that_it_ran(
+    before: LaunchConfig, after: LaunchConfig, engines: list[str], subject: Subject, out: Path
+) -> None:
+    write_whole(subject, out, *whole_run(before), flags=SEPARATE)
+    judge(out)
+    files = write_whole(subject, out, *whole_run(after), flags=SEPARATE).files
+    assert len(files) == len(set(files)) == len(tree(out))
+    found = document(out / "records" / NAME)
+    assert [line["engine"] for line in found["engine_checked"]] == engines
+    assert schemas.faults("record", found) == []
+
+
 @pytest.mark.parametrize("name", [DOWN, f"records/{DOWN}", f"records/{NAME}"])
 @pytest.mark.parametrize("is_new", [True, False])
 def test_a_file_and_its_down_file_are_written_both_or_neither(
@@ -438,6 +469,7 @@ def test_a_file_and_its_down_file_are_written_both_or_neither(
     """The file stayed, and its record said of up and down that they were tuned apart."""
     if not is_new:
         write_whole(subject, out, *whole_run(OTHER_DOWN, 95.0), flags=SEPARATE)
+        judge(out)
     before = tree(out)
 
     def on_a_full_disk(path: Path, data: bytes) -> None:
@@ -480,9 +512,9 @@ def killed_before(step: int) -> Iterator[None]:
     ("before", "after", "steps"),
     [
         (None, whole_run(DOWN_ENTRY), 4),
-        (whole_run(OTHER_DOWN), whole_run(DOWN_ENTRY), 4),
-        (whole_run(ENTRY), whole_run(DOWN_ENTRY), 4),
-        (whole_run(DOWN_ENTRY), whole_run(ENTRY), 4),
+        (whole_run(OTHER_DOWN), whole_run(DOWN_ENTRY), 5),
+        (whole_run(ENTRY), whole_run(DOWN_ENTRY), 5),
+        (whole_run(DOWN_ENTRY), whole_run(ENTRY), 5),
         (None, whole_run(ENTRY), 2),
     ],
     ids=["a new name", "other entries for down", "a down file for the first time", "none any more", "never one"],
@@ -495,14 +527,18 @@ def test_a_run_killed_before_any_step_of_its_writing_is_not_done_and_the_next_on
     start.mkdir()
     if before is not None:
         write_whole(subject, start, *before, flags=SEPARATE)
+        judge(start)
     fresh = shutil.copytree(start, tmp_path / "fresh")
     write_whole(subject, fresh, *after, flags=SEPARATE)
     for step in range(steps):
         folder = shutil.copytree(start, tmp_path / f"killed before step {step}")
         with pytest.raises(Killed), killed_before(step):
             write_whole(subject, folder, *after, flags=SEPARATE)
-        found = look_up(1, wanted("E=8,N=7168"), folder, None, Method(), down=True)
-        assert found.standing not in (Standing.BROKEN, Standing.DONE, Standing.HELD), f"step {step}"
+        if step == 0:
+            assert tree(folder) == tree(start), "as good as before"
+        else:
+            found = look_up(1, wanted("E=8,N=7168"), folder, None, Method(), down=True)
+            assert found.standing not in (Standing.BROKEN, Standing.DONE, Standing.HELD), f"step {step}"
         write_whole(subject, folder, *after, flags=SEPARATE)
         assert tree(folder) == tree(fresh), f"step {step}"
     with killed_before(steps):
