@@ -253,12 +253,25 @@ class ShippedCandidate:
 
 
 @dataclass(frozen=True)
+class DownFile:
+    """The `_down` file that ran with a file. data None: there was none at `path`."""
+
+    path: Path
+    data: bytes | None
+
+    @property
+    def is_there_still(self) -> bool:
+        """Whether the same is there now, or none again."""
+        return read_file(self.path, TUNED_FILE).data == self.data
+
+
+@dataclass(frozen=True)
 class FileComparison:
     """A tuned file, the first candidate, and what it is compared with. batch_sizes: of its rows.
 
     name: the file's path below the root, so that the tiers' files of one workload have different names. engines: of
     each shape, those on whose kernel, or in whose flavour of ours, it is judged. shipped: the candidate that the
-    judging engine ships.
+    judging engine ships. down None: nothing runs a `_down` file.
     """
 
     name: str
@@ -269,6 +282,7 @@ class FileComparison:
     engines: tuple[tuple[Flavour, ...], ...]
     notes: tuple[str, ...] = ()
     shipped: ShippedCandidate | None = None
+    down: DownFile | None = None
 
     def parts(self, num_tokens: int, judging: Judging) -> tuple[Part, ...]:
         """Of a batch size: each engine's shapes, under every routing."""
@@ -363,7 +377,8 @@ def comparison_of(file: ConfigFile, request: FilesRequest, devices: DeviceRegist
     reads_down = Flavour.SGLANG in judging
     package = _package_of(request.engine) if reads_down else None
     down = down_file(file.found.path, package)
-    own = of_file(own.name, file, read(down) if reads_down and down is not None else None)
+    twin = read(down) if reads_down and down is not None else None
+    own = of_file(own.name, file, twin)
     rivals = {
         what: heuristic(workload, batch_sizes, device)
         if what == HEURISTIC
@@ -380,9 +395,17 @@ def comparison_of(file: ConfigFile, request: FilesRequest, devices: DeviceRegist
         name = printable(down.name)
         left_out = f"{name}: {_OWN_KERNEL if reads_down else _UP_FOR_BOTH}"
         notes.append(f"down runs the entries of {name} for SGLang" if runs_down else left_out)
-    name = printable(file.found.relative.as_posix())
+    beside = file.found.path.with_name(down_of(file.found.path.name))
     return FileComparison(
-        name, workload, layers, candidates, batch_sizes, engines, tuple(notes), _shipped(rivals, candidates, request)
+        printable(file.found.relative.as_posix()),
+        workload,
+        layers,
+        candidates,
+        batch_sizes,
+        engines,
+        tuple(notes),
+        _shipped(rivals, candidates, request),
+        DownFile(down or beside, twin.content.data if twin else None) if runs_down else None,
     )
 
 

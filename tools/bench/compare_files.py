@@ -135,7 +135,8 @@ def compare(
             shapes = tuple(str(layer.shape) for layer in comparison.shapes)
             names = tuple(candidate.name for candidate in comparison.candidates)
             rows.sort(key=lambda row: row.num_tokens)
-            done.append(FileResult(comparison.name, shapes, names, tuple(rows), comparison.notes, comparison.shipped))
+            notes, shipped, down = comparison.notes, comparison.shipped, comparison.down
+            done.append(FileResult(comparison.name, shapes, names, tuple(rows), notes, shipped, down))
             del player
             release(torch)
     judge = None if engine is None else Judge(engine.flavour, engine_version(engine.path, engine.name) or "unknown")
@@ -196,7 +197,7 @@ def note_in_record(file: ConfigFile, report: FilesReport, result: FileResult) ->
     """Adds `engine_checked` (on an engine's kernel) or `verified_with` (on ours) to the record; returns its path.
 
     NoEvidenceError: its figures are published ones, it doesn't run everywhere, every baseline failed, or another file
-    stands there by now; the record stays as it is.
+    or `_down` file stands there by now; the record stays as it is.
     """
     with lock(file.found.root):
         return _note_alone(file, report, result)
@@ -215,6 +216,9 @@ def _note_alone(file: ConfigFile, report: FilesReport, result: FileResult) -> Pa
             f"{shown_path(file.found.path)}: expected the file that was measured, found another one by now. "
             "Fix: measure again."
         )
+    if result.down is not None and not result.down.is_there_still:
+        told = "none, found one" if result.down.data is None else "the one that was measured, found another or none"
+        raise NoEvidenceError(f"{shown_path(result.down.path)}: expected {told} by now. Fix: measure again.")
     failed = [row.num_tokens for row in result.rows for part in row.parts if part.own.us is None]
     if failed:
         raise NoEvidenceError(f"{shown_path(path)}: expected every row to run, found M={failed[0]} failed.")

@@ -10,7 +10,7 @@ from typing import Any
 
 from fused_moe_configs.naming import ENGINE_NAMES
 from kernels.problem import Flavour
-from tools.bench.candidates import Judging, ShippedCandidate
+from tools.bench.candidates import DownFile, Judging, ShippedCandidate
 from tools.launch.layer_config import LayerConfig
 from tools.measure.environment import as_text
 from tools.measure.judgement import Duel, MeasuredCandidate, PartVerdict, RowVerdict, score
@@ -23,7 +23,7 @@ from tools.text import cell, table
 class FileResult:
     """One tuned file and its candidates, in order; the file is the first. name: its path below the tiers' root.
 
-    shipped: the candidate that the judging engine ships.
+    shipped: the candidate that the judging engine ships. down: as `FileComparison` has it.
     """
 
     name: str
@@ -32,6 +32,7 @@ class FileResult:
     rows: tuple[RowVerdict, ...]
     notes: tuple[str, ...] = ()
     shipped: ShippedCandidate | None = None
+    down: DownFile | None = None
 
 
 @dataclass(frozen=True)

@@ -582,6 +582,56 @@ class TestWriteRecord:
         assert "expected the file that was measured, found another one by now" in capsys.readouterr().err
         assert record(store) == before
 
+    @pytest.mark.parametrize(
+        ("before", "after", "told"),
+        [
+            (3, 2, "expected the one that was measured, found another or none by now"),
+            (3, None, "expected the one that was measured, found another or none by now"),
+            (None, 2, "expected none, found one by now"),
+            (3, 3, None),
+            (None, None, None),
+        ],
+        ids=["another", "gone", "come", "the same", "none"],
+    )
+    @pytest.mark.parametrize("kernel", ["sglang", "vllm", None])
+    def test_a_down_file_that_ran_is_there_still_or_no_line_is_taken(
+        self,
+        store: Store,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        kernel: str | None,
+        before: int | None,
+        after: int | None,
+        told: str | None,
+    ) -> None:
+        """Each by its num_stages. vLLM reads none."""
+        monkeypatch.setattr("tools.measure.kernels.EngineKernel.check", lambda self: None)
+        monkeypatch.setattr("tools.bench.compare_files.engine_version", lambda path, engine: "1.0.0")
+        down = store.root / NAME.replace(".json", "_down.json")
+        unjudged = record(store)
+
+        def put(num_stages: int | None) -> None:
+            if num_stages is None:
+                down.unlink(missing_ok=True)
+            else:
+                down.write_bytes(canonical_config(table(num_stages=num_stages)))
+
+        def while_tuned(config: LaunchConfig, num_tokens: int) -> float:
+            put(after)
+            return wins(config, num_tokens)
+
+        put(before)
+        FakeGpu(while_tuned).install(monkeypatch)
+        on = ("--kernel", f"{kernel}=a.py") if kernel else ()
+        bench(store.root / NAME, "--write-record", *on)
+        error = capsys.readouterr().err
+        if told and kernel != "vllm":
+            assert f"not written: {down}: {told}. Fix: measure again.\n" in error
+            assert record(store) == unjudged
+        else:
+            assert "not written" not in error
+            assert record(store) != unjudged
+
     @pytest.mark.parametrize("format_", ["markdown", "json"])
     def test_a_file_that_does_not_run_everywhere_is_no_evidence_but_is_reported(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], format_: str
