@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ProcessPoolExecutor
@@ -32,6 +33,27 @@ MAX_JOBS = 1024
 """Processes that a command takes for --jobs."""
 
 
+END_LIMIT_S = 10.0
+"""How long a child may take from the end of its pipe to its own: with a GPU's context, a second or two."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a child ended. exit_code: minus a signal's number where one killed it; None: it hung, and we killed it."""
+
+    exit_code: int | None
+
+    def __str__(self) -> str:
+        if self.exit_code is None:
+            return f"killed, since it hung for {END_LIMIT_S:g} s behind the end of its pipe"
+        return f"killed by signal {-self.exit_code}" if self.exit_code < 0 else f"exit code {self.exit_code}"
+
+    @property
+    def was_killed(self) -> bool:
+        """By a SIGKILL that isn't ours: it comes from a person or from a system that is out of memory."""
+        return self.exit_code == -signal.SIGKILL
+
+
 @dataclass(frozen=True)
 class Child:
     """A running child and the parent's end of its pipe."""
@@ -39,11 +61,15 @@ class Child:
     process: SpawnProcess
     connection: Connection
 
-    def how_it_ended(self) -> str:
-        """Waits for the end: «killed by signal 9», «exit code 1»."""
-        self.process.join()
-        code = self.process.exitcode or 0
-        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    def how_it_ended(self) -> End:
+        """Waits for the end of a child whose pipe has ended. One that hangs there is killed, as by `kill`."""
+        deadline = time.monotonic() + END_LIMIT_S
+        # Not join: it takes the end of another pipe for the child's, then waits for that without limit.
+        while (code := self.process.exitcode) is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if code is None:
+            self.kill()
+        return End(code)
 
     def kill(self) -> None:
         """With every process that it started itself."""
@@ -55,11 +81,6 @@ class Child:
             self.process.kill()
             self.process.join()
         self.connection.close()
-
-    @property
-    def was_killed(self) -> bool:
-        """After its end: by SIGKILL, which comes from a person or from a system that is out of memory."""
-        return self.process.exitcode == -signal.SIGKILL
 
 
 def usable_cores() -> int:

@@ -67,6 +67,14 @@ def hang(connection: Connection, log_path: str) -> None:
     time.sleep(600)
 
 
+def hang_up(connection: Connection, log_path: str) -> None:
+    """Hangs behind the end of its pipe, and of all others that it has: as an end does that a driver holds up."""
+    settle(log_path)
+    connection.send((os.getpid(), subprocess.Popen(["sleep", "600"]).pid))
+    os.closerange(3, 1024)
+    time.sleep(600)
+
+
 def end(connection: Connection, how: str) -> None:
     """Ends by an exit code or a signal."""
     if how.startswith("SIG"):

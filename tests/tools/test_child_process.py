@@ -46,14 +46,34 @@ def test_a_child_answers_over_its_pipe_and_ends_with_it(begin: Start, log: str) 
     child.connection.send({"a": 1})
     assert child.connection.recv() == {"a": 1}
     child.connection.close()
-    assert child.how_it_ended() == "exit code 0"
+    assert str(child.how_it_ended()) == "exit code 0"
 
 
 @pytest.mark.parametrize(
-    ("how", "told"), [("0", "exit code 0"), ("3", "exit code 3"), ("SIGSEGV", "killed by signal 11")]
+    ("how", "told"),
+    [
+        ("0", "exit code 0"),
+        ("3", "exit code 3"),
+        ("SIGSEGV", "killed by signal 11"),
+        ("SIGKILL", "killed by signal 9"),
+    ],
 )
 def test_how_it_ended_is_said(begin: Start, how: str, told: str) -> None:
-    assert begin(children.end, how).how_it_ended() == told
+    found = begin(children.end, how).how_it_ended()
+    assert (str(found), found.was_killed) == (told, how == "SIGKILL")
+
+
+def test_one_that_hangs_behind_the_end_of_its_pipe_is_killed_with_its_own_children(
+    begin: Start, log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was waited for without end. No other killed it, as a system without memory does."""
+    monkeypatch.setattr("tools.child_process.END_LIMIT_S", 0.2)
+    child = begin(children.hang_up, log)
+    pids = child.connection.recv()
+    found = child.how_it_ended()
+    wait_until_dead(pids)
+    told = "killed, since it hung for 0.2 s behind the end of its pipe"
+    assert (str(found), found.was_killed) == (told, False)
 
 
 def test_a_childs_end_shows_in_its_pipe(begin: Start) -> None:
@@ -75,7 +95,7 @@ def test_a_settled_child_leads_a_group_has_limits_and_leaves_ctrl_c_to_its_paren
 
 
 def test_whatever_it_prints_lands_in_its_log(begin: Start, log: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert begin(children.speak, log).how_it_ended() == "exit code 0"
+    assert str(begin(children.speak, log).how_it_ended()) == "exit code 0"
     assert read_log(log).split("\n") == ["by Python", "in error", "by descriptor", "by a child"]
     assert capfd.readouterr() == ("", "")
     assert Path(log).stat().st_mode & 0o777 == 0o600
@@ -84,7 +104,7 @@ def test_whatever_it_prints_lands_in_its_log(begin: Start, log: str, capfd: pyte
 def test_output_without_end_fails_in_the_child(begin: Start, log: str) -> None:
     child = begin(children.flood, log)
     assert child.connection.recv() == "OSError"
-    assert child.how_it_ended() == "exit code 0"
+    assert str(child.how_it_ended()) == "exit code 0"
     assert Path(log).stat().st_size == 1000
 
 

@@ -209,7 +209,7 @@ class _Compiler:
             outcome: CompileOutcome | MachineFault = self.connection.recv()
         except (EOFError, ConnectionResetError):
             how = self._child.how_it_ended()
-            if self._child.was_killed:
+            if how.was_killed:
                 return MachineFault(f"the compiler's process {how}, as a system without memory does it", is_memory=True)
             message = f"the compiler's process ended: {how}. {self.log()}".strip()
             return CompileOutcome(Status.CRASH, time.monotonic() - self._given_at, message=message)

@@ -42,6 +42,12 @@ def _hang(path: Path | None) -> None:
     time.sleep(600)
 
 
+def _hang_up(path: Path | None) -> None:
+    """Behind the end of its pipe."""
+    os.closerange(3, 1024)
+    time.sleep(600)
+
+
 def _refuse(path: Path | None) -> None:
     raise RuntimeError("PassManager::run failed")
 
@@ -90,6 +96,7 @@ _KINDS: dict[str, Any] = {
     "killed once": _killed_once,
     "refuse": _refuse,
     "hang": _hang,
+    "hang up": _hang_up,
     "exit": lambda path: os._exit(7),
     "segfault": lambda path: os.kill(os.getpid(), signal.SIGSEGV),
     "print": _print_without_end,

@@ -66,6 +66,15 @@ def test_a_failure_has_its_status_and_the_next_task_runs(kind: str, status: Stat
     assert following.status is Status.OK
 
 
+def test_a_process_that_hangs_behind_the_end_of_its_pipe_is_the_tasks_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """We kill it: that is no system without memory, for which the task would be tried again."""
+    monkeypatch.setattr("tools.child_process.END_LIMIT_S", 0.2)
+    failed, following = run(FakeTask("hang up"), FakeTask("ok"))
+    told = "the compiler's process ended: killed, since it hung for 0.2 s behind the end of its pipe."
+    assert (failed.status, failed.message) == (Status.CRASH, told)
+    assert following.status is Status.OK
+
+
 @pytest.mark.parametrize(
     ("kind", "found", "fix"),
     [
