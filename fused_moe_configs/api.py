@@ -102,8 +102,8 @@ def export(
     chain's answer for it; else every tier that the engine's layout can hold. device_name: only this device.
     overlay: the engine's own configs folder, copied first; "auto" finds that of the installed engine.
     siblings: GPUs without a file get that of a sibling, as `get_moe_configs` reads it. Only files that an export
-    wrote, or would write alike, are ever replaced or removed, and only while unchanged; where no file serves, none
-    is. Exports to one folder take turns. What was left out is logged.
+    wrote are ever replaced or removed, and only while unchanged; where no file serves, none is. Exports to one folder
+    take turns. What was left out is logged.
     """
     from .exporting import write_export  # hashing and locking: most processes only look up
 

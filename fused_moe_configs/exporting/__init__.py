@@ -16,7 +16,7 @@ from fused_moe_configs.naming import ENGINE_NAMES, ENGINES
 from fused_moe_configs.near import likely_devices
 from fused_moe_configs.spelling import question
 
-from .destination import check, write
+from .destination import Written, check, write
 from .layout import chains_answers, laid_over, tuned_for_another, with_twins
 from .notes import Notes
 from .overlay import AUTO, EnginesFile, engines_own, find, missing
@@ -60,12 +60,13 @@ def write_export(
         {name: each.data for name, each in own.items()} | {name: each.data for name, each in served.items()}
     )
     check(target, files, kept)
-    written = write(target, engine, files, notes) if files else []
-    ours = {name: each for name, each in served.items() if target / name in written}
-    engines = sum(target / name in written for name in own if name not in served)
-    is_whole = bool(written) and not notes.is_loss
+    written, alike = write(target, engine, files, notes) if files else Written([], [])
+    there = {*written, *alike}
+    ours = {name: each for name, each in served.items() if target / name in there}
+    engines = sum(target / name in there for name in own if name not in served)
+    is_whole = bool(there) and not notes.is_loss
     models = {each.source: known[each.source].models for each in ours.values() if each.source in known}
-    return Export(engine, target, written, ours, models, engines, notes.lines, is_whole)
+    return Export(engine, target, written, alike, ours, models, engines, notes.lines, is_whole)
 
 
 def _folder(what: str, path: object) -> Path:

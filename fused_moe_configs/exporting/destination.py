@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from fused_moe_configs.lookup import ConfigError, printable, read_json
 from fused_moe_configs.naming import MANIFEST
@@ -49,33 +50,53 @@ def _is_within(folders: Iterable[str], kept: str) -> bool:
     return any(Path(folder).is_relative_to(kept) for folder in folders)
 
 
-def write(destination: Path, engine: str, files: dict[str, bytes], notes: Notes) -> list[Path]:
+class Written(NamedTuple):
+    """paths: of the files that this export wrote. alike: of those of another hand that had the very bytes already."""
+
+    paths: list[Path]
+    alike: list[Path]
+
+
+def write(destination: Path, engine: str, files: dict[str, bytes], notes: Notes) -> Written:
     """Replaces and removes only what the manifest says an export wrote, and only while it is unchanged.
 
     OSError: it can't be written. RuntimeError: it can't be locked. ConfigError: the manifest is broken.
     """
-    written, wanted = [], {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    written, removed = list[Path](), 0
+    wanted = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     with _locked(destination):
         manifest = _read_manifest(destination / MANIFEST)
         _remove_leftovers(destination)
         known = manifest.get(engine, {})
-        # What has our bytes already is ours, whoever wrote it.
-        ours = {name: f"{known.get(name, '')} {wanted.get(name, '')}".split() for name in sorted({*known, *wanted})}
+        there = {name: _sha256(destination / name) for name in sorted({*known, *wanted})}
+        # A file with the very bytes that are to come is another hand's all the same: no export may remove it.
+        others = {name: found for name, found in there.items() if found and found not in known.get(name, "").split()}
+        ours = {name: f"{known.get(name, '')} {wanted.get(name, '')}".split() for name in there if name not in others}
         _write_manifest(destination, manifest | {engine: {name: " ".join(hashes) for name, hashes in ours.items()}})
-        for name, hashes in ours.items():
+        for name in ours:
             path = destination / name
-            if os.path.lexists(path) and _sha256(path) not in hashes:
-                note = notes.lose if name in wanted else notes.say
-                why = "left alone: another hand wrote or changed it"
-                note(f"{printable(path)}: {why}. Fix: remove it, or export to another folder")
-                wanted.pop(name, None)
-            elif name in files:
+            if name in files:
                 _replace(path, files[name])
                 written.append(path)
             else:
                 path.unlink(missing_ok=True)
-        _write_manifest(destination, manifest | {engine: wanted})
-    return written
+                removed += there[name] is not None
+        _write_manifest(destination, manifest | {engine: {name: wanted[name] for name in ours if name in wanted}})
+    alike = [destination / name for name, found in others.items() if found == wanted.get(name)]
+    for name, found in others.items():
+        if found != wanted.get(name):
+            note = notes.lose if name in wanted else notes.say
+            why = "left alone: another hand wrote or changed it"
+            note(f"{printable(destination / name)}: {why}. Fix: remove it, or export to another folder")
+    if alike:
+        notes.say(f"{_files(len(alike))} there already with the same bytes: left alone, by later exports too")
+    if removed:
+        notes.say(f"{_files(removed)} of an earlier export {'is' if removed == 1 else 'are'} removed")
+    return Written(written, alike)
+
+
+def _files(number: int) -> str:
+    return f"{number} file{'s' * (number != 1)}"
 
 
 @contextmanager
@@ -134,7 +155,10 @@ def _read_manifest(path: Path) -> _Manifest:
     raise ConfigError(path, f"expected the list of exported files, found: {reason}. Fix: export to a new folder")
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path) -> str | None:
+    """None: nothing has this name."""
+    if not os.path.lexists(path):
+        return None
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
 
 

@@ -20,16 +20,18 @@ MOST_MODELS = 4  # of a line
 
 @dataclass(frozen=True)
 class Export:
-    """What an export did. served: by the name below the destination, what is the loader's own. models: by its file
-    in the store, those that read it, as far as known.
+    """What an export did. alike: files of another hand that had the very bytes already. served: by the name below the
+    destination, what is there of the loader's own. models: by its file in the store, those that read it, as far as
+    known.
 
     engines_own: how many of the engine's own files lie beneath. notes: what was left out or left alone, and why.
-    is_whole: something was written, and nothing that was asked for is missing.
+    is_whole: something is there, and nothing that was asked for is missing.
     """
 
     engine: str
     destination: Path
     written: list[Path]
+    alike: list[Path]
     served: dict[str, Served]
     models: Mapping[Path, tuple[str, ...]]
     engines_own: int
@@ -43,10 +45,11 @@ def summary(export: Export) -> list[str]:
     A file that no model is known to read stands as E, N and dtype alone.
     """
     number, name = len(export.written), ENGINE_NAMES[export.engine]
+    alike = f", {len(export.alike)} there already" if export.alike else ""
     beneath = f", {export.engines_own} of them {name}'s own" if export.engines_own else ""
-    lines = [f"{number} file{'s' * (number != 1)} written to {printable(export.destination)}{beneath}"]
+    lines = [f"{number} file{'s' * (number != 1)} written to {printable(export.destination)}{alike}{beneath}"]
     lines += _for_whom(export.served, export.models)
-    if not export.written:
+    if not export.written and not export.alike:
         return lines
     if export.engine == "sglang" and not export.engines_own:
         lines.append("SGLang then reads no file of its own: the variable replaces them. Fix: add --overlay auto")

@@ -17,6 +17,7 @@ import pytest
 
 from fused_moe_configs import ConfigError, api, export
 from fused_moe_configs.exporting import destination as module
+from fused_moe_configs.exporting import summary, write_export
 from fused_moe_configs.exporting.destination import LOCK
 from fused_moe_configs.naming import MANIFEST
 
@@ -112,14 +113,60 @@ def tree_of(store, destination, engine):
     return tree(destination)
 
 
-def test_a_file_that_has_our_bytes_already_is_taken_over(store, destination):
+def another_hands(store, destination, *names):
+    """Files with the very bytes that an export to this folder would write."""
+    export(destination.with_name("other"), "vllm")
+    destination.mkdir()
+    for each in names:
+        shutil.copy(destination.with_name("other") / each, destination)
+
+
+def test_another_hands_file_with_the_same_bytes_stays_its_own_through_every_later_export(store, destination):
+    gone = store.add(D, 1)
+    changed = store.add(name(N=7), 1)
+    store.add(name(N=8), 1)
+    another_hands(store, destination, D, name(N=7))
+    done = write_export(store.root, destination, "vllm")
+    assert (done.written, done.is_whole) == ([destination / name(N=8)], True)
+    assert done.notes == ["2 files there already with the same bytes: left alone, by later exports too"]
+    gone.unlink()
+    store.add(changed.name, 2)
+    (note,) = write_export(store.root, destination, "vllm").notes
+    assert note.startswith(f"{destination / name(N=7)}: left alone: ")
+    assert tree(destination) == {D: 1, name(N=7): 1, name(N=8): 1}
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_nor_does_an_export_that_is_killed_make_it_its_own(store, destination, steps):
+    path = store.add(D, 1)
+    store.add(name(N=7), 1)
+    another_hands(store, destination, D)
+    command = [sys.executable, "-c", EXPORT_KILLED_BEFORE_A_STEP, store.root, destination, "vllm", str(steps)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    path.unlink()
+    export(destination, "vllm")
+    assert tree(destination) == {D: 1, name(N=7): 1}
+
+
+def test_where_every_file_is_there_already_nothing_is_written_and_nothing_is_missing(store, destination):
     store.add(D, 1)
-    export(destination, "vllm")
-    (destination / MANIFEST).unlink()
-    assert export(destination, "vllm") == [destination / D]
-    store.add(D, 2)
-    export(destination, "vllm")
-    assert tree(destination) == {D: 2}
+    another_hands(store, destination, D)
+    done = write_export(store.root, destination, "vllm")
+    assert (done.written, done.is_whole) == ([], True)
+    first, *_, last = summary(done)
+    assert first == f"0 files written to {destination}, 1 there already"
+    assert last.startswith("export VLLM_TUNED_CONFIG_FOLDER=")
+
+
+@pytest.mark.parametrize(("files", "said"), [(1, "1 file of an earlier export is removed"),
+                                             (3, "3 files of an earlier export are removed")])  # fmt: skip
+def test_how_many_files_of_an_earlier_export_are_removed_is_one_line(store, destination, files, said):
+    for N in range(1, files + 1):
+        store.add(name(N=N), 1)
+    store.add(name(device="OTHER"), 1)
+    assert notes(store, destination, "vllm", device_name="D") == ""
+    assert notes(store, destination, "vllm", device_name="OTHER") == said
+    assert tree(destination) == {name(device="OTHER"): 1}
 
 
 @pytest.mark.parametrize("name", [MANIFEST, D])
