@@ -211,6 +211,17 @@ def tuned_files(configs: Path) -> list[tuple[Path, str | None]]:
     return sorted((path, triton) for folder, triton in folders for path in folder.glob("E=*.json"))
 
 
+def is_store(folder: Path) -> bool:
+    """Whether tuned files are kept there as in this repository: beside a registry of devices, or with their records.
+
+    One that can't be read is none.
+    """
+    try:
+        return (folder / "registry" / "devices.json").is_file() or any((folder / RECORDS).glob("E=*.json"))
+    except OSError:
+        return False
+
+
 def of_file(configs: Path, path: Path, triton: str | None) -> IndexedFile:
     """Of one of `tuned_files`. ConfigError: it or its record can't be used."""
     file, sha256 = path.relative_to(configs), _sha256(path)

@@ -16,11 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from fused_moe_configs.index import is_store
 from fused_moe_configs.lookup import ConfigError, printable, read_json
 from fused_moe_configs.naming import MANIFEST
 
 from .notes import Notes
 
+USUAL = ("./moe-configs", "~/moe-configs")
+"""Folders to name instead of one that is refused."""
 LOCK = ".fused_moe_configs.lock"
 LOCK_WAIT_S = 30.0
 MANIFEST_MAX_BYTES = 2**26
@@ -33,17 +36,27 @@ _Manifest = dict[str, dict[str, str]]
 def check(destination: Path, names: Iterable[str], kept: Mapping[str, Path]) -> None:
     """Refuses what an export must not write into, whichever links lead there, before anything is written.
 
-    names: of the files to come. kept: what each folder is that stays as it is. ValueError: it is one of them, lies in
-    it, or is the root of the file system.
+    names: of the files to come. kept: what each folder is that stays as it is. ValueError: it is one of them or any
+    store of tuned files, lies in one, or is the root of the file system.
     """
-    folders = {os.path.realpath(destination / name.rpartition("/")[0]) for name in ("", *names)}
-    held = {what: path for what, path in kept.items() if _is_within(folders, os.path.realpath(path))}
-    faults = [f"{what}, {printable(path)}" for what, path in held.items()]
-    if os.path.dirname(real := os.path.realpath(destination)) == real:  # noqa: PTH120 (as realpath)
-        faults.insert(0, "the root of the file system")
-    if faults:
+    if fault := _fault(destination, names, kept):
         wish = f"destination: expected a folder of the export's own, found {printable(destination)}"
-        raise ValueError(f"{wish}, which writes into {faults[0]}. Fix: name another one, such as ./moe-configs")
+        # The usual name is no way out for who stands in a store, say.
+        free = [each for each in USUAL if not _fault(Path(os.path.expanduser(each)), names, kept)]  # noqa: PTH111
+        fix = f"Fix: name another one{f', such as {free[0]}' if free else ''}"
+        raise ValueError(f"{wish}, which writes into {fault}. {fix}")
+
+
+def _fault(destination: Path, names: Iterable[str], kept: Mapping[str, Path]) -> str:
+    """What it would write into and must not; empty: nothing."""
+    folders = {os.path.realpath(destination / name.rpartition("/")[0]) for name in ("", *names)}
+    if os.path.dirname(real := os.path.realpath(destination)) == real:  # noqa: PTH120 (as realpath)
+        return "the root of the file system"
+    for what, path in kept.items():
+        if _is_within(folders, os.path.realpath(path)):
+            return f"{what}, {printable(path)}"
+    around = dict.fromkeys(path for folder in sorted(folders) for path in (Path(folder), *Path(folder).parents))
+    return next((f"a store of tuned files, {printable(path)}" for path in around if is_store(path)), "")
 
 
 def _is_within(folders: Iterable[str], kept: str) -> bool:

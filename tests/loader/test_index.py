@@ -171,6 +171,18 @@ def test_a_record_of_other_bytes_says_nothing_of_the_figures(store):
     assert (entry.evidence, entry.ratios, entry.date) == (None, {}, None)
 
 
+@pytest.mark.parametrize(
+    ("file", "is_one"),
+    [("registry/devices.json", True), ("records/E=8,N=1,device_name=D.json", True), ("registry/x.json", False),
+     ("records/x.json", False), ("E=8,N=1,device_name=D.json", False)],
+)  # fmt: skip
+def test_a_store_is_known_by_its_devices_or_its_records(tmp_path, file, is_one):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("{}")
+    assert index.is_store(tmp_path) is is_one
+    assert not index.is_store(tmp_path / ("x" * 300))  # which can't be asked
+
+
 def test_a_file_without_a_record_is_listed(store):
     path = store.config(record=False)
     assert (only(store).file, only(store).evidence, only(store).models) == (path.name, None, ())

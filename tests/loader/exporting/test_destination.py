@@ -449,6 +449,34 @@ def test_nor_through_a_link_to_one_of_its_folders(store, destination):
     assert "writes into the loader's own files" in refused(destination, "sglang")
 
 
+@pytest.fixture(params=["registry/devices.json", f"records/{D}"])
+def another_store(request, tmp_path):
+    """A clone's, say, or that of another installed package."""
+    root = tmp_path / "clone" / "configs"
+    (root / request.param).parent.mkdir(parents=True)
+    (root / request.param).write_text("{}")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("engine", "below"), [("vllm", "."), ("vllm", "new/folder"), ("sglang", "."), ("sglang", ".."), ("sglang", "new")]
+)
+def test_nor_any_other_store(store, another_store, engine, below):
+    store.add(D, 1)
+    before = content(another_store)
+    assert f"writes into a store of tuned files, {another_store}" in refused(another_store / below, engine)
+    assert content(another_store) == before
+    assert export(another_store.parent / "moe-configs", engine)
+
+
+def test_folders_that_are_only_called_so_make_no_store(store, destination):
+    store.add(D, 1)
+    for folder in ("registry", "records"):
+        (destination / folder).mkdir(parents=True)
+        (destination / folder / "notes.json").write_text("{}")
+    assert export(destination, "vllm")
+
+
 @pytest.mark.parametrize("root", ["/", "//", "/tmp/.."])
 def test_nor_the_root_of_the_file_system(store, root):
     store.add(D, 1)
@@ -473,3 +501,21 @@ def test_the_fix_works(store, monkeypatch, tmp_path):
     store.add(D, 1)
     (fix,) = re.findall(r"Fix: name another one, such as (\S+)$", refused(store.root, "vllm"))
     assert export(fix, "vllm") == [Path("moe-configs") / D]
+
+
+@pytest.mark.parametrize("below", [".", "legacy_configs"])
+def test_the_fix_works_for_who_stands_in_a_store(store, monkeypatch, tmp_path, below):
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    store.add(D, 1, "legacy_configs")
+    monkeypatch.chdir(store.root / below)
+    (fix,) = re.findall(r"Fix: name another one, such as (\S+)$", refused(".", "vllm"))
+    assert export(fix.replace("~", str(home)), "vllm") == [home / "moe-configs" / D]
+
+
+def test_nor_is_a_folder_that_is_refused_itself_the_fix(store, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store.add(D, 1)
+    export("moe-configs", "vllm")
+    assert refused("moe-configs", "vllm", overlay="moe-configs").endswith("Fix: name another one")
