@@ -26,7 +26,9 @@ def add_to(commands: Commands) -> None:
 
 def run(destination: str, engine: str, **options: Any) -> int:
     done = write_export(where(), destination, engine, **options)
-    if done.notes:
-        say(*done.notes)
-    show(*summary(done))
+    try:
+        show(*summary(done))
+    finally:  # behind the many lines of it, where they are seen
+        if done.notes:
+            say(*done.notes)
     return 0 if done.is_whole else 1

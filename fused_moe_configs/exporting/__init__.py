@@ -17,7 +17,7 @@ from fused_moe_configs.near import likely_devices
 from fused_moe_configs.spelling import question
 
 from .destination import Written, check, write
-from .layout import chains_answers, laid_over, tuned_for_another, with_twins
+from .layout import chains_answers, laid_over, only_with_a_version, tuned_for_another, with_twins
 from .notes import Notes
 from .overlay import AUTO, EnginesFile, engines_own, find, missing
 from .report import Export, summary
@@ -54,13 +54,16 @@ def write_export(
         notes.lose(f"no shipped file serves {device_name} in {engine}{f': {question(meant)}' if meant else ''}")
     beside = {path: entry.beside_shipped[engine] for path, entry in known.items() if engine in entry.beside_shipped}
     served = laid_over(own, served, beside, notes)
-    if triton_version is not None:
-        notes.say(*tuned_for_another(chain, triton_version, served))
+    if triton_version is None:
+        of_triton = only_with_a_version(chain, engine, device, siblings)
+    else:
+        of_triton = tuned_for_another(chain, triton_version, served)
     files = with_twins(
         {name: each.data for name, each in own.items()} | {name: each.data for name, each in served.items()}
     )
     check(target, files, kept)
     written, alike = write(target, engine, files, notes) if files else Written([], [])
+    notes.say(*of_triton)  # last, where people look
     there = {*written, *alike}
     ours = {name: each for name, each in served.items() if target / name in there}
     engines = sum(target / name in there for name in own if name not in served)

@@ -20,7 +20,7 @@ from fused_moe_configs.index import is_store
 from fused_moe_configs.lookup import ConfigError, printable, read_json
 from fused_moe_configs.naming import MANIFEST
 
-from .notes import Notes
+from .notes import Notes, counted
 
 USUAL = ("./moe-configs", "~/moe-configs")
 """Folders to name instead of one that is refused."""
@@ -102,14 +102,10 @@ def write(destination: Path, engine: str, files: dict[str, bytes], notes: Notes)
             why = "left alone: another hand wrote or changed it"
             note(f"{printable(destination / name)}: {why}. Fix: remove it, or export to another folder")
     if alike:
-        notes.say(f"{_files(len(alike))} there already with the same bytes: left alone, by later exports too")
+        notes.say(f"{counted(len(alike))} there already with the same bytes: left alone, by later exports too")
     if removed:
-        notes.say(f"{_files(removed)} of an earlier export {'is' if removed == 1 else 'are'} removed")
+        notes.say(f"{counted(removed)} of an earlier export {'is' if removed == 1 else 'are'} removed")
     return Written(written, alike)
-
-
-def _files(number: int) -> str:
-    return f"{number} file{'s' * (number != 1)}"
 
 
 @contextmanager

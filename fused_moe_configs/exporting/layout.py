@@ -24,15 +24,23 @@ from fused_moe_configs.lookup import (
     version_folders,
     version_in,
 )
-from fused_moe_configs.naming import for_channels, spelled
+from fused_moe_configs.naming import ENGINE_NAMES, for_channels, spelled
 from fused_moe_configs.serving import driver_name
 
-from .notes import Notes
+from .notes import Notes, counted
 from .overlay import EnginesFile
 
 Tiers = dict[Path, str]
-DEAD_PARTS = {"vllm": ("dtype=int8_w8a8", "per_channel_quant=True", "_down.json"), "sglang": ("dtype=fp8_w8a16",)}
-"""Parts of a name that the engine never asks for."""
+DEAD_PARTS = {
+    "vllm": {
+        "dtype=int8_w8a8": "",
+        "per_channel_quant=True": " (SGLang's scales per channel)",
+        "_down.json": " (SGLang's down projection)",
+    },
+    "sglang": {"dtype=fp8_w8a16": ""},
+}
+"""Parts of a name that the engine never asks for, and whose they are."""
+_WORKLOAD = re.compile(r"E=[1-9]\d*,N=[1-9]\d*,device_name=[^,=]", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -53,16 +61,16 @@ def chains_answers(
     ConfigError: a file is broken. ValueError: no version.
     """
     files = {}
-    only = None if device is None else driver_name(engine, device)
     for folder, tiers in _folders(chain, engine, triton_version, notes).items():
         there = {path.name for tier in tiers for path in tier.glob("[!.]*.json")} - {INDEX}
         stand_ins = {for_channels(name) for name in there} - there if engine == "sglang" else set()
         for name in sorted(there | stand_ins):
-            spelled = _spelled(engine, name, notes)
-            for reader in _readers(chain, device_in(name), device, siblings) if spelled else ():
-                asked = driver_name(engine, reader)
-                if only not in (None, asked):
-                    continue
+            if not _WORKLOAD.match(name):
+                notes.say_of(name, "left out: no workload has this name")
+                continue
+            readers = _readers(chain, engine, name, device, siblings)
+            spelled = _spelled(engine, name, notes) if readers else ""
+            for reader, asked in readers.items() if spelled else ():
                 for device_name in (asked, reader):  # the folded name may be unknown to the registry
                     lookup, entries = chain.look_up(renamed(name, device_name), tiers, siblings=siblings)
                     if entries:
@@ -73,7 +81,7 @@ def chains_answers(
                     is_siblings = device_in(lookup.winner.name) not in of_its_own
                     files[folder + renamed(spelled, asked)] = Served(data, lookup.winner, asked, is_siblings)
                 elif name in there:
-                    notes.say(f"{name}: left out: no up file wins beside it")
+                    notes.say_of(name, "left out: no up file wins beside it")
     # SGLang searches all folders: what stands in must not come before the device's own, or that for channels.
     own = {_file_name(path) for path, served in files.items() if not _stands_in(path, served)}
     return {
@@ -90,6 +98,23 @@ def _stands_in(path: str, served: Served) -> bool:
 def is_plain(path: str, served: Served) -> bool:
     """Whether a file for a scale for each tensor stands in for one with scales for each channel."""
     return for_channels(served.source.name) != served.source.name and "per_channel_quant=True" in path
+
+
+def only_with_a_version(chain: Chain, engine: str, device: str | None, siblings: bool) -> list[str]:
+    """A line a version folder with files for the engine that an export without a Triton version can't hold.
+
+    device: only of this one. SGLang's layout holds them all.
+    """
+    lines = []
+    for version, folder in version_folders(chain.configs).items() if engine == "vllm" else ():
+        names = [path.name for path in folder.glob("[!.]*.json") if _WORKLOAD.match(path.name)]
+        asked = [name for name in names if _readers(chain, engine, name, device, siblings) and not _dead(engine, name)]
+        why = f"{ENGINE_NAMES[engine]}'s folder is flat. Fix: pass a Triton version"
+        why += f" (--triton-version {'.'.join(map(str, version))})"
+        if version == release(REFERENCE_TRITON):
+            why = "the default tier is this Triton's. Fix: move its files"
+        lines += [f"{printable(folder)}: {counted(len(asked))} left out: {why}"] if asked else []
+    return lines
 
 
 def tuned_for_another(chain: Chain, triton_version: str, served: Mapping[str, Served]) -> list[str]:
@@ -145,14 +170,17 @@ def _read_there(own: Mapping[str, EnginesFile]) -> dict[str, str]:
     return {_file_name(path): own[path].sha256 for path in sorted(own, key=order)}
 
 
-def _readers(chain: Chain, own: str, asked: str | None, siblings: bool) -> list[str]:
-    """The devices that read a file of this one. asked: one that the registry may not name."""
-    readers = [*chain.devices(own)]
+def _readers(chain: Chain, engine: str, name: str, asked: str | None, siblings: bool) -> dict[str, str]:
+    """The devices that read a file of this name, each with its name in the engine. asked: only those of the same name
+    as this one there, which the registry may not name."""
+    own, readers = device_in(name), [*chain.devices(device_in(name))]
     if siblings:
         readers += [name for device in chain.carried_to(own) for name in chain.devices(device)]
     if asked is not None and own in (*chain.devices(asked), *(chain.siblings(asked) if siblings else ())):
         readers.append(asked)
-    return [*dict.fromkeys(readers)]
+    only = None if asked is None else driver_name(engine, asked)
+    named = {reader: driver_name(engine, reader) for reader in readers}
+    return {reader: there for reader, there in named.items() if only in (None, there)}
 
 
 def _file_name(path: str) -> str:
@@ -178,8 +206,6 @@ def _folders(chain: Chain, engine: str, triton_version: str | None, notes: Notes
         return {folder: chain.tiers(triton_version)}
     versions = version_folders(chain.configs)
     if engine == "vllm":
-        wish = "left out: vLLM's folder is flat. Fix: pass a Triton version"
-        notes.say(*(f"{printable(path)}: {wish}" for path in versions.values()))
         return {"": chain.tiers(None)}
     default, legacy = ({folder: tier} for folder, tier in chain.tiers(None).items())
     folders: dict[tuple[int, ...], Tiers] = {v: {folder: "a version folder"} for v, folder in versions.items()}
@@ -198,20 +224,24 @@ def _below(version: tuple[int, ...]) -> str:
 
 def _spelled(engine: str, name: str, notes: Notes) -> str:
     """The engine's own spelling of a name; empty, with a note, where the engine never asks for it."""
-    faults = [f"{engine} never asks for {part}" for part in DEAD_PARTS[engine] if part in name]
-    if not re.match(r"E=[1-9]\d*,N=[1-9]\d*,device_name=[^,=]", name, re.ASCII):
-        faults = ["no workload has this name"]
+    if part := _dead(engine, name):
+        notes.say_of(name, f"left out: {engine} never asks for {part}{DEAD_PARTS[engine][part]}")
+        return ""
     try:
-        theirs = spelled(name, engine)
+        return spelled(name, engine)
     except ValueError as error:
-        theirs, faults = name, [*faults, str(error)]
-    notes.say(*(f"{name}: left out: {fault}" for fault in faults[:1]))
-    return "" if faults else theirs
+        notes.say_of(name, f"left out: {error}")
+        return ""
+
+
+def _dead(engine: str, name: str) -> str:
+    """The part of the name for which the engine never asks for it; empty: none."""
+    return next((part for part in DEAD_PARTS[engine] if part in name), "")
 
 
 def _content(engine: str, name: str, entries: Mapping[int, ConfigEntry], notes: Notes) -> bytes:
     rows = {size: dict(entry) for size, entry in entries.items()}
     if engine == "vllm" and any("USE_TMA" in row for row in rows.values()):
-        notes.say(f"{name}: its USE_TMA left out: vllm's kernel does not take it")
+        notes.say_of(name, "USE_TMA left out: vllm's kernel does not take it")
         rows = {size: {key: value for key, value in row.items() if key != "USE_TMA"} for size, row in rows.items()}
     return f"{json.dumps(rows, indent=4)}\n".encode()

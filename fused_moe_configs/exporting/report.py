@@ -14,6 +14,7 @@ from fused_moe_configs.machine import VARIABLES
 from fused_moe_configs.naming import ENGINE_NAMES
 
 from .layout import Served, is_plain
+from .notes import counted
 
 MOST_MODELS = 4  # of a line
 
@@ -44,10 +45,10 @@ def summary(export: Export) -> list[str]:
 
     A file that no model is known to read stands as E, N and dtype alone.
     """
-    number, name = len(export.written), ENGINE_NAMES[export.engine]
+    name = ENGINE_NAMES[export.engine]
     alike = f", {len(export.alike)} there already" if export.alike else ""
     beneath = f", {export.engines_own} of them {name}'s own" if export.engines_own else ""
-    lines = [f"{number} file{'s' * (number != 1)} written to {printable(export.destination)}{alike}{beneath}"]
+    lines = [f"{counted(len(export.written))} written to {printable(export.destination)}{alike}{beneath}"]
     lines += _for_whom(export.served, export.models)
     if not export.written and not export.alike:
         return lines

@@ -105,6 +105,16 @@ def test_export_writes_and_says_what_it_left_out(store, tmp_path, capsys):
     assert (tmp_path / "zu vllm" / NAME).is_file()
 
 
+def test_what_an_export_left_out_stands_behind_all_that_it_wrote_and_few_lines_say_it(tmp_path):
+    """Of the real store, on a terminal: both outputs in one."""
+    done = shell(["export", str(tmp_path / "d"), "--engine", "vllm"], "2>&1")
+    lines = done.stdout.splitlines()
+    (place,) = (i for i, line in enumerate(lines) if line.startswith("export "))
+    assert 0 < len(lines[place + 1 :]) < 6
+    assert not any("left out" in line for line in lines[:place])
+    assert "left out" in lines[-1]
+
+
 def test_an_export_that_lacks_what_was_asked_for_is_a_negative_verdict(store, tmp_path, capsys):
     store.add(NAME)
     (tmp_path / NAME).write_text("mine")

@@ -17,9 +17,28 @@ def test_vllm_without_a_version_gets_default_then_legacy_and_is_told_of_the_rest
     store.add(D, 1)
     store.add(D, 2, "legacy_configs")
     store.add(name(N=7), 3, "legacy_configs")
-    store.add(name(N=8), 4, "triton_3_8_0")
-    assert "triton_3_8_0: left out" in notes(store, destination, "vllm")
+    store.add(name(N=8), 4, "triton_3_6_0")
+    store.add(name(N=9), 5, "triton_3_8_0")
+    assert notes(store, destination, "vllm").splitlines() == [
+        f"{store.root}/triton_3_8_0: 1 file left out: the default tier is this Triton's. Fix: move its files",
+        f"{store.root}/triton_3_6_0: 1 file left out: vLLM's folder is flat. Fix: pass a Triton version "
+        "(--triton-version 3.6.0)",
+    ]
     assert tree(destination) == {D: 1, name(N=7): 3}
+
+
+def test_what_is_left_out_for_want_of_a_triton_version_is_said_last_and_only_of_what_it_would_bring(store, destination):
+    store.add(D, 1)
+    store.add(name(device="OTHER"), 1)
+    store.add(name("dtype=int8_w8a8"), 1)
+    store.add(D, 2, "triton_3_6_0")
+    store.add(name("dtype=int8_w8a8"), 2, "triton_3_6_0")
+    *_, last = notes(store, destination, "vllm", device_name="D").splitlines()
+    assert f"{store.root}/triton_3_6_0: 1 file left out" in last
+    export(destination, "vllm", device_name="D", triton_version=last.split("--triton-version ")[1].rstrip(")"))
+    assert tree(destination) == {D: 2}
+    assert "triton_3_6_0" not in notes(store, destination, "vllm", device_name="OTHER")
+    assert "triton_3_6_0" not in notes(store, destination, "sglang")
 
 
 @pytest.mark.parametrize(("engine", "folder"), [("vllm", ""), ("sglang", "configs/triton_3_6_1/")])
@@ -129,6 +148,18 @@ def test_what_an_engine_never_asks_for_is_left_out_and_said(store, destination, 
     assert list(tree(destination).values()) == [1]
     assert "left out" in said
     assert dead.split("device_name")[1].split(".json")[0] in said
+
+
+@pytest.mark.parametrize("device", [None, "D", "OTHER"])
+def test_what_is_left_out_is_said_of_the_devices_that_are_asked_for_alone(store, destination, device):
+    for each in ("D", "OTHER"):
+        store.add(name(device=each), 1)
+        store.add(name("dtype=int8_w8a8", device=each), 1)
+    of = [each for each in ("D", "OTHER") if device in (None, each)]
+    names = "; ".join(name("dtype=int8_w8a8", device=each) for each in of)
+    assert notes(store, destination, "vllm", device_name=device) == (
+        f"{names}: left out: vllm never asks for dtype=int8_w8a8"
+    )
 
 
 CHANNELS = "per_channel_quant=True"
