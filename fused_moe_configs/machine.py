@@ -7,7 +7,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from .lookup import USER_FOLDER, printable
+from .lookup import USER_FOLDER, ConfigError, printable, read_config
 
 VARIABLES = {"vllm": USER_FOLDER, "sglang": "SGLANG_MOE_CONFIG_DIR"}
 """What says where an engine looks for tuned files."""
@@ -44,7 +44,12 @@ def device_name() -> str:
 
 
 def engine_folders() -> dict[str, str]:
-    """What each engine's variable points at: the folder and how many tuned files it holds, or why none can be read."""
+    """What each engine's variable points at: the folder and how many tuned files it holds, or why none can be read.
+
+    How many of them are broken, and what is wrong with the first one.
+    """
+    from .naming import parse  # who asks for the GPU's name alone needs no registry
+
     found = {}
     for engine, variable in VARIABLES.items():
         found[variable], pattern = "not set", _FILES[engine]
@@ -52,7 +57,20 @@ def engine_folders() -> dict[str, str]:
             try:
                 next(Path(folder).iterdir(), None)  # glob finds nothing where nothing can be read
                 files = [path for path in Path(folder).glob(pattern) if not path.name.startswith(".")]
-                found[variable] = f"{printable(folder)}: {len(files)} files {pattern}"
+                found[variable] = f"{printable(folder)}: {len(files)} file{'s' * (len(files) != 1)} {pattern}"
+                # Of this kernel; others' rows have other keys.
+                faults = [*filter(None, map(_fault, sorted(path for path in files if parse(path.name, engine))))]
+                if faults:
+                    found[variable] += f", {len(faults)} broken{', the first' * (len(faults) > 1)}: {faults[0]}"
             except OSError as error:
                 found[variable] = f"{printable(folder)}: cannot be read: {error.strerror}"
     return found
+
+
+def _fault(path: Path) -> ConfigError | None:
+    """What is wrong with a user's file; None: nothing."""
+    try:
+        read_config(path, is_users=True)
+    except ConfigError as error:
+        return error
+    return None

@@ -31,8 +31,9 @@ def add_to(commands: Commands) -> None:
         help="what is installed and used here, what a model gets, or what a server's log says",
         description="What is installed and used here. With --model: the backend that each engine runs for it and "
         "whether that reads tuned files, the file that it gets, how old that is, and what to do next; exit 1 where an "
-        "engine reads tuned files and there is none, 2 where no GPU is named. With --engine-log: which tuned files a "
-        "server read and missed, and what answers each miss; exit 1 where one was missed or the log speaks of none.",
+        "engine reads tuned files and there is none, or a broken one, 2 where no GPU is named. With --engine-log: "
+        "which tuned files a server read and missed, and what answers each miss; exit 1 where one was missed or the "
+        "log speaks of none.",
         parents=parents,
     )
     command.set_defaults(run=run)

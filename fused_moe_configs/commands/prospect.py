@@ -12,7 +12,7 @@ from fused_moe_configs import machine
 from fused_moe_configs.api import where
 from fused_moe_configs.gains import BesideShipped
 from fused_moe_configs.index import IndexedFile, indexed
-from fused_moe_configs.lookup import Chain, Lookup, exists, printable, read_config, version_folders
+from fused_moe_configs.lookup import Chain, ConfigError, Lookup, exists, printable, read_config, version_folders
 from fused_moe_configs.naming import ENGINE_NAMES, parse
 from fused_moe_configs.near import near_misses
 from fused_moe_configs.next_step import next_step
@@ -33,7 +33,8 @@ class Prospect:
     serving None: the engine doesn't run it so, as refusal says. in_use: the file in the folder that the engine's
     variable names, whosever it is. lookup: this package's own answer; None: without a GPU, or where no tuned file has
     such a name. entry: what is known of that file. near: what comes near where there is none. next_step: a line to be
-    typed, or what is missing for one, or that there is nothing to do.
+    typed, or what is missing for one, or that there is nothing to do. fault: why what stands in that folder in place
+    of in_use can't be used.
     """
 
     engine: str
@@ -45,12 +46,15 @@ class Prospect:
     entry: IndexedFile | None = None
     near: tuple[str, ...] = ()
     next_step: str = ""
+    fault: ConfigError | None = None
 
     @property
     def lacks_file(self) -> bool:
-        """The engine reads tuned files, as far as is known, and neither its folder nor this package has one."""
+        """The engine reads tuned files, as far as is known, and has none to read: neither its folder nor this package
+        has one, or the one in its folder is broken."""
         reads = self.serving is not None and self.serving.reads_tuned_files is not False
-        return reads and self.lookup is not None and self.lookup.winner is None and self.in_use is None
+        has_none = self.lookup is not None and self.lookup.winner is None and self.in_use is None
+        return reads and (has_none or self.fault is not None)
 
     def to_json(self) -> dict[str, Any]:
         winner = self.lookup.winner if self.lookup else None
@@ -59,6 +63,7 @@ class Prospect:
             "serving": self.serving and self.serving.to_json(),
             "refusal": self.refusal or None,
             "in_use": self.in_use and str(self.in_use),
+            "fault": self.fault and self.fault.said,
             "here": winner and str(winner),
             "reason": self.lookup.reason if self.lookup else None,
             "known": self.entry and self.entry.to_json(),
@@ -81,6 +86,8 @@ class Prospect:
             yield f"  file: {found.engine_file or f'none, since no tuned file has {found.kind} in its name'}"
         if self.in_use:
             yield f"  in use: {printable(self.in_use)}"
+        if self.fault:
+            yield f"  broken: {self.fault}"
         if self.lookup:
             winner = self.lookup.winner
             looked = f"{len(self.lookup.tried)} place{'s' * (len(self.lookup.tried) != 1)} looked at"
@@ -149,15 +156,21 @@ def _prospect(asked: AskedModel, serving: Serving, has_gpu: bool, triton_version
         entry = next((each for each in indexed(where()) if each.file == path), None)
     elif parsed := parse(serving.file):
         near = near_misses(parsed, where())
-    in_use = _in_use(serving)
+    fault = in_use = None
+    try:
+        in_use = _in_use(serving)
+    except ConfigError as error:  # the user's own; the other engine reads another folder
+        fault = error
     step = f"nothing: {ENGINE_NAMES[engine]} reads the file of {machine.VARIABLES[engine]}"
     is_slower = _faster(entry, serving) is not None
-    if is_slower and not in_use:
+    if fault and serving.reads_tuned_files is not False:
+        step = fault.said.partition(". Fix: ")[2]
+    elif is_slower and not in_use:
         step = f"nothing: {ENGINE_NAMES[engine]}'s own file is faster, and it reads that without an export"
     elif not in_use or serving.reads_tuned_files is False or (is_slower and read_config(in_use, is_users=True) == ours):
         siblings_file = None if lookup.winner else chain.siblings_file(serving.file, chain.tiers(version))
         step = str(next_step(asked.flags, serving, lookup, siblings_file))
-    return Prospect(engine, serving, "", True, in_use, lookup, entry, tuple(near or ()), step)
+    return Prospect(engine, serving, "", True, in_use, lookup, entry, tuple(near or ()), step, fault)
 
 
 def _in_use(serving: Serving) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import subprocess
 import sys
 from importlib import metadata
@@ -13,6 +14,7 @@ import pytest
 
 import fused_moe_configs
 from fused_moe_configs import machine
+from tests.loader.conftest import ENTRY
 
 
 def run(code):
@@ -64,18 +66,35 @@ def test_without_torch_or_gpu_the_way_out_is_named(store, monkeypatch, torch):
 def test_only_tuned_files_are_counted_where_an_engines_variable_points(user):
     user.add("E=8,N=1,device_name=D.json")
     (user.root / ".fused_moe_configs.json").write_text("{}")  # export's own list is no tuned file
-    assert machine.engine_folders()["VLLM_TUNED_CONFIG_FOLDER"] == f"{user.root}: 1 files *.json"
+    assert machine.engine_folders()["VLLM_TUNED_CONFIG_FOLDER"] == f"{user.root}: 1 file *.json"
 
 
 def test_sglangs_files_are_counted_in_its_version_folders(store, tmp_path, monkeypatch):
     for folder in ("configs/triton_3_8_0", "configs/triton_3_6_0", "configs", "."):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-        (tmp_path / folder / "E=8,N=1,device_name=D.json").write_text("{}")
+        (tmp_path / folder / "E=8,N=1,device_name=D.json").write_text(json.dumps({"1": ENTRY}))
     monkeypatch.setenv("SGLANG_MOE_CONFIG_DIR", str(tmp_path))
     assert machine.engine_folders() == {
         "VLLM_TUNED_CONFIG_FOLDER": "not set",
         "SGLANG_MOE_CONFIG_DIR": f"{tmp_path}: 2 files configs/triton_*/*.json",
     }
+
+
+@pytest.mark.parametrize("variable", ["VLLM_TUNED_CONFIG_FOLDER", "SGLANG_MOE_CONFIG_DIR"])
+def test_broken_files_of_this_kernel_are_counted_and_the_first_says_what_is_wrong(
+    store, tmp_path, monkeypatch, variable
+):
+    folder = tmp_path / "own" / ("configs/triton_3_8_0" if "SGLANG" in variable else "")
+    folder.mkdir(parents=True)
+    for N, text in ((1, json.dumps({"1": ENTRY})), (2, "{"), (3, "[]")):
+        (folder / f"E=8,N={N},device_name=D.json").write_text(text)
+    (folder / "headdim=64.json").write_text("[]")  # Mamba's
+    monkeypatch.setenv(variable, str(tmp_path / "own"))
+    said = machine.engine_folders()[variable]
+    assert ": 4 files " in said
+    first = folder / "E=8,N=2,device_name=D.json"
+    assert f".json, 2 broken, the first: {first}: line 1, column 2: not JSON: " in said
+    assert said.count("Fix: ") == 1
 
 
 def test_a_folder_that_cannot_be_read_is_said(user, monkeypatch):

@@ -33,7 +33,7 @@ def test_doctor_says_what_the_variables_point_at(store, user, capsys, monkeypatc
     monkeypatch.setenv("SGLANG_MOE_CONFIG_DIR", str(user.root / "nothing"))
     assert main(["doctor"]) == 0
     output = capsys.readouterr().out
-    assert f"VLLM_TUNED_CONFIG_FOLDER: {user.root}: 1 files *.json" in output
+    assert f"VLLM_TUNED_CONFIG_FOLDER: {user.root}: 1 file *.json" in output
     assert f"SGLANG_MOE_CONFIG_DIR: {user.root / 'nothing'}: cannot be read: No such file or directory" in output
 
 

@@ -148,14 +148,46 @@ def test_the_next_line_typed_ends_the_matter(store, doctor, tmp_path, monkeypatc
         assert answer(lines, "next")[0].startswith("nothing: ")
 
 
-def test_a_file_in_use_that_is_broken_is_said(store, user, capsys, tmp_path):
+@pytest.mark.parametrize(("engine", "variable", "below"), [("vllm", "VLLM_TUNED_CONFIG_FOLDER", ""),
+                         ("sglang", "SGLANG_MOE_CONFIG_DIR", "configs/triton_3_8_0")])  # fmt: skip
+@pytest.mark.parametrize("text", ["{", None])
+def test_a_broken_file_in_an_engines_folder_is_said_in_its_section_and_the_other_engine_answers(
+    store, doctor, tmp_path, monkeypatch, engine, variable, below, text
+):
     """The engine would read it, or fail on it: it is not as if nothing were there."""
     store.add(FILE)
-    (user.root / FILE).symlink_to("/dev/null")
-    assert main(["doctor", "--model", QWEN, "--engine", "vllm", "--device-name", H100]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert str(user.root / FILE) in line
-    assert "Fix: " in line
+    path = tmp_path / "own" / below / FILE
+    path.parent.mkdir(parents=True)
+    path.write_text(text) if text else path.symlink_to("/dev/null")
+    monkeypatch.setenv(variable, str(tmp_path / "own"))
+    code, lines = doctor("--model", QWEN)
+    assert (code, lines[0][:4]) == (1, "vllm")
+    second = next(i for i, line in enumerate(lines) if line.startswith("sglang"))
+    sections = {"vllm": lines[:second], "sglang": lines[second:]}
+    (broken,) = answer(sections.pop(engine), "broken")
+    assert broken.startswith(f"{path}: ")
+    assert answer(lines, "next")[engine == "sglang"] == broken.partition(". Fix: ")[2]
+    ((other, section),) = sections.items()
+    assert answer(section, "next")[0].startswith(f"fused-moe-configs export ./moe-configs --engine {other}")
+    assert doctor("--model", QWEN, "--engine", other)[0] == 0
+
+
+def test_the_fix_of_a_broken_file_ends_the_matter(store, user: Store, doctor):
+    store.add(FILE)
+    path = user.write(FILE, b"{")
+    asked = ("--model", QWEN, "--engine", "vllm")
+    assert answer(doctor(*asked)[1], "next") == ["correct the file, or remove it"]
+    path.unlink()
+    code, lines = doctor(*asked)
+    assert (code, answer(lines, "broken")) == (0, [])
+
+
+def test_a_broken_file_that_the_backend_does_not_read_is_no_lack(store, user: Store, doctor):
+    model = "Qwen/Qwen3-30B-A3B-FP8"
+    user.write(f"E=32,N=768,device_name={H100},dtype=fp8_w8a8,block_shape=[128,128].json", b"{")
+    code, lines = doctor("--model", model, "--tp", "4", "--ep", "4", "--engine", "vllm")
+    assert (code, len(answer(lines, "broken"))) == (0, 1)
+    assert answer(lines, "next") == ["nothing: tuned files change nothing here"]
 
 
 def test_a_line_that_sets_vllms_variable_comes_with_its_side_effects(store, capsys):
@@ -258,11 +290,6 @@ def test_json_says_the_same(store, capsys):
     assert document["facts"]["GPU"] == H100
     vllm, sglang = document["engines"]
     assert (vllm["engine"], vllm["here"], vllm["in_use"], sglang["engine"]) == ("vllm", str(path), None, "sglang")
+    assert vllm["fault"] is None
     assert (vllm["serving"]["E"], vllm["serving"]["reads_tuned_files"]) == (128, True)
     assert vllm["next"].startswith("fused-moe-configs export ")
-
-
-def test_a_broken_file_in_the_engines_folder_is_named(store, user: Store, doctor, capsys):
-    user.write(FILE, b"{")
-    assert main(["doctor", "--model", QWEN, "--device-name", H100, "--engine", "vllm"]) == 1
-    assert "line 1, column 2" in capsys.readouterr().err
