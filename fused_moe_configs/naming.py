@@ -58,6 +58,11 @@ def shape_text(K: int, top_k: int, ep: int, fused_shared_experts: int) -> str:
     return f"K={K}, top_k={top_k}{fused}{ranks}"
 
 
+def by_number(text: str) -> list[int | str]:
+    """What a name or a line is sorted by, so that 8 comes before 16."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
+
+
 def for_channels(name: str) -> str:
     """The name that SGLang asks for where weights have scales for each channel; of others, the same.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fused_moe_configs.api import where
 from fused_moe_configs.index import IndexedFile, IndexedShape, indexed, to_json
 from fused_moe_configs.lookup import device_part, printable, shown
-from fused_moe_configs.naming import ENGINES, parse
+from fused_moe_configs.naming import ENGINES, by_number, parse
 from fused_moe_configs.near import likely_devices
 from fused_moe_configs.registry import Checkpoint, known_devices, read_registry
 from fused_moe_configs.spelling import folded, like, question
@@ -49,7 +49,7 @@ def run(model: str | None, device_name: str | None, output: str) -> int:
     if output == "json":
         show(json.dumps(to_json(found), indent=4, ensure_ascii=False))
     elif found:
-        show(*_table(found, asked))
+        show(*_table(sorted(found, key=_order), asked))
         if asked is not None and (others := asked.under_other_ids(found)):
             say(f"{printable(asked.text)} has the experts of {', '.join(map(printable, others))}")
     if not found:
@@ -102,6 +102,15 @@ def _names_of(device_name: str) -> set[str]:
 def _device(entry: IndexedFile) -> str:
     parsed = parse(entry.name)
     return parsed.device_name if parsed else ""
+
+
+def _order(entry: IndexedFile) -> tuple[object, ...]:
+    """By GPU, workload and Triton, numbers as numbers; names that nothing asks for at the end."""
+    parsed = parse(entry.name)
+    if parsed is None:
+        return True, entry.file
+    kind = (parsed.dtype or "", parsed.block_shape or (), parsed.per_channel_quant, parsed.down)
+    return False, parsed.device_name, parsed.E, parsed.N, *kind, by_number(entry.file)
 
 
 def _why_none(files: list[IndexedFile], asked: _Asked | None, device_name: str | None) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fused_moe_configs.lookup import device_in, printable
 from fused_moe_configs.machine import VARIABLES
-from fused_moe_configs.naming import ENGINE_NAMES
+from fused_moe_configs.naming import ENGINE_NAMES, by_number
 
 from .layout import Served, is_plain
 from .notes import counted
@@ -79,7 +79,7 @@ def _for_whom(served: Mapping[str, Served], models: Mapping[Path, tuple[str, ...
         of_device.setdefault(each.device, set()).add(line)
     devices_of = dict[tuple[str, ...], list[str]]()
     for device, lines in sorted(of_device.items()):
-        devices_of.setdefault(tuple(sorted(lines, key=_by_number)), []).append(device)
+        devices_of.setdefault(tuple(sorted(lines, key=by_number)), []).append(device)
     for workloads, devices in devices_of.items():
         yield ", ".join(devices)
         yield from workloads
@@ -98,7 +98,3 @@ def _workload(name: str) -> str:
     parts = [part.replace("dtype=", "").replace("block_shape=", "").replace("_quant=True", "") for part in parts]
     dtype = [] if "dtype=" in rest else ["bf16"]
     return " ".join([*size.split(","), *dtype, *parts]).replace("_down", " down")
-
-
-def _by_number(line: str) -> list[int | str]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", line)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fused_moe_configs import get_config_file_name
 from fused_moe_configs.index import IndexedShape
 from fused_moe_configs.lookup import DTYPES
-from fused_moe_configs.naming import ENGINES, ParsedFileName, parse, shape_text, spelled
+from fused_moe_configs.naming import ENGINES, ParsedFileName, by_number, parse, shape_text, spelled
 from tests.loader.conftest import H100
 from tools.checkout import CONFIGS
 from tools.registry.sharding import Engine
@@ -88,6 +88,11 @@ def test_sglang_writes_half_of_int4s_n_and_a_space():
 
 def test_the_engines_are_those_of_the_tools():
     assert list(ENGINES) == list(Engine)
+
+
+def test_numbers_in_names_are_in_order_as_numbers():
+    ordered = ["E=8,N=1792", "E=8,N=14336", "E=16,N=1", "triton_3_6_0", "triton_3_10_0"]
+    assert sorted(ordered, key=by_number) == ordered
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,32 @@ def test_a_line_a_file_under_a_heading(listed):
     assert (code, errors) == (0, [])
     assert [line.split() for line in lines] == [
         ["GPU", "workload", "Triton", "over", "no", "file:", "vLLM", "SGLang", "since", "evidence", "models"],
+        ["D", "E=8,N=1", "older", *["not", "measured"] * 2, "2026-01-01", "published", "none", "known"],
+        ["D", "E=8,N=2", "(down)", "3.8.0", *["not", "measured"] * 2, "unknown", "none", "none", "known"],
         [H100, "E=8,N=7168", "3.8.0", "-7.0", "%", "time", "-20.0", "%", "time", "2026-11-24", "claimed",
          *MIXTRAL.split()],
         ["NVIDIA_H200", "E=128,N=768,dtype=fp8_w8a8", "3.6.0", "+0.4", "%", "time", "not", "measured", "2026-11-25",
          *["verified", "a/A", "tp=1,", "b/B", "tp=1,", "c/C", "tp=1", "and", "2", "more"]],
-        ["D", "E=8,N=1", "older", *["not", "measured"] * 2, "2026-01-01", "published", "none", "known"],
-        ["D", "E=8,N=2", "(down)", "3.8.0", *["not", "measured"] * 2, "unknown", "none", "none", "known"],
+    ]  # fmt: skip
+
+
+def test_lines_are_in_order_of_gpu_workload_and_triton_with_numbers_as_numbers(store, capsys):
+    files = [
+        "triton_3_6_0/E=8,N=1792,device_name=A.json", "triton_3_10_0/E=8,N=1792,device_name=A.json",
+        "E=8,N=14336,device_name=A.json", "E=16,N=1,device_name=A.json",
+        "E=16,N=1,device_name=A,dtype=fp8_w8a8,block_shape=[64,64].json",
+        "E=16,N=1,device_name=A,dtype=fp8_w8a8,block_shape=[128,128].json",
+        "E=16,N=1,device_name=A,dtype=fp8_w8a8,block_shape=[128,128]_down.json",
+        "E=128,N=1,device_name=A.json", "E=8,N=1,device_name=B.json", "E=x.json",
+    ]  # fmt: skip
+    store.index(*(FILES[0]._replace(file=file) for file in reversed(files)))
+    assert main(["list"]) == 0
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert lines == [
+        ["A", "E=8,N=1792"], ["A", "E=8,N=1792"], ["A", "E=8,N=14336"], ["A", "E=16,N=1"],
+        ["A", "E=16,N=1,dtype=fp8_w8a8,block_shape=[64,64]"],
+        *[["A", "E=16,N=1,dtype=fp8_w8a8,block_shape=[128,128]"]] * 2,
+        ["A", "E=128,N=1"], ["B", "E=8,N=1"], ["?", "E=x.json"],
     ]  # fmt: skip
 
 
@@ -76,7 +96,11 @@ def test_the_gain_is_that_at_the_shape_of_the_model_that_was_asked_for(store, li
     )
     file = FILES[0]._replace(models=(MIXTRAL, QWEN), ratios={"vllm": Ratios(0.97, 1.0)}, shapes=shapes)
     store.index(file)
-    for arguments, gain in (("--model", "mixtral"), "-20.0"), (("--model", "qwen"), "-5.0"), ((), "-3.0"):
+    for arguments, gain in (
+        (("--model", "mixtral"), "-20.0"),
+        (("--model", "qwen"), "-5.0"),
+        (("--device-name", H100), "-3.0"),
+    ):
         assert gain in listed(*arguments)[1][1].split()
 
 
