@@ -136,7 +136,7 @@ def test_another_hands_file_with_the_same_bytes_stays_its_own_through_every_late
     assert tree(destination) == {D: 1, name(N=7): 1, name(N=8): 1}
 
 
-@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("steps", range(12))
 def test_nor_does_an_export_that_is_killed_make_it_its_own(store, destination, steps):
     path = store.add(D, 1)
     store.add(name(N=7), 1)
