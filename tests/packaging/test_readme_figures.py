@@ -86,4 +86,4 @@ def test_what_a_file_is_worth() -> None:
     most."""
     ratios = [line.geomean_ratio for _, items in finished() for item in items for line in item.judged.values()]
     least, most = (round(100.0 * (1.0 - ratio)) for ratio in (max(ratios), min(ratios)))
-    assert f"takes {least} to {most} % less time than without a file" in " ".join(README)
+    assert f"takes {least} to {most} % less time than without one" in " ".join(README)
