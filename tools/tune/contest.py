@@ -40,7 +40,8 @@ class Contest:
     """One batch size while it is measured. parts: in the order in which they are; those that decide.
 
     heuristics: of the engines that read the name. incumbent: what stands there. beside: parts that are measured and
-    told, but don't decide. panel, told: what is known of both.
+    told, but don't decide. panel, told: what is known of both. active_experts: by part and block, those that its draws
+    reached: the average of the blocks that were played together.
     """
 
     num_tokens: int
@@ -52,7 +53,7 @@ class Contest:
     beside: tuple[Part, ...] = ()
     contestants: list[LaunchConfig] = field(default_factory=list)
     failures: dict[LaunchConfig, tuple[Status, str]] = field(default_factory=dict)
-    active_experts: dict[Part, float] = field(default_factory=dict)
+    active_experts: dict[Part, dict[int, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._strangers: set[LaunchConfig] = set()
@@ -160,7 +161,8 @@ class Contest:
             else:
                 self.failures[series.config] = series.status, series.message
         if event.active_experts is not None:
-            self.active_experts[part] = event.active_experts
+            reached = dict.fromkeys(range(first, first + count), event.active_experts)
+            self.active_experts.setdefault(part, {}).update(reached)
         return event
 
     def _take(self, event: Measured) -> None:

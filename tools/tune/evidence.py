@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -103,15 +104,17 @@ def down_entries(rows: Iterable[RowResult]) -> dict[int, LaunchConfig] | None:
 
 
 def floor_of(subject: Subject, row: RowResult, rates: Rates) -> tuple[float, str]:
-    """(least µs of the row's worst part, memory or compute), for the experts that the routings reached.
+    """(least µs of the row's worst part, memory or compute), for the experts that the entry's own blocks reached.
 
     Where they weren't counted (older landscapes): for as many as uniform routing reaches on average.
     """
     part = row.worst
     layer = subject.layers[part.placement]
     load = expected_load(layer, row.num_tokens)
-    if reached := row.active_experts.get(part):
-        load = replace(load, active_experts=reached)
+    counted = row.active_experts.get(part, {})
+    # Others may have played further blocks, whose draws reached more: the entry's time is none of theirs.
+    if reached := [counted[block] for block in row.panel.times[part].get(row.entry, ()) if block in counted]:
+        load = replace(load, active_experts=statistics.fmean(reached))
     num_bytes = row_bytes(layer, row.num_tokens, load, part.engine)
     return floor_us(num_bytes, row_operations(layer, load), rates.memory_bytes_per_s, rates.dense_per_s)
 

@@ -89,7 +89,7 @@ class RowResult:
     """One batch size, decided.
 
     panel: what was measured, the entry, the heuristics and the incumbent among it. told: the same of parts that don't
-    decide. active_experts: that a block reached, on average, by part. finalists: of the search, that were played.
+    decide. active_experts: by part and block, those that its draws reached. finalists: of the search, that were played.
     """
 
     num_tokens: int
@@ -98,7 +98,7 @@ class RowResult:
     incumbent: LaunchConfig | None = None
     down: SeparateDown | None = None
     told: Panel[LaunchConfig] | None = None
-    active_experts: Mapping[Part, float] = field(default_factory=dict)
+    active_experts: Mapping[Part, Mapping[int, float]] = field(default_factory=dict)
     finalists: int = 0
 
     @property

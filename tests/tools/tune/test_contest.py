@@ -167,7 +167,8 @@ def test_the_experts_that_a_part_reached_are_kept_where_they_were_counted() -> N
 
     found = contest(UNIFORM, SKEWED)
     found.settle(measure, lambda: False)
-    assert found.active_experts == {UNIFORM: 5.5}
+    assert {part: {*blocks.values()} for part, blocks in found.active_experts.items()} == {UNIFORM: {5.5}}
+    assert found.active_experts[UNIFORM].keys() == found.panel.times[UNIFORM][A].keys()
 
 
 def test_a_panels_blocks_are_of_the_fewest_draws_that_one_of_them_had() -> None:

@@ -205,10 +205,22 @@ def test_the_floor_of_a_spread_layer_is_one_ranks(subject: Subject) -> None:
 def test_the_floor_is_of_the_experts_that_the_routings_reached(subject: Subject) -> None:
     on_average, counted = (
         record(subject, row(2, 1e6, 1e6, active_experts=experts))["rows"]["2"]["floor_us"]
-        for experts in ({}, {PART: 2.0})
+        for experts in ({}, {PART: dict.fromkeys(range(99), 2.0)})
     )
     # Two tokens with two experts each of eight reach 3.5 on average; skewed or by chance they reach fewer.
     assert counted / on_average == pytest.approx(2.0 / 3.5, rel=0.01)
+
+
+def test_it_is_of_the_blocks_that_the_entry_played(subject: Subject) -> None:
+    """Others played more: a floor of theirs lay above every time of Mixtral's entry for four tokens."""
+    found = row(2, 1e6, 1e6)
+    own = found.panel.times[PART][ENTRY]
+    theirs = range(max(own) + 1, max(own) + 9)
+    with_others, alone = (
+        record(subject, replace(found, active_experts={PART: experts}))["rows"]["2"]["floor_us"]
+        for experts in (dict.fromkeys(own, 2.0) | dict.fromkeys(theirs, 3.5), dict.fromkeys(own, 2.0))
+    )
+    assert with_others == alone
 
 
 def test_without_rates_there_is_no_floor(subject: Subject) -> None:
