@@ -216,6 +216,11 @@ def _note_alone(file: ConfigFile, report: FilesReport, result: FileResult) -> Pa
             f"{shown_path(file.found.path)}: expected the file that was measured, found another one by now. "
             "Fix: measure again."
         )
+    if not record.speaks_of(file.content.data):
+        raise NoEvidenceError(
+            f"{shown_path(path)}: expected the record of {shown_path(file.found.path)}, found that of other bytes. "
+            "Fix: tune the workload again (nox -s validate says more)."
+        )
     if result.down is not None and not result.down.is_there_still:
         told = "none, found one" if result.down.data is None else "the one that was measured, found another or none"
         raise NoEvidenceError(f"{shown_path(result.down.path)}: expected {told} by now. Fix: measure again.")

@@ -568,6 +568,21 @@ class TestWriteRecord:
         (report,) = (tmp_path / "out").glob("*.json")
         assert json.loads(report.read_bytes()) == printed
 
+    def test_a_record_of_other_bytes_takes_no_line(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As where a file was edited by hand."""
+        (store.root / NAME).write_bytes(canonical_config(table(num_stages=2)))
+        before = record(store)
+        FakeGpu(lambda config, m: 100.0).install(monkeypatch)
+        assert bench(store.root, "--write-record") == 1
+        where = store.record_of(store.root / NAME)
+        assert (
+            f"{where}: expected the record of {store.root / NAME}, found that of other bytes."
+            in capsys.readouterr().err
+        )
+        assert record(store) == before
+
     def test_a_file_that_was_tuned_again_meanwhile_takes_no_line_of_the_old_one(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
