@@ -32,9 +32,6 @@ MODULE = "tools.portfolio.child"
 CRASHED = 70
 """The exit code of a step that ended with a fault of ours."""
 
-OF_ANOTHER_RUN = "Fix: leave out --resume."
-"""What the tuner's last line ends with where a journal is of other settings, another workload or Triton."""
-
 
 @dataclass(frozen=True)
 class JobResult:
@@ -144,9 +141,16 @@ def _tune(job: Job, output: Path, jobs: int, tools: Tools) -> list[Done]:
     done = []
     if tools.journal(job.name) is not None:
         done.append(_step(None, tools.tune, [*arguments, "--resume"]))
-        if not done[-1].step.said.endswith(OF_ANOTHER_RUN):
+        if not _is_of_another_run(done[-1].step):
             return done
     return [*done, _step(None, tools.tune, arguments)]
+
+
+def _is_of_another_run(resumed: Step) -> bool:
+    """Whether the tuner refused the journal as that of another run."""
+    from tools.tune.run_journals import OF_ANOTHER_RUN
+
+    return resumed.said.endswith(OF_ANOTHER_RUN)
 
 
 def _judge(config: Path, judge: JudgeOn, jobs: int, tools: Tools, *, with_shipped: bool) -> Done:

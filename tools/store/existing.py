@@ -52,7 +52,7 @@ class Existing:
     place: Place
     entries: Mapping[int, LaunchConfig]
     record: Record | None
-    data: bytes = b""
+    data: bytes
 
     @property
     def rows(self) -> Mapping[int, RecordedRow]:

@@ -20,6 +20,10 @@ from tools.tune.protocol import DeviceRefused, Subject
 JOURNALS = CHECKOUT / ".tune"
 """Where journals of unfinished runs lie; ignored by git."""
 
+OF_ANOTHER_RUN = "Fix: leave out --resume."
+"""What a refusal ends with where the journal is of another workload, other settings or another Triton: by it who
+resumes for somebody knows that nothing is lost by starting anew."""
+
 
 @dataclass(frozen=True)
 class RunJournals:
@@ -124,7 +128,7 @@ def _read_earlier(path: Path, header: JournalHeader) -> tuple[JournalEntry, ...]
     ):
         if expected != found:
             difference = f"{name}: expected {expected}, found {found}"
-            raise JournalError(f"{shown_path(path)}: {difference}. Fix: leave out --resume.")
+            raise JournalError(f"{shown_path(path)}: {difference}. {OF_ANOTHER_RUN}")
     return earlier.entries
 
 

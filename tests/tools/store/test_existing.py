@@ -218,7 +218,7 @@ def test_a_file_that_cannot_be_read_cannot_be_improved_on(data: bytes, told: str
 def test_engines_take_the_nearest_batch_size_and_the_smaller_of_two(
     num_tokens: int, expected: LaunchConfig, tmp_path: Path
 ) -> None:
-    existing = Existing(Place(tmp_path, PurePosixPath(NAME)), {1: SMALL, 63: LARGE}, None)
+    existing = Existing(Place(tmp_path, PurePosixPath(NAME)), {1: SMALL, 63: LARGE}, None, b"")
     assert existing.nearest(num_tokens) == expected
 
 

@@ -385,7 +385,7 @@ def test_an_incumbent_is_what_an_engine_would_launch(tmp_path: Path) -> None:
     source = SizesSource(8, 1024, 4096, 2, Asked("fp8_w8a8", (128, 128)))
     subject = make_subject(source, "NVIDIA H100 80GB HBM3", load_models(), load_devices())
     place = Place(tmp_path, Path(subject.workload.file_name()))  # type: ignore[arg-type]
-    existing = Existing(place, {64: LaunchConfig(64, 128, 256, 1, 4, 3)}, None)
+    existing = Existing(place, {64: LaunchConfig(64, 128, 256, 1, 4, 3)}, None, b"")
     task = session.make_task(request("--num-tokens", "1", "64"), subject, existing)
     assert task.incumbent == dict.fromkeys((1, 64), LaunchConfig(64, 128, 128, 1, 4, 3))
 
