@@ -63,7 +63,7 @@ def as_a_report(text: str) -> str:
     if len(text) <= MAX_REPORT:
         return text
     kept = text[:MAX_REPORT].rpartition("\n")[0]
-    left_out = text.count("\n") - kept.count("\n") - 1  # the last of those kept has one too
+    left_out = text[len(kept) :].removeprefix("\n").count("\n")
     return f"{kept}\n\n{counted(left_out, 'more line')} left out: what they say is in the artifacts of the run.\n"
 
 

@@ -63,7 +63,7 @@ class Prospect:
             "serving": self.serving and self.serving.to_json(),
             "refusal": self.refusal or None,
             "in_use": self.in_use and str(self.in_use),
-            "fault": self.fault and self.fault.said,
+            "fault": self.fault and str(self.fault),
             "here": winner and str(winner),
             "reason": self.lookup.reason if self.lookup else None,
             "known": self.entry and self.entry.to_json(),

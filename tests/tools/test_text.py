@@ -79,3 +79,4 @@ def test_a_longer_one_is_cut_at_a_line_and_says_how_many_are_left_out() -> None:
         head + line + "\n2 more lines left out: what they say is in the artifacts of the run.\n"
     )
     assert len(as_a_report(head + 9999 * line)) < MAX_BODY - 1000
+    assert as_a_report("x" * MAX_BODY + "\n").startswith("\n\n1 more line left out: ")

@@ -56,7 +56,7 @@ def run(request: FilesRequest, say: Say) -> tuple[bool, str]:
             report = _not_written(report, str(error), say)
         except OSError as error:
             report = _not_written(report, session.not_written(error), say)
-    if request.output is not None:  # behind the records, so that the report says which line is missing there
+    if request.output is not None:  # behind the records, so that its JSON says which line is missing there
         try:
             for path in write(report, request.output):
                 say(f"written: {shown_path(path)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -104,8 +105,9 @@ class GrowingReport:
         paths = self.write(markdown, json)
         if paths is None:
             claimed = None if self._path is None else _with_suffix(self._path, ".md")
-            if claimed is not None and claimed.exists() and not claimed.stat().st_size:
-                claimed.unlink()
+            with contextlib.suppress(OSError):
+                if claimed is not None and not claimed.stat().st_size:
+                    claimed.unlink()
             return ()
         for path in paths:
             self._say(f"written: {shown_path(path)}")

@@ -173,7 +173,7 @@ class Driver:
             queues.setdefault(task.job.device_name, []).append(task)
 
         def work(task: PlannedJob, gpu: PoolGpu, say: Say) -> bool:
-            if self._is_passed_over(task.item, gpu.device):
+            if self._pass_over(task.item, gpu.device):
                 say(f"{task.item.name}: passed over: {BY_ANOTHER_RUN}")
                 return True
             say(f"{task.item.name}: {task.job.order}")
@@ -190,8 +190,9 @@ class Driver:
 
         return pool.run(queues, work, self.clock.has_time_for)
 
-    def _is_passed_over(self, item: Item, device: Device) -> bool:
-        """Whether it was finished while it waited. Of that no line is written: the run that did it has."""
+    def _pass_over(self, item: Item, device: Device) -> bool:
+        """A name that another run has finished while it waited; whether it was. Of that no line is written: that run
+        has."""
         is_good = item.standing not in GOOD and self._look_up(item, item.line).standing in GOOD
         if is_good:
             line = replace(self._line(item), outcome=Outcome.SKIPPED, reason=BY_ANOTHER_RUN)

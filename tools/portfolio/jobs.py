@@ -96,6 +96,10 @@ def job_of(item: Item, device: Device, engines: Mapping[Engine, EngineHere], bud
         return Skip(fault)
     sglang = engines.get(Engine.SGLANG)
     is_apart = item.is_apart or item.has_down
+    if is_apart and sglang is None and _order(item, ()) is Order.TUNE and _was_tuned_on_sglangs_kernel(item):
+        return Skip(
+            "its _down file was tuned on SGLang's kernel, and no source of it is at hand. Fix: --engine sglang=PATH"
+        )
     apart = TriedApart(sglang.kernel if sglang else None) if is_apart else None
     tune = tune_arguments(item.wanted, budget.budget_of(item), apart)
     judges = tuple(_judge(here, item.wanted) for here in judging)
@@ -103,9 +107,16 @@ def job_of(item: Item, device: Device, engines: Mapping[Engine, EngineHere], bud
 
 
 def _has_a_rival(item: Item, here: EngineHere) -> bool:
-    """Whether the engine ships a file under the name, beside which ours wasn't measured: it was judged without."""
-    line = item.judged.get(here.engine)
+    """Whether the engine ships a file under the name, beside which ours wasn't measured: it was judged without. One
+    that is only held is judged without, since it stays where it loses nowhere."""
+    line = item.judged.get(here.engine) if item.standing is Standing.DONE else None
     return line is not None and line.shipped is None and item.name in here.shipped
+
+
+def _was_tuned_on_sglangs_kernel(item: Item) -> bool:
+    """Then down may run `USE_TMA`, which is tried with that kernel alone."""
+    tuner = item.record.tuner if item.record is not None else None
+    return tuner is not None and "down_kernel" in tuner.settings
 
 
 def _order(item: Item, judges: Sequence[JudgeOn]) -> Order:

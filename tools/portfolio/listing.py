@@ -140,7 +140,7 @@ def _give(text: str, output: Path | None, what: str) -> None:
         emit(text)
         return
     try:
-        write_file(output, f"{text}\n".encode())
+        write_file(output, f"{text}\n".encode() if text else b"")
     except OSError as error:
         raise UserError(f"--output: {shown_path(output)}: can't be written: {reason_of(error)}.") from error
     say(f"written: {shown_path(output)}: {what}")
@@ -157,7 +157,9 @@ def add_next(parser: argparse.ArgumentParser) -> None:
     add_device_names(parser)
     parser.add_argument("-n", type=int, default=20, dest="count", metavar="N", help="so many of each GPU (20)")
     parser.add_argument("--format", choices=("text", "json"), default="text")
-    parser.add_argument("--output", type=path_argument, metavar="FILE", help="write there, for run --names FILE")
+    parser.add_argument(
+        "--output", type=path_argument, metavar="FILE", help="write there; text is what run --names FILE reads"
+    )
 
 
 def next_names(options: argparse.Namespace, folders: Folders | None = None) -> int:

@@ -385,7 +385,8 @@ def _summary(driver: Driver, states: Sequence[DeviceStatus], left: Sequence[Plan
         tell(f"not begun: {counted(len(left), 'name')}. Run it again to go on")
     tell(*summary.totals(driver.finished))
     missing = [item for state in updated for item in state.items if item.standing not in GOOD]
-    return 1 if missing or not is_whole else 0
+    failed = [done for done in driver.finished if done.line.outcome is Outcome.FAILED]  # to be judged again, say
+    return 1 if missing or failed or left or not is_whole else 0
 
 
 def _described(gpus: Sequence[PoolGpu]) -> str:

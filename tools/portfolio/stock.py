@@ -36,7 +36,7 @@ class Standing(enum.StrEnum):
     UNJUDGED = "not judged"
     """Measured by today's method, but not judged on the kernel of every engine that reads it."""
     INCOMPLETE = "incomplete"
-    """Measured by today's method, but not all that is asked of it; or its `_down` file is lost."""
+    """Measured by today's method, but not all that is asked of it; or its `_down` file is lost, or another."""
     OLDER = "older method"
     MISSING = "missing"
     BROKEN = "broken"
@@ -100,21 +100,19 @@ def look_up(
     """configs: the folder of tiers. line: the last that a run wrote of the name. down: up and down are to be apart."""
     place = Place(configs, PurePosixPath(wanted.name))
     try:
-        existing = existing_at(place)
+        existing, down_fault = existing_at(place), _down_fault(place.down)
     except UserError as error:
         return Item(rank, wanted, Standing.BROKEN, (str(error),), line=line)
     if existing is None:
         why = (line.reason,) if line is not None and line.reason else ()
         return Item(rank, wanted, Standing.MISSING, why, is_apart=down, line=line)
-    if place.down.record_path.exists() and not place.down.path.exists():
-        # As a kill between its record and itself leaves it. Only tuning again tells whether there is to be one.
-        lost = f"{place.down.path.name}, with which it was judged, is missing"
-        return Item(rank, wanted, Standing.INCOMPLETE, (lost,), is_apart=True, line=line)
     record, unproven = _of_measurement(existing.record, existing.data)
     older = (unproven,) if record is None else tuple(_older(record, method))
     judged = {} if record is None else judged_of(record, method.triton)
     served = {named.shape for named in record.shapes} if record is not None else set()
     unserved = tuple(shape for shape in wanted.shapes if shape not in served)
+    if down_fault:  # only tuning again tells whether there is to be one
+        return Item(rank, wanted, Standing.INCOMPLETE, (down_fault,), record=record, is_apart=True, line=line)
     item = Item(
         rank,
         wanted,
@@ -136,6 +134,17 @@ def look_up(
     if item.standing in GOOD and item.unjudged:
         item = replace(item, standing=Standing.UNJUDGED, why=(*older, f"not judged on {', '.join(item.unjudged)}"))
     return item
+
+
+def _down_fault(place: Place) -> str:
+    """Why the `_down` file isn't the one that its record is of, as a kill in mid-write leaves them. Empty: it is, or
+    there is none. UserError: it can't be read."""
+    twin = existing_at(place)
+    if twin is None:
+        return f"{place.path.name}, with which it was judged, is missing" if place.record_path.exists() else ""
+    if twin.record is None or not twin.record.speaks_of(twin.data):
+        return f"{place.path.name} is not what its record is of"
+    return ""
 
 
 def _of_measurement(record: Record | None, data: bytes) -> tuple[Record | None, str]:

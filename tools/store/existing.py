@@ -1,4 +1,5 @@
-"""Where a workload's tuned file and its record lie below a folder of tiers, and what stands there already."""
+"""Where a workload's tuned file and its record lie below a folder of tiers, what stands there already, and how files
+that belong together are written."""
 
 from __future__ import annotations
 

@@ -182,6 +182,12 @@ def test_the_fix_of_a_broken_file_ends_the_matter(store, user: Store, doctor):
     assert (code, answer(lines, "broken")) == (0, [])
 
 
+def test_json_names_the_broken_file(store, user: Store, capsys):
+    path = user.write(FILE, b"{")
+    assert main(["doctor", "--model", QWEN, "--device-name", H100, "--format", "json"]) == 1
+    assert json.loads(capsys.readouterr().out)["engines"][0]["fault"].startswith(f"{path}: ")
+
+
 def test_a_broken_file_that_the_backend_does_not_read_is_no_lack(store, user: Store, doctor):
     model = "Qwen/Qwen3-30B-A3B-FP8"
     user.write(f"E=32,N=768,device_name={H100},dtype=fp8_w8a8,block_shape=[128,128].json", b"{")

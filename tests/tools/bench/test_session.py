@@ -78,6 +78,15 @@ class TestGrowingReport:
         assert said == [f"not written: {tmp_path}/a.md: No space left on device"]
         assert not [*tmp_path.iterdir()]
 
+    def test_nor_does_what_cannot_be_cleared_away_end_the_run(
+        self, report: GrowingReport, full: list[bool], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def unlink(path: Path, missing_ok: bool = False) -> None:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+        monkeypatch.setattr(Path, "unlink", unlink)
+        assert report.finish("all rows", "[1, 2]") == ()
+
 
 def test_what_a_workload_is_called_becomes_a_part_of_a_name() -> None:
     assert file_name_part("mistralai/Mixtral-8x7B-v0.1 tp=2") == "mistralai_Mixtral-8x7B-v0.1_tp=2"

@@ -142,6 +142,12 @@ class TestBesideAnotherRun:
         assert full(NAMES[1]) not in run.lines, "what came of it the other run has written"
         assert [done.item.standing for done in run.driver.finished] == [Standing.DONE] * 3
 
+    def test_what_was_finished_before_and_is_to_be_judged_again_is_not(self, stocked: Stocked) -> None:
+        stocked.tune(NAMES[0], judged_on=None)
+        run = Run(stocked, tunes(stocked))
+        run.run()
+        assert full(NAMES[0]) in [job.name for job in run.jobs]
+
 
 class TestWhatGoesWrong:
     def test_what_another_gpu_finishes_meanwhile_is_kept(self, stocked: Stocked) -> None:

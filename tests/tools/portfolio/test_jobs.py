@@ -132,6 +132,22 @@ class TestWhatIsDone:
         stocked.judge(NAME, Engine.VLLM, shipped=CheckedShipped("0" * 64, 1.0, 0.9, 0.8))
         assert job(look(stocked), at_hand) is None
 
+    def test_one_that_is_only_held_is_not(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, judged_on=None, rule="parts-0")
+        assert look(stocked).standing is Standing.HELD
+        ships = EngineHere(Engine.VLLM, Path("/site/vllm.py"), {look(stocked).name: Path("/site/E=64.json")})
+        assert job(look(stocked), {**BOTH, Engine.VLLM: ships}) is None
+
+    def test_what_was_tuned_on_sglangs_kernel_is_not_tuned_without_it(self, stocked: Stocked) -> None:
+        stocked.tune(
+            NAME, tuner={"settings": {"separate_down": True, "down_kernel": "sglang-0.5.23"}, "cut_short": True}
+        )
+        item = replace(look(stocked), is_apart=True)
+        assert isinstance(job(item), Job)
+        found = job(item, {Engine.VLLM: BOTH[Engine.VLLM]})
+        assert isinstance(found, Skip)
+        assert found.reason.endswith("Fix: --engine sglang=PATH")
+
 
 class TestTheTunersCommandLine:
     def test_it_names_model_placement_engine_and_all_shapes(self, stocked: Stocked) -> None:

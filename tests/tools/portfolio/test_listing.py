@@ -157,6 +157,12 @@ class TestNext:
             assert next_names(stocked, "--device-name", H100) == 0
             assert capsys.readouterr() == ("", f"portfolio: {H100}: {told}\n")
 
+    def test_a_file_of_none_is_empty(self, stocked: Stocked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = listing.wanted_of
+        monkeypatch.setattr(listing, "wanted_of", lambda *asked: replace(real(*asked), names=()))
+        assert next_names(stocked, "--device-name", H100, "--output", str(tmp_path / "names.txt")) == 0
+        assert (tmp_path / "names.txt").read_bytes() == b""
+
     @pytest.mark.parametrize("count", ["0", "-3"])
     def test_none_is_refused(self, stocked: Stocked, count: str) -> None:
         with pytest.raises(UserError, match="-n: expected at least 1"):

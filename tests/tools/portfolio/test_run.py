@@ -115,6 +115,17 @@ class TestWhatIsWorkedOff:
         here("--minutes", "1000")
         assert [job.name for job in here.jobs[:20]] == [each.name for each in wanted_of_h100().names[:20]]
 
+    def test_a_finished_name_whose_second_judgement_fails_or_waits_is_not_all_well(
+        self, here: Here, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here.stocked.tune(NAMES[0], judged_on=None)
+        assert here("--names", full(NAMES[0])) == 0
+        ships = {full(NAMES[0]): Path("/site/E=64.json")}
+        monkeypatch.setattr("tools.portfolio.engines._shipped", lambda package, device, triton: ships)
+        assert here("--names", full(NAMES[0]), "--minutes", "0.01") == 1
+        monkeypatch.setattr(here, "launch", lambda *_: JobResult(Outcome.FAILED, "vllm: the bench failed"))
+        assert here("--names", full(NAMES[0])) == 1
+
     def test_what_is_finished_is_passed_over(self, here: Here, named: Callable[..., int]) -> None:
         named()
         here.jobs.clear()

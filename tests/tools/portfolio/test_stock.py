@@ -143,6 +143,20 @@ def test_a_lost_file_for_down_asks_for_what_was_judged_with_it_anew(stocked: Sto
     assert look(stocked).standing is Standing.DONE
 
 
+def test_a_file_for_down_that_its_record_is_not_of_asks_for_the_name_anew(stocked: Stocked) -> None:
+    """As a kill between the two leaves it; judged so, the name would be done."""
+    path = stocked.tune(NAME, judged_on=None)
+    down = path.with_name(f"{path.stem}_down.json")
+    down.write_bytes(path.read_bytes())
+    for is_of_other_bytes in (False, True):
+        if is_of_other_bytes:
+            stocked.store.record_of(down).write_bytes(stocked.store.record_of(path).read_bytes())
+            down.write_bytes(path.read_bytes() + b"\n")
+        found = look(stocked)
+        assert (found.standing, found.is_apart) == (Standing.INCOMPLETE, True)
+        assert found.why == (f"{down.name} is not what its record is of",)
+
+
 def test_a_file_that_goes_while_it_is_looked_at_is_told_by_what_was_read(
     stocked: Stocked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +164,7 @@ def test_a_file_that_goes_while_it_is_looked_at_is_told_by_what_was_read(
 
     def then_gone(place: Place) -> Existing | None:
         found = existing_at(place)
-        place.path.unlink()
+        place.path.unlink(missing_ok=True)
         return found
 
     monkeypatch.setattr(stock, "existing_at", then_gone)

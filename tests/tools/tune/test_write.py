@@ -431,11 +431,12 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def judge(folder: Path) -> None:
-    """On both engines' kernels, today."""
+    """On both engines' kernels and, under another Triton, on ours, today."""
     path = folder / "records" / NAME
     record = Record.read(document(path))
     lines = [EngineChecked(engine, "1.0.0", "3.8.0", record.date, 0.99, 0.9) for engine in ("vllm", "sglang")]
-    path.write_bytes(replace(record, engine_checked=tuple(lines)).to_bytes())
+    another = (VerifiedWith("3.6.0", record.date, 0.1),)
+    path.write_bytes(replace(record, engine_checked=tuple(lines), verified_with=another).to_bytes())
 
 
 @pytest.mark.parametrize(
@@ -449,7 +450,7 @@ def judge(folder: Path) -> None:
     ],
     ids=["other entries", "for the first time", "none any more", "the same", "never one"],
 )
-def test_what_sglang_was_judged_by_stays_only_with_the_down_file_that_it_ran(
+def test_what_was_judged_with_a_down_file_stays_only_with_that(
     before: LaunchConfig, after: LaunchConfig, engines: list[str], subject: Subject, out: Path
 ) -> None:
     write_whole(subject, out, *whole_run(before), flags=SEPARATE)
@@ -458,6 +459,7 @@ def test_what_sglang_was_judged_by_stays_only_with_the_down_file_that_it_ran(
     assert len(files) == len(set(files)) == len(tree(out))
     found = document(out / "records" / NAME)
     assert [line["engine"] for line in found["engine_checked"]] == engines
+    assert ("verified_with" in found) == ("sglang" in engines), "our own kernel runs it in SGLang's flavour"
     assert schemas.faults("record", found) == []
 
 
@@ -508,6 +510,14 @@ def killed_before(step: int) -> Iterator[None]:
         yield
 
 
+def is_whole(path: Path) -> bool:
+    """The file and the record of its very bytes, or neither."""
+    record = path.parent / "records" / path.name
+    if not path.exists() or not record.exists():
+        return path.exists() == record.exists()
+    return Record.read(document(record)).speaks_of(path.read_bytes())
+
+
 @pytest.mark.parametrize(
     ("before", "after", "steps"),
     [
@@ -539,6 +549,8 @@ def test_a_run_killed_before_any_step_of_its_writing_is_not_done_and_the_next_on
         else:
             found = look_up(1, wanted("E=8,N=7168"), folder, None, Method(), down=True)
             assert found.standing not in (Standing.BROKEN, Standing.DONE, Standing.HELD), f"step {step}"
+            if look_up(1, wanted("E=8,N=7168"), folder, None, Method()).standing is Standing.UNJUDGED:
+                assert is_whole(folder / DOWN), f"step {step}: judging it would make it done"
         write_whole(subject, folder, *after, flags=SEPARATE)
         assert tree(folder) == tree(fresh), f"step {step}"
     with killed_before(steps):
