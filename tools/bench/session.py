@@ -76,10 +76,17 @@ def claim(folder: Path, stem: str) -> Path:
 
 
 def write(path: Path, markdown: str, json: str) -> tuple[Path, Path]:
-    """Markdown and JSON at a claimed path, each whole or not at all."""
+    """Markdown and JSON at a claimed path, each whole or not at all. OSError: of a first report nothing is left."""
     paths = _with_suffix(path, ".md"), _with_suffix(path, ".json")
-    for target, text in zip(paths, (markdown, json), strict=True):
-        write_file(target, text.encode())
+    is_first = not (paths[0].exists() and paths[0].stat().st_size)
+    try:
+        for target, text in zip(paths, (markdown, json), strict=True):
+            write_file(target, text.encode())
+    except OSError:
+        for target in paths if is_first else ():
+            with contextlib.suppress(OSError):
+                target.unlink(missing_ok=True)
+        raise
     return paths
 
 
@@ -94,21 +101,17 @@ class GrowingReport:
     def write(self, markdown: str, json: str) -> tuple[Path, Path] | None:
         """None: it couldn't be."""
         try:
-            self._path = self._path or claim(self._folder, self._stem)
-            return write(self._path, markdown, json)
+            path = self._path or claim(self._folder, self._stem)
+            paths = write(path, markdown, json)
         except OSError as error:
             self._say(f"not written: {not_written(error)}")
             return None
+        self._path = path
+        return paths
 
     def finish(self, markdown: str, json: str) -> tuple[Path, ...]:
-        """The whole report, and says where it is. Empty: it couldn't be written; no empty file is left then."""
-        paths = self.write(markdown, json)
-        if paths is None:
-            claimed = None if self._path is None else _with_suffix(self._path, ".md")
-            with contextlib.suppress(OSError):
-                if claimed is not None and not claimed.stat().st_size:
-                    claimed.unlink()
-            return ()
+        """The whole report, and says where it is. Empty: it couldn't be written."""
+        paths = self.write(markdown, json) or ()
         for path in paths:
             self._say(f"written: {shown_path(path)}")
         return paths

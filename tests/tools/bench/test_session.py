@@ -32,6 +32,25 @@ def test_a_run_replaces_its_own_report(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("suffix", [".md", ".json"])
+def test_a_report_that_cannot_be_written_leaves_nothing_or_the_one_before(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, path = write(claim(tmp_path, "a"), "rows", "[]"), claim(tmp_path, "b")
+    real = session.write_file
+
+    def write_file(target: Path, data: bytes) -> None:
+        if target.suffix == suffix:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        real(target, data)
+
+    monkeypatch.setattr(session, "write_file", write_file)
+    for each in (path, tmp_path / "a"):
+        with pytest.raises(OSError, match="No space left"):
+            write(each, "all rows", "[1]")
+    assert {*tmp_path.iterdir()} == {*before}
+
+
 class TestGrowingReport:
     @pytest.fixture
     def said(self) -> list[str]:
