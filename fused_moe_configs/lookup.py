@@ -434,6 +434,11 @@ def shown(value: object, is_json: bool = False) -> str:
     return text if len(text) <= 90 else text[:87] + "..."
 
 
+def counted(count: int, noun: str) -> str:
+    """«1 file», «2 files»."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def printable(text: object) -> str:
     """A path or a key on one line: quoted where a newline or the like is in it."""
     return plain if (plain := str(text)).isprintable() else ascii(plain)

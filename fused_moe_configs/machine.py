@@ -7,7 +7,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from .lookup import USER_FOLDER, ConfigError, printable, read_config
+from .lookup import USER_FOLDER, ConfigError, counted, printable, read_config
 
 VARIABLES = {"vllm": USER_FOLDER, "sglang": "SGLANG_MOE_CONFIG_DIR"}
 """What says where an engine looks for tuned files."""
@@ -57,7 +57,7 @@ def engine_folders() -> dict[str, str]:
             try:
                 next(Path(folder).iterdir(), None)  # glob finds nothing where nothing can be read
                 files = [path for path in Path(folder).glob(pattern) if not path.name.startswith(".")]
-                found[variable] = f"{printable(folder)}: {len(files)} file{'s' * (len(files) != 1)} {pattern}"
+                found[variable] = f"{printable(folder)}: {counted(len(files), 'file')} {pattern}"
                 # Of this kernel; others' rows have other keys.
                 faults = [*filter(None, map(_fault, sorted(path for path in files if parse(path.name, engine))))]
                 if faults:

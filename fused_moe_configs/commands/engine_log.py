@@ -21,7 +21,7 @@ from fused_moe_configs.api import where
 from fused_moe_configs.engine_log import EngineLog, LoggedFile, Server
 from fused_moe_configs.exporting.destination import MANIFEST_MAX_BYTES
 from fused_moe_configs.index import indexed
-from fused_moe_configs.lookup import Chain, ConfigError, exists, printable, read_json, up_of
+from fused_moe_configs.lookup import Chain, ConfigError, counted, exists, printable, read_json, up_of
 from fused_moe_configs.naming import MANIFEST, ParsedFileName, parse
 from fused_moe_configs.next_step import (
     MOE_CONFIGS,
@@ -303,8 +303,8 @@ def _servers(log: EngineLog) -> list[Server]:
 
 
 def _text(log: EngineLog, verdicts: list[AnsweredFile]) -> list[str]:
-    files = f"{len(log.files)} tuned MoE file{'s' * (len(log.files) != 1)} named in them"
-    facts = [f"{log.lines} line{'s' * (log.lines != 1)}" + f", {files}" * (log.bytes > 0)]
+    files = f"{counted(len(log.files), 'tuned MoE file')} named in them"
+    facts = [counted(log.lines, "line") + f", {files}" * (log.bytes > 0)]
     facts += [f"vLLM {log.vllm_version}"] if log.vllm_version else []
     facts += [printable(server) for server in map(str, _servers(log))]
     lines = ["; ".join(facts)]

@@ -12,7 +12,16 @@ from fused_moe_configs import machine
 from fused_moe_configs.api import where
 from fused_moe_configs.gains import BesideShipped
 from fused_moe_configs.index import IndexedFile, indexed
-from fused_moe_configs.lookup import Chain, ConfigError, Lookup, exists, printable, read_config, version_folders
+from fused_moe_configs.lookup import (
+    Chain,
+    ConfigError,
+    Lookup,
+    counted,
+    exists,
+    printable,
+    read_config,
+    version_folders,
+)
 from fused_moe_configs.naming import ENGINE_NAMES, parse
 from fused_moe_configs.near import near_misses
 from fused_moe_configs.next_step import next_step
@@ -90,7 +99,7 @@ class Prospect:
             yield f"  broken: {self.fault}"
         if self.lookup:
             winner = self.lookup.winner
-            looked = f"{len(self.lookup.tried)} place{'s' * (len(self.lookup.tried) != 1)} looked at"
+            looked = f"{counted(len(self.lookup.tried), 'place')} looked at"
             yield f"  here: {printable(winner) if winner else 'none'} ({looked}). {self.lookup.reason}"
         if self.entry:
             known = self.entry

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fused_moe_configs.index import is_store
-from fused_moe_configs.lookup import ConfigError, printable, read_json
+from fused_moe_configs.lookup import ConfigError, counted, printable, read_json
 from fused_moe_configs.naming import MANIFEST
 
-from .notes import Notes, counted
+from .notes import Notes
 
 USUAL = ("./moe-configs", "~/moe-configs")
 """Folders to name instead of one that is refused."""
@@ -102,9 +102,9 @@ def write(destination: Path, engine: str, files: dict[str, bytes], notes: Notes)
             why = "left alone: another hand wrote or changed it"
             note(f"{printable(destination / name)}: {why}. Fix: remove it, or export to another folder")
     if alike:
-        notes.say(f"{counted(len(alike))} there already with the same bytes: left alone, by later exports too")
+        notes.say(f"{counted(len(alike), 'file')} there already with the same bytes: left alone, by later exports too")
     if removed:
-        notes.say(f"{counted(removed)} of an earlier export {'is' if removed == 1 else 'are'} removed")
+        notes.say(f"{counted(removed, 'file')} of an earlier export {'is' if removed == 1 else 'are'} removed")
     return Written(written, alike)
 
 

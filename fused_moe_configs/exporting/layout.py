@@ -15,6 +15,7 @@ from fused_moe_configs.lookup import (
     VERSION_FOLDER,
     Chain,
     ConfigEntry,
+    counted,
     device_in,
     is_down,
     printable,
@@ -27,7 +28,7 @@ from fused_moe_configs.lookup import (
 from fused_moe_configs.naming import ENGINE_NAMES, for_channels, spelled
 from fused_moe_configs.serving import driver_name
 
-from .notes import Notes, counted
+from .notes import Notes
 from .overlay import EnginesFile
 
 Tiers = dict[Path, str]
@@ -113,7 +114,7 @@ def only_with_a_version(chain: Chain, engine: str, device: str | None, siblings:
         why += f" (--triton-version {'.'.join(map(str, version))})"
         if version == release(REFERENCE_TRITON):
             why = "the default tier is this Triton's. Fix: move its files"
-        lines += [f"{printable(folder)}: {counted(len(asked))} left out: {why}"] if asked else []
+        lines += [f"{printable(folder)}: {counted(len(asked), 'file')} left out: {why}"] if asked else []
     return lines
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fused_moe_configs.lookup import counted
+
 MOST_NAMED = 3  # of a line
 
 
@@ -35,11 +37,6 @@ class Notes:
         self.say(*lines)
 
 
-def counted(number: int) -> str:
-    """As in «1 file»."""
-    return f"{number} file{'s' * (number != 1)}"
-
-
 def _subject(files: list[str]) -> str:
     """Names hold commas."""
-    return f"{counted(len(files))}: " if len(files) > MOST_NAMED else f"{'; '.join(files)}: " if files else ""
+    return f"{counted(len(files), 'file')}: " if len(files) > MOST_NAMED else f"{'; '.join(files)}: " if files else ""

@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fused_moe_configs.lookup import device_in, printable
+from fused_moe_configs.lookup import counted, device_in, printable
 from fused_moe_configs.machine import VARIABLES
 from fused_moe_configs.naming import ENGINE_NAMES, by_number
 
 from .layout import Served, is_plain
-from .notes import counted
 
 MOST_MODELS = 4  # of a line
 
@@ -48,7 +47,7 @@ def summary(export: Export) -> list[str]:
     name = ENGINE_NAMES[export.engine]
     alike = f", {len(export.alike)} there already" if export.alike else ""
     beneath = f", {export.engines_own} of them {name}'s own" if export.engines_own else ""
-    lines = [f"{counted(len(export.written))} written to {printable(export.destination)}{alike}{beneath}"]
+    lines = [f"{counted(len(export.written), 'file')} written to {printable(export.destination)}{alike}{beneath}"]
     lines += _for_whom(export.served, export.models)
     if not export.written and not export.alike:
         return lines
