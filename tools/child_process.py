@@ -33,20 +33,25 @@ MAX_JOBS = 1024
 """Processes that a command takes for --jobs."""
 
 
+def ended(exit_code: int) -> str:
+    """«killed by signal 9», «exit code 1». exit_code: minus a signal's number where one killed the process."""
+    return f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+
+
 END_LIMIT_S = 10.0
 """How long a child may take from the end of its pipe to its own: with a GPU's context, a second or two."""
 
 
 @dataclass(frozen=True)
 class End:
-    """How a child ended. exit_code: minus a signal's number where one killed it; None: it hung, and we killed it."""
+    """How a child ended. exit_code: as `ended` has it; None: it hung, and we killed it."""
 
     exit_code: int | None
 
     def __str__(self) -> str:
         if self.exit_code is None:
             return f"killed, since it hung for {END_LIMIT_S:g} s behind the end of its pipe"
-        return f"killed by signal {-self.exit_code}" if self.exit_code < 0 else f"exit code {self.exit_code}"
+        return ended(self.exit_code)
 
     @property
     def was_killed(self) -> bool:

@@ -19,6 +19,7 @@ from tools.canary import answers, defaults
 from tools.canary.answers import LAST_TOKEN, NO_VERSION_FOLDER, Answer, Failure, Question
 from tools.canary.child import stand_ins
 from tools.canary.engines import WANTED, EngineLookup
+from tools.child_process import ended
 from tools.launch.engine_package import Package
 from tools.launch.heuristic_version import DEFAULT_FUNCTION, FOLLOWED, default_function, sha256_of_cut
 from tools.launch.source_cut import Cut, CutError, cut
@@ -349,5 +350,4 @@ def _run(command: Sequence[str], folder: Path, timeout_s: float) -> None:
         with log.open("rb") as output:
             output.seek(max(0, log.stat().st_size - 300))
             last = output.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
-        ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        raise ProcessError(f"expected answers of the engine's code, found its process ended ({ended}): {last}")
+        raise ProcessError(f"expected answers of the engine's code, found its process ended ({ended(code)}): {last}")

@@ -104,7 +104,7 @@ def _journal(name: str) -> Path | None:
     path = journal_path(name)
     try:
         Journal.read(path)
-    except JournalError:  # none, or of a run that was killed before its header was whole
+    except JournalError:  # none, or one that nobody can go on with, as a kill in mid-header leaves it
         return None
     return path
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tools.checkout import CHECKOUT
+from tools.child_process import ended
 from tools.registry.devices import Device
 from tools.with_parent import bound
 
@@ -116,7 +117,7 @@ class Ended:
 
     @property
     def how(self) -> str:
-        return f"killed by signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
+        return ended(self.code)
 
 
 class Children:
