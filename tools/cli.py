@@ -160,10 +160,10 @@ def one_of(choices: Iterable[Choice]) -> Callable[[str], Choice]:
     return read
 
 
-def check_counts(name: str, values: Iterable[int], most: int) -> None:
-    """UserError: one of an option's numbers is not from 1 to `most`."""
-    if wrong := [value for value in values if not 1 <= value <= most]:
-        raise UserError(f"{name}: expected from 1 to {most}, found {wrong[0]}.")
+def check_within(name: str, values: Iterable[float], most: int, least: int = 1) -> None:
+    """UserError: one of an option's numbers is not from `least` to `most`."""
+    if wrong := [value for value in values if not least <= value <= most]:
+        raise UserError(f"{name}: expected from {least} to {most}, found {wrong[0]}.")
 
 
 def block_shape_argument(text: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from kernels.problem import Flavour
 from tools.checkout import MEASUREMENTS
 from tools.child_process import MAX_JOBS, usable_cores
-from tools.cli import check_counts, one_of, path_argument
+from tools.cli import check_within, one_of, path_argument
 from tools.errors import UserError
 from tools.launch.engine_package import KERNEL_MODULES
 from tools.measure.panel import (
@@ -91,8 +91,8 @@ def parse(arguments: Sequence[str]) -> FilesRequest | KernelsRequest:
         _check_short(arguments)
         arguments = [FILES, *arguments]
     options = parser().parse_args(arguments)
-    check_counts("--num-tokens", options.num_tokens, MAX_NUM_TOKENS)
-    check_counts("--jobs", [options.jobs], MAX_JOBS)
+    check_within("--num-tokens", options.num_tokens, MAX_NUM_TOKENS)
+    check_within("--jobs", [options.jobs], MAX_JOBS)
     return _files_request(options) if options.command == FILES else _kernels_request(options)
 
 
@@ -205,10 +205,9 @@ def _check_short(arguments: Sequence[str]) -> None:
 def _files_request(options: argparse.Namespace) -> FilesRequest:
     against = tuple(dict.fromkeys(options.against or [HEURISTIC]))
     engine = None if options.kernel == "own" else _engine_file(options.kernel, "own, ")
-    if not 0 <= options.series < NUM_SERIES:
-        raise UserError(f"--series: expected from 0 to {NUM_SERIES - 1}, found {options.series}.")
-    if options.blocks is not None and not MIN_BLOCKS <= options.blocks <= MAX_DRAWS:
-        raise UserError(f"--blocks: expected from {MIN_BLOCKS} to {MAX_DRAWS}, found {options.blocks}.")
+    check_within("--series", [options.series], NUM_SERIES - 1, least=0)
+    if options.blocks is not None:
+        check_within("--blocks", [options.blocks], MAX_DRAWS, least=MIN_BLOCKS)
     if options.write_record:
         _check_evidence(options, against)
     return FilesRequest(
@@ -228,7 +227,7 @@ def _files_request(options: argparse.Namespace) -> FilesRequest:
 
 
 def _kernels_request(options: argparse.Namespace) -> KernelsRequest:
-    check_counts("--launch-configs", [options.launch_configs], 10_000)
+    check_within("--launch-configs", [options.launch_configs], 10_000)
     return KernelsRequest(
         _engine_file(options.kernel),
         tuple(options.workload),

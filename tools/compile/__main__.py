@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tools.checkout import CHECKOUT, CONFIGS, installed_triton
 from tools.child_process import MAX_JOBS, usable_cores
-from tools.cli import check_counts, command, one_of, run, say
+from tools.cli import check_within, command, one_of, run, say
 from tools.compile import check
 from tools.compile.plan import concerned, concerns_all
 from tools.compile.pool import DEFAULT_TIMEOUT_S, CompilePool
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parsed = parser()
     args = parsed.parse_args(arguments)
-    check_counts("--jobs", [args.jobs], MAX_JOBS)
+    check_within("--jobs", [args.jobs], MAX_JOBS)
     if not 0 < args.timeout <= MAX_SECONDS:
         parsed.error(f"--timeout: expected above 0 and at most {MAX_SECONDS} seconds, found {args.timeout:g}")
     triton = installed_triton()

@@ -93,8 +93,8 @@ def request_of(options: argparse.Namespace) -> SurveyRequest:
     if len(options.engine) > 1:
         raise UserError(f"--engine: expected one, found {len(options.engine)}. Fix: a survey of each.")
     engine, path = engine_argument(options.engine[0])
-    cli.check_counts("--shapes", [options.shapes], MOST_SHAPES)
-    cli.check_counts("--jobs", [options.jobs], MAX_JOBS)
+    cli.check_within("--shapes", [options.shapes], MOST_SHAPES)
+    cli.check_within("--jobs", [options.jobs], MAX_JOBS)
     if not 0 < options.minutes <= MOST_MINUTES:
         raise UserError(f"--minutes: expected more than 0 and at most {MOST_MINUTES}, found {options.minutes}.")
     return SurveyRequest(

@@ -10,7 +10,7 @@ from pathlib import Path
 from fused_moe_configs.lookup import ConfigError
 from tools.checkout import CONFIGS, MEASUREMENTS
 from tools.child_process import MAX_JOBS, usable_cores
-from tools.cli import check_counts, check_folder, command, path_argument, run
+from tools.cli import check_folder, check_within, command, path_argument, run
 from tools.errors import UserError
 from tools.site.build import PICTURES, Sources, write
 from tools.text import counted, shown_path
@@ -48,7 +48,7 @@ def _address(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = parser().parse_args(arguments)
-    check_counts("--jobs", [args.jobs], MAX_JOBS)
+    check_within("--jobs", [args.jobs], MAX_JOBS)
     configs: Path = args.configs.absolute()
     if not (configs / "registry").is_dir():
         raise UserError(f"--configs: expected a store with its registry, found none in {configs}. Fix: name one.")

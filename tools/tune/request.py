@@ -440,9 +440,7 @@ def _check_bounds(given: Mapping[str, Any]) -> None:
         if flag.within is None or value is None:
             continue
         least, most = flag.within
-        for number in value if isinstance(value, list) else [value]:
-            if not least <= number <= most:
-                raise UserError(f"{flag.name}: expected from {least} to {most}, found {number}.")
+        cli.check_within(flag.name, value if isinstance(value, list) else [value], most, least)
 
 
 def _piped(path: Path) -> bytes | None:
