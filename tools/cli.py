@@ -13,6 +13,7 @@ import math
 import os
 import re
 import select
+import shlex
 import signal
 import stat
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol, TextIO, TypeVar
 
+from tools.checkout import CHECKOUT
 from tools.errors import UserError, reason_of
 from tools.text import printable, shown_path
 
@@ -40,8 +42,9 @@ def run(main: Callable[[], int], name: str, end: Callable[[int], NoReturn] = sys
     """Ends the process with the exit code of `main`; a closed pipe, a full disk, Ctrl-C or SIGTERM is no traceback.
 
     0 where the reader of stdout has seen enough, 2 and a line on stderr where the output can't be written, 130 for
-    Ctrl-C, 143 for SIGTERM and 129 where the terminal is gone; files and children of `main` go first. What stderr can't
-    take is dropped and changes no exit code. name: the command's, before that line. end: how the process ends then.
+    Ctrl-C, 143 for SIGTERM and 129 where the terminal is gone; files and children of `main` go first. A package that
+    this Python lacks is one line and 2. What stderr can't take is dropped and changes no exit code. name: the
+    command's, before that line. end: how the process ends then.
     """
     sys.stderr = _never_failing(sys.stderr)
     if sys.stdout is None:  # `>&-`: nobody would learn the result, and a file that is opened would become stdout
@@ -65,6 +68,15 @@ def _run(main: Callable[[], int], name: str) -> int:
             is_output = not error.filename and error.errno != errno.ENOENT
             what = f"{error.filename}: " if error.filename else "can't write the output: " * is_output
             say(f"{name}: {printable(what)}{reason_of(error)}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or package in sys.stdlib_module_names or (CHECKOUT / package).exists():
+            raise  # nothing that could be installed: a fault of ours
+        code = 2
+        say(
+            f"{name}: expected the package {package}, which this Python doesn't have. "
+            f"Fix: run it through nox, or {shlex.quote(sys.executable)} -m pip install {package}"
+        )
     except BaseException as error:  # Ctrl-C; anything else is a fault of ours and keeps its traceback
         try:
             sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import subprocess
@@ -223,6 +224,36 @@ def test_the_commands_end_so_too(module: str, redirection: str) -> None:
 def test_every_command_ends_with_its_own_code_where_nobody_reads_stderr(module: str) -> None:
     command = ["bash", "-c", f'"$0" -m {module} --no-such-flag 2>/dev/full', sys.executable]
     assert subprocess.run(command, cwd=CHECKOUT, check=False).returncode == 2
+
+
+def test_a_package_that_is_not_there_is_one_line_with_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        import package_that_nobody_has.part  # type: ignore[import-not-found]  # noqa: F401
+
+        return 0
+
+    with pytest.raises(SystemExit) as end:
+        run(main, "tool")
+    assert end.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("tool: expected the package package_that_nobody_has,")
+    assert f"{sys.executable} -m pip install package_that_nobody_has\n" in line
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["tools.no_such_room", "schema.nothing", "os.nothing"])
+def test_a_module_of_ours_that_is_not_there_keeps_its_traceback(name: str) -> None:
+    with pytest.raises(ModuleNotFoundError):
+        run(lambda: bool(importlib.import_module(name)), "tool")
+
+
+def test_a_python_without_our_packages_is_told_so_by_the_validator() -> None:
+    """-S: no site-packages, as on a machine where nothing was installed."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "tools.validate"], capture_output=True, text=True, cwd=CHECKOUT, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("validate: expected the package jsonschema_rs, which this ")
 
 
 def test_an_empty_path_is_refused() -> None:
