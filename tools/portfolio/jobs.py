@@ -16,6 +16,7 @@ from tools.portfolio.wanted import Wanted
 from tools.registry.devices import Device
 from tools.registry.shapes import quant_mode_of
 from tools.registry.sharding import Engine
+from tools.store.record import Record
 from tools.tune.request import DEFAULT_BATCH_SIZES, arguments_of
 from tools.tune.subject import ModelSource, Parallel
 
@@ -95,12 +96,11 @@ def job_of(item: Item, device: Device, engines: Mapping[Engine, EngineHere], bud
     if fault := _why_impossible(item.wanted, device):
         return Skip(fault)
     sglang = engines.get(Engine.SGLANG)
-    is_apart = item.is_apart or item.has_down
-    if is_apart and sglang is None and _order(item, ()) is Order.TUNE and _was_tuned_on_sglangs_kernel(item):
-        return Skip(
-            "its _down file was tuned on SGLang's kernel, and no source of it is at hand. Fix: --engine sglang=PATH"
-        )
-    apart = TriedApart(sglang.kernel if sglang else None) if is_apart else None
+    apart = tried_apart(item.record, sglang.kernel if sglang else None) if item.is_apart or item.has_down else None
+    if isinstance(apart, Skip):
+        if _order(item, ()) is Order.TUNE:
+            return apart
+        apart = TriedApart()  # it is judged first; the tuner says the same where it comes to that
     tune = tune_arguments(item.wanted, budget.budget_of(item), apart)
     judges = tuple(_judge(here, item.wanted) for here in judging)
     return Job(item.name, device.name, _order(item, judges), tuple(tune), judges)
@@ -113,10 +113,17 @@ def _has_a_rival(item: Item, here: EngineHere) -> bool:
     return line is not None and line.shipped is None and item.name in here.shipped
 
 
-def _was_tuned_on_sglangs_kernel(item: Item) -> bool:
-    """Then down may run `USE_TMA`, which is tried with that kernel alone."""
-    tuner = item.record.tuner if item.record is not None else None
-    return tuner is not None and "down_kernel" in tuner.settings
+def tried_apart(record: Record | None, kernel: Path | None) -> TriedApart | Skip:
+    """record: of the file that is tuned again. kernel: SGLang's own, where it is at hand.
+
+    Skip: its `_down` file was tuned on that kernel, so that down may run `USE_TMA`, which is tried with it alone.
+    """
+    tuner = record.tuner if record is not None else None
+    if kernel is None and tuner is not None and "down_kernel" in tuner.settings:
+        return Skip(
+            "its _down file was tuned on SGLang's kernel, and no source of it is at hand. Fix: --engine sglang=PATH"
+        )
+    return TriedApart(kernel)
 
 
 def _order(item: Item, judges: Sequence[JudgeOn]) -> Order:

@@ -64,7 +64,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="vllm or sglang: its package, the folder that holds it or its kernel's file, to judge on (installed)",
+        help="vllm or sglang: its package, the folder that holds it or its kernel's file, to judge on and, of sglang, "
+        "to try down with USE_TMA on (installed)",
     )
     parser.add_argument(
         "--names", nargs="+", default=[], metavar="NAME|FILE", help="these in this order; FILE: one name a line"
@@ -132,6 +133,8 @@ def _second(
     options: argparse.Namespace, folders: Folders, machine: MachineAtHand, start: LaunchJob | None, bench: Bench | None
 ) -> int:
     """`run --second-triton`."""
+    sglang = engines_at_hand(_engines(options.engine))[0].get(Engine.SGLANG)
+    kernel = sglang.kernel if sglang is not None else None
     setup = _set_up(options, folders, machine)  # a GPU is asked for before what only a machine with one has
     triton = machine.triton()
     if triton is None or version_folder(triton) == version_folder(reference_triton()):
@@ -139,7 +142,7 @@ def _second(
             f"--second-triton: expected another Triton than the reference {reference_triton()}, found "
             f"{triton or 'none'}. Fix: install the one to judge the files under."
         )
-    files, jobs = dict[str, list[DefaultFile]](), dict[str, Job]()
+    files, jobs = dict[str, list[DefaultFile]](), dict[str, Job | Skip]()
     faults = [*setup.strange]
     for device in setup.devices:
         known, skipped = default_files(folders.configs, device, triton)
@@ -147,7 +150,7 @@ def _second(
         faults += skipped
         files[device.name] = [file for file in known if not file.is_done]
         budget = TunerBudget(options.time_budget)
-        jobs |= jobs_of(files[device.name], wanted_of(device, folders), setup.models, budget)
+        jobs |= jobs_of(files[device.name], wanted_of(device, folders), setup.models, budget, kernel)
         tell(f"{device.name}: {counted(len(files[device.name]), 'file')} of {len(known)} to judge under {triton}")
     run = SecondTriton(
         setup.places,
@@ -207,7 +210,8 @@ def _check(options: argparse.Namespace, folders: Folders) -> None:
     for flag, value, most in limits:
         if value is not None and not 0 < value <= most:
             raise UserError(f"{flag}: expected above 0 and at most {most}, found {value:g}.")
-    for flag, given in (("--names", options.names), ("--ray", options.ray), ("--minutes", options.minutes)):
+    others = ("--names", options.names), ("--ray", options.ray), ("--minutes", options.minutes)
+    for flag, given in (*others, ("--separate-down", options.separate_down)):
         if options.second_triton and given:
             raise UserError(f"--second-triton: expected without {flag}, found both. Fix: leave one out.")
     if options.ray and options.minutes is not None:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from fused_moe_configs.lookup import down_of
 from tools.dates import today
 from tools.errors import UserError
 from tools.measure.panel import MIN_BLOCKS, PromotionPolicy, RoutingKind
 from tools.portfolio.bench_report import BenchReport
 from tools.portfolio.child import JobResult
 from tools.portfolio.drive import LaunchJob, NoAnswerError, Places
-from tools.portfolio.jobs import Job, Order, TunerBudget, tune_arguments
+from tools.portfolio.jobs import Job, Order, Skip, TunerBudget, tried_apart, tune_arguments
 from tools.portfolio.pool import MOST_FAILURES, Children, Ended, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome
 from tools.portfolio.wanted import WantedList, unplaced
@@ -53,13 +54,17 @@ def bench(children: Children, arguments: Sequence[str], gpu: PoolGpu, say: Say) 
 
 @dataclass(frozen=True)
 class DefaultFile:
-    """A measured file of the default tier. loss_pct: that its record has under this Triton; None: not benched yet."""
+    """A measured file of the default tier. loss_pct: that its record has under this Triton; None: not benched yet.
+
+    has_down: a `_down` file lies beside it, which a version's file would hide: that is tuned with up and down apart.
+    """
 
     workload: Workload
     path: Path
     record: Record
     loss_pct: float | None
     has_version_file: bool
+    has_down: bool = False
 
     @property
     def name(self) -> str:
@@ -88,7 +93,8 @@ def default_files(configs: Path, device: Device, triton: str) -> tuple[tuple[Def
             faults.append(f"{shown_path(file.path)}: skipped: no record of a measurement of this very file")
             continue
         version_file = configs / version_folder(triton) / file.path.name
-        found.append(DefaultFile(workload, file.path, record, loss_of(record, triton), version_file.exists()))
+        loss_pct, has_down = loss_of(record, triton), file.path.with_name(down_of(file.path.name)).exists()
+        found.append(DefaultFile(workload, file.path, record, loss_pct, version_file.exists(), has_down))
     return tuple(found), tuple(faults)
 
 
@@ -135,17 +141,26 @@ def note(configs: Path, file: DefaultFile, triton: str, loss_pct: float) -> None
 
 
 def jobs_of(
-    files: Sequence[DefaultFile], found: WantedList, models: ModelRegistry, budget: TunerBudget
-) -> dict[str, Job]:
+    files: Sequence[DefaultFile],
+    found: WantedList,
+    models: ModelRegistry,
+    budget: TunerBudget,
+    sglangs_kernel: Path | None = None,
+) -> dict[str, Job | Skip]:
     """By name, how each is tuned under the Triton that runs; the tuner puts it where that Triton's files lie.
 
-    found: of the files' device. A file is left out whose sizes no registered model has.
+    found: of the files' device. sglangs_kernel: its source, for entries for down with USE_TMA. Skip: why it can't be.
     """
-    by_name, jobs = {each.name: each for each in found.names}, {}
+    by_name, jobs = {each.name: each for each in found.names}, dict[str, Job | Skip]()
     for file in files:
         wanted = by_name.get(file.name) or unplaced(file.workload, models)
-        if wanted is not None:
-            arguments = tuple(tune_arguments(wanted, budget.time_budget_s))
+        apart = tried_apart(file.record, sglangs_kernel) if file.has_down else None
+        if wanted is None:
+            jobs[file.name] = Skip("no registered model has these sizes")
+        elif isinstance(apart, Skip):
+            jobs[file.name] = apart
+        else:
+            arguments = tuple(tune_arguments(wanted, budget.time_budget_s, apart))
             jobs[file.name] = Job(file.name, found.device.name, Order.TUNE, arguments, ())
     return jobs
 
@@ -156,7 +171,7 @@ class SecondTriton:
 
     places: Places
     triton: str
-    jobs: Mapping[str, Job]
+    jobs: Mapping[str, Job | Skip]
     bench: Bench
     launch: LaunchJob
 
@@ -218,8 +233,9 @@ class SecondTriton:
         return found
 
     def _retune(self, file: DefaultFile, gpu: PoolGpu, say: Say) -> Iterator[str]:
-        if (job := self.jobs.get(file.name)) is None:
-            yield f"{file.name}: loses, but no registered model has these sizes: it isn't tuned again"
+        job = self.jobs[file.name]
+        if isinstance(job, Skip):
+            yield f"{file.name}: loses, and isn't tuned again: {job.reason}"
             return
         try:
             answer = self.launch(job, gpu, self.places.configs, say)

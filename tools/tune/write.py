@@ -96,6 +96,8 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
         if there is not None:
             check_origin(there, request.batch_sizes, subject, origin)
     _check_twin(request, place, there)
+    if existing is not None and there is None:
+        _check_no_down_is_hidden(request, existing.place.down)
     if request.is_partial and request.separate_down and (twin := existing_at(place.down)):
         check_origin(twin, request.batch_sizes, subject, origin)
     return place, existing
@@ -208,6 +210,19 @@ def _check_twin(request: TuneRequest, place: Place, there: Existing | None) -> N
         )
     if has_twin and request.down_kernel is None:
         _check_nothing_is_untried(request, place.down)
+
+
+def _check_no_down_is_hidden(request: TuneRequest, served: Place) -> None:
+    """A file in a tier before serves both projections, whatever `_down` file lies in the tier that serves today."""
+    if not served.path.exists():
+        return
+    if not request.separate_down:
+        raise UserError(
+            f"{shown_path(served.path)}: expected --separate-down, since this file serves the down projection today, "
+            "and the one to be tuned would hide it. Fix: give --separate-down."
+        )
+    if request.down_kernel is None:
+        _check_nothing_is_untried(request, served)
 
 
 def _check_nothing_is_untried(request: TuneRequest, down: Place) -> None:

@@ -33,7 +33,7 @@ def test_what_is_refused_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixtu
 def test_torch_and_triton_are_not_imported() -> None:
     code = (
         "import sys; sys.modules.update(torch=None, triton=None); from tools.portfolio.__main__ import main;"
-        "sys.exit(main(['next', '--device-name', 'NVIDIA_H200', '-n', '1']))"
+        "sys.exit(main(['next', '--device-name', 'NVIDIA_H100_PCIe', '-n', '1']))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1), done.stderr

@@ -347,6 +347,7 @@ class TestBadInput:
             (("--separate-down", "-1"), "--separate-down: expected 0 or more"),
             (("--ray", "auto"), "--ray: expected one --device-name"),
             (("--second-triton", "--minutes", "3"), "--second-triton: expected without --minutes"),
+            (("--second-triton", "--separate-down", "3"), "--second-triton: expected without --separate-down"),
             (("--ray", "auto", "--device-name", H100, "--minutes", "3"), "--minutes: expected without --ray"),
             (("--collect", "/proc/nowhere"), "--collect: expected a folder that can be written"),
         ],
@@ -395,6 +396,15 @@ class TestSecondTriton:
         assert [job.name for job in second.jobs] == sorted(map(full, NAMES))
         assert (second.stocked.folders.configs / "triton_3_6_0" / full(NAMES[0])).exists()
         assert self.loss(second) == [("3.6.0", 3.25)]
+
+    def test_a_file_with_a_down_file_is_tuned_again_with_one_on_sglangs_kernel(self, second: Here) -> None:
+        """A version's file alone would serve both projections, and hide the `_down` file."""
+        second.loss_pct = 3.25
+        second.stocked.store.config(name=full(NAMES[0]).replace(".json", "_down.json"))
+        assert second("--second-triton") == 0
+        asked = {job.name: job.tune for job in second.jobs}
+        assert [("--separate-down" in asked[full(name)]) for name in NAMES] == [True, False]
+        assert any(text.startswith("sglang=") for text in asked[full(NAMES[0])])
 
     def test_what_could_not_be_tuned_again_is_missing(self, second: Here, capsys: pytest.CaptureFixture[str]) -> None:
         second.loss_pct = 3.25

@@ -19,7 +19,7 @@ from tools.bench.request import FilesRequest
 from tools.errors import UserError
 from tools.portfolio.child import JobResult
 from tools.portfolio.drive import Places
-from tools.portfolio.jobs import Job, Order, TunerBudget
+from tools.portfolio.jobs import Job, Order, Skip, TunerBudget
 from tools.portfolio.pool import Ended, Pool, PoolGpu, Say
 from tools.portfolio.progress import Outcome
 from tools.portfolio.second_triton import (
@@ -64,7 +64,7 @@ class TestDefaultFiles:
             stocked.store.measured(stocked.store.config(name=name, folder=folder))
         for name in (full(NAME).replace(H100, "NVIDIA_H200"), full(NAME).replace(".json", "_down.json")):
             stocked.store.measured(stocked.store.config(name=name))
-        assert files(stocked) == [file]
+        assert files(stocked) == [replace(file, has_down=True)]
 
     def test_without_a_folder_there_are_none(self, tmp_path: Path) -> None:
         assert default_files(tmp_path / "none", DEVICE, TRITON) == ((), ())
@@ -159,6 +159,7 @@ class TestBench:
 class TestTunedAgain:
     def test_as_it_is_wanted_on_the_gpu(self, file: DefaultFile) -> None:
         (job,) = jobs_of([file], wanted_of_h100(), builders.models(), TunerBudget(30.0)).values()
+        assert isinstance(job, Job)
         assert (job.name, job.device_name, job.order, job.judges) == (file.name, H100, Order.TUNE, ())
         assert job.tune[job.tune.index("--time-budget") + 1] == "30"
         assert "--all-shapes" in job.tune
@@ -166,11 +167,39 @@ class TestTunedAgain:
     def test_where_no_placement_gives_the_name_for_the_first_model_of_its_sizes(self, file: DefaultFile) -> None:
         nothing_wanted = replace(wanted_of_h100(), names=())
         (job,) = jobs_of([file], nothing_wanted, builders.models(), TunerBudget()).values()
+        assert isinstance(job, Job)
         assert "--all-shapes" not in job.tune
 
     def test_not_where_no_model_has_its_sizes(self, file: DefaultFile) -> None:
         nothing_wanted = replace(wanted_of_h100(), names=())
-        assert jobs_of([file], nothing_wanted, ModelRegistry(()), TunerBudget()) == {}
+        reason = "no registered model has these sizes"
+        assert jobs_of([file], nothing_wanted, ModelRegistry(()), TunerBudget()) == {file.name: Skip(reason)}
+
+    @pytest.mark.parametrize("kernel", [None, Path("kernels.py")])
+    def test_with_up_and_down_apart_where_a_down_file_would_be_hidden(
+        self, stocked: Stocked, file: DefaultFile, kernel: Path | None
+    ) -> None:
+        stocked.store.config(name=full(NAME).replace(".json", "_down.json"))
+        (with_down,) = files(stocked)
+        assert (file.has_down, with_down.has_down) == (False, True)
+        asked = [self.tune(each, kernel) for each in (file, with_down)]
+        assert ["--separate-down" in arguments for arguments in asked] == [False, True]
+        assert [f"sglang={kernel}" in arguments for arguments in asked] == [False, kernel is not None]
+
+    def test_a_down_file_of_sglangs_kernel_is_tuned_again_with_that_kernel_alone(self, file: DefaultFile) -> None:
+        tuner = file.record.tuner
+        assert tuner is not None
+        on_sglangs = replace(tuner, settings={"down_kernel": "sglang-0.5.23"})
+        file = replace(file, has_down=True, record=replace(file.record, tuner=on_sglangs))
+        (skip,) = jobs_of([file], wanted_of_h100(), builders.models(), TunerBudget()).values()
+        assert isinstance(skip, Skip)
+        assert skip.reason.endswith("Fix: --engine sglang=PATH")
+        assert "--separate-down" in self.tune(file, Path("kernels.py"))
+
+    def tune(self, file: DefaultFile, kernel: Path | None) -> tuple[str, ...]:
+        (job,) = jobs_of([file], wanted_of_h100(), builders.models(), TunerBudget(), kernel).values()
+        assert isinstance(job, Job)
+        return job.tune
 
     def test_no_tuner_is_begun_once_the_run_has_stopped(self, stocked: Stocked) -> None:
         names = [stocked.tune(name).name for name in (NAME, "E=64,N=896")]
@@ -186,7 +215,7 @@ class TestTunedAgain:
             pool.stop()
             return JobResult(Outcome.FAILED, "ended")
 
-        jobs = {name: Job(name, H100, Order.TUNE, (), ()) for name in names}
+        jobs: dict[str, Job | Skip] = {name: Job(name, H100, Order.TUNE, (), ()) for name in names}
         places = Places(stocked.folders.configs, stocked.folders.progress_of)
         SecondTriton(places, TRITON, jobs, bench, launch).run({H100: known}, pool)
         assert begun == [known[0].name]

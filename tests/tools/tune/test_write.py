@@ -268,6 +268,21 @@ def test_down_files_with_descriptors_are_tuned_again_by_who_can_try_descriptors(
     assert find("--separate-down")[0] == configs / NAME, "one that is broken is replaced"
 
 
+def test_a_file_in_a_tier_before_must_not_hide_a_down_file(put: Put, find: Find, configs: Path) -> None:
+    """It would serve both projections, whatever the other's `_down` file gains."""
+    put(configs), put(configs, DOWN)
+    place = configs / "triton_3_6_0" / NAME
+    with pytest.raises(UserError, match=rf"configs/{DOWN}: expected --separate-down, .* Fix: give --separate-down\.$"):
+        find(triton="3.6.0")
+    assert find("--separate-down", triton="3.6.0")[0] == place
+    (configs / DOWN).write_bytes(canonical_entries({m: replace(e, USE_TMA=True) for m, e in ENTRIES.items()}))
+    with pytest.raises(UserError, match=rf"configs/{DOWN}: expected --kernel sglang="):
+        find("--separate-down", triton="3.6.0")
+    assert find("--separate-down", "--kernel", "sglang=kernels.py", triton="3.6.0")[0] == place
+    put(place.parent)
+    assert find(triton="3.6.0")[0] == place, "one that is there hides it already"
+
+
 def test_rows_alone_make_no_down_file(put: Put, find: Find, configs: Path) -> None:
     put(configs, rows=DEFAULT_BATCH_SIZES)
     with pytest.raises(UserError, match=r"--separate-down: expected an existing .*_down\.json to replace rows of"):

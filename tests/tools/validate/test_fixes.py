@@ -436,6 +436,20 @@ CASES = [
         lambda s: remove(s, NAME, VERSION),
     ),
     Case(
+        "hidden-down",
+        both(tune, lambda s: tune(s, DOWN), lambda s: tune(s, folder=VERSION, num_stages=4)),
+        "tune it with --separate-down under the Triton that it is for",
+        both(
+            lambda s: tune(s, folder=VERSION, num_stages=4), lambda s: tune(s, DOWN, VERSION, num_stages=4, num_warps=8)
+        ),
+    ),
+    Case(
+        "hidden-down",
+        both(tune, lambda s: tune(s, DOWN), lambda s: tune(s, folder=VERSION, num_stages=4)),
+        "or remove it, its record too",
+        lambda s: remove(s, NAME, VERSION),
+    ),
+    Case(
         "copied-file",
         both(lambda s: take_over(s, table()), lambda s: take_over(s, table(), NAME.replace("E=8", "E=16"))),
         "or remove the one that is a copy, its record too",
