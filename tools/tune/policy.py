@@ -8,6 +8,9 @@ from typing import ClassVar
 
 from tools.measure.panel import DRAWS_AT_ONCE, MIN_BLOCKS, PromotionPolicy
 
+_ALL = 1_000_000
+"""More launch configs than a row has."""
+
 
 @dataclass(frozen=True)
 class SearchPolicy:
@@ -35,7 +38,7 @@ class SearchPolicy:
     @classmethod
     def exhaustive(cls) -> SearchPolicy:
         """Everything everywhere: the oracle."""
-        return cls(1.0, 1_000_000, 1_000_000, promise_limit=math.inf, climbing_limit=math.inf, shape_limit=math.inf)
+        return cls(1.0, _ALL, _ALL, promise_limit=math.inf, climbing_limit=math.inf, shape_limit=math.inf)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,12 @@ class PanelPolicy:
 
     @classmethod
     def exhaustive(cls) -> PanelPolicy:
-        """So many that the usual search's choice is among them: what it is held against."""
-        return cls(finalists=16, screened=32, joining=8)
+        """So many that the usual search's choice is among them: what it is held against.
+
+        All are screened in every view. Where hundreds do alike, a usual search that knows a part of them asks for
+        others than the best 32 of all (E=512, N=80 at 4096 tokens on an H200), and its replay would lack them.
+        """
+        return cls(finalists=16, screened=_ALL, joining=8)
 
 
 @dataclass(frozen=True)

@@ -197,43 +197,46 @@ def why_refused(request: TuneRequest, subject: Subject) -> str | None:
 
 def _check_twin(request: TuneRequest, place: Place, there: Existing | None) -> None:
     """A `_down` file has the batch sizes and the BLOCK_SIZE_M of the file that it stands beside."""
-    has_twin = place.down.path.exists()
-    if has_twin and not request.separate_down:
-        raise UserError(
-            f"{shown_path(place.down.path)}: expected --separate-down, since this file belongs to the one to be "
-            "tuned. Fix: give --separate-down, or remove it."
-        )
-    if request.separate_down and request.is_partial and there is not None and not has_twin:
+    if place.down.path.exists():
+        _check_tried_apart(request, place.down, "this file belongs to the one to be tuned")
+    elif request.separate_down and request.is_partial and there is not None:
         raise UserError(
             f"--separate-down: expected an existing {shown_path(place.down.path)} to replace rows of, found none. "
             "Fix: tune all batch sizes."
         )
-    if has_twin and request.down_kernel is None:
-        _check_nothing_is_untried(request, place.down)
 
 
 def _check_no_down_is_hidden(request: TuneRequest, served: Place) -> None:
     """A file in a tier before serves both projections, whatever `_down` file lies in the tier that serves today."""
-    if not served.path.exists():
-        return
+    if served.path.exists():
+        _check_tried_apart(request, served, "this file serves the down projection today, and one of up alone hides it")
+
+
+def _check_tried_apart(request: TuneRequest, down: Place, why: str) -> None:
+    """UserError: a run like this can't do without the `_down` file that stands there, and says all that it lacks.
+
+    Rows with USE_TMA would go for slower ones, or the whole file, by a run that can't try the key.
+    """
+    flags, reasons = [], []
     if not request.separate_down:
+        flags.append("--separate-down")
+        reasons.append(why)
+    if request.down_kernel is None and _is_untried(request, down):
+        flags.append(f"--kernel {Engine.SGLANG}=PATH/{SGLANGS_KERNEL}")
+        reasons.append("entries of this file say USE_TMA, which is tried on that kernel alone")
+    if flags:
+        asked = " and ".join(flags)
         raise UserError(
-            f"{shown_path(served.path)}: expected --separate-down, since this file serves the down projection today, "
-            "and the one to be tuned would hide it. Fix: give --separate-down."
+            f"{shown_path(down.path)}: expected {asked}, since {', and '.join(reasons)}. Fix: give {asked}, "
+            "or remove the file and its record."
         )
-    if request.down_kernel is None:
-        _check_nothing_is_untried(request, served)
 
 
-def _check_nothing_is_untried(request: TuneRequest, down: Place) -> None:
-    """Rows with USE_TMA would go for slower ones, or the whole file, by a run that can't try the key."""
+def _is_untried(request: TuneRequest, down: Place) -> bool:
+    """Whether rows with USE_TMA would be replaced."""
     twin = _standing(down, is_partial=False)  # a broken one is replaced, or refused where rows of it stay
     replaced = request.batch_sizes if request.is_partial else (twin.entries if twin else ())
-    if twin is not None and any(twin.entries[m].USE_TMA for m in replaced if m in twin.entries):
-        raise UserError(
-            f"{shown_path(down.path)}: expected --kernel {Engine.SGLANG}=PATH/{SGLANGS_KERNEL}, since entries of this "
-            "file say USE_TMA, which is tried on that kernel alone. Fix: give it, or remove the file."
-        )
+    return twin is not None and any(twin.entries[m].USE_TMA for m in replaced if m in twin.entries)
 
 
 # ---------------------------------------------------------------

@@ -26,6 +26,11 @@ def test_an_exhaustive_panel_plays_at_least_what_the_usual_one_does() -> None:
     assert exhaustive != usual
 
 
+def test_an_exhaustive_panel_screens_every_launch_config_under_skew_and_on_the_other_engine() -> None:
+    """Else a usual search asks its recording for what isn't in it: it needn't know the best of all."""
+    assert PanelPolicy.exhaustive().screened == SearchPolicy.exhaustive().carried > 10_000
+
+
 def test_an_exhaustive_search_screens_every_kernel_at_every_batch_size() -> None:
     """No anchors apart, no kernel that isn't promising enough to compile, to try again or to carry over."""
     policy = SearchPolicy.exhaustive()

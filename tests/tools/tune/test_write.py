@@ -258,7 +258,11 @@ def test_down_files_with_descriptors_are_tuned_again_by_who_can_try_descriptors(
     put(configs, rows=DEFAULT_BATCH_SIZES), put(configs, DOWN, DEFAULT_BATCH_SIZES)
     loads = {**ENTRIES, 64: replace(ENTRIES[64], USE_TMA=True), 128: replace(ENTRIES[128], USE_TMA=False)}
     (configs / DOWN).write_bytes(canonical_entries(loads))
-    told = rf"{DOWN}: expected --kernel sglang=PATH/fused_moe_triton_kernels\.py, .* Fix: give it, or remove the file"
+    kernel = r"--kernel sglang=PATH/fused_moe_triton_kernels\.py"
+    told = rf"{DOWN}: expected {kernel}, since entries .* Fix: give {kernel}, or remove the file and its record\.$"
+    both = rf"{DOWN}: expected --separate-down and {kernel}, .* Fix: give --separate-down and {kernel}, or remove"
+    with pytest.raises(UserError, match=both):
+        find()
     for rows in ((), ("--num-tokens", "1", "64"), ("--num-tokens", "64", "6144")):
         with pytest.raises(UserError, match=told):
             find("--separate-down", *rows)
@@ -272,7 +276,7 @@ def test_a_file_in_a_tier_before_must_not_hide_a_down_file(put: Put, find: Find,
     """It would serve both projections, whatever the other's `_down` file gains."""
     put(configs), put(configs, DOWN)
     place = configs / "triton_3_6_0" / NAME
-    with pytest.raises(UserError, match=rf"configs/{DOWN}: expected --separate-down, .* Fix: give --separate-down\.$"):
+    with pytest.raises(UserError, match=rf"configs/{DOWN}: expected --separate-down, .* Fix: give --separate-down, or"):
         find(triton="3.6.0")
     assert find("--separate-down", triton="3.6.0")[0] == place
     (configs / DOWN).write_bytes(canonical_entries({m: replace(e, USE_TMA=True) for m, e in ENTRIES.items()}))
