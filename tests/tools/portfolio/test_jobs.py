@@ -183,6 +183,24 @@ class TestTheTunersCommandLine:
         path.with_name(f"{path.stem}_down.json").write_bytes(path.read_bytes())
         assert parsed(look(stocked)).separate_down
 
+    @pytest.mark.parametrize(
+        ("name", "is_apart"),
+        [
+            ("E=257,N=128,dtype=fp8_w8a8,block_shape=[128,128]", True),
+            ("E=512,N=256,dtype=fp8_w8a8,block_shape=[128,128]", False),
+            ("E=512,N=320,dtype=fp8_w8a8,block_shape=[64,64]", False),
+            ("E=513,N=128", False),
+        ],
+        ids=["blocks of 128", "not read by SGLang", "other blocks", "bf16"],
+    )
+    def test_up_and_down_apart_with_sglangs_kernel_where_use_tma_gains_much(
+        self, stocked: Stocked, name: str, is_apart: bool
+    ) -> None:
+        assert parsed(look(stocked, name)).separate_down is is_apart
+        without = job(look(stocked, name), {Engine.VLLM: BOTH[Engine.VLLM]})
+        assert isinstance(without, Job)
+        assert "--separate-down" not in without.tune
+
     @pytest.mark.parametrize("changes", [{}, {"rule": "parts-0"}], ids=["of today", "older"])
     def test_up_and_down_apart_where_the_down_file_is_lost(self, stocked: Stocked, changes: dict[str, str]) -> None:
         """A kill between the two leaves its record alone. To judge what is left says nothing of what was tuned."""
