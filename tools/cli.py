@@ -186,6 +186,30 @@ def block_shape_argument(text: str) -> tuple[int, int]:
     return int(match[2]), int(match[3])
 
 
+def engine_path(option: str, text: str, ends: Mapping[str, str], others: str = "") -> tuple[str, Path]:
+    """(engine, path) of «vllm=PATH» on a command line.
+
+    ends: by the name of each engine that may be given what its path ends with, for the message; others: what may be
+    given besides, before them. UserError.
+    """
+    name, _, path = text.partition("=")
+    if name not in ends or not path:
+        expected = " or ".join(f"{engine}=PATH{end}" for engine, end in ends.items())
+        raise UserError(f"{option}: expected {others}{expected}, found {printable(repr(text))}.")
+    return name, Path(path)
+
+
+def engine_paths(option: str, texts: Iterable[str], names: Iterable[str]) -> dict[str, Path]:
+    """Of several. UserError: one isn't «vllm=PATH», or an engine is given twice."""
+    ends, found = dict.fromkeys(names, ""), dict[str, Path]()
+    for text in texts:
+        name, path = engine_path(option, text, ends)
+        if name in found:
+            raise UserError(f"{option}: expected {name} at most once, found it again. Fix: leave one of its paths out.")
+        found[name] = path
+    return found
+
+
 def _exit_code(main: Callable[[], int]) -> int:
     try:
         return main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,18 @@ from pathlib import Path
 import pytest
 
 from tools.checkout import CHECKOUT
-from tools.cli import block_shape_argument, check_file, check_folder, command, hand_on, path_argument, read_text, run
+from tools.cli import (
+    block_shape_argument,
+    check_file,
+    check_folder,
+    command,
+    engine_path,
+    engine_paths,
+    hand_on,
+    path_argument,
+    read_text,
+    run,
+)
 from tools.errors import UserError, reason_of
 
 COMMANDS = [f"tools.{path.parent.name}" for path in sorted((CHECKOUT / "tools").glob("*/__main__.py"))]
@@ -254,6 +266,23 @@ def test_a_python_without_our_packages_is_told_so_by_the_validator() -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("validate: expected the package jsonschema_rs, which this ")
+
+
+class TestAnEngineWithItsPath:
+    def test_the_path_may_hold_an_equals_sign(self) -> None:
+        assert engine_path("--kernel", "vllm=/a=b", {"vllm": ""}) == ("vllm", Path("/a=b"))
+
+    @pytest.mark.parametrize("text", ["vllm", "vllm=", "trtllm=/x", "=x", "", "VLLM=x"])
+    def test_anything_else_is_told_what_may_be_given(self, text: str) -> None:
+        ends = {"vllm": "/fused_moe.py", "sglang": "/kernels.py"}
+        told = f"--kernel: expected own, vllm=PATH/fused_moe.py or sglang=PATH/kernels.py, found {text!r}."
+        with pytest.raises(UserError, match=f"^{re.escape(told)}$"):
+            engine_path("--kernel", text, ends, "own, ")
+
+    def test_of_several_each_may_come_once(self) -> None:
+        assert engine_paths("--engine", ["sglang=a"], ["vllm", "sglang"]) == {"sglang": Path("a")}
+        with pytest.raises(UserError, match=r"^--engine: expected sglang at most once, found it again\. Fix: leave "):
+            engine_paths("--engine", ["sglang=a", "sglang=a"], ["vllm", "sglang"])
 
 
 def test_an_empty_path_is_refused() -> None:

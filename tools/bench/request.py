@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from kernels.problem import Flavour
 from tools.checkout import MEASUREMENTS
 from tools.child_process import MAX_JOBS, usable_cores
-from tools.cli import check_within, one_of, path_argument
+from tools.cli import check_within, engine_path, one_of, path_argument
 from tools.errors import UserError
 from tools.launch.engine_package import KERNEL_MODULES
 from tools.measure.panel import (
@@ -240,11 +240,9 @@ def _kernels_request(options: argparse.Namespace) -> KernelsRequest:
 
 
 def _engine_file(text: str, others: str = "") -> EngineFile:
-    engine, _, path = text.partition("=")
-    if engine not in list(Flavour) or not path:
-        files = " or ".join(f"{flavour}=PATH/{file}" for flavour, file in KERNEL_FILES.items())
-        raise UserError(f"--kernel: expected {others}{files}, found {text!r}.")
-    return EngineFile(Flavour(engine), Path(path))
+    ends = {flavour.value: f"/{file}" for flavour, file in KERNEL_FILES.items()}
+    engine, path = engine_path("--kernel", text, ends, others)
+    return EngineFile(Flavour(engine), path)
 
 
 def _batch_sizes(options: argparse.Namespace) -> tuple[int, ...]:

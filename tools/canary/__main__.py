@@ -11,14 +11,13 @@ import argparse
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import fused_moe_configs
 from tools.canary import report
 from tools.canary.check import EngineReport, LoaderFiles, check
 from tools.canary.engines import ENGINES
 from tools.checkout import reference_triton
-from tools.cli import command, path_argument, run
+from tools.cli import command, engine_paths, path_argument, run
 from tools.errors import UserError
 from tools.launch.engine_package import Package, open_package
 from tools.registry.devices import load_devices
@@ -77,14 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _packages(given: Sequence[str]) -> Mapping[str, Package]:
-    found: dict[str, Package] = {}
-    for argument in given:
-        name, _, path = argument.partition("=")
-        if name not in ENGINES or not path or name in found:
-            wish = " and ".join(f"{engine}=PATH" for engine in ENGINES)
-            raise UserError(f"expected {wish}, each at most once, found {printable(argument)!r}.")
-        found[name] = open_package(name, Path(path))
-    return found
+    return {name: open_package(name, path) for name, path in engine_paths("ENGINE=PATH", given, ENGINES).items()}
 
 
 def _store() -> LoaderFiles:

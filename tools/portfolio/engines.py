@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernels.problem import Flavour
+from tools.cli import engine_paths
 from tools.errors import UserError
 from tools.measure import engine_kernel
 from tools.measure.engine_kernel import EngineKernelError
@@ -15,7 +16,6 @@ from tools.portfolio.shipped_files import EnginePackage, find_engine, find_kerne
 from tools.registry.devices import Device
 from tools.registry.sharding import Engine
 from tools.store.config_file import ConfigFile
-from tools.text import printable
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,14 @@ class EngineHere:
     shipped: Mapping[str, Path] = field(default_factory=dict)
 
 
-def engine_argument(text: str) -> tuple[Engine, Path]:
-    """«vllm=PATH» of a command line. UserError."""
-    name, _, path = text.partition("=")
-    if name not in list(Engine) or not path:
-        raise UserError(f"--engine: expected vllm=PATH or sglang=PATH, found {printable(text)!r}.")
-    return Engine(name), Path(path)
+def engine_arguments(texts: Iterable[str]) -> dict[Engine, Path]:
+    """Each «vllm=PATH» of a command line's `--engine`. UserError."""
+    return {Engine(name): path for name, path in engine_paths("--engine", texts, [*Engine]).items()}
 
 
-def engines_at_hand(named: Iterable[tuple[Engine, Path]]) -> tuple[dict[Engine, EngineAtHand], tuple[str, ...]]:
-    """(those named, and of the others those installed; a line for each that files aren't judged on, or not beside what
-    it ships). UserError: one that was named has no kernel that can be cut out."""
-    asked = dict(named)
+def engines_at_hand(asked: Mapping[Engine, Path]) -> tuple[dict[Engine, EngineAtHand], tuple[str, ...]]:
+    """(those asked for, and of the others those installed; a line for each that files aren't judged on, or not beside
+    what it ships). UserError: one that was asked for has no kernel that can be cut out."""
     found, notes = {}, []
     for engine in Engine:
         path = asked.get(engine) or _installed(engine)

@@ -20,7 +20,7 @@ from tools.measure.gpu import VisibleGpu, find_gpus
 from tools.portfolio import summary
 from tools.portfolio.child import MODULE, JobResult
 from tools.portfolio.drive import Driver, LaunchJob, Places, PlannedJob, TimeLimit, launch
-from tools.portfolio.engines import EngineAtHand, engine_argument, engines_at_hand, on_device
+from tools.portfolio.engines import EngineAtHand, engine_arguments, engines_at_hand, on_device
 from tools.portfolio.jobs import Job, Skip, TunerBudget, down_names, job_of
 from tools.portfolio.listing import Folders, add_device_names, items_of, wanted_of
 from tools.portfolio.pool import Children, Pool, PoolGpu
@@ -110,7 +110,7 @@ def run(
     if options.second_triton:
         return _second(options, folders, machine, start, bench)
     # What is mistyped first, then what this machine lacks, a GPU before what only a machine with one has.
-    named, (engines, notes) = _named(options.names), engines_at_hand(_engines(options.engine))
+    named, (engines, notes) = _named(options.names), engines_at_hand(engine_arguments(options.engine))
     tell(*notes)
     setup = _set_up(options, folders, machine)
     triton = _checked_triton(machine, on_cluster=bool(options.ray))
@@ -134,7 +134,7 @@ def _second(
     options: argparse.Namespace, folders: Folders, machine: MachineAtHand, start: LaunchJob | None, bench: Bench | None
 ) -> int:
     """`run --second-triton`."""
-    sglang = engines_at_hand(_engines(options.engine))[0].get(Engine.SGLANG)
+    sglang = engines_at_hand(engine_arguments(options.engine))[0].get(Engine.SGLANG)
     kernel = sglang.kernel if sglang is not None else None
     setup = _set_up(options, folders, machine)  # a GPU is asked for before what only a machine with one has
     triton = machine.triton()
@@ -311,15 +311,6 @@ def _check_known(named: Sequence[str], wishes: Sequence[WantedList]) -> None:
             f"--names: expected files of {', '.join(each.device.name for each in wishes)} that a registered model "
             f"reads, found {printable(strangers[0])!r}. Fix: correct it, or tune it by its sizes: nox -s tune -- --E …"
         )
-
-
-def _engines(arguments: Sequence[str]) -> list[tuple[Engine, Path]]:
-    """UserError: one is named twice."""
-    named = [engine_argument(text) for text in arguments]
-    engines = [engine for engine, _ in named]
-    if twice := [engine for engine in Engine if engines.count(engine) > 1]:
-        raise UserError(f"--engine: expected {twice[0]} at most once, found it again. Fix: leave one of its paths out.")
-    return named
 
 
 def _named(arguments: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ from tools.errors import MachineError, UserError
 from tools.launch.heuristic_version import measured_heuristics
 from tools.measure.panel import Ratio
 from tools.measure.statistics import geomean
-from tools.portfolio.engines import engine_argument
+from tools.portfolio.engines import engine_arguments
 from tools.portfolio.shipped_files import EnginePackage, find_engine
 from tools.portfolio.survey_board import (
     LeftOut,
@@ -92,7 +92,7 @@ def request_of(options: argparse.Namespace) -> SurveyRequest:
     """UserError: a value that can't be."""
     if len(options.engine) > 1:
         raise UserError(f"--engine: expected one, found {len(options.engine)}. Fix: a survey of each.")
-    engine, path = engine_argument(options.engine[0])
+    ((engine, path),) = engine_arguments(options.engine).items()
     cli.check_within("--shapes", [options.shapes], MOST_SHAPES)
     cli.check_within("--jobs", [options.jobs], MAX_JOBS)
     if not 0 < options.minutes <= MOST_MINUTES:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tools.checkout import CONFIGS
-from tools.cli import block_shape_argument, command, one_of, path_argument, run
+from tools.cli import block_shape_argument, command, engine_path, one_of, path_argument, run
 from tools.findings import emit
 from tools.registry.citations import Check, check_citations, open_wheel
 from tools.registry.devices import load_devices
@@ -111,22 +111,15 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--per-channel-quant", action="store_true", help="channel scales")
     one.add_argument("--device-name", default="NVIDIA_H100_80GB_HBM3", help="as the driver or a file name says")
     engines = parser.add_argument_group("the lines that configs/registry/engines.json cites, instead of the report")
-    engines.add_argument(
-        "--citations", nargs="+", type=_named_wheel, metavar="ENGINE=PATH", help="a wheel, or the folder it lies in"
-    )
+    engines.add_argument("--citations", nargs="+", metavar="ENGINE=PATH", help="a wheel, or the folder it lies in")
     return parser
-
-
-def _named_wheel(text: str) -> tuple[str, Path]:
-    name, _, path = text.partition("=")
-    if not name or not path:
-        raise argparse.ArgumentTypeError(f"expected ENGINE=PATH such as vllm=vllm-0.33.0.whl, found {text!r}")
-    return name, path_argument(path)
 
 
 def _check_citations(options: argparse.Namespace) -> int:
     releases = load_engines()
-    checks = [check_citations(open_wheel(name, path), releases) for name, path in options.citations]
+    ends = dict.fromkeys(map(str, Engine), "")
+    named = [engine_path("--citations", text, ends) for text in options.citations]
+    checks = [check_citations(open_wheel(name, path), releases) for name, path in named]
     if options.format == "json":
         rows = [
             {"engine": each.release.name, "version": each.release.version, "checked": len(each.release.citations)}

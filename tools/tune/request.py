@@ -11,7 +11,7 @@ from typing import Any
 
 from tools import cli
 from tools.child_process import MAX_JOBS
-from tools.cli import block_shape_argument, one_of, path_argument
+from tools.cli import block_shape_argument, engine_path, one_of, path_argument
 from tools.errors import UserError, reason_of
 from tools.launch.engine_package import KERNEL_MODULES
 from tools.measure.panel import MAX_NUM_TOKENS
@@ -401,10 +401,8 @@ def parse(arguments: Sequence[str]) -> TuneRequest:
 
 
 def _down_kernel(text: str) -> DownKernel:
-    engine, _, path = text.partition("=")
-    if engine != Engine.SGLANG.value or not path:
-        raise UserError(f"--kernel: expected sglang=PATH/{SGLANGS_KERNEL}, found {printable(text)!r}.")
-    return DownKernel(Path(path))
+    _, path = engine_path("--kernel", text, {Engine.SGLANG.value: f"/{SGLANGS_KERNEL}"})
+    return DownKernel(path)
 
 
 def _way(given: Mapping[str, Any]) -> str:

@@ -134,8 +134,9 @@ def test_a_file_that_no_export_can_hold_is_not_asked_for(configs: Store, tmp_pat
     ("arguments", "message"),
     [
         (["vllm=nowhere.whl"], "nowhere.whl: expected a wheel or a folder, found nothing"),
-        (["trt=x"], "expected vllm=PATH and sglang=PATH, each at most once, found 'trt=x'"),
+        (["trt=x"], "ENGINE=PATH: expected vllm=PATH or sglang=PATH, found 'trt=x'"),
         (["vllm="], "found 'vllm='"),
+        (["vllm=a", "vllm=b"], "ENGINE=PATH: expected vllm at most once, found it again. Fix: "),
         (["vllm=."], "expected vllm with its vllm-….dist-info, found none"),
     ],
 )
