@@ -8,6 +8,7 @@ import datetime
 import enum
 import errno
 import functools
+import importlib.util
 import io
 import math
 import os
@@ -25,7 +26,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol, TextIO, TypeVar
 
-from tools.checkout import CHECKOUT
 from tools.errors import UserError, reason_of
 from tools.text import printable, shown_path
 
@@ -57,7 +57,7 @@ def run(main: Callable[[], int], name: str, end: Callable[[int], NoReturn] = sys
 
 def _run(main: Callable[[], int], name: str) -> int:
     try:
-        code = _exit_code(main)
+        code = _exit_code(main, name)
         sys.stdout.flush()
     except OSError as error:
         code = 0 if isinstance(error, BrokenPipeError) and _reader_has_left() else 2  # `| head`: has seen enough
@@ -68,15 +68,6 @@ def _run(main: Callable[[], int], name: str) -> int:
             is_output = not error.filename and error.errno != errno.ENOENT
             what = f"{error.filename}: " if error.filename else "can't write the output: " * is_output
             say(f"{name}: {printable(what)}{reason_of(error)}")
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if not package or package in sys.stdlib_module_names or (CHECKOUT / package).exists():
-            raise  # nothing that could be installed: a fault of ours
-        code = 2
-        say(
-            f"{name}: expected the package {package}, which this Python doesn't have. "
-            f"Fix: run it through nox, or {shlex.quote(sys.executable)} -m pip install {package}"
-        )
     except BaseException as error:  # Ctrl-C; anything else is a fault of ours and keeps its traceback
         try:
             sys.stdout.flush()
@@ -210,9 +201,18 @@ def engine_paths(option: str, texts: Iterable[str], names: Iterable[str]) -> dic
     return found
 
 
-def _exit_code(main: Callable[[], int]) -> int:
+def _exit_code(main: Callable[[], int], name: str) -> int:
     try:
         return main()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", *sys.stdlib_module_names) or importlib.util.find_spec(package) is not None:
+            raise  # nothing that could be installed: a fault of ours, or of a package's release
+        say(
+            f"{name}: expected the package {package}, which this Python doesn't have. "
+            f"Fix: run it through nox, or {shlex.quote(sys.executable)} -m pip install {package}"
+        )
+        return 2
     except SystemExit as end:  # argparse's --help and bad use
         return end.code if isinstance(end.code, int) else int(end.code is not None)
 

@@ -238,34 +238,62 @@ def test_every_command_ends_with_its_own_code_where_nobody_reads_stderr(module: 
     assert subprocess.run(command, cwd=CHECKOUT, check=False).returncode == 2
 
 
-def test_a_package_that_is_not_there_is_one_line_with_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:
-    def main() -> int:
-        import package_that_nobody_has.part  # type: ignore[import-not-found]  # noqa: F401
+class TestAPackageThatThisPythonLacks:
+    def test_is_one_line_with_what_to_type(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as end:
+            run(lambda: bool(importlib.import_module("package_that_nobody_has.part")), "tool")
+        assert end.value.code == 2
+        line = capsys.readouterr().err
+        assert line.startswith("tool: expected the package package_that_nobody_has,")
+        assert line.endswith(f"{sys.executable} -m pip install package_that_nobody_has\n")
+        assert line.count("\n") == 1
 
-        return 0
+    @pytest.mark.parametrize("name", ["tools.no_such_room", "os.nothing", "pytest.no_such_part"])
+    def test_a_part_that_is_missing_of_what_is_there_keeps_its_traceback(self, name: str) -> None:
+        """No installation would bring it."""
+        with pytest.raises(ModuleNotFoundError):
+            run(lambda: bool(importlib.import_module(name)), "tool")
 
-    with pytest.raises(SystemExit) as end:
-        run(main, "tool")
-    assert end.value.code == 2
-    line = capsys.readouterr().err
-    assert line.startswith("tool: expected the package package_that_nobody_has,")
-    assert f"{sys.executable} -m pip install package_that_nobody_has\n" in line
-    assert line.count("\n") == 1
+    @pytest.mark.parametrize("redirection", ["> /dev/full", ""])
+    def test_ends_with_2_also_where_the_output_can_not_be_written(
+        self, redirection: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+        code = (
+            "from tools.cli import run\n"
+            "def main():\n    print('begun')\n    import package_that_nobody_has\n"
+            "run(main, 'tool')"
+        )
+        done = subprocess.run(
+            ["sh", "-c", f'"$0" -c "$1" {redirection}', sys.executable, code],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
 
+    @pytest.mark.parametrize("module", COMMANDS)
+    def test_no_command_needs_one_to_say_how_it_is_used(self, module: str) -> None:
+        """-S: no site-packages, as on a machine where nothing was installed."""
+        done = subprocess.run(
+            [sys.executable, "-S", "-m", module, "--help"], capture_output=True, text=True, cwd=CHECKOUT, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
 
-@pytest.mark.parametrize("name", ["tools.no_such_room", "schema.nothing", "os.nothing"])
-def test_a_module_of_ours_that_is_not_there_keeps_its_traceback(name: str) -> None:
-    with pytest.raises(ModuleNotFoundError):
-        run(lambda: bool(importlib.import_module(name)), "tool")
-
-
-def test_a_python_without_our_packages_is_told_so_by_the_validator() -> None:
-    """-S: no site-packages, as on a machine where nothing was installed."""
-    done = subprocess.run(
-        [sys.executable, "-S", "-m", "tools.validate"], capture_output=True, text=True, cwd=CHECKOUT, check=False
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("validate: expected the package jsonschema_rs, which this ")
+    @pytest.mark.parametrize("command", [("tools.validate",), ("tools.registry",), ("tools.site", "OUT")])
+    def test_what_needs_one_says_so(self, command: tuple[str, ...], tmp_path: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-S", "-m", *(str(tmp_path / "site") if part == "OUT" else part for part in command)],
+            capture_output=True,
+            text=True,
+            cwd=CHECKOUT,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.match(r"\w+: expected the package (jsonschema_rs|jinja2), which this Python doesn't", done.stderr)
 
 
 class TestAnEngineWithItsPath:

@@ -18,6 +18,7 @@ from tools.registry.shapes import quant_mode_of
 from tools.registry.sharding import Engine
 from tools.store.record import Record
 from tools.tune.request import DEFAULT_BATCH_SIZES, arguments_of
+from tools.tune.space import loads_by_descriptors
 from tools.tune.subject import ModelSource, Parallel
 
 
@@ -96,21 +97,22 @@ def job_of(item: Item, device: Device, engines: Mapping[Engine, EngineHere], bud
     if fault := _why_impossible(item.wanted, device):
         return Skip(fault)
     sglang = engines.get(Engine.SGLANG)
-    gains_apart = sglang is not None and _gains_apart(item.wanted)
+    gains_apart = sglang is not None and _gains_apart(item.wanted, device)
     is_apart = item.is_apart or item.has_down or gains_apart
     apart = tried_apart(item.record, sglang.kernel if sglang else None) if is_apart else None
     if isinstance(apart, Skip):
         if _order(item, ()) is Order.TUNE:
             return apart
-        apart = TriedApart()  # it is judged first; the tuner says the same where it comes to that
+        apart = TriedApart()  # it is only judged
     tune = tune_arguments(item.wanted, budget.budget_of(item), apart)
     judges = tuple(_judge(here, item.wanted) for here in judging)
     return Job(item.name, device.name, _order(item, judges), tuple(tune), judges)
 
 
-def _gains_apart(wanted: Wanted) -> bool:
+def _gains_apart(wanted: Wanted, device: Device) -> bool:
     """Whether down with `USE_TMA` gains much: on 15 such names of H100 and H200 3 to 20 % of both projections' time."""
-    return Engine.SGLANG in wanted.engines and wanted.workload.block_shape == (128, 128)
+    loads = device.target is not None and loads_by_descriptors(device.target)
+    return loads and Engine.SGLANG in wanted.engines and wanted.workload.block_shape == (128, 128)
 
 
 def _has_a_rival(item: Item, here: EngineHere) -> bool:

@@ -134,8 +134,8 @@ def _second(
     options: argparse.Namespace, folders: Folders, machine: MachineAtHand, start: LaunchJob | None, bench: Bench | None
 ) -> int:
     """`run --second-triton`."""
-    sglang = engines_at_hand(engine_arguments(options.engine))[0].get(Engine.SGLANG)
-    kernel = sglang.kernel if sglang is not None else None
+    engines, notes = engines_at_hand(engine_arguments(options.engine))
+    kernel = engines[Engine.SGLANG].kernel if Engine.SGLANG in engines else None
     setup = _set_up(options, folders, machine)  # a GPU is asked for before what only a machine with one has
     triton = machine.triton()
     if triton is None or version_folder(triton) == version_folder(reference_triton()):
@@ -153,6 +153,8 @@ def _second(
         budget = TunerBudget(options.time_budget)
         jobs |= jobs_of(files[device.name], wanted_of(device, folders), setup.models, budget, kernel)
         tell(f"{device.name}: {counted(len(files[device.name]), 'file')} of {len(known)} to judge under {triton}")
+    if kernel is None and any(file.has_down for of_one in files.values() for file in of_one):
+        tell(*notes)  # why what hides a `_down` file isn't tuned again
     run = SecondTriton(
         setup.places,
         triton,

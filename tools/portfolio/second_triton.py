@@ -27,6 +27,7 @@ from tools.portfolio.progress import Outcome
 from tools.portfolio.wanted import WantedList, unplaced
 from tools.registry.devices import Device
 from tools.registry.models import ModelRegistry
+from tools.store.existing import Place, untried_down
 from tools.store.files import RECORD, discover, lock, read_file, record_path, version_folder, write_file
 from tools.store.record import Record, RecordError, VerifiedWith, as_record
 from tools.store.tiers import Role
@@ -56,7 +57,8 @@ def bench(children: Children, arguments: Sequence[str], gpu: PoolGpu, say: Say) 
 class DefaultFile:
     """A measured file of the default tier. loss_pct: that its record has under this Triton; None: not benched yet.
 
-    has_down: a `_down` file lies beside it, which a version's file would hide: that is tuned with up and down apart.
+    has_version_file: one that hides no `_down` file untried. has_down: a `_down` file lies beside it, which a version's
+    file would hide: that is tuned with up and down apart.
     """
 
     workload: Workload
@@ -92,9 +94,10 @@ def default_files(configs: Path, device: Device, triton: str) -> tuple[tuple[Def
         if not record.is_measured or not record.speaks_of(file.path.read_bytes()):
             faults.append(f"{shown_path(file.path)}: skipped: no record of a measurement of this very file")
             continue
-        version_file = configs / version_folder(triton) / file.path.name
+        place = Place(configs, PurePosixPath(version_folder(triton), file.path.name))
+        has_version_file = place.path.exists() and untried_down(place) is None
         loss_pct, has_down = loss_of(record, triton), file.path.with_name(down_of(file.path.name)).exists()
-        found.append(DefaultFile(workload, file.path, record, loss_pct, version_file.exists(), has_down))
+        found.append(DefaultFile(workload, file.path, record, loss_pct, has_version_file, has_down))
     return tuple(found), tuple(faults)
 
 

@@ -12,7 +12,6 @@ from tools.checkout import CONFIGS, MEASUREMENTS
 from tools.child_process import MAX_JOBS, usable_cores
 from tools.cli import check_folder, check_within, command, path_argument, run
 from tools.errors import UserError
-from tools.site.build import PICTURES, Sources, write
 from tools.text import counted, shown_path
 
 REPOSITORY = "https://github.com/fused-moe-configs/fused-moe-configs"
@@ -58,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for flag, folder in (("OUT", args.out.parent), ("--pictures", args.pictures)):
         if folder is not None:
             check_folder(folder, flag)
+    from tools.site.build import PICTURES, Sources, write  # a command line is checked without its libraries
+
     try:
         count = write(Sources(configs, args.measurements, args.repository, args.revision), args.out, args.jobs)
     except ConfigError as error:

@@ -4,12 +4,13 @@ that belong together are written."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fused_moe_configs.lookup import Chain, ConfigError, down_of
+from fused_moe_configs.lookup import REFERENCE_TRITON, Chain, ConfigError, down_of, is_down
 from kernels.launch_config import LaunchConfig
 from tools.errors import UserError
 from tools.store import schemas
@@ -89,6 +90,55 @@ def served_today(root: Path, workload: Workload, triton: str) -> Existing | None
             f"{shown_path(broken)}: {error.reason}. Fix: mend it (nox -s validate says more)."
         ) from error
     return None if winner is None else _read(_place_at(root, winner))
+
+
+def hidden_down(place: Place) -> Place | None:
+    """The `_down` file that a look-up would read, if there were no file at `place`, and doesn't where one is.
+
+    The first file of a look-up serves both projections where no `_down` file lies beside it. None: nothing is hidden,
+    or what lies behind can't be read, which other checks say.
+    """
+    if os.path.exists(place.down.path):  # noqa: PTH110 (never raises)
+        return None
+    chain, version = Chain(place.root), version_of_folder(place.relative.parent.name)
+    is_default = place.path.parent == place.root
+    release = ".".join(map(str, version)) if version is not None else REFERENCE_TRITON if is_default else None
+    try:
+        tiers = chain.tiers(release)
+        behind = dict(itertools.islice(tiers.items(), [*tiers].index(place.path.parent) + 1, None))
+        winner = chain.look_up(place.down.relative.name, behind)[0].winner
+    except (ConfigError, OSError, ValueError):  # or no look-up reads this folder
+        return None
+    return _place_at(place.root, winner) if winner is not None and is_down(winner.name) else None
+
+
+def untried_down(place: Place) -> Place | None:
+    """The `_down` file that the file at `place` hides, unless its record says that none gains beside it.
+
+    Where the hidden one says `USE_TMA` the key was to be tried, which takes SGLang's kernel.
+    """
+    hidden = hidden_down(place)
+    if hidden is None:
+        return None
+    own = _existing_or_none(place)
+    record = own.record if own is not None else None
+    tuner = record.tuner if own is not None and record is not None and record.speaks_of(own.data) else None
+    settings = tuner.settings if tuner is not None else {}
+    was_tried = settings.get("separate_down") is True and ("down_kernel" in settings or not has_descriptors(hidden))
+    return None if was_tried else hidden
+
+
+def has_descriptors(down: Place) -> bool:
+    """Whether an entry of the `_down` file says `USE_TMA`; of one that can't be read none does."""
+    found = _existing_or_none(down)
+    return found is not None and any(entry.USE_TMA for entry in found.entries.values())
+
+
+def _existing_or_none(place: Place) -> Existing | None:
+    try:
+        return existing_at(place)
+    except (ExistingError, OSError):
+        return None
 
 
 def existing_at(place: Place) -> Existing | None:

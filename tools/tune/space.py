@@ -10,6 +10,7 @@ from kernels.problem import Flavour, check_launch
 from tools.launch.axes import AMD, COMMON_GROUP_SIZE, NVIDIA, Axes
 from tools.launch.shared_memory import loop_bytes
 from tools.measure.layer import DOWN
+from tools.registry.devices import Target
 from tools.tune.protocol import Subject
 
 
@@ -61,12 +62,17 @@ FIRST_WITH_DESCRIPTORS = 90
 """NVIDIA's architecture. Elsewhere Triton makes plain loads of them."""
 
 
+def loads_by_descriptors(target: Target) -> bool:
+    """Whether down with USE_TMA is worth trying on GPUs of this kind."""
+    return target.backend == "cuda" and int(target.arch) >= FIRST_WITH_DESCRIPTORS
+
+
 def why_no_descriptors(subject: Subject) -> str | None:
     """Why down doesn't run with USE_TMA, or can't gain by it; None: it is worth trying."""
     target = subject.target
     if Flavour.SGLANG not in subject.placements:
         return "SGLang, whose key it is, doesn't read this name"
-    if target.backend != "cuda" or int(target.arch) < FIRST_WITH_DESCRIPTORS:
+    if not loads_by_descriptors(target):
         return f"{subject.workload.device_name} doesn't load by tensor descriptors"
     return next(filter(None, (layer.why_no_descriptor(DOWN) for layer in subject.layers)), None)
 

@@ -26,6 +26,7 @@ from tools.store.existing import (
     Step,
     bytes_at,
     existing_at,
+    hidden_down,
     place_of,
     served_today,
     write_all,
@@ -95,9 +96,7 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
             _check_nothing_is_hidden(request, place, existing)
         if there is not None:
             check_origin(there, request.batch_sizes, subject, origin)
-    _check_twin(request, place, there)
-    if existing is not None and there is None:
-        _check_no_down_is_hidden(request, existing.place.down)
+    _check_down(request, place, there)
     if request.is_partial and request.separate_down and (twin := existing_at(place.down)):
         check_origin(twin, request.batch_sizes, subject, origin)
     return place, existing
@@ -189,34 +188,29 @@ def why_refused(request: TuneRequest, subject: Subject) -> str | None:
     """Why a run would be refused for the `_down` file that stands in the default tier. UserError: another folder."""
     place = Place(folder_of_tiers(request.files.output), PurePosixPath(subject.workload.file_name()))
     try:
-        _check_twin(request, place, _standing(place, is_partial=False))
+        _check_down(request, place, _standing(place, is_partial=False))
     except UserError as error:
         return str(error)
     return None
 
 
-def _check_twin(request: TuneRequest, place: Place, there: Existing | None) -> None:
-    """A `_down` file has the batch sizes and the BLOCK_SIZE_M of the file that it stands beside."""
+def _check_down(request: TuneRequest, place: Place, there: Existing | None) -> None:
+    """UserError: the run would leave a `_down` file without what it was tuned for, hide one, or need one."""
     if place.down.path.exists():
         _check_tried_apart(request, place.down, "this file belongs to the one to be tuned")
-    elif request.separate_down and request.is_partial and there is not None:
-        raise UserError(
-            f"--separate-down: expected an existing {shown_path(place.down.path)} to replace rows of, found none. "
-            "Fix: tune all batch sizes."
-        )
-
-
-def _check_no_down_is_hidden(request: TuneRequest, served: Place) -> None:
-    """A file in a tier before serves both projections, whatever `_down` file lies in the tier that serves today."""
-    if served.path.exists():
-        _check_tried_apart(request, served, "this file serves the down projection today, and one of up alone hides it")
+    elif request.is_partial and there is not None:  # its other rows stay, and whatever they hide
+        if request.separate_down:
+            raise UserError(
+                f"--separate-down: expected an existing {shown_path(place.down.path)} to replace rows of, found none. "
+                "Fix: tune all batch sizes."
+            )
+    elif (hidden := hidden_down(place)) is not None:
+        why = f"SGLang would read it no longer, where {shown_path(place.path)} has no _down file"
+        _check_tried_apart(request, hidden, why)
 
 
 def _check_tried_apart(request: TuneRequest, down: Place, why: str) -> None:
-    """UserError: a run like this can't do without the `_down` file that stands there, and says all that it lacks.
-
-    Rows with USE_TMA would go for slower ones, or the whole file, by a run that can't try the key.
-    """
+    """UserError, with all that the run lacks, which replaces a `_down` file's rows or hides them."""
     flags, reasons = [], []
     if not request.separate_down:
         flags.append("--separate-down")
@@ -226,14 +220,12 @@ def _check_tried_apart(request: TuneRequest, down: Place, why: str) -> None:
         reasons.append("entries of this file say USE_TMA, which is tried on that kernel alone")
     if flags:
         asked = " and ".join(flags)
-        raise UserError(
-            f"{shown_path(down.path)}: expected {asked}, since {', and '.join(reasons)}. Fix: give {asked}, "
-            "or remove the file and its record."
-        )
+        fix = "name another --output" if request.files.replay else f"give {asked}"
+        raise UserError(f"{shown_path(down.path)}: expected {asked}, since {', and '.join(reasons)}. Fix: {fix}.")
 
 
 def _is_untried(request: TuneRequest, down: Place) -> bool:
-    """Whether rows with USE_TMA would be replaced."""
+    """Whether rows with USE_TMA would go for slower ones, or the whole file, by a run that can't try the key."""
     twin = _standing(down, is_partial=False)  # a broken one is replaced, or refused where rows of it stay
     replaced = request.batch_sizes if request.is_partial else (twin.entries if twin else ())
     return twin is not None and any(twin.entries[m].USE_TMA for m in replaced if m in twin.entries)

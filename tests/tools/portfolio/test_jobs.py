@@ -148,6 +148,12 @@ class TestWhatIsDone:
         assert isinstance(found, Skip)
         assert found.reason.endswith("Fix: --engine sglang=PATH")
 
+    def test_but_it_is_judged_without_it(self, stocked: Stocked) -> None:
+        stocked.tune(NAME, tuner={"settings": {"separate_down": True, "down_kernel": "sglang-0.5.23"}})
+        found = job(replace(look(stocked), is_apart=True), {Engine.VLLM: BOTH[Engine.VLLM]})
+        assert isinstance(found, Job)
+        assert found.order is Order.JUDGE
+
 
 class TestTheTunersCommandLine:
     def test_it_names_model_placement_engine_and_all_shapes(self, stocked: Stocked) -> None:
@@ -196,10 +202,14 @@ class TestTheTunersCommandLine:
     def test_up_and_down_apart_with_sglangs_kernel_where_use_tma_gains_much(
         self, stocked: Stocked, name: str, is_apart: bool
     ) -> None:
-        assert parsed(look(stocked, name)).separate_down is is_apart
-        without = job(look(stocked, name), {Engine.VLLM: BOTH[Engine.VLLM]})
-        assert isinstance(without, Job)
-        assert "--separate-down" not in without.tune
+        found = parsed(look(stocked, name))
+        assert found.separate_down is is_apart
+        assert found.down_kernel == (DownKernel(Path("/site/sglang.py")) if is_apart else None)
+        older = replace(DEVICE, arch="sm_80")
+        for engines, device in (({Engine.VLLM: BOTH[Engine.VLLM]}, DEVICE), (BOTH, older)):
+            without = job(look(stocked, name), engines, device)
+            assert isinstance(without, Job)
+            assert "--separate-down" not in without.tune
 
     @pytest.mark.parametrize("changes", [{}, {"rule": "parts-0"}], ids=["of today", "older"])
     def test_up_and_down_apart_where_the_down_file_is_lost(self, stocked: Stocked, changes: dict[str, str]) -> None:

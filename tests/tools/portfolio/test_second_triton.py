@@ -88,6 +88,20 @@ class TestDefaultFiles:
         stocked.store.config(name=file.name, folder="triton_3_6_0")
         assert [each.has_version_file for each in files(stocked)] == [True]
 
+    @pytest.mark.parametrize(
+        ("settings", "is_done"), [({}, False), ({"separate_down": True}, True)], ids=["untried", "tried apart"]
+    )
+    def test_one_that_hides_a_down_file_untried_is_none(
+        self, stocked: Stocked, file: DefaultFile, settings: dict[str, bool], is_done: bool
+    ) -> None:
+        """As when the default file was tuned again with up and down apart, and the version's was not."""
+        note(stocked.folders.configs, file, TRITON, MARGIN_PCT + 1.0)
+        stocked.store.config(name=full(NAME).replace(".json", "_down.json"))
+        version_file = stocked.store.config(name=file.name, folder="triton_3_6_0")
+        tuner = {"settings": settings, "seconds": 1.0, "kernels_compiled": 1, "measurements": 1, "outcomes": {"ok": 1}}
+        stocked.store.measured(version_file, TRITON, tuner=tuner)
+        assert [each.is_done for each in files(stocked)] == [is_done]
+
 
 @pytest.mark.parametrize(
     ("loss_pct", "has_version_file", "is_done"),
@@ -156,6 +170,14 @@ class TestBench:
         assert losses_of(printed) == {}
 
 
+def never_benched(arguments: Sequence[str], gpu: PoolGpu, say: Say) -> Ended:
+    raise AssertionError("their losses are known")
+
+
+def never_tuned(job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
+    raise AssertionError("nothing can be tuned")
+
+
 class TestTunedAgain:
     def test_as_it_is_wanted_on_the_gpu(self, file: DefaultFile) -> None:
         (job,) = jobs_of([file], wanted_of_h100(), builders.models(), TunerBudget(30.0)).values()
@@ -194,21 +216,25 @@ class TestTunedAgain:
         (skip,) = jobs_of([file], wanted_of_h100(), builders.models(), TunerBudget()).values()
         assert isinstance(skip, Skip)
         assert skip.reason.endswith("Fix: --engine sglang=PATH")
-        assert "--separate-down" in self.tune(file, Path("kernels.py"))
+        assert self.tune(file, Path("kernels.py"))[-3:] == ("--separate-down", "--kernel", "sglang=kernels.py")
 
     def tune(self, file: DefaultFile, kernel: Path | None) -> tuple[str, ...]:
         (job,) = jobs_of([file], wanted_of_h100(), builders.models(), TunerBudget(), kernel).values()
         assert isinstance(job, Job)
         return job.tune
 
+    def test_what_can_not_be_tuned_again_is_a_line(self, stocked: Stocked, file: DefaultFile) -> None:
+        pool = Pool[tuple[DefaultFile, ...]]([PoolGpu("0", DEVICE, 1)], print)
+        places = Places(stocked.folders.configs, stocked.folders.progress_of)
+        run = SecondTriton(places, TRITON, {file.name: Skip("no kernel")}, never_benched, never_tuned)
+        missing = run.run({H100: [replace(file, loss_pct=9.0)]}, pool)
+        assert missing == [f"{file.name}: loses, and isn't tuned again: no kernel"]
+
     def test_no_tuner_is_begun_once_the_run_has_stopped(self, stocked: Stocked) -> None:
         names = [stocked.tune(name).name for name in (NAME, "E=64,N=896")]
         known = [replace(each, loss_pct=9.0) for each in files(stocked)]
         pool = Pool[tuple[DefaultFile, ...]]([PoolGpu("0", DEVICE, 1)], print)
         begun: list[str] = []
-
-        def bench(arguments: Sequence[str], gpu: PoolGpu, say: Say) -> Ended:
-            raise AssertionError("their losses are known")
 
         def launch(job: Job, gpu: PoolGpu, output: Path, say: Say) -> JobResult:
             begun.append(job.name)
@@ -217,5 +243,5 @@ class TestTunedAgain:
 
         jobs: dict[str, Job | Skip] = {name: Job(name, H100, Order.TUNE, (), ()) for name in names}
         places = Places(stocked.folders.configs, stocked.folders.progress_of)
-        SecondTriton(places, TRITON, jobs, bench, launch).run({H100: known}, pool)
+        SecondTriton(places, TRITON, jobs, never_benched, launch).run({H100: known}, pool)
         assert begun == [known[0].name]

@@ -13,7 +13,7 @@ import pytest
 import fused_moe_configs
 from kernels.launch_config import LaunchConfig
 from tests.builders import Store, table
-from tools.store.existing import Existing, ExistingError, Place, place_of, served_today, write_all
+from tools.store.existing import Existing, ExistingError, Place, hidden_down, place_of, served_today, write_all
 from tools.store.files import canonical_entries, canonical_record, write_file
 from tools.store.record import Record
 from tools.store.workload import Workload
@@ -169,6 +169,60 @@ def test_a_registry_that_tells_no_aliases_is_named(aliases: Path, tmp_path: Path
     aliases.write_bytes(b"{")
     with pytest.raises(ExistingError, match=r"registry/devices\.json: not JSON: .*\. Fix: mend it"):
         served_today(tmp_path, WORKLOAD, "3.8.0")
+
+
+# ---------------------------------------------------------------
+# What a file hides
+
+
+DOWN = NAME.replace(".json", "_down.json")
+
+
+@pytest.mark.parametrize(
+    ("at", "there", "hidden"),
+    [
+        ("triton_3_6_0", ["", "down of "], "down of "),
+        ("triton_3_6_0", ["", "down of ", "down of triton_3_6_0"], None),
+        ("triton_3_6_1", ["triton_3_6_0", "down of triton_3_6_0", ""], "down of triton_3_6_0"),
+        ("triton_3_6_0", ["triton_3_6_1", "down of triton_3_6_1"], "down of triton_3_6_1"),
+        ("triton_3_6_0", ["triton_3_5_0", "down of triton_3_5_0", ""], None),
+        ("triton_3_6_0", ["", "legacy_configs", "down of legacy_configs"], None),
+        ("triton_3_6_0", ["down of "], None),
+        ("", ["legacy_configs", "down of legacy_configs"], "down of legacy_configs"),
+        ("", ["triton_3_6_0", "down of triton_3_6_0"], None),
+        ("legacy_configs", ["", "down of "], None),
+        ("triton_3_8_0", ["", "down of "], None),
+    ],
+    ids=[
+        "the default tier's",
+        "not beside one of its own",
+        "an older patch's",
+        "a newer patch's",
+        "not another release's",
+        "not one that another file hides already",
+        "not one that no look-up reads",
+        "the legacy tier's",
+        "not a version's behind the default tier",
+        "nothing lies behind the legacy tier",
+        "no look-up reads the reference's own folder",
+    ],
+)
+def test_a_file_hides_the_down_file_that_a_look_up_would_read_without_it(
+    at: str, there: list[str], hidden: str | None, tmp_path: Path
+) -> None:
+    def place(of: str) -> Place:
+        folder = of.removeprefix("down of ")
+        return Place(tmp_path, PurePosixPath(folder, DOWN if of.startswith("down of ") else NAME))
+
+    for each in (at, *there):
+        put_bytes(place(each).path)
+    assert hidden_down(place(at)) == (None if hidden is None else place(hidden))
+
+
+def test_what_can_not_be_read_hides_nothing(tmp_path: Path) -> None:
+    put_bytes(tmp_path / "triton_3_6_0" / NAME), put_bytes(tmp_path / NAME), put_bytes(tmp_path / DOWN, b"{")
+    for name in (NAME, NAME.replace("H100", 300 * "X")):
+        assert hidden_down(Place(tmp_path, PurePosixPath("triton_3_6_0", name))) is None
 
 
 def test_its_record_comes_along(tmp_path: Path) -> None:

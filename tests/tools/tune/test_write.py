@@ -43,7 +43,7 @@ from tools.tune.report import TuneSummary
 from tools.tune.request import DEFAULT_BATCH_SIZES, TuneRequest, parse
 from tools.tune.search import Measurements
 from tools.tune.tuner import RowResult, TuneResult
-from tools.tune.write import MeasuredRun, Origin, deliver, find_destination
+from tools.tune.write import MeasuredRun, Origin, deliver, find_destination, why_refused
 
 DOWN = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
 ENTRIES = dict.fromkeys(DEFAULT_BATCH_SIZES, LaunchConfig(16, 64, 128, 1, 4, 4))
@@ -246,7 +246,7 @@ def test_rows_that_stay_need_their_evidence(rows: tuple[int, ...] | None, put: P
 
 def test_a_down_file_must_not_be_left_behind(put: Put, find: Find, configs: Path) -> None:
     put(configs), put(configs, DOWN)
-    with pytest.raises(UserError, match=rf"{DOWN}: expected --separate-down, .* Fix: give --separate-down, or remove"):
+    with pytest.raises(UserError, match=rf"{DOWN}: expected --separate-down, .* Fix: give --separate-down\.$"):
         find()
     assert find("--separate-down")[0] == configs / NAME
 
@@ -259,8 +259,8 @@ def test_down_files_with_descriptors_are_tuned_again_by_who_can_try_descriptors(
     loads = {**ENTRIES, 64: replace(ENTRIES[64], USE_TMA=True), 128: replace(ENTRIES[128], USE_TMA=False)}
     (configs / DOWN).write_bytes(canonical_entries(loads))
     kernel = r"--kernel sglang=PATH/fused_moe_triton_kernels\.py"
-    told = rf"{DOWN}: expected {kernel}, since entries .* Fix: give {kernel}, or remove the file and its record\.$"
-    both = rf"{DOWN}: expected --separate-down and {kernel}, .* Fix: give --separate-down and {kernel}, or remove"
+    told = rf"{DOWN}: expected {kernel}, since entries .* Fix: give {kernel}\.$"
+    both = rf"{DOWN}: expected --separate-down and {kernel}, .* Fix: give --separate-down and {kernel}\.$"
     with pytest.raises(UserError, match=both):
         find()
     for rows in ((), ("--num-tokens", "1", "64"), ("--num-tokens", "64", "6144")):
@@ -272,19 +272,58 @@ def test_down_files_with_descriptors_are_tuned_again_by_who_can_try_descriptors(
     assert find("--separate-down")[0] == configs / NAME, "one that is broken is replaced"
 
 
-def test_a_file_in_a_tier_before_must_not_hide_a_down_file(put: Put, find: Find, configs: Path) -> None:
-    """It would serve both projections, whatever the other's `_down` file gains."""
-    put(configs), put(configs, DOWN)
-    place = configs / "triton_3_6_0" / NAME
-    with pytest.raises(UserError, match=rf"configs/{DOWN}: expected --separate-down, .* Fix: give --separate-down, or"):
-        find(triton="3.6.0")
-    assert find("--separate-down", triton="3.6.0")[0] == place
-    (configs / DOWN).write_bytes(canonical_entries({m: replace(e, USE_TMA=True) for m, e in ENTRIES.items()}))
-    with pytest.raises(UserError, match=rf"configs/{DOWN}: expected --kernel sglang="):
-        find("--separate-down", triton="3.6.0")
-    assert find("--separate-down", "--kernel", "sglang=kernels.py", triton="3.6.0")[0] == place
-    put(place.parent)
-    assert find(triton="3.6.0")[0] == place, "one that is there hides it already"
+class TestADownFileOfATierBehind:
+    """A look-up takes the first file for both projections, whatever a `_down` file behind it gains."""
+
+    def refused(self, find: Find, *flags: str, triton: str = "3.6.0") -> str:
+        with pytest.raises(UserError) as refusal:
+            find(*flags, triton=triton)
+        return str(refusal.value)
+
+    def test_is_not_hidden_by_a_run_that_tries_no_entry_for_down(self, put: Put, find: Find, configs: Path) -> None:
+        put(configs), put(configs, DOWN)
+        said = self.refused(find)
+        assert f"configs/{DOWN}: expected --separate-down, since SGLang would read it no longer" in said
+        assert said.endswith("Fix: give --separate-down.")
+        assert find("--separate-down", triton="3.6.0")[0] == configs / "triton_3_6_0" / NAME
+
+    def test_nor_where_it_uses_descriptors_by_one_that_can_not_try_them(
+        self, put: Put, find: Find, configs: Path
+    ) -> None:
+        put(configs), put(configs, DOWN)
+        (configs / DOWN).write_bytes(canonical_entries({m: replace(e, USE_TMA=True) for m, e in ENTRIES.items()}))
+        assert "expected --kernel sglang=" in self.refused(find, "--separate-down")
+        assert "expected --separate-down and --kernel sglang=" in self.refused(find)
+        find("--separate-down", "--kernel", "sglang=kernels.py", triton="3.6.0")
+
+    def test_nor_by_a_file_that_hides_it_already(self, put: Put, find: Find, configs: Path) -> None:
+        put(configs), put(configs, DOWN), put(configs / "triton_3_6_0")
+        assert "expected --separate-down" in self.refused(find)
+
+    def test_rows_alone_leave_it_hidden_as_the_others_do(self, put: Put, find: Find, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        put(out), put(out, DOWN), put(out / "triton_3_6_0")
+        assert find("--num-tokens", "1", output=out, triton="3.6.0")[0] == out / "triton_3_6_0" / NAME
+
+    def test_nor_by_a_file_of_another_patch_or_of_the_default_tier(self, put: Put, find: Find, configs: Path) -> None:
+        put(configs / "triton_3_6_0"), put(configs / "triton_3_6_0", DOWN)
+        assert "triton_3_6_0/" in self.refused(find, triton="3.6.1")
+        put(configs / "legacy_configs"), put(configs / "legacy_configs", DOWN)
+        assert "legacy_configs/" in self.refused(find, triton="3.8.0")
+
+    def test_a_replay_is_sent_elsewhere_since_it_can_try_nothing(
+        self, put: Put, tmp_path: Path, subject: Subject
+    ) -> None:
+        put(tmp_path), put(tmp_path, DOWN)
+        request = parse(["--replay", "a.jsonl", "--output", str(tmp_path)])
+        with pytest.raises(UserError, match=r"Fix: name another --output\.$"):
+            find_destination(request, subject, Origin("3.6.0", RUN.kernel_sha256))
+
+    def test_is_said_by_a_dry_run(self, put: Put, configs: Path, subject: Subject) -> None:
+        put(configs / "legacy_configs"), put(configs / "legacy_configs", DOWN)
+        request = parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2"])
+        assert "expected --separate-down" in str(why_refused(request, subject))
+        assert why_refused(replace(request, separate_down=True), subject) is None
 
 
 def test_rows_alone_make_no_down_file(put: Put, find: Find, configs: Path) -> None:

@@ -438,7 +438,7 @@ CASES = [
     Case(
         "hidden-down",
         both(tune, lambda s: tune(s, DOWN), lambda s: tune(s, folder=VERSION, num_stages=4)),
-        "tune it with --separate-down under the Triton that it is for",
+        "tune it with --separate-down under the Triton that it is for, or",
         both(
             lambda s: tune(s, folder=VERSION, num_stages=4), lambda s: tune(s, DOWN, VERSION, num_stages=4, num_warps=8)
         ),
