@@ -260,6 +260,11 @@ class DownFile:
     data: bytes | None
 
     @property
+    def sha256(self) -> str | None:
+        """None: there was none."""
+        return None if self.data is None else sha256(self.data)
+
+    @property
     def is_there_still(self) -> bool:
         """Whether the same is there now, or none again."""
         return read_file(self.path, TUNED_FILE).data == self.data

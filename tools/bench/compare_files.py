@@ -265,6 +265,7 @@ def _checked(path: Path, report: FilesReport, judge: Judge, result: FileResult) 
         round(uniform.best_ratio, 4),
         RULE,
         _beside_shipped(result),
+        result.down.sha256 if result.down is not None else None,
     )
 
 

@@ -17,7 +17,7 @@ from tools.measure.panel import RULE, PromotionPolicy
 from tools.portfolio.progress import ProgressLine
 from tools.portfolio.wanted import Wanted
 from tools.registry.sharding import Engine
-from tools.store.existing import Place, existing_at
+from tools.store.existing import Place, bytes_at, existing_at
 from tools.store.files import version_folder
 from tools.store.record import CheckedShipped, EngineChecked, Record
 from tools.store.workload import Shape
@@ -108,7 +108,7 @@ def look_up(
         return Item(rank, wanted, Standing.MISSING, why, is_apart=down, line=line)
     record, unproven = _of_measurement(existing.record, existing.data)
     older = (unproven,) if record is None else tuple(_older(record, method))
-    judged = {} if record is None else judged_of(record, method.triton)
+    judged = {} if record is None else judged_of(record, method.triton, bytes_at(place.down.path))
     served = {named.shape for named in record.shapes} if record is not None else set()
     unserved = tuple(shape for shape in wanted.shapes if shape not in served)
     if down_fault:  # only tuning again tells whether there is to be one
@@ -177,10 +177,11 @@ def _of_judgements(judged: Mapping[Engine, EngineChecked]) -> Iterator[str]:
         yield "nothing to gain: on the whole within a margin of what runs without a file"
 
 
-def judged_of(record: Record, triton: str) -> dict[Engine, EngineChecked]:
+def judged_of(record: Record, triton: str, down: bytes | None) -> dict[Engine, EngineChecked]:
     """By engine, the newest line of the bench under the Triton, of the day of the measurement or later.
 
-    Of one day the last one: a record's lines stand in the order in which they came.
+    down: the `_down` file beside the file, None: none; a line of another says nothing. Of one day the last one: a
+    record's lines stand in the order in which they came.
     """
     lines = sorted(record.engine_checked or (), key=lambda line: line.date)
     return {
@@ -189,6 +190,7 @@ def judged_of(record: Record, triton: str) -> dict[Engine, EngineChecked]:
         if line.engine in list(Engine)
         and version_folder(line.triton) == version_folder(triton)
         and line.date >= record.date
+        and line.ran_with(down)
     }
 
 

@@ -346,7 +346,8 @@ class EngineChecked:
     """A bench on an engine's own kernel. Ratios: time of this file over time without it, under uniform routing.
 
     rule: of the method that judged. shipped: None where the engine ships no file, or it wasn't met. draws: the first
-    seed, as the record's own. Older records have neither best_ratio nor rule, by_routing nor draws.
+    seed, as the record's own. down_sha256: of the `_down` file that ran with it, None: none did, or an older bench
+    didn't say. Older records have neither best_ratio nor rule, by_routing nor draws.
     """
 
     engine: str
@@ -360,6 +361,11 @@ class EngineChecked:
     best_ratio: float | None = None
     rule: str | None = None
     shipped: CheckedShipped | None = None
+    down_sha256: str | None = None
+
+    def ran_with(self, down: bytes | None) -> bool:
+        """Whether it may speak of the file beside this `_down` file (None: alone), as far as it says."""
+        return self.down_sha256 is None or (down is not None and self.down_sha256 == sha256(down))
 
     @property
     def slower(self) -> int:
@@ -384,6 +390,7 @@ class EngineChecked:
             best_ratio=self.best_ratio,
             rule=self.rule,
             shipped=self.shipped and self.shipped.to_json(),
+            down_sha256=self.down_sha256,
             by_routing=by_routing or None,
             draws=dict(self.draws) or None,
         )

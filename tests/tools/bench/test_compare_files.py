@@ -646,6 +646,10 @@ class TestWriteRecord:
         else:
             assert "not written" not in error
             assert record(store) != unjudged
+            if kernel is not None:
+                (line,) = record(store)["engine_checked"]
+                ran_with = sha256(down.read_bytes()) if before is not None and kernel == "sglang" else None
+                assert line.get("down_sha256") == ran_with
 
     @pytest.mark.parametrize("format_", ["markdown", "json"])
     def test_a_file_that_does_not_run_everywhere_is_no_evidence_but_is_reported(

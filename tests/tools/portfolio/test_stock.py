@@ -13,6 +13,7 @@ from tools.portfolio.progress import ProgressLine
 from tools.portfolio.stock import Item, Method, Standing, look_up
 from tools.registry.sharding import Engine
 from tools.store.existing import Existing, Place, existing_at
+from tools.store.files import sha256
 from tools.store.record import CheckedShipped
 
 NAME = "E=64,N=1408"
@@ -81,6 +82,17 @@ def test_up_and_down_apart_are_asked_for_by_name(stocked: Stocked) -> None:
     assert look(stocked, down=True).why == ("up and down were not tried apart",)
     stocked.tune(NAME, judged_on=None, tuner={"settings": {"separate_down": True}})
     assert look(stocked, down=True).standing is Standing.DONE
+
+
+def test_a_judgement_beside_another_down_file_is_none(stocked: Stocked) -> None:
+    """As where somebody took the `_down` file away, and its record with it."""
+    path = stocked.tune(NAME, judged_on=[Engine.VLLM])
+    stocked.judge(NAME, Engine.SGLANG, down_sha256=sha256(path.read_bytes()))
+    assert (look(stocked).standing, look(stocked).unjudged) == (Standing.UNJUDGED, (Engine.SGLANG,))
+    down = path.with_name(f"{path.stem}_down.json")
+    down.write_bytes(path.read_bytes())
+    stocked.store.measured(down)
+    assert look(stocked).standing is Standing.DONE
 
 
 def test_a_broken_file_says_what_is_wrong(stocked: Stocked) -> None:

@@ -128,8 +128,16 @@ class TestLinesOfBenches:
         routing = {"uniform": CheckedRouting(1.0, 0.9, 0), "skew_0.3": CheckedRouting(1.1, 0.9, 2)}
         shipped = CheckedShipped("ab" * 32, 1.01, 0.95, 0.7)
         line = replace(self.CHECKED, by_routing=routing, best_ratio=0.6, rule="parts-1", shipped=shipped)
+        line = replace(line, down_sha256="cd" * 32)
         assert EngineChecked.read(line.to_json()) == line
         assert line.slower == 2
+
+    @pytest.mark.parametrize(("down", "may_speak"), [(b"{}", True), (b"{ }", False), (None, False)])
+    def test_a_line_speaks_of_a_file_beside_the_down_file_that_it_ran_with(
+        self, down: bytes | None, may_speak: bool
+    ) -> None:
+        assert replace(self.CHECKED, down_sha256=sha256(b"{}")).ran_with(down) is may_speak
+        assert self.CHECKED.ran_with(down), "an older one doesn't say"
 
     def test_an_older_line_says_nothing_of_routings_and_stays_as_it_is(self) -> None:
         line = {"engine": "vllm", "version": "0.33.0", "triton": "3.8.0", "date": "2026-01-02"}

@@ -21,7 +21,7 @@ from tools.launch.heuristic_version import measured_heuristics
 from tools.launch.kernel_hash import EARLIER, hash_source
 from tools.registry.models import Model, ModelRegistry, Quantisation
 from tools.registry.shapes import registered_shapes
-from tools.store.files import canonical_config
+from tools.store.files import canonical_config, sha256
 from tools.store.workload import Layout, Shape, Workload
 from tools.validate import runner
 from tools.validate.rules.record import RULE
@@ -594,6 +594,22 @@ def test_nor_under_any_routing(store: Store) -> None:
     assert store.messages(RULE) == [
         "engine_checked.0.by_routing.skew_0.3: expected a geomean_ratio of at most worst_ratio, 0.95, found 0.99"
     ]
+
+
+@pytest.mark.parametrize(
+    ("now", "found"),
+    [("the same", None), ("another", f"another ({sha256(b'another')[:12]}…)"), (None, "none")],
+)
+def test_a_judgement_is_of_the_down_file_that_it_ran_with(store: Store, now: str | None, found: str | None) -> None:
+    line = {"engine": "sglang", "version": "0.5.23", "triton": "3.8.0", "date": "2026-01-01"}
+    ran_with = sha256(b"the same")
+    path = store.config()
+    store.measured(path, engine_checked=[{**line, "worst_ratio": 1.0, "geomean_ratio": 0.9, "down_sha256": ran_with}])
+    down = path.with_name(NAME.replace(".json", "_down.json"))
+    if now is not None:
+        down.write_bytes(now.encode())
+    told = f"engine_checked.0: expected {down.name} with which it was judged ({ran_with[:12]}…), found {found}"
+    assert [each for each in store.messages(RULE) if "judged" in each] == ([] if found is None else [told])
 
 
 def test_nor_beside_the_file_that_the_engine_ships(store: Store) -> None:

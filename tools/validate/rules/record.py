@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from fused_moe_configs.lookup import down_of
 from tools.checkout import reference_triton
 from tools.findings import Severity
 from tools.launch.heuristic_version import outdated
@@ -21,7 +22,7 @@ from tools.registry.shapes import quant_mode_of, shapes_fault
 from tools.registry.sharding import named_model_has
 from tools.store import schemas
 from tools.store.config_file import ConfigFile
-from tools.store.files import closed_folder, record_path, sha256, version_folder
+from tools.store.files import TUNED_FILE, closed_folder, read_file, record_path, sha256, version_folder
 from tools.store.record import Environment, Latency, Record, RecordedRow
 from tools.store.workload import Shape, Workload
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
@@ -55,6 +56,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         yield from _mismatches(record, path, file)
         yield from _untimely(record, path, context.today)
         yield from _unlikely_checks(record, path)
+        yield from _checks_with_another_down(record, path, file)
         if file.workload is not None:
             yield from _strange_models(record, file.workload, path, context)
         if record.is_measured and file.workload is not None:
@@ -177,6 +179,21 @@ def _unlikely_checks(record: Record, path: Path) -> Iterator[Issue]:
                     "bench it again with --write-record, or take the line out",
                     path=path,
                 )
+
+
+def _checks_with_another_down(record: Record, path: Path, file: ConfigFile) -> Iterator[Issue]:
+    """SGLang runs a `_down` file with its up file: what was judged is the pair."""
+    down = file.found.path.with_name(down_of(file.found.path.name))
+    data = read_file(down, TUNED_FILE).data
+    for index, line in enumerate(record.engine_checked or ()):
+        if line.down_sha256 is not None and not line.ran_with(data):
+            found = "none" if data is None else f"another ({sha256(data)[:12]}…)"
+            yield Issue(
+                f"engine_checked.{index}: expected {down.name} with which it was judged ({line.down_sha256[:12]}…), "
+                f"found {found}",
+                "restore that file, or take the line out and judge the file again (bench files --write-record)",
+                path=path,
+            )
 
 
 def _strange_shapes(record: Record, workload: Workload, path: Path, context: Context) -> Iterator[Issue]:
