@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from . import gains
@@ -110,8 +109,15 @@ class IndexedFile(NamedTuple):
     ratios: Mapping[str, Ratios]
     evidence: str | None
     sha256: str
-    shapes: tuple[IndexedShape, ...] = ()
-    beside_shipped: Mapping[str, BesideShipped] = MappingProxyType({})
+    shapes: tuple[IndexedShape, ...]
+    beside_shipped: Mapping[str, BesideShipped]
+
+    @classmethod
+    def without_figures(
+        cls, file: str, sha256: str, triton: str | None = None, models: Iterable[str] = ()
+    ) -> IndexedFile:
+        """Of which no record speaks."""
+        return cls(file, tuple(models), triton, None, {}, None, sha256, (), {})
 
     @property
     def name(self) -> str:
@@ -227,7 +233,7 @@ def of_file(configs: Path, path: Path, triton: str | None) -> IndexedFile:
     file, sha256 = path.relative_to(configs), _sha256(path)
     record_path = configs / RECORDS / file
     if not exists(record_path):
-        return IndexedFile(file.as_posix(), (), triton, None, {}, None, sha256)
+        return IndexedFile.without_figures(file.as_posix(), sha256, triton)
     # Not of the pairs that read_json has: its check that no key stands twice is the validator's.
     record = json.loads(read_json(record_path)[0])
     try:
@@ -241,7 +247,7 @@ def of_record(record: Mapping[str, _Json], file: str, triton: str | None, sha256
     """Of a file with these bytes beside this record; of what is none by the schema, KeyError, TypeError and others."""
     models = dict.fromkeys(str(model) for shape in record["shapes"] for model in shape["models"])
     if record["config_sha256"] != sha256:
-        return IndexedFile(file, tuple(models), triton, None, {}, None, sha256)
+        return IndexedFile.without_figures(file, sha256, triton, models)
     measured_with = record.get("environment", {}).get("triton")
     source = "claimed" if record["source"] == "measured" else "published"
     evidence = "verified" if is_signed(record) else source

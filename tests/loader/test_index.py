@@ -46,7 +46,7 @@ def test_a_measured_files_line_is_its_records(store):
     # (0.8 · 1.0 · 0.5) ** (1/3)
     apart = (IndexedShape(4096, 2, 1, 0, (MODELS[0],), {}), IndexedShape(8192, 8, 1, 0, tuple(MODELS), {}))
     ratios = {"vllm": Ratios(0.7368, 1.0)}
-    expected = IndexedFile(path.name, tuple(MODELS), "3.8.0", "2026-11-24", ratios, "claimed", sha256, apart)
+    expected = IndexedFile(path.name, tuple(MODELS), "3.8.0", "2026-11-24", ratios, "claimed", sha256, apart, {})
     assert only(store) == expected
 
 
@@ -86,7 +86,7 @@ def test_how_a_file_compares_with_the_one_that_an_engine_ships_goes_along(store)
 
 @pytest.mark.parametrize("broken", [{"geomean": 0}, {"worst": "1"}, {"sha256": 7}, {"best": 0.9}, {"geomean": True}])
 def test_a_comparison_that_is_none_is_another_index(store, broken):
-    entry = IndexedFile(store.config(record=False).name, (), None, None, {}, None, "0" * 64)
+    entry = IndexedFile.without_figures(store.config(record=False).name, "0" * 64)
     document = to_json([entry])
     document["files"][0]["beside_shipped"] = {"sglang": {"sha256": "b" * 64, "geomean": 1.0, "worst": 1.0, **broken}}
     (store.root / "index.json").write_text(json.dumps(document))
@@ -100,7 +100,7 @@ OF_TWO = IndexedFile(
     (
         IndexedShape(4096, 2, 1, 0, ("a/B tp=1",), {"vllm": Ratios(0.8, 0.9)}),
         IndexedShape(2048, 8, 1, 0, ("c/D tp=1",), {"vllm": Ratios(0.95, 0.99)}),
-    ),
+    ), {},
 )  # fmt: skip
 
 

@@ -105,7 +105,8 @@ def look_up(
         return Item(rank, wanted, Standing.BROKEN, (str(error),), line=line)
     if existing is None:
         why = (line.reason,) if line is not None and line.reason else ()
-        return Item(rank, wanted, Standing.MISSING, why, is_apart=down, line=line)
+        has_down = place.down.path.exists()  # alone: the tuner replaces it, and asks for what that takes
+        return Item(rank, wanted, Standing.MISSING, why, has_down=has_down, is_apart=down, line=line)
     record, unproven = _of_measurement(existing.record, existing.data)
     older = (unproven,) if record is None else tuple(_older(record, method))
     judged = {} if record is None else judged_of(record, method.triton, bytes_at(place.down.path))

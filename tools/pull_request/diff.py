@@ -60,7 +60,7 @@ LONGEST_LINE = 500
 """Characters of such a line, which may hold anything."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Edit:
     """A launch key and the values it had and has, as text; None: the key isn't written."""
 

@@ -214,10 +214,16 @@ def _mode(change: ModeChange, quote: Quote) -> str:
 
 def _edits(group: Group) -> str:
     """What changed in the group's files, by value where that is short."""
-    edits = sorted(set().union(*(file.edits for file in group.files)))
+    edits = _sorted_edits(group)
     if len(edits) > MOST_EDITS:
         return ", ".join(dict.fromkeys(edit.key for edit in edits)) + " changed"
     return ", ".join(map(_edit, edits))
+
+
+def _sorted_edits(group: Group) -> list[Edit]:
+    """Of all its files. A value that isn't written comes before any other."""
+    found: set[Edit] = set().union(*(file.edits for file in group.files))
+    return sorted(found, key=lambda edit: (edit.key, edit.before or "", edit.after or ""))
 
 
 def _edit(edit: Edit) -> str:
@@ -273,7 +279,7 @@ def _group_json(group: Group) -> dict[str, object]:
     first = group.files[0]
     return {
         "kind": str(group.kind),
-        "edits": [vars(edit) for edit in sorted(set().union(*(file.edits for file in group.files)))],
+        "edits": [vars(edit) for edit in _sorted_edits(group)],
         "moved_from": first.moved_from,
         "claimed_gain_pct": _rounded(group.gain_pct),
         "files": [

@@ -113,7 +113,7 @@ def read_files(places: Iterable[StoredFile]) -> list[TunedFile]:
 def _read(configs: Path, path: Path, triton: str | None, slug: str) -> TunedFile:
     relative = PurePosixPath(path.relative_to(configs).as_posix())
     workload = parse_file_name(path.name).workload
-    known = IndexedFile(str(relative), (), triton, None, {}, None, _sha256(path))
+    known = IndexedFile.without_figures(str(relative), _sha256(path), triton)
     faults, entries, record = list[str](), {}, None
     try:
         entries = dict(read_config(path))

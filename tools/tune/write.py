@@ -210,25 +210,24 @@ def _check_down(request: TuneRequest, place: Place, there: Existing | None) -> N
 
 
 def _check_tried_apart(request: TuneRequest, down: Place, why: str) -> None:
-    """UserError, with all that the run lacks, which replaces a `_down` file's rows or hides them."""
+    """UserError, with all that the run lacks, which replaces a `_down` file's rows or hides them.
+
+    ExistingError: it, or its record, is broken: nobody knows what would be lost.
+    """
+    twin = existing_at(down)
+    replaced = request.batch_sizes if request.is_partial else (twin.entries if twin else ())
+    has_descriptors = twin is not None and any(twin.entries[m].USE_TMA for m in replaced if m in twin.entries)
     flags, reasons = [], []
     if not request.separate_down:
         flags.append("--separate-down")
         reasons.append(why)
-    if request.down_kernel is None and _is_untried(request, down):
+    if request.down_kernel is None and has_descriptors:
         flags.append(f"--kernel {Engine.SGLANG}=PATH/{SGLANGS_KERNEL}")
         reasons.append("entries of this file say USE_TMA, which is tried on that kernel alone")
     if flags:
         asked = " and ".join(flags)
         fix = "name another --output" if request.files.replay else f"give {asked}"
         raise UserError(f"{shown_path(down.path)}: expected {asked}, since {', and '.join(reasons)}. Fix: {fix}.")
-
-
-def _is_untried(request: TuneRequest, down: Place) -> bool:
-    """Whether rows with USE_TMA would go for slower ones, or the whole file, by a run that can't try the key."""
-    twin = _standing(down, is_partial=False)  # a broken one is replaced, or refused where rows of it stay
-    replaced = request.batch_sizes if request.is_partial else (twin.entries if twin else ())
-    return twin is not None and any(twin.entries[m].USE_TMA for m in replaced if m in twin.entries)
 
 
 # ---------------------------------------------------------------

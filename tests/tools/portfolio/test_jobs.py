@@ -189,6 +189,13 @@ class TestTheTunersCommandLine:
         path.with_name(f"{path.stem}_down.json").write_bytes(path.read_bytes())
         assert parsed(look(stocked)).separate_down
 
+    def test_up_and_down_apart_where_a_down_file_stands_alone(self, stocked: Stocked) -> None:
+        path = stocked.tune(NAME)
+        path.rename(path.with_name(f"{path.stem}_down.json"))
+        found = look(stocked)
+        assert found.standing is Standing.MISSING
+        assert parsed(found).separate_down
+
     @pytest.mark.parametrize(
         ("name", "is_apart"),
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -64,6 +65,17 @@ EMPTY = Diff("0" * 40, "1" * 40, (), (), (), 1, ())
 
 def test_the_markdown_is_as_agreed() -> None:
     assert as_markdown(DIFF) + "\n" == GOLDEN.read_text("utf-8")
+
+
+def test_a_key_that_comes_in_one_row_and_goes_in_another_is_both() -> None:
+    """As USE_TMA does where a `_down` file is tuned again."""
+    both = frozenset({Edit("USE_TMA", None, "true"), Edit("USE_TMA", "true", None), Edit("USE_TMA", "true", "false")})
+    diff = replace(EMPTY, groups=grouped([FileChange(Kind.RETUNED, path(1), (1, 2), both)]))
+    told = "USE_TMA absent → true, USE_TMA true → absent, USE_TMA true → false, 2 rows"
+    assert told in as_text(diff)
+    assert told in as_markdown(diff)
+    (group,) = json.loads(as_json(diff))["groups"]
+    assert [edit["before"] for edit in group["edits"]] == [None, "true", "true"]
 
 
 def test_200_files_with_one_change_read_as_one_line() -> None:

@@ -27,10 +27,7 @@ BLOCK = "E=8,N=64,device_name=D,dtype=fp8_w8a8,block_shape=[128,128].json"
 LEGACY = "E=8,N=32,device_name=D.json"
 TUNED = {BLOCK: json.dumps(table([1, 2])), f"legacy_configs/{LEGACY}": json.dumps(table([1]))}
 INDEX = to_bytes(
-    [
-        IndexedFile(path, (), None, None, {}, None, hashlib.sha256(text.encode()).hexdigest())
-        for path, text in TUNED.items()
-    ]
+    [IndexedFile.without_figures(path, hashlib.sha256(text.encode()).hexdigest()) for path, text in TUNED.items()]
 )
 FILES = {
     **TUNED,

@@ -296,6 +296,8 @@ def test_what_a_link_in_an_earlier_build_leads_to_stays(store: Store, tmp_path: 
 
 def test_several_processes_write_the_same(store: Store, tmp_path: Path) -> None:
     add(store)
+    store.config(name=QWEN.replace("N=768", "N=192"), record=False)
+    store.record_of(store.config(name=QWEN.replace("N=768", "N=384"))).write_text("{", "utf-8")
     sources = Sources(store.root, tmp_path / "m", REPOSITORY)
     for jobs in (1, 2):
         write(sources, tmp_path / str(jobs), jobs)

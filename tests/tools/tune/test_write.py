@@ -268,8 +268,16 @@ def test_down_files_with_descriptors_are_tuned_again_by_who_can_try_descriptors(
             find("--separate-down", *rows)
     for flags in (("--num-tokens", "1", "128"), ("--num-tokens", "1", "6144"), ("--kernel", "sglang=kernels.py")):
         assert find("--separate-down", *flags)[0] == configs / NAME
-    (configs / DOWN).write_bytes(b"{")
-    assert find("--separate-down")[0] == configs / NAME, "one that is broken is replaced"
+
+
+@pytest.mark.parametrize("broken", ["the file", "its record"])
+def test_a_broken_down_file_is_not_replaced_as_if_nothing_were_lost(
+    put: Put, find: Find, configs: Path, broken: str
+) -> None:
+    put(configs, rows=DEFAULT_BATCH_SIZES), put(configs, DOWN, DEFAULT_BATCH_SIZES)
+    (configs / ("records" if broken == "its record" else "") / DOWN).write_bytes(b"{")
+    with pytest.raises(ExistingError, match=rf"{DOWN}: expected a (tuned file|record) to "):
+        find("--separate-down", "--kernel", "sglang=kernels.py")
 
 
 class TestADownFileOfATierBehind:
