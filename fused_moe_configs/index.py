@@ -25,6 +25,7 @@ from .lookup import (
     USER_FOLDER,
     ConfigError,
     exists,
+    read_bytes,
     read_json,
     shown,
     version_folders,
@@ -109,15 +110,16 @@ class IndexedFile(NamedTuple):
     ratios: Mapping[str, Ratios]
     evidence: str | None
     sha256: str
-    shapes: tuple[IndexedShape, ...]
-    beside_shipped: Mapping[str, BesideShipped]
+    shapes: tuple[IndexedShape, ...] = ()
+    # By its type nobody writes into it; a mapping proxy couldn't go from one of the site's processes to another.
+    beside_shipped: Mapping[str, BesideShipped] = {}
 
     @classmethod
     def without_figures(
         cls, file: str, sha256: str, triton: str | None = None, models: Iterable[str] = ()
     ) -> IndexedFile:
         """Of which no record speaks."""
-        return cls(file, tuple(models), triton, None, {}, None, sha256, (), {})
+        return cls(file, tuple(models), triton, None, {}, None, sha256)
 
     @property
     def name(self) -> str:
@@ -195,10 +197,7 @@ def indexed(configs: Path) -> list[IndexedFile]:
 
 
 def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ConfigError(path, f"cannot be read: {error.strerror}. Fix: make it readable") from error
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 # ---------------------------------------------------------------

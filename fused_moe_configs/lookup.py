@@ -341,8 +341,8 @@ def exists(path: Path) -> bool:
     return True
 
 
-def read_json(path: Path, max_bytes: int = MAX_BYTES) -> tuple[str, Pairs]:
-    """Text and document of a regular UTF-8 file that holds one JSON object. Objects are `Pairs`."""
+def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """Of a regular file; a pipe would wait for ever. ConfigError."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ConfigError(path, "expected a file, found a directory or a device. Fix: remove or rename it")
@@ -352,7 +352,12 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> tuple[str, Pairs]:
         raise ConfigError(path, f"cannot be read: {error.strerror}. Fix: make it readable") from error
     if len(data) > max_bytes:
         raise ConfigError(path, f"expected at most {max_bytes // 2**20} MiB, found more. Fix: replace it")
-    before = ""
+    return data
+
+
+def read_json(path: Path, max_bytes: int = MAX_BYTES) -> tuple[str, Pairs]:
+    """Text and document of a regular UTF-8 file that holds one JSON object. Objects are `Pairs`."""
+    data, before = read_bytes(path, max_bytes), ""
     try:
         text = data.decode()
         reason = "expected JSON, found a byte order mark. Fix: save the file without one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_a_measured_files_line_is_its_records(store):
     # (0.8 · 1.0 · 0.5) ** (1/3)
     apart = (IndexedShape(4096, 2, 1, 0, (MODELS[0],), {}), IndexedShape(8192, 8, 1, 0, tuple(MODELS), {}))
     ratios = {"vllm": Ratios(0.7368, 1.0)}
-    expected = IndexedFile(path.name, tuple(MODELS), "3.8.0", "2026-11-24", ratios, "claimed", sha256, apart, {})
+    expected = IndexedFile(path.name, tuple(MODELS), "3.8.0", "2026-11-24", ratios, "claimed", sha256, apart)
     assert only(store) == expected
 
 
@@ -94,13 +95,19 @@ def test_a_comparison_that_is_none_is_another_index(store, broken):
         indexed(store.root)
 
 
+def test_a_pipe_named_like_a_tuned_file_is_an_error_and_not_waited_for(store: builders.Store):
+    os.mkfifo(store.config().with_name("E=8,N=1,device_name=D.json"))
+    with pytest.raises(ConfigError, match="found a directory or a device"):
+        build(store.root)
+
+
 WHOLE = {"vllm": Ratios(0.97, 1.0), "sglang": Ratios(0.9, 1.0)}
 OF_TWO = IndexedFile(
     "E=8,N=1,device_name=D.json", (), None, None, WHOLE, "claimed", "0" * 64,
     (
         IndexedShape(4096, 2, 1, 0, ("a/B tp=1",), {"vllm": Ratios(0.8, 0.9)}),
         IndexedShape(2048, 8, 1, 0, ("c/D tp=1",), {"vllm": Ratios(0.95, 0.99)}),
-    ), {},
+    ),
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tools.checkout import installed_triton, reference_triton
 from tools.child_process import usable_cores
-from tools.cli import check_folder, path_argument, say
+from tools.cli import check_folder, path_argument, read_pipe, read_text, say
 from tools.errors import UserError, reason_of
 from tools.findings import emit
 from tools.measure.gpu import VisibleGpu, find_gpus
@@ -325,7 +325,8 @@ def _named(arguments: Sequence[str]) -> list[str]:
         if not argument:
             raise UserError("--names: expected a name or a file of names, found an empty text. Fix: leave it out.")
         try:
-            lines = Path(argument).read_text("utf-8").splitlines()
+            piped = read_pipe(Path(argument))
+            lines = (read_text(Path(argument)) if piped is None else piped.decode()).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--names: {printable(argument)}: {reason_of(error)}. Fix: a name, or its path.") from error
         names += [name for line in lines if (name := line.partition("#")[0].strip())]

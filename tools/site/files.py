@@ -17,7 +17,7 @@ from fused_moe_configs import index
 from fused_moe_configs.gains import Gain
 from fused_moe_configs.gains import gains as gains_of
 from fused_moe_configs.index import IndexedFile
-from fused_moe_configs.lookup import ConfigError, read_config
+from fused_moe_configs.lookup import ConfigError, read_bytes, read_config
 from fused_moe_configs.naming import ENGINE_NAMES
 from tools.portfolio.stock import is_faster
 from tools.store.files import RECORD, read_file, record_path
@@ -144,8 +144,8 @@ def newest_of_engines(record: Record | None, is_asked: Callable[[EngineChecked],
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+        return hashlib.sha256(read_bytes(path)).hexdigest()
+    except ConfigError:
         return ""
 
 

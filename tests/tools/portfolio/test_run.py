@@ -253,6 +253,7 @@ class TestBadInput:
         ("arguments", "said"),
         [
             (("--names", "/nowhere"), "--names: /nowhere: No such file"),
+            (("--names", "/dev/zero"), "--names: /dev/zero: "),
             (("--names", ""), "--names: expected a name or a file of names, found an empty text. Fix: "),
             (
                 ("--engine", "vllm=a", "--engine", "vllm=b"),
