@@ -13,6 +13,7 @@ from tools.launch.engine_package import (
     KERNEL_MODULES,
     LOOK_UP_MODULES,
     Package,
+    PackageError,
     down_file_of,
     open_package,
     tuned_file_folders,
@@ -50,7 +51,14 @@ def find_engine(flavour: Flavour, path: Path) -> EnginePackage:
             f"{shown_path(root)}: expected {flavour}'s tuned files in {shown_path(folders[0])}, found none. "
             f"Fix: the path of an installed or unpacked {flavour}."
         )
-    return EnginePackage(flavour, open_package(flavour, root), root / PurePosixPath(KERNEL_MODULES[flavour]), configs)
+    try:
+        package = open_package(flavour, root)
+    except PackageError as error:
+        raise UserError(
+            f"{shown_path(root)}: expected {flavour}-….dist-info beside the package, found none. "
+            "Fix: unpack the wheel whole: its version stands there."
+        ) from error
+    return EnginePackage(flavour, package, root / PurePosixPath(KERNEL_MODULES[flavour]), configs)
 
 
 def _root(flavour: Flavour, path: Path) -> Path:

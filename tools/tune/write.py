@@ -185,10 +185,11 @@ def _check_nothing_is_hidden(request: TuneRequest, place: Place, existing: Exist
 
 
 def why_refused(request: TuneRequest, subject: Subject) -> str | None:
-    """Why a run would be refused for the `_down` file that stands in the default tier. UserError: another folder."""
-    place = Place(folder_of_tiers(request.files.output), PurePosixPath(subject.workload.file_name()))
+    """Why a run would be refused for what stands where its files go; by the reference Triton, or that of the folder."""
+    version = version_of_folder(folder_of_tiers(request.files.output).name)
+    triton = reference_triton() if version is None else ".".join(map(str, version))
     try:
-        _check_down(request, place, _standing(place, is_partial=False))
+        find_destination(request, subject, Origin(triton, kernel_sha256()))
     except UserError as error:
         return str(error)
     return None

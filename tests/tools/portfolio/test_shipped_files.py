@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,12 @@ class TestFindEngine:
         (tmp_path / "closed").mkdir(mode=0)
         with without_roots_rights(), pytest.raises(UserError, match=r"expected vllm's package, .*\. Fix: the path"):
             find_engine(VLLM, tmp_path / name)
+
+    def test_one_whose_version_stands_nowhere_is_one_line_with_what_to_do(self, tmp_path: Path) -> None:
+        root = unpacked(tmp_path, VLLM, {})
+        shutil.rmtree(next(root.glob("*.dist-info")))
+        with pytest.raises(UserError, match=r"expected vllm-….dist-info beside the package, .* Fix: unpack the wheel"):
+            find_engine(VLLM, root)
 
     def test_a_package_without_tuned_files_is_one_line(self, tmp_path: Path) -> None:
         root = unpacked(tmp_path, VLLM, {})

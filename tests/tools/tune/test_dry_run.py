@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from tests.builders import table
 from tests.tools.registry.config_json_files import CASES, H100, written
 from tools.checkout import CHECKOUT
 from tools.registry.devices import load_devices
 from tools.registry.models import load_models
+from tools.store.files import canonical_config
 from tools.tune import __main__ as command
 from tools.tune import write
 from tools.tune.request import parse
@@ -64,8 +66,8 @@ def test_a_file_for_down_that_would_be_left_without_its_twin_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = f"E=8,N=7168,device_name={H100}"
-    (tmp_path / f"{name}.json").write_text('{"1": {}}', "utf-8")
-    (tmp_path / f"{name}_down.json").write_text('{"1": {}}', "utf-8")
+    for each in (f"{name}.json", f"{name}_down.json"):
+        (tmp_path / each).write_bytes(canonical_config(table()))
     asked = [*SIZES, "--output", tmp_path]
     assert dry_run(*asked) == 1
     assert "note: without --dry-run this is refused: " in capsys.readouterr().out

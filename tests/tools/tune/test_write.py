@@ -334,6 +334,32 @@ class TestADownFileOfATierBehind:
         assert why_refused(replace(request, separate_down=True), subject) is None
 
 
+@pytest.mark.parametrize(
+    ("flags", "there", "told"),
+    [
+        (("--num-tokens", "1"), None, "expected an existing"),
+        ((), b"{", "expected a tuned file to start from"),
+        (("--output", "configs/triton_3_8_0"), None, "expected a folder that holds tiers"),
+        (("--output", "configs/triton_3_6_0"), None, None),
+        ((), None, None),
+    ],
+)
+def test_a_dry_run_knows_what_a_run_would_be_refused_for(
+    flags: tuple[str, ...],
+    there: bytes | None,
+    told: str | None,
+    subject: Subject,
+    configs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configs.mkdir()
+    monkeypatch.chdir(configs.parent)
+    if there is not None:
+        (configs / NAME).write_bytes(there)
+    refused = why_refused(parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2", *flags]), subject)
+    assert (refused is None) if told is None else (told in str(refused))
+
+
 def test_rows_alone_make_no_down_file(put: Put, find: Find, configs: Path) -> None:
     put(configs, rows=DEFAULT_BATCH_SIZES)
     with pytest.raises(UserError, match=r"--separate-down: expected an existing .*_down\.json to replace rows of"):
