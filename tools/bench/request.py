@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from kernels.problem import Flavour
 from tools.checkout import MEASUREMENTS
 from tools.child_process import MAX_JOBS, usable_cores
 from tools.cli import check_within, engine_path, one_of, path_argument
 from tools.errors import UserError
-from tools.launch.engine_package import KERNEL_MODULES
+from tools.launch.engine_package import KERNEL_FILES
 from tools.measure.panel import (
     DRAWN_KINDS,
     LEAST_SKEWED_TOKENS,
@@ -28,7 +28,6 @@ from tools.measure.seeds import NUM_SERIES
 from tools.store.workload import Layout
 
 FILES, KERNELS = "files", "kernels"
-KERNEL_FILES = {flavour: PurePosixPath(KERNEL_MODULES[flavour]).name for flavour in Flavour}
 """The file that each engine's kernel stands in."""
 HEURISTIC = "heuristic"
 BATCH_SIZES = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)
@@ -240,7 +239,7 @@ def _kernels_request(options: argparse.Namespace) -> KernelsRequest:
 
 
 def _engine_file(text: str, others: str = "") -> EngineFile:
-    ends = {flavour.value: f"/{file}" for flavour, file in KERNEL_FILES.items()}
+    ends = {engine: f"/{file}" for engine, file in KERNEL_FILES.items()}
     engine, path = engine_path("--kernel", text, ends, others)
     return EngineFile(Flavour(engine), path)
 

@@ -41,6 +41,9 @@ KERNEL_MODULES: Mapping[str, str] = MappingProxyType(
     }
 )
 """The module of each engine that has its kernel, in the releases whose interface `tools.measure.kernels` knows."""
+KERNEL_FILES: Mapping[str, str] = MappingProxyType(
+    {engine: PurePosixPath(module).name for engine, module in KERNEL_MODULES.items()}
+)
 
 
 # Its tuned files

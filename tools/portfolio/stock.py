@@ -17,7 +17,7 @@ from tools.measure.panel import RULE, PromotionPolicy
 from tools.portfolio.progress import ProgressLine
 from tools.portfolio.wanted import Wanted
 from tools.registry.sharding import Engine
-from tools.store.existing import Place, bytes_at, existing_at
+from tools.store.existing import Existing, Place, existing_at
 from tools.store.files import version_folder
 from tools.store.record import CheckedShipped, EngineChecked, Record
 from tools.store.workload import Shape
@@ -100,19 +100,19 @@ def look_up(
     """configs: the folder of tiers. line: the last that a run wrote of the name. down: up and down are to be apart."""
     place = Place(configs, PurePosixPath(wanted.name))
     try:
-        existing, down_fault = existing_at(place), _down_fault(place.down)
+        existing, twin = existing_at(place), existing_at(place.down)
     except UserError as error:
         return Item(rank, wanted, Standing.BROKEN, (str(error),), line=line)
     if existing is None:
         why = (line.reason,) if line is not None and line.reason else ()
-        has_down = place.down.path.exists()  # alone: the tuner replaces it, and asks for what that takes
-        return Item(rank, wanted, Standing.MISSING, why, has_down=has_down, is_apart=down, line=line)
+        # A `_down` file alone the tuner replaces, and asks for what that takes.
+        return Item(rank, wanted, Standing.MISSING, why, has_down=twin is not None, is_apart=down, line=line)
     record, unproven = _of_measurement(existing.record, existing.data)
     older = (unproven,) if record is None else tuple(_older(record, method))
-    judged = {} if record is None else judged_of(record, method.triton, bytes_at(place.down.path))
+    judged = {} if record is None else judged_of(record, method.triton, twin.data if twin is not None else None)
     served = {named.shape for named in record.shapes} if record is not None else set()
     unserved = tuple(shape for shape in wanted.shapes if shape not in served)
-    if down_fault:  # only tuning again tells whether there is to be one
+    if down_fault := _down_fault(place.down, twin):  # only tuning again tells whether there is to be one
         return Item(rank, wanted, Standing.INCOMPLETE, (down_fault,), record=record, is_apart=True, line=line)
     item = Item(
         rank,
@@ -120,7 +120,7 @@ def look_up(
         Standing.DONE,
         record=record,
         judged=judged,
-        has_down=place.down.path.exists(),
+        has_down=twin is not None,
         is_older=bool(older),
         is_apart=down,
         unserved=unserved,
@@ -137,10 +137,9 @@ def look_up(
     return item
 
 
-def _down_fault(place: Place) -> str:
+def _down_fault(place: Place, twin: Existing | None) -> str:
     """Why the `_down` file isn't the one that its record is of, as a kill in mid-write leaves them. Empty: it is, or
-    there is none. UserError: it can't be read."""
-    twin = existing_at(place)
+    there is none. twin: what stands at `place`."""
     if twin is None:
         return f"{place.path.name}, with which it was judged, is missing" if place.record_path.exists() else ""
     if twin.record is None or not twin.record.speaks_of(twin.data):

@@ -6,14 +6,14 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from tools import cli
 from tools.child_process import MAX_JOBS
 from tools.cli import block_shape_argument, engine_path, one_of, path_argument
 from tools.errors import UserError, reason_of
-from tools.launch.engine_package import KERNEL_MODULES
+from tools.launch.engine_package import KERNEL_FILES
 from tools.measure.panel import MAX_NUM_TOKENS
 from tools.registry.config_json import is_model_id
 from tools.registry.models import Asked
@@ -23,7 +23,6 @@ from tools.text import printable, shown_path
 from tools.tune.policy import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
 
-SGLANGS_KERNEL = PurePosixPath(KERNEL_MODULES[Engine.SGLANG.value]).name
 """The file that SGLang's kernel stands in."""
 
 PANEL = "panel"
@@ -299,7 +298,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag(
             "--kernel",
             "SGLang's own kernel: down is tried with USE_TMA too, which only that kernel has",
-            {"metavar": f"sglang=PATH/{SGLANGS_KERNEL}"},
+            {"metavar": f"sglang=PATH/{KERNEL_FILES[Engine.SGLANG]}"},
             only_with=ON_A_GPU,
             not_with="--ray",
             beside="--separate-down",
@@ -401,7 +400,7 @@ def parse(arguments: Sequence[str]) -> TuneRequest:
 
 
 def _down_kernel(text: str) -> DownKernel:
-    _, path = engine_path("--kernel", text, {Engine.SGLANG.value: f"/{SGLANGS_KERNEL}"})
+    _, path = engine_path("--kernel", text, {Engine.SGLANG.value: f"/{KERNEL_FILES[Engine.SGLANG]}"})
     return DownKernel(path)
 
 

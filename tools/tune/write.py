@@ -15,6 +15,7 @@ from tools import cli
 from tools.checkout import CONFIGS, reference_triton
 from tools.dates import today
 from tools.errors import UserError
+from tools.launch.engine_package import KERNEL_FILES
 from tools.launch.heuristic_version import MeasuredHeuristics, measured_heuristics, outdated
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import PromotionPolicy
@@ -45,7 +46,7 @@ from tools.tune import evidence
 from tools.tune.evidence import Provenance, Rates
 from tools.tune.protocol import Subject
 from tools.tune.report import TuneSummary, betweens, lines
-from tools.tune.request import SGLANGS_KERNEL, TuneRequest
+from tools.tune.request import TuneRequest
 from tools.tune.tuner import TuneResult
 
 
@@ -223,7 +224,7 @@ def _check_tried_apart(request: TuneRequest, down: Place, why: str) -> None:
         flags.append("--separate-down")
         reasons.append(why)
     if request.down_kernel is None and has_descriptors:
-        flags.append(f"--kernel {Engine.SGLANG}=PATH/{SGLANGS_KERNEL}")
+        flags.append(f"--kernel {Engine.SGLANG}=PATH/{KERNEL_FILES[Engine.SGLANG]}")
         reasons.append("entries of this file say USE_TMA, which is tried on that kernel alone")
     if flags:
         asked = " and ".join(flags)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tools.findings import Severity
+from tools.launch.engine_package import KERNEL_FILES
 from tools.store.config_file import ConfigFile
 from tools.store.existing import Place, has_descriptors, untried_down
 from tools.validate.model import REPO_ONLY, Context, FileRule, Issue
@@ -19,7 +20,7 @@ def check(file: ConfigFile, context: Context) -> Iterator[Issue]:
         return
     flags = "--separate-down"
     if has_descriptors(hidden):
-        flags += " and --kernel sglang=PATH/fused_moe_triton_kernels.py"
+        flags += f" and --kernel sglang=PATH/{KERNEL_FILES['sglang']}"
     yield Issue(
         "expected a _down file beside it, or a record that says up and down were tried apart, found neither: it hides "
         f"{hidden.relative} from SGLang",
