@@ -111,7 +111,7 @@ graph's. Half of it is in the block's time: at this limit 10 %, a third of what 
 """
 
 MAX_TRIES = 3
-"""Of a block, the first included. Where the host is held up all the time, more would not help."""
+"""Of a block or a coarse sample, the first included. Where the host is held up all the time, more wouldn't help."""
 
 
 def play_blocks(replays: Sequence[Replay], deals: Sequence[Callable[[], object]]) -> list[list[float]]:

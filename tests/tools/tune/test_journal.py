@@ -298,6 +298,14 @@ def test_what_a_run_writes_is_read(read: Read) -> None:
     assert journal.to_json()[1:4] == lines[:3]
 
 
+def test_an_up_that_could_not_be_told_from_down_is_read(read: Read) -> None:
+    """A run writes it where the whole layer seemed to take no longer than down alone; it must be able to go on."""
+    (entry,) = read({**SCREENED, "engine": "sglang", "up_us": 0.0}).entries
+    event = entry.event
+    assert isinstance(event, Screened)
+    assert (event.up_us, event.down_us, event.total_us) == (0.0, 30.0, 30.0)
+
+
 def test_landscapes_of_old_call_the_memorys_rate_a_copys(read: Read) -> None:
     new = {**DEVICE["device"], "memory_bytes_per_s": 2e12, "notes": ["a busy GPU"]}
     del new["copy_bytes_per_s"]
@@ -375,7 +383,8 @@ def test_a_header_that_no_run_writes(place: str, values: list[Any], subject: Sub
         (COMPILED, "kernels", [-1, 1.5, "2", None, ...]),
         (COMPILED, "naive", [0, None, "no", ...]),
         (COMPILED, "status", ["good", None, 1, [], ...]),
-        *((SCREENED, key, [*NO_NUMBERS, 0]) for key in ("up_us", "down_us")),
+        (SCREENED, "up_us", [*NO_NUMBERS, -0.1]),
+        (SCREENED, "down_us", [*NO_NUMBERS, 0]),
         (SCREENED, "give_up_us", [0, -1, "1", math.inf, ...]),
         (SCREENED, "num_tokens", [0, 65537, 1.0, "64", None, ...]),
         (SCREENED, "shape", [1, -1]),

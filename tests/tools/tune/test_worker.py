@@ -313,6 +313,33 @@ def test_launches_that_may_overlap_are_screened_in_the_layers_order(
     assert (seen, (found.up_us, found.down_us)) == (captured, us)
 
 
+@pytest.mark.parametrize(
+    ("layers_us", "screened", "samples"),
+    [
+        ([30.0, 9.0, 30.0], (18.0, 12.0), [1, 3, 3]),
+        ([9.0, 30.0, 30.0], (18.0, 12.0), [1, 1, 3]),
+        ([30.0, 9.0, 10.0, 11.0], (0.0, 11.0), [1, 3, 3, 3]),
+    ],
+    ids=["held up once", "in the first sample", "three times"],
+)
+def test_a_sample_in_which_down_took_as_long_as_the_layer_is_taken_again(
+    layers_us: list[float], screened: tuple[float, float], samples: list[int], small: Subject
+) -> None:
+    """The host was held up before a launch; up would seem to take no time, and be the best of all."""
+    asked, left = [], list(layers_us)
+
+    def sample(replays: Sequence[Any], times: int) -> list[list[float]]:
+        asked.append(times)
+        return [[left.pop(0)] * times, [12.0] * times]
+
+    clock = Clock(capture=lambda launches, a_sample: SimpleNamespace(), sample=sample)  # type: ignore[arg-type,return-value]
+    timer = timer_of(replace(small, engines=((Flavour.SGLANG,),)), clock, torch_kernel.TorchKernel(Flavour.SGLANG))
+    found = timer.screen(ScreenJob(4, 0, GOOD, engine=Flavour.SGLANG))
+    assert ((found.up_us, found.down_us), found.message) == (screened, "")
+    assert asked == samples
+    assert left == []
+
+
 def test_each_shape_has_inputs_of_its_own(small: Subject, kernel: TorchKernel) -> None:
     two = replace(small, shapes=(*small.shapes, ShapeOfModels(Shape(128, 4))))
     clock = Clock(capture=lambda launches, a_sample: SimpleNamespace(), sample=lambda r, n: [[1.0] * n] * 2)  # type: ignore[arg-type,return-value]
