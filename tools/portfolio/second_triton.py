@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -37,7 +38,7 @@ from tools.text import counted, shown_path
 BATCH_SIZES = (1, 8, 32, 128, 512, 2048)
 
 FILES_A_BENCH = 8
-"""Of one process: what a kill loses, against what each start costs."""
+"""Of one process, at most: what a kill loses, against what each start costs."""
 
 MARGIN_PCT = PromotionPolicy().min_improvement_pct
 
@@ -181,7 +182,8 @@ class SecondTriton:
     def run(self, files: Mapping[str, Sequence[DefaultFile]], pool: Pool[tuple[DefaultFile, ...]]) -> list[str]:
         """files: by device, those that aren't done. Returns a line for each that isn't done in the end."""
         missing: list[str] = []
-        queues = {device: list(_batches(each)) for device, each in files.items()}
+        gpus = Counter(gpu.device.name for gpu in pool.gpus)
+        queues = {device: list(_batches(each, gpus[device])) for device, each in files.items()}
 
         def work(batch: tuple[DefaultFile, ...], gpu: PoolGpu, say: Say) -> bool:
             faults = list(self._work(batch, gpu, say, lambda: pool.is_stopped))
@@ -252,6 +254,8 @@ class SecondTriton:
         say(f"{file.name}: {f'tuned again into {folder}/' if is_written else 'tuned again, and nothing is gained'}")
 
 
-def _batches(files: Sequence[DefaultFile]) -> Iterator[tuple[DefaultFile, ...]]:
-    for start in range(0, len(files), FILES_A_BENCH):
-        yield tuple(files[start : start + FILES_A_BENCH])
+def _batches(files: Sequence[DefaultFile], gpus: int) -> Iterator[tuple[DefaultFile, ...]]:
+    """So many to a process that a short list keeps every GPU busy too."""
+    size = max(1, min(FILES_A_BENCH, math.ceil(len(files) / max(1, gpus))))
+    for start in range(0, len(files), size):
+        yield tuple(files[start : start + size])

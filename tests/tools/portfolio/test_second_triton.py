@@ -6,9 +6,10 @@ The run as a whole: test_run.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,3 +246,25 @@ class TestTunedAgain:
         places = Places(stocked.folders.configs, stocked.folders.progress_of)
         SecondTriton(places, TRITON, jobs, never_benched, launch).run({H100: known}, pool)
         assert begun == [known[0].name]
+
+
+class Queues(Pool[tuple[DefaultFile, ...]]):
+    """Keeps how many files each task has, and works on none."""
+
+    def run(self, queues: Mapping[str, Sequence[tuple[DefaultFile, ...]]], *_: object) -> list[Any]:
+        self.sizes = [len(task) for task in queues[H100]]
+        return []
+
+
+@pytest.mark.parametrize(
+    ("count", "gpus", "sizes"),
+    [(7, 3, [3, 3, 1]), (2, 4, [1, 1]), (7, 1, [7]), (20, 2, [8, 8, 4])],
+    ids=["a few on several GPUs", "fewer than GPUs", "on one GPU", "more than a process takes"],
+)
+def test_a_short_list_keeps_every_gpu_busy(
+    count: int, gpus: int, sizes: list[int], stocked: Stocked, file: DefaultFile
+) -> None:
+    pool = Queues([PoolGpu(str(place), DEVICE, 1) for place in range(gpus)], print)
+    places = Places(stocked.folders.configs, stocked.folders.progress_of)
+    SecondTriton(places, TRITON, {}, never_benched, never_tuned).run({H100: [file] * count}, pool)
+    assert pool.sizes == sizes
