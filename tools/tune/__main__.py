@@ -19,13 +19,13 @@ from tools.store.tiers import version_of_folder
 from tools.text import printable, shown_path
 from tools.tune import dry_run, session
 from tools.tune.cluster import NodeJob, tune_on_cluster
+from tools.tune.destination import find_destination, folder_of_tiers, why_refused
 from tools.tune.dry_run import DryWorkload, look_ahead, title_of
 from tools.tune.protocol import RunnerError, Subject
 from tools.tune.report import TuneSummary, to_json, to_text
 from tools.tune.request import DryRun, TuneRequest, arguments_of, arguments_of_effort, parse
 from tools.tune.subject import ModelSource, Source, SubjectError, make_subject, shared_name
 from tools.tune.tuner import TuneError
-from tools.tune.write import find_destination, folder_of_tiers, why_refused
 
 
 @command("tune")

@@ -25,6 +25,7 @@ from tools.store.files import canonical_entries, write_file
 from tools.store.record import Environment
 from tools.text import counted, printable, shown_path
 from tools.tune import evidence
+from tools.tune.destination import Origin, find_destination
 from tools.tune.evidence import Rates
 from tools.tune.journal import Journal, JournalError, JournalHeader
 from tools.tune.live import LiveSession, Supervisor
@@ -38,7 +39,7 @@ from tools.tune.run_journals import journal_path, open_journals, partial_path
 from tools.tune.search import InOrder, Strategy, usual_strategy
 from tools.tune.space import Space, candidates, why_no_descriptors
 from tools.tune.tuner import SIZES_BETWEEN, RowResult, Task, TuneError, tune, wanted_by_row
-from tools.tune.write import MeasuredRun, Origin, deliver, find_destination, summarise
+from tools.tune.write import MeasuredRun, deliver, summarise
 
 
 class NotWrittenError(UserError):

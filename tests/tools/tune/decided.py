@@ -20,6 +20,7 @@ from tools.tune.protocol import Subject
 from tools.tune.tuner import Counts, RowResult
 
 NAME = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3.json"
+DOWN = "E=8,N=7168,device_name=NVIDIA_H100_80GB_HBM3_down.json"
 ENTRY = LaunchConfig(16, 64, 128, 8, 4, 4)
 DOWN_ENTRY = LaunchConfig(16, 128, 128, 1, 4, 3)
 COUNTS = Counts(120, 640, {"ok": 100, "constraints": 20, "correctness": 0})

@@ -18,7 +18,7 @@ from tools.registry.devices import load_devices
 from tools.registry.models import load_models
 from tools.store.files import canonical_config
 from tools.tune import __main__ as command
-from tools.tune import write
+from tools.tune import destination
 from tools.tune.request import parse
 from tools.tune.subject import make_subject
 
@@ -33,7 +33,7 @@ SIZES = ["--E", "8", "--N", "7168", "--K", "4096", "--top-k", "2"]
 def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """And an empty configs/."""
     monkeypatch.setattr(command, "find_gpu", lambda: None)
-    monkeypatch.setattr(write, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(destination, "CONFIGS", tmp_path / "configs")
 
 
 def dry_run(*arguments: object, device: str | None = H100) -> int:

@@ -23,7 +23,7 @@ from tools.measure.panel import LARGEST_RATIO
 from tools.store import existing
 from tools.store.files import canonical_config, sha256
 from tools.tune import __main__ as command
-from tools.tune import run_journals, write
+from tools.tune import destination, run_journals
 from tools.tune.journal import JournalError
 from tools.tune.request import parse
 from tools.validate.__main__ import main as validate
@@ -155,7 +155,7 @@ def test_only_the_rows_asked_for_change(tmp_path: Path, capsys: pytest.CaptureFi
 def test_without_output_a_replay_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(write, "CONFIGS", tmp_path)
+    monkeypatch.setattr(destination, "CONFIGS", tmp_path)
     monkeypatch.setattr(run_journals, "JOURNALS", tmp_path)
     assert tune(*REPLAY, "--num-tokens", 64) == 0
     assert files(tmp_path) == {}

@@ -25,7 +25,7 @@ from tools.registry.models import Asked, load_models
 from tools.store.existing import Existing, Place
 from tools.store.files import canonical_entries
 from tools.store.record import Record, VerifiedWith
-from tools.tune import run_journals, session, write
+from tools.tune import destination, run_journals, session
 from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWriter
 from tools.tune.protocol import Compiled, DeviceReport, Event, Screened, Subject
 from tools.tune.report import TuneSummary
@@ -121,7 +121,7 @@ def test_the_record_is_of_the_landscapes_kernel_routing_and_machine(
 def test_without_output_nothing_is_written(
     make_landscape: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(destination, "CONFIGS", tmp_path / "configs")
     path = save(tmp_path / "landscape.jsonl", replace(make_landscape((1,)), device=REPORT))
     summary = session.replay(parse(["--replay", str(path)]), path)
     assert summary.files == ()

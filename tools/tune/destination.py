@@ -1,0 +1,205 @@
+"""Where the files of a run go, and what stands in their way: all of it is told before anything is measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tools import cli
+from tools.checkout import CONFIGS, reference_triton
+from tools.errors import UserError
+from tools.launch.engine_package import KERNEL_FILES
+from tools.launch.heuristic_version import outdated
+from tools.launch.kernel_hash import kernel_sha256
+from tools.registry.sharding import Engine
+from tools.store.existing import Existing, Place, existing_at, hidden_down, place_of, served_today
+from tools.store.files import version_folder
+from tools.store.record import ShapeOfModels
+from tools.store.tiers import LEGACY, RECORDS, REGISTRY, version_of_folder
+from tools.text import printable, shown_path
+from tools.tune.protocol import Subject
+from tools.tune.request import TuneRequest
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run's figures come from besides the workload: rows of another origin don't go into one record."""
+
+    triton: str
+    kernel_sha256: str
+
+
+def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> tuple[Place, Existing | None]:
+    """Where the file goes, and what an engine would read today.
+
+    UserError: the folder is none, or of another Triton; rows or a twin would be left without what they need.
+    ExistingError: what an engine would read is broken.
+    """
+    triton = origin.triton
+    folder = folder_of_tiers(request.files.output)
+    version, reference = version_of_folder(folder.name), version_folder(reference_triton())
+    own = version_folder(triton)
+    if version is not None and (folder.name != own or own == reference):
+        is_default = own == reference
+        expected = "a folder that holds tiers" if is_default else f"{own}/"
+        why = "as the default tier is of" if is_default else "the folder of"
+        other = "" if folder.name == reference else ", or run that Triton"
+        raise UserError(
+            f"--output: expected {expected}, {why} the Triton that runs here ({triton}), found {shown_path(folder)}. "
+            f"Fix: name the folder above it{other}."
+        )
+    root = folder.parent if version is not None else folder
+    is_of_configs = root == CONFIGS.resolve()
+    if request.files.replay and is_of_configs:
+        raise UserError(
+            f"--replay: expected --output outside {shown_path(root)}, found {shown_path(folder)}: a replay measures "
+            "nothing, so it is no evidence."
+        )
+    place = place_of(root, subject.workload, triton, reference_triton())
+    if version is not None:
+        place = Place(root, PurePosixPath(folder.name, place.relative.name))
+    _check_writable(place)
+    existing = served_today(root, subject.workload, triton)
+    there = existing if existing is not None and existing.place == place else None
+    if request.is_partial:
+        if is_of_configs:
+            _check_evidence(request, place, there)
+        if existing is not None:
+            _check_nothing_is_hidden(request, place, existing)
+        if there is not None:
+            check_origin(there, request.batch_sizes, subject, origin)
+    _check_down(request, place, there)
+    if request.is_partial and request.separate_down and (twin := existing_at(place.down)):
+        check_origin(twin, request.batch_sizes, subject, origin)
+    return place, existing
+
+
+def folder_of_tiers(wanted: Path | None) -> Path:
+    """The folder that `--output` names (None: configs/), links followed: one that holds tiers, or a version's own.
+
+    UserError: it is neither, or no folder.
+    """
+    try:
+        folder = (wanted or CONFIGS).resolve()
+        is_none = folder.exists() and not folder.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long, links in a circle
+        raise UserError(f"--output: expected a folder, found: {printable(str(error))}.") from error
+    is_version = version_of_folder(folder.name) is not None
+    above = folder.parents
+    is_inside_a_tier = any(f.name == LEGACY or version_of_folder(f.name) is not None for f in above)
+    configs = CONFIGS.resolve()
+    is_lost_in_configs = configs in above and not (is_version and folder.parent == configs)
+    is_special = folder.name in (LEGACY, RECORDS, REGISTRY)
+    if is_none or is_special or is_inside_a_tier or is_lost_in_configs:
+        raise UserError(f"--output: expected a folder that holds tiers, found {shown_path(folder)}.")
+    return folder
+
+
+def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subject, origin: Origin) -> None:
+    """UserError: rows that stay would pass as measured under shapes, Triton, kernel or heuristics that they weren't."""
+    record = standing.record
+    if record is None or set(standing.entries) <= set(batch_sizes):
+        return
+    triton = record.environment.triton if record.environment else None
+    for name, expected, found in (
+        ("shapes", _sizes(subject.shapes), _sizes(record.shapes)),
+        ("Triton", origin.triton, triton),
+        ("kernel_sha256", origin.kernel_sha256, record.kernel_sha256),
+    ):
+        if expected != found:
+            raise UserError(
+                f"--num-tokens: expected the rows that stay, in {shown_path(standing.place.record_path)}, to be of "
+                f"this run's {name}, {expected}, found {found}. Fix: tune all batch sizes."
+            )
+    if engines := outdated(record):
+        raise UserError(
+            f"--num-tokens: expected the rows that stay, in {shown_path(standing.place.record_path)}, to be measured "
+            f"against this run's heuristic of {' and '.join(engines)}, found an older one. Fix: tune all batch sizes."
+        )
+
+
+def _sizes(shapes: Sequence[ShapeOfModels]) -> str:
+    return "; ".join(sorted(str(named.shape) for named in shapes))
+
+
+def _check_writable(place: Place) -> None:
+    """Now, not after a minute on the GPU."""
+    for path in (place.path, place.record_path):
+        cli.check_folder(path.parent, "--output")
+        if os.path.isdir(path):  # noqa: PTH112 (never raises)
+            raise UserError(f"--output: expected a file or none at {shown_path(path)}, found a folder.")
+
+
+def _check_evidence(request: TuneRequest, place: Place, there: Existing | None) -> None:
+    """In configs/ every row has its evidence, those that stay as well."""
+    if there is None:
+        raise UserError(
+            f"--num-tokens: expected an existing {shown_path(place.path)} to replace rows of, found none. "
+            "Fix: tune all batch sizes, or give --output DIR outside configs/."
+        )
+    unmeasured = [m for m in there.entries if m not in request.batch_sizes and m not in there.rows]
+    if unmeasured:
+        raise UserError(
+            f"--num-tokens: expected measured rows in {shown_path(place.record_path)}, found none for "
+            f"{', '.join(map(str, unmeasured))}, which would stay. Fix: tune all batch sizes."
+        )
+
+
+def _check_nothing_is_hidden(request: TuneRequest, place: Place, existing: Existing) -> None:
+    """The first file that exists wins whole: one of a few rows in a tier before hides all others of the one behind."""
+    hidden = [m for m in existing.entries if m not in request.batch_sizes]
+    if existing.place != place and hidden:
+        raise UserError(
+            f"--num-tokens: expected an existing {shown_path(place.path)} to replace rows of, found "
+            f"{shown_path(existing.place.path)}, which a file of these rows alone would hide. "
+            "Fix: tune all batch sizes."
+        )
+
+
+def why_refused(request: TuneRequest, subject: Subject) -> str | None:
+    """Why a run would be refused for what stands where its files go; by the reference Triton, or that of the folder."""
+    version = version_of_folder(folder_of_tiers(request.files.output).name)
+    triton = reference_triton() if version is None else ".".join(map(str, version))
+    try:
+        find_destination(request, subject, Origin(triton, kernel_sha256()))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _check_down(request: TuneRequest, place: Place, there: Existing | None) -> None:
+    """UserError: the run would leave a `_down` file without what it was tuned for, hide one, or need one."""
+    if place.down.path.exists():
+        _check_tried_apart(request, place.down, "this file belongs to the one to be tuned")
+    elif request.is_partial and there is not None:  # its other rows stay, and whatever they hide
+        if request.separate_down:
+            raise UserError(
+                f"--separate-down: expected an existing {shown_path(place.down.path)} to replace rows of, found none. "
+                "Fix: tune all batch sizes."
+            )
+    elif (hidden := hidden_down(place)) is not None:
+        why = f"SGLang would read it no longer, where {shown_path(place.path)} has no _down file"
+        _check_tried_apart(request, hidden, why)
+
+
+def _check_tried_apart(request: TuneRequest, down: Place, why: str) -> None:
+    """UserError, with all that the run lacks, which replaces a `_down` file's rows or hides them.
+
+    ExistingError: it, or its record, is broken: nobody knows what would be lost.
+    """
+    twin = existing_at(down)
+    replaced = request.batch_sizes if request.is_partial else (twin.entries if twin else ())
+    has_descriptors = twin is not None and any(twin.entries[m].USE_TMA for m in replaced if m in twin.entries)
+    flags, reasons = [], []
+    if not request.separate_down:
+        flags.append("--separate-down")
+        reasons.append(why)
+    if request.down_kernel is None and has_descriptors:
+        flags.append(f"--kernel {Engine.SGLANG}=PATH/{KERNEL_FILES[Engine.SGLANG]}")
+        reasons.append("entries of this file say USE_TMA, which is tried on that kernel alone")
+    if flags:
+        asked = " and ".join(flags)
+        fix = "name another --output" if request.files.replay else f"give {asked}"
+        raise UserError(f"{shown_path(down.path)}: expected {asked}, since {', and '.join(reasons)}. Fix: {fix}.")
