@@ -79,7 +79,6 @@ def _look_ahead(request: TuneRequest, asked: DryRun) -> int:
     device = devices.find_measurable(device_name)
     workloads: list[DryWorkload] = []
     notes: list[str] = []
-    is_refused = False
     for source in request.sources:
         tuned = _subject(request, source, device_name, models, devices, request.engine)
         rows, refusals = [], []
@@ -91,16 +90,15 @@ def _look_ahead(request: TuneRequest, asked: DryRun) -> int:
                 refusals.append(f"{engine}: {error}")
         if not rows:
             raise UserError(refusals[0])
-        workloads.append(DryWorkload(title_of(source, tuned), tuple(rows), tuple(refusals)))
         refused = why_refused(request, tuned)
-        is_refused |= refused is not None
-        notes += [f"without --dry-run this is refused: {refused}"] if refused else session.untried(request, tuned)
+        workloads.append(DryWorkload(title_of(source, tuned), tuple(rows), tuple(refusals), refused))
+        notes += session.untried(request, tuned) if refused is None else ()
         notes += filter(None, [shared_name(tuned, models)])
     if request.as_json:
         emit(json.dumps(dry_run.to_json(workloads, notes), indent=2))
     else:
         emit(dry_run.to_text(workloads, notes, device.name))
-    return 0 if all(workload.is_good for workload in workloads) and not is_refused else 1
+    return 0 if all(workload.is_good for workload in workloads) else 1
 
 
 def _checked(request: TuneRequest) -> tuple[ModelRegistry, DeviceRegistry]:

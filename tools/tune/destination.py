@@ -201,5 +201,5 @@ def _check_tried_apart(request: TuneRequest, down: Place, why: str) -> None:
         reasons.append("entries of this file say USE_TMA, which is tried on that kernel alone")
     if flags:
         asked = " and ".join(flags)
-        fix = "name another --output" if request.files.replay else f"give {asked}"
+        fix = "name another --output" if request.files.replay else f"give {asked}, or name another --output"
         raise UserError(f"{shown_path(down.path)}: expected {asked}, since {', and '.join(reasons)}. Fix: {fix}.")

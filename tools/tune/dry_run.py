@@ -99,18 +99,23 @@ class DryRow:
 
 @dataclass(frozen=True)
 class DryWorkload:
-    """What a source names, a row an engine. refusals: of engines that run no such thing."""
+    """What a source names, a row an engine. refusals: of engines that run no such thing. refused: why the run is."""
 
     title: str
     rows: tuple[DryRow, ...]
     refusals: tuple[str, ...] = ()
+    refused: str | None = None
 
     @property
     def is_good(self) -> bool:
-        """It fits, and some engine that was asked about reads its file by default, as far as is known."""
-        return all(row.fits for row in self.rows) and any(
-            row.serving.reads_tuned_files is not False for row in self.rows
-        )
+        """It fits, isn't refused, and an engine that was asked about reads its file by default, as far as is known."""
+        is_read = any(row.serving.reads_tuned_files is not False for row in self.rows)
+        return is_read and self.refused is None and all(row.fits for row in self.rows)
+
+    def remarks(self) -> Iterator[str]:
+        """For programs, what isn't of one engine's row."""
+        yield from self.refusals
+        yield from filter(None, [self._refusal()])
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -118,12 +123,13 @@ class DryWorkload:
         for row in self.rows:
             yield from row.lines()
         yield from (f"  {refusal}" for refusal in self.refusals)
-        tuned = next((row.serving.file for row in self.rows if row.is_tuned), None)
+        tuned = next((row.serving.file for row in self.rows if row.is_tuned), "none of these files")
         others = [row.serving.engine for row in self.rows if not row.is_tuned]
-        yield (
-            f"  without --dry-run this tunes {tuned}" if tuned else "  without --dry-run this tunes none of these files"
-        )
+        yield f"  {self._refusal() or f'without --dry-run this tunes {tuned}'}"
         yield from (f"  with --engine {engine} instead, {engine}'s file" for engine in others)
+
+    def _refusal(self) -> str:
+        return f"without --dry-run this is refused: {self.refused}" if self.refused is not None else ""
 
 
 def look_ahead(
@@ -156,8 +162,8 @@ def title_of(source: Source, subject: Subject) -> str:
 
 def to_json(workloads: Sequence[DryWorkload], notes: Sequence[str]) -> dict[str, Any]:
     """A row for each workload and engine that runs it."""
-    refusals = [refusal for each in workloads for refusal in each.refusals]
-    return {"workloads": [row.to_json() for each in workloads for row in each.rows], "notes": [*refusals, *notes]}
+    remarks = [remark for each in workloads for remark in each.remarks()]
+    return {"workloads": [row.to_json() for each in workloads for row in each.rows], "notes": [*remarks, *notes]}
 
 
 def to_text(workloads: Sequence[DryWorkload], notes: Sequence[str], device_name: str) -> str:

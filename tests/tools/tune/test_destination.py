@@ -228,7 +228,9 @@ def test_rows_that_stay_need_their_evidence(rows: tuple[int, ...] | None, put: P
 
 def test_a_down_file_must_not_be_left_behind(put: Put, find: Find, configs: Path) -> None:
     put(configs), put(configs, DOWN)
-    with pytest.raises(UserError, match=rf"{DOWN}: expected --separate-down, .* Fix: give --separate-down\.$"):
+    with pytest.raises(
+        UserError, match=rf"{DOWN}: expected --separate-down, .* Fix: give --separate-down, or name another --output\.$"
+    ):
         find()
     assert find("--separate-down")[0] == configs / NAME
 
@@ -241,7 +243,7 @@ def test_down_files_with_descriptors_are_tuned_again_by_who_can_try_descriptors(
     loads = {**ENTRIES, 64: replace(ENTRIES[64], USE_TMA=True), 128: replace(ENTRIES[128], USE_TMA=False)}
     (configs / DOWN).write_bytes(canonical_entries(loads))
     kernel = r"--kernel sglang=PATH/fused_moe_triton_kernels\.py"
-    fix = rf"{kernel}\.$"
+    fix = rf"{kernel}, or name another --output\.$"
     told = rf"{DOWN}: expected {kernel}, since entries .* Fix: give {fix}"
     both = rf"{DOWN}: expected --separate-down and {kernel}, .* Fix: give --separate-down and {fix}"
     with pytest.raises(UserError, match=both):
@@ -275,7 +277,7 @@ class TestADownFileOfATierBehind:
         put(configs), put(configs, DOWN)
         said = self.refused(find)
         assert f"configs/{DOWN}: expected --separate-down, since SGLang would read it no longer" in said
-        assert said.endswith("Fix: give --separate-down.")
+        assert said.endswith("Fix: give --separate-down, or name another --output.")
         assert find("--separate-down", triton="3.6.0")[0] == configs / "triton_3_6_0" / NAME
 
     def test_nor_where_it_uses_descriptors_by_one_that_can_not_try_them(

@@ -70,7 +70,11 @@ def test_a_file_for_down_that_would_be_left_without_its_twin_is_said(
         (tmp_path / each).write_bytes(canonical_config(table()))
     asked = [*SIZES, "--output", tmp_path]
     assert dry_run(*asked) == 1
-    assert "note: without --dry-run this is refused: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "  without --dry-run this is refused: " in said
+    assert "this tunes" not in said
+    assert dry_run(*asked, "--format", "json") == 1
+    assert any("this is refused: " in note for note in json.loads(capsys.readouterr().out)["notes"])
     assert dry_run(*asked, "--separate-down") == 0
     assert "refused" not in capsys.readouterr().out
 
@@ -125,6 +129,7 @@ def test_a_config_json_comes_through_a_pipe(tmp_path: Path, given: str) -> None:
     """Which every engine's answer is of, though it can be read once."""
     path = written(tmp_path, next(case["config"] for case in CASES if "K" in case["expect"]))
     tune = f"{sys.executable} -m tools.tune --dry-run --device-name {H100} --tp 2 --model-id my/model --format json"
+    tune += f" --output {tmp_path / 'out'}"  # what lies in configs/ is none of this test's
     command = ["bash", "-c", f"{tune} {given.format(path=path)}"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
