@@ -9,6 +9,8 @@ from typing import Any
 
 import tomllib
 
+from tools.errors import MachineError, reason_of
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 CONFIGS = CHECKOUT / "configs"
 MEASUREMENTS = CHECKOUT / "docs" / "measurements"
@@ -18,7 +20,7 @@ MEASUREMENTS = CHECKOUT / "docs" / "measurements"
 @functools.cache
 def reference_triton() -> str:
     """The Triton that the default tier is tuned with, from pyproject.toml."""
-    return str(_settings()["reference-triton"])
+    return str(_setting("reference-triton"))
 
 
 def installed_triton() -> str | None:
@@ -32,10 +34,19 @@ def installed_triton() -> str | None:
 @functools.cache
 def triton_releases() -> tuple[str, ...]:
     """The releases of Triton that a version folder may be of, from pyproject.toml."""
-    return tuple(map(str, _settings()["triton-releases"]))
+    return tuple(map(str, _setting("triton-releases")))
 
 
-def _settings() -> dict[str, Any]:
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))
-    settings: dict[str, Any] = project["tool"]["fused-moe-configs"]
-    return settings
+def damaged(path: Path, error: Exception) -> MachineError:
+    """A file of the project's own, such as a schema, can't be read: nothing is to be said of anybody's file."""
+    reason = f"found no key {error}" if isinstance(error, KeyError) else f"found: {reason_of(error)}"
+    where = path.relative_to(CHECKOUT)
+    return MachineError(f"{path}: expected the checkout's own file, {reason}. Fix: git checkout -- {where}")
+
+
+def _setting(key: str) -> Any:
+    path = CHECKOUT / "pyproject.toml"
+    try:
+        return tomllib.loads(path.read_text("utf-8"))["tool"]["fused-moe-configs"][key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from error

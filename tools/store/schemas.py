@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tools.checkout import CHECKOUT
+from tools.checkout import CHECKOUT, damaged
 from tools.store.strict_json import Json
 from tools.text import printable
 
@@ -101,8 +101,12 @@ def _compiled(reference: str) -> jsonschema_rs.Draft202012Validator:
     """Of a schema's file, or of a part of it, as in `record.schema.json#/$defs/row`."""
     import jsonschema_rs  # a command line is checked before any document is
 
-    registry = jsonschema_rs.Registry([(f"json-schema:///{key}", value) for key, value in _schemas().items()])
-    return jsonschema_rs.Draft202012Validator({"$ref": f"json-schema:///{reference}"}, registry=registry)
+    schemas = [(f"json-schema:///{key}", value) for key, value in _schemas().items()]
+    try:
+        registry = jsonschema_rs.Registry(schemas)
+        return jsonschema_rs.Draft202012Validator({"$ref": f"json-schema:///{reference}"}, registry=registry)
+    except ValueError as error:  # a file is gone, or holds no schema
+        raise damaged(SCHEMA_FOLDER, error) from error
 
 
 class TooManyStepsError(Exception):
@@ -154,7 +158,10 @@ def explainer(name: str, most_steps: int | None = None) -> Validator:
 
 @functools.cache
 def _schemas() -> Mapping[str, Any]:
-    """By file name. References name their file; a schema that names its dialect makes jsonschema go on without us."""
+    """By file name. References name their file; a schema that names its dialect makes jsonschema go on without us.
+
+    MachineError: one can't be read.
+    """
     return {path.name: _schema(path) for path in SCHEMA_FOLDER.glob("*.schema.json")}
 
 
@@ -164,8 +171,11 @@ def _schema(path: Path) -> Any:
         is_inside = isinstance(reference, str) and reference.startswith("#")
         return {**fields, "$ref": f"{path.name}{reference}"} if is_inside else fields
 
-    schema = json.loads(path.read_text("utf-8"), object_hook=part)
-    del schema["$schema"]
+    try:
+        schema = json.loads(path.read_text("utf-8"), object_hook=part)
+        del schema["$schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from error
     return schema
 
 

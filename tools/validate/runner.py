@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from tools.errors import MachineError
 from tools.findings import Finding, Report, Severity, ordered
 from tools.store.config_file import Tree, load
 from tools.store.files import discover, tuned_files_of_records
@@ -45,6 +46,8 @@ def _guarded(rule: Rule, path: Path, check: Callable[[], Iterable[Issue]]) -> It
         for issue in check():
             shown = shown_path(issue.path or path)
             yield Finding(shown, rule.name, issue.severity, _shorten(issue.message), _shorten(issue.fix))
+    except MachineError:  # it says nothing of the file
+        raise
     except Exception as error:  # a defect of ours must not hide the other rules' findings
         message = f"the rule itself failed: {type(error).__name__}: {error}"
         yield Finding(shown_path(path), rule.name, Severity.ERROR, _shorten(message), "report it with this file")

@@ -7,6 +7,7 @@ import functools
 import json
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 from tests.builders import entry, table
+from tools import checkout
+from tools.errors import MachineError
 from tools.store import schemas
 from tools.store.schemas import SchemaFault, TooManyStepsError, explainer, faults, is_valid
 
@@ -43,6 +46,45 @@ def told(name: str, document: Any) -> list[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_schema_compiles_with_what_it_refers_to(name: str) -> None:
     assert faults(name, "no object")
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of schema/ to damage, read in place of it."""
+    folder = tmp_path / "schema"
+    shutil.copytree(schemas.SCHEMA_FOLDER, folder)
+    monkeypatch.setattr(schemas, "SCHEMA_FOLDER", folder)
+    monkeypatch.setattr(checkout, "CHECKOUT", tmp_path)
+    for kept in (schemas._schemas, schemas._compiled):
+        monkeypatch.setattr(schemas, kept.__name__, functools.cache(kept.__wrapped__))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"{", "schema/record.schema.json"),
+        (b"\xff", "schema/record.schema.json"),
+        (b"[]", "schema/record.schema.json"),
+        (b"{}", "schema/record.schema.json"),
+        (b'{"$schema": "x", "type": 7}', "schema"),
+        (None, "schema"),
+    ],
+    ids=["cut", "not UTF-8", "a list", "no dialect", "no schema", "missing"],
+)
+def test_a_damaged_schema_is_one_line_with_a_fix_and_no_documents_fault(
+    content: bytes | None, named: str, broken: Path
+) -> None:
+    path = broken / "record.schema.json"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(MachineError) as raised:
+        is_valid("record", {})
+    said = str(raised.value)
+    assert said.startswith(f"{broken.parent / named}: expected the checkout's own file, found")
+    assert said.endswith(f"Fix: git checkout -- {named}")
 
 
 def test_a_valid_document_has_no_fault() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.builders import BAD_INPUT, NAME, NO_EXCEPTIONS, Store, context, table, without_roots_rights
+from tools.errors import MachineError
 from tools.findings import Severity
 from tools.store.files import discover
 from tools.store.workload import Layout
@@ -34,6 +35,15 @@ class TestValidate:
         assert ("bad", "before the crash") in by_rule
         assert ("bad", "the rule itself failed: KeyError: 'a defect'") in by_rule
         assert any(rule == "coverage" for rule, _ in by_rule)
+
+    def test_what_a_machine_or_this_checkout_fails_at_is_no_files_fault(self, store: Store) -> None:
+        def fail(*_: object) -> Iterator[Issue]:
+            raise MachineError("a schema that can't be read")
+            yield
+
+        store.config()
+        with pytest.raises(MachineError, match="a schema that can't be read"):
+            store.findings(FileRule("bad", "Fails.", fail))
 
     def test_a_rule_runs_only_in_its_layouts(self, store: Store) -> None:
         store.config()
