@@ -129,8 +129,11 @@ def installed_package(name: str) -> Package | None:
 
 
 def _wheel_in(name: str, path: Path) -> Path:
-    """The wheel in a folder that `pip download` filled; `path` itself where it isn't such a folder."""
-    wheels = sorted(path.glob(f"{name}-*.whl")) if path.is_dir() else []
+    """The wheel in a folder that `pip download` filled; `path` itself where it isn't such a folder.
+
+    Nor is one in which a wheel was unpacked where it lay.
+    """
+    wheels = sorted(path.glob(f"{name}-*.whl")) if path.is_dir() and _metadata(name, path) is None else []
     if len(wheels) > 1:
         raise PackageError(
             f"{shown_path(path)}: expected one wheel of {name}, found {len(wheels)}. Fix: give one of them."

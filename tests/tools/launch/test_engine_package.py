@@ -34,6 +34,12 @@ def test_two_wheels_in_a_folder_are_refused(tmp_path: Path, vllm: FakeEngine) ->
         open_package("vllm", tmp_path)
 
 
+def test_what_was_unpacked_beside_wheels_is_read(tmp_path: Path, vllm: FakeEngine) -> None:
+    for version in ("9.9.0", "9.9.1"):
+        FakeEngine("vllm", vllm.modules, version).wheel(tmp_path)
+    assert open_package("vllm", vllm.unpacked(tmp_path)).version == "9.8.7"
+
+
 def test_another_engines_wheel_is_refused(tmp_path: Path, sglang: FakeEngine) -> None:
     with pytest.raises(PackageError, match=re.escape("expected vllm with its vllm-….dist-info, found none")):
         open_package("vllm", sglang.wheel(tmp_path))
