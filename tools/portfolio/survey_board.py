@@ -230,15 +230,16 @@ class Survey:
         return frozenset(left_out - {file.name for file in self.files})
 
 
+_FIX = "Fix: write it anew, by portfolio survey, or remove it."
+
+
 def read_survey(path: Path) -> Survey:
     """SurveyError: unreadable, or no survey."""
     content = read_file(path)
     if content.faults:
-        raise SurveyError(f"{shown_path(path)}: expected a survey, found {content.faults[0].message}.")
+        raise SurveyError(f"{shown_path(path)}: expected a survey, found {content.faults[0].message}. {_FIX}")
     if faults := schemas.faults("survey", content.document):
-        raise SurveyError(
-            f"{shown_path(path)}: {faults[0].where}: {faults[0].message}. Fix: write it anew, by portfolio survey."
-        )
+        raise SurveyError(f"{shown_path(path)}: {faults[0].where}: {faults[0].message}. {_FIX}")
     return Survey.read(content.document)
 
 

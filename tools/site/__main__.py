@@ -10,9 +10,9 @@ from pathlib import Path
 from fused_moe_configs.lookup import ConfigError
 from tools.checkout import CONFIGS, MEASUREMENTS
 from tools.child_process import MAX_JOBS, usable_cores
-from tools.cli import check_folder, check_within, command, path_argument, run
+from tools.cli import check_folder, check_within, command, path_argument, run, say
 from tools.errors import UserError
-from tools.text import counted, shown_path
+from tools.text import counted, printable, shown_path
 
 REPOSITORY = "https://github.com/fused-moe-configs/fused-moe-configs"
 
@@ -60,13 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tools.site.build import PICTURES, Sources, write  # a command line is checked without its libraries
 
     try:
-        count = write(Sources(configs, args.measurements, args.repository, args.revision), args.out, args.jobs)
+        count, faults = write(Sources(configs, args.measurements, args.repository, args.revision), args.out, args.jobs)
     except ConfigError as error:
         raise UserError(str(error)) from error
     if args.pictures is not None:
         args.pictures.mkdir(parents=True, exist_ok=True)
         for name in PICTURES:
             shutil.copyfile(args.out / name, args.pictures / Path(name).name)
+    for fault in faults:
+        say(f"site: {printable(fault)}")
     print(f"{counted(count, 'file')} in {shown_path(args.out)}")
     return 0
 

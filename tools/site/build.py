@@ -64,6 +64,8 @@ class Known:
     """Of models' pages, by the id that stands for them."""
     columns: tuple[Device, ...]
     """The GPUs of the first page."""
+    faults: tuple[str, ...]
+    """A line for each of the sources that is broken, and isn't in it."""
 
 
 @contextlib.contextmanager
@@ -82,10 +84,11 @@ def know(sources: Sources, each: SharedMap = map) -> Known:
     models, devices = load_models(registry / "models.json"), load_devices(registry / "devices.json")
     places = files_in(sources.configs)
     files = tuple(file for chunk in each(read_files, _chunks(places)) for file in chunk)
-    columns, surveys = coverage.columns_of(devices, models, files), read_surveys(sources.measurements)
+    columns = coverage.columns_of(devices, models, files)
+    surveys, faults = read_surveys(sources.measurements)
     shipped = {device.name: shipped_by(surveys, device) for device in columns}
     slugs = unique_slugs(model.id for model in models)
-    return Known(sources, models, devices, files, files_of(surveys), wholes(surveys), shipped, slugs, columns)
+    return Known(sources, models, devices, files, files_of(surveys), wholes(surveys), shipped, slugs, columns, faults)
 
 
 def pages(known: Known, each: SharedMap = map) -> Iterator[tuple[str, bytes]]:
@@ -228,15 +231,16 @@ def _json(document: Any) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def write(sources: Sources, out: Path, jobs: int = 1) -> int:
-    """Writes the site into a new folder, an empty one, or one with an earlier build; returns how many files.
+def write(sources: Sources, out: Path, jobs: int = 1) -> tuple[int, tuple[str, ...]]:
+    """Writes the site into a new folder, an empty one, or one with an earlier build: (how many files, the faults).
 
     An earlier build stays whole until all pages are made, and what an interrupted one wrote the next one replaces.
     UserError: something else is in it. OSError: it can't be written. Errors of `know`.
     """
     earlier = _earlier(out)
     with _shared_by(jobs) as each:
-        made = dict(pages(know(sources, each), each))
+        known = know(sources, each)
+        made = dict(pages(known, each))
     _write_manifest(out, sources, {*earlier, *made})
     for name in earlier:
         (out / PurePosixPath(name)).unlink(missing_ok=True)
@@ -245,7 +249,7 @@ def write(sources: Sources, out: Path, jobs: int = 1) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     _write_manifest(out, sources, made)
-    return len(made) + 1
+    return len(made) + 1, known.faults
 
 
 def _write_manifest(out: Path, sources: Sources, names: Iterable[str]) -> None:

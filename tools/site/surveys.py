@@ -5,7 +5,6 @@ Of any age: one that can't be used is left out, and then the site says «not sur
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,13 +63,15 @@ class Whole:
     in_part: int
 
 
-def read_surveys(folder: Path) -> tuple[Survey, ...]:
-    """Of every survey of portfolio's, the newest last."""
-    found: list[Survey] = []
+def read_surveys(folder: Path) -> tuple[tuple[Survey, ...], tuple[str, ...]]:
+    """(every survey of portfolio's, the newest last; a line for each that is broken)."""
+    found, faults = list[Survey](), list[str]()
     for path in survey_paths(folder):
-        with contextlib.suppress(SurveyError):
+        try:
             found.append(read_survey(path))
-    return tuple(found)
+        except SurveyError as error:
+            faults.append(f"left out: {error}")
+    return tuple(found), tuple(faults)
 
 
 def files_of(surveys: Iterable[Survey]) -> tuple[Surveyed, ...]:

@@ -76,7 +76,7 @@ def test_of_two_engines_files_the_one_counts_that_costs_more(tmp_path: Path) -> 
     failing = QWEN.replace("N=768", "N=384")
     survey(tmp_path, [surveyed(QWEN, [1.1]), surveyed(failing, [None])])
     survey(tmp_path, [surveyed(QWEN, [1.3])], engine="sglang")
-    found = boards.holes([wanted], States([]), {model.id: model.id}, files_of(read_surveys(tmp_path)))
+    found = boards.holes([wanted], States([]), {model.id: model.id}, files_of(read_surveys(tmp_path)[0]))
     ratios = {each.name: each.surveyed_ratio for each in found}
     assert (ratios[QWEN], ratios[failing]) == (pytest.approx(1.3), None)
 
@@ -143,7 +143,7 @@ def test_a_workload_stands_among_the_gains_once_and_its_down_projection_does_not
 class TestWhatSurveysSayOfAHole:
     def shipped(self, store: Store, folder: Path) -> str:
         wanted = wanted_on(devices().find(H100), ModelRegistry((models().find(QWEN_ID),)))
-        surveys, slugs = read_surveys(folder), {QWEN_ID: QWEN_ID}
+        surveys, slugs = read_surveys(folder)[0], {QWEN_ID: QWEN_ID}
         found = boards.holes([wanted], States(lines(store, QWEN_ID)), slugs, files_of(surveys), wholes(surveys))
         return next(each.shipped for each in found if each.name == QWEN)
 
@@ -166,7 +166,7 @@ def test_each_survey_has_the_files_that_it_measured(tmp_path: Path) -> None:
     unreached = {"file": QWEN, "reason": "not reached", "is_missing": True}
     survey(tmp_path, [surveyed(MIXTRAL, [1.2])], left_out=[unreached])
     survey(tmp_path, [surveyed(QWEN, [0.9])], engine="sglang")
-    surveys = read_surveys(tmp_path)
+    surveys, _ = read_surveys(tmp_path)
     found = boards.what_engines_ship(wholes(surveys), files_of(surveys))
     assert [(whole.engine, [file.name for file in files]) for whole, files in found] == [
         ("vllm", [MIXTRAL]),

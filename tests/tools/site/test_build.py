@@ -244,7 +244,7 @@ def test_a_build_takes_the_place_of_the_one_before(store: Store, tmp_path: Path)
     write(sources, out)
     assert "files/e8-n7168-nvidia_h100_80gb_hbm3.html" in files_below(out)
     path.unlink()
-    count = write(sources, out)
+    count, _ = write(sources, out)
     assert "files/e8-n7168-nvidia_h100_80gb_hbm3.html" not in files_below(out)
     assert files_below(out) == {*json.loads((out / MANIFEST).read_bytes())["files"], MANIFEST}
     assert count == len(files_below(out))

@@ -160,7 +160,7 @@ def test_a_file_that_an_engine_ships_has_the_surveys_figure_until_there_is_one_o
     store: Store, tmp_path: Path
 ) -> None:
     survey(tmp_path / "m", [surveyed(QWEN, [1.2])])
-    model, surveys = models().find(QWEN_ID), files_of(read_surveys(tmp_path / "m"))
+    model, surveys = models().find(QWEN_ID), files_of(read_surveys(tmp_path / "m")[0])
 
     def found() -> Cell:
         asked = Questions(store.root, devices(), load_engines(), read_files(files_in(store.root)), surveys)

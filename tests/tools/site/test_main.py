@@ -55,3 +55,13 @@ def test_a_registry_that_is_none_is_one_line(configs: Path, tmp_path: Path, caps
     assert main([str(tmp_path / "out"), "--configs", str(configs)]) == 2
     assert "models.json: can't be read" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_survey_is_left_out_and_said(
+    configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m").mkdir()
+    path = tmp_path / "m" / "2026-11-26-survey-x.json"
+    path.write_text("{", "utf-8")
+    assert main([str(tmp_path / "out"), "--configs", str(configs), "--measurements", str(path.parent)]) == 0
+    assert capsys.readouterr().err.startswith(f"site: left out: {path}: expected a survey, found ")

@@ -26,7 +26,8 @@ MIXTRAL_ID = "mistralai/Mixtral-8x7B-v0.1"
 
 
 def questions(configs: Path = CONFIGS, measurements: Path | None = None) -> Questions:
-    files, surveys = read_files(files_in(configs)), read_surveys(measurements or configs / "none")
+    files = read_files(files_in(configs))
+    surveys, _ = read_surveys(measurements or configs / "none")
     return Questions(configs, devices(), load_engines(), files, files_of(surveys))
 
 

@@ -13,7 +13,7 @@ from tools.site.surveys import Surveyed, files_of, read_surveys, wholes
 
 
 def found_in(folder: Path) -> tuple[Surveyed, ...]:
-    return files_of(read_surveys(folder))
+    return files_of(read_surveys(folder)[0])
 
 
 def test_a_survey_tells_what_a_shipped_file_costs(tmp_path: Path) -> None:
@@ -62,23 +62,29 @@ def test_a_survey_that_ended_early_is_said_to_be_no_whole_one(tmp_path: Path) ->
     ]
     survey(tmp_path, [surveyed(MIXTRAL, [1.2])], left_out=left_out)
     survey(tmp_path, [surveyed(MIXTRAL, [0.8])], engine="sglang", version="0.5.23")
-    vllm, sglang = wholes(read_surveys(tmp_path))
+    vllm, sglang = wholes(read_surveys(tmp_path)[0])
     assert (vllm.engine, vllm.device_name, vllm.figures.slower_files) == ("vllm", H100, 1)
     assert (vllm.unreached, vllm.in_part) == (1, 1)
     assert (sglang.version, sglang.unreached, sglang.in_part) == ("0.5.23", 0, 0)
 
 
 @pytest.mark.parametrize("changes", [{"engine": "other"}, {"files": None}, {"files": [{}]}, {"schema_version": 2}])
-def test_what_is_no_survey_by_the_schema_is_passed_by(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_what_is_no_survey_by_the_schema_is_left_out_and_said(tmp_path: Path, changes: dict[str, Any]) -> None:
     survey(tmp_path, **{"files": [surveyed(MIXTRAL, [1.2])], **changes})
-    assert read_surveys(tmp_path) == ()
+    surveys, (fault,) = read_surveys(tmp_path)
+    assert surveys == ()
+    assert fault.startswith(f"left out: {next(tmp_path.iterdir())}: ")
+    assert fault.endswith("Fix: write it anew, by portfolio survey, or remove it.")
 
 
 @pytest.mark.parametrize("content", BAD_INPUT.values(), ids=BAD_INPUT)
-def test_what_is_no_document_is_passed_by(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_document_is_left_out_and_said_and_the_others_are_there(tmp_path: Path, content: bytes) -> None:
+    survey(tmp_path, [surveyed(MIXTRAL, [1.2])])
     (tmp_path / "2026-11-26-survey-x.json").write_bytes(content)
-    assert read_surveys(tmp_path) == ()
+    (found,), (fault,) = read_surveys(tmp_path)
+    assert found.engine == "vllm"
+    assert fault.startswith(f"left out: {tmp_path / '2026-11-26-survey-x.json'}: ")
 
 
 def test_without_a_folder_nothing_is_surveyed(tmp_path: Path) -> None:
-    assert read_surveys(tmp_path / "none") == ()
+    assert read_surveys(tmp_path / "none") == ((), ())
