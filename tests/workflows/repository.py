@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from fused_moe_configs.lookup import down_of
 from tests.tools.pull_request.git_repository import GitRepository
 from tests.workflows.act import REPOSITORY
 from tools.checkout import CHECKOUT
@@ -19,12 +20,14 @@ TUNED = "E=256,N=128,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shap
 def snapshot(folder: Path) -> Path:
     """This checkout's files, tracked or new, as one commit of a repository of its own.
 
-    Without the tuned file that the tests bring and its record: re-tuning it must not change what they show.
+    Without the tuned file that the tests bring, its `_down` twin and their records: re-tuning it must not change what
+    they show.
     """
     folder.mkdir(exist_ok=True)
     listed = git(CHECKOUT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    brought = (TUNED, down_of(TUNED))
     for name in filter(None, listed.split("\0")):
-        if (CHECKOUT / name).is_file() and Path(name).name != TUNED:
+        if (CHECKOUT / name).is_file() and Path(name).name not in brought:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(CHECKOUT / name, folder / name)
     git(folder, "init", "--quiet", "--initial-branch=main", ".")
