@@ -17,6 +17,7 @@ from fused_moe_configs.lookup import (
     ConfigError,
     Lookup,
     counted,
+    down_of,
     exists,
     printable,
     read_config,
@@ -41,7 +42,8 @@ class Prospect:
 
     serving None: the engine doesn't run it so, as refusal says. in_use: the file in the folder that the engine's
     variable names, whosever it is. lookup: this package's own answer; None: without a GPU, or where no tuned file has
-    such a name. entry: what is known of that file. near: what comes near where there is none. next_step: a line to be
+    such a name. down: beside that file, the one for the down projection, which SGLang alone reads. entry: what is known
+    of the file. near: what comes near where there is none. next_step: a line to be
     typed, or what is missing for one, or that there is nothing to do. fault: why what stands in that folder in place
     of in_use can't be used.
     """
@@ -52,6 +54,7 @@ class Prospect:
     has_gpu: bool = True
     in_use: Path | None = None
     lookup: Lookup | None = None
+    down: Path | None = None
     entry: IndexedFile | None = None
     near: tuple[str, ...] = ()
     next_step: str = ""
@@ -74,6 +77,7 @@ class Prospect:
             "in_use": self.in_use and str(self.in_use),
             "fault": self.fault and str(self.fault),
             "here": winner and str(winner),
+            "down": self.down and str(self.down),
             "reason": self.lookup.reason if self.lookup else None,
             "known": self.entry and self.entry.to_json(),
             "near": [*self.near],
@@ -101,6 +105,8 @@ class Prospect:
             winner = self.lookup.winner
             looked = f"{counted(len(self.lookup.tried), 'place')} looked at"
             yield f"  here: {printable(winner) if winner else 'none'} ({looked}). {self.lookup.reason}"
+        if self.down:
+            yield f"  down: {printable(self.down)}. The gain over no file is told without it"
         if self.entry:
             known = self.entry
             yield (
@@ -159,8 +165,9 @@ def _prospect(asked: AskedModel, serving: Serving, has_gpu: bool, triton_version
     chain = Chain(where())
     version = triton_version or machine.version_of("triton") or serving.triton
     lookup, ours = chain.look_up(serving.file, chain.tiers(version))
-    entry = near = None
+    entry = near = down = None
     if lookup.winner:
+        down = _down_beside(lookup.winner, engine)
         path = lookup.winner.relative_to(where()).as_posix()
         entry = next((each for each in indexed(where()) if each.file == path), None)
     elif parsed := parse(serving.file):
@@ -179,7 +186,7 @@ def _prospect(asked: AskedModel, serving: Serving, has_gpu: bool, triton_version
     elif not in_use or serving.reads_tuned_files is False or (is_slower and read_config(in_use, is_users=True) == ours):
         siblings_file = None if lookup.winner else chain.siblings_file(serving.file, chain.tiers(version))
         step = str(next_step(asked.flags, serving, lookup, siblings_file))
-    return Prospect(engine, serving, "", True, in_use, lookup, entry, tuple(near or ()), step, fault)
+    return Prospect(engine, serving, "", True, in_use, lookup, down, entry, tuple(near or ()), step, fault)
 
 
 def _in_use(serving: Serving) -> Path | None:
@@ -191,8 +198,18 @@ def _in_use(serving: Serving) -> Path | None:
     for path in (each / str(serving.engine_file) for each in folders):
         if exists(path):
             read_config(path, is_users=True)
+            _down_beside(path, serving.engine, is_users=True)
             return path
     return None
+
+
+def _down_beside(path: Path, engine: str, *, is_users: bool = False) -> Path | None:
+    """The file for the down projection that the engine reads with this one. ConfigError: it is broken."""
+    down = path.with_name(down_of(path.name))
+    if engine != "sglang" or not exists(down):
+        return None
+    read_config(down, is_users)
+    return down
 
 
 def _without_gpu(serving: Serving) -> str:

@@ -63,6 +63,8 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
     _check_writable(place)
     existing = served_today(root, subject.workload, triton)
     there = existing if existing is not None and existing.place == place else None
+    if there is not None:
+        _check_shapes(request, there, subject)
     if request.is_partial:
         if is_of_configs:
             _check_evidence(request, place, there)
@@ -167,6 +169,23 @@ def why_refused(request: TuneRequest, subject: Subject) -> str | None:
     except UserError as error:
         return str(error)
     return None
+
+
+def _check_shapes(request: TuneRequest, there: Existing, subject: Subject) -> None:
+    """UserError: what stands there is measured for shapes that this run leaves out: they would lose their evidence.
+
+    `--all-shapes` is for those that people run; what else the file was measured for goes.
+    """
+    record, shapes = there.record, {named.shape for named in subject.shapes}
+    if record is None or not record.is_measured or request.all_shapes:
+        return
+    if any(named.shape not in shapes for named in record.shapes):
+        elsewhere = "name another --output"
+        fix = elsewhere if request.files.replay else f"give --all-shapes, or {elsewhere}"
+        raise UserError(
+            f"{shown_path(there.place.record_path)}: expected a run for what this file is measured for, "
+            f"{_sizes(record.shapes)}, found one for {_sizes(subject.shapes)} alone. Fix: {fix}."
+        )
 
 
 def _check_down(request: TuneRequest, place: Place, there: Existing | None) -> None:

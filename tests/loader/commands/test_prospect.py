@@ -12,6 +12,7 @@ import fused_moe_configs
 from fused_moe_configs.cli import main
 from fused_moe_configs.gains import BesideShipped
 from fused_moe_configs.index import IndexedFile, IndexedShape, Ratios
+from fused_moe_configs.lookup import down_of
 from tests.loader.conftest import H100, Store
 
 QWEN = "Qwen/Qwen3-30B-A3B"
@@ -170,6 +171,38 @@ def test_a_broken_file_in_an_engines_folder_is_said_in_its_section_and_the_other
     ((other, section),) = sections.items()
     assert answer(section, "next")[0].startswith(f"fused-moe-configs export ./moe-configs --engine {other}")
     assert doctor("--model", QWEN, "--engine", other)[0] == 0
+
+
+def test_the_file_for_down_that_sglang_reads_is_named(store, doctor, capsys):
+    store.add(FILE)
+    down = store.add(down_of(FILE))
+    assert [answer(doctor("--model", QWEN, "--engine", engine)[1], "down") for engine in ("vllm", "sglang")] == [
+        [],
+        [f"{down}. The gain over no file is told without it"],
+    ]
+    assert main(["doctor", "--model", QWEN, "--device-name", H100, "--format", "json"]) == 0
+    vllm, sglang = json.loads(capsys.readouterr().out)["engines"]
+    assert (vllm["down"], sglang["down"]) == (None, str(down))
+
+
+def test_a_broken_file_for_down_ends_it_as_a_broken_file_does(store, doctor, capsys):
+    store.add(FILE)
+    path = store.write(down_of(FILE), b"{")
+    assert doctor("--model", QWEN, "--engine", "vllm")[0] == 0
+    assert main(["doctor", "--model", QWEN, "--device-name", H100, "--engine", "sglang"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {path}: ")
+
+
+def test_a_broken_file_for_down_in_sglangs_folder_is_said_too(store, doctor, tmp_path, monkeypatch):
+    store.add(FILE)
+    folder = tmp_path / "own" / "configs" / "triton_3_8_0"
+    folder.mkdir(parents=True)
+    (folder / FILE).write_bytes((store.root / FILE).read_bytes())
+    (folder / down_of(FILE)).write_text("{")
+    monkeypatch.setenv("SGLANG_MOE_CONFIG_DIR", str(tmp_path / "own"))
+    code, lines = doctor("--model", QWEN, "--engine", "sglang")
+    assert code == 1
+    assert answer(lines, "broken")[0].startswith(f"{folder / down_of(FILE)}: ")
 
 
 def test_the_fix_of_a_broken_file_ends_the_matter(store, user: Store, doctor):

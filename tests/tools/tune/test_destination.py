@@ -20,8 +20,8 @@ from tests.tools.tune.decided import (
 )
 from tools.errors import UserError
 from tools.store.existing import ExistingError
-from tools.store.files import canonical_entries
-from tools.store.record import HeuristicVersion, ShapeOfModels
+from tools.store.files import canonical_entries, sha256
+from tools.store.record import HeuristicVersion, Record, ShapeOfModels, Source
 from tools.store.workload import Shape
 from tools.tune import destination
 from tools.tune.destination import Origin, find_destination, why_refused
@@ -205,9 +205,32 @@ def test_rows_that_stay_are_of_the_same_origin(
     put(tmp_path), put(tmp_path, DOWN)
     put(tmp_path, name, DEFAULT_BATCH_SIZES, **changes)
     with pytest.raises(UserError, match=rf"--num-tokens: expected the rows that stay, .*{told}.* Fix: tune all"):
-        find("--num-tokens", "1", "--separate-down", output=tmp_path)
+        find("--num-tokens", "1", "--separate-down", "--all-shapes", output=tmp_path)
     # Where none stays all may differ.
-    assert find("--separate-down", output=tmp_path) == (tmp_path / NAME, tmp_path / NAME)
+    assert find("--separate-down", "--all-shapes", output=tmp_path) == (tmp_path / NAME, tmp_path / NAME)
+
+
+@pytest.mark.parametrize("rows", [(), ("--num-tokens", "1")], ids=["all rows", "a row"])
+def test_a_file_keeps_the_shapes_that_it_is_measured_for(
+    rows: tuple[str, ...], put: Put, find: Find, subject: Subject, tmp_path: Path
+) -> None:
+    """A run for one of them alone would take the others' evidence away."""
+    shapes = (*subject.shapes, ShapeOfModels(Shape(2048, 4)))
+    put(tmp_path, rows=DEFAULT_BATCH_SIZES, shapes=shapes)
+    told = "expected a run for what this file is measured for, K=2048, top_k=4; K=4096, top_k=2, found one for K=4096, "
+    with pytest.raises(UserError, match=rf"{NAME}: {told}top_k=2 alone\. Fix: give --all-shapes, or name another"):
+        find(*rows, output=tmp_path)
+    with pytest.raises(UserError, match=rf"{told}top_k=2 alone\. Fix: name another --output\.$"):
+        find("--replay", "a.jsonl", *rows, output=tmp_path)
+
+
+def test_of_a_file_of_another_project_no_shape_is_kept(put: Put, find: Find, subject: Subject, tmp_path: Path) -> None:
+    """It is measured for none of them."""
+    shapes = (ShapeOfModels(Shape(2048, 4)),)
+    config = put(tmp_path, rows=DEFAULT_BATCH_SIZES).read_bytes()
+    record = Record(subject.workload, shapes, Source.PUBLISHED, sha256(config), "2026-11-27", "somebody")
+    (tmp_path / "records" / NAME).write_bytes(record.to_bytes())
+    assert find(output=tmp_path) == (tmp_path / NAME, tmp_path / NAME)
 
 
 def test_rows_alone_are_fine_elsewhere(find: Find, tmp_path: Path) -> None:
