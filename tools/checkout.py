@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import tomllib
 from tools.errors import MachineError, reason_of
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+PYPROJECT = "pyproject.toml"
 CONFIGS = CHECKOUT / "configs"
 MEASUREMENTS = CHECKOUT / "docs" / "measurements"
 """Where benches and surveys leave their reports."""
@@ -19,8 +22,9 @@ MEASUREMENTS = CHECKOUT / "docs" / "measurements"
 
 @functools.cache
 def reference_triton() -> str:
-    """The Triton that the default tier is tuned with, from pyproject.toml."""
-    return str(_setting("reference-triton"))
+    """The Triton that the default tier is tuned with, from pyproject.toml. MachineError: that is damaged."""
+    (reference,) = _releases([_setting("reference-triton")])
+    return reference
 
 
 def installed_triton() -> str | None:
@@ -33,8 +37,9 @@ def installed_triton() -> str | None:
 
 @functools.cache
 def triton_releases() -> tuple[str, ...]:
-    """The releases of Triton that a version folder may be of, from pyproject.toml."""
-    return tuple(map(str, _setting("triton-releases")))
+    """The releases of Triton that a version folder may be of, from pyproject.toml. MachineError: that is damaged."""
+    found = _setting("triton-releases")
+    return _releases(found if isinstance(found, list) else [found])
 
 
 def damaged(path: Path, error: Exception) -> MachineError:
@@ -45,8 +50,16 @@ def damaged(path: Path, error: Exception) -> MachineError:
 
 
 def _setting(key: str) -> Any:
-    path = CHECKOUT / "pyproject.toml"
+    path = CHECKOUT / PYPROJECT
     try:
         return tomllib.loads(path.read_text("utf-8"))["tool"]["fused-moe-configs"][key]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
+
+
+def _releases(found: Iterable[object]) -> tuple[str, ...]:
+    releases = tuple(map(str, found))
+    for release in releases:
+        if not re.fullmatch(r"\d{1,4}\.\d{1,4}\.\d{1,4}", release, re.ASCII):
+            raise damaged(CHECKOUT / PYPROJECT, ValueError(f"a Triton {release!r}, which is no X.Y.Z"))
+    return releases

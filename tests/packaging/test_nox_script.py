@@ -280,6 +280,18 @@ class TestAVenvThatIsThere:
         assert machine.nox("--version").stderr == ""
         assert ".venv/python -m pip install --quiet --disable-pip-version-check nox>=9999" in machine.calls
 
+    @pytest.mark.parametrize("content", [None, b"", b"{\n"], ids=["missing", "empty", "cut"])
+    def test_a_damaged_pyproject_is_one_line_with_a_fix(self, machine: Machine, content: bytes | None) -> None:
+        machine.python()
+        machine.nox("--version")
+        pyproject = machine.checkout / "pyproject.toml"
+        pyproject.unlink() if content is None else pyproject.write_bytes(content)
+        result = machine.nox("--version")
+        assert result.returncode == 2
+        assert result.stderr == (
+            f"nox: {pyproject}: expected the line «nox = […]», found none. Fix: git checkout -- pyproject.toml\n"
+        )
+
 
 def test_real_python_makes_a_real_environment_that_needs_no_network_again(machine: Machine, tmp_path: Path) -> None:
     """With a nox of our own, which prints what it is given, in the index's place."""

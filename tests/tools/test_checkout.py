@@ -35,14 +35,17 @@ def test_pyproject_says_which_tritons_there_are(pyproject: Path) -> None:
         (b"[tool]\n", "found no key 'fused-moe-configs'"),
         (b"[tool.fused-moe-configs]\n", "found no key 'reference-triton'"),
         (b"tool = 1\n", "found: "),
+        (SETTINGS.replace("3.8.0", "3.x").encode(), "found: a Triton '3.x', which is no X.Y.Z"),
+        (SETTINGS.replace('"3.8.0"', "[]", 1).encode(), "found: a Triton '[]', which is no X.Y.Z"),
+        (SETTINGS.replace('["3.8.0", "3.6.0"]', "38").encode(), "found: a Triton '38', which is no X.Y.Z"),
     ],
-    ids=["missing", "cut", "not UTF-8", "no table", "no key", "no table at all"],
+    ids=["missing", "cut", "not UTF-8", "no table", "no key", "no table at all", "no release", "a list", "no list"],
 )
 def test_a_damaged_pyproject_is_one_line_with_a_fix(content: bytes | None, found: str, pyproject: Path) -> None:
     if content is not None:
         pyproject.write_bytes(content)
     with pytest.raises(MachineError) as raised:
-        checkout.reference_triton()
+        checkout.reference_triton(), checkout.triton_releases()
     said = str(raised.value)
     assert said.startswith(f"{pyproject}: expected the checkout's own file, {found}")
     assert said.endswith("Fix: git checkout -- pyproject.toml")

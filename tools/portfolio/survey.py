@@ -23,6 +23,7 @@ from tools.child_process import MAX_JOBS, usable_cores
 from tools.dates import today
 from tools.errors import MachineError, UserError
 from tools.launch.heuristic_version import measured_heuristics
+from tools.measure.gpu import find_gpu
 from tools.measure.panel import Ratio
 from tools.measure.statistics import geomean
 from tools.portfolio.engines import engine_arguments
@@ -205,7 +206,11 @@ def _surveyed(contest: ShippedContest, shapes: tuple[SurveyedShape, ...], unreac
 
 
 def _on_the_gpu(engine: EnginePackage) -> contextlib.AbstractContextManager[Timer]:
-    """UserError: no kernel that can be cut out of the engine."""
+    """UserError: no GPU, or no kernel that can be cut out of the engine."""
+    if find_gpu() is None:  # before what only a machine with one has
+        raise UserError(
+            "expected a GPU, found none. Fix: run where there is one, or list what would be measured: --device-name."
+        )
     from tools.portfolio.survey_process import GpuTimer
 
     return GpuTimer(session.engine_kernel(EngineFile(engine.flavour, engine.kernel)))

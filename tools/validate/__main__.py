@@ -12,6 +12,7 @@ from tools.cli import command, one_of, path_argument, run, say
 from tools.errors import reason_of
 from tools.findings import FORMATS, Finding, Report, Severity, emit
 from tools.registry.devices import load_devices
+from tools.registry.engines import load_engines
 from tools.registry.models import load_models
 from tools.registry.reading import RegistryError
 from tools.store.files import discover
@@ -97,6 +98,7 @@ def _report(paths: Sequence[Path], layout: Layout) -> Report:
     """A registry that can't be read is one finding, not hundreds of unknown devices or shapes."""
     try:
         context = Context(layout, load_devices(), load_models())
+        load_engines()  # which rules ask of every record
     except RegistryError as error:
         fix = f"{error.fix or 'repair it'}; nothing else was checked"
         path = shown_path(error.path or CONFIGS / REGISTRY)

@@ -20,7 +20,6 @@ from tests.tools.portfolio.unpacked_engine import DEEPSEEK, MIXTRAL, QWEN, down_
 from tools.bench import session
 from tools.errors import MachineError, UserError
 from tools.launch.layer_config import LayerConfig
-from tools.measure.kernels import OwnKernel
 from tools.measure.layer import LayerShape
 from tools.portfolio import __main__ as command
 from tools.portfolio import survey
@@ -266,15 +265,15 @@ class TestRefusals:
         assert "expected files for NVIDIA H100 80GB HBM3 that can be measured, found none" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Triton has Linux wheels only")
-def test_without_a_gpu_it_is_one_line(
+def test_without_a_gpu_it_is_one_line_before_any_package_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(session, "engine_kernel", lambda engine: OwnKernel())
+    for package in ("torch", "triton"):
+        monkeypatch.setitem(sys.modules, package, None)
     assert surveyed(tmp_path) == 2
     said = capsys.readouterr().err
-    assert said.startswith("portfolio: expected ")
+    assert said.startswith("portfolio: expected a GPU, found none. Fix: ")
     assert said.count("\n") == 1
 
 

@@ -86,14 +86,15 @@ class TestExitCodes:
     def test_the_projects_own_configs_are_the_default(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert command.main([]) == 0, capsys.readouterr().out
 
-    def test_a_broken_device_registry_is_one_finding(
-        self, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("load", ["load_devices", "load_models", "load_engines"])
+    def test_a_broken_registry_is_one_finding(
+        self, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, load: str
     ) -> None:
         def broken() -> None:
             raise RegistryError("devices[3]: no name")
 
         store.config()
-        monkeypatch.setattr(command, "load_devices", broken)
+        monkeypatch.setattr(command, load, broken)
         assert command.main([str(store.root), "--format", "json"]) == 1
         (finding,) = json.loads(capsys.readouterr().out)["findings"]
         assert (finding["rule"], finding["message"]) == ("registry", "devices[3]: no name")
