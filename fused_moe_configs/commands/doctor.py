@@ -40,6 +40,7 @@ def add_to(commands: Commands) -> None:
     command.add_argument("--engine", choices=ENGINES, help="beside --model; default: what is installed, or else both")
     command.add_argument(
         "--engine-log",
+        action="extend",
         nargs="+",
         metavar="FILE",
         help="a log of vLLM or SGLang, plain or packed (gzip, bzip2, xz), the parts of a rotated one, or - for stdin",

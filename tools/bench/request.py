@@ -128,7 +128,7 @@ def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--against", action="append", metavar="heuristic|FILE|GIT-REV", help="may be given several times (heuristic)"
     )
     parser.add_argument("--kernel", default="own", metavar="own|vllm=FILE|sglang=FILE", help="on whose kernel (own)")
-    parser.add_argument("--num-tokens", type=int, nargs="+", default=[], metavar="M", help="default: the file's keys")
+    _add_batch_sizes(parser, "the file's keys")
     parser.add_argument(
         "--routing",
         type=_routing,
@@ -175,7 +175,7 @@ def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar='"MODEL tp=N [ep=N] [dtype=D]"',
         help="may be given several times",
     )
-    parser.add_argument("--num-tokens", type=int, nargs="+", default=list(BATCH_SIZES), metavar="M")
+    _add_batch_sizes(parser, " ".join(map(str, BATCH_SIZES)))
     parser.add_argument("--launch-configs", type=int, default=60, metavar="N", help="how many a workload (60)")
     _add_jobs(parser)
     parser.add_argument("--output", type=path_argument, default=MEASUREMENTS, metavar="DIR")
@@ -188,6 +188,12 @@ def _routing(text: str) -> RoutingKind | Path:
     if not text.endswith(".npy"):
         raise argparse.ArgumentTypeError(f"expected {', '.join(DRAWN_NAMES)} or FILE.npy, found {text!r}")
     return path_argument(text)
+
+
+def _add_batch_sizes(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--num-tokens", type=int, action="extend", nargs="+", default=[], metavar="M", help=f"default: {default}"
+    )
 
 
 def _add_jobs(parser: argparse.ArgumentParser) -> None:
@@ -230,7 +236,7 @@ def _kernels_request(options: argparse.Namespace) -> KernelsRequest:
     return KernelsRequest(
         _engine_file(options.kernel),
         tuple(options.workload),
-        _batch_sizes(options),
+        _batch_sizes(options) or BATCH_SIZES,
         options.launch_configs,
         options.jobs,
         options.output,

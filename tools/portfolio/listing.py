@@ -102,6 +102,7 @@ def _with_placements(devices: DeviceRegistry) -> set[Device]:
 def add_device_names(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device-name",
+        action="extend",
         nargs="+",
         default=[],
         metavar="D",

@@ -68,7 +68,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "to try down with USE_TMA on (installed)",
     )
     parser.add_argument(
-        "--names", nargs="+", default=[], metavar="NAME|FILE", help="these in this order; FILE: one name a line"
+        "--names",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME|FILE",
+        help="these in this order; FILE: one name a line",
     )
     parser.add_argument(
         "--separate-down",

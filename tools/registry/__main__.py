@@ -111,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--per-channel-quant", action="store_true", help="channel scales")
     one.add_argument("--device-name", default="NVIDIA_H100_80GB_HBM3", help="as the driver or a file name says")
     engines = parser.add_argument_group("the lines that configs/registry/engines.json cites, instead of the report")
-    engines.add_argument("--citations", nargs="+", metavar="ENGINE=PATH", help="a wheel, or the folder it lies in")
+    engines.add_argument(
+        "--citations", action="extend", nargs="+", metavar="ENGINE=PATH", help="a wheel, or the folder it lies in"
+    )
     return parser
 
 

@@ -278,7 +278,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag(
             "--num-tokens",
             "batch sizes; default: the 20 usual ones",
-            {"type": int, "nargs": "+", "metavar": "M"},
+            {"type": int, "action": "extend", "nargs": "+", "metavar": "M"},
             within=(1, MAX_NUM_TOKENS),
         ),
         Flag(

@@ -160,7 +160,7 @@ def replay(request: TuneRequest, landscape_path: Path) -> TuneSummary:
             f"{shown_path(landscape_path)}: expected a whole landscape to write from, found one without "
             f"{' and '.join(gaps)}. Fix: give the file as the tuner wrote it, or leave out --output."
         )
-    batch_sizes = _recorded(request, landscape)
+    batch_sizes = _recorded(request, landscape, landscape_path)
     missing = [m for m in request.batch_sizes if m not in batch_sizes]
     # What was measured under one routing stays so, and on what runs down apart.
     down_kernel = DownKernel.of_settings(header.settings) if request.separate_down else None
@@ -290,13 +290,21 @@ def _environment(landscape_path: Path, subject: Subject, device: DeviceReport | 
     return environment
 
 
-def _recorded(request: TuneRequest, landscape: Journal) -> tuple[int, ...]:
-    """The batch sizes asked for that the landscape holds. JournalError: none of them."""
+def _recorded(request: TuneRequest, landscape: Journal, path: Path) -> tuple[int, ...]:
+    """The batch sizes asked for that the landscape holds, read from path. JournalError: none of them."""
     known = {entry.event.job.num_tokens for entry in landscape.entries if not isinstance(entry.event, Compiled)}
     both = tuple(m for m in request.batch_sizes if m in known)
+    if not known:
+        raise JournalError(
+            f"{shown_path(path)}: expected a landscape with measurements, found none: its run ended early, or it was "
+            "cut. Fix: give the file as the tuner wrote it."
+        )
     if not both:
-        asked = list(request.batch_sizes)
-        raise JournalError(f"--replay: expected one of the batch sizes {sorted(known)}, found {asked}.")
+        there, asked = (", ".join(map(str, each)) for each in (sorted(known), request.batch_sizes))
+        raise JournalError(
+            f"{shown_path(path)}: expected measurements of batch size {asked}, found those of {there}. "
+            f"Fix: --num-tokens {min(known)}, say."
+        )
     return both
 
 

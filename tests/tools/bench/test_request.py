@@ -202,6 +202,7 @@ class TestKernels:
 
     def test_batch_sizes_are_sorted_and_measured_once(self) -> None:
         assert parse(["kernels", *KERNELS, "--num-tokens", "64", "1", "64"]).batch_sizes == (1, 64)
+        assert parse(["kernels", *KERNELS, "--num-tokens", "64", "--num-tokens", "1"]).batch_sizes == (1, 64)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

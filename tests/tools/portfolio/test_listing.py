@@ -57,6 +57,16 @@ class TestWhichGpus:
 
 
 class TestStatus:
+    @pytest.mark.parametrize(
+        "named", [["--device-name", "NVIDIA_H200", H100], ["--device-name", "NVIDIA_H200", "--device-name", H100]]
+    )
+    def test_every_gpu_that_was_named_is_in_it(
+        self, stocked: Stocked, capsys: pytest.CaptureFixture[str], named: list[str]
+    ) -> None:
+        status(stocked, *named, "--format", "json")
+        told = json.loads(capsys.readouterr().out)["devices"]
+        assert [each["device_name"] for each in told] == ["NVIDIA_H200", H100]
+
     def test_prints_a_table_json_or_the_page(self, stocked: Stocked, capsys: pytest.CaptureFixture[str]) -> None:
         assert status(stocked, "--device-name", H100) == 0
         assert capsys.readouterr().out.startswith(f"{H100}: ")

@@ -360,7 +360,10 @@ def test_what_is_no_matter_of_the_gpu_is_checked_before_it(
     [
         (["--replay", "no such file"], "no such file: expected a journal of the tuner, found: .*No such file"),
         (["--replay", __file__], "test_main.py, line 1: expected the header of a tuner's journal"),
-        ([*REPLAY, "--num-tokens", "5"], "--replay: expected one of the batch sizes .*, found "),
+        (
+            [*REPLAY, "--num-tokens", "5"],
+            "batch size 5, found those of 1, .* Fix: --num-tokens 1, say",
+        ),
         ([*REPLAY, "--num-tokens", "0"], "--num-tokens: expected from 1 to 65536, found 0"),
         (
             [*REPLAY, "--output", "{out}/triton_3_6_0"],

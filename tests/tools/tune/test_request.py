@@ -84,7 +84,7 @@ def test_a_replay_brings_its_workload_along() -> None:
 
 
 def test_batch_sizes_are_sorted_and_tuned_once() -> None:
-    request = parse([*MODEL, "--num-tokens", "64", "1", "64"])
+    request = parse([*MODEL, "--num-tokens", "64", "--num-tokens", "1", "64"])
     assert request.batch_sizes == (1, 64)
     assert request.is_partial
 

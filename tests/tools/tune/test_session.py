@@ -241,8 +241,16 @@ class TestLandscapeThatLacksAPart:
 
 
 def test_none_of_the_batch_sizes_was_recorded(tune: Callable[..., TuneSummary]) -> None:
-    with pytest.raises(JournalError, match=r"--replay: expected one of the batch sizes \[1, 64\], found \[5\]"):
+    with pytest.raises(JournalError, match=r"batch size 5, found those of 1, 64\. Fix: --num-tokens 1, say\.$"):
         tune("--num-tokens", "5")
+
+
+def test_of_a_run_that_ended_before_any_measurement_that_is_said(make_landscape: Make, tmp_path: Path) -> None:
+    path = save(tmp_path / "landscape.jsonl", replace(make_landscape((1,)), entries=()))
+    with pytest.raises(
+        JournalError, match=r"landscape\.jsonl: expected a landscape with measurements, found none: its"
+    ):
+        session.replay(parse(["--replay", str(path)]), path)
 
 
 # ---------------------------------------------------------------
