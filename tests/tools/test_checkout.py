@@ -47,5 +47,5 @@ def test_a_damaged_pyproject_is_one_line_with_a_fix(content: bytes | None, found
     with pytest.raises(MachineError) as raised:
         checkout.reference_triton(), checkout.triton_releases()
     said = str(raised.value)
-    assert said.startswith(f"{pyproject}: expected the checkout's own file, {found}")
+    assert said.startswith(f"{pyproject}: expected what belongs to the checkout, {found}")
     assert said.endswith("Fix: git checkout -- pyproject.toml")

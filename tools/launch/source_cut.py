@@ -174,7 +174,9 @@ def _parse(read: Read, path: str) -> Module | None:
         return None
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+    except SyntaxError as error:
+        raise CutError(f"{path}: expected Python source, found {error.msg} in line {error.lineno}") from error
+    except ValueError as error:
         raise CutError(f"{path}: expected Python source, found {error}") from error
     return Module(path, source, {name: statement for statement in tree.body for name in _bound_at_top(statement)})
 

@@ -47,6 +47,9 @@ class EngineSource:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
+_GIVE_IT = "Fix: give the file that holds the engine's kernel."
+
+
 def cut(path: Path, name: str = KERNEL_NAME) -> EngineSource:
     """Cuts the JIT function `name` and every JIT function that it needs. EngineKernelError: it can't be done."""
     try:
@@ -56,13 +59,13 @@ def cut(path: Path, name: str = KERNEL_NAME) -> EngineSource:
             f"{path}: expected the engine's kernel there, found none ({error.strerror}). Fix: give its full path."
         ) from error
     except UnicodeDecodeError as error:
-        raise EngineKernelError(f"{path}: expected Python source, found {error}.") from error
+        raise EngineKernelError(f"{path}: expected Python source, found {error}. {_GIVE_IT}") from error
     try:
         found = source_cut.cut(lambda _: source, [str(path)], [name], _PROVIDED, source_cut.JIT_FUNCTIONS)
     except source_cut.NeededNameError as error:
         raise EngineKernelError(f"{path}: {_told(error, source)}") from error
     except source_cut.CutError as error:
-        raise EngineKernelError(f"{error}.") from error
+        raise EngineKernelError(f"{error}. {_GIVE_IT}") from error
     function = found.taken[name]
     assert isinstance(function, ast.FunctionDef)
     return EngineSource(f"{_HEADER}\n\n\n{found.text}", *_parameters(function.args))
@@ -72,9 +75,7 @@ def _told(error: source_cut.NeededNameError, source: str) -> str:
     if error.needed_by is None:
         jit = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and is_jit(node)]
         found = ", ".join(sorted(jit)) or "none"
-        return (
-            f"expected a JIT function {error.name}, found {found}. Fix: give the file that holds the engine's kernel."
-        )
+        return f"expected a JIT function {error.name}, found {found}. {_GIVE_IT}"
     return (
         f"expected {error.needed_by} to use triton, tl and JIT functions of the same file only, found {error.name}. "
         "Fix: use a version of the engine that this project knows."

@@ -335,6 +335,11 @@ def _named(arguments: Sequence[str]) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--names: {printable(argument)}: {reason_of(error)}. Fix: a name, or its path.") from error
         names += [name for line in lines if (name := line.partition("#")[0].strip())]
+    if strange := [name for name in names if parse_file_name(name).workload is None]:
+        raise UserError(
+            "--names: expected names of tuned files, as E=8,N=7168,device_name=D.json, found "
+            f"{printable(strange[0])!r}. Fix: correct it."
+        )
     if arguments and not names:
         given = printable(" ".join(arguments))
         raise UserError(

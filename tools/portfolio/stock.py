@@ -142,7 +142,9 @@ def _down_fault(place: Place, twin: Existing | None) -> str:
     there is none. twin: what stands at `place`."""
     if twin is None:
         return f"{place.path.name}, with which it was judged, is missing" if place.record_path.exists() else ""
-    if twin.record is None or not twin.record.speaks_of(twin.data):
+    if twin.record is None:
+        return f"{place.path.name} has no record"
+    if not twin.record.speaks_of(twin.data):
         return f"{place.path.name} is not what its record is of"
     return ""
 

@@ -328,16 +328,22 @@ class TestBadInput:
         assert f"portfolio: {full(NAMES[0])}: skipped: not enough memory\n" in said.err
         assert "missing   skipped: not enough memory\n" in said.out
 
-    @pytest.mark.parametrize("name", ["E=7,N=999,device_name=D.json", f"E=7,N=999,device_name={H100}.json", "x.json"])
+    @pytest.mark.parametrize("name", ["E=7,N=999,device_name=D.json", f"E=7,N=999,device_name={H100}.json"])
     def test_a_name_that_no_model_reads_is_refused(self, here: Here, name: str) -> None:
         assert self.refused(here, "--names", name).startswith("--names: expected files of ")
+
+    def test_what_is_no_name_is_refused_before_a_gpu_is_asked_for(self, here: Here) -> None:
+        here.gpus = ()
+        assert self.refused(here, "--names", full(NAMES[0]), "x.json") == (
+            "--names: expected names of tuned files, as E=8,N=7168,device_name=D.json, found 'x.json'. Fix: correct it."
+        )
 
     def test_nothing_is_written_down_before_all_names_are_known(
         self, here: Here, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Not that the first one is passed over, either."""
         monkeypatch.setattr(run_, "job_of", lambda *_, **options: run_.Skip("not enough memory"))
-        self.refused(here, "--names", full(NAMES[0]), "x.json")
+        self.refused(here, "--names", full(NAMES[0]), "E=7,N=999,device_name=D.json")
         assert not here.stocked.folders.progress.exists()
 
     @pytest.mark.parametrize(

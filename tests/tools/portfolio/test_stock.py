@@ -160,13 +160,13 @@ def test_a_file_for_down_that_its_record_is_not_of_asks_for_the_name_anew(stocke
     path = stocked.tune(NAME, judged_on=None)
     down = path.with_name(f"{path.stem}_down.json")
     down.write_bytes(path.read_bytes())
-    for is_of_other_bytes in (False, True):
-        if is_of_other_bytes:
+    for why in ("has no record", "is not what its record is of"):
+        if why != "has no record":
             stocked.store.record_of(down).write_bytes(stocked.store.record_of(path).read_bytes())
             down.write_bytes(path.read_bytes() + b"\n")
         found = look(stocked)
         assert (found.standing, found.is_apart) == (Standing.INCOMPLETE, True)
-        assert found.why == (f"{down.name} is not what its record is of",)
+        assert found.why == (f"{down.name} {why}",)
 
 
 def test_a_file_that_goes_while_it_is_looked_at_is_told_by_what_was_read(

@@ -83,7 +83,7 @@ def test_a_damaged_schema_is_one_line_with_a_fix_and_no_documents_fault(
     with pytest.raises(MachineError) as raised:
         is_valid("record", {})
     said = str(raised.value)
-    assert said.startswith(f"{broken.parent / named}: expected the checkout's own file, found")
+    assert said.startswith(f"{broken.parent / named}: expected what belongs to the checkout, found")
     assert said.endswith(f"Fix: git checkout -- {named}")
 
 
