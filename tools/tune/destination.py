@@ -99,6 +99,9 @@ def folder_of_tiers(wanted: Path | None) -> Path:
     return folder
 
 
+_ALL_OR_ELSEWHERE = "Fix: tune all batch sizes, or name another --output."
+
+
 def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subject, origin: Origin) -> None:
     """UserError: rows that stay would pass as measured under shapes, Triton, kernel or heuristics that they weren't."""
     record = standing.record
@@ -112,13 +115,13 @@ def check_origin(standing: Existing, batch_sizes: Sequence[int], subject: Subjec
     ):
         if expected != found:
             raise UserError(
-                f"--num-tokens: expected the rows that stay, in {shown_path(standing.place.record_path)}, to be of "
-                f"this run's {name}, {expected}, found {found}. Fix: tune all batch sizes."
+                f"{shown_path(standing.place.record_path)}: expected the rows that stay to be of this run's {name}, "
+                f"{expected}, found {found}. {_ALL_OR_ELSEWHERE}"
             )
     if engines := outdated(record):
         raise UserError(
-            f"--num-tokens: expected the rows that stay, in {shown_path(standing.place.record_path)}, to be measured "
-            f"against this run's heuristic of {' and '.join(engines)}, found an older one. Fix: tune all batch sizes."
+            f"{shown_path(standing.place.record_path)}: expected the rows that stay to be measured against this run's "
+            f"heuristic of {' and '.join(engines)}, found an older one. {_ALL_OR_ELSEWHERE}"
         )
 
 
@@ -154,9 +157,8 @@ def _check_nothing_is_hidden(request: TuneRequest, place: Place, existing: Exist
     hidden = [m for m in existing.entries if m not in request.batch_sizes]
     if existing.place != place and hidden:
         raise UserError(
-            f"--num-tokens: expected an existing {shown_path(place.path)} to replace rows of, found "
-            f"{shown_path(existing.place.path)}, which a file of these rows alone would hide. "
-            "Fix: tune all batch sizes."
+            f"{shown_path(place.path)}: expected a file to replace rows of, found none, and "
+            f"{shown_path(existing.place.path)}, which one of these rows alone would hide. {_ALL_OR_ELSEWHERE}"
         )
 
 

@@ -171,7 +171,8 @@ def test_rows_alone_must_not_hide_the_others_of_a_file_in_another_tier(
 ) -> None:
     put(tmp_path / "out" / tier)
     with pytest.raises(
-        UserError, match=r"--num-tokens: .* found .*, which a file of these rows alone would hide\. Fix"
+        UserError,
+        match=r"expected a file to replace rows of, found none, and .*, which one of these rows alone would hide\. Fix",
     ):
         find("--num-tokens", "1", "64", output=tmp_path / "out", triton=triton)
 
@@ -204,7 +205,9 @@ def test_rows_that_stay_are_of_the_same_origin(
 ) -> None:
     put(tmp_path), put(tmp_path, DOWN)
     put(tmp_path, name, DEFAULT_BATCH_SIZES, **changes)
-    with pytest.raises(UserError, match=rf"--num-tokens: expected the rows that stay, .*{told}.* Fix: tune all"):
+    with pytest.raises(
+        UserError, match=rf"expected the rows that stay to be .*{told}.* Fix: tune all batch sizes, or name another"
+    ):
         find("--num-tokens", "1", "--separate-down", "--all-shapes", output=tmp_path)
     # Where none stays all may differ.
     assert find("--separate-down", "--all-shapes", output=tmp_path) == (tmp_path / NAME, tmp_path / NAME)

@@ -95,7 +95,7 @@ def test_rows_of_another_origin_that_came_in_between_are_not_relabelled(subject:
     asked = request_of("--output", str(out), "--num-tokens", "1")
     place, existing = find_destination(asked, subject, ORIGIN)
     put_file(out, {64: BEST}, with_record=record_of(subject, [64]))
-    with pytest.raises(UserError, match=r"expected the rows that stay, .* kernel_sha256"):
+    with pytest.raises(UserError, match=r"expected the rows that stay .* kernel_sha256"):
         deliver(asked, subject, measured(row(1, 10.0, 20.0)), ENVIRONMENT, place, existing)
     assert list(document(out / NAME)) == ["64"]
 
