@@ -8,7 +8,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tools.checkout import installed_triton, reference_triton
@@ -34,7 +34,9 @@ from tools.registry.devices import Device, DeviceRegistry, load_devices
 from tools.registry.models import ModelRegistry, load_models
 from tools.registry.reading import RegistryError
 from tools.registry.sharding import Engine
+from tools.store.existing import ExistingError, Place, existing_at
 from tools.store.files import version_folder
+from tools.store.record import Record
 from tools.store.workload import parse_file_name
 from tools.text import counted, printable, shown_path
 from tools.tune.cluster import NodeJob, NodeResult, on_cluster
@@ -292,7 +294,7 @@ def _tasks(
     budget, tasks, states = TunerBudget(options.time_budget), [], []
     wishes = [wanted_of(device, folders) for device in devices]
     if named:
-        wishes = [_chosen(wanted, named, driver.models) for wanted in wishes]
+        wishes = [_chosen(wanted, named, driver.models, folders.configs) for wanted in wishes]
         _check_known(named, wishes)
     for wanted in wishes:
         device = wanted.device
@@ -348,7 +350,7 @@ def _named(arguments: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _chosen(wanted: WantedList, names: Sequence[str], models: ModelRegistry) -> WantedList:
+def _chosen(wanted: WantedList, names: Sequence[str], models: ModelRegistry, configs: Path) -> WantedList:
     """Of the device, in the order given; also names that no placement gives, where a model has these sizes."""
     by_name = {each.name: each for each in wanted.names}
     found: list[Wanted] = []
@@ -357,9 +359,18 @@ def _chosen(wanted: WantedList, names: Sequence[str], models: ModelRegistry) -> 
         if name in by_name:
             found.append(by_name[name])
         elif workload is not None and workload.device_name in wanted.device.names and not workload.down:
-            other = unplaced(workload, models)
+            other = unplaced(workload, models, _record_of(name, configs))
             found += [other] if other is not None and other.name == name else []
     return WantedList(wanted.device, tuple(found))
+
+
+def _record_of(name: str, configs: Path) -> Record | None:
+    """None: there is none that can be read; what is broken is said where the name is looked up."""
+    try:
+        existing = existing_at(Place(configs, PurePosixPath(name)))
+    except ExistingError:
+        return None
+    return existing.record if existing is not None else None
 
 
 def _on_cluster(address: str, tasks: Sequence[PlannedJob], driver: Driver, device: Device) -> None:

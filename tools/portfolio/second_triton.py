@@ -157,7 +157,7 @@ def jobs_of(
     """
     by_name, jobs = {each.name: each for each in found.names}, dict[str, Job | Skip]()
     for file in files:
-        wanted = by_name.get(file.name) or unplaced(file.workload, models)
+        wanted = by_name.get(file.name) or unplaced(file.workload, models, file.record)
         apart = tried_apart(file.record, sglangs_kernel) if file.has_down else None
         if wanted is None:
             jobs[file.name] = Skip("no registered model has these sizes")
@@ -256,6 +256,6 @@ class SecondTriton:
 
 def _batches(files: Sequence[DefaultFile], gpus: int) -> Iterator[tuple[DefaultFile, ...]]:
     """So many to a process that a short list keeps every GPU busy too."""
-    size = max(1, min(FILES_A_BENCH, math.ceil(len(files) / max(1, gpus))))
+    size = max(1, min(FILES_A_BENCH, len(files) // max(1, gpus)))
     for start in range(0, len(files), size):
         yield tuple(files[start : start + size])

@@ -28,6 +28,7 @@ from tools.registry.shapes import (
     readers_served,
 )
 from tools.registry.sharding import Engine
+from tools.store.record import Record
 from tools.store.workload import Shape, Workload
 
 
@@ -153,9 +154,13 @@ def wanted_on(device: Device, models: ModelRegistry, surveys: Iterable[Shipped] 
     return WantedList(device, tuple(ranked), tuple(sorted(notes)))
 
 
-def unplaced(workload: Workload, models: ModelRegistry) -> Wanted | None:
-    """A name that no placement gives, for the first model of these sizes by arithmetic. None: there is none."""
-    reader = next(iter(readers(workload, models)), None)
+def unplaced(workload: Workload, models: ModelRegistry, record: Record | None = None) -> Wanted | None:
+    """A name that no placement gives, for the first model of these sizes by arithmetic. None: there is none.
+
+    record: of the file that is there: a model whose shape it is measured for goes first.
+    """
+    measured = {named.shape for named in record.shapes} if record is not None else set()
+    reader = min(readers(workload, models), key=lambda each: each.shape not in measured, default=None)
     if reader is None or not reader.model.gated:
         return None
     found, stored = reader.found, reader.model.quantisation

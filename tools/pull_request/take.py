@@ -19,9 +19,9 @@ from tools.pull_request.documents import MAX_ARTIFACT_FILES
 from tools.registry.devices import load_devices
 from tools.registry.models import Asked, load_models
 from tools.store import schemas
-from tools.store.existing import Place
+from tools.store.existing import ExistingError, Place, existing_at
 from tools.store.files import RECORD, TUNED_FILE, read_file, write_file
-from tools.store.record import RecordError, as_record
+from tools.store.record import Record, RecordError, as_record
 from tools.store.tiers import RECORDS
 from tools.store.workload import Workload
 from tools.text import shown
@@ -38,7 +38,7 @@ class TakenPair:
 
     relative: PurePosixPath
     config: bytes
-    record: bytes
+    record: Record
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,8 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = device.names if device else (options.device,)
     taken = take(options.tuned, [replace(workload, device_name=name) for name in names])
     _check_twin(options.configs, taken)
-    for path, data in ((taken.relative, taken.config), (PurePosixPath(RECORDS, taken.relative), taken.record)):
-        write_file(options.configs / path, data)
+    _check_shapes(options.configs, taken)
+    write_file(options.configs / taken.relative, taken.config)
+    write_file(options.configs / RECORDS / taken.relative, taken.record.to_bytes())
     say(f"take: {taken.relative} and its record")
     return 0
 
@@ -88,6 +89,22 @@ def take(folder: Path, wanted: Collection[Workload]) -> TakenPair:
         f"--tuned: expected {expected} and {RECORDS}/{expected} alone, found {listed}. "
         "Fix: tune again on a fresh machine, with the reference Triton."
     )
+
+
+def _check_shapes(configs: Path, taken: TakenPair) -> None:
+    """TakeError: the file that is replaced is measured for shapes that the new one isn't. A broken one is no matter."""
+    try:
+        standing = existing_at(Place(configs, taken.relative))
+    except ExistingError:
+        return
+    if standing is None or standing.record is None or not standing.record.is_measured:
+        return
+    shapes = {named.shape for named in taken.record.shapes}
+    if lost := [str(named.shape) for named in standing.record.shapes if named.shape not in shapes]:
+        raise TakeError(
+            f"{RECORDS}/{taken.relative}: expected what the file here is measured for, found no {'; '.join(lost)}. "
+            "Fix: tune it by hand, with --all-shapes."
+        )
 
 
 def _check_twin(configs: Path, taken: TakenPair) -> None:
@@ -136,4 +153,4 @@ def _read(folder: Path, relative: PurePosixPath, workload: Workload) -> TakenPai
         raise TakeError(f"{RECORDS}/{relative}: expected the record of these bytes, found another. Fix: tune again.")
     if record.verified is not None:
         raise TakeError(f"{RECORDS}/{relative}: verified: expected null, found main's word. Fix: tune again.")
-    return TakenPair(relative, config.data, record.to_bytes())
+    return TakenPair(relative, config.data, record)

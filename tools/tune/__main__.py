@@ -19,7 +19,12 @@ from tools.store.tiers import version_of_folder
 from tools.text import printable, shown_path
 from tools.tune import dry_run, session
 from tools.tune.cluster import NodeJob, tune_on_cluster
-from tools.tune.destination import find_destination, folder_of_tiers, why_refused
+from tools.tune.destination import (
+    find_destination,
+    folder_of_tiers,
+    look_at_destination,
+    with_standing_shapes,
+)
 from tools.tune.dry_run import DryWorkload, look_ahead, title_of
 from tools.tune.protocol import RunnerError, Subject
 from tools.tune.report import TuneSummary, to_json, to_text
@@ -59,7 +64,12 @@ def _subjects(request: TuneRequest) -> list[Subject]:
             "nox -s tune -- --replay tests/tools/tune/landscape.jsonl.gz"
         )
     origin = session.origin_here()
-    subjects = [_subject(request, each, device_name, models, devices, request.engine) for each in request.sources]
+    subjects = [
+        with_standing_shapes(
+            request, _subject(request, each, device_name, models, devices, request.engine), origin.triton, models
+        )
+        for each in request.sources
+    ]
     for note in filter(None, (shared_name(subject, models) for subject in subjects)):
         _say(note)
     for subject in subjects:
@@ -81,16 +91,17 @@ def _look_ahead(request: TuneRequest, asked: DryRun) -> int:
     notes: list[str] = []
     for source in request.sources:
         tuned = _subject(request, source, device_name, models, devices, request.engine)
+        tuned, refused = look_at_destination(request, tuned, models)
         rows, refusals = [], []
         for engine in Engine if request.engine is None else (request.engine,):
             try:
                 subject = _subject(request, source, device_name, models, devices, engine)
+                subject = tuned if subject.workload == tuned.workload else subject
                 rows.append(look_ahead(source, subject, tuned, engine, device, models, request.batch_sizes[-1]))
             except UserError as error:  # the engine that tunes it runs it, so one row there is
                 refusals.append(f"{engine}: {error}")
         if not rows:
             raise UserError(refusals[0])
-        refused = why_refused(request, tuned)
         workloads.append(DryWorkload(title_of(source, tuned), tuple(rows), tuple(refusals), refused))
         notes += session.untried(request, tuned) if refused is None else ()
         notes += filter(None, [shared_name(tuned, models)])
@@ -118,9 +129,17 @@ def _check_output(request: TuneRequest) -> None:
 def _check_sources(request: TuneRequest, models: ModelRegistry, devices: DeviceRegistry) -> None:
     """On any device: what is wrong there is wrong on all."""
     any_other = next(device.name for device in devices if device.vendor == "nvidia" and device.smem_bytes_per_block)
+    known: dict[str, Subject] = {}
     for source in request.sources:
         subject = _subject(request, source, any_other, models, devices, request.engine)
         session.with_recorded(request, subject)
+        first = known.setdefault(subject.workload.file_name(), subject)
+        if {named.shape for named in first.shapes} != {named.shape for named in subject.shapes}:
+            one, other = (each.shapes[0].models[0] for each in (first, subject))
+            raise UserError(
+                f"--workloads: expected one line for a file, found {one} and {other}, which read the same one. "
+                "Fix: leave one of them out, and give --all-shapes."
+            )
 
 
 def _subject(

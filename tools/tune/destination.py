@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +13,7 @@ from tools.errors import UserError
 from tools.launch.engine_package import KERNEL_FILES
 from tools.launch.heuristic_version import outdated
 from tools.launch.kernel_hash import kernel_sha256
+from tools.registry.models import Model
 from tools.registry.sharding import Engine
 from tools.store.existing import Existing, Place, existing_at, hidden_down, place_of, served_today
 from tools.store.files import version_folder
@@ -21,6 +22,7 @@ from tools.store.tiers import LEGACY, RECORDS, REGISTRY, version_of_folder
 from tools.text import printable, shown_path
 from tools.tune.protocol import Subject
 from tools.tune.request import TuneRequest
+from tools.tune.subject import with_shapes
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
             f"--output: expected {expected}, {why} the Triton that runs here ({triton}), found {shown_path(folder)}. "
             f"Fix: name the folder above it{other}."
         )
-    root = folder.parent if version is not None else folder
+    root = _root_of(folder)
     is_of_configs = root == CONFIGS.resolve()
     if request.files.replay and is_of_configs:
         raise UserError(
@@ -63,8 +65,7 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
     _check_writable(place)
     existing = served_today(root, subject.workload, triton)
     there = existing if existing is not None and existing.place == place else None
-    if there is not None:
-        _check_shapes(request, there, subject)
+    _check_flags(request, place, existing, there, subject)
     if request.is_partial:
         if is_of_configs:
             _check_evidence(request, place, there)
@@ -72,10 +73,35 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
             _check_nothing_is_hidden(request, place, existing)
         if there is not None:
             check_origin(there, request.batch_sizes, subject, origin)
-    _check_down(request, place, there)
     if request.is_partial and request.separate_down and (twin := existing_at(place.down)):
         check_origin(twin, request.batch_sizes, subject, origin)
     return place, existing
+
+
+def with_standing_shapes(request: TuneRequest, subject: Subject, triton: str, models: Iterable[Model]) -> Subject:
+    """With `--all-shapes` also what the file that is read today is measured for, so that none loses its evidence.
+
+    UserError, ExistingError: as `find_destination`.
+    """
+    if not request.all_shapes:
+        return subject
+    existing = served_today(_root_of(folder_of_tiers(request.files.output)), subject.workload, triton)
+    left_out = shapes_left_out(existing, subject)
+    return with_shapes(subject, [*subject.shapes, *left_out], models) if left_out else subject
+
+
+def shapes_left_out(existing: Existing | None, subject: Subject) -> tuple[ShapeOfModels, ...]:
+    """What a file is measured for and a run isn't. A record of other bytes, or without figures, says nothing."""
+    record = existing.record if existing is not None else None
+    if existing is None or record is None or not record.is_measured or not record.speaks_of(existing.data):
+        return ()
+    shapes = {named.shape for named in subject.shapes}
+    return tuple(named for named in record.shapes if named.shape not in shapes)
+
+
+def _root_of(folder: Path) -> Path:
+    """The folder that holds the tiers, of which `folder` may be one."""
+    return folder.parent if version_of_folder(folder.name) is not None else folder
 
 
 def folder_of_tiers(wanted: Path | None) -> Path:
@@ -162,38 +188,32 @@ def _check_nothing_is_hidden(request: TuneRequest, place: Place, existing: Exist
         )
 
 
-def why_refused(request: TuneRequest, subject: Subject) -> str | None:
-    """Why a run would be refused for what stands where its files go; by the reference Triton, or that of the folder."""
+def look_at_destination(request: TuneRequest, subject: Subject, models: Iterable[Model]) -> tuple[Subject, str | None]:
+    """(what a run would tune, why it would be refused for what stands where its files go; None: it wouldn't).
+
+    By the reference Triton, or that of the folder.
+    """
     version = version_of_folder(folder_of_tiers(request.files.output).name)
     triton = reference_triton() if version is None else ".".join(map(str, version))
     try:
+        subject = with_standing_shapes(request, subject, triton, models)
         find_destination(request, subject, Origin(triton, kernel_sha256()))
     except UserError as error:
-        return str(error)
-    return None
+        return subject, str(error)
+    return subject, None
 
 
-def _check_shapes(request: TuneRequest, there: Existing, subject: Subject) -> None:
-    """UserError: what stands there is measured for shapes that this run leaves out: they would lose their evidence.
+def _check_flags(
+    request: TuneRequest, place: Place, existing: Existing | None, there: Existing | None, subject: Subject
+) -> None:
+    """UserError, with all flags that the run lacks: it would take evidence away, or leave or hide a `_down` file.
 
-    `--all-shapes` is for those that people run; what else the file was measured for goes.
+    ExistingError: that file, or its record, is broken: nobody knows what would be lost.
     """
-    record, shapes = there.record, {named.shape for named in subject.shapes}
-    if record is None or not record.is_measured or request.all_shapes:
-        return
-    if any(named.shape not in shapes for named in record.shapes):
-        elsewhere = "name another --output"
-        fix = elsewhere if request.files.replay else f"give --all-shapes, or {elsewhere}"
-        raise UserError(
-            f"{shown_path(there.place.record_path)}: expected a run for what this file is measured for, "
-            f"{_sizes(record.shapes)}, found one for {_sizes(subject.shapes)} alone. Fix: {fix}."
-        )
-
-
-def _check_down(request: TuneRequest, place: Place, there: Existing | None) -> None:
-    """UserError: the run would leave a `_down` file without what it was tuned for, hide one, or need one."""
+    lacks = _lacks_shapes(existing, subject)
+    path = existing.place.record_path if existing is not None and lacks else place.down.path
     if place.down.path.exists():
-        _check_tried_apart(request, place.down, "this file belongs to the one to be tuned")
+        lacks += _lacks_down(request, place.down, f"{shown_path(place.down.path)} belongs to the file to be tuned")
     elif request.is_partial and there is not None:  # its other rows stay, and whatever they hide
         if request.separate_down:
             raise UserError(
@@ -201,26 +221,42 @@ def _check_down(request: TuneRequest, place: Place, there: Existing | None) -> N
                 "Fix: tune all batch sizes."
             )
     elif (hidden := hidden_down(place)) is not None:
-        why = f"SGLang would read it no longer, where {shown_path(place.path)} has no _down file"
-        _check_tried_apart(request, hidden, why)
+        path = path if lacks else hidden.path
+        why = f"SGLang would read {shown_path(hidden.path)} no longer, where {shown_path(place.path)} has no _down file"
+        lacks += _lacks_down(request, hidden, why)
+    if lacks:
+        asked, why = " and ".join(flag for flag, _ in lacks), ", and ".join(reason for _, reason in lacks)
+        fix = "name another --output" if request.files.replay else f"give {asked}, or name another --output"
+        raise UserError(f"{shown_path(path)}: expected {asked}, since {why}. Fix: {fix}.")
 
 
-def _check_tried_apart(request: TuneRequest, down: Place, why: str) -> None:
-    """UserError, with all that the run lacks, which replaces a `_down` file's rows or hides them.
+def check_shapes_kept(standing: Existing, subject: Subject) -> None:
+    """UserError: what stands there by now, which another run wrote, is measured for shapes that this one leaves out."""
+    if left_out := shapes_left_out(standing, subject):
+        raise UserError(
+            f"{shown_path(standing.place.record_path)}: expected a file of no other shapes, found one that is measured "
+            f"for {_sizes(left_out)} by now. Fix: run it again with --all-shapes."
+        )
 
-    ExistingError: it, or its record, is broken: nobody knows what would be lost.
-    """
+
+_Lack = tuple[str, str]
+"""A flag, and why the run needs it."""
+
+
+def _lacks_shapes(existing: Existing | None, subject: Subject) -> list[_Lack]:
+    """What stands there is measured for shapes that the run leaves out: they would lose their evidence."""
+    left_out = shapes_left_out(existing, subject)
+    why = f"this file is measured for {_sizes(left_out)} too, and the run is for {_sizes(subject.shapes)} alone"
+    return [("--all-shapes", why)] if left_out else []
+
+
+def _lacks_down(request: TuneRequest, down: Place, why: str) -> list[_Lack]:
+    """Of a run that replaces a `_down` file's rows, or hides them."""
     twin = existing_at(down)
     replaced = request.batch_sizes if request.is_partial else (twin.entries if twin else ())
     has_descriptors = twin is not None and any(twin.entries[m].USE_TMA for m in replaced if m in twin.entries)
-    flags, reasons = [], []
-    if not request.separate_down:
-        flags.append("--separate-down")
-        reasons.append(why)
+    lacks = [] if request.separate_down else [("--separate-down", why)]
     if request.down_kernel is None and has_descriptors:
-        flags.append(f"--kernel {Engine.SGLANG}=PATH/{KERNEL_FILES[Engine.SGLANG]}")
-        reasons.append("entries of this file say USE_TMA, which is tried on that kernel alone")
-    if flags:
-        asked = " and ".join(flags)
-        fix = "name another --output" if request.files.replay else f"give {asked}, or name another --output"
-        raise UserError(f"{shown_path(down.path)}: expected {asked}, since {', and '.join(reasons)}. Fix: {fix}.")
+        flag = f"--kernel {Engine.SGLANG}=PATH/{KERNEL_FILES[Engine.SGLANG]}"
+        lacks.append((flag, "entries of that file say USE_TMA, which is tried on that kernel alone"))
+    return lacks

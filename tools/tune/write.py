@@ -19,7 +19,7 @@ from tools.store.tiers import LEGACY
 from tools.store.workload import parse_file_name
 from tools.text import shown_path
 from tools.tune import evidence
-from tools.tune.destination import Origin, check_origin
+from tools.tune.destination import Origin, check_origin, check_shapes_kept
 from tools.tune.evidence import Provenance, Rates
 from tools.tune.protocol import Subject
 from tools.tune.report import TuneSummary, betweens, lines
@@ -76,6 +76,8 @@ def _deliver(
         return summarise(subject, replace(measured, notes=(*measured.notes, note)), (now.place.record_path,))
     origin = Origin(triton, measured.kernel_sha256)
     standing = _standing(place, is_partial=request.is_partial)
+    if standing is not None:
+        check_shapes_kept(standing, subject)
     kept = standing if request.is_partial else None
     if kept is not None:
         check_origin(kept, request.batch_sizes, subject, origin)

@@ -10,6 +10,7 @@ from tests.tools.portfolio.stocked import H100, full, wanted, wanted_of_h100
 from tools.portfolio.wanted import Shipped, Today, Wanted, unplaced, wanted_on
 from tools.registry.models import AS_STORED, Model, ModelRegistry, Placement, Quantisation
 from tools.registry.sharding import Engine
+from tools.store.record import Record, ShapeOfModels, Source
 from tools.store.workload import Shape, parse_file_name
 from tools.tune.subject import ModelSource, Parallel, make_subject
 
@@ -173,6 +174,17 @@ class TestNamesWithoutAPlacement:
         assert found is not None
         assert found.models == ("mistralai/Mixtral-8x7B-v0.1 tp=1",)
         assert not found.is_placed
+
+    def test_but_a_model_whose_shape_the_file_is_measured_for_goes_first(self) -> None:
+        workload = parse_file_name(full("E=256,N=128,dtype=fp8_w8a8,block_shape=[128,128]")).workload
+        assert workload is not None
+        models = builders.models()
+        first, deepseek = unplaced(workload, models), ShapeOfModels(Shape(7168, 8))
+        record = Record(workload, (deepseek,), Source.MEASURED, "0" * 64, "2026-11-27")
+        measured = unplaced(workload, models, record)
+        assert first is not None
+        assert measured is not None
+        assert (first.shapes, measured.shapes) == ((Shape(2048, 8),), (Shape(7168, 8),))
 
     @pytest.mark.parametrize("name", ["E=8,N=14336", "E=384,N=256,dtype=fp8_w8a8,block_shape=[128,128]"])
     def test_a_model_that_is_stored_as_the_name_says_is_not_quantised_further(self, name: str) -> None:

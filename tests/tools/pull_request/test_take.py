@@ -55,6 +55,19 @@ def test_a_down_file_is_not_left_behind_another_up_file(tuned: Store, capsys: py
     assert f"{down}: expected no file for down beside" in capsys.readouterr().err
 
 
+def test_a_file_keeps_the_shapes_that_it_is_measured_for(tuned: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tuned)
+    configs = tuned.root.with_name("configs")
+    path = configs / "records" / NAME
+    document = json.loads(path.read_bytes())
+    other = {**document["shapes"][0], "K": 2048}
+    path.write_bytes(canonical_record({**document, "shapes": [other, *document["shapes"]]}))
+    before = path.read_bytes()
+    assert run(tuned)[0] == 2
+    assert "found no K=2048, top_k=2. Fix: tune it by hand, with --all-shapes." in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
 def forged(tuned: Store) -> None:
     path = tuned.record_of(tuned.root / NAME)
     path.write_bytes(canonical_record(signed(json.loads(path.read_bytes()))))

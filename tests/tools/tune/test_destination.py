@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
 from kernels.launch_config import LaunchConfig
+from tests import builders
 from tests.tools.tune.decided import (
     DOWN,
     ENVIRONMENT,
@@ -19,15 +20,24 @@ from tests.tools.tune.decided import (
     record_of,
 )
 from tools.errors import UserError
-from tools.store.existing import ExistingError
+from tools.store.existing import ExistingError, Place, existing_at
 from tools.store.files import canonical_entries, sha256
 from tools.store.record import HeuristicVersion, Record, ShapeOfModels, Source
 from tools.store.workload import Shape
 from tools.tune import destination
-from tools.tune.destination import Origin, find_destination, why_refused
+from tools.tune.destination import (
+    Origin,
+    check_shapes_kept,
+    find_destination,
+    look_at_destination,
+    with_standing_shapes,
+)
 from tools.tune.protocol import Subject
 from tools.tune.request import DEFAULT_BATCH_SIZES, parse
 
+MODELS = builders.models()
+MIXTRAL = ("--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2")
+OTHER = ShapeOfModels(Shape(2048, 4))
 ENTRIES = dict.fromkeys(DEFAULT_BATCH_SIZES, LaunchConfig(16, 64, 128, 1, 4, 4))
 
 Find = Callable[..., tuple[Path, Path | None]]
@@ -46,9 +56,10 @@ def find(subject: Subject, configs: Path) -> Find:
 
     def find(*flags: str, output: Path | None = None, triton: str = "3.8.0") -> tuple[Path, Path | None]:
         to = () if output is None else ("--output", str(output))
-        what = () if "--replay" in flags else ("--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2")
+        what = () if "--replay" in flags else MIXTRAL
         request = parse([*what, *flags, *to])
-        place, existing = find_destination(request, subject, Origin(triton, RUN.kernel_sha256))
+        tuned = with_standing_shapes(request, subject, triton, MODELS)
+        place, existing = find_destination(request, tuned, Origin(triton, RUN.kernel_sha256))
         return place.path, existing.place.path if existing else None
 
     return find
@@ -68,7 +79,7 @@ def put(subject: Subject) -> Put:
         if rows is not None:
             record = folder / "records" / name
             record.parent.mkdir(parents=True, exist_ok=True)
-            record.write_bytes(record_of(subject, rows, **changes).to_bytes())
+            record.write_bytes(record_of(subject, rows, canonical_entries(ENTRIES), **changes).to_bytes())
         return path
 
     return put
@@ -190,8 +201,8 @@ OLDER = {**HEURISTICS, "vllm": HeuristicVersion("0.1.0", "0" * 64)}
     ("changes", "told"),
     [
         (
-            {"shapes": (ShapeOfModels(Shape(2048, 4)),)},
-            "this run's shapes, K=4096, top_k=2, found K=2048, top_k=4",
+            {"shapes": (OTHER,)},
+            "this run's shapes, .*K=4096, top_k=2, found K=2048, top_k=4",
         ),
         ({"environment": replace(ENVIRONMENT, triton="3.6.0")}, r"Triton, 3\.8\.0, found 3\.6\.0"),
         ({"kernel_sha256": "cd" * 32}, "kernel_sha256, abab.*, found cdcd"),
@@ -213,27 +224,70 @@ def test_rows_that_stay_are_of_the_same_origin(
     assert find("--separate-down", "--all-shapes", output=tmp_path) == (tmp_path / NAME, tmp_path / NAME)
 
 
-@pytest.mark.parametrize("rows", [(), ("--num-tokens", "1")], ids=["all rows", "a row"])
-def test_a_file_keeps_the_shapes_that_it_is_measured_for(
-    rows: tuple[str, ...], put: Put, find: Find, subject: Subject, tmp_path: Path
-) -> None:
-    """A run for one of them alone would take the others' evidence away."""
-    shapes = (*subject.shapes, ShapeOfModels(Shape(2048, 4)))
-    put(tmp_path, rows=DEFAULT_BATCH_SIZES, shapes=shapes)
-    told = "expected a run for what this file is measured for, K=2048, top_k=4; K=4096, top_k=2, found one for K=4096, "
-    with pytest.raises(UserError, match=rf"{NAME}: {told}top_k=2 alone\. Fix: give --all-shapes, or name another"):
-        find(*rows, output=tmp_path)
-    with pytest.raises(UserError, match=rf"{told}top_k=2 alone\. Fix: name another --output\.$"):
-        find("--replay", "a.jsonl", *rows, output=tmp_path)
+TOLD = (
+    r"records/E=8.*: expected --all-shapes{more}, since this file is measured for K=2048, top_k=4 too, and the run is "
+    r"for K=4096, top_k=2 alone.*\. Fix: give --all-shapes{more}, or name another --output\.$"
+)
 
 
-def test_of_a_file_of_another_project_no_shape_is_kept(put: Put, find: Find, subject: Subject, tmp_path: Path) -> None:
-    """It is measured for none of them."""
-    shapes = (ShapeOfModels(Shape(2048, 4)),)
-    config = put(tmp_path, rows=DEFAULT_BATCH_SIZES).read_bytes()
-    record = Record(subject.workload, shapes, Source.PUBLISHED, sha256(config), "2026-11-27", "somebody")
-    (tmp_path / "records" / NAME).write_bytes(record.to_bytes())
-    assert find(output=tmp_path) == (tmp_path / NAME, tmp_path / NAME)
+class TestTheShapesThatAFileIsMeasuredFor:
+    """A run for others would take their evidence away."""
+
+    @pytest.fixture
+    def several(self, put: Put, subject: Subject, tmp_path: Path) -> Path:
+        """The folder of a file that is measured for a shape that no model here has, too."""
+        put(tmp_path, rows=DEFAULT_BATCH_SIZES, shapes=(*subject.shapes, OTHER))
+        return tmp_path
+
+    @pytest.mark.parametrize("rows", [(), ("--num-tokens", "1")], ids=["all rows", "a row"])
+    def test_a_run_for_fewer_is_refused_and_its_fix_keeps_them(
+        self, rows: tuple[str, ...], find: Find, several: Path, subject: Subject
+    ) -> None:
+        with pytest.raises(UserError, match=TOLD.format(more="")):
+            find(*rows, output=several)
+        assert find(*rows, "--all-shapes", output=several)[0] == several / NAME
+        request = parse([*MIXTRAL, "--all-shapes", "--output", str(several)])
+        tuned, refused = look_at_destination(request, subject, MODELS)
+        assert (tuned.shapes, refused) == ((*subject.shapes, OTHER), None)
+        assert len(tuned.engines) == 2
+
+    def test_the_other_shape_alone_is_kept_too(self, put: Put, find: Find, tmp_path: Path) -> None:
+        put(tmp_path, rows=DEFAULT_BATCH_SIZES, shapes=(OTHER,))
+        with pytest.raises(UserError, match=TOLD.format(more="")):
+            find(output=tmp_path)
+
+    def test_a_replay_is_sent_elsewhere(self, find: Find, several: Path) -> None:
+        with pytest.raises(UserError, match=r"K=4096, top_k=2 alone\. Fix: name another --output\.$"):
+            find("--replay", "a.jsonl", output=several)
+
+    def test_all_flags_that_are_lacking_are_said_at_once(self, put: Put, find: Find, several: Path) -> None:
+        put(several, DOWN)
+        with pytest.raises(UserError, match=TOLD.format(more=" and --separate-down")):
+            find(output=several)
+        assert find("--all-shapes", "--separate-down", output=several)[0] == several / NAME
+
+    def test_another_tritons_file_would_serve_them_all(self, find: Find, several: Path) -> None:
+        with pytest.raises(UserError, match=TOLD.format(more="")):
+            find(output=several, triton="3.6.0")
+        assert find("--all-shapes", output=several, triton="3.6.0")[0] == several / "triton_3_6_0" / NAME
+
+    def test_what_another_run_wrote_meanwhile_is_kept(self, several: Path, subject: Subject) -> None:
+        standing = existing_at(Place(several, PurePosixPath(NAME)))
+        assert standing is not None
+        with pytest.raises(
+            UserError, match=r"measured for K=2048, top_k=4 by now\. Fix: run it again with --all-shapes"
+        ):
+            check_shapes_kept(standing, subject)
+
+    def test_a_file_of_another_project_is_measured_for_none(self, find: Find, several: Path, subject: Subject) -> None:
+        config = sha256((several / NAME).read_bytes())
+        record = Record(subject.workload, (OTHER,), Source.PUBLISHED, config, "2026-11-27", "somebody")
+        (several / "records" / NAME).write_bytes(record.to_bytes())
+        assert find(output=several) == (several / NAME, several / NAME)
+
+    def test_a_record_of_other_bytes_says_nothing(self, find: Find, several: Path) -> None:
+        (several / NAME).write_bytes(canonical_entries({**ENTRIES, 6144: ENTRIES[1]}))
+        assert find(output=several)[0] == several / NAME
 
 
 def test_rows_alone_are_fine_elsewhere(find: Find, tmp_path: Path) -> None:
@@ -302,7 +356,7 @@ class TestADownFileOfATierBehind:
     def test_is_not_hidden_by_a_run_that_tries_no_entry_for_down(self, put: Put, find: Find, configs: Path) -> None:
         put(configs), put(configs, DOWN)
         said = self.refused(find)
-        assert f"configs/{DOWN}: expected --separate-down, since SGLang would read it no longer" in said
+        assert f"configs/{DOWN}: expected --separate-down, since SGLang would read " in said
         assert said.endswith("Fix: give --separate-down, or name another --output.")
         assert find("--separate-down", triton="3.6.0")[0] == configs / "triton_3_6_0" / NAME
 
@@ -341,8 +395,8 @@ class TestADownFileOfATierBehind:
     def test_is_said_by_a_dry_run(self, put: Put, configs: Path, subject: Subject) -> None:
         put(configs / "legacy_configs"), put(configs / "legacy_configs", DOWN)
         request = parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2"])
-        assert "expected --separate-down" in str(why_refused(request, subject))
-        assert why_refused(replace(request, separate_down=True), subject) is None
+        assert "expected --separate-down" in str(look_at_destination(request, subject, MODELS)[1])
+        assert look_at_destination(replace(request, separate_down=True), subject, MODELS) == (subject, None)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +421,8 @@ def test_a_dry_run_knows_what_a_run_would_be_refused_for(
     monkeypatch.chdir(configs.parent)
     if there is not None:
         (configs / NAME).write_bytes(there)
-    refused = why_refused(parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2", *flags]), subject)
+    request = parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2", *flags])
+    _, refused = look_at_destination(request, subject, MODELS)
     assert (refused is None) if told is None else (told in str(refused))
 
 
