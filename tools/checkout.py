@@ -46,7 +46,7 @@ def damaged(path: Path, error: Exception) -> MachineError:
     """A file of the project's own, such as a schema, can't be read: nothing is to be said of anybody's file."""
     reason = f"found no key {error}" if isinstance(error, KeyError) else f"found: {reason_of(error)}"
     where = path.relative_to(CHECKOUT)
-    return MachineError(f"{path}: expected what belongs to the checkout, {reason}. Fix: git checkout -- {where}")
+    return MachineError(f"{path}: expected what belongs to the checkout, {reason}. Fix: git checkout HEAD -- {where}")
 
 
 def _setting(key: str) -> Any:

@@ -289,7 +289,7 @@ class TestAVenvThatIsThere:
         result = machine.nox("--version")
         assert result.returncode == 2
         assert result.stderr == (
-            f"nox: {pyproject}: expected the line «nox = […]», found none. Fix: git checkout -- pyproject.toml\n"
+            f"nox: {pyproject}: expected the line «nox = […]», found none. Fix: git checkout HEAD -- pyproject.toml\n"
         )
 
 

@@ -48,4 +48,4 @@ def test_a_damaged_pyproject_is_one_line_with_a_fix(content: bytes | None, found
         checkout.reference_triton(), checkout.triton_releases()
     said = str(raised.value)
     assert said.startswith(f"{pyproject}: expected what belongs to the checkout, {found}")
-    assert said.endswith("Fix: git checkout -- pyproject.toml")
+    assert said.endswith("Fix: git checkout HEAD -- pyproject.toml")

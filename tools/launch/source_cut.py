@@ -175,7 +175,8 @@ def _parse(read: Read, path: str) -> Module | None:
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
-        raise CutError(f"{path}: expected Python source, found {error.msg} in line {error.lineno}") from error
+        where = f" in line {error.lineno}" if error.lineno else ""
+        raise CutError(f"{path}: expected Python source, found {error.msg}{where}") from error
     except ValueError as error:
         raise CutError(f"{path}: expected Python source, found {error}") from error
     return Module(path, source, {name: statement for statement in tree.body for name in _bound_at_top(statement)})

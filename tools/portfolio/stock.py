@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from fused_moe_configs.gains import loses
 from fused_moe_configs.naming import ENGINE_NAMES
 from tools.checkout import reference_triton
-from tools.errors import UserError
+from tools.errors import MachineError, UserError
 from tools.launch.heuristic_version import FOLLOWED, outdated
 from tools.launch.kernel_hash import kernel_sha256
 from tools.measure.panel import RULE, PromotionPolicy
@@ -101,6 +101,8 @@ def look_up(
     place = Place(configs, PurePosixPath(wanted.name))
     try:
         existing, twin = existing_at(place), existing_at(place.down)
+    except MachineError:  # it says nothing of the name
+        raise
     except UserError as error:
         return Item(rank, wanted, Standing.BROKEN, (str(error),), line=line)
     if existing is None:

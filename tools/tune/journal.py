@@ -19,7 +19,7 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour, QuantMode
 from tools import cli
 from tools.compile.outcome import Status
-from tools.errors import UserError, reason_of
+from tools.errors import MachineError, UserError, reason_of
 from tools.measure.panel import Part, RoutingKind
 from tools.registry.devices import Target
 from tools.store import schemas
@@ -247,6 +247,8 @@ def _header(path: Path, line: str) -> JournalHeader:
         if "format" not in document:
             raise ValueError("format is missing")
         return JournalHeader.from_json(document)
+    except MachineError:  # this checkout's schema, say
+        raise
     except ValueError as error:
         raise _refused(path, 1, "the header of a tuner's journal", line, error) from error
 
@@ -257,6 +259,8 @@ def _line(path: Path, number: int, line: str, header: JournalHeader) -> JournalE
         if "format" in document:
             raise ValueError("a header, which only the first line is")
         return _LastLine.from_json(document) if "device" in document else JournalEntry.from_json(document, header)
+    except MachineError:
+        raise
     except ValueError as error:
         raise _refused(path, number, "an event", line, error) from error
 

@@ -23,8 +23,6 @@ from tools.text import printable, shown_path
 from tools.tune.policy import Budget
 from tools.tune.subject import ConfigJsonSource, ModelSource, Parallel, SizesSource, Source
 
-"""The file that SGLang's kernel stands in."""
-
 PANEL = "panel"
 UNIFORM_ALONE = "uniform"
 """In settings: uniform and skewed routing, each measured apart; of older landscapes, uniform alone."""

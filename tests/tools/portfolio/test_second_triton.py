@@ -258,8 +258,8 @@ class Queues(Pool[tuple[DefaultFile, ...]]):
 
 @pytest.mark.parametrize(
     ("count", "gpus", "sizes"),
-    [(7, 3, [3, 3, 1]), (2, 4, [1, 1]), (7, 1, [7]), (20, 2, [8, 8, 4])],
-    ids=["a few on several GPUs", "fewer than GPUs", "on one GPU", "more than a process takes"],
+    [(7, 3, [2, 2, 2, 1]), (5, 4, [1] * 5), (2, 4, [1, 1]), (7, 1, [7]), (20, 2, [8, 8, 4])],
+    ids=["a few on several GPUs", "one more than GPUs", "fewer than GPUs", "on one GPU", "more than a process takes"],
 )
 def test_a_short_list_keeps_every_gpu_busy(
     count: int, gpus: int, sizes: list[int], stocked: Stocked, file: DefaultFile

@@ -84,7 +84,7 @@ def test_a_damaged_schema_is_one_line_with_a_fix_and_no_documents_fault(
         is_valid("record", {})
     said = str(raised.value)
     assert said.startswith(f"{broken.parent / named}: expected what belongs to the checkout, found")
-    assert said.endswith(f"Fix: git checkout -- {named}")
+    assert said.endswith(f"Fix: git checkout HEAD -- {named}")
 
 
 def test_a_valid_document_has_no_fault() -> None:

@@ -318,7 +318,7 @@ def test_launches_that_may_overlap_are_screened_in_the_layers_order(
     [
         ([30.0, 9.0, 30.0], (18.0, 12.0), [1, 3, 3]),
         ([9.0, 30.0, 30.0], (18.0, 12.0), [1, 1, 3]),
-        ([30.0, 9.0, 10.0, 11.0], (0.0, 11.0), [1, 3, 3, 3]),
+        ([30.0, 9.0, 11.0, 10.0], (0.0, 11.0), [1, 3, 3, 3]),
     ],
     ids=["held up once", "in the first sample", "three times"],
 )
