@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,8 @@ class Prospect:
     serving None: the engine doesn't run it so, as refusal says. in_use: the file in the folder that the engine's
     variable names, whosever it is. lookup: this package's own answer; None: without a GPU, or where no tuned file has
     such a name. down: beside that file, the one for the down projection, which SGLang alone reads. entry: what is known
-    of the file. near: what comes near where there is none. next_step: a line to be
-    typed, or what is missing for one, or that there is nothing to do. fault: why what stands in that folder in place
-    of in_use can't be used.
+    of the file. near: what comes near where there is none. next_step: a line to be typed, or what is missing for one,
+    or that there is nothing to do. fault: why what stands in that folder in place of in_use can't be used.
     """
 
     engine: str
@@ -105,7 +104,7 @@ class Prospect:
             winner = self.lookup.winner
             looked = f"{counted(len(self.lookup.tried), 'place')} looked at"
             yield f"  here: {printable(winner) if winner else 'none'} ({looked}). {self.lookup.reason}"
-        if self.down:
+        if self.down and not self.in_use:
             yield f"  down: {printable(self.down)}. The gain over no file is told without it"
         if self.entry:
             known = self.entry
@@ -195,20 +194,27 @@ def _in_use(serving: Serving) -> Path | None:
     if not folder:
         return None
     folders = [Path(folder)] if serving.engine == "vllm" else version_folders(Path(folder) / "configs").values()
-    for path in (each / str(serving.engine_file) for each in folders):
-        if exists(path):
-            read_config(path, is_users=True)
-            _down_beside(path, serving.engine, is_users=True)
-            return path
-    return None
+    name = str(serving.engine_file)
+    found = _first(folders, name)
+    if found is not None and serving.engine == "sglang":  # which looks for each of the two by itself
+        _first(folders, down_of(name))
+    return found
 
 
-def _down_beside(path: Path, engine: str, *, is_users: bool = False) -> Path | None:
-    """The file for the down projection that the engine reads with this one. ConfigError: it is broken."""
+def _first(folders: Iterable[Path], name: str) -> Path | None:
+    """ConfigError: it is broken."""
+    path = next((path for path in (each / name for each in folders) if exists(path)), None)
+    if path is not None:
+        read_config(path, is_users=True)
+    return path
+
+
+def _down_beside(path: Path, engine: str) -> Path | None:
+    """The file for the down projection that is exported with this one. ConfigError: it is broken."""
     down = path.with_name(down_of(path.name))
     if engine != "sglang" or not exists(down):
         return None
-    read_config(down, is_users)
+    read_config(down)
     return down
 
 

@@ -193,16 +193,23 @@ def test_a_broken_file_for_down_ends_it_as_a_broken_file_does(store, doctor, cap
     assert capsys.readouterr().err.startswith(f"error: {path}: ")
 
 
-def test_a_broken_file_for_down_in_sglangs_folder_is_said_too(store, doctor, tmp_path, monkeypatch):
-    store.add(FILE)
-    folder = tmp_path / "own" / "configs" / "triton_3_8_0"
-    folder.mkdir(parents=True)
-    (folder / FILE).write_bytes((store.root / FILE).read_bytes())
+@pytest.mark.parametrize("folder", ["triton_3_8_0", "triton_3_6_0"])
+def test_a_broken_file_for_down_in_sglangs_folder_is_said_too(store, doctor, tmp_path, monkeypatch, folder):
+    """It looks for each of the two by itself."""
+    store.add(FILE), store.add(down_of(FILE))
+    configs = tmp_path / "own" / "configs"
+    for name in ("triton_3_8_0", "triton_3_6_0"):
+        (configs / name).mkdir(parents=True)
+    (configs / "triton_3_8_0" / FILE).write_bytes((store.root / FILE).read_bytes())
+    folder = configs / folder
     (folder / down_of(FILE)).write_text("{")
     monkeypatch.setenv("SGLANG_MOE_CONFIG_DIR", str(tmp_path / "own"))
     code, lines = doctor("--model", QWEN, "--engine", "sglang")
     assert code == 1
     assert answer(lines, "broken")[0].startswith(f"{folder / down_of(FILE)}: ")
+    (folder / down_of(FILE)).unlink()
+    code, lines = doctor("--model", QWEN, "--engine", "sglang")
+    assert (code, answer(lines, "down")) == (0, []), "what is in use is SGLang's own"
 
 
 def test_the_fix_of_a_broken_file_ends_the_matter(store, user: Store, doctor):
