@@ -361,7 +361,7 @@ def parser() -> argparse.ArgumentParser:
         description="Finds the best launch config for every batch size of a workload, on this machine's GPU.",
         epilog="Exit 0: tuned. 1: a row could not be decided. 2: bad use, or impossible here; nothing was written. "
         "With --dry-run, 0: each file fits the GPU's memory and an engine reads it, as far as is known; 1: one doesn't "
-        "fit, no engine that was asked about reads it by default, or the run would be refused; 2: bad use, or nothing to "
+        "fit, no engine that was asked about reads it by default, or a run would be refused; 2: bad use, or nothing to "
         "tune.",
     )
     for title, flags in FLAGS.items():

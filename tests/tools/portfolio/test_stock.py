@@ -6,6 +6,7 @@ import pytest
 
 from fused_moe_configs.gains import MARGIN
 from tests.tools.portfolio.stocked import Stocked, full, wanted
+from tools.errors import MachineError
 from tools.launch.heuristic_version import FOLLOWED
 from tools.measure.panel import PromotionPolicy
 from tools.portfolio import stock
@@ -142,6 +143,17 @@ class TestAnOlderFile:
         stocked.tune(NAME, judged_on=None, rule="parts-0", shapes=[{"K": 4096, "top_k": 6, "models": []}])
         found = look(stocked)
         assert (found.standing, found.why) == (Standing.OLDER, ("rule parts-0", "not measured for K=2048, top_k=6"))
+
+
+def test_what_the_machine_fails_at_is_no_names_fault(stocked: Stocked, monkeypatch: pytest.MonkeyPatch) -> None:
+    stocked.tune(NAME, judged_on=None)
+
+    def damaged(place: Place) -> Existing | None:
+        raise MachineError("schema/record.schema.json: damaged")
+
+    monkeypatch.setattr(stock, "existing_at", damaged)
+    with pytest.raises(MachineError, match="damaged"):
+        look(stocked)
 
 
 def test_a_lost_file_for_down_asks_for_what_was_judged_with_it_anew(stocked: Stocked) -> None:

@@ -18,7 +18,9 @@ from kernels.launch_config import LaunchConfig
 from kernels.problem import Flavour
 from tests.tools.tune.decided import ENVIRONMENT
 from tools.compile.outcome import Status
+from tools.errors import MachineError
 from tools.measure.panel import Part, RoutingKind
+from tools.store import schemas
 from tools.tune.journal import Journal, JournalError, JournalHeader, JournalWriter, read_header
 from tools.tune.protocol import (
     BlockJob,
@@ -304,6 +306,22 @@ def test_an_up_that_could_not_be_told_from_down_is_read(read: Read) -> None:
     event = entry.event
     assert isinstance(event, Screened)
     assert (event.up_us, event.down_us, event.total_us) == (0.0, 30.0, 30.0)
+
+
+@pytest.mark.parametrize("lines", [(), (SCREENED,)], ids=["its header", "a line"])
+def test_a_damaged_schema_is_no_journals_fault(
+    lines: tuple[Any, ...], read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(10))
+
+    def damaged(name: str, document: Any) -> list[Any]:
+        if next(calls) == len(lines):
+            raise MachineError("schema/landscape.schema.json: damaged")
+        return []
+
+    monkeypatch.setattr(schemas, "faults", damaged)
+    with pytest.raises(MachineError, match=r"^schema/landscape\.schema\.json: damaged$"):
+        read(*lines)
 
 
 def test_landscapes_of_old_call_the_memorys_rate_a_copys(read: Read) -> None:

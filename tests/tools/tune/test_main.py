@@ -435,6 +435,20 @@ def test_a_refusal_of_the_gpus_process_leaves_nothing(
     assert files(unusable_gpu) == {journal.name: b"of a run that was killed"}
 
 
+@pytest.mark.parametrize("more", [(), ("--ray", "auto")], ids=["here", "on a cluster"])
+def test_two_workloads_of_one_file_are_refused_before_the_first_is_tuned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+) -> None:
+    """The second would be refused for what the first has just written."""
+    workloads = tmp_path / "workloads.txt"
+    workloads.write_text("Qwen/Qwen3.5-35B-A3B-FP8 tp=4\ndeepseek-ai/DeepSeek-V3 tp=16\n", "utf-8")
+    assert tune("--workloads", workloads, "--output", tmp_path / "out", *more) == 2
+    assert capsys.readouterr().err == (
+        "tune: --workloads: expected one line for a file, found Qwen/Qwen3.5-35B-A3B-FP8 tp=4 and "
+        "deepseek-ai/DeepSeek-V3 tp=16, which read the same one. Fix: leave one of them out, and give --all-shapes.\n"
+    )
+
+
 def test_all_workloads_are_checked_before_the_first_is_tuned(
     unusable_gpu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,7 +34,8 @@ from tools.launch.kernel_hash import kernel_sha256
 from tools.portfolio.stock import Method, Standing, look_up
 from tools.store import schemas
 from tools.store.files import canonical_entries, write_file
-from tools.store.record import EngineChecked, Record, VerifiedWith
+from tools.store.record import EngineChecked, Record, ShapeOfModels, VerifiedWith
+from tools.store.workload import Shape
 from tools.tune.destination import Origin, find_destination
 from tools.tune.protocol import Subject
 from tools.tune.report import TuneSummary
@@ -89,6 +90,17 @@ def test_two_runs_into_one_folder_lose_no_rows(subject: Subject, out: Path) -> N
     for one, (place, existing), m in zip(asked, places, (1, 64), strict=True):
         deliver(one, subject, measured(row(m, 10.0, 20.0)), ENVIRONMENT, place, existing)
     assert list(document(out / NAME)) == list(document(out / "records" / NAME)["rows"]) == ["1", "64"]
+
+
+def test_shapes_that_came_in_between_are_kept(subject: Subject, out: Path) -> None:
+    asked = request_of("--output", str(out))
+    place, existing = find_destination(asked, subject, ORIGIN)
+    other = replace(subject, shapes=(*subject.shapes, ShapeOfModels(Shape(2048, 4))))
+    deliver(asked, other, measured(*[row(m, 10.0, 20.0) for m in DEFAULT_BATCH_SIZES]), ENVIRONMENT, place, existing)
+    before = tree(out)
+    with pytest.raises(UserError, match=r"measured for K=2048, top_k=4 by now\. Fix: run it again with --all-shapes"):
+        deliver(asked, subject, measured(*[row(m, 10.0, 20.0) for m in DEFAULT_BATCH_SIZES]), ENVIRONMENT, place, None)
+    assert tree(out) == before
 
 
 def test_rows_of_another_origin_that_came_in_between_are_not_relabelled(subject: Subject, out: Path) -> None:
