@@ -44,7 +44,8 @@ def triton_releases() -> tuple[str, ...]:
 
 def damaged(path: Path, error: Exception) -> MachineError:
     """A file of the project's own, such as a schema, can't be read: nothing is to be said of anybody's file."""
-    reason = f"found no key {error}" if isinstance(error, KeyError) else f"found: {reason_of(error)}"
+    said, *_ = reason_of(error).split("\n")
+    reason = f"found no key {error}" if isinstance(error, KeyError) else f"found: {said}"
     where = path.relative_to(CHECKOUT)
     return MachineError(f"{path}: expected what belongs to the checkout, {reason}. Fix: git checkout HEAD -- {where}")
 

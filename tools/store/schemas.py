@@ -106,7 +106,7 @@ def _compiled(reference: str) -> jsonschema_rs.Draft202012Validator:
         registry = jsonschema_rs.Registry(schemas)
         return jsonschema_rs.Draft202012Validator({"$ref": f"json-schema:///{reference}"}, registry=registry)
     except ValueError as error:  # a file is gone, or holds no schema
-        raise damaged(SCHEMA_FOLDER, ValueError(str(error).partition("\n")[0])) from error
+        raise damaged(SCHEMA_FOLDER, error) from error
 
 
 class TooManyStepsError(Exception):
