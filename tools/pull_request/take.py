@@ -97,12 +97,12 @@ def _check_shapes(configs: Path, taken: TakenPair) -> None:
         standing = existing_at(Place(configs, taken.relative))
     except ExistingError:
         return
-    if standing is None or standing.record is None or not standing.record.is_measured:
+    if standing is None or standing.record is None:
         return
-    shapes = {named.shape for named in taken.record.shapes}
-    if lost := [str(named.shape) for named in standing.record.shapes if named.shape not in shapes]:
+    if lost := standing.record.measured_beyond(taken.record.shapes):
+        listed = "; ".join(str(named.shape) for named in lost)
         raise TakeError(
-            f"{RECORDS}/{taken.relative}: expected what the file here is measured for, found no {'; '.join(lost)}. "
+            f"{RECORDS}/{taken.relative}: expected what the file here is measured for, found no {listed}. "
             "Fix: tune it by hand, with --all-shapes."
         )
 

@@ -501,6 +501,11 @@ class Record:
     def is_measured(self) -> bool:
         return self.source is Source.MEASURED
 
+    def measured_beyond(self, shapes: Iterable[ShapeOfModels]) -> tuple[ShapeOfModels, ...]:
+        """What the file was measured for that isn't among the shapes, whichever models have them."""
+        known = {named.shape for named in shapes}
+        return tuple(named for named in self.shapes if named.shape not in known) if self.is_measured else ()
+
     def speaks_of(self, config: bytes) -> bool:
         """Whether these are the bytes of the tuned file that was recorded."""
         return self.config_sha256 == sha256(config)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from tools import cli
 from tools.checkout import CONFIGS, reference_triton
@@ -73,8 +74,8 @@ def find_destination(request: TuneRequest, subject: Subject, origin: Origin) -> 
             _check_nothing_is_hidden(request, place, existing)
         if there is not None:
             check_origin(there, request.batch_sizes, subject, origin)
-    if request.is_partial and request.separate_down and (twin := existing_at(place.down)):
-        check_origin(twin, request.batch_sizes, subject, origin)
+        if request.separate_down and (twin := existing_at(place.down)):
+            check_origin(twin, request.batch_sizes, subject, origin)
     return place, existing
 
 
@@ -92,11 +93,9 @@ def with_standing_shapes(request: TuneRequest, subject: Subject, triton: str, mo
 
 def shapes_left_out(existing: Existing | None, subject: Subject) -> tuple[ShapeOfModels, ...]:
     """What a file is measured for and a run isn't. A record of other bytes, or without figures, says nothing."""
-    record = existing.record if existing is not None else None
-    if existing is None or record is None or not record.is_measured or not record.speaks_of(existing.data):
+    if existing is None or existing.record is None or not existing.record.speaks_of(existing.data):
         return ()
-    shapes = {named.shape for named in subject.shapes}
-    return tuple(named for named in record.shapes if named.shape not in shapes)
+    return existing.record.measured_beyond(subject.shapes)
 
 
 def _root_of(folder: Path) -> Path:
@@ -211,7 +210,6 @@ def _check_flags(
     ExistingError: that file, or its record, is broken: nobody knows what would be lost.
     """
     lacks = _lacks_shapes(existing, subject)
-    path = existing.place.record_path if existing is not None and lacks else place.down.path
     if place.down.path.exists():
         lacks += _lacks_down(request, place.down, f"{shown_path(place.down.path)} belongs to the file to be tuned")
     elif request.is_partial and there is not None:  # its other rows stay, and whatever they hide
@@ -221,13 +219,12 @@ def _check_flags(
                 "Fix: tune all batch sizes."
             )
     elif (hidden := hidden_down(place)) is not None:
-        path = path if lacks else hidden.path
         why = f"SGLang would read {shown_path(hidden.path)} no longer, where {shown_path(place.path)} has no _down file"
         lacks += _lacks_down(request, hidden, why)
     if lacks:
-        asked, why = " and ".join(flag for flag, _ in lacks), ", and ".join(reason for _, reason in lacks)
+        asked, why = " and ".join(lack.flag for lack in lacks), ", and ".join(lack.reason for lack in lacks)
         fix = "name another --output" if request.files.replay else f"give {asked}, or name another --output"
-        raise UserError(f"{shown_path(path)}: expected {asked}, since {why}. Fix: {fix}.")
+        raise UserError(f"{shown_path(lacks[0].path)}: expected {asked}, since {why}. Fix: {fix}.")
 
 
 def check_shapes_kept(standing: Existing, subject: Subject) -> None:
@@ -239,15 +236,21 @@ def check_shapes_kept(standing: Existing, subject: Subject) -> None:
         )
 
 
-_Lack = tuple[str, str]
-"""A flag, and why the run needs it."""
+class _Lack(NamedTuple):
+    """A flag, why the run needs it, and the file for whose sake."""
+
+    flag: str
+    reason: str
+    path: Path
 
 
 def _lacks_shapes(existing: Existing | None, subject: Subject) -> list[_Lack]:
     """What stands there is measured for shapes that the run leaves out: they would lose their evidence."""
     left_out = shapes_left_out(existing, subject)
+    if existing is None or not left_out:
+        return []
     why = f"this file is measured for {_sizes(left_out)} too, and the run is for {_sizes(subject.shapes)} alone"
-    return [("--all-shapes", why)] if left_out else []
+    return [_Lack("--all-shapes", why, existing.place.record_path)]
 
 
 def _lacks_down(request: TuneRequest, down: Place, why: str) -> list[_Lack]:
@@ -255,8 +258,9 @@ def _lacks_down(request: TuneRequest, down: Place, why: str) -> list[_Lack]:
     twin = existing_at(down)
     replaced = request.batch_sizes if request.is_partial else (twin.entries if twin else ())
     has_descriptors = twin is not None and any(twin.entries[m].USE_TMA for m in replaced if m in twin.entries)
-    lacks = [] if request.separate_down else [("--separate-down", why)]
+    lacks = [] if request.separate_down else [_Lack("--separate-down", why, down.path)]
     if request.down_kernel is None and has_descriptors:
         flag = f"--kernel {Engine.SGLANG}=PATH/{KERNEL_FILES[Engine.SGLANG]}"
-        lacks.append((flag, "entries of that file say USE_TMA, which is tried on that kernel alone"))
+        reason = f"entries of {down.path.name} say USE_TMA, which is tried on that kernel alone"
+        lacks.append(_Lack(flag, reason, down.path))
     return lacks

@@ -394,7 +394,7 @@ class TestADownFileOfATierBehind:
 
     def test_is_said_by_a_dry_run(self, put: Put, configs: Path, subject: Subject) -> None:
         put(configs / "legacy_configs"), put(configs / "legacy_configs", DOWN)
-        request = parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2"])
+        request = parse(MIXTRAL)
         assert "expected --separate-down" in str(look_at_destination(request, subject, MODELS)[1])
         assert look_at_destination(replace(request, separate_down=True), subject, MODELS) == (subject, None)
 
@@ -421,7 +421,7 @@ def test_a_dry_run_knows_what_a_run_would_be_refused_for(
     monkeypatch.chdir(configs.parent)
     if there is not None:
         (configs / NAME).write_bytes(there)
-    request = parse(["--model", "mistralai/Mixtral-8x7B-v0.1", "--tp", "2", *flags])
+    request = parse([*MIXTRAL, *flags])
     _, refused = look_at_destination(request, subject, MODELS)
     assert (refused is None) if told is None else (told in str(refused))
 
